@@ -1,0 +1,44 @@
+//! The words of the house: what a request asks, and what an answer says.
+//!
+//! Nothing here knows a tensor, a socket or a file; past the door a [`Query`] is valid and
+//! nobody checks it again.
+
+mod deadline;
+mod ids;
+mod item;
+mod query;
+mod ranking;
+mod reason;
+
+pub use deadline::Deadline;
+pub use ids::{ItemId, UserId, Version};
+pub use item::{Event, EventKind, ItemText, Timestamp};
+pub use query::{Candidate, Criticality, Effort, Explain, Query};
+pub use ranking::{Quality, Ranked, Ranking, Scores};
+pub use reason::{Evidence, EvidenceKind, Reason, Source};
+
+/// Limits on a request: each has a name, a unit and a default, and the API quotes them in errors.
+pub mod limits {
+    /// Candidates in one slate.
+    pub const CANDIDATES_MAX: usize = 2_000;
+    /// Events of inline history.
+    pub const HISTORY_MAX: usize = 500;
+    /// Bytes of the natural-language request.
+    pub const QUERY_BYTES_MAX: usize = 4 << 10;
+    /// Bytes of a whole request body.
+    pub const BODY_BYTES_MAX: usize = 4 << 20;
+    /// Bytes of an item's title or category.
+    pub const TITLE_BYTES_MAX: usize = 512;
+    /// Bytes of an id (user, item, request, bundle).
+    pub const ID_BYTES_MAX: usize = 128;
+    /// Attributes of an inline item.
+    pub const ATTRIBUTES_MAX: usize = 32;
+    /// Bytes of an attribute's name or value.
+    pub const ATTRIBUTE_BYTES_MAX: usize = 128;
+    /// Reasons returned for one item.
+    pub const REASONS_PER_ITEM_MAX: usize = 10;
+    /// Experiment labels on a request.
+    pub const LABELS_MAX: usize = 16;
+    /// Seconds that an event may lie ahead of our clock before it counts as "in the future".
+    pub const CLOCK_SKEW_S_MAX: i64 = 300;
+}

@@ -1,0 +1,90 @@
+//! Why a shopper might want an item, and what that claim rests on.
+
+use super::{ItemId, Timestamp, Version};
+use std::sync::Arc;
+
+/// A sentence that a shopper can read, with what it rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reason {
+    /// The sentence.
+    pub text: Arc<str>,
+    /// Who wrote it.
+    pub source: Source,
+    /// What it claims, so that a program can check it.
+    pub evidence: Arc<[Evidence]>,
+    /// How much the scorer attended to it for this shopper, in `0..=1`.
+    pub weight: f32,
+    /// The bundle that it belongs to.
+    pub bundle: Version,
+    /// When it was written: only events before this moment were read.
+    pub written_at: Timestamp,
+}
+
+/// Who wrote a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The evidence writer, from data alone.
+    Evidence,
+    /// A language model, ahead of time.
+    Cached,
+    /// A language model, for this request.
+    Live,
+}
+
+/// One claim that can be checked against the shop's data.
+///
+/// `count` of `of` is the claim's figure; what they count depends on [`EvidenceKind`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    /// What kind of claim.
+    pub kind: EvidenceKind,
+    /// The other product, for co-purchases.
+    pub item: Option<ItemId>,
+    /// The attribute's name, or what the value measures.
+    pub attribute: Arc<str>,
+    /// The attribute's value.
+    pub value: Arc<str>,
+    /// How many …
+    pub count: u32,
+    /// … of how many.
+    pub of: u32,
+}
+
+/// What a piece of evidence claims about an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EvidenceKind {
+    /// `count` of the item's `of` buyers also bought `item`.
+    CoPurchase,
+    /// The item has `attribute` = `value`; `count` of its `of` buyers also bought another item
+    /// with it.
+    Attribute,
+    /// The item's price, `value`, is above that of `count` of the `of` items of its category.
+    Price,
+    /// `count` of the item's `of` sales fell in the months named by `value`.
+    Season,
+    /// `count` shoppers bought it in the last `of` days.
+    Recency,
+    /// `count` of its `of` buyers came back for it.
+    Repeat,
+}
+
+impl EvidenceKind {
+    /// The word used in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CoPurchase => "co_purchase",
+            Self::Attribute => "attribute",
+            Self::Price => "price",
+            Self::Season => "season",
+            Self::Recency => "recency",
+            Self::Repeat => "repeat",
+        }
+    }
+
+    /// Reads the word used in files.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::CoPurchase, Self::Attribute, Self::Price, Self::Season, Self::Recency, Self::Repeat]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+    }
+}

@@ -1,0 +1,141 @@
+//! The climb: from the order given to the best order that the deadline allows.
+
+use super::{Pace, Receipt, Refined, Rung, Shortfall};
+use crate::domain::{Effort, ItemId, Quality, Query, Ranking, Reason, Version};
+use crate::telemetry::Metrics;
+use async_stream::stream;
+use futures_util::Stream;
+use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
+
+/// The rungs of one bundle, lowest first.
+pub struct Ladder {
+    steps: Vec<Step>,
+    version: Version,
+    metrics: Arc<Metrics>,
+}
+
+/// A rung with its pace: begun only if it fits, cut off at the deadline, timed either way.
+struct Step {
+    rung: Box<dyn Rung>,
+    pace: Pace,
+}
+
+/// The best order so far, and what was met on the way to it.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The order.
+    pub ranking: Ranking,
+    /// The rungs that fell short, and why.
+    pub shortfalls: Vec<(Quality, Shortfall)>,
+    /// What it cost so far.
+    pub receipt: Receipt,
+    /// Whether the climb ends here.
+    pub last: bool,
+}
+
+// === impl Ladder ===
+
+impl Ladder {
+    /// A ladder of `rungs`, lowest first.
+    pub fn new(rungs: Vec<Box<dyn Rung>>, version: Version, metrics: Arc<Metrics>) -> Self {
+        let steps = rungs.into_iter().map(|rung| Step { rung, pace: Pace::default() }).collect();
+        Self { steps, version, metrics }
+    }
+
+    /// The version of the bundle behind the rungs.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// The best that this ladder can reach.
+    pub fn top(&self) -> Quality {
+        self.steps.last().map_or(Quality::Given, |step| step.rung.quality())
+    }
+
+    /// Better and better rankings. The last one before the deadline is the answer. The stream is
+    /// never empty and never fails; its last item, and no other, has `last` set.
+    pub fn climb(self: Arc<Self>, query: Query) -> impl Stream<Item = Answer> + Send {
+        stream! {
+            let priors = query.candidates.iter().map(|candidate| candidate.prior_score);
+            let mut answer = Answer {
+                ranking: Ranking::given(priors, self.version.clone()),
+                shortfalls: Vec::new(),
+                receipt: Receipt::default(),
+                last: false,
+            };
+            for step in self.steps.iter().filter(|step| step.within(query.effort)) {
+                yield answer.clone();
+                match self.attempt(step, &query, &answer.ranking).await {
+                    Ok(refined) => answer.take(step.rung.quality(), refined),
+                    Err(shortfall) => answer.shortfalls.push((step.rung.quality(), shortfall)),
+                }
+            }
+            for (quality, shortfall) in &answer.shortfalls {
+                self.metrics.shortfall(*quality, shortfall.as_str());
+            }
+            answer.last = true;
+            yield answer;
+        }
+    }
+
+    /// Cached reasons for the query's candidates, without ranking them.
+    pub async fn explain(&self, query: &Query) -> Vec<(ItemId, Vec<Reason>)> {
+        for step in self.steps.iter().rev() {
+            let reasons = step.rung.explain(query).await;
+            if !reasons.is_empty() {
+                return reasons;
+            }
+        }
+        Vec::new()
+    }
+
+    async fn attempt(
+        &self,
+        step: &Step,
+        query: &Query,
+        best: &Ranking,
+    ) -> Result<Refined, Shortfall> {
+        let begun = Instant::now();
+        if !step.pace.fits(query.deadline.remaining(begun), begun) {
+            return Err(Shortfall::TooSlow);
+        }
+        let outcome = timeout_at(query.deadline.instant(), step.rung.refine(query, best)).await;
+        let took = begun.elapsed();
+        // A late attempt would have taken longer than it was given: recorded as twice that, else
+        // cutting slow rungs short would make them look quick.
+        step.pace.record(if outcome.is_ok() { took } else { took * 2 }, Instant::now());
+        self.metrics.rung(step.rung.quality(), took);
+        outcome.unwrap_or(Err(Shortfall::Late))
+    }
+}
+
+impl std::fmt::Debug for Ladder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ladder").field("version", &self.version).field("top", &self.top()).finish()
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    fn within(&self, effort: Effort) -> bool {
+        match effort {
+            Effort::Scored => self.rung.quality() <= Quality::Scored,
+            // No rung of these exists yet above the scored one; each climbs as far as there are
+            // rungs.
+            Effort::Weighed | Effort::Reranked | Effort::Reasoned | Effort::Auto => true,
+        }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn take(&mut self, quality: Quality, refined: Refined) {
+        debug_assert!(refined.ranking.is_permutation(self.ranking.order.len()));
+        self.ranking = refined.ranking;
+        self.receipt = refined.receipt;
+        self.shortfalls.extend(refined.shortfall.map(|shortfall| (quality, shortfall)));
+    }
+}

@@ -1,0 +1,5 @@
+//! What operators see: metrics and traces.
+
+mod metrics;
+
+pub use metrics::Metrics;
