@@ -6,8 +6,28 @@
 //! | floor | modules | |
 //! |--:|---|---|
 //! | 0 | [`domain`] [`telemetry`] | words |
-//! | 3 | [`rank`] | acts |
+//! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | matter |
+//! | 2 | [`scorer`] [`evidence`] [`upstream`] [`simulate`] | machines |
+//! | 3 | [`rank`] [`train`] | acts |
+//! | 5 | [`api`] | door |
+//! | 6 | [`app`] [`config`] [`mod@bench`] [`cli`] | the house |
 
+pub mod api;
+pub mod app;
+pub mod bench;
+pub mod bundle;
+pub mod cli;
+pub mod config;
 pub mod domain;
+pub mod evidence;
+pub mod language;
+pub mod nn;
 pub mod rank;
+pub mod scorer;
+pub mod shop;
+pub mod simulate;
+pub mod store;
 pub mod telemetry;
+pub mod train;
+pub mod upstream;
+pub mod worker;

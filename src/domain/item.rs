@@ -37,6 +37,12 @@ impl EventKind {
     pub const ALL: [Self; 5] =
         [Self::Impression, Self::Click, Self::Cart, Self::Purchase, Self::Dismissal];
 
+    /// Whether models read events of this kind as history. Impressions say what the shop chose,
+    /// not what the shopper did; dismissals are too rare in any log that we have seen.
+    pub fn is_read(self) -> bool {
+        matches!(self, Self::Click | Self::Cart | Self::Purchase)
+    }
+
     /// The word used in files.
     pub fn as_str(self) -> &'static str {
         match self {

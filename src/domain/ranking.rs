@@ -75,6 +75,11 @@ impl Ranking {
         self.order.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.input.cmp(&b.input)));
     }
 
+    /// Whether its order is the one that came.
+    pub fn is_as_given(&self) -> bool {
+        self.order.iter().enumerate().all(|(place, ranked)| ranked.input == place)
+    }
+
     /// Whether every candidate of a slate of `length` stands in it exactly once.
     pub fn is_permutation(&self, length: usize) -> bool {
         let mut seen = vec![false; length];

@@ -1,5 +1,7 @@
-//! What operators see: metrics and traces.
+//! What do operators see? Metrics and traces.
 
 mod metrics;
+mod trace;
 
 pub use metrics::Metrics;
+pub use trace::{TraceFormat, start_tracing};
