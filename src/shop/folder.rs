@@ -1,0 +1,344 @@
+//! The folder in which a shop lies: written whole or not at all, and checked when it is opened.
+
+use super::{Item, Line, Shop};
+use crate::domain::{EventKind, Timestamp, UserId};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+const ITEMS: &str = "items.jsonl.zst";
+const EVENTS: &str = "events.csv.zst";
+const MANIFEST: &str = "shop.json";
+/// The form of the three files; another form gets another number.
+const FORMAT: u32 = 1;
+const COLUMNS: [&str; 7] = ["time", "user_id", "item_id", "kind", "quantity", "price", "basket"];
+/// zstd's own default: a higher level takes longer than the disk does.
+const COMPRESSION_LEVEL: i32 = 3;
+
+/// Why a shop's folder can't be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ShopError {
+    /// There is no shop in it.
+    #[error("{path} is not a shop: it has no {MANIFEST}", path = .0.display())]
+    Missing(PathBuf),
+    /// A file can't be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file is not what was written.
+    #[error("{path} is damaged: {why}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// There is something where the shop is to be written.
+    #[error("{path} is there already: remove it, or name another folder", path = .0.display())]
+    Exists(PathBuf),
+}
+
+/// What `shop.json` says.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    name: String,
+    items: usize,
+    users: usize,
+    events: usize,
+    baskets: u32,
+    first_event: Option<Timestamp>,
+    last_event: Option<Timestamp>,
+    /// The BLAKE3 hash of each file, in hexadecimal.
+    files: BTreeMap<String, String>,
+}
+
+/// A line of `items.jsonl.zst`.
+#[derive(Serialize, Deserialize)]
+struct WrittenItem<'a> {
+    id: Cow<'a, str>,
+    title: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    category: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: BTreeMap<Cow<'a, str>, Vec<Cow<'a, str>>>,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    description: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    price: Option<f32>,
+}
+
+// === impl Shop ===
+
+impl Shop {
+    /// Opens the shop in the folder `dir`, and checks it against its hashes and counts.
+    pub fn open(dir: &Path) -> Result<Self, ShopError> {
+        let manifest = Manifest::read(dir)?;
+        for name in [ITEMS, EVENTS] {
+            manifest.check_hash(&dir.join(name), name)?;
+        }
+        let items = read_items(&dir.join(ITEMS))?;
+        let (users, events) = read_events(&dir.join(EVENTS), &items)?;
+        let shop = Self { items, users, events };
+        let found = Manifest::of(&shop, manifest.name.clone(), manifest.files.clone());
+        if found != manifest {
+            let why = format!("it promises {manifest:?}, but the files hold {found:?}");
+            return Err(damaged(&dir.join(MANIFEST), why));
+        }
+        Ok(shop)
+    }
+
+    /// Writes the shop into the new folder `dir`: whole, or not at all.
+    pub fn write(&self, dir: &Path) -> Result<(), ShopError> {
+        refuse_existing(dir)?;
+        let parent = match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(parent).map_err(at(parent))?;
+        // A sibling, so that the rename stays within one file system. The shop lies one level
+        // deeper than the staging folder, which only its maker may read.
+        let staging = tempfile::Builder::new().prefix(".shop-").tempdir_in(parent);
+        let staging = staging.map_err(at(parent))?;
+        let draft = staging.path().join("draft");
+        fs::create_dir(&draft).map_err(at(&draft))?;
+        self.write_files(&draft, name_of(dir))?;
+        fs::rename(&draft, dir).map_err(at(dir))
+    }
+
+    fn write_files(&self, dir: &Path, name: String) -> Result<(), ShopError> {
+        write_packed(&dir.join(ITEMS), |to| self.write_items(to))?;
+        write_packed(&dir.join(EVENTS), |to| self.write_events(to))?;
+        let hashed = |name: &str| Ok((name.to_owned(), hash(&dir.join(name))?));
+        let files = [ITEMS, EVENTS].into_iter().map(hashed).collect::<Result<_, ShopError>>()?;
+        let path = dir.join(MANIFEST);
+        let written = || {
+            let mut to = File::create(&path)?;
+            serde_json::to_writer_pretty(&mut to, &Manifest::of(self, name, files))?;
+            to.write_all(b"\n")?;
+            to.sync_all()
+        };
+        written().map_err(at(&path))
+    }
+
+    fn write_items(&self, to: &mut dyn Write) -> io::Result<()> {
+        for item in &self.items {
+            serde_json::to_writer(&mut *to, &WrittenItem::from(item))?;
+            to.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    fn write_events(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut table = csv::Writer::from_writer(to);
+        table.write_record(COLUMNS)?;
+        for line in &self.events {
+            table.write_record([
+                &line.time.to_string(),
+                self.users[line.user as usize].as_str(),
+                self.items[line.item as usize].id.as_str(),
+                line.kind.as_str(),
+                &line.quantity.to_string(),
+                &line.price.map(|price| price.to_string()).unwrap_or_default(),
+                &line.basket.to_string(),
+            ])?;
+        }
+        table.flush()
+    }
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    fn of(shop: &Shop, name: String, files: BTreeMap<String, String>) -> Self {
+        let span = shop.span();
+        Self {
+            format: FORMAT,
+            name,
+            items: shop.items.len(),
+            users: shop.users.len(),
+            events: shop.events.len(),
+            baskets: shop.baskets(),
+            first_event: span.map(|span| span.0),
+            last_event: span.map(|span| span.1),
+            files,
+        }
+    }
+
+    fn read(dir: &Path) -> Result<Self, ShopError> {
+        let path = dir.join(MANIFEST);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ShopError::Missing(dir.to_owned()));
+            }
+            text => text.map_err(at(&path))?,
+        };
+        let manifest: Self =
+            serde_json::from_slice(&text).map_err(|error| damaged(&path, error.to_string()))?;
+        if manifest.format != FORMAT {
+            let why = format!("its format is {}, and this version reads {FORMAT}", manifest.format);
+            return Err(damaged(&path, why));
+        }
+        Ok(manifest)
+    }
+
+    fn check_hash(&self, path: &Path, name: &str) -> Result<(), ShopError> {
+        let found = hash(path)?;
+        match self.files.get(name) {
+            Some(promised) if *promised == found => Ok(()),
+            _ => Err(damaged(path, format!("its hash is {found}, not what {MANIFEST} says"))),
+        }
+    }
+}
+
+// === impl WrittenItem ===
+
+impl<'a> From<&'a Item> for WrittenItem<'a> {
+    fn from(item: &'a Item) -> Self {
+        let mut attributes = BTreeMap::<_, Vec<_>>::new();
+        for (name, value) in &item.attributes {
+            attributes.entry(name.into()).or_default().push(value.into());
+        }
+        Self {
+            id: item.id.as_str().into(),
+            title: (&item.title).into(),
+            category: (&item.category).into(),
+            attributes,
+            description: (&item.description).into(),
+            price: item.price,
+        }
+    }
+}
+
+impl From<WrittenItem<'_>> for Item {
+    fn from(item: WrittenItem<'_>) -> Self {
+        let pairs = item.attributes.into_iter().flat_map(|(name, values)| {
+            let pair = move |value: Cow<'_, str>| (name.to_string(), value.into_owned());
+            values.into_iter().map(pair)
+        });
+        Self {
+            id: item.id.into_owned().into(),
+            title: item.title.into_owned(),
+            category: item.category.into_owned(),
+            attributes: pairs.collect(),
+            description: item.description.into_owned(),
+            price: item.price,
+        }
+    }
+}
+
+/// Refuses a folder that is there already, unless it is empty.
+pub(super) fn refuse_existing(dir: &Path) -> Result<(), ShopError> {
+    let is_free = match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if is_free { Ok(()) } else { Err(ShopError::Exists(dir.to_owned())) }
+}
+
+fn name_of(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> ShopError {
+    move |source| ShopError::Io { path: path.to_owned(), source }
+}
+
+fn damaged(path: &Path, why: String) -> ShopError {
+    ShopError::Damaged { path: path.to_owned(), why }
+}
+
+/// The BLAKE3 hash of a file, in hexadecimal.
+fn hash(path: &Path) -> Result<String, ShopError> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path).map_err(at(path))?).map_err(at(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Writes a compressed file and sees it onto the disk.
+fn write_packed(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), ShopError> {
+    let written = || {
+        let file = BufWriter::new(File::create(path)?);
+        let mut packed = zstd::Encoder::new(file, COMPRESSION_LEVEL)?;
+        write(&mut packed)?;
+        packed.finish()?.into_inner()?.sync_all()
+    };
+    written().map_err(at(path))
+}
+
+fn unpack(path: &Path) -> Result<impl BufRead + use<>, ShopError> {
+    let file = File::open(path).map_err(at(path))?;
+    Ok(BufReader::new(zstd::Decoder::new(file).map_err(at(path))?))
+}
+
+fn read_items(path: &Path) -> Result<Vec<Item>, ShopError> {
+    let mut items = Vec::new();
+    for line in unpack(path)?.lines() {
+        let line = line.map_err(at(path))?;
+        let item: WrittenItem<'_> = serde_json::from_str(&line)
+            .map_err(|error| damaged(path, format!("item {}: {error}", items.len() + 1)))?;
+        items.push(item.into());
+    }
+    Ok(items)
+}
+
+fn read_events(path: &Path, items: &[Item]) -> Result<(Vec<UserId>, Vec<Line>), ShopError> {
+    let index: FxHashMap<&str, u32> = items.iter().map(|item| item.id.as_str()).zip(0..).collect();
+    let mut table = csv::Reader::from_reader(unpack(path)?);
+    let mut users = Users::default();
+    let mut lines = Vec::new();
+    let mut row = csv::StringRecord::new();
+    while table.read_record(&mut row).map_err(|error| damaged(path, error.to_string()))? {
+        let line = read_line(&row, &index, &mut users)
+            .ok_or_else(|| damaged(path, format!("event {} makes no sense", lines.len() + 1)))?;
+        lines.push(line);
+    }
+    Ok((users.ids, lines))
+}
+
+fn read_line(
+    row: &csv::StringRecord,
+    items: &FxHashMap<&str, u32>,
+    users: &mut Users,
+) -> Option<Line> {
+    let price = row.get(5)?;
+    Some(Line {
+        time: row.get(0)?.parse().ok()?,
+        user: users.number(row.get(1)?),
+        item: *items.get(row.get(2)?)?,
+        kind: EventKind::parse(row.get(3)?)?,
+        quantity: row.get(4)?.parse().ok()?,
+        price: if price.is_empty() { None } else { Some(price.parse().ok()?) },
+        basket: row.get(6)?.parse().ok()?,
+    })
+}
+
+/// Users, numbered by first appearance.
+#[derive(Default)]
+struct Users {
+    ids: Vec<UserId>,
+    numbers: FxHashMap<String, u32>,
+}
+
+impl Users {
+    fn number(&mut self, id: &str) -> u32 {
+        if let Some(number) = self.numbers.get(id) {
+            return *number;
+        }
+        let number = self.ids.len() as u32;
+        self.ids.push(id.into());
+        self.numbers.insert(id.to_owned(), number);
+        number
+    }
+}

@@ -1,0 +1,146 @@
+//! From rows to events, users and baskets.
+
+use super::cell::{self, Wrong};
+use super::columns::{Columns, Known};
+use super::table::Row;
+use super::{Import, Item};
+use crate::domain::{EventKind, Timestamp, UserId};
+use crate::shop::Line;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// The columns of an event.
+pub(super) const COLUMNS: [Known; 8] = [
+    Known::new("user_id", &["customer_id"]).needed(),
+    Known::new("item_id", &[]).needed(),
+    Known::new("time", &["timestamp"]).needed(),
+    Known::new("kind", &[]),
+    Known::new("quantity", &[]),
+    Known::new("price", &[]),
+    Known::new("basket", &["invoice", "order_id"]),
+    Known::new("event_id", &[]),
+];
+const USER: usize = 0;
+const ITEM: usize = 1;
+const TIME: usize = 2;
+const KIND: usize = 3;
+const QUANTITY: usize = 4;
+const PRICE: usize = 5;
+const BASKET: usize = 6;
+const EVENT: usize = 7;
+
+/// What to look for in a table of events.
+pub(super) fn columns(plan: &Import) -> Columns {
+    COLUMNS.iter().map(|column| column.wanted(plan)).collect()
+}
+
+/// The events read so far, with users and baskets numbered as they came.
+pub(super) struct Events<'a> {
+    now: Timestamp,
+    items: FxHashMap<&'a str, u32>,
+    users: FxHashMap<String, u32>,
+    ids: Vec<UserId>,
+    baskets: FxHashMap<(u32, Basket), u32>,
+    seen: FxHashSet<Box<str>>,
+    lines: Vec<Line>,
+}
+
+/// What holds the lines of a user together: the basket that the shop names, or the moment.
+#[derive(PartialEq, Eq, Hash)]
+enum Basket {
+    Named(Box<str>),
+    At(Timestamp),
+}
+
+// === impl Events ===
+
+impl<'a> Events<'a> {
+    /// Ready for events of `items`, none of them later than a day after `now`.
+    pub(super) fn new(items: &'a [Item], now: Timestamp) -> Self {
+        Self {
+            now,
+            items: items.iter().map(|item| item.id.as_str()).zip(0..).collect(),
+            users: FxHashMap::default(),
+            ids: Vec::new(),
+            baskets: FxHashMap::default(),
+            seen: FxHashSet::default(),
+            lines: Vec::new(),
+        }
+    }
+
+    /// Takes the event of a row.
+    pub(super) fn take(&mut self, row: &Row) -> Result<(), Wrong> {
+        let user = row.read(USER, cell::id)?;
+        let item = row.read(ITEM, |id| {
+            self.items.get(id).copied().ok_or("the id of an item in the table of items".into())
+        })?;
+        let time = row.read(TIME, cell::time(self.now))?;
+        let kind = row.read_if_any(KIND, cell::kind)?.unwrap_or(EventKind::Purchase);
+        let quantity = row.read_if_any(QUANTITY, cell::quantity)?.unwrap_or(1.0);
+        let price = row.read_if_any(PRICE, cell::price)?;
+        let basket = match row.read_if_any(BASKET, cell::id)? {
+            Some(name) => Basket::Named(name.into()),
+            None => Basket::At(time),
+        };
+        if let Some(event) = row.read_if_any(EVENT, cell::id)?
+            && !self.seen.insert(event.into())
+        {
+            let expected = "an id that no event before it has".into();
+            return Err(Wrong { column: EVENT, expected });
+        }
+        let user = self.user(user);
+        let next = self.baskets.len() as u32;
+        let basket = *self.baskets.entry((user, basket)).or_insert(next);
+        self.lines.push(Line { time, user, item, kind, quantity, price, basket });
+        Ok(())
+    }
+
+    fn user(&mut self, id: &str) -> u32 {
+        if let Some(number) = self.users.get(id) {
+            return *number;
+        }
+        let number = self.ids.len() as u32;
+        self.ids.push(id.into());
+        self.users.insert(id.to_owned(), number);
+        number
+    }
+
+    /// The users by first appearance, and the events sorted by (time, user, basket).
+    pub(super) fn finish(mut self) -> (Vec<UserId>, Vec<Line>) {
+        let by_time = |line: &Line| line.time;
+        let users = ranks(self.ids.len(), &self.lines, |line| line.user, by_time);
+        for line in &mut self.lines {
+            line.user = users[line.user as usize];
+        }
+        let by_time_and_user = |line: &Line| (line.time, line.user);
+        let baskets = ranks(self.baskets.len(), &self.lines, |line| line.basket, by_time_and_user);
+        for line in &mut self.lines {
+            line.basket = baskets[line.basket as usize];
+        }
+        // Stable: what is not told apart stays in the order of the file.
+        self.lines.sort_by_key(|line| (line.time, line.user, line.basket));
+        let mut ranked: Vec<(u32, UserId)> = users.into_iter().zip(self.ids).collect();
+        ranked.sort_unstable_by_key(|(rank, _)| *rank);
+        (ranked.into_iter().map(|(_, id)| id).collect(), self.lines)
+    }
+}
+
+/// The rank of each group of lines by the least key among them; ties keep their numbers' order.
+fn ranks<K: Ord + Copy>(
+    groups: usize,
+    lines: &[Line],
+    group: impl Fn(&Line) -> u32,
+    key: impl Fn(&Line) -> K,
+) -> Vec<u32> {
+    let mut first: Vec<Option<K>> = vec![None; groups];
+    for line in lines {
+        let first = &mut first[group(line) as usize];
+        *first = Some(first.map_or(key(line), |found| found.min(key(line))));
+    }
+    let mut order: Vec<usize> = (0..groups).collect();
+    order.sort_by_key(|group| first[*group]);
+    let mut ranks = vec![0; groups];
+    for (group, rank) in order.into_iter().zip(0..) {
+        ranks[group] = rank;
+    }
+    ranks
+}

@@ -1,0 +1,97 @@
+//! Rows that are wrong, and what is wrong with them.
+
+use serde::Serialize;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Bytes of a wrong value that are quoted.
+const VALUE_BYTES_MAX: usize = 80;
+
+/// A row that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reject {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1; for Parquet the row, from 1.
+    pub line: u64,
+    /// The column as the file names it; none if the row as a whole is wrong.
+    pub column: Option<String>,
+    /// What stands there, shortened.
+    pub value: String,
+    /// What should.
+    pub expected: String,
+}
+
+/// The rows that are wrong: the first ones, and how many in all.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rejects {
+    /// The first ones.
+    pub first: Vec<Reject>,
+    /// How many there are in each file.
+    pub counts: Vec<(PathBuf, u64)>,
+    #[serde(skip)]
+    first_max: usize,
+}
+
+// === impl Reject ===
+
+impl Reject {
+    pub(super) fn shorten(value: &str) -> String {
+        if value.len() <= VALUE_BYTES_MAX {
+            return value.to_owned();
+        }
+        format!("{}…", &value[..value.floor_char_boundary(VALUE_BYTES_MAX)])
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        if let Some(column) = &self.column {
+            write!(f, "{column}: ")?;
+        }
+        write!(f, "found {:?}, expected {}", self.value, self.expected)
+    }
+}
+
+// === impl Rejects ===
+
+impl Rejects {
+    /// Room for the first `first_max` wrong rows.
+    pub(super) fn new(first_max: usize) -> Self {
+        Self { first: Vec::new(), counts: Vec::new(), first_max }
+    }
+
+    pub(super) fn add(&mut self, reject: Reject) {
+        match self.counts.last_mut() {
+            Some((file, count)) if *file == reject.file => *count += 1,
+            _ => self.counts.push((reject.file.clone(), 1)),
+        }
+        if self.first.len() < self.first_max {
+            self.first.push(reject);
+        }
+    }
+
+    /// Whether no row is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// How many rows are wrong.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().map(|(_, count)| count).sum()
+    }
+}
+
+impl fmt::Display for Rejects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for reject in &self.first {
+            writeln!(f, "{reject}")?;
+        }
+        if self.total() > self.first.len() as u64 {
+            writeln!(f, "… and {} more", self.total() - self.first.len() as u64)?;
+        }
+        let count = |(file, count): &(PathBuf, u64)| format!("{count} wrong in {}", file.display());
+        f.write_str(&self.counts.iter().map(count).collect::<Vec<_>>().join(", "))
+    }
+}

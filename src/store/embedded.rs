@@ -1,0 +1,264 @@
+//! A store in one file of this machine: redb.
+//!
+//! A get is a few page reads from redb's cache, so it runs where it is called; puts wait for the
+//! disk and scans may be long, so they run on the blocking pool.
+
+use super::{Answer, Fact, SCAN_FACTS_MAX, Store, StoreError, Table, check_size};
+use bytes::Bytes;
+use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition};
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes of pages that redb keeps in memory.
+const CACHE_BYTES_MAX: usize = 64 << 20;
+
+/// Facts in a redb file.
+#[derive(Clone)]
+pub struct Embedded {
+    file: Arc<File>,
+}
+
+struct File {
+    path: PathBuf,
+    database: Database,
+}
+
+// === impl Embedded ===
+
+impl Embedded {
+    /// Opens the store at `path`, and makes it (and the folders above it) if it is not there.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let not_writable = |source| StoreError::NotWritable { path: path.to_owned(), source };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(not_writable)?;
+        }
+        let create = || Database::builder().set_cache_size(CACHE_BYTES_MAX).create(path);
+        let database = caught(path, create)?.map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
+            DatabaseError::Storage(StorageError::Io(source))
+                if source.kind() != io::ErrorKind::InvalidData =>
+            {
+                not_writable(source)
+            }
+            other => StoreError::Corrupt { path: path.to_owned(), why: other.to_string() },
+        })?;
+        let file = File { path: path.to_owned(), database };
+        file.run(File::make_tables)?;
+        Ok(Self { file: Arc::new(file) })
+    }
+
+    /// Runs `work` on the blocking pool.
+    async fn elsewhere<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let file = self.file.clone();
+        let done = tokio::task::spawn_blocking(move || file.run(work));
+        done.await.unwrap_or_else(|error| {
+            let why = format!("its work was not finished: {error}");
+            Err(StoreError::Failed { path: self.file.path.clone(), why })
+        })
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").field("path", &self.file.path).finish_non_exhaustive()
+    }
+}
+
+impl Store for Embedded {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> Answer<'a, Option<Bytes>> {
+        Box::pin(async move { self.file.run(|file| file.get(table, key)) })
+    }
+
+    fn put<'a>(&'a self, table: Table, key: &'a [u8], value: Bytes) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_size(key, &value)?;
+            let key = key.to_owned();
+            self.elsewhere(move |file| file.put(table, &key, &value)).await
+        })
+    }
+
+    fn scan<'a>(&'a self, table: Table, prefix: &'a [u8], limit: usize) -> Answer<'a, Vec<Fact>> {
+        Box::pin(async move {
+            let prefix = prefix.to_owned();
+            self.elsewhere(move |file| file.scan(table, &prefix, limit.min(SCAN_FACTS_MAX))).await
+        })
+    }
+}
+
+// === impl File ===
+
+impl File {
+    /// Runs `work`, and says what its errors mean.
+    fn run<T>(&self, work: impl FnOnce(&Self) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let done = caught(&self.path, || work(self))?;
+        done.map_err(|error| self.fault(error))
+    }
+
+    fn make_tables(&self) -> Result<(), redb::Error> {
+        let change = self.database.begin_write()?;
+        for table in Table::ALL {
+            change.open_table(definition(table))?;
+        }
+        Ok(change.commit()?)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, redb::Error> {
+        let table = self.database.begin_read()?.open_table(definition(table))?;
+        Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
+    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
+        let change = self.database.begin_write()?;
+        change.open_table(definition(table))?.insert(key, value)?;
+        Ok(change.commit()?)
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Fact>, redb::Error> {
+        let table = self.database.begin_read()?.open_table(definition(table))?;
+        let mut facts = Vec::new();
+        for fact in table.range(prefix..)?.take(limit) {
+            let (key, value) = fact?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            let copy = Bytes::copy_from_slice;
+            facts.push((copy(key.value()), copy(value.value())));
+        }
+        Ok(facts)
+    }
+
+    /// What an error of an open database means to us.
+    fn fault(&self, error: redb::Error) -> StoreError {
+        let path = self.path.clone();
+        match error {
+            redb::Error::Io(source) if is_refusal(source.kind()) => {
+                StoreError::NotWritable { path, source }
+            }
+            redb::Error::Corrupted(why) => StoreError::Corrupt { path, why },
+            redb::Error::TableTypeMismatch { .. } | redb::Error::TableIsMultimap(_) => {
+                StoreError::Corrupt { path, why: error.to_string() }
+            }
+            other => StoreError::Failed { path, why: other.to_string() },
+        }
+    }
+}
+
+fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.as_str())
+}
+
+/// What `work` returns. redb trusts its pages and panics on some damaged ones; a request that meets
+/// one goes on without the store.
+fn caught<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+    panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        let why = "its pages contradict each other".to_owned();
+        StoreError::Corrupt { path: path.to_owned(), why }
+    })
+}
+
+/// Whether the system refused to write, rather than failed to.
+fn is_refusal(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        kind,
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::StorageFull | Kind::QuotaExceeded
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn facts_outlive_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/facts.redb");
+        let store = Embedded::open(&path).unwrap();
+        store.put(Table::UserCards, b"ann", Bytes::from_static(b"tea")).await.unwrap();
+        drop(store);
+        let store = Embedded::open(&path).unwrap();
+        assert_eq!(&*store.get(Table::UserCards, b"ann").await.unwrap().unwrap(), b"tea");
+    }
+
+    #[test]
+    fn a_second_opener_is_told_who_is_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("facts.redb");
+        let first = Embedded::open(&path).unwrap();
+        let error = Embedded::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error:?}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        drop(first);
+        Embedded::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        for path in [dir.path().join("file/facts.redb"), dir.path().to_owned()] {
+            let error = Embedded::open(&path).unwrap_err();
+            assert!(matches!(error, StoreError::NotWritable { .. }), "{error:?}");
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("facts.redb");
+        drop(Embedded::open(&path).unwrap());
+        let whole = fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[0] ^= 1;
+        for damaged in
+            [b"not a database at all".to_vec(), flipped, whole[..whole.len() / 2].to_vec()]
+        {
+            fs::write(&path, damaged).unwrap();
+            let error = Embedded::open(&path).unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_page_is_no_panic() {
+        const FACTS: u32 = 200;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("facts.redb");
+        let store = Embedded::open(&path).unwrap();
+        for n in 0..FACTS {
+            let value = Bytes::from_static(&[7; 300]);
+            store.put(Table::UserCards, &n.to_be_bytes(), value).await.unwrap();
+        }
+        drop(store);
+        let whole = fs::read(&path).unwrap();
+        let used: Vec<usize> =
+            (0..whole.len()).filter(|at| ![0, 7].contains(&whole[*at])).collect();
+        let mut corrupt = 0;
+        for at in used.iter().step_by(used.len() / 100) {
+            let mut damaged = whole.clone();
+            damaged[*at] ^= 0x81;
+            fs::write(&path, damaged).unwrap();
+            let read = async || {
+                let store = Embedded::open(&path)?;
+                for n in 0..FACTS {
+                    store.get(Table::UserCards, &n.to_be_bytes()).await?;
+                }
+                Ok(())
+            };
+            match read().await {
+                Ok(()) => {}
+                Err(StoreError::Corrupt { .. }) => corrupt += 1,
+                Err(other) => panic!("byte {at}: {other}"),
+            }
+        }
+        assert!(corrupt > 0);
+    }
+}

@@ -1,0 +1,288 @@
+//! Who computes? An owner thread, which serves a bounded inbox at its own pace.
+//!
+//! Whatever computes belongs to one thread. Others post to its inbox without waiting; the owner
+//! sleeps while the inbox is empty, then takes whatever lies there and works on it in one turn.
+//! No timer forms a batch: while one turn runs, the next batch gathers.
+
+use std::num::NonZeroUsize;
+use std::thread::{self, JoinHandle};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+/// The way to an owner thread. Dropping the last one ends the thread once the inbox is empty.
+#[derive(Debug)]
+pub struct Inbox<T>(mpsc::Sender<T>);
+
+/// The owner thread itself. Dropping it waits for the thread to end, so drop the inboxes first.
+#[derive(Debug)]
+pub struct Worker {
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How much an owner takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Messages that may wait.
+    pub waiting_max: NonZeroUsize,
+    /// Messages that one turn takes.
+    pub batch_max: NonZeroUsize,
+}
+
+/// What an owner sees when it begins a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Messages taken for this turn.
+    pub batch: usize,
+    /// Messages left waiting for the next one.
+    pub waiting: usize,
+}
+
+/// A message that was not taken, handed back.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected<T> {
+    /// As many messages wait as may.
+    #[error("the inbox is full")]
+    Full(T),
+    /// The owner is gone for good.
+    #[error("the owner is gone")]
+    Closed(T),
+}
+
+/// Starts an owner thread called `name`.
+///
+/// It builds its state on the thread itself, so the state need not be `Send`. Each turn gets the
+/// messages in the order in which they were posted, and what it leaves in the batch is dropped.
+/// `observe` is told the load before each turn. A panic in `build` or `turn` ends the owner: its
+/// inbox closes, and the messages in it are dropped along with their reply channels.
+pub fn start<T, S>(
+    name: &str,
+    limits: Limits,
+    mut observe: impl FnMut(Load) + Send + 'static,
+    build: impl FnOnce() -> S + Send + 'static,
+    mut turn: impl FnMut(&mut S, &mut Vec<T>) + Send + 'static,
+) -> (Inbox<T>, Worker)
+where
+    T: Send + 'static,
+{
+    let (sender, mut receiver) = mpsc::channel(limits.waiting_max.get());
+    let own = move || {
+        let mut state = build();
+        let mut batch = Vec::new();
+        while receiver.blocking_recv_many(&mut batch, limits.batch_max.get()) > 0 {
+            observe(Load { batch: batch.len(), waiting: receiver.len() });
+            turn(&mut state, &mut batch);
+            batch.clear();
+        }
+    };
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(own)
+        .expect("the system can start a thread while the service is being wired");
+    (Inbox(sender), Worker { thread: Some(thread) })
+}
+
+// === impl Inbox ===
+
+impl<T> Inbox<T> {
+    /// Posts a message without waiting, or hands it back.
+    pub fn try_post(&self, message: T) -> Result<(), Rejected<T>> {
+        self.0.try_send(message).map_err(|error| match error {
+            TrySendError::Full(message) => Rejected::Full(message),
+            TrySendError::Closed(message) => Rejected::Closed(message),
+        })
+    }
+
+    /// Whether the owner still takes messages.
+    pub fn is_alive(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    /// Messages that wait for the next turn.
+    pub fn waiting(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+}
+
+impl<T> Clone for Inbox<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Whether the thread still runs.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        // The last handle may die inside a message that the owner itself drops: a thread that
+        // waits for its own end waits for ever.
+        if thread.thread().id() == thread::current().id() {
+            return;
+        }
+        let name = thread.thread().name().unwrap_or_default().to_owned();
+        if thread.join().is_err() {
+            tracing::error!(name, "an owner thread had panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc as std_mpsc;
+    use tokio::sync::oneshot;
+
+    fn limits(waiting_max: usize, batch_max: usize) -> Limits {
+        let nonzero = |n| NonZeroUsize::new(n).unwrap();
+        Limits { waiting_max: nonzero(waiting_max), batch_max: nonzero(batch_max) }
+    }
+
+    type Gate = std_mpsc::Sender<()>;
+    type Turns = std_mpsc::Receiver<Vec<u32>>;
+
+    /// An owner that shows each batch, then waits at a gate before its turn ends.
+    fn gated(limits: Limits) -> (Inbox<u32>, Worker, Gate, Turns) {
+        let (gate, opened) = std_mpsc::channel();
+        let (show, turns) = std_mpsc::channel();
+        let turn = move |(): &mut (), batch: &mut Vec<u32>| {
+            show.send(batch.clone()).ok();
+            opened.recv().ok();
+        };
+        let (inbox, worker) = start("gated", limits, |_| {}, || (), turn);
+        (inbox, worker, gate, turns)
+    }
+
+    #[test]
+    fn what_waits_is_taken_in_one_turn_and_in_order() {
+        let (inbox, worker, gate, turns) = gated(limits(8, 3));
+        inbox.try_post(0).unwrap();
+        assert_eq!(turns.recv().unwrap(), [0]);
+        (1..=5).for_each(|n| inbox.try_post(n).unwrap());
+        assert_eq!(inbox.waiting(), 5);
+        (0..3).for_each(|_| gate.send(()).unwrap());
+        assert_eq!(turns.recv().unwrap(), [1, 2, 3], "no more than batch_max");
+        assert_eq!(turns.recv().unwrap(), [4, 5], "no timer waits for a full batch");
+        drop(inbox);
+        drop(worker);
+    }
+
+    #[test]
+    fn a_full_inbox_hands_the_message_back_at_once() {
+        let (inbox, _worker, gate, turns) = gated(limits(2, 8));
+        inbox.try_post(0).unwrap();
+        turns.recv().unwrap();
+        inbox.try_post(1).unwrap();
+        inbox.try_post(2).unwrap();
+        assert!(matches!(inbox.try_post(3), Err(Rejected::Full(3))));
+        gate.send(()).unwrap();
+        assert_eq!(turns.recv().unwrap(), [1, 2]);
+        inbox.try_post(4).unwrap();
+        drop((gate, inbox));
+    }
+
+    #[test]
+    fn dropping_the_last_inbox_ends_the_thread_after_its_last_message() {
+        let (done, results) = std_mpsc::channel();
+        let turn = move |sum: &mut u32, batch: &mut Vec<u32>| {
+            *sum += batch.drain(..).sum::<u32>();
+            done.send(*sum).ok();
+        };
+        let (inbox, worker) = start("sum", limits(8, 1), |_| {}, || 100, turn);
+        let second = inbox.clone();
+        inbox.try_post(1).unwrap();
+        drop(inbox);
+        second.try_post(2).unwrap();
+        drop(second);
+        drop(worker);
+        assert_eq!(results.iter().collect::<Vec<_>>(), [101, 103]);
+    }
+
+    #[test]
+    fn a_panic_closes_the_inbox_and_drops_the_replies() {
+        let turn = |(): &mut (), _: &mut Vec<oneshot::Sender<()>>| panic!("as the test wants");
+        let (inbox, worker) = start("panics", limits(8, 8), |_| {}, || (), turn);
+        let (reply, answer) = oneshot::channel();
+        inbox.try_post(reply).unwrap();
+        assert!(answer.blocking_recv().is_err());
+        while worker.is_alive() {
+            thread::yield_now();
+        }
+        assert!(!inbox.is_alive());
+        assert!(matches!(inbox.try_post(oneshot::channel().0), Err(Rejected::Closed(_))));
+    }
+
+    #[test]
+    fn a_panic_while_building_closes_the_inbox() {
+        let (inbox, worker) =
+            start("unbuilt", limits(1, 1), |_| {}, || panic!("as the test wants"), |(), _| {});
+        while worker.is_alive() {
+            thread::yield_now();
+        }
+        assert!(matches!(inbox.try_post(1), Err(Rejected::Closed(1))));
+    }
+
+    #[test]
+    fn the_load_is_observed_before_each_turn() {
+        let (seen, loads) = std_mpsc::channel();
+        let (gate, opened) = std_mpsc::channel::<()>();
+        let observe = move |load| seen.send(load).unwrap();
+        let turn = move |(): &mut (), _: &mut Vec<u32>| {
+            opened.recv().ok();
+        };
+        let (inbox, _worker) = start("observed", limits(8, 2), observe, || (), turn);
+        inbox.try_post(0).unwrap();
+        assert_eq!(loads.recv().unwrap(), Load { batch: 1, waiting: 0 });
+        (1..=3).for_each(|n| inbox.try_post(n).unwrap());
+        gate.send(()).unwrap();
+        assert_eq!(loads.recv().unwrap(), Load { batch: 2, waiting: 1 });
+        drop((gate, inbox));
+    }
+
+    #[test]
+    fn the_last_handle_may_die_on_the_owner_itself() {
+        let (inbox, worker) =
+            start("self", limits(1, 1), |_| {}, || (), |(), _: &mut Vec<Worker>| {});
+        let thread = worker.thread.as_ref().unwrap().thread().id();
+        assert_ne!(thread, thread::current().id());
+        inbox.try_post(worker).unwrap();
+        while inbox.waiting() > 0 {
+            thread::yield_now();
+        }
+        assert!(inbox.is_alive());
+    }
+
+    /// Prints what a hop to an owner and back costs: `cargo test --release hop -- --ignored
+    /// --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn hop() {
+        const HOPS: usize = 20_000;
+        let turn = |(): &mut (), batch: &mut Vec<oneshot::Sender<()>>| {
+            batch.drain(..).for_each(|reply| reply.send(()).expect("the task waits"));
+        };
+        let (inbox, _worker) = start("hop", limits(8, 8), |_| {}, || (), turn);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let task = async move {
+            let mut took = Vec::with_capacity(HOPS);
+            for _ in 0..HOPS {
+                let begun = tokio::time::Instant::now();
+                let (reply, answer) = oneshot::channel();
+                inbox.try_post(reply).unwrap();
+                answer.await.unwrap();
+                took.push(begun.elapsed());
+            }
+            took.sort();
+            took
+        };
+        let took = runtime.block_on(runtime.spawn(task)).unwrap();
+        println!("there and back: median {:?}, p99 {:?}", took[HOPS / 2], took[HOPS * 99 / 100]);
+    }
+}

@@ -1,0 +1,561 @@
+//! Importing a shop, as its users do: files in, a folder out, and wrong rows named.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails must fail its test")]
+#![expect(clippy::print_stderr, reason = "a test without its data says that it was skipped")]
+
+use raisonne::domain::EventKind::{Click, Purchase};
+use raisonne::domain::UserId;
+use raisonne::shop::{Import, ImportError, Report, Shop, ShopError, import};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const NOW: i64 = 1_700_000_000;
+const ITEMS: &str = "\
+item_id,title,category,price,color,stock
+1,Teapot,Kitchen,12.5,red|white,7
+2,\"Cup, large\",Kitchen,,white,9
+3,Lamp,Light,30,,2
+";
+const EVENTS: &str = "\
+event_id,user_id,item_id,time,kind,quantity,price,basket
+a,ann,1,1600000000,purchase,2,12.5,X
+b,bob,2,1600000000,click,,,
+c,ann,3,2020-09-13T12:26:40Z,purchase,1,30,X
+d,bob,2,1500000000,purchase,1,4,Y
+e,ann,2,1600000100,purchase,1,4,X
+";
+
+/// A folder to import from and into.
+struct Desk {
+    dir: TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn plan(&self, items: &str, events: &str) -> Import {
+        let mut plan = Import::new(self.path(items), self.path(events), NOW);
+        plan.attributes = vec!["color".to_owned()];
+        plan
+    }
+
+    fn import(&self, plan: &Import) -> Result<Report, ImportError> {
+        import(plan, &self.path("shop"), &mut |_, _| {})
+    }
+
+    fn open(&self) -> Shop {
+        Shop::open(&self.path("shop")).unwrap()
+    }
+
+    /// The names of everything here, hidden files as well.
+    fn listing(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// The shop of [`ITEMS`] and [`EVENTS`].
+fn plain_shop() -> Shop {
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    desk.file("events.csv", EVENTS);
+    desk.import(&desk.plan("items.csv", "events.csv")).unwrap();
+    desk.open()
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    desk.file("events.csv", EVENTS);
+    let mut steps = Vec::new();
+    let plan = desk.plan("items.csv", "events.csv");
+    let report = import(&plan, &desk.path("shop"), &mut |done, of| steps.push((done, of))).unwrap();
+    assert_eq!((report.items, report.users, report.events, report.baskets), (3, 2, 5, 3));
+    assert_eq!(report.span, Some((1_500_000_000, 1_600_000_100)));
+    assert_eq!(report.ignored[0].columns, ["stock"], "what nobody asked for is not taken");
+    assert!(report.ignored[1].columns.is_empty() && report.rejects.is_empty());
+    assert!(steps.is_sorted() && steps.last().is_some_and(|(done, of)| done == of), "{steps:?}");
+
+    let shop = desk.open();
+    assert_eq!(shop.items[1].title, "Cup, large");
+    assert_eq!((shop.items[0].price, shop.items[1].price), (Some(12.5), None));
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(shop.items[0].attributes, [pair("color", "red"), pair("color", "white")]);
+    assert_eq!(shop.users.iter().map(UserId::as_str).collect::<Vec<_>>(), ["bob", "ann"]);
+    let events: Vec<_> =
+        shop.events.iter().map(|e| (e.time, e.user, e.item, e.kind, e.basket)).collect();
+    assert_eq!(
+        events,
+        [
+            (1_500_000_000, 0, 1, Purchase, 0),
+            (1_600_000_000, 0, 1, Click, 1),
+            (1_600_000_000, 1, 0, Purchase, 2),
+            (1_600_000_000, 1, 2, Purchase, 2),
+            (1_600_000_100, 1, 1, Purchase, 2),
+        ]
+    );
+    assert_eq!((shop.events[2].quantity, shop.events[2].price), (2.0, Some(12.5)));
+    assert_eq!((shop.events[1].quantity, shop.events[1].price), (1.0, None));
+    assert_eq!(shop.item_index()[&shop.items[2].id], 2);
+}
+
+#[test]
+fn without_baskets_the_moment_holds_lines_together() {
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    desk.file("events.csv", "user_id,item_id,time\nann,1,50\nbob,1,50\nann,2,50\nann,3,51\n");
+    desk.import(&desk.plan("items.csv", "events.csv")).unwrap();
+    let baskets: Vec<_> = desk.open().events.iter().map(|e| (e.user, e.basket)).collect();
+    assert_eq!(baskets, [(0, 0), (0, 0), (1, 1), (0, 2)]);
+}
+
+#[test]
+fn every_format_and_packing_gives_the_same_shop() {
+    let expected = plain_shop();
+    let tabbed = |text: &str| text.replace("\"Cup, large\"", "Cup@ large").replace(',', "\t");
+    let tabbed = |text: &str| tabbed(text).replace('@', ",");
+    for (suffix, items, events) in [
+        (".csv", ITEMS.to_owned(), EVENTS.to_owned()),
+        (".csv", ITEMS.replace('\n', "\r\n"), EVENTS.replace('\n', "\r\n")),
+        (".csv", format!("\u{feff}{}", ITEMS.trim_end()), EVENTS.replace('\n', "\n\n")),
+        (".tsv", tabbed(ITEMS), tabbed(EVENTS)),
+        (".jsonl", json_lines(ITEMS), json_lines(EVENTS)),
+    ] {
+        for (packing, pack) in
+            [("", plain as fn(&str) -> Vec<u8>), (".zst", zstd_packed), (".gz", gzip_packed)]
+        {
+            let desk = Desk::new();
+            let [i, e] = ["items", "events"].map(|name| format!("{name}{suffix}{packing}"));
+            desk.file(&i, pack(&items));
+            desk.file(&e, pack(&events));
+            desk.import(&desk.plan(&i, &e)).unwrap_or_else(|error| panic!("{i}: {error}"));
+            assert_eq!(desk.open(), expected, "{i}");
+        }
+    }
+}
+
+fn plain(text: &str) -> Vec<u8> {
+    text.into()
+}
+
+fn zstd_packed(text: &str) -> Vec<u8> {
+    zstd::encode_all(text.as_bytes(), 1).unwrap()
+}
+
+fn gzip_packed(text: &str) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(text.as_bytes()).unwrap();
+    packed.finish().unwrap()
+}
+
+/// A CSV text as JSON Lines: numbers as numbers, lists as lists, empty cells left out.
+fn json_lines(text: &str) -> String {
+    let mut table = csv::Reader::from_reader(text.as_bytes());
+    let heading = table.headers().unwrap().clone();
+    let object = |row: csv::StringRecord| {
+        let cells = heading.iter().zip(&row).filter(|(_, cell)| !cell.is_empty());
+        let value = |cell: &str| match serde_json::from_str::<serde_json::Number>(cell) {
+            Ok(number) => number.into(),
+            Err(_) if cell.contains('|') => cell.split('|').collect(),
+            Err(_) => serde_json::Value::from(cell),
+        };
+        let object: serde_json::Map<_, _> =
+            cells.map(|(name, cell)| (name.to_owned(), value(cell))).collect();
+        serde_json::to_string(&object).unwrap() + "\n"
+    };
+    table.records().map(|row| object(row.unwrap())).collect()
+}
+
+#[test]
+fn a_parquet_file_gives_the_same_shop() {
+    use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+    let expected = plain_shop();
+    for (compression, unit, units) in [
+        (Compression::UNCOMPRESSED, "MILLIS", 1_000),
+        (Compression::SNAPPY, "MICROS", 1_000_000),
+        (Compression::ZSTD(ZstdLevel::default()), "NANOS", 1_000_000_000),
+        (Compression::GZIP(GzipLevel::default()), "NANOS", 1_000_000_000),
+    ] {
+        let desk = Desk::new();
+        desk.file("items.csv", ITEMS);
+        write_events(&desk.path("events.parquet"), compression, unit, units);
+        desk.import(&desk.plan("items.csv", "events.parquet")).unwrap();
+        assert_eq!(desk.open(), expected, "{compression:?} {unit}");
+    }
+}
+
+/// Writes [`EVENTS`] as Parquet, with columns that the import does not know between them.
+fn write_events(path: &Path, compression: parquet::basic::Compression, unit: &str, units: i64) {
+    use parquet::data_type::{ByteArrayType, DoubleType, Int64Type};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = format!(
+        "message events {{
+            OPTIONAL DOUBLE quantity; REQUIRED BYTE_ARRAY user_id (UTF8);
+            OPTIONAL BYTE_ARRAY note (UTF8); REQUIRED INT64 item_id;
+            REQUIRED INT64 time (TIMESTAMP({unit},true)); REQUIRED BYTE_ARRAY kind (UTF8);
+            OPTIONAL DOUBLE price; OPTIONAL BYTE_ARRAY basket (UTF8);
+        }}"
+    );
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(&schema).unwrap());
+    let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
+    let mut file =
+        SerializedFileWriter::new(File::create(path).unwrap(), schema, properties).unwrap();
+    let mut group = file.next_row_group().unwrap();
+    macro_rules! column {
+        ($kind:ty, $values:expr, $present:expr) => {
+            let mut column = group.next_column().unwrap().unwrap();
+            let present: Option<[i16; 5]> = $present;
+            let present = present.as_ref().map(|levels| &levels[..]);
+            column.typed::<$kind>().write_batch(&$values, present, None).unwrap();
+            column.close().unwrap();
+        };
+    }
+    let times = [1_600_000_000, 1_600_000_000, 1_600_000_000, 1_500_000_000, 1_600_000_100];
+    let kinds = ["purchase", "click", "purchase", "purchase", "purchase"];
+    column!(DoubleType, [2.0, 1.0, 1.0, 1.0], Some([1, 0, 1, 1, 1]));
+    column!(ByteArrayType, ["ann", "bob", "ann", "bob", "ann"].map(Into::into), None);
+    column!(ByteArrayType, ["x"; 5].map(Into::into), Some([1; 5]));
+    column!(Int64Type, [1, 2, 3, 2, 2], None);
+    column!(Int64Type, times.map(|time: i64| time * units), None);
+    column!(ByteArrayType, kinds.map(Into::into), None);
+    column!(DoubleType, [12.5, 30.0, 4.0, 4.0], Some([1, 0, 1, 1, 1]));
+    column!(ByteArrayType, ["X", "X", "Y", "X"].map(Into::into), Some([1, 0, 1, 1, 1]));
+    group.close().unwrap();
+    file.close().unwrap();
+}
+
+#[test]
+fn wrong_rows_are_named_and_nothing_is_imported() {
+    const GOOD: &str = "user_id,item_id,time,kind,quantity,price,basket,event_id\n\
+                        ann,1,5,,,,,\n";
+    let long = "x".repeat(129);
+    let row = |cells: &str| ("events.csv", format!("{GOOD}{cells}\n"));
+    let item = |cells: &str| ("items.csv", format!("{ITEMS}{cells}\n"));
+    for ((file, content), named) in [
+        (row(",1,5,,,,,"), r#"events.csv:3: user_id: found "", expected an id of 1 to 128 bytes"#),
+        (row(&format!("{long},1,5,,,,,")), r#"events.csv:3: user_id: found "xxxx"#),
+        (row("ann,9,5,,,,,"), r#"events.csv:3: item_id: found "9", expected the id of an item"#),
+        (row("ann,1,soon,,,,,"), r#"events.csv:3: time: found "soon", expected a time from 1970"#),
+        (row("ann,1,1800000000,,,,,"), r#"events.csv:3: time: found "1800000000""#),
+        (row("ann,1,5,bought,,,,"), r#"events.csv:3: kind: found "bought", expected one of impr"#),
+        (row("ann,1,5,,0,,,"), r#"events.csv:3: quantity: found "0", expected a number above 0"#),
+        (row("ann,1,5,,,-1,,"), r#"events.csv:3: price: found "-1", expected a number of at lea"#),
+        (row("ann,1,5,,,NaN,,"), r#"events.csv:3: price: found "NaN""#),
+        (row("ann,1,5"), "events.csv:3: found \"ann15\", expected 8 cells, as in the heading, no"),
+        (row("\n\r\nann,1,5,,0,,,"), "events.csv:5: quantity"),
+        (row("\"a\nb\",1,5,,,,,"), r#"events.csv:3: user_id: found "a\nb""#),
+        (row("ann,1,5,,,,,e\nbob,1,5,,,,,e"), "events.csv:4: event_id: found \"e\", expected an"),
+        (
+            item("1,Jug,,,,"),
+            r#"items.csv:5: item_id: found "1", expected an id of its own: line 2"#,
+        ),
+        (item("4,Jug,,free,,"), r#"items.csv:5: price: found "free""#),
+        (
+            item(&format!("4,{},,,,", "y".repeat(513))),
+            "expected text of at most 512 bytes, not 513",
+        ),
+        (item(&format!("4,Jug,,,{},", long.repeat(4))), "items.csv:5: color: found \"xxx"),
+    ] {
+        let desk = Desk::new();
+        desk.file("items.csv", ITEMS);
+        desk.file("events.csv", EVENTS);
+        for content in [content.clone(), content.replace('\n', "\r\n")] {
+            desk.file(file, content.replace("\"a\r\nb\"", "\"a\nb\""));
+            let error = desk.import(&desk.plan("items.csv", "events.csv")).unwrap_err();
+            assert!(matches!(error, ImportError::Rejected(_)), "{error:?}");
+            assert!(error.to_string().contains(named), "{error}\nlacks {named}");
+            assert_eq!(desk.listing(), ["events.csv", "items.csv"], "nothing is left behind");
+        }
+    }
+}
+
+#[test]
+fn wrong_json_is_named() {
+    for (line, named) in [
+        (r#"{"user_id":"ann","item_id":1"#, "events.jsonl:2: found \"{\\\"user_id"),
+        ("[1]", "events.jsonl:2: found \"[1]\", expected a JSON object"),
+        (
+            r#"{"user_id":["a"],"item_id":1,"time":5}"#,
+            "events.jsonl:2: user_id: found \"[\\\"a\\\"]",
+        ),
+        (r#"{"user_id":"a","item_id":1,"time":null}"#, "events.jsonl:2: time: found \"\""),
+        (r#"{"user_id":"a","item_id":1}"#, "events.jsonl:2: time: found \"\""),
+        ("\u{0}", "events.jsonl:2: found"),
+    ] {
+        let desk = Desk::new();
+        desk.file("items.csv", ITEMS);
+        desk.file("events.jsonl", format!("{{\"user_id\":1,\"item_id\":1,\"time\":5}}\n{line}\n"));
+        let error = desk.import(&desk.plan("items.csv", "events.jsonl")).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}\nlacks {named}");
+        assert!(error.ends_with("events.jsonl"), "{error}");
+    }
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_named() {
+    let desk = Desk::new();
+    let mut items = ITEMS.as_bytes().to_vec();
+    items.extend(b"4,Caf\xe9,,,,\n");
+    desk.file("items.csv", items);
+    desk.file("events.csv", EVENTS);
+    let error = desk.import(&desk.plan("items.csv", "events.csv")).unwrap_err().to_string();
+    assert!(
+        error.contains("items.csv:5: title: found \"Caf\u{fffd}\", expected text in UTF-8"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_list_of_rejects_is_bounded_and_counted() {
+    let desk = Desk::new();
+    desk.file("items.csv", format!("{ITEMS}5,Jug,,free,,\n"));
+    desk.file("events.csv", "user_id,item_id,time\n".to_owned() + &"ann,9,5\n".repeat(50));
+    let plan = Import { rejects_max: 3, ..desk.plan("items.csv", "events.csv") };
+    let Err(ImportError::Rejected(rejects)) = desk.import(&plan) else { panic!("rejects") };
+    assert_eq!((rejects.first.len(), rejects.total()), (3, 51));
+    assert_eq!(rejects.counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [1, 50]);
+    assert!(rejects.to_string().contains("… and 48 more"), "{rejects}");
+}
+
+#[test]
+fn wrong_rows_can_be_left_out() {
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    desk.file("events.csv", format!("{EVENTS}f,eve,9,5,,,,\ng,bob,1,never,,,,\n"));
+    let plan = Import { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
+    let report = desk.import(&plan).unwrap();
+    assert_eq!((report.events, report.rejects.total()), (5, 2));
+    assert_eq!(report.rejects.first[1].value, "never");
+    assert_eq!(desk.open(), plain_shop());
+
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    desk.file("events.csv", "user_id,item_id,time\neve,9,5\n");
+    let plan = Import { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
+    assert!(matches!(desk.import(&plan), Err(ImportError::Empty(path)) if path == plan.events));
+}
+
+#[test]
+fn columns_go_by_other_names_when_told() {
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    desk.file("events.csv", EVENTS.replace("time", "when").replace("user_id", "buyer"));
+    let map = |pairs: &[(&str, &str)]| Import {
+        columns: pairs.iter().map(|(ours, theirs)| ((*ours).into(), (*theirs).into())).collect(),
+        ..desk.plan("items.csv", "events.csv")
+    };
+    let fails = |pairs| desk.import(&map(pairs)).unwrap_err().to_string();
+    let lacking = fails(&[("time", "when")]);
+    assert!(
+        lacking.contains("no column for user_id: looked for user_id, customer_id"),
+        "{lacking}"
+    );
+    assert!(lacking.contains("it has basket, buyer, event_id"), "{lacking}");
+    let unknown = fails(&[("tiem", "when")]);
+    assert!(unknown.contains("\"tiem\" is no column of ours"), "{unknown}");
+    let unmapped = fails(&[("time", "when"), ("user_id", "buyer"), ("price", "cost")]);
+    assert!(unmapped.contains("no file has a column \"cost\""), "{unmapped}");
+    desk.import(&map(&[("time", "when"), ("user_id", "buyer")])).unwrap();
+    assert_eq!(desk.open(), plain_shop());
+}
+
+#[test]
+fn an_attribute_that_is_not_there_is_named() {
+    for (items, content) in [("items.csv", ITEMS.to_owned()), ("items.jsonl", json_lines(ITEMS))] {
+        let desk = Desk::new();
+        desk.file(items, content);
+        desk.file("events.csv", EVENTS);
+        let plan = Import { attributes: vec!["colour".into()], ..desk.plan(items, "events.csv") };
+        let error = desk.import(&plan).unwrap_err();
+        assert!(matches!(error, ImportError::Column { .. }), "{error:?}");
+        assert!(error.to_string().contains("looked for colour; it has"), "{error}");
+    }
+}
+
+#[test]
+fn files_of_another_kind_are_refused() {
+    let packed = zstd_packed(EVENTS);
+    let half = &packed[..packed.len() / 2];
+    let endless = format!("{EVENTS}\"{}", "x,\n".repeat(1 << 19));
+    let cases: [(&str, &[u8], &str); 9] = [
+        ("events.csv.zst", EVENTS.as_bytes(), "named like a zstd file, but does not begin like it"),
+        ("events.csv", &packed, "begins like a zstd file, but is not named like it"),
+        ("events.parquet", EVENTS.as_bytes(), "named like a Parquet file"),
+        ("events.parquet", b"PAR1 and so on", "events.parquet: "),
+        ("events.xlsx", b"PK", "not a kind of file that can be imported"),
+        ("events", b"", "not a kind of file that can be imported"),
+        ("events.csv", b"", "the file is empty"),
+        ("events.csv.zst", half, "events.csv.zst: "),
+        ("events.csv", endless.as_bytes(), "a row is longer than 1048576 bytes"),
+    ];
+    for (name, content, why) in cases {
+        let desk = Desk::new();
+        desk.file("items.csv", ITEMS);
+        desk.file(name, content);
+        let error = desk.import(&desk.plan("items.csv", name)).unwrap_err().to_string();
+        assert!(error.contains(why), "{name}: {error}");
+        assert!(!desk.path("shop").exists());
+    }
+    let desk = Desk::new();
+    let error = desk.import(&desk.plan("items.csv", "events.csv")).unwrap_err().to_string();
+    assert!(error.contains("items.csv: No such file"), "{error}");
+}
+
+/// The decoder panics on some of these.
+#[test]
+fn a_damaged_parquet_file_is_named() {
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    let path = desk.path("events.parquet");
+    write_events(&path, parquet::basic::Compression::SNAPPY, "MICROS", 1_000_000);
+    let whole = fs::read(&path).unwrap();
+    let plan = desk.plan("items.csv", "events.parquet");
+    let mut refused = 0;
+    for at in (whole.len() / 2..).take(120) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        fs::write(&path, damaged).unwrap();
+        match desk.import(&plan) {
+            Ok(_) => fs::remove_dir_all(desk.path("shop")).unwrap(),
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains("events.parquet"), "byte {at}: {error}");
+                assert!(!desk.path("shop").exists());
+            }
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn an_earlier_shop_is_never_overwritten() {
+    let desk = Desk::new();
+    desk.file("items.csv", ITEMS);
+    desk.file("events.csv", EVENTS);
+    let plan = desk.plan("items.csv", "events.csv");
+    desk.import(&plan).unwrap();
+    let error = desk.import(&plan).unwrap_err();
+    assert!(matches!(error, ImportError::Write(ShopError::Exists(_))), "{error:?}");
+    assert_eq!(desk.open(), plain_shop());
+}
+
+#[test]
+fn a_damaged_shop_is_not_opened() {
+    let flip = |bytes: &mut Vec<u8>| bytes[9] ^= 1;
+    let cut = |bytes: &mut Vec<u8>| bytes.truncate(9);
+    let files = ["items.jsonl.zst", "events.csv.zst", "shop.json"];
+    for (file, damage) in files
+        .iter()
+        .flat_map(|file| [(file, flip as fn(&mut Vec<u8>)), (file, cut as fn(&mut Vec<u8>))])
+    {
+        let desk = Desk::new();
+        plain_shop().write(&desk.path("shop")).unwrap();
+        let path = desk.path("shop").join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let error = Shop::open(&desk.path("shop")).unwrap_err();
+        assert!(matches!(error, ShopError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+    let desk = Desk::new();
+    plain_shop().write(&desk.path("shop")).unwrap();
+    let path = desk.path("shop/shop.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"events\": 5", "\"events\": 6")).unwrap();
+    assert!(matches!(Shop::open(&desk.path("shop")), Err(ShopError::Damaged { .. })));
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(Shop::open(&desk.path("shop")), Err(ShopError::Missing(_))));
+}
+
+/// What a shop wrote can be imported again: the same shop comes out.
+#[test]
+fn a_written_shop_can_be_imported() {
+    let desk = Desk::new();
+    let shop = plain_shop();
+    shop.write(&desk.path("first")).unwrap();
+    let mut plan = desk.plan("first/items.jsonl.zst", "first/events.csv.zst");
+    plan.attributes.clear();
+    desk.import(&plan).unwrap();
+    assert_eq!(desk.open(), shop);
+}
+
+/// The folder of real data, where there is one.
+fn real(folder: &str) -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(folder);
+    if !dir.exists() {
+        eprintln!("skipped: there is no {}", dir.display());
+        return None;
+    }
+    Some(dir)
+}
+
+#[test]
+fn a_real_shop_is_the_same_from_csv_and_from_parquet() {
+    let Some(dir) = real("online-retail-ii") else { return };
+    let shops = ["events.csv.zst", "events.parquet"].map(|events| {
+        let desk = Desk::new();
+        let plan = Import::new(dir.join("items.csv.zst"), dir.join(events), NOW);
+        let report = desk.import(&plan).unwrap();
+        assert_eq!((report.items, report.users, report.events), (4_607, 5_838, 759_500));
+        assert_eq!(report.baskets, 36_303);
+        let aggregates = ["buyers", "events", "first", "last", "stock_code", "title_raw"];
+        assert_eq!(report.ignored[0].columns, aggregates, "aggregates would leak the future");
+        desk.open()
+    });
+    assert!(shops[0] == shops[1]);
+    assert!(shops[0].events.is_sorted_by_key(|line| (line.time, line.user, line.basket)));
+}
+
+#[test]
+fn a_real_catalogue_gives_attributes() {
+    let Some(dir) = real("ml-1m") else { return };
+    let desk = Desk::new();
+    let mut plan = Import::new(dir.join("items.csv.zst"), dir.join("interactions.csv.zst"), NOW);
+    plan.attributes = ["genres", "director"].map(str::to_owned).into();
+    let report = desk.import(&plan).unwrap();
+    assert_eq!((report.items, report.users, report.events), (3_416, 6_040, 999_611));
+    let shop = desk.open();
+    let [director, genres @ ..] = &*shop.items[0].attributes else { panic!("no attributes") };
+    assert_eq!(director.1, "John Lasseter");
+    assert_eq!(genres[1].1, "Children's");
+    assert!(shop.items[0].description.starts_with("A little boy named Andy"));
+}
+
+/// Prints how long a real shop takes: `cargo test --release --test import speed -- --ignored
+/// --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    let Some(dir) = real("online-retail-ii") else { return };
+    for events in ["events.csv.zst", "events.parquet"] {
+        let desk = Desk::new();
+        let plan = Import::new(dir.join("items.csv.zst"), dir.join(events), NOW);
+        let begun = tokio::time::Instant::now();
+        desk.import(&plan).unwrap();
+        println!("import of {events}: {:?}", begun.elapsed());
+        let begun = tokio::time::Instant::now();
+        desk.open();
+        println!("open: {:?}", begun.elapsed());
+    }
+}
