@@ -1,0 +1,69 @@
+//! What the simulation keeps of a shopper between two visits.
+
+/// Purchases that a shopper remembers.
+pub const REMEMBERED: usize = 48;
+
+/// The last purchases of a shopper: the only thing that cannot be drawn again from the seed.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    items: [u32; REMEMBERED],
+    days: [u16; REMEMBERED],
+    /// Purchases so far; the last [`REMEMBERED`] are kept in a ring.
+    bought: u32,
+    /// Visits so far: the number that opens the next visit's stream of chance.
+    pub visits: u32,
+}
+
+/// A purchase that is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bought {
+    /// The product's number.
+    pub item: u32,
+    /// The day.
+    pub day: u16,
+}
+
+impl Memory {
+    /// The memory of someone who never bought.
+    pub const EMPTY: Self =
+        Self { items: [0; REMEMBERED], days: [0; REMEMBERED], bought: 0, visits: 0 };
+
+    /// Remembers a purchase, perhaps in the place of the oldest.
+    pub fn remember(&mut self, bought: Bought) {
+        let place = self.bought as usize % REMEMBERED;
+        self.items[place] = bought.item;
+        self.days[place] = bought.day;
+        self.bought += 1;
+    }
+
+    /// What is remembered, latest first.
+    pub fn latest(&self) -> impl Iterator<Item = Bought> {
+        let bought = self.bought as usize;
+        let kept = bought.min(REMEMBERED);
+        (1..=kept).map(move |back| {
+            let place = (bought - back) % REMEMBERED;
+            Bought { item: self.items[place], day: self.days[place] }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_purchase_is_forgotten_first() {
+        let mut memory = Memory::EMPTY;
+        let total = REMEMBERED as u32 + 8;
+        for item in 0..total {
+            memory.remember(Bought { item, day: item as u16 });
+        }
+        let latest: Vec<_> = memory.latest().map(|bought| bought.item).collect();
+        assert_eq!(latest, (8..total).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_memory_is_small() {
+        assert_eq!(size_of::<Memory>(), 296);
+    }
+}
