@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs the scorer's network on Raisonné, candle, ONNX Runtime and PyTorch, side by side.
+# Needs cargo and Python 3.10 or later; what it installs goes to a folder beside this script,
+# or to the one named by VENV. Options are those of compare.py: --rounds, --repetitions.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+venv="${VENV:-$PWD/.venv}"
+if [ ! -x "$venv/bin/python" ]; then
+  python3 -m venv "$venv"
+fi
+"$venv/bin/python" -c 'import torch, numpy, safetensors, onnx, onnxscript, onnxruntime' 2>/dev/null ||
+  "$venv/bin/pip" install --quiet -r requirements.txt
+
+bench=$(cargo bench --bench scorer --no-run --message-format=json 2>/dev/null |
+  "$venv/bin/python" -c '
+import json, sys
+for line in sys.stdin:
+    made = json.loads(line)
+    if made.get("target", {}).get("name") == "scorer" and made.get("executable"):
+        print(made["executable"])')
+
+# One core for all of them, where the system can say so: no engine may gain from a second one.
+pin=()
+if command -v taskset >/dev/null; then pin=(taskset -c "$(($(nproc) - 1))"); fi
+exec "${pin[@]}" "$venv/bin/python" compare.py "$bench" "$@"

@@ -1,0 +1,140 @@
+//! How fast are the parts, on this machine?
+
+mod case;
+mod service;
+
+pub use case::{Case, Fill, Prepared};
+pub use service::{ServiceOptions, service};
+
+use crate::nn::{Batch, Din, Dropout, Fused, Scores, Shape, softmax_loss};
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use tokio::time::Instant;
+
+/// Passes before the first that counts: caches and page tables fill.
+const WARM_UPS: usize = 3;
+/// Items of a random case's catalogue.
+const ITEMS: usize = 5_000;
+
+/// What `raisonne bench scorer` measures.
+#[derive(Debug, Clone)]
+pub struct ScorerOptions {
+    /// A case to read; a random one when there is none.
+    pub case: Option<PathBuf>,
+    /// Candidates of a random case.
+    pub candidates: usize,
+    /// Passes of the network as it is served; none leaves it out.
+    pub fused: usize,
+    /// Passes of the network as it is trained; none leaves it out.
+    pub candle: usize,
+    /// JSON, with the outputs, in place of a line per network.
+    pub json: bool,
+}
+
+/// The median time of one slate, and what was computed.
+#[derive(Debug, Serialize)]
+struct Timed {
+    median_us: f64,
+    logits: Vec<f32>,
+    attention: Vec<f32>,
+}
+
+/// Times the scorer's network, as served and as trained, on the first slate of a case.
+pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
+    let case = if let Some(path) = &options.case {
+        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+        Case::read(&bytes).with_context(|| path.display().to_string())?
+    } else {
+        let shape = Shape { items: ITEMS, ..Shape::default() };
+        Case::random(&shape, 0, (1, options.candidates), Fill::Full)?
+    };
+    let mut report = BTreeMap::new();
+    if options.fused > 0 {
+        report.insert("fused", fused(&case, options.fused)?);
+    }
+    if options.candle > 0 {
+        report.insert("candle", candle(&case, options.candle)?);
+    }
+    if options.json {
+        serde_json::to_writer(&mut *out, &report)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for (name, timed) in report {
+        writeln!(out, "{name}: {} candidates in {:.0} us", case.sizes().1, timed.median_us)?;
+    }
+    Ok(())
+}
+
+fn fused(case: &Case, repetitions: usize) -> Result<Timed> {
+    let fused = Fused::new(&case.weights, &case.shape)?;
+    let (mut scratch, mut scores) = (fused.scratch(), Scores::default());
+    let median_us = case.prepare(&fused, 0)?.with_slate(|slate| {
+        median_us(repetitions, || Ok(fused.score(slate, &mut scratch, &mut scores)?))
+    })?;
+    let Scores { logits, attention } = scores;
+    Ok(Timed { median_us, logits, attention })
+}
+
+fn candle(case: &Case, repetitions: usize) -> Result<Timed> {
+    let weights = case.weights.to_tensors(&Device::Cpu)?;
+    let din = Din::new(&case.shape, &VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu))?;
+    let batch = case.batch()?;
+    let scored = din.forward(&batch)?;
+    Ok(Timed {
+        median_us: median_us(repetitions, || Ok(din.forward(&batch).map(drop)?))?,
+        logits: scored.logits.flatten_all()?.to_vec1()?,
+        attention: scored.attention.flatten_all()?.to_vec1()?,
+    })
+}
+
+/// Times one training step, forward and back, of `slates` x `candidates`.
+pub fn training(
+    (slates, candidates): (usize, usize),
+    repetitions: usize,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let shape = Shape { items: ITEMS, ..Shape::default() };
+    let case = Case::random(&shape, 0, (slates, candidates), Fill::Full)?;
+    let vars = case.weights.to_varmap(&Device::Cpu)?;
+    let din = Din::new(&shape, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+    let mask = Tensor::ones((slates, candidates), DType::F32, &Device::Cpu)?;
+    let batch: Batch = case.batch()?;
+    let mut dropout = Dropout { rate: 0.1, rng: ChaCha8Rng::seed_from_u64(0) };
+    let forward =
+        median_us(repetitions, || Ok(din.forward_train(&batch, &mut dropout).map(drop)?))?;
+    let both = median_us(repetitions, || {
+        let scored = din.forward_train(&batch, &mut dropout)?;
+        softmax_loss(&scored.logits, &mask)?.backward()?;
+        Ok(())
+    })?;
+    writeln!(
+        out,
+        "{slates} slates x {candidates}: forward {:.1} ms, forward and back {:.1} ms",
+        forward / 1e3,
+        both / 1e3
+    )?;
+    Ok(())
+}
+
+/// Median microseconds of `repetitions` runs after the warm-ups.
+fn median_us(repetitions: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    for _ in 0..WARM_UPS {
+        run()?;
+    }
+    let mut times = Vec::with_capacity(repetitions);
+    for _ in 0..repetitions.max(1) {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2].as_secs_f64() * 1e6)
+}

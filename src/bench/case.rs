@@ -1,0 +1,280 @@
+//! Weights and slates to run the scorer's network on, from a file or from a seed.
+
+use crate::nn::{
+    Batch, CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, ReasonTable, Scores,
+    Shape, Slate, Weights,
+};
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use safetensors::SafeTensors;
+
+/// Standard deviation of what is added to a random case's fresh weights.
+const UNREST: f32 = 0.02;
+
+/// A network and slates of one size, padded as a training batch is.
+#[derive(Debug)]
+pub struct Case {
+    /// Sizes of the network.
+    pub shape: Shape,
+    /// The network.
+    pub weights: Weights,
+    /// What another program made of them, when the file says: `logits` and `attention`.
+    pub expected: Weights,
+    /// The fields of [`Batch`] by name, and `catalogue`, (items, e).
+    inputs: Weights,
+}
+
+/// How full the slates of a random case are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// The longest history, all reasons, known items.
+    Full,
+    /// Every length from none, unknown items, missing patterns.
+    Ragged,
+}
+
+/// A slate of a case as the serving pass takes it.
+#[derive(Debug)]
+pub struct Prepared {
+    items: ItemTable,
+    reasons: ReasonTable,
+    inline: Vec<ItemRow>,
+    history: Vec<(Item, u8, u8)>,
+    pattern: Option<Vec<f32>>,
+    candidates: Vec<Row>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Item {
+    Known(u32),
+    Inline(usize),
+}
+
+#[derive(Debug)]
+struct Row {
+    item: Item,
+    features: Vec<f32>,
+    reasons: std::ops::Range<u32>,
+    overlap: Vec<f32>,
+}
+
+impl Case {
+    /// Reads safetensors: `weights.*`, `inputs.*`, `expected.*`, and the shape in its metadata.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+        let shape = metadata.metadata().as_ref().and_then(|entries| entries.get("shape"));
+        let shape = serde_json::from_str(shape.context("no `shape` in the file's metadata")?)?;
+        let all = Weights::from_bytes(bytes)?;
+        let part = |part: &str| {
+            let mut tensors = Weights::default();
+            for name in all.names().filter(|name| name.starts_with(part)) {
+                let (dims, values) = (all.dims(name), all.get(name));
+                let (dims, values) = dims.zip(values).expect("a listed tensor is there");
+                tensors.insert(&name[part.len()..], dims, values.to_vec());
+            }
+            tensors
+        };
+        let [weights, inputs, expected] = ["weights.", "inputs.", "expected."].map(part);
+        weights.check(&shape)?;
+        Ok(Self { shape, weights, expected, inputs })
+    }
+
+    /// Random weights, catalogue and slates; the same seed gives the same case.
+    pub fn random(
+        shape: &Shape,
+        seed: u64,
+        (slates, candidates): (usize, usize),
+        fill: Fill,
+    ) -> Result<Self> {
+        let mut draw = Draw { rng: ChaCha8Rng::seed_from_u64(seed), fill };
+        let mut inputs = Weights::default();
+        let (b, n, h, m, e) = (slates, candidates, shape.history, shape.reasons, shape.text);
+        let catalogue = draw.normal(shape.items * e);
+        for (name, count) in [("item", n), ("history", h)] {
+            let ids = draw.ids(b * count, shape.items);
+            let texts = ids.iter().flat_map(|&id| match id {
+                0 => draw.normal(e),
+                _ => catalogue[(id - 1) * e..id * e].to_vec(),
+            });
+            inputs.insert(&format!("{name}_texts"), &[b, count, e], texts.collect());
+            let ids = ids.iter().map(|id| *id as f32).collect();
+            inputs.insert(&format!("{name}_ids"), &[b, count], ids);
+        }
+        inputs.insert("catalogue", &[shape.items, e], catalogue);
+        inputs.insert("features", &[b, n, shape.features], draw.normal(b * n * shape.features));
+        inputs.insert("history_ages", &[b, h], draw.below(b * h, shape.ages));
+        inputs.insert("history_kinds", &[b, h], draw.below(b * h, shape.kinds));
+        inputs.insert("history_mask", &[b, h], draw.prefixes(b, h));
+        inputs.insert("pattern", &[b, e], draw.normal(b * e));
+        inputs.insert("pattern_known", &[b], draw.prefixes(b, 1));
+        inputs.insert("reasons", &[b, n, m, e], draw.normal(b * n * m * e));
+        inputs.insert("overlap", &[b, n, m], draw.unit(b * n * m));
+        inputs.insert("reason_mask", &[b, n, m], draw.prefixes(b * n, m));
+        let fresh = Weights::random(shape, seed)?;
+        let mut weights = Weights::default();
+        for (name, dims) in shape.tensors() {
+            // Fresh weights have zeros and ones, behind which a mistake could hide.
+            let mut values = draw.normal(dims.iter().product());
+            for (value, fresh) in values.iter_mut().zip(fresh.get(&name).unwrap_or_default()) {
+                *value = fresh + *value * UNREST;
+            }
+            weights.insert(&name, &dims, values);
+        }
+        Ok(Self { shape: shape.clone(), weights, expected: Weights::default(), inputs })
+    }
+
+    /// How many slates, and how many candidates each has.
+    pub fn sizes(&self) -> (usize, usize) {
+        let dims = self.inputs.dims("item_ids").unwrap_or(&[0, 0]);
+        (dims[0], dims[1])
+    }
+
+    /// The slates as the training network takes them.
+    pub fn batch(&self) -> Result<Batch> {
+        let tensor = |name: &str| -> Result<Tensor> {
+            let dims = self.inputs.dims(name).with_context(|| format!("no input `{name}`"))?;
+            Ok(Tensor::from_slice(self.values(name)?, dims, &Device::Cpu)?)
+        };
+        let whole = |name: &str| anyhow::Ok(tensor(name)?.to_dtype(DType::U32)?);
+        Ok(Batch {
+            item_ids: whole("item_ids")?,
+            item_texts: tensor("item_texts")?,
+            features: tensor("features")?,
+            history_ids: whole("history_ids")?,
+            history_texts: tensor("history_texts")?,
+            history_ages: whole("history_ages")?,
+            history_kinds: whole("history_kinds")?,
+            history_mask: tensor("history_mask")?,
+            pattern: tensor("pattern")?,
+            pattern_known: tensor("pattern_known")?,
+            reasons: tensor("reasons")?,
+            overlap: tensor("overlap")?,
+            reason_mask: tensor("reason_mask")?,
+        })
+    }
+
+    /// Slate `index` as the serving pass takes it, with what it may compute beforehand.
+    pub fn prepare(&self, fused: &Fused, index: usize) -> Result<Prepared> {
+        let (_, n) = self.sizes();
+        let (h, m, e, f) =
+            (self.shape.history, self.shape.reasons, self.shape.text, self.shape.features);
+        let mut inline = Vec::new();
+        let mut item = |ids: &str, texts: &str, at: usize| -> Result<Item> {
+            let id = self.values(ids)?[at] as u32;
+            if let Some(row) = id.checked_sub(1) {
+                return Ok(Item::Known(row));
+            }
+            inline.push(fused.item_inline(&self.values(texts)?[at * e..][..e])?);
+            Ok(Item::Inline(inline.len() - 1))
+        };
+        let (ages, kinds) = (self.values("history_ages")?, self.values("history_kinds")?);
+        let events = length(&self.values("history_mask")?[index * h..][..h])?;
+        let history = (index * h..index * h + events)
+            .map(|at| {
+                Ok((item("history_ids", "history_texts", at)?, ages[at] as u8, kinds[at] as u8))
+            })
+            .collect::<Result<_>>()?;
+        let mut reasons = Vec::new();
+        let mut candidates = Vec::new();
+        for at in index * n..(index + 1) * n {
+            let count = length(&self.values("reason_mask")?[at * m..][..m])?;
+            let first = (reasons.len() / e) as u32;
+            reasons.extend_from_slice(&self.values("reasons")?[at * m * e..][..count * e]);
+            candidates.push(Row {
+                item: item("item_ids", "item_texts", at)?,
+                features: self.values("features")?[at * f..][..f].into(),
+                reasons: first..first + count as u32,
+                overlap: self.values("overlap")?[at * m..][..count].into(),
+            });
+        }
+        let pattern = &self.values("pattern")?[index * e..][..e];
+        let pattern = (self.values("pattern_known")?[index] > 0.0).then(|| pattern.to_vec());
+        let items = fused.items(self.values("catalogue")?)?;
+        let reasons = fused.reasons(&reasons)?;
+        Ok(Prepared { items, reasons, inline, history, pattern, candidates })
+    }
+
+    /// Logits (N) and attention (N, M) of slate `index` by the serving pass.
+    pub fn score(&self, fused: &Fused, index: usize) -> Result<Scores> {
+        let mut scores = Scores::default();
+        let prepared = self.prepare(fused, index)?;
+        prepared.with_slate(|slate| fused.score(slate, &mut fused.scratch(), &mut scores))?;
+        Ok(scores)
+    }
+
+    fn values(&self, name: &str) -> Result<&[f32]> {
+        self.inputs.get(name).with_context(|| format!("no input `{name}`"))
+    }
+}
+
+impl Prepared {
+    /// Lends the slate.
+    pub fn with_slate<T>(&self, use_it: impl FnOnce(&Slate<'_>) -> T) -> T {
+        let item = |item| match item {
+            Item::Known(row) => ItemRef::Row(row),
+            Item::Inline(index) => ItemRef::Inline(&self.inline[index]),
+        };
+        let event = |&(at, age, kind): &(Item, u8, u8)| HistoryRow { item: item(at), age, kind };
+        let history: Vec<_> = self.history.iter().map(event).collect();
+        let candidates = self.candidates.iter().map(|row| CandidateRow {
+            item: item(row.item),
+            features: &row.features,
+            reasons: row.reasons.clone(),
+            overlap: &row.overlap,
+        });
+        let candidates: Vec<_> = candidates.collect();
+        use_it(&Slate {
+            items: &self.items,
+            reasons: &self.reasons,
+            history: &history,
+            pattern: self.pattern.as_deref(),
+            candidates: &candidates,
+        })
+    }
+}
+
+/// How many ones a mask begins with; the rest must be zeros.
+fn length(mask: &[f32]) -> Result<usize> {
+    let ones = mask.iter().take_while(|value| **value > 0.0).count();
+    ensure!(mask[ones..].iter().all(|value| *value <= 0.0), "a mask is not a prefix of ones");
+    Ok(ones)
+}
+
+struct Draw {
+    rng: ChaCha8Rng,
+    fill: Fill,
+}
+
+impl Draw {
+    fn normal(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.rng.sample(StandardNormal)).collect()
+    }
+
+    fn unit(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.rng.random()).collect()
+    }
+
+    fn below(&mut self, count: usize, limit: usize) -> Vec<f32> {
+        (0..count).map(|_| self.rng.random_range(0..limit) as f32).collect()
+    }
+
+    /// Ids up to `items`; a ragged case has the unknown item among them.
+    fn ids(&mut self, count: usize, items: usize) -> Vec<usize> {
+        let lowest = usize::from(self.fill == Fill::Full);
+        (0..count).map(|_| self.rng.random_range(lowest..=items)).collect()
+    }
+
+    /// Masks of `size`: all ones, or ones up to a random length.
+    fn prefixes(&mut self, rows: usize, size: usize) -> Vec<f32> {
+        let mut mask = Vec::with_capacity(rows * size);
+        for _ in 0..rows {
+            let lowest = if self.fill == Fill::Full { size } else { 0 };
+            let ones = self.rng.random_range(lowest..=size);
+            mask.extend((0..size).map(|at| if at < ones { 1.0 } else { 0.0 }));
+        }
+        mask
+    }
+}

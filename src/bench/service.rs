@@ -1,0 +1,138 @@
+//! How long does a whole request take, and how many can be served?
+
+use crate::api::pb::rerank_service_client::RerankServiceClient;
+use crate::api::pb::{Candidate, RerankRequest};
+use crate::bundle::Part;
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+/// What `raisonne bench service` does.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// A running server, such as `http://127.0.0.1:8080`.
+    pub address: String,
+    /// The bundle that it serves, whose samples are sent.
+    pub bundle: PathBuf,
+    /// Candidates of a slate.
+    pub candidates: usize,
+    /// Clients at a time, each with a connection and one request in flight.
+    pub clients: usize,
+    /// Requests in all, after as many warm-ups as there are clients and samples.
+    pub requests: usize,
+    /// JSON in place of a line.
+    pub json: bool,
+}
+
+/// One answered request.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    took: Duration,
+    compute: Duration,
+}
+
+/// Sends requests in a closed loop and says how long they took, and how much of that was the
+/// scorer's own time.
+pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (answered, elapsed) = runtime.block_on(load(options))?;
+    let rate = answered.len() as f64 / elapsed.as_secs_f64();
+    let took = quantiles(answered.iter().map(|a| a.took));
+    let compute = quantiles(answered.iter().map(|a| a.compute));
+    let over = quantiles(answered.iter().map(|a| a.took.saturating_sub(a.compute)));
+    if options.json {
+        let report = json!({
+            "clients": options.clients, "candidates": options.candidates,
+            "requests_per_second": rate,
+            "latency_ms": took, "scorer_ms": compute, "overhead_ms": over,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(
+            out,
+            "{} clients, {} candidates: {rate:.0} requests/s; ms at p50/p95/p99: whole {}, scorer {}, overhead {}",
+            options.clients,
+            options.candidates,
+            shown(took),
+            shown(compute),
+            shown(over),
+        )?;
+    }
+    Ok(())
+}
+
+async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration)> {
+    let requests = requests(options)?;
+    let mut clients = Vec::new();
+    for _ in 0..options.clients {
+        let channel = Channel::from_shared(options.address.clone())?.connect().await;
+        let channel = channel.with_context(|| format!("connecting to {}", options.address))?;
+        let mut client = RerankServiceClient::new(channel);
+        for request in &requests {
+            client.rerank(request.clone()).await?;
+        }
+        clients.push(client);
+    }
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    let share = options.requests / options.clients.max(1);
+    for (turn, mut client) in clients.into_iter().enumerate() {
+        let requests = requests.clone();
+        tasks.spawn(async move {
+            let mut answered = Vec::with_capacity(share);
+            for at in 0..share {
+                let request = requests[(turn + at) % requests.len()].clone();
+                let begun = Instant::now();
+                let answer = client.rerank(request).await?.into_inner();
+                let took = begun.elapsed();
+                let compute = answer.receipt.and_then(|receipt| receipt.compute);
+                let compute = compute.map_or(0, |c| c.seconds * 1_000_000_000 + i64::from(c.nanos));
+                answered.push(Answered { took, compute: Duration::from_nanos(compute as u64) });
+            }
+            Ok::<_, anyhow::Error>(answered)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(answered) = tasks.join_next().await {
+        all.extend(answered??);
+    }
+    Ok((all, begun.elapsed()))
+}
+
+/// The bundle's samples, each filled up with the candidates of the others.
+fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
+    let path = options.bundle.join(Part::Samples.file());
+    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let samples: Vec<RerankRequest> = serde_json::from_slice(&text)?;
+    anyhow::ensure!(!samples.is_empty(), "the bundle has no samples");
+    let others: Vec<Candidate> = samples.iter().flat_map(|s| s.candidates.clone()).collect();
+    let fill = |sample: &RerankRequest| {
+        let mut known = BTreeSet::new();
+        let mut request = RerankRequest { top_n: 10, ..sample.clone() };
+        request.candidates.extend(others.iter().cloned());
+        request.candidates.retain(|candidate| known.insert(candidate.item_id.clone()));
+        request.candidates.truncate(options.candidates);
+        request
+    };
+    Ok(samples.iter().map(fill).collect())
+}
+
+/// Milliseconds at the 50th, 95th and 99th percentile.
+fn quantiles(times: impl Iterator<Item = Duration>) -> [f64; 3] {
+    let mut times: Vec<Duration> = times.collect();
+    times.sort_unstable();
+    [0.50, 0.95, 0.99].map(|share| {
+        let place = (times.len() as f64 * share) as usize;
+        times.get(place.min(times.len().saturating_sub(1))).map_or(0.0, |t| t.as_secs_f64() * 1e3)
+    })
+}
+
+fn shown(ms: [f64; 3]) -> String {
+    format!("{:.2}/{:.2}/{:.2}", ms[0], ms[1], ms[2])
+}

@@ -1,0 +1,412 @@
+//! The scorer's network as candle trains it: reasons, history, target attention, head.
+//!
+//! Only operations with a gradient are used: candle's fused softmax and layer norm have none, and
+//! drop it without an error. Broadcasts over long tensors are written as products wherever they
+//! can be, because candle's strided loops (and their sums on the way back) are what a training
+//! step would otherwise wait for.
+
+use super::Shape;
+use candle_core::{D, DType, Result, Tensor};
+use candle_nn::VarBuilder;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// Added to a logit that must take no weight. Finite, so that a row without a single valid entry
+/// gives finite numbers, which its mask then removes.
+pub(super) const FAR: f64 = -1e9;
+/// Keeps the norm of a constant vector finite; PyTorch's default.
+const NORM_EPSILON: f64 = 1e-5;
+
+/// Slates of one training or reference pass. B slates, N candidates, H ≥ 1 events, M reasons.
+///
+/// Padded entries may hold anything finite and valid; the masks are 1 where an entry counts.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// (B, N) u32; 0 is the unknown item.
+    pub item_ids: Tensor,
+    /// (B, N, e)
+    pub item_texts: Tensor,
+    /// (B, N, F)
+    pub features: Tensor,
+    /// (B, H) u32
+    pub history_ids: Tensor,
+    /// (B, H, e)
+    pub history_texts: Tensor,
+    /// (B, H) u32, buckets
+    pub history_ages: Tensor,
+    /// (B, H) u32
+    pub history_kinds: Tensor,
+    /// (B, H)
+    pub history_mask: Tensor,
+    /// (B, e)
+    pub pattern: Tensor,
+    /// (B), 1 where the shopper has a pattern
+    pub pattern_known: Tensor,
+    /// (B, N, M, e)
+    pub reasons: Tensor,
+    /// (B, N, M), 0 to 1: how strongly the shopper's own history backs the reason's evidence
+    pub overlap: Tensor,
+    /// (B, N, M)
+    pub reason_mask: Tensor,
+}
+
+/// What a pass gives.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// (B, N)
+    pub logits: Tensor,
+    /// (B, N, M): attention over the reasons, mean of the heads; zeros where there is none
+    pub attention: Tensor,
+}
+
+/// Dropout drawn from a seeded source, since candle's own cannot be seeded on a CPU.
+#[derive(Debug)]
+pub struct Dropout {
+    /// Share of the values that are dropped, below 1.
+    pub rate: f32,
+    /// Where the draws come from.
+    pub rng: ChaCha8Rng,
+}
+
+/// The network; its tensors are those of [`Shape::tensors`].
+#[derive(Debug)]
+pub struct Din {
+    shape: Shape,
+    item_id: Tensor,
+    item_text: Linear,
+    age: Tensor,
+    kind: Tensor,
+    encoder: Vec<Layer>,
+    encoder_norm: Option<Norm>,
+    target: [Linear; 3],
+    pattern: Linear,
+    no_pattern: Tensor,
+    reason: Linear,
+    reason_attention: Attention,
+    own: Tensor,
+    no_reasons: Tensor,
+    head: [Linear; 3],
+}
+
+#[derive(Debug)]
+struct Linear {
+    /// (outputs, inputs)
+    weight: Tensor,
+    /// (outputs)
+    bias: Tensor,
+}
+
+#[derive(Debug)]
+struct Layer {
+    norms: [Norm; 2],
+    attention: Attention,
+    up: Linear,
+    down: Linear,
+}
+
+#[derive(Debug)]
+struct Norm {
+    scale: Tensor,
+    shift: Tensor,
+}
+
+#[derive(Debug)]
+struct Attention {
+    /// (3d, d) and (3d): queries, keys, values
+    weight: Tensor,
+    bias: Tensor,
+    out: Linear,
+}
+
+// === Loading ===
+
+impl Din {
+    /// Takes the network's tensors from `vb`.
+    pub fn new(shape: &Shape, vb: &VarBuilder<'_>) -> Result<Self> {
+        shape.check().map_err(candle_core::Error::msg)?;
+        let (d, e) = (shape.width, shape.text);
+        let layers = 0..shape.depth();
+        Ok(Self {
+            item_id: vb.get((shape.items + 1, d), "item_id.weight")?,
+            item_text: Linear::new(e, d, &vb.pp("item_text"))?,
+            age: vb.get((shape.ages, d), "age.weight")?,
+            kind: vb.get((shape.kinds, d), "kind.weight")?,
+            encoder: layers
+                .map(|layer| Layer::new(shape, &vb.pp(format!("encoder.layers.{layer}"))))
+                .collect::<Result<_>>()?,
+            encoder_norm: (shape.depth() > 0)
+                .then(|| Norm::new(d, &vb.pp("encoder.norm")))
+                .transpose()?,
+            target: mlp(4 * d, shape.attention, &vb.pp("target"))?,
+            pattern: Linear::new(e, d, &vb.pp("pattern"))?,
+            no_pattern: vb.get(d, "no_pattern")?,
+            reason: Linear::new(e, d, &vb.pp("reason"))?,
+            reason_attention: Attention::new(d, &vb.pp("reason_attention"))?,
+            own: vb.get(shape.heads, "own")?,
+            no_reasons: vb.get(d, "no_reasons")?,
+            head: mlp(shape.head_inputs(), shape.head, &vb.pp("head"))?,
+            shape: shape.clone(),
+        })
+    }
+}
+
+impl Layer {
+    fn new(shape: &Shape, vb: &VarBuilder<'_>) -> Result<Self> {
+        let d = shape.width;
+        Ok(Self {
+            norms: [Norm::new(d, &vb.pp("norm1"))?, Norm::new(d, &vb.pp("norm2"))?],
+            attention: Attention::new(d, &vb.pp("self_attn"))?,
+            up: Linear::new(d, shape.ffn, &vb.pp("linear1"))?,
+            down: Linear::new(shape.ffn, d, &vb.pp("linear2"))?,
+        })
+    }
+}
+
+impl Norm {
+    fn new(width: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { scale: vb.get(width, "weight")?, shift: vb.get(width, "bias")? })
+    }
+
+    /// (…, d) → (…, d)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
+        let spread = (xs.sqr()?.mean_keepdim(D::Minus1)? + NORM_EPSILON)?.sqrt()?;
+        let xs = xs.broadcast_div(&spread)?;
+        (&xs * repeat(&self.scale, xs.dims())?)? + repeat(&self.shift, xs.dims())?
+    }
+}
+
+impl Attention {
+    fn new(width: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get((3 * width, width), "in_proj_weight")?,
+            bias: vb.get(3 * width, "in_proj_bias")?,
+            out: Linear::new(width, width, &vb.pp("out_proj"))?,
+        })
+    }
+
+    /// The projection of queries (0), keys (1) or values (2).
+    fn part(&self, index: usize) -> Result<Linear> {
+        let d = self.bias.dim(0)? / 3;
+        let weight = self.weight.narrow(0, index * d, d)?;
+        Ok(Linear { weight, bias: self.bias.narrow(0, index * d, d)? })
+    }
+}
+
+impl Linear {
+    fn new(inputs: usize, outputs: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: vb.get((outputs, inputs), "weight")?, bias: vb.get(outputs, "bias")? })
+    }
+
+    /// (…, inputs) → (…, outputs)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let mut dims = xs.dims().to_vec();
+        *dims.last_mut().expect("a layer's input has a last dimension") = outputs;
+        let ys = xs.reshape(((), inputs))?.matmul(&self.weight.t()?)?.reshape(dims)?;
+        &ys + repeat(&self.bias, ys.dims())?
+    }
+}
+
+fn mlp(inputs: usize, hidden: [usize; 2], vb: &VarBuilder<'_>) -> Result<[Linear; 3]> {
+    Ok([
+        Linear::new(inputs, hidden[0], &vb.pp("0"))?,
+        Linear::new(hidden[0], hidden[1], &vb.pp("2"))?,
+        Linear::new(hidden[1], 1, &vb.pp("4"))?,
+    ])
+}
+
+// === The pass ===
+
+impl Din {
+    /// Scores the candidates of each slate.
+    pub fn forward(&self, batch: &Batch) -> Result<Scored> {
+        self.pass(batch, None)
+    }
+
+    /// The same with dropout on the events and on the head's first hidden layer.
+    pub fn forward_train(&self, batch: &Batch, dropout: &mut Dropout) -> Result<Scored> {
+        self.pass(batch, Some(dropout))
+    }
+
+    fn pass(&self, batch: &Batch, mut dropout: Option<&mut Dropout>) -> Result<Scored> {
+        let (b, n) = batch.item_ids.dims2()?;
+        let (items, events) = self.items_and_events(batch)?;
+        let events = drop(dropout.as_deref_mut(), events)?;
+        let events = self.encode(events, &batch.history_mask)?;
+        let interest = self.target_attention(&items, &events, &batch.history_mask)?;
+        let pattern = self.shopper_pattern(batch)?;
+        let (reasons, attention) = self.reasons(batch, &pattern)?;
+        let features = if self.shape.ablation.features {
+            batch.features.clone()
+        } else {
+            batch.features.zeros_like()?
+        };
+        let both = (&interest * &items)?;
+        let patterns = pattern.unsqueeze(1)?.repeat((1, n, 1))?;
+        let inputs = Tensor::cat(&[&interest, &items, &both, &reasons, &patterns, &features], 2)?;
+        let hidden = self.head[0].forward(&inputs.reshape((b * n, ()))?)?.relu()?;
+        let hidden = self.head[1].forward(&drop(dropout, hidden)?)?.relu()?;
+        let logits = self.head[2].forward(&hidden)?.reshape((b, n))?;
+        Ok(Scored { logits, attention })
+    }
+
+    /// v (B, N, d) and s (B, H, d).
+    ///
+    /// One gather for both, because each gather's gradient is a table as large as the catalogue.
+    fn items_and_events(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+        let (b, n) = batch.item_ids.dims2()?;
+        let h = batch.history_ids.dim(1)?;
+        let texts =
+            Tensor::cat(&[batch.item_texts.flatten(0, 1)?, batch.history_texts.flatten(0, 1)?], 0)?;
+        let mut rows = self.item_text.forward(&texts)?;
+        if self.shape.ablation.ids {
+            let ids = [batch.item_ids.flatten_all()?, batch.history_ids.flatten_all()?];
+            rows = (rows + self.item_id.index_select(&Tensor::cat(&ids, 0)?, 0)?)?;
+        }
+        let ages = self.age.index_select(&batch.history_ages.flatten_all()?, 0)?;
+        let kinds = self.kind.index_select(&batch.history_kinds.flatten_all()?, 0)?;
+        let events = ((rows.narrow(0, b * n, b * h)? + ages)? + kinds)?;
+        Ok((rows.narrow(0, 0, b * n)?.reshape((b, n, ()))?, events.reshape((b, h, ()))?))
+    }
+
+    /// S = Transformer(s), (B, H, d).
+    fn encode(&self, mut events: Tensor, mask: &Tensor) -> Result<Tensor> {
+        // (B, 1, 1, H) → every head and query
+        let (b, h) = mask.dims2()?;
+        let far = mask.affine(-FAR, FAR)?.reshape((b, 1, 1, h))?;
+        let far = far.broadcast_as((b, self.shape.heads, h, h))?.contiguous()?;
+        for layer in &self.encoder {
+            let seen = self.self_attention(layer, &layer.norms[0].forward(&events)?, &far)?;
+            events = (events + seen)?;
+            let hidden = layer.up.forward(&layer.norms[1].forward(&events)?)?.relu()?;
+            events = (events + layer.down.forward(&hidden)?)?;
+        }
+        match &self.encoder_norm {
+            Some(norm) => norm.forward(&events),
+            None => Ok(events),
+        }
+    }
+
+    fn self_attention(&self, layer: &Layer, xs: &Tensor, far: &Tensor) -> Result<Tensor> {
+        let (b, h, d) = xs.dims3()?;
+        let heads = |part: usize| -> Result<Tensor> {
+            let xs = layer.attention.part(part)?.forward(xs)?;
+            xs.reshape((b, h, self.shape.heads, ()))?.transpose(1, 2)?.contiguous()
+        };
+        let scale = (self.shape.head_width() as f64).sqrt().recip();
+        let logits = ((heads(0)? * scale)?.matmul(&heads(1)?.t()?)? + far)?;
+        let seen = softmax(&logits)?.matmul(&heads(2)?)?;
+        layer.attention.out.forward(&seen.transpose(1, 2)?.reshape((b, h, d))?)
+    }
+
+    /// h (B, N, d) of items v (B, N, d) and events S (B, H, d).
+    ///
+    /// The first layer is `(W1+W3) v + (W2-W3) S + W4 (v*S) + b`. Folded over the candidate it is
+    /// linear in S: for each candidate a matrix `diag(v) W4 + (W2-W3)` and a last row for the
+    /// rest, so that all pairs of a slate are one product and no (B, N, H, 4d) is ever made.
+    fn target_attention(&self, items: &Tensor, events: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let ((b, n, d), h) = (items.dims3()?, events.dim(1)?);
+        let weight = &self.target[0].weight;
+        let [w1, w2, w3, w4] = [0, 1, 2, 3].map(|part| weight.narrow(1, part * d, d));
+        let (w1, w2, w3, w4) = (w1?, w2?, w3?, w4?);
+        let constant = Linear { weight: (w1 + &w3)?, bias: self.target[0].bias.clone() };
+        let constant = constant.forward(items)?.reshape((b, 1, ()))?;
+
+        // (d, B*N, 2) x (d, 2, o): the outer products of both terms at once
+        let flat = items.reshape((b * n, d))?.t()?.contiguous()?.unsqueeze(2)?;
+        let left = Tensor::cat(&[&flat, &flat.ones_like()?], 2)?;
+        let right = Tensor::stack(&[w4.t()?, (w2 - w3)?.t()?], 1)?;
+        let folded = left.matmul(&right)?.reshape((d, b, ()))?.transpose(0, 1)?;
+        let folded = Tensor::cat(&[folded.contiguous()?, constant], 1)?;
+
+        let ones = Tensor::ones((b, h, 1), DType::F32, events.device())?;
+        let pairs = Tensor::cat(&[events, &ones], 2)?.matmul(&folded)?;
+        let hidden = pairs.reshape((b * h * n, ()))?.relu()?;
+        let hidden = self.target[1].forward(&hidden)?.relu()?;
+        let weights = self.target[2].forward(&hidden)?.reshape((b, h, n))?;
+
+        let events = events.broadcast_mul(&mask.unsqueeze(2)?)?;
+        let interest = weights.transpose(1, 2)?.contiguous()?.matmul(&events)?;
+        let scale = mask.sum_keepdim(1)?.maximum(1.0)?.sqrt()?.recip()?.unsqueeze(2)?;
+        interest.broadcast_mul(&scale)
+    }
+
+    /// x_p (B, d), the null vector where there is no pattern.
+    fn shopper_pattern(&self, batch: &Batch) -> Result<Tensor> {
+        let known = batch.pattern_known.unsqueeze(1)?;
+        let pattern = self.pattern.forward(&batch.pattern)?.broadcast_mul(&known)?;
+        let null = known.affine(-1.0, 1.0)?.matmul(&self.no_pattern.unsqueeze(0)?)?;
+        pattern + null
+    }
+
+    /// c (B, N, d), and the attention (B, N, M).
+    ///
+    /// The query is one per slate, so it is taken to the space of the texts, where the reasons
+    /// already are; and values are mixed before they are projected. Both save projecting every
+    /// reason. The key's bias adds the same to all logits of a head, which softmax takes out.
+    fn reasons(&self, batch: &Batch, pattern: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (b, n, m, e) = batch.reasons.dims4()?;
+        let (heads, width) = (self.shape.heads, self.shape.head_width());
+        let none = self.no_reasons.reshape((1, 1, ()))?;
+        if !self.shape.ablation.reasons {
+            let attention = batch.reason_mask.zeros_like()?;
+            return Ok((none.broadcast_as((b, n, heads * width))?.contiguous()?, attention));
+        }
+        let texts = batch.reasons.reshape((b * n, m, e))?;
+
+        let queries = self.reason_attention.part(0)?.forward(pattern)?;
+        let queries = (queries * (width as f64).sqrt().recip())?;
+        let queries = queries.reshape((b, heads, width))?.transpose(0, 1)?.contiguous()?;
+        let keys = self.reason_attention.part(1)?.weight.matmul(&self.reason.weight)?;
+        let queries = queries.matmul(&keys.reshape((heads, width, e))?)?; // (heads, B, e)
+        let queries = queries.permute((1, 2, 0))?.contiguous()?; // (B, e, heads)
+        let logits = texts.reshape((b, n * m, e))?.matmul(&queries)?.reshape((b * n * m, heads))?;
+        let own = batch.overlap.reshape((b * n * m, 1))?.matmul(&self.own.unsqueeze(0)?)?;
+        let far = batch.reason_mask.reshape((b * n * m, 1))?.affine(-FAR, FAR)?;
+        let logits = (logits + own)?.broadcast_add(&far)?.reshape((b * n, m, heads))?;
+        let attention = softmax(&logits.transpose(1, 2)?.contiguous()?)?; // (B*N, heads, M)
+
+        let mixed = attention.matmul(&texts)?.transpose(0, 1)?.contiguous()?; // (heads, B*N, e)
+        let project = self.reason_attention.part(2)?;
+        let values = project.weight.matmul(&self.reason.weight)?.reshape((heads, width, e))?;
+        let mixed = mixed.matmul(&values.transpose(1, 2)?)?;
+        let mixed = mixed.transpose(0, 1)?.reshape((b * n, heads * width))?;
+        let bias = project.forward(&self.reason.bias.unsqueeze(0)?)?.squeeze(0)?;
+        let mixed = (&mixed + repeat(&bias, mixed.dims())?)?;
+        let context = self.reason_attention.out.forward(&mixed)?.reshape((b, n, ()))?;
+
+        let any = batch.reason_mask.max_keepdim(2)?;
+        let context = context.broadcast_mul(&any)?;
+        let null = any.affine(-1.0, 1.0)?.broadcast_mul(&none)?;
+        let attention = attention.mean(1)?.reshape((b, n, m))?.mul(&batch.reason_mask)?;
+        Ok(((context + null)?, attention))
+    }
+}
+
+/// A vector (d) as often as `dims` (…, d) has rows.
+///
+/// A product with ones, whose gradient is a product too; candle sums the gradient of a broadcast
+/// number by number.
+fn repeat(vector: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let rows = dims.iter().product::<usize>() / vector.dim(0)?;
+    let ones = Tensor::ones((rows, 1), DType::F32, vector.device())?;
+    ones.matmul(&vector.unsqueeze(0)?)?.reshape(dims)
+}
+
+/// Softmax over the last dimension. The top is a constant: its gradient would cancel.
+fn softmax(logits: &Tensor) -> Result<Tensor> {
+    let top = logits.max_keepdim(D::Minus1)?.detach();
+    let odds = logits.broadcast_sub(&top)?.exp()?;
+    odds.broadcast_div(&odds.sum_keepdim(D::Minus1)?)
+}
+
+/// Drops a share of the values and scales the rest up, when there is a dropout.
+fn drop(dropout: Option<&mut Dropout>, xs: Tensor) -> Result<Tensor> {
+    let Some(dropout) = dropout.filter(|dropout| dropout.rate > 0.0) else { return Ok(xs) };
+    let keep = 1.0 - dropout.rate;
+    let draw = |_| if dropout.rng.random::<f32>() < keep { keep.recip() } else { 0.0 };
+    let mask: Vec<f32> = (0..xs.elem_count()).map(draw).collect();
+    let mask = Tensor::from_vec(mask, xs.shape(), xs.device())?;
+    xs * mask
+}

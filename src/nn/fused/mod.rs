@@ -1,0 +1,99 @@
+//! How is a slate scored in a millisecond?
+//!
+//! The same network as [`super::Din`], for one thread and one slate at a time: 32-bit floats,
+//! vectors as wide as the processor's (chosen when the weights are loaded), and nothing allocated
+//! per slate. What is known before a request is computed before it: an item's vector and its
+//! share of the first layers ([`ItemTable`]), and a reason's key and value ([`ReasonTable`]).
+//! What is left for a pair of candidate and event is one product of width x 32, then 32 x 16.
+//!
+//! A candidate's score does not depend on its company: every row goes through the same operations
+//! in the same order, so it is the same to the bit alone, among a thousand, and in any order.
+
+mod history;
+mod load;
+mod reasons;
+mod score;
+mod simd;
+mod tables;
+mod target;
+
+use super::Shape;
+use simd::{Dense, Lanes};
+use std::ops::Range;
+
+pub use score::{Misfit, Scores, Scratch};
+pub use tables::{ItemRow, ItemTable, ReasonTable};
+
+/// The overlap of a reason that is left out for this shopper; one must remain.
+pub const LEFT_OUT: f32 = f32::NEG_INFINITY;
+
+/// The network, packed for this processor.
+#[derive(Debug)]
+pub struct Fused {
+    shape: Shape,
+    lanes: Lanes,
+    /// (items + 1, d)
+    item_ids: Vec<f32>,
+    item_text: Dense,
+    /// (ages, d) and (kinds, d)
+    ages: Vec<f32>,
+    kinds: Vec<f32>,
+    history: history::Encoder,
+    target: target::Target,
+    /// An item's share of the target attention's first layer, and of the head's.
+    item_target: Dense,
+    item_head: Dense,
+    pattern: Dense,
+    no_pattern: Vec<f32>,
+    reasons: reasons::Reasons,
+    head: score::Head,
+}
+
+/// One ranking to score. Its candidates may be any number, none included.
+#[derive(Debug, Clone, Copy)]
+pub struct Slate<'a> {
+    /// The items that [`ItemRef::Row`] points into.
+    pub items: &'a ItemTable,
+    /// The reasons that [`CandidateRow::reasons`] points into.
+    pub reasons: &'a ReasonTable,
+    /// The shopper's events, at most `Shape::history`; order does not matter, age does.
+    pub history: &'a [HistoryRow<'a>],
+    /// (e): the shopper's interest pattern, if one is known.
+    pub pattern: Option<&'a [f32]>,
+    /// What to score.
+    pub candidates: &'a [CandidateRow<'a>],
+}
+
+/// An item: of the catalogue, or one that came with the request.
+#[derive(Debug, Clone, Copy)]
+pub enum ItemRef<'a> {
+    /// Index in the slate's [`ItemTable`].
+    Row(u32),
+    /// An item that the catalogue does not have.
+    Inline(&'a ItemRow),
+}
+
+/// An event of the shopper's history.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryRow<'a> {
+    /// What was seen or bought.
+    pub item: ItemRef<'a>,
+    /// Bucket of its age, below `Shape::ages`.
+    pub age: u8,
+    /// What the shopper did, below `Shape::kinds`.
+    pub kind: u8,
+}
+
+/// A candidate of a slate.
+#[derive(Debug, Clone)]
+pub struct CandidateRow<'a> {
+    /// What may be shown.
+    pub item: ItemRef<'a>,
+    /// (F)
+    pub features: &'a [f32],
+    /// Its reasons in the slate's [`ReasonTable`], at most `Shape::reasons`.
+    pub reasons: Range<u32>,
+    /// One number per reason, 0 to 1: how strongly the shopper's own history backs its evidence;
+    /// or [`LEFT_OUT`].
+    pub overlap: &'a [f32],
+}

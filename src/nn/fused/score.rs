@@ -1,0 +1,283 @@
+//! The pass over one slate.
+#![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
+
+use super::simd::{Dense, Finish, ROWS, Rows, add_scaled, dot};
+use super::{CandidateRow, Fused, HistoryRow, Slate, history, reasons, target};
+use pulp::{Simd, WithSimd};
+
+/// The last part of the network: `MLP([h; v; h*v; c; x_p; f])`, its first layer taken apart.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// What is a candidate's own: `[h; h*v; mixed reasons; f]`.
+    pub candidate: Dense,
+    /// What is the slate's: x_p, and the first layer's bias.
+    pub slate: Dense,
+    /// What a candidate with reasons, and one without, adds.
+    pub some_reasons: Vec<f32>,
+    pub no_reasons: Vec<f32>,
+    pub second: Dense,
+    pub third: Vec<f32>,
+    pub third_bias: f32,
+}
+
+/// Memory of the pass, as large as the longest history needs; one per thread.
+#[derive(Debug)]
+pub struct Scratch {
+    history: history::Room,
+    target: target::Room,
+    reasons: reasons::Room,
+    pattern: Vec<f32>,
+    /// The slate's share of the head's first layer.
+    slate: Vec<f32>,
+    /// (ROWS, inputs of the head that are a candidate's own)
+    inputs: Vec<f32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+/// The scores of a slate; reused, it grows to the longest slate and no further.
+#[derive(Debug, Default)]
+pub struct Scores {
+    /// (N)
+    pub logits: Vec<f32>,
+    /// (N, M): attention over the reasons, mean of the heads; zeros past a candidate's last.
+    pub attention: Vec<f32>,
+}
+
+/// What of a slate does not fit the network or its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// The tables were made by a network of other sizes.
+    #[error("the tables are those of another network")]
+    Tables,
+    /// An item is not in the table.
+    #[error("an item is not in the table")]
+    Item,
+    /// More events than the network takes.
+    #[error("the history is longer than the network's")]
+    History,
+    /// An age or a kind of event that the network does not know.
+    #[error("an event has an age or a kind that the network does not know")]
+    Event,
+    /// A pattern, an item or a reason is not a text vector.
+    #[error("a text vector has another width than the network's")]
+    Text,
+    /// The features are too few or too many.
+    #[error("a candidate has another number of features than the network")]
+    Features,
+    /// Reasons that are not in the table, or too many, or not one overlap each.
+    #[error("a candidate's reasons are not in the table, too many, or not one overlap each")]
+    Reasons,
+}
+
+impl Scratch {
+    /// Bytes held; they never change.
+    pub fn bytes(&self) -> usize {
+        let own = [&self.pattern, &self.slate, &self.inputs, &self.first, &self.second];
+        let own: usize = own.iter().map(|buffer| buffer.capacity()).sum();
+        let rooms = self.history.numbers() + self.target.numbers() + self.reasons.numbers();
+        (own + rooms) * size_of::<f32>()
+    }
+}
+
+impl Fused {
+    /// Memory for [`Self::score`].
+    pub fn scratch(&self) -> Scratch {
+        let (shape, lanes) = (&self.shape, self.lanes);
+        Scratch {
+            history: history::Room::new(shape, lanes),
+            target: target::Room::new(shape, lanes),
+            reasons: reasons::Room::new(shape, lanes),
+            pattern: vec![0.0; self.pattern.outer()],
+            slate: vec![0.0; self.head.slate.outer()],
+            inputs: vec![0.0; ROWS * self.head.candidate.inner],
+            first: vec![0.0; ROWS * self.head.candidate.outer()],
+            second: vec![0.0; ROWS * self.head.second.outer()],
+        }
+    }
+
+    /// Scores a slate. `out` is left as it was when the slate does not fit.
+    pub fn score(
+        &self,
+        slate: &Slate<'_>,
+        scratch: &mut Scratch,
+        out: &mut Scores,
+    ) -> Result<(), Misfit> {
+        self.check(slate)?;
+        let count = slate.candidates.len();
+        out.logits.resize(count, 0.0);
+        out.attention.resize(count * self.shape.reasons, 0.0);
+        self.lanes.run(Pass { fused: self, slate, scratch, out });
+        Ok(())
+    }
+
+    fn check(&self, slate: &Slate<'_>) -> Result<(), Misfit> {
+        let (shape, items) = (&self.shape, slate.items);
+        let strides = (items.stride, slate.reasons.stride);
+        if strides != (self.item_stride(), self.reasons.project.outer()) {
+            return Err(Misfit::Tables);
+        }
+        if slate.history.len() > shape.history {
+            return Err(Misfit::History);
+        }
+        if slate.pattern.is_some_and(|pattern| pattern.len() != shape.text) {
+            return Err(Misfit::Text);
+        }
+        for event in slate.history {
+            if !self.has(items, event.item) {
+                return Err(Misfit::Item);
+            }
+            if usize::from(event.age) >= shape.ages || usize::from(event.kind) >= shape.kinds {
+                return Err(Misfit::Event);
+            }
+        }
+        for candidate in slate.candidates {
+            if !self.has(items, candidate.item) {
+                return Err(Misfit::Item);
+            }
+            if candidate.features.len() != shape.features {
+                return Err(Misfit::Features);
+            }
+            let reasons = &candidate.reasons;
+            let overlaps = candidate.overlap.len() == reasons.len();
+            if !overlaps
+                || reasons.len() > shape.reasons
+                || reasons.end as usize > slate.reasons.len()
+            {
+                return Err(Misfit::Reasons);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Pass<'a> {
+    fused: &'a Fused,
+    slate: &'a Slate<'a>,
+    scratch: &'a mut Scratch,
+    out: &'a mut Scores,
+}
+
+impl WithSimd for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { fused, slate, scratch, out } = self;
+        fused.encode_history(simd, slate, scratch);
+        fused.prepare_pattern(simd, slate, scratch);
+        let attention = out.attention.chunks_mut(ROWS * fused.shape.reasons);
+        let blocks = slate.candidates.chunks(ROWS).zip(out.logits.chunks_mut(ROWS));
+        for ((candidates, logits), attention) in blocks.zip(attention) {
+            for (r, candidate) in candidates.iter().enumerate() {
+                let attention = &mut attention[r * fused.shape.reasons..][..fused.shape.reasons];
+                fused.gather(simd, slate, candidate, r, scratch, attention);
+            }
+            fused.head(simd, scratch, logits);
+        }
+    }
+}
+
+impl Fused {
+    /// S of the slate's events, and their terms of the target attention.
+    #[inline(always)]
+    fn encode_history<S: Simd>(&self, simd: S, slate: &Slate<'_>, scratch: &mut Scratch) {
+        let count = slate.history.len();
+        if count == 0 {
+            return;
+        }
+        let d = self.shape.width;
+        let room = &mut scratch.history;
+        for (event, row) in slate.history.iter().zip(room.events.chunks_exact_mut(room.stride)) {
+            self.embed(simd, slate, event, &mut row[..d]);
+        }
+        self.history.encode(simd, room, count, d);
+        let events = Rows { values: &room.events, stride: room.stride, inner: d, count };
+        self.target.prepare(simd, events, &mut scratch.target);
+    }
+
+    /// s = v + age + kind
+    #[inline(always)]
+    fn embed<S: Simd>(&self, simd: S, slate: &Slate<'_>, event: &HistoryRow<'_>, out: &mut [f32]) {
+        let (d, item) = (out.len(), self.item(slate.items, event.item));
+        out.copy_from_slice(item.vector);
+        add_scaled(simd, 1.0, &self.ages[usize::from(event.age) * d..][..d], out);
+        add_scaled(simd, 1.0, &self.kinds[usize::from(event.kind) * d..][..d], out);
+    }
+
+    /// x_p, its query for the reasons, and its share of the head.
+    #[inline(always)]
+    fn prepare_pattern<S: Simd>(&self, simd: S, slate: &Slate<'_>, scratch: &mut Scratch) {
+        let d = self.shape.width;
+        match slate.pattern {
+            Some(values) => {
+                let inner = self.shape.text;
+                let text = Rows { values, stride: inner, inner, count: 1 };
+                let columns = self.pattern.outer();
+                self.pattern.apply(simd, text, &mut scratch.pattern, columns, Finish::Set);
+            }
+            None => scratch.pattern[..d].copy_from_slice(&self.no_pattern),
+        }
+        self.reasons.prepare(simd, &scratch.pattern[..d], &mut scratch.reasons);
+        let pattern = Rows { values: &scratch.pattern, stride: d, inner: d, count: 1 };
+        self.head.slate.apply(simd, pattern, &mut scratch.slate, 0, Finish::Set);
+    }
+
+    /// Fills row `r` of the head's inputs and of what its first layer is added to.
+    #[inline(always)]
+    fn gather<S: Simd>(
+        &self,
+        simd: S,
+        slate: &Slate<'_>,
+        candidate: &CandidateRow<'_>,
+        r: usize,
+        scratch: &mut Scratch,
+        attention: &mut [f32],
+    ) {
+        let (d, head) = (self.shape.width, &self.head);
+        let item = self.item(slate.items, candidate.item);
+        let room = &scratch.history;
+        let count = slate.history.len();
+        let events = Rows { values: &room.events, stride: room.stride, inner: d, count };
+
+        let row = &mut scratch.inputs[r * head.candidate.inner..][..head.candidate.inner];
+        let (interest, rest) = row.split_at_mut(d);
+        let (both, rest) = rest.split_at_mut(d);
+        let (mixed, features) = rest.split_at_mut(d);
+        self.target.interest(simd, item, events, &mut scratch.target, interest);
+        for ((both, a), b) in both.iter_mut().zip(interest).zip(item.vector) {
+            *both = *a * b;
+        }
+        features.copy_from_slice(candidate.features);
+        let reasons = if candidate.reasons.is_empty() || !self.shape.ablation.reasons {
+            mixed.fill(0.0);
+            attention.fill(0.0);
+            &head.no_reasons
+        } else {
+            let out = (mixed, attention);
+            self.reasons.mix(simd, slate.reasons, candidate, &mut scratch.reasons, out);
+            &head.some_reasons
+        };
+        let columns = head.candidate.outer();
+        let first = &mut scratch.first[r * columns..][..columns];
+        first.copy_from_slice(&scratch.slate);
+        add_scaled(simd, 1.0, item.head, first);
+        add_scaled(simd, 1.0, reasons, first);
+    }
+
+    /// The head of a block of candidates.
+    #[inline(always)]
+    fn head<S: Simd>(&self, simd: S, scratch: &mut Scratch, logits: &mut [f32]) {
+        let (head, count) = (&self.head, logits.len());
+        let (inner, columns) = (head.candidate.inner, head.candidate.outer());
+        let inputs = Rows { values: &scratch.inputs, stride: inner, inner, count };
+        head.candidate.apply(simd, inputs, &mut scratch.first, columns, Finish::AddRelu);
+        let first =
+            Rows { values: &scratch.first, stride: columns, inner: head.second.inner, count };
+        let columns = head.second.outer();
+        head.second.apply(simd, first, &mut scratch.second, columns, Finish::SetRelu);
+        for (logit, row) in logits.iter_mut().zip(scratch.second.chunks_exact(columns)) {
+            *logit = dot(simd, row, &head.third) + head.third_bias;
+        }
+    }
+}

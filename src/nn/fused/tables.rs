@@ -1,0 +1,147 @@
+//! What is known before a request: items and reasons, already projected.
+
+use super::simd::{Apply, Finish, Rows};
+use super::{Fused, ItemRef, Misfit};
+
+/// The items of a catalogue: their vectors and their shares of the first layers.
+#[derive(Debug, Clone)]
+pub struct ItemTable {
+    values: Vec<f32>,
+    pub(super) stride: usize,
+}
+
+/// One item that came with a request, in the form of a table's row.
+#[derive(Debug, Clone)]
+pub struct ItemRow(Vec<f32>);
+
+/// The keys and values of reasons.
+#[derive(Debug, Clone)]
+pub struct ReasonTable {
+    values: Vec<f32>,
+    pub(super) stride: usize,
+}
+
+/// The parts of an item's row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item<'a> {
+    /// v (d)
+    pub vector: &'a [f32],
+    /// Its share of the target attention's first layer.
+    pub target: &'a [f32],
+    /// Its share of the head's first layer.
+    pub head: &'a [f32],
+}
+
+impl ItemTable {
+    /// How many items.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.stride
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+}
+
+impl ReasonTable {
+    /// How many reasons.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.stride
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Key (d) and value (d) of a reason.
+    pub(super) fn row(&self, index: usize, width: usize) -> (&[f32], &[f32]) {
+        self.values[index * self.stride..][..2 * width].split_at(width)
+    }
+}
+
+impl Fused {
+    /// Rows for the catalogue's items, whose ids are 1, 2, …; `texts` is (n, e).
+    ///
+    /// Items past `Shape::items` are newer than the network, and get the unknown item's id.
+    pub fn items(&self, texts: &[f32]) -> Result<ItemTable, Misfit> {
+        let texts = self.texts(texts)?;
+        let known = |index| if index < self.shape.items { index + 1 } else { 0 };
+        let values = self.item_rows(texts, (0..texts.count).map(known));
+        Ok(ItemTable { values, stride: self.item_stride() })
+    }
+
+    /// The row of an item that the catalogue does not have; `text` is (e).
+    pub fn item_inline(&self, text: &[f32]) -> Result<ItemRow, Misfit> {
+        let text = self.texts(text)?;
+        if text.count != 1 {
+            return Err(Misfit::Text);
+        }
+        Ok(ItemRow(self.item_rows(text, std::iter::once(0))))
+    }
+
+    /// Keys and values of reasons; `texts` is (n, e).
+    pub fn reasons(&self, texts: &[f32]) -> Result<ReasonTable, Misfit> {
+        let stride = self.reasons.project.outer();
+        let rows = self.texts(texts)?;
+        let mut values = vec![0.0; rows.count * stride];
+        let (dense, finish) = (&self.reasons.project, Finish::Set);
+        self.lanes.run(Apply { dense, rows, out: &mut values, stride, finish });
+        Ok(ReasonTable { values, stride })
+    }
+
+    pub(super) fn item_stride(&self) -> usize {
+        self.item_text.outer() + self.item_target.outer() + self.item_head.outer()
+    }
+
+    /// Whether a table has an item.
+    pub(super) fn has(&self, table: &ItemTable, item: ItemRef<'_>) -> bool {
+        match item {
+            ItemRef::Row(index) => (index as usize) < table.len(),
+            ItemRef::Inline(row) => row.0.len() == self.item_stride(),
+        }
+    }
+
+    /// The row of an item that the table has.
+    pub(super) fn item<'a>(&self, table: &'a ItemTable, item: ItemRef<'a>) -> Item<'a> {
+        let row = match item {
+            ItemRef::Row(index) => &table.values[index as usize * table.stride..][..table.stride],
+            ItemRef::Inline(row) => &row.0,
+        };
+        let (vector, rest) = row.split_at(self.item_text.outer());
+        let (target, head) = rest.split_at(self.item_target.outer());
+        Item { vector: &vector[..self.shape.width], target, head }
+    }
+
+    fn texts<'a>(&self, values: &'a [f32]) -> Result<Rows<'a>, Misfit> {
+        let inner = self.shape.text;
+        if !values.len().is_multiple_of(inner) {
+            return Err(Misfit::Text);
+        }
+        Ok(Rows { values, stride: inner, inner, count: values.len() / inner })
+    }
+
+    fn item_rows(&self, rows: Rows<'_>, ids: impl Iterator<Item = usize>) -> Vec<f32> {
+        let (d, stride, padded) = (self.shape.width, self.item_stride(), self.item_text.outer());
+        let mut vectors = vec![0.0; rows.count * padded];
+        for (vector, id) in vectors.chunks_exact_mut(padded).zip(ids) {
+            vector[..d].copy_from_slice(&self.item_ids[id * d..(id + 1) * d]);
+        }
+        let (dense, finish) = (&self.item_text, Finish::Add);
+        self.lanes.run(Apply { dense, rows, out: &mut vectors, stride: padded, finish });
+
+        let mut table = vec![0.0; rows.count * stride];
+        for (row, vector) in table.chunks_exact_mut(stride).zip(vectors.chunks_exact(padded)) {
+            row[..padded].copy_from_slice(vector);
+        }
+        let mut from = padded;
+        for dense in [&self.item_target, &self.item_head] {
+            let rows = Rows { values: &vectors, stride: padded, inner: d, count: rows.count };
+            let out = table.get_mut(from..).unwrap_or_default();
+            self.lanes.run(Apply { dense, rows, out, stride, finish: Finish::Set });
+            from += dense.outer();
+        }
+        table
+    }
+}

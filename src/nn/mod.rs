@@ -1,0 +1,24 @@
+//! What are the layers and losses of the models?
+//!
+//! [`Din`] is the scorer's network as candle trains it; [`Fused`] is the same network as the
+//! service runs it. Both read the same named tensors, [`Weights`], and are held against each
+//! other and against a PyTorch copy by `tests/numbers.rs`.
+
+mod din;
+mod fused;
+mod loss;
+mod shape;
+pub mod text;
+mod weights;
+
+pub use din::{Batch, Din, Dropout, Scored};
+pub use fused::{
+    CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, LEFT_OUT, Misfit, ReasonTable,
+    Scores, Scratch, Slate,
+};
+pub use loss::{bce_loss, softmax_loss};
+pub use shape::{Ablation, Shape};
+pub use weights::{Weights, WeightsError};
+
+/// The name of the table of id embeddings: row 0 is the unknown item's.
+pub const ITEM_IDS: &str = "item_id.weight";

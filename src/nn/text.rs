@@ -1,0 +1,106 @@
+//! A static text encoder: a text's vector is the weighted sum of its tokens' vectors, projected
+//! and brought to length one.
+//!
+//! Order of words is ignored, which titles and one-sentence reasons forgive, and in return a text
+//! costs a few hundred multiplications. Both the weights and the projection are linear, so a
+//! trained encoder folds them into the token table: `encode` adds rows and divides by a length.
+
+mod fit;
+
+pub use fit::{Plan, Step, fit};
+
+use candle_core::{DType, Device, Error, Result, Tensor};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Width of a text's vector.
+pub const TEXT_WIDTH: usize = 64;
+/// Below this squared length a vector has no direction.
+const SQUARE_MIN: f32 = 1e-12;
+/// The name of the table in the file.
+const TABLE: &str = "text.rows";
+
+/// Turns tokens into a direction. Texts that belong together point the same way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextEncoder {
+    /// `(vocabulary, TEXT_WIDTH)`: weight × vector × projection of each token.
+    rows: Vec<f32>,
+}
+
+impl TextEncoder {
+    /// How many tokens it knows.
+    pub fn vocabulary(&self) -> usize {
+        self.rows.len() / TEXT_WIDTH
+    }
+
+    /// Writes a text's unit vector into `out`, `TEXT_WIDTH` long.
+    ///
+    /// Unknown tokens are passed over; a text without any token known is the zero vector, which
+    /// is how a missing text looks to the scorer.
+    pub fn encode(&self, tokens: &[u32], out: &mut [f32]) {
+        let mut sum = [0.0_f32; TEXT_WIDTH];
+        let (rows, _) = self.rows.as_chunks::<TEXT_WIDTH>();
+        for row in tokens.iter().filter_map(|&token| rows.get(token as usize)) {
+            for (sum, value) in sum.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+        let square: f32 = sum.iter().map(|value| value * value).sum();
+        let scale = if square > SQUARE_MIN { square.sqrt().recip() } else { 0.0 };
+        for (out, sum) in out.iter_mut().zip(sum) {
+            *out = sum * scale;
+        }
+    }
+
+    /// Writes the table as safetensors.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let shape = (self.vocabulary(), TEXT_WIDTH);
+        let table = Tensor::from_slice(&self.rows, shape, &Device::Cpu)?;
+        candle_core::safetensors::save(&HashMap::from([(TABLE, table)]), path)
+    }
+
+    /// Reads what [`TextEncoder::save`] wrote.
+    pub fn load(path: &Path) -> Result<Self> {
+        let mut tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let table = tensors.remove(TABLE);
+        let table = table.ok_or_else(|| Error::CannotFindTensor { path: TABLE.to_owned() })?;
+        let (_, width) = table.dims2()?;
+        if width != TEXT_WIDTH {
+            candle_core::bail!("{TABLE} is {width} wide and should be {TEXT_WIDTH}");
+        }
+        Ok(Self { rows: table.to_dtype(DType::F32)?.flatten_all()?.to_vec1()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_known_tokens_is_the_zero_vector() {
+        let encoder = TextEncoder { rows: vec![1.0; TEXT_WIDTH] };
+        let encoded = |tokens: &[u32]| {
+            let mut out = [f32::NAN; TEXT_WIDTH];
+            encoder.encode(tokens, &mut out);
+            out
+        };
+        let is = |tokens: &[u32], value: f32| {
+            assert_eq!(encoded(tokens).map(f32::to_bits), [value.to_bits(); TEXT_WIDTH]);
+        };
+        is(&[], 0.0);
+        is(&[7], 0.0);
+        is(&[0, 7], 0.125);
+    }
+
+    #[test]
+    fn a_saved_encoder_is_the_same_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.safetensors");
+        let encoder = TextEncoder { rows: (0..128).map(|value| value as f32).collect() };
+        encoder.save(&path).unwrap();
+        assert_eq!(TextEncoder::load(&path).unwrap(), encoder);
+        let narrow = Tensor::zeros((3, 5), DType::F32, &Device::Cpu).unwrap();
+        candle_core::safetensors::save(&HashMap::from([(TABLE, narrow)]), &path).unwrap();
+        assert!(TextEncoder::load(&path).unwrap_err().to_string().contains("5 wide"));
+    }
+}
