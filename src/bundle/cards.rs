@@ -1,0 +1,132 @@
+//! What we know about users and items, written ahead of time.
+
+use crate::domain::{EventKind, Evidence, Timestamp, UserId};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// Reasons that one item may have (CURec's M).
+pub const REASONS_MAX: usize = 10;
+/// Partners that an item's card names: those whose buyers are most alike.
+pub const PARTNERS: usize = 50;
+/// Events of a user's history that a model reads.
+pub const HISTORY_LEN: usize = 50;
+
+/// The cards of one bundle, and the vectors of their texts.
+#[derive(Clone, Debug, Default)]
+pub struct Cards {
+    /// Only events before this moment were read.
+    pub as_of: Timestamp,
+    /// One per item of the catalogue, by number.
+    pub items: Vec<ItemCard>,
+    /// By user.
+    pub users: FxHashMap<UserId, Arc<UserCard>>,
+    /// Each item's partners, closest first: (items, [`PARTNERS`]), filled up with [`NOBODY`].
+    pub partners: Vec<u32>,
+    /// How alike their buyers are, in `0..=1`: the cosine, in the same places.
+    pub closeness: Vec<f32>,
+    /// The vector of each item's text: (items, width).
+    pub item_vectors: Vec<f32>,
+    /// The vector of each reason, items in order and their reasons in order: (reasons, width).
+    pub reason_vectors: Vec<f32>,
+}
+
+/// Stands where an item has no more partners.
+pub const NOBODY: u32 = u32::MAX;
+
+/// What we know about an item.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ItemCard {
+    /// Figures from its sales.
+    pub stats: ItemStats,
+    /// Why shoppers take it, strongest first: at most [`REASONS_MAX`].
+    pub reasons: Vec<CardReason>,
+    /// The row of its first reason in the table of reason vectors.
+    pub first_reason: u32,
+}
+
+/// Figures from an item's sales before the card's as-of time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ItemStats {
+    /// Purchase lines.
+    pub sales: u32,
+    /// Purchase lines in the last 28 days.
+    pub sales_recent: u32,
+    /// Distinct buyers.
+    pub buyers: u32,
+    /// When it first sold, if it did.
+    pub first_sale: Option<Timestamp>,
+    /// Purchase lines by month of the year.
+    pub months: [u32; 12],
+    /// What it cost when it last sold, or else what the catalogue says.
+    pub price: Option<f32>,
+    /// The share of its category's items that cost less, in `0..=1`.
+    pub price_rank: f32,
+}
+
+/// One reason on an item's card.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CardReason {
+    /// The sentence.
+    pub text: Arc<str>,
+    /// What it rests on.
+    pub evidence: Arc<[Evidence]>,
+    /// How strong the tie is, in `0..=1`: the cosine, for co-purchases.
+    pub strength: f32,
+    /// What in a shopper's history would back it.
+    pub backing: Backing,
+    /// The buyers that it rests on, when they are so few that it would fall without one of them:
+    /// it is left out for those (CURec's leave-own-reason-out).
+    pub supporters: Vec<UserId>,
+}
+
+/// What in a shopper's history would back a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Having bought this item.
+    Item(u32),
+    /// Having bought items with this attribute.
+    Attribute(u32),
+    /// Nothing: it holds for everybody alike.
+    Nothing,
+}
+
+/// What we know about a user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UserCard {
+    /// Their interests in words.
+    pub pattern: Arc<str>,
+    /// The vector of that text.
+    pub vector: Vec<f32>,
+    /// Their last events, oldest first: at most [`HISTORY_LEN`].
+    pub history: Vec<Past>,
+}
+
+/// An event of a history, with its item by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// The number of the item.
+    pub item: u32,
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub kind: EventKind,
+}
+
+// === impl Cards ===
+
+impl Cards {
+    /// The partners of an item and how close they are, closest first.
+    pub fn partners(&self, item: u32) -> impl Iterator<Item = (u32, f32)> + '_ {
+        let row = item as usize * PARTNERS..(item as usize + 1) * PARTNERS;
+        let partners = self.partners[row.clone()].iter().zip(&self.closeness[row]);
+        partners
+            .take_while(|(item, _)| **item != NOBODY)
+            .map(|(&item, &closeness)| (item, closeness))
+    }
+}
+
+/// The month of a moment, `0..12`, in UTC: the place of its sales in [`ItemStats::months`].
+pub fn month(time: Timestamp) -> usize {
+    jiff::Timestamp::from_second(time)
+        .map_or(0, |time| time.to_zoned(jiff::tz::TimeZone::UTC).month() as usize - 1)
+}

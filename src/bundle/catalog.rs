@@ -1,0 +1,230 @@
+//! Items by id and by number: what each says about itself.
+
+use crate::domain::{ItemId, ItemText};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The items of one bundle. An item's number is its place here; a category's and an attribute's
+/// number is its place in their tables.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    items: Vec<CatalogItem>,
+    numbers: FxHashMap<ItemId, u32>,
+    categories: Table<Arc<str>>,
+    attributes: Table<(Arc<str>, Arc<str>)>,
+}
+
+/// One item.
+#[derive(Clone, Debug)]
+pub struct CatalogItem {
+    /// Its id.
+    pub id: ItemId,
+    /// Its name.
+    pub title: Arc<str>,
+    /// The number of its category.
+    pub category: u32,
+    /// The numbers of its attributes.
+    pub attributes: Vec<u32>,
+    /// Its price in the shop's currency, if known.
+    pub price: Option<f32>,
+}
+
+/// One item as it lies in a bundle: a line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CatalogRow {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub title: String,
+    /// Its category.
+    pub category: String,
+    /// Name and value pairs.
+    pub attributes: Vec<(String, String)>,
+    /// Its price in the shop's currency, if known.
+    pub price: Option<f32>,
+}
+
+/// Values by number, and numbers by value.
+#[derive(Clone, Debug)]
+struct Table<T> {
+    values: Vec<T>,
+    numbers: FxHashMap<T, u32>,
+}
+
+// === impl Catalog ===
+
+impl Catalog {
+    /// A catalogue of these items, numbered in this order.
+    pub fn new(rows: impl IntoIterator<Item = CatalogRow>) -> Self {
+        let mut catalog = Self::default();
+        for row in rows {
+            let category = catalog.categories.number_of(row.category.as_str().into());
+            let attributes = row
+                .attributes
+                .iter()
+                .map(|(name, value)| {
+                    catalog.attributes.number_of((name.as_str().into(), value.as_str().into()))
+                })
+                .collect();
+            let item = CatalogItem {
+                id: row.id.into(),
+                title: row.title.into(),
+                category,
+                attributes,
+                price: row.price,
+            };
+            catalog.numbers.insert(item.id.clone(), catalog.items.len() as u32);
+            catalog.items.push(item);
+        }
+        catalog
+    }
+
+    /// The items as they lie in a bundle, in the order of their numbers.
+    pub fn rows(&self) -> impl Iterator<Item = CatalogRow> + '_ {
+        self.items.iter().map(|item| CatalogRow {
+            id: item.id.as_str().into(),
+            title: item.title.to_string(),
+            category: self.category(item.category).to_string(),
+            attributes: self
+                .attributes_of(item)
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            price: item.price,
+        })
+    }
+
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The number of an item.
+    pub fn number(&self, id: &ItemId) -> Option<u32> {
+        self.numbers.get(id).copied()
+    }
+
+    /// The item of this number, which must be one of ours.
+    pub fn item(&self, number: u32) -> &CatalogItem {
+        &self.items[number as usize]
+    }
+
+    /// All items, in the order of their numbers.
+    pub fn items(&self) -> &[CatalogItem] {
+        &self.items
+    }
+
+    /// The name of a category.
+    pub fn category(&self, number: u32) -> &Arc<str> {
+        &self.categories.values[number as usize]
+    }
+
+    /// The number of a category, if any item has it.
+    pub fn category_number(&self, name: &str) -> Option<u32> {
+        self.categories.numbers.get(name).copied()
+    }
+
+    /// How many categories there are.
+    pub fn categories_len(&self) -> usize {
+        self.categories.values.len()
+    }
+
+    /// The name and value of an attribute.
+    pub fn attribute(&self, number: u32) -> (&Arc<str>, &Arc<str>) {
+        let (name, value) = &self.attributes.values[number as usize];
+        (name, value)
+    }
+
+    /// The number of an attribute, if any item has it.
+    pub fn attribute_number(&self, name: &str, value: &str) -> Option<u32> {
+        self.attributes.numbers.get(&(name.into(), value.into())).copied()
+    }
+
+    /// The name and value of each of an item's attributes.
+    pub fn attributes_of<'a>(
+        &'a self,
+        item: &'a CatalogItem,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> {
+        item.attributes.iter().map(|&number| self.attribute(number))
+    }
+
+    /// What the text encoder reads of an item.
+    pub fn text(&self, number: u32) -> String {
+        let item = self.item(number);
+        let values = self.attributes_of(item).map(|(_, value)| &**value);
+        describe(&item.title, self.category(item.category), values)
+    }
+}
+
+/// What the text encoder reads of an item that only comes inline: the same words in the same
+/// order as for one of the catalogue's.
+pub fn inline_text(item: &ItemText) -> String {
+    let values = item.attributes.iter().map(|(_, value)| value.as_str());
+    describe(&item.title, &item.category, values)
+}
+
+fn describe<'a>(title: &str, category: &'a str, values: impl Iterator<Item = &'a str>) -> String {
+    let mut text = String::from(title);
+    for part in std::iter::once(category).chain(values).filter(|part| !part.is_empty()) {
+        text.push_str(", ");
+        text.push_str(part);
+    }
+    text
+}
+
+// === impl Table ===
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), numbers: FxHashMap::default() }
+    }
+}
+
+impl<T: Clone + Eq + std::hash::Hash> Table<T> {
+    fn number_of(&mut self, value: T) -> u32 {
+        let next = self.values.len() as u32;
+        *self.numbers.entry(value).or_insert_with_key(|value| {
+            self.values.push(value.clone());
+            next
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mug() -> CatalogRow {
+        CatalogRow {
+            id: "m1".into(),
+            title: "Red Mug".into(),
+            category: "kitchen".into(),
+            attributes: vec![("colour".into(), "red".into())],
+            price: Some(2.5),
+        }
+    }
+
+    #[test]
+    fn rows_survive_the_round_trip() {
+        let catalog = Catalog::new([mug(), CatalogRow { id: "m2".into(), ..mug() }]);
+        assert_eq!(catalog.number(&"m2".into()), Some(1));
+        assert_eq!(catalog.item(0).attributes, catalog.item(1).attributes);
+        let again = Catalog::new(catalog.rows());
+        assert_eq!(again.text(1), "Red Mug, kitchen, red");
+    }
+
+    #[test]
+    fn an_inline_item_reads_like_one_of_the_catalogue() {
+        let inline = ItemText {
+            title: "Red Mug".into(),
+            category: "kitchen".into(),
+            attributes: vec![("colour".into(), "red".into())],
+        };
+        assert_eq!(inline_text(&inline), Catalog::new([mug()]).text(0));
+    }
+}

@@ -1,0 +1,181 @@
+//! What a bundle says that it holds: every file with its hash.
+
+use super::BundleError;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+/// The manifest's own file.
+pub const MANIFEST: &str = "manifest.toml";
+/// Files that a bundle may name.
+const FILES_MAX: usize = 64;
+
+/// The kinds of thing that a bundle holds, and their files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// The items.
+    Catalog,
+    /// Words to tokens.
+    Tokenizer,
+    /// Tokens to vectors.
+    Text,
+    /// The scorer's weights.
+    Scorer,
+    /// The scorer's shape, and how its score is fused with the order given.
+    ScorerShape,
+    /// What we know about items, in words.
+    ItemCards,
+    /// What we know about users, in words.
+    UserCards,
+    /// The vectors of the cards' texts.
+    CardVectors,
+    /// Requests with the scores that they must get.
+    Golden,
+    /// Ready-made requests, to try it with.
+    Samples,
+    /// The recipe that made it.
+    Recipe,
+    /// What was measured while it was made.
+    Report,
+}
+
+/// What a bundle says that it holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The bundle's version: a name, and the beginning of the hash of everything in it.
+    pub version: String,
+    /// The vectors that can be compared with this bundle's: a hash of the encoder and the scorer.
+    pub space: String,
+    /// Its files, by name.
+    pub file: Vec<FileEntry>,
+}
+
+/// A file of a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its name within the folder.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its BLAKE3 hash, in hexadecimal.
+    pub blake3: String,
+}
+
+// === impl Part ===
+
+impl Part {
+    /// All parts.
+    pub const ALL: [Self; 12] = [
+        Self::Catalog,
+        Self::Tokenizer,
+        Self::Text,
+        Self::Scorer,
+        Self::ScorerShape,
+        Self::ItemCards,
+        Self::UserCards,
+        Self::CardVectors,
+        Self::Golden,
+        Self::Samples,
+        Self::Recipe,
+        Self::Report,
+    ];
+
+    /// Its file.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Catalog => "catalog.jsonl.zst",
+            Self::Tokenizer => "tokenizer.json",
+            Self::Text => "text.safetensors",
+            Self::Scorer => "scorer.safetensors",
+            Self::ScorerShape => "scorer.toml",
+            Self::ItemCards => "item_cards.jsonl.zst",
+            Self::UserCards => "user_cards.jsonl.zst",
+            Self::CardVectors => "cards.safetensors",
+            Self::Golden => "golden.json",
+            Self::Samples => "samples.json",
+            Self::Recipe => "recipe.toml",
+            Self::Report => "report.json",
+        }
+    }
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    /// Hashes the parts that lie in `dir`, whose version will begin with `name`.
+    pub fn of(dir: &Path, name: &str) -> Result<Self, BundleError> {
+        let mut whole = blake3::Hasher::new();
+        let mut space = blake3::Hasher::new();
+        let mut file = Vec::new();
+        for part in Part::ALL {
+            let bytes = read(dir, part.file())?;
+            let hash = blake3::hash(&bytes);
+            // The report holds times, which differ from run to run: it has a hash like any file,
+            // but it is no part of what the models are.
+            if part != Part::Report {
+                whole.update(hash.as_bytes());
+            }
+            if matches!(part, Part::Tokenizer | Part::Text | Part::Scorer) {
+                space.update(hash.as_bytes());
+            }
+            let name = part.file().to_owned();
+            file.push(FileEntry {
+                name,
+                bytes: bytes.len() as u64,
+                blake3: hash.to_hex().to_string(),
+            });
+        }
+        let short = |hasher: blake3::Hasher| hasher.finalize().to_hex()[..12].to_owned();
+        Ok(Self { version: format!("{name}-{}", short(whole)), space: short(space), file })
+    }
+
+    /// Reads the manifest of the bundle in `dir`.
+    pub fn read(dir: &Path) -> Result<Self, BundleError> {
+        let text = String::from_utf8(read(dir, MANIFEST)?)
+            .map_err(|_| BundleError::malformed(MANIFEST, "it is not UTF-8"))?;
+        let manifest: Self = toml::from_str(&text)
+            .map_err(|error| BundleError::malformed(MANIFEST, error.message()))?;
+        if manifest.file.len() > FILES_MAX {
+            return Err(BundleError::malformed(MANIFEST, "it names more than 64 files"));
+        }
+        Ok(manifest)
+    }
+
+    /// Writes it into `dir`: the last file of a bundle to be written.
+    pub fn write(&self, dir: &Path) -> Result<(), BundleError> {
+        let text = toml::to_string(self).expect("a manifest is made of strings and numbers");
+        let path = dir.join(MANIFEST);
+        fs::write(&path, text).map_err(|source| BundleError::Io { path, source })
+    }
+
+    /// Checks that every part is named and that every file is what the manifest says.
+    pub fn verify(&self, dir: &Path) -> Result<(), BundleError> {
+        for part in Part::ALL {
+            if !self.file.iter().any(|entry| entry.name == part.file()) {
+                return Err(BundleError::malformed(MANIFEST, &format!("it lacks {}", part.file())));
+            }
+        }
+        for entry in &self.file {
+            let found = blake3::hash(&read(dir, &entry.name)?).to_hex().to_string();
+            if found != entry.blake3 {
+                let (file, expected) = (entry.name.clone(), entry.blake3.clone());
+                return Err(BundleError::Changed { file, expected, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file of the bundle. Its name may not lead out of the folder.
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>, BundleError> {
+    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+        return Err(BundleError::malformed(MANIFEST, &format!("{name:?} is no file name")));
+    }
+    let path = dir.join(name);
+    fs::read(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => BundleError::Missing { file: name.into(), dir: dir.into() },
+        _ => BundleError::Io { path, source },
+    })
+}

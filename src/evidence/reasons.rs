@@ -1,0 +1,307 @@
+//! The reasons on an item's card.
+
+use super::ledger::RECENT_DAYS;
+use super::{Ledger, wording};
+use crate::bundle::{Backing, CardReason, Catalog, ItemCard, ItemStats, REASONS_MAX};
+use crate::domain::{Evidence, EvidenceKind, UserId};
+use std::sync::Arc;
+
+/// Fewer buyers than this and a claim would be about a person, not about an item.
+pub const BUYERS_MIN: usize = 3;
+/// Co-purchase reasons on one card.
+const PARTNERS_MAX: usize = 5;
+/// Attribute reasons on one card.
+const ATTRIBUTES_MAX: usize = 2;
+/// Sales below this are too few to speak of a season.
+const SEASON_SALES_MIN: u32 = 20;
+/// Months of a season.
+const SEASON_MONTHS: usize = 3;
+/// Recent buyers below this are no rise.
+const RISE_BUYERS_MIN: u32 = 5;
+
+/// An item that tends to be bought by the same shoppers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Partner {
+    /// Its number.
+    pub item: u32,
+    /// How alike their buyers are, in `0..=1`.
+    pub cosine: f32,
+}
+
+/// Writes the card of every item. `partners` are each item's likeliest partners, best first:
+/// where to look, not what to claim; every figure is counted anew from the ledger.
+pub fn item_cards(
+    catalog: &Catalog,
+    users: &[UserId],
+    ledger: &Ledger,
+    partners: &[Vec<Partner>],
+    currency: &str,
+) -> Vec<ItemCard> {
+    let sharers = Sharers::count(catalog, ledger);
+    let priced = priced_by_category(catalog, &ledger.stats);
+    let mut next_reason = 0;
+    (0..catalog.len() as u32)
+        .map(|item| {
+            let page = Page { catalog, users, ledger, currency, item };
+            let mut reasons = page.co_purchases(&partners[item as usize]);
+            reasons.extend(page.attributes(&sharers));
+            reasons.extend(page.season());
+            reasons.extend(page.recency());
+            reasons.extend(page.repeat());
+            reasons.extend(page.price(priced[catalog.item(item).category as usize]));
+            reasons.truncate(REASONS_MAX);
+            let first_reason = next_reason;
+            next_reason += reasons.len() as u32;
+            ItemCard { stats: ledger.stats[item as usize].clone(), reasons, first_reason }
+        })
+        .collect()
+}
+
+/// What the writer has before it while it writes one card.
+struct Page<'a> {
+    catalog: &'a Catalog,
+    users: &'a [UserId],
+    ledger: &'a Ledger,
+    currency: &'a str,
+    item: u32,
+}
+
+// === impl Page ===
+
+impl Page<'_> {
+    fn buyers(&self) -> &[u32] {
+        &self.ledger.buyers[self.item as usize]
+    }
+
+    fn stats(&self) -> &ItemStats {
+        &self.ledger.stats[self.item as usize]
+    }
+
+    /// Few supporters are named, so that the reason can be left out for each of them.
+    fn supporters(&self, of: &[u32]) -> Vec<UserId> {
+        if of.len() > BUYERS_MIN {
+            return Vec::new();
+        }
+        of.iter().map(|&user| self.users[user as usize].clone()).collect()
+    }
+
+    fn co_purchases(&self, partners: &[Partner]) -> Vec<CardReason> {
+        let title = &self.catalog.item(self.item).title;
+        let mut reasons: Vec<CardReason> = Vec::new();
+        for partner in partners {
+            let both = self.ledger.buyers_of_both(self.item, partner.item);
+            let other = self.catalog.item(partner.item);
+            // A variant that bears the same name would read as the item itself.
+            if both.len() < BUYERS_MIN || other.title == *title || reasons.len() == PARTNERS_MAX {
+                continue;
+            }
+            let turn = self.item.wrapping_add(partner.item);
+            let text = wording::co_purchase(&other.title, both.len(), self.buyers().len(), turn);
+            let evidence = Evidence {
+                kind: EvidenceKind::CoPurchase,
+                item: Some(other.id.clone()),
+                attribute: "".into(),
+                value: other.title.clone(),
+                count: both.len() as u32,
+                of: self.buyers().len() as u32,
+            };
+            reasons.push(CardReason {
+                backing: Backing::Item(partner.item),
+                supporters: self.supporters(&both),
+                ..reason(text, evidence, partner.cosine)
+            });
+        }
+        reasons
+    }
+
+    fn attributes(&self, sharers: &Sharers) -> Vec<CardReason> {
+        let mut found = Vec::new();
+        for &attribute in &self.catalog.item(self.item).attributes {
+            let (name, value) = self.catalog.attribute(attribute);
+            let also: Vec<u32> = self
+                .buyers()
+                .iter()
+                .copied()
+                .filter(|&user| sharers.owned(user, attribute) > 1)
+                .collect();
+            let text = wording::attribute(name, value, also.len(), self.buyers().len());
+            if let (Some(text), true) = (text, also.len() >= BUYERS_MIN) {
+                // Common attributes are shared by chance: what counts is the surprise.
+                let share = also.len() as f32 / self.buyers().len() as f32;
+                let lift = share / sharers.share(attribute).max(1e-3);
+                found.push((lift, attribute, text, also));
+            }
+        }
+        found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        found.truncate(ATTRIBUTES_MAX);
+        found.into_iter().map(|found| self.attribute_reason(found)).collect()
+    }
+
+    fn attribute_reason(
+        &self,
+        (_, attribute, text, also): (f32, u32, String, Vec<u32>),
+    ) -> CardReason {
+        let (name, value) = self.catalog.attribute(attribute);
+        let evidence = Evidence {
+            kind: EvidenceKind::Attribute,
+            item: None,
+            attribute: name.clone(),
+            value: value.clone(),
+            count: also.len() as u32,
+            of: self.buyers().len() as u32,
+        };
+        let strength = also.len() as f32 / self.buyers().len() as f32;
+        CardReason {
+            backing: Backing::Attribute(attribute),
+            supporters: self.supporters(&also),
+            ..reason(text, evidence, strength)
+        }
+    }
+
+    /// Three months in a row that hold at least twice their share of the sales.
+    fn season(&self) -> Option<CardReason> {
+        let ItemStats { months, sales, .. } = self.stats();
+        let window = |first: usize| (first..first + SEASON_MONTHS).map(|month| month % 12);
+        let (first, count) = (0..12)
+            .map(|first| (first, window(first).map(|month| months[month]).sum::<u32>()))
+            .max_by_key(|&(first, count)| (count, std::cmp::Reverse(first)))?;
+        let fair = *sales as f32 * SEASON_MONTHS as f32 / 12.0;
+        if *sales < SEASON_SALES_MIN || (count as f32) < 2.0 * fair {
+            return None;
+        }
+        let window: Vec<_> = window(first).collect();
+        let evidence = Evidence {
+            kind: EvidenceKind::Season,
+            item: None,
+            attribute: "months".into(),
+            value: wording::months_in_words(&window).into(),
+            count,
+            of: *sales,
+        };
+        Some(reason(
+            wording::season(&window, count, *sales),
+            evidence,
+            count as f32 / *sales as f32,
+        ))
+    }
+
+    /// More than a quarter of all its buyers came in the last days.
+    fn recency(&self) -> Option<CardReason> {
+        let recent = self.ledger.recent_buyers[self.item as usize];
+        if recent < RISE_BUYERS_MIN || (recent as usize) * 4 < self.buyers().len() {
+            return None;
+        }
+        let evidence = Evidence {
+            kind: EvidenceKind::Recency,
+            item: None,
+            attribute: "days".into(),
+            value: "".into(),
+            count: recent,
+            of: RECENT_DAYS as u32,
+        };
+        let strength = recent as f32 / self.buyers().len() as f32;
+        Some(reason(wording::recency(recent, RECENT_DAYS), evidence, strength))
+    }
+
+    /// At least a fifth of its buyers came back.
+    fn repeat(&self) -> Option<CardReason> {
+        let returned = self.ledger.returners[self.item as usize];
+        if (returned as usize) < BUYERS_MIN || (returned as usize) * 5 < self.buyers().len() {
+            return None;
+        }
+        let evidence = Evidence {
+            kind: EvidenceKind::Repeat,
+            item: None,
+            attribute: "".into(),
+            value: "".into(),
+            count: returned,
+            of: self.buyers().len() as u32,
+        };
+        let strength = returned as f32 / self.buyers().len() as f32;
+        Some(reason(wording::repeat(returned, self.buyers().len()), evidence, strength))
+    }
+
+    /// It stands in the lowest or the highest fifth of its category.
+    fn price(&self, of: usize) -> Option<CardReason> {
+        let stats = self.stats();
+        let price = stats.price?;
+        let cheaper = (stats.price_rank * of as f32).round() as usize;
+        let item = self.catalog.item(self.item);
+        let category = self.catalog.category(item.category);
+        if of < 10 || category.is_empty() || (cheaper * 5 >= of && cheaper * 5 < of * 4) {
+            return None;
+        }
+        let evidence = Evidence {
+            kind: EvidenceKind::Price,
+            item: None,
+            attribute: "price".into(),
+            value: format!("{price:.2}").into(),
+            count: cheaper as u32,
+            of: of as u32,
+        };
+        let text = wording::price(self.currency, price, category, cheaper, of);
+        Some(reason(text, evidence, 0.0))
+    }
+}
+
+fn reason(text: String, evidence: Evidence, strength: f32) -> CardReason {
+    CardReason {
+        text: text.into(),
+        evidence: Arc::new([evidence]),
+        strength,
+        backing: Backing::Nothing,
+        supporters: Vec::new(),
+    }
+}
+
+fn priced_by_category(catalog: &Catalog, stats: &[ItemStats]) -> Vec<usize> {
+    let mut priced = vec![0; catalog.categories_len()];
+    for (item, stats) in catalog.items().iter().zip(stats) {
+        priced[item.category as usize] += usize::from(stats.price.is_some());
+    }
+    priced
+}
+
+/// How many distinct items with an attribute each user owns.
+struct Sharers {
+    /// By user: (attribute, items), ascending by attribute.
+    owned: Vec<Vec<(u32, u32)>>,
+    /// By attribute: the share of users who own more than one such item.
+    share: Vec<f32>,
+}
+
+impl Sharers {
+    fn count(catalog: &Catalog, ledger: &Ledger) -> Self {
+        let mut share = Vec::new();
+        let owned: Vec<_> = ledger
+            .baskets
+            .iter()
+            .map(|items| {
+                let mut all: Vec<u32> =
+                    items.iter().flat_map(|&item| catalog.item(item).attributes.clone()).collect();
+                all.sort_unstable();
+                let owned: Vec<(u32, u32)> =
+                    all.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32)).collect();
+                for &(attribute, _) in owned.iter().filter(|(_, items)| *items > 1) {
+                    share.resize(share.len().max(attribute as usize + 1), 0.0);
+                    share[attribute as usize] += 1.0;
+                }
+                owned
+            })
+            .collect();
+        let users = ledger.baskets.iter().filter(|items| !items.is_empty()).count().max(1);
+        for share in &mut share {
+            *share /= users as f32;
+        }
+        Self { owned, share }
+    }
+
+    fn owned(&self, user: u32, attribute: u32) -> u32 {
+        let owned = &self.owned[user as usize];
+        owned.binary_search_by_key(&attribute, |pair| pair.0).map_or(0, |place| owned[place].1)
+    }
+
+    fn share(&self, attribute: u32) -> f32 {
+        self.share.get(attribute as usize).copied().unwrap_or(0.0)
+    }
+}

@@ -1,0 +1,205 @@
+//! The scorer's model: a catalogue, its cards and the network, ready to score slates.
+
+use super::Reader;
+use super::features::{Candidate, Context, FEATURES};
+use crate::bundle::{CardReason, Cards, Catalog, Past, REASONS_MAX, inline_text};
+use crate::domain::{ItemText, Timestamp, UserId};
+use crate::nn::{
+    self, CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, Misfit, ReasonTable,
+};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What the scorer knows, and the network that weighs it.
+#[derive(Debug)]
+pub struct Model {
+    /// The items.
+    pub catalog: Arc<Catalog>,
+    /// Their cards.
+    pub cards: Cards,
+    /// Texts to vectors.
+    pub reader: Arc<Reader>,
+    network: Arc<Fused>,
+    items: ItemTable,
+    reasons: ReasonTable,
+}
+
+/// A slate to be scored.
+#[derive(Clone, Copy, Debug)]
+pub struct Slate<'a> {
+    /// For whom: their own reasons are left out.
+    pub user: &'a UserId,
+    /// When.
+    pub now: Timestamp,
+    /// What they did before, oldest first.
+    pub history: &'a [Past],
+    /// The vector of their pattern, if they have one.
+    pub pattern: Option<&'a [f32]>,
+    /// What they may be shown.
+    pub candidates: &'a [Entry],
+}
+
+/// A candidate as the scorer knows it.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// An item of the catalogue, by number.
+    Known(u32),
+    /// An item that only comes inline.
+    Inline(ItemText),
+}
+
+/// What the scorer says of a slate.
+#[derive(Clone, Debug, Default)]
+pub struct Scores {
+    /// A logit per candidate.
+    pub logits: Vec<f32>,
+    /// How much each candidate's reasons were attended to: (candidates, [`REASONS_MAX`]).
+    attention: Vec<f32>,
+}
+
+/// Memory that one owner uses again and again.
+#[derive(Debug)]
+pub struct Desk {
+    scratch: nn::Scratch,
+    scores: nn::Scores,
+    features: Vec<[f32; FEATURES]>,
+    /// (candidates, [`REASONS_MAX`])
+    overlaps: Vec<[f32; REASONS_MAX]>,
+}
+
+// === impl Model ===
+
+impl Model {
+    /// Projects the cards' vectors once, so that a request only pays for what is its own.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        cards: Cards,
+        reader: Arc<Reader>,
+        network: Arc<Fused>,
+    ) -> Result<Self, Misfit> {
+        let items = network.items(&cards.item_vectors)?;
+        let reasons = network.reasons(&cards.reason_vectors)?;
+        Ok(Self { catalog, cards, reader, network, items, reasons })
+    }
+
+    /// Memory for [`Self::score`].
+    pub fn desk(&self) -> Desk {
+        Desk {
+            scratch: self.network.scratch(),
+            scores: nn::Scores::default(),
+            features: Vec::new(),
+            overlaps: Vec::new(),
+        }
+    }
+
+    /// The reasons on a candidate's card.
+    pub fn reasons(&self, entry: &Entry) -> &[CardReason] {
+        match entry {
+            Entry::Known(number) => &self.cards.items[*number as usize].reasons,
+            Entry::Inline(_) => &[],
+        }
+    }
+
+    /// Scores a slate. A candidate's score does not depend on the order or the company that it
+    /// comes in.
+    pub fn score(&self, slate: &Slate<'_>, desk: &mut Desk) -> Scores {
+        let month = crate::bundle::month(slate.now);
+        let context = Context::new(&self.catalog, &self.cards, slate.history, slate.now, month);
+        self.describe(slate, &context, desk);
+        let inline: Vec<Option<ItemRow>> =
+            slate.candidates.iter().map(|entry| self.inline_row(entry)).collect();
+        let history: Vec<HistoryRow<'_>> = context
+            .history()
+            .iter()
+            .map(|past| HistoryRow {
+                item: ItemRef::Row(past.item),
+                age: context.age(past),
+                kind: past.kind as u8,
+            })
+            .collect();
+        let candidates: Vec<CandidateRow<'_>> = slate
+            .candidates
+            .iter()
+            .enumerate()
+            .map(|(row, entry)| {
+                let item = match (entry, &inline[row]) {
+                    (Entry::Known(number), _) => ItemRef::Row(*number),
+                    (Entry::Inline(_), Some(item)) => ItemRef::Inline(item),
+                    (Entry::Inline(_), None) => unreachable!("every inline item was given a row"),
+                };
+                let overlaps = &desk.overlaps[row][..self.reasons(entry).len()];
+                let (reasons, overlap) = self.standing(entry, overlaps);
+                CandidateRow { item, features: &desk.features[row], reasons, overlap }
+            })
+            .collect();
+        let slate = nn::Slate {
+            items: &self.items,
+            reasons: &self.reasons,
+            history: &history,
+            pattern: slate.pattern.filter(|pattern| !pattern.is_empty()),
+            candidates: &candidates,
+        };
+        self.network
+            .score(&slate, &mut desk.scratch, &mut desk.scores)
+            .expect("rows made from the model's own tables fit its network");
+        let nn::Scores { logits, attention } = &desk.scores;
+        Scores {
+            logits: logits[..candidates.len()].to_vec(),
+            attention: attention[..candidates.len() * REASONS_MAX].to_vec(),
+        }
+    }
+
+    /// Fills in the features and the overlaps of every candidate.
+    fn describe(&self, slate: &Slate<'_>, context: &Context<'_>, desk: &mut Desk) {
+        desk.features.clear();
+        desk.overlaps.clear();
+        for entry in slate.candidates {
+            let mut overlaps = [0.0; REASONS_MAX];
+            let reasons = self.reasons(entry);
+            for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
+                *overlap = context.overlap(reason);
+            }
+            let candidate = match entry {
+                Entry::Known(number) => {
+                    Candidate::Known(*number, &self.cards.items[*number as usize])
+                }
+                Entry::Inline(text) => Candidate::Inline(text),
+            };
+            desk.features.push(context.features(candidate, &overlaps[..reasons.len()]));
+            for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
+                if Context::is_own(reason, slate.user) {
+                    *overlap = nn::LEFT_OUT;
+                }
+            }
+            desk.overlaps.push(overlaps);
+        }
+    }
+
+    fn inline_row(&self, entry: &Entry) -> Option<ItemRow> {
+        let Entry::Inline(text) = entry else { return None };
+        let vector = self.reader.vector(&inline_text(text));
+        let row = self.network.item_inline(&vector);
+        Some(row.expect("the encoder's vectors are as wide as the network's texts"))
+    }
+
+    /// The rows of a candidate's reasons and their overlaps: none where all are left out.
+    fn standing<'d>(&self, entry: &Entry, overlaps: &'d [f32]) -> (Range<u32>, &'d [f32]) {
+        match entry {
+            Entry::Known(number) if overlaps.iter().any(|&overlap| overlap != nn::LEFT_OUT) => {
+                let first = self.cards.items[*number as usize].first_reason;
+                (first..first + overlaps.len() as u32, overlaps)
+            }
+            _ => (0..0, &[]),
+        }
+    }
+}
+
+// === impl Scores ===
+
+impl Scores {
+    /// How much the reasons of the candidate in this row were attended to: by their places on its
+    /// card, summing to one, or all zero where there are none.
+    pub fn attention(&self, row: usize) -> &[f32] {
+        &self.attention[row * REASONS_MAX..][..REASONS_MAX]
+    }
+}

@@ -1,0 +1,117 @@
+//! From a bundle to a scorer's model.
+
+use super::{Desk, Entry, Fusion, Model, Reader, Slate};
+use crate::bundle::{Bundle, BundleError, Golden, Part};
+use crate::language::Tokens;
+use crate::nn::text::TextEncoder;
+use crate::nn::{Fused, Shape, Weights};
+use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+use std::sync::Arc;
+
+/// How far a golden score may stray: machines add numbers in different orders.
+const GOLDEN_TOLERANCE: f32 = 1e-3;
+
+/// A scorer's shape, and how its score is fused with the order given: a part of its bundle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScorerFile {
+    /// The sign before prices in what is written at request time.
+    pub currency: String,
+    /// How it is fused with the order given.
+    pub fusion: Fusion,
+    /// The network's shape.
+    pub shape: Shape,
+}
+
+/// A model, and what serving must know beside it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its shape and its fusion.
+    pub file: ScorerFile,
+    /// The bundle's version.
+    pub version: String,
+    golden: Vec<Golden>,
+}
+
+// === impl Opened ===
+
+impl Opened {
+    /// Makes the model of an opened bundle.
+    pub fn of(bundle: Bundle) -> Result<Self, BundleError> {
+        fn wrong<E: Display>(part: Part) -> impl Fn(E) -> BundleError {
+            move |error| BundleError::malformed(part.file(), &error.to_string())
+        }
+        let text = std::fs::read_to_string(bundle.path(Part::ScorerShape))
+            .map_err(wrong(Part::ScorerShape))?;
+        let file: ScorerFile = toml::from_str(&text).map_err(wrong(Part::ScorerShape))?;
+        let bytes = std::fs::read(bundle.path(Part::Scorer)).map_err(wrong(Part::Scorer))?;
+        let weights = Weights::from_bytes(&bytes).map_err(wrong(Part::Scorer))?;
+        let network = Fused::new(&weights, &file.shape).map_err(wrong(Part::Scorer))?;
+        if file.shape.items != bundle.catalog.len() {
+            let why = format!("it knows {} items, not the catalogue's", file.shape.items);
+            return Err(BundleError::malformed(Part::Scorer.file(), &why));
+        }
+        let tokens = Tokens::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
+        let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
+        let reader = Arc::new(Reader { tokens, encoder });
+        let catalog = Arc::new(bundle.catalog);
+        let model = Model::new(catalog, bundle.cards, reader, Arc::new(network));
+        let model = Arc::new(model.map_err(wrong(Part::CardVectors))?);
+        Ok(Self { model, file, version: bundle.manifest.version, golden: bundle.golden })
+    }
+
+    /// The golden requests.
+    pub fn golden(&self) -> &[Golden] {
+        &self.golden
+    }
+
+    /// Scores the golden requests: a bundle whose scores don't come out on this machine must not
+    /// serve.
+    pub fn check_golden(&self) -> Result<(), BundleError> {
+        let mut desk = self.model.desk();
+        for golden in &self.golden {
+            let scores = score_golden(&self.model, golden, &mut desk)?;
+            let far = scores.iter().zip(&golden.scores).find(|(a, b)| {
+                let near = (**a - **b).abs() <= GOLDEN_TOLERANCE;
+                !near
+            });
+            if let Some((found, expected)) = far {
+                let why = format!(
+                    "a golden request of {} scores {found} on this machine, not {expected}",
+                    golden.user
+                );
+                return Err(BundleError::malformed(Part::Golden.file(), &why));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The logits of a golden request, whose own scores are not read.
+pub fn score_golden(
+    model: &Model,
+    golden: &Golden,
+    desk: &mut Desk,
+) -> Result<Vec<f32>, BundleError> {
+    let unknown = |what: &str| {
+        BundleError::malformed(Part::Golden.file(), &format!("{what} is not in the bundle"))
+    };
+    let user = golden.user.as_str().into();
+    let card = model.cards.users.get(&user).ok_or_else(|| unknown(&golden.user))?;
+    let number = |item: &String| {
+        let number = model.catalog.number(&item.as_str().into());
+        number.map(Entry::Known).ok_or_else(|| unknown(item))
+    };
+    let candidates = golden.items.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+    let slate = Slate {
+        user: &user,
+        now: golden.now,
+        history: &card.history,
+        pattern: Some(&card.vector),
+        candidates: &candidates,
+    };
+    Ok(model.score(&slate, desk).logits)
+}

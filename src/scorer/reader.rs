@@ -1,0 +1,28 @@
+//! Texts to vectors.
+
+use crate::language::Tokens;
+use crate::nn::text::{TEXT_WIDTH, TextEncoder};
+use rayon::prelude::*;
+
+/// The static text encoder and the tokenizer that it was trained with.
+#[derive(Debug)]
+pub struct Reader {
+    /// Words to tokens.
+    pub tokens: Tokens,
+    /// Tokens to vectors.
+    pub encoder: TextEncoder,
+}
+
+impl Reader {
+    /// The vector of a text: (width).
+    pub fn vector(&self, text: &str) -> Vec<f32> {
+        let mut vector = vec![0.0; TEXT_WIDTH];
+        self.encoder.encode(&self.tokens.encode(text), &mut vector);
+        vector
+    }
+
+    /// The vectors of many texts, one after the other: (texts, width).
+    pub fn vectors<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Vec<f32> {
+        texts.par_iter().flat_map_iter(|text| self.vector(text.as_ref())).collect()
+    }
+}
