@@ -1,0 +1,85 @@
+//! A stage's workbench: where its inputs and outputs lie, what it was told, and whom it tells how
+//! far it is.
+
+use super::dataset::Dataset;
+use super::recipe::Recipe;
+use crate::bundle::{Catalog, Part, read_catalog};
+use crate::language::Tokens;
+use crate::nn::text::TextEncoder;
+use crate::scorer::Reader;
+use crate::shop::Shop;
+use anyhow::Context as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Tells whoever is waiting how far a stage is.
+pub trait Progress {
+    /// `done` of `of` steps of `what`.
+    fn show(&mut self, what: &str, done: u64, of: u64);
+}
+
+/// What a stage works on.
+pub struct Bench<'a> {
+    /// The folder of all parts.
+    pub dir: PathBuf,
+    /// What to make, and how.
+    pub recipe: Recipe,
+    /// Whom to tell.
+    pub progress: &'a mut dyn Progress,
+}
+
+/// A silent one, for tests.
+#[derive(Debug, Default)]
+pub struct Silence;
+
+impl Progress for Silence {
+    fn show(&mut self, _what: &str, _done: u64, _of: u64) {}
+}
+
+// === impl Bench ===
+
+impl<'a> Bench<'a> {
+    /// A bench in `dir`, which is made if need be.
+    pub fn new(dir: &Path, recipe: Recipe, progress: &'a mut dyn Progress) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("making the folder {}", dir.display()))?;
+        let dir = dir.to_owned();
+        Ok(Self { dir, recipe, progress })
+    }
+
+    /// The file of a part.
+    pub fn path(&self, part: Part) -> PathBuf {
+        self.dir.join(part.file())
+    }
+
+    /// The folder of the shop: the one that was imported, or the one that `prepare` simulated.
+    pub fn shop_dir(&self) -> PathBuf {
+        self.recipe.shop.imported.clone().unwrap_or_else(|| self.dir.join("shop"))
+    }
+
+    /// The shop's log, cut in time.
+    pub fn dataset(&self, catalog: &Catalog) -> anyhow::Result<Dataset> {
+        let dir = self.shop_dir();
+        let shop =
+            Shop::open(&dir).with_context(|| format!("opening the shop {}", dir.display()))?;
+        Dataset::read(&shop, catalog, self.recipe.split, self.recipe.seed)
+    }
+
+    /// The catalogue that `prepare` made.
+    pub fn catalog(&self) -> anyhow::Result<Arc<Catalog>> {
+        Ok(Arc::new(read_catalog(&self.dir)?))
+    }
+
+    /// The text encoder that `text_encoder` trained.
+    pub fn reader(&self) -> anyhow::Result<Arc<Reader>> {
+        let tokens = Tokens::load(&self.path(Part::Tokenizer))?;
+        let encoder = TextEncoder::load(&self.path(Part::Text))?;
+        Ok(Arc::new(Reader { tokens, encoder }))
+    }
+}
+
+impl std::fmt::Debug for Bench<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bench").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! Slates that the shop's own ranker would have shown, and what was then bought.
+
+use super::dataset::{Bought, Dataset};
+use super::snapshot::Snapshot;
+use crate::bundle::{Catalog, HISTORY_LEN, Past};
+use crate::domain::{EventKind, Timestamp};
+use crate::evidence;
+use crate::scorer::Reader;
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+/// What is to be foreseen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// The next item that the shopper never bought before; what is already in the basket is
+    /// known, and items bought before are not in the slate.
+    FirstPurchase,
+    /// What the next basket holds, items bought before among it.
+    NextBasket,
+}
+
+/// A slate as it would have been shown, and what came of it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The user's number.
+    pub user: u32,
+    /// When it was shown.
+    pub now: Timestamp,
+    /// What the user had done by then, oldest first.
+    pub history: Vec<Past>,
+    /// The vector of the user's pattern as of then, if there is a history.
+    pub pattern: Option<Vec<f32>>,
+    /// The slate, in the order given.
+    pub slate: Vec<u32>,
+    /// What was then bought: one item, or those of a basket.
+    pub relevant: Vec<u32>,
+    /// The snapshot that it was made from.
+    pub snapshot: usize,
+}
+
+/// Where cases come from.
+#[derive(Debug)]
+pub struct Cases<'a> {
+    /// The log.
+    pub dataset: &'a Dataset,
+    /// Its items.
+    pub catalog: &'a Catalog,
+    /// The text encoder.
+    pub reader: &'a Reader,
+    /// In time order; a case uses the latest one that is not newer than itself.
+    pub snapshots: &'a [Snapshot],
+    /// Items of a slate.
+    pub size: usize,
+    /// The currency sign of the patterns.
+    pub currency: &'a str,
+}
+
+// === impl Task ===
+
+impl Task {
+    /// The word for tables and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstPurchase => "first_purchase",
+            Self::NextBasket => "next_basket",
+        }
+    }
+}
+
+// === impl Cases ===
+
+impl Cases<'_> {
+    /// One case per user who bought something in `from..until`: their last such purchase (or
+    /// basket), everything before it as history.
+    pub fn last(&self, task: Task, from: Timestamp, until: Timestamp) -> Vec<Case> {
+        (0..self.dataset.users.len())
+            .into_par_iter()
+            .filter_map(|user| {
+                let mut baskets = self.dataset.baskets(user, from, until).rev();
+                let line = match task {
+                    Task::NextBasket => baskets.next()?.start,
+                    Task::FirstPurchase => baskets
+                        .flat_map(Iterator::rev)
+                        .find(|&line| self.dataset.bought[user][line].first)?,
+                };
+                Some(self.case(user, line, task))
+            })
+            .collect()
+    }
+
+    /// Up to `most` cases of each basket bought in `from..until`, half of them for each task, in
+    /// random order.
+    pub fn many(
+        &self,
+        from: Timestamp,
+        until: Timestamp,
+        most: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Case> {
+        let mut picked = Vec::new();
+        for user in 0..self.dataset.users.len() {
+            for basket in self.dataset.baskets(user, from, until) {
+                let mut lines: Vec<usize> = basket.collect();
+                lines.shuffle(rng);
+                for &line in lines.iter().take(most) {
+                    let first = self.dataset.bought[user][line].first && rng.random_bool(0.5);
+                    let task = if first { Task::FirstPurchase } else { Task::NextBasket };
+                    picked.push((user, line, task));
+                }
+            }
+        }
+        picked.shuffle(rng);
+        picked.into_par_iter().map(|(user, line, task)| self.case(user, line, task)).collect()
+    }
+
+    fn case(&self, user: usize, line: usize, task: Task) -> Case {
+        let bought = &self.dataset.bought[user];
+        let now = bought[line].time;
+        let within_basket = task == Task::FirstPurchase;
+        let history = self.dataset.history(user, line, within_basket, HISTORY_LEN);
+        let snapshot = self.snapshots.partition_point(|s| s.cards.as_of <= now).saturating_sub(1);
+        let upstream = &self.snapshots[snapshot].upstream;
+        let had = &bought[..line];
+        let basket = || bought.iter().filter(|b| b.basket == bought[line].basket);
+        let (slate, relevant) = match task {
+            Task::FirstPurchase => {
+                let seen: rustc_hash::FxHashSet<u32> = had.iter().map(|b| b.item).collect();
+                let slate =
+                    upstream.slate(&purchases(had), self.size, &|item| seen.contains(&item));
+                (slate, vec![bought[line].item])
+            }
+            Task::NextBasket => {
+                let before: Vec<Bought> =
+                    had.iter().copied().filter(|b| b.basket != bought[line].basket).collect();
+                let mut relevant: Vec<u32> = basket().map(|b| b.item).collect();
+                relevant.sort_unstable();
+                relevant.dedup();
+                (upstream.slate(&purchases(&before), self.size, &|_| false), relevant)
+            }
+        };
+        let pattern = (!history.is_empty())
+            .then(|| self.reader.vector(&evidence::pattern(self.catalog, &history, self.currency)));
+        let slate = slate.into_iter().map(|(item, _)| item).collect();
+        Case { user: user as u32, now, history, pattern, slate, relevant, snapshot }
+    }
+}
+
+impl Case {
+    /// Whether this is a shopper of whom little is known.
+    pub fn is_cold(&self) -> bool {
+        self.history.iter().filter(|past| past.kind == EventKind::Purchase).count() <= COLD_EVENTS
+    }
+}
+
+/// Purchases up to which a shopper counts as cold.
+const COLD_EVENTS: usize = 3;
+
+fn purchases(bought: &[Bought]) -> Vec<(u32, Timestamp)> {
+    bought.iter().map(|b| (b.item, b.time)).collect()
+}

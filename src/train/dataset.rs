@@ -1,0 +1,206 @@
+//! The only reader of logs: what happened, in the order in which it happened, and cut in time.
+//!
+//! Lines of one basket have no order of their own, so they are shuffled once, from the seed:
+//! files often sort them by product, and a model would learn that.
+
+use crate::bundle::{Catalog, Past};
+use crate::domain::{EventKind, Timestamp, UserId};
+use crate::evidence::Purchase;
+use crate::shop::Shop;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Browsing this close before a basket belongs to the visit that made it, and would give the
+/// basket away: it is no history yet.
+const VISIT_S: i64 = 3_600;
+/// Seconds of a day.
+pub const DAY_S: i64 = 86_400;
+
+/// When training data ends, and when validation data ends: everything later is for testing.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Split {
+    /// The first moment of the shop.
+    pub begin: Timestamp,
+    /// Training data starts here: before it, there is too little to look back on.
+    pub train: Timestamp,
+    /// Validation data starts here.
+    pub validate: Timestamp,
+    /// Test data starts here.
+    pub test: Timestamp,
+    /// Nothing is read at or after this moment.
+    pub end: Timestamp,
+}
+
+/// Where a split cuts, as shares of the time that the shop spans.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cuts {
+    /// The share after which training data starts.
+    pub train: f64,
+    /// The share after which validation data starts.
+    pub validate: f64,
+    /// The share after which test data starts.
+    pub test: f64,
+}
+
+/// The log of a shop, by user.
+#[derive(Debug)]
+pub struct Dataset {
+    /// Users by number.
+    pub users: Vec<UserId>,
+    /// Each user's purchases, in time order.
+    pub bought: Vec<Vec<Bought>>,
+    /// Each user's other events (clicks, carts), in time order.
+    pub browsed: Vec<Vec<Past>>,
+    /// All purchases, in time order.
+    pub purchases: Vec<Purchase>,
+    /// Where time is cut.
+    pub split: Split,
+}
+
+/// A purchase line of a user.
+#[derive(Clone, Copy, Debug)]
+pub struct Bought {
+    /// The number of the item.
+    pub item: u32,
+    /// When.
+    pub time: Timestamp,
+    /// Lines bought together share this.
+    pub basket: u32,
+    /// Whether this user had never bought it before.
+    pub first: bool,
+}
+
+// === impl Dataset ===
+
+impl Dataset {
+    /// Reads the log of a shop whose items all stand in the catalogue.
+    pub fn read(shop: &Shop, catalog: &Catalog, cuts: Cuts, seed: u64) -> anyhow::Result<Self> {
+        let split = Split::of(shop, cuts)?;
+        let numbers = shop
+            .items
+            .iter()
+            .map(|item| catalog.number(&item.id))
+            .collect::<Option<Vec<u32>>>()
+            .ok_or_else(|| anyhow::anyhow!("the catalogue lacks items of the shop"))?;
+        let mut dataset = Self {
+            users: shop.users.clone(),
+            bought: vec![Vec::new(); shop.users.len()],
+            browsed: vec![Vec::new(); shop.users.len()],
+            purchases: Vec::new(),
+            split,
+        };
+        for line in &shop.events {
+            let (user, item) = (line.user as usize, numbers[line.item as usize]);
+            let time = line.time;
+            match line.kind {
+                EventKind::Purchase => {
+                    dataset.bought[user].push(Bought {
+                        item,
+                        time,
+                        basket: line.basket,
+                        first: false,
+                    });
+                    let price = line.price;
+                    dataset.purchases.push(Purchase { user: line.user, item, time, price });
+                }
+                kind if kind.is_read() => dataset.browsed[user].push(Past { item, time, kind }),
+                _ => {}
+            }
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for bought in &mut dataset.bought {
+            settle(bought, &mut rng);
+        }
+        Ok(dataset)
+    }
+
+    /// What the user had done before line `line` of their purchases, oldest first, at most `most`
+    /// events: the lines of the same basket that come before it are part of that only
+    /// `within_basket`.
+    pub fn history(&self, user: usize, line: usize, within_basket: bool, most: usize) -> Vec<Past> {
+        let bought = &self.bought[user];
+        let basket = bought[line].basket;
+        let start = bought[..line].iter().rposition(|b| b.basket != basket).map_or(0, |at| at + 1);
+        let until = if within_basket { line } else { start };
+        let browsed = &self.browsed[user];
+        let seen = browsed.partition_point(|past| past.time < bought[line].time - VISIT_S);
+        let (mut bought, mut browsed) = (&bought[..until], &browsed[..seen]);
+        let mut history = Vec::with_capacity(most);
+        while history.len() < most {
+            let take_bought = match (bought.last(), browsed.last()) {
+                (None, None) => break,
+                (Some(b), Some(c)) => b.time >= c.time,
+                (b, _) => b.is_some(),
+            };
+            if take_bought {
+                let (last, rest) = bought.split_last().expect("it was just looked at");
+                history.push(Past { item: last.item, time: last.time, kind: EventKind::Purchase });
+                bought = rest;
+            } else {
+                let (last, rest) = browsed.split_last().expect("it was just looked at");
+                history.push(*last);
+                browsed = rest;
+            }
+        }
+        history.reverse();
+        history
+    }
+
+    /// The lines of each basket that a user bought in `from..until`: ranges into their purchases.
+    pub fn baskets(
+        &self,
+        user: usize,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> impl DoubleEndedIterator<Item = std::ops::Range<usize>> + '_ {
+        let bought = &self.bought[user];
+        let mut ranges = Vec::new();
+        let mut start = bought.partition_point(|b| b.time < from);
+        while start < bought.len() && bought[start].time < until {
+            let length = bought[start..].partition_point(|b| b.basket == bought[start].basket);
+            ranges.push(start..start + length);
+            start += length;
+        }
+        ranges.into_iter()
+    }
+}
+
+/// Puts a user's lines into time order with baskets whole and shuffled, and marks first purchases.
+fn settle(bought: &mut [Bought], rng: &mut ChaCha8Rng) {
+    bought.sort_by_key(|b| (b.time, b.basket));
+    let mut had = rustc_hash::FxHashSet::default();
+    for basket in bought.chunk_by_mut(|a, b| a.basket == b.basket) {
+        basket.shuffle(rng);
+        for line in basket {
+            line.first = had.insert(line.item);
+        }
+    }
+}
+
+// === impl Split ===
+
+impl Split {
+    fn of(shop: &Shop, cuts: Cuts) -> anyhow::Result<Self> {
+        let (Some(first), Some(last)) = (shop.events.first(), shop.events.last()) else {
+            anyhow::bail!("the shop has no events")
+        };
+        anyhow::ensure!(
+            0.0 < cuts.train
+                && cuts.train < cuts.validate
+                && cuts.validate < cuts.test
+                && cuts.test < 1.0,
+            "cuts must rise between 0 and 1, not {cuts:?}"
+        );
+        let at = |share: f64| first.time + ((last.time - first.time) as f64 * share) as i64;
+        Ok(Self {
+            begin: first.time,
+            train: at(cuts.train),
+            validate: at(cuts.validate),
+            test: at(cuts.test),
+            end: last.time + 1,
+        })
+    }
+}

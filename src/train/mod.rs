@@ -1,0 +1,68 @@
+//! How does one bundle become a better one?
+//!
+//! A [`Stage`] is a command: parts in, parts out. The stages run in the order of [`STAGES`], from
+//! a shop's log to a bundle that can be served.
+
+pub mod batch;
+pub mod bench;
+pub mod cases;
+pub mod dataset;
+pub mod fit;
+pub mod measure;
+pub mod publish;
+pub mod recipe;
+pub mod snapshot;
+pub mod stages;
+pub mod world;
+
+pub use bench::{Bench, Progress, Silence};
+pub use recipe::Recipe;
+pub use stages::STAGES;
+
+use crate::bundle::Part;
+use serde_json::Value;
+
+/// One command of the pipeline: parts in, parts out.
+pub trait Stage: Sync {
+    /// Its name on the command line and in recipes.
+    fn name(&self) -> &'static str;
+
+    /// What it does, in one sentence.
+    fn about(&self) -> &'static str;
+
+    /// The parts that it reads.
+    fn needs(&self) -> &'static [Part];
+
+    /// The parts that it writes.
+    fn makes(&self) -> &'static [Part];
+
+    /// Does it, and reports losses and metrics.
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value>;
+}
+
+/// Carries out a stage, and writes its report: seed and seconds beside what the stage measured.
+/// The report is written last, so its presence means success.
+pub fn run(stage: &dyn Stage, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+    use anyhow::Context as _;
+    for part in stage.needs() {
+        anyhow::ensure!(
+            bench.path(*part).exists(),
+            "{} needs {}, which {} does not hold: run the stages before it first",
+            stage.name(),
+            part.file(),
+            bench.dir.display()
+        );
+    }
+    let begun = tokio::time::Instant::now();
+    let measured = stage.run(bench).with_context(|| format!("stage {}", stage.name()))?;
+    let report = serde_json::json!({
+        "stage": stage.name(),
+        "seed": bench.recipe.seed,
+        "seconds": (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        "measured": measured,
+    });
+    let path = bench.dir.join(format!("{}.report.json", stage.name()));
+    std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(report)
+}

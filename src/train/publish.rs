@@ -1,0 +1,70 @@
+//! From a workbench to a bundle: golden requests, a manifest, and a rename at the end.
+
+use super::bench::Bench;
+use crate::bundle::{Bundle, Golden, MANIFEST, Manifest, Part, write_golden};
+use crate::domain::UserId;
+use crate::scorer::{Opened, score_golden};
+use anyhow::Context as _;
+use std::fs;
+use std::path::Path;
+
+/// Golden requests in a bundle.
+const GOLDEN: usize = 8;
+/// Items of a golden slate.
+const GOLDEN_SLATE: usize = 20;
+
+/// Publishes the parts on the bench as the bundle `out`, which must not exist or be a bundle. It
+/// is there wholly or not at all.
+pub fn publish(bench: &Bench<'_>, recipe: &str, out: &Path) -> anyhow::Result<Manifest> {
+    anyhow::ensure!(
+        !out.exists() || out.join(MANIFEST).exists(),
+        "{} exists and is no bundle: it is left alone",
+        out.display()
+    );
+    let home = out.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(home).with_context(|| format!("making the folder {}", home.display()))?;
+    let draft = tempfile::Builder::new()
+        .prefix(".draft-")
+        .tempdir_in(home)
+        .with_context(|| format!("writing to {}", home.display()))?;
+    for part in Part::ALL {
+        if !matches!(part, Part::Golden | Part::Recipe) {
+            fs::copy(bench.path(part), draft.path().join(part.file()))
+                .with_context(|| format!("taking {} from the bench", part.file()))?;
+        }
+    }
+    fs::write(draft.path().join(Part::Recipe.file()), recipe)?;
+    write_golden(draft.path(), &[])?;
+    Manifest::of(draft.path(), &bench.recipe.name)?.write(draft.path())?;
+    let golden = golden(draft.path())?;
+    write_golden(draft.path(), &golden)?;
+    let manifest = Manifest::of(draft.path(), &bench.recipe.name)?;
+    manifest.write(draft.path())?;
+    if out.exists() {
+        fs::remove_dir_all(out).with_context(|| format!("replacing {}", out.display()))?;
+    }
+    let draft = draft.keep();
+    fs::rename(&draft, out).with_context(|| format!("publishing {}", out.display()))?;
+    Ok(manifest)
+}
+
+/// Requests of a few users for items spread over the catalogue, with the scores that they get
+/// here: a machine where they come out otherwise must not serve this bundle.
+fn golden(dir: &Path) -> anyhow::Result<Vec<Golden>> {
+    let model = Opened::of(Bundle::open(dir)?)?.model;
+    let mut users: Vec<&UserId> = model.cards.users.keys().collect();
+    users.sort();
+    let stride = (users.len() / GOLDEN).max(1);
+    let items = model.catalog.items();
+    let mut desk = model.desk();
+    let requests = users.into_iter().step_by(stride).take(GOLDEN).enumerate();
+    let requests = requests.map(|(turn, user)| {
+        let spread = items.iter().skip(turn).step_by((items.len() / GOLDEN_SLATE).max(1));
+        let slate = spread.take(GOLDEN_SLATE).map(|item| item.id.as_str().into()).collect();
+        let now = model.cards.as_of;
+        let blank = Golden { user: user.as_str().into(), now, items: slate, scores: Vec::new() };
+        let scores = score_golden(&model, &blank, &mut desk)?;
+        Ok(Golden { scores, ..blank })
+    });
+    requests.collect()
+}

@@ -1,0 +1,85 @@
+//! The shop as it was known at one moment: the retriever, the cards and their vectors.
+
+use super::dataset::{DAY_S, Dataset};
+use crate::bundle::{Cards, Catalog, NOBODY, PARTNERS};
+use crate::domain::Timestamp;
+use crate::evidence::{self, Ledger, Partner};
+use crate::scorer::Reader;
+use crate::upstream::{CoPurchase, Plan};
+
+/// The shop as it was known at `cards.as_of`.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The shop's own ranker.
+    pub upstream: CoPurchase,
+    /// The cards of all items; users' patterns are written when they are needed.
+    pub cards: Cards,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Reads what happened before `as_of`. `item_vectors` don't depend on time.
+    pub fn take(
+        dataset: &Dataset,
+        catalog: &Catalog,
+        reader: &Reader,
+        item_vectors: &[f32],
+        as_of: Timestamp,
+        currency: &str,
+    ) -> Self {
+        let (upstream, mut cards) = Self::write(dataset, catalog, as_of, currency);
+        let texts: Vec<_> =
+            cards.items.iter().flat_map(|card| &card.reasons).map(|r| &*r.text).collect();
+        cards.reason_vectors = reader.vectors(&texts);
+        cards.item_vectors = item_vectors.to_vec();
+        Self { upstream, cards }
+    }
+
+    /// The retriever and the cards without their vectors.
+    pub fn write(
+        dataset: &Dataset,
+        catalog: &Catalog,
+        as_of: Timestamp,
+        currency: &str,
+    ) -> (CoPurchase, Cards) {
+        let known: Vec<Vec<(u32, Timestamp)>> = dataset
+            .bought
+            .iter()
+            .map(|bought| {
+                let known = &bought[..bought.partition_point(|b| b.time < as_of)];
+                known.iter().map(|b| (b.item, b.time)).collect()
+            })
+            .collect();
+        let upstream =
+            CoPurchase::build(known.iter().map(Vec::as_slice), catalog.len(), &Plan::before(as_of));
+        let partners: Vec<Vec<Partner>> = (0..catalog.len() as u32)
+            .map(|item| {
+                let near = upstream.neighbours(item).iter().take(PARTNERS_LOOKED_AT);
+                near.map(|near| Partner { item: near.item, cosine: near.cosine }).collect()
+            })
+            .collect();
+        let ledger = Ledger::new(catalog, dataset.users.len(), &dataset.purchases, as_of);
+        let items = evidence::item_cards(catalog, &dataset.users, &ledger, &partners, currency);
+        let (mut all, mut closeness) = (Vec::new(), Vec::new());
+        for item in 0..catalog.len() as u32 {
+            let near = upstream.neighbours(item);
+            for place in 0..PARTNERS {
+                let near = near.get(place);
+                all.push(near.map_or(NOBODY, |near| near.item));
+                closeness.push(near.map_or(0.0, |near| near.cosine));
+            }
+        }
+        (upstream, Cards { as_of, items, partners: all, closeness, ..Cards::default() })
+    }
+}
+
+/// Neighbours that the evidence writer may look at for one card.
+const PARTNERS_LOOKED_AT: usize = 12;
+
+/// The moments at which snapshots are taken so that every moment in `from..until` has one that
+/// is at most `days` old.
+pub fn moments(from: Timestamp, until: Timestamp, days: i64) -> Vec<Timestamp> {
+    let step = (days * DAY_S) as usize;
+    (from..until).step_by(step.max(1)).collect()
+}

@@ -1,0 +1,213 @@
+//! Is the scored order better than the order given?
+
+use crate::bundle::Part;
+use crate::nn::Weights;
+use crate::scorer::{Fusion, ScorerFile};
+use crate::train::cases::Case;
+use crate::train::measure::{self, Comparison, Interval};
+use crate::train::world::World;
+use crate::train::{Bench, Stage};
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+
+/// Measures the scored order against the order given.
+#[derive(Debug)]
+pub struct Evaluate;
+
+/// The figures of a table, by name.
+const FIGURES: [(&str, Figure); 6] = [
+    ("recall@1", |order, relevant| measure::recall(order, relevant, 1)),
+    ("recall@5", |order, relevant| measure::recall(order, relevant, 5)),
+    ("recall@10", |order, relevant| measure::recall(order, relevant, 10)),
+    ("ndcg@5", |order, relevant| measure::ndcg(order, relevant, 5)),
+    ("ndcg@10", |order, relevant| measure::ndcg(order, relevant, 10)),
+    ("mrr", |order, relevant| measure::reciprocal_rank(order, relevant)),
+];
+
+/// Places that count as shown, for coverage.
+const COVERED: usize = 10;
+
+/// Whether a case belongs to a slice of the table.
+type Slice = fn(&World, &Case) -> bool;
+type Figure = fn(&[u32], &[u32]) -> f64;
+
+impl Stage for Evaluate {
+    fn name(&self) -> &'static str {
+        "evaluate"
+    }
+
+    fn about(&self) -> &'static str {
+        "Compares the scored order with the order given on slates of the test time, with bootstrap intervals"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Report]
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let evaluation = evaluate(bench)?;
+        std::fs::write(bench.path(Part::Report), serde_json::to_vec_pretty(&evaluation)?)
+            .context("writing the report")?;
+        Ok(evaluation)
+    }
+}
+
+/// Measures the bench's scorer on the test time of the bench's shop: by task, then by slice, then
+/// by figure.
+pub fn evaluate(bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+    let split = bench.dataset(&*bench.catalog()?)?.split;
+    let world = World::open(bench, split.test, split.end)?;
+    let weights = std::fs::read(bench.path(Part::Scorer)).context("reading the scorer")?;
+    let weights = Weights::from_bytes(&weights)?;
+    let file = std::fs::read_to_string(bench.path(Part::ScorerShape))?;
+    let file: ScorerFile = toml::from_str(&file).context("reading the scorer's shape")?;
+    let recipe = &bench.recipe;
+    let mut report = Map::new();
+    let tasks = world.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
+    for (task, cases) in tasks {
+        bench.progress.show(&format!("evaluating {}", task.as_str()), 0, 1);
+        let logits = world.score(&weights, &file.shape, &cases)?;
+        let judged = Judged { world: &world, cases: &cases, logits: &logits, fusion: file.fusion };
+        let table = judged.table(bench.recipe.evaluate.resamples, bench.recipe.seed);
+        report.insert(task.as_str().into(), table);
+    }
+    Ok(Value::Object(report))
+}
+
+/// The cases of a task with what the scorer said of them.
+struct Judged<'a> {
+    world: &'a World,
+    cases: &'a [Case],
+    logits: &'a [Vec<f32>],
+    fusion: Fusion,
+}
+
+impl Judged<'_> {
+    fn table(&self, resamples: usize, seed: u64) -> Value {
+        let slices: [(&str, Slice); 4] = [
+            ("all", |_, _| true),
+            ("conditional", |_, case| holds(case)),
+            ("cold_shoppers", |_, case| case.is_cold()),
+            ("cold_items", |world, case| is_new(world, case)),
+        ];
+        let mut table = Map::new();
+        for (name, belongs) in slices {
+            let chosen: Vec<usize> =
+                (0..self.cases.len()).filter(|&at| belongs(self.world, &self.cases[at])).collect();
+            table.insert(name.into(), self.slice(&chosen, resamples, seed));
+        }
+        Value::Object(table)
+    }
+
+    fn slice(&self, chosen: &[usize], resamples: usize, seed: u64) -> Value {
+        let given: Vec<&[u32]> = chosen.iter().map(|&at| &*self.cases[at].slate).collect();
+        let scored: Vec<Vec<u32>> = chosen.iter().map(|&at| self.scored(at)).collect();
+        let mut figures = Map::new();
+        for (name, figure) in FIGURES {
+            let measured = |order: &dyn Fn(usize) -> Vec<u32>| -> Vec<f64> {
+                let each = chosen.iter().enumerate();
+                each.map(|(row, &at)| figure(&order(row), &self.cases[at].relevant)).collect()
+            };
+            let before = measured(&|row| given[row].to_vec());
+            let after = measured(&|row| scored[row].clone());
+            if let Some(comparison) = measure::compare(&before, &after, resamples, seed) {
+                figures.insert(name.into(), figures_of(&comparison));
+            }
+        }
+        let pairs = given.iter().copied().zip(scored.iter().map(Vec::as_slice));
+        let covered = |orders: &[&[u32]]| {
+            measure::coverage(orders.iter().copied(), COVERED, self.world.catalog.len())
+        };
+        let scored: Vec<&[u32]> = scored.iter().map(Vec::as_slice).collect();
+        json!({
+            "cases": chosen.len(),
+            "ceiling": self.ceiling(chosen),
+            "order_kept": measure::identity_rate(pairs),
+            "coverage@10": { "given": covered(&given), "scored": covered(&scored) },
+            "figures": figures,
+        })
+    }
+
+    /// The slate's items in the scored order.
+    fn scored(&self, at: usize) -> Vec<u32> {
+        let slate = &self.cases[at].slate;
+        self.fusion.order(&self.logits[at]).into_iter().map(|place| slate[place]).collect()
+    }
+
+    /// Recall@10 of the best order that these slates allow.
+    fn ceiling(&self, chosen: &[usize]) -> f64 {
+        let best = chosen.iter().map(|&at| {
+            let case = &self.cases[at];
+            let held = case.slate.iter().filter(|item| case.relevant.contains(item)).count();
+            held.min(10) as f64 / case.relevant.len().min(10) as f64
+        });
+        best.sum::<f64>() / chosen.len().max(1) as f64
+    }
+}
+
+/// Whether the slate holds anything that was then bought: whether an order can matter.
+fn holds(case: &Case) -> bool {
+    case.relevant.iter().any(|item| case.slate.contains(item))
+}
+
+/// Whether what was bought was new to the shop: without a sale in most of the log.
+fn is_new(world: &World, case: &Case) -> bool {
+    let first =
+        |item: &u32| world.snapshots[case.snapshot].cards.items[*item as usize].stats.first_sale;
+    case.relevant
+        .iter()
+        .any(|item| first(item).is_none_or(|first| first >= world.dataset.split.validate))
+}
+
+fn figures_of(comparison: &Comparison) -> Value {
+    json!({
+        "given": interval(&comparison.before),
+        "scored": interval(&comparison.after),
+        "gain": interval(&comparison.gain),
+        "relative": comparison.relative.as_ref().map(interval),
+    })
+}
+
+fn interval(interval: &Interval) -> Value {
+    let round = |value: f64| (value * 1e5).round() / 1e5;
+    json!({ "mean": round(interval.mean), "low": round(interval.low), "high": round(interval.high) })
+}
+
+/// The report as lines of a table, for people.
+pub fn table(report: &Value) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for (task, slices) in report.as_object().into_iter().flatten() {
+        for (slice, table) in slices.as_object().into_iter().flatten() {
+            let _ = writeln!(
+                text,
+                "\n{task}, {slice}: {} cases, ceiling of Recall@10 {:.3}, order kept {:.1} %",
+                table["cases"],
+                table["ceiling"].as_f64().unwrap_or_default(),
+                100.0 * table["order_kept"].as_f64().unwrap_or_default(),
+            );
+            for (figure, of) in table["figures"].as_object().into_iter().flatten() {
+                let _ = writeln!(text, "  {figure:<10} {}", row(of));
+            }
+        }
+    }
+    text
+}
+
+fn row(of: &Value) -> String {
+    let number = |part: &str, of_it: &str| of[part][of_it].as_f64().unwrap_or(f64::NAN);
+    let relative = of["relative"]["mean"].as_f64();
+    let relative = relative.map_or("–".into(), |share| format!("{:+.1} %", 100.0 * share));
+    format!(
+        "given {:.4}  scored {:.4}  gain {:+.4} [{:+.4}, {:+.4}]  relative {relative}",
+        number("given", "mean"),
+        number("scored", "mean"),
+        number("gain", "mean"),
+        number("gain", "low"),
+        number("gain", "high"),
+    )
+}

@@ -1,0 +1,20 @@
+//! The commands of the pipeline, in the order in which they run.
+
+mod evaluate;
+mod prepare;
+mod reward_model;
+mod text_encoder;
+mod write;
+
+pub use evaluate::{evaluate, table};
+
+use super::Stage;
+
+/// All stages, in the order in which they run.
+pub static STAGES: &[&dyn Stage] = &[
+    &prepare::Prepare,
+    &text_encoder::TextEncoderStage,
+    &reward_model::RewardModel,
+    &write::Write,
+    &evaluate::Evaluate,
+];

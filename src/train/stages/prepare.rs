@@ -1,0 +1,131 @@
+//! From a shop to a catalogue.
+
+use crate::bundle::{Catalog, CatalogRow, Part, write_catalog};
+use crate::language::{self, Mining};
+use crate::shop::{Item, Shop};
+use crate::simulate;
+use crate::train::dataset::DAY_S;
+use crate::train::{Bench, Stage};
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The attribute that stands in for a missing category.
+const TYPE: &str = "type";
+
+/// Simulates the shop if the recipe says so, and makes its catalogue.
+#[derive(Debug)]
+pub struct Prepare;
+
+impl Stage for Prepare {
+    fn name(&self) -> &'static str {
+        "prepare"
+    }
+
+    fn about(&self) -> &'static str {
+        "Opens or simulates the shop, mines attributes from titles if asked to, and writes the catalogue"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Catalog]
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        if let Some(simulated) = bench.recipe.shop.simulated {
+            simulated_shop(bench, simulated)?;
+        }
+        let dir = bench.shop_dir();
+        let shop =
+            Shop::open(&dir).with_context(|| format!("opening the shop {}", dir.display()))?;
+        let mut rows: Vec<CatalogRow> = shop.items.iter().map(row).collect();
+        if bench.recipe.shop.mine_attributes {
+            mine(&mut rows);
+        }
+        let catalog = Catalog::new(rows);
+        write_catalog(&bench.dir, &catalog)?;
+        let dataset = bench.dataset(&catalog)?;
+        let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+        for item in catalog.items() {
+            let mut names: Vec<&str> =
+                catalog.attributes_of(item).map(|(name, _)| &**name).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                *named.entry(name).or_default() += 1;
+            }
+        }
+        Ok(json!({
+            "items": catalog.len(),
+            "users": shop.users.len(),
+            "events": shop.events.len(),
+            "purchases": dataset.purchases.len(),
+            "categories": catalog.categories_len(),
+            "items_with_attribute": named,
+            "split": dataset.split,
+        }))
+    }
+}
+
+fn simulated_shop(
+    bench: &mut Bench<'_>,
+    of: crate::train::recipe::Simulated,
+) -> anyhow::Result<()> {
+    let config = simulate::Config {
+        seed: bench.recipe.seed,
+        shoppers: of.shoppers,
+        products: of.products,
+        days: of.days,
+        ..simulate::Config::default()
+    };
+    let (raw, shop) = (bench.dir.join("simulated"), bench.shop_dir());
+    for stale in [&raw, &shop] {
+        if stale.exists() {
+            std::fs::remove_dir_all(stale)
+                .with_context(|| format!("clearing {}", stale.display()))?;
+        }
+    }
+    simulate::simulate(&config, &raw, &mut |done, of| bench.progress.show("simulating", done, of))?;
+    let plan = crate::shop::Import {
+        items: raw.join("items.csv.zst"),
+        events: raw.join("events.csv.zst"),
+        attributes: ATTRIBUTES.iter().map(|&name| name.to_owned()).collect(),
+        columns: Vec::new(),
+        skip_rejects: false,
+        rejects_max: 1,
+        now: config.start + i64::from(of.days) * DAY_S,
+    };
+    crate::shop::import(&plan, &shop, &mut |done, of| bench.progress.show("importing", done, of))?;
+    Ok(())
+}
+
+/// The attributes of a simulated shop.
+const ATTRIBUTES: [&str; 8] =
+    ["color", "material", "style", "occasion", "season", "brand", "brand_tier", "product_type"];
+
+fn row(item: &Item) -> CatalogRow {
+    CatalogRow {
+        id: item.id.as_str().into(),
+        title: item.title.clone(),
+        category: item.category.clone(),
+        attributes: item.attributes.clone(),
+        price: item.price,
+    }
+}
+
+/// Adds what titles say, and lets the type of a thing stand in for a missing category.
+fn mine(rows: &mut [CatalogRow]) {
+    let titles: Vec<&str> = rows.iter().map(|row| row.title.as_str()).collect();
+    let mined = language::mine(&titles, &Mining::default());
+    for (row, mined) in rows.iter_mut().zip(mined) {
+        if row.category.is_empty()
+            && let Some((_, kind)) = mined.iter().find(|(name, _)| name == TYPE)
+        {
+            row.category.clone_from(kind);
+        }
+        row.attributes.extend(mined);
+    }
+}

@@ -1,0 +1,257 @@
+//! CURec's reward model: a recommender that reads reasons.
+
+use crate::bundle::{HISTORY_LEN, Part, REASONS_MAX};
+use crate::nn::{self, Din, Dropout, Shape, Weights};
+use crate::scorer::features::{AGES, FEATURES};
+use crate::scorer::{Fusion, ScorerFile};
+use crate::train::batch::Batcher;
+use crate::train::cases::{Case, Task};
+use crate::train::fit::{self, Plan};
+use crate::train::measure;
+use crate::train::recipe::{Loss, Recipe};
+use crate::train::world::World;
+use crate::train::{Bench, Stage};
+use anyhow::Context as _;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// What a place in the order given may cost, when the fusion is fitted.
+const PRIOR_WEIGHTS: [f32; 12] = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
+/// The figure that the best epoch and the fusion are chosen by: NDCG at this cut.
+const CUT: usize = 10;
+
+/// Trains the scorer.
+#[derive(Debug)]
+pub struct RewardModel;
+
+impl Stage for RewardModel {
+    fn name(&self) -> &'static str {
+        "reward_model"
+    }
+
+    fn about(&self) -> &'static str {
+        "Trains the scorer (CURec's reward model: reasons, history, target attention, ids) on slates of the shop's ranker"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog, Part::Tokenizer, Part::Text]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Scorer, Part::ScorerShape]
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let split = bench.dataset(&*bench.catalog()?)?.split;
+        let world = World::open(bench, split.train, split.test)?;
+        let recipe = bench.recipe.clone();
+        let examples = examples(&world, &recipe);
+        anyhow::ensure!(
+            !examples.is_empty(),
+            "no slate of the training time holds what was bought"
+        );
+        let judges =
+            world.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
+        let shape = shape(&world, &recipe);
+        let trained = Training { world: &world, recipe: &recipe, shape: &shape, judges: &judges }
+            .run(&examples, bench)?;
+        std::fs::write(bench.path(Part::Scorer), trained.weights.to_bytes()?)
+            .context("writing the scorer")?;
+        let file =
+            ScorerFile { currency: recipe.shop.currency.clone(), fusion: trained.fusion, shape };
+        std::fs::write(bench.path(Part::ScorerShape), toml::to_string(&file)?)
+            .context("writing the scorer's shape")?;
+        Ok(json!({
+            "examples": examples.len(),
+            "validation_cases": judges.iter().map(|(task, cases)| (task.as_str(), cases.len())).collect::<std::collections::BTreeMap<_, _>>(),
+            "epochs": trained.epochs.iter().map(|epoch| json!({
+                "loss": epoch.loss,
+                "validation_ndcg@10": epoch.verdict,
+            })).collect::<Vec<_>>(),
+            "given_ndcg@10": ndcg(&judges, |case, _| case.slate.clone()),
+            "fused_ndcg@10": trained.best,
+            "prior_weight": trained.fusion.prior_weight,
+            "steps": trained.steps,
+        }))
+    }
+}
+
+/// Slates of the training time that hold what was bought: the others can't teach an order.
+fn examples(world: &World, recipe: &Recipe) -> Vec<Case> {
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+    let split = world.dataset.split;
+    let mut examples = world.cases(recipe.slates.train_size, &recipe.shop.currency).many(
+        split.train,
+        split.validate,
+        recipe.reward_model.per_basket,
+        &mut rng,
+    );
+    examples.retain(|case| {
+        let taken = case.slate.iter().filter(|item| case.relevant.contains(item)).count();
+        taken > 0 && taken < case.slate.len()
+    });
+    examples.truncate(recipe.reward_model.examples_max);
+    examples
+}
+
+fn shape(world: &World, recipe: &Recipe) -> Shape {
+    Shape {
+        items: world.catalog.len(),
+        text: nn::text::TEXT_WIDTH,
+        reasons: REASONS_MAX,
+        features: FEATURES,
+        history: HISTORY_LEN,
+        ages: AGES,
+        layers: recipe.reward_model.layers,
+        ablation: recipe.reward_model.ablation,
+        ..Shape::default()
+    }
+}
+
+/// What a training is given.
+struct Training<'a> {
+    world: &'a World,
+    recipe: &'a Recipe,
+    shape: &'a Shape,
+    judges: &'a [(Task, Vec<Case>)],
+}
+
+/// What came of it.
+struct Trained {
+    weights: Weights,
+    fusion: Fusion,
+    best: f64,
+    epochs: Vec<fit::Epoch>,
+    steps: usize,
+}
+
+impl Training<'_> {
+    fn run(&self, examples: &[Case], bench: &mut Bench<'_>) -> anyhow::Result<Trained> {
+        let recipe = &self.recipe.reward_model;
+        let variables = Weights::random(self.shape, self.recipe.seed)?.to_varmap(&Device::Cpu)?;
+        let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let network = Din::new(self.shape, &built)?;
+        let rng = ChaCha8Rng::seed_from_u64(self.recipe.seed ^ 2);
+        let mut dropout = Dropout { rate: recipe.dropout, rng };
+        let batcher = Batcher {
+            catalog: &self.world.catalog,
+            users: &self.world.dataset.users,
+            snapshots: &self.world.snapshots,
+            shape: self.shape.clone(),
+            candidates: recipe.candidates,
+            id_dropout: recipe.id_dropout,
+        };
+        let steps = examples.len().div_ceil(recipe.batch);
+        let plan = Plan {
+            epochs: recipe.epochs,
+            steps,
+            learning_rate: recipe.learning_rate,
+            weight_decay: recipe.weight_decay,
+            patience: recipe.patience,
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.seed ^ 1);
+        let mut best: Option<(f64, Fusion, Weights)> = None;
+        let seen = seen_items(examples, self.world.catalog.len());
+        let loss_of = |step: usize| -> anyhow::Result<Tensor> {
+            let start = step % steps * recipe.batch;
+            let cases: Vec<&Case> =
+                examples[start..examples.len().min(start + recipe.batch)].iter().collect();
+            let batch = batcher.batch(&cases, &mut rng)?;
+            let logits = network.forward_train(&batch, &mut dropout)?.logits;
+            Ok(loss(&logits, recipe.loss)?)
+        };
+        let judge = |_| -> anyhow::Result<f64> {
+            let weights = forget_unseen(Weights::from_varmap(&variables)?, &seen, self.shape);
+            let (verdict, fusion) = self.verdict(&weights)?;
+            if best.as_ref().is_none_or(|best| verdict > best.0) {
+                best = Some((verdict, fusion, weights));
+            }
+            Ok(verdict)
+        };
+        let of = (plan.epochs * steps) as u64;
+        let epochs = fit::fit(&variables, plan, loss_of, judge, |loss, step| {
+            bench.progress.show(&format!("reward model, loss {loss:.3}"), step as u64, of);
+        })?;
+        let (best, fusion, weights) = best.context("the recipe allows no epoch")?;
+        let steps = steps * epochs.len();
+        Ok(Trained { weights, fusion, best, epochs, steps })
+    }
+
+    /// How good these weights are on validation slates, with the best fusion for them: the mean
+    /// over both tasks of NDCG.
+    fn verdict(&self, weights: &Weights) -> anyhow::Result<(f64, Fusion)> {
+        let mut logits = Vec::new();
+        for (_, cases) in self.judges {
+            logits.push(self.world.score(weights, self.shape, cases)?);
+        }
+        let verdicts = PRIOR_WEIGHTS.map(|prior_weight| {
+            let fusion = Fusion { prior_weight };
+            let of_task = |(at, (_, cases)): (usize, &(Task, Vec<Case>))| {
+                let each = cases.iter().zip(&logits[at]).map(|(case, logits)| {
+                    let order: Vec<u32> =
+                        fusion.order(logits).into_iter().map(|place| case.slate[place]).collect();
+                    measure::ndcg(&order, &case.relevant, CUT)
+                });
+                mean(each)
+            };
+            (mean(self.judges.iter().enumerate().map(of_task)), fusion)
+        });
+        let first = verdicts[0];
+        Ok(verdicts.into_iter().fold(first, |best, next| if next.0 > best.0 { next } else { best }))
+    }
+}
+
+fn loss(logits: &Tensor, loss: Loss) -> candle_core::Result<Tensor> {
+    let mask = logits.ones_like()?;
+    match loss {
+        Loss::Softmax => nn::softmax_loss(logits, &mask),
+        Loss::Bce => {
+            let (slates, candidates) = logits.dims2()?;
+            let row: Vec<f32> =
+                (0..candidates).map(|place| f32::from(u8::from(place == 0))).collect();
+            let labels = Tensor::from_vec(row, (1, candidates), logits.device())?;
+            nn::bce_loss(logits, &labels.broadcast_as((slates, candidates))?, &mask)
+        }
+    }
+}
+
+/// Which items stood in a training slate or history: only their ids have learned anything.
+fn seen_items(examples: &[Case], items: usize) -> Vec<bool> {
+    let mut seen = vec![false; items];
+    for case in examples {
+        let read = case.history.iter().map(|past| past.item).chain(case.slate.iter().copied());
+        read.for_each(|item| seen[item as usize] = true);
+    }
+    seen
+}
+
+/// Gives items that training never saw the row of the unknown item: their own is still noise.
+fn forget_unseen(mut weights: Weights, seen: &[bool], shape: &Shape) -> Weights {
+    let Some(rows) = weights.get(nn::ITEM_IDS) else { return weights };
+    let mut rows = rows.to_vec();
+    let (unknown, known) = rows.split_at_mut(shape.width);
+    for (row, _) in known.chunks_mut(shape.width).zip(seen).filter(|(_, seen)| !**seen) {
+        row.copy_from_slice(unknown);
+    }
+    weights.insert(nn::ITEM_IDS, &[shape.items + 1, shape.width], rows);
+    weights
+}
+
+fn ndcg(judges: &[(Task, Vec<Case>)], order: impl Fn(&Case, usize) -> Vec<u32>) -> f64 {
+    let of_task = |(_, cases): &(Task, Vec<Case>)| {
+        let each = cases
+            .iter()
+            .enumerate()
+            .map(|(at, case)| measure::ndcg(&order(case, at), &case.relevant, CUT));
+        mean(each)
+    };
+    mean(judges.iter().map(of_task))
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0_usize), |(sum, count), value| (sum + value, count + 1));
+    sum / count.max(1) as f64
+}

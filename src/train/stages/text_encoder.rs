@@ -1,0 +1,126 @@
+//! From the shop's texts to vectors that tell what belongs together.
+
+use crate::bundle::{Catalog, HISTORY_LEN, Part};
+use crate::evidence;
+use crate::language::Tokens;
+use crate::nn::text::{self, Plan};
+use crate::train::dataset::Dataset;
+use crate::train::snapshot::Snapshot;
+use crate::train::{Bench, Stage};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// Texts beside the titles that the tokenizer learns from.
+const TOKENIZED_MAX: usize = 20_000;
+
+/// Trains the tokenizer and the static text encoder.
+#[derive(Debug)]
+pub struct TextEncoderStage;
+
+impl Stage for TextEncoderStage {
+    fn name(&self) -> &'static str {
+        "text_encoder"
+    }
+
+    fn about(&self) -> &'static str {
+        "Trains a BPE tokenizer and a static text encoder on patterns, reasons and titles that belong together"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Tokenizer, Part::Text]
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let (catalog, recipe) = (bench.catalog()?, bench.recipe.clone());
+        let dataset = bench.dataset(&catalog)?;
+        let texts = Texts::gather(
+            &dataset,
+            &catalog,
+            &recipe.shop.currency,
+            recipe.text_encoder.pairs_max,
+            recipe.seed,
+        );
+        let tokens = Tokens::fit(texts.all(), recipe.text_encoder.vocabulary)?;
+        tokens.save(&bench.path(Part::Tokenizer))?;
+        let pairs: Vec<_> =
+            texts.pairs.iter().map(|(a, b)| (tokens.encode(a), tokens.encode(b))).collect();
+        let plan = Plan {
+            epochs: recipe.text_encoder.epochs,
+            batch: recipe.text_encoder.batch,
+            learning_rate: recipe.text_encoder.learning_rate,
+            temperature: recipe.text_encoder.temperature,
+            seed: recipe.seed,
+        };
+        let mut losses = Vec::new();
+        let encoder = text::fit(&pairs, tokens.vocabulary(), &plan, &mut |step| {
+            let what = format!("text encoder, loss {:.3}", step.loss);
+            bench.progress.show(&what, step.done as u64, step.of as u64);
+            if step.done % (step.of / 20).max(1) == 0 {
+                losses.push((f64::from(step.loss) * 1e4).round() / 1e4);
+            }
+        })?;
+        encoder.save(&bench.path(Part::Text))?;
+        Ok(json!({ "vocabulary": tokens.vocabulary(), "pairs": pairs.len(), "losses": losses }))
+    }
+}
+
+/// Texts of the training time, and which of them belong together.
+struct Texts {
+    items: Vec<String>,
+    pairs: Vec<(String, String)>,
+}
+
+impl Texts {
+    /// Reads nothing at or after the moment when validation starts.
+    fn gather(
+        dataset: &Dataset,
+        catalog: &Catalog,
+        currency: &str,
+        most: usize,
+        seed: u64,
+    ) -> Self {
+        let items: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
+        let until = dataset.split.validate;
+        let mut pairs = Vec::new();
+        let (_, cards) = Snapshot::write(dataset, catalog, until, currency);
+        for (card, item) in cards.items.iter().zip(&items) {
+            pairs.extend(card.reasons.iter().map(|reason| (reason.text.to_string(), item.clone())));
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        pairs.shuffle(&mut rng);
+        pairs.truncate(most / 4);
+        let mut lines: Vec<(usize, usize)> = dataset
+            .bought
+            .iter()
+            .enumerate()
+            .flat_map(|(user, bought)| {
+                (1..bought.partition_point(|b| b.time < until)).map(move |line| (user, line))
+            })
+            .collect();
+        lines.shuffle(&mut rng);
+        lines.truncate(most - pairs.len());
+        for (user, line) in lines {
+            let bought = &dataset.bought[user];
+            let taken = items[bought[line].item as usize].clone();
+            let beside = if rng.random_bool(0.5) {
+                let history = dataset.history(user, line, true, HISTORY_LEN);
+                evidence::pattern(catalog, &history, currency)
+            } else {
+                items[bought[line - 1].item as usize].clone()
+            };
+            pairs.push((beside, taken));
+        }
+        Self { items, pairs }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        let patterns = self.pairs.iter().map(|(beside, _)| beside.as_str());
+        self.items.iter().map(String::as_str).chain(patterns.take(TOKENIZED_MAX))
+    }
+}

@@ -1,0 +1,191 @@
+//! What the stages that learn from slates have before them: the log, its items, and the shop as it
+//! was known at each of many moments.
+
+use super::bench::Bench;
+use super::cases::{Case, Cases, Task};
+use super::dataset::Dataset;
+use super::snapshot::{Snapshot, moments};
+use crate::bundle::Catalog;
+use crate::domain::Timestamp;
+use crate::nn::{Fused, Shape, Weights};
+use crate::scorer::{Desk, Entry, Model, Reader, Slate};
+use anyhow::Context as _;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rustc_hash::FxHashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The log, its items, the text encoder, and the shop at each of many moments.
+#[derive(Debug)]
+pub struct World {
+    /// The items.
+    pub catalog: Arc<Catalog>,
+    /// The log.
+    pub dataset: Dataset,
+    /// The text encoder.
+    pub reader: Arc<Reader>,
+    /// In time order.
+    pub snapshots: Vec<Snapshot>,
+    /// Slates of another ranker, by user, if the recipe names some.
+    given: Option<FxHashMap<u32, Vec<u32>>>,
+}
+
+// === impl World ===
+
+impl World {
+    /// Takes snapshots so that every moment in `from..until` has a recent one.
+    pub fn open(bench: &mut Bench<'_>, from: Timestamp, until: Timestamp) -> anyhow::Result<Self> {
+        let catalog = bench.catalog()?;
+        let dataset = bench.dataset(&catalog)?;
+        let reader = bench.reader()?;
+        let recipe = &bench.recipe;
+        let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
+        let vectors = reader.vectors(&texts);
+        let moments = moments(from, until, recipe.slates.refresh_days);
+        let mut snapshots = Vec::with_capacity(moments.len());
+        for (done, &as_of) in moments.iter().enumerate() {
+            bench.progress.show("snapshots", done as u64, moments.len() as u64);
+            let currency = &recipe.shop.currency;
+            let mut snapshot =
+                Snapshot::take(&dataset, &catalog, &reader, &vectors, as_of, currency);
+            if recipe.reward_model.shuffled_reasons {
+                shuffle_reasons(&mut snapshot, recipe.seed);
+            }
+            snapshots.push(snapshot);
+        }
+        let given = match &recipe.slates.given {
+            Some(path) => Some(read_slates(path, &dataset, &catalog)?),
+            None => None,
+        };
+        Ok(Self { catalog, dataset, reader, snapshots, given })
+    }
+
+    /// Slates of this size.
+    pub fn cases<'a>(&'a self, size: usize, currency: &'a str) -> Cases<'a> {
+        Cases {
+            dataset: &self.dataset,
+            catalog: &self.catalog,
+            reader: &self.reader,
+            snapshots: &self.snapshots,
+            size,
+            currency,
+        }
+    }
+
+    /// The latest case of each user in `from..until`, for both tasks.
+    pub fn last_cases(
+        &self,
+        size: usize,
+        currency: &str,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> [(Task, Vec<Case>); 2] {
+        let cases = self.cases(size, currency);
+        [Task::FirstPurchase, Task::NextBasket].map(|task| {
+            let last = cases.last(task, from, until);
+            (
+                task,
+                match &self.given {
+                    Some(given) => self.with_given(last, task, given),
+                    None => last,
+                },
+            )
+        })
+    }
+
+    /// The cases that another ranker's slates were made for: each user's very last purchase.
+    fn with_given(
+        &self,
+        cases: Vec<Case>,
+        task: Task,
+        given: &FxHashMap<u32, Vec<u32>>,
+    ) -> Vec<Case> {
+        let is_last = |case: &Case| {
+            let last = self.dataset.bought[case.user as usize].last();
+            task == Task::FirstPurchase && last.is_some_and(|b| case.relevant == [b.item])
+        };
+        let with_slate = |case: Case| Some(Case { slate: given.get(&case.user)?.clone(), ..case });
+        cases.into_iter().filter(is_last).filter_map(with_slate).collect()
+    }
+
+    /// The logits of each case's slate, by the serving path.
+    pub fn score(
+        &self,
+        weights: &Weights,
+        shape: &Shape,
+        cases: &[Case],
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let network = Arc::new(Fused::new(weights, shape)?);
+        let mut logits = vec![Vec::new(); cases.len()];
+        for (at, snapshot) in self.snapshots.iter().enumerate() {
+            let mut of_it =
+                cases.iter().enumerate().filter(|(_, case)| case.snapshot == at).peekable();
+            if of_it.peek().is_none() {
+                continue;
+            }
+            let (catalog, reader) = (self.catalog.clone(), self.reader.clone());
+            let model = Model::new(catalog, snapshot.cards.clone(), reader, network.clone())?;
+            let mut desk = model.desk();
+            for (place, case) in of_it {
+                logits[place] = self.score_case(&model, case, &mut desk);
+            }
+        }
+        Ok(logits)
+    }
+
+    fn score_case(&self, model: &Model, case: &Case, desk: &mut Desk) -> Vec<f32> {
+        let candidates: Vec<Entry> = case.slate.iter().copied().map(Entry::Known).collect();
+        let slate = Slate {
+            user: &self.dataset.users[case.user as usize],
+            now: case.now,
+            history: &case.history,
+            pattern: case.pattern.as_deref(),
+            candidates: &candidates,
+        };
+        model.score(&slate, desk).logits
+    }
+}
+
+/// Reads slates of another ranker: lines of `user<TAB>item item …`, plain or compressed with zstd.
+/// Items and users that the shop does not have are passed over.
+fn read_slates(
+    path: &Path,
+    dataset: &Dataset,
+    catalog: &Catalog,
+) -> anyhow::Result<FxHashMap<u32, Vec<u32>>> {
+    let reading = || format!("reading the slates {}", path.display());
+    let mut text = std::fs::read(path).with_context(reading)?;
+    if path.extension().is_some_and(|ending| ending == "zst") {
+        text = zstd::decode_all(&text[..]).with_context(reading)?;
+    }
+    let text = String::from_utf8(text).with_context(reading)?;
+    let users: FxHashMap<&str, u32> =
+        dataset.users.iter().zip(0..).map(|(user, number)| (user.as_str(), number)).collect();
+    let mut slates = FxHashMap::default();
+    for (number, line) in text.lines().enumerate() {
+        let (user, items) = line
+            .split_once('\t')
+            .with_context(|| format!("{}:{}: no tab", path.display(), number + 1))?;
+        if let Some(&user) = users.get(user) {
+            let known = items.split(' ').filter_map(|item| catalog.number(&item.into()));
+            slates.insert(user, known.collect());
+        }
+    }
+    Ok(slates)
+}
+
+/// Gives every item the reasons of another one.
+fn shuffle_reasons(snapshot: &mut Snapshot, seed: u64) {
+    let mut reasons: Vec<_> = snapshot
+        .cards
+        .items
+        .iter_mut()
+        .map(|card| (std::mem::take(&mut card.reasons), card.first_reason))
+        .collect();
+    reasons.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    for (card, (reasons, first_reason)) in snapshot.cards.items.iter_mut().zip(reasons) {
+        (card.reasons, card.first_reason) = (reasons, first_reason);
+    }
+}
