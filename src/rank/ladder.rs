@@ -72,7 +72,10 @@ impl Ladder {
                 }
             }
             for (quality, shortfall) in &answer.shortfalls {
-                self.metrics.shortfall(*quality, shortfall.as_str());
+                self.metrics.shortfall(quality.as_str(), shortfall.as_str());
+            }
+            if answer.ranking.quality > Quality::Given && answer.ranking.is_as_given() {
+                self.metrics.identity();
             }
             answer.last = true;
             yield answer;
@@ -105,14 +108,17 @@ impl Ladder {
         // A late attempt would have taken longer than it was given: recorded as twice that, else
         // cutting slow rungs short would make them look quick.
         step.pace.record(if outcome.is_ok() { took } else { took * 2 }, Instant::now());
-        self.metrics.rung(step.rung.quality(), took);
+        self.metrics.rung(step.rung.quality().as_str(), took);
         outcome.unwrap_or(Err(Shortfall::Late))
     }
 }
 
 impl std::fmt::Debug for Ladder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ladder").field("version", &self.version).field("top", &self.top()).finish()
+        f.debug_struct("Ladder")
+            .field("version", &self.version)
+            .field("top", &self.top())
+            .finish_non_exhaustive()
     }
 }
 

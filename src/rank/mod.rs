@@ -4,10 +4,16 @@
 //! a scored order, and so on until its deadline. The last order reached is the answer.
 
 mod ladder;
+mod live;
 mod pace;
+mod profile;
+mod scored;
 
 pub use ladder::{Answer, Ladder};
+pub use live::{Building, open};
 pub use pace::Pace;
+pub use profile::{MemoryLimits, StoredCard};
+pub use scored::Scored;
 
 use crate::domain::{ItemId, Quality, Query, Ranking, Reason};
 use futures_util::future::BoxFuture;

@@ -1,0 +1,173 @@
+//! The desk that both protocols hand their requests to.
+
+use super::fault::Fault;
+use super::layers::{Call, Outcome};
+use super::pb;
+use super::readiness::Readiness;
+use super::wire::{self, Envelope, Slip};
+use crate::domain::{Criticality, Query};
+use crate::rank::{Answer, Ladder};
+use crate::telemetry::Metrics;
+use async_stream::stream;
+use axum::body::Bytes;
+use futures_util::{Stream, StreamExt};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+/// The part of `requests_max` that only critical requests may use: one in sixteen.
+const CRITICAL_SHARE: usize = 16;
+/// The part of `requests_max` that sheddable requests leave free: one in four.
+const UNSHEDDABLE_SHARE: usize = 4;
+
+/// How much the door lets in, and how long it gives an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in flight.
+    pub requests_max: usize,
+    /// Time for an answer where the caller does not say.
+    pub deadline_default: Duration,
+    /// Time kept back from a caller's deadline for writing the answer down and sending it.
+    pub reply_reserve: Duration,
+}
+
+/// What both protocols share: the ladder, and who may climb it.
+#[derive(Debug)]
+pub struct Desk {
+    ladder: Arc<Ladder>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    limits: Limits,
+    seats: Arc<Semaphore>,
+    samples: Option<Bytes>,
+}
+
+impl Desk {
+    /// A desk in front of `ladder`. `samples` is a JSON document of requests to try.
+    pub fn new(
+        ladder: Arc<Ladder>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        limits: Limits,
+        samples: Option<Bytes>,
+    ) -> Self {
+        let seats = Arc::new(Semaphore::new(limits.requests_max));
+        Self { ladder, metrics, readiness, limits, seats, samples }
+    }
+
+    /// The best ranking that the deadline allows.
+    pub async fn rerank(
+        &self,
+        call: Call,
+        request: pb::RerankRequest,
+    ) -> Result<pb::RerankResponse, Fault> {
+        let (slip, climb) = self.climb(&call, request)?;
+        let mut climb = pin!(climb);
+        let mut answer = None;
+        while let Some(better) = climb.next().await {
+            answer = Some(better);
+        }
+        let answer = answer.expect("a climb is never empty");
+        call.trail.reached(Outcome::of(&answer));
+        Ok(slip.response(answer))
+    }
+
+    /// Every ranking of the climb as it is reached.
+    pub fn stream(
+        &self,
+        call: Call,
+        request: pb::RerankRequest,
+    ) -> Result<impl Stream<Item = pb::StreamRerankResponse> + Send + use<>, Fault> {
+        let (slip, climb) = self.climb(&call, request)?;
+        Ok(stream! {
+            // The call moves in here with its seat: both last as long as the climb.
+            let call = call;
+            let mut climb = pin!(climb);
+            while let Some(answer) = climb.next().await {
+                let last = answer.last;
+                if last {
+                    call.trail.reached(Outcome::of(&answer));
+                }
+                yield pb::StreamRerankResponse { ranking: Some(slip.response(answer)), last };
+            }
+        })
+    }
+
+    /// Cached reasons, without ranking.
+    pub async fn explain(
+        &self,
+        call: Call,
+        request: pb::ExplainRequest,
+    ) -> Result<pb::ExplainResponse, Fault> {
+        let query = wire::question(request, envelope(&call))?;
+        self.check(&call, &query)?;
+        let slip = Slip::of(&query);
+        let reasons = timeout_at(query.deadline.instant(), self.ladder.explain(&query));
+        let reasons = reasons.await.map_err(|_| Fault::late())?;
+        Ok(wire::explained(&slip, self.ladder.version(), reasons))
+    }
+
+    /// A seat for one more request, if there is one.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        if self.readiness.is_draining() {
+            return Err(Fault::draining());
+        }
+        self.seats.clone().try_acquire_owned().map_err(|_| Fault::busy())
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Where requests are counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Whether it would be wise to send requests here.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Requests to try, as JSON.
+    pub fn samples(&self) -> Option<&Bytes> {
+        self.samples.as_ref()
+    }
+
+    fn climb(
+        &self,
+        call: &Call,
+        request: pb::RerankRequest,
+    ) -> Result<(Slip, impl Stream<Item = Answer> + Send + use<>), Fault> {
+        let query = wire::query(request, envelope(call))?;
+        self.check(call, &query)?;
+        Ok((Slip::of(&query), self.ladder.clone().climb(query)))
+    }
+
+    /// What only the desk can know about a valid query: whether it is for us, in time, and
+    /// important enough.
+    fn check(&self, call: &Call, query: &Query) -> Result<(), Fault> {
+        let pinned = query.bundle.as_ref();
+        if let Some(other) = pinned.filter(|version| *version != self.ladder.version()) {
+            return Err(Fault::not_found("bundle", other.as_str()));
+        }
+        if call.expires.passed(Instant::now()) {
+            return Err(Fault::late());
+        }
+        let kept_free = match query.criticality {
+            Criticality::Critical => 0,
+            Criticality::Default => self.limits.requests_max / CRITICAL_SHARE,
+            Criticality::Sheddable => self.limits.requests_max / UNSHEDDABLE_SHARE,
+        };
+        if self.seats.available_permits() < kept_free { Err(Fault::busy()) } else { Ok(()) }
+    }
+}
+
+/// What a call says outside its message. The wall clock is read here, once.
+fn envelope(call: &Call) -> Envelope {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Envelope { request_id: call.trail.id(), now: now.as_secs() as i64, deadline: call.deadline }
+}

@@ -1,0 +1,57 @@
+//! How do outsiders talk to us?
+//!
+//! gRPC and HTTP share one port and one [`Desk`]: both decode into the messages of
+//! `proto/raisonne/v1`, so equal requests get equal answers. Only `wire` knows both those
+//! messages and the words of the house, and `fault` is the one table of errors.
+
+mod bounds;
+mod desk;
+mod fault;
+mod grpc;
+mod http;
+mod layers;
+mod listen;
+mod readiness;
+mod wire;
+
+pub use desk::{Desk, Limits};
+pub use listen::{BindError, CutOff, Door};
+pub use readiness::{Readiness, State};
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use std::sync::Arc;
+
+/// The messages and services of the contract, generated from `proto/raisonne/v1`.
+#[expect(
+    clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+pub mod pb {
+    tonic::include_proto!("raisonne.v1");
+    include!(concat!(env!("OUT_DIR"), "/raisonne.v1.serde.rs"));
+
+    /// The contract itself, for reflection: an encoded `FileDescriptorSet`.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
+
+/// Everything that the port answers.
+pub fn router(desk: Arc<Desk>) -> Router {
+    let calls = grpc::calls(desk.clone())
+        .route("/api/v1/rerank", post(http::rerank))
+        .route("/api/v1/explain", post(http::explain))
+        .with_state(desk.clone())
+        .layer(http::body_limit())
+        .route_layer(from_fn_with_state(desk.clone(), layers::attend));
+    let about = grpc::about(&desk)
+        .route("/livez", get(http::live))
+        .route("/readyz", get(http::ready))
+        .route("/startupz", get(http::started))
+        .route("/metrics", get(http::metrics))
+        .route("/api/v1/samples", get(http::samples))
+        .with_state(desk);
+    calls.merge(about).fallback(http::nowhere).method_not_allowed_fallback(http::wrong_method)
+}

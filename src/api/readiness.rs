@@ -1,0 +1,99 @@
+//! Would it be wise to send requests here?
+
+use super::pb::rerank_service_server::RerankServiceServer;
+use tokio::sync::watch;
+use tonic::server::NamedService;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+
+/// The services whose health is told: the whole server (the empty name), and the contract's.
+const SERVICES: [&str; 2] = ["", <RerankServiceServer<()> as NamedService>::NAME];
+
+/// What state the server is in, for HTTP and gRPC alike.
+#[derive(Debug)]
+pub struct Readiness {
+    state: watch::Sender<State>,
+    reporter: HealthReporter,
+}
+
+/// A state of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No canary has come back yet.
+    Starting,
+    /// The last canary went through every rung.
+    Ready,
+    /// The last canary did not: the rungs below still answer.
+    Degraded,
+    /// Shutting down. There is no way back.
+    Draining,
+}
+
+impl Readiness {
+    /// Of a server that starts.
+    pub async fn starting() -> Self {
+        let readiness =
+            Self { state: watch::Sender::new(State::Starting), reporter: HealthReporter::new() };
+        readiness.report(State::Starting).await;
+        readiness
+    }
+
+    /// Takes note of a new state, unless the server is draining.
+    pub async fn turn(&self, to: State) {
+        let turned = self.state.send_if_modified(|state| {
+            let turns = *state != to && *state != State::Draining;
+            if turns {
+                *state = to;
+            }
+            turns
+        });
+        if turned {
+            tracing::info!(state = to.as_str(), "readiness");
+            self.report(self.state()).await;
+        }
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Whether the server is shutting down.
+    pub fn is_draining(&self) -> bool {
+        self.state() == State::Draining
+    }
+
+    /// Completes once the server has begun to shut down.
+    pub async fn drained(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.state.subscribe().wait_for(|state| *state == State::Draining).await;
+    }
+
+    /// The gRPC health service that tells it.
+    pub(super) fn service(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    }
+
+    async fn report(&self, state: State) {
+        let status = match state {
+            State::Ready => ServingStatus::Serving,
+            State::Starting | State::Degraded | State::Draining => ServingStatus::NotServing,
+        };
+        for service in SERVICES {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+}
+
+impl State {
+    /// The word for operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+        }
+    }
+}

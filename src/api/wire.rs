@@ -1,0 +1,421 @@
+//! The contract's messages ⇄ the words of the house: the only file that knows both.
+//!
+//! Conversions destructure every field, so a new one cannot be forgotten here.
+
+use super::bounds::Bounds;
+use super::fault::Fault;
+use super::pb;
+use crate::domain::limits::{
+    ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, CANDIDATES_MAX, CLOCK_SKEW_S_MAX, HISTORY_MAX,
+    ID_BYTES_MAX, LABELS_MAX, QUERY_BYTES_MAX, REASONS_PER_ITEM_MAX, TITLE_BYTES_MAX,
+};
+use crate::domain::{
+    Candidate, Criticality, Deadline, Effort, Event, EventKind, Evidence, EvidenceKind, Explain,
+    ItemId, ItemText, Quality, Query, Ranked, Reason, Scores, Source, Timestamp, UserId, Version,
+};
+use crate::rank::{Answer, Receipt, Shortfall};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::Display;
+use std::sync::Arc;
+
+/// Reasons per item where the request does not say.
+const REASONS_PER_ITEM_DEFAULT: usize = 3;
+/// Bytes of a language tag.
+const LOCALE_BYTES_MAX: usize = 35;
+/// The first second that a timestamp can name: the year 1.
+const TIME_MIN: Timestamp = -62_135_596_800;
+
+/// What a request says outside its message.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// Its name where the message gives none.
+    pub request_id: Arc<str>,
+    /// When it came, by the wall clock.
+    pub now: Timestamp,
+    /// When its answer must be on its way.
+    pub deadline: Deadline,
+}
+
+/// What is needed of a query to write its answer down, once the ladder has the query.
+#[derive(Debug)]
+pub struct Slip {
+    request_id: Arc<str>,
+    items: Vec<ItemId>,
+    top_n: usize,
+}
+
+/// The query that a request asks, or all that is wrong with it.
+pub fn query(request: pb::RerankRequest, envelope: Envelope) -> Result<Query, Fault> {
+    let pb::RerankRequest {
+        request_id,
+        user,
+        query,
+        candidates,
+        top_n,
+        effort,
+        explain,
+        reasons_per_item,
+        locale,
+        criticality,
+        bundle,
+        labels,
+        seed: _, // Nothing in this release draws a random number.
+    } = request;
+    let mut bounds = Bounds::default();
+    let (user, history) = shopper(&mut bounds, user, envelope.now);
+    bounds.bytes("query", &query, QUERY_BYTES_MAX);
+    bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
+    pairs(&mut bounds, "labels", &labels, LABELS_MAX, ID_BYTES_MAX);
+    let all = candidates.len();
+    let candidates = slate(&mut bounds, candidates);
+    bounds.at_most("top_n", top_n as usize, all.max(1));
+    let query = Query {
+        request_id: name(&mut bounds, request_id, envelope.request_id),
+        user,
+        history,
+        request: (!query.is_empty()).then(|| query.into()),
+        candidates,
+        top_n: if top_n == 0 { all } else { top_n as usize },
+        effort: bounds.named::<pb::Effort>("effort", effort).into(),
+        explain: bounds.named::<pb::Explain>("explain", explain).into(),
+        reasons_per_item: reasons(&mut bounds, reasons_per_item),
+        criticality: bounds.named::<pb::Criticality>("criticality", criticality).into(),
+        bundle: pinned(&mut bounds, bundle),
+        now: envelope.now,
+        deadline: envelope.deadline,
+    };
+    bounds.admit(query)
+}
+
+/// The query for reasons that a request asks, or all that is wrong with it.
+pub fn question(request: pb::ExplainRequest, envelope: Envelope) -> Result<Query, Fault> {
+    let pb::ExplainRequest { request_id, user, item_ids, reasons_per_item, locale, bundle } =
+        request;
+    let mut bounds = Bounds::default();
+    let (user, history) = shopper(&mut bounds, user, envelope.now);
+    bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
+    distinct(&mut bounds, "item_ids", "", item_ids.iter().map(String::as_str));
+    let bare = |item: String| Candidate { item: item.into(), prior_score: None, inline: None };
+    let query = Query {
+        request_id: name(&mut bounds, request_id, envelope.request_id),
+        user,
+        history,
+        request: None,
+        top_n: item_ids.len(),
+        candidates: item_ids.into_iter().map(bare).collect(),
+        effort: Effort::Scored,
+        explain: Explain::Cached,
+        reasons_per_item: reasons(&mut bounds, reasons_per_item),
+        criticality: Criticality::Default,
+        bundle: pinned(&mut bounds, bundle),
+        now: envelope.now,
+        deadline: envelope.deadline,
+    };
+    bounds.admit(query)
+}
+
+/// Reasons as a response, in the order asked for.
+pub fn explained(
+    slip: &Slip,
+    bundle: &Version,
+    reasons: Vec<(ItemId, Vec<Reason>)>,
+) -> pb::ExplainResponse {
+    let mut found: HashMap<ItemId, Vec<Reason>> = reasons.into_iter().collect();
+    let items = slip.items.iter().map(|item| pb::Explained {
+        item_id: item.to_string(),
+        reasons: found.remove(item).unwrap_or_default().into_iter().map(Into::into).collect(),
+    });
+    pb::ExplainResponse {
+        request_id: slip.request_id.to_string(),
+        items: items.collect(),
+        bundle: bundle.to_string(),
+    }
+}
+
+// === impl Slip ===
+
+impl Slip {
+    /// Of a query that is about to climb.
+    pub fn of(query: &Query) -> Self {
+        Self {
+            request_id: query.request_id.clone(),
+            items: query.candidates.iter().map(|candidate| candidate.item.clone()).collect(),
+            top_n: query.top_n,
+        }
+    }
+
+    /// An answer as a response.
+    pub fn response(&self, answer: Answer) -> pb::RerankResponse {
+        let Answer { ranking, shortfalls, receipt, last: _ } = answer;
+        let results = ranking.order.into_iter().take(self.top_n).zip(1..);
+        pb::RerankResponse {
+            request_id: self.request_id.to_string(),
+            results: results.map(|(ranked, rank)| self.result(ranked, rank)).collect(),
+            quality: pb::Quality::from(ranking.quality).into(),
+            shortfalls: shortfalls.into_iter().map(Into::into).collect(),
+            bundle: ranking.version.to_string(),
+            receipt: Some(receipt.into()),
+        }
+    }
+
+    fn result(&self, ranked: Ranked, rank: u32) -> pb::Result {
+        let Ranked { input, score, scores, reasons } = ranked;
+        let Scores { prior, scorer } = scores;
+        pb::Result {
+            item_id: self.items[input].to_string(),
+            rank,
+            input_rank: input as u32 + 1,
+            score,
+            scores: Some(pb::Scores { prior, scorer, ..pb::Scores::default() }),
+            reasons: reasons.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+// === Parts of a request ===
+
+fn name(bounds: &mut Bounds, given: String, otherwise: Arc<str>) -> Arc<str> {
+    bounds.bytes("request_id", &given, ID_BYTES_MAX);
+    if given.is_empty() { otherwise } else { given.into() }
+}
+
+fn pinned(bounds: &mut Bounds, bundle: String) -> Option<Version> {
+    bounds.bytes("bundle", &bundle, ID_BYTES_MAX);
+    (!bundle.is_empty()).then(|| bundle.into())
+}
+
+fn reasons(bounds: &mut Bounds, per_item: u32) -> usize {
+    bounds.at_most("reasons_per_item", per_item as usize, REASONS_PER_ITEM_MAX);
+    if per_item == 0 { REASONS_PER_ITEM_DEFAULT } else { per_item as usize }
+}
+
+fn shopper(
+    bounds: &mut Bounds,
+    user: Option<pb::User>,
+    now: Timestamp,
+) -> (UserId, Option<Vec<Event>>) {
+    // The profile is for language models alone; this release has none.
+    let pb::User { user_id, history, profile } = user.unwrap_or_default();
+    bounds.id("user.user_id", &user_id);
+    bounds.bytes("user.profile", &profile, QUERY_BYTES_MAX);
+    bounds.count("user.history", history.len(), HISTORY_MAX);
+    let mut events: Vec<_> = history
+        .into_iter()
+        .take(HISTORY_MAX)
+        .enumerate()
+        .map(|(i, event)| self::event(bounds, i, event, now))
+        .collect();
+    events.sort_by_key(|event| event.time);
+    (user_id.into(), (!events.is_empty()).then_some(events))
+}
+
+fn event(bounds: &mut Bounds, i: usize, event: pb::Event, now: Timestamp) -> Event {
+    let pb::Event { item_id, time, kind } = event;
+    bounds.id(format_args!("user.history[{i}].item_id"), &item_id);
+    let field = format_args!("user.history[{i}].time");
+    let time = time.map(|time| time.seconds);
+    match time {
+        None => bounds.refuse(field, "is missing, but required"),
+        Some(time) if time < TIME_MIN => {
+            bounds.refuse(field, format_args!("is {time} s, before the year 1"));
+        }
+        Some(time) if time > now.saturating_add(CLOCK_SKEW_S_MAX) => {
+            let ahead = time.saturating_sub(now);
+            bounds.refuse(
+                field,
+                format_args!("is {ahead} s in the future; the limit is {CLOCK_SKEW_S_MAX}"),
+            );
+        }
+        Some(_) => {}
+    }
+    let field = format_args!("user.history[{i}].kind");
+    let kind = match bounds.named::<pb::EventKind>(field, kind) {
+        // An unknown number was refused already.
+        pb::EventKind::Unspecified if kind == 0 => {
+            bounds.refuse(field, "is missing, but required");
+            EventKind::Click
+        }
+        pb::EventKind::Unspecified | pb::EventKind::Click => EventKind::Click,
+        pb::EventKind::Impression => EventKind::Impression,
+        pb::EventKind::Cart => EventKind::Cart,
+        pb::EventKind::Purchase => EventKind::Purchase,
+        pb::EventKind::Dismissal => EventKind::Dismissal,
+    };
+    Event { item: item_id.into(), time: time.unwrap_or_default(), kind }
+}
+
+fn slate(bounds: &mut Bounds, candidates: Vec<pb::Candidate>) -> Vec<Candidate> {
+    let ids = candidates.iter().map(|candidate| candidate.item_id.as_str());
+    distinct(bounds, "candidates", ".item_id", ids);
+    candidates
+        .into_iter()
+        .take(CANDIDATES_MAX)
+        .enumerate()
+        .map(|(i, candidate)| {
+            let pb::Candidate { item_id, prior_score, item } = candidate;
+            bounds.finite(format_args!("candidates[{i}].prior_score"), prior_score);
+            let inline = item.map(|item| text(bounds, i, item));
+            Candidate { item: item_id.into(), prior_score, inline }
+        })
+        .collect()
+}
+
+/// Ids of a list of things to rank: some, not too many, none twice.
+fn distinct<'a>(
+    bounds: &mut Bounds,
+    list: &str,
+    field: &str,
+    ids: impl ExactSizeIterator<Item = &'a str>,
+) {
+    let count = ids.len();
+    if count == 0 {
+        bounds.refuse(list, format_args!("is empty; 1 to {CANDIDATES_MAX} are allowed"));
+    }
+    bounds.count(list, count, CANDIDATES_MAX);
+    let mut first = HashMap::with_capacity(count.min(CANDIDATES_MAX));
+    for (i, id) in ids.take(CANDIDATES_MAX).enumerate() {
+        bounds.id(format_args!("{list}[{i}]{field}"), id);
+        match first.entry(id) {
+            Entry::Vacant(free) => {
+                free.insert(i);
+            }
+            Entry::Occupied(taken) if !id.is_empty() => {
+                let field = format_args!("{list}[{i}]{field}");
+                bounds.refuse(field, format_args!("is the same as {list}[{}]", taken.get()));
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+}
+
+fn text(bounds: &mut Bounds, i: usize, item: pb::Item) -> ItemText {
+    let pb::Item { title, category, attributes } = item;
+    bounds.bytes(format_args!("candidates[{i}].item.title"), &title, TITLE_BYTES_MAX);
+    bounds.bytes(format_args!("candidates[{i}].item.category"), &category, TITLE_BYTES_MAX);
+    let field = format_args!("candidates[{i}].item.attributes");
+    pairs(bounds, field, &attributes, ATTRIBUTES_MAX, ATTRIBUTE_BYTES_MAX);
+    ItemText { title, category, attributes: attributes.into_iter().collect() }
+}
+
+fn pairs<'a>(
+    bounds: &mut Bounds,
+    field: impl Display,
+    pairs: impl IntoIterator<Item = (&'a String, &'a String), IntoIter: ExactSizeIterator>,
+    count_max: usize,
+    bytes_max: usize,
+) {
+    let pairs = pairs.into_iter();
+    bounds.count(&field, pairs.len(), count_max);
+    for (name, value) in pairs.take(count_max) {
+        bounds.bytes(format_args!("{field} (a name)"), name, bytes_max);
+        if name.len() <= bytes_max {
+            bounds.bytes(format_args!("{field}[{name:?}]"), value, bytes_max);
+        }
+    }
+}
+
+impl From<pb::Effort> for Effort {
+    fn from(effort: pb::Effort) -> Self {
+        match effort {
+            pb::Effort::Unspecified | pb::Effort::Auto => Self::Auto,
+            pb::Effort::Scored => Self::Scored,
+            pb::Effort::Weighed => Self::Weighed,
+            pb::Effort::Reranked => Self::Reranked,
+            pb::Effort::Reasoned => Self::Reasoned,
+        }
+    }
+}
+
+impl From<pb::Explain> for Explain {
+    fn from(explain: pb::Explain) -> Self {
+        match explain {
+            pb::Explain::None => Self::None,
+            pb::Explain::Unspecified | pb::Explain::Cached => Self::Cached,
+            pb::Explain::Live => Self::Live,
+        }
+    }
+}
+
+impl From<pb::Criticality> for Criticality {
+    fn from(criticality: pb::Criticality) -> Self {
+        match criticality {
+            pb::Criticality::Critical => Self::Critical,
+            pb::Criticality::Unspecified | pb::Criticality::Default => Self::Default,
+            pb::Criticality::Sheddable => Self::Sheddable,
+        }
+    }
+}
+
+// === Parts of a response ===
+
+impl From<Quality> for pb::Quality {
+    fn from(quality: Quality) -> Self {
+        match quality {
+            Quality::Given => Self::Given,
+            Quality::Scored => Self::Scored,
+        }
+    }
+}
+
+impl From<(Quality, Shortfall)> for pb::Shortfall {
+    fn from((quality, shortfall): (Quality, Shortfall)) -> Self {
+        let (why, missing) = match shortfall {
+            Shortfall::TooSlow => (pb::Why::TooSlow, ""),
+            Shortfall::Late => (pb::Why::Late, ""),
+            Shortfall::Busy => (pb::Why::Busy, ""),
+            Shortfall::Missing(what) => (pb::Why::Missing, what),
+            Shortfall::Broken => (pb::Why::Broken, ""),
+        };
+        let quality = pb::Quality::from(quality).into();
+        Self { quality, why: why.into(), missing: missing.to_owned() }
+    }
+}
+
+impl From<Receipt> for pb::Receipt {
+    fn from(receipt: Receipt) -> Self {
+        let Receipt { queue, compute, card_hits, card_misses } = receipt;
+        Self { queue: Some(queue.into()), compute: Some(compute.into()), card_hits, card_misses }
+    }
+}
+
+impl From<Reason> for pb::Reason {
+    fn from(reason: Reason) -> Self {
+        let Reason { text, source, evidence, weight, bundle, written_at } = reason;
+        let source = match source {
+            Source::Evidence => pb::Source::Evidence,
+            Source::Cached => pb::Source::Cached,
+            Source::Live => pb::Source::Live,
+        };
+        Self {
+            text: text.to_string(),
+            source: source.into(),
+            evidence: evidence.iter().map(Into::into).collect(),
+            weight,
+            bundle: bundle.to_string(),
+            written_at: Some(pbjson_types::Timestamp { seconds: written_at, nanos: 0 }),
+        }
+    }
+}
+
+impl From<&Evidence> for pb::Evidence {
+    fn from(evidence: &Evidence) -> Self {
+        let Evidence { kind, item, attribute, value, count, of } = evidence;
+        let kind = match kind {
+            EvidenceKind::CoPurchase => pb::EvidenceKind::CoPurchase,
+            EvidenceKind::Attribute => pb::EvidenceKind::Attribute,
+            EvidenceKind::Price => pb::EvidenceKind::Price,
+            EvidenceKind::Season => pb::EvidenceKind::Season,
+            EvidenceKind::Recency => pb::EvidenceKind::Recency,
+            EvidenceKind::Repeat => pb::EvidenceKind::Repeat,
+        };
+        Self {
+            kind: kind.into(),
+            item_id: item.as_ref().map(ItemId::to_string).unwrap_or_default(),
+            attribute: attribute.to_string(),
+            value: value.to_string(),
+            count: *count,
+            of: *of,
+        }
+    }
+}

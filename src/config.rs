@@ -1,0 +1,320 @@
+//! The configuration: one TOML file, every key overridable by the environment.
+//!
+//! `RAISONNE__API__LISTEN=0.0.0.0:8080` sets `listen` in `[api]`. Unknown keys are refused;
+//! durations and sizes carry their units (`"150ms"`, `"64MiB"`).
+
+use serde::{Deserialize, Deserializer, de};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+use toml::{Table, Value};
+
+/// What every variable of ours begins with; sections and keys follow, parted by the same mark.
+const PREFIX: &str = "RAISONNE__";
+const MARK: &str = "__";
+
+/// The whole configuration. Every key has a default.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The door.
+    pub api: Api,
+    /// The climb.
+    pub rank: Rank,
+    /// The small models.
+    pub scorer: Scorer,
+    /// Mutable facts.
+    pub store: Store,
+    /// The models.
+    pub bundle: Bundle,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    /// Where gRPC and HTTP are served.
+    pub listen: SocketAddr,
+    /// Requests in flight; more are refused at once.
+    pub requests_max: usize,
+    /// Time for an answer where the caller does not say.
+    pub deadline_default: Span,
+    /// Time kept back from a deadline for writing the answer down and sending it.
+    pub reply_reserve: Span,
+    /// Time that requests in flight get when the server stops.
+    pub shutdown_grace: Span,
+}
+
+/// `[rank]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rank {
+    /// Memory for shoppers' cards.
+    pub profile_cache: Size,
+    /// How long a shopper's card is remembered: how stale an answer may be.
+    pub profile_ttl: Span,
+}
+
+/// `[scorer]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scorer {
+    /// Owner threads.
+    pub threads: usize,
+    /// Slates scored in one turn.
+    pub slates_max: usize,
+    /// Slates that may wait for a turn.
+    pub slates_waiting_max: usize,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The file; without one, there are only the bundle's cards.
+    pub path: Option<PathBuf>,
+}
+
+/// `[bundle]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bundle {
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// A time with its unit: `"150ms"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// A number of bytes with its unit: `"64MiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is no TOML.
+    #[error("the configuration {path} is no TOML")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where it is wrong.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A variable does not name a section and a key.
+    #[error("{0} names no section and key; RAISONNE__API__LISTEN does")]
+    Variable(String),
+    /// A key is unknown, or its value is not what it should be.
+    #[error("wrong configuration: {0}")]
+    Wrong(Box<toml::de::Error>),
+    /// A value is out of its range.
+    #[error("wrong configuration: {0}")]
+    Range(&'static str),
+}
+
+// === impl Config ===
+
+impl Config {
+    /// The file's values, if there is one, overridden by this process's environment.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::layered(
+            path,
+            std::env::vars_os().filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            }),
+        )
+    }
+
+    fn layered(
+        path: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut table = path.map_or_else(|| Ok(Table::new()), file)?;
+        for (name, value) in environment {
+            if let Some(key) = name.strip_prefix(PREFIX) {
+                let known = key.split_once(MARK).filter(|(section, key)| {
+                    !section.is_empty() && !key.is_empty() && !key.contains(MARK)
+                });
+                let (section, key) = known.ok_or_else(|| ConfigError::Variable(name.clone()))?;
+                put(&mut table, &section.to_lowercase(), key.to_lowercase(), &value);
+            }
+        }
+        let config: Self = table.try_into().map_err(|error| ConfigError::Wrong(Box::new(error)))?;
+        config.check()
+    }
+
+    fn check(self) -> Result<Self, ConfigError> {
+        let wrong = if self.api.requests_max == 0 {
+            "api.requests_max must be at least 1"
+        } else if self.api.deadline_default.0.is_zero() {
+            "api.deadline_default must be longer than 0"
+        } else if self.scorer.threads == 0 || self.scorer.slates_max == 0 {
+            "scorer.threads and scorer.slates_max must be at least 1"
+        } else {
+            return Ok(self);
+        };
+        Err(ConfigError::Range(wrong))
+    }
+}
+
+fn file(path: &Path) -> Result<Table, ConfigError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+    text.parse()
+        .map_err(|source| ConfigError::Malformed { path: path.into(), source: Box::new(source) })
+}
+
+/// Numbers are written plainly in variables; all else is a string.
+fn put(table: &mut Table, section: &str, key: String, value: &str) {
+    let value = value.parse().map_or_else(|_| Value::String(value.to_owned()), Value::Integer);
+    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(section) = section {
+        section.insert(key, value);
+    }
+}
+
+// === Defaults ===
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
+            requests_max: 512,
+            deadline_default: Span(Duration::from_millis(150)),
+            reply_reserve: Span(Duration::from_millis(5)),
+            shutdown_grace: Span(Duration::from_secs(10)),
+        }
+    }
+}
+
+impl Default for Rank {
+    fn default() -> Self {
+        Self { profile_cache: Size(64 << 20), profile_ttl: Span(Duration::from_mins(1)) }
+    }
+}
+
+impl Default for Scorer {
+    fn default() -> Self {
+        Self { threads: 1, slates_max: 64, slates_waiting_max: 1_024 }
+    }
+}
+
+impl Default for Bundle {
+    fn default() -> Self {
+        Self { path: "models/demo".into() }
+    }
+}
+
+// === Units ===
+
+const SPANS: [(&str, u64); 5] =
+    [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
+const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// A whole number and its unit.
+fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+fn measured<'de, D: Deserializer<'de>>(from: D, units: &[(&str, u64)]) -> Result<u64, D::Error> {
+    let text = String::deserialize(from)?;
+    measure(&text, units).ok_or_else(|| {
+        let names = units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        de::Error::custom(format!("`{text}` is no whole number with one of the units {names}"))
+    })
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self(Duration::from_micros(measured(from, &SPANS)?)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self(measured(from, &SIZES)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn load(toml: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(toml.as_bytes()).unwrap();
+        let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        Config::layered(Some(file.path()), variables)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(load("", &[]).unwrap(), Config::default());
+        assert_eq!(Config::layered(None, std::iter::empty()).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let config = load(
+            "[api]\nlisten = \"127.0.0.1:1\"\nrequests_max = 7\n",
+            &[
+                ("RAISONNE__API__LISTEN", "[::1]:9000"),
+                ("RAISONNE__API__DEADLINE_DEFAULT", "40ms"),
+                ("RAISONNE__SCORER__THREADS", "3"),
+                ("RAISONNE__STORE__PATH", "data/facts.redb"),
+                ("OTHER__API__LISTEN", "nowhere"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.api.listen, "[::1]:9000".parse().unwrap());
+        assert_eq!(config.api.requests_max, 7);
+        assert_eq!(config.api.deadline_default, Span(Duration::from_millis(40)));
+        assert_eq!(config.scorer.threads, 3);
+        assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |toml: &str, variables: &[(&str, &str)], words: &str| {
+            let told = load(toml, variables).unwrap_err().to_string();
+            assert!(told.contains(words), "{told}");
+        };
+        check("[api]\nlissten = \"127.0.0.1:1\"", &[], "lissten");
+        check("[apu]", &[], "apu");
+        check("", &[("RAISONNE__API__LISSTEN", "x")], "lissten");
+        check("", &[("RAISONNE__API", "x")], "RAISONNE__API names no section");
+        check("[api]\ndeadline_default = \"150\"", &[], "`150` is no whole number");
+        check("[api]\ndeadline_default = \"150 parsecs\"", &[], "us, ms, s, m, h");
+        check("[rank]\nprofile_cache = \"64MB\"", &[], "KiB");
+        check("[api]\nrequests_max = 0", &[], "requests_max");
+        check("[api", &[], "is no TOML");
+    }
+
+    #[test]
+    fn units_are_read() {
+        let check =
+            |text, units: &[_], expected| assert_eq!(measure(text, units), expected, "{text}");
+        check("150ms", &SPANS, Some(150_000));
+        check("10 m", &SPANS, Some(600_000_000));
+        check("64MiB", &SIZES, Some(64 << 20));
+        check("", &SIZES, None);
+        check("-1B", &SIZES, None);
+        check("1.5GiB", &SIZES, None);
+        check("99999999999GiB", &SIZES, None);
+    }
+}

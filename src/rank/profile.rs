@@ -1,0 +1,146 @@
+//! Who is asking? Their history and pattern: from the request, from memory, from the store, or
+//! from the bundle's cards.
+
+use crate::bundle::{HISTORY_LEN, Past, UserCard};
+use crate::domain::{Event, EventKind, Query, UserId};
+use crate::evidence;
+use crate::scorer::Model;
+use crate::store::{Store, Table};
+use crate::telemetry::Metrics;
+use moka::sync::Cache;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Remembers the cards of the users who came lately.
+pub struct Profiles {
+    model: Arc<Model>,
+    currency: String,
+    store: Option<Arc<dyn Store>>,
+    memory: Cache<UserId, Arc<UserCard>>,
+    metrics: Arc<Metrics>,
+}
+
+/// A user card as it lies in the store: JSON, with items by id, since numbers change from bundle
+/// to bundle. Its vector is made anew by the encoder at hand, so it is always of this space.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StoredCard {
+    /// Their last events, oldest first: (item, time, kind).
+    pub history: Vec<(String, i64, String)>,
+}
+
+/// How large and how old memory may grow.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryLimits {
+    /// Bytes of all remembered cards.
+    pub bytes: u64,
+    /// How long a card is remembered.
+    pub ttl: Duration,
+}
+
+// === impl Profiles ===
+
+impl Profiles {
+    /// Profiles that are looked up in memory, then in the store, then in the model's cards.
+    pub fn new(
+        model: Arc<Model>,
+        currency: String,
+        store: Option<Arc<dyn Store>>,
+        limits: MemoryLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let memory = Cache::builder()
+            .max_capacity(limits.bytes)
+            .weigher(|_: &UserId, card: &Arc<UserCard>| weight(card))
+            .time_to_live(limits.ttl)
+            .build();
+        Self { model, currency, store, memory, metrics }
+    }
+
+    /// The card of the query's user: never an error, at worst an empty card.
+    pub async fn of(&self, query: &Query) -> Arc<UserCard> {
+        if let Some(history) = &query.history {
+            self.metrics.cards("inline", 1);
+            return Arc::new(self.write(self.known(history.iter())));
+        }
+        if let Some(card) = self.memory.get(&query.user) {
+            self.metrics.cards("memory", 1);
+            return card;
+        }
+        let (card, source) = match self.stored(&query.user).await {
+            Some(card) => (Arc::new(card), "store"),
+            None => match self.model.cards.users.get(&query.user) {
+                Some(card) => (card.clone(), "bundle"),
+                None => (Arc::default(), "missing"),
+            },
+        };
+        self.metrics.cards(source, 1);
+        self.memory.insert(query.user.clone(), card.clone());
+        card
+    }
+
+    async fn stored(&self, user: &UserId) -> Option<UserCard> {
+        let store = self.store.as_ref()?;
+        let bytes = match store.get(Table::UserCards, user.as_str().as_bytes()).await {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::warn!(%error, "the store can't be read: the bundle's card stands in");
+                return None;
+            }
+        };
+        match serde_json::from_slice::<StoredCard>(&bytes) {
+            Ok(card) => Some(self.write(card.events(&self.model))),
+            Err(error) => {
+                tracing::warn!(%error, "a stored card can't be read: the bundle's stands in");
+                None
+            }
+        }
+    }
+
+    /// Events of items that the catalogue holds, of kinds that the network reads.
+    fn known<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Vec<Past> {
+        events
+            .filter(|event| event.kind.is_read())
+            .filter_map(|event| {
+                let item = self.model.catalog.number(&event.item)?;
+                Some(Past { item, time: event.time, kind: event.kind })
+            })
+            .collect()
+    }
+
+    /// Writes a card for a history that no card was written for.
+    fn write(&self, mut history: Vec<Past>) -> UserCard {
+        history.drain(..history.len().saturating_sub(HISTORY_LEN));
+        let pattern = evidence::pattern(&self.model.catalog, &history, &self.currency);
+        let vector =
+            if pattern.is_empty() { Vec::new() } else { self.model.reader.vector(&pattern) };
+        UserCard { pattern: pattern.into(), vector, history }
+    }
+}
+
+impl std::fmt::Debug for Profiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Profiles")
+            .field("remembered", &self.memory.entry_count())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl StoredCard ===
+
+impl StoredCard {
+    fn events(self, model: &Model) -> Vec<Past> {
+        let past = |(item, time, kind): (String, i64, String)| {
+            let item = model.catalog.number(&item.into())?;
+            let kind = EventKind::parse(&kind).filter(|kind| kind.is_read())?;
+            Some(Past { item, time, kind })
+        };
+        self.history.into_iter().filter_map(past).collect()
+    }
+}
+
+/// Bytes that a card takes in memory, roughly.
+fn weight(card: &UserCard) -> u32 {
+    let bytes = card.pattern.len() + card.vector.len() * 4 + std::mem::size_of_val(&*card.history);
+    bytes as u32 + 128
+}

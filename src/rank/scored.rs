@@ -1,0 +1,165 @@
+//! The rung of the small models: every candidate gets a score from the reward model, and the
+//! reasons that it attended to most.
+
+use super::profile::Profiles;
+use super::{Receipt, Refined, Rung, Shortfall};
+use crate::domain::{
+    Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Source, Version,
+};
+use crate::scorer::{Entry, Fusion, Model, Reply, Request, Scorer, ScorerError};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+
+/// Scores a slate with the reward model.
+#[derive(Debug)]
+pub struct Scored {
+    model: Arc<Model>,
+    scorer: Scorer,
+    profiles: Profiles,
+    fusion: Fusion,
+    version: Version,
+}
+
+impl Scored {
+    /// The rung of this model. `fusion` says how much the order given still counts.
+    pub fn new(
+        model: Arc<Model>,
+        scorer: Scorer,
+        profiles: Profiles,
+        fusion: Fusion,
+        version: Version,
+    ) -> Self {
+        Self { model, scorer, profiles, fusion, version }
+    }
+
+    /// What the scorer says of the candidates that it can know, and their places in the slate.
+    async fn score(&self, query: &Query) -> Result<(Vec<usize>, Request, Reply), Shortfall> {
+        let (places, entries): (Vec<usize>, Vec<Entry>) = self.entries(query).unzip();
+        if entries.is_empty() {
+            return Err(Shortfall::Missing("items"));
+        }
+        let card = self.profiles.of(query).await;
+        let request =
+            Request { user: query.user.clone(), now: query.now, card, entries: entries.into() };
+        let reply = self.scorer.score(request.clone()).await.map_err(|error| match error {
+            ScorerError::Full => Shortfall::Busy,
+            ScorerError::Gone => Shortfall::Broken,
+        })?;
+        Ok((places, request, reply))
+    }
+
+    /// The candidates that can be scored: those of the catalogue, and those that say inline what
+    /// they are.
+    fn entries<'q>(&'q self, query: &'q Query) -> impl Iterator<Item = (usize, Entry)> + 'q {
+        query.candidates.iter().enumerate().filter_map(|(place, candidate)| {
+            let known = self.model.catalog.number(&candidate.item).map(Entry::Known);
+            let entry = known.or_else(|| candidate.inline.clone().map(Entry::Inline))?;
+            Some((place, entry))
+        })
+    }
+
+    fn rank(&self, query: &Query, places: &[usize], request: &Request, reply: &Reply) -> Ranking {
+        let mut ranking = Ranking {
+            order: Vec::with_capacity(query.candidates.len()),
+            quality: Quality::Scored,
+            version: self.version.clone(),
+        };
+        for (row, &place) in places.iter().enumerate() {
+            let logit = reply.scores.logits[row];
+            ranking.order.push(Ranked {
+                input: place,
+                score: self.fusion.fuse(logit, place),
+                scores: Scores { prior: query.candidates[place].prior_score, scorer: Some(logit) },
+                reasons: Vec::new(),
+            });
+        }
+        ranking.sort();
+        append_unknown(query, &mut ranking);
+        if query.explain != Explain::None {
+            let mut row_of = vec![None; query.candidates.len()];
+            for (row, &place) in places.iter().enumerate() {
+                row_of[place] = Some(row);
+            }
+            for ranked in ranking.order.iter_mut().take(query.top_n) {
+                if let Some(row) = row_of[ranked.input] {
+                    ranked.reasons = self.reasons(request, reply, row, query.reasons_per_item);
+                }
+            }
+        }
+        ranking
+    }
+
+    /// The reasons of one candidate that the scorer attended to most.
+    fn reasons(&self, request: &Request, reply: &Reply, row: usize, most: usize) -> Vec<Reason> {
+        let card = self.model.reasons(&request.entries[row]);
+        let attention = reply.scores.attention(row);
+        let mut order: Vec<usize> = (0..card.len()).filter(|&m| attention[m] > 0.0).collect();
+        order.sort_by(|&a, &b| attention[b].total_cmp(&attention[a]).then(a.cmp(&b)));
+        let reasons = order.into_iter().take(most).map(|m| Reason {
+            text: card[m].text.clone(),
+            source: Source::Evidence,
+            evidence: card[m].evidence.clone(),
+            weight: attention[m],
+            bundle: self.version.clone(),
+            written_at: self.model.cards.as_of,
+        });
+        reasons.collect()
+    }
+}
+
+impl Rung for Scored {
+    fn quality(&self) -> Quality {
+        Quality::Scored
+    }
+
+    fn refine<'a>(
+        &'a self,
+        query: &'a Query,
+        _best: &'a Ranking,
+    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+        async move {
+            let (places, request, reply) = self.score(query).await?;
+            let ranking = self.rank(query, &places, &request, &reply);
+            let unknown = query.candidates.len() - places.len();
+            let receipt = Receipt {
+                queue: reply.queue,
+                compute: reply.compute,
+                card_hits: places.len() as u32,
+                card_misses: unknown as u32,
+            };
+            let shortfall = (unknown > 0).then_some(Shortfall::Missing("items"));
+            Ok(Refined { ranking, receipt, shortfall })
+        }
+        .boxed()
+    }
+
+    fn explain<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Vec<(ItemId, Vec<Reason>)>> {
+        async move {
+            let Ok((places, request, reply)) = self.score(query).await else { return Vec::new() };
+            let explained = places.iter().enumerate().map(|(row, &place)| {
+                let reasons = self.reasons(&request, &reply, row, query.reasons_per_item);
+                (query.candidates[place].item.clone(), reasons)
+            });
+            explained.collect()
+        }
+        .boxed()
+    }
+}
+
+/// Candidates that nothing is known of come last, in the order given.
+fn append_unknown(query: &Query, ranking: &mut Ranking) {
+    let mut scored = vec![false; query.candidates.len()];
+    for ranked in &ranking.order {
+        scored[ranked.input] = true;
+    }
+    let lowest = ranking.order.last().map_or(0.0, |ranked| ranked.score);
+    for (input, candidate) in query.candidates.iter().enumerate().filter(|(i, _)| !scored[*i]) {
+        ranking.order.push(Ranked {
+            input,
+            score: lowest,
+            scores: Scores { prior: candidate.prior_score, scorer: None },
+            reasons: Vec::new(),
+        });
+    }
+}

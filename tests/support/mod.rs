@@ -1,0 +1,106 @@
+//! Rungs that do as they are told, for tests of the ladder and of the service.
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use raisonne::domain::{
+    Evidence, EvidenceKind, ItemId, Quality, Query, Ranked, Ranking, Reason, Source,
+};
+use raisonne::rank::{Receipt, Refined, Rung, Shortfall};
+use std::time::Duration;
+
+/// A rung that turns the slate around after a while, or falls short.
+#[derive(Clone, Debug, Default)]
+pub struct Stub {
+    pub takes: Duration,
+    pub fails: Option<Shortfall>,
+    pub lacks: Option<Shortfall>,
+    pub keeps_order: bool,
+}
+
+impl Stub {
+    pub fn boxed(self) -> Box<dyn Rung> {
+        Box::new(self)
+    }
+
+    pub fn taking(ms: u64) -> Self {
+        Self { takes: Duration::from_millis(ms), ..Self::default() }
+    }
+
+    pub fn failing(shortfall: Shortfall) -> Self {
+        Self { fails: Some(shortfall), ..Self::default() }
+    }
+}
+
+impl Rung for Stub {
+    fn quality(&self) -> Quality {
+        Quality::Scored
+    }
+
+    fn refine<'a>(
+        &'a self,
+        query: &'a Query,
+        best: &'a Ranking,
+    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+        async move {
+            if !self.takes.is_zero() {
+                tokio::time::sleep(self.takes).await;
+            }
+            if let Some(shortfall) = &self.fails {
+                return Err(shortfall.clone());
+            }
+            let last = query.candidates.len() - 1;
+            let order = best.order.iter().map(|ranked| {
+                let input = if self.keeps_order { ranked.input } else { last - ranked.input };
+                let mut scores = ranked.scores;
+                scores.prior = query.candidates[input].prior_score;
+                scores.scorer = Some(ranked.score);
+                Ranked { input, score: ranked.score, scores, reasons: vec![reason(query, input)] }
+            });
+            Ok(Refined {
+                ranking: Ranking {
+                    order: order.collect(),
+                    quality: Quality::Scored,
+                    version: best.version.clone(),
+                },
+                receipt: Receipt {
+                    queue: Duration::from_micros(20),
+                    compute: Duration::from_micros(300),
+                    card_hits: query.candidates.len() as u32,
+                    card_misses: 0,
+                },
+                shortfall: self.lacks.clone(),
+            })
+        }
+        .boxed()
+    }
+
+    fn explain<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Vec<(ItemId, Vec<Reason>)>> {
+        async move {
+            tokio::time::sleep(self.takes).await;
+            let known = query.candidates.iter().enumerate();
+            let known = known.filter(|(_, candidate)| candidate.item.as_str() != "unknown");
+            known.map(|(i, candidate)| (candidate.item.clone(), vec![reason(query, i)])).collect()
+        }
+        .boxed()
+    }
+}
+
+fn reason(query: &Query, input: usize) -> Reason {
+    let item = &query.candidates[input].item;
+    Reason {
+        text: format!("{} often goes with what {} buys", item, query.user).into(),
+        source: Source::Evidence,
+        evidence: [Evidence {
+            kind: EvidenceKind::CoPurchase,
+            item: Some("mug".into()),
+            attribute: "".into(),
+            value: "".into(),
+            count: 12,
+            of: 40,
+        }]
+        .into(),
+        weight: 0.5,
+        bundle: "test-1".into(),
+        written_at: 1_700_000_000,
+    }
+}
