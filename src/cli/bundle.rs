@@ -1,0 +1,186 @@
+//! `stage`, `bundle` and `eval`: from a recipe to models, and what they are worth.
+
+use super::progress::Bar;
+use crate::bundle::{Bundle, Manifest, Part};
+use crate::scorer::Opened;
+use crate::train::stages::{evaluate, table};
+use crate::train::{self, Bench, Recipe, STAGES, publish};
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Carries out one training stage.
+#[derive(Args, Debug)]
+pub struct Stage {
+    /// Its name: see `--list`.
+    #[arg(required_unless_present = "list")]
+    name: Option<String>,
+    /// Lists all stages.
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// The folder of the parts; the report is written there as well.
+    #[arg(long, default_value = "data/work")]
+    work: PathBuf,
+}
+
+/// A recipe, and what differs from it.
+#[derive(Args, Debug)]
+struct RecipeArgs {
+    /// What to make, and how.
+    #[arg(long, default_value = "models/demo.toml")]
+    recipe: PathBuf,
+    /// Lays a value over the recipe, such as `reward_model.loss=bce`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Makes, verifies and shows bundles.
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Carries out every stage of a recipe and publishes what came of it.
+    Make(Make),
+    /// Checks every file of a bundle against its manifest, and its golden scores.
+    Verify(Verify),
+}
+
+/// Carries out every stage of a recipe and publishes what came of it.
+#[derive(Args, Debug)]
+pub struct Make {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// The folder of the parts.
+    #[arg(long, default_value = "data/work")]
+    work: PathBuf,
+    /// The bundle's folder.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// Checks every file of a bundle.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// The bundle's folder.
+    bundle: PathBuf,
+}
+
+/// Measures a bundle on a shop.
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// A folder that `raisonne import` made. Without it, the shop of the bundle's own recipe is
+    /// made again.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The bundle.
+    #[arg(long, default_value = "models/demo")]
+    bundle: PathBuf,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Stage {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.list {
+            for stage in STAGES {
+                writeln!(out, "{:<14} {}", stage.name(), stage.about())?;
+            }
+            return Ok(());
+        }
+        let name = self.name.unwrap_or_default();
+        let stage = STAGES.iter().find(|stage| stage.name() == name).with_context(|| {
+            let known: Vec<_> = STAGES.iter().map(|stage| stage.name()).collect();
+            format!("there is no stage {name:?}; there are {}", known.join(", "))
+        })?;
+        let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
+        let mut bar = Bar::new();
+        let report = train::run(*stage, &mut Bench::new(&self.work, recipe, &mut bar)?)?;
+        bar.end();
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+        Ok(())
+    }
+}
+
+impl BundleCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Make(make) => make.run(),
+            Self::Verify(verify) => verify.run(),
+        }
+    }
+}
+
+impl Make {
+    fn run(self) -> anyhow::Result<()> {
+        let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
+        let text = toml::to_string(&recipe)?;
+        let mut bar = Bar::new();
+        let mut reports = Vec::new();
+        {
+            let mut bench = Bench::new(&self.work, recipe.clone(), &mut bar)?;
+            for stage in STAGES {
+                reports.push(train::run(*stage, &mut bench)?);
+            }
+        }
+        let manifest =
+            publish::publish(&Bench::new(&self.work, recipe, &mut bar)?, &text, &self.out)?;
+        bar.end();
+        let mut out = std::io::stdout().lock();
+        for report in &reports {
+            writeln!(
+                out,
+                "{:<14} {:>7} s",
+                report["stage"].as_str().unwrap_or(""),
+                report["seconds"]
+            )?;
+        }
+        if let Some(report) = reports.last() {
+            writeln!(out, "{}", table(&report["measured"]))?;
+        }
+        writeln!(out, "published {} as {}", manifest.version, self.out.display())?;
+        Ok(())
+    }
+}
+
+impl Verify {
+    fn run(self) -> anyhow::Result<()> {
+        let opened = Opened::of(Bundle::open(&self.bundle)?)?;
+        opened.check_golden()?;
+        writeln!(std::io::stdout(), "{} is whole and scores as it should", opened.version)?;
+        Ok(())
+    }
+}
+
+impl Eval {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        Manifest::read(&self.bundle)?.verify(&self.bundle)?;
+        let mut recipe = Recipe::read(&self.bundle.join(Part::Recipe.file()), &[])?;
+        let work = tempfile::tempdir().context("making a folder to work in")?;
+        for part in Part::ALL {
+            std::fs::copy(self.bundle.join(part.file()), work.path().join(part.file()))?;
+        }
+        let mut bar = Bar::new();
+        if let Some(data) = self.data {
+            recipe.shop.imported = Some(std::path::absolute(data)?);
+            recipe.shop.simulated = None;
+        }
+        let mut bench = Bench::new(work.path(), recipe, &mut bar)?;
+        if bench.recipe.shop.simulated.is_some() {
+            train::run(STAGES[0], &mut bench)?;
+        }
+        let report = evaluate(&mut bench)?;
+        bar.end();
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            serde_json::to_writer_pretty(&mut out, &report)?;
+            writeln!(out)?;
+        } else {
+            writeln!(out, "{}", table(&report))?;
+        }
+        Ok(())
+    }
+}

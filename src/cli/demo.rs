@@ -1,0 +1,152 @@
+//! `demo`: see it work.
+
+use super::serve::runtime;
+use crate::api::pb::rerank_service_client::RerankServiceClient;
+use crate::api::pb::{Quality, RerankRequest, RerankResponse};
+use crate::app::{self, App};
+use crate::bundle::{Catalog, Part};
+use crate::config::Config;
+use crate::scorer::Opened;
+use anyhow::Context as _;
+use clap::Args;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+/// Requests that the demo sends itself.
+const SHOWN: usize = 4;
+/// Places of the order before that are shown.
+const BEFORE: usize = 5;
+/// Items of a history that are shown.
+const HISTORY: usize = 4;
+/// Requests sent before the clock is looked at: connections and caches are made on first use.
+const WARM_UPS: usize = 3;
+
+/// Serves the demo bundle and shows what it does.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// The bundle.
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+    /// Stops after showing, instead of going on serving.
+    #[arg(long)]
+    once: bool,
+}
+
+impl Demo {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        runtime()?.block_on(self.show())
+    }
+
+    async fn show(self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let mut config = Config::default();
+        config.api.listen = self.listen;
+        config.bundle.path = self.bundle.unwrap_or_else(home);
+        let (mut parts, opened) = app::furnish(&config)?;
+        let samples = samples(&config.bundle.path)?;
+        parts.samples = Some(serde_json::to_value(&samples)?);
+        let app = App::start(&config.api, parts).await?;
+        let endpoint = format!("http://{}", app.address());
+        let channel = Channel::from_shared(endpoint.clone())?.connect().await?;
+        let mut client = RerankServiceClient::new(channel);
+        let mut out = std::io::stdout();
+        writeln!(
+            out,
+            "Raisonné re-ranks slates of a simulated shop: {} products, {} shoppers, none of them real.",
+            opened.model.catalog.len(),
+            opened.model.cards.users.len(),
+        )?;
+        for sample in samples.iter().cycle().take(WARM_UPS) {
+            client.rerank(sample.clone()).await?;
+        }
+        for (number, sample) in samples.iter().take(SHOWN).enumerate() {
+            let (answer, took) = ask(&mut client, sample).await?;
+            tell(&mut out, &opened, sample, &answer, took)?;
+            if number == 0 {
+                let since = begun.elapsed().as_secs_f64();
+                writeln!(out, "  (the first answer came {since:.2} s after the start)")?;
+            }
+        }
+        if self.once {
+            return Ok(app.stop().await?);
+        }
+        writeln!(out, "\nServing until Ctrl-C:")?;
+        writeln!(out, "  gRPC     {} (raisonne.v1.RerankService, with reflection)", app.address())?;
+        writeln!(out, "  HTTP     POST {endpoint}/api/v1/rerank")?;
+        writeln!(out, "  samples  GET  {endpoint}/api/v1/samples")?;
+        writeln!(out, "  metrics  GET  {endpoint}/metrics")?;
+        writeln!(
+            out,
+            "Try: curl -s {endpoint}/api/v1/samples | jq '.[0]' | curl -s {endpoint}/api/v1/rerank -d @-"
+        )?;
+        app::told_to_stop().await?;
+        Ok(app.stop().await?)
+    }
+}
+
+/// The demo bundle: below the working directory, or where this program was built.
+fn home() -> PathBuf {
+    let here = PathBuf::from("models/demo");
+    if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(here) }
+}
+
+fn samples(bundle: &Path) -> anyhow::Result<Vec<RerankRequest>> {
+    let path = bundle.join(Part::Samples.file());
+    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+async fn ask(
+    client: &mut RerankServiceClient<Channel>,
+    sample: &RerankRequest,
+) -> anyhow::Result<(RerankResponse, Duration)> {
+    let begun = Instant::now();
+    let answer = client.rerank(sample.clone()).await?.into_inner();
+    Ok((answer, begun.elapsed()))
+}
+
+fn tell(
+    out: &mut impl Write,
+    opened: &Opened,
+    sample: &RerankRequest,
+    answer: &RerankResponse,
+    took: Duration,
+) -> anyhow::Result<()> {
+    let catalog = &opened.model.catalog;
+    let user = sample.user.as_ref().map(|user| user.user_id.as_str()).unwrap_or_default();
+    writeln!(out, "\nShopper {user} bought, latest first:")?;
+    if let Some(card) = opened.model.cards.users.get(&user.into()) {
+        for past in card.history.iter().rev().take(HISTORY) {
+            writeln!(out, "      {}", catalog.item(past.item).title)?;
+        }
+    }
+    writeln!(out, "  The shop would show {} items, first of all:", sample.candidates.len())?;
+    for (place, candidate) in sample.candidates.iter().take(BEFORE).enumerate() {
+        writeln!(out, "  {:>3}. {}", place + 1, title(catalog, &candidate.item_id))?;
+    }
+    let quality = match answer.quality() {
+        Quality::Scored => "scored",
+        _ => "as given",
+    };
+    let millis = took.as_secs_f64() * 1e3;
+    writeln!(out, "  Raisonné shows ({quality}, in {millis:.1} ms over gRPC):")?;
+    for result in &answer.results {
+        let (rank, was) = (result.rank, result.input_rank);
+        writeln!(out, "  {rank:>3}. {} (was {was})", title(catalog, &result.item_id))?;
+        for reason in &result.reasons {
+            writeln!(out, "         – {}", reason.text)?;
+        }
+    }
+    Ok(())
+}
+
+fn title<'a>(catalog: &'a Catalog, id: &'a str) -> &'a str {
+    catalog.number(&id.into()).map_or(id, |number| &catalog.item(number).title)
+}

@@ -1,0 +1,168 @@
+//! What can be asked of the binary?
+//!
+//! Exit codes: 0 done, 1 failed, 2 misused.
+
+mod bundle;
+mod demo;
+mod progress;
+mod serve;
+mod shop;
+
+use crate::bench;
+use clap::{Args, Parser, Subcommand};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Explained re-ranking of recommendation slates, within a deadline.
+#[derive(Debug, Parser)]
+#[command(name = "raisonne", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the demo bundle, sends itself real requests and shows what comes back.
+    ///
+    /// Example: raisonne demo --once
+    Demo(demo::Demo),
+    /// Serves a bundle over gRPC and HTTP.
+    ///
+    /// Example: raisonne serve --config deploy/config/serve.toml
+    Serve(serve::Serve),
+    /// Checks a configuration and the bundle that it names, without serving.
+    ///
+    /// Example: raisonne check --config deploy/config/serve.toml
+    Check(serve::Check),
+    /// Writes a small shop that this program makes up from a seed.
+    ///
+    /// Example: raisonne simulate --out data/simulated --seed 7
+    Simulate(shop::Simulate),
+    /// Reads a shop's items and events (CSV, TSV, JSON Lines, Parquet; plain, zstd or gzip).
+    ///
+    /// Example: raisonne import --items items.csv --events events.parquet --out data/shop
+    Import(shop::Import),
+    /// Carries out one training stage.
+    ///
+    /// Example: raisonne stage `reward_model` --recipe models/demo.toml --work data/demo
+    Stage(bundle::Stage),
+    /// Makes, verifies and shows bundles.
+    ///
+    /// Example: raisonne bundle make --recipe models/demo.toml --out models/demo
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
+    /// Measures a bundle on a shop: the scored order against the order given.
+    ///
+    /// Example: raisonne eval --data data/shop --bundle models/demo --json
+    Eval(bundle::Eval),
+    /// Measures how fast something is.
+    ///
+    /// Example: raisonne bench scorer
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// The scorer's forward pass, on one core.
+    Scorer(ScorerBench),
+    /// Whole requests to a running server.
+    Service(ServiceBench),
+}
+
+#[derive(Args, Debug)]
+struct ServiceBench {
+    /// A running server.
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    address: String,
+    /// The bundle that it serves.
+    #[arg(long, default_value = "models/demo")]
+    bundle: PathBuf,
+    /// Candidates of a slate.
+    #[arg(long, default_value_t = 100)]
+    candidates: usize,
+    /// Clients at a time.
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
+    /// Requests in all.
+    #[arg(long, default_value_t = 5_000)]
+    requests: usize,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct ScorerBench {
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    /// A case to read (weights and inputs, as safetensors); a random one without it.
+    #[arg(long)]
+    case: Option<PathBuf>,
+    /// Candidates of a random case.
+    #[arg(long, default_value_t = 100)]
+    candidates: usize,
+    /// Passes of the serving network.
+    #[arg(long, default_value_t = 200)]
+    repetitions: usize,
+    /// Passes of the training network beside it.
+    #[arg(long, default_value_t = 5)]
+    candle_repetitions: usize,
+}
+
+/// Carries out a command and says how it went.
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Demo(demo) => demo.run(),
+        Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Simulate(simulate) => simulate.run(),
+        Command::Import(import) => import.run(),
+        Command::Stage(stage) => stage.run(),
+        Command::Bundle(bundle) => bundle.run(),
+        Command::Eval(eval) => eval.run(),
+        Command::Bench(BenchCommand::Scorer(scorer)) => scorer.run(),
+        Command::Bench(BenchCommand::Service(service)) => service.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output may stop early: `raisonne … | head` is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl ScorerBench {
+    fn run(self) -> anyhow::Result<()> {
+        let options = bench::ScorerOptions {
+            case: self.case,
+            candidates: self.candidates,
+            fused: self.repetitions,
+            candle: self.candle_repetitions,
+            json: self.json,
+        };
+        bench::scorer(&options, &mut std::io::stdout().lock())
+    }
+}
+
+impl ServiceBench {
+    fn run(self) -> anyhow::Result<()> {
+        let Self { address, bundle, candidates, clients, requests, json } = self;
+        let options =
+            bench::ServiceOptions { address, bundle, candidates, clients, requests, json };
+        bench::service(&options, &mut std::io::stdout().lock())
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,192 @@
+//! The real binary: exit codes, and what it says when the world is not as it should be.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+fn raisonne(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raisonne"));
+    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn fails(arguments: &[&str], code: i32, words: &[&str]) {
+    let output = raisonne(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+    for word in words {
+        assert!(
+            said(&output).contains(word),
+            "{arguments:?} should name {word}: {}",
+            said(&output)
+        );
+    }
+}
+
+/// A copy of the demo bundle, to be spoilt.
+fn copied_bundle(home: &Path) -> PathBuf {
+    let copy = home.join("bundle");
+    fs::create_dir(&copy).unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    for entry in fs::read_dir(demo).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+/// A server in the background, killed when dropped.
+struct Serving(Child);
+
+impl Serving {
+    /// Starts `serve` and waits until it says that it serves.
+    fn start(arguments: &[&str], store: &Path) -> Self {
+        let mut command = raisonne(&["serve", "--listen", "127.0.0.1:0"]);
+        command.args(arguments).env("RAISONNE__STORE__PATH", store);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("serving gRPC and HTTP") {
+            line.clear();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "the server ended before it served");
+        }
+        std::thread::Builder::new()
+            .spawn(move || {
+                let mut rest = Vec::new();
+                let _ = lines.read_to_end(&mut rest);
+            })
+            .unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn misuse_and_failure_have_codes_of_their_own() {
+    fails(&["serve", "--no-such-flag"], 2, &["--no-such-flag"]);
+    fails(&["no-such-command"], 2, &["no-such-command"]);
+    fails(&["stage", "no-such-stage"], 1, &["no-such-stage", "reward_model"]);
+    fails(&["eval", "--bundle", "no/such/bundle"], 1, &["no/such/bundle", "manifest.toml"]);
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    for command in ["demo", "serve", "check", "simulate", "import", "stage", "eval"] {
+        let output = raisonne(&[command, "--help"]).output().unwrap();
+        let help = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(help.contains(&format!("Example: raisonne {command}")), "{help}");
+    }
+}
+
+#[test]
+fn a_bundle_with_one_flipped_byte_is_not_served() {
+    let home = tempfile::tempdir().unwrap();
+    let bundle = copied_bundle(home.path());
+    let scorer = bundle.join("scorer.safetensors");
+    let mut bytes = fs::read(&scorer).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(&scorer, bytes).unwrap();
+    let bundle = bundle.to_str().unwrap();
+    fails(&["serve", "--bundle", bundle], 1, &["scorer.safetensors", "BLAKE3"]);
+    fails(&["bundle", "verify", bundle], 1, &["scorer.safetensors"]);
+}
+
+#[test]
+fn a_bundle_with_a_missing_file_is_not_served() {
+    let home = tempfile::tempdir().unwrap();
+    let bundle = copied_bundle(home.path());
+    fs::remove_file(bundle.join("item_cards.jsonl.zst")).unwrap();
+    fails(&["check", "--bundle", bundle.to_str().unwrap()], 1, &["item_cards.jsonl.zst"]);
+}
+
+#[test]
+fn a_manifest_cannot_lead_out_of_its_folder() {
+    let home = tempfile::tempdir().unwrap();
+    let bundle = copied_bundle(home.path());
+    let manifest = bundle.join("manifest.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let evil = text.replacen("catalog.jsonl.zst", "../../etc/passwd", 1);
+    assert_ne!(text, evil);
+    fs::write(&manifest, evil).unwrap();
+    fails(&["check", "--bundle", bundle.to_str().unwrap()], 1, &["manifest.toml"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("a-file");
+    fs::write(&file, "in the way").unwrap();
+    let store = file.join("facts.redb");
+    let output = raisonne(&["check"]).env("RAISONNE__STORE__PATH", &store).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("a-file"), "{}", said(&output));
+}
+
+#[test]
+fn two_servers_do_not_share_a_store() {
+    let home = tempfile::tempdir().unwrap();
+    let store = home.path().join("facts.redb");
+    let _first = Serving::start(&[], &store);
+    let second = raisonne(&["serve", "--listen", "127.0.0.1:0"])
+        .env("RAISONNE__STORE__PATH", &store)
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains("another server has it open"), "{}", said(&second));
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    fails(&["serve", "--listen", &address], 1, &[&address]);
+    fails(&["demo", "--once", "--listen", &address], 1, &[&address]);
+}
+
+#[test]
+fn a_configuration_with_an_unknown_key_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("serve.toml");
+    fs::write(&config, "[api]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
+    fails(&["check", "--config", config.to_str().unwrap()], 1, &["listen_on"]);
+}
+
+#[test]
+fn the_demo_shows_slates_before_and_after_with_reasons() {
+    let output = raisonne(&["demo", "--once", "--listen", "127.0.0.1:0"]).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    for words in ["simulated shop", "bought, latest first", "scored, in", "(was ", " – "] {
+        assert!(shown.contains(words), "the demo should say {words:?}:\n{shown}");
+    }
+}
+
+#[test]
+fn an_import_that_is_refused_writes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let (items, events) = (home.path().join("items.csv"), home.path().join("events.csv"));
+    fs::write(&items, "item_id,title\na,Mug\n").unwrap();
+    fs::write(&events, "user_id,item_id,time\nu1,a,100\nu1,b,200\nu1,a,soon\n").unwrap();
+    let out = home.path().join("shop");
+    let [items, events, shop] = [&items, &events, &out].map(|path| path.to_str().unwrap());
+    let arguments = ["import", "--items", items, "--events", events, "--out", shop];
+    fails(&arguments, 1, &["events.csv:3", "item_id", "events.csv:4", "time", "soon"]);
+    assert!(!out.exists());
+    let output = raisonne(&arguments).arg("--skip-rejects").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(out.exists());
+}

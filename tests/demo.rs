@@ -1,0 +1,176 @@
+//! The demo bundle behind real sockets: scored slates with reasons, also for shoppers and items
+//! that nobody knows.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use raisonne::api::pb::rerank_service_client::RerankServiceClient;
+use raisonne::api::pb::{self, EvidenceKind, Quality, RerankRequest, RerankResponse};
+use raisonne::app::{App, furnish};
+use raisonne::bundle::{Bundle, Part};
+use raisonne::config::Config;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use tonic::transport::Channel;
+
+struct Demo {
+    app: App,
+    client: RerankServiceClient<Channel>,
+    samples: Vec<RerankRequest>,
+}
+
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
+}
+
+impl Demo {
+    async fn start() -> Self {
+        let mut config = Config::default();
+        config.api.listen = "127.0.0.1:0".parse().unwrap();
+        config.bundle.path = home();
+        // Tests run many at a time on slow machines: what they check is not speed.
+        config.api.deadline_default = raisonne::config::Span(std::time::Duration::from_secs(20));
+        let (parts, _) = furnish(&config).unwrap();
+        let app = App::start(&config.api, parts).await.unwrap();
+        let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
+        let client = RerankServiceClient::new(channel.connect().await.unwrap());
+        let samples = std::fs::read(home().join(Part::Samples.file())).unwrap();
+        Self { app, client, samples: serde_json::from_slice(&samples).unwrap() }
+    }
+
+    async fn ask(&mut self, request: &RerankRequest) -> RerankResponse {
+        self.client.rerank(request.clone()).await.unwrap().into_inner()
+    }
+}
+
+fn order(response: &RerankResponse) -> Vec<&str> {
+    response.results.iter().map(|result| result.item_id.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_are_scored_and_explained_from_evidence() {
+    let mut demo = Demo::start().await;
+    let bundle = Bundle::open(&home()).unwrap();
+    let (mut explained, mut personal) = (0, 0);
+    for sample in demo.samples.clone() {
+        let response = demo.ask(&sample).await;
+        assert_eq!(response.quality(), Quality::Scored, "{:?}", response.shortfalls);
+        assert_eq!(response.results.len(), sample.top_n as usize);
+        let user = sample.user.as_ref().unwrap().user_id.as_str().into();
+        let history: BTreeSet<u32> =
+            bundle.cards.users[&user].history.iter().map(|past| past.item).collect();
+        for result in &response.results {
+            explained += usize::from(!result.reasons.is_empty());
+            for reason in &result.reasons {
+                assert!(!reason.evidence.is_empty() && reason.weight > 0.0, "{reason:?}");
+                assert_eq!(reason.bundle, response.bundle);
+                for evidence in &reason.evidence {
+                    if evidence.kind() == EvidenceKind::CoPurchase {
+                        let other = bundle.catalog.number(&evidence.item_id.as_str().into());
+                        let other = other.expect("evidence cites items of the catalogue");
+                        assert!(reason.text.contains(&*bundle.catalog.item(other).title));
+                        personal += usize::from(history.contains(&other));
+                    }
+                }
+            }
+        }
+    }
+    assert!(explained >= demo.samples.len() * 4, "{explained} of the shown items have reasons");
+    assert!(personal > 0, "no reason ever cites what its reader bought");
+    demo.app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scorer_does_not_care_about_order_or_company() {
+    let mut demo = Demo::start().await;
+    let sample = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
+    let logits = |response: &RerankResponse| {
+        let each = response.results.iter().map(|result| {
+            (result.item_id.clone(), result.scores.and_then(|scores| scores.scorer).unwrap())
+        });
+        let mut all: Vec<_> = each.collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    let all = logits(&demo.ask(&sample).await);
+    let mut reversed = sample.clone();
+    reversed.candidates.reverse();
+    assert_eq!(logits(&demo.ask(&reversed).await), all);
+    let mut alone = sample.clone();
+    alone.candidates.truncate(1);
+    let alone = logits(&demo.ask(&alone).await);
+    assert!(all.contains(&alone[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_histories_give_two_orders_and_other_reasons() {
+    let mut demo = Demo::start().await;
+    let slate = RerankRequest { top_n: 10, ..demo.samples[0].clone() };
+    let mut answers = BTreeSet::new();
+    for sample in demo.samples.clone() {
+        let response = demo.ask(&RerankRequest { user: sample.user, ..slate.clone() }).await;
+        let reasons = response.results.iter().flat_map(|result| &result.reasons);
+        let texts: Vec<String> = reasons.map(|reason| reason.text.clone()).collect();
+        answers.insert((order(&response).join(" "), texts));
+    }
+    assert_eq!(answers.len(), demo.samples.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_served_too() {
+    let mut demo = Demo::start().await;
+    let mut request = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
+    request.user = Some(pb::User { user_id: "nobody-knows-me".into(), ..pb::User::default() });
+    let response = demo.ask(&request).await;
+    assert_eq!(response.quality(), Quality::Scored);
+    assert!(response.shortfalls.is_empty());
+    assert_eq!(response.results.len(), request.candidates.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_given_inline_wins_over_the_stored_one() {
+    let mut demo = Demo::start().await;
+    let known = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
+    let bundle = Bundle::open(&home()).unwrap();
+    let mut inline = known.clone();
+    let other = demo.samples[1].user.as_ref().unwrap().user_id.as_str().into();
+    let history = bundle.cards.users[&other].history.iter().map(|past| pb::Event {
+        item_id: bundle.catalog.item(past.item).id.as_str().into(),
+        time: Some(pbjson_types::Timestamp { seconds: past.time, nanos: 0 }),
+        kind: pb::EventKind::Purchase.into(),
+    });
+    inline.user.as_mut().unwrap().history = history.collect();
+    let (known, inline) = (demo.ask(&known).await, demo.ask(&inline).await);
+    assert_eq!(inline.quality(), Quality::Scored);
+    assert_ne!(order(&known), order(&inline));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_items_keep_their_order_and_inline_items_are_scored() {
+    let mut demo = Demo::start().await;
+    let mut request = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
+    let unknown = |id: &str| pb::Candidate { item_id: id.into(), ..pb::Candidate::default() };
+    request.candidates.insert(0, unknown("no-such-item-1"));
+    request.candidates.insert(5, unknown("no-such-item-2"));
+    let item = pb::Item {
+        title: "Walnut Serving Board".into(),
+        category: "kitchen".into(),
+        ..pb::Item::default()
+    };
+    request.candidates.insert(
+        9,
+        pb::Candidate { item_id: "brand-new".into(), prior_score: None, item: Some(item) },
+    );
+    let response = demo.ask(&request).await;
+    assert_eq!(response.quality(), Quality::Scored);
+    assert_eq!(response.shortfalls.len(), 1);
+    assert_eq!(response.shortfalls[0].why(), pb::Why::Missing);
+    let order = order(&response);
+    assert_eq!(order[order.len() - 2..], ["no-such-item-1", "no-such-item-2"]);
+    let inline = response.results.iter().find(|result| result.item_id == "brand-new").unwrap();
+    assert!(inline.scores.and_then(|scores| scores.scorer).is_some());
+
+    request.candidates = vec![unknown("no-such-item-2"), unknown("no-such-item-1")];
+    let response = demo.ask(&request).await;
+    assert_eq!(response.quality(), Quality::Given);
+    assert_eq!(self::order(&response), ["no-such-item-2", "no-such-item-1"]);
+}
