@@ -3,12 +3,14 @@
 use crate::bundle::Part;
 use crate::nn::Weights;
 use crate::scorer::{Fusion, ScorerFile};
-use crate::train::cases::Case;
+use crate::train::cases::{Case, Task};
+use crate::train::dataset::DAY_S;
 use crate::train::measure::{self, Comparison, Interval};
 use crate::train::world::World;
 use crate::train::{Bench, Stage};
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Measures the scored order against the order given.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ const FIGURES: [(&str, Figure); 6] = [
     ("mrr", |order, relevant| measure::reciprocal_rank(order, relevant)),
 ];
 
+/// Days in which a purchase loses most of its weight, in the plain rule of a user's favourites.
+const FAVOURITE_DAYS: f64 = 90.0;
 /// Places that count as shown, for coverage.
 const COVERED: usize = 10;
 
@@ -71,7 +75,8 @@ pub fn evaluate(bench: &mut Bench<'_>) -> anyhow::Result<Value> {
     for (task, cases) in tasks {
         bench.progress.show(&format!("evaluating {}", task.as_str()), 0, 1);
         let logits = world.score(&weights, &file.shape, &cases)?;
-        let judged = Judged { world: &world, cases: &cases, logits: &logits, fusion: file.fusion };
+        let fusion = file.fusion;
+        let judged = Judged { task, world: &world, cases: &cases, logits: &logits, fusion };
         let table = judged.table(bench.recipe.evaluate.resamples, bench.recipe.seed);
         report.insert(task.as_str().into(), table);
     }
@@ -80,6 +85,7 @@ pub fn evaluate(bench: &mut Bench<'_>) -> anyhow::Result<Value> {
 
 /// The cases of a task with what the scorer said of them.
 struct Judged<'a> {
+    task: Task,
     world: &'a World,
     cases: &'a [Case],
     logits: &'a [Vec<f32>],
@@ -129,7 +135,49 @@ impl Judged<'_> {
             "order_kept": measure::identity_rate(pairs),
             "coverage@10": { "given": covered(&given), "scored": covered(&scored) },
             "figures": figures,
+            "baselines": self.baselines(chosen),
         })
+    }
+
+    /// What plain rules make of the same cases, over the whole catalogue and not just the slates:
+    /// what this user bought most and most lately, and what everybody bought lately.
+    fn baselines(&self, chosen: &[usize]) -> Value {
+        let mut sums = [[0.0; 2]; 2];
+        for &at in chosen {
+            let case = &self.cases[at];
+            for (sums, order) in
+                sums.iter_mut().zip([self.own_favourites(case), self.popular(case)])
+            {
+                sums[0] += measure::recall(&order, &case.relevant, 10);
+                sums[1] += measure::ndcg(&order, &case.relevant, 10);
+            }
+        }
+        let mean = |sum: f64| (sum / chosen.len().max(1) as f64 * 1e5).round() / 1e5;
+        let figures =
+            |sums: [f64; 2]| json!({ "recall@10": mean(sums[0]), "ndcg@10": mean(sums[1]) });
+        json!({ "recency_weighted_frequency": figures(sums[0]), "popularity": figures(sums[1]) })
+    }
+
+    /// The items that this user bought before, by how often and how lately.
+    fn own_favourites(&self, case: &Case) -> Vec<u32> {
+        let mut weights: BTreeMap<u32, f64> = BTreeMap::new();
+        let bought = &self.world.dataset.bought[case.user as usize];
+        for line in bought.iter().take_while(|line| line.time < case.now) {
+            let days = (case.now - line.time) as f64 / DAY_S as f64;
+            *weights.entry(line.item).or_default() += (-days / FAVOURITE_DAYS).exp();
+        }
+        let mut order: Vec<(u32, f64)> = weights.into_iter().collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        order.into_iter().map(|(item, _)| item).collect()
+    }
+
+    /// The items that were bought most in the weeks before, without those that the task rules out.
+    fn popular(&self, case: &Case) -> Vec<u32> {
+        let popular = self.world.snapshots[case.snapshot].upstream.popular();
+        let bought = &self.world.dataset.bought[case.user as usize];
+        let first = self.task == Task::FirstPurchase;
+        let had = |item: &u32| bought.iter().any(|line| line.time < case.now && line.item == *item);
+        popular.iter().copied().filter(|item| !(first && had(item))).take(COVERED).collect()
     }
 
     /// The slate's items in the scored order.
@@ -190,6 +238,14 @@ pub fn table(report: &Value) -> String {
                 table["ceiling"].as_f64().unwrap_or_default(),
                 100.0 * table["order_kept"].as_f64().unwrap_or_default(),
             );
+            for (rule, of) in table["baselines"].as_object().into_iter().flatten() {
+                let _ = writeln!(
+                    text,
+                    "  {rule}: recall@10 {:.4}, ndcg@10 {:.4}",
+                    of["recall@10"].as_f64().unwrap_or_default(),
+                    of["ndcg@10"].as_f64().unwrap_or_default(),
+                );
+            }
             for (figure, of) in table["figures"].as_object().into_iter().flatten() {
                 let _ = writeln!(text, "  {figure:<10} {}", row(of));
             }
