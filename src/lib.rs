@@ -9,8 +9,8 @@
 //! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | matter |
 //! | 2 | [`scorer`] [`evidence`] [`upstream`] [`simulate`] | machines |
 //! | 3 | [`rank`] [`train`] | acts |
-//! | 5 | [`api`] | door |
-//! | 6 | [`app`] [`config`] [`mod@bench`] [`cli`] | the house |
+//! | 4 | [`api`] | door |
+//! | 5 | [`app`] [`config`] [`mod@bench`] [`cli`] | the house |
 
 pub mod api;
 pub mod app;
