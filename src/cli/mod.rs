@@ -46,7 +46,7 @@ enum Command {
     Import(shop::Import),
     /// Carries out one training stage.
     ///
-    /// Example: raisonne stage `reward_model` --recipe models/demo.toml --work data/demo
+    /// Example: raisonne stage reward_model --recipe models/demo.toml --work data/demo
     Stage(bundle::Stage),
     /// Makes, verifies and shows bundles.
     ///
