@@ -7,7 +7,7 @@
 //! |--:|---|---|
 //! | 0 | [`domain`] [`telemetry`] | words |
 //! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | matter |
-//! | 2 | [`scorer`] [`evidence`] [`upstream`] [`simulate`] | machines |
+//! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | machines |
 //! | 3 | [`rank`] [`train`] | acts |
 //! | 4 | [`api`] | door |
 //! | 5 | [`app`] [`config`] [`mod@bench`] [`cli`] | the house |
@@ -19,6 +19,7 @@ pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod engine;
 pub mod evidence;
 pub mod language;
 pub mod nn;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["domain", "telemetry"],
     &["worker", "store", "bundle", "language", "nn", "shop"],
-    &["scorer", "evidence", "upstream", "simulate"],
+    &["engine", "scorer", "evidence", "upstream", "simulate"],
     &["rank", "train"],
     &["api"],
     &["app", "bench", "cli", "config", "main", "lib"],

@@ -4,6 +4,7 @@
 //! service runs it. Both read the same named tensors, [`Weights`], and are held against each
 //! other and against a PyTorch copy by `tests/numbers.rs`.
 
+pub mod decoder;
 mod din;
 mod fused;
 mod loss;

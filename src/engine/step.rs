@@ -1,0 +1,127 @@
+//! One step of the engine: what the scheduler chose, laid out for the model.
+
+use std::ops::Range;
+
+/// The rows of one forward pass: a row is a token at its position.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// The token of each row.
+    pub tokens: Vec<u32>,
+    /// Whose rows they are, in order, without gaps.
+    pub spans: Vec<Span>,
+    /// The page tables of the spans, one after the other.
+    pub pages: Vec<u32>,
+    /// What is wanted of which rows.
+    pub reads: Vec<Read>,
+    /// The tokens whose logits are wanted by [`What::Chosen`].
+    pub chosen: Vec<u32>,
+}
+
+/// Consecutive tokens of one sequence, or one whole branch.
+///
+/// Row `i` of a span stands at position `past + i`. It sees the first `past` tokens of its pages
+/// and the span's rows up to itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its page table, in [`Step::pages`].
+    pub pages: Range<usize>,
+    /// Tokens that its pages hold before the step, or will hold after the spans before it.
+    pub past: usize,
+    /// A branch leaves nothing behind. Other spans write their keys and values to their pages.
+    pub branch: bool,
+}
+
+/// What is wanted of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The row.
+    pub row: usize,
+    /// What of it.
+    pub what: What,
+}
+
+/// What can be wanted of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The logits of the whole vocabulary.
+    Vocabulary,
+    /// The logits of some tokens, in [`Step::chosen`].
+    Chosen(Range<usize>),
+    /// The row itself, after the last norm.
+    Hidden,
+}
+
+/// One forward pass over a step that the scheduler chose.
+pub trait Runner {
+    /// What the scheduler must keep to.
+    fn shape(&self) -> Shape;
+
+    /// Computes a step, and writes what each read wants into `out`, in the order of the reads.
+    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError>;
+}
+
+/// The limits of a runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Pages of keys and values.
+    pub pages: usize,
+    /// Tokens in a page.
+    pub page_tokens: usize,
+    /// Tokens that there are.
+    pub vocabulary: usize,
+    /// Numbers in a hidden row.
+    pub width: usize,
+    /// Tokens in a sequence, branches included.
+    pub context_tokens_max: usize,
+    /// Rows in a step.
+    pub rows_max: usize,
+}
+
+/// What a step's reads came to: numbers end to end, kept from step to step so that nothing is
+/// allocated.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    values: Vec<f32>,
+    ends: Vec<usize>,
+}
+
+/// A forward pass failed: the weights' files, memory or the device gave out.
+#[derive(Debug, thiserror::Error)]
+#[error("the model could not be run: {0}")]
+pub struct RunnerError(pub String);
+
+// === impl Answers ===
+
+impl Answers {
+    /// Forgets the last step's.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.ends.clear();
+    }
+
+    /// Adds the answer to the next read: `width` numbers, which the caller fills.
+    pub fn push(&mut self, width: usize) -> &mut [f32] {
+        let from = self.values.len();
+        self.values.resize(from + width, 0.0);
+        self.ends.push(from + width);
+        &mut self.values[from..]
+    }
+
+    /// The answer to read `index`.
+    pub fn get(&self, index: usize) -> &[f32] {
+        let from = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.values[from..self.ends[index]]
+    }
+
+    /// How many reads were answered.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}

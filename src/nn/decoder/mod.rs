@@ -1,0 +1,199 @@
+//! A decoder of the Llama family (Llama, Qwen2.5, Qwen3), wired once for serving and for training.
+//!
+//! The wiring knows no tensor. It says which layer follows which, and a set of [`Kernels`] does the
+//! arithmetic on rows of its own kind: candle's tensors where gradients are needed, pooled buffers
+//! over paged keys and values where speed is. So a model is served by the very wiring that trained
+//! it, and the two sets of kernels are held against each other.
+
+mod config;
+
+pub use config::{Config, ConfigError, RopeScaling};
+
+/// A weight matrix, `outputs x inputs`, of one layer or of the whole model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Linear {
+    /// Rows to queries, of a layer.
+    Query(usize),
+    /// Rows to keys.
+    Key(usize),
+    /// Rows to values.
+    Value(usize),
+    /// What was attended to, back to rows.
+    Output(usize),
+    /// The gate of the gated MLP.
+    Gate(usize),
+    /// What is gated.
+    Up(usize),
+    /// What came through, back to rows.
+    Down(usize),
+    /// Rows to logits.
+    Unembed,
+}
+
+/// The scale of a root-mean-square norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Norm {
+    /// Before a layer's attention.
+    Attention(usize),
+    /// Of each head of the queries (Qwen3).
+    Query(usize),
+    /// Of each head of the keys (Qwen3).
+    Key(usize),
+    /// Before a layer's MLP.
+    Mlp(usize),
+    /// After the last layer.
+    Last,
+}
+
+/// The arithmetic of a decoder, on rows: one row per token.
+///
+/// What an operation takes by value it may write over or put back in its pool.
+pub trait Kernels {
+    /// Rows of numbers, one row per token.
+    type Rows;
+    /// Why arithmetic can fail.
+    type Error;
+
+    /// The embeddings of the tokens at hand.
+    fn embed(&mut self) -> Result<Self::Rows, Self::Error>;
+    /// `rows / rms(rows) * scale`, row by row.
+    fn norm(&mut self, rows: &Self::Rows, norm: Norm) -> Result<Self::Rows, Self::Error>;
+    /// The same over each head of each row.
+    fn norm_heads(&mut self, rows: Self::Rows, norm: Norm) -> Result<Self::Rows, Self::Error>;
+    /// `rows W^T (+ b)` for several matrices of the same input.
+    fn linear<const N: usize>(
+        &mut self,
+        rows: Self::Rows,
+        layers: [Linear; N],
+    ) -> Result<[Self::Rows; N], Self::Error>;
+    /// Rotates each head by its row's position (half-split, as Hugging Face does).
+    fn rotate(&mut self, rows: Self::Rows) -> Result<Self::Rows, Self::Error>;
+    /// What each row's queries see: everything before the row in its own sequence, and itself.
+    fn attend(
+        &mut self,
+        layer: usize,
+        [queries, keys, values]: [Self::Rows; 3],
+    ) -> Result<Self::Rows, Self::Error>;
+    /// `silu(gate) * up`
+    fn gate(&mut self, gate: Self::Rows, up: Self::Rows) -> Result<Self::Rows, Self::Error>;
+    /// `rows + more`
+    fn add(&mut self, rows: Self::Rows, more: Self::Rows) -> Result<Self::Rows, Self::Error>;
+}
+
+/// The rows after the last norm, from the tokens that the kernels have at hand.
+pub fn forward<K: Kernels>(config: &Config, kernels: &mut K) -> Result<K::Rows, K::Error> {
+    let mut rows = kernels.embed()?;
+    for layer in 0..config.layers {
+        rows = block(config, kernels, layer, rows)?;
+    }
+    kernels.norm(&rows, Norm::Last)
+}
+
+/// One layer: attention, then a gated MLP, each added to what came in.
+pub fn block<K: Kernels>(
+    config: &Config,
+    kernels: &mut K,
+    layer: usize,
+    rows: K::Rows,
+) -> Result<K::Rows, K::Error> {
+    let normed = kernels.norm(&rows, Norm::Attention(layer))?;
+    let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
+    let [mut queries, mut keys, values] = kernels.linear(normed, qkv)?;
+    if config.head_norms {
+        queries = kernels.norm_heads(queries, Norm::Query(layer))?;
+        keys = kernels.norm_heads(keys, Norm::Key(layer))?;
+    }
+    let (queries, keys) = (kernels.rotate(queries)?, kernels.rotate(keys)?);
+    let seen = kernels.attend(layer, [queries, keys, values])?;
+    let [seen] = kernels.linear(seen, [Linear::Output(layer)])?;
+    let rows = kernels.add(rows, seen)?;
+
+    let normed = kernels.norm(&rows, Norm::Mlp(layer))?;
+    let [gate, up] = kernels.linear(normed, [Linear::Gate(layer), Linear::Up(layer)])?;
+    let gated = kernels.gate(gate, up)?;
+    let [down] = kernels.linear(gated, [Linear::Down(layer)])?;
+    kernels.add(rows, down)
+}
+
+// === impl Linear ===
+
+impl Linear {
+    /// The name of its weight in a Hugging Face folder.
+    pub fn name(self) -> String {
+        match self {
+            Self::Query(layer) => format!("model.layers.{layer}.self_attn.q_proj.weight"),
+            Self::Key(layer) => format!("model.layers.{layer}.self_attn.k_proj.weight"),
+            Self::Value(layer) => format!("model.layers.{layer}.self_attn.v_proj.weight"),
+            Self::Output(layer) => format!("model.layers.{layer}.self_attn.o_proj.weight"),
+            Self::Gate(layer) => format!("model.layers.{layer}.mlp.gate_proj.weight"),
+            Self::Up(layer) => format!("model.layers.{layer}.mlp.up_proj.weight"),
+            Self::Down(layer) => format!("model.layers.{layer}.mlp.down_proj.weight"),
+            Self::Unembed => "lm_head.weight".into(),
+        }
+    }
+
+    /// The name of its bias, for a layer that has one.
+    pub fn bias(self, config: &Config) -> Option<String> {
+        let biased = match self {
+            Self::Query(_) | Self::Key(_) | Self::Value(_) => config.qkv_bias,
+            Self::Output(_) => config.output_bias,
+            Self::Gate(_) | Self::Up(_) | Self::Down(_) => config.mlp_bias,
+            Self::Unembed => false,
+        };
+        biased.then(|| self.name().replace(".weight", ".bias"))
+    }
+
+    /// Outputs and inputs.
+    pub fn dims(self, config: &Config) -> (usize, usize) {
+        let (width, inner) = (config.width, config.mlp_width);
+        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        match self {
+            Self::Query(_) => (queries, width),
+            Self::Key(_) | Self::Value(_) => (keys, width),
+            Self::Output(_) => (width, queries),
+            Self::Gate(_) | Self::Up(_) => (inner, width),
+            Self::Down(_) => (width, inner),
+            Self::Unembed => (config.vocabulary, width),
+        }
+    }
+
+    /// The matrices of one layer.
+    pub fn of_layer(layer: usize) -> [Self; 7] {
+        let l = layer;
+        [
+            Self::Query(l),
+            Self::Key(l),
+            Self::Value(l),
+            Self::Output(l),
+            Self::Gate(l),
+            Self::Up(l),
+            Self::Down(l),
+        ]
+    }
+}
+
+// === impl Norm ===
+
+impl Norm {
+    /// The name of its scale in a Hugging Face folder.
+    pub fn name(self) -> String {
+        match self {
+            Self::Attention(layer) => format!("model.layers.{layer}.input_layernorm.weight"),
+            Self::Query(layer) => format!("model.layers.{layer}.self_attn.q_norm.weight"),
+            Self::Key(layer) => format!("model.layers.{layer}.self_attn.k_norm.weight"),
+            Self::Mlp(layer) => format!("model.layers.{layer}.post_attention_layernorm.weight"),
+            Self::Last => "model.norm.weight".into(),
+        }
+    }
+
+    /// How many numbers it scales.
+    pub fn width(self, config: &Config) -> usize {
+        match self {
+            Self::Query(_) | Self::Key(_) => config.head_dim,
+            Self::Attention(_) | Self::Mlp(_) | Self::Last => config.width,
+        }
+    }
+}
+
+/// The name of the table of token embeddings, which a tied model unembeds with as well.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
