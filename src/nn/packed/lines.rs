@@ -1,0 +1,50 @@
+//! Memory for weights and for keys and values: zeroed, aligned to lines, on huge pages where the
+//! system has them, since streaming it page by page would miss the translation buffer all the time.
+#![allow(unsafe_code, reason = "a map of bytes is read as lines")]
+
+use super::lanes::Line;
+use memmap2::MmapMut;
+use std::ops::{Deref, DerefMut};
+
+/// A table of lines.
+#[derive(Debug)]
+pub struct Lines {
+    map: MmapMut,
+    /// Where the first huge page of the map begins.
+    from: usize,
+    len: usize,
+}
+
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
+
+impl Lines {
+    /// `len` lines of zeros. Memory that is never written is never taken.
+    pub fn zeroed(len: usize) -> Self {
+        let map = MmapMut::map_anon(len * size_of::<Line>() + HUGE);
+        let map = map.expect("the system has the memory that a model was planned to take");
+        let from = map.as_ptr().align_offset(HUGE);
+        #[cfg(target_os = "linux")]
+        if let Err(error) = map.advise(memmap2::Advice::HugePage) {
+            tracing::debug!(%error, "no huge pages for weights");
+        }
+        Self { map, from, len }
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        // SAFETY: the map is longer by a huge page than the lines, which begin at the first whole
+        // one; any bytes make a line.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.from).cast(), self.len) }
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.from).cast(), self.len) }
+    }
+}

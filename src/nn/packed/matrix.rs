@@ -1,0 +1,613 @@
+//! Weights packed for the microkernel, and their products with the rows of a step.
+//!
+//! A matrix is kept in *panels* of 32 outputs. A panel is a run of lines in the very order in
+//! which the kernel reads them, so that a product streams the weights once, whatever the number of
+//! rows. The rows are packed as well, in *tiles* as high as the registers allow. Each output is
+//! summed over the inputs in one order, whatever its tile: a row's result does not depend on its
+//! company.
+#![allow(unsafe_code, reason = "panels of one product are written by several threads at a time")]
+#![expect(clippy::inline_always, reason = "see `lanes`")]
+
+use super::crew::{Crew, Shared};
+use super::lanes::{LANES, Lanes, Level, Line, Work};
+use super::lines::Lines;
+use half::bf16;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+/// Outputs of a panel: two lanes.
+pub const PANEL: usize = 2 * LANES;
+/// Inputs that share a scale in int8, as in Q8_0.
+pub const GROUP: usize = 32;
+/// Lines of a group: four inputs of sixteen outputs each, and then the scales.
+const GROUP_LINES: usize = GROUP / 4 * 2 + 1;
+/// Parts that a product is cut into for each thread, so that a slow thread holds nobody up.
+const PARTS_PER_THREAD: usize = 4;
+/// Adding this to a small number rounds it to a whole one, and leaves that in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
+/// What a byte is raised by to have no sign, as the instruction wants one factor.
+const RAISE: i32 = 128;
+
+/// How numbers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As they are.
+    F32,
+    /// In the upper half of an f32; inputs are rounded likewise.
+    Bf16,
+    /// As bytes with a scale for each [`GROUP`]; inputs are rounded likewise, row by row.
+    Int8,
+}
+
+/// A packed matrix.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    format: Format,
+    outputs: usize,
+    inputs: usize,
+    /// The lines of all matrices of a model: one piece of memory, so that huge pages fit it.
+    lines: Arc<Lines>,
+    from: usize,
+    bias: Vec<f32>,
+}
+
+/// A matrix to be packed.
+#[derive(Debug)]
+pub struct Plan {
+    /// How its numbers will be kept.
+    pub format: Format,
+    /// Rows of the matrix.
+    pub outputs: usize,
+    /// Columns of the matrix.
+    pub inputs: usize,
+    /// What is added to each output.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// The rows of a step, packed for products with matrices of one format.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    /// Tile by tile: of each step along the inputs, a scalar for each row of the tile.
+    scalars: Vec<u32>,
+    /// Tile by tile: of each group, the scale of each row, in int8.
+    scales: Vec<f32>,
+    /// Likewise, what takes the raise of the weights away again.
+    starts: Vec<i32>,
+    rows: usize,
+    /// Scalars of a row.
+    steps: usize,
+    tile_rows: usize,
+}
+
+// === impl Format ===
+
+impl Format {
+    /// Scalars that hold `inputs` numbers.
+    fn steps(self, inputs: usize) -> usize {
+        match self {
+            Self::F32 => inputs,
+            Self::Bf16 => inputs.div_ceil(2),
+            Self::Int8 => inputs.div_ceil(GROUP) * (GROUP / 4),
+        }
+    }
+
+    /// Lines of a panel.
+    fn panel_lines(self, inputs: usize) -> usize {
+        match self {
+            Self::F32 | Self::Bf16 => 2 * self.steps(inputs),
+            Self::Int8 => inputs.div_ceil(GROUP) * GROUP_LINES,
+        }
+    }
+}
+
+// === impl Matrix ===
+
+impl Matrix {
+    /// Packs several matrices. `read(m, rows, out)` reads some rows of matrix `m`.
+    pub fn pack<E: Send>(
+        crew: &Crew,
+        plans: Vec<Plan>,
+        read: impl Fn(usize, Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Vec<Self>, E> {
+        let mut starts = vec![0];
+        for plan in &plans {
+            starts.push(starts[starts.len() - 1] + plan.panels() * plan.panel_lines());
+        }
+        let mut lines = Lines::zeroed(starts[plans.len()]);
+        for (m, plan) in plans.iter().enumerate() {
+            plan.pack(crew, &mut lines[starts[m]..starts[m + 1]], |rows, out| read(m, rows, out))?;
+        }
+        let lines = Arc::new(lines);
+        let matrices = plans.into_iter().zip(starts).map(|(plan, from)| {
+            let Plan { format, outputs, inputs, bias } = plan;
+            let mut bias = bias.unwrap_or_default();
+            if !bias.is_empty() {
+                bias.resize(outputs.next_multiple_of(PANEL), 0.0);
+            }
+            Self { format, outputs, inputs, lines: lines.clone(), from, bias }
+        });
+        Ok(matrices.collect())
+    }
+
+    /// Outputs.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Inputs.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// How its numbers are kept.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        let lines = self.panels() * self.format.panel_lines(self.inputs);
+        lines * size_of::<Line>() + size_of_val(&*self.bias)
+    }
+
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    fn panel(&self, index: usize) -> &[Line] {
+        let lines = self.format.panel_lines(self.inputs);
+        let from = self.from + index * lines;
+        &self.lines[from..from + lines]
+    }
+
+    /// The weights of one output, as they are kept.
+    pub fn row(&self, output: usize, out: &mut [f32]) {
+        let (panel, column) = (self.panel(output / PANEL), output % PANEL);
+        let (half, lane) = (column / LANES, column % LANES);
+        for (k, out) in out.iter_mut().enumerate() {
+            let line = |index: usize| &panel[index].0;
+            *out = match self.format {
+                Format::F32 => f32::from_bits(word(line(2 * k + half), lane)),
+                Format::Bf16 => {
+                    let pair = word(line(2 * (k / 2) + half), lane);
+                    f32::from_bits(if k % 2 == 0 { pair << 16 } else { pair & 0xffff_0000 })
+                }
+                Format::Int8 => {
+                    let first = k / GROUP * GROUP_LINES;
+                    let byte = line(first + k % GROUP / 4 * 2 + half)[4 * lane + k % 4];
+                    let scales = line(first + GROUP_LINES - 1);
+                    let scale = bf16::from_le_bytes([scales[2 * column], scales[2 * column + 1]]);
+                    (i32::from(byte) - RAISE) as f32 * scale.to_f32()
+                }
+            };
+        }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    fn panel_lines(&self) -> usize {
+        self.format.panel_lines(self.inputs)
+    }
+
+    fn pack<E: Send>(
+        &self,
+        crew: &Crew,
+        lines: &mut [Line],
+        read: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<(), E> {
+        let (outputs, inputs) = (self.outputs, self.inputs);
+        let outcomes = Mutex::new(Ok(()));
+        let panels = Shared::new(lines);
+        crew.each(self.panels(), |p| {
+            // SAFETY: each panel is packed by one task.
+            let panel = unsafe { panels.slice(p * self.panel_lines(), self.panel_lines()) };
+            let taken = p * PANEL..outputs.min((p + 1) * PANEL);
+            let mut rows = vec![0.0; taken.len() * inputs];
+            match read(taken, &mut rows) {
+                Ok(()) => {
+                    for (column, row) in rows.chunks_exact(inputs).enumerate() {
+                        pack_row(self.format, row, column, panel);
+                    }
+                }
+                Err(error) => *outcomes.lock().expect("no reader panics") = Err(error),
+            }
+        });
+        outcomes.into_inner().expect("no reader panics")
+    }
+}
+
+fn word(line: &[u8; 64], lane: usize) -> u32 {
+    line.as_chunks().0.get(lane).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// Writes the weights of one output into its column of a panel.
+fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
+    let (half, lane) = (column / LANES, column % LANES);
+    let mut put = |line: usize, bytes: &[u8], at: usize| {
+        panel[line].0[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    match format {
+        Format::F32 => {
+            for (k, value) in row.iter().enumerate() {
+                put(2 * k + half, &value.to_le_bytes(), 4 * lane);
+            }
+        }
+        Format::Bf16 => {
+            for (k, value) in row.iter().enumerate() {
+                let bytes = bf16::from_f32(*value).to_le_bytes();
+                put(2 * (k / 2) + half, &bytes, 4 * lane + 2 * (k % 2));
+            }
+        }
+        Format::Int8 => {
+            for (g, group) in row.chunks(GROUP).enumerate() {
+                let first = g * GROUP_LINES;
+                // The scale is rounded up, so that the greatest weight still fits a byte.
+                let scale = round_up(greatest(group) / 127.0);
+                let inverse = if scale > bf16::ZERO { scale.to_f32().recip() } else { 0.0 };
+                for k in 0..GROUP {
+                    let value = group.get(k).map_or(0.0, |value| (value * inverse).round());
+                    let byte = (value as i32 + RAISE) as u8;
+                    put(first + k / 4 * 2 + half, &[byte], 4 * lane + k % 4);
+                }
+                put(first + GROUP_LINES - 1, &scale.to_le_bytes(), 2 * column);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn greatest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |most, value| most.max(value.abs()))
+}
+
+/// The smallest bf16 that is not below a positive number.
+fn round_up(value: f32) -> bf16 {
+    let bits = value.to_bits();
+    let up = bits.wrapping_add(0xffff) >> 16;
+    bf16::from_bits(up.min(u32::from(bf16::MAX.to_bits())) as u16)
+}
+
+// === impl Inputs ===
+
+impl Inputs {
+    /// Packs rows of `width` numbers for matrices of a format.
+    pub fn fill(&mut self, level: Level, crew: &Crew, format: Format, rows: &[f32], width: usize) {
+        self.rows = rows.len() / width;
+        self.steps = format.steps(width);
+        let most = tile_rows_max(level, format);
+        // Tiles of even height: thirteen rows are seven and six, not twelve and one.
+        self.tile_rows = self.rows.div_ceil(self.rows.div_ceil(most).max(1)).max(1);
+        self.scalars.resize(self.rows * self.steps, 0);
+        let groups = if format == Format::Int8 { width.div_ceil(GROUP) } else { 0 };
+        self.scales.resize(self.rows * groups, 0.0);
+        self.starts.resize(self.rows * groups, 0);
+        let (tile_rows, steps, count) = (self.tile_rows, self.steps, self.rows);
+        let scalars = Shared::new(&mut self.scalars);
+        let (scales, starts) = (Shared::new(&mut self.scales), Shared::new(&mut self.starts));
+        crew.each(count.div_ceil(tile_rows), |t| {
+            let first = t * tile_rows;
+            let height = tile_rows.min(count - first);
+            // SAFETY: each tile is filled by one task.
+            let (scalars, scales, starts) = unsafe {
+                (
+                    scalars.slice(first * steps, height * steps),
+                    scales.slice(first * groups, height * groups),
+                    starts.slice(first * groups, height * groups),
+                )
+            };
+            let rows = &rows[first * width..(first + height) * width];
+            level.run(Tile { format, rows, height, scalars, scales, starts });
+        });
+    }
+}
+
+/// Rows to be packed as a tile.
+struct Tile<'a> {
+    format: Format,
+    rows: &'a [f32],
+    height: usize,
+    scalars: &'a mut [u32],
+    scales: &'a mut [f32],
+    starts: &'a mut [i32],
+}
+
+impl Work for Tile<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { format, rows, height, scalars, scales, starts } = self;
+        for (index, row) in rows.chunks_exact(rows.len() / height).enumerate() {
+            let target = Column { index, height };
+            match format {
+                Format::F32 => {
+                    for (k, value) in row.iter().enumerate() {
+                        scalars[target.at(k)] = value.to_bits();
+                    }
+                }
+                Format::Bf16 => pack_pairs(row, &target, scalars),
+                Format::Int8 => pack_bytes(row, &target, scalars, scales, starts),
+            }
+        }
+    }
+}
+
+/// The place of a row in its tile.
+struct Column {
+    index: usize,
+    height: usize,
+}
+
+impl Column {
+    #[inline(always)]
+    fn at(&self, step: usize) -> usize {
+        step * self.height + self.index
+    }
+}
+
+/// The nearest bf16, ties to even, in the lower half.
+#[inline(always)]
+pub fn round_bf16(value: f32) -> u32 {
+    let bits = value.to_bits();
+    // A NaN stays one: all its bits may be in the half that is cut off.
+    if value.is_nan() { 0x7fc0 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
+}
+
+#[inline(always)]
+fn pack_pairs(row: &[f32], target: &Column, scalars: &mut [u32]) {
+    let (pairs, rest) = row.as_chunks::<2>();
+    for (k, [low, high]) in pairs.iter().enumerate() {
+        scalars[target.at(k)] = round_bf16(*low) | (round_bf16(*high) << 16);
+    }
+    if let [last] = rest {
+        scalars[target.at(pairs.len())] = round_bf16(*last);
+    }
+}
+
+#[inline(always)]
+fn pack_bytes(
+    row: &[f32],
+    target: &Column,
+    scalars: &mut [u32],
+    scales: &mut [f32],
+    starts: &mut [i32],
+) {
+    for (g, part) in row.chunks(GROUP).enumerate() {
+        let mut group = [0.0; GROUP];
+        group[..part.len()].copy_from_slice(part);
+        let scale = greatest(&group) / 127.0;
+        let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+        let mut bytes = [0_i8; GROUP];
+        let mut sum = 0;
+        for (byte, value) in bytes.iter_mut().zip(&group) {
+            let whole = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+            *byte = whole as i8;
+            sum += whole;
+        }
+        scales[target.at(g)] = scale;
+        starts[target.at(g)] = -RAISE * sum;
+        let (fours, _) = bytes.as_chunks::<4>();
+        for (k, four) in fours.iter().enumerate() {
+            let four = four.map(i8::cast_unsigned);
+            scalars[target.at(g * (GROUP / 4) + k)] = u32::from_le_bytes(four);
+        }
+    }
+}
+
+/// Rows of the highest tile of a level.
+fn tile_rows_max(level: Level, format: Format) -> usize {
+    struct Ask<'a>(Format, &'a mut usize);
+    impl Work for Ask<'_> {
+        #[inline(always)]
+        fn run<L: Lanes>(self) {
+            *self.1 = if self.0 == Format::Int8 { L::BYTE_ROWS } else { L::FLOAT_ROWS };
+        }
+    }
+    let mut rows = 0;
+    level.run(Ask(format, &mut rows));
+    rows
+}
+
+// === products ===
+
+/// `out = inputs W^T + b` for several matrices of the same inputs, each with a table of its own.
+pub fn multiply(level: Level, crew: &Crew, inputs: &Inputs, products: &mut [(&Matrix, &mut [f32])]) {
+    let panels: usize = products.iter().map(|(matrix, _)| matrix.panels()).sum();
+    let parts = panels.min(crew.threads() * PARTS_PER_THREAD).max(1);
+    let mut first = 0;
+    let products: Vec<Product<'_>> = products
+        .iter_mut()
+        .map(|(matrix, out)| {
+            assert_eq!(out.len(), inputs.rows * matrix.outputs, "a product must fill its table");
+            let panels = first..first + matrix.panels();
+            first = panels.end;
+            Product { matrix, panels, out: Shared::new(out) }
+        })
+        .collect();
+    crew.each(parts, |part| {
+        let taken = part * panels / parts..(part + 1) * panels / parts;
+        for product in &products {
+            let from = taken.start.max(product.panels.start);
+            let to = taken.end.min(product.panels.end);
+            if from < to {
+                let start = product.panels.start;
+                let panels = from - start..to - start;
+                level.run(Panels { inputs, matrix: product.matrix, panels, out: &product.out });
+            }
+        }
+    });
+}
+
+struct Product<'a> {
+    matrix: &'a Matrix,
+    /// Its panels among those of all.
+    panels: Range<usize>,
+    out: Shared<'a, f32>,
+}
+
+/// Some panels of a product.
+struct Panels<'a> {
+    inputs: &'a Inputs,
+    matrix: &'a Matrix,
+    panels: Range<usize>,
+    out: &'a Shared<'a, f32>,
+}
+
+impl Work for Panels<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let inputs = self.inputs;
+        for p in self.panels.clone() {
+            let panel = self.matrix.panel(p);
+            for first in (0..inputs.rows).step_by(inputs.tile_rows) {
+                match inputs.tile_rows.min(inputs.rows - first) {
+                    1 => self.tile::<L, 1>(p, panel, first),
+                    2 => self.tile::<L, 2>(p, panel, first),
+                    3 => self.tile::<L, 3>(p, panel, first),
+                    4 => self.tile::<L, 4>(p, panel, first),
+                    5 => self.tile::<L, 5>(p, panel, first),
+                    6 => self.tile::<L, 6>(p, panel, first),
+                    7 => self.tile::<L, 7>(p, panel, first),
+                    8 => self.tile::<L, 8>(p, panel, first),
+                    9 => self.tile::<L, 9>(p, panel, first),
+                    10 => self.tile::<L, 10>(p, panel, first),
+                    11 => self.tile::<L, 11>(p, panel, first),
+                    _ => self.tile::<L, 12>(p, panel, first),
+                }
+            }
+        }
+    }
+}
+
+impl Panels<'_> {
+    #[inline(always)]
+    fn tile<L: Lanes, const R: usize>(&self, p: usize, panel: &[Line], first: usize) {
+        let inputs = self.inputs;
+        let scalars = &inputs.scalars[first * inputs.steps..(first + R) * inputs.steps];
+        let (scalars, _) = scalars.as_chunks::<R>();
+        let sums = match self.matrix.format {
+            Format::F32 => floats::<L, F32, R>(panel, scalars),
+            Format::Bf16 => floats::<L, Bf16, R>(panel, scalars),
+            Format::Int8 => {
+                let groups = inputs.steps / (GROUP / 4);
+                let taken = first * groups..(first + R) * groups;
+                let (scales, _) = inputs.scales[taken.clone()].as_chunks::<R>();
+                let (starts, _) = inputs.starts[taken].as_chunks::<R>();
+                bytes::<L, R>(panel, scalars, scales, starts)
+            }
+        };
+        let (outputs, column) = (self.matrix.outputs, p * PANEL);
+        let width = PANEL.min(outputs - column);
+        for (r, row) in sums.into_iter().enumerate() {
+            let mut values = [0.0; PANEL];
+            let (halves, _) = values.as_chunks_mut::<LANES>();
+            for (half, sum) in halves.iter_mut().zip(row) {
+                sum.store(half);
+            }
+            if let Some(bias) = self.matrix.bias.get(column..column + PANEL) {
+                for (value, bias) in values.iter_mut().zip(bias) {
+                    *value += bias;
+                }
+            }
+            // SAFETY: these columns belong to this panel, and a panel to one task.
+            let out = unsafe { self.out.slice((first + r) * outputs + column, width) };
+            out.copy_from_slice(&values[..width]);
+        }
+    }
+}
+
+/// A product of a line with a scalar.
+pub trait Dot {
+    /// Numbers that a scalar holds.
+    const PACKED: usize;
+    /// One scalar of as many numbers.
+    fn scalar(numbers: &[f32]) -> u32;
+    /// `sums + line * scalar`
+    fn dot<L: Lanes>(sums: L, line: &Line, scalar: u32) -> L;
+}
+
+/// Of f32.
+pub struct F32;
+
+impl Dot for F32 {
+    const PACKED: usize = 1;
+
+    #[inline(always)]
+    fn scalar(numbers: &[f32]) -> u32 {
+        numbers[0].to_bits()
+    }
+
+    #[inline(always)]
+    fn dot<L: Lanes>(sums: L, line: &Line, scalar: u32) -> L {
+        sums.dot_f32(line, scalar)
+    }
+}
+
+/// Of pairs of bf16.
+pub struct Bf16;
+
+impl Dot for Bf16 {
+    const PACKED: usize = 2;
+
+    #[inline(always)]
+    fn scalar(numbers: &[f32]) -> u32 {
+        round_bf16(numbers[0]) | (round_bf16(numbers[1]) << 16)
+    }
+
+    #[inline(always)]
+    fn dot<L: Lanes>(sums: L, line: &Line, scalar: u32) -> L {
+        sums.dot_bf16(line, scalar)
+    }
+}
+
+/// A tile of f32 or bf16: where the time of a step goes.
+#[inline(always)]
+fn floats<L: Lanes, D: Dot, const R: usize>(panel: &[Line], scalars: &[[u32; R]]) -> [[L; 2]; R] {
+    let mut sums = [[L::splat(0.0); 2]; R];
+    let (lines, _) = panel.as_chunks::<2>();
+    for ([left, right], scalars) in lines.iter().zip(scalars) {
+        for r in 0..R {
+            sums[r][0] = D::dot(sums[r][0], left, scalars[r]);
+            sums[r][1] = D::dot(sums[r][1], right, scalars[r]);
+        }
+    }
+    sums
+}
+
+/// A tile of int8: integers within a group, floats across groups.
+#[inline(always)]
+fn bytes<L: Lanes, const R: usize>(
+    panel: &[Line],
+    scalars: &[[u32; R]],
+    scales: &[[f32; R]],
+    starts: &[[i32; R]],
+) -> [[L; 2]; R] {
+    let mut sums = [[L::splat(0.0); 2]; R];
+    let (groups, _) = panel.as_chunks::<GROUP_LINES>();
+    let (scalars, _) = scalars.as_chunks::<{ GROUP / 4 }>();
+    for (((lines, scalars), scales), starts) in groups.iter().zip(scalars).zip(scales).zip(starts) {
+        let mut ints = [[L::ints(0); 2]; R];
+        for r in 0..R {
+            ints[r] = [L::ints(starts[r]); 2];
+        }
+        for k in 0..GROUP / 4 {
+            for r in 0..R {
+                ints[r][0] = L::dot_bytes(ints[r][0], &lines[2 * k], scalars[k][r]);
+                ints[r][1] = L::dot_bytes(ints[r][1], &lines[2 * k + 1], scalars[k][r]);
+            }
+        }
+        let weights = L::two_bf16(&lines[GROUP_LINES - 1]);
+        for r in 0..R {
+            let scale = L::splat(scales[r]);
+            for half in 0..2 {
+                let factor = weights[half].mul(scale);
+                sums[r][half] = L::floats(ints[r][half]).mul_add(factor, sums[r][half]);
+            }
+        }
+    }
+    sums
+}
