@@ -5,9 +5,18 @@
 //! over paged keys and values where speed is. So a model is served by the very wiring that trained
 //! it, and the two sets of kernels are held against each other.
 
+mod checkpoint;
 mod config;
+mod gguf;
+mod hub;
+mod rope;
+mod view;
 
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Config, ConfigError, RopeScaling};
+pub use view::{Format, View};
+
+use std::iter;
 
 /// A weight matrix, `outputs x inputs`, of one layer or of the whole model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,7 +81,7 @@ pub trait Kernels {
     fn attend(
         &mut self,
         layer: usize,
-        [queries, keys, values]: [Self::Rows; 3],
+        queries_keys_values: [Self::Rows; 3],
     ) -> Result<Self::Rows, Self::Error>;
     /// `silu(gate) * up`
     fn gate(&mut self, gate: Self::Rows, up: Self::Rows) -> Result<Self::Rows, Self::Error>;
@@ -157,6 +166,13 @@ impl Linear {
         }
     }
 
+    /// The names and dimensions of its weight and of the bias that it may have.
+    fn tensors(self, config: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let (outputs, inputs) = self.dims(config);
+        let bias = self.bias(config).map(|bias| (bias, vec![outputs]));
+        iter::once((self.name(), vec![outputs, inputs])).chain(bias)
+    }
+
     /// The matrices of one layer.
     pub fn of_layer(layer: usize) -> [Self; 7] {
         let l = layer;
@@ -193,7 +209,30 @@ impl Norm {
             Self::Attention(_) | Self::Mlp(_) | Self::Last => config.width,
         }
     }
+
+    fn tensor(self, config: &Config) -> (String, Vec<usize>) {
+        (self.name(), vec![self.width(config)])
+    }
 }
 
 /// The name of the table of token embeddings, which a tied model unembeds with as well.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The names and dimensions of all tensors that a decoder is made of.
+pub fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
+    let mut tensors = vec![(EMBEDDING.into(), vec![config.vocabulary, config.width])];
+    for layer in 0..config.layers {
+        for matrix in Linear::of_layer(layer) {
+            tensors.extend(matrix.tensors(config));
+        }
+        let norms = [Norm::Attention(layer), Norm::Mlp(layer)];
+        let head_norms = [Norm::Query(layer), Norm::Key(layer)];
+        let head_norms = head_norms.into_iter().filter(|_| config.head_norms);
+        tensors.extend(norms.into_iter().chain(head_norms).map(|norm| norm.tensor(config)));
+    }
+    tensors.push(Norm::Last.tensor(config));
+    if !config.tied {
+        tensors.extend(Linear::Unembed.tensors(config));
+    }
+    tensors
+}
