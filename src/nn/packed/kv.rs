@@ -78,11 +78,6 @@ impl Layout {
     fn page_lines(self) -> usize {
         self.kv_heads * self.head_lines()
     }
-
-    /// Bytes of a page of all layers.
-    pub fn page_bytes(self) -> usize {
-        self.layers * self.page_lines() * size_of::<Line>()
-    }
 }
 
 // === impl Cache ===

@@ -134,11 +134,6 @@ impl Matrix {
         self.outputs
     }
 
-    /// Inputs.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
     /// How its numbers are kept.
     pub fn format(&self) -> Format {
         self.format
@@ -160,26 +155,33 @@ impl Matrix {
         &self.lines[from..from + lines]
     }
 
-    /// The weights of one output, as they are kept.
-    pub fn row(&self, output: usize, out: &mut [f32]) {
+    /// The product of one output's weights with a row, without the bias.
+    pub fn dot(&self, output: usize, row: &[f32]) -> f32 {
         let (panel, column) = (self.panel(output / PANEL), output % PANEL);
+        let mut sums = [0.0; 8];
+        for (k, value) in row.iter().enumerate() {
+            sums[k % 8] += value * self.weight(panel, column, k);
+        }
+        sums.iter().sum()
+    }
+
+    /// One weight, as it is kept.
+    fn weight(&self, panel: &[Line], column: usize, k: usize) -> f32 {
         let (half, lane) = (column / LANES, column % LANES);
-        for (k, out) in out.iter_mut().enumerate() {
-            let line = |index: usize| &panel[index].0;
-            *out = match self.format {
-                Format::F32 => f32::from_bits(word(line(2 * k + half), lane)),
-                Format::Bf16 => {
-                    let pair = word(line(2 * (k / 2) + half), lane);
-                    f32::from_bits(if k % 2 == 0 { pair << 16 } else { pair & 0xffff_0000 })
-                }
-                Format::Int8 => {
-                    let first = k / GROUP * GROUP_LINES;
-                    let byte = line(first + k % GROUP / 4 * 2 + half)[4 * lane + k % 4];
-                    let scales = line(first + GROUP_LINES - 1);
-                    let scale = bf16::from_le_bytes([scales[2 * column], scales[2 * column + 1]]);
-                    (i32::from(byte) - RAISE) as f32 * scale.to_f32()
-                }
-            };
+        let line = |index: usize| &panel[index].0;
+        match self.format {
+            Format::F32 => f32::from_bits(word(line(2 * k + half), lane)),
+            Format::Bf16 => {
+                let pair = word(line(2 * (k / 2) + half), lane);
+                f32::from_bits(if k % 2 == 0 { pair << 16 } else { pair & 0xffff_0000 })
+            }
+            Format::Int8 => {
+                let first = k / GROUP * GROUP_LINES;
+                let byte = line(first + k % GROUP / 4 * 2 + half)[4 * lane + k % 4];
+                let scales = line(first + GROUP_LINES - 1);
+                let scale = bf16::from_le_bytes([scales[2 * column], scales[2 * column + 1]]);
+                (i32::from(byte) - RAISE) as f32 * scale.to_f32()
+            }
         }
     }
 }

@@ -1,0 +1,135 @@
+//! The model on this machine's processor.
+
+use super::step::{Answers, Runner, RunnerError, Shape, Span, Step, What};
+use crate::nn::decoder::{Checkpoint, CheckpointError};
+use crate::nn::packed::{Buffer, Group, Memory, Options, PAGE_TOKENS, Packed, Pass, Seen, Slot};
+
+/// A decoder with packed weights, and keys and values in pages.
+#[derive(Debug)]
+pub struct CpuRunner {
+    model: Packed,
+    shape: Shape,
+    /// Rows whose whole vocabulary is wanted, kept from step to step.
+    wanted: Vec<usize>,
+}
+
+// === impl CpuRunner ===
+
+impl CpuRunner {
+    /// Loads a checkpoint for sequences of up to `context_tokens_max` tokens.
+    pub fn load(
+        checkpoint: Checkpoint,
+        options: Options,
+        context_tokens_max: usize,
+    ) -> Result<Self, CheckpointError> {
+        let config = checkpoint.config();
+        let shape = Shape {
+            pages: options.pages,
+            page_tokens: PAGE_TOKENS,
+            vocabulary: config.vocabulary,
+            width: config.width,
+            context_tokens_max: context_tokens_max.min(config.positions_max),
+            rows_max: options.rows_max,
+        };
+        Ok(Self { model: Packed::load(checkpoint, options)?, shape, wanted: Vec::new() })
+    }
+
+    /// The bytes that the model takes.
+    pub fn memory(&self) -> Memory {
+        self.model.memory()
+    }
+
+    fn answer(&mut self, step: &Step, rows: &Buffer, out: &mut Answers) -> Result<(), RunnerError> {
+        self.wanted.clear();
+        let whole = step.reads.iter().filter(|read| read.what == What::Vocabulary);
+        self.wanted.extend(whole.map(|read| read.row));
+        let logits = if self.wanted.is_empty() {
+            None
+        } else {
+            Some(self.model.logits(rows, &self.wanted).map_err(failed)?)
+        };
+        let mut next = 0;
+        for read in &step.reads {
+            match &read.what {
+                What::Vocabulary => {
+                    let logits = logits.as_ref().map(|logits| logits.row(next));
+                    out.push(self.shape.vocabulary)
+                        .copy_from_slice(logits.expect("the logits were computed above"));
+                    next += 1;
+                }
+                What::Chosen(tokens) => {
+                    let tokens = &step.chosen[tokens.clone()];
+                    let out = out.push(tokens.len());
+                    self.model.logits_of(rows.row(read.row), tokens, out).map_err(failed)?;
+                }
+                What::Hidden => out.push(self.shape.width).copy_from_slice(rows.row(read.row)),
+            }
+        }
+        if let Some(logits) = logits {
+            self.model.give_back(logits);
+        }
+        Ok(())
+    }
+}
+
+impl Runner for CpuRunner {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+        out.clear();
+        if step.tokens.is_empty() {
+            return Ok(());
+        }
+        let pages = self.model.pages();
+        lay_out(step, pages as u32, self.model.pass());
+        let rows = self.model.forward().map_err(failed)?;
+        self.answer(step, &rows, out)?;
+        self.model.give_back(rows);
+        Ok(())
+    }
+}
+
+fn failed(error: CheckpointError) -> RunnerError {
+    RunnerError(error.to_string())
+}
+
+/// Lays a step out for the model. Branches get pages from `scratch` on.
+fn lay_out(step: &Step, mut scratch: u32, pass: &mut Pass) {
+    pass.tokens.clone_from(&step.tokens);
+    pass.positions.clear();
+    pass.slots.clear();
+    pass.groups.clear();
+    pass.seen.clear();
+    for span in &step.spans {
+        let Span { rows, pages, past, branch } = span.clone();
+        let (pages, count) = (&step.pages[pages], rows.len());
+        let from = pass.seen.len();
+        let lasting = if branch { past } else { past + count };
+        see(pages.iter().copied(), 0, lasting, &mut pass.seen);
+        if branch {
+            see(scratch.., past, count, &mut pass.seen);
+        }
+        for row in 0..count {
+            let at = if branch { row } else { past + row };
+            let page = if branch { scratch + (at / PAGE_TOKENS) as u32 } else { pages[at / PAGE_TOKENS] };
+            pass.slots.push(Slot { page, token: (at % PAGE_TOKENS) as u32 });
+            pass.positions.push((past + row) as u32);
+        }
+        if branch {
+            scratch += count.div_ceil(PAGE_TOKENS) as u32;
+        }
+        pass.groups.push(Group { rows, pages: from..pass.seen.len(), past });
+    }
+}
+
+/// Adds the pages that hold `tokens` tokens from position `first` on.
+fn see(pages: impl Iterator<Item = u32>, first: usize, tokens: usize, seen: &mut Vec<Seen>) {
+    let starts = (0..tokens).step_by(PAGE_TOKENS);
+    seen.extend(starts.zip(pages).map(|(start, page)| Seen {
+        page,
+        first: (first + start) as u32,
+        tokens: PAGE_TOKENS.min(tokens - start) as u32,
+    }));
+}
