@@ -72,7 +72,7 @@ pub trait Kernels {
     fn attend(
         &mut self,
         layer: usize,
-        [queries, keys, values]: [Self::Rows; 3],
+        queries_keys_values: [Self::Rows; 3],
     ) -> Result<Self::Rows, Self::Error>;
     /// `silu(gate) * up`
     fn gate(&mut self, gate: Self::Rows, up: Self::Rows) -> Result<Self::Rows, Self::Error>;
