@@ -172,6 +172,11 @@ impl Scheduler {
         self.asks.is_empty()
     }
 
+    /// Whether a sequence of an ask runs.
+    pub fn is_running(&self, id: Id) -> bool {
+        self.running.iter().any(|sequence| sequence.urgency.id == id)
+    }
+
     /// What became of asks since this was last called.
     pub fn outputs(&mut self) -> vec::Drain<'_, Output> {
         self.outputs.drain(..)
@@ -243,10 +248,8 @@ impl Scheduler {
         let before = sequence.computed;
         sequence.computed += mem::take(&mut sequence.grant.rows);
         sequence.name_full(before, &mut self.pages, self.admission.shape.page_tokens);
-        if sequence.generate().is_some() {
-            sequence.warm |= sequence.pending() == 0;
-        }
-        if before < sequence.prompt && sequence.prompt <= sequence.computed {
+        if sequence.generate().is_some() && !sequence.warm && sequence.pending() == 0 {
+            sequence.warm = true;
             let asked = self.asks.get_mut(&sequence.urgency.id);
             let younger = asked.into_iter().flat_map(|asked| asked.younger.drain(..));
             self.waiting.extend(younger.map(|younger| (younger.urgency, younger)));

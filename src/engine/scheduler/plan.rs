@@ -85,7 +85,8 @@ impl Scheduler {
         while index < self.running.len() {
             if self.running[index].warm {
                 let rows = self.running[index].pending().min(1 + extra);
-                if self.make_room(index, rows) == 0 {
+                let rows = self.make_room(index, rows);
+                if rows == 0 {
                     // It is the least urgent itself.
                     self.preempt();
                     break;
@@ -179,7 +180,7 @@ impl Scheduler {
         self.tally.hit_tokens += sequence.table.len() * page_tokens;
         if !sequence.started {
             sequence.started = true;
-            sequence.usage.cached_tokens = sequence.computed;
+            sequence.usage.cached_tokens = sequence.computed.min(sequence.prompt);
         }
         self.running.insert(index, sequence);
         true
