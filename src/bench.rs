@@ -1,9 +1,11 @@
 //! How fast are the parts, on this machine?
 
 mod case;
+mod engine;
 mod service;
 
 pub use case::{Case, Fill, Prepared};
+pub use engine::{EngineOptions, engine};
 pub use service::{ServiceOptions, service};
 
 use crate::nn::{Batch, Din, Dropout, Fused, Scores, Shape, softmax_loss};

@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 
 /// The way to an owner thread. Dropping the last one ends the thread once the inbox is empty.
 #[derive(Debug)]
@@ -35,6 +35,15 @@ pub struct Load {
     pub batch: usize,
     /// Messages left waiting for the next one.
     pub waiting: usize,
+}
+
+/// Whether an owner has work of its own after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The next turn comes at once, with whatever messages there are.
+    Go,
+    /// The next turn comes with the next message.
+    Rest,
 }
 
 /// A message that was not taken, handed back.
@@ -74,11 +83,45 @@ where
             batch.clear();
         }
     };
-    let thread = thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(own)
-        .expect("the system can start a thread while the service is being wired");
-    (Inbox(sender), Worker { thread: Some(thread) })
+    (Inbox(sender), Worker::spawn(name, own))
+}
+
+/// Starts an owner thread that goes on between messages, as long as its turns say so.
+///
+/// Each turn takes all messages that wait, `waiting_max` at most, and may find none. The thread ends
+/// after the turn that finds the last inbox dropped, whatever work is left, or at once if `build`
+/// makes nothing. Otherwise it is like [`start`].
+pub fn start_busy<T, S>(
+    name: &str,
+    waiting_max: NonZeroUsize,
+    build: impl FnOnce() -> Option<S> + Send + 'static,
+    mut turn: impl FnMut(&mut S, &mut Vec<T>) -> Pace + Send + 'static,
+) -> (Inbox<T>, Worker)
+where
+    T: Send + 'static,
+{
+    let (sender, mut receiver) = mpsc::channel(waiting_max.get());
+    let own = move || {
+        let Some(mut state) = build() else { return };
+        let (mut batch, mut pace) = (Vec::new(), Pace::Rest);
+        loop {
+            if pace == Pace::Rest && receiver.blocking_recv_many(&mut batch, waiting_max.get()) == 0
+            {
+                return;
+            }
+            while batch.len() < waiting_max.get() {
+                match receiver.try_recv() {
+                    Ok(message) => batch.push(message),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) if batch.is_empty() => return,
+                    Err(TryRecvError::Disconnected) => break,
+                }
+            }
+            pace = turn(&mut state, &mut batch);
+            batch.clear();
+        }
+    };
+    (Inbox(sender), Worker::spawn(name, own))
 }
 
 // === impl Inbox ===
@@ -112,6 +155,14 @@ impl<T> Clone for Inbox<T> {
 // === impl Worker ===
 
 impl Worker {
+    fn spawn(name: &str, own: impl FnOnce() + Send + 'static) -> Self {
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(own)
+            .expect("the system can start a thread while the service is being wired");
+        Self { thread: Some(thread) }
+    }
+
     /// Whether the thread still runs.
     pub fn is_alive(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
@@ -256,6 +307,42 @@ mod tests {
             thread::yield_now();
         }
         assert!(inbox.is_alive());
+    }
+
+    #[test]
+    fn a_busy_owner_goes_on_without_messages_and_rests_without_work() {
+        let (show, turns) = std_mpsc::channel();
+        let turn = move |work: &mut u32, batch: &mut Vec<u32>| {
+            show.send((*work, batch.clone())).ok();
+            *work += batch.drain(..).sum::<u32>();
+            *work = work.saturating_sub(1);
+            if *work > 0 { Pace::Go } else { Pace::Rest }
+        };
+        let (inbox, worker) = start_busy("busy", limits(8, 8).waiting_max, || Some(0), turn);
+        inbox.try_post(3).unwrap();
+        let turns: Vec<_> = (0..3).map(|_| turns.recv().unwrap()).collect();
+        assert_eq!(turns, [(0, vec![3]), (2, vec![]), (1, vec![])]);
+        drop(inbox);
+        drop(worker);
+    }
+
+    #[test]
+    fn a_busy_owner_ends_with_its_last_inbox() {
+        let turn = |(): &mut (), _: &mut Vec<u32>| Pace::Go;
+        let (inbox, worker) = start_busy("endless", limits(1, 1).waiting_max, || Some(()), turn);
+        inbox.try_post(1).unwrap();
+        drop(inbox);
+        drop(worker);
+    }
+
+    #[test]
+    fn a_busy_owner_that_was_not_built_takes_nothing() {
+        let turn = |(): &mut (), _: &mut Vec<u32>| Pace::Rest;
+        let (inbox, worker) = start_busy("unbuilt", limits(1, 1).waiting_max, || None, turn);
+        while worker.is_alive() {
+            thread::yield_now();
+        }
+        assert!(matches!(inbox.try_post(1), Err(Rejected::Closed(1))));
     }
 
     /// Prints what a hop to an owner and back costs: `cargo test --release hop -- --ignored

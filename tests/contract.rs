@@ -4,7 +4,7 @@
 
 use prost::Message as _;
 use raisonne::api::pb;
-use raisonne::telemetry::Metrics;
+use raisonne::telemetry::{EngineLoad, EngineStep, Metrics};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -147,6 +147,14 @@ fn metrics_have_the_names_that_dashboards_read() {
     metrics.scored(100, Duration::from_millis(1));
     metrics.cards("memory", 1);
     metrics.bundle("stable", "demo-1", None);
+    metrics.engine_step(&EngineStep {
+        rows: 3,
+        prefill_tokens: 2,
+        decode_tokens: 1,
+        prefix_hit_tokens: 16,
+        took: Duration::from_millis(1),
+    });
+    metrics.engine_load(&EngineLoad { running: 1, waiting: 0, pages: [1, 2, 3] });
     let text = metrics.render();
     let described = |line: &&str| line.starts_with("# ") || line.contains("le=\"0.0005\"");
     let mut lines: Vec<_> = text.lines().filter(described).collect();

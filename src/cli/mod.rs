@@ -4,6 +4,8 @@
 
 mod bundle;
 mod demo;
+mod generate;
+mod model;
 mod progress;
 mod serve;
 mod shop;
@@ -57,6 +59,10 @@ enum Command {
     ///
     /// Example: raisonne eval --data data/shop --bundle models/demo --json
     Eval(bundle::Eval),
+    /// Writes on from a prompt with a language model: shows that its folder loads.
+    ///
+    /// Example: raisonne generate --model models/qwen3 --prompt "A red mug" --greedy
+    Generate(generate::Generate),
     /// Measures how fast something is.
     ///
     /// Example: raisonne bench scorer
@@ -70,6 +76,35 @@ enum BenchCommand {
     Scorer(ScorerBench),
     /// Whole requests to a running server.
     Service(ServiceBench),
+    /// A language model on the engine, beside what the machine could do at best.
+    Engine(EngineBench),
+}
+
+#[derive(Args, Debug)]
+struct EngineBench {
+    #[command(flatten)]
+    model: model::LoadArgs,
+    /// Texts at a time, one measurement each.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
+    batches: Vec<usize>,
+    /// Tokens of each prompt.
+    #[arg(long, default_value_t = 512)]
+    prompt_tokens: usize,
+    /// Tokens that each text is written.
+    #[arg(long, default_value_t = 32)]
+    tokens: usize,
+    /// Tokens of the trunk that branches are weighed on; 0 leaves weighing out.
+    #[arg(long, default_value_t = 1_000)]
+    trunk_tokens: usize,
+    /// Branches of a trunk.
+    #[arg(long, default_value_t = 100)]
+    branches: usize,
+    /// Tokens of a branch.
+    #[arg(long, default_value_t = 5)]
+    branch_tokens: usize,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -124,8 +159,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Stage(stage) => stage.run(),
         Command::Bundle(bundle) => bundle.run(),
         Command::Eval(eval) => eval.run(),
+        Command::Generate(generate) => generate.run(),
         Command::Bench(BenchCommand::Scorer(scorer)) => scorer.run(),
         Command::Bench(BenchCommand::Service(service)) => service.run(),
+        Command::Bench(BenchCommand::Engine(engine)) => engine.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -157,6 +194,24 @@ impl ServiceBench {
         let options =
             bench::ServiceOptions { address, bundle, candidates, clients, requests, json };
         bench::service(&options, &mut std::io::stdout().lock())
+    }
+}
+
+impl EngineBench {
+    fn run(self) -> anyhow::Result<()> {
+        let options = bench::EngineOptions {
+            model: self.model.model.clone(),
+            precision: self.model.precision(),
+            threads: self.model.threads(),
+            batches: self.batches,
+            prompt_tokens: self.prompt_tokens,
+            tokens: self.tokens,
+            trunk_tokens: self.trunk_tokens,
+            branches: self.branches,
+            branch_tokens: self.branch_tokens,
+            json: self.json,
+        };
+        bench::engine(&options, &mut std::io::stdout().lock())
     }
 }
 

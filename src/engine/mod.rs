@@ -1,7 +1,246 @@
 //! How do tokens become more tokens, many requests at once?
+//!
+//! One thread owns the model. It takes what was asked, lets the scheduler choose a step, computes
+//! it, and tells those who asked what became of it; then the next step. The engine knows tokens
+//! only: what they stand for is for others to know.
+//!
+//! | file | |
+//! |---|---|
+//! | `ask` | what a caller wants, and whether it could ever be done |
+//! | `reply` | what a caller hears |
+//! | `constraint` | which tokens may come next |
+//! | `sampler` | how logits become a token |
+//! | `pages` | which page holds which tokens |
+//! | `sequence` | a text that is being computed |
+//! | `scheduler` | who is in the next step |
+//! | `step` | what the scheduler and the model agree on |
+//! | `runner` | the model on this machine's processor |
+//!
+//! Whatever is asked gets the same answer in any company: what is drawn is keyed by the ask alone,
+//! and the model's arithmetic does not depend on who else is in a step.
 
+mod ask;
+pub mod constraint;
+pub mod pages;
+mod reply;
 mod runner;
+pub mod sampler;
+pub mod scheduler;
+mod sequence;
 mod step;
 
+pub use ask::{Ask, Generate, Limits, Misfit, Refused, Wanted, Weigh, Work};
+pub use constraint::{Allowed, Constraint, ConstraintError, Thinking, Trie};
+pub use reply::{Event, Failure, Reply, Usage, Why};
 pub use runner::CpuRunner;
+pub use sampler::{BadSampling, SampleError, Sampling};
+pub use scheduler::Scheduler;
 pub use step::{Answers, Read, Runner, RunnerError, Shape, Span, Step, What};
+
+use crate::telemetry::{EngineLoad, EngineStep, Metrics};
+use crate::worker::{self, Inbox, Pace, Rejected, Worker};
+use ask::Admission;
+use rustc_hash::FxHashMap;
+use scheduler::Id;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+
+/// A handle on the owner of one model. Dropping it ends the owner, and with it all that it works
+/// on.
+#[derive(Debug)]
+pub struct Engine {
+    inbox: Inbox<Job>,
+    admission: Admission,
+    /// Sequences that may still be taken on.
+    room: Arc<Semaphore>,
+    _thread: Worker,
+}
+
+/// Why there is no engine, or no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model could not be made ready.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    /// The limits do not fit the model.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
+    /// The ask was not taken.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The owner is gone for good.
+    #[error("the engine's owner is gone")]
+    Gone,
+}
+
+/// What an owner is asked.
+#[derive(Debug)]
+struct Job {
+    ask: Ask,
+    events: mpsc::Sender<Event>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Who waits for what becomes of an ask.
+#[derive(Debug)]
+struct Listener {
+    events: mpsc::Sender<Event>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The state of the owner's thread.
+struct Owner<R> {
+    runner: R,
+    scheduler: Scheduler,
+    listeners: FxHashMap<Id, Listener>,
+    answers: Answers,
+    metrics: Arc<Metrics>,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Starts the owner of the model that `build` makes, on the owner's own thread, and waits until
+    /// it is ready.
+    pub fn start<R: Runner + 'static>(
+        build: impl FnOnce() -> Result<R, RunnerError> + Send + 'static,
+        limits: Limits,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, EngineError> {
+        let (tell, ready) = std_mpsc::sync_channel(1);
+        let metrics = metrics.clone();
+        let build = move || {
+            let built = Owner::new(build, limits, metrics);
+            let (told, owner) = match built {
+                Ok(owner) => (Ok(owner.runner.shape()), Some(owner)),
+                Err(error) => (Err(error), None),
+            };
+            // Whoever starts an engine waits for it.
+            let _ = tell.send(told);
+            owner
+        };
+        // One ask is one sequence or more, and each has a permit: so many always fit.
+        let waiting_max = NonZeroUsize::MIN.saturating_add(limits.sequences_max() - 1);
+        let (inbox, thread) = worker::start_busy("engine", waiting_max, build, Owner::turn);
+        let shape = ready.recv().map_err(|_| EngineError::Gone)??;
+        let admission = Admission::new(shape, limits)?;
+        let room = Arc::new(Semaphore::new(limits.sequences_max()));
+        Ok(Self { inbox, admission, room, _thread: thread })
+    }
+
+    /// Asks for something, without waiting: what could never be done, or finds no room, is refused
+    /// at once.
+    pub fn ask(&self, ask: Ask) -> Result<Reply, EngineError> {
+        self.admission.check(&ask)?;
+        let full = || Refused::Full(self.admission.limits.sequences_max());
+        let sequences = ask.sequences();
+        let permits = u32::try_from(sequences).map_err(|_| full())?;
+        let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| full())?;
+        // All that can become of it fits, so a slow reader never holds up the owner.
+        let (events, heard) = mpsc::channel(ask.events_max());
+        self.inbox.try_post(Job { ask, events, room }).map_err(|rejected| match rejected {
+            Rejected::Full(_) => EngineError::Refused(full()),
+            Rejected::Closed(_) => EngineError::Gone,
+        })?;
+        Ok(Reply::new(heard, sequences))
+    }
+
+    /// Whether the owner is still at work.
+    pub fn is_alive(&self) -> bool {
+        self.inbox.is_alive()
+    }
+}
+
+// === impl Owner ===
+
+impl<R: Runner> Owner<R> {
+    fn new(
+        build: impl FnOnce() -> Result<R, RunnerError>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, EngineError> {
+        let runner = build()?;
+        let scheduler = Scheduler::new(runner.shape(), limits)?;
+        let (listeners, answers) = (FxHashMap::default(), Answers::default());
+        Ok(Self { runner, scheduler, listeners, answers, metrics })
+    }
+
+    /// Takes what was asked, computes a step, and tells what became of it.
+    fn turn(&mut self, jobs: &mut Vec<Job>) -> Pace {
+        jobs.drain(..).for_each(|job| self.admit(job));
+        self.hang_up();
+        self.step();
+        self.tell();
+        self.scheduler.settle();
+        if self.scheduler.is_idle() { Pace::Rest } else { Pace::Go }
+    }
+
+    fn admit(&mut self, job: Job) {
+        let Job { ask, events, room } = job;
+        match self.scheduler.admit(ask) {
+            Ok(id) => drop(self.listeners.insert(id, Listener { events, _room: room })),
+            Err(refused) => send(&events, Event::Failed(refused.into())),
+        }
+    }
+
+    /// Drops the work that nobody waits for any more.
+    fn hang_up(&mut self) {
+        let Self { scheduler, listeners, .. } = self;
+        listeners.retain(|id, listener| {
+            let listens = !listener.events.is_closed();
+            if !listens {
+                scheduler.abort(*id);
+            }
+            listens
+        });
+    }
+
+    fn step(&mut self) {
+        if let Some(step) = self.scheduler.plan(Instant::now()) {
+            let (rows, begun) = (step.tokens.len(), Instant::now());
+            self.answers.clear();
+            match self.runner.forward(step, &mut self.answers) {
+                Ok(()) => self.scheduler.commit(&self.answers),
+                Err(error) => {
+                    tracing::error!(%error, "a step failed");
+                    let failure = Failure::Runner(error.to_string().into());
+                    self.scheduler.fail_step(&failure);
+                }
+            }
+            let tally = self.scheduler.tally();
+            self.metrics.engine_step(&EngineStep {
+                rows,
+                prefill_tokens: tally.prefill_tokens,
+                decode_tokens: tally.decode_tokens,
+                prefix_hit_tokens: tally.hit_tokens,
+                took: begun.elapsed(),
+            });
+        }
+        let load = self.scheduler.load();
+        self.metrics.engine_load(&EngineLoad {
+            running: load.running,
+            waiting: load.waiting,
+            pages: [load.pages.free, load.pages.cached, load.pages.held],
+        });
+    }
+
+    fn tell(&mut self) {
+        for output in self.scheduler.outputs() {
+            let Some(listener) = self.listeners.get(&output.id) else { continue };
+            send(&listener.events, output.event);
+            if output.last {
+                self.listeners.remove(&output.id);
+            }
+        }
+    }
+}
+
+/// Sends an event to somebody who may have hung up: the next turn finds out.
+fn send(events: &mpsc::Sender<Event>, event: Event) {
+    let sent = events.try_send(event);
+    let full = matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
+    assert!(!full, "a reply has room for all that can become of its ask");
+}

@@ -1,9 +1,11 @@
-//! How do we read what a shop says about its products?
+//! How do texts become tokens, and tokens texts? How do we read what a shop says of its products?
 
 mod attributes;
 mod lexicon;
 mod tokens;
+mod vocabulary;
 mod words;
 
 pub use attributes::{Mining, mine};
 pub use tokens::{TEXT_TOKENS_MAX, Tokens, TokensError};
+pub use vocabulary::{Vocabulary, VocabularyError, Written};

@@ -1,6 +1,6 @@
 //! Every metric of the service, declared once.
 
-use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::fmt;
 use std::sync::OnceLock;
@@ -12,6 +12,11 @@ const SECONDS: [f64; 13] =
 /// Upper bounds of buckets of rows in one batch of the scorer.
 const ROWS: [f64; 11] =
     [1.0, 10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0];
+/// Upper bounds of buckets of rows in one step of the engine.
+const STEP_ROWS: [f64; 13] =
+    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0, 2_048.0, 4_096.0];
+/// States of a page of the engine.
+const PAGE_STATES: [&str; 3] = ["free", "cached", "held"];
 /// Label sets that one metric may have; what comes after them is not recorded.
 const CELLS_MAX: usize = 128;
 const METADATA: Metadata<'static> = Metadata::new("raisonne", Level::INFO, None);
@@ -27,6 +32,40 @@ pub struct Metrics {
     scorer_rows: Family<Histogram, 0>,
     scorer_seconds: Family<Histogram, 0>,
     cards: Family<Counter, 1>,
+    engine_running: Family<Gauge, 0>,
+    engine_waiting: Family<Gauge, 0>,
+    engine_pages: Family<Gauge, 1>,
+    engine_batch: Family<Histogram, 0>,
+    engine_prefill: Family<Counter, 0>,
+    engine_decode: Family<Counter, 0>,
+    engine_hits: Family<Counter, 0>,
+    engine_step: Family<Histogram, 0>,
+}
+
+/// One step of the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineStep {
+    /// Rows of the step.
+    pub rows: usize,
+    /// Those that read prompts.
+    pub prefill_tokens: usize,
+    /// Those that go on with texts.
+    pub decode_tokens: usize,
+    /// Tokens that did not need to be read, because others had.
+    pub prefix_hit_tokens: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How much the engine holds.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLoad {
+    /// Sequences in work.
+    pub running: usize,
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// Pages that are free, cached and held.
+    pub pages: [usize; 3],
 }
 
 /// One metric: an instrument for each set of label values that was met.
@@ -53,9 +92,11 @@ impl Metrics {
     /// Fresh instruments, all at zero.
     pub fn new() -> Self {
         let rows = Matcher::Full("raisonne_scorer_batch_rows".into());
+        let step_rows = Matcher::Full("raisonne_engine_batch_tokens".into());
         let recorder = PrometheusBuilder::new()
             .set_buckets(&SECONDS)
             .and_then(|builder| builder.set_buckets_for_metric(rows, &ROWS))
+            .and_then(|builder| builder.set_buckets_for_metric(step_rows, &STEP_ROWS))
             .expect("the lists of buckets are not empty")
             .build_recorder();
         recorder.describe_gauge(
@@ -107,6 +148,49 @@ impl Metrics {
                 "Cards asked for, by where they were found.",
                 ["source"],
             ),
+            engine_running: Family::new(r, "raisonne_engine_running", "Sequences in work.", []),
+            engine_waiting: Family::new(
+                r,
+                "raisonne_engine_waiting",
+                "Sequences that wait for the engine.",
+                [],
+            ),
+            engine_pages: Family::new(
+                r,
+                "raisonne_engine_pages",
+                "Pages of keys and values, by state.",
+                ["state"],
+            ),
+            engine_batch: Family::new(
+                r,
+                "raisonne_engine_batch_tokens",
+                "Tokens computed in one step.",
+                [],
+            ),
+            engine_prefill: Family::new(
+                r,
+                "raisonne_engine_prefill_tokens_total",
+                "Tokens of prompts, trunks and branches computed.",
+                [],
+            ),
+            engine_decode: Family::new(
+                r,
+                "raisonne_engine_decode_tokens_total",
+                "Tokens of texts that go on computed.",
+                [],
+            ),
+            engine_hits: Family::new(
+                r,
+                "raisonne_engine_prefix_hit_tokens_total",
+                "Tokens of prompts and trunks found in cached pages.",
+                [],
+            ),
+            engine_step: Family::new(
+                r,
+                "raisonne_engine_step_seconds",
+                "Time that one step took.",
+                [],
+            ),
             recorder,
         }
     }
@@ -146,6 +230,26 @@ impl Metrics {
     /// `count` cards were found in `source`: memory, store, bundle, inline or missing.
     pub fn cards(&self, source: &'static str, count: u64) {
         self.cards.at(&self.recorder, [source], |c| c.increment(count));
+    }
+
+    /// The engine computed a step.
+    pub fn engine_step(&self, step: &EngineStep) {
+        let r = &self.recorder;
+        self.engine_batch.at(r, [], |h| h.record(step.rows as f64));
+        self.engine_prefill.at(r, [], |c| c.increment(step.prefill_tokens as u64));
+        self.engine_decode.at(r, [], |c| c.increment(step.decode_tokens as u64));
+        self.engine_hits.at(r, [], |c| c.increment(step.prefix_hit_tokens as u64));
+        self.engine_step.at(r, [], |h| h.record(step.took));
+    }
+
+    /// The engine now holds so much.
+    pub fn engine_load(&self, load: &EngineLoad) {
+        let r = &self.recorder;
+        self.engine_running.at(r, [], |g| g.set(load.running as f64));
+        self.engine_waiting.at(r, [], |g| g.set(load.waiting as f64));
+        for (state, pages) in PAGE_STATES.into_iter().zip(load.pages) {
+            self.engine_pages.at(r, [state], |g| g.set(pages as f64));
+        }
     }
 
     /// The bundle in `slot` now has this version, and no longer the one `before`.
@@ -238,6 +342,7 @@ macro_rules! instrument {
 }
 
 instrument!(Counter, describe_counter, register_counter);
+instrument!(Gauge, describe_gauge, register_gauge);
 instrument!(Histogram, describe_histogram, register_histogram);
 
 #[cfg(test)]

@@ -3,5 +3,5 @@
 mod metrics;
 mod trace;
 
-pub use metrics::Metrics;
+pub use metrics::{EngineLoad, EngineStep, Metrics};
 pub use trace::{TraceFormat, start_tracing};

@@ -12,10 +12,12 @@ mod kv;
 mod lanes;
 mod lines;
 mod matrix;
+mod measure;
 mod model;
 mod rows;
 
 pub use attention::{Group, Seen};
 pub use kv::{PAGE_TOKENS, Slot};
 pub use lanes::Level;
+pub use measure::{peak, read_bandwidth};
 pub use model::{Buffer, Memory, Options, Packed, Pass, Precision};

@@ -7,9 +7,9 @@ use super::lanes::Level;
 use super::matrix::{Format, Inputs, Matrix, Plan, multiply};
 use super::rows::{Add, Gate, InPlace, Norm as NormRows, Turns, each_row};
 use crate::nn::decoder::{
-    self, Checkpoint, CheckpointError, Config, EMBEDDING, Kernels, Linear, Norm,
+    self, Checkpoint, CheckpointError, Config, EMBEDDING, Format as Stored, Kernels, Linear, Norm,
 };
-use candle_core::quantized::QMatMul;
+use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{Device, Module as _, Tensor};
 use std::num::NonZeroUsize;
 
@@ -114,6 +114,27 @@ pub struct Buffer {
 // === impl Precision ===
 
 impl Precision {
+    /// What keeps a checkpoint's weights as they are, as far as there is such a thing here.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let stored = checkpoint.matrix(Linear::Unembed)?.format();
+        Ok(match stored {
+            Stored::F32 => Self::F32,
+            Stored::F16 | Stored::Bf16 => Self::Bf16,
+            Stored::Blocks(GgmlDType::Q4K | GgmlDType::Q4_0 | GgmlDType::Q4_1) => Self::Int4,
+            Stored::Blocks(_) => Self::Int8,
+        })
+    }
+
+    /// Its name, as others call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "q8_0",
+            Self::Int4 => "q4_k",
+        }
+    }
+
     fn format(self) -> Option<Format> {
         match self {
             Self::F32 => Some(Format::F32),

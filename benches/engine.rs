@@ -1,0 +1,86 @@
+//! Times what the engine adds to the model in a step: `cargo bench --bench engine -- [RUNNING]`.
+//!
+//! Texts go on after prompts of 1 000 tokens; the model's answers are made up beforehand. Planning
+//! is choosing the step and laying it out. Committing is mostly drawing each text's next token from
+//! the logits of a vocabulary of 1 024.
+
+use raisonne::domain::Criticality;
+use raisonne::engine::{
+    Answers, Ask, Constraint, Generate, Limits, Sampling, Scheduler, Shape, Work,
+};
+use std::io::{Write as _, stdout};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const STEPS: usize = 400;
+const PROMPT_TOKENS: usize = 1_000;
+const VOCABULARY: usize = 1_024;
+
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    let running = args.next().map_or(Ok(256), |arg| arg.parse())?;
+    let mut scheduler = filled(running)?;
+    let mut answers = Answers::default();
+    let (mut planning, mut committing) = (Vec::new(), Vec::new());
+    while planning.len() < STEPS {
+        let begun = Instant::now();
+        let reads = scheduler.plan(begun).map_or(0, |step| step.reads.len());
+        let planned = begun.elapsed();
+        answers.clear();
+        for read in 0..reads {
+            let logits = answers.push(VOCABULARY);
+            logits.iter_mut().zip(read..).for_each(|(logit, at)| *logit = (at % 7) as f32);
+        }
+        let begun = Instant::now();
+        scheduler.commit(&answers);
+        let committed = begun.elapsed();
+        scheduler.outputs().for_each(drop);
+        // While prompts are read there is less to choose.
+        if scheduler.tally().decode_tokens == running {
+            planning.push(planned);
+            committing.push(committed);
+        }
+    }
+    let (planning, committing) = (median(planning), median(committing));
+    writeln!(stdout(), "{running} running: plan {planning:?}, commit {committing:?} (medians)")?;
+    Ok(())
+}
+
+/// A scheduler with so many texts, none of which ends before all steps are timed.
+fn filled(running: usize) -> anyhow::Result<Scheduler> {
+    let (page_tokens, tokens_max) = (16, 2 * STEPS);
+    let shape = Shape {
+        pages: running * (PROMPT_TOKENS + tokens_max).div_ceil(page_tokens),
+        page_tokens,
+        vocabulary: VOCABULARY,
+        width: 1,
+        context_tokens_max: PROMPT_TOKENS + tokens_max,
+        rows_max: running + 8_192,
+    };
+    let [running_max, share_max] = [running, PROMPT_TOKENS].map(|number| {
+        NonZeroUsize::new(number).ok_or_else(|| anyhow::anyhow!("at least one must run"))
+    });
+    let (running_max, share_max) = (running_max?, share_max?);
+    let limits = Limits { running_max, waiting_max: running_max, share_max };
+    let mut scheduler = Scheduler::new(shape, limits)?;
+    for text in 0..running {
+        let token = |at: usize| ((text + at) % VOCABULARY) as u32;
+        let generate = Generate {
+            prompt: (0..PROMPT_TOKENS).map(token).collect(),
+            samples: NonZeroUsize::MIN,
+            tokens_max,
+            sampling: Sampling::plain(text as u64),
+            constraint: Constraint::Free,
+            ends: Vec::new(),
+        };
+        let (criticality, deadline) = (Criticality::Default, None);
+        scheduler.admit(Ask { work: Work::Generate(generate), criticality, deadline })?;
+    }
+    Ok(scheduler)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

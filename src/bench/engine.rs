@@ -1,0 +1,337 @@
+//! How many tokens does the engine read, write and weigh, and how many could this machine?
+
+use crate::domain::Criticality;
+use crate::engine::{
+    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, RunnerError, Sampling,
+    Wanted, Weigh, Work,
+};
+use crate::nn::decoder::{Checkpoint, Config};
+use crate::nn::packed::{Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth};
+use crate::telemetry::Metrics;
+use anyhow::{Result, bail};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Rows of a step.
+const ROWS_MAX: usize = 512;
+/// Tokens that are drawn at random: a model's first are letters, and it has more than these.
+const TOKENS: u32 = 256;
+
+/// What `raisonne bench engine` measures.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// The model.
+    pub model: PathBuf,
+    /// How its weights are kept; as they are stored, without it.
+    pub precision: Option<Precision>,
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    /// Texts at a time, one measurement each.
+    pub batches: Vec<usize>,
+    /// Tokens of each prompt.
+    pub prompt_tokens: usize,
+    /// Tokens that each text is written.
+    pub tokens: usize,
+    /// Tokens of the trunk that branches are weighed on; none leaves weighing out.
+    pub trunk_tokens: usize,
+    /// Branches of a trunk.
+    pub branches: usize,
+    /// Tokens of a branch.
+    pub branch_tokens: usize,
+    /// JSON in place of lines.
+    pub json: bool,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    precision: &'static str,
+    level: &'static str,
+    threads: usize,
+    /// Bytes of weights, and of keys and values.
+    weights_bytes: usize,
+    cache_bytes: usize,
+    /// Bytes per second that all threads read from memory.
+    bandwidth: f64,
+    /// Operations per second of the kernel, on weights that stay in the cache.
+    peak: f64,
+    batches: Vec<Batch>,
+    weighing: Option<Weighing>,
+}
+
+/// Prompts read and texts written at a time, in tokens per second.
+#[derive(Debug, Serialize)]
+struct Batch {
+    texts: usize,
+    prefill: f64,
+    /// What `peak` alone would allow.
+    prefill_roof: f64,
+    decode: f64,
+    /// What `bandwidth` and `peak` would allow, whichever is less.
+    decode_roof: f64,
+}
+
+/// Branches weighed, in seconds for all of them.
+#[derive(Debug, Serialize)]
+struct Weighing {
+    trunk_tokens: usize,
+    branches: usize,
+    branch_tokens: usize,
+    cold: f64,
+    warm: f64,
+    /// What `peak` alone would allow.
+    cold_floor: f64,
+    warm_floor: f64,
+}
+
+/// Measures a model on the engine.
+pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
+    let checkpoint = Checkpoint::open(&options.model)?;
+    let config = checkpoint.config().clone();
+    let precision = match options.precision {
+        Some(precision) => precision,
+        None => Precision::of(&checkpoint)?,
+    };
+    let bandwidth = read_bandwidth(options.threads);
+    let peak = peak(precision, options.threads, Level::best());
+    let (engine, memory) = start(checkpoint, precision, options)?;
+    let machine = Machine { bandwidth, peak, memory, config: &config, precision };
+    let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options };
+    let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
+    let batches = batches.collect::<Result<Vec<_>>>()?;
+    let weighing =
+        if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
+    let report = Report {
+        precision: precision.as_str(),
+        level: Level::best().as_str(),
+        threads: options.threads.get(),
+        weights_bytes: memory.weights,
+        cache_bytes: memory.cache,
+        bandwidth,
+        peak,
+        batches,
+        weighing,
+    };
+    if options.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        report.lines(out)?;
+    }
+    Ok(())
+}
+
+fn start(
+    checkpoint: Checkpoint,
+    precision: Precision,
+    options: &EngineOptions,
+) -> Result<(Engine, Memory)> {
+    let most = options.batches.iter().copied().max().unwrap_or(1).max(1);
+    let text = (options.prompt_tokens + options.tokens).div_ceil(PAGE_TOKENS) + 1;
+    let trunk = options.trunk_tokens.div_ceil(PAGE_TOKENS) + 1;
+    let pages = (text * most).max(2 * trunk);
+    let context = (options.prompt_tokens + options.tokens)
+        .max(options.trunk_tokens + options.branch_tokens);
+    let load = Options {
+        precision,
+        threads: options.threads,
+        level: Level::best(),
+        pages,
+        rows_max: ROWS_MAX,
+    };
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let build = move || {
+        let runner = CpuRunner::load(checkpoint, load, context);
+        let runner = runner.map_err(|error| RunnerError(error.to_string()))?;
+        // Whoever starts the engine waits for this.
+        let _ = tell.send(runner.memory());
+        Ok(runner)
+    };
+    let nonzero = |n: usize| NonZeroUsize::MIN.saturating_add(n.saturating_sub(1));
+    let limits = Limits {
+        running_max: nonzero(most),
+        waiting_max: nonzero(most),
+        share_max: nonzero(ROWS_MAX),
+    };
+    let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
+    Ok((engine, told.recv()?))
+}
+
+/// What the machine could do at best.
+struct Machine<'a> {
+    bandwidth: f64,
+    peak: f64,
+    memory: Memory,
+    config: &'a Config,
+    precision: Precision,
+}
+
+impl Machine<'_> {
+    /// Operations of one row that sees `context` tokens, with or without its logits.
+    fn operations(&self, context: usize, logits: bool) -> f64 {
+        let config = self.config;
+        let layer = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads)
+            + 3 * config.width * config.mlp_width
+            + 2 * context * config.heads * config.head_dim;
+        let unembed = if logits { config.width * config.vocabulary } else { 0 };
+        2.0 * (layer * config.layers + unembed) as f64
+    }
+
+    /// Bytes of keys and values of one token.
+    fn token_bytes(&self) -> f64 {
+        let config = self.config;
+        let number = if self.precision == Precision::F32 { 4 } else { 2 };
+        (2 * config.layers * config.kv_heads * config.head_dim * number) as f64
+    }
+
+    /// Seconds of a step of single rows.
+    fn step(&self, texts: usize, context: usize) -> f64 {
+        let kept = texts as f64 * context as f64 * self.token_bytes();
+        let bytes = (self.memory.weights as f64 + kept) / self.bandwidth;
+        bytes.max(texts as f64 * self.operations(context, true) / self.peak)
+    }
+}
+
+struct Bench<'a> {
+    engine: Engine,
+    rng: ChaCha8Rng,
+    options: &'a EngineOptions,
+}
+
+impl Bench<'_> {
+    fn text(&mut self, tokens: usize) -> Vec<u32> {
+        (0..tokens).map(|_| self.rng.random_range(0..TOKENS)).collect()
+    }
+
+    /// Reads and writes some texts at a time.
+    fn batch(&mut self, texts: usize, machine: &Machine<'_>) -> Result<Batch> {
+        let EngineOptions { prompt_tokens, tokens, .. } = *self.options;
+        let asks: Vec<Ask> = (0..texts).map(|_| {
+            let prompt = self.text(prompt_tokens);
+            ask(Work::Generate(Generate {
+                prompt,
+                samples: NonZeroUsize::MIN,
+                tokens_max: tokens,
+                sampling: Sampling {
+                    temperature: 0.0,
+                    top_k: 0,
+                    top_p: 1.0,
+                    min_p: 0.0,
+                    seed: 0,
+                },
+                constraint: Constraint::Free,
+                ends: Vec::new(),
+            }))
+        }).collect();
+        let begun = Instant::now();
+        let mut replies =
+            asks.into_iter().map(|ask| Ok(self.engine.ask(ask)?)).collect::<Result<Vec<_>>>()?;
+        for reply in &mut replies {
+            next(reply)?;
+        }
+        // Every prompt is read. What was written meanwhile is a token or two of the first texts.
+        let read = Instant::now();
+        let mut written = 0;
+        for mut reply in replies {
+            while let Some(event) = reply.blocking_next() {
+                match event {
+                    Event::Token { .. } => written += 1,
+                    Event::Failed(failure) => bail!(failure),
+                    Event::Weighed(_) | Event::Done { .. } => {}
+                }
+            }
+        }
+        let rows = (texts * prompt_tokens) as f64;
+        Ok(Batch {
+            texts,
+            prefill: rows / (read - begun).as_secs_f64(),
+            prefill_roof: machine.peak / machine.operations(prompt_tokens / 2, false),
+            decode: f64::from(written) / read.elapsed().as_secs_f64(),
+            decode_roof: texts as f64 / machine.step(texts, prompt_tokens + tokens / 2),
+        })
+    }
+
+    /// Weighs branches on a fresh trunk, and again on the same.
+    fn weigh(&mut self, machine: &Machine<'_>) -> Result<Weighing> {
+        let EngineOptions { trunk_tokens, branches, branch_tokens, .. } = *self.options;
+        let trunk = self.text(trunk_tokens);
+        let mut times = [0.0; 2];
+        for time in &mut times {
+            let branches = (0..branches).map(|_| self.text(branch_tokens)).collect();
+            let wanted = Wanted::Chosen(vec![1, 2]);
+            let work = Work::Weigh(Weigh { trunk: trunk.clone(), branches, wanted });
+            let begun = Instant::now();
+            let mut reply = self.engine.ask(ask(work))?;
+            next(&mut reply)?;
+            *time = begun.elapsed().as_secs_f64();
+        }
+        let branch = machine.operations(trunk_tokens + branch_tokens / 2, false);
+        let warm_floor = (branches * branch_tokens) as f64 * branch / machine.peak;
+        let trunk = trunk_tokens as f64 * machine.operations(trunk_tokens / 2, false);
+        Ok(Weighing {
+            trunk_tokens,
+            branches,
+            branch_tokens,
+            cold: times[0],
+            warm: times[1],
+            cold_floor: trunk / machine.peak + warm_floor,
+            warm_floor,
+        })
+    }
+}
+
+fn ask(work: Work) -> Ask {
+    Ask { work, criticality: Criticality::Default, deadline: None }
+}
+
+/// The next event, which is no failure.
+fn next(reply: &mut Reply) -> Result<Event> {
+    match reply.blocking_next() {
+        Some(Event::Failed(failure)) => bail!(failure),
+        Some(event) => Ok(event),
+        None => bail!("the engine said nothing"),
+    }
+}
+
+impl Report {
+    fn lines(&self, out: &mut dyn Write) -> Result<()> {
+        let Self { precision, level, threads, weights_bytes, bandwidth, peak, .. } = self;
+        writeln!(
+            out,
+            "{precision} on {level}, {threads} threads: weights {:.0} MB, memory {:.1} GB/s, kernel {:.0} GFLOP/s",
+            *weights_bytes as f64 / 1e6,
+            bandwidth / 1e9,
+            peak / 1e9,
+        )?;
+        for batch in &self.batches {
+            writeln!(
+                out,
+                "{:>3} texts: prefill {:.0} tokens/s ({:.0} % of the roof), decode {:.1} tokens/s ({:.0} %)",
+                batch.texts,
+                batch.prefill,
+                100.0 * batch.prefill / batch.prefill_roof,
+                batch.decode,
+                100.0 * batch.decode / batch.decode_roof,
+            )?;
+        }
+        if let Some(weighing) = &self.weighing {
+            writeln!(
+                out,
+                "{} branches of {} tokens on a trunk of {}: cold {:.0} ms ({:.0} % of the roof), warm {:.0} ms ({:.0} %)",
+                weighing.branches,
+                weighing.branch_tokens,
+                weighing.trunk_tokens,
+                weighing.cold * 1e3,
+                100.0 * weighing.cold_floor / weighing.cold,
+                weighing.warm * 1e3,
+                100.0 * weighing.warm_floor / weighing.warm,
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! `raisonne generate`: what a model's folder writes.
+
+use super::model::{LoadArgs, Loaded};
+use crate::engine::{Ask, Constraint, Event, Generate as Text, Sampling, Usage, Why, Work};
+use crate::domain::Criticality;
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::json;
+use std::io::{Write, stdout};
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+#[derive(Args, Debug)]
+pub(super) struct Generate {
+    #[command(flatten)]
+    model: LoadArgs,
+    /// The text to go on from.
+    #[arg(long)]
+    prompt: String,
+    /// Tokens to write at most.
+    #[arg(long, default_value_t = 128)]
+    max_tokens: usize,
+    /// Always takes the likeliest token.
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    greedy: bool,
+    /// What logits are divided by.
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Only so many of the likeliest tokens; 0 means all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Only the likeliest tokens that together have this share.
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f32,
+    /// Only tokens that have this share of the likeliest one's probability.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Where chance comes from: the same seed writes the same text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Prints one JSON object at the end instead of the text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Generate {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let Loaded { engine, vocabulary, ends, precision, .. } =
+            self.model.load(|vocabulary| Ok(vocabulary.encode(&self.prompt)?.len() + self.max_tokens))?;
+        let loaded = begun.elapsed();
+        let prompt = vocabulary.encode(&self.prompt)?;
+        let ask = Ask {
+            work: Work::Generate(Text {
+                prompt,
+                samples: NonZeroUsize::MIN,
+                tokens_max: self.max_tokens,
+                sampling: self.sampling(),
+                constraint: Constraint::Free,
+                ends,
+            }),
+            criticality: Criticality::Default,
+            deadline: None,
+        };
+        let begun = Instant::now();
+        let mut reply = engine.ask(ask)?;
+        let mut out = stdout().lock();
+        let (mut written, mut tokens, mut text) = (vocabulary.written(), Vec::new(), String::new());
+        let mut first = None;
+        while let Some(event) = reply.blocking_next() {
+            match event {
+                Event::Token { token, .. } => {
+                    first.get_or_insert_with(|| begun.elapsed());
+                    tokens.push(token);
+                    let part = written.add(token)?;
+                    if !self.json {
+                        out.write_all(part.as_bytes())?;
+                        out.flush()?;
+                    }
+                    text.push_str(&part);
+                }
+                Event::Done { why, usage, .. } => {
+                    if !self.json {
+                        writeln!(out)?;
+                        continue;
+                    }
+                    let Usage { prompt_tokens, generated_tokens, .. } = usage;
+                    let object = json!({
+                        "text": text,
+                        "tokens": tokens,
+                        "ended": if why == Why::Ended { "end" } else { "length" },
+                        "prompt_tokens": prompt_tokens,
+                        "generated_tokens": generated_tokens,
+                        "precision": precision.as_str(),
+                        "load_ms": loaded.as_secs_f64() * 1e3,
+                        "first_token_ms": first.unwrap_or_default().as_secs_f64() * 1e3,
+                        "total_ms": begun.elapsed().as_secs_f64() * 1e3,
+                    });
+                    writeln!(out, "{object}")?;
+                }
+                Event::Failed(failure) => bail!(failure),
+                Event::Weighed(_) => {}
+            }
+        }
+        out.flush().context("writing the text")
+    }
+
+    fn sampling(&self) -> Sampling {
+        let Self { temperature, top_k, top_p, min_p, seed, greedy, .. } = *self;
+        if greedy {
+            return Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed };
+        }
+        Sampling { temperature, top_k, top_p, min_p, seed }
+    }
+}

@@ -1,0 +1,266 @@
+//! What does a caller want, and could it ever be done?
+
+use super::constraint::Constraint;
+use super::sampler::{BadSampling, Sampling};
+use super::step::Shape;
+use crate::domain::{Criticality, Deadline};
+use std::num::NonZeroUsize;
+
+/// What a caller wants. It never changes.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The work itself.
+    pub work: Work,
+    /// Who goes first when there is not enough for all.
+    pub criticality: Criticality,
+    /// When it is worth nothing any more; `None` for work that nobody waits for.
+    pub deadline: Option<Deadline>,
+}
+
+/// What is to be computed.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Texts that go on where a prompt ends.
+    Generate(Generate),
+    /// What is at the end of each of many branches of one trunk.
+    Weigh(Weigh),
+}
+
+/// Texts that go on where a prompt ends.
+#[derive(Clone, Debug)]
+pub struct Generate {
+    /// Tokens to go on from.
+    pub prompt: Vec<u32>,
+    /// How many texts. They share the prompt's pages.
+    pub samples: NonZeroUsize,
+    /// Tokens of each text, those written for the model included.
+    pub tokens_max: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// What the texts must look like.
+    pub constraint: Constraint,
+    /// Tokens that end a text, where the constraint is free. The one that did is its last token.
+    pub ends: Vec<u32>,
+}
+
+/// What is at the end of each of many branches of one trunk.
+///
+/// A branch sees the trunk and itself, never another branch, so what comes of it depends on neither
+/// the order nor the company.
+#[derive(Clone, Debug)]
+pub struct Weigh {
+    /// What all branches see.
+    pub trunk: Vec<u32>,
+    /// The branches.
+    pub branches: Vec<Vec<u32>>,
+    /// What is wanted of the last row of each.
+    pub wanted: Wanted,
+}
+
+/// What can be wanted of the last row of a branch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The logits of these tokens.
+    Chosen(Vec<u32>),
+    /// The row itself, after the last norm.
+    Hidden,
+}
+
+/// How much the engine may take on.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sequences that may be in work at once, each with at least a row in every step.
+    pub running_max: NonZeroUsize,
+    /// Sequences that may wait beside those.
+    pub waiting_max: NonZeroUsize,
+    /// Rows of a step that one prompt may take while others want some.
+    pub share_max: NonZeroUsize,
+}
+
+/// Why an ask is not taken.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// As many sequences are held as may be.
+    #[error("the engine is full: it holds {0} sequences")]
+    Full(usize),
+    /// Something has no tokens, or there is none of it.
+    #[error("`{0}` is empty")]
+    Empty(&'static str),
+    /// Something is more than could ever be done.
+    #[error("{what} is {value}, and `{limit}` is {max}")]
+    TooMuch {
+        /// What was counted.
+        what: &'static str,
+        /// How much of it there is.
+        value: usize,
+        /// The limit.
+        limit: &'static str,
+        /// Its value.
+        max: usize,
+    },
+    /// The texts could not be finished.
+    #[error("the constraint may need {needed} tokens, and `tokens_max` is {tokens_max}")]
+    Unfinished {
+        /// The most tokens that the constraint may take.
+        needed: usize,
+        /// How many there may be.
+        tokens_max: usize,
+    },
+    /// The model does not know a token.
+    #[error("`{what}` holds token {token}, and the vocabulary has {vocabulary}")]
+    Unknown {
+        /// Where it was.
+        what: &'static str,
+        /// The token.
+        token: u32,
+        /// Tokens that there are.
+        vocabulary: usize,
+    },
+    /// The numbers to sample with are not for sampling.
+    #[error(transparent)]
+    Sampling(#[from] BadSampling),
+}
+
+/// Limits that do not fit the runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`running_max` is {running_max}, and a step has no more than {rows_max} rows, which leaves none for prompts"
+)]
+pub struct Misfit {
+    /// Sequences that may be in work.
+    pub running_max: usize,
+    /// Rows in a step.
+    pub rows_max: usize,
+}
+
+/// What decides whether an ask could ever be done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admission {
+    pub shape: Shape,
+    pub limits: Limits,
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// How many sequences it takes.
+    pub fn sequences(&self) -> usize {
+        match &self.work {
+            Work::Generate(generate) => generate.samples.get(),
+            Work::Weigh(_) => 1,
+        }
+    }
+
+    /// The most events that it can come to.
+    pub(super) fn events_max(&self) -> usize {
+        match &self.work {
+            // Each token, and the end of each; a failure.
+            Work::Generate(generate) => self.sequences() * (generate.tokens_max + 1) + 1,
+            // The weights, and the end; a failure.
+            Work::Weigh(_) => 3,
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// Sequences that may be held.
+    pub fn sequences_max(&self) -> usize {
+        self.running_max.get() + self.waiting_max.get()
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    pub fn new(shape: Shape, limits: Limits) -> Result<Self, Misfit> {
+        let (running_max, rows_max) = (limits.running_max.get(), shape.rows_max);
+        if running_max >= rows_max {
+            return Err(Misfit { running_max, rows_max });
+        }
+        Ok(Self { shape, limits })
+    }
+
+    /// Rows of each step that running decodes never take: what a branch, which is computed whole,
+    /// can count on.
+    fn prompt_rows(&self) -> usize {
+        self.shape.rows_max - self.limits.running_max.get()
+    }
+
+    /// Refuses what could never be done.
+    pub fn check(&self, ask: &Ask) -> Result<(), Refused> {
+        within("samples", ask.sequences(), "sequences_max", self.limits.sequences_max())?;
+        match &ask.work {
+            Work::Generate(generate) => self.check_generate(generate),
+            Work::Weigh(weigh) => self.check_weigh(weigh),
+        }
+    }
+
+    fn check_generate(&self, generate: &Generate) -> Result<(), Refused> {
+        let Generate { prompt, samples: _, tokens_max, sampling, constraint, ends } = generate;
+        sampling.check()?;
+        self.known("prompt", prompt)?;
+        if *tokens_max == 0 {
+            return Err(Refused::Empty("tokens_max"));
+        }
+        let tokens = prompt.len().saturating_add(*tokens_max);
+        self.fits("prompt + tokens_max", tokens)?;
+        self.known("constraint", &[constraint.highest()])?;
+        ends.iter().try_for_each(|&end| self.known("ends", &[end]))?;
+        match constraint.tokens_max() {
+            Some(needed) if needed > *tokens_max => {
+                Err(Refused::Unfinished { needed, tokens_max: *tokens_max })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_weigh(&self, weigh: &Weigh) -> Result<(), Refused> {
+        let Weigh { trunk, branches, wanted } = weigh;
+        self.known("trunk", trunk)?;
+        self.fits("the trunk", trunk.len())?;
+        if branches.is_empty() {
+            return Err(Refused::Empty("branches"));
+        }
+        for branch in branches {
+            self.known("branches", branch)?;
+            let rows = self.prompt_rows();
+            within("a branch", branch.len(), "rows_max - running_max", rows)?;
+            let (tokens, context) = (trunk.len() + branch.len(), self.shape.context_tokens_max);
+            within("trunk + branch", tokens, "context_tokens_max", context)?;
+        }
+        match wanted {
+            Wanted::Chosen(tokens) => self.known("wanted", tokens),
+            Wanted::Hidden => Ok(()),
+        }
+    }
+
+    /// Refuses tokens that are none, and tokens that the model does not know.
+    fn known(&self, what: &'static str, tokens: &[u32]) -> Result<(), Refused> {
+        let vocabulary = self.shape.vocabulary;
+        if tokens.is_empty() {
+            return Err(Refused::Empty(what));
+        }
+        match tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            Some(&token) => Err(Refused::Unknown { what, token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses more tokens than the context, or than all pages together hold.
+    fn fits(&self, what: &'static str, tokens: usize) -> Result<(), Refused> {
+        let Shape { pages, page_tokens, context_tokens_max, .. } = self.shape;
+        within(what, tokens, "context_tokens_max", context_tokens_max)?;
+        within(what, tokens, "pages * page_tokens", pages * page_tokens)
+    }
+}
+
+fn within(
+    what: &'static str,
+    value: usize,
+    limit: &'static str,
+    max: usize,
+) -> Result<(), Refused> {
+    if value > max { Err(Refused::TooMuch { what, value, limit, max }) } else { Ok(()) }
+}

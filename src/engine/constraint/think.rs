@@ -1,0 +1,184 @@
+//! Thoughts with a budget.
+
+use super::{Allowed, Constraint, ConstraintError};
+use std::sync::Arc;
+
+/// How a model may think before it answers.
+#[derive(Clone, Debug)]
+pub struct Thinking {
+    /// Tokens of thought, the closing ones included if the model writes them itself.
+    pub tokens_max: usize,
+    /// What opens the thought; may be empty.
+    pub open: Vec<u32>,
+    /// What closes it. Written for the model when the budget is spent.
+    pub close: Vec<u32>,
+    /// Tokens that end a text, which may not be thought.
+    pub ends: Vec<u32>,
+}
+
+/// A thought, and then something else.
+#[derive(Clone, Debug)]
+pub struct Think {
+    thinking: Arc<Thinking>,
+    at: At,
+    then: Constraint,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// So many opening tokens are written.
+    Opening(usize),
+    /// So many tokens are thought, and the last `closed` are how the closing begins.
+    Thinking {
+        spent: usize,
+        closed: usize,
+    },
+    /// The budget is spent, and so many closing tokens are written.
+    Closing(usize),
+    Over,
+}
+
+/// A bound on budgets, so that sums of bounds cannot overflow.
+const THOUGHT_TOKENS_MAX: usize = 1 << 20;
+
+// === impl Think ===
+
+impl Think {
+    pub(super) fn new(thinking: Thinking, then: Constraint) -> Result<Self, ConstraintError> {
+        let (value, max) = (thinking.tokens_max, THOUGHT_TOKENS_MAX);
+        if value == 0 || value > max {
+            return Err(ConstraintError::Range { what: "the budget of a thought", value, max });
+        }
+        if thinking.close.is_empty() {
+            return Err(ConstraintError::Nothing("token that closes a thought"));
+        }
+        if let Some(end) = thinking.close.iter().find(|token| thinking.ends.contains(token)) {
+            return Err(ConstraintError::EndInClose(*end));
+        }
+        let thinking = Arc::new(thinking);
+        let mut new = Self { thinking, at: At::Opening(0), then };
+        new.at = new.opening(0);
+        Ok(new)
+    }
+
+    pub(super) fn allowed(&self) -> Allowed<'_> {
+        let Thinking { open, close, ends, .. } = &*self.thinking;
+        match self.at {
+            At::Opening(written) => Allowed::Only(&open[written..=written]),
+            At::Thinking { .. } => Allowed::AllBut(ends),
+            At::Closing(written) => Allowed::Only(&close[written..=written]),
+            At::Over => self.then.allowed(),
+        }
+    }
+
+    pub(super) fn advance(&mut self, token: u32) {
+        self.at = match self.at {
+            At::Opening(written) => self.opening(written + 1),
+            At::Thinking { spent, closed } => {
+                match (spent + 1, self.closed_by(closed, token)) {
+                    (_, closed) if closed == self.thinking.close.len() => At::Over,
+                    // What the model has written of the closing is not written again.
+                    (spent, closed) if spent == self.thinking.tokens_max => At::Closing(closed),
+                    (spent, closed) => At::Thinking { spent, closed },
+                }
+            }
+            At::Closing(written) if written + 1 == self.thinking.close.len() => At::Over,
+            At::Closing(written) => At::Closing(written + 1),
+            At::Over => {
+                let _ = self.then.advance(token);
+                At::Over
+            }
+        };
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.at, At::Over)
+    }
+
+    pub(super) fn then(&self) -> &Constraint {
+        &self.then
+    }
+
+    /// Tokens of the thought alone.
+    pub(super) fn tokens_max(&self) -> usize {
+        let Thinking { tokens_max, open, close, .. } = &*self.thinking;
+        open.len() + tokens_max + close.len()
+    }
+
+    pub(super) fn highest(&self) -> u32 {
+        let Thinking { open, close, ends, .. } = &*self.thinking;
+        [open, close, ends].into_iter().flatten().copied().max().unwrap_or(0)
+    }
+
+    fn opening(&self, written: usize) -> At {
+        if written < self.thinking.open.len() {
+            At::Opening(written)
+        } else {
+            At::Thinking { spent: 0, closed: 0 }
+        }
+    }
+
+    /// How much of the closing stands at the end of the thought, after `token`, if `closed` tokens
+    /// of it did before. A closing is a token or two, so this looks for it in the plainest way.
+    fn closed_by(&self, closed: usize, token: u32) -> usize {
+        let close = &self.thinking.close;
+        let ends_with = |length: &usize| {
+            close[*length - 1] == token && close[..length - 1] == close[closed + 1 - length..closed]
+        };
+        (1..=closed + 1).rev().find(ends_with).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thinking(tokens_max: usize, close: &[u32]) -> Thinking {
+        Thinking { tokens_max, open: vec![10], close: close.to_vec(), ends: vec![0] }
+    }
+
+    fn answer() -> Constraint {
+        Constraint::permutation(&[vec![1], vec![2]], &[]).unwrap()
+    }
+
+    #[test]
+    fn a_thought_is_closed_by_the_model_or_by_its_budget() {
+        let constraint = Constraint::think(thinking(3, &[11, 12]), answer()).unwrap();
+        for (text, why) in [
+            (&[10, 11, 12, 2, 1][..], "closed by the model"),
+            (&[10, 5, 5, 5, 11, 12, 2, 1], "closed by the budget"),
+            (&[10, 5, 5, 11, 12, 2, 1], "the model had begun to close it"),
+            (&[10, 11, 11, 12, 2, 1], "a false start is no start"),
+        ] {
+            assert_eq!(constraint.read(text), Some(vec![1, 0]), "{why}");
+        }
+        assert_eq!(constraint.read(&[10, 5, 0]), None, "an end may not be thought");
+        assert_eq!(constraint.tokens_max(), Some(1 + 3 + 2 + 2));
+    }
+
+    #[test]
+    fn an_end_counts_once_the_thought_is_over() {
+        let mut constraint = Constraint::think(thinking(1, &[11]), Constraint::Free).unwrap();
+        assert_eq!(constraint.forced(), Some(10));
+        constraint.advance(10).unwrap();
+        assert_eq!(constraint.allowed(), Allowed::AllBut(&[0]));
+        constraint.advance(5).unwrap();
+        assert_eq!(constraint.forced(), Some(11));
+        assert!(!constraint.is_free());
+        constraint.advance(11).unwrap();
+        assert!(constraint.is_free());
+        assert_eq!(constraint.tokens_max(), None);
+    }
+
+    #[test]
+    fn thoughts_that_could_not_end_are_refused() {
+        let refused = |thinking| Constraint::think(thinking, answer()).map(drop).unwrap_err();
+        let zero = refused(thinking(0, &[11]));
+        assert_eq!(zero.to_string(), "the budget of a thought is 0, and must be 1 to 1048576");
+        assert_eq!(
+            refused(thinking(1, &[])),
+            ConstraintError::Nothing("token that closes a thought")
+        );
+        assert_eq!(refused(thinking(1, &[11, 0])), ConstraintError::EndInClose(0));
+    }
+}

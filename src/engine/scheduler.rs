@@ -1,0 +1,354 @@
+//! Who is in the next step?
+//!
+//! The scheduler knows tokens, pages and deadlines, and neither tensors nor clocks: `now` is handed
+//! in. Whoever drives it calls [`plan`](Scheduler::plan), has the step computed, and calls
+//! [`commit`](Scheduler::commit); what became of the asks lies in [`outputs`](Scheduler::outputs).
+//!
+//! What it chooses decides when an answer comes, never what the answer is.
+
+mod plan;
+
+use super::ask::{Admission, Ask, Limits, Misfit, Refused};
+use super::pages::{PageCounts, Pages};
+use super::reply::{Event, Failure, Why};
+use super::sampler::{Place, SampleError, Sampler};
+use super::sequence::{Grant, Sequence, Urgency};
+use super::step::{Answers, Shape, Step};
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+use std::vec;
+use tokio::time::Instant;
+
+pub use plan::Planned;
+
+/// An ask that was admitted, numbered by arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub u64);
+
+/// Something that became of an ask.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The ask.
+    pub id: Id,
+    /// What became of it.
+    pub event: Event,
+    /// Whether nothing more will.
+    pub last: bool,
+}
+
+/// The work at hand.
+#[derive(Debug)]
+pub struct Scheduler {
+    admission: Admission,
+    pages: Pages,
+    asks: FxHashMap<Id, Asked>,
+    /// Asks that have a deadline.
+    due: BTreeSet<(Instant, Id)>,
+    /// Sequences that hold no page.
+    waiting: BTreeMap<Urgency, Sequence>,
+    /// Sequences that hold pages, the most urgent first.
+    running: Vec<Sequence>,
+    sampler: Sampler,
+    step: Step,
+    rows_left: usize,
+    tally: Tally,
+    outputs: Vec<Output>,
+    failing: Vec<(Id, SampleError)>,
+    next_id: u64,
+    /// Sequences that are held.
+    held: usize,
+}
+
+#[derive(Debug)]
+struct Asked {
+    ask: Arc<Ask>,
+    /// Sequences that are not done.
+    open: usize,
+    /// Samples that wait for the eldest to compute the prompt that they share.
+    younger: Vec<Sequence>,
+}
+
+/// How much is at hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sequences that hold pages.
+    pub running: usize,
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// Pages by state.
+    pub pages: PageCounts,
+}
+
+/// What the last plan came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Rows of prompts, trunks and branches.
+    pub prefill_tokens: usize,
+    /// Rows of texts that go on.
+    pub decode_tokens: usize,
+    /// Tokens that were found in pages instead.
+    pub hit_tokens: usize,
+    /// Sequences that lost their pages to more urgent ones.
+    pub preempted: usize,
+}
+
+// === impl Scheduler ===
+
+impl Scheduler {
+    /// A scheduler for a runner of this shape.
+    pub fn new(shape: Shape, limits: Limits) -> Result<Self, Misfit> {
+        Ok(Self {
+            admission: Admission::new(shape, limits)?,
+            pages: Pages::new(shape.pages),
+            asks: FxHashMap::default(),
+            due: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            running: Vec::with_capacity(limits.running_max.get()),
+            sampler: Sampler::default(),
+            step: Step::default(),
+            rows_left: 0,
+            tally: Tally::default(),
+            outputs: Vec::new(),
+            failing: Vec::new(),
+            next_id: 0,
+            held: 0,
+        })
+    }
+
+    /// Takes an ask on, unless it could never be done or there is no room.
+    pub fn admit(&mut self, ask: Ask) -> Result<Id, Refused> {
+        self.admission.check(&ask)?;
+        let (sequences, max) = (ask.sequences(), self.admission.limits.sequences_max());
+        if self.held + sequences > max {
+            return Err(Refused::Full(max));
+        }
+        let id = Id(self.next_id);
+        self.next_id += 1;
+        self.held += sequences;
+        if let Some(deadline) = ask.deadline {
+            self.due.insert((deadline.instant(), id));
+        }
+        let ask = Arc::new(ask);
+        let asked = Asked { ask: ask.clone(), open: sequences, younger: Vec::new() };
+        self.asks.insert(id, asked);
+        let mut younger = Vec::new();
+        for sample in 0..sequences {
+            let mut sequence = Sequence::new(&ask, id, sample);
+            match self.write_forced(&mut sequence) {
+                Some(why) => self.finish(&sequence, why),
+                None if sample == 0 => drop(self.waiting.insert(sequence.urgency, sequence)),
+                None => younger.push(sequence),
+            }
+        }
+        if let Some(asked) = self.asks.get_mut(&id) {
+            asked.younger = younger;
+        }
+        Ok(id)
+    }
+
+    /// Stops work on an ask, and says nothing more about it.
+    pub fn abort(&mut self, id: Id) {
+        let Some(asked) = self.asks.remove(&id) else { return };
+        self.held -= asked.open;
+        if let Some(deadline) = asked.ask.deadline {
+            self.due.remove(&(deadline.instant(), id));
+        }
+        self.waiting.retain(|urgency, _| urgency.id != id);
+        let Self { running, pages, .. } = self;
+        running.retain_mut(|sequence| {
+            let stays = sequence.urgency.id != id;
+            if !stays {
+                sequence.release(pages);
+            }
+            stays
+        });
+        self.outputs.retain(|output| output.id != id);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.asks.is_empty()
+    }
+
+    /// Whether a sequence of an ask runs.
+    pub fn is_running(&self, id: Id) -> bool {
+        self.running.iter().any(|sequence| sequence.urgency.id == id)
+    }
+
+    /// What became of asks since this was last called.
+    pub fn outputs(&mut self) -> vec::Drain<'_, Output> {
+        self.outputs.drain(..)
+    }
+
+    /// How much is at hand.
+    pub fn load(&self) -> Load {
+        let running = self.running.len();
+        Load { running, waiting: self.held - running, pages: self.pages.counts() }
+    }
+
+    /// What the last plan came to.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Takes in what the model answered to the step that was planned last.
+    pub fn commit(&mut self, answers: &Answers) {
+        assert_eq!(answers.len(), self.step.reads.len(), "the model answers every read");
+        let mut running = mem::take(&mut self.running);
+        let mut read = 0;
+        for sequence in &mut running {
+            if !sequence.grant.is_none() {
+                let reads = sequence.reads();
+                self.commit_rows(sequence);
+                if sequence.weigh().is_some() {
+                    self.commit_branches(sequence, answers, &mut read);
+                } else if reads {
+                    self.commit_token(sequence, answers.get(read));
+                    read += 1;
+                }
+                sequence.grant = Grant::default();
+            }
+        }
+        running.retain(|sequence| !sequence.ended);
+        self.running = running;
+        while let Some((id, error)) = self.failing.pop() {
+            self.fail(id, Failure::Sample(error));
+        }
+    }
+
+    /// Ends every ask of the step that was planned last, because the model could not be run.
+    pub fn fail_step(&mut self, failure: &Failure) {
+        let in_step = self.running.iter().filter(|sequence| !sequence.grant.is_none());
+        let mut ids: Vec<_> = in_step.map(|sequence| sequence.urgency.id).collect();
+        ids.dedup();
+        ids.into_iter().for_each(|id| self.fail(id, failure.clone()));
+    }
+
+    /// Asserts what holds between steps.
+    pub fn settle(&self) {
+        let younger: usize = self.asks.values().map(|asked| asked.younger.len()).sum();
+        let found = self.running.len() + self.waiting.len() + younger;
+        assert_eq!(found, self.held, "every sequence is somewhere");
+        if self.is_idle() {
+            assert_eq!(self.pages.counts().held, 0, "idle, and nobody holds a page");
+        }
+        if cfg!(debug_assertions) {
+            let tables = self.running.iter().flat_map(|sequence| &sequence.table);
+            self.pages.audit(tables.copied());
+            assert!(self.running.is_sorted_by(|a, b| a.urgency < b.urgency));
+            assert!(self.waiting.values().all(|sequence| sequence.table.is_empty()));
+        }
+    }
+
+    /// Counts the rows that were computed, names the pages that they filled, and lets the other
+    /// samples of a prompt begin once it is computed.
+    fn commit_rows(&mut self, sequence: &mut Sequence) {
+        let before = sequence.computed;
+        sequence.computed += mem::take(&mut sequence.grant.rows);
+        sequence.name_full(before, &mut self.pages, self.admission.shape.page_tokens);
+        if sequence.generate().is_some() && !sequence.warm && sequence.pending() == 0 {
+            sequence.warm = true;
+            let asked = self.asks.get_mut(&sequence.urgency.id);
+            let younger = asked.into_iter().flat_map(|asked| asked.younger.drain(..));
+            self.waiting.extend(younger.map(|younger| (younger.urgency, younger)));
+        }
+    }
+
+    /// Draws the next token, and ends the text if it was the last.
+    fn commit_token(&mut self, sequence: &mut Sequence, logits: &[f32]) {
+        let Some(generate) = sequence.generate() else { return };
+        let place = Place {
+            sample: sequence.urgency.sample,
+            token: sequence.known.len() - sequence.prompt,
+        };
+        let allowed = sequence.constraint.allowed();
+        let drawn = match self.sampler.draw(logits, allowed, &generate.sampling, place) {
+            Ok(drawn) => drawn,
+            Err(error) => return self.failing.push((sequence.urgency.id, error)),
+        };
+        let ends = sequence.constraint.is_free() && generate.ends.contains(&drawn.token);
+        self.append(sequence, drawn.token, drawn.logprob);
+        let why = if ends { Some(Why::Ended) } else { self.write_forced(sequence) };
+        if let Some(why) = why {
+            self.end(sequence, why);
+        }
+    }
+
+    /// Takes in the branches, and ends the ask after the last.
+    fn commit_branches(&mut self, sequence: &mut Sequence, answers: &Answers, read: &mut usize) {
+        for _ in 0..sequence.grant.branches {
+            sequence.weights.push(answers.get(*read).to_vec());
+            *read += 1;
+        }
+        sequence.usage.generated_tokens += sequence.grant.branch_rows;
+        sequence.grant.branches = 0;
+        if sequence.next_branch().is_none() {
+            let weights = mem::take(&mut sequence.weights);
+            let id = sequence.urgency.id;
+            self.outputs.push(Output { id, event: Event::Weighed(weights), last: false });
+            self.end(sequence, Why::Ended);
+        }
+    }
+
+    /// Writes the tokens that the constraint leaves no choice about. Says why the text is done, if
+    /// it is.
+    fn write_forced(&mut self, sequence: &mut Sequence) -> Option<Why> {
+        let tokens_max = sequence.generate()?.tokens_max;
+        loop {
+            if sequence.constraint.is_done() {
+                return Some(Why::Ended);
+            }
+            if sequence.known.len() - sequence.prompt == tokens_max {
+                return Some(Why::Length);
+            }
+            let token = sequence.constraint.forced()?;
+            sequence.usage.forced_tokens += 1;
+            self.append(sequence, token, 0.0);
+        }
+    }
+
+    fn append(&mut self, sequence: &mut Sequence, token: u32, logprob: f32) {
+        sequence.constraint.advance(token).expect("only what is allowed is drawn or forced");
+        sequence.known.push(token);
+        sequence.usage.generated_tokens += 1;
+        let Urgency { id, sample, .. } = sequence.urgency;
+        let event = Event::Token { sample, token, logprob };
+        self.outputs.push(Output { id, event, last: false });
+    }
+
+    /// Ends a sequence that runs.
+    fn end(&mut self, sequence: &mut Sequence, why: Why) {
+        sequence.release(&mut self.pages);
+        sequence.ended = true;
+        self.finish(sequence, why);
+    }
+
+    /// Says that a sequence is done, and closes its ask if it was the last.
+    fn finish(&mut self, sequence: &Sequence, why: Why) {
+        let Urgency { id, sample, .. } = sequence.urgency;
+        let asked = self.asks.get_mut(&id).expect("a sequence ends before its ask does");
+        asked.open -= 1;
+        self.held -= 1;
+        let last = asked.open == 0;
+        if last {
+            if let Some(deadline) = asked.ask.deadline {
+                self.due.remove(&(deadline.instant(), id));
+            }
+            self.asks.remove(&id);
+        }
+        let event = Event::Done { sample, why, usage: sequence.usage };
+        self.outputs.push(Output { id, event, last });
+    }
+
+    /// Ends an ask that cannot be done. What was said about it stays said.
+    fn fail(&mut self, id: Id, failure: Failure) {
+        if self.asks.contains_key(&id) {
+            let said = mem::take(&mut self.outputs);
+            self.abort(id);
+            self.outputs = said;
+            self.outputs.push(Output { id, event: Event::Failed(failure), last: true });
+        }
+    }
+}

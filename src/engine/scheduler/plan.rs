@@ -1,0 +1,306 @@
+//! Which rows does each sequence get?
+//!
+//! 1. Asks whose deadline has passed are dropped.
+//! 2. Every text that goes on gets a row. More than one if tokens were forced, but all of them
+//!    together never more than `running_max`, so prompts can count on the rest.
+//! 3. The rest goes to prompts, trunks and branches, the most urgent first: critical work first,
+//!    then by deadline, then by arrival. Each gets `share_max` at first, then what is left over is
+//!    dealt out in the same order. Who waits is started on the way, if there is a place, and pages
+//!    for everything that is known of it.
+//!
+//! When pages run out, the least urgent that runs gives up its own: what it knows stays known, and
+//! is computed anew once there is room. Urgency is a total order that never changes, so the most
+//! urgent always gets on, and nobody is started past somebody more urgent who waits. Those who wait
+//! take pages or places only from work of lower criticality, so that equals do not push each other
+//! to and fro.
+//!
+//! Within one criticality, work with a deadline is overtaken only by earlier deadlines, and so not
+//! for ever. Work without one can wait as long as there is enough of the other kind.
+
+use super::{Failure, Id, Scheduler, Sequence, Tally};
+use crate::engine::ask::Wanted;
+use crate::engine::constraint::Allowed;
+use crate::engine::sequence::Grant;
+use crate::engine::step::{Read, Span, Step, What};
+use std::ops::Range;
+use tokio::time::Instant;
+
+/// What a sequence does in a step, for those who watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Its ask.
+    pub id: Id,
+    /// Which text of it.
+    pub sample: usize,
+    /// The tokens of it that are computed.
+    pub tokens: Range<usize>,
+    /// The branches of it that are.
+    pub branches: Range<usize>,
+    /// Whether it goes on, instead of being read.
+    pub decodes: bool,
+}
+
+impl Scheduler {
+    /// Chooses the next step: `None` if there is nothing to compute.
+    pub fn plan(&mut self, now: Instant) -> Option<&Step> {
+        self.expire(now);
+        self.tally = Tally::default();
+        self.rows_left = self.admission.shape.rows_max;
+        self.running.iter_mut().for_each(|sequence| sequence.grant = Grant::default());
+        self.grant_decodes();
+        self.grant_prompts();
+        self.lay();
+        (!self.step.spans.is_empty()).then_some(&self.step)
+    }
+
+    /// Who is in the step that was planned last.
+    pub fn planned(&self) -> impl Iterator<Item = Planned> {
+        let in_step = self.running.iter().filter(|sequence| !sequence.grant.is_none());
+        in_step.map(|sequence| {
+            let (from, branch) = (sequence.computed, sequence.weights.len());
+            Planned {
+                id: sequence.urgency.id,
+                sample: sequence.urgency.sample,
+                tokens: from..from + sequence.grant.rows,
+                branches: branch..branch + sequence.grant.branches,
+                decodes: sequence.warm,
+            }
+        })
+    }
+
+    /// Drops what nobody can use any more.
+    fn expire(&mut self, now: Instant) {
+        while let Some(&(deadline, id)) = self.due.first()
+            && deadline <= now
+        {
+            self.fail(id, Failure::Late);
+        }
+    }
+
+    /// Gives every text that goes on a row, and more to those with forced tokens.
+    fn grant_decodes(&mut self) {
+        let decoding = self.running.iter().filter(|sequence| sequence.warm).count();
+        let mut extra = self.admission.limits.running_max.get() - decoding;
+        let mut index = 0;
+        while index < self.running.len() {
+            if self.running[index].warm {
+                let rows = self.running[index].pending().min(1 + extra);
+                let rows = self.make_room(index, rows);
+                if rows == 0 {
+                    // It is the least urgent itself.
+                    self.preempt();
+                    break;
+                }
+                let rows = self.grant_rows(index, rows);
+                extra -= rows - 1;
+                self.tally.decode_tokens += rows;
+            }
+            index += 1;
+        }
+    }
+
+    /// Deals the rest of the rows out, and starts those who wait.
+    fn grant_prompts(&mut self) {
+        // Who just lost their pages would be the first to want them back.
+        let mut blocked = self.tally.preempted > 0;
+        let mut index = 0;
+        while self.rows_left > 0 {
+            let waiting = self.waiting.first_key_value().map(|(urgency, _)| *urgency);
+            let running = self.running.get(index).map(|sequence| sequence.urgency);
+            let first = waiting.is_some_and(|waiting| running.is_none_or(|other| waiting < other));
+            if first && !blocked {
+                blocked = !self.start(index);
+                // If it was started, it stands at the index now.
+                continue;
+            }
+            if running.is_none() {
+                break;
+            }
+            let before = self.tally.preempted;
+            self.grant_prompt(index, self.admission.limits.share_max.get());
+            blocked |= self.tally.preempted > before;
+            index += 1;
+        }
+        let mut index = 0;
+        while index < self.running.len() && self.rows_left > 0 {
+            self.grant_prompt(index, self.rows_left);
+            index += 1;
+        }
+    }
+
+    /// Grants up to `share` rows of a prompt, a trunk, or whole branches.
+    fn grant_prompt(&mut self, index: usize, share: usize) {
+        let sequence = &self.running[index];
+        if sequence.warm {
+            return;
+        }
+        let rows = sequence.pending().min(share).min(self.rows_left);
+        let rows = self.make_room(index, rows);
+        let rows = self.grant_rows(index, rows);
+        self.tally.prefill_tokens += rows;
+        let mut left = share - rows;
+        let mut whole = rows == 0;
+        while self.running[index].pending() == 0
+            && let Some(rows) = self.running[index].next_branch()
+            // A branch that is longer than a share goes alone.
+            && (rows <= left || whole)
+            && rows <= self.rows_left
+        {
+            let grant = &mut self.running[index].grant;
+            grant.branches += 1;
+            grant.branch_rows += rows;
+            self.rows_left -= rows;
+            self.tally.prefill_tokens += rows;
+            left = left.saturating_sub(rows);
+            whole = false;
+        }
+    }
+
+    fn grant_rows(&mut self, index: usize, rows: usize) -> usize {
+        self.running[index].grant.rows += rows;
+        self.rows_left -= rows;
+        rows
+    }
+
+    /// Puts the most urgent of those who wait at `index` among the running, if there is a place and
+    /// pages for all that is known of it.
+    fn start(&mut self, index: usize) -> bool {
+        let Some((_, mut sequence)) = self.waiting.pop_first() else { return false };
+        let page_tokens = self.admission.shape.page_tokens;
+        while !self.has_place(&mut sequence) {
+            let lowest = self.running.last().map(|last| last.urgency.criticality);
+            // Criticalities are reversed: the greater yields.
+            if lowest.is_none_or(|lowest| lowest <= sequence.urgency.criticality) {
+                sequence.release(&mut self.pages);
+                self.waiting.insert(sequence.urgency, sequence);
+                return false;
+            }
+            self.preempt();
+        }
+        self.tally.hit_tokens += sequence.table.len() * page_tokens;
+        if !sequence.started {
+            sequence.started = true;
+            sequence.usage.cached_tokens = sequence.computed.min(sequence.prompt);
+        }
+        self.running.insert(index, sequence);
+        true
+    }
+
+    /// Whether a sequence could run: it takes hold of the pages that there are already.
+    fn has_place(&mut self, sequence: &mut Sequence) -> bool {
+        if self.running.len() == self.admission.limits.running_max.get() {
+            return false;
+        }
+        let page_tokens = self.admission.shape.page_tokens;
+        sequence.find(&mut self.pages, page_tokens);
+        let promised = self
+            .running
+            .iter()
+            .map(|other| other.known.len().div_ceil(page_tokens).saturating_sub(other.table.len()));
+        let wanted = sequence.pages_wanted(page_tokens) - sequence.table.len();
+        self.pages.available() >= wanted + promised.sum::<usize>()
+    }
+
+    /// Takes pages for more rows of a sequence, from less urgent ones if need be. Says for how many
+    /// rows there are pages.
+    fn make_room(&mut self, index: usize, rows: usize) -> usize {
+        let page_tokens = self.admission.shape.page_tokens;
+        loop {
+            let sequence = &mut self.running[index];
+            let end = sequence.computed + sequence.grant.rows;
+            let held = sequence.table.len() * page_tokens;
+            if held >= end + rows {
+                return rows;
+            }
+            match self.pages.take() {
+                Some(page) => sequence.table.push(page),
+                None if index + 1 < self.running.len() => self.preempt(),
+                None => return held - end,
+            }
+        }
+    }
+
+    /// Takes the pages of the least urgent that runs.
+    fn preempt(&mut self) {
+        let Some(mut sequence) = self.running.pop() else { return };
+        let rows = sequence.grant.all_rows();
+        self.rows_left += rows;
+        match sequence.warm {
+            true => self.tally.decode_tokens -= rows,
+            false => self.tally.prefill_tokens -= rows,
+        }
+        self.tally.preempted += 1;
+        sequence.release(&mut self.pages);
+        self.waiting.insert(sequence.urgency, sequence);
+    }
+
+    /// Lays out what was granted.
+    fn lay(&mut self) {
+        let Self { running, step, admission, pages, .. } = self;
+        step.clear();
+        for sequence in running.iter().filter(|sequence| !sequence.grant.is_none()) {
+            let Grant { rows, branches, .. } = sequence.grant;
+            let (from, end) = (sequence.computed, sequence.computed + rows);
+            let page_tokens = admission.shape.page_tokens;
+            debug_assert!(
+                rows == 0
+                    || (from / page_tokens..end.div_ceil(page_tokens))
+                        .all(|at| pages.is_writable(sequence.table[at])),
+                "shared pages are never written"
+            );
+            let table = step.pages.len();
+            step.pages.extend_from_slice(&sequence.table[..end.div_ceil(page_tokens)]);
+            let table = table..step.pages.len();
+            if rows > 0 {
+                step.push(&sequence.known[from..end], table.clone(), from, false);
+            }
+            if sequence.reads() {
+                let what = match sequence.constraint.allowed() {
+                    Allowed::Only(tokens) => step.choose(tokens),
+                    Allowed::AllBut(_) => What::Vocabulary,
+                };
+                step.read(what);
+            }
+            let Some(weigh) = sequence.weigh().filter(|_| branches > 0) else { continue };
+            let what = match &weigh.wanted {
+                Wanted::Chosen(tokens) => step.choose(tokens),
+                Wanted::Hidden => What::Hidden,
+            };
+            let next = sequence.weights.len();
+            for branch in &weigh.branches[next..next + branches] {
+                step.push(branch, table.clone(), end, true);
+                step.read(what.clone());
+            }
+        }
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    fn clear(&mut self) {
+        let Self { tokens, spans, pages, reads, chosen } = self;
+        tokens.clear();
+        spans.clear();
+        pages.clear();
+        reads.clear();
+        chosen.clear();
+    }
+
+    fn push(&mut self, tokens: &[u32], pages: Range<usize>, past: usize, branch: bool) {
+        let from = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.spans.push(Span { rows: from..self.tokens.len(), pages, past, branch });
+    }
+
+    fn choose(&mut self, tokens: &[u32]) -> What {
+        let from = self.chosen.len();
+        self.chosen.extend_from_slice(tokens);
+        What::Chosen(from..self.chosen.len())
+    }
+
+    /// Wants something of the last row so far.
+    fn read(&mut self, what: What) {
+        self.reads.push(Read { row: self.tokens.len() - 1, what });
+    }
+}

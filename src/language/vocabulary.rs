@@ -1,0 +1,128 @@
+//! The tokens of a language model that was made elsewhere: its own `tokenizer.json`.
+
+use std::path::{Path, PathBuf};
+use tokenizers::Tokenizer;
+
+/// The text of a model's tokens.
+#[derive(Clone, Debug)]
+pub struct Vocabulary {
+    tokenizer: Tokenizer,
+}
+
+/// What a model writes, as text, token by token.
+#[derive(Debug)]
+pub struct Written<'a> {
+    tokenizer: &'a Tokenizer,
+    tokens: Vec<u32>,
+    prefix: String,
+    read: usize,
+}
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VocabularyError {
+    /// There is no file, or not one of a tokenizer.
+    #[error("cannot read the tokenizer `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: tokenizers::Error,
+    },
+    /// It refuses a text or a token.
+    #[error("the tokenizer refused {what}")]
+    Refused {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: tokenizers::Error,
+    },
+}
+
+// === impl Vocabulary ===
+
+impl Vocabulary {
+    /// Reads the `tokenizer.json` of a model's folder.
+    pub fn load(folder: &Path) -> Result<Self, VocabularyError> {
+        let path = folder.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_file(&path);
+        let tokenizer = tokenizer.map_err(|source| VocabularyError::Read { path, source })?;
+        Ok(Self { tokenizer })
+    }
+
+    /// The tokens of a text, with those that the tokenizer itself puts around one.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, VocabularyError> {
+        let refused = |source| VocabularyError::Refused { what: "the text", source };
+        let encoding = self.tokenizer.encode_fast(text, true).map_err(refused)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens, without those that are no text.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, VocabularyError> {
+        let refused = |source| VocabularyError::Refused { what: "the tokens", source };
+        self.tokenizer.decode(tokens, true).map_err(refused)
+    }
+
+    /// A text that is read as it is written.
+    pub fn written(&self) -> Written<'_> {
+        Written { tokenizer: &self.tokenizer, tokens: Vec::new(), prefix: String::new(), read: 0 }
+    }
+}
+
+// === impl Written ===
+
+impl Written<'_> {
+    /// What a token adds to the text: nothing while a character is not whole.
+    pub fn add(&mut self, token: u32) -> Result<String, VocabularyError> {
+        let refused = |source| VocabularyError::Refused { what: "a token", source };
+        let step = tokenizers::step_decode_stream(
+            self.tokenizer,
+            vec![token],
+            true,
+            &mut self.tokens,
+            &mut self.prefix,
+            &mut self.read,
+        );
+        Ok(step.map_err(refused)?.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::models::bpe::BPE;
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+    /// Every byte is a token.
+    fn bytes() -> Vocabulary {
+        let mut characters: Vec<_> = ByteLevel::alphabet().into_iter().collect();
+        characters.sort_unstable();
+        let tokens = characters.into_iter().zip(0..).map(|(c, id)| (c.to_string(), id)).collect();
+        let model = BPE::builder().vocab_and_merges::<tokenizers::models::bpe::Vocab, _>(tokens, Vec::new());
+        let mut tokenizer = Tokenizer::new(model.build().unwrap());
+        let bytes = ByteLevel::default().add_prefix_space(false);
+        tokenizer.with_pre_tokenizer(Some(bytes));
+        tokenizer.with_decoder(Some(bytes));
+        Vocabulary { tokenizer }
+    }
+
+    #[test]
+    fn a_text_that_is_written_token_by_token_is_the_whole_text() {
+        let vocabulary = bytes();
+        let text = "Teapot 🫖, 4 €";
+        let tokens = vocabulary.encode(text).unwrap();
+        assert_eq!(tokens.len(), text.len());
+        assert_eq!(vocabulary.decode(&tokens).unwrap(), text);
+        let mut written = vocabulary.written();
+        let parts: Vec<_> = tokens.iter().map(|token| written.add(*token).unwrap()).collect();
+        assert_eq!(parts.concat(), text);
+        assert!(parts.iter().all(|part| !part.contains('\u{fffd}')), "{parts:?}");
+    }
+
+    #[test]
+    fn a_folder_without_a_tokenizer_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Vocabulary::load(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("tokenizer.json`"), "{error}");
+    }
+}

@@ -1,0 +1,81 @@
+//! What this machine can do: how fast it reads memory, and how fast the kernel is on weights that
+//! it need not fetch.
+
+use super::crew::Crew;
+use super::lanes::Level;
+use super::lines::Lines;
+use super::matrix::{Format, Inputs, Matrix, Plan, multiply};
+use super::model::Precision;
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Lines that are read: 256 MB, more than any cache holds.
+const LINES: usize = 4 << 20;
+/// Rows, outputs and inputs of a product whose weights and rows stay in a core's cache.
+const ROWS: usize = 96;
+const WIDTH: usize = 512;
+/// The best of so many runs is what the machine can do; the others were disturbed.
+const RUNS: usize = 5;
+
+/// Bytes per second that `threads` threads read from memory.
+pub fn read_bandwidth(threads: NonZeroUsize) -> f64 {
+    let crew = Crew::new(threads);
+    let mut lines = Lines::zeroed(LINES);
+    lines.iter_mut().for_each(|line| line.0[0] = 1);
+    let part = LINES / threads;
+    let took = best(|| {
+        crew.install(|| {
+            crew.each(threads.get(), |thread| {
+                let lines = &lines[thread * part..(thread + 1) * part];
+                let sum = lines.iter().fold(0_u64, |sum, line| {
+                    line.0.as_chunks().0.iter().fold(sum, |sum, word| sum ^ u64::from_le_bytes(*word))
+                });
+                black_box(sum);
+            });
+        });
+    });
+    size_of_val(&*lines) as f64 / took.as_secs_f64()
+}
+
+/// Operations per second of the kernel, a multiplication and an addition each counting as one.
+pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> f64 {
+    let crew = Crew::new(threads);
+    let format = match precision {
+        Precision::F32 => Format::F32,
+        Precision::Bf16 => Format::Bf16,
+        // Four bits are candle's, which multiplies bytes in the end.
+        Precision::Int8 | Precision::Int4 => Format::Int8,
+    };
+    let outputs = WIDTH * threads.get();
+    let plan = Plan { format, outputs, inputs: WIDTH, bias: None };
+    let read = |_, _, out: &mut [f32]| {
+        out.fill(1.0);
+        Ok::<(), Infallible>(())
+    };
+    let Ok(matrices) = crew.install(|| Matrix::pack(&crew, vec![plan], read));
+    let rows = vec![1.0; ROWS * WIDTH];
+    let mut out = vec![0.0; ROWS * outputs];
+    let mut inputs = Inputs::default();
+    crew.install(|| inputs.fill(level, &crew, format, &rows, WIDTH));
+    let repeats = 20;
+    let took = best(|| {
+        crew.install(|| {
+            for _ in 0..repeats {
+                multiply(level, &crew, &inputs, &mut [(&matrices[0], &mut out)]);
+            }
+        });
+    });
+    (2 * repeats * ROWS * WIDTH * outputs) as f64 / took.as_secs_f64()
+}
+
+fn best(mut run: impl FnMut()) -> Duration {
+    let times = (0..RUNS).map(|_| {
+        let begun = Instant::now();
+        run();
+        begun.elapsed()
+    });
+    times.min().unwrap_or_default()
+}

@@ -1,0 +1,280 @@
+//! The engine on a model that checks whoever drives it: scripts, random scripts, and the owner.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "engine/owner.rs"]
+mod owner;
+#[path = "engine/random.rs"]
+mod random;
+#[path = "support/runner.rs"]
+mod runner;
+#[path = "engine/schedules.rs"]
+mod schedules;
+
+use raisonne::domain::{Criticality, Deadline};
+use raisonne::engine::sampler::{Place, Sampler};
+use raisonne::engine::scheduler::Id;
+use raisonne::engine::{
+    Allowed, Answers, Ask, Constraint, Event, Generate, Limits, Runner, Sampling, Scheduler, Shape,
+    Usage, Wanted, Weigh, Why, Work,
+};
+use runner::{FakeRunner, hidden, logits};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const VOCABULARY: usize = 24;
+/// Ends a text.
+const END: u32 = 0;
+
+fn nonzero(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).unwrap()
+}
+
+fn shape(pages: usize, page_tokens: usize, rows_max: usize) -> Shape {
+    let context_tokens_max = 4_096;
+    Shape { pages, page_tokens, vocabulary: VOCABULARY, width: 3, context_tokens_max, rows_max }
+}
+
+fn limits(running_max: usize, waiting_max: usize, share_max: usize) -> Limits {
+    let [running_max, waiting_max, share_max] = [running_max, waiting_max, share_max].map(nonzero);
+    Limits { running_max, waiting_max, share_max }
+}
+
+/// `count` tokens that no other `seed` has.
+fn tokens(seed: u32, count: usize) -> Vec<u32> {
+    (0..count as u32).map(|at| 1 + (seed * 7 + at * (seed + 3) + at / 5) % 23).collect()
+}
+
+fn work(work: Work) -> Ask {
+    Ask { work, criticality: Criticality::Default, deadline: None }
+}
+
+/// A text after `prompt`, `tokens_max` long and with no end before.
+fn text(prompt: Vec<u32>, tokens_max: usize) -> Generate {
+    let samples = NonZeroUsize::MIN;
+    let (sampling, constraint) = (Sampling::plain(7), Constraint::Free);
+    Generate { prompt, samples, tokens_max, sampling, constraint, ends: Vec::new() }
+}
+
+fn generate(prompt: Vec<u32>, tokens_max: usize) -> Ask {
+    work(Work::Generate(text(prompt, tokens_max)))
+}
+
+fn weigh(trunk: Vec<u32>, branches: Vec<Vec<u32>>) -> Ask {
+    work(Work::Weigh(Weigh { trunk, branches, wanted: Wanted::Chosen(vec![3, 5]) }))
+}
+
+/// What must become of an ask, worked out in the plainest way: one token after the other, from the
+/// whole history. Of the usage, cached tokens are left out.
+fn expected(ask: &Ask) -> Vec<Event> {
+    match &ask.work {
+        Work::Generate(generate) => {
+            (0..generate.samples.get()).flat_map(|sample| expected_text(generate, sample)).collect()
+        }
+        Work::Weigh(weigh) => {
+            let weights = weigh.branches.iter().map(|branch| {
+                let seen = [&weigh.trunk[..], branch].concat();
+                match &weigh.wanted {
+                    Wanted::Chosen(tokens) => logits(&seen, tokens),
+                    Wanted::Hidden => hidden(&seen, 3),
+                }
+            });
+            let usage = Usage {
+                prompt_tokens: weigh.trunk.len(),
+                generated_tokens: weigh.branches.iter().map(Vec::len).sum(),
+                ..Usage::default()
+            };
+            let done = Event::Done { sample: 0, why: Why::Ended, usage };
+            vec![Event::Weighed(weights.collect()), done]
+        }
+    }
+}
+
+fn expected_text(generate: &Generate, sample: usize) -> Vec<Event> {
+    let (mut known, mut constraint) = (generate.prompt.clone(), generate.constraint.clone());
+    let (mut events, mut sampler) = (Vec::new(), Sampler::default());
+    let mut usage = Usage { prompt_tokens: known.len(), ..Usage::default() };
+    let why = loop {
+        if constraint.is_done() {
+            break Why::Ended;
+        }
+        if usage.generated_tokens == generate.tokens_max {
+            break Why::Length;
+        }
+        let allowed = constraint.allowed();
+        let (token, logprob) = match allowed {
+            Allowed::Only(&[token]) => {
+                usage.forced_tokens += 1;
+                (token, 0.0)
+            }
+            _ => {
+                let all: Vec<_> = (0..VOCABULARY as u32).collect();
+                let wanted = if let Allowed::Only(tokens) = allowed { tokens } else { &all };
+                let place = Place { sample, token: usage.generated_tokens };
+                let logits = logits(&known, wanted);
+                let drawn = sampler.draw(&logits, allowed, &generate.sampling, place).unwrap();
+                (drawn.token, drawn.logprob)
+            }
+        };
+        let ends = constraint.is_free() && generate.ends.contains(&token);
+        constraint.advance(token).unwrap();
+        known.push(token);
+        usage.generated_tokens += 1;
+        events.push(Event::Token { sample, token, logprob });
+        if ends {
+            break Why::Ended;
+        }
+    };
+    events.push(Event::Done { sample, why, usage });
+    events
+}
+
+/// Events in the order of `expected`: by sample, and without what the cache saved.
+fn comparable(events: &[Event]) -> Vec<Event> {
+    let mut events = events.to_vec();
+    for event in &mut events {
+        if let Event::Done { usage, .. } = event {
+            usage.cached_tokens = 0;
+        }
+    }
+    events.sort_by_key(|event| match event {
+        Event::Token { sample, .. } | Event::Done { sample, .. } => *sample,
+        Event::Weighed(_) | Event::Failed(_) => 0,
+    });
+    events
+}
+
+/// A scheduler and a model, step by step.
+struct Play {
+    scheduler: Scheduler,
+    runner: FakeRunner,
+    answers: Answers,
+    pages: usize,
+    now: Instant,
+    steps: usize,
+    asks: BTreeMap<Id, Asked>,
+    log: String,
+}
+
+struct Asked {
+    name: String,
+    ask: Ask,
+    events: Vec<Event>,
+    ends: usize,
+}
+
+impl Play {
+    fn new(shape: Shape, limits: Limits) -> Self {
+        Self {
+            scheduler: Scheduler::new(shape, limits).unwrap(),
+            runner: FakeRunner::new(shape),
+            answers: Answers::default(),
+            pages: shape.pages,
+            now: Instant::now(),
+            steps: 0,
+            asks: BTreeMap::new(),
+            log: String::new(),
+        }
+    }
+
+    fn ask(&mut self, name: &str, ask: Ask) -> Id {
+        let id = self.scheduler.admit(ask.clone()).unwrap();
+        let asked = Asked { name: name.to_owned(), ask, events: Vec::new(), ends: 0 };
+        self.asks.insert(id, asked);
+        id
+    }
+
+    fn deadline(&self, milliseconds: u64) -> Option<Deadline> {
+        Some(Deadline::after(self.now, Duration::from_millis(milliseconds)))
+    }
+
+    /// Plans, computes and commits a step: says whether there was one.
+    fn step(&mut self) -> bool {
+        let computed = match self.scheduler.plan(self.now) {
+            Some(step) => {
+                self.answers.clear();
+                self.runner.forward(step, &mut self.answers).unwrap();
+                true
+            }
+            None => false,
+        };
+        if computed {
+            self.steps += 1;
+            self.note();
+            self.scheduler.commit(&self.answers);
+        }
+        self.listen();
+        self.scheduler.settle();
+        computed
+    }
+
+    fn run(&mut self) {
+        const STEPS_MAX: usize = 10_000;
+        while self.step() {
+            assert!(self.steps < STEPS_MAX, "it comes to an end");
+        }
+        assert!(self.scheduler.is_idle());
+    }
+
+    fn listen(&mut self) {
+        for output in self.scheduler.outputs() {
+            let asked = self.asks.get_mut(&output.id).unwrap();
+            assert_eq!(asked.ends, 0, "nothing comes after the last event");
+            asked.events.push(output.event);
+            asked.ends += usize::from(output.last);
+        }
+    }
+
+    /// Writes the step down.
+    fn note(&mut self) {
+        let (mut decodes, mut prefills) = (String::new(), String::new());
+        for planned in self.scheduler.planned() {
+            let asked = &self.asks[&planned.id];
+            let mut name = format!(" {}", asked.name);
+            if asked.ask.sequences() > 1 {
+                write!(name, "{}", planned.sample).unwrap();
+            }
+            let (tokens, branches) = (planned.tokens, planned.branches);
+            if planned.decodes {
+                decodes += &name;
+                if tokens.len() > 1 {
+                    write!(decodes, "x{}", tokens.len()).unwrap();
+                }
+                continue;
+            }
+            prefills += &name;
+            if !tokens.is_empty() {
+                write!(prefills, "[{}..{}]", tokens.start, tokens.end).unwrap();
+            }
+            if !branches.is_empty() {
+                write!(prefills, "({}..{})", branches.start, branches.end).unwrap();
+            }
+        }
+        let mut line = format!("step {:<2}", self.steps);
+        for (word, who) in [("decode", decodes), ("prefill", prefills)] {
+            if !who.is_empty() {
+                write!(line, "  {word}{who}").unwrap();
+            }
+        }
+        let held = self.scheduler.load().pages.held;
+        write!(self.log, "{line:<48}  pages {held}/{}", self.pages).unwrap();
+        let tally = self.scheduler.tally();
+        for (word, count) in [("cached", tally.hit_tokens), ("preempted", tally.preempted)] {
+            if count > 0 {
+                write!(self.log, "  {word} {count}").unwrap();
+            }
+        }
+        self.log.push('\n');
+    }
+
+    /// Asserts that everything came as it must.
+    fn check(&self) {
+        for asked in self.asks.values() {
+            assert_eq!(comparable(&asked.events), expected(&asked.ask), "{}", asked.name);
+            assert_eq!(asked.ends, 1, "{}", asked.name);
+        }
+    }
+}

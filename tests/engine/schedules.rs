@@ -1,0 +1,174 @@
+//! Who is in which step.
+
+use super::*;
+
+fn schedule(mut play: Play) -> String {
+    play.run();
+    play.check();
+    play.log
+}
+
+#[test]
+fn prompts_share_steps_with_texts_that_go_on() {
+    let mut play = Play::new(shape(64, 4, 16), limits(4, 8, 8));
+    play.ask("A", generate(tokens(1, 30), 4));
+    play.ask("B", generate(tokens(2, 5), 4));
+    play.step();
+    play.ask("C", generate(tokens(3, 20), 2));
+    insta::assert_snapshot!(schedule(play), @"
+    step 1   prefill A[0..11] B[0..5]                 pages 5/64
+    step 2   decode B  prefill A[11..19] C[0..7]      pages 9/64
+    step 3   decode B  prefill A[19..27] C[7..14]     pages 13/64
+    step 4   decode B  prefill A[27..30] C[14..20]    pages 15/64
+    step 5   decode A C                               pages 14/64
+    step 6   decode A                                 pages 8/64
+    step 7   decode A                                 pages 9/64
+    ");
+}
+
+#[test]
+fn a_prompt_that_was_computed_is_found() {
+    let mut play = Play::new(shape(16, 4, 32), limits(4, 8, 32));
+    play.ask("A", generate(tokens(1, 16), 2));
+    play.run();
+    // All but the last page of a prompt that ends with a page: its last row must be read.
+    play.ask("B", generate(tokens(1, 16), 2));
+    play.run();
+    play.ask("C", generate([tokens(1, 16), tokens(2, 3)].concat(), 2));
+    let log = schedule(play);
+    insta::assert_snapshot!(log, @"
+    step 1   prefill A[0..16]                         pages 4/16
+    step 2   decode A                                 pages 5/16
+    step 3   prefill B[12..16]                        pages 4/16  cached 12
+    step 4   decode B                                 pages 5/16
+    step 5   prefill C[16..19]                        pages 5/16  cached 16
+    step 6   decode C                                 pages 5/16
+    ");
+}
+
+#[test]
+fn younger_samples_wait_for_the_prompt_that_they_share() {
+    let mut play = Play::new(shape(16, 4, 8), limits(4, 8, 8));
+    let samples = nonzero(3);
+    play.ask("A", work(Work::Generate(Generate { samples, ..text(tokens(1, 13), 3) })));
+    insta::assert_snapshot!(schedule(play), @"
+    step 1   prefill A0[0..8]                         pages 2/16
+    step 2   prefill A0[8..13]                        pages 4/16
+    step 3   decode A0  prefill A1[12..13] A2[12..13]  pages 6/16  cached 24
+    step 4   decode A0 A1 A2                          pages 6/16
+    step 5   decode A1 A2                             pages 5/16
+    ");
+}
+
+#[test]
+fn branches_ride_with_the_end_of_their_trunk() {
+    let mut play = Play::new(shape(16, 4, 12), limits(2, 8, 12));
+    let branches: Vec<_> = (0..5).map(|at| tokens(at, 3)).collect();
+    play.ask("A", weigh(tokens(9, 14), branches.clone()));
+    play.run();
+    // The trunk's tail is not a page, so it is computed again.
+    play.ask("B", weigh(tokens(9, 14), branches.clone()));
+    play.run();
+    // A trunk that ends with a page is found whole.
+    play.ask("C", weigh(tokens(9, 12), branches));
+    insta::assert_snapshot!(schedule(play), @"
+    step 1   prefill A[0..12]                         pages 3/16
+    step 2   prefill A[12..14](0..3)                  pages 4/16
+    step 3   prefill A(3..5)                          pages 4/16
+    step 4   prefill B[12..14](0..3)                  pages 4/16  cached 12
+    step 5   prefill B(3..5)                          pages 4/16
+    step 6   prefill C(0..4)                          pages 3/16  cached 12
+    step 7   prefill C(4..5)                          pages 3/16
+    ");
+}
+
+#[test]
+fn the_least_urgent_gives_its_pages_up() {
+    let mut play = Play::new(shape(6, 4, 16), limits(4, 8, 16));
+    play.ask("A", generate(tokens(1, 8), 12));
+    play.ask("B", generate(tokens(2, 6), 10));
+    insta::assert_snapshot!(schedule(play), @"
+    step 1   prefill A[0..8] B[0..6]                  pages 4/6
+    step 2   decode A B                               pages 5/6
+    step 3   decode A B                               pages 5/6
+    step 4   decode A B                               pages 6/6
+    step 5   decode A B                               pages 6/6
+    step 6   decode A                                 pages 4/6  preempted 1
+    step 7   decode A                                 pages 4/6
+    step 8   decode A                                 pages 4/6
+    step 9   decode A                                 pages 4/6
+    step 10  decode A                                 pages 5/6
+    step 11  decode A                                 pages 5/6
+    step 12  decode A                                 pages 5/6
+    step 13  prefill B[4..11]                         pages 3/6  cached 4
+    step 14  decode B                                 pages 3/6
+    step 15  decode B                                 pages 4/6
+    step 16  decode B                                 pages 4/6
+    step 17  decode B                                 pages 4/6
+    ");
+}
+
+#[test]
+fn critical_work_takes_the_place_of_sheddable_work() {
+    let mut play = Play::new(shape(8, 4, 16), limits(1, 8, 16));
+    play.ask("A", Ask { criticality: Criticality::Sheddable, ..generate(tokens(1, 8), 4) });
+    play.step();
+    play.ask("B", generate(tokens(2, 6), 2));
+    play.step();
+    play.ask("C", Ask { criticality: Criticality::Default, ..generate(tokens(3, 6), 2) });
+    insta::assert_snapshot!(schedule(play), @"
+    step 1   prefill A[0..8]                          pages 2/8
+    step 2   prefill B[0..6]                          pages 2/8  preempted 1
+    step 3   decode B                                 pages 2/8
+    step 4   prefill C[0..6]                          pages 2/8
+    step 5   decode C                                 pages 2/8
+    step 6   prefill A[8..9]                          pages 3/8  cached 8
+    step 7   decode A                                 pages 3/8
+    step 8   decode A                                 pages 3/8
+    ");
+}
+
+#[test]
+fn the_earliest_deadline_goes_first() {
+    let mut play = Play::new(shape(64, 4, 16), limits(2, 8, 8));
+    for (name, deadline) in [("A", None), ("B", Some(900)), ("C", Some(300)), ("D", Some(600))] {
+        let deadline = deadline.and_then(|deadline| play.deadline(deadline));
+        play.ask(name, Ask { deadline, ..generate(tokens(1, 8), 2) });
+    }
+    insta::assert_snapshot!(schedule(play), @"
+    step 1   prefill C[0..8] D[0..8]                  pages 4/64
+    step 2   decode C D                               pages 6/64
+    step 3   prefill B[4..8] A[4..8]                  pages 3/64  cached 8
+    step 4   decode B A                               pages 5/64
+    ");
+}
+
+#[test]
+fn forced_tokens_join_the_next_span() {
+    let mut play = Play::new(shape(16, 4, 16), limits(4, 8, 16));
+    // Two labels of three tokens: one choice, and the rest follows.
+    let labels = [vec![1, 5, 6], vec![2, 7, 8], vec![3, 5, 5]];
+    let constraint = Constraint::permutation(&labels, &[9]).unwrap();
+    let ranked = Generate { constraint, ..text(tokens(1, 4), 20) };
+    play.ask("A", work(Work::Generate(ranked.clone())));
+    // With one label there is nothing to compute.
+    let constraint = Constraint::permutation(&labels[..1], &[]).unwrap();
+    play.ask("B", work(Work::Generate(Generate { constraint, ..ranked })));
+    insta::assert_snapshot!(schedule(play), @"
+    step 1   prefill A[0..4]                          pages 1/16
+    step 2   decode Ax4                               pages 2/16
+    ");
+}
+
+#[test]
+fn what_is_late_is_dropped_and_said_so() {
+    let mut play = Play::new(shape(16, 4, 16), limits(4, 8, 16));
+    let ask = Ask { deadline: play.deadline(5), ..generate(tokens(1, 8), 9) };
+    let id = play.ask("A", ask);
+    play.step();
+    play.now += Duration::from_millis(5);
+    assert!(!play.step());
+    assert!(play.scheduler.is_idle());
+    let last = play.asks[&id].events.last().unwrap().clone();
+    assert_eq!(last, Event::Failed(raisonne::engine::Failure::Late));
+}

@@ -1,0 +1,144 @@
+//! A model that checks whoever drives it.
+//!
+//! It keeps, for every place of every page, the token and the position that were written there. What
+//! it answers is a hash of all tokens that a row sees, as they stand in the pages, so a wrong page, a
+//! stale one or a missing row changes every answer after it.
+
+use raisonne::engine::{Answers, Runner, RunnerError, Shape, Span, Step, What};
+use std::collections::HashMap;
+
+/// The checking model.
+#[derive(Debug)]
+pub struct FakeRunner {
+    shape: Shape,
+    places: Vec<Option<Place>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    token: u32,
+    position: usize,
+}
+
+// === impl FakeRunner ===
+
+impl FakeRunner {
+    pub fn new(shape: Shape) -> Self {
+        Self { shape, places: vec![None; shape.pages * shape.page_tokens] }
+    }
+
+    fn place(&self, step: &Step, span: &Span, position: usize) -> usize {
+        let pages = &step.pages[span.pages.clone()];
+        pages[position / self.shape.page_tokens] as usize * self.shape.page_tokens
+            + position % self.shape.page_tokens
+    }
+
+    /// Asserts that the rows, the spans and the reads are laid out as promised.
+    fn check_layout(&self, step: &Step) {
+        assert!(step.tokens.len() <= self.shape.rows_max, "{} rows", step.tokens.len());
+        let mut row = 0;
+        for span in &step.spans {
+            assert!(span.rows.start == row && !span.rows.is_empty(), "rows have no gaps");
+            row = span.rows.end;
+            let end = span.past + span.rows.len();
+            assert!(end <= self.shape.context_tokens_max, "{end} tokens");
+        }
+        assert_eq!(row, step.tokens.len(), "every row is somebody's");
+        assert!(step.reads.is_sorted_by(|a, b| a.row < b.row), "reads are in order");
+    }
+
+    /// Asserts that a page that is written is in nobody else's table.
+    fn check_writers(&self, step: &Step) {
+        let mut writers = HashMap::new();
+        for span in step.spans.iter().filter(|span| !span.branch) {
+            let (first, end) = (span.past, span.past + span.rows.len());
+            let pages = first / self.shape.page_tokens..end.div_ceil(self.shape.page_tokens);
+            for page in &step.pages[span.pages.clone()][pages] {
+                assert_eq!(writers.insert(*page, &span.pages), None, "page {page} has two writers");
+            }
+        }
+        for span in &step.spans {
+            for page in &step.pages[span.pages.clone()] {
+                let writer = writers.get(page);
+                assert!(
+                    writer.is_none_or(|w| **w == span.pages),
+                    "page {page} is written and read"
+                );
+            }
+        }
+    }
+
+    /// All writes come before all reads, as in a layer of a real model.
+    fn write(&mut self, step: &Step) {
+        for span in step.spans.iter().filter(|span| !span.branch) {
+            for (nth, row) in span.rows.clone().enumerate() {
+                let position = span.past + nth;
+                let at = self.place(step, span, position);
+                self.places[at] = Some(Place { token: step.tokens[row], position });
+            }
+        }
+    }
+
+    /// Everything that a row sees, itself included.
+    fn seen(&self, step: &Step, row: usize) -> Vec<u32> {
+        let span = step.spans.iter().find(|span| span.rows.contains(&row)).unwrap();
+        let past = (0..span.past).map(|position| {
+            let place = self.places[self.place(step, span, position)];
+            let place = place.expect("what is past was computed");
+            assert_eq!(place.position, position, "a page is where it belongs");
+            place.token
+        });
+        past.chain(step.tokens[span.rows.start..=row].iter().copied()).collect()
+    }
+}
+
+impl Runner for FakeRunner {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+        self.check_layout(step);
+        self.check_writers(step);
+        self.write(step);
+        for read in &step.reads {
+            let seen = self.seen(step, read.row);
+            match &read.what {
+                What::Vocabulary => {
+                    let all: Vec<_> = (0..self.shape.vocabulary as u32).collect();
+                    out.push(all.len()).copy_from_slice(&logits(&seen, &all));
+                }
+                What::Chosen(chosen) => {
+                    let tokens = &step.chosen[chosen.clone()];
+                    out.push(tokens.len()).copy_from_slice(&logits(&seen, tokens));
+                }
+                What::Hidden => {
+                    let width = self.shape.width;
+                    out.push(width).copy_from_slice(&hidden(&seen, width));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the model thinks of `tokens` after `seen`.
+pub fn logits(seen: &[u32], tokens: &[u32]) -> Vec<f32> {
+    let hash = seen.iter().fold(1, |hash, &token| mix(hash ^ u64::from(token)));
+    tokens.iter().map(|&token| unit(mix(hash ^ (u64::from(token) << 32))) * 6.0).collect()
+}
+
+/// The model's last row after `seen`.
+pub fn hidden(seen: &[u32], width: usize) -> Vec<f32> {
+    let columns: Vec<_> = (0..width as u32).map(|column| 1_000 + column).collect();
+    logits(seen, &columns)
+}
+
+fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+    (number ^ (number >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+}
+
+fn unit(number: u64) -> f32 {
+    (number >> 40) as f32 / (1 << 24) as f32
+}
