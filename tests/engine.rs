@@ -205,6 +205,7 @@ impl Play {
         }
         self.listen();
         self.scheduler.settle();
+        assert!(computed || self.scheduler.is_idle(), "the most urgent always gets on");
         computed
     }
 
