@@ -109,13 +109,17 @@ where
             {
                 return;
             }
-            while batch.len() < waiting_max.get() {
+            let mut gone = false;
+            while batch.len() < waiting_max.get() && !gone {
                 match receiver.try_recv() {
                     Ok(message) => batch.push(message),
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) if batch.is_empty() => return,
-                    Err(TryRecvError::Disconnected) => break,
+                    Err(TryRecvError::Disconnected) => gone = true,
                 }
+            }
+            // What was posted before the last inbox was dropped still gets its turn.
+            if gone && batch.is_empty() {
+                return;
             }
             pace = turn(&mut state, &mut batch);
             batch.clear();

@@ -105,19 +105,16 @@ fn expected_text(generate: &Generate, sample: usize) -> Vec<Event> {
             break Why::Length;
         }
         let allowed = constraint.allowed();
-        let (token, logprob) = match allowed {
-            Allowed::Only(&[token]) => {
-                usage.forced_tokens += 1;
-                (token, 0.0)
-            }
-            _ => {
-                let all: Vec<_> = (0..VOCABULARY as u32).collect();
-                let wanted = if let Allowed::Only(tokens) = allowed { tokens } else { &all };
-                let place = Place { sample, token: usage.generated_tokens };
-                let logits = logits(&known, wanted);
-                let drawn = sampler.draw(&logits, allowed, &generate.sampling, place).unwrap();
-                (drawn.token, drawn.logprob)
-            }
+        let (token, logprob) = if let Some(token) = constraint.forced() {
+            usage.forced_tokens += 1;
+            (token, 0.0)
+        } else {
+            let all: Vec<_> = (0..VOCABULARY as u32).collect();
+            let wanted = if let Allowed::Only(tokens) = allowed { tokens } else { &all };
+            let place = Place { sample, token: usage.generated_tokens };
+            let logits = logits(&known, wanted);
+            let drawn = sampler.draw(&logits, allowed, &generate.sampling, place).unwrap();
+            (drawn.token, drawn.logprob)
         };
         let ends = constraint.is_free() && generate.ends.contains(&token);
         constraint.advance(token).unwrap();
@@ -187,8 +184,8 @@ impl Play {
         id
     }
 
-    fn deadline(&self, milliseconds: u64) -> Option<Deadline> {
-        Some(Deadline::after(self.now, Duration::from_millis(milliseconds)))
+    fn deadline(&self, milliseconds: u64) -> Deadline {
+        Deadline::after(self.now, Duration::from_millis(milliseconds))
     }
 
     /// Plans, computes and commits a step: says whether there was one.
@@ -208,6 +205,7 @@ impl Play {
         }
         self.listen();
         self.scheduler.settle();
+        assert!(computed || self.scheduler.is_idle(), "the most urgent always gets on");
         computed
     }
 

@@ -167,7 +167,7 @@ impl Ask {
 impl Limits {
     /// Sequences that may be held.
     pub fn sequences_max(&self) -> usize {
-        self.running_max.get() + self.waiting_max.get()
+        self.running_max.get().saturating_add(self.waiting_max.get())
     }
 }
 
@@ -263,4 +263,97 @@ fn within(
     max: usize,
 ) -> Result<(), Refused> {
     if value > max { Err(Refused::TooMuch { what, value, limit, max }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::constraint::Thinking;
+    use super::*;
+
+    fn admission() -> Admission {
+        let [running_max, waiting_max, share_max] =
+            [4, 2, 8].map(|n| NonZeroUsize::new(n).unwrap());
+        let limits = Limits { running_max, waiting_max, share_max };
+        let shape = Shape {
+            pages: 8,
+            page_tokens: 4,
+            vocabulary: 10,
+            width: 1,
+            context_tokens_max: 30,
+            rows_max: 16,
+        };
+        Admission::new(shape, limits).unwrap()
+    }
+
+    fn refused(work: Work) -> String {
+        let ask = Ask { work, criticality: Criticality::Default, deadline: None };
+        admission().check(&ask).map_or_else(|refused| refused.to_string(), |()| "taken".to_owned())
+    }
+
+    #[test]
+    fn texts_that_could_never_be_done_are_refused() {
+        let check = |change: &dyn Fn(&mut Generate), said: &str| {
+            let mut generate = Generate {
+                prompt: vec![1, 2, 3],
+                samples: NonZeroUsize::MIN,
+                tokens_max: 5,
+                sampling: Sampling::GREEDY,
+                constraint: Constraint::Free,
+                ends: vec![0],
+            };
+            change(&mut generate);
+            assert_eq!(refused(Work::Generate(generate)), said);
+        };
+        check(&|_| {}, "taken");
+        check(&|g| g.prompt.clear(), "`prompt` is empty");
+        check(&|g| g.tokens_max = 0, "`tokens_max` is empty");
+        check(&|g| g.prompt[1] = 10, "`prompt` holds token 10, and the vocabulary has 10");
+        check(&|g| g.ends.push(11), "`ends` holds token 11, and the vocabulary has 10");
+        let long = "prompt + tokens_max is 31, and `context_tokens_max` is 30";
+        check(&|g| g.tokens_max = 28, long);
+        check(&|g| g.tokens_max = usize::MAX, &long.replace("31", &usize::MAX.to_string()));
+        let samples = "samples is 7, and `sequences_max` is 6";
+        check(&|g| g.samples = NonZeroUsize::new(7).unwrap(), samples);
+        let hot = "`temperature` is 99, and must be 0 to 10";
+        check(&|g| g.sampling.temperature = 99.0, hot);
+
+        let labels: Vec<_> = (1..5).map(|label| vec![label]).collect();
+        let slate = Constraint::permutation(&labels, &[9]).unwrap();
+        let short = "the constraint may need 7 tokens, and `tokens_max` is 5";
+        check(&|g| g.constraint = slate.clone(), short);
+        let thinking = Thinking { tokens_max: 1, open: vec![], close: vec![12], ends: vec![] };
+        let thought = Constraint::think(thinking, Constraint::Free).unwrap();
+        let unknown = "`constraint` holds token 12, and the vocabulary has 10";
+        check(&|g| g.constraint = thought.clone(), unknown);
+    }
+
+    #[test]
+    fn branches_that_could_never_be_weighed_are_refused() {
+        let check = |change: fn(&mut Weigh), said: &str| {
+            let branches = vec![vec![1], vec![2, 3]];
+            let mut weigh = Weigh { trunk: vec![1; 20], branches, wanted: Wanted::Hidden };
+            change(&mut weigh);
+            assert_eq!(refused(Work::Weigh(weigh)), said);
+        };
+        check(|_| {}, "taken");
+        check(|w| w.trunk.clear(), "`trunk` is empty");
+        check(|w| w.branches.clear(), "`branches` is empty");
+        check(|w| w.branches.push(vec![]), "`branches` is empty");
+        check(|w| w.wanted = Wanted::Chosen(vec![]), "`wanted` is empty");
+        let long = "a branch is 13, and `rows_max - running_max` is 12";
+        check(|w| w.branches.push(vec![1; 13]), long);
+        let deep = "trunk + branch is 31, and `context_tokens_max` is 30";
+        check(|w| w.branches.push(vec![1; 11]), deep);
+        let unknown = "`wanted` holds token 10, and the vocabulary has 10";
+        check(|w| w.wanted = Wanted::Chosen(vec![10]), unknown);
+    }
+
+    #[test]
+    fn a_step_must_have_rows_for_prompts() {
+        let Admission { shape, limits } = admission();
+        let misfit = Admission::new(Shape { rows_max: 4, ..shape }, limits).unwrap_err();
+        let said = "`running_max` is 4, and a step has no more than 4 rows, \
+                    which leaves none for prompts";
+        assert_eq!(misfit.to_string(), said);
+    }
 }

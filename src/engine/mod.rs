@@ -218,6 +218,8 @@ impl<R: Runner> Owner<R> {
                 prefix_hit_tokens: tally.hit_tokens,
                 took: begun.elapsed(),
             });
+        } else {
+            assert!(self.scheduler.is_idle(), "the most urgent of those at hand always gets on");
         }
         let load = self.scheduler.load();
         self.metrics.engine_load(&EngineLoad {

@@ -253,7 +253,9 @@ mod tests {
         let mut pages = Pages::new(3);
         let names = [1, 2, 3].map(|token| Name::of(None, &[token]));
         let held = names.map(|name| filled(&mut pages, name));
-        [1, 0, 2].iter().for_each(|&at| pages.give(held[at]));
+        for at in [1, 0, 2] {
+            pages.give(held[at]);
+        }
         // A hit makes it young again.
         pages.hold(&names[1]).unwrap();
         pages.give(held[1]);

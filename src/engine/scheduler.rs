@@ -223,7 +223,9 @@ impl Scheduler {
         let in_step = self.running.iter().filter(|sequence| !sequence.grant.is_none());
         let mut ids: Vec<_> = in_step.map(|sequence| sequence.urgency.id).collect();
         ids.dedup();
-        ids.into_iter().for_each(|id| self.fail(id, failure.clone()));
+        for id in ids {
+            self.fail(id, failure.clone());
+        }
     }
 
     /// Asserts what holds between steps.

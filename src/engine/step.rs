@@ -25,7 +25,7 @@ pub struct Step {
 pub struct Span {
     /// Its rows.
     pub rows: Range<usize>,
-    /// Its page table, in [`Step::pages`].
+    /// Its page table, in [`Step::pages`]. A trunk and its branches share one.
     pub pages: Range<usize>,
     /// Tokens that its pages hold before the step, or will hold after the spans before it.
     pub past: usize,

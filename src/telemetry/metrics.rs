@@ -32,14 +32,18 @@ pub struct Metrics {
     scorer_rows: Family<Histogram, 0>,
     scorer_seconds: Family<Histogram, 0>,
     cards: Family<Counter, 1>,
-    engine_running: Family<Gauge, 0>,
-    engine_waiting: Family<Gauge, 0>,
-    engine_pages: Family<Gauge, 1>,
-    engine_batch: Family<Histogram, 0>,
-    engine_prefill: Family<Counter, 0>,
-    engine_decode: Family<Counter, 0>,
-    engine_hits: Family<Counter, 0>,
-    engine_step: Family<Histogram, 0>,
+    engine: EngineInstruments,
+}
+
+struct EngineInstruments {
+    running: Family<Gauge, 0>,
+    waiting: Family<Gauge, 0>,
+    pages: Family<Gauge, 1>,
+    batch: Family<Histogram, 0>,
+    prefill: Family<Counter, 0>,
+    decode: Family<Counter, 0>,
+    hits: Family<Counter, 0>,
+    step: Family<Histogram, 0>,
 }
 
 /// One step of the engine.
@@ -148,49 +152,7 @@ impl Metrics {
                 "Cards asked for, by where they were found.",
                 ["source"],
             ),
-            engine_running: Family::new(r, "raisonne_engine_running", "Sequences in work.", []),
-            engine_waiting: Family::new(
-                r,
-                "raisonne_engine_waiting",
-                "Sequences that wait for the engine.",
-                [],
-            ),
-            engine_pages: Family::new(
-                r,
-                "raisonne_engine_pages",
-                "Pages of keys and values, by state.",
-                ["state"],
-            ),
-            engine_batch: Family::new(
-                r,
-                "raisonne_engine_batch_tokens",
-                "Tokens computed in one step.",
-                [],
-            ),
-            engine_prefill: Family::new(
-                r,
-                "raisonne_engine_prefill_tokens_total",
-                "Tokens of prompts, trunks and branches computed.",
-                [],
-            ),
-            engine_decode: Family::new(
-                r,
-                "raisonne_engine_decode_tokens_total",
-                "Tokens of texts that go on computed.",
-                [],
-            ),
-            engine_hits: Family::new(
-                r,
-                "raisonne_engine_prefix_hit_tokens_total",
-                "Tokens of prompts and trunks found in cached pages.",
-                [],
-            ),
-            engine_step: Family::new(
-                r,
-                "raisonne_engine_step_seconds",
-                "Time that one step took.",
-                [],
-            ),
+            engine: EngineInstruments::new(r),
             recorder,
         }
     }
@@ -234,21 +196,21 @@ impl Metrics {
 
     /// The engine computed a step.
     pub fn engine_step(&self, step: &EngineStep) {
-        let r = &self.recorder;
-        self.engine_batch.at(r, [], |h| h.record(step.rows as f64));
-        self.engine_prefill.at(r, [], |c| c.increment(step.prefill_tokens as u64));
-        self.engine_decode.at(r, [], |c| c.increment(step.decode_tokens as u64));
-        self.engine_hits.at(r, [], |c| c.increment(step.prefix_hit_tokens as u64));
-        self.engine_step.at(r, [], |h| h.record(step.took));
+        let (r, engine) = (&self.recorder, &self.engine);
+        engine.batch.at(r, [], |h| h.record(step.rows as f64));
+        engine.prefill.at(r, [], |c| c.increment(step.prefill_tokens as u64));
+        engine.decode.at(r, [], |c| c.increment(step.decode_tokens as u64));
+        engine.hits.at(r, [], |c| c.increment(step.prefix_hit_tokens as u64));
+        engine.step.at(r, [], |h| h.record(step.took));
     }
 
     /// The engine now holds so much.
     pub fn engine_load(&self, load: &EngineLoad) {
-        let r = &self.recorder;
-        self.engine_running.at(r, [], |g| g.set(load.running as f64));
-        self.engine_waiting.at(r, [], |g| g.set(load.waiting as f64));
+        let (r, engine) = (&self.recorder, &self.engine);
+        engine.running.at(r, [], |g| g.set(load.running as f64));
+        engine.waiting.at(r, [], |g| g.set(load.waiting as f64));
         for (state, pages) in PAGE_STATES.into_iter().zip(load.pages) {
-            self.engine_pages.at(r, [state], |g| g.set(pages as f64));
+            engine.pages.at(r, [state], |g| g.set(pages as f64));
         }
     }
 
@@ -286,6 +248,53 @@ impl Default for Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+// === impl EngineInstruments ===
+
+impl EngineInstruments {
+    fn new(r: &PrometheusRecorder) -> Self {
+        Self {
+            running: Family::new(r, "raisonne_engine_running", "Sequences in work.", []),
+            waiting: Family::new(
+                r,
+                "raisonne_engine_waiting",
+                "Sequences that wait for the engine.",
+                [],
+            ),
+            pages: Family::new(
+                r,
+                "raisonne_engine_pages",
+                "Pages of keys and values, by state.",
+                ["state"],
+            ),
+            batch: Family::new(
+                r,
+                "raisonne_engine_batch_tokens",
+                "Tokens computed in one step.",
+                [],
+            ),
+            prefill: Family::new(
+                r,
+                "raisonne_engine_prefill_tokens_total",
+                "Tokens of prompts, trunks and branches computed.",
+                [],
+            ),
+            decode: Family::new(
+                r,
+                "raisonne_engine_decode_tokens_total",
+                "Tokens of texts that go on computed.",
+                [],
+            ),
+            hits: Family::new(
+                r,
+                "raisonne_engine_prefix_hit_tokens_total",
+                "Tokens of prompts and trunks found in cached pages.",
+                [],
+            ),
+            step: Family::new(r, "raisonne_engine_step_seconds", "Time that one step took.", []),
+        }
     }
 }
 

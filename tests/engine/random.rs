@@ -133,7 +133,7 @@ impl Story {
 
     fn ask(&mut self, wish: Wish) {
         let Wish { work, criticality, milliseconds } = wish;
-        let deadline = milliseconds.and_then(|milliseconds| self.play.deadline(milliseconds));
+        let deadline = milliseconds.map(|milliseconds| self.play.deadline(milliseconds));
         let ask = Ask { work, criticality, deadline };
         // Being full is as it should be; it is for the scheduler to say.
         if let Ok(id) = self.play.scheduler.admit(ask.clone()) {

@@ -132,7 +132,7 @@ fn critical_work_takes_the_place_of_sheddable_work() {
 fn the_earliest_deadline_goes_first() {
     let mut play = Play::new(shape(64, 4, 16), limits(2, 8, 8));
     for (name, deadline) in [("A", None), ("B", Some(900)), ("C", Some(300)), ("D", Some(600))] {
-        let deadline = deadline.and_then(|deadline| play.deadline(deadline));
+        let deadline = deadline.map(|deadline| play.deadline(deadline));
         play.ask(name, Ask { deadline, ..generate(tokens(1, 8), 2) });
     }
     insta::assert_snapshot!(schedule(play), @"
@@ -163,7 +163,7 @@ fn forced_tokens_join_the_next_span() {
 #[test]
 fn what_is_late_is_dropped_and_said_so() {
     let mut play = Play::new(shape(16, 4, 16), limits(4, 8, 16));
-    let ask = Ask { deadline: play.deadline(5), ..generate(tokens(1, 8), 9) };
+    let ask = Ask { deadline: Some(play.deadline(5)), ..generate(tokens(1, 8), 9) };
     let id = play.ask("A", ask);
     play.step();
     play.now += Duration::from_millis(5);

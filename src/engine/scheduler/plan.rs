@@ -225,9 +225,10 @@ impl Scheduler {
         let Some(mut sequence) = self.running.pop() else { return };
         let rows = sequence.grant.all_rows();
         self.rows_left += rows;
-        match sequence.warm {
-            true => self.tally.decode_tokens -= rows,
-            false => self.tally.prefill_tokens -= rows,
+        if sequence.warm {
+            self.tally.decode_tokens -= rows;
+        } else {
+            self.tally.prefill_tokens -= rows;
         }
         self.tally.preempted += 1;
         sequence.release(&mut self.pages);
