@@ -343,17 +343,17 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(fields: Value) -> Result<Config, ConfigError> {
+    fn read(fields: &Value) -> Result<Config, ConfigError> {
         Config::from_json(&fields.to_string())
     }
 
-    fn says(fields: Value) -> String {
+    fn says(fields: &Value) -> String {
         read(fields).unwrap_err().to_string()
     }
 
     #[test]
     fn each_family_has_its_defaults() {
-        let llama = read(json!({"model_type": "llama"})).unwrap();
+        let llama = read(&json!({"model_type": "llama"})).unwrap();
         assert_eq!(
             (llama.vocabulary, llama.mlp_width, llama.positions_max),
             (32_000, 11_008, 2048)
@@ -361,11 +361,11 @@ mod tests {
         assert_eq!((llama.kv_heads, llama.head_dim), (32, 128));
         assert_eq!((llama.qkv_bias, llama.output_bias, llama.head_norms), (false, false, false));
         assert_eq!((llama.rope_theta, llama.ends), (10_000.0, vec![2]));
-        let qwen2 = read(json!({"architectures": ["Qwen2ForCausalLM"]})).unwrap();
+        let qwen2 = read(&json!({"architectures": ["Qwen2ForCausalLM"]})).unwrap();
         assert_eq!((qwen2.qkv_bias, qwen2.output_bias, qwen2.head_norms), (true, false, false));
         assert_eq!((qwen2.windows, qwen2.ends), (vec![None; 32], vec![]));
         let qwen3 = json!({"model_type": "qwen3", "hidden_size": 1024, "attention_bias": true});
-        let qwen3 = read(qwen3).unwrap();
+        let qwen3 = read(&qwen3).unwrap();
         assert_eq!((qwen3.head_dim, qwen3.qkv_bias, qwen3.output_bias), (128, true, true));
         assert!(qwen3.head_norms && !qwen3.tied && !qwen3.mlp_bias);
     }
@@ -376,7 +376,7 @@ mod tests {
             "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}});
         let new = json!({"model_type": "qwen3", "rope_parameters": {"rope_theta": 1e6,
             "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}});
-        let (old, new) = (read(old).unwrap(), read(new).unwrap());
+        let (old, new) = (read(&old).unwrap(), read(&new).unwrap());
         assert_eq!(old, new);
         let RopeScaling::Yarn { fast, slow, attention, .. } = old.rope_scaling else { panic!() };
         assert_eq!((fast, slow, attention), (32.0, 1.0, 0.1 * 4_f64.ln() + 1.0));
@@ -384,27 +384,27 @@ mod tests {
             "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192}});
         let expected = RopeScaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original: 8192 };
-        assert_eq!(read(llama).unwrap().rope_scaling, expected);
+        assert_eq!(read(&llama).unwrap().rope_scaling, expected);
     }
 
     #[test]
     fn windows_follow_the_switch_and_the_layers() {
         let sliding = json!({"model_type": "qwen2", "num_hidden_layers": 3, "sliding_window": 16,
             "use_sliding_window": true, "max_window_layers": 2});
-        assert_eq!(read(sliding.clone()).unwrap().windows, [None, None, Some(16)]);
+        assert_eq!(read(&sliding).unwrap().windows, [None, None, Some(16)]);
         let mut listed = sliding.clone();
         listed["layer_types"] = json!(["sliding_attention", "full_attention", "full_attention"]);
-        assert_eq!(read(listed.clone()).unwrap().windows, [Some(16), None, None]);
+        assert_eq!(read(&listed).unwrap().windows, [Some(16), None, None]);
         listed["use_sliding_window"] = json!(false);
-        assert!(says(listed).contains("`layer_types` is sliding_attention"));
+        assert!(says(&listed).contains("`layer_types` is sliding_attention"));
         let mut off = sliding;
         off["use_sliding_window"] = json!(false);
-        assert_eq!(read(off).unwrap().windows, [None; 3]);
+        assert_eq!(read(&off).unwrap().windows, [None; 3]);
     }
 
     #[test]
     fn ends_come_from_both_files() {
-        let mut config = read(json!({"model_type": "qwen3", "eos_token_id": 9})).unwrap();
+        let mut config = read(&json!({"model_type": "qwen3", "eos_token_id": 9})).unwrap();
         config.add_generation(r#"{"eos_token_id": [9, 5], "temperature": 0.6}"#).unwrap();
         assert_eq!(config.ends, [5, 9]);
         assert!(config.add_generation(r#"{"eos_token_id": 999999999}"#).is_err());
@@ -415,7 +415,7 @@ mod tests {
         let says = |more: &Value| {
             let mut fields = json!({"model_type": "llama"});
             fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            says(fields)
+            says(&fields)
         };
         let other = says(&json!({"model_type": "mixtral"}));
         assert_eq!(

@@ -5,15 +5,26 @@
 //! over paged keys and values where speed is. So a model is served by the very wiring that trained
 //! it, and the two sets of kernels are held against each other.
 
+mod batch;
 mod checkpoint;
 mod config;
+mod exact;
+mod frozen;
 mod gguf;
 mod hub;
+pub mod lora;
+mod parameters;
+mod recompute;
 mod rope;
 mod view;
 
+pub use batch::{Batch, PADDING, TRUNK};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Config, ConfigError, RopeScaling};
+pub use exact::Exact;
+pub use lora::Adapters;
+pub use parameters::Parameters;
+pub use recompute::backprop;
 pub use view::{Format, View};
 
 use std::iter;

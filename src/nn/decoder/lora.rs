@@ -1,0 +1,295 @@
+//! Low-rank adapters (Hu et al. 2021): a frozen matrix and a small trained one beside it.
+
+use super::{Config, Linear, Parameters};
+use candle_core::{DType, Device, Error, Result, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Uniform};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+/// Ranks that an adapter may have.
+pub const RANK_MAX: usize = 1024;
+/// What PEFT puts before the name of a weight.
+const PREFIX: &str = "base_model.model.";
+/// The tensors of a folder of adapters.
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// Its description.
+const DESCRIPTION: &str = "adapter_config.json";
+
+/// How adapters are made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Inputs of the second of an adapter's two matrices.
+    pub rank: usize,
+    /// What an adapter adds is multiplied by `alpha / rank`.
+    pub alpha: f64,
+    /// The share of inputs that is left out in training.
+    pub dropout: f32,
+}
+
+/// Adapters on some of a decoder's matrices: each adds `alpha / rank · B A rows`.
+#[derive(Clone, Debug)]
+pub struct Adapters {
+    plan: Plan,
+    pairs: BTreeMap<String, Pair>,
+    /// The origin of what is left out, in training.
+    dropping: Option<u64>,
+}
+
+/// `(rank, inputs)` and `(outputs, rank)`.
+#[derive(Clone, Debug)]
+struct Pair {
+    down: Tensor,
+    up: Tensor,
+}
+
+/// An `adapter_config.json` of PEFT: what is written, and what is refused when read.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
+    peft_type: String,
+    task_type: Option<String>,
+    base_model_name_or_path: Option<String>,
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    lora_dropout: f32,
+    #[serde(default)]
+    target_modules: serde_json::Value,
+    #[serde(default = "none")]
+    bias: String,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    modules_to_save: Option<Vec<String>>,
+    #[serde(default)]
+    rank_pattern: BTreeMap<String, usize>,
+    #[serde(default)]
+    alpha_pattern: BTreeMap<String, f64>,
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, dropout: 0.0 }
+    }
+}
+
+// === impl Adapters ===
+
+impl Adapters {
+    /// Fresh adapters on `matrices`, which at first change nothing: A is drawn as Kaiming et al.
+    /// do, and B is zero.
+    pub fn new(
+        config: &Config,
+        plan: Plan,
+        matrices: impl IntoIterator<Item = Linear>,
+        random: &mut impl Rng,
+        device: &Device,
+    ) -> Result<Self> {
+        plan.check()?;
+        let mut pairs = BTreeMap::new();
+        for matrix in matrices {
+            let (outputs, inputs) = matrix.dims(config);
+            let bound = 1.0 / (inputs as f32).sqrt();
+            let drawn = Uniform::new_inclusive(-bound, bound).map_err(Error::wrap)?;
+            let down: Vec<f32> = drawn.sample_iter(&mut *random).take(plan.rank * inputs).collect();
+            let down = Tensor::from_vec(down, (plan.rank, inputs), device)?;
+            let up = Tensor::zeros((outputs, plan.rank), DType::F32, device)?;
+            pairs.insert(matrix.name(), Pair::trained(&down, &up)?);
+        }
+        Ok(Self { plan, pairs, dropping: None })
+    }
+
+    /// How they were made.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Leaves inputs out from now on, or no longer. The same origin leaves out the same ones, so
+    /// that a layer which is calculated again is the layer that it was.
+    pub fn drop_out(&mut self, origin: Option<u64>) {
+        self.dropping = origin;
+    }
+
+    /// What is trained, for an optimiser.
+    pub fn variables(&self) -> Result<Vec<Var>> {
+        self.pairs.values().flat_map(|pair| [&pair.down, &pair.up]).map(Var::from_tensor).collect()
+    }
+
+    /// The adapters' tensors under the names that PEFT gives them.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        self.pairs.iter().flat_map(|(name, pair)| {
+            let [down, up] = peft_names(name);
+            [(down, &pair.down), (up, &pair.up)]
+        })
+    }
+
+    /// What the adapter of a matrix, if it has one, adds to the output for `(rows, inputs)`.
+    pub(super) fn forward(&self, matrix: Linear, rows: &Tensor) -> Result<Option<Tensor>> {
+        let Some(pair) = self.pairs.get(&matrix.name()) else { return Ok(None) };
+        let rows = match self.dropping {
+            Some(origin) if self.plan.dropout > 0.0 => {
+                (rows * self.kept(&matrix, origin, rows)?)?
+            }
+            _ => rows.clone(),
+        };
+        let down = pair.down.to_dtype(rows.dtype())?;
+        let up = pair.up.to_dtype(rows.dtype())?;
+        Ok(Some((rows.matmul(&down.t()?)?.matmul(&up.t()?)? * self.scale())?))
+    }
+
+    /// What each input is multiplied by: zero, or so much that the mean stays.
+    fn kept(&self, matrix: &Linear, origin: u64, rows: &Tensor) -> Result<Tensor> {
+        let mut random = ChaCha8Rng::seed_from_u64(origin);
+        let place = self.pairs.keys().position(|name| *name == matrix.name());
+        random.set_stream(place.unwrap_or_default() as u64);
+        let dropout = self.plan.dropout;
+        let kept = |_| if random.random::<f32>() < dropout { 0.0 } else { 1.0 / (1.0 - dropout) };
+        let kept: Vec<f32> = (0..rows.elem_count()).map(kept).collect();
+        Tensor::from_vec(kept, rows.shape(), rows.device())?.to_dtype(rows.dtype())
+    }
+
+    fn scale(&self) -> f64 {
+        self.plan.alpha / self.plan.rank as f64
+    }
+
+    /// The decoder whose matrices do what they did with their adapters beside them.
+    pub fn merge(&self, parameters: &Parameters) -> Result<Parameters> {
+        let mut merged = parameters.clone();
+        for (name, Pair { down, up }) in &self.pairs {
+            let weight = parameters.get(name)?;
+            let more = (up.matmul(down)?.detach() * self.scale())?;
+            let sum = (weight.to_dtype(DType::F32)?.detach() + more)?;
+            merged.insert(name, sum.to_dtype(weight.dtype())?);
+        }
+        Ok(merged)
+    }
+
+    /// Writes a folder that PEFT reads.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let tensors: HashMap<String, Tensor> =
+            self.tensors().map(|(name, tensor)| (name, tensor.clone())).collect();
+        let mut modules: Vec<&str> = self.pairs.keys().map(|name| module(name)).collect();
+        modules.sort_unstable();
+        modules.dedup();
+        let description = Description {
+            peft_type: "LORA".into(),
+            task_type: Some("CAUSAL_LM".into()),
+            base_model_name_or_path: None,
+            r: self.plan.rank,
+            lora_alpha: self.plan.alpha,
+            lora_dropout: self.plan.dropout,
+            target_modules: modules.into(),
+            bias: none(),
+            use_rslora: false,
+            use_dora: false,
+            modules_to_save: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+        };
+        fs::create_dir_all(dir)?;
+        let description = serde_json::to_string_pretty(&description).map_err(Error::wrap)?;
+        fs::write(dir.join(DESCRIPTION), description)?;
+        candle_core::safetensors::save(&tensors, dir.join(WEIGHTS))
+    }
+
+    /// Reads a folder that PEFT or [`Adapters::save`] wrote.
+    pub fn load(config: &Config, dir: &Path, device: &Device) -> Result<Self> {
+        let description = fs::read_to_string(dir.join(DESCRIPTION))?;
+        let description: Description = serde_json::from_str(&description).map_err(Error::wrap)?;
+        let plan = description.plan()?;
+        let mut tensors = candle_core::safetensors::load(dir.join(WEIGHTS), device)?;
+        let mut pairs = BTreeMap::new();
+        let layers = (0..config.layers).flat_map(Linear::of_layer);
+        for matrix in layers.chain([Linear::Unembed]) {
+            let [down, up] = peft_names(&matrix.name()).map(|name| tensors.remove(&name));
+            let (down, up) = match (down, up) {
+                (Some(down), Some(up)) => (down, up),
+                (None, None) => continue,
+                _ => return wrong(format!("`{}` has half an adapter", matrix.name())),
+            };
+            let (outputs, inputs) = matrix.dims(config);
+            let dims = [down.dims(), up.dims()];
+            if dims != [[plan.rank, inputs], [outputs, plan.rank]] {
+                return wrong(format!(
+                    "the adapter of `{}` has dimensions {dims:?}",
+                    matrix.name()
+                ));
+            }
+            let (down, up) = (down.to_dtype(DType::F32)?, up.to_dtype(DType::F32)?);
+            pairs.insert(matrix.name(), Pair::trained(&down, &up)?);
+        }
+        if let Some(name) = tensors.keys().min() {
+            return wrong(format!("`{name}` is no adapter of a matrix of this decoder"));
+        }
+        Ok(Self { plan, pairs, dropping: None })
+    }
+}
+
+/// The names of A and B of the adapter of a weight.
+fn peft_names(weight: &str) -> [String; 2] {
+    let stem = weight.strip_suffix(".weight").unwrap_or(weight);
+    ["lora_A", "lora_B"].map(|half| format!("{PREFIX}{stem}.{half}.weight"))
+}
+
+/// `q_proj` of `model.layers.0.self_attn.q_proj.weight`.
+fn module(weight: &str) -> &str {
+    weight.rsplit('.').nth(1).unwrap_or(weight)
+}
+
+fn wrong<T>(why: String) -> Result<T> {
+    Err(Error::Msg(why))
+}
+
+// === impl Pair ===
+
+impl Pair {
+    fn trained(down: &Tensor, up: &Tensor) -> Result<Self> {
+        let variable = |tensor| Ok::<_, Error>(Var::from_tensor(tensor)?.as_tensor().clone());
+        Ok(Self { down: variable(down)?, up: variable(up)? })
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn check(&self) -> Result<()> {
+        if !(1..=RANK_MAX).contains(&self.rank) {
+            return wrong(format!("an adapter's rank is {}, not from 1 to {RANK_MAX}", self.rank));
+        }
+        if !self.alpha.is_finite() || !(0.0..1.0).contains(&self.dropout) {
+            return wrong(format!("no adapter has {self:?}"));
+        }
+        Ok(())
+    }
+}
+
+// === impl Description ===
+
+impl Description {
+    /// What is not calculated here is refused, and not left out in silence.
+    fn plan(self) -> Result<Plan> {
+        let refused = [
+            ("peft_type other than LORA", self.peft_type != "LORA"),
+            ("bias", self.bias != "none"),
+            ("use_rslora", self.use_rslora),
+            ("use_dora", self.use_dora),
+            ("modules_to_save", self.modules_to_save.is_some_and(|modules| !modules.is_empty())),
+            ("rank_pattern", !self.rank_pattern.is_empty()),
+            ("alpha_pattern", !self.alpha_pattern.is_empty()),
+        ];
+        if let Some((what, _)) = refused.iter().find(|(_, given)| *given) {
+            return wrong(format!("adapters with {what} are not supported"));
+        }
+        let plan = Plan { rank: self.r, alpha: self.lora_alpha, dropout: self.lora_dropout };
+        plan.check().map(|()| plan)
+    }
+}

@@ -1,0 +1,544 @@
+//! The decoder says what Hugging Face's transformers says, whichever file it comes from; and all of
+//! it can be trained.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+
+use candle_core::backprop::GradStore;
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{D, DType, Device, Module, Tensor, Var};
+use candle_nn::ops::log_softmax;
+use raisonne::nn::decoder::lora::Plan;
+use raisonne::nn::decoder::{
+    Adapters, Batch, Checkpoint, Config, Exact, Kernels, Linear, Parameters, backprop, block,
+    forward, tensors,
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// How far logits may be apart.
+const TOLERANCE: f32 = 1e-4;
+/// The models beside `fixtures/decoder/make.py`.
+const MODELS: [&str; 6] =
+    ["qwen3", "qwen3-window", "qwen2-yarn", "qwen2-tied", "llama3", "llama-biased"];
+/// Positions between those whose logits `make.py` keeps.
+const LOGITS_EVERY: usize = 4;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
+}
+
+/// A decoder, and what is said of it.
+struct Case {
+    config: Config,
+    parameters: Parameters,
+    expected: HashMap<String, Tensor>,
+}
+
+impl Case {
+    fn open(name: &str) -> Self {
+        let expected = fixture(name).join("expected.safetensors");
+        Self {
+            expected: candle_core::safetensors::load(expected, &Device::Cpu).unwrap(),
+            ..Self::of(&Checkpoint::open(&fixture(name)).unwrap())
+        }
+    }
+
+    fn of(checkpoint: &Checkpoint) -> Self {
+        let parameters = Parameters::load(checkpoint, DType::F32, &Device::Cpu).unwrap();
+        Self { config: checkpoint.config().clone(), parameters, expected: HashMap::new() }
+    }
+
+    /// A decoder of the same shape whose every tensor is trained.
+    fn trained(name: &str) -> Self {
+        let mut case = Self::open(name);
+        case.parameters.train(|_| true).unwrap();
+        case
+    }
+
+    fn exact(&self, batch: &Batch) -> Exact<'_> {
+        Exact::new(&self.config, &self.parameters, batch, DType::F32).unwrap()
+    }
+
+    /// The expected tokens, sequence by sequence.
+    fn tokens(&self) -> Vec<Vec<u32>> {
+        integers(&self.expected["tokens"])
+    }
+}
+
+fn integers(tensor: &Tensor) -> Vec<Vec<u32>> {
+    tensor.to_dtype(DType::U32).unwrap().to_vec2().unwrap()
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn logits(exact: &mut Exact<'_>) -> Tensor {
+    let rows = forward(exact.config(), exact).unwrap();
+    exact.logits(&rows).unwrap()
+}
+
+/// The root of the mean square.
+fn spread(tensor: &Tensor) -> f32 {
+    let numbers = numbers(tensor);
+    let square: f32 = numbers.iter().map(|number| number * number).sum();
+    (square / numbers.len() as f32).sqrt()
+}
+
+/// The farthest that two tensors are apart.
+fn apart(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let apart = |(a, b): (f32, f32)| (a - b).abs();
+    // A NaN is farther than anything.
+    let worst = |worst: f32, apart: f32| if apart <= worst { worst } else { apart };
+    numbers(a).into_iter().zip(numbers(b)).map(apart).fold(0.0, worst)
+}
+
+// === What transformers says ===
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let mut positions = 0;
+    for name in MODELS {
+        let case = Case::open(name);
+        let batch = Batch::plain(&case.tokens());
+        let logits = logits(&mut case.exact(&batch));
+        let kept: Vec<u32> = (0..batch.length as u32).step_by(LOGITS_EVERY).collect();
+        let kept = Tensor::new(kept, &Device::Cpu).unwrap();
+        let worst = apart(&logits.index_select(&kept, 1).unwrap(), &case.expected["logits"]);
+        assert!(worst <= TOLERANCE, "{name}: a logit is {worst} off");
+        let top = integers(&logits.argmax(D::Minus1).unwrap());
+        assert_eq!(top, integers(&case.expected["top"]), "{name}");
+        positions += top.concat().len();
+    }
+    assert!(positions > 1000, "only {positions} positions were compared");
+}
+
+#[test]
+fn frequencies_are_those_of_transformers() {
+    for name in MODELS {
+        let Case { config, expected, .. } = Case::open(name);
+        let (frequencies, attention) = config.inverse_frequencies();
+        assert!((attention - numbers(&expected["attention"])[0]).abs() < 1e-6, "{name}");
+        for (got, expected) in frequencies.iter().zip(numbers(&expected["frequencies"])) {
+            assert!((got / expected - 1.0).abs() < 1e-6, "{name}: {got} is not {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_real_model_goes_on_as_with_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/tiny-llm/hf");
+    if !folder.is_dir() {
+        println!("skipped: there is no {}", folder.display());
+        return;
+    }
+    let case = Case::of(&Checkpoint::open(&folder).unwrap());
+    let expected = fs::read_to_string(fixture("greedy.json")).unwrap();
+    let expected: Vec<u32> = serde_json::from_str(&expected).unwrap();
+    // All positions at once: each expected token has to follow from those before it.
+    let logits = logits(&mut case.exact(&Batch::plain(&[&expected[..expected.len() - 1]])));
+    assert_eq!(integers(&logits.argmax(D::Minus1).unwrap())[0], expected[1..]);
+}
+
+// === Layouts ===
+
+#[test]
+fn a_branch_says_what_a_text_of_its_own_says() {
+    for name in ["qwen3-window", "llama3"] {
+        let case = Case::open(name);
+        let tokens = case.tokens().remove(0);
+        let (trunk, rest) = tokens.split_at(20);
+        let branches: Vec<&[u32]> = vec![&rest[..5], &rest[5..17], &rest[17..18]];
+        let together = Batch::branched(&[(trunk, &branches[..]), (&trunk[..9], &branches[1..])]);
+        let together = logits(&mut case.exact(&together));
+        let mut start = trunk.len();
+        for branch in branches {
+            let alone = Batch::plain(&[[trunk, branch].concat()]);
+            let alone = logits(&mut case.exact(&alone));
+            let alone = alone.narrow(1, trunk.len(), branch.len()).unwrap();
+            let branched =
+                together.narrow(0, 0, 1).unwrap().narrow(1, start, branch.len()).unwrap();
+            assert!(apart(&branched, &alone) < TOLERANCE, "{name}");
+            start += branch.len();
+        }
+        assert!(numbers(&together).iter().all(|logit| logit.is_finite()));
+    }
+}
+
+#[test]
+fn a_pass_in_bf16_is_near() {
+    let case = Case::open("qwen3");
+    let batch = Batch::plain(&case.tokens());
+    let mut half = Exact::new(&case.config, &case.parameters, &batch, DType::BF16).unwrap();
+    let (half, full) = (logits(&mut half), logits(&mut case.exact(&batch)));
+    assert!(spread(&(half - &full).unwrap()) < 0.05 * spread(&full));
+}
+
+// === Training ===
+
+/// The mean surprise of each next token.
+fn surprise(exact: &Exact<'_>, rows: &Tensor, batch: &Batch) -> candle_core::Result<Tensor> {
+    let length = batch.length - 1;
+    let logits = exact.logits(&rows.narrow(1, 0, length)?.contiguous()?)?;
+    let next = Tensor::from_slice(&batch.tokens, (batch.sequences, batch.length), &Device::Cpu)?;
+    let next = next.narrow(1, 1, length)?.contiguous()?.unsqueeze(2)?;
+    log_softmax(&logits, D::Minus1)?.gather(&next, 2)?.neg()?.mean_all()
+}
+
+/// The loss of a plain pass and its gradients.
+fn plain(exact: &mut Exact<'_>, batch: &Batch) -> (Tensor, GradStore) {
+    let rows = forward(exact.config(), exact).unwrap();
+    let loss = surprise(exact, &rows, batch).unwrap();
+    let gradients = loss.backward().unwrap();
+    (loss, gradients)
+}
+
+/// Adapters on all matrices of `case`, whose B no longer is the zero that hides A from the gradient.
+fn adapters(case: &Case, dropout: f32) -> Adapters {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let plan = Plan { rank: 3, alpha: 6.0, dropout };
+    let layers = (0..case.config.layers).flat_map(Linear::of_layer);
+    let adapters = Adapters::new(&case.config, plan, layers, &mut random, &Device::Cpu).unwrap();
+    for (name, tensor) in adapters.tensors() {
+        if name.ends_with("lora_B.weight") {
+            let more = Tensor::randn(0_f32, 0.1, tensor.dims(), &Device::Cpu).unwrap();
+            Var::from_tensor(tensor).unwrap().set(&more).unwrap();
+        }
+    }
+    adapters
+}
+
+#[track_caller]
+fn assert_reached<'a>(
+    variables: impl Iterator<Item = (String, &'a Tensor)>,
+    gradients: &GradStore,
+) {
+    let mut reached = 0;
+    for (name, variable) in variables {
+        let gradient =
+            gradients.get(variable).unwrap_or_else(|| panic!("`{name}` gets no gradient"));
+        let all = numbers(gradient);
+        assert!(all.iter().all(|value| value.is_finite()), "`{name}` gets {all:?}");
+        assert!(all.iter().any(|&value| value != 0.0), "`{name}` gets a gradient of zeros");
+        reached += 1;
+    }
+    assert!(reached > 0);
+}
+
+#[test]
+fn every_variable_gets_a_gradient() {
+    for name in MODELS {
+        let case = Case::trained(name);
+        assert_eq!(case.parameters.variables().unwrap().len(), tensors(&case.config).len());
+        let batch = Batch::plain(&case.tokens());
+        let (_, gradients) = plain(&mut case.exact(&batch), &batch);
+        let named = case.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor));
+        assert_reached(named, &gradients);
+    }
+}
+
+#[test]
+fn adapters_get_gradients_and_the_frozen_decoder_none() {
+    for name in MODELS {
+        let case = Case::open(name);
+        let adapters = adapters(&case, 0.0);
+        let batch = Batch::plain(&case.tokens());
+        let (_, gradients) = plain(&mut case.exact(&batch).with_adapters(&adapters), &batch);
+        assert_reached(adapters.tensors(), &gradients);
+        for matrix in (0..case.config.layers).flat_map(Linear::of_layer) {
+            let weight = case.parameters.get(&matrix.name()).unwrap();
+            assert!(gradients.get(weight).is_none(), "{name}: {matrix:?} is frozen");
+        }
+    }
+}
+
+#[test]
+fn training_lowers_the_loss() {
+    use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+    let case = Case::open("qwen3");
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let layers = (0..case.config.layers).flat_map(Linear::of_layer);
+    let adapters =
+        Adapters::new(&case.config, Plan::default(), layers, &mut random, &Device::Cpu).unwrap();
+    let batch = Batch::plain(&case.tokens());
+    let params = ParamsAdamW { lr: 1e-2, ..ParamsAdamW::default() };
+    let mut optimiser = AdamW::new(adapters.variables().unwrap(), params).unwrap();
+    let mut losses = Vec::new();
+    for _ in 0..8 {
+        let mut exact = case.exact(&batch).with_adapters(&adapters);
+        let (loss, gradients) =
+            backprop(&mut exact, |exact, rows| surprise(exact, rows, &batch)).unwrap();
+        optimiser.step(&gradients).unwrap();
+        losses.push(loss.to_scalar::<f32>().unwrap());
+    }
+    assert!(losses[7] < 0.8 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn recomputed_gradients_are_plain_ones() {
+    for name in MODELS {
+        for dropout in [None, Some(0.0), Some(0.3)] {
+            let case = if dropout.is_none() { Case::trained(name) } else { Case::open(name) };
+            let mut adapters = adapters(&case, dropout.unwrap_or_default());
+            adapters.drop_out(Some(11));
+            let batch = Batch::plain(&case.tokens());
+            let exact = || match dropout {
+                None => case.exact(&batch),
+                Some(_) => case.exact(&batch).with_adapters(&adapters),
+            };
+            let (loss, expected) = plain(&mut exact(), &batch);
+            let (again, got) =
+                backprop(&mut exact(), |exact, rows| surprise(exact, rows, &batch)).unwrap();
+            assert!(apart(&loss, &again) < 1e-5);
+            let trained = case.parameters.variables().unwrap().into_iter();
+            let trained: Vec<Var> = match dropout {
+                None => trained.collect(),
+                Some(_) => adapters.variables().unwrap(),
+            };
+            assert!(!trained.is_empty());
+            for variable in trained {
+                let [got, expected] = [&got, &expected].map(|all| all.get(&variable).unwrap());
+                let worst = apart(got, expected);
+                assert!(worst < 1e-5, "{name}, dropout {dropout:?}: {worst} apart");
+            }
+        }
+    }
+}
+
+/// Numbers that a graph keeps alive.
+fn kept(out: &Tensor) -> usize {
+    let nodes = out.sorted_nodes().into_iter().filter(|node| !node.is_variable());
+    nodes.map(Tensor::elem_count).sum()
+}
+
+#[test]
+fn recomputing_keeps_a_fraction() {
+    let mut case = Case::trained("qwen3-window");
+    // Twelve layers: the saving grows with the depth.
+    case.config.layers = 12;
+    case.config.windows = vec![None; 12];
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    case.parameters = Parameters::random(&case.config, &mut random, &Device::Cpu).unwrap();
+    let batch = Batch::plain(&case.tokens());
+    let mut exact = case.exact(&batch);
+    let rows = forward(&case.config, &mut exact).unwrap();
+    let plain = kept(&rows);
+    let input = Var::from_tensor(&exact.embed().unwrap()).unwrap();
+    let layer = kept(&block(&case.config, &mut exact, 0, input.as_tensor().clone()).unwrap());
+    let recomputed = case.config.layers * input.elem_count() + layer;
+    println!("a plain pass keeps {plain} numbers, a recomputed one {recomputed}");
+    assert!(5 * recomputed < plain);
+}
+
+// === Adapters ===
+
+#[test]
+fn merged_adapters_do_what_they_did_beside() {
+    let case = Case::open("qwen2-yarn");
+    let adapters = adapters(&case, 0.0);
+    let batch = Batch::plain(&case.tokens());
+    let without = logits(&mut case.exact(&batch));
+    let beside = logits(&mut case.exact(&batch).with_adapters(&adapters));
+    let merged = Case { parameters: adapters.merge(&case.parameters).unwrap(), ..case };
+    assert!(apart(&logits(&mut merged.exact(&batch)), &beside) < TOLERANCE);
+    assert!(apart(&without, &beside) > 100.0 * TOLERANCE);
+
+    // What is merged is a folder like any other.
+    let dir = TempDir::new().unwrap();
+    fs::copy(fixture("qwen2-yarn").join("config.json"), dir.path().join("config.json")).unwrap();
+    merged.parameters.save(&dir.path().join("model.safetensors")).unwrap();
+    let read = Case::of(&Checkpoint::open(dir.path()).unwrap());
+    assert!(apart(&logits(&mut read.exact(&batch)), &beside) < TOLERANCE);
+}
+
+#[test]
+fn fresh_adapters_change_nothing() {
+    let case = Case::open("llama-biased");
+    let mut random = ChaCha8Rng::seed_from_u64(6);
+    let matrices = [Linear::Query(0), Linear::Down(1)];
+    let fresh =
+        Adapters::new(&case.config, Plan::default(), matrices, &mut random, &Device::Cpu).unwrap();
+    let batch = Batch::plain(&case.tokens());
+    let [without, with] = [case.exact(&batch), case.exact(&batch).with_adapters(&fresh)]
+        .map(|mut exact| logits(&mut exact));
+    assert!(apart(&without, &with) < 1e-6);
+}
+
+#[test]
+fn adapters_of_pefts_do_what_they_do_there() {
+    let case = Case::open("llama3");
+    let adapters = Adapters::load(&case.config, &fixture("llama3/adapter"), &Device::Cpu).unwrap();
+    let batch = Batch::plain(&case.tokens());
+    let adapted = logits(&mut case.exact(&batch).with_adapters(&adapters));
+    let kept: Vec<u32> = (0..batch.length as u32).step_by(LOGITS_EVERY).collect();
+    let kept = adapted.index_select(&Tensor::new(kept, &Device::Cpu).unwrap(), 1).unwrap();
+    assert!(apart(&kept, &case.expected["adapted"]) <= TOLERANCE);
+    assert!(apart(&kept, &case.expected["logits"]) > 100.0 * TOLERANCE);
+}
+
+#[test]
+fn adapters_survive_their_folder_under_pefts_names() {
+    let case = Case::open("llama3");
+    let adapters = adapters(&case, 0.1);
+    let dir = TempDir::new().unwrap();
+    adapters.save(dir.path()).unwrap();
+    let file = dir.path().join("adapter_model.safetensors");
+    let stored = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+    let name = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight";
+    assert_eq!(stored[name].dims(), [3, 32]);
+    let read = Adapters::load(&case.config, dir.path(), &Device::Cpu).unwrap();
+    assert_eq!(read.plan(), adapters.plan());
+    let all = |adapters: &Adapters| -> BTreeMap<String, Vec<f32>> {
+        adapters.tensors().map(|(name, tensor)| (name, numbers(tensor))).collect()
+    };
+    assert_eq!(all(&read), all(&adapters));
+
+    let narrower = Config { mlp_width: 48, ..case.config.clone() };
+    let error = Adapters::load(&narrower, dir.path(), &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("mlp"), "{error}");
+    let description = dir.path().join("adapter_config.json");
+    let dora = fs::read_to_string(&description)
+        .unwrap()
+        .replace("\"use_dora\": false", "\"use_dora\": true");
+    fs::write(description, dora).unwrap();
+    let error = Adapters::load(&case.config, dir.path(), &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("use_dora"), "{error}");
+}
+
+// === GGUF ===
+
+/// A folder with a GGUF file and the tokenizer that has to be beside it.
+fn gguf_folder() -> (TempDir, PathBuf) {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    let file = dir.path().join("model.gguf");
+    (dir, file)
+}
+
+/// Writes a decoder of the Qwen family as a GGUF file whose matrices are of `kind`.
+fn write_gguf(case: &Case, architecture: &str, kind: GgmlDType, file: &Path) {
+    let Config { width, layers, heads, kv_heads, head_dim, mlp_width, .. } = case.config;
+    let sizes = [
+        ("embedding_length", width),
+        ("block_count", layers),
+        ("attention.head_count", heads),
+        ("attention.head_count_kv", kv_heads),
+        ("attention.key_length", head_dim),
+        ("feed_forward_length", mlp_width),
+        ("context_length", case.config.positions_max),
+    ];
+    let key = |key: &str| format!("{architecture}.{key}");
+    let mut metadata: Vec<(String, Value)> =
+        sizes.iter().map(|&(name, size)| (key(name), Value::U32(size as u32))).collect();
+    metadata.push(("general.architecture".into(), Value::String(architecture.into())));
+    metadata.push((key("rope.freq_base"), Value::F32(case.config.rope_theta as f32)));
+    metadata.push(("tokenizer.ggml.eos_token_id".into(), Value::U32(2)));
+    let parts = [
+        ("model.layers", "blk"),
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.", "attn_"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("mlp.", "ffn_"),
+        ("_proj", ""),
+    ];
+    let tensors: Vec<(String, QTensor)> = case
+        .parameters
+        .iter()
+        .map(|(name, tensor)| {
+            let short = |name: String, (long, short): &(&str, &str)| name.replace(long, short);
+            let kind = if tensor.rank() == 2 { kind } else { GgmlDType::F32 };
+            (parts.iter().fold(name.to_owned(), short), QTensor::quantize(tensor, kind).unwrap())
+        })
+        .collect();
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(&mut File::create(file).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// The decoder that is left when its matrices were rounded to blocks of `kind`.
+fn rounded(case: &Case, kind: GgmlDType) -> Parameters {
+    let mut rounded = Parameters::default();
+    for (name, tensor) in case.parameters.iter() {
+        let kind = if tensor.rank() == 2 { kind } else { GgmlDType::F32 };
+        let blocks = QTensor::quantize(tensor, kind).unwrap();
+        rounded.insert(name, blocks.dequantize(&Device::Cpu).unwrap());
+    }
+    rounded
+}
+
+#[test]
+fn a_gguf_file_says_what_the_folder_says() {
+    for (name, architecture) in [("qwen3", "qwen3"), ("qwen2-tied", "qwen2")] {
+        let case = Case::open(name);
+        let batch = Batch::plain(&case.tokens());
+        let exact = logits(&mut case.exact(&batch));
+        for kind in [GgmlDType::F32, GgmlDType::BF16, GgmlDType::Q8_0, GgmlDType::Q4_0] {
+            let (dir, file) = gguf_folder();
+            write_gguf(&case, architecture, kind, &file);
+            let read = Case::of(&Checkpoint::open(dir.path()).unwrap());
+            assert_eq!(read.config.ends, case.config.ends);
+            let got = logits(&mut read.exact(&batch));
+            let config = case.config.clone();
+            let parameters = rounded(&case, kind);
+            let rounded = Case { config, parameters, expected: HashMap::new() };
+            let worst = apart(&got, &logits(&mut rounded.exact(&batch)));
+            assert!(worst < TOLERANCE, "{name} in {kind:?} is {worst} off its blocks");
+            let error = spread(&(&got - &exact).unwrap()) / spread(&exact);
+            let allowed = if kind == GgmlDType::Q4_0 { 0.6 } else { 0.05 };
+            assert!(error < allowed, "{name} in {kind:?} is {error} off");
+        }
+    }
+}
+
+/// llama.cpp orders the rows of Llama's heads otherwise, and lists its stretched frequencies.
+#[test]
+fn a_gguf_file_of_llama_cpps_is_read() {
+    let case = Case::open("llama3");
+    let (_dir, file) = gguf_folder();
+    fs::copy(fixture("llama3.gguf"), &file).unwrap();
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    let read = Case::of(&checkpoint);
+    let (frequencies, _) = read.config.inverse_frequencies();
+    for (got, expected) in frequencies.iter().zip(case.config.inverse_frequencies().0) {
+        assert!((got / expected - 1.0).abs() < 1e-6);
+    }
+    assert_eq!(read.config.ends, [2]);
+    let batch = Batch::plain(&case.tokens());
+    let expected = logits(&mut case.exact(&batch));
+    let error = (logits(&mut read.exact(&batch)) - &expected).unwrap();
+    let error = spread(&error) / spread(&expected);
+    assert!(error < 0.05, "logits are {error} off");
+
+    // The products of blocks are those of what the blocks hold, the order of the rows included.
+    let name = Linear::Query(0).name();
+    let blocks = checkpoint.quantize_q4k(&name).unwrap();
+    let input = Tensor::eye(32, DType::F32, &Device::Cpu).unwrap();
+    let weight = read.parameters.get(&name).unwrap().t().unwrap();
+    assert!(apart(&blocks.forward(&input).unwrap(), &weight) < 0.01);
+}
+
+#[test]
+fn a_gguf_file_without_a_tokenizer_is_refused() {
+    let error = Checkpoint::open(&fixture("llama3.gguf")).unwrap_err().to_string();
+    assert!(error.contains("needs the model's tokenizer.json beside it"), "{error}");
+}
+
+#[test]
+fn inputs_that_are_no_whole_blocks_of_four_bits_get_eight() {
+    let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
+    let name = Linear::Gate(0).name();
+    let product = checkpoint.quantize_q4k(&name).unwrap();
+    let input = Tensor::eye(32, DType::F32, &Device::Cpu).unwrap();
+    let weight = checkpoint.to_tensors(DType::F32, &Device::Cpu).unwrap()[&name].t().unwrap();
+    assert!(apart(&product.forward(&input).unwrap(), &weight) < 0.01);
+}
