@@ -148,17 +148,18 @@ impl Task<'_> {
     fn with<L: Lanes, D: Dot>(&self) {
         match self.rows.len() * self.heads.len() {
             1 => self.attend::<L, D, 1>(),
-            2 => self.attend::<L, D, 2>(),
-            3 => self.attend::<L, D, 3>(),
-            4 => self.attend::<L, D, 4>(),
-            5 => self.attend::<L, D, 5>(),
-            6 => self.attend::<L, D, 6>(),
-            7 => self.attend::<L, D, 7>(),
-            8 => self.attend::<L, D, 8>(),
-            9 => self.attend::<L, D, 9>(),
-            10 => self.attend::<L, D, 10>(),
-            11 => self.attend::<L, D, 11>(),
-            _ => self.attend::<L, D, 12>(),
+            2 if const { L::QUERIES >= 2 } => self.attend::<L, D, 2>(),
+            3 if const { L::QUERIES >= 3 } => self.attend::<L, D, 3>(),
+            4 if const { L::QUERIES >= 4 } => self.attend::<L, D, 4>(),
+            5 if const { L::QUERIES >= 5 } => self.attend::<L, D, 5>(),
+            6 if const { L::QUERIES >= 6 } => self.attend::<L, D, 6>(),
+            7 if const { L::QUERIES >= 7 } => self.attend::<L, D, 7>(),
+            8 if const { L::QUERIES >= 8 } => self.attend::<L, D, 8>(),
+            9 if const { L::QUERIES >= 9 } => self.attend::<L, D, 9>(),
+            10 if const { L::QUERIES >= 10 } => self.attend::<L, D, 10>(),
+            11 if const { L::QUERIES >= 11 } => self.attend::<L, D, 11>(),
+            _ if const { L::QUERIES >= 12 } => self.attend::<L, D, 12>(),
+            queries => unreachable!("a task of {queries} queries"),
         }
     }
 

@@ -468,17 +468,18 @@ impl Work for Panels<'_> {
             for first in (0..inputs.rows).step_by(inputs.tile_rows) {
                 match inputs.tile_rows.min(inputs.rows - first) {
                     1 => self.tile::<L, 1>(p, panel, first),
-                    2 => self.tile::<L, 2>(p, panel, first),
-                    3 => self.tile::<L, 3>(p, panel, first),
-                    4 => self.tile::<L, 4>(p, panel, first),
-                    5 => self.tile::<L, 5>(p, panel, first),
-                    6 => self.tile::<L, 6>(p, panel, first),
-                    7 => self.tile::<L, 7>(p, panel, first),
-                    8 => self.tile::<L, 8>(p, panel, first),
-                    9 => self.tile::<L, 9>(p, panel, first),
-                    10 => self.tile::<L, 10>(p, panel, first),
-                    11 => self.tile::<L, 11>(p, panel, first),
-                    _ => self.tile::<L, 12>(p, panel, first),
+                    2 if const { L::FLOAT_ROWS >= 2 } => self.tile::<L, 2>(p, panel, first),
+                    3 if const { L::FLOAT_ROWS >= 3 } => self.tile::<L, 3>(p, panel, first),
+                    4 if const { L::FLOAT_ROWS >= 4 } => self.tile::<L, 4>(p, panel, first),
+                    5 if const { L::FLOAT_ROWS >= 5 } => self.tile::<L, 5>(p, panel, first),
+                    6 if const { L::FLOAT_ROWS >= 6 } => self.tile::<L, 6>(p, panel, first),
+                    7 if const { L::FLOAT_ROWS >= 7 } => self.tile::<L, 7>(p, panel, first),
+                    8 if const { L::FLOAT_ROWS >= 8 } => self.tile::<L, 8>(p, panel, first),
+                    9 if const { L::FLOAT_ROWS >= 9 } => self.tile::<L, 9>(p, panel, first),
+                    10 if const { L::FLOAT_ROWS >= 10 } => self.tile::<L, 10>(p, panel, first),
+                    11 if const { L::FLOAT_ROWS >= 11 } => self.tile::<L, 11>(p, panel, first),
+                    _ if const { L::FLOAT_ROWS >= 12 } => self.tile::<L, 12>(p, panel, first),
+                    height => unreachable!("a tile of {height} rows"),
                 }
             }
         }
@@ -494,13 +495,14 @@ impl Panels<'_> {
         let sums = match self.matrix.format {
             Format::F32 => floats::<L, F32, R>(panel, scalars),
             Format::Bf16 => floats::<L, Bf16, R>(panel, scalars),
-            Format::Int8 => {
+            Format::Int8 if const { R <= L::BYTE_ROWS } => {
                 let groups = inputs.steps / (GROUP / 4);
                 let taken = first * groups..(first + R) * groups;
                 let (scales, _) = inputs.scales[taken.clone()].as_chunks::<R>();
                 let (starts, _) = inputs.starts[taken].as_chunks::<R>();
                 bytes::<L, R>(panel, scalars, scales, starts)
             }
+            Format::Int8 => unreachable!("a tile of bytes is lower"),
         };
         let (outputs, column) = (self.matrix.outputs, p * PANEL);
         let width = PANEL.min(outputs - column);

@@ -1,0 +1,323 @@
+//! The model on the processor says what transformers says, at every level of instructions; and it
+//! says the same in any company, to the last bit.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+
+use candle_core::{DType, Device, Tensor};
+use raisonne::domain::Criticality;
+use raisonne::engine::{
+    Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Read, Reply, Runner,
+    Sampling, Span, Step, Wanted, Weigh, What, Work,
+};
+use raisonne::nn::decoder::Checkpoint;
+use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use raisonne::telemetry::Metrics;
+use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use std::collections::HashMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How far logits may be from those of transformers.
+const TOLERANCE: f32 = 1e-4;
+/// The models beside `fixtures/decoder/make.py`.
+const MODELS: [&str; 6] =
+    ["qwen3", "qwen3-window", "qwen2-yarn", "qwen2-tied", "llama3", "llama-biased"];
+/// Positions between those whose logits `make.py` keeps.
+const LOGITS_EVERY: usize = 4;
+const CONTEXT: usize = 256;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
+}
+
+fn options(precision: Precision, level: Level, rows_max: usize) -> Options {
+    let threads = NonZeroUsize::new(2).unwrap();
+    Options { precision, threads, level, pages: 256, rows_max }
+}
+
+fn runner(folder: &Path, options: Options) -> CpuRunner {
+    CpuRunner::load(Checkpoint::open(folder).unwrap(), options, CONTEXT).unwrap()
+}
+
+struct Expected {
+    tokens: Vec<Vec<u32>>,
+    top: Vec<Vec<u32>>,
+    /// Of each sequence and each kept position.
+    logits: Vec<Vec<Vec<f32>>>,
+}
+
+impl Expected {
+    fn open(name: &str) -> Self {
+        let file = fixture(name).join("expected.safetensors");
+        let tensors: HashMap<String, Tensor> =
+            candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+        let integers =
+            |name: &str| tensors[name].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
+        let logits = tensors["logits"].to_dtype(DType::F32).unwrap().to_vec3().unwrap();
+        Self { tokens: integers("tokens"), top: integers("top"), logits }
+    }
+}
+
+/// The logits of every position of some texts, computed in chunks of the given sizes, over and over.
+fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<Vec<Vec<f32>>> {
+    let mut done = vec![Vec::new(); texts.len()];
+    let mut chunks = chunks.iter().cycle();
+    let mut out = Answers::default();
+    while done.iter().zip(texts).any(|(done, text)| done.len() < text.len()) {
+        let mut step = Step::default();
+        let mut whose = Vec::new();
+        for (t, text) in texts.iter().enumerate() {
+            let past = done[t].len();
+            let taken = &text[past..text.len().min(past + chunks.next().unwrap())];
+            if taken.is_empty() {
+                continue;
+            }
+            let (row, page) = (step.tokens.len(), step.pages.len());
+            step.tokens.extend(taken);
+            // The pages of a text lie apart and out of order.
+            let pages = (past + taken.len()).div_ceil(PAGE_TOKENS);
+            step.pages.extend((0..pages).map(|page| ((page * 7 + t * 32) % 251) as u32));
+            step.spans.push(Span {
+                rows: row..step.tokens.len(),
+                pages: page..step.pages.len(),
+                past,
+                branch: false,
+            });
+            whose.push(t);
+            let reads = row..step.tokens.len();
+            step.reads.extend(reads.map(|row| Read { row, what: What::Vocabulary }));
+        }
+        runner.forward(&step, &mut out).unwrap();
+        let mut answer = 0;
+        for (span, t) in step.spans.iter().zip(whose) {
+            for _ in span.rows.clone() {
+                done[t].push(out.get(answer).to_vec());
+                answer += 1;
+            }
+        }
+    }
+    done
+}
+
+fn top(logits: &[f32]) -> u32 {
+    let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+    (0..logits.len()).fold(0, best) as u32
+}
+
+#[test]
+fn logits_are_those_of_transformers_at_every_level() {
+    for level in Level::all_here() {
+        let mut positions = 0;
+        for name in MODELS {
+            let Expected { tokens, top: tops, logits: expected } = Expected::open(name);
+            let mut runner = runner(&fixture(name), options(Precision::F32, level, 512));
+            let got = logits(&mut runner, &tokens, &[7, 1, 40]);
+            let mut worst = 0.0_f32;
+            for (text, got) in got.iter().enumerate() {
+                for (kept, expected) in expected[text].iter().enumerate() {
+                    for (a, b) in got[kept * LOGITS_EVERY].iter().zip(expected) {
+                        assert!((a - b).abs() <= TOLERANCE, "{name} on {}", level.as_str());
+                        worst = worst.max((a - b).abs());
+                    }
+                }
+                assert_eq!(got.iter().map(|row| top(row)).collect::<Vec<_>>(), tops[text]);
+                positions += got.len();
+            }
+            println!("{name} on {}: at most {worst:.1e} off", level.as_str());
+        }
+        assert!(positions > 1_000, "only {positions} positions were compared");
+    }
+}
+
+/// The relative error of logits: the root of the squares' sum against that of the right ones.
+fn relative_error(got: &[Vec<Vec<f32>>], right: &[Vec<Vec<f32>>]) -> f64 {
+    let flat = |logits: &[Vec<Vec<f32>>]| logits.concat().concat();
+    let (got, right) = (flat(got), flat(right));
+    let squares = |numbers: &mut dyn Iterator<Item = f32>| -> f64 {
+        numbers.map(|number| f64::from(number).powi(2)).sum()
+    };
+    let error = squares(&mut got.iter().zip(&right).map(|(a, b)| a - b));
+    (error / squares(&mut right.iter().copied())).sqrt()
+}
+
+#[test]
+fn fewer_bits_are_close() {
+    for level in Level::all_here() {
+        for name in MODELS {
+            let Expected { tokens, .. } = Expected::open(name);
+            let mut of = |precision| {
+                let mut runner = runner(&fixture(name), options(precision, level, 512));
+                logits(&mut runner, &tokens, &[16])
+            };
+            let right = of(Precision::F32);
+            for (precision, bound) in [(Precision::Bf16, 0.01), (Precision::Int8, 0.02)] {
+                let error = relative_error(&of(precision), &right);
+                println!("{name}, {} on {}: {error:.4}", precision.as_str(), level.as_str());
+                assert!(error < bound, "{name}, {}: {error}", precision.as_str());
+            }
+        }
+    }
+}
+
+fn engine(folder: &Path, options: Options, running_max: usize) -> Engine {
+    let folder = folder.to_owned();
+    let nonzero = |n| NonZeroUsize::new(n).unwrap();
+    let limits = Limits {
+        running_max: nonzero(running_max),
+        waiting_max: nonzero(64),
+        share_max: nonzero(options.rows_max / 2),
+    };
+    Engine::start(move || Ok(runner(&folder, options)), limits, &Arc::new(Metrics::new())).unwrap()
+}
+
+fn ask(work: Work) -> Ask {
+    Ask { work, criticality: Criticality::Default, deadline: None }
+}
+
+fn text(prompt: &[u32], tokens_max: usize, temperature: f32) -> Ask {
+    ask(Work::Generate(Generate {
+        prompt: prompt.to_vec(),
+        samples: NonZeroUsize::MIN,
+        tokens_max,
+        sampling: Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7 },
+        constraint: Constraint::Free,
+        ends: Vec::new(),
+    }))
+}
+
+fn weigh(trunk: &[u32], branches: &[Vec<u32>], wanted: Wanted) -> Ask {
+    ask(Work::Weigh(Weigh { trunk: trunk.to_vec(), branches: branches.to_vec(), wanted }))
+}
+
+/// Everything that was said, floats as their bits.
+fn heard(mut reply: Reply) -> Vec<u32> {
+    let mut heard = Vec::new();
+    while let Some(event) = reply.blocking_next() {
+        match event {
+            Event::Token { token, logprob, .. } => heard.extend([token, logprob.to_bits()]),
+            Event::Weighed(branches) => {
+                heard.extend(branches.concat().into_iter().map(f32::to_bits));
+            }
+            Event::Done { .. } => {}
+            Event::Failed(failure) => panic!("{failure}"),
+        }
+    }
+    heard
+}
+
+#[test]
+fn a_real_model_writes_what_it_writes_with_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/tiny-llm/hf");
+    if !folder.is_dir() {
+        println!("skipped: there is no {}", folder.display());
+        return;
+    }
+    let expected = fs::read_to_string(fixture("greedy.json")).unwrap();
+    let expected: Vec<u32> = serde_json::from_str(&expected).unwrap();
+    let options = options(Precision::F32, Level::best(), 64);
+    let runner = move || {
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        Ok(CpuRunner::load(checkpoint, options, 512).unwrap())
+    };
+    let one = NonZeroUsize::MIN;
+    let limits = Limits { running_max: one, waiting_max: one, share_max: one };
+    let engine = Engine::start(runner, limits, &Arc::new(Metrics::new())).unwrap();
+    let reply = engine.ask(text(&expected[..1], expected.len() - 1, 0.0)).unwrap();
+    let heard = heard(reply);
+    let written: Vec<u32> = heard.chunks(2).map(|pair| pair[0]).collect();
+    assert_eq!(written, expected[1..]);
+}
+
+#[test]
+fn branches_say_what_texts_of_their_own_say() {
+    for name in ["qwen3", "qwen3-window", "llama3"] {
+        let tokens = Expected::open(name).tokens.remove(0);
+        let (trunk, rest) = tokens.split_at(37);
+        let branches = [
+            rest[..5].to_vec(),
+            rest[5..23].to_vec(),
+            rest[23..24].to_vec(),
+            rest[..4].to_vec(),
+        ];
+        let wanted = Wanted::Chosen(vec![3, 1, 40]);
+        for rows_max in [20, 64] {
+            let options = options(Precision::F32, Level::best(), rows_max);
+            let alone: Vec<Vec<f32>> = branches
+                .iter()
+                .map(|branch| {
+                    // A text of its own: no branch but its last token.
+                    let whole = [trunk, branch].concat();
+                    let (last, whole) = whole.split_last().unwrap();
+                    let engine = engine(&fixture(name), options, 1);
+                    let ask = weigh(whole, &[vec![*last]], wanted.clone());
+                    floats(heard(engine.ask(ask).unwrap()))
+                })
+                .collect();
+            let engine = engine(&fixture(name), options, 4);
+            let mut places: Vec<usize> = (0..branches.len()).collect();
+            // Cold, warm, and in another order.
+            for _ in 0..3 {
+                let company = engine.ask(text(&rest[2..30], 9, 0.0)).unwrap();
+                let asked: Vec<_> = places.iter().map(|place| branches[*place].clone()).collect();
+                let reply = engine.ask(weigh(trunk, &asked, wanted.clone())).unwrap();
+                let together = floats(heard(reply));
+                for (place, got) in places.iter().zip(together.chunks(3)) {
+                    for (got, right) in got.iter().zip(&alone[*place]) {
+                        assert!((got - right).abs() < TOLERANCE, "{name}: {got} is not {right}");
+                    }
+                }
+                heard(company);
+                places.rotate_left(1);
+            }
+        }
+    }
+}
+
+fn floats(bits: Vec<u32>) -> Vec<f32> {
+    bits.into_iter().map(f32::from_bits).collect()
+}
+
+#[test]
+fn company_changes_no_bit() {
+    let tokens = Expected::open("qwen3").tokens;
+    let text_of = |n: usize| &tokens[n % tokens.len()];
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let asks: Vec<Ask> = (0..8)
+            .map(|n| {
+                let prompt = &text_of(n)[n..n + 20 + 3 * n];
+                if n % 3 == 2 {
+                    let branches: Vec<_> =
+                        (1..6).map(|b| text_of(b)[b..b + 1 + 2 * b].to_vec()).collect();
+                    let wanted = if n == 2 { Wanted::Hidden } else { Wanted::Chosen(vec![5, 9]) };
+                    weigh(prompt, &branches, wanted)
+                } else {
+                    text(prompt, 12, if n % 2 == 0 { 0.0 } else { 0.9 })
+                }
+            })
+            .collect();
+        let folder = fixture("qwen3");
+        let alone: Vec<_> = asks
+            .iter()
+            .map(|ask| {
+                let engine = engine(&folder, options(precision, Level::best(), 64), 8);
+                heard(engine.ask(ask.clone()).unwrap())
+            })
+            .collect();
+        let engine = engine(&folder, options(precision, Level::best(), 48), 8);
+        for _ in 0..20 {
+            let mut order: Vec<usize> = (0..asks.len()).collect();
+            order.shuffle(&mut rng);
+            order.truncate(rng.random_range(1..=asks.len()));
+            let replies: Vec<_> =
+                order.iter().map(|n| (*n, engine.ask(asks[*n].clone()).unwrap())).collect();
+            for (n, reply) in replies {
+                assert_eq!(heard(reply), alone[n], "ask {n}, {}", precision.as_str());
+            }
+        }
+    }
+}
