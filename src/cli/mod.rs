@@ -48,6 +48,10 @@ enum Command {
     ///
     /// Example: raisonne stage reward_model --recipe models/demo.toml --work data/demo
     Stage(bundle::Stage),
+    /// Writes the examples and cases of a recipe as plain numbers, to try other models on.
+    ///
+    /// Example: raisonne export --recipe models/demo.toml --work data/work --out examples.safetensors
+    Export(bundle::Export),
     /// Makes, verifies and shows bundles.
     ///
     /// Example: raisonne bundle make --recipe models/demo.toml --out models/demo
@@ -122,6 +126,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Simulate(simulate) => simulate.run(),
         Command::Import(import) => import.run(),
         Command::Stage(stage) => stage.run(),
+        Command::Export(export) => export.run(),
         Command::Bundle(bundle) => bundle.run(),
         Command::Eval(eval) => eval.run(),
         Command::Bench(BenchCommand::Scorer(scorer)) => scorer.run(),
