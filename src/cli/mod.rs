@@ -93,6 +93,9 @@ struct ServiceBench {
     /// Requests in all.
     #[arg(long, default_value_t = 5_000)]
     requests: usize,
+    /// The server's process on this machine (Linux): its processor time is measured as well.
+    #[arg(long)]
+    server: Option<u32>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -158,9 +161,9 @@ impl ScorerBench {
 
 impl ServiceBench {
     fn run(self) -> anyhow::Result<()> {
-        let Self { address, bundle, candidates, clients, requests, json } = self;
+        let Self { address, bundle, candidates, clients, requests, server, json } = self;
         let options =
-            bench::ServiceOptions { address, bundle, candidates, clients, requests, json };
+            bench::ServiceOptions { address, bundle, candidates, clients, requests, server, json };
         bench::service(&options, &mut std::io::stdout().lock())
     }
 }
