@@ -177,6 +177,8 @@ fn different_histories_have_different_patterns() {
         let bought = world.dataset.bought[user].iter();
         bought.map(|b| Past { item: b.item, time: b.time, kind: EventKind::Purchase }).collect()
     };
+    let as_of = world.dataset.split.end;
+    let (_, cards) = Snapshot::write(&world.dataset, &world.catalog, as_of, "£");
     let mut seen: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
     for user in 0..world.dataset.users.len() {
         let history = history(user);
@@ -184,7 +186,7 @@ fn different_histories_have_different_patterns() {
             continue;
         }
         let items = history.iter().map(|past| past.item).collect();
-        let text = pattern(&world.catalog, &history, "£");
+        let text = pattern(&world.catalog, &cards.items, &history, "£");
         let before = seen.insert(text.clone(), items);
         assert!(before.is_none(), "two shoppers share the pattern {text:?}");
     }

@@ -1,7 +1,7 @@
 //! How long does a whole request take, and how many can be served?
 
 use crate::api::pb::rerank_service_client::RerankServiceClient;
-use crate::api::pb::{Candidate, RerankRequest};
+use crate::api::pb::{Candidate, Quality, RerankRequest};
 use crate::bundle::Part;
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -26,48 +26,66 @@ pub struct ServiceOptions {
     pub clients: usize,
     /// Requests in all, after as many warm-ups as there are clients and samples.
     pub requests: usize,
+    /// The server's process on this machine, to measure its processor time.
+    pub server: Option<u32>,
     /// JSON in place of a line.
     pub json: bool,
 }
+
+/// Clock ticks of a second in Linux's process table; a part of its interface, and the same on all
+/// of its machines.
+const TICKS_PER_S: f64 = 100.0;
 
 /// One answered request.
 #[derive(Clone, Copy, Debug)]
 struct Answered {
     took: Duration,
     compute: Duration,
+    /// Whether the scored rung was reached. Where it was not, the answer cost next to nothing.
+    scored: bool,
 }
 
 /// Sends requests in a closed loop and says how long they took, and how much of that was the
 /// scorer's own time.
 pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let (answered, elapsed) = runtime.block_on(load(options))?;
+    let (answered, elapsed, cpu) = runtime.block_on(load(options))?;
     let rate = answered.len() as f64 / elapsed.as_secs_f64();
+    let scored = answered.iter().filter(|a| a.scored).count() as f64 / answered.len().max(1) as f64;
+    let [client_cpu, server_cpu] = cpu.map(|s| s.map(|s| s * 1e3 / answered.len().max(1) as f64));
     let took = quantiles(answered.iter().map(|a| a.took));
     let compute = quantiles(answered.iter().map(|a| a.compute));
     let over = quantiles(answered.iter().map(|a| a.took.saturating_sub(a.compute)));
     if options.json {
         let report = json!({
             "clients": options.clients, "candidates": options.candidates,
-            "requests_per_second": rate,
+            "requests_per_second": rate, "scored_share": scored,
+            "client_cpu_ms": client_cpu, "server_cpu_ms": server_cpu,
             "latency_ms": took, "scorer_ms": compute, "overhead_ms": over,
         });
         writeln!(out, "{report}")?;
     } else {
         writeln!(
             out,
-            "{} clients, {} candidates: {rate:.0} requests/s; ms at p50/p95/p99: whole {}, scorer {}, overhead {}",
+            "{} clients, {} candidates: {rate:.0} requests/s, {:.1} % scored; ms at p50/p95/p99: whole {}, scorer {}, overhead {}",
             options.clients,
             options.candidates,
+            scored * 100.0,
             shown(took),
             shown(compute),
             shown(over),
         )?;
+        for (who, cpu) in [("client", client_cpu), ("server", server_cpu)] {
+            if let Some(cpu) = cpu {
+                writeln!(out, "{who}: {cpu:.3} ms of processor time a request")?;
+            }
+        }
     }
     Ok(())
 }
 
-async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration)> {
+/// The answers, how long they took in all, and the processor seconds of client and server.
+async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Option<f64>; 2])> {
     let requests = requests(options)?;
     let mut clients = Vec::new();
     for _ in 0..options.clients {
@@ -79,6 +97,8 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration)> {
         }
         clients.push(client);
     }
+    let processes = [Some(std::process::id()), options.server];
+    let before = processes.map(|process| cpu_s(process?));
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     let share = options.requests / options.clients.max(1);
@@ -91,9 +111,11 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration)> {
                 let begun = Instant::now();
                 let answer = client.rerank(request).await?.into_inner();
                 let took = begun.elapsed();
+                let scored = answer.quality() == Quality::Scored;
                 let compute = answer.receipt.and_then(|receipt| receipt.compute);
                 let compute = compute.map_or(0, |c| c.seconds * 1_000_000_000 + i64::from(c.nanos));
-                answered.push(Answered { took, compute: Duration::from_nanos(compute as u64) });
+                let compute = Duration::from_nanos(compute as u64);
+                answered.push(Answered { took, compute, scored });
             }
             Ok::<_, anyhow::Error>(answered)
         });
@@ -102,7 +124,23 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration)> {
     while let Some(answered) = tasks.join_next().await {
         all.extend(answered??);
     }
-    Ok((all, begun.elapsed()))
+    let elapsed = begun.elapsed();
+    let mut cpu = processes.map(|process| cpu_s(process?));
+    for (after, before) in cpu.iter_mut().zip(before) {
+        *after = after.zip(before).map(|(after, before)| after - before);
+    }
+    Ok((all, elapsed, cpu))
+}
+
+/// Processor seconds that a process has used so far, where the system tells (Linux).
+fn cpu_s(process: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in brackets may hold anything; user and system time are the 12th and 13th after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11);
+    let user: f64 = times.next()?.parse().ok()?;
+    let system: f64 = times.next()?.parse().ok()?;
+    Some((user + system) / TICKS_PER_S)
 }
 
 /// The bundle's samples, each filled up with the candidates of the others.

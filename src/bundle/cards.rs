@@ -7,7 +7,9 @@ use std::sync::Arc;
 /// Reasons that one item may have (CURec's M).
 pub const REASONS_MAX: usize = 10;
 /// Partners that an item's card names: those whose buyers are most alike.
-pub const PARTNERS: usize = 50;
+pub const PARTNERS: usize = 40;
+/// Companions that an item's card names: those that most often lie in one basket with it.
+pub const COMPANIONS: usize = 20;
 /// Events of a user's history that a model reads.
 pub const HISTORY_LEN: usize = 50;
 
@@ -20,18 +22,29 @@ pub struct Cards {
     pub items: Vec<ItemCard>,
     /// By user.
     pub users: FxHashMap<UserId, Arc<UserCard>>,
-    /// Each item's partners, closest first: (items, [`PARTNERS`]), filled up with [`NOBODY`].
-    pub partners: Vec<u32>,
-    /// How alike their buyers are, in `0..=1`: the cosine, in the same places.
-    pub closeness: Vec<f32>,
+    /// Each item's partners: the cosine says how alike their buyers are.
+    pub partners: Ties,
+    /// Each item's companions: the cosine says how alike the baskets are that hold them.
+    pub companions: Ties,
     /// The vector of each item's text: (items, width).
     pub item_vectors: Vec<f32>,
     /// The vector of each reason, items in order and their reasons in order: (reasons, width).
     pub reason_vectors: Vec<f32>,
 }
 
-/// Stands where an item has no more partners.
+/// Stands where an item has no more ties.
 pub const NOBODY: u32 = u32::MAX;
+
+/// Which items each item is tied to, and how closely: a table of as many columns for each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ties {
+    /// Ties of one item, at most.
+    pub columns: usize,
+    /// Closest first: (items, columns), filled up with [`NOBODY`].
+    pub items: Vec<u32>,
+    /// How close they are, in `0..=1`, in the same places.
+    pub closeness: Vec<f32>,
+}
 
 /// What we know about an item.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -112,16 +125,43 @@ pub struct Past {
     pub kind: EventKind,
 }
 
-// === impl Cards ===
+// === impl Ties ===
 
-impl Cards {
-    /// The partners of an item and how close they are, closest first.
-    pub fn partners(&self, item: u32) -> impl Iterator<Item = (u32, f32)> + '_ {
-        let row = item as usize * PARTNERS..(item as usize + 1) * PARTNERS;
-        let partners = self.partners[row.clone()].iter().zip(&self.closeness[row]);
-        partners
+impl Ties {
+    /// A table with room for this many ties of each item.
+    pub fn new(columns: usize) -> Self {
+        Self { columns, ..Self::default() }
+    }
+
+    /// Adds the row of the next item, closest first; ties for which there is no room are dropped.
+    pub fn push(&mut self, ties: impl Iterator<Item = (u32, f32)>) {
+        let full = self.items.len() + self.columns;
+        for (item, closeness) in ties.take(self.columns) {
+            self.items.push(item);
+            self.closeness.push(closeness);
+        }
+        self.items.resize(full, NOBODY);
+        self.closeness.resize(full, 0.0);
+    }
+
+    /// The ties of an item and how close they are, closest first.
+    pub fn of(&self, item: u32) -> impl Iterator<Item = (u32, f32)> + '_ {
+        let row = item as usize * self.columns..(item as usize + 1) * self.columns;
+        self.items[row.clone()]
+            .iter()
+            .zip(&self.closeness[row])
             .take_while(|(item, _)| **item != NOBODY)
             .map(|(&item, &closeness)| (item, closeness))
+    }
+}
+
+// === impl ItemStats ===
+
+impl ItemStats {
+    /// What it cost when it last sold. The catalogue's price does not count: it may have been
+    /// written down later than the card's as-of time.
+    pub fn price_paid(&self) -> Option<f32> {
+        self.price.filter(|_| self.sales > 0)
     }
 }
 

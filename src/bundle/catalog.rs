@@ -28,7 +28,14 @@ pub struct CatalogItem {
     pub attributes: Vec<u32>,
     /// Its price in the shop's currency, if known.
     pub price: Option<f32>,
+    /// The attribute that says what kind of thing it is, if one does: the first of those in
+    /// [`KINDS`].
+    pub kind: Option<u32>,
 }
+
+/// The names of attributes that say what kind of thing an item is: the one that shops give, and
+/// the one that is mined from titles.
+const KINDS: [&str; 2] = ["product_type", "type"];
 
 /// One item as it lies in a bundle: a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,17 +67,20 @@ impl Catalog {
         let mut catalog = Self::default();
         for row in rows {
             let category = catalog.categories.number_of(row.category.as_str().into());
-            let attributes = row
+            let attributes: Vec<u32> = row
                 .attributes
                 .iter()
                 .map(|(name, value)| {
                     catalog.attributes.number_of((name.as_str().into(), value.as_str().into()))
                 })
                 .collect();
+            let names = || row.attributes.iter().map(|(name, _)| name.as_str());
+            let kind = KINDS.iter().find_map(|kind| names().position(|name| name == *kind));
             let item = CatalogItem {
                 id: row.id.into(),
                 title: row.title.into(),
                 category,
+                kind: kind.map(|place| attributes[place]),
                 attributes,
                 price: row.price,
             };

@@ -1,8 +1,8 @@
 //! Parts as files.
 
 use super::{
-    Backing, BundleError, CardReason, Cards, Catalog, CatalogRow, ItemCard, ItemStats, Manifest,
-    NOBODY, PARTNERS, Part, Past, UserCard,
+    Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, ItemCard, ItemStats,
+    Manifest, NOBODY, PARTNERS, Part, Past, Ties, UserCard,
 };
 use crate::domain::{EventKind, Evidence, EvidenceKind, Timestamp, UserId};
 use half::f16;
@@ -250,18 +250,12 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
         items.push(card);
     }
     let rows = read_lines::<UserRow>(dir, Part::UserCards)?;
-    let [item_vectors, reason_vectors, patterns, closeness] = [
-        ("items", items.len()),
-        ("reasons", first_reason as usize),
-        ("patterns", rows.len()),
-        ("closeness", items.len()),
-    ]
-    .map(|(name, rows)| read_vectors(&tensors, name, rows));
+    let [item_vectors, reason_vectors, patterns] =
+        [("items", items.len()), ("reasons", first_reason as usize), ("patterns", rows.len())]
+            .map(|(name, rows)| read_vectors(&tensors, name, rows));
     let (item_vectors, reason_vectors, patterns) = (item_vectors?, reason_vectors?, patterns?);
-    let (partners, closeness) = (read_partners(&tensors, items.len())?, closeness?);
-    if closeness.len() != partners.len() {
-        return Err(wrong(Part::CardVectors, "there is not one closeness per partner"));
-    }
+    let [partners, companions] = TIES.map(|ties| read_ties(&tensors, ties, items.len()));
+    let (partners, companions) = (partners?, companions?);
     if items.len() != catalog.len() {
         return Err(wrong(Part::ItemCards, "there is not one card per item of the catalogue"));
     }
@@ -271,8 +265,12 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
         let card = row.card(vector, items.len());
         users.extend([card.ok_or_else(|| wrong(Part::UserCards, "a history names no item"))?]);
     }
-    Ok(Cards { as_of, items, users, partners, closeness, item_vectors, reason_vectors })
+    Ok(Cards { as_of, items, users, partners, companions, item_vectors, reason_vectors })
 }
+
+/// The tables of ties: their names, those of their closeness, and their columns.
+const TIES: [(&str, &str, usize); 2] =
+    [("partners", "closeness", PARTNERS), ("companions", "companions_closeness", COMPANIONS)];
 
 fn read_vectors(
     tensors: &SafeTensors<'_>,
@@ -288,18 +286,26 @@ fn read_vectors(
     Ok(halves.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect())
 }
 
-fn read_partners(tensors: &SafeTensors<'_>, items: usize) -> Result<Vec<u32>, BundleError> {
+fn read_ties(
+    tensors: &SafeTensors<'_>,
+    (name, closeness, columns): (&str, &str, usize),
+    rows: usize,
+) -> Result<Ties, BundleError> {
     let wrong = |why: &str| BundleError::malformed(Part::CardVectors.file(), why);
-    let tensor = tensors.tensor("partners").map_err(|error| wrong(&error.to_string()))?;
-    if tensor.dtype() != Dtype::U32 || tensor.shape() != [items, PARTNERS] {
-        return Err(wrong(&format!("partners is not a table of {items} x {PARTNERS} numbers")));
+    let tensor = tensors.tensor(name).map_err(|error| wrong(&error.to_string()))?;
+    if tensor.dtype() != Dtype::U32 || tensor.shape() != [rows, columns] {
+        return Err(wrong(&format!("{name} is not a table of {rows} x {columns} numbers")));
     }
     let (words, _) = tensor.data().as_chunks::<4>();
-    let partners: Vec<u32> = words.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
-    if partners.iter().any(|&item| item != NOBODY && item as usize >= items) {
-        return Err(wrong("a partner is no item of the catalogue"));
+    let items: Vec<u32> = words.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+    if items.iter().any(|&item| item != NOBODY && item as usize >= rows) {
+        return Err(wrong(&format!("one of {name} is no item of the catalogue")));
     }
-    Ok(partners)
+    let closeness = read_vectors(tensors, closeness, rows)?;
+    if closeness.len() != items.len() {
+        return Err(wrong(&format!("there is not one closeness for each of {name}")));
+    }
+    Ok(Ties { columns, items, closeness })
 }
 
 fn write_vectors(dir: &Path, cards: &Cards, patterns: &[f32]) -> Result<(), BundleError> {
@@ -307,14 +313,18 @@ fn write_vectors(dir: &Path, cards: &Cards, patterns: &[f32]) -> Result<(), Bund
         values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
     };
     let width = cards.item_vectors.len() / cards.items.len().max(1);
-    let partners = cards.partners.iter().flat_map(|item| item.to_le_bytes()).collect();
-    let tables: Vec<(&str, Dtype, usize, Vec<u8>)> = vec![
-        ("closeness", Dtype::F16, PARTNERS, halves(&cards.closeness)),
+    let mut tables: Vec<(&str, Dtype, usize, Vec<u8>)> = vec![
         ("items", Dtype::F16, width, halves(&cards.item_vectors)),
-        ("partners", Dtype::U32, PARTNERS, partners),
         ("patterns", Dtype::F16, width, halves(patterns)),
         ("reasons", Dtype::F16, width, halves(&cards.reason_vectors)),
     ];
+    for ((name, closeness, columns), ties) in
+        TIES.into_iter().zip([&cards.partners, &cards.companions])
+    {
+        let items = ties.items.iter().flat_map(|item| item.to_le_bytes()).collect();
+        tables.push((name, Dtype::U32, columns, items));
+        tables.push((closeness, Dtype::F16, columns, halves(&ties.closeness)));
+    }
     let views = tables.iter().map(|(name, kind, width, bytes)| {
         let number = if *kind == Dtype::F16 { 2 } else { 4 };
         let shape = vec![bytes.len() / number / (*width).max(1), *width];

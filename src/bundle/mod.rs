@@ -9,8 +9,8 @@ mod files;
 mod manifest;
 
 pub use cards::{
-    Backing, CardReason, Cards, HISTORY_LEN, ItemCard, ItemStats, NOBODY, PARTNERS, Past,
-    REASONS_MAX, UserCard, month,
+    Backing, COMPANIONS, CardReason, Cards, HISTORY_LEN, ItemCard, ItemStats, NOBODY, PARTNERS,
+    Past, REASONS_MAX, Ties, UserCard, month,
 };
 pub use catalog::{Catalog, CatalogItem, CatalogRow, inline_text};
 pub use files::{Bundle, Golden, read_catalog, write_cards, write_catalog, write_golden};

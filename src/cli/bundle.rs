@@ -1,10 +1,10 @@
-//! `stage`, `bundle` and `eval`: from a recipe to models, and what they are worth.
+//! `stage`, `export`, `bundle` and `eval`: from a recipe to models, and what they are worth.
 
 use super::progress::Bar;
 use crate::bundle::{Bundle, Manifest, Part};
 use crate::scorer::Opened;
 use crate::train::stages::{evaluate, table};
-use crate::train::{self, Bench, Recipe, STAGES, publish};
+use crate::train::{self, Bench, Recipe, STAGES, export, publish};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use std::io::Write as _;
@@ -35,6 +35,19 @@ struct RecipeArgs {
     /// Lays a value over the recipe, such as `reward_model.loss=bce`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+}
+
+/// Writes the examples and cases of a recipe as plain numbers.
+#[derive(Args, Debug)]
+pub struct Export {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// The folder of the parts: the stages up to the text encoder must have run there.
+    #[arg(long, default_value = "data/work")]
+    work: PathBuf,
+    /// The safetensors file to write.
+    #[arg(long)]
+    out: PathBuf,
 }
 
 /// Makes, verifies and shows bundles.
@@ -101,6 +114,17 @@ impl Stage {
         bar.end();
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
+        Ok(())
+    }
+}
+
+impl Export {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
+        let mut bar = Bar::new();
+        export::export(&mut Bench::new(&self.work, recipe, &mut bar)?, &self.out)?;
+        bar.end();
+        writeln!(std::io::stdout(), "written to {}", self.out.display())?;
         Ok(())
     }
 }

@@ -50,6 +50,10 @@ enum Command {
     ///
     /// Example: raisonne stage reward_model --recipe models/demo.toml --work data/demo
     Stage(bundle::Stage),
+    /// Writes the examples and cases of a recipe as plain numbers, to try other models on.
+    ///
+    /// Example: raisonne export --recipe models/demo.toml --work data/work --out examples.safetensors
+    Export(bundle::Export),
     /// Makes, verifies and shows bundles.
     ///
     /// Example: raisonne bundle make --recipe models/demo.toml --out models/demo
@@ -124,6 +128,9 @@ struct ServiceBench {
     /// Requests in all.
     #[arg(long, default_value_t = 5_000)]
     requests: usize,
+    /// The server's process on this machine (Linux): its processor time is measured as well.
+    #[arg(long)]
+    server: Option<u32>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -157,6 +164,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Simulate(simulate) => simulate.run(),
         Command::Import(import) => import.run(),
         Command::Stage(stage) => stage.run(),
+        Command::Export(export) => export.run(),
         Command::Bundle(bundle) => bundle.run(),
         Command::Eval(eval) => eval.run(),
         Command::Generate(generate) => generate.run(),
@@ -190,9 +198,9 @@ impl ScorerBench {
 
 impl ServiceBench {
     fn run(self) -> anyhow::Result<()> {
-        let Self { address, bundle, candidates, clients, requests, json } = self;
+        let Self { address, bundle, candidates, clients, requests, server, json } = self;
         let options =
-            bench::ServiceOptions { address, bundle, candidates, clients, requests, json };
+            bench::ServiceOptions { address, bundle, candidates, clients, requests, server, json };
         bench::service(&options, &mut std::io::stdout().lock())
     }
 }

@@ -1,7 +1,7 @@
 //! A shopper's interests in words.
 
 use super::wording;
-use crate::bundle::{Catalog, HISTORY_LEN, Past};
+use crate::bundle::{Catalog, HISTORY_LEN, ItemCard, Past};
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ const LATEST: usize = 3;
 
 /// What the last events of a history (oldest first) say about its owner: their categories, what
 /// their things have in common, what they usually pay, and what they chose last. Empty for an
-/// empty history.
-pub fn pattern(catalog: &Catalog, history: &[Past], currency: &str) -> String {
+/// empty history. Prices are those of the `cards`, which know nothing later than themselves.
+pub fn pattern(catalog: &Catalog, cards: &[ItemCard], history: &[Past], currency: &str) -> String {
     let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
     let Some(latest) = history.last() else { return String::new() };
     let items = || history.iter().map(|past| catalog.item(past.item));
@@ -34,7 +34,8 @@ pub fn pattern(catalog: &Catalog, history: &[Past], currency: &str) -> String {
         text.push_str("; likes ");
         text.push_str(&wording::list(liked.iter().map(|&number| &**catalog.attribute(number).1)));
     }
-    if let Some(price) = median(items().filter_map(|item| item.price).collect()) {
+    let paid = history.iter().filter_map(|past| cards[past.item as usize].stats.price_paid());
+    if let Some(price) = median(paid.collect()) {
         let _ = write!(text, "; usually pays about {currency}{price:.2}");
     }
     text.push_str("; last chose ");
@@ -75,7 +76,7 @@ fn median(mut values: Vec<f32>) -> Option<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::CatalogRow;
+    use crate::bundle::{CatalogRow, ItemStats};
     use crate::domain::EventKind;
 
     fn catalog() -> Catalog {
@@ -93,18 +94,27 @@ mod tests {
         ])
     }
 
+    /// Cards that know other prices than the catalogue, and none of the lamp.
+    fn cards() -> Vec<ItemCard> {
+        let card = |sales, price| ItemCard {
+            stats: ItemStats { sales, price, ..ItemStats::default() },
+            ..ItemCard::default()
+        };
+        vec![card(3, Some(2.0)), card(1, Some(4.5)), card(0, Some(30.0))]
+    }
+
     fn past(item: u32) -> Past {
         Past { item, time: i64::from(item), kind: EventKind::Purchase }
     }
 
     #[test]
     fn a_pattern_says_what_the_history_says() {
-        let text = pattern(&catalog(), &[past(0), past(1), past(2)], "£");
-        insta::assert_snapshot!(text, @"Buys kitchen and lighting; likes red; usually pays about £4.00; last chose Blue Lamp, Red Bowl and Red Mug.");
+        let text = pattern(&catalog(), &cards(), &[past(0), past(1), past(2)], "£");
+        insta::assert_snapshot!(text, @"Buys kitchen and lighting; likes red; usually pays about £4.50; last chose Blue Lamp, Red Bowl and Red Mug.");
     }
 
     #[test]
     fn an_empty_history_has_no_pattern() {
-        assert_eq!(pattern(&catalog(), &[], "£"), "");
+        assert_eq!(pattern(&catalog(), &cards(), &[], "£"), "");
     }
 }

@@ -111,7 +111,8 @@ impl Profiles {
     /// Writes a card for a history that no card was written for.
     fn write(&self, mut history: Vec<Past>) -> UserCard {
         history.drain(..history.len().saturating_sub(HISTORY_LEN));
-        let pattern = evidence::pattern(&self.model.catalog, &history, &self.currency);
+        let Model { catalog, cards, .. } = &*self.model;
+        let pattern = evidence::pattern(catalog, &cards.items, &history, &self.currency);
         let vector =
             if pattern.is_empty() { Vec::new() } else { self.model.reader.vector(&pattern) };
         UserCard { pattern: pattern.into(), vector, history }

@@ -2,11 +2,11 @@
 //! training and serving alike.
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, ItemCard, Past};
-use crate::domain::{ItemText, Timestamp, UserId};
+use crate::domain::{EventKind, ItemText, Timestamp, UserId};
 use rustc_hash::FxHashMap;
 
 /// Dense features of a (user, item) pair.
-pub const FEATURES: usize = 18;
+pub const FEATURES: usize = 30;
 /// Buckets of an event's age.
 pub const AGES: usize = 24;
 
@@ -16,6 +16,11 @@ const LED_BY: usize = 20;
 const SUMMED: usize = 5;
 /// … each a step further back counting this much less.
 const FADE: f32 = 0.8;
+
+/// What was taken this short a time ago belongs to the basket that is being filled.
+const VISIT_S: i64 = 3_600;
+/// The most that a sum of closeness may say.
+const SUM_MAX: f32 = 3.0;
 
 /// Seconds of an hour, and of a day.
 const HOUR_S: f32 = 3_600.0;
@@ -28,14 +33,45 @@ pub struct Context<'a> {
     history: &'a [Past],
     now: Timestamp,
     month: usize,
-    /// By item: how often it occurs, and when last.
-    items: FxHashMap<u32, (u32, Timestamp)>,
+    items: FxHashMap<u32, Met>,
     categories: FxHashMap<u32, u32>,
     attributes: FxHashMap<u32, u32>,
-    /// Mean logarithm of the prices in the history.
-    price: Option<f32>,
-    /// By item: how close it is to the latest items, added up, and to the closest of more.
-    near: FxHashMap<u32, (f32, f32)>,
+    /// By the attribute that names it.
+    kinds: FxHashMap<u32, Had>,
+    /// Means of the logarithm and of the rank of the prices in the history.
+    price: Option<(f32, f32)>,
+    /// Distinct items of the basket that is being filled.
+    in_basket: usize,
+    near: FxHashMap<u32, Near>,
+}
+
+/// How an item occurs in a history.
+#[derive(Clone, Copy, Debug, Default)]
+struct Met {
+    bought: u32,
+    bought_last: Timestamp,
+    browsed: u32,
+    browsed_last: Timestamp,
+}
+
+/// How a kind of thing occurs in a history.
+#[derive(Clone, Copy, Debug, Default)]
+struct Had {
+    /// Whether the basket that is being filled holds one.
+    in_basket: bool,
+    bought: u32,
+    bought_last: Timestamp,
+}
+
+/// How close an item is to what was met last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Near {
+    /// As a partner of the latest items, added up, and of the closest of more.
+    partner: (f32, f32),
+    /// As a companion of what the basket holds, added up and at most.
+    basket: (f32, f32),
+    /// As a companion of earlier items, added up and at most.
+    earlier: (f32, f32),
 }
 
 /// What is known of a candidate.
@@ -67,25 +103,64 @@ impl<'a> Context<'a> {
             items: FxHashMap::default(),
             categories: FxHashMap::default(),
             attributes: FxHashMap::default(),
+            kinds: FxHashMap::default(),
             price: None,
-            near: near(cards, history),
+            in_basket: 0,
+            near: FxHashMap::default(),
         };
-        let mut prices = (0.0, 0.0);
+        let (mut prices, mut ranks, mut priced) = (0.0, 0.0, 0.0);
         for past in history {
             let item = catalog.item(past.item);
-            let (count, last) = context.items.entry(past.item).or_insert((0, past.time));
-            *count += 1;
-            *last = past.time.max(*last);
+            context.items.entry(past.item).or_default().count(past);
             *context.categories.entry(item.category).or_default() += 1;
             for &attribute in &item.attributes {
                 *context.attributes.entry(attribute).or_default() += 1;
             }
-            if let Some(price) = item.price {
-                prices = (prices.0 + price.max(0.01).ln(), prices.1 + 1.0);
+            let in_basket = context.is_in_basket(past);
+            if let Some(kind) = item.kind {
+                context.kinds.entry(kind).or_default().count(past, in_basket);
+            }
+            let stats = &cards.items[past.item as usize].stats;
+            if let Some(price) = stats.price_paid() {
+                prices += price.max(0.01).ln();
+                ranks += stats.price_rank;
+                priced += 1.0;
             }
         }
-        context.price = (prices.1 > 0.0).then(|| prices.0 / prices.1);
+        context.price = (priced > 0.0).then(|| (prices / priced, ranks / priced));
+        context.look_around(cards);
         context
+    }
+
+    /// Whether an event put something into the basket that is being filled.
+    fn is_in_basket(&self, past: &Past) -> bool {
+        matches!(past.kind, EventKind::Cart | EventKind::Purchase)
+            && past.time >= self.now - VISIT_S
+    }
+
+    /// Finds where the history leads: the partners and companions of its latest distinct items.
+    fn look_around(&mut self, cards: &Cards) {
+        let mut latest: Vec<(u32, bool)> = Vec::with_capacity(LED_BY);
+        for past in self.history.iter().rev() {
+            if latest.len() < LED_BY && latest.iter().all(|&(item, _)| item != past.item) {
+                latest.push((past.item, self.is_in_basket(past)));
+            }
+        }
+        for (step, &(item, in_basket)) in latest.iter().enumerate() {
+            let weight = if step < SUMMED { FADE.powi(step as i32) } else { 0.0 };
+            for (partner, closeness) in cards.partners.of(item) {
+                let (sum, closest) = &mut self.near.entry(partner).or_default().partner;
+                *sum += weight * closeness;
+                *closest = closest.max(closeness);
+            }
+            for (companion, closeness) in cards.companions.of(item) {
+                let near = self.near.entry(companion).or_default();
+                let (sum, closest) = if in_basket { &mut near.basket } else { &mut near.earlier };
+                *sum += closeness;
+                *closest = closest.max(closeness);
+            }
+            self.in_basket += usize::from(in_basket);
+        }
     }
 
     /// The events that the network reads, oldest first.
@@ -107,7 +182,7 @@ impl<'a> Context<'a> {
                 self.repeats(number, &mut f);
                 self.sales(card, &mut f);
                 let item = self.catalog.item(number);
-                self.price_fit(card.stats.price, &mut f);
+                self.price_fit(card, &mut f);
                 f[12] = self.share(&self.categories, item.category);
                 let liked: f32 =
                     item.attributes.iter().map(|&a| self.share(&self.attributes, a)).sum();
@@ -117,7 +192,10 @@ impl<'a> Context<'a> {
                     f[15] = (overlap * reason.strength).max(f[15]);
                 }
                 f[14] = f[14].min(3.0);
-                (f[16], f[17]) = self.near.get(&number).copied().unwrap_or_default();
+                self.nearness(number, &mut f);
+                if let Some(kind) = item.kind {
+                    self.alike(kind, &mut f);
+                }
             }
             Candidate::Inline(text) => {
                 let category = self.catalog.category_number(&text.category);
@@ -134,7 +212,7 @@ impl<'a> Context<'a> {
             Backing::Item(item) => self
                 .items
                 .get(&item)
-                .map_or(0.0, |&(_, last)| 0.5 + 0.5 * (-self.days_since(last) / 90.0).exp()),
+                .map_or(0.0, |met| 0.5 + 0.5 * (-self.days_since(met.last()) / 90.0).exp()),
             Backing::Attribute(attribute) => self.share(&self.attributes, attribute).sqrt(),
             Backing::Nothing => 0.0,
         }
@@ -146,12 +224,17 @@ impl<'a> Context<'a> {
     }
 
     fn repeats(&self, number: u32, f: &mut [f32; FEATURES]) {
-        if let Some(&(count, last)) = self.items.get(&number) {
-            let days = self.days_since(last);
-            f[0] = (count as f32).ln_1p();
+        let Some(met) = self.items.get(&number) else { return };
+        if met.bought > 0 {
+            let days = self.days_since(met.bought_last);
+            f[0] = (met.bought as f32).ln_1p();
             f[1] = (-days / 7.0).exp();
             f[2] = (-days / 30.0).exp();
             f[3] = (-days / 120.0).exp();
+        }
+        if met.browsed > 0 {
+            f[26] = (met.browsed as f32).ln_1p();
+            f[27] = (-self.days_since(met.browsed_last) / 30.0).exp();
         }
     }
 
@@ -167,11 +250,32 @@ impl<'a> Context<'a> {
         f[9] = stats.price_rank;
     }
 
-    fn price_fit(&self, price: Option<f32>, f: &mut [f32; FEATURES]) {
-        if let (Some(price), Some(usual)) = (price, self.price) {
+    /// Whether it costs what the history's things cost, in money and among its own category.
+    fn price_fit(&self, card: &ItemCard, f: &mut [f32; FEATURES]) {
+        if let (Some(price), Some((usual, rank))) = (card.stats.price, self.price) {
             let gap = (price.max(0.01).ln() - usual).clamp(-3.0, 3.0);
             f[10] = gap.abs();
             f[11] = gap;
+            f[28] = card.stats.price_rank - rank;
+            f[29] = f[28].abs();
+        }
+    }
+
+    fn nearness(&self, number: u32, f: &mut [f32; FEATURES]) {
+        let near = self.near.get(&number).copied().unwrap_or_default();
+        (f[16], f[17]) = near.partner;
+        (f[18], f[19]) = (near.basket.0.min(SUM_MAX), near.basket.1);
+        f[20] = (self.in_basket as f32).ln_1p() / 2.0;
+        (f[21], f[22]) = (near.earlier.0.min(SUM_MAX), near.earlier.1);
+    }
+
+    /// Whether a thing of this kind was taken already: of many, one is enough.
+    fn alike(&self, kind: u32, f: &mut [f32; FEATURES]) {
+        let Some(had) = self.kinds.get(&kind) else { return };
+        f[23] = f32::from(u8::from(had.in_basket));
+        if had.bought > 0 {
+            f[24] = (had.bought as f32).ln_1p();
+            f[25] = (-self.days_since(had.bought_last) / 120.0).exp();
         }
     }
 
@@ -184,22 +288,111 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Where a history leads: the partners of its latest distinct items.
-fn near(cards: &Cards, history: &[Past]) -> FxHashMap<u32, (f32, f32)> {
-    let mut latest: Vec<u32> = Vec::with_capacity(LED_BY);
-    for past in history.iter().rev() {
-        if latest.len() < LED_BY && !latest.contains(&past.item) {
-            latest.push(past.item);
+// === impl Met ===
+
+impl Met {
+    fn count(&mut self, past: &Past) {
+        let (count, last) = match past.kind {
+            EventKind::Purchase => (&mut self.bought, &mut self.bought_last),
+            _ => (&mut self.browsed, &mut self.browsed_last),
+        };
+        *count += 1;
+        *last = past.time.max(*last);
+    }
+
+    fn last(&self) -> Timestamp {
+        self.bought_last.max(self.browsed_last)
+    }
+}
+
+// === impl Had ===
+
+impl Had {
+    fn count(&mut self, past: &Past, in_basket: bool) {
+        self.in_basket |= in_basket;
+        if past.kind == EventKind::Purchase && !in_basket {
+            self.bought += 1;
+            self.bought_last = past.time.max(self.bought_last);
         }
     }
-    let mut near: FxHashMap<u32, (f32, f32)> = FxHashMap::default();
-    for (step, &item) in latest.iter().enumerate() {
-        let weight = if step < SUMMED { FADE.powi(step as i32) } else { 0.0 };
-        for (partner, closeness) in cards.partners(item) {
-            let (sum, closest) = near.entry(partner).or_default();
-            *sum += weight * closeness;
-            *closest = closest.max(closeness);
-        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::{CatalogRow, ItemStats, Ties};
+
+    const NOW: Timestamp = 400 * 86_400;
+
+    fn catalog() -> Catalog {
+        let row = |id: &str, kind: &str| CatalogRow {
+            id: id.into(),
+            title: id.into(),
+            category: "kitchen".into(),
+            attributes: vec![("product_type".into(), kind.into())],
+            price: Some(100.0),
+        };
+        Catalog::new([row("mug", "mug"), row("bowl", "bowl"), row("second mug", "mug")])
     }
-    near
+
+    /// The bowl goes into baskets with the mug; everything sold for 2.
+    fn cards() -> Cards {
+        let stats = ItemStats { sales: 5, price: Some(2.0), ..ItemStats::default() };
+        let mut companions = Ties::new(2);
+        companions.push([(1, 0.5)].into_iter());
+        companions.push([(0, 0.5), (2, 0.25)].into_iter());
+        companions.push([].into_iter());
+        let mut partners = Ties::new(1);
+        (0..3).for_each(|_| partners.push([].into_iter()));
+        let items = vec![ItemCard { stats, ..ItemCard::default() }; 3];
+        Cards { items, companions, partners, ..Cards::default() }
+    }
+
+    fn features(history: &[Past], of: u32) -> [f32; FEATURES] {
+        let (catalog, cards) = (catalog(), cards());
+        let context = Context::new(&catalog, &cards, history, NOW, 0);
+        context.features(Candidate::Known(of, &cards.items[of as usize]), &[])
+    }
+
+    fn past(item: u32, ago_s: i64, kind: EventKind) -> Past {
+        Past { item, time: NOW - ago_s, kind }
+    }
+
+    #[test]
+    fn what_lies_in_the_basket_leads_elsewhere_than_what_was_bought_before() {
+        let bowl = features(&[past(0, 60, EventKind::Cart)], 1);
+        assert_eq!((bowl[18], bowl[19], bowl[21]), (0.5, 0.5, 0.0));
+        let bowl = features(&[past(0, 2 * VISIT_S, EventKind::Purchase)], 1);
+        assert_eq!((bowl[18], bowl[20], bowl[21], bowl[22]), (0.0, 0.0, 0.5, 0.5));
+        let bowl = features(&[past(0, 60, EventKind::Click)], 1);
+        assert_eq!((bowl[18], bowl[20]), (0.0, 0.0), "a look puts nothing into a basket");
+    }
+
+    #[test]
+    fn another_thing_of_the_same_kind_is_known_as_such() {
+        let mug = features(&[past(0, 0, EventKind::Purchase)], 2);
+        assert_eq!((mug[0], mug[23], mug[24]), (0.0, 1.0, 0.0));
+        let mug = features(&[past(0, 86_400, EventKind::Purchase)], 2);
+        assert!(mug[23] == 0.0 && mug[24] > 0.0 && mug[25] > 0.9);
+        assert_eq!(features(&[past(0, 86_400, EventKind::Purchase)], 1)[24], 0.0);
+    }
+
+    #[test]
+    fn browsing_and_buying_are_told_apart() {
+        let clicked = features(&[past(1, 86_400, EventKind::Click)], 1);
+        assert!(clicked[0] == 0.0 && clicked[26] > 0.0);
+        let bought = features(&[past(1, 86_400, EventKind::Purchase)], 1);
+        assert!(bought[0] > 0.0 && bought[26] == 0.0);
+    }
+
+    #[test]
+    fn a_price_is_the_last_one_paid_and_not_the_catalogues() {
+        let bowl = features(&[past(0, 86_400, EventKind::Purchase)], 1);
+        assert_eq!((bowl[10], bowl[11]), (0.0, 0.0));
+        let (catalog, mut cards) = (catalog(), cards());
+        // The mug sold for the first time after the cards were written.
+        cards.items[0].stats.sales = 0;
+        let history = [past(0, 86_400, EventKind::Purchase)];
+        assert_eq!(Context::new(&catalog, &cards, &history, NOW, 0).price, None);
+    }
 }

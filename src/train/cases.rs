@@ -140,8 +140,10 @@ impl Cases<'_> {
                 (upstream.slate(&purchases(&before), self.size, &|_| false), relevant)
             }
         };
-        let pattern = (!history.is_empty())
-            .then(|| self.reader.vector(&evidence::pattern(self.catalog, &history, self.currency)));
+        let cards = &self.snapshots[snapshot].cards.items;
+        let pattern = (!history.is_empty()).then(|| {
+            self.reader.vector(&evidence::pattern(self.catalog, cards, &history, self.currency))
+        });
         let slate = slate.into_iter().map(|(item, _)| item).collect();
         Case { user: user as u32, now, history, pattern, slate, relevant, snapshot }
     }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod bench;
 pub mod cases;
 pub mod dataset;
+pub mod export;
 pub mod fit;
 pub mod measure;
 pub mod publish;

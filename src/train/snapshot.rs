@@ -1,7 +1,7 @@
 //! The shop as it was known at one moment: the retriever, the cards and their vectors.
 
 use super::dataset::{DAY_S, Dataset};
-use crate::bundle::{Cards, Catalog, NOBODY, PARTNERS};
+use crate::bundle::{COMPANIONS, Cards, Catalog, PARTNERS, Ties};
 use crate::domain::Timestamp;
 use crate::evidence::{self, Ledger, Partner};
 use crate::scorer::Reader;
@@ -61,17 +61,33 @@ impl Snapshot {
             .collect();
         let ledger = Ledger::new(catalog, dataset.users.len(), &dataset.purchases, as_of);
         let items = evidence::item_cards(catalog, &dataset.users, &ledger, &partners, currency);
-        let (mut all, mut closeness) = (Vec::new(), Vec::new());
-        for item in 0..catalog.len() as u32 {
-            let near = upstream.neighbours(item);
-            for place in 0..PARTNERS {
-                let near = near.get(place);
-                all.push(near.map_or(NOBODY, |near| near.item));
-                closeness.push(near.map_or(0.0, |near| near.cosine));
-            }
-        }
-        (upstream, Cards { as_of, items, partners: all, closeness, ..Cards::default() })
+        let partners = ties(&upstream, catalog.len(), PARTNERS);
+        let companions = ties(&in_baskets(dataset, catalog, as_of), catalog.len(), COMPANIONS);
+        (upstream, Cards { as_of, items, partners, companions, ..Cards::default() })
     }
+}
+
+/// What lies in one basket: the same counts as for users, with each basket as a user of its own.
+fn in_baskets(dataset: &Dataset, catalog: &Catalog, as_of: Timestamp) -> CoPurchase {
+    let baskets: Vec<Vec<(u32, Timestamp)>> = dataset
+        .bought
+        .iter()
+        .flat_map(|bought| {
+            bought[..bought.partition_point(|b| b.time < as_of)]
+                .chunk_by(|a, b| a.basket == b.basket)
+                .map(|basket| basket.iter().map(|b| (b.item, b.time)).collect())
+        })
+        .collect();
+    let plan = Plan { neighbours: COMPANIONS, ..Plan::before(as_of) };
+    CoPurchase::build(baskets.iter().map(Vec::as_slice), catalog.len(), &plan)
+}
+
+fn ties(of: &CoPurchase, items: usize, columns: usize) -> Ties {
+    let mut ties = Ties::new(columns);
+    for item in 0..items as u32 {
+        ties.push(of.neighbours(item).iter().map(|near| (near.item, near.cosine)));
+    }
+    ties
 }
 
 /// Neighbours that the evidence writer may look at for one card.

@@ -7,6 +7,7 @@ mod text_encoder;
 mod write;
 
 pub use evaluate::{evaluate, table};
+pub use reward_model::examples;
 
 use super::Stage;
 

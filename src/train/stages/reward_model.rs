@@ -80,7 +80,7 @@ impl Stage for RewardModel {
 }
 
 /// Slates of the training time that hold what was bought: the others can't teach an order.
-fn examples(world: &World, recipe: &Recipe) -> Vec<Case> {
+pub fn examples(world: &World, recipe: &Recipe) -> Vec<Case> {
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
     let split = world.dataset.split;
     let mut examples = world.cases(recipe.slates.train_size, &recipe.shop.currency).many(

@@ -48,7 +48,7 @@ impl Stage for Write {
             Snapshot::take(&dataset, &catalog, &reader, &vectors, end, currency);
         for (number, user) in dataset.users.iter().enumerate() {
             let history = latest(&dataset, number);
-            let pattern = evidence::pattern(&catalog, &history, currency);
+            let pattern = evidence::pattern(&catalog, &cards.items, &history, currency);
             if !pattern.is_empty() {
                 let vector = reader.vector(&pattern);
                 let card = UserCard { pattern: pattern.into(), vector, history };
