@@ -105,8 +105,7 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options };
     let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
     let batches = batches.collect::<Result<Vec<_>>>()?;
-    let weighing =
-        if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
+    let weighing = if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
     let report = Report {
         precision: precision.as_str(),
         level: Level::best().as_str(),
@@ -135,8 +134,8 @@ fn start(
     let text = (options.prompt_tokens + options.tokens).div_ceil(PAGE_TOKENS) + 1;
     let trunk = options.trunk_tokens.div_ceil(PAGE_TOKENS) + 1;
     let pages = (text * most).max(2 * trunk);
-    let context = (options.prompt_tokens + options.tokens)
-        .max(options.trunk_tokens + options.branch_tokens);
+    let context =
+        (options.prompt_tokens + options.tokens).max(options.trunk_tokens + options.branch_tokens);
     let load = Options {
         precision,
         threads: options.threads,
@@ -211,23 +210,25 @@ impl Bench<'_> {
     /// Reads and writes some texts at a time.
     fn batch(&mut self, texts: usize, machine: &Machine<'_>) -> Result<Batch> {
         let EngineOptions { prompt_tokens, tokens, .. } = *self.options;
-        let asks: Vec<Ask> = (0..texts).map(|_| {
-            let prompt = self.text(prompt_tokens);
-            ask(Work::Generate(Generate {
-                prompt,
-                samples: NonZeroUsize::MIN,
-                tokens_max: tokens,
-                sampling: Sampling {
-                    temperature: 0.0,
-                    top_k: 0,
-                    top_p: 1.0,
-                    min_p: 0.0,
-                    seed: 0,
-                },
-                constraint: Constraint::Free,
-                ends: Vec::new(),
-            }))
-        }).collect();
+        let asks: Vec<Ask> = (0..texts)
+            .map(|_| {
+                let prompt = self.text(prompt_tokens);
+                ask(Work::Generate(Generate {
+                    prompt,
+                    samples: NonZeroUsize::MIN,
+                    tokens_max: tokens,
+                    sampling: Sampling {
+                        temperature: 0.0,
+                        top_k: 0,
+                        top_p: 1.0,
+                        min_p: 0.0,
+                        seed: 0,
+                    },
+                    constraint: Constraint::Free,
+                    ends: Vec::new(),
+                }))
+            })
+            .collect();
         let begun = Instant::now();
         let mut replies =
             asks.into_iter().map(|ask| Ok(self.engine.ask(ask)?)).collect::<Result<Vec<_>>>()?;

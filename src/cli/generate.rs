@@ -1,8 +1,8 @@
 //! `raisonne generate`: what a model's folder writes.
 
 use super::model::{LoadArgs, Loaded};
-use crate::engine::{Ask, Constraint, Event, Generate as Text, Sampling, Usage, Why, Work};
 use crate::domain::Criticality;
+use crate::engine::{Ask, Constraint, Event, Generate as Text, Sampling, Usage, Why, Work};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
@@ -46,8 +46,9 @@ pub(super) struct Generate {
 impl Generate {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let Loaded { engine, vocabulary, ends, precision, .. } =
-            self.model.load(|vocabulary| Ok(vocabulary.encode(&self.prompt)?.len() + self.max_tokens))?;
+        let Loaded { engine, vocabulary, ends, precision, .. } = self
+            .model
+            .load(|vocabulary| Ok(vocabulary.encode(&self.prompt)?.len() + self.max_tokens))?;
         let loaded = begun.elapsed();
         let prompt = vocabulary.encode(&self.prompt)?;
         let ask = Ask {

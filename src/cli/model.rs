@@ -61,7 +61,11 @@ impl LoadArgs {
     ) -> anyhow::Result<Loaded> {
         let checkpoint = Checkpoint::open(&self.model)
             .with_context(|| format!("opening the model `{}`", self.model.display()))?;
-        let folder = if self.model.is_dir() { &*self.model } else { self.model.parent().unwrap_or(&self.model) };
+        let folder = if self.model.is_dir() {
+            &*self.model
+        } else {
+            self.model.parent().unwrap_or(&self.model)
+        };
         let vocabulary = Vocabulary::load(folder)?;
         let tokens = tokens(&vocabulary)?;
         let ends = checkpoint.config().ends.clone();
@@ -77,10 +81,12 @@ impl LoadArgs {
             rows_max: ROWS_MAX,
         };
         let build = move || {
-            CpuRunner::load(checkpoint, options, tokens).map_err(|error| RunnerError(error.to_string()))
+            CpuRunner::load(checkpoint, options, tokens)
+                .map_err(|error| RunnerError(error.to_string()))
         };
         let one = NonZeroUsize::MIN;
-        let limits = Limits { running_max: one, waiting_max: one, share_max: one.saturating_add(ROWS_MAX) };
+        let limits =
+            Limits { running_max: one, waiting_max: one, share_max: one.saturating_add(ROWS_MAX) };
         let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
         Ok(Loaded { engine, vocabulary, ends, precision })
     }

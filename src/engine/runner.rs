@@ -113,7 +113,8 @@ fn lay_out(step: &Step, mut scratch: u32, pass: &mut Pass) {
         }
         for row in 0..count {
             let at = if branch { row } else { past + row };
-            let page = if branch { scratch + (at / PAGE_TOKENS) as u32 } else { pages[at / PAGE_TOKENS] };
+            let page =
+                if branch { scratch + (at / PAGE_TOKENS) as u32 } else { pages[at / PAGE_TOKENS] };
             pass.slots.push(Slot { page, token: (at % PAGE_TOKENS) as u32 });
             pass.positions.push((past + row) as u32);
         }

@@ -97,8 +97,9 @@ mod tests {
     fn bytes() -> Vocabulary {
         let mut characters: Vec<_> = ByteLevel::alphabet().into_iter().collect();
         characters.sort_unstable();
-        let tokens = characters.into_iter().zip(0..).map(|(c, id)| (c.to_string(), id)).collect();
-        let model = BPE::builder().vocab_and_merges::<tokenizers::models::bpe::Vocab, _>(tokens, Vec::new());
+        let tokens: [(String, u32); 256] =
+            std::array::from_fn(|id| (characters[id].to_string(), id as u32));
+        let model = BPE::builder().vocab_and_merges(tokens, Vec::new());
         let mut tokenizer = Tokenizer::new(model.build().unwrap());
         let bytes = ByteLevel::default().add_prefix_space(false);
         tokenizer.with_pre_tokenizer(Some(bytes));

@@ -89,7 +89,7 @@ pub fn attend(
         let first = kv_head * per_key + cut * per_key / cuts;
         let last = kv_head * per_key + (cut + 1) * per_key / cuts;
         let group = &groups[*g];
-        level.run(Task {
+        let task = Task {
             cache,
             layer,
             kv_head,
@@ -101,7 +101,8 @@ pub fn attend(
             seen: &seen[group.pages.clone()],
             queries,
             out: &out,
-        });
+        };
+        task.run(level);
     });
 }
 
@@ -133,33 +134,38 @@ struct Task<'a> {
     out: &'a Shared<'a, f32>,
 }
 
-impl Work for Task<'_> {
+/// A task of `R` queries.
+struct Queries<'a, const R: usize>(&'a Task<'a>);
+
+impl<const R: usize> Work for Queries<'_, R> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        match self.cache.layout().format {
-            Format::Bf16 => self.with::<L, Bf16>(),
-            _ => self.with::<L, F32>(),
+        // No level has more queries in a task than its registers allow, and none is compiled.
+        if const { R <= L::QUERIES } {
+            match self.0.cache.layout().format {
+                Format::Bf16 => self.0.attend::<L, Bf16, R>(),
+                _ => self.0.attend::<L, F32, R>(),
+            }
         }
     }
 }
 
 impl Task<'_> {
-    #[inline(always)]
-    fn with<L: Lanes, D: Dot>(&self) {
+    /// Each number of queries is compiled for each level by itself.
+    fn run(&self, level: Level) {
         match self.rows.len() * self.heads.len() {
-            1 => self.attend::<L, D, 1>(),
-            2 if const { L::QUERIES >= 2 } => self.attend::<L, D, 2>(),
-            3 if const { L::QUERIES >= 3 } => self.attend::<L, D, 3>(),
-            4 if const { L::QUERIES >= 4 } => self.attend::<L, D, 4>(),
-            5 if const { L::QUERIES >= 5 } => self.attend::<L, D, 5>(),
-            6 if const { L::QUERIES >= 6 } => self.attend::<L, D, 6>(),
-            7 if const { L::QUERIES >= 7 } => self.attend::<L, D, 7>(),
-            8 if const { L::QUERIES >= 8 } => self.attend::<L, D, 8>(),
-            9 if const { L::QUERIES >= 9 } => self.attend::<L, D, 9>(),
-            10 if const { L::QUERIES >= 10 } => self.attend::<L, D, 10>(),
-            11 if const { L::QUERIES >= 11 } => self.attend::<L, D, 11>(),
-            _ if const { L::QUERIES >= 12 } => self.attend::<L, D, 12>(),
-            queries => unreachable!("a task of {queries} queries"),
+            1 => level.run(Queries::<1>(self)),
+            2 => level.run(Queries::<2>(self)),
+            3 => level.run(Queries::<3>(self)),
+            4 => level.run(Queries::<4>(self)),
+            5 => level.run(Queries::<5>(self)),
+            6 => level.run(Queries::<6>(self)),
+            7 => level.run(Queries::<7>(self)),
+            8 => level.run(Queries::<8>(self)),
+            9 => level.run(Queries::<9>(self)),
+            10 => level.run(Queries::<10>(self)),
+            11 => level.run(Queries::<11>(self)),
+            _ => level.run(Queries::<12>(self)),
         }
     }
 
@@ -358,12 +364,7 @@ impl<const R: usize> State<R> {
 
     /// Adds a page's values.
     #[inline(always)]
-    fn add<L: Lanes, D: Dot>(
-        &mut self,
-        values: &[Line],
-        weights: &[[u32; R]],
-        scale: bool,
-    ) {
+    fn add<L: Lanes, D: Dot>(&mut self, values: &[Line], weights: &[[u32; R]], scale: bool) {
         let steps = PAGE_TOKENS / D::PACKED;
         for (part, values) in values.chunks_exact(steps).enumerate() {
             let mut sums = [L::splat(0.0); R];
@@ -388,3 +389,143 @@ impl<const R: usize> State<R> {
 }
 
 const _: () = assert!(HEAD_DIM_MAX.is_multiple_of(LANES) && QUERIES_MAX <= LANES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::packed::kv::Slot;
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+    use std::num::NonZeroUsize;
+
+    /// A trunk in pages that lie apart, and branches of these lengths in scratch pages.
+    const TRUNK: usize = 37;
+    const TRUNK_PAGES: [u32; 3] = [3, 1, 6];
+    const PAGES: u32 = 8;
+    const BRANCHES: [usize; 3] = [5, 3, 17];
+
+    struct Case {
+        layout: Layout,
+        heads: Heads,
+        /// Keys and values of the trunk, then of the branches.
+        trunk: [Vec<f32>; 2],
+        rows: [Vec<f32>; 2],
+        queries: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(format: Format, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Self {
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            let mut random = |count: usize| -> Vec<f32> {
+                (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+            };
+            let (width, rows) = (kv_heads * head_dim, BRANCHES.iter().sum::<usize>());
+            Self {
+                layout: Layout { format, layers: 2, kv_heads, head_dim },
+                heads: Heads { heads, window: None },
+                trunk: [random(TRUNK * width), random(TRUNK * width)],
+                rows: [random(rows * width), random(rows * width)],
+                queries: random(rows * heads * head_dim),
+            }
+        }
+
+        /// What the kernel says. Every place that nobody wrote holds numbers that are none.
+        fn attend(&self, level: Level) -> Vec<f32> {
+            let crew = Crew::new(NonZeroUsize::new(2).unwrap());
+            let mut cache = Cache::poisoned(self.layout, PAGES as usize, 4);
+            let place = |at: usize, pages: &[u32]| Slot {
+                page: pages[at / PAGE_TOKENS],
+                token: (at % PAGE_TOKENS) as u32,
+            };
+            let trunk: Vec<_> = (0..TRUNK).map(|at| place(at, &TRUNK_PAGES)).collect();
+            let (mut slots, mut groups, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+            let mut scratch = PAGES;
+            for branch in BRANCHES {
+                let (from, row) = (seen.len(), slots.len());
+                let own: Vec<_> = (scratch..).take(branch.div_ceil(PAGE_TOKENS)).collect();
+                see(&TRUNK_PAGES, 0, TRUNK, &mut seen);
+                see(&own, TRUNK, branch, &mut seen);
+                slots.extend((0..branch).map(|at| place(at, &own)));
+                scratch += own.len() as u32;
+                groups.push(Group { rows: row..slots.len(), pages: from..seen.len(), past: TRUNK });
+            }
+            let mut out = vec![f32::NAN; self.queries.len()];
+            crew.install(|| {
+                cache.write(&crew, 1, &trunk, [&self.trunk[0], &self.trunk[1]]);
+                cache.write(&crew, 1, &slots, [&self.rows[0], &self.rows[1]]);
+                let view = (groups.as_slice(), seen.as_slice());
+                attend((level, &crew), &cache, (1, self.heads), view, &self.queries, &mut out);
+            });
+            out
+        }
+
+        /// The same in double precision, in the plainest way.
+        fn plainly(&self) -> Vec<f64> {
+            let Layout { kv_heads, head_dim, .. } = self.layout;
+            let mut out = Vec::new();
+            let mut first = 0;
+            for branch in BRANCHES {
+                for row in 0..branch {
+                    for head in 0..self.heads.heads {
+                        let kv = head * kv_heads / self.heads.heads;
+                        let number = |which: usize, at: usize, d: usize| {
+                            let (table, at) = match at.checked_sub(TRUNK) {
+                                None => (&self.trunk[which], at),
+                                Some(own) => (&self.rows[which], first + own),
+                            };
+                            f64::from(table[(at * kv_heads + kv) * head_dim + d])
+                        };
+                        let seen = TRUNK + row + 1;
+                        let from =
+                            self.heads.window.map_or(0, |window| seen.saturating_sub(window));
+                        let query = ((first + row) * self.heads.heads + head) * head_dim;
+                        let score = |at: usize| {
+                            let product = |d| f64::from(self.queries[query + d]) * number(0, at, d);
+                            (0..head_dim).map(product).sum::<f64>() / (head_dim as f64).sqrt()
+                        };
+                        let weights: Vec<_> = (from..seen).map(|at| score(at).exp()).collect();
+                        let total: f64 = weights.iter().sum();
+                        out.extend((0..head_dim).map(|d| {
+                            let sum = |(at, weight): (usize, &f64)| weight * number(1, at, d);
+                            (from..seen).zip(&weights).map(sum).sum::<f64>() / total
+                        }));
+                    }
+                }
+                first += branch;
+            }
+            out
+        }
+    }
+
+    fn see(pages: &[u32], first: usize, tokens: usize, seen: &mut Vec<Seen>) {
+        for (p, page) in pages.iter().enumerate() {
+            let start = p * PAGE_TOKENS;
+            let tokens = PAGE_TOKENS.min(tokens - start) as u32;
+            seen.push(Seen { page: *page, first: (first + start) as u32, tokens });
+        }
+    }
+
+    #[test]
+    fn attention_is_that_of_double_precision_at_every_level() {
+        // Heads of keys with two, one and very many heads of queries; heads shorter than the lanes.
+        for heads in [(4, 2, 32), (8, 4, 8), (4, 4, 64), (14, 1, 16)] {
+            for window in [None, Some(20)] {
+                for (format, bound) in [(Format::F32, 1e-6), (Format::Bf16, 5e-3)] {
+                    let mut case = Case::new(format, heads);
+                    case.heads.window = window;
+                    let right = case.plainly();
+                    for level in Level::all_here() {
+                        for (got, right) in case.attend(level).iter().zip(&right) {
+                            let error = (f64::from(*got) - right).abs();
+                            assert!(
+                                error < bound,
+                                "{format:?} {heads:?} {window:?} {}: {got}",
+                                level.as_str()
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

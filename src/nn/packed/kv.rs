@@ -90,6 +90,15 @@ impl Cache {
         Self { layout, pages, lines, scratch }
     }
 
+    /// The same, full of numbers that are none, so that a test sees whatever reads too far.
+    #[cfg(test)]
+    pub fn poisoned(layout: Layout, pages: usize, scratch: usize) -> Self {
+        let mut cache = Self::new(layout, pages, scratch);
+        cache.lines.fill(Line([0xff; 64]));
+        cache.scratch.fill(Line([0xff; 64]));
+        cache
+    }
+
     /// How it is laid out.
     pub fn layout(&self) -> Layout {
         self.layout

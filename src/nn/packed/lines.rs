@@ -45,6 +45,8 @@ impl Deref for Lines {
 impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [Line] {
         // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.from).cast(), self.len) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.from).cast(), self.len)
+        }
     }
 }

@@ -417,7 +417,12 @@ fn tile_rows_max(level: Level, format: Format) -> usize {
 // === products ===
 
 /// `out = inputs W^T + b` for several matrices of the same inputs, each with a table of its own.
-pub fn multiply(level: Level, crew: &Crew, inputs: &Inputs, products: &mut [(&Matrix, &mut [f32])]) {
+pub fn multiply(
+    level: Level,
+    crew: &Crew,
+    inputs: &Inputs,
+    products: &mut [(&Matrix, &mut [f32])],
+) {
     let panels: usize = products.iter().map(|(matrix, _)| matrix.panels()).sum();
     let parts = panels.min(crew.threads() * PARTS_PER_THREAD).max(1);
     let mut first = 0;
@@ -435,10 +440,9 @@ pub fn multiply(level: Level, crew: &Crew, inputs: &Inputs, products: &mut [(&Ma
         for product in &products {
             let from = taken.start.max(product.panels.start);
             let to = taken.end.min(product.panels.end);
-            if from < to {
-                let start = product.panels.start;
-                let panels = from - start..to - start;
-                level.run(Panels { inputs, matrix: product.matrix, panels, out: &product.out });
+            let panels = Panels { level, inputs, matrix: product.matrix, out: &product.out };
+            for panel in from..to {
+                panels.panel(panel - product.panels.start);
             }
         }
     });
@@ -453,46 +457,68 @@ struct Product<'a> {
 
 /// Some panels of a product.
 struct Panels<'a> {
+    level: Level,
     inputs: &'a Inputs,
     matrix: &'a Matrix,
-    panels: Range<usize>,
     out: &'a Shared<'a, f32>,
 }
 
-impl Work for Panels<'_> {
+impl Panels<'_> {
+    /// All tiles of one panel: its weights stay in the cache meanwhile.
+    fn panel(&self, p: usize) {
+        let inputs = self.inputs;
+        for first in (0..inputs.rows).step_by(inputs.tile_rows) {
+            match inputs.tile_rows.min(inputs.rows - first) {
+                1 => self.tile::<1>(p, first),
+                2 => self.tile::<2>(p, first),
+                3 => self.tile::<3>(p, first),
+                4 => self.tile::<4>(p, first),
+                5 => self.tile::<5>(p, first),
+                6 => self.tile::<6>(p, first),
+                7 => self.tile::<7>(p, first),
+                8 => self.tile::<8>(p, first),
+                9 => self.tile::<9>(p, first),
+                10 => self.tile::<10>(p, first),
+                11 => self.tile::<11>(p, first),
+                _ => self.tile::<12>(p, first),
+            }
+        }
+    }
+
+    /// Each height is compiled for each level by itself: together they would be one huge function.
+    fn tile<const R: usize>(&self, p: usize, first: usize) {
+        let Self { inputs, matrix, out, .. } = *self;
+        self.level.run(TileProduct::<R> { inputs, matrix, out, p, first });
+    }
+}
+
+/// The product of one panel and one tile.
+struct TileProduct<'a, const R: usize> {
+    inputs: &'a Inputs,
+    matrix: &'a Matrix,
+    out: &'a Shared<'a, f32>,
+    p: usize,
+    first: usize,
+}
+
+impl<const R: usize> Work for TileProduct<'_, R> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let inputs = self.inputs;
-        for p in self.panels.clone() {
-            let panel = self.matrix.panel(p);
-            for first in (0..inputs.rows).step_by(inputs.tile_rows) {
-                match inputs.tile_rows.min(inputs.rows - first) {
-                    1 => self.tile::<L, 1>(p, panel, first),
-                    2 if const { L::FLOAT_ROWS >= 2 } => self.tile::<L, 2>(p, panel, first),
-                    3 if const { L::FLOAT_ROWS >= 3 } => self.tile::<L, 3>(p, panel, first),
-                    4 if const { L::FLOAT_ROWS >= 4 } => self.tile::<L, 4>(p, panel, first),
-                    5 if const { L::FLOAT_ROWS >= 5 } => self.tile::<L, 5>(p, panel, first),
-                    6 if const { L::FLOAT_ROWS >= 6 } => self.tile::<L, 6>(p, panel, first),
-                    7 if const { L::FLOAT_ROWS >= 7 } => self.tile::<L, 7>(p, panel, first),
-                    8 if const { L::FLOAT_ROWS >= 8 } => self.tile::<L, 8>(p, panel, first),
-                    9 if const { L::FLOAT_ROWS >= 9 } => self.tile::<L, 9>(p, panel, first),
-                    10 if const { L::FLOAT_ROWS >= 10 } => self.tile::<L, 10>(p, panel, first),
-                    11 if const { L::FLOAT_ROWS >= 11 } => self.tile::<L, 11>(p, panel, first),
-                    _ if const { L::FLOAT_ROWS >= 12 } => self.tile::<L, 12>(p, panel, first),
-                    height => unreachable!("a tile of {height} rows"),
-                }
-            }
+        // No level has tiles higher than its registers allow, and none is compiled.
+        if const { R <= L::FLOAT_ROWS } {
+            self.multiply::<L>();
         }
     }
 }
 
-impl Panels<'_> {
+impl<const R: usize> TileProduct<'_, R> {
     #[inline(always)]
-    fn tile<L: Lanes, const R: usize>(&self, p: usize, panel: &[Line], first: usize) {
-        let inputs = self.inputs;
+    fn multiply<L: Lanes>(self) {
+        let Self { inputs, matrix, out, p, first } = self;
+        let panel = matrix.panel(p);
         let scalars = &inputs.scalars[first * inputs.steps..(first + R) * inputs.steps];
         let (scalars, _) = scalars.as_chunks::<R>();
-        let sums = match self.matrix.format {
+        let sums = match matrix.format {
             Format::F32 => floats::<L, F32, R>(panel, scalars),
             Format::Bf16 => floats::<L, Bf16, R>(panel, scalars),
             Format::Int8 if const { R <= L::BYTE_ROWS } => {
@@ -502,9 +528,9 @@ impl Panels<'_> {
                 let (starts, _) = inputs.starts[taken].as_chunks::<R>();
                 bytes::<L, R>(panel, scalars, scales, starts)
             }
-            Format::Int8 => unreachable!("a tile of bytes is lower"),
+            Format::Int8 => unreachable!("a tile of bytes is lower than {R} rows"),
         };
-        let (outputs, column) = (self.matrix.outputs, p * PANEL);
+        let (outputs, column) = (matrix.outputs, p * PANEL);
         let width = PANEL.min(outputs - column);
         for (r, row) in sums.into_iter().enumerate() {
             let mut values = [0.0; PANEL];
@@ -512,13 +538,13 @@ impl Panels<'_> {
             for (half, sum) in halves.iter_mut().zip(row) {
                 sum.store(half);
             }
-            if let Some(bias) = self.matrix.bias.get(column..column + PANEL) {
+            if let Some(bias) = matrix.bias.get(column..column + PANEL) {
                 for (value, bias) in values.iter_mut().zip(bias) {
                     *value += bias;
                 }
             }
             // SAFETY: these columns belong to this panel, and a panel to one task.
-            let out = unsafe { self.out.slice((first + r) * outputs + column, width) };
+            let out = unsafe { out.slice((first + r) * outputs + column, width) };
             out.copy_from_slice(&values[..width]);
         }
     }
@@ -614,4 +640,127 @@ fn bytes<L: Lanes, const R: usize>(
         }
     }
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+    use std::convert::Infallible;
+    use std::num::NonZeroUsize;
+
+    fn random(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    fn crew() -> Crew {
+        Crew::new(NonZeroUsize::new(2).unwrap())
+    }
+
+    fn pack(crew: &Crew, format: Format, dims: (usize, usize), weights: &[f32]) -> Matrix {
+        let (outputs, inputs) = dims;
+        let bias = Some((0..outputs).map(|output| output as f32 / 64.0).collect());
+        let read = |_, rows: Range<usize>, out: &mut [f32]| {
+            out.copy_from_slice(&weights[rows.start * inputs..rows.end * inputs]);
+            Ok::<(), Infallible>(())
+        };
+        let plan = Plan { format, outputs, inputs, bias };
+        let Ok(mut matrices) = crew.install(|| Matrix::pack(crew, vec![plan], read));
+        matrices.remove(0)
+    }
+
+    /// A product into a table full of numbers that are none.
+    fn product(level: Level, crew: &Crew, matrix: &Matrix, rows: &[f32]) -> Vec<f32> {
+        let count = rows.len() / matrix.inputs;
+        let mut out = vec![f32::NAN; count * matrix.outputs];
+        let mut inputs = Inputs::default();
+        crew.install(|| {
+            inputs.fill(level, crew, matrix.format, rows, matrix.inputs);
+            multiply(level, crew, &inputs, &mut [(matrix, &mut out)]);
+        });
+        out
+    }
+
+    /// The relative error against double precision.
+    fn error(out: &[f32], weights: &[f32], rows: &[f32], (outputs, inputs): (usize, usize)) -> f64 {
+        let (mut error, mut norm) = (0.0, 0.0);
+        for (row, out) in rows.chunks(inputs).zip(out.chunks(outputs)) {
+            for (output, (weights, got)) in weights.chunks(inputs).zip(out).enumerate() {
+                let products = row.iter().zip(weights).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                let right = products.sum::<f64>() + output as f64 / 64.0;
+                error += (right - f64::from(*got)).powi(2);
+                norm += right.powi(2);
+            }
+        }
+        (error / norm).sqrt()
+    }
+
+    #[test]
+    fn products_are_those_of_double_precision_at_every_level() {
+        let (crew, mut rng) = (crew(), ChaCha8Rng::seed_from_u64(0));
+        // Odd sizes: panels, groups and pairs that are not whole.
+        for dims in [(70, 101), (32, 64), (5, 33), (1, 1)] {
+            let weights = random(&mut rng, dims.0 * dims.1);
+            for (format, bound) in [(Format::F32, 1e-6), (Format::Bf16, 5e-3), (Format::Int8, 1e-2)]
+            {
+                let matrix = pack(&crew, format, dims, &weights);
+                for count in [1, 2, 7, 13, 25] {
+                    let rows = random(&mut rng, count * dims.1);
+                    for level in Level::all_here() {
+                        let out = product(level, &crew, &matrix, &rows);
+                        let error = error(&out, &weights, &rows, dims);
+                        let name = level.as_str();
+                        assert!(error < bound, "{format:?} {dims:?} x{count} {name}: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_gets_the_same_bits_in_any_tile() {
+        let (crew, mut rng) = (crew(), ChaCha8Rng::seed_from_u64(1));
+        let dims = (70, 100);
+        let weights = random(&mut rng, dims.0 * dims.1);
+        for format in [Format::F32, Format::Bf16, Format::Int8] {
+            let matrix = pack(&crew, format, dims, &weights);
+            let rows = random(&mut rng, 13 * dims.1);
+            for level in Level::all_here() {
+                let together = product(level, &crew, &matrix, &rows);
+                for (row, together) in rows.chunks(dims.1).zip(together.chunks(dims.0)) {
+                    assert_eq!(product(level, &crew, &matrix, row), together, "{format:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_logit_is_what_the_whole_product_says() {
+        let (crew, mut rng) = (crew(), ChaCha8Rng::seed_from_u64(2));
+        let dims = (70, 100);
+        let weights = random(&mut rng, dims.0 * dims.1);
+        let row = random(&mut rng, dims.1);
+        for (format, bound) in [(Format::F32, 1e-5), (Format::Bf16, 0.05), (Format::Int8, 0.1)] {
+            let matrix = pack(&crew, format, dims, &weights);
+            let whole = product(Level::best(), &crew, &matrix, &row);
+            for (output, whole) in whole.iter().enumerate() {
+                let one = matrix.dot(output, &row) + output as f32 / 64.0;
+                assert!((one - whole).abs() < bound, "{format:?}: {one} and {whole}");
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_numbers_are_kept_as_far_as_they_go() {
+        assert_eq!(round_bf16(f32::NAN), 0x7fc0);
+        assert_eq!(round_bf16(f32::INFINITY), 0x7f80);
+        assert_eq!(round_bf16(1.0), 0x3f80);
+        assert!(round_up(1.001).to_f32() >= 1.001);
+        let crew = crew();
+        // A group of zeros has no scale, and no zero is divided by.
+        let matrix = pack(&crew, Format::Int8, (32, 32), &[0.0; 1024]);
+        let out = product(Level::best(), &crew, &matrix, &[0.0; 32]);
+        assert_eq!(out[0].to_bits(), 0.0_f32.to_bits());
+    }
 }

@@ -31,7 +31,11 @@ pub fn read_bandwidth(threads: NonZeroUsize) -> f64 {
             crew.each(threads.get(), |thread| {
                 let lines = &lines[thread * part..(thread + 1) * part];
                 let sum = lines.iter().fold(0_u64, |sum, line| {
-                    line.0.as_chunks().0.iter().fold(sum, |sum, word| sum ^ u64::from_le_bytes(*word))
+                    line.0
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .fold(sum, |sum, word| sum ^ u64::from_le_bytes(*word))
                 });
                 black_box(sum);
             });

@@ -70,7 +70,9 @@ impl RowWork for Norm<'_> {
     /// Norms the other row into this one.
     #[inline(always)]
     fn row<L: Lanes>(&self, _: usize, row: &mut [f32], other: &[f32]) {
-        for (row, other) in row.chunks_exact_mut(self.scale.len()).zip(other.chunks_exact(self.scale.len())) {
+        for (row, other) in
+            row.chunks_exact_mut(self.scale.len()).zip(other.chunks_exact(self.scale.len()))
+        {
             row.copy_from_slice(other);
             self.apply::<L>(row);
         }
