@@ -46,7 +46,7 @@ impl CpuRunner {
         let logits = if self.wanted.is_empty() {
             None
         } else {
-            Some(self.model.logits(rows, &self.wanted).map_err(failed)?)
+            Some(self.model.logits(rows, &self.wanted).map_err(|error| failed(&error))?)
         };
         let mut next = 0;
         for read in &step.reads {
@@ -60,7 +60,9 @@ impl CpuRunner {
                 What::Chosen(tokens) => {
                     let tokens = &step.chosen[tokens.clone()];
                     let out = out.push(tokens.len());
-                    self.model.logits_of(rows.row(read.row), tokens, out).map_err(failed)?;
+                    self.model
+                        .logits_of(rows.row(read.row), tokens, out)
+                        .map_err(|error| failed(&error))?;
                 }
                 What::Hidden => out.push(self.shape.width).copy_from_slice(rows.row(read.row)),
             }
@@ -84,14 +86,14 @@ impl Runner for CpuRunner {
         }
         let pages = self.model.pages();
         lay_out(step, pages as u32, self.model.pass());
-        let rows = self.model.forward().map_err(failed)?;
+        let rows = self.model.forward().map_err(|error| failed(&error))?;
         self.answer(step, &rows, out)?;
         self.model.give_back(rows);
         Ok(())
     }
 }
 
-fn failed(error: CheckpointError) -> RunnerError {
+fn failed(error: &CheckpointError) -> RunnerError {
     RunnerError(error.to_string())
 }
 

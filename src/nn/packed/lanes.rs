@@ -17,7 +17,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m256i, __m512, __m512i, _mm_load_si128, _mm256_add_epi32, _mm256_add_ps,
+    __m256, __m256i, __m512, __m512bh, __m512i, _mm_load_si128, _mm256_add_epi32, _mm256_add_ps,
     _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
     _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16, _mm256_max_ps,
     _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi16,
@@ -321,7 +321,8 @@ impl Lanes for Wide {
         unsafe {
             let line = _mm512_load_si512(line.0.as_ptr().cast());
             let pair = _mm512_set1_epi32(scalar as i32);
-            Self(_mm512_dpbf16_ps(self.0, transmute(line), transmute(pair)))
+            let line = transmute::<__m512i, __m512bh>(line);
+            Self(_mm512_dpbf16_ps(self.0, line, transmute::<__m512i, __m512bh>(pair)))
         }
     }
 

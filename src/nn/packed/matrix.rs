@@ -173,7 +173,7 @@ impl Matrix {
             Format::F32 => f32::from_bits(word(line(2 * k + half), lane)),
             Format::Bf16 => {
                 let pair = word(line(2 * (k / 2) + half), lane);
-                f32::from_bits(if k % 2 == 0 { pair << 16 } else { pair & 0xffff_0000 })
+                f32::from_bits(if k.is_multiple_of(2) { pair << 16 } else { pair & 0xffff_0000 })
             }
             Format::Int8 => {
                 let first = k / GROUP * GROUP_LINES;

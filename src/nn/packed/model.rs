@@ -227,21 +227,18 @@ impl Packed {
         tokens: &[u32],
         out: &mut [f32],
     ) -> Result<(), CheckpointError> {
-        match self.weights.last() {
-            Some(Weight::Packed(matrix)) => {
-                for (token, out) in tokens.iter().zip(out) {
-                    *out = matrix.dot(*token as usize, row);
-                }
+        if let Some(Weight::Packed(matrix)) = self.weights.last() {
+            for (token, out) in tokens.iter().zip(out) {
+                *out = matrix.dot(*token as usize, row);
             }
-            _ => {
-                let view = self.checkpoint.matrix(Linear::Unembed)?;
-                let mut weights = vec![0.0; row.len()];
-                for (token, out) in tokens.iter().zip(out) {
-                    let at = *token as usize;
-                    view.read_rows(at..at + 1, &mut weights)?;
-                    *out = weights.iter().zip(row).map(|(weight, value)| weight * value).sum();
-                }
-            }
+            return Ok(());
+        }
+        let view = self.checkpoint.matrix(Linear::Unembed)?;
+        let mut weights = vec![0.0; row.len()];
+        for (token, out) in tokens.iter().zip(out) {
+            let at = *token as usize;
+            view.read_rows(at..at + 1, &mut weights)?;
+            *out = weights.iter().zip(row).map(|(weight, value)| weight * value).sum();
         }
         Ok(())
     }
