@@ -29,7 +29,7 @@ pub struct CatalogItem {
     /// Its price in the shop's currency, if known.
     pub price: Option<f32>,
     /// The attribute that says what kind of thing it is, if one does: the first of those in
-    /// [`KINDS`].
+    /// `KINDS`.
     pub kind: Option<u32>,
 }
 
