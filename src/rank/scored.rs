@@ -65,11 +65,12 @@ impl Scored {
             quality: Quality::Scored,
             version: self.version.clone(),
         };
+        let prior = self.fusion.prior(&request.card.history);
         for (row, &place) in places.iter().enumerate() {
             let logit = reply.scores.logits[row];
             ranking.order.push(Ranked {
                 input: place,
-                score: self.fusion.fuse(logit, place),
+                score: prior.fuse(logit, place),
                 scores: Scores { prior: query.candidates[place].prior_score, scorer: Some(logit) },
                 reasons: Vec::new(),
             });

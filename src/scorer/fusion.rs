@@ -1,23 +1,56 @@
 //! How much the order given still counts beside the scorer.
 
+use crate::bundle::Past;
+use crate::domain::EventKind;
 use serde::{Deserialize, Serialize};
 
-/// A candidate's final score: its logit, less a penalty for its place in the order given.
+/// Purchases up to which a shopper counts as cold.
+const COLD_PURCHASES: usize = 3;
+
+/// How much the order given counts: more for shoppers of whom the scorer knows little.
 ///
-/// `logit − weight · ln(1 + place)`. Only the place is read, not the upstream ranker's score, so
-/// it makes no difference on what scale that ranker works, or whether it tells its scores at all.
-/// The weight is fitted on validation slates when the model is trained.
+/// The weights are fitted on validation slates when the model is trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fusion {
     /// What a place costs.
     pub prior_weight: f32,
+    /// What it costs for a cold shopper.
+    pub cold_prior_weight: f32,
 }
 
+/// What places in the order given cost one shopper.
+///
+/// A candidate's final score is `logit − weight · ln(1 + place)`. Only the place is read, not the
+/// upstream ranker's score, so it makes no difference on what scale that ranker works, or whether
+/// it tells its scores at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Prior {
+    /// What a place costs.
+    pub weight: f32,
+}
+
+/// Whether little is known of the shopper with this history.
+pub fn is_cold(history: &[Past]) -> bool {
+    let purchases = history.iter().filter(|past| past.kind == EventKind::Purchase);
+    purchases.take(COLD_PURCHASES + 1).count() <= COLD_PURCHASES
+}
+
+// === impl Fusion ===
+
 impl Fusion {
+    /// What places cost the shopper with this history.
+    pub fn prior(self, history: &[Past]) -> Prior {
+        Prior { weight: if is_cold(history) { self.cold_prior_weight } else { self.prior_weight } }
+    }
+}
+
+// === impl Prior ===
+
+impl Prior {
     /// The final score of a candidate with this logit that came at this place (0 is the first).
     pub fn fuse(self, logit: f32, place: usize) -> f32 {
-        logit - self.prior_weight * (place as f32).ln_1p()
+        logit - self.weight * (place as f32).ln_1p()
     }
 
     /// The order of a slate with these logits: places in the order given, best first.
@@ -35,12 +68,23 @@ mod tests {
 
     #[test]
     fn without_weight_the_logits_decide() {
-        assert_eq!(Fusion::default().order(&[0.1, 0.3, 0.2]), [1, 2, 0]);
+        assert_eq!(Prior::default().order(&[0.1, 0.3, 0.2]), [1, 2, 0]);
     }
 
     #[test]
     fn with_weight_the_order_given_breaks_near_ties() {
-        assert_eq!(Fusion { prior_weight: 1.0 }.order(&[0.1, 0.3, 0.2]), [0, 1, 2]);
-        assert_eq!(Fusion { prior_weight: 1.0 }.order(&[0.1, 0.3, 5.0]), [2, 0, 1]);
+        assert_eq!(Prior { weight: 1.0 }.order(&[0.1, 0.3, 0.2]), [0, 1, 2]);
+        assert_eq!(Prior { weight: 1.0 }.order(&[0.1, 0.3, 5.0]), [2, 0, 1]);
+    }
+
+    #[test]
+    fn only_purchases_warm_a_shopper_up() {
+        let fusion = Fusion { prior_weight: 0.2, cold_prior_weight: 1.0 };
+        let past = |kind| Past { item: 0, time: 0, kind };
+        let clicks = [past(EventKind::Click); 9];
+        assert!((fusion.prior(&clicks).weight - 1.0).abs() < 1e-6);
+        let bought = [past(EventKind::Purchase); COLD_PURCHASES + 1];
+        assert!((fusion.prior(&bought).weight - 0.2).abs() < 1e-6);
+        assert!(is_cold(&bought[1..]));
     }
 }

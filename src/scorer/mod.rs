@@ -9,7 +9,7 @@ mod model;
 mod open;
 mod reader;
 
-pub use fusion::Fusion;
+pub use fusion::{Fusion, Prior, is_cold};
 pub use model::{Desk, Entry, Model, Scores, Slate};
 pub use open::{Opened, ScorerFile, score_golden};
 pub use reader::Reader;

@@ -3,9 +3,9 @@
 use super::dataset::{Bought, Dataset};
 use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, HISTORY_LEN, Past};
-use crate::domain::{EventKind, Timestamp};
+use crate::domain::Timestamp;
 use crate::evidence;
-use crate::scorer::Reader;
+use crate::scorer::{Reader, is_cold};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -152,12 +152,9 @@ impl Cases<'_> {
 impl Case {
     /// Whether this is a shopper of whom little is known.
     pub fn is_cold(&self) -> bool {
-        self.history.iter().filter(|past| past.kind == EventKind::Purchase).count() <= COLD_EVENTS
+        is_cold(&self.history)
     }
 }
-
-/// Purchases up to which a shopper counts as cold.
-const COLD_EVENTS: usize = 3;
 
 fn purchases(bought: &[Bought]) -> Vec<(u32, Timestamp)> {
     bought.iter().map(|b| (b.item, b.time)).collect()

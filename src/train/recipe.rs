@@ -103,7 +103,8 @@ pub struct RewardRecipe {
     pub candidates: usize,
     /// Examples of a batch.
     pub batch: usize,
-    /// Passes over the examples, at most.
+    /// Passes over the examples, at most; 0 keeps the scorer that lies in the working folder, and
+    /// only fits its fusion anew.
     pub epochs: usize,
     /// The highest step of the optimiser; it falls along a cosine.
     pub learning_rate: f64,

@@ -183,7 +183,8 @@ impl Judged<'_> {
     /// The slate's items in the scored order.
     fn scored(&self, at: usize) -> Vec<u32> {
         let slate = &self.cases[at].slate;
-        self.fusion.order(&self.logits[at]).into_iter().map(|place| slate[place]).collect()
+        let prior = self.fusion.prior(&self.cases[at].history);
+        prior.order(&self.logits[at]).into_iter().map(|place| slate[place]).collect()
     }
 
     /// Recall@10 of the best order that these slates allow.

@@ -3,7 +3,7 @@
 use crate::bundle::{HISTORY_LEN, Part, REASONS_MAX};
 use crate::nn::{self, Din, Dropout, Shape, Weights};
 use crate::scorer::features::{AGES, FEATURES};
-use crate::scorer::{Fusion, ScorerFile};
+use crate::scorer::{Fusion, Prior, ScorerFile};
 use crate::train::batch::Batcher;
 use crate::train::cases::{Case, Task};
 use crate::train::fit::{self, Plan};
@@ -74,6 +74,7 @@ impl Stage for RewardModel {
             "given_ndcg@10": ndcg(&judges, |case, _| case.slate.clone()),
             "fused_ndcg@10": trained.best,
             "prior_weight": trained.fusion.prior_weight,
+            "cold_prior_weight": trained.fusion.cold_prior_weight,
             "steps": trained.steps,
         }))
     }
@@ -131,6 +132,9 @@ struct Trained {
 impl Training<'_> {
     fn run(&self, examples: &[Case], bench: &mut Bench<'_>) -> anyhow::Result<Trained> {
         let recipe = &self.recipe.reward_model;
+        if recipe.epochs == 0 {
+            return self.refit(bench);
+        }
         let variables = Weights::random(self.shape, self.recipe.seed)?.to_varmap(&Device::Cpu)?;
         let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
         let network = Din::new(self.shape, &built)?;
@@ -181,26 +185,46 @@ impl Training<'_> {
     }
 
     /// How good these weights are on validation slates, with the best fusion for them: the mean
-    /// over both tasks of NDCG.
+    /// over both tasks of NDCG, with the weight that is best for everybody.
     fn verdict(&self, weights: &Weights) -> anyhow::Result<(f64, Fusion)> {
         let mut logits = Vec::new();
         for (_, cases) in self.judges {
             logits.push(self.world.score(weights, self.shape, cases)?);
         }
-        let verdicts = PRIOR_WEIGHTS.map(|prior_weight| {
-            let fusion = Fusion { prior_weight };
+        let (verdict, prior) = self.best_prior(&logits, |_| true);
+        // Without cold cases every weight is as good as the first, which is none at all.
+        let cold = self.judges.iter().flat_map(|(_, cases)| cases).any(Case::is_cold);
+        let cold = if cold { self.best_prior(&logits, Case::is_cold).1 } else { prior };
+        let fusion = Fusion { prior_weight: prior.weight, cold_prior_weight: cold.weight };
+        Ok((verdict, fusion))
+    }
+
+    /// The best weight for the cases that are `counted`, and what it gets.
+    fn best_prior(&self, logits: &[Vec<Vec<f32>>], counted: fn(&Case) -> bool) -> (f64, Prior) {
+        let verdicts = PRIOR_WEIGHTS.map(|weight| {
+            let prior = Prior { weight };
             let of_task = |(at, (_, cases)): (usize, &(Task, Vec<Case>))| {
-                let each = cases.iter().zip(&logits[at]).map(|(case, logits)| {
+                let cases = cases.iter().zip(&logits[at]).filter(|(case, _)| counted(case));
+                let each = cases.map(|(case, logits)| {
                     let order: Vec<u32> =
-                        fusion.order(logits).into_iter().map(|place| case.slate[place]).collect();
+                        prior.order(logits).into_iter().map(|place| case.slate[place]).collect();
                     measure::ndcg(&order, &case.relevant, CUT)
                 });
                 mean(each)
             };
-            (mean(self.judges.iter().enumerate().map(of_task)), fusion)
+            (mean(self.judges.iter().enumerate().map(of_task)), prior)
         });
         let first = verdicts[0];
-        Ok(verdicts.into_iter().fold(first, |best, next| if next.0 > best.0 { next } else { best }))
+        verdicts.into_iter().fold(first, |best, next| if next.0 > best.0 { next } else { best })
+    }
+
+    /// Takes the scorer that lies on the bench as it is, and fits its fusion anew.
+    fn refit(&self, bench: &Bench<'_>) -> anyhow::Result<Trained> {
+        let bytes = std::fs::read(bench.path(Part::Scorer))
+            .context("reading the scorer whose fusion is to be fitted")?;
+        let weights = Weights::from_bytes(&bytes)?;
+        let (best, fusion) = self.verdict(&weights)?;
+        Ok(Trained { weights, fusion, best, epochs: Vec::new(), steps: 0 })
     }
 }
 
