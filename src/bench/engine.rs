@@ -8,7 +8,7 @@ use crate::engine::{
 use crate::nn::decoder::{Checkpoint, Config};
 use crate::nn::packed::{Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth};
 use crate::telemetry::Metrics;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -92,6 +92,8 @@ struct Weighing {
 
 /// Measures a model on the engine.
 pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
+    ensure!(options.tokens > 1, "`tokens` is {}, and must be at least 2", options.tokens);
+    ensure!(!options.batches.contains(&0), "`batches` holds 0, and each must be at least 1");
     let checkpoint = Checkpoint::open(&options.model)?;
     let config = checkpoint.config().clone();
     let precision = match options.precision {
@@ -207,54 +209,53 @@ impl Bench<'_> {
         (0..tokens).map(|_| self.rng.random_range(0..TOKENS)).collect()
     }
 
-    /// Reads and writes some texts at a time.
+    /// Reads some prompts at a time, and then writes on from all of them.
+    ///
+    /// The prompts are read first and for themselves. When they are asked for again they lie in the
+    /// cache, so that all texts begin together and no reading is in the time of writing. Writing is
+    /// timed from the first text's first token, so a token is never counted without its time.
     fn batch(&mut self, texts: usize, machine: &Machine<'_>) -> Result<Batch> {
         let EngineOptions { prompt_tokens, tokens, .. } = *self.options;
-        let asks: Vec<Ask> = (0..texts)
-            .map(|_| {
-                let prompt = self.text(prompt_tokens);
-                ask(Work::Generate(Generate {
-                    prompt,
-                    samples: NonZeroUsize::MIN,
-                    tokens_max: tokens,
-                    sampling: Sampling {
-                        temperature: 0.0,
-                        top_k: 0,
-                        top_p: 1.0,
-                        min_p: 0.0,
-                        seed: 0,
-                    },
-                    constraint: Constraint::Free,
-                    ends: Vec::new(),
-                }))
-            })
-            .collect();
+        let prompts: Vec<_> = (0..texts).map(|_| self.text(prompt_tokens)).collect();
         let begun = Instant::now();
-        let mut replies =
-            asks.into_iter().map(|ask| Ok(self.engine.ask(ask)?)).collect::<Result<Vec<_>>>()?;
-        for reply in &mut replies {
+        for reply in &mut self.write(&prompts, 1)? {
             next(reply)?;
         }
-        // Every prompt is read. What was written meanwhile is a token or two of the first texts.
-        let read = Instant::now();
-        let mut written = 0;
-        for mut reply in replies {
+        let prefill = (texts * prompt_tokens) as f64 / begun.elapsed().as_secs_f64();
+        let mut replies = self.write(&prompts, tokens)?;
+        next(&mut replies[0])?;
+        let begun = Instant::now();
+        for reply in &mut replies {
             while let Some(event) = reply.blocking_next() {
-                match event {
-                    Event::Token { .. } => written += 1,
-                    Event::Failed(failure) => bail!(failure),
-                    Event::Weighed(_) | Event::Done { .. } => {}
+                if let Event::Failed(failure) = event {
+                    bail!(failure);
                 }
             }
         }
-        let rows = (texts * prompt_tokens) as f64;
+        let decode = (texts * (tokens - 1)) as f64 / begun.elapsed().as_secs_f64();
         Ok(Batch {
             texts,
-            prefill: rows / (read - begun).as_secs_f64(),
+            prefill,
             prefill_roof: machine.peak / machine.operations(prompt_tokens / 2, false),
-            decode: f64::from(written) / read.elapsed().as_secs_f64(),
+            decode,
             decode_roof: texts as f64 / machine.step(texts, prompt_tokens + tokens / 2),
         })
+    }
+
+    /// Asks for a text of so many tokens after each prompt.
+    fn write(&self, prompts: &[Vec<u32>], tokens_max: usize) -> Result<Vec<Reply>> {
+        let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+        let asks = prompts.iter().map(|prompt| {
+            ask(Work::Generate(Generate {
+                prompt: prompt.clone(),
+                samples: NonZeroUsize::MIN,
+                tokens_max,
+                sampling: greedy,
+                constraint: Constraint::Free,
+                ends: Vec::new(),
+            }))
+        });
+        asks.map(|ask| Ok(self.engine.ask(ask)?)).collect()
     }
 
     /// Weighs branches on a fresh trunk, and again on the same.
