@@ -75,7 +75,8 @@ fn filled(running: usize) -> anyhow::Result<Scheduler> {
             ends: Vec::new(),
         };
         let (criticality, deadline) = (Criticality::Default, None);
-        scheduler.admit(Ask { work: Work::Generate(generate), criticality, deadline })?;
+        let ask = Ask { work: Work::Generate(generate), criticality, deadline };
+        scheduler.admit(ask, Instant::now())?;
     }
     Ok(scheduler)
 }

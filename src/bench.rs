@@ -2,6 +2,7 @@
 
 mod case;
 mod engine;
+mod process;
 mod service;
 
 pub use case::{Case, Fill, Prepared};

@@ -151,6 +151,7 @@ fn metrics_have_the_names_that_dashboards_read() {
         rows: 3,
         prefill_tokens: 2,
         decode_tokens: 1,
+        preempted: 1,
         prefix_hit_tokens: 16,
         took: Duration::from_millis(1),
     });

@@ -159,6 +159,7 @@ struct Play {
 struct Asked {
     name: String,
     ask: Ask,
+    arrived: Instant,
     events: Vec<Event>,
     ends: usize,
 }
@@ -178,8 +179,9 @@ impl Play {
     }
 
     fn ask(&mut self, name: &str, ask: Ask) -> Id {
-        let id = self.scheduler.admit(ask.clone()).unwrap();
-        let asked = Asked { name: name.to_owned(), ask, events: Vec::new(), ends: 0 };
+        let id = self.scheduler.admit(ask.clone(), self.now).unwrap();
+        let (name, arrived) = (name.to_owned(), self.now);
+        let asked = Asked { name, ask, arrived, events: Vec::new(), ends: 0 };
         self.asks.insert(id, asked);
         id
     }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use raisonne::domain::Criticality;
 use raisonne::engine::{
     Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Read, Reply, Runner,
-    Sampling, Span, Step, Wanted, Weigh, What, Work,
+    Sampling, Span, Step, Trie, Wanted, Weigh, What, Work,
 };
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
@@ -29,6 +29,8 @@ const MODELS: [&str; 6] =
 /// Positions between those whose logits `make.py` keeps.
 const LOGITS_EVERY: usize = 4;
 const CONTEXT: usize = 256;
+/// Samples of one ask here.
+const SAMPLES_MAX: usize = 3;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
@@ -169,6 +171,15 @@ fn fewer_bits_are_as_close_as_those_of_others() {
 }
 
 fn engine(folder: &Path, options: Options, running_max: usize) -> Engine {
+    observed_engine(folder, options, running_max, &Arc::new(Metrics::new()))
+}
+
+fn observed_engine(
+    folder: &Path,
+    options: Options,
+    running_max: usize,
+    metrics: &Arc<Metrics>,
+) -> Engine {
     let folder = folder.to_owned();
     let nonzero = |n| NonZeroUsize::new(n).unwrap();
     let limits = Limits {
@@ -176,7 +187,7 @@ fn engine(folder: &Path, options: Options, running_max: usize) -> Engine {
         waiting_max: nonzero(64),
         share_max: nonzero(options.rows_max / 2),
     };
-    Engine::start(move || Ok(runner(&folder, options)), limits, &Arc::new(Metrics::new())).unwrap()
+    Engine::start(move || Ok(runner(&folder, options)), limits, metrics).unwrap()
 }
 
 fn ask(work: Work) -> Ask {
@@ -200,10 +211,13 @@ fn weigh(trunk: &[u32], branches: &[Vec<u32>], wanted: Wanted) -> Ask {
 
 /// Everything that was said, floats as their bits.
 fn heard(mut reply: Reply) -> Vec<u32> {
-    let mut heard = Vec::new();
+    let (mut heard, mut texts) = (Vec::new(), vec![Vec::new(); SAMPLES_MAX]);
     while let Some(event) = reply.blocking_next() {
         match event {
-            Event::Token { token, logprob, .. } => heard.extend([token, logprob.to_bits()]),
+            // Samples of one ask may come in any turn.
+            Event::Token { sample, token, logprob } => {
+                texts[sample].extend([token, logprob.to_bits()]);
+            }
             Event::Weighed(branches) => {
                 heard.extend(branches.concat().into_iter().map(f32::to_bits));
             }
@@ -211,6 +225,7 @@ fn heard(mut reply: Reply) -> Vec<u32> {
             Event::Failed(failure) => panic!("{failure}"),
         }
     }
+    heard.extend(texts.concat());
     heard
 }
 
@@ -282,43 +297,68 @@ fn floats(bits: Vec<u32>) -> Vec<f32> {
     bits.into_iter().map(f32::from_bits).collect()
 }
 
+/// Texts, branches, a slate to be put in order and entries of a catalogue.
+fn all_kinds(tokens: &[Vec<u32>]) -> Vec<Ask> {
+    let text_of = |n: usize| &tokens[n % tokens.len()];
+    let mut asks: Vec<Ask> = (0..8)
+        .map(|n| {
+            let prompt = &text_of(n)[n..n + 20 + 3 * n];
+            if n % 3 == 2 {
+                let branches: Vec<_> =
+                    (1..6).map(|b| text_of(b)[b..b + 1 + 2 * b].to_vec()).collect();
+                let wanted = if n == 2 { Wanted::Hidden } else { Wanted::Chosen(vec![5, 9]) };
+                weigh(prompt, &branches, wanted)
+            } else {
+                text(prompt, 12, if n % 2 == 0 { 0.0 } else { 0.9 })
+            }
+        })
+        .collect();
+    let labels = [vec![4], vec![70, 5], vec![70, 6], vec![100, 7, 8]];
+    let trie = Arc::new(Trie::new(&labels).unwrap());
+    for constraint in
+        [Constraint::permutation(&labels, &[9]).unwrap(), Constraint::entries(trie, 3).unwrap()]
+    {
+        let mut ask = text(&text_of(3)[..33], 16, 0.9);
+        if let Work::Generate(generate) = &mut ask.work {
+            generate.constraint = constraint;
+            generate.samples = NonZeroUsize::new(3).unwrap();
+        }
+        asks.push(ask);
+    }
+    asks
+}
+
 #[test]
 fn company_changes_no_bit() {
-    let tokens = Expected::open("qwen3").tokens;
-    let text_of = |n: usize| &tokens[n % tokens.len()];
-    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let asks: Vec<Ask> = (0..8)
-            .map(|n| {
-                let prompt = &text_of(n)[n..n + 20 + 3 * n];
-                if n % 3 == 2 {
-                    let branches: Vec<_> =
-                        (1..6).map(|b| text_of(b)[b..b + 1 + 2 * b].to_vec()).collect();
-                    let wanted = if n == 2 { Wanted::Hidden } else { Wanted::Chosen(vec![5, 9]) };
-                    weigh(prompt, &branches, wanted)
-                } else {
-                    text(prompt, 12, if n % 2 == 0 { 0.0 } else { 0.9 })
+    let (folder, mut preempted) = (fixture("qwen3"), 0);
+    let asks = all_kinds(&Expected::open("qwen3").tokens);
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8, Precision::Int4] {
+        for level in Level::all_here() {
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let alone: Vec<_> = asks
+                .iter()
+                .map(|ask| {
+                    let engine = engine(&folder, options(precision, level, 64), 8);
+                    heard(engine.ask(ask.clone()).unwrap())
+                })
+                .collect();
+            // Too few pages for all: some lose what was computed, and compute it again.
+            let few = Options { pages: 12, ..options(precision, level, 48) };
+            let metrics = Arc::new(Metrics::new());
+            let engine = observed_engine(&folder, few, 8, &metrics);
+            for _ in 0..20 {
+                let mut order: Vec<usize> = (0..asks.len()).collect();
+                order.shuffle(&mut rng);
+                order.truncate(rng.random_range(1..=asks.len()));
+                let replies: Vec<_> =
+                    order.iter().map(|n| (*n, engine.ask(asks[*n].clone()).unwrap())).collect();
+                for (n, reply) in replies {
+                    let name = (precision.as_str(), level.as_str());
+                    assert_eq!(heard(reply), alone[n], "ask {n}, {name:?}");
                 }
-            })
-            .collect();
-        let folder = fixture("qwen3");
-        let alone: Vec<_> = asks
-            .iter()
-            .map(|ask| {
-                let engine = engine(&folder, options(precision, Level::best(), 64), 8);
-                heard(engine.ask(ask.clone()).unwrap())
-            })
-            .collect();
-        let engine = engine(&folder, options(precision, Level::best(), 48), 8);
-        for _ in 0..20 {
-            let mut order: Vec<usize> = (0..asks.len()).collect();
-            order.shuffle(&mut rng);
-            order.truncate(rng.random_range(1..=asks.len()));
-            let replies: Vec<_> =
-                order.iter().map(|n| (*n, engine.ask(asks[*n].clone()).unwrap())).collect();
-            for (n, reply) in replies {
-                assert_eq!(heard(reply), alone[n], "ask {n}, {}", precision.as_str());
             }
+            preempted += usize::from(!metrics.render().contains("engine_preempted_total 0"));
         }
     }
+    assert!(preempted > 0, "somebody lost their pages");
 }

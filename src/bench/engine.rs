@@ -1,11 +1,12 @@
 //! How many tokens does the engine read, write and weigh, and how many could this machine?
 
+use super::process::memory_bytes;
 use crate::domain::Criticality;
 use crate::engine::{
     Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, RunnerError, Sampling,
     Wanted, Weigh, Work,
 };
-use crate::nn::decoder::{Checkpoint, Config};
+use crate::nn::decoder::{Checkpoint, Config, Linear};
 use crate::nn::packed::{Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth};
 use crate::telemetry::Metrics;
 use anyhow::{Result, bail, ensure};
@@ -32,6 +33,8 @@ pub struct EngineOptions {
     pub precision: Option<Precision>,
     /// Threads that compute.
     pub threads: NonZeroUsize,
+    /// The processor's instructions.
+    pub level: Level,
     /// Texts at a time, one measurement each.
     pub batches: Vec<usize>,
     /// Tokens of each prompt.
@@ -57,6 +60,11 @@ struct Report {
     /// Bytes of weights, and of keys and values.
     weights_bytes: usize,
     cache_bytes: usize,
+    /// What both must take: their numbers, each as wide as it is kept.
+    computed_bytes: f64,
+    /// What the process took in memory from before it loaded the model to the end, where the
+    /// system tells (Linux). Files that it maps are not counted.
+    resident_bytes: Option<u64>,
     /// Bytes per second that all threads read from memory.
     bandwidth: f64,
     /// Operations per second of the kernel, on weights that stay in the cache.
@@ -100,20 +108,24 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         Some(precision) => precision,
         None => Precision::of(&checkpoint)?,
     };
-    let bandwidth = read_bandwidth(options.threads);
-    let peak = peak(precision, options.threads, Level::best());
+    let bandwidth = read_bandwidth(options.threads)?;
+    let peak = peak(precision, options.threads, options.level)?;
+    let before = memory_bytes();
     let (engine, memory) = start(checkpoint, precision, options)?;
-    let machine = Machine { bandwidth, peak, memory, config: &config, precision };
+    let pages = pages(options);
+    let machine = Machine { bandwidth, peak, memory, config: &config, precision, pages };
     let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options };
     let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
     let batches = batches.collect::<Result<Vec<_>>>()?;
     let weighing = if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
     let report = Report {
         precision: precision.as_str(),
-        level: Level::best().as_str(),
+        level: options.level.as_str(),
         threads: options.threads.get(),
         weights_bytes: memory.weights,
         cache_bytes: memory.cache,
+        computed_bytes: machine.computed_bytes(),
+        resident_bytes: memory_bytes().zip(before).map(|(after, before)| after - before),
         bandwidth,
         peak,
         batches,
@@ -127,22 +139,30 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
+/// Texts at a time, at most.
+fn most(options: &EngineOptions) -> usize {
+    options.batches.iter().copied().max().unwrap_or(1).max(1)
+}
+
+/// Pages that all texts, or a trunk and the next, need.
+fn pages(options: &EngineOptions) -> usize {
+    let text = (options.prompt_tokens + options.tokens).div_ceil(PAGE_TOKENS) + 1;
+    let trunk = options.trunk_tokens.div_ceil(PAGE_TOKENS) + 1;
+    (text * most(options)).max(2 * trunk)
+}
+
 fn start(
     checkpoint: Checkpoint,
     precision: Precision,
     options: &EngineOptions,
 ) -> Result<(Engine, Memory)> {
-    let most = options.batches.iter().copied().max().unwrap_or(1).max(1);
-    let text = (options.prompt_tokens + options.tokens).div_ceil(PAGE_TOKENS) + 1;
-    let trunk = options.trunk_tokens.div_ceil(PAGE_TOKENS) + 1;
-    let pages = (text * most).max(2 * trunk);
     let context =
         (options.prompt_tokens + options.tokens).max(options.trunk_tokens + options.branch_tokens);
     let load = Options {
         precision,
         threads: options.threads,
-        level: Level::best(),
-        pages,
+        level: options.level,
+        pages: pages(options),
         rows_max: ROWS_MAX,
     };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -155,8 +175,8 @@ fn start(
     };
     let nonzero = |n: usize| NonZeroUsize::MIN.saturating_add(n.saturating_sub(1));
     let limits = Limits {
-        running_max: nonzero(most),
-        waiting_max: nonzero(most),
+        running_max: nonzero(most(options)),
+        waiting_max: nonzero(most(options)),
         share_max: nonzero(ROWS_MAX),
     };
     let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
@@ -170,6 +190,7 @@ struct Machine<'a> {
     memory: Memory,
     config: &'a Config,
     precision: Precision,
+    pages: usize,
 }
 
 impl Machine<'_> {
@@ -188,6 +209,20 @@ impl Machine<'_> {
         let config = self.config;
         let number = if self.precision == Precision::F32 { 4 } else { 2 };
         (2 * config.layers * config.kv_heads * config.head_dim * number) as f64
+    }
+
+    /// Bytes of all weights, and of keys and values of all pages that last.
+    fn computed_bytes(&self) -> f64 {
+        let config = self.config;
+        let linears = (0..config.layers).flat_map(Linear::of_layer).chain([Linear::Unembed]);
+        let numbers: usize = linears
+            .map(|linear| {
+                let (outputs, inputs) = linear.dims(config);
+                outputs * inputs
+            })
+            .sum();
+        let kept = (self.pages * PAGE_TOKENS) as f64 * self.token_bytes();
+        numbers as f64 * self.precision.bits() / 8.0 + kept
     }
 
     /// Seconds of a step of single rows.
@@ -244,13 +279,12 @@ impl Bench<'_> {
 
     /// Asks for a text of so many tokens after each prompt.
     fn write(&self, prompts: &[Vec<u32>], tokens_max: usize) -> Result<Vec<Reply>> {
-        let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
         let asks = prompts.iter().map(|prompt| {
             ask(Work::Generate(Generate {
                 prompt: prompt.clone(),
                 samples: NonZeroUsize::MIN,
                 tokens_max,
-                sampling: greedy,
+                sampling: Sampling::GREEDY,
                 constraint: Constraint::Free,
                 ends: Vec::new(),
             }))
@@ -303,6 +337,7 @@ fn next(reply: &mut Reply) -> Result<Event> {
 impl Report {
     fn lines(&self, out: &mut dyn Write) -> Result<()> {
         let Self { precision, level, threads, weights_bytes, bandwidth, peak, .. } = self;
+        let (computed, resident) = (self.computed_bytes, self.resident_bytes);
         writeln!(
             out,
             "{precision} on {level}, {threads} threads: weights {:.0} MB, memory {:.1} GB/s, kernel {:.0} GFLOP/s",
@@ -310,6 +345,15 @@ impl Report {
             bandwidth / 1e9,
             peak / 1e9,
         )?;
+        writeln!(
+            out,
+            "weights and cache {:.0} MB, computed {:.0} MB",
+            (weights_bytes + self.cache_bytes) as f64 / 1e6,
+            computed / 1e6,
+        )?;
+        if let Some(resident) = resident {
+            writeln!(out, "resident {:.0} MB", resident as f64 / 1e6)?;
+        }
         for batch in &self.batches {
             writeln!(
                 out,

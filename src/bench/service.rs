@@ -1,5 +1,6 @@
 //! How long does a whole request take, and how many can be served?
 
+use super::process::cpu_s;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
 use crate::api::pb::{Candidate, Quality, RerankRequest};
 use crate::bundle::Part;
@@ -31,10 +32,6 @@ pub struct ServiceOptions {
     /// JSON in place of a line.
     pub json: bool,
 }
-
-/// Clock ticks of a second in Linux's process table; a part of its interface, and the same on all
-/// of its machines.
-const TICKS_PER_S: f64 = 100.0;
 
 /// One answered request.
 #[derive(Clone, Copy, Debug)]
@@ -130,17 +127,6 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
         *after = after.zip(before).map(|(after, before)| after - before);
     }
     Ok((all, elapsed, cpu))
-}
-
-/// Processor seconds that a process has used so far, where the system tells (Linux).
-fn cpu_s(process: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in brackets may hold anything; user and system time are the 12th and 13th after it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11);
-    let user: f64 = times.next()?.parse().ok()?;
-    let system: f64 = times.next()?.parse().ok()?;
-    Some((user + system) / TICKS_PER_S)
 }
 
 /// The bundle's samples, each filled up with the candidates of the others.

@@ -1,6 +1,6 @@
 //! `raisonne generate`: what a model's folder writes.
 
-use super::model::{LoadArgs, Loaded};
+use super::model::LoadArgs;
 use crate::domain::Criticality;
 use crate::engine::{Ask, Constraint, Event, Generate as Text, Sampling, Usage, Why, Work};
 use anyhow::{Context as _, bail};
@@ -46,11 +46,11 @@ pub(super) struct Generate {
 impl Generate {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let Loaded { engine, vocabulary, ends, precision, .. } = self
-            .model
-            .load(|vocabulary| Ok(vocabulary.encode(&self.prompt)?.len() + self.max_tokens))?;
+        let opened = self.model.open()?;
+        let prompt = opened.vocabulary.encode(&self.prompt)?;
+        let (ends, precision) = (opened.ends(), opened.precision());
+        let (engine, vocabulary) = opened.start(prompt.len().saturating_add(self.max_tokens))?;
         let loaded = begun.elapsed();
-        let prompt = vocabulary.encode(&self.prompt)?;
         let ask = Ask {
             work: Work::Generate(Text {
                 prompt,
@@ -81,10 +81,12 @@ impl Generate {
                     text.push_str(&part);
                 }
                 Event::Done { why, usage, .. } => {
+                    let rest = std::mem::replace(&mut written, vocabulary.written()).finish()?;
                     if !self.json {
-                        writeln!(out)?;
+                        writeln!(out, "{rest}")?;
                         continue;
                     }
+                    text.push_str(&rest);
                     let Usage { prompt_tokens, generated_tokens, .. } = usage;
                     let object = json!({
                         "text": text,
@@ -109,7 +111,7 @@ impl Generate {
     fn sampling(&self) -> Sampling {
         let Self { temperature, top_k, top_p, min_p, seed, greedy, .. } = *self;
         if greedy {
-            return Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed };
+            return Sampling { seed, ..Sampling::GREEDY };
         }
         Sampling { temperature, top_k, top_p, min_p, seed }
     }

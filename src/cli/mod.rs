@@ -211,6 +211,7 @@ impl EngineBench {
             model: self.model.model.clone(),
             precision: self.model.precision(),
             threads: self.model.threads(),
+            level: self.model.level(),
             batches: self.batches,
             prompt_tokens: self.prompt_tokens,
             tokens: self.tokens,

@@ -28,6 +28,9 @@ pub(super) struct LoadArgs {
     /// Threads that compute; all cores, without it.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+    /// The processor's instructions: avx512, avx2 or portable; the best that it has, without it.
+    #[arg(long, value_parser = level)]
+    instructions: Option<Level>,
 }
 
 /// How weights are kept, by the names that people know.
@@ -45,20 +48,16 @@ pub(super) enum Quantize {
     Q4K,
 }
 
-/// A model that is ready.
-pub(super) struct Loaded {
-    pub engine: Engine,
+/// A model's folder that was found sound, and the words that it knows.
+pub(super) struct Opened {
+    checkpoint: Checkpoint,
+    options: Options,
     pub vocabulary: Vocabulary,
-    pub ends: Vec<u32>,
-    pub precision: Precision,
 }
 
 impl LoadArgs {
-    /// Loads the model, with room for a text of as many tokens as `tokens` says.
-    pub(super) fn load(
-        &self,
-        tokens: impl FnOnce(&Vocabulary) -> anyhow::Result<usize>,
-    ) -> anyhow::Result<Loaded> {
+    /// Opens the model's folder.
+    pub(super) fn open(&self) -> anyhow::Result<Opened> {
         let checkpoint = Checkpoint::open(&self.model)
             .with_context(|| format!("opening the model `{}`", self.model.display()))?;
         let folder = if self.model.is_dir() {
@@ -67,28 +66,13 @@ impl LoadArgs {
             self.model.parent().unwrap_or(&self.model)
         };
         let vocabulary = Vocabulary::load(folder)?;
-        let tokens = tokens(&vocabulary)?;
-        let ends = checkpoint.config().ends.clone();
         let precision = match self.precision() {
             None => Precision::of(&checkpoint)?,
             Some(precision) => precision,
         };
-        let options = Options {
-            precision,
-            threads: self.threads(),
-            level: Level::best(),
-            pages: tokens.div_ceil(PAGE_TOKENS) + 1,
-            rows_max: ROWS_MAX,
-        };
-        let build = move || {
-            CpuRunner::load(checkpoint, options, tokens)
-                .map_err(|error| RunnerError(error.to_string()))
-        };
-        let one = NonZeroUsize::MIN;
-        let limits =
-            Limits { running_max: one, waiting_max: one, share_max: one.saturating_add(ROWS_MAX) };
-        let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
-        Ok(Loaded { engine, vocabulary, ends, precision })
+        let (threads, level) = (self.threads(), self.level());
+        let options = Options { precision, threads, level, pages: 0, rows_max: ROWS_MAX };
+        Ok(Opened { checkpoint, options, vocabulary })
     }
 
     /// How weights are to be kept, if that was said.
@@ -96,10 +80,50 @@ impl LoadArgs {
         self.quantize.map(Quantize::precision)
     }
 
+    /// The instructions that were asked for, or the best there are.
+    pub(super) fn level(&self) -> Level {
+        self.instructions.unwrap_or_else(Level::best)
+    }
+
     /// As many threads as were asked for, or as there are cores.
     pub(super) fn threads(&self) -> NonZeroUsize {
         self.threads.or(available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
     }
+}
+
+impl Opened {
+    /// Tokens that end a text.
+    pub(super) fn ends(&self) -> Vec<u32> {
+        self.checkpoint.config().ends.clone()
+    }
+
+    /// How weights will be kept.
+    pub(super) fn precision(&self) -> Precision {
+        self.options.precision
+    }
+
+    /// Loads the model, with room for one text of so many tokens, or as many as it was made for.
+    pub(super) fn start(self, tokens: usize) -> anyhow::Result<(Engine, Vocabulary)> {
+        let Self { checkpoint, options, vocabulary } = self;
+        let tokens = tokens.min(checkpoint.config().positions_max);
+        let options = Options { pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
+        let build = move || {
+            CpuRunner::load(checkpoint, options, tokens)
+                .map_err(|error| RunnerError(error.to_string()))
+        };
+        let one = NonZeroUsize::MIN;
+        let share_max = one.saturating_add(ROWS_MAX);
+        let limits = Limits { running_max: one, waiting_max: one, share_max };
+        Ok((Engine::start(build, limits, &Arc::new(Metrics::new()))?, vocabulary))
+    }
+}
+
+/// A level of instructions by its name, if this processor has it.
+fn level(name: &str) -> Result<Level, String> {
+    Level::all_here().find(|level| level.as_str() == name).ok_or_else(|| {
+        let here: Vec<_> = Level::all_here().map(Level::as_str).collect();
+        format!("this processor has {}", here.join(", "))
+    })
 }
 
 impl Quantize {

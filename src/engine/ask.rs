@@ -140,6 +140,13 @@ pub(super) struct Admission {
     pub limits: Limits,
 }
 
+/// Branches of an ask: more than the longest slate has.
+const BRANCHES_MAX: usize = 4_096;
+/// Tokens whose logits may be wanted of each branch.
+const WANTED_MAX: usize = 256;
+/// Tokens that may end a text.
+const ENDS_MAX: usize = 64;
+
 // === impl Ask ===
 
 impl Ask {
@@ -207,13 +214,13 @@ impl Admission {
         let tokens = prompt.len().saturating_add(*tokens_max);
         self.fits("prompt + tokens_max", tokens)?;
         self.known("constraint", &[constraint.highest()])?;
+        within("ends", ends.len(), "ENDS_MAX", ENDS_MAX)?;
         ends.iter().try_for_each(|&end| self.known("ends", &[end]))?;
-        match constraint.tokens_max() {
-            Some(needed) if needed > *tokens_max => {
-                Err(Refused::Unfinished { needed, tokens_max: *tokens_max })
-            }
-            _ => Ok(()),
+        let needed = constraint.tokens_needed();
+        if needed > *tokens_max {
+            return Err(Refused::Unfinished { needed, tokens_max: *tokens_max });
         }
+        Ok(())
     }
 
     fn check_weigh(&self, weigh: &Weigh) -> Result<(), Refused> {
@@ -223,6 +230,7 @@ impl Admission {
         if branches.is_empty() {
             return Err(Refused::Empty("branches"));
         }
+        within("branches", branches.len(), "BRANCHES_MAX", BRANCHES_MAX)?;
         for branch in branches {
             self.known("branches", branch)?;
             let rows = self.prompt_rows();
@@ -231,7 +239,10 @@ impl Admission {
             within("trunk + branch", tokens, "context_tokens_max", context)?;
         }
         match wanted {
-            Wanted::Chosen(tokens) => self.known("wanted", tokens),
+            Wanted::Chosen(tokens) => {
+                within("wanted", tokens.len(), "WANTED_MAX", WANTED_MAX)?;
+                self.known("wanted", tokens)
+            }
             Wanted::Hidden => Ok(()),
         }
     }
@@ -314,7 +325,7 @@ mod tests {
         check(&|g| g.tokens_max = usize::MAX, &long.replace("31", &usize::MAX.to_string()));
         let samples = "samples is 7, and `sequences_max` is 6";
         check(&|g| g.samples = NonZeroUsize::new(7).unwrap(), samples);
-        let hot = "`temperature` is 99, and must be 0 to 10";
+        let hot = "`temperature` is 99, and must be 0, or 0.001 to 10";
         check(&|g| g.sampling.temperature = 99.0, hot);
 
         let labels: Vec<_> = (1..5).map(|label| vec![label]).collect();

@@ -115,7 +115,7 @@ impl Engine {
         let build = move || {
             let built = Owner::new(build, limits, metrics);
             let (told, owner) = match built {
-                Ok(owner) => (Ok(owner.runner.shape()), Some(owner)),
+                Ok(owner) => (Ok(owner.scheduler.admission()), Some(owner)),
                 Err(error) => (Err(error), None),
             };
             // Whoever starts an engine waits for it.
@@ -125,8 +125,7 @@ impl Engine {
         // One ask is one sequence or more, and each has a permit: so many always fit.
         let waiting_max = NonZeroUsize::MIN.saturating_add(limits.sequences_max() - 1);
         let (inbox, thread) = worker::start_busy("engine", waiting_max, build, Owner::turn);
-        let shape = ready.recv().map_err(|_| EngineError::Gone)??;
-        let admission = Admission::new(shape, limits)?;
+        let admission = ready.recv().map_err(|_| EngineError::Gone)??;
         let room = Arc::new(Semaphore::new(limits.sequences_max()));
         Ok(Self { inbox, admission, room, _thread: thread })
     }
@@ -170,17 +169,19 @@ impl<R: Runner> Owner<R> {
 
     /// Takes what was asked, computes a step, and tells what became of it.
     fn turn(&mut self, jobs: &mut Vec<Job>) -> Pace {
-        jobs.drain(..).for_each(|job| self.admit(job));
+        let now = Instant::now();
+        jobs.drain(..).for_each(|job| self.admit(job, now));
         self.hang_up();
         self.step();
+        self.observe();
         self.tell();
         self.scheduler.settle();
         if self.scheduler.is_idle() { Pace::Rest } else { Pace::Go }
     }
 
-    fn admit(&mut self, job: Job) {
+    fn admit(&mut self, job: Job, now: Instant) {
         let Job { ask, events, room } = job;
-        match self.scheduler.admit(ask) {
+        match self.scheduler.admit(ask, now) {
             Ok(id) => drop(self.listeners.insert(id, Listener { events, _room: room })),
             Err(refused) => send(&events, Event::Failed(refused.into())),
         }
@@ -201,13 +202,12 @@ impl<R: Runner> Owner<R> {
     fn step(&mut self) {
         if let Some(step) = self.scheduler.plan(Instant::now()) {
             let (rows, begun) = (step.tokens.len(), Instant::now());
-            self.answers.clear();
             match self.runner.forward(step, &mut self.answers) {
                 Ok(()) => self.scheduler.commit(&self.answers),
                 Err(error) => {
                     tracing::error!(%error, "a step failed");
                     let failure = Failure::Runner(error.to_string().into());
-                    self.scheduler.fail_step(&failure);
+                    return self.scheduler.fail_step(&failure);
                 }
             }
             let tally = self.scheduler.tally();
@@ -216,11 +216,15 @@ impl<R: Runner> Owner<R> {
                 prefill_tokens: tally.prefill_tokens,
                 decode_tokens: tally.decode_tokens,
                 prefix_hit_tokens: tally.hit_tokens,
+                preempted: tally.preempted,
                 took: begun.elapsed(),
             });
         } else {
             assert!(self.scheduler.is_idle(), "the most urgent of those at hand always gets on");
         }
+    }
+
+    fn observe(&self) {
         let load = self.scheduler.load();
         self.metrics.engine_load(&EngineLoad {
             running: load.running,

@@ -139,6 +139,11 @@ impl Pages {
         }
     }
 
+    /// How many hold a page.
+    pub fn holders(&self, page: u32) -> usize {
+        self.slots[page as usize].holders as usize
+    }
+
     /// How many pages could be taken.
     pub fn available(&self) -> usize {
         self.free.len() + self.cached

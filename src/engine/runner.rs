@@ -9,7 +9,7 @@ use crate::nn::packed::{Buffer, Group, Memory, Options, PAGE_TOKENS, Packed, Pas
 pub struct CpuRunner {
     model: Packed,
     shape: Shape,
-    /// Rows whose whole vocabulary is wanted, kept from step to step.
+    /// Rows of which something is wanted, kept from step to step.
     wanted: Vec<usize>,
 }
 
@@ -39,36 +39,40 @@ impl CpuRunner {
         self.model.memory()
     }
 
-    fn answer(&mut self, step: &Step, rows: &Buffer, out: &mut Answers) -> Result<(), RunnerError> {
+    fn answer(
+        &mut self,
+        step: &Step,
+        rows: &Buffer,
+        out: &mut Answers,
+    ) -> Result<(), CheckpointError> {
+        out.lay_out(&step.reads, self.shape);
+        let reads = || step.reads.iter();
         self.wanted.clear();
-        let whole = step.reads.iter().filter(|read| read.what == What::Vocabulary);
-        self.wanted.extend(whole.map(|read| read.row));
-        let logits = if self.wanted.is_empty() {
-            None
-        } else {
-            Some(self.model.logits(rows, &self.wanted).map_err(|error| failed(&error))?)
-        };
-        let mut next = 0;
-        for read in &step.reads {
-            match &read.what {
-                What::Vocabulary => {
-                    let logits = logits.as_ref().map(|logits| logits.row(next));
-                    out.push(self.shape.vocabulary)
-                        .copy_from_slice(logits.expect("the logits were computed above"));
-                    next += 1;
-                }
-                What::Chosen(tokens) => {
-                    let tokens = &step.chosen[tokens.clone()];
-                    let out = out.push(tokens.len());
-                    self.model
-                        .logits_of(rows.row(read.row), tokens, out)
-                        .map_err(|error| failed(&error))?;
-                }
-                What::Hidden => out.push(self.shape.width).copy_from_slice(rows.row(read.row)),
-            }
+        self.wanted.extend(reads().filter(|read| read.what == What::Vocabulary).map(|r| r.row));
+        if !self.wanted.is_empty() {
+            let table = out.table(self.wanted.len(), self.shape);
+            self.model.logits(rows, &self.wanted, table)?;
         }
-        if let Some(logits) = logits {
-            self.model.give_back(logits);
+        self.wanted.clear();
+        self.wanted
+            .extend(reads().filter(|read| matches!(read.what, What::Chosen(_))).map(|r| r.row));
+        if !self.wanted.is_empty() {
+            let columns = self.model.columns(rows, &self.wanted, &step.chosen)?;
+            let mut row = 0;
+            for (index, read) in reads().enumerate() {
+                let What::Chosen(tokens) = &read.what else { continue };
+                let tokens = &step.chosen[tokens.clone()];
+                for (out, token) in out.get_mut(index).iter_mut().zip(tokens) {
+                    *out = columns.get(row, *token);
+                }
+                row += 1;
+            }
+            self.model.give_columns_back(columns);
+        }
+        for (index, read) in reads().enumerate() {
+            if read.what == What::Hidden {
+                out.get_mut(index).copy_from_slice(rows.row(read.row));
+            }
         }
         Ok(())
     }
@@ -87,7 +91,7 @@ impl Runner for CpuRunner {
         let pages = self.model.pages();
         lay_out(step, pages as u32, self.model.pass());
         let rows = self.model.forward().map_err(|error| failed(&error))?;
-        self.answer(step, &rows, out)?;
+        self.answer(step, &rows, out).map_err(|error| failed(&error))?;
         self.model.give_back(rows);
         Ok(())
     }

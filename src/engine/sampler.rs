@@ -10,6 +10,7 @@
 //! neither company nor preemption changes what is drawn.
 
 use super::constraint::Allowed;
+use crate::nn::softmax::{BLOCK, exponentiate, highest};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
@@ -66,6 +67,8 @@ pub enum SampleError {
 pub struct Sampler {
     /// The probability of each allowed token, relative to the likeliest.
     weights: Vec<f32>,
+    /// The sum of each block of them.
+    sums: Vec<f64>,
     /// Places in `weights`, the likeliest first as far as they are sorted.
     order: Vec<u32>,
 }
@@ -79,6 +82,8 @@ pub struct Place {
     pub token: usize,
 }
 
+/// Below this, greedy is meant.
+const TEMPERATURE_MIN: f32 = 1e-3;
 /// Above this, a temperature is a mistake.
 const TEMPERATURE_MAX: f32 = 10.0;
 /// How many of the likeliest tokens are sorted at first, to find the ones that top-p keeps.
@@ -99,7 +104,12 @@ impl Sampling {
     pub fn check(&self) -> Result<(), BadSampling> {
         let Self { temperature, top_k: _, top_p, min_p, seed: _ } = *self;
         let bounds = [
-            ("temperature", temperature, (0.0..=TEMPERATURE_MAX).contains(&temperature), "0 to 10"),
+            (
+                "temperature",
+                temperature,
+                temperature == 0.0 || (TEMPERATURE_MIN..=TEMPERATURE_MAX).contains(&temperature),
+                "0, or 0.001 to 10",
+            ),
             ("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, at most 1"),
             ("min_p", min_p, (0.0..1.0).contains(&min_p), "at least 0, below 1"),
         ];
@@ -143,7 +153,8 @@ impl Sampler {
         let token_at = |at: usize| tokens.map_or(at as u32, |tokens| tokens[at]);
         let (likeliest, highest) = self.load(logits, banned, token_at)?;
         let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
-        let total = self.exponentiate(highest, temperature);
+        exponentiate(&mut self.weights, highest, temperature, &mut self.sums);
+        let total: f64 = self.sums.iter().sum();
         let chosen = if sampling.temperature > 0.0 {
             let chance: f64 = sampling.chance(place).random();
             self.pick(sampling, total, chance)
@@ -169,42 +180,33 @@ impl Sampler {
                 *weight = f32::NEG_INFINITY;
             }
         }
-        let (mut likeliest, mut highest) = (0, f32::NEG_INFINITY);
-        for (at, &logit) in self.weights.iter().enumerate() {
-            if logit.is_nan() || logit == f32::INFINITY {
-                return Err(SampleError::NotFinite(token_at(at)));
-            }
-            if logit > highest {
-                (likeliest, highest) = (at, logit);
-            }
+        match highest(&self.weights) {
+            Ok((_, f32::NEG_INFINITY)) => Err(SampleError::Impossible),
+            Ok(found) => Ok(found),
+            Err(at) => Err(SampleError::NotFinite(token_at(at))),
         }
-        if highest == f32::NEG_INFINITY {
-            return Err(SampleError::Impossible);
-        }
-        Ok((likeliest, highest))
-    }
-
-    /// Turns logits into weights, of which the highest is 1, and adds them up.
-    fn exponentiate(&mut self, highest: f32, temperature: f32) -> f64 {
-        let mut total = 0.0;
-        for weight in &mut self.weights {
-            *weight = ((*weight - highest) / temperature).exp();
-            total += f64::from(*weight);
-        }
-        total
     }
 
     /// Where `chance`, in `0..1`, falls among the weights that the cuts leave.
     fn pick(&mut self, sampling: &Sampling, total: f64, chance: f64) -> usize {
         let Sampling { top_k, top_p, min_p, .. } = *sampling;
-        let Self { weights, order } = self;
+        let Self { weights, sums, order } = self;
         let cut_k = top_k > 0 && top_k < weights.len();
         if !cut_k && top_p >= 1.0 && min_p <= 0.0 {
-            let all = weights.iter().map(|&weight| f64::from(weight)).enumerate();
-            return fall(all, chance * total);
+            let point = chance * total;
+            let block = fall(sums.iter().copied().enumerate(), point);
+            let before: f64 = sums[..block].iter().sum();
+            let weights = weights[block * BLOCK..].iter().take(BLOCK);
+            let within = weights.map(|&weight| f64::from(weight)).enumerate();
+            return block * BLOCK + fall(within, point - before);
         }
+        // All that weigh less together weigh less than what top-p leaves out, so none of them is
+        // kept, and nobody need sort them.
+        let least =
+            if cut_k { 0.0 } else { (1.0 - f64::from(top_p)) * total / weights.len() as f64 };
         order.clear();
-        order.extend(0..weights.len() as u32);
+        let heavy = weights.iter().enumerate().filter(|(_, weight)| f64::from(**weight) >= least);
+        order.extend(heavy.map(|(at, _)| at as u32));
         // The lower token goes first among equals, so the order is one and the same everywhere.
         let likelier = |a: &u32, b: &u32| -> Ordering {
             weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b))
@@ -391,9 +393,10 @@ mod tests {
         let plain = Sampling::plain(1);
         assert!(plain.check().is_ok() && Sampling::GREEDY.check().is_ok());
         let hot = refused(Sampling { temperature: 11.0, ..plain });
-        assert_eq!(hot, "`temperature` is 11, and must be 0 to 10");
+        assert_eq!(hot, "`temperature` is 11, and must be 0, or 0.001 to 10");
         let nan = refused(Sampling { temperature: f32::NAN, ..plain });
-        assert_eq!(nan, "`temperature` is NaN, and must be 0 to 10");
+        assert_eq!(nan, "`temperature` is NaN, and must be 0, or 0.001 to 10");
+        refused(Sampling { temperature: 1e-39, ..plain });
         let none = refused(Sampling { top_p: 0.0, ..plain });
         assert_eq!(none, "`top_p` is 0, and must be above 0, at most 1");
         let all = refused(Sampling { min_p: 1.0, ..plain });

@@ -18,10 +18,15 @@ use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 use std::vec;
 use tokio::time::Instant;
 
 pub use plan::Planned;
+
+/// Work without a deadline goes before work whose deadline is further off than this, so it too is
+/// overtaken only for so long.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An ask that was admitted, numbered by arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,8 +122,13 @@ impl Scheduler {
         })
     }
 
-    /// Takes an ask on, unless it could never be done or there is no room.
-    pub fn admit(&mut self, ask: Ask) -> Result<Id, Refused> {
+    /// What is taken on.
+    pub(super) fn admission(&self) -> Admission {
+        self.admission
+    }
+
+    /// Takes an ask on that arrived at `now`, unless it could never be done or there is no room.
+    pub fn admit(&mut self, ask: Ask, now: Instant) -> Result<Id, Refused> {
         self.admission.check(&ask)?;
         let (sequences, max) = (ask.sequences(), self.admission.limits.sequences_max());
         if self.held + sequences > max {
@@ -135,7 +145,7 @@ impl Scheduler {
         self.asks.insert(id, asked);
         let mut younger = Vec::new();
         for sample in 0..sequences {
-            let mut sequence = Sequence::new(&ask, id, sample);
+            let mut sequence = Sequence::new(&ask, Urgency::of(&ask, now, id, sample));
             match self.write_forced(&mut sequence) {
                 Some(why) => self.finish(&sequence, why),
                 None if sample == 0 => drop(self.waiting.insert(sequence.urgency, sequence)),

@@ -13,18 +13,18 @@ use super::ask::{Ask, Generate, Weigh, Work};
 use super::constraint::Constraint;
 use super::pages::{Name, Pages};
 use super::reply::Usage;
-use super::scheduler::Id;
+use super::scheduler::{Id, PATIENCE};
 use crate::domain::{Criticality, Deadline};
 use std::cmp::Reverse;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Who goes first: the smaller. No two sequences are equally urgent, and urgency never changes, so
 /// the most urgent one always gets on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Urgency {
     pub criticality: Reverse<Criticality>,
-    /// Work without a deadline goes last.
-    due: (bool, Option<Deadline>),
+    due: Instant,
     pub id: Id,
     pub sample: usize,
 }
@@ -67,8 +67,9 @@ pub(super) struct Grant {
 // === impl Urgency ===
 
 impl Urgency {
-    pub fn of(ask: &Ask, id: Id, sample: usize) -> Self {
-        let due = (ask.deadline.is_none(), ask.deadline);
+    /// The urgency of an ask that arrived at `now`.
+    pub fn of(ask: &Ask, now: Instant, id: Id, sample: usize) -> Self {
+        let due = ask.deadline.map_or(now + PATIENCE, Deadline::instant);
         Self { criticality: Reverse(ask.criticality), due, id, sample }
     }
 }
@@ -88,7 +89,7 @@ impl Grant {
 // === impl Sequence ===
 
 impl Sequence {
-    pub fn new(ask: &Arc<Ask>, id: Id, sample: usize) -> Self {
+    pub fn new(ask: &Arc<Ask>, urgency: Urgency) -> Self {
         let (known, constraint) = match &ask.work {
             Work::Generate(generate) => {
                 let mut known = Vec::with_capacity(generate.prompt.len() + generate.tokens_max);
@@ -98,7 +99,7 @@ impl Sequence {
             Work::Weigh(weigh) => (weigh.trunk.clone(), Constraint::Free),
         };
         Self {
-            urgency: Urgency::of(ask, id, sample),
+            urgency,
             ask: ask.clone(),
             prompt: known.len(),
             usage: Usage { prompt_tokens: known.len(), ..Usage::default() },

@@ -58,7 +58,8 @@ pub trait Runner {
     /// What the scheduler must keep to.
     fn shape(&self) -> Shape;
 
-    /// Computes a step, and writes what each read wants into `out`, in the order of the reads.
+    /// Computes a step, and writes what each read wants into `out`, in the order of the reads and in
+    /// place of what is there.
     fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError>;
 }
 
@@ -79,12 +80,14 @@ pub struct Shape {
     pub rows_max: usize,
 }
 
-/// What a step's reads came to: numbers end to end, kept from step to step so that nothing is
-/// allocated.
+/// What a step's reads came to, kept from step to step so that nothing is allocated.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     values: Vec<f32>,
-    ends: Vec<usize>,
+    /// Where the answer to each read lies.
+    places: Vec<Range<usize>>,
+    /// Where the next one may.
+    end: usize,
 }
 
 /// A forward pass failed: the weights' files, memory or the device gave out.
@@ -97,31 +100,63 @@ pub struct RunnerError(pub String);
 impl Answers {
     /// Forgets the last step's.
     pub fn clear(&mut self) {
-        self.values.clear();
-        self.ends.clear();
+        self.places.clear();
+        self.end = 0;
+    }
+
+    /// Makes room for the answers to some reads. What is in it is left over from earlier: a runner
+    /// fills all of it.
+    pub fn lay_out(&mut self, reads: &[Read], shape: Shape) {
+        self.clear();
+        let whole = reads.iter().filter(|read| read.what == What::Vocabulary).count();
+        let (mut table, mut end) = (0, whole * shape.vocabulary);
+        self.places.extend(reads.iter().map(|read| {
+            let (from, width) = match &read.what {
+                What::Vocabulary => (&mut table, shape.vocabulary),
+                What::Chosen(tokens) => (&mut end, tokens.len()),
+                What::Hidden => (&mut end, shape.width),
+            };
+            *from += width;
+            *from - width..*from
+        }));
+        self.grow(end);
+    }
+
+    /// The room for answers about the whole vocabulary, one after the other.
+    pub fn table(&mut self, rows: usize, shape: Shape) -> &mut [f32] {
+        &mut self.values[..rows * shape.vocabulary]
     }
 
     /// Adds the answer to the next read: `width` numbers, which the caller fills.
     pub fn push(&mut self, width: usize) -> &mut [f32] {
-        let from = self.values.len();
-        self.values.resize(from + width, 0.0);
-        self.ends.push(from + width);
-        &mut self.values[from..]
+        let place = self.end..self.end + width;
+        self.places.push(place.clone());
+        self.grow(place.end);
+        &mut self.values[place]
     }
 
     /// The answer to read `index`.
     pub fn get(&self, index: usize) -> &[f32] {
-        let from = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.values[from..self.ends[index]]
+        &self.values[self.places[index].clone()]
+    }
+
+    /// The answer to read `index`, to be filled.
+    pub fn get_mut(&mut self, index: usize) -> &mut [f32] {
+        &mut self.values[self.places[index].clone()]
+    }
+
+    fn grow(&mut self, end: usize) {
+        self.end = end;
+        self.values.resize(self.values.len().max(end), 0.0);
     }
 
     /// How many reads were answered.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.places.len()
     }
 
     /// Whether none was.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.places.is_empty()
     }
 }

@@ -16,6 +16,9 @@ pub struct Written<'a> {
     tokens: Vec<u32>,
     prefix: String,
     read: usize,
+    /// Every token, and the text so far.
+    all: Vec<u32>,
+    text: String,
 }
 
 /// Why a tokenizer cannot be used.
@@ -65,7 +68,14 @@ impl Vocabulary {
 
     /// A text that is read as it is written.
     pub fn written(&self) -> Written<'_> {
-        Written { tokenizer: &self.tokenizer, tokens: Vec::new(), prefix: String::new(), read: 0 }
+        Written {
+            tokenizer: &self.tokenizer,
+            tokens: Vec::new(),
+            prefix: String::new(),
+            read: 0,
+            all: Vec::new(),
+            text: String::new(),
+        }
     }
 }
 
@@ -83,7 +93,18 @@ impl Written<'_> {
             &mut self.prefix,
             &mut self.read,
         );
-        Ok(step.map_err(refused)?.unwrap_or_default())
+        let part = step.map_err(refused)?.unwrap_or_default();
+        self.text.push_str(&part);
+        self.all.push(token);
+        Ok(part)
+    }
+
+    /// What is left of the text: a character that the model began and did not finish, as the mark for
+    /// what is no character.
+    pub fn finish(self) -> Result<String, VocabularyError> {
+        let refused = |source| VocabularyError::Refused { what: "the tokens", source };
+        let whole = self.tokenizer.decode(&self.all, true).map_err(refused)?;
+        Ok(whole.strip_prefix(&self.text).unwrap_or_default().to_owned())
     }
 }
 
@@ -118,6 +139,19 @@ mod tests {
         let parts: Vec<_> = tokens.iter().map(|token| written.add(*token).unwrap()).collect();
         assert_eq!(parts.concat(), text);
         assert!(parts.iter().all(|part| !part.contains('\u{fffd}')), "{parts:?}");
+        assert_eq!(written.finish().unwrap(), "");
+    }
+
+    #[test]
+    fn a_character_that_is_cut_off_is_not_lost() {
+        let vocabulary = bytes();
+        let tokens = vocabulary.encode("4 €").unwrap();
+        let mut written = vocabulary.written();
+        let parts: Vec<_> = tokens[..4].iter().map(|t| written.add(*t).unwrap()).collect();
+        assert_eq!(parts.concat(), "4 ");
+        let rest = written.finish().unwrap();
+        assert_eq!(rest, "\u{fffd}");
+        assert_eq!(vocabulary.decode(&tokens[..4]).unwrap(), format!("4 {rest}"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod fused;
 mod loss;
 pub mod packed;
 mod shape;
+pub mod softmax;
 pub mod text;
 mod weights;
 

@@ -43,6 +43,7 @@ struct EngineInstruments {
     prefill: Family<Counter, 0>,
     decode: Family<Counter, 0>,
     hits: Family<Counter, 0>,
+    preempted: Family<Counter, 0>,
     step: Family<Histogram, 0>,
 }
 
@@ -57,6 +58,8 @@ pub struct EngineStep {
     pub decode_tokens: usize,
     /// Tokens that did not need to be read, because others had.
     pub prefix_hit_tokens: usize,
+    /// Sequences that lost their pages to more urgent ones.
+    pub preempted: usize,
     /// How long it took.
     pub took: Duration,
 }
@@ -201,6 +204,7 @@ impl Metrics {
         engine.prefill.at(r, [], |c| c.increment(step.prefill_tokens as u64));
         engine.decode.at(r, [], |c| c.increment(step.decode_tokens as u64));
         engine.hits.at(r, [], |c| c.increment(step.prefix_hit_tokens as u64));
+        engine.preempted.at(r, [], |c| c.increment(step.preempted as u64));
         engine.step.at(r, [], |h| h.record(step.took));
     }
 
@@ -291,6 +295,12 @@ impl EngineInstruments {
                 r,
                 "raisonne_engine_prefix_hit_tokens_total",
                 "Tokens of prompts and trunks found in cached pages.",
+                [],
+            ),
+            preempted: Family::new(
+                r,
+                "raisonne_engine_preempted_total",
+                "Sequences that lost their pages to more urgent ones.",
                 [],
             ),
             step: Family::new(r, "raisonne_engine_step_seconds", "Time that one step took.", []),

@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use raisonne::engine::scheduler::PATIENCE;
 use raisonne::engine::{Failure, Thinking, Trie};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 fn some_work() -> impl Strategy<Value = Work> {
     let generate = (prompt(), 1_usize..4, 1_usize..6, sampling(), constraint()).prop_map(
         |(prompt, samples, more, sampling, constraint)| {
-            let tokens_max = more + constraint.tokens_max().unwrap_or(3);
+            let tokens_max = more + constraint.tokens_needed().max(3);
             let (samples, ends) = (nonzero(samples), vec![END, 1]);
             Work::Generate(Generate { prompt, samples, tokens_max, sampling, constraint, ends })
         },
@@ -136,8 +137,9 @@ impl Story {
         let deadline = milliseconds.map(|milliseconds| self.play.deadline(milliseconds));
         let ask = Ask { work, criticality, deadline };
         // Being full is as it should be; it is for the scheduler to say.
-        if let Ok(id) = self.play.scheduler.admit(ask.clone()) {
-            let asked = Asked { name: format!("{id:?}"), ask, events: Vec::new(), ends: 0 };
+        if let Ok(id) = self.play.scheduler.admit(ask.clone(), self.play.now) {
+            let (name, arrived) = (format!("{id:?}"), self.play.now);
+            let asked = Asked { name, ask, arrived, events: Vec::new(), ends: 0 };
             self.play.asks.insert(id, asked);
             self.play.listen();
         }
@@ -167,8 +169,9 @@ impl Story {
     /// Nobody is started while somebody more urgent has never been.
     fn check_order(&self, id: Id) {
         let urgency = |id: &Id| {
-            let ask = &self.play.asks[id].ask;
-            (std::cmp::Reverse(ask.criticality), ask.deadline.is_none(), ask.deadline, *id)
+            let Asked { ask, arrived, .. } = &self.play.asks[id];
+            let due = ask.deadline.map_or(*arrived + PATIENCE, Deadline::instant);
+            (std::cmp::Reverse(ask.criticality), due, *id)
         };
         for other in self.live() {
             let begun = self.met.contains(&other) || self.begun(other);

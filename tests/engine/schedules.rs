@@ -100,7 +100,7 @@ fn the_least_urgent_gives_its_pages_up() {
     step 10  decode A                                 pages 5/6
     step 11  decode A                                 pages 5/6
     step 12  decode A                                 pages 5/6
-    step 13  prefill B[4..11]                         pages 3/6  cached 4
+    step 13  prefill B[4..11]                         pages 3/6
     step 14  decode B                                 pages 3/6
     step 15  decode B                                 pages 4/6
     step 16  decode B                                 pages 4/6
@@ -122,7 +122,7 @@ fn critical_work_takes_the_place_of_sheddable_work() {
     step 3   decode B                                 pages 2/8
     step 4   prefill C[0..6]                          pages 2/8
     step 5   decode C                                 pages 2/8
-    step 6   prefill A[8..9]                          pages 3/8  cached 8
+    step 6   prefill A[8..9]                          pages 3/8
     step 7   decode A                                 pages 3/8
     step 8   decode A                                 pages 3/8
     ");
@@ -141,6 +141,23 @@ fn the_earliest_deadline_goes_first() {
     step 3   prefill B[4..8] A[4..8]                  pages 3/64  cached 8
     step 4   decode B A                               pages 5/64
     ");
+}
+
+#[test]
+fn work_without_a_deadline_is_not_overtaken_for_ever() {
+    let mut play = Play::new(shape(64, 4, 16), limits(1, 8, 8));
+    play.ask("A", generate(tokens(1, 8), 2));
+    // A place is all there is, and somebody with little time left always wants it.
+    for second in 0..12 {
+        let deadline = Some(play.deadline(2_000));
+        play.ask(&format!("B{second}"), Ask { deadline, ..generate(tokens(2, 2), 1) });
+        play.step();
+        play.now += Duration::from_secs(1);
+    }
+    play.run();
+    let order: Vec<_> = play.log.lines().filter(|line| line.contains("A[0..8]")).collect();
+    assert_eq!(order.len(), 1);
+    insta::assert_snapshot!(order[0], @"step 9   prefill A[0..8]                          pages 2/64");
 }
 
 #[test]

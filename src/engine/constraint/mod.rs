@@ -157,13 +157,14 @@ impl Constraint {
         }
     }
 
-    /// The most tokens from the very beginning to the end, or `None` if there is no such bound.
-    pub fn tokens_max(&self) -> Option<usize> {
+    /// The most tokens that it may take from the very beginning to the end; of free text, which has
+    /// no end of its own, one.
+    pub fn tokens_needed(&self) -> usize {
         match self {
-            Self::Free => None,
-            Self::Permutation(permutation) => Some(permutation.tokens_max()),
-            Self::Trie(walk) => Some(walk.tokens_max()),
-            Self::Think(think) => Some(think.tokens_max() + think.then().tokens_max()?),
+            Self::Free => 1,
+            Self::Permutation(permutation) => permutation.tokens_max(),
+            Self::Trie(walk) => walk.tokens_max(),
+            Self::Think(think) => think.tokens_max() + think.then().tokens_needed(),
         }
     }
 
@@ -248,7 +249,7 @@ mod tests {
     /// Walks to the end by what `pick` says, and reads what was walked.
     fn walk(constraint: &Constraint, mut pick: impl FnMut(usize) -> usize) -> Vec<usize> {
         const VOCABULARY: usize = 50;
-        let bound = constraint.tokens_max().unwrap();
+        let bound = constraint.tokens_needed();
         let (mut state, mut text) = (constraint.clone(), Vec::new());
         while !state.is_done() {
             let token = match state.allowed() {

@@ -153,7 +153,7 @@ mod tests {
             assert_eq!(constraint.read(text), Some(vec![1, 0]), "{why}");
         }
         assert_eq!(constraint.read(&[10, 5, 0]), None, "an end may not be thought");
-        assert_eq!(constraint.tokens_max(), Some(1 + 3 + 2 + 2));
+        assert_eq!(constraint.tokens_needed(), 1 + 3 + 2 + 2);
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
         assert!(!constraint.is_free());
         constraint.advance(11).unwrap();
         assert!(constraint.is_free());
-        assert_eq!(constraint.tokens_max(), None);
+        assert_eq!(constraint.tokens_needed(), 1 + 1 + 1 + 1);
     }
 
     #[test]

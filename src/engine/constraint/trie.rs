@@ -17,6 +17,7 @@ pub struct Trie {
     numbers: Vec<usize>,
     /// Tokens of the longest entry.
     depth_max: usize,
+    highest: u32,
 }
 
 #[derive(Debug)]
@@ -71,7 +72,8 @@ impl Trie {
         }
         let depth_max = sorted.iter().map(|(_, word)| word.len()).max().unwrap_or(0);
         let numbers = sorted.into_iter().map(|(number, _)| number).collect();
-        Ok(Self { nodes, tokens, numbers, depth_max })
+        let highest = tokens.iter().copied().max().unwrap_or(0);
+        Ok(Self { nodes, tokens, numbers, depth_max, highest })
     }
 
     /// How many entries there are.
@@ -128,7 +130,7 @@ impl Walk {
     }
 
     pub(super) fn highest(&self) -> u32 {
-        self.trie.tokens.iter().copied().max().unwrap_or(0)
+        self.trie.highest
     }
 
     fn refresh(&mut self) {
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!((trie.len(), trie.depth_max), (3, 3));
         let walk = Constraint::entries(Arc::new(trie), 2).unwrap();
         assert_eq!(walk.read(&[2, 3, 5, 1]), Some(vec![2, 0]));
-        assert_eq!(walk.tokens_max(), Some(6));
+        assert_eq!(walk.tokens_needed(), 6);
         assert_eq!(walk.highest(), 5);
     }
 

@@ -14,14 +14,15 @@
 //! take pages or places only from work of lower criticality, so that equals do not push each other
 //! to and fro.
 //!
-//! Within one criticality, work with a deadline is overtaken only by earlier deadlines, and so not
-//! for ever. Work without one can wait as long as there is enough of the other kind.
+//! Within one criticality, work is overtaken only by earlier deadlines, and so not for ever; work
+//! without one has its place among them as if its deadline were some seconds after its arrival.
 
 use super::{Failure, Id, Scheduler, Sequence, Tally};
 use crate::engine::ask::Wanted;
 use crate::engine::constraint::Allowed;
 use crate::engine::sequence::Grant;
 use crate::engine::step::{Read, Span, Step, What};
+use rustc_hash::FxHashMap;
 use std::ops::Range;
 use tokio::time::Instant;
 
@@ -167,18 +168,16 @@ impl Scheduler {
     fn start(&mut self, index: usize) -> bool {
         let Some((_, mut sequence)) = self.waiting.pop_first() else { return false };
         let page_tokens = self.admission.shape.page_tokens;
-        while !self.has_place(&mut sequence) {
-            let lowest = self.running.last().map(|last| last.urgency.criticality);
-            // Criticalities are reversed: the greater yields.
-            if lowest.is_none_or(|lowest| lowest <= sequence.urgency.criticality) {
-                sequence.release(&mut self.pages);
-                self.waiting.insert(sequence.urgency, sequence);
-                return false;
-            }
-            self.preempt();
-        }
-        self.tally.hit_tokens += sequence.table.len() * page_tokens;
+        sequence.find(&mut self.pages, page_tokens);
+        let Some(yielding) = self.yielding(&sequence) else {
+            sequence.release(&mut self.pages);
+            self.waiting.insert(sequence.urgency, sequence);
+            return false;
+        };
+        (0..yielding).for_each(|_| self.preempt());
         if !sequence.started {
+            // What it finds when it is started again was its own.
+            self.tally.hit_tokens += sequence.table.len() * page_tokens;
             sequence.started = true;
             sequence.usage.cached_tokens = sequence.computed.min(sequence.prompt);
         }
@@ -186,19 +185,38 @@ impl Scheduler {
         true
     }
 
-    /// Whether a sequence could run: it takes hold of the pages that there are already.
-    fn has_place(&mut self, sequence: &mut Sequence) -> bool {
-        if self.running.len() == self.admission.limits.running_max.get() {
-            return false;
-        }
+    /// How many of those that run would have to give up their places and pages for a sequence, which
+    /// has taken hold of the pages that there are already. Only work of lower criticality does, and
+    /// only if it is enough: otherwise `None`.
+    fn yielding(&self, sequence: &Sequence) -> Option<usize> {
         let page_tokens = self.admission.shape.page_tokens;
-        sequence.find(&mut self.pages, page_tokens);
-        let promised = self
-            .running
-            .iter()
-            .map(|other| other.known.len().div_ceil(page_tokens).saturating_sub(other.table.len()));
-        let wanted = sequence.pages_wanted(page_tokens) - sequence.table.len();
-        self.pages.available() >= wanted + promised.sum::<usize>()
+        let promised = |other: &Sequence| {
+            other.known.len().div_ceil(page_tokens).saturating_sub(other.table.len())
+        };
+        let mut wanted = sequence.pages_wanted(page_tokens) - sequence.table.len();
+        wanted += self.running.iter().map(promised).sum::<usize>();
+        let mut available = self.pages.available();
+        let mut places = self.admission.limits.running_max.get() - self.running.len();
+        let mut others = self.running.iter().rev();
+        // Pages that several hold are free once all of them have yielded.
+        let mut given = FxHashMap::default();
+        let mut yielding = 0;
+        while wanted > available || places == 0 {
+            let other = others.next()?;
+            // Criticalities are reversed: the greater yields.
+            if other.urgency.criticality <= sequence.urgency.criticality {
+                return None;
+            }
+            for page in &other.table {
+                let given = given.entry(*page).or_insert(0);
+                *given += 1;
+                available += usize::from(*given == self.pages.holders(*page));
+            }
+            wanted -= promised(other);
+            places += 1;
+            yielding += 1;
+        }
+        Some(yielding)
     }
 
     /// Takes pages for more rows of a sequence, from less urgent ones if need be. Says for how many

@@ -122,6 +122,14 @@ pub enum CheckpointError {
         /// Numbers to be filled.
         room: usize,
     },
+    /// The model is greater than what memory there is.
+    #[error("the system has no memory for the model's {what}")]
+    Memory {
+        /// What would not fit.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// A matrix cannot be quantised.
     #[error("`{name}` cannot be quantised: its {columns} inputs are not whole blocks of {block}")]
     Blocks {

@@ -119,7 +119,7 @@ pub enum ConfigError {
 // === impl ConfigError ===
 
 impl ConfigError {
-    pub(super) fn unsupported(
+    pub(crate) fn unsupported(
         field: &'static str,
         value: impl Into<String>,
         supported: &'static str,

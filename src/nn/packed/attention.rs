@@ -19,10 +19,8 @@ const BLOCK_PAGES: usize = 4;
 const BLOCK: usize = BLOCK_PAGES * PAGE_TOKENS;
 /// Sums that a score is added up in, side by side, so that an addition need not wait for the last.
 const PARTS: usize = 2;
-/// The greatest head: what a task keeps on its stack.
+/// Numbers of the greatest head: what a task keeps on its stack.
 pub const HEAD_DIM_MAX: usize = 256;
-/// Queries of a task, on any level.
-const QUERIES_MAX: usize = 12;
 
 /// Rows that see the same pages.
 #[derive(Clone, Debug)]
@@ -55,40 +53,59 @@ pub struct Heads {
     pub window: Option<usize>,
 }
 
+/// The tasks of a step, the same for every layer.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    /// Rows of one group each.
+    parts: Vec<Part>,
+    /// Query heads of a key head.
+    per_key: usize,
+    /// Parts that they are cut into: very many are too much for one task.
+    cuts: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    group: usize,
+    rows: Range<usize>,
+}
+
+impl Tasks {
+    /// Cuts a step's groups so that the queries of one key head over some rows fill a task.
+    pub fn cut(&mut self, level: Level, layout: Layout, heads: usize, groups: &[Group]) {
+        let queries_max = queries_max(level);
+        self.per_key = heads / layout.kv_heads;
+        self.cuts = self.per_key.div_ceil(queries_max);
+        let rows_max = (queries_max / self.per_key).max(1);
+        self.parts.clear();
+        for (g, group) in groups.iter().enumerate() {
+            // Even tasks: five rows of at most four are three and two.
+            let parts = group.rows.len().div_ceil(rows_max);
+            let at = |part: usize| group.rows.start + part * group.rows.len() / parts;
+            let rows = (0..parts).map(|part| at(part)..at(part + 1));
+            self.parts.extend(rows.map(|rows| Part { group: g, rows }));
+        }
+    }
+}
+
 /// `out = softmax(queries keys^T / sqrt(head_dim)) values` for all rows of a step.
 pub fn attend(
     (level, crew): (Level, &Crew),
     cache: &Cache,
     (layer, heads): (usize, Heads),
-    (groups, seen): (&[Group], &[Seen]),
+    (tasks, groups, seen): (&Tasks, &[Group], &[Seen]),
     queries: &[f32],
     out: &mut [f32],
 ) {
-    let layout = cache.layout();
-    let per_key = heads.heads / layout.kv_heads;
-    let queries_max = queries_max(level);
-    // The queries of one key head over some rows fill a task; a group with very many heads for one
-    // key is cut in parts.
-    let rows_max = (queries_max / per_key).max(1);
-    let cuts = per_key.div_ceil(queries_max);
-    let mut tasks = Vec::new();
-    for (g, group) in groups.iter().enumerate() {
-        // Even tasks: five rows of at most four are three and two.
-        let parts = group.rows.len().div_ceil(rows_max);
-        for part in 0..parts {
-            let at = |part: usize| group.rows.start + part * group.rows.len() / parts;
-            tasks.push((g, at(part)..at(part + 1)));
-        }
-    }
+    let Tasks { parts, per_key, cuts } = tasks;
     let out = Shared::new(out);
-    let per_task = layout.kv_heads * cuts;
-    crew.each(tasks.len() * per_task, |index| {
+    crew.each(parts.len() * cache.layout().kv_heads * cuts, |index| {
         // Tasks of one head follow one another, so that its pages stay in the cache.
-        let (head, (g, rows)) = (index / tasks.len(), &tasks[index % tasks.len()]);
+        let (head, Part { group, rows }) = (index / parts.len(), &parts[index % parts.len()]);
         let (kv_head, cut) = (head / cuts, head % cuts);
         let first = kv_head * per_key + cut * per_key / cuts;
         let last = kv_head * per_key + (cut + 1) * per_key / cuts;
-        let group = &groups[*g];
+        let group = &groups[*group];
         let task = Task {
             cache,
             layer,
@@ -146,6 +163,8 @@ impl<const R: usize> Work for Queries<'_, R> {
                 Format::Bf16 => self.0.attend::<L, Bf16, R>(),
                 _ => self.0.attend::<L, F32, R>(),
             }
+        } else {
+            unreachable!("a task of {R} queries is too much for this level");
         }
     }
 }
@@ -165,7 +184,8 @@ impl Task<'_> {
             9 => level.run(Queries::<9>(self)),
             10 => level.run(Queries::<10>(self)),
             11 => level.run(Queries::<11>(self)),
-            _ => level.run(Queries::<12>(self)),
+            12 => level.run(Queries::<12>(self)),
+            queries => unreachable!("a task of {queries} queries"),
         }
     }
 
@@ -178,15 +198,15 @@ impl Task<'_> {
         let mut state = State::<R>::new();
         let last = self.past + self.rows.len();
         let first = self.window.map_or(0, |window| (self.past + 1).saturating_sub(window));
-        for block in self.seen.chunks(BLOCK_PAGES) {
+        for (b, block) in self.seen.chunks(BLOCK_PAGES).enumerate() {
             let (begin, end) = (block[0].first as usize, block[block.len() - 1]);
             if begin >= last || (end.first + end.tokens) as usize <= first {
                 continue;
             }
             let mut scores = [[f32::NEG_INFINITY; BLOCK]; R];
             for (p, seen) in block.iter().enumerate() {
-                let (keys, _) = self.cache.head(self.layer, seen.page, self.kv_head);
-                let sums = scores_of::<L, D, R>(keys, &scalars);
+                let sums =
+                    scores_of::<L, D, R>(self.keys(seen), self.after_keys(block, p), &scalars);
                 for r in 0..R {
                     let (halves, _) = scores[r].as_chunks_mut::<LANES>();
                     sums[r].store(&mut halves[p]);
@@ -197,19 +217,40 @@ impl Task<'_> {
             for (p, seen) in block.iter().enumerate() {
                 for r in 0..R {
                     let (halves, _) = scores[r].as_chunks_mut::<LANES>();
-                    // What is not to be seen counts for nothing at all, whatever it holds.
+                    // What is not to be seen weighs nothing at all.
                     self.hide(r / self.heads.len(), seen, &mut halves[p], 0.0);
                 }
             }
             for (p, seen) in block.iter().enumerate() {
-                let (_, values) = self.cache.head(self.layer, seen.page, self.kv_head);
+                let values = self.values(seen);
+                let next = match (block.get(p + 1), self.seen.get((b + 1) * BLOCK_PAGES)) {
+                    (Some(next), _) => self.values(next),
+                    (None, Some(next)) => self.keys(next),
+                    (None, None) => values,
+                };
                 let steps = (seen.tokens as usize).div_ceil(layout.packed());
                 let weights = packed_weights::<D, R>(&scores, p);
                 let scale = p == 0;
-                state.add::<L, D>(values, &weights[..steps], scale);
+                state.add::<L, D>((values, next), &weights[..steps], scale);
             }
         }
         self.finish(layout, &state);
+    }
+
+    #[inline(always)]
+    fn keys(&self, seen: &Seen) -> &[Line] {
+        self.cache.head(self.layer, seen.page, self.kv_head).0
+    }
+
+    #[inline(always)]
+    fn values(&self, seen: &Seen) -> &[Line] {
+        self.cache.head(self.layer, seen.page, self.kv_head).1
+    }
+
+    /// What is read after the keys of page `p` of a block.
+    #[inline(always)]
+    fn after_keys(&self, block: &[Seen], p: usize) -> &[Line] {
+        block.get(p + 1).map_or_else(|| self.values(&block[0]), |next| self.keys(next))
     }
 
     /// The scaled queries, as the keys are kept: of each step along the head, one for each query.
@@ -265,17 +306,22 @@ impl Task<'_> {
     }
 }
 
-/// The scores of one page.
+/// The scores of one page. What is read next is fetched meanwhile: pages lie apart, so the processor
+/// does not see them coming.
 #[inline(always)]
 fn scores_of<L: Lanes, D: Dot, const R: usize>(
     keys: &[Line],
+    next: &[Line],
     scalars: &[[u32; R]; HEAD_DIM_MAX],
 ) -> [L; R] {
     let mut sums = [[L::splat(0.0); PARTS]; R];
     let (pairs, rest) = keys.as_chunks::<PARTS>();
     let (steps, _) = scalars.as_chunks::<PARTS>();
-    for (lines, scalars) in pairs.iter().zip(steps) {
+    let (next, _) = next.as_chunks::<PARTS>();
+    // There are at least as many lines of values as of keys.
+    for ((lines, scalars), next) in pairs.iter().zip(steps).zip(next) {
         for part in 0..PARTS {
+            L::prefetch(&next[part]);
             for r in 0..R {
                 sums[r][part] = D::dot(sums[r][part], &lines[part], scalars[part][r]);
             }
@@ -303,7 +349,7 @@ fn packed_weights<D: Dot, const R: usize>(
     for step in 0..PAGE_TOKENS / D::PACKED {
         let at = page * PAGE_TOKENS + step * D::PACKED;
         for r in 0..R {
-            scalars[step][r] = D::scalar(&weights[r][at..at + D::PACKED]);
+            scalars[step][r] = D::rounded_scalar(&weights[r][at..at + D::PACKED]);
         }
     }
     scalars
@@ -362,9 +408,14 @@ impl<const R: usize> State<R> {
         }
     }
 
-    /// Adds a page's values.
+    /// Adds a page's values, while what is read next is fetched.
     #[inline(always)]
-    fn add<L: Lanes, D: Dot>(&mut self, values: &[Line], weights: &[[u32; R]], scale: bool) {
+    fn add<L: Lanes, D: Dot>(
+        &mut self,
+        (values, next): (&[Line], &[Line]),
+        weights: &[[u32; R]],
+        scale: bool,
+    ) {
         let steps = PAGE_TOKENS / D::PACKED;
         for (part, values) in values.chunks_exact(steps).enumerate() {
             let mut sums = [L::splat(0.0); R];
@@ -374,6 +425,9 @@ impl<const R: usize> State<R> {
                 if scale {
                     sums[r] = sums[r].mul(L::splat(self.shrink[r]));
                 }
+            }
+            for line in next.iter().skip(part * steps).take(steps) {
+                L::prefetch(line);
             }
             for (line, weights) in values.iter().zip(weights) {
                 for r in 0..R {
@@ -388,7 +442,7 @@ impl<const R: usize> State<R> {
     }
 }
 
-const _: () = assert!(HEAD_DIM_MAX.is_multiple_of(LANES) && QUERIES_MAX <= LANES);
+const _: () = assert!(HEAD_DIM_MAX.is_multiple_of(LANES));
 
 #[cfg(test)]
 mod tests {
@@ -453,7 +507,9 @@ mod tests {
             crew.install(|| {
                 cache.write(&crew, 1, &trunk, [&self.trunk[0], &self.trunk[1]]);
                 cache.write(&crew, 1, &slots, [&self.rows[0], &self.rows[1]]);
-                let view = (groups.as_slice(), seen.as_slice());
+                let mut tasks = Tasks::default();
+                tasks.cut(level, self.layout, self.heads.heads, &groups);
+                let view = (&tasks, groups.as_slice(), seen.as_slice());
                 attend((level, &crew), &cache, (1, self.heads), view, &self.queries, &mut out);
             });
             out

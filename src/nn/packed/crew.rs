@@ -58,6 +58,11 @@ impl<'a, T> Shared<'a, T> {
         Self { at: table.as_mut_ptr(), len: table.len(), owner: PhantomData }
     }
 
+    /// Entries of the table.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// `len` entries from `from` on.
     ///
     /// # Safety

@@ -2,14 +2,15 @@
 //!
 //! A page holds [`PAGE_TOKENS`] tokens of every layer and head, laid out for the kernel: of keys, a
 //! line is one number (or pair) of a head for sixteen tokens; of values, a line is sixteen numbers
-//! of a head for one token (or pair), and lines of the same numbers follow one another. So a query meets sixteen keys per instruction, and nothing is
-//! gathered or turned around on the way.
+//! of a head for one token (or pair), and lines of the same numbers follow one another. So a query
+//! meets sixteen keys per instruction, and nothing is gathered or turned around on the way.
 #![allow(unsafe_code, reason = "rows of one step are written by several threads at a time")]
 
 use super::crew::{Crew, Shared};
 use super::lanes::{LANES, Line};
 use super::lines::Lines;
 use super::matrix::{Format, round_bf16};
+use std::io;
 
 /// Tokens of a page: as many as there are lanes.
 pub const PAGE_TOKENS: usize = LANES;
@@ -78,22 +79,35 @@ impl Layout {
     fn page_lines(self) -> usize {
         self.kv_heads * self.head_lines()
     }
+
+    /// Whether a page lasts, as the first `pages` do, and where it begins.
+    fn place(self, pages: usize, layer: usize, page: u32) -> (bool, usize) {
+        let (page, lines) = (page as usize, self.page_lines());
+        match page.checked_sub(pages) {
+            None => (true, (layer * pages + page) * lines),
+            Some(scratch) => (false, scratch * lines),
+        }
+    }
 }
 
 // === impl Cache ===
 
 impl Cache {
     /// Room for `pages` pages that last, and for `scratch` pages of branches.
-    pub fn new(layout: Layout, pages: usize, scratch: usize) -> Self {
-        let lines = Lines::zeroed(layout.layers * pages * layout.page_lines());
-        let scratch = Lines::zeroed(scratch * layout.page_lines());
-        Self { layout, pages, lines, scratch }
+    pub fn new(layout: Layout, pages: usize, scratch: usize) -> io::Result<Self> {
+        let lines = |pages: usize, layers| {
+            let lines = layout.page_lines().checked_mul(layers)?.checked_mul(pages)?;
+            Some(Lines::zeroed(lines))
+        };
+        let all = lines(pages, layout.layers).ok_or(io::ErrorKind::OutOfMemory)??;
+        let scratch = lines(scratch, 1).ok_or(io::ErrorKind::OutOfMemory)??;
+        Ok(Self { layout, pages, lines: all, scratch })
     }
 
     /// The same, full of numbers that are none, so that a test sees whatever reads too far.
     #[cfg(test)]
     pub fn poisoned(layout: Layout, pages: usize, scratch: usize) -> Self {
-        let mut cache = Self::new(layout, pages, scratch);
+        let mut cache = Self::new(layout, pages, scratch).expect("a test takes little memory");
         cache.lines.fill(Line([0xff; 64]));
         cache.scratch.fill(Line([0xff; 64]));
         cache
@@ -116,19 +130,10 @@ impl Cache {
 
     /// The keys and the values of one head in one page.
     pub fn head(&self, layer: usize, page: u32, head: usize) -> (&[Line], &[Line]) {
-        let (lines, from) = self.place(layer, page);
+        let (lasts, from) = self.layout.place(self.pages, layer, page);
         let from = from + head * self.layout.head_lines();
-        let lines = if lines { &self.lines } else { &self.scratch };
+        let lines = if lasts { &self.lines } else { &self.scratch };
         lines[from..from + self.layout.head_lines()].split_at(self.layout.key_lines())
-    }
-
-    /// Whether a page lasts, and where it begins.
-    fn place(&self, layer: usize, page: u32) -> (bool, usize) {
-        let (page, lines) = (page as usize, self.layout.page_lines());
-        match page.checked_sub(self.pages) {
-            None => (true, (layer * self.pages + page) * lines),
-            Some(scratch) => (false, scratch * lines),
-        }
     }
 
     /// Writes the keys and values of a step's rows to their slots.
@@ -141,15 +146,16 @@ impl Cache {
     ) {
         let layout = self.layout;
         let width = layout.kv_heads * layout.head_dim;
-        let places: Vec<_> = slots.iter().map(|slot| self.place(layer, slot.page)).collect();
+        let pages = self.pages;
         let (lines, scratch) = (Shared::new(&mut self.lines), Shared::new(&mut self.scratch));
         // Rows of one page are written by one task, a head at a time: no line has two writers.
         let tasks = if slots.len() < PAGE_TOKENS { 1 } else { layout.kv_heads };
         crew.each(tasks, |task| {
             for head in (0..layout.kv_heads).filter(|head| head % tasks == task) {
-                for (row, (slot, (lasts, from))) in slots.iter().zip(&places).enumerate() {
+                for (row, slot) in slots.iter().enumerate() {
+                    let (lasts, from) = layout.place(pages, layer, slot.page);
                     let from = from + head * layout.head_lines();
-                    let table = if *lasts { &lines } else { &scratch };
+                    let table = if lasts { &lines } else { &scratch };
                     // SAFETY: a head's lines are written by one task.
                     let lines = unsafe { table.slice(from, layout.head_lines()) };
                     let (key_lines, value_lines) = lines.split_at_mut(layout.key_lines());

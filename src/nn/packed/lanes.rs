@@ -17,14 +17,15 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m256i, __m512, __m512bh, __m512i, _mm_load_si128, _mm256_add_epi32, _mm256_add_ps,
-    _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
-    _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16, _mm256_max_ps,
-    _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi16,
-    _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
-    _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_ps,
-    _mm512_load_si512, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_load_si128, _mm_prefetch,
+    _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps,
+    _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
+    _mm256_max_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32,
+    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_castsi512_ps,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_max_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_sub_ps,
 };
 
 /// Numbers that lanes hold.
@@ -95,6 +96,10 @@ pub trait Lanes: Copy {
 
     /// A line of 32 bf16.
     fn two_bf16(line: &Line) -> [Self; 2];
+
+    /// Says that a line will be read soon.
+    #[inline(always)]
+    fn prefetch(_: &Line) {}
 
     /// The sixteen numbers.
     #[inline(always)]
@@ -352,6 +357,11 @@ impl Lanes for Wide {
             Self(_mm512_castsi512_ps(bits))
         })
     }
+
+    #[inline(always)]
+    fn prefetch(line: &Line) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.0.as_ptr().cast()) }
+    }
 }
 
 /// Lanes in two registers of 256 bits.
@@ -494,6 +504,11 @@ impl Lanes for Halves {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
             }))
         })
+    }
+
+    #[inline(always)]
+    fn prefetch(line: &Line) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.0.as_ptr().cast()) }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::lanes::Line;
 use memmap2::MmapMut;
+use std::io;
 use std::ops::{Deref, DerefMut};
 
 /// A table of lines.
@@ -19,16 +20,18 @@ pub struct Lines {
 const HUGE: usize = 2 << 20;
 
 impl Lines {
-    /// `len` lines of zeros. Memory that is never written is never taken.
-    pub fn zeroed(len: usize) -> Self {
-        let map = MmapMut::map_anon(len * size_of::<Line>() + HUGE);
-        let map = map.expect("the system has the memory that a model was planned to take");
+    /// `len` lines of zeros, unless the system has no room for so many. Memory that is never written
+    /// is never taken.
+    pub fn zeroed(len: usize) -> io::Result<Self> {
+        let bytes = len.checked_mul(size_of::<Line>()).and_then(|bytes| bytes.checked_add(HUGE));
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let map = MmapMut::map_anon(bytes)?;
         let from = map.as_ptr().align_offset(HUGE);
         #[cfg(target_os = "linux")]
         if let Err(error) = map.advise(memmap2::Advice::HugePage) {
             tracing::debug!(%error, "no huge pages for weights");
         }
-        Self { map, from, len }
+        Ok(Self { map, from, len })
     }
 }
 

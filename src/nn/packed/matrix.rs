@@ -103,17 +103,18 @@ impl Format {
 // === impl Matrix ===
 
 impl Matrix {
-    /// Packs several matrices. `read(m, rows, out)` reads some rows of matrix `m`.
+    /// Packs several matrices into `lines`, as many as [`Plan::lines`] says. `read(m, rows, out)`
+    /// reads some rows of matrix `m`.
     pub fn pack<E: Send>(
         crew: &Crew,
         plans: Vec<Plan>,
+        mut lines: Lines,
         read: impl Fn(usize, Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Vec<Self>, E> {
         let mut starts = vec![0];
         for plan in &plans {
             starts.push(starts[starts.len() - 1] + plan.panels() * plan.panel_lines());
         }
-        let mut lines = Lines::zeroed(starts[plans.len()]);
         for (m, plan) in plans.iter().enumerate() {
             plan.pack(crew, &mut lines[starts[m]..starts[m + 1]], |rows, out| read(m, rows, out))?;
         }
@@ -154,41 +155,16 @@ impl Matrix {
         let from = self.from + index * lines;
         &self.lines[from..from + lines]
     }
-
-    /// The product of one output's weights with a row, without the bias.
-    pub fn dot(&self, output: usize, row: &[f32]) -> f32 {
-        let (panel, column) = (self.panel(output / PANEL), output % PANEL);
-        let mut sums = [0.0; 8];
-        for (k, value) in row.iter().enumerate() {
-            sums[k % 8] += value * self.weight(panel, column, k);
-        }
-        sums.iter().sum()
-    }
-
-    /// One weight, as it is kept.
-    fn weight(&self, panel: &[Line], column: usize, k: usize) -> f32 {
-        let (half, lane) = (column / LANES, column % LANES);
-        let line = |index: usize| &panel[index].0;
-        match self.format {
-            Format::F32 => f32::from_bits(word(line(2 * k + half), lane)),
-            Format::Bf16 => {
-                let pair = word(line(2 * (k / 2) + half), lane);
-                f32::from_bits(if k.is_multiple_of(2) { pair << 16 } else { pair & 0xffff_0000 })
-            }
-            Format::Int8 => {
-                let first = k / GROUP * GROUP_LINES;
-                let byte = line(first + k % GROUP / 4 * 2 + half)[4 * lane + k % 4];
-                let scales = line(first + GROUP_LINES - 1);
-                let scale = bf16::from_le_bytes([scales[2 * column], scales[2 * column + 1]]);
-                (i32::from(byte) - RAISE) as f32 * scale.to_f32()
-            }
-        }
-    }
 }
 
 // === impl Plan ===
 
 impl Plan {
+    /// Lines that several matrices take.
+    pub fn lines(plans: &[Self]) -> usize {
+        plans.iter().map(|plan| plan.panels() * plan.panel_lines()).sum()
+    }
+
     fn panels(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }
@@ -224,10 +200,6 @@ impl Plan {
     }
 }
 
-fn word(line: &[u8; 64], lane: usize) -> u32 {
-    line.as_chunks().0.get(lane).map_or(0, |bytes| u32::from_le_bytes(*bytes))
-}
-
 /// Writes the weights of one output into its column of a panel.
 fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
     let (half, lane) = (column / LANES, column % LANES);
@@ -250,9 +222,10 @@ fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
             for (g, group) in row.chunks(GROUP).enumerate() {
                 let first = g * GROUP_LINES;
                 // The scale is rounded up, so that the greatest weight still fits a byte.
-                let scale = round_up(greatest(group) / 127.0);
-                let inverse = if scale > bf16::ZERO { scale.to_f32().recip() } else { 0.0 };
+                let scale = round_up(scale_of(group));
+                let inverse = inverse_of(scale.to_f32());
                 for k in 0..GROUP {
+                    // A number that is none becomes zero here: its group's scale says it.
                     let value = group.get(k).map_or(0.0, |value| (value * inverse).round());
                     let byte = (value as i32 + RAISE) as u8;
                     put(first + k / 4 * 2 + half, &[byte], 4 * lane + k % 4);
@@ -263,13 +236,26 @@ fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
     }
 }
 
+/// What a group's bytes are multiplied by to be its numbers. Not a number if one of those is not
+/// or is infinite, so that a broken model is not taken for a sound one.
 #[inline(always)]
-fn greatest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |most, value| most.max(value.abs()))
+fn scale_of(group: &[f32]) -> f32 {
+    let greatest = group.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let finite = group.iter().fold(true, |finite, value| finite & value.is_finite());
+    if finite { greatest / 127.0 } else { f32::NAN }
+}
+
+/// What a group's numbers are multiplied by to be bytes: nothing where they are too small to count.
+#[inline(always)]
+fn inverse_of(scale: f32) -> f32 {
+    if scale >= f32::MIN_POSITIVE { scale.recip() } else { 0.0 }
 }
 
 /// The smallest bf16 that is not below a positive number.
 fn round_up(value: f32) -> bf16 {
+    if value.is_nan() {
+        return bf16::NAN;
+    }
     let bits = value.to_bits();
     let up = bits.wrapping_add(0xffff) >> 16;
     bf16::from_bits(up.min(u32::from(bf16::MAX.to_bits())) as u16)
@@ -381,8 +367,12 @@ fn pack_bytes(
     for (g, part) in row.chunks(GROUP).enumerate() {
         let mut group = [0.0; GROUP];
         group[..part.len()].copy_from_slice(part);
-        let scale = greatest(&group) / 127.0;
-        let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+        let scale = scale_of(&group);
+        let inverse = inverse_of(scale);
+        if scale.is_nan() {
+            // The scale alone carries on that something is broken.
+            group = [0.0; GROUP];
+        }
         let mut bytes = [0_i8; GROUP];
         let mut sum = 0;
         for (byte, value) in bytes.iter_mut().zip(&group) {
@@ -416,106 +406,116 @@ fn tile_rows_max(level: Level, format: Format) -> usize {
 
 // === products ===
 
-/// `out = inputs W^T + b` for several matrices of the same inputs, each with a table of its own.
-pub fn multiply(
-    level: Level,
-    crew: &Crew,
-    inputs: &Inputs,
-    products: &mut [(&Matrix, &mut [f32])],
-) {
-    let panels: usize = products.iter().map(|(matrix, _)| matrix.panels()).sum();
+/// A product to be computed: of all panels of a matrix, or of some.
+#[derive(Debug)]
+pub struct Product<'a> {
+    matrix: &'a Matrix,
+    chosen: Option<&'a [usize]>,
+    out: Shared<'a, f32>,
+    /// Numbers of a row of the output.
+    width: usize,
+}
+
+impl<'a> Product<'a> {
+    /// All outputs of a matrix.
+    pub fn whole(matrix: &'a Matrix, out: &'a mut [f32]) -> Self {
+        Self { matrix, chosen: None, out: Shared::new(out), width: matrix.outputs }
+    }
+
+    /// The outputs of some panels, side by side. Past the last output of the matrix a panel leaves
+    /// what it finds.
+    pub fn of_panels(matrix: &'a Matrix, panels: &'a [usize], out: &'a mut [f32]) -> Self {
+        let width = panels.len() * PANEL;
+        Self { matrix, chosen: Some(panels), out: Shared::new(out), width }
+    }
+
+    fn panels(&self) -> usize {
+        self.chosen.map_or(self.matrix.panels(), <[usize]>::len)
+    }
+
+    /// All tiles of its panel `index`: the weights stay in the cache meanwhile.
+    fn panel(&self, level: Level, inputs: &Inputs, index: usize) {
+        let place = Place { index, panel: self.chosen.map_or(index, |chosen| chosen[index]) };
+        for first in (0..inputs.rows).step_by(inputs.tile_rows) {
+            // Each height is compiled for each level by itself: together they would be one huge
+            // function.
+            macro_rules! tile {
+                ($rows:literal) => {
+                    level.run(Tiled::<$rows> { product: self, inputs, place, first })
+                };
+            }
+            match inputs.tile_rows.min(inputs.rows - first) {
+                1 => tile!(1),
+                2 => tile!(2),
+                3 => tile!(3),
+                4 => tile!(4),
+                5 => tile!(5),
+                6 => tile!(6),
+                7 => tile!(7),
+                8 => tile!(8),
+                9 => tile!(9),
+                10 => tile!(10),
+                11 => tile!(11),
+                12 => tile!(12),
+                rows => unreachable!("a tile of {rows} rows"),
+            }
+        }
+    }
+}
+
+/// Where a panel stands: in the output, and in the matrix.
+#[derive(Clone, Copy)]
+struct Place {
+    index: usize,
+    panel: usize,
+}
+
+/// `out = inputs W^T + b` for several products of the same inputs.
+pub fn multiply(level: Level, crew: &Crew, inputs: &Inputs, products: &[Product<'_>]) {
+    for product in products {
+        assert_eq!(product.out.len(), inputs.rows * product.width, "a product fills its table");
+    }
+    let panels: usize = products.iter().map(Product::panels).sum();
     let parts = panels.min(crew.threads() * PARTS_PER_THREAD).max(1);
-    let mut first = 0;
-    let products: Vec<Product<'_>> = products
-        .iter_mut()
-        .map(|(matrix, out)| {
-            assert_eq!(out.len(), inputs.rows * matrix.outputs, "a product must fill its table");
-            let panels = first..first + matrix.panels();
-            first = panels.end;
-            Product { matrix, panels, out: Shared::new(out) }
-        })
-        .collect();
     crew.each(parts, |part| {
         let taken = part * panels / parts..(part + 1) * panels / parts;
-        for product in &products {
-            let from = taken.start.max(product.panels.start);
-            let to = taken.end.min(product.panels.end);
-            let panels = Panels { level, inputs, matrix: product.matrix, out: &product.out };
-            for panel in from..to {
-                panels.panel(panel - product.panels.start);
+        let mut first = 0;
+        for product in products {
+            let end = first + product.panels();
+            for panel in taken.start.max(first)..taken.end.min(end) {
+                product.panel(level, inputs, panel - first);
             }
+            first = end;
         }
     });
 }
 
-struct Product<'a> {
-    matrix: &'a Matrix,
-    /// Its panels among those of all.
-    panels: Range<usize>,
-    out: Shared<'a, f32>,
-}
-
-/// Some panels of a product.
-struct Panels<'a> {
-    level: Level,
-    inputs: &'a Inputs,
-    matrix: &'a Matrix,
-    out: &'a Shared<'a, f32>,
-}
-
-impl Panels<'_> {
-    /// All tiles of one panel: its weights stay in the cache meanwhile.
-    fn panel(&self, p: usize) {
-        let inputs = self.inputs;
-        for first in (0..inputs.rows).step_by(inputs.tile_rows) {
-            match inputs.tile_rows.min(inputs.rows - first) {
-                1 => self.tile::<1>(p, first),
-                2 => self.tile::<2>(p, first),
-                3 => self.tile::<3>(p, first),
-                4 => self.tile::<4>(p, first),
-                5 => self.tile::<5>(p, first),
-                6 => self.tile::<6>(p, first),
-                7 => self.tile::<7>(p, first),
-                8 => self.tile::<8>(p, first),
-                9 => self.tile::<9>(p, first),
-                10 => self.tile::<10>(p, first),
-                11 => self.tile::<11>(p, first),
-                _ => self.tile::<12>(p, first),
-            }
-        }
-    }
-
-    /// Each height is compiled for each level by itself: together they would be one huge function.
-    fn tile<const R: usize>(&self, p: usize, first: usize) {
-        let Self { inputs, matrix, out, .. } = *self;
-        self.level.run(TileProduct::<R> { inputs, matrix, out, p, first });
-    }
-}
-
 /// The product of one panel and one tile.
-struct TileProduct<'a, const R: usize> {
+struct Tiled<'a, const R: usize> {
+    product: &'a Product<'a>,
     inputs: &'a Inputs,
-    matrix: &'a Matrix,
-    out: &'a Shared<'a, f32>,
-    p: usize,
+    place: Place,
     first: usize,
 }
 
-impl<const R: usize> Work for TileProduct<'_, R> {
+impl<const R: usize> Work for Tiled<'_, R> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         // No level has tiles higher than its registers allow, and none is compiled.
         if const { R <= L::FLOAT_ROWS } {
             self.multiply::<L>();
+        } else {
+            unreachable!("a tile of {R} rows is too high for this level");
         }
     }
 }
 
-impl<const R: usize> TileProduct<'_, R> {
+impl<const R: usize> Tiled<'_, R> {
     #[inline(always)]
     fn multiply<L: Lanes>(self) {
-        let Self { inputs, matrix, out, p, first } = self;
-        let panel = matrix.panel(p);
+        let Self { product, inputs, place, first } = self;
+        let Product { matrix, out, width: stride, .. } = product;
+        let panel = matrix.panel(place.panel);
         let scalars = &inputs.scalars[first * inputs.steps..(first + R) * inputs.steps];
         let (scalars, _) = scalars.as_chunks::<R>();
         let sums = match matrix.format {
@@ -530,8 +530,8 @@ impl<const R: usize> TileProduct<'_, R> {
             }
             Format::Int8 => unreachable!("a tile of bytes is lower than {R} rows"),
         };
-        let (outputs, column) = (matrix.outputs, p * PANEL);
-        let width = PANEL.min(outputs - column);
+        let column = place.panel * PANEL;
+        let width = PANEL.min(matrix.outputs - column);
         for (r, row) in sums.into_iter().enumerate() {
             let mut values = [0.0; PANEL];
             let (halves, _) = values.as_chunks_mut::<LANES>();
@@ -544,7 +544,7 @@ impl<const R: usize> TileProduct<'_, R> {
                 }
             }
             // SAFETY: these columns belong to this panel, and a panel to one task.
-            let out = unsafe { out.slice((first + r) * outputs + column, width) };
+            let out = unsafe { out.slice((first + r) * stride + place.index * PANEL, width) };
             out.copy_from_slice(&values[..width]);
         }
     }
@@ -556,6 +556,8 @@ pub trait Dot {
     const PACKED: usize;
     /// One scalar of as many numbers.
     fn scalar(numbers: &[f32]) -> u32;
+    /// The same of numbers that are rounded as the lines are.
+    fn rounded_scalar(numbers: &[f32]) -> u32;
     /// `sums + line * scalar`
     fn dot<L: Lanes>(sums: L, line: &Line, scalar: u32) -> L;
 }
@@ -569,6 +571,11 @@ impl Dot for F32 {
     #[inline(always)]
     fn scalar(numbers: &[f32]) -> u32 {
         numbers[0].to_bits()
+    }
+
+    #[inline(always)]
+    fn rounded_scalar(numbers: &[f32]) -> u32 {
+        Self::scalar(numbers)
     }
 
     #[inline(always)]
@@ -586,6 +593,11 @@ impl Dot for Bf16 {
     #[inline(always)]
     fn scalar(numbers: &[f32]) -> u32 {
         round_bf16(numbers[0]) | (round_bf16(numbers[1]) << 16)
+    }
+
+    #[inline(always)]
+    fn rounded_scalar(numbers: &[f32]) -> u32 {
+        (numbers[0].to_bits() >> 16) | (numbers[1].to_bits() & 0xffff_0000)
     }
 
     #[inline(always)]
@@ -666,7 +678,9 @@ mod tests {
             Ok::<(), Infallible>(())
         };
         let plan = Plan { format, outputs, inputs, bias };
-        let Ok(mut matrices) = crew.install(|| Matrix::pack(crew, vec![plan], read));
+        let plans = vec![plan];
+        let lines = Lines::zeroed(Plan::lines(&plans)).unwrap();
+        let Ok(mut matrices) = crew.install(|| Matrix::pack(crew, plans, lines, read));
         matrices.remove(0)
     }
 
@@ -677,7 +691,7 @@ mod tests {
         let mut inputs = Inputs::default();
         crew.install(|| {
             inputs.fill(level, crew, matrix.format, rows, matrix.inputs);
-            multiply(level, crew, &inputs, &mut [(matrix, &mut out)]);
+            multiply(level, crew, &inputs, &[Product::whole(matrix, &mut out)]);
         });
         out
     }
@@ -736,17 +750,27 @@ mod tests {
     }
 
     #[test]
-    fn one_logit_is_what_the_whole_product_says() {
+    fn chosen_panels_have_the_bits_of_the_whole_product() {
         let (crew, mut rng) = (crew(), ChaCha8Rng::seed_from_u64(2));
         let dims = (70, 100);
         let weights = random(&mut rng, dims.0 * dims.1);
-        let row = random(&mut rng, dims.1);
-        for (format, bound) in [(Format::F32, 1e-5), (Format::Bf16, 0.05), (Format::Int8, 0.1)] {
+        let rows = random(&mut rng, 3 * dims.1);
+        for format in [Format::F32, Format::Bf16, Format::Int8] {
             let matrix = pack(&crew, format, dims, &weights);
-            let whole = product(Level::best(), &crew, &matrix, &row);
-            for (output, whole) in whole.iter().enumerate() {
-                let one = matrix.dot(output, &row) + output as f32 / 64.0;
-                assert!((one - whole).abs() < bound, "{format:?}: {one} and {whole}");
+            for level in Level::all_here() {
+                let whole = product(level, &crew, &matrix, &rows);
+                let chosen = [2, 0];
+                let mut out = vec![f32::NAN; 3 * chosen.len() * PANEL];
+                let mut inputs = Inputs::default();
+                crew.install(|| {
+                    inputs.fill(level, &crew, format, &rows, dims.1);
+                    let product = Product::of_panels(&matrix, &chosen, &mut out);
+                    multiply(level, &crew, &inputs, &[product]);
+                });
+                for (whole, some) in whole.chunks(dims.0).zip(out.chunks(2 * PANEL)) {
+                    assert_eq!(some[..6], whole[2 * PANEL..], "the last panel has six outputs");
+                    assert_eq!(some[PANEL..], whole[..PANEL]);
+                }
             }
         }
     }
@@ -762,5 +786,27 @@ mod tests {
         let matrix = pack(&crew, Format::Int8, (32, 32), &[0.0; 1024]);
         let out = product(Level::best(), &crew, &matrix, &[0.0; 32]);
         assert_eq!(out[0].to_bits(), 0.0_f32.to_bits());
+        // Nor has one of numbers whose reciprocal is infinite.
+        let out = product(Level::best(), &crew, &matrix, &[f32::MIN_POSITIVE; 32]);
+        assert_eq!(out[0].to_bits(), 0.0_f32.to_bits());
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let crew = crew();
+        for format in [Format::F32, Format::Bf16, Format::Int8] {
+            for broken in [f32::NAN, f32::INFINITY] {
+                let mut weights = vec![0.5; 2 * 64];
+                weights[70] = broken;
+                let matrix = pack(&crew, format, (2, 64), &weights);
+                let mut rows = vec![0.25; 2 * 64];
+                rows[100] = broken;
+                for level in Level::all_here() {
+                    let out = product(level, &crew, &matrix, &rows);
+                    let finite: Vec<_> = out.iter().map(|value| value.is_finite()).collect();
+                    assert_eq!(finite, [true, false, false, false], "{format:?}");
+                }
+            }
+        }
     }
 }

@@ -4,10 +4,11 @@
 use super::crew::Crew;
 use super::lanes::Level;
 use super::lines::Lines;
-use super::matrix::{Format, Inputs, Matrix, Plan, multiply};
+use super::matrix::{Format, Inputs, Matrix, Plan, Product, multiply};
 use super::model::Precision;
 use std::convert::Infallible;
 use std::hint::black_box;
+use std::io;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,9 +22,9 @@ const WIDTH: usize = 512;
 const RUNS: usize = 5;
 
 /// Bytes per second that `threads` threads read from memory.
-pub fn read_bandwidth(threads: NonZeroUsize) -> f64 {
+pub fn read_bandwidth(threads: NonZeroUsize) -> io::Result<f64> {
     let crew = Crew::new(threads);
-    let mut lines = Lines::zeroed(LINES);
+    let mut lines = Lines::zeroed(LINES)?;
     lines.iter_mut().for_each(|line| line.0[0] = 1);
     let part = LINES / threads;
     let took = best(|| {
@@ -41,11 +42,11 @@ pub fn read_bandwidth(threads: NonZeroUsize) -> f64 {
             });
         });
     });
-    size_of_val(&*lines) as f64 / took.as_secs_f64()
+    Ok(size_of_val(&*lines) as f64 / took.as_secs_f64())
 }
 
 /// Operations per second of the kernel, a multiplication and an addition each counting as one.
-pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> f64 {
+pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> io::Result<f64> {
     let crew = Crew::new(threads);
     let format = match precision {
         Precision::F32 => Format::F32,
@@ -59,7 +60,9 @@ pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> f64 {
         out.fill(1.0);
         Ok::<(), Infallible>(())
     };
-    let Ok(matrices) = crew.install(|| Matrix::pack(&crew, vec![plan], read));
+    let plans = vec![plan];
+    let lines = Lines::zeroed(Plan::lines(&plans))?;
+    let Ok(matrices) = crew.install(|| Matrix::pack(&crew, plans, lines, read));
     let rows = vec![1.0; ROWS * WIDTH];
     let mut out = vec![0.0; ROWS * outputs];
     let mut inputs = Inputs::default();
@@ -68,11 +71,11 @@ pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> f64 {
     let took = best(|| {
         crew.install(|| {
             for _ in 0..repeats {
-                multiply(level, &crew, &inputs, &mut [(&matrices[0], &mut out)]);
+                multiply(level, &crew, &inputs, &[Product::whole(&matrices[0], &mut out)]);
             }
         });
     });
-    (2 * repeats * ROWS * WIDTH * outputs) as f64 / took.as_secs_f64()
+    Ok((2 * repeats * ROWS * WIDTH * outputs) as f64 / took.as_secs_f64())
 }
 
 fn best(mut run: impl FnMut()) -> Duration {

@@ -1,16 +1,19 @@
 //! A decoder that serves: packed weights, pooled buffers, and a cache of keys and values.
 
-use super::attention::{Group, Heads, Seen, attend};
+use super::attention::{Group, HEAD_DIM_MAX, Heads, Seen, Tasks, attend};
 use super::crew::Crew;
 use super::kv::{Cache, Layout, Slot};
 use super::lanes::Level;
-use super::matrix::{Format, Inputs, Matrix, Plan, multiply};
+use super::lines::Lines;
+use super::matrix::{Format, Inputs, Matrix, PANEL, Plan, Product, multiply};
 use super::rows::{Add, Gate, InPlace, Norm as NormRows, Turns, each_row};
 use crate::nn::decoder::{
-    self, Checkpoint, CheckpointError, Config, EMBEDDING, Format as Stored, Kernels, Linear, Norm,
+    self, Checkpoint, CheckpointError, Config, ConfigError, EMBEDDING, Format as Stored, Kernels,
+    Linear, Norm,
 };
 use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{Device, Module as _, Tensor};
+use std::io;
 use std::num::NonZeroUsize;
 
 /// How a model's weights are kept.
@@ -22,7 +25,8 @@ pub enum Precision {
     Bf16,
     /// 8 bits with a scale for each 32; keys and values in 16 bits.
     Int8,
-    /// 4 bits, by candle's products of `Q4_K`; keys and values in 16 bits.
+    /// 4 bits, by candle's products of `Q4_K`, which run on candle's own threads (all cores, or
+    /// `CANDLE_NUM_THREADS`) whatever the model was given; keys and values in 16 bits.
     Int4,
 }
 
@@ -102,6 +106,9 @@ struct State {
     turns: Turns,
     inputs: Inputs,
     pool: Vec<Vec<f32>>,
+    /// Panels of the unembedding that hold the chosen tokens of a step.
+    panels: Vec<usize>,
+    tasks: Tasks,
 }
 
 /// A table of rows, from the pool.
@@ -111,12 +118,21 @@ pub struct Buffer {
     width: usize,
 }
 
+/// Logits of some tokens.
+#[derive(Debug)]
+pub struct Columns {
+    table: Buffer,
+    /// The panels that it holds, in order; none where it holds the whole vocabulary.
+    panels: Vec<usize>,
+}
+
 // === impl Precision ===
 
 impl Precision {
     /// What keeps a checkpoint's weights as they are, as far as there is such a thing here.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let stored = checkpoint.matrix(Linear::Unembed)?.format();
+        // Files of four bits often keep the unembedding in six: a layer tells.
+        let stored = checkpoint.matrix(Linear::Gate(0))?.format();
         Ok(match stored {
             Stored::F32 => Self::F32,
             Stored::F16 | Stored::Bf16 => Self::Bf16,
@@ -132,6 +148,18 @@ impl Precision {
             Self::Bf16 => "bf16",
             Self::Int8 => "q8_0",
             Self::Int4 => "q4_k",
+        }
+    }
+
+    /// Bits that a weight takes, with its share of the scales.
+    pub fn bits(self) -> f64 {
+        match self {
+            Self::F32 => 32.0,
+            Self::Bf16 => 16.0,
+            // A scale of 16 bits for each 32.
+            Self::Int8 => 8.5,
+            // A block of 256 takes 144 bytes.
+            Self::Int4 => 4.5,
         }
     }
 
@@ -155,6 +183,11 @@ impl Packed {
     /// Packs the weights of a checkpoint.
     pub fn load(checkpoint: Checkpoint, options: Options) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
+        if config.head_dim > HEAD_DIM_MAX {
+            let supported = "at most 256 where it serves";
+            let value = config.head_dim.to_string();
+            return Err(ConfigError::unsupported("head_dim", value, supported).into());
+        }
         let crew = Crew::new(options.threads);
         let weights = crew.install(|| load_weights(&checkpoint, &crew, options.precision))?;
         let norms = Norms::load(&checkpoint)?;
@@ -167,12 +200,15 @@ impl Packed {
         };
         // At worst every row of a pass is a branch of its own.
         let cache = Cache::new(layout, options.pages, options.rows_max);
+        let cache = cache.map_err(no_memory("keys and values"))?;
         let state = State {
             cache,
             pass: Pass::default(),
             turns: Turns::default(),
             inputs: Inputs::default(),
             pool: Vec::new(),
+            panels: Vec::new(),
+            tasks: Tasks::default(),
         };
         let level = options.level;
         Ok(Self { checkpoint, level, crew, weights, norms, frequencies, attention_scale, state })
@@ -202,44 +238,80 @@ impl Packed {
     /// The rows of the pass after the last norm.
     pub fn forward(&mut self) -> Result<Buffer, CheckpointError> {
         let (frequencies, scale) = (&self.frequencies, self.attention_scale);
-        self.state.turns.fill(&self.state.pass.positions, frequencies, scale);
+        let State { turns, pass, cache, tasks, .. } = &mut self.state;
+        turns.fill(&pass.positions, frequencies, scale);
+        tasks.cut(self.level, cache.layout(), self.checkpoint.config().heads, &pass.groups);
         let Self { checkpoint, level, crew, weights, norms, state, .. } = self;
         let mut kernels = Serve { checkpoint, level: *level, crew, weights, norms, state };
         crew.install(|| decoder::forward(checkpoint.config(), &mut kernels))
     }
 
     /// The logits of the whole vocabulary for some of the rows, one after the other.
-    pub fn logits(&mut self, rows: &Buffer, wanted: &[usize]) -> Result<Buffer, CheckpointError> {
-        let Self { checkpoint, level, crew, weights, norms, state, .. } = self;
+    pub fn logits(
+        &mut self,
+        rows: &Buffer,
+        wanted: &[usize],
+        out: &mut [f32],
+    ) -> Result<(), CheckpointError> {
+        self.unembed(rows, wanted, None, out)
+    }
+
+    /// The logits of some tokens, and of others that happen to lie beside them, for some of the rows.
+    /// They have the bits that [`Packed::logits`] gives them.
+    pub fn columns(
+        &mut self,
+        rows: &Buffer,
+        wanted: &[usize],
+        tokens: &[u32],
+    ) -> Result<Columns, CheckpointError> {
+        let mut panels = std::mem::take(&mut self.state.panels);
+        panels.clear();
+        let last = &self.weights[self.weights.len() - 1];
+        let (chosen, width) = if let Weight::Packed(_) = last {
+            panels.extend(tokens.iter().map(|token| *token as usize / PANEL));
+            panels.sort_unstable();
+            panels.dedup();
+            (Some(panels.as_slice()), panels.len() * PANEL)
+        } else {
+            (None, last.outputs())
+        };
+        let mut table = self.state.take(width, wanted.len());
+        self.unembed(rows, wanted, chosen, &mut table.values)?;
+        Ok(Columns { table, panels })
+    }
+
+    /// Gives them back to the pool.
+    pub fn give_columns_back(&mut self, columns: Columns) {
+        self.state.give(columns.table);
+        self.state.panels = columns.panels;
+    }
+
+    /// The logits of all panels, or of the chosen ones, for some of the rows.
+    fn unembed(
+        &mut self,
+        rows: &Buffer,
+        wanted: &[usize],
+        panels: Option<&[usize]>,
+        out: &mut [f32],
+    ) -> Result<(), CheckpointError> {
+        let Self { level, crew, weights, state, .. } = self;
         let mut picked = state.take(rows.width, wanted.len());
         for (row, to) in wanted.iter().zip(picked.values.chunks_exact_mut(rows.width)) {
             to.copy_from_slice(rows.row(*row));
         }
-        let mut kernels = Serve { checkpoint, level: *level, crew, weights, norms, state };
-        let [logits] = crew.install(|| kernels.linear(picked, [Linear::Unembed]))?;
-        Ok(logits)
-    }
-
-    /// The logits of some tokens for one row.
-    pub fn logits_of(
-        &self,
-        row: &[f32],
-        tokens: &[u32],
-        out: &mut [f32],
-    ) -> Result<(), CheckpointError> {
-        if let Some(Weight::Packed(matrix)) = self.weights.last() {
-            for (token, out) in tokens.iter().zip(out) {
-                *out = matrix.dot(*token as usize, row);
-            }
-            return Ok(());
+        match &weights[weights.len() - 1] {
+            Weight::Packed(matrix) => crew.install(|| {
+                let inputs = &mut state.inputs;
+                inputs.fill(*level, crew, matrix.format(), &picked.values, picked.width);
+                let product = match panels {
+                    Some(panels) => Product::of_panels(matrix, panels, out),
+                    None => Product::whole(matrix, out),
+                };
+                multiply(*level, crew, inputs, &[product]);
+            }),
+            Weight::Blocks { product, bias, .. } => multiply_blocks(product, bias, &picked, out)?,
         }
-        let view = self.checkpoint.matrix(Linear::Unembed)?;
-        let mut weights = vec![0.0; row.len()];
-        for (token, out) in tokens.iter().zip(out) {
-            let at = *token as usize;
-            view.read_rows(at..at + 1, &mut weights)?;
-            *out = weights.iter().zip(row).map(|(weight, value)| weight * value).sum();
-        }
+        state.give(picked);
         Ok(())
     }
 
@@ -276,7 +348,12 @@ fn load_weights(
     });
     let plans = plans.collect::<Result<Vec<_>, CheckpointError>>()?;
     let read = |m: usize, rows, out: &mut [f32]| checkpoint.matrix(wanted[m])?.read_rows(rows, out);
-    Ok(Matrix::pack(crew, plans, read)?.into_iter().map(Weight::Packed).collect())
+    let lines = Lines::zeroed(Plan::lines(&plans)).map_err(no_memory("weights"))?;
+    Ok(Matrix::pack(crew, plans, lines, read)?.into_iter().map(Weight::Packed).collect())
+}
+
+fn no_memory(what: &'static str) -> impl Fn(io::Error) -> CheckpointError {
+    move |source| CheckpointError::Memory { what, source }
 }
 
 // === impl Weight ===
@@ -344,7 +421,7 @@ impl Norms {
 // === impl State ===
 
 impl State {
-    /// A table from the pool. It holds what it held: whoever takes it writes all of it.
+    /// A table from the pool. It holds anything: whoever takes it writes all of it.
     fn take(&mut self, width: usize, rows: usize) -> Buffer {
         let mut values = self.pool.pop().unwrap_or_default();
         values.resize(width * rows, 0.0);
@@ -369,6 +446,20 @@ impl Buffer {
     }
 }
 
+// === impl Columns ===
+
+impl Columns {
+    /// The logit of a token that was asked for, in row `index` of those that were.
+    pub fn get(&self, index: usize, token: u32) -> f32 {
+        let token = token as usize;
+        let column = match self.panels.binary_search(&(token / PANEL)) {
+            Ok(panel) => panel * PANEL + token % PANEL,
+            Err(_) => token,
+        };
+        self.table.row(index)[column]
+    }
+}
+
 /// The kernels at work on one pass.
 struct Serve<'a> {
     checkpoint: &'a Checkpoint,
@@ -379,8 +470,8 @@ struct Serve<'a> {
     state: &'a mut State,
 }
 
-impl Serve<'_> {
-    fn weight(&self, linear: Linear) -> &Weight {
+impl<'a> Serve<'a> {
+    fn weight(&self, linear: Linear) -> &'a Weight {
         let (layer, place) = match linear {
             Linear::Query(layer) => (layer, 0),
             Linear::Key(layer) => (layer, 1),
@@ -439,21 +530,24 @@ impl Kernels for Serve<'_> {
             let outputs = self.weight(linear).outputs();
             self.state.take(outputs, count)
         });
-        let mut inputs = std::mem::take(&mut self.state.inputs);
-        if let Weight::Packed(matrix) = self.weight(layers[0]) {
-            inputs.fill(self.level, self.crew, matrix.format(), &rows.values, rows.width);
-        }
-        let mut products = Vec::with_capacity(N);
-        for (linear, out) in layers.into_iter().zip(&mut outs) {
-            match self.weight(linear) {
-                Weight::Packed(matrix) => products.push((matrix, out.values.as_mut_slice())),
-                Weight::Blocks { product, bias, .. } => {
-                    multiply_blocks(product, bias, &rows, out)?;
+        if let Weight::Packed(first) = self.weight(layers[0]) {
+            let mut inputs = std::mem::take(&mut self.state.inputs);
+            inputs.fill(self.level, self.crew, first.format(), &rows.values, rows.width);
+            let mut layers = layers.iter();
+            let products =
+                outs.each_mut().map(|out| match layers.next().map(|l| self.weight(*l)) {
+                    Some(Weight::Packed(matrix)) => Product::whole(matrix, &mut out.values),
+                    _ => unreachable!("all matrices of a model are kept alike"),
+                });
+            multiply(self.level, self.crew, &inputs, &products);
+            self.state.inputs = inputs;
+        } else {
+            for (linear, out) in layers.into_iter().zip(&mut outs) {
+                if let Weight::Blocks { product, bias, .. } = self.weight(linear) {
+                    multiply_blocks(product, bias, &rows, &mut out.values)?;
                 }
             }
         }
-        multiply(self.level, self.crew, &inputs, &mut products);
-        self.state.inputs = inputs;
         self.state.give(rows);
         Ok(outs)
     }
@@ -467,23 +561,19 @@ impl Kernels for Serve<'_> {
     fn attend(
         &mut self,
         layer: usize,
-        [mut queries, keys, values]: [Buffer; 3],
+        [queries, keys, values]: [Buffer; 3],
     ) -> Result<Buffer, CheckpointError> {
         let config = self.checkpoint.config();
         let heads = Heads { heads: config.heads, window: config.windows[layer] };
-        let State { cache, pass, .. } = &mut *self.state;
-        cache.write(self.crew, layer, &pass.slots, [&keys.values, &values.values]);
-        let mut seen = std::mem::take(&mut pass.seen);
         let mut out = self.state.take(queries.width, queries.rows());
-        let State { cache, pass, .. } = &mut *self.state;
-        let (on, view) = ((self.level, self.crew), (pass.groups.as_slice(), seen.as_slice()));
+        let State { cache, pass, tasks, .. } = &mut *self.state;
+        cache.write(self.crew, layer, &pass.slots, [&keys.values, &values.values]);
+        let (on, view) = ((self.level, self.crew), (&*tasks, &*pass.groups, &*pass.seen));
         attend(on, cache, (layer, heads), view, &queries.values, &mut out.values);
-        std::mem::swap(&mut pass.seen, &mut seen);
-        std::mem::swap(&mut queries, &mut out);
-        for buffer in [out, keys, values] {
+        for buffer in [queries, keys, values] {
             self.state.give(buffer);
         }
-        Ok(queries)
+        Ok(out)
     }
 
     fn gate(&mut self, mut gate: Buffer, up: Buffer) -> Result<Buffer, CheckpointError> {
@@ -506,13 +596,13 @@ fn multiply_blocks(
     product: &QMatMul,
     bias: &[f32],
     rows: &Buffer,
-    out: &mut Buffer,
+    out: &mut [f32],
 ) -> Result<(), CheckpointError> {
     let inputs = Tensor::from_slice(&rows.values, (rows.rows(), rows.width), &Device::Cpu)?;
     let products = product.forward(&inputs)?.flatten_all()?.to_vec1::<f32>()?;
-    out.values.copy_from_slice(&products);
+    out.copy_from_slice(&products);
     if !bias.is_empty() {
-        for row in out.values.chunks_exact_mut(out.width) {
+        for row in out.chunks_exact_mut(bias.len()) {
             row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
         }
     }

@@ -1,0 +1,119 @@
+//! What is asked leaves nothing behind: memory stays where it is, whatever comes.
+//!
+//! A process of its own, because other tests would take memory beside it.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+
+use raisonne::domain::Criticality;
+use raisonne::engine::{
+    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, RunnerError, Sampling,
+    Wanted, Weigh, Work,
+};
+use raisonne::nn::decoder::Checkpoint;
+use raisonne::nn::packed::{Level, Options, Precision};
+use raisonne::telemetry::Metrics;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+const REQUESTS: usize = 10_000;
+/// Requests before memory is read for the first time: pools and tables grow as far as they will.
+const WARM_UP: usize = 2_000;
+/// Requests at a time: more than may run.
+const OPEN: usize = 24;
+const VOCABULARY: u32 = 64;
+const CONTEXT: usize = 128;
+/// How much more there may be at the end than after the warm-up: it would be 100 bytes a request.
+const GROWTH_MAX: u64 = 800_000;
+
+fn engine() -> Engine {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder/qwen3");
+    let nonzero = |n| NonZeroUsize::new(n).unwrap();
+    let options = Options {
+        precision: Precision::Int8,
+        threads: nonzero(2),
+        level: Level::best(),
+        // Few enough that texts are preempted and cached pages are taken again.
+        pages: 40,
+        rows_max: 64,
+    };
+    let build = move || {
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        CpuRunner::load(checkpoint, options, CONTEXT)
+            .map_err(|error| RunnerError(error.to_string()))
+    };
+    let limits =
+        Limits { running_max: nonzero(8), waiting_max: nonzero(4 * OPEN), share_max: nonzero(32) };
+    Engine::start(build, limits, &Arc::new(Metrics::new())).unwrap()
+}
+
+fn tokens(rng: &mut ChaCha8Rng, most: usize) -> Vec<u32> {
+    (0..rng.random_range(1..=most)).map(|_| rng.random_range(0..VOCABULARY)).collect()
+}
+
+fn random_work(rng: &mut ChaCha8Rng) -> Work {
+    if rng.random_bool(0.3) {
+        let branches = (0..rng.random_range(1..20)).map(|_| tokens(rng, 6)).collect();
+        return Work::Weigh(Weigh {
+            trunk: tokens(rng, 90),
+            branches,
+            wanted: Wanted::Chosen(vec![1, 2]),
+        });
+    }
+    let constraint = if rng.random_bool(0.3) {
+        Constraint::permutation(&[vec![1], vec![2, 3], vec![4, 5]], &[9]).unwrap()
+    } else {
+        Constraint::Free
+    };
+    Work::Generate(Generate {
+        prompt: tokens(rng, 90),
+        samples: NonZeroUsize::new(rng.random_range(1..=3)).unwrap(),
+        tokens_max: rng.random_range(8..24),
+        sampling: Sampling::plain(rng.random()),
+        constraint,
+        ends: vec![7],
+    })
+}
+
+fn hear_out(mut reply: Reply) {
+    while let Some(event) = reply.blocking_next() {
+        assert!(!matches!(event, Event::Failed(_)), "{event:?}");
+    }
+}
+
+fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn ten_thousand_requests_leave_no_memory_behind() {
+    let engine = engine();
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let (mut open, mut before) = (VecDeque::new(), 0);
+    for request in 0..REQUESTS {
+        if request == WARM_UP {
+            open.drain(..).for_each(hear_out);
+            before = memory_bytes();
+        }
+        let work = random_work(&mut rng);
+        let reply = engine.ask(Ask { work, criticality: Criticality::Default, deadline: None });
+        let reply = reply.unwrap();
+        // Some hang up at once.
+        if rng.random_bool(0.8) {
+            open.push_back(reply);
+        }
+        if open.len() > OPEN {
+            open.pop_front().into_iter().for_each(hear_out);
+        }
+    }
+    open.drain(..).for_each(hear_out);
+    let after = memory_bytes();
+    let grown = after.saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "{before} bytes became {after}");
+}
