@@ -17,6 +17,7 @@ def ours(model, precision, args, batches, weigh):
     command = [
         TARGET / "release/raisonne", "bench", "engine", "--json",
         "--model", model, "--quantize", precision, "--threads", args.threads,
+        *(["--instructions", args.instructions] if args.instructions else []),
         "--batches", ",".join(map(str, batches)),
         "--prompt-tokens", args.prompt, "--tokens", args.tokens,
         "--trunk-tokens", TRUNK if weigh else 0,
@@ -41,7 +42,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, default=HERE / "work/model")
     parser.add_argument("--gguf", type=Path, default=HERE / "work", help="folder of the GGUF files")
-    parser.add_argument("--bench", type=Path, default=HERE / "work/build/bin/llama-batched-bench")
+    parser.add_argument("--bench", type=Path, default=HERE / "work/native/bin/llama-batched-bench")
+    parser.add_argument("--instructions", help="of the processor, for our engine; all, without it")
     parser.add_argument("--formats", default="q8_0,bf16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -75,6 +77,9 @@ def report(precision, batches, mine, other, texts):
         print(f"| {texts_at_once} | {of('prefill'):.0f} | {prefill:.0f} | **{of('prefill') / prefill:.2f}x** "
               f"| {of('decode'):.1f} | {decode:.1f} | **{of('decode') / decode:.2f}x** "
               f"| {of('decode') / of('decode_roof'):.0%} |")
+    held = (first["weights_bytes"] + first["cache_bytes"]) / 1e6
+    print(f"\nMemory: {held:.0f} MB of weights and cache, computed {first['computed_bytes'] / 1e6:.0f} MB, "
+          f"resident {first['resident_bytes'] / 1e6:.0f} MB")
     cold = median(run["weighing"]["cold"] for run in mine)
     warm = median(run["weighing"]["warm"] for run in mine)
     one = median(texts)
