@@ -18,10 +18,11 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_load_si128, _mm_prefetch,
-    _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps,
-    _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
-    _mm256_max_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_castsi512_ps,
+    _mm256_abs_epi8, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps,
+    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_sign_epi8, _mm256_slli_epi32,
+    _mm256_storeu_ps, _mm256_sub_ps, _mm256_xor_si256, _mm512_add_ps, _mm512_castsi512_ps,
     _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
     _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_max_ps,
     _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
@@ -66,6 +67,8 @@ pub trait Lanes: Copy {
     const BYTE_ROWS: usize;
     /// Queries that are held against the same keys at a time.
     const QUERIES: usize;
+    /// Whether products of bytes are of the weights as they are kept, raised to have no sign.
+    const RAISED: bool = true;
 
     /// The same number everywhere.
     fn splat(value: f32) -> Self;
@@ -385,6 +388,7 @@ impl Lanes for Halves {
     const FLOAT_ROWS: usize = 3;
     const BYTE_ROWS: usize = 2;
     const QUERIES: usize = 3;
+    const RAISED: bool = false;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -454,12 +458,12 @@ impl Lanes for Halves {
         let mut sums = self.0;
         for (half, sum) in sums.iter_mut().enumerate() {
             unsafe {
+                // The scalar is cut in two where scalars are: the vector unit has enough to do.
+                let first = _mm256_set1_ps(f32::from_bits(scalar << 16));
+                let second = _mm256_set1_ps(f32::from_bits(scalar & 0xffff_0000));
                 let pairs = Self::half(line, half);
                 let high = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
                 let low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
-                let (first, second) = (scalar << 16, scalar & 0xffff_0000);
-                let first = _mm256_set1_ps(f32::from_bits(first));
-                let second = _mm256_set1_ps(f32::from_bits(second));
                 *sum = _mm256_fmadd_ps(low, first, *sum);
                 *sum = _mm256_fmadd_ps(_mm256_castsi256_ps(high), second, *sum);
             }
@@ -472,19 +476,18 @@ impl Lanes for Halves {
         [unsafe { _mm256_set1_epi32(value) }; 2]
     }
 
-    /// `vpmaddubsw` would saturate, so the even and the odd bytes are multiplied as words.
+    /// `vpmaddubsw` wants one factor without a sign: the weights, their raise taken away, get the
+    /// sign of the row's bytes, and two products of at most 127 by 127 fit a word.
     #[inline(always)]
     fn dot_bytes(mut sums: [__m256i; 2], line: &Line, scalar: u32) -> [__m256i; 2] {
-        let [a, b, c, d] = scalar.to_le_bytes().map(|byte| i32::from(byte as i8));
-        let word = |low: i32, high: i32| (low & 0xffff) | (high << 16);
         for (half, sum) in sums.iter_mut().enumerate() {
             unsafe {
-                let bytes = Self::half(line, half);
-                let even = _mm256_and_si256(bytes, _mm256_set1_epi32(0x00ff_00ff));
-                let odd = _mm256_srli_epi16::<8>(bytes);
-                let even = _mm256_madd_epi16(even, _mm256_set1_epi32(word(a, c)));
-                let odd = _mm256_madd_epi16(odd, _mm256_set1_epi32(word(b, d)));
-                *sum = _mm256_add_epi32(*sum, _mm256_add_epi32(even, odd));
+                let four = _mm256_set1_epi32(scalar as i32);
+                let weights = _mm256_xor_si256(Self::half(line, half), _mm256_set1_epi8(-128));
+                let signed = _mm256_sign_epi8(weights, four);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(four), signed);
+                let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                *sum = _mm256_add_epi32(*sum, fours);
             }
         }
         sums

@@ -634,7 +634,7 @@ fn bytes<L: Lanes, const R: usize>(
     for (((lines, scalars), scales), starts) in groups.iter().zip(scalars).zip(scales).zip(starts) {
         let mut ints = [[L::ints(0); 2]; R];
         for r in 0..R {
-            ints[r] = [L::ints(starts[r]); 2];
+            ints[r] = [L::ints(if L::RAISED { starts[r] } else { 0 }); 2];
         }
         for k in 0..GROUP / 4 {
             for r in 0..R {
