@@ -8,6 +8,7 @@ pub mod decoder;
 mod din;
 mod fused;
 mod loss;
+pub mod ops;
 pub mod packed;
 mod shape;
 pub mod text;

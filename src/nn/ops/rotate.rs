@@ -1,0 +1,101 @@
+//! Rotary positions (half-split, as Hugging Face does), in one pass each way.
+
+use super::{is_fast, numbers, read, task_rows, vectorised};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+struct Rotate {
+    /// `(rows, pairs)`
+    cos: Tensor,
+    sin: Tensor,
+    /// 1, or -1 for the way back.
+    sense: f32,
+}
+
+/// Rotates each head of `(…, length, heads, numbers)` by the angles `(…, length, 1, numbers / 2)` of
+/// its row.
+pub fn rotate(heads: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
+    if is_fast(heads) && is_fast(cos) {
+        let (cos, sin) = (cos.contiguous()?, sin.contiguous()?);
+        return heads.contiguous()?.apply_op1(Rotate { cos, sin, sense: 1.0 });
+    }
+    composed(heads, [cos, sin])
+}
+
+fn composed(heads: &Tensor, [cos, sin]: [&Tensor; 2]) -> Result<Tensor> {
+    let last = heads.rank() - 1;
+    let half = heads.dim(last)? / 2;
+    let (first, second) = (heads.narrow(last, 0, half)?, heads.narrow(last, half, half)?);
+    let rotated = [
+        (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?,
+        (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?,
+    ];
+    Tensor::cat(&rotated, last)
+}
+
+// === impl Rotate ===
+
+impl Rotate {
+    fn run(&self, heads: &[f32]) -> Result<Vec<f32>> {
+        let pairs = self.cos.dim(self.cos.rank() - 1)?;
+        read([&self.cos, &self.sin], |[cos, sin]| {
+            let width = heads.len() / (cos.len() / pairs);
+            let rows = task_rows(width);
+            let mut out = vec![0.0; heads.len()];
+            let turns = cos.par_chunks(rows * pairs).zip(sin.par_chunks(rows * pairs));
+            let tasks = out.par_chunks_mut(rows * width).zip(heads.par_chunks(rows * width));
+            tasks.zip(turns).for_each(|((out, heads), (cos, sin))| {
+                vectorised(|| {
+                    let turns = cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs));
+                    let rows = out.chunks_exact_mut(width).zip(heads.chunks_exact(width));
+                    for ((out, heads), (cos, sin)) in rows.zip(turns) {
+                        let heads = heads.chunks_exact(2 * pairs);
+                        for (out, head) in out.chunks_exact_mut(2 * pairs).zip(heads) {
+                            let (first, second) = head.split_at(pairs);
+                            let (out_first, out_second) = out.split_at_mut(pairs);
+                            for i in 0..pairs {
+                                let sin = self.sense * sin[i];
+                                out_first[i] = first[i] * cos[i] - second[i] * sin;
+                                out_second[i] = second[i] * cos[i] + first[i] * sin;
+                            }
+                        }
+                    }
+                });
+            });
+            out
+        })
+    }
+}
+
+impl CustomOp1 for Rotate {
+    fn name(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn cpu_fwd(&self, heads: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = self.run(numbers(heads, layout)?)?;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, heads: &Tensor, _out: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        let back = Self { cos, sin, sense: -self.sense };
+        let out = read([upstream], |[upstream]| back.run(upstream))??;
+        Ok(Some(Tensor::from_vec(out, heads.shape(), heads.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{assert_twins, tensor};
+    use super::*;
+
+    #[test]
+    fn rotations_are_the_composed_ones() {
+        let turns = [tensor(&[3, 40, 1, 9], 1), tensor(&[3, 40, 1, 9], 2)];
+        let [cos, sin] = &turns;
+        let fast = |[heads]: &[Tensor; 1]| rotate(heads, &turns);
+        let slow = |[heads]: &[Tensor; 1]| composed(heads, [cos, sin]);
+        assert_twins([tensor(&[3, 40, 5, 18], 3)], fast, slow, 1e-5);
+    }
+}
