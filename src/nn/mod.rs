@@ -9,6 +9,7 @@ mod din;
 mod fused;
 mod loss;
 pub mod ops;
+pub mod optim;
 pub mod packed;
 mod shape;
 pub mod text;
