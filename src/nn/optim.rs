@@ -4,7 +4,7 @@
 //! Gradients are added up until a step uses them: several small batches make one big one. All of it
 //! is in f32 and in the processor's memory.
 
-use super::ops::{TASK_NUMBERS, numbers, read, vectorised};
+use super::ops::{TASK_NUMBERS, numbers, numbers_mut, read, vectorised};
 use candle_core::backprop::GradStore;
 use candle_core::{
     CpuStorage, DType, Device, Error, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var,
@@ -232,13 +232,6 @@ fn update(
         vectorised(|| values.iter_mut().zip(others).for_each(|(value, other)| each(value, *other)));
     });
     Ok(())
-}
-
-fn numbers_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((from, to))) => Ok(&mut values[from..to]),
-        _ => Err(Error::Msg("the optimiser is for contiguous f32 numbers".into())),
-    }
 }
 
 impl InplaceOp2 for First {

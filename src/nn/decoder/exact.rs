@@ -5,8 +5,8 @@
 //! held against.
 
 use super::{Adapters, Batch, Config, EMBEDDING, Kernels, Linear, Norm, Parameters};
-use crate::nn::ops::{self, Targets};
-use candle_core::{D, DType, Device, Result, Tensor};
+use crate::nn::ops::{self, Sight, Targets};
+use candle_core::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
@@ -119,36 +119,21 @@ impl<'a> Exact<'a> {
 
     /// `rows W^T + b`, and what an adapter adds.
     fn project(&self, rows: &Tensor, matrix: Linear) -> Result<Tensor> {
-        let mut dims = rows.dims().to_vec();
-        let rows = rows.reshape(((), rows.dim(D::Minus1)?))?;
         let weight = self.parameter(&self.weight_name(matrix))?;
-        let mut out = ops::linear(&rows, &weight)?;
+        let mut out = ops::linear(rows, &weight)?;
         if let Some(bias) = matrix.bias(self.config) {
             out = out.broadcast_add(&self.parameter(&bias)?)?;
         }
-        if let Some(more) = self.adapters.map(|a| a.forward(matrix, &rows)).transpose()?.flatten() {
+        if let Some(more) = self.adapters.map(|a| a.forward(matrix, rows)).transpose()?.flatten() {
             out = (out + more)?;
         }
-        let last = dims.len() - 1;
-        dims[last] = out.dim(1)?;
-        out.reshape(dims)
+        Ok(out)
     }
 
     fn normed(&self, rows: &Tensor, norm: Norm) -> Result<Tensor> {
         let rows = rows.to_dtype(DType::F32)?;
         let scale = self.parameters.get(&norm.name())?.to_dtype(DType::F32)?;
         ops::rms_norm(&rows, &scale, self.config.norm_epsilon)?.to_dtype(self.dtype)
-    }
-
-    /// `(sequences, length, heads, head)`
-    fn heads(&self, rows: &Tensor) -> Result<Tensor> {
-        let (sequences, length) = self.shape;
-        rows.reshape((sequences, length, (), self.config.head_dim))
-    }
-
-    fn rows_of(&self, heads: &Tensor) -> Result<Tensor> {
-        let (sequences, length) = self.shape;
-        heads.reshape((sequences, length, ()))
     }
 
     /// The device that the pass is calculated on.
@@ -172,7 +157,7 @@ impl Kernels for Exact<'_> {
     }
 
     fn norm_heads(&mut self, rows: Tensor, norm: Norm) -> Result<Tensor> {
-        self.rows_of(&self.normed(&self.heads(&rows)?, norm)?)
+        self.normed(&rows, norm)
     }
 
     fn linear<const N: usize>(
@@ -186,27 +171,14 @@ impl Kernels for Exact<'_> {
     }
 
     fn rotate(&mut self, rows: Tensor) -> Result<Tensor> {
-        self.rows_of(&ops::rotate(&self.heads(&rows)?, &self.rotations)?)
+        ops::rotate(&rows, &self.rotations)
     }
 
     fn attend(&mut self, layer: usize, queries_keys_values: [Tensor; 3]) -> Result<Tensor> {
-        let (sequences, length) = self.shape;
-        let Config { heads, kv_heads, head_dim, .. } = *self.config;
-        let group = heads / kv_heads;
-        let [queries, keys, values] =
-            queries_keys_values.map(|rows| self.heads(&rows)?.transpose(1, 2)?.contiguous());
-        let (keys, values) = (keys?, values?);
-        // The query heads that share keys lie next to each other, and are rows of one product.
-        let queries = queries?.reshape((sequences, kv_heads, group * length, head_dim))?;
-        let logits = queries.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
-        let logits = logits.reshape((sequences, kv_heads, group, length, length))?;
-        let window = self.config.windows[layer].filter(|&window| window < length);
-        let scale = (head_dim as f64).powf(-0.5);
-        let shares = ops::masked_softmax(&logits, &self.masks[&window], scale)?;
-        let shares = shares.to_dtype(self.dtype)?;
-        let shares = shares.reshape((sequences, kv_heads, group * length, length))?;
-        let seen = shares.matmul(&values)?.reshape((sequences, heads, length, head_dim))?;
-        self.rows_of(&seen.transpose(1, 2)?.contiguous()?)
+        let Config { kv_heads, head_dim, .. } = *self.config;
+        let window = self.config.windows[layer].filter(|&window| window < self.shape.1);
+        let mask = self.masks[&window].clone();
+        ops::attend(&queries_keys_values, Sight { kv_heads, head_dim, mask })
     }
 
     fn gate(&mut self, gate: Tensor, up: Tensor) -> Result<Tensor> {

@@ -11,7 +11,7 @@ use candle_core::{
 
 struct Product;
 
-/// `rows W^T`, rows by rows.
+/// `(…, inputs) W^T`, where `weight` is `(outputs, inputs)`.
 pub fn linear(rows: &Tensor, weight: &Tensor) -> Result<Tensor> {
     rows.contiguous()?.apply_op2(weight, Product)
 }
@@ -25,15 +25,17 @@ impl Product {
         weight: &S,
         weight_layout: &Layout,
     ) -> Result<(S, Shape)> {
-        let (rows_n, inputs) = rows_layout.shape().dims2()?;
         let (outputs, expected) = weight_layout.shape().dims2()?;
-        if inputs != expected {
-            return Err(Error::Msg(format!("rows of {inputs} numbers for {expected} inputs")));
-        }
-        let sizes = (1, rows_n, outputs, inputs);
+        let mut dims = rows_layout.dims().to_vec();
+        let Some(inputs) = dims.last_mut().filter(|inputs| **inputs == expected) else {
+            return Err(Error::Msg(format!("rows of {dims:?} numbers for {expected} inputs")));
+        };
+        *inputs = outputs;
+        let count = rows_layout.shape().elem_count() / expected;
+        let flat = Layout::contiguous_with_offset((count, expected), rows_layout.start_offset());
         let weight_layout = weight_layout.transpose(0, 1)?;
-        let product = rows.matmul(weight, sizes, rows_layout, &weight_layout)?;
-        Ok((product, Shape::from((rows_n, outputs))))
+        let sizes = (1, count, outputs, expected);
+        Ok((rows.matmul(weight, sizes, &flat, &weight_layout)?, Shape::from(dims)))
     }
 }
 
@@ -79,9 +81,10 @@ impl CustomOp2 for Product {
         _product: &Tensor,
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let upstream = upstream.contiguous()?;
-        let to_rows = || upstream.matmul(weight);
-        let to_weight = || upstream.t()?.matmul(rows);
+        let (outputs, inputs) = weight.dims2()?;
+        let upstream = upstream.reshape(((), outputs))?;
+        let to_rows = || upstream.matmul(&weight.detach())?.reshape(rows.shape());
+        let to_weight = || upstream.t()?.matmul(&rows.detach().reshape(((), inputs))?);
         let wanted = |tensor: &Tensor| tensor.track_op();
         Ok((wanted(rows).then(to_rows).transpose()?, wanted(weight).then(to_weight).transpose()?))
     }
@@ -96,8 +99,8 @@ mod tests {
     #[test]
     fn the_product_and_the_gradients_are_candles() {
         let fast = |[rows, weight]: &[Tensor; 2]| linear(rows, weight);
-        let slow = |[rows, weight]: &[Tensor; 2]| rows.matmul(&weight.t()?);
-        assert_twins([tensor(&[50, 70], 1), tensor(&[30, 70], 2)], fast, slow, 1e-4);
+        let slow = |[rows, weight]: &[Tensor; 2]| rows.broadcast_matmul(&weight.t()?);
+        assert_twins([tensor(&[5, 10, 70], 1), tensor(&[30, 70], 2)], fast, slow, 1e-4);
         assert!(linear(&tensor(&[5, 6], 1), &tensor(&[3, 7], 2)).is_err());
     }
 

@@ -5,18 +5,18 @@
 //! pass on all threads, in f32. Beside each stands its slow twin, composed of candle's operations:
 //! it is what other devices run, and what tests hold the fast one against.
 
+mod attend;
 mod gate;
 mod linear;
 mod norm;
 mod rotate;
-mod softmax;
 mod surprise;
 
+pub(super) use attend::{Sight, attend};
 pub(super) use gate::gate;
 pub(super) use linear::linear;
 pub(super) use norm::rms_norm;
 pub(super) use rotate::rotate;
-pub(super) use softmax::masked_softmax;
 pub use surprise::{Targets, surprise};
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
@@ -48,6 +48,17 @@ pub(super) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'
         return Err(Error::RequiresContiguous { op: "numbers" }.bt());
     };
     Ok(&storage.as_slice()?[from..to])
+}
+
+/// The numbers of a contiguous tensor, to be written.
+pub(super) fn numbers_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((from, to))) => Ok(&mut values[from..to]),
+        _ => Err(Error::Msg("only contiguous f32 numbers are written in place".into())),
+    }
 }
 
 /// Shows `work` the numbers of tensors, which are made contiguous if they are not.
