@@ -8,7 +8,9 @@ use raisonne::domain::Criticality;
 use raisonne::engine::{
     Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Sampling, Wanted, Weigh, Work,
 };
-use raisonne::nn::decoder::{Batch, Checkpoint, Config, EMBEDDING, Model, RopeScaling, forward};
+use raisonne::nn::decoder::{
+    Adapters, Batch, Checkpoint, Config, EMBEDDING, Model, RopeScaling, forward,
+};
 use raisonne::nn::ops::{Targets, surprise};
 use raisonne::nn::optim::{AdamW, Settings, Trained};
 use raisonne::nn::packed::{Level, Options, Precision};
@@ -94,7 +96,7 @@ fn train(model: Model, plan: Plan, lessons: &[Lesson]) -> (Vec<f64>, Model) {
 
 fn values(model: &Model) -> HashMap<String, Vec<f32>> {
     let parameters = model.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor));
-    let adapters = model.adapters.iter().flat_map(|adapters| adapters.tensors());
+    let adapters = model.adapters.iter().flat_map(Adapters::tensors);
     let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
     parameters.chain(adapters).map(|(name, tensor)| (name, values(tensor))).collect()
 }

@@ -226,6 +226,9 @@ impl<'a> Learner<'a> {
             padding += taught.padding();
             tokens += taught.batch.tokens.len() - taught.padding();
         }
+        if let Some(adapters) = &mut self.model.adapters {
+            adapters.drop_out(None);
+        }
         ensure!(loss.is_finite(), "the loss is {loss} at step {}", at + 1);
         let learning_rate = self.plan.learning_rate_at(at);
         let norm = self.optimiser.step(learning_rate, self.plan.norm_max)?;

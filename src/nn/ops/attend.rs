@@ -176,9 +176,13 @@ impl InplaceOp1 for Softmax<'_> {
                     *value = *value * scale + mask;
                 }
                 let most = greatest(row);
-                row.iter_mut().for_each(|value| *value = exp(*value - most));
+                for value in &mut *row {
+                    *value = exp(*value - most);
+                }
                 let share = 1.0 / sum(row);
-                row.iter_mut().for_each(|value| *value *= share);
+                for value in row {
+                    *value *= share;
+                }
             })
         })?
     }

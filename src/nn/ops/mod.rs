@@ -24,6 +24,12 @@ use pulp::Arch;
 
 /// Numbers that a thread takes at a time. A constant, so that no sum depends on the threads.
 pub(super) const TASK_NUMBERS: usize = 1 << 14;
+/// Adding it to a number below 2^22 leaves the number's integer in the last bits.
+const ROUND: f32 = 12_582_912.0;
+/// The logarithm of 2 as a number of few bits and what is left of it.
+const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
+/// What the exponent of an f32 is raised by.
+const BIAS: u32 = 127;
 /// Partial sums of a dot product, so that it runs in vectors.
 const SUMS: usize = 32;
 
@@ -125,12 +131,7 @@ fn sum(values: &[f32]) -> f32 {
 /// arithmetic which runs in vectors.
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
-#[expect(clippy::excessive_precision, reason = "the two halves of ln 2 are exact")]
 fn exp(x: f32) -> f32 {
-    /// Adding it to a number below 2^22 leaves the number's integer in the last bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN_2: [f32; 2] = [0.693_145_751_953_125, 1.428_606_765_330_187e-6];
-    const BIAS: u32 = 127;
     let near = x.clamp(-87.0, 88.0);
     let rounded = near * std::f32::consts::LOG2_E + ROUND;
     let power = rounded - ROUND;

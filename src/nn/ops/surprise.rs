@@ -4,13 +4,16 @@
 //! more than all that a model's layers keep. Here a few rows at a time are unembedded, their
 //! gradient is calculated at once, sent through the unembedding, and forgotten.
 
-use super::{exp, greatest, is_fast, read, sum, vectorised};
-use candle_core::{CpuStorage, CustomOp2, D, DType, Error, Layout, Result, Shape, Tensor};
+use super::{exp, greatest, is_fast, numbers_mut, sum, vectorised};
+use candle_core::{
+    CpuStorage, CustomOp2, D, DType, Error, InplaceOp1, Layout, Result, Shape, Tensor,
+};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
+use std::cell::Cell;
 
 /// Logits that are kept at a time.
-const LOGITS_MAX: usize = 1 << 22;
+const LOGITS_MAX: usize = 1 << 21;
 /// Rows that are unembedded at a time at least: with fewer, a product reads its weights too often.
 const ROWS_MIN: usize = 32;
 
@@ -54,6 +57,14 @@ struct Known {
     to_unembedding: Option<Tensor>,
 }
 
+/// Puts the gradient of the logits of rows from `first` on in place of them.
+struct Back<'a> {
+    targets: Targets<'a>,
+    first: usize,
+    /// Their part of the loss.
+    loss: Cell<f64>,
+}
+
 // === impl Targets ===
 
 impl Targets<'_> {
@@ -90,10 +101,14 @@ impl Targets<'_> {
 fn share_row(logits: &mut [f32], target: usize, weight: f32) -> f64 {
     let most = greatest(logits);
     let above = f64::from(logits[target]) - f64::from(most);
-    logits.iter_mut().for_each(|logit| *logit = exp(*logit - most));
+    for logit in &mut *logits {
+        *logit = exp(*logit - most);
+    }
     let total = sum(logits);
     let share = weight / total;
-    logits.iter_mut().for_each(|logit| *logit *= share);
+    for logit in &mut *logits {
+        *logit *= share;
+    }
     logits[target] -= weight;
     f64::from(total).ln() - above
 }
@@ -115,19 +130,30 @@ impl Known {
                 weights: &targets.weights[..first + count],
                 total: targets.total,
             };
-            let mut gradient = read([&logits], |[logits]| logits.to_vec())?;
-            loss += within.back(&mut gradient, first);
-            let gradient = Tensor::from_vec(gradient, logits.shape(), logits.device())?;
+            let back = Back { targets: within, first, loss: Cell::new(0.0) };
+            logits.inplace_op1(&back)?;
+            loss += back.loss.get();
             if from.track_op() {
-                to_rows.push(gradient.matmul(&weight)?);
+                to_rows.push(logits.matmul(&weight)?);
             }
             if tracked {
-                let more = gradient.t()?.matmul(&some)?;
+                let more = logits.t()?.matmul(&some)?;
                 to_weight = Some(to_weight.map_or(Ok(more.clone()), |sum| sum + more)?);
             }
         }
         let to_rows = (!to_rows.is_empty()).then(|| Tensor::cat(&to_rows, 0)).transpose()?;
         Ok(Self { loss: loss as f32, to_rows, to_unembedding: to_weight })
+    }
+}
+
+impl InplaceOp1 for Back<'_> {
+    fn name(&self) -> &'static str {
+        "surprise-back"
+    }
+
+    fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        self.loss.set(self.targets.back(numbers_mut(logits, layout)?, self.first));
+        Ok(())
     }
 }
 
