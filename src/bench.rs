@@ -3,10 +3,12 @@
 mod case;
 mod engine;
 mod process;
+mod learner;
 mod service;
 
 pub use case::{Case, Fill, Prepared};
 pub use engine::{EngineOptions, engine};
+pub use learner::{LearnerOptions, learner};
 pub use service::{ServiceOptions, service};
 
 use crate::nn::{Batch, Din, Dropout, Fused, Scores, Shape, softmax_loss};

@@ -11,6 +11,7 @@ mod serve;
 mod shop;
 
 use crate::bench;
+use crate::train::learner::Plan;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -82,6 +83,33 @@ enum BenchCommand {
     Service(ServiceBench),
     /// A language model on the engine, beside what the machine could do at best.
     Engine(EngineBench),
+    /// A language model that learns.
+    Learner(LearnerBench),
+}
+
+#[derive(Args, Debug)]
+struct LearnerBench {
+    /// A Hugging Face folder (config.json, *.safetensors).
+    #[arg(long)]
+    model: PathBuf,
+    /// What it learns: a safetensors file with `tokens`, one row per lesson.
+    #[arg(long)]
+    lessons: PathBuf,
+    /// Steps of the optimiser.
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Lessons of a step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Rows that are calculated at a time, padding included.
+    #[arg(long, default_value_t = 4096)]
+    rows_max: usize,
+    /// Calculates each layer a second time on the way back, to keep little in memory.
+    #[arg(long)]
+    recompute: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -171,6 +199,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Bench(BenchCommand::Scorer(scorer)) => scorer.run(),
         Command::Bench(BenchCommand::Service(service)) => service.run(),
         Command::Bench(BenchCommand::Engine(engine)) => engine.run(),
+        Command::Bench(BenchCommand::Learner(learner)) => learner.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -193,6 +222,16 @@ impl ScorerBench {
             json: self.json,
         };
         bench::scorer(&options, &mut std::io::stdout().lock())
+    }
+}
+
+impl LearnerBench {
+    fn run(self) -> anyhow::Result<()> {
+        let Self { model, lessons, steps, batch, rows_max, recompute, json } = self;
+        let plan =
+            Plan { steps, lessons: batch, rows_max, recompute, warm_up: 5, ..Plan::default() };
+        let options = bench::LearnerOptions { model, lessons, plan, json };
+        bench::learner(&options, &mut std::io::stdout().lock())
     }
 }
 

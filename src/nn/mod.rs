@@ -2,12 +2,15 @@
 //!
 //! [`Din`] is the scorer's network as candle trains it; [`Fused`] is the same network as the
 //! service runs it. Both read the same named tensors, [`Weights`], and are held against each
-//! other and against a PyTorch copy by `tests/numbers.rs`.
+//! other and against a PyTorch copy by `tests/numbers.rs`. [`decoder`] is a language model's wiring:
+//! [`packed`] serves it, and [`ops`] and [`optim`] train it.
 
 pub mod decoder;
 mod din;
 mod fused;
 mod loss;
+pub mod ops;
+pub mod optim;
 pub mod packed;
 mod shape;
 pub mod softmax;

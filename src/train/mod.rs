@@ -9,14 +9,19 @@ pub mod cases;
 pub mod dataset;
 pub mod export;
 pub mod fit;
+pub mod learner;
+pub mod lesson;
 pub mod measure;
 pub mod publish;
 pub mod recipe;
+mod resume;
 pub mod snapshot;
 pub mod stages;
 pub mod world;
 
 pub use bench::{Bench, Progress, Silence};
+pub use learner::Learner;
+pub use lesson::Lesson;
 pub use recipe::Recipe;
 pub use stages::STAGES;
 

@@ -1,14 +1,12 @@
 //! The decoder's arithmetic on candle's tensors, in operations that all have gradients.
 //!
-//! candle's fast softmax, norms and rotations lose the gradient without a word, so each is composed
-//! of plain operations here. This is what trains a decoder, and the slow twin that the serving
-//! kernels are held against.
+//! candle's fast softmax, norms and rotations lose the gradient without a word, so those of
+//! [`ops`] are used here. This is what trains a decoder, and the twin that the serving kernels are
+//! held against.
 
-use super::{
-    Adapters, Batch, Config, EMBEDDING, Kernels, Linear, Norm, Parameters, frozen::frozen_linear,
-};
-use candle_core::{D, DType, Device, Result, Tensor};
-use candle_nn::ops::silu;
+use super::{Adapters, Batch, Config, EMBEDDING, Kernels, Linear, Norm, Parameters};
+use crate::nn::ops::{self, Sight, Targets};
+use candle_core::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
@@ -85,6 +83,35 @@ impl<'a> Exact<'a> {
         self.project(rows, Linear::Unembed)?.to_dtype(DType::F32)
     }
 
+    /// `(rows, numbers)` after the last norm to the f32 logits of one token: `(rows)`.
+    pub fn logits_of(&self, rows: &Tensor, token: u32) -> Result<Tensor> {
+        let weight = self.unembedding()?.narrow(0, token as usize, 1)?.contiguous()?;
+        ops::linear(rows, &weight)?.squeeze(1)?.to_dtype(DType::F32)
+    }
+
+    /// How surprised `(rows, numbers)` after the last norm are by the tokens that follow them; see
+    /// [`ops::surprise`].
+    pub fn surprise(&self, rows: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
+        ops::surprise(rows, &self.unembedding()?, targets)
+    }
+
+    /// `(vocabulary, width)`, with what an adapter adds to it.
+    fn unembedding(&self) -> Result<Tensor> {
+        let weight = self.parameter(&self.weight_name(Linear::Unembed))?;
+        match self.adapters.map(|adapters| adapters.weight(Linear::Unembed)).transpose()?.flatten()
+        {
+            Some(more) => weight + more.to_dtype(self.dtype)?,
+            None => Ok(weight),
+        }
+    }
+
+    fn weight_name(&self, matrix: Linear) -> String {
+        match matrix {
+            Linear::Unembed if self.config.tied => EMBEDDING.into(),
+            matrix => matrix.name(),
+        }
+    }
+
     /// A parameter in the type that the pass is calculated in.
     fn parameter(&self, name: &str) -> Result<Tensor> {
         self.parameters.get(name)?.to_dtype(self.dtype)
@@ -92,46 +119,21 @@ impl<'a> Exact<'a> {
 
     /// `rows W^T + b`, and what an adapter adds.
     fn project(&self, rows: &Tensor, matrix: Linear) -> Result<Tensor> {
-        let name = match matrix {
-            Linear::Unembed if self.config.tied => EMBEDDING.into(),
-            matrix => matrix.name(),
-        };
-        let mut dims = rows.dims().to_vec();
-        let rows = rows.reshape(((), rows.dim(D::Minus1)?))?;
-        let weight = self.parameter(&name)?;
-        let mut out = if self.parameters.get(&name)?.is_variable() {
-            rows.matmul(&weight.t()?)?
-        } else {
-            frozen_linear(&rows, weight)?
-        };
+        let weight = self.parameter(&self.weight_name(matrix))?;
+        let mut out = ops::linear(rows, &weight)?;
         if let Some(bias) = matrix.bias(self.config) {
             out = out.broadcast_add(&self.parameter(&bias)?)?;
         }
-        if let Some(more) = self.adapters.map(|a| a.forward(matrix, &rows)).transpose()?.flatten() {
+        if let Some(more) = self.adapters.map(|a| a.forward(matrix, rows)).transpose()?.flatten() {
             out = (out + more)?;
         }
-        let last = dims.len() - 1;
-        dims[last] = out.dim(1)?;
-        out.reshape(dims)
+        Ok(out)
     }
 
     fn normed(&self, rows: &Tensor, norm: Norm) -> Result<Tensor> {
         let rows = rows.to_dtype(DType::F32)?;
-        let square = rows.sqr()?.mean_keepdim(D::Minus1)?;
-        let rows = rows.broadcast_div(&(square + self.config.norm_epsilon)?.sqrt()?)?;
         let scale = self.parameters.get(&norm.name())?.to_dtype(DType::F32)?;
-        rows.broadcast_mul(&scale)?.to_dtype(self.dtype)
-    }
-
-    /// `(sequences, length, heads, head)`
-    fn heads(&self, rows: &Tensor) -> Result<Tensor> {
-        let (sequences, length) = self.shape;
-        rows.reshape((sequences, length, (), self.config.head_dim))
-    }
-
-    fn rows_of(&self, heads: &Tensor) -> Result<Tensor> {
-        let (sequences, length) = self.shape;
-        heads.reshape((sequences, length, ()))
+        ops::rms_norm(&rows, &scale, self.config.norm_epsilon)?.to_dtype(self.dtype)
     }
 
     /// The device that the pass is calculated on.
@@ -155,7 +157,7 @@ impl Kernels for Exact<'_> {
     }
 
     fn norm_heads(&mut self, rows: Tensor, norm: Norm) -> Result<Tensor> {
-        self.rows_of(&self.normed(&self.heads(&rows)?, norm)?)
+        self.normed(&rows, norm)
     }
 
     fn linear<const N: usize>(
@@ -169,49 +171,21 @@ impl Kernels for Exact<'_> {
     }
 
     fn rotate(&mut self, rows: Tensor) -> Result<Tensor> {
-        let heads = self.heads(&rows)?;
-        let half = self.config.head_dim / 2;
-        let (first, second) = (heads.narrow(3, 0, half)?, heads.narrow(3, half, half)?);
-        let [cos, sin] = &self.rotations;
-        let rotated = [
-            (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?,
-            (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?,
-        ];
-        self.rows_of(&Tensor::cat(&rotated, 3)?)
+        ops::rotate(&rows, &self.rotations)
     }
 
     fn attend(&mut self, layer: usize, queries_keys_values: [Tensor; 3]) -> Result<Tensor> {
-        let (sequences, length) = self.shape;
-        let Config { heads, kv_heads, head_dim, .. } = *self.config;
-        let group = heads / kv_heads;
-        let [queries, keys, values] =
-            queries_keys_values.map(|rows| self.heads(&rows)?.transpose(1, 2)?.contiguous());
-        let (keys, values) = (keys?, values?);
-        // The query heads that share keys lie next to each other, and are rows of one product.
-        let queries = (queries? * (head_dim as f64).powf(-0.5))?;
-        let queries = queries.reshape((sequences, kv_heads, group * length, head_dim))?;
-        let logits = queries.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
-        let logits = logits.reshape((sequences, kv_heads, group, length, length))?;
-        let window = self.config.windows[layer].filter(|&window| window < length);
-        let shares = softmax(&logits.broadcast_add(&self.masks[&window])?)?.to_dtype(self.dtype)?;
-        let shares = shares.reshape((sequences, kv_heads, group * length, length))?;
-        let seen = shares.matmul(&values)?.reshape((sequences, heads, length, head_dim))?;
-        self.rows_of(&seen.transpose(1, 2)?.contiguous()?)
+        let Config { kv_heads, head_dim, .. } = *self.config;
+        let window = self.config.windows[layer].filter(|&window| window < self.shape.1);
+        let mask = self.masks[&window].clone();
+        ops::attend(&queries_keys_values, Sight { kv_heads, head_dim, mask })
     }
 
     fn gate(&mut self, gate: Tensor, up: Tensor) -> Result<Tensor> {
-        silu(&gate)? * up
+        ops::gate(&gate, &up)
     }
 
     fn add(&mut self, rows: Tensor, more: Tensor) -> Result<Tensor> {
         rows + more
     }
-}
-
-/// Over the last dimension. The largest logit is taken off first, and since that changes nothing it
-/// needs no gradient.
-fn softmax(logits: &Tensor) -> Result<Tensor> {
-    let largest = logits.max_keepdim(D::Minus1)?.detach();
-    let shares = logits.broadcast_sub(&largest)?.exp()?;
-    shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)
 }

@@ -1,6 +1,7 @@
 //! Low-rank adapters (Hu et al. 2021): a frozen matrix and a small trained one beside it.
 
 use super::{Config, Linear, Parameters};
+use crate::nn::ops::linear;
 use candle_core::{DType, Device, Error, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -143,7 +144,14 @@ impl Adapters {
         };
         let down = pair.down.to_dtype(rows.dtype())?;
         let up = pair.up.to_dtype(rows.dtype())?;
-        Ok(Some((rows.matmul(&down.t()?)?.matmul(&up.t()?)? * self.scale())?))
+        Ok(Some((linear(&linear(&rows, &down)?, &up)? * self.scale())?))
+    }
+
+    /// `alpha / rank · B A` for a matrix that has an adapter. No input is left out: the product with
+    /// inputs comes later.
+    pub(super) fn weight(&self, matrix: Linear) -> Result<Option<Tensor>> {
+        let Some(Pair { down, up }) = self.pairs.get(&matrix.name()) else { return Ok(None) };
+        Ok(Some((up.matmul(down)? * self.scale())?))
     }
 
     /// What each input is multiplied by: zero, or so much that the mean stays.

@@ -55,6 +55,11 @@ impl Parameters {
         Ok(())
     }
 
+    /// Makes constants of all tensors.
+    pub fn freeze(&mut self) {
+        self.0.values_mut().for_each(|tensor| *tensor = tensor.detach());
+    }
+
     /// Adds or replaces a tensor.
     pub fn insert(&mut self, name: &str, tensor: Tensor) {
         self.0.insert(name.into(), tensor);

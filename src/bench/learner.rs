@@ -1,0 +1,85 @@
+//! How many tokens does the learner learn from in a second?
+
+use crate::nn::decoder::Model;
+use crate::train::learner::{Learner, Plan, Step};
+use crate::train::lesson::{Lesson, Order};
+use anyhow::{Context as _, Result, ensure};
+use candle_core::{DType, Device};
+use serde::Serialize;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+/// Steps before those that are timed: the first ones meet cold memory.
+const COLD_STEPS: usize = 2;
+/// The tensor of a file of lessons: `(lessons, tokens)`.
+const TOKENS: &str = "tokens";
+
+/// What `raisonne bench learner` measures.
+#[derive(Debug, Clone)]
+pub struct LearnerOptions {
+    /// The model that learns.
+    pub model: PathBuf,
+    /// What it learns.
+    pub lessons: PathBuf,
+    /// How.
+    pub plan: Plan,
+    /// JSON in place of lines.
+    pub json: bool,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    threads: usize,
+    parameters: usize,
+    /// The tokens of a step over the median time of a step.
+    tokens_per_second: f64,
+    step_seconds: f64,
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+    /// The lessons of each step, so that another trainer can take the same.
+    order: Vec<Vec<usize>>,
+}
+
+/// Trains a model for some steps.
+pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
+    let LearnerOptions { model, lessons, plan, json } = options;
+    ensure!(plan.steps > COLD_STEPS, "`steps` is {}, not above {COLD_STEPS}", plan.steps);
+    let tensors = candle_core::safetensors::load(lessons, &Device::Cpu)
+        .with_context(|| format!("reading {}", lessons.display()))?;
+    let tokens = tensors.get(TOKENS).with_context(|| format!("there is no tensor `{TOKENS}`"))?;
+    let tokens = tokens.to_dtype(DType::U32)?.to_vec2()?;
+    let lessons: Vec<Lesson> = tokens.into_iter().map(Lesson::text).collect();
+    let model = Model::open(model).with_context(|| format!("opening {}", model.display()))?;
+    let parameters = model.parameters.iter().map(|(_, tensor)| tensor.elem_count()).sum();
+    let mut steps: Vec<Step> = Vec::new();
+    let mut learner = Learner::new(model, *plan, &lessons)?;
+    learner.run(None, &AtomicBool::new(false), |step| steps.push(*step))?;
+
+    let mut order = Order::new(lessons.len(), plan.seed);
+    let mut of_step = |step: usize| {
+        let places = step * plan.lessons..(step + 1) * plan.lessons;
+        places.map(|place| order.lesson(place as u64)).collect()
+    };
+    let mut times: Vec<Step> = steps[COLD_STEPS..].to_vec();
+    times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let median = times[times.len() / 2];
+    let report = Report {
+        threads: rayon::current_num_threads(),
+        parameters,
+        tokens_per_second: median.tokens as f64 / median.seconds,
+        step_seconds: median.seconds,
+        losses: steps.iter().map(|step| step.loss).collect(),
+        norms: steps.iter().map(|step| step.norm).collect(),
+        order: (0..plan.steps).map(&mut of_step).collect(),
+    };
+    if *json {
+        return Ok(writeln!(out, "{}", serde_json::to_string(&report)?)?);
+    }
+    let Report { threads, tokens_per_second, step_seconds, losses, .. } = report;
+    writeln!(out, "{parameters} parameters, {threads} threads")?;
+    writeln!(out, "{tokens_per_second:.0} tokens/s, {step_seconds:.3} s a step")?;
+    writeln!(out, "loss {:.4} -> {:.4}", losses[0], losses[losses.len() - 1])?;
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! A decoder that is trained: made from nothing or read from a folder, grown, and written again as a
+//! folder of Hugging Face's.
+
+use super::{
+    Adapters, Batch, Checkpoint, CheckpointError, Config, EMBEDDING, Exact, Linear, Parameters,
+    config::VOCABULARY_MAX,
+};
+use candle_core::{D, DType, Device, Error, Result, Tensor};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+use std::fs;
+use std::path::Path;
+
+/// How far a new token's row is from the mean of the old ones, as a share of their own spread.
+const NOISE: f32 = 0.02;
+/// Files of a folder that belong to its tokenizer, where they are there.
+const TOKENIZER: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
+/// A decoder in f32 and in the processor's memory, and the adapters that it may have.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its sizes and switches.
+    pub config: Config,
+    /// What it is made of.
+    pub parameters: Parameters,
+    /// What is trained beside it.
+    pub adapters: Option<Adapters>,
+}
+
+// === impl Model ===
+
+impl Model {
+    /// Reads a folder of Hugging Face's or a GGUF file.
+    pub fn open(path: &Path) -> std::result::Result<Self, CheckpointError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let parameters = Parameters::load(&checkpoint, DType::F32, &Device::Cpu)?;
+        Ok(Self { config: checkpoint.config().clone(), parameters, adapters: None })
+    }
+
+    /// A fresh one; the same seed gives the same weights on every machine.
+    pub fn random(config: Config, seed: u64) -> Result<Self> {
+        config.check().map_err(Error::wrap)?;
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let parameters = Parameters::random(&config, &mut random, &Device::Cpu)?;
+        Ok(Self { config, parameters, adapters: None })
+    }
+
+    /// A pass over a batch.
+    pub fn exact(&self, batch: &Batch) -> Result<Exact<'_>> {
+        let exact = Exact::new(&self.config, &self.parameters, batch, DType::F32)?;
+        Ok(match &self.adapters {
+            Some(adapters) => exact.with_adapters(adapters),
+            None => exact,
+        })
+    }
+
+    /// Makes room for tokens up to `vocabulary`. A new token begins at the mean of the old ones and
+    /// a little beside it, in the embedding and in the unembedding: what is unlike any of the old
+    /// ones would have the largest logit of all (Hewitt 2021).
+    pub fn grow(&mut self, vocabulary: usize, seed: u64) -> Result<()> {
+        let old = self.config.vocabulary;
+        if !(old..=VOCABULARY_MAX).contains(&vocabulary) {
+            let bounds = format!("from {old} to {VOCABULARY_MAX}");
+            return Err(Error::Msg(format!("`vocabulary` is {vocabulary}, not {bounds}")));
+        }
+        if self.adapters.is_some() {
+            return Err(Error::Msg("a vocabulary grows before a model gets adapters".into()));
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let unembedding = Linear::Unembed.name();
+        let tables = [Some(EMBEDDING), (!self.config.tied).then_some(&*unembedding)];
+        for name in tables.into_iter().flatten() {
+            let table = self.parameters.get(name)?.detach();
+            let new = new_rows(&table, vocabulary - old, &mut random)?;
+            let grown = Tensor::cat(&[&table, &new], 0)?;
+            self.parameters.insert(name, grown);
+        }
+        self.config.vocabulary = vocabulary;
+        Ok(())
+    }
+
+    /// The decoder that has learned what its adapters learned.
+    pub fn merged(&self) -> Result<Self> {
+        let parameters = match &self.adapters {
+            Some(adapters) => adapters.merge(&self.parameters)?,
+            None => self.parameters.clone(),
+        };
+        Ok(Self { config: self.config.clone(), parameters, adapters: None })
+    }
+
+    /// Writes a folder that `raisonne generate` and transformers load, adapters merged, with the
+    /// tokenizer of another.
+    pub fn save(&self, folder: &Path, tokenizer_of: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("config.json"), self.config.to_json().map_err(Error::wrap)?)?;
+        self.merged()?.parameters.save(&folder.join("model.safetensors"))?;
+        for file in TOKENIZER {
+            let from = tokenizer_of.join(file);
+            if from.is_file() {
+                fs::copy(from, folder.join(file))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows about the mean of a table's.
+fn new_rows(table: &Tensor, count: usize, random: &mut ChaCha8Rng) -> Result<Tensor> {
+    let mean = table.mean(0)?;
+    let spread = table.broadcast_sub(&mean)?.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
+    let drawn = Normal::new(0.0, NOISE * spread).map_err(Error::wrap)?;
+    let width = table.dim(D::Minus1)?;
+    let noise: Vec<f32> = drawn.sample_iter(random).take(count * width).collect();
+    Tensor::from_vec(noise, (count, width), table.device())?.broadcast_add(&mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::tests::tiny;
+    use super::*;
+
+    fn rows(model: &Model, name: &str) -> Vec<Vec<f32>> {
+        model.parameters.get(name).unwrap().to_vec2().unwrap()
+    }
+
+    #[test]
+    fn new_rows_are_near_the_mean_and_the_old_ones_stay() {
+        for tied in [true, false] {
+            let mut model = Model::random(Config { tied, ..tiny() }, 3).unwrap();
+            let names = if tied { vec![EMBEDDING] } else { vec![EMBEDDING, "lm_head.weight"] };
+            let before: Vec<_> = names.iter().map(|name| rows(&model, name)).collect();
+            let mut again = model.clone();
+            model.grow(15, 8).unwrap();
+            again.grow(15, 8).unwrap();
+            assert_eq!(model.config.vocabulary, 15);
+            for (name, old) in names.into_iter().zip(before) {
+                let new = rows(&model, name);
+                assert_eq!(new, rows(&again, name));
+                assert_eq!((new.len(), &new[..12]), (15, &old[..]));
+                assert_ne!(new[12], new[13]);
+                for column in 0..8 {
+                    let mean = old.iter().map(|row| row[column]).sum::<f32>() / 12.0;
+                    assert!(new[12..].iter().all(|row| (row[column] - mean).abs() < 0.003));
+                }
+            }
+            // The model still fits its configuration.
+            let batch = Batch::plain(&[[14, 12]]);
+            let mut exact = model.exact(&batch).unwrap();
+            super::super::forward(&model.config, &mut exact).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_only_grows() {
+        let mut model = Model::random(tiny(), 3).unwrap();
+        let error = model.grow(11, 0).unwrap_err().to_string();
+        assert_eq!(error, "`vocabulary` is 11, not from 12 to 1048576");
+    }
+
+    #[test]
+    fn what_is_saved_opens_as_it_was() {
+        let (home, from) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(from.path().join("tokenizer.json"), "{}").unwrap();
+        let model = Model::random(Config { head_norms: true, ..tiny() }, 4).unwrap();
+        model.save(home.path(), from.path()).unwrap();
+        assert!(home.path().join("tokenizer.json").is_file());
+        let read = Model::open(home.path()).unwrap();
+        assert_eq!(read.config, model.config);
+        for (name, tensor) in model.parameters.iter() {
+            let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(numbers(tensor), numbers(read.parameters.get(name).unwrap()), "{name}");
+        }
+    }
+}

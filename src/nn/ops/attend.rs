@@ -1,0 +1,242 @@
+//! Attention under a mask: products of candle's, and a softmax in one pass each way.
+//!
+//! It is one operation, so that of all that lies between only the shares are kept for the way back,
+//! and candle adds up no gradients in between.
+
+use super::{dot, exp, greatest, is_fast, numbers, numbers_mut, read, sum, vectorised};
+use candle_core::{
+    CpuStorage, CustomOp3, D, DType, Error, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor,
+};
+use rayon::prelude::*;
+
+/// How queries see keys.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// Heads of keys and values; each serves as many heads of queries as there are for it.
+    pub kv_heads: usize,
+    /// Numbers in a head.
+    pub head_dim: usize,
+    /// `(sequences, 1, 1, length, length)`: what logits are raised by. A row sees no later one,
+    /// whatever it says.
+    pub mask: Tensor,
+}
+
+/// What `(sequences, length, heads · numbers)` queries see of values: `softmax(q k^T / √numbers +
+/// mask) v`, where `keys` and `values` are `(sequences, length, kv heads · numbers)`.
+pub fn attend(rows: &[Tensor; 3], sight: Sight) -> Result<Tensor> {
+    let [queries, keys, values] = rows;
+    if is_fast(queries) && is_fast(&sight.mask) {
+        let known = Attend::calculate(rows.each_ref().map(Tensor::detach), sight)?;
+        return queries.apply_op3(keys, values, known);
+    }
+    composed(rows, &sight)
+}
+
+fn composed([queries, keys, values]: &[Tensor; 3], sight: &Sight) -> Result<Tensor> {
+    let dtype = queries.dtype();
+    let [keys, values] = [keys, values].map(|rows| sight.split(rows));
+    let queries = (sight.split(queries)? * sight.scale())?;
+    let logits = queries.matmul(&keys?.transpose(2, 3)?)?.to_dtype(DType::F32)?;
+    let (sequences, kv_heads, rows, length) = logits.dims4()?;
+    let logits = logits.reshape((sequences, kv_heads, rows / length, length, length))?;
+    let logits = logits.broadcast_add(&sight.mask)?;
+    // The largest logit is taken off first, and since that changes nothing it needs no gradient.
+    let largest = logits.max_keepdim(D::Minus1)?.detach();
+    let shares = logits.broadcast_sub(&largest)?.exp()?;
+    let shares = shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)?;
+    sight.join(&shares.reshape((sequences, kv_heads, rows, length))?.matmul(&values?)?)
+}
+
+// === impl Sight ===
+
+impl Sight {
+    fn scale(&self) -> f64 {
+        (self.head_dim as f64).powf(-0.5)
+    }
+
+    /// `(sequences, length, heads · numbers)` to `(sequences, kv heads, heads of each · length,
+    /// numbers)`: the heads of queries that share keys lie next to each other, and are rows of one
+    /// product.
+    fn split(&self, rows: &Tensor) -> Result<Tensor> {
+        let (sequences, length, _) = rows.dims3()?;
+        let heads = rows.reshape((sequences, length, (), self.head_dim))?.transpose(1, 2)?;
+        heads.contiguous()?.reshape((sequences, self.kv_heads, (), self.head_dim))
+    }
+
+    /// The way back from [`Sight::split`].
+    fn join(&self, heads: &Tensor) -> Result<Tensor> {
+        let (sequences, length) = (heads.dim(0)?, self.mask.dim(D::Minus1)?);
+        let heads = heads.reshape((sequences, (), length, self.head_dim))?.transpose(1, 2)?;
+        heads.contiguous()?.reshape((sequences, length, ()))
+    }
+
+    /// Calls `each` with each row of logits or shares up to the last number that it may see, and
+    /// with its place and that of its row in the mask.
+    fn each_row(
+        &self,
+        out: &mut [f32],
+        each: impl Fn(&mut [f32], usize, usize) + Sync,
+    ) -> Result<()> {
+        let length = self.mask.dim(D::Minus1)?;
+        let of_sequence = out.len() / length / self.mask.dim(0)?;
+        // A task is the rows of one head of one sequence.
+        out.par_chunks_mut(length * length).enumerate().for_each(|(task, out)| {
+            vectorised(|| {
+                for (at, row) in out.chunks_exact_mut(length).enumerate() {
+                    let number = task * length + at;
+                    let masked = number / of_sequence * length + at;
+                    let (seen, unseen) = row.split_at_mut(at + 1);
+                    unseen.fill(0.0);
+                    each(seen, number * length, masked * length);
+                }
+            });
+        });
+        Ok(())
+    }
+}
+
+/// Attention that was calculated, with what its gradient needs.
+struct Attend {
+    sight: Sight,
+    out: Tensor,
+    /// `(sequences, kv heads, heads of each · length, length)`
+    shares: Tensor,
+}
+
+// === impl Attend ===
+
+impl Attend {
+    fn calculate([queries, keys, values]: [Tensor; 3], sight: Sight) -> Result<Self> {
+        let [queries, keys, values] = [queries, keys, values].map(|rows| sight.split(&rows));
+        let shares = queries?.matmul(&keys?.transpose(2, 3)?)?;
+        shares.inplace_op1(&Softmax(&sight))?;
+        let out = sight.join(&shares.matmul(&values?)?)?;
+        Ok(Self { sight, out, shares })
+    }
+}
+
+impl CustomOp3 for Attend {
+    fn name(&self) -> &'static str {
+        "attend"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _queries: &CpuStorage,
+        _queries_layout: &Layout,
+        _keys: &CpuStorage,
+        _keys_layout: &Layout,
+        _values: &CpuStorage,
+        _values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = read([&self.out], |[out]| CpuStorage::F32(out.to_vec()))?;
+        Ok((out, self.out.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        _out: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Self { sight, shares, .. } = self;
+        let split = [queries, keys, values].map(|rows| sight.split(&rows.detach()));
+        let [queries, keys, values] = split;
+        let upstream = sight.split(upstream)?;
+        let to_values = shares.transpose(2, 3)?.matmul(&upstream)?;
+        let to_logits = upstream.matmul(&values?.transpose(2, 3)?)?;
+        to_logits.inplace_op2(shares, &SoftmaxBack(sight))?;
+        let to_queries = to_logits.matmul(&keys?)?;
+        let to_keys = to_logits.transpose(2, 3)?.matmul(&queries?)?;
+        let [queries, keys, values] =
+            [to_queries, to_keys, to_values].map(|gradient| sight.join(&gradient));
+        Ok((Some(queries?), Some(keys?), Some(values?)))
+    }
+}
+
+/// Puts shares in place of products of queries and keys.
+struct Softmax<'a>(&'a Sight);
+
+/// Puts the gradient of the products in place of that of the shares.
+struct SoftmaxBack<'a>(&'a Sight);
+
+impl InplaceOp1 for Softmax<'_> {
+    fn name(&self) -> &'static str {
+        "masked-softmax"
+    }
+
+    fn cpu_fwd(&self, products: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let scale = self.0.scale() as f32;
+        let products = numbers_mut(products, layout)?;
+        read([&self.0.mask], |[mask]| {
+            self.0.each_row(products, |row, _, masked| {
+                for (value, mask) in row.iter_mut().zip(&mask[masked..]) {
+                    *value = *value * scale + mask;
+                }
+                let most = greatest(row);
+                for value in &mut *row {
+                    *value = exp(*value - most);
+                }
+                let share = 1.0 / sum(row);
+                for value in row {
+                    *value *= share;
+                }
+            })
+        })?
+    }
+}
+
+impl InplaceOp2 for SoftmaxBack<'_> {
+    fn name(&self) -> &'static str {
+        "masked-softmax-back"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gradient: &mut CpuStorage,
+        layout: &Layout,
+        shares: &CpuStorage,
+        shares_layout: &Layout,
+    ) -> Result<()> {
+        let scale = self.0.scale() as f32;
+        let (gradient, shares) = (numbers_mut(gradient, layout)?, numbers(shares, shares_layout)?);
+        if gradient.len() != shares.len() {
+            return Err(Error::Msg("shares and their gradient are not alike".into()));
+        }
+        self.0.each_row(gradient, |row, at, _| {
+            let shares = &shares[at..][..row.len()];
+            let mean = dot(shares, row);
+            for (value, share) in row.iter_mut().zip(shares) {
+                *value = scale * share * (*value - mean);
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{assert_twins, tensor};
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn attention_is_the_composed_one() {
+        let (sequences, length) = (2, 37);
+        let unseen = |at: usize| {
+            let (row, key) = (at / length % length, at % length);
+            let hidden = key > row || key + 20 < row || (key * row) % 7 == 3 && key != row;
+            if hidden { -1e9 } else { 0.0 }
+        };
+        let mask: Vec<f32> = (0..sequences * length * length).map(unseen).collect();
+        let shape = (sequences, 1, 1, length, length);
+        let mask = Tensor::from_vec(mask, shape, &Device::Cpu).unwrap();
+        let sight = Sight { kv_heads: 3, head_dim: 8, mask };
+        let rows =
+            |heads: usize, salt| (tensor(&[sequences, length, heads * 8], salt) * 3.0).unwrap();
+        let fast = |rows: &[Tensor; 3]| attend(rows, sight.clone());
+        let slow = |rows: &[Tensor; 3]| composed(rows, &sight);
+        assert_twins([rows(6, 1), rows(3, 2), rows(3, 3)], fast, slow, 2e-5);
+    }
+}

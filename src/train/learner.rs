@@ -1,0 +1,407 @@
+//! One trainer for all stages that train a language model.
+//!
+//! A step takes the next lessons of an order that a seed decides, and goes over them in batches that
+//! fit into memory; their gradients add up to those of one big batch. Everything that happens in a
+//! step is a function of the seed and the step's number, so a training that was put down goes on as
+//! if it never had been.
+//!
+//! All is calculated in f32: candle multiplies bf16 on a processor slower than f32.
+
+use super::lesson::{Lesson, Order, Taught, of_step, pack, totals};
+use super::resume::{self, Mark};
+use crate::nn::decoder::{
+    Adapters, EMBEDDING, Linear, Model, backprop, forward, lora, lora::RANK_MAX,
+};
+use crate::nn::optim::{AdamW, Settings, Trained};
+use anyhow::{Context as _, ensure};
+use candle_core::{Device, Var};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::f64::consts::PI;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::time::Instant;
+
+/// Steps that a training may have.
+pub const STEPS_MAX: usize = 1 << 24;
+/// Lessons that a step may have.
+pub const LESSONS_MAX: usize = 1 << 16;
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Scope {
+    /// Every weight.
+    Everything,
+    /// The rows of new tokens alone, from this token on: what comes before everything else when a
+    /// vocabulary has grown, so that the rest is not torn by rows that say nothing yet.
+    NewTokens {
+        /// The first of them.
+        from: usize,
+    },
+    /// Low-rank adapters on every matrix of every layer.
+    Adapters {
+        /// Inputs of the second of an adapter's two matrices.
+        rank: usize,
+        /// What an adapter adds is multiplied by `alpha / rank`.
+        alpha: f64,
+        /// The share of inputs that is left out in training.
+        dropout: f32,
+    },
+}
+
+/// How it is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// What is trained.
+    pub scope: Scope,
+    /// Steps of the optimiser.
+    pub steps: usize,
+    /// Lessons of a step.
+    pub lessons: usize,
+    /// Rows that are calculated at a time, padding included.
+    pub rows_max: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Steps over which it rises.
+    pub warm_up: usize,
+    /// The share of it that is left when it has fallen along a cosine.
+    pub learning_rate_floor: f64,
+    /// What a matrix loses in a step, times the learning rate.
+    pub weight_decay: f64,
+    /// What the norm of all gradients together is shortened to.
+    pub norm_max: f64,
+    /// Whether each layer is calculated a second time on the way back, to keep little in memory.
+    pub recompute: bool,
+    /// Everything random comes from it.
+    pub seed: u64,
+}
+
+/// What happened in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// Its number, from 1 on.
+    pub number: usize,
+    /// Steps of the whole training.
+    pub of: usize,
+    /// The loss before the step.
+    pub loss: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// The norm of the gradients before it was shortened.
+    pub norm: f64,
+    /// Tokens that were learned from, those of branches included.
+    pub tokens: usize,
+    /// Rows that only filled sequences up.
+    pub padding: usize,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The loss of each step since the training began, in earlier runs as well.
+    pub losses: Vec<f64>,
+    /// Whether it was told to stop before it was done.
+    pub stopped: bool,
+    /// Tokens per second of this run.
+    pub tokens_per_second: f64,
+    /// The share of rows that only filled sequences up.
+    pub padding: f64,
+    /// How long this run took.
+    pub seconds: f64,
+}
+
+/// Where a training is put down, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping<'a> {
+    /// The file.
+    pub file: &'a Path,
+    /// Steps between.
+    pub every: usize,
+}
+
+/// A model that is learning.
+#[derive(Debug)]
+pub struct Learner<'a> {
+    model: Model,
+    plan: Plan,
+    lessons: &'a [Lesson],
+    order: Order,
+    optimiser: AdamW,
+    losses: Vec<f64>,
+}
+
+// === impl Learner ===
+
+impl<'a> Learner<'a> {
+    /// Lays out a training of `model` on `lessons`.
+    pub fn new(mut model: Model, plan: Plan, lessons: &'a [Lesson]) -> anyhow::Result<Self> {
+        plan.check()?;
+        ensure!(!lessons.is_empty(), "`lessons` is empty");
+        for (place, lesson) in lessons.iter().enumerate() {
+            lesson.check(place, &model.config, plan.rows_max)?;
+        }
+        let trained = choose(&mut model, &plan)?;
+        let settings = Settings { weight_decay: plan.weight_decay, ..Settings::default() };
+        let optimiser = AdamW::new(trained, settings)?;
+        let order = Order::new(lessons.len(), plan.seed);
+        Ok(Self { model, plan, lessons, order, optimiser, losses: Vec::new() })
+    }
+
+    /// The model as it is.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model that has learned.
+    pub fn into_model(self) -> Model {
+        self.model
+    }
+
+    /// Steps that were made.
+    pub fn steps(&self) -> usize {
+        self.losses.len()
+    }
+
+    /// Makes the steps that are left, or those before `stop` is set, and tells of each. Where they
+    /// are to be kept, they are also kept at the end.
+    pub fn run(
+        &mut self,
+        keeping: Option<Keeping<'_>>,
+        stop: &AtomicBool,
+        mut progress: impl FnMut(&Step),
+    ) -> anyhow::Result<Report> {
+        let begun = Instant::now();
+        let (mut tokens, mut padding) = (0, 0);
+        while self.steps() < self.plan.steps && !stop.load(Ordering::Relaxed) {
+            let step = self.step()?;
+            (tokens, padding) = (tokens + step.tokens, padding + step.padding);
+            progress(&step);
+            if let Some(keeping) = keeping.filter(|keeping| step.number % keeping.every.max(1) == 0)
+            {
+                self.keep(keeping.file)?;
+            }
+        }
+        if let Some(keeping) = keeping {
+            self.keep(keeping.file)?;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Report {
+            losses: self.losses.clone(),
+            stopped: self.steps() < self.plan.steps,
+            tokens_per_second: tokens as f64 / seconds,
+            padding: padding as f64 / (tokens + padding).max(1) as f64,
+            seconds,
+        })
+    }
+
+    /// Makes one step.
+    pub fn step(&mut self) -> anyhow::Result<Step> {
+        let begun = Instant::now();
+        let at = self.steps();
+        let lessons = of_step(self.lessons, &mut self.order, at as u64, self.plan.lessons);
+        let totals = totals(lessons.iter().copied());
+        let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
+        for (part, lessons) in pack(&lessons, self.plan.rows_max).iter().enumerate() {
+            let taught = Taught::new(lessons);
+            if let Some(adapters) = &mut self.model.adapters {
+                // What is left out is another for each batch, and the same when it is resumed.
+                adapters.drop_out(Some(self.plan.seed ^ (at as u64) << 20 ^ (part as u64) << 44));
+            }
+            let mut exact = self.model.exact(&taught.batch)?;
+            let (part, mut gradients) = if self.plan.recompute {
+                backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals))?
+            } else {
+                let rows = forward(&self.model.config, &mut exact)?;
+                let loss = taught.loss(&exact, &rows, totals)?;
+                let gradients = loss.backward()?;
+                (loss, gradients)
+            };
+            loss += f64::from(part.to_scalar::<f32>()?);
+            self.optimiser.add(&mut gradients)?;
+            padding += taught.padding();
+            tokens += taught.batch.tokens.len() - taught.padding();
+        }
+        if let Some(adapters) = &mut self.model.adapters {
+            adapters.drop_out(None);
+        }
+        ensure!(loss.is_finite(), "the loss is {loss} at step {}", at + 1);
+        let learning_rate = self.plan.learning_rate_at(at);
+        let norm = self.optimiser.step(learning_rate, self.plan.norm_max)?;
+        ensure!(norm.is_finite(), "the gradients' norm is {norm} at step {}", at + 1);
+        self.losses.push(loss);
+        Ok(Step {
+            number: at + 1,
+            of: self.plan.steps,
+            loss,
+            learning_rate,
+            norm,
+            tokens,
+            padding,
+            seconds: begun.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Puts the training down in a file.
+    pub fn keep(&self, file: &Path) -> anyhow::Result<()> {
+        self.mark()
+            .and_then(|mark| resume::write(file, &mark, &self.optimiser, &self.losses))
+            .with_context(|| format!("keeping the training in {}", file.display()))
+    }
+
+    /// Takes up what [`Learner::keep`] put down: the same model, plan and lessons go on.
+    pub fn resume(&mut self, file: &Path) -> anyhow::Result<()> {
+        let losses = self
+            .mark()
+            .and_then(|mark| resume::read(file, &mark, &mut self.optimiser))
+            .with_context(|| format!("taking up the training in {}", file.display()))?;
+        self.losses = losses;
+        Ok(())
+    }
+
+    fn mark(&self) -> anyhow::Result<Mark> {
+        Mark::new(&self.plan, self.lessons)
+    }
+}
+
+/// The mean loss of a model on lessons that it does not learn.
+pub fn measure(model: &Model, lessons: &[Lesson], rows_max: usize) -> anyhow::Result<f64> {
+    let mut model = model.clone();
+    model.parameters.freeze();
+    if let Some(adapters) = &mut model.adapters {
+        adapters.drop_out(None);
+    }
+    let (totals, all) = (totals(lessons), lessons.iter().collect::<Vec<_>>());
+    let mut sum = 0.0;
+    for lessons in pack(&all, rows_max) {
+        let taught = Taught::new(&lessons);
+        let mut exact = model.exact(&taught.batch)?;
+        let rows = forward(&model.config, &mut exact)?.detach();
+        sum += f64::from(taught.loss(&exact, &rows, totals)?.to_scalar::<f32>()?);
+    }
+    Ok(sum)
+}
+
+/// Makes variables of what the plan trains, and constants of the rest.
+fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
+    model.parameters.freeze();
+    let variable = |(name, tensor): (String, &candle_core::Tensor), decays, from| {
+        let variable = Var::from_tensor(tensor)?;
+        Ok(Trained { name, variable, decays, from })
+    };
+    match plan.scope {
+        Scope::Everything => model.parameters.train(|_| true)?,
+        Scope::NewTokens { from } => {
+            let unembedding = Linear::Unembed.name();
+            model.parameters.train(|name| name == EMBEDDING || name == unembedding)?;
+            let tables = model.parameters.iter().filter(|(_, tensor)| tensor.is_variable());
+            let tables = tables.map(|(name, tensor)| (name.to_owned(), tensor));
+            return tables.map(|table| variable(table, false, from)).collect();
+        }
+        Scope::Adapters { rank, alpha, dropout } => {
+            let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
+            let matrices = (0..model.config.layers).flat_map(Linear::of_layer);
+            let plan = lora::Plan { rank, alpha, dropout };
+            let adapters = match model.adapters.take() {
+                Some(adapters) => adapters,
+                None => Adapters::new(&model.config, plan, matrices, &mut random, &Device::Cpu)?,
+            };
+            let adapters = model.adapters.insert(adapters);
+            return adapters.tensors().map(|adapter| variable(adapter, true, 0)).collect();
+        }
+    }
+    let all = model.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor));
+    all.map(|(name, tensor)| variable((name, tensor), tensor.rank() > 1, 0)).collect()
+}
+
+// === impl Plan ===
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            scope: Scope::Everything,
+            steps: 1000,
+            lessons: 32,
+            rows_max: 4096,
+            learning_rate: 3e-4,
+            warm_up: 50,
+            learning_rate_floor: 0.1,
+            weight_decay: 0.1,
+            norm_max: 1.0,
+            recompute: false,
+            seed: 0,
+        }
+    }
+}
+
+impl Plan {
+    /// Whether it can be carried out.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let counts = [
+            ("steps", self.steps, STEPS_MAX),
+            ("lessons", self.lessons, LESSONS_MAX),
+            ("rows_max", self.rows_max, super::lesson::ROWS_MAX),
+        ];
+        for (field, value, max) in counts {
+            ensure!((1..=max).contains(&value), "`{field}` is {value}, not from 1 to {max}");
+        }
+        if let Scope::Adapters { rank, .. } = self.scope {
+            ensure!((1..=RANK_MAX).contains(&rank), "`rank` is {rank}, not from 1 to {RANK_MAX}");
+        }
+        let sizes = [
+            ("learning_rate", self.learning_rate, 0.0..=1.0),
+            ("learning_rate_floor", self.learning_rate_floor, 0.0..=1.0),
+            ("weight_decay", self.weight_decay, 0.0..=1.0),
+            ("norm_max", self.norm_max, f64::MIN_POSITIVE..=f64::INFINITY),
+        ];
+        for (field, value, bounds) in sizes {
+            let (least, most) = (bounds.start(), bounds.end());
+            ensure!(bounds.contains(&value), "`{field}` is {value}, not from {least} to {most}");
+        }
+        Ok(())
+    }
+
+    /// Up a ramp, then down a cosine to the floor.
+    fn learning_rate_at(&self, step: usize) -> f64 {
+        if step < self.warm_up {
+            return self.learning_rate * (step + 1) as f64 / self.warm_up as f64;
+        }
+        let way = (step - self.warm_up) as f64 / (self.steps - self.warm_up).max(1) as f64;
+        let fall = 0.5 * (1.0 + (PI * way).cos());
+        self.learning_rate * (self.learning_rate_floor + (1.0 - self.learning_rate_floor) * fall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_and_falls_to_its_floor() {
+        let plan = Plan { steps: 110, warm_up: 10, learning_rate: 2.0, ..Plan::default() };
+        let at = |step| plan.learning_rate_at(step);
+        assert!((at(0) - 0.2).abs() < 1e-12 && (at(9) - 2.0).abs() < 1e-12);
+        assert!((at(10) - 2.0).abs() < 1e-12 && (at(60) - 1.1).abs() < 1e-12);
+        assert!((10..109).all(|step| at(step) > at(step + 1)));
+        assert!((at(110) - 0.2).abs() < 1e-12);
+        // A training that ends on the ramp divides by nothing.
+        let short = Plan { steps: 5, warm_up: 10, ..plan };
+        assert!((short.learning_rate_at(4) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn plans_that_cannot_be_carried_out_are_named() {
+        let says = |plan: Plan| plan.check().unwrap_err().to_string();
+        let plan = Plan::default();
+        plan.check().unwrap();
+        assert_eq!(says(Plan { steps: 0, ..plan }), "`steps` is 0, not from 1 to 16777216");
+        let nan = says(Plan { learning_rate: f64::NAN, ..plan });
+        assert_eq!(nan, "`learning_rate` is NaN, not from 0 to 1");
+        let scope = Scope::Adapters { rank: 0, alpha: 1.0, dropout: 0.0 };
+        assert_eq!(says(Plan { scope, ..plan }), "`rank` is 0, not from 1 to 1024");
+    }
+}

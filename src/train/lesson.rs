@@ -1,0 +1,455 @@
+//! What a sequence of tokens teaches, and how lessons become batches.
+//!
+//! The stages that train a language model differ in their lessons alone; one
+//! [`Learner`](super::Learner) learns them all.
+
+use crate::nn::decoder::{Batch, Config, Exact, PADDING};
+use crate::nn::ops::Targets;
+use crate::nn::softmax_loss;
+use candle_core::{DType, Device, Tensor};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use std::iter;
+use std::ops::AddAssign;
+
+/// Rows of a batch that a recipe may ask for, padding included.
+pub const ROWS_MAX: usize = 1 << 20;
+
+/// What one sequence teaches: how much each token counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lesson {
+    /// The sequence, or the trunk that branches go on from.
+    pub tokens: Vec<u32>,
+    /// How much each token counts as one that has to be written: the weight of its cross-entropy.
+    pub imitate: Vec<f32>,
+    /// Which of several ways to go on was taken.
+    pub choose: Option<Choose>,
+}
+
+/// Branches of a trunk, laid out as they are weighed in serving: each sees the trunk and itself.
+///
+/// The score of a branch is the logit of one token at its end, and the lesson is that the branch
+/// which was taken has the highest: softmax cross-entropy over the scores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choose {
+    /// The branches.
+    pub branches: Vec<Vec<u32>>,
+    /// The one that was taken.
+    pub taken: usize,
+    /// The token whose logit is the score.
+    pub asked: u32,
+}
+
+/// Why a lesson cannot be learned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LessonError {
+    /// Something is missing, or does not fit the rest.
+    #[error("lesson {lesson}: {why}")]
+    Malformed {
+        /// Its place.
+        lesson: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// Something is beyond a limit.
+    #[error("lesson {lesson}: `{field}` is {value}, and `{limit}` is {max}")]
+    TooMuch {
+        /// Its place.
+        lesson: usize,
+        /// What was counted.
+        field: &'static str,
+        /// How much of it there is.
+        value: usize,
+        /// The limit.
+        limit: &'static str,
+        /// Its value.
+        max: usize,
+    },
+}
+
+/// In which order lessons are learned: every one once before any comes again, shuffled by a seed.
+#[derive(Clone, Debug)]
+pub struct Order {
+    seed: u64,
+    lessons: usize,
+    /// The epoch whose order is held.
+    epoch: Option<u64>,
+    places: Vec<usize>,
+}
+
+/// A batch, and what its rows teach.
+#[derive(Clone, Debug, Default)]
+pub struct Taught {
+    /// Tokens, positions and segments.
+    pub batch: Batch,
+    /// Rows that are followed by a token that counts, that token, and how much it counts.
+    rows: Vec<u32>,
+    followers: Vec<u32>,
+    weights: Vec<f32>,
+    choices: Vec<Choice>,
+}
+
+/// The last rows of a trunk's branches, the one that was taken first.
+#[derive(Clone, Debug)]
+struct Choice {
+    rows: Vec<u32>,
+    asked: u32,
+}
+
+/// What lessons weigh together: each kind of loss is divided by its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// The weights of tokens.
+    pub imitate: f64,
+    /// Choices.
+    pub choices: f64,
+}
+
+// === impl Lesson ===
+
+impl Lesson {
+    /// A text whose every token counts alike; the first follows nothing and is given.
+    pub fn text(tokens: Vec<u32>) -> Self {
+        let imitate = (0..tokens.len()).map(|place| f32::from(u8::from(place > 0))).collect();
+        Self { tokens, imitate, choose: None }
+    }
+
+    /// A trunk and its branches.
+    pub fn choice(trunk: Vec<u32>, choose: Choose) -> Self {
+        Self { imitate: vec![0.0; trunk.len()], tokens: trunk, choose: Some(choose) }
+    }
+
+    /// Tokens, those of branches included.
+    pub fn rows(&self) -> usize {
+        self.tokens.len() + self.branches().iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// What it adds to the totals.
+    pub fn totals(&self) -> Totals {
+        let imitate = self.imitate.iter().copied().map(f64::from).sum();
+        Totals { imitate, choices: f64::from(u8::from(self.choose.is_some())) }
+    }
+
+    fn branches(&self) -> &[Vec<u32>] {
+        self.choose.as_ref().map_or(&[], |choose| &choose.branches)
+    }
+
+    /// Whether a decoder can learn it in batches of `rows_max` rows. `lesson` is its place.
+    pub fn check(
+        &self,
+        lesson: usize,
+        config: &Config,
+        rows_max: usize,
+    ) -> Result<(), LessonError> {
+        let malformed = |why: String| Err(LessonError::Malformed { lesson, why });
+        let (tokens, weights) = (self.tokens.len(), self.imitate.len());
+        if tokens == 0 {
+            return malformed("`tokens` is empty".into());
+        }
+        if weights != tokens {
+            return malformed(format!("{tokens} tokens have {weights} weights in `imitate`"));
+        }
+        if self.imitate[0] != 0.0 {
+            return malformed(format!(
+                "`imitate[0]` is {}: nothing comes before it",
+                self.imitate[0]
+            ));
+        }
+        if let Some(weight) =
+            self.imitate.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite()))
+        {
+            return malformed(format!("`imitate` holds {weight}"));
+        }
+        if self.totals() == Totals::default() {
+            return malformed("it teaches nothing: no token counts, and nothing is chosen".into());
+        }
+        if let Some(Choose { branches, taken, .. }) = &self.choose {
+            let count = branches.len();
+            if count < 2 || branches.iter().any(Vec::is_empty) {
+                return malformed(format!("{count} branches, or an empty one, are no choice"));
+            }
+            if *taken >= count {
+                return malformed(format!("`taken` is {taken}, and there are {count} branches"));
+            }
+        }
+        self.check_bounds(lesson, config, rows_max)
+    }
+
+    fn check_bounds(
+        &self,
+        lesson: usize,
+        config: &Config,
+        rows_max: usize,
+    ) -> Result<(), LessonError> {
+        let longest = self.branches().iter().map(Vec::len).max().unwrap_or(0);
+        let asked = self.choose.iter().map(|choose| choose.asked);
+        let all = self.tokens.iter().chain(self.branches().iter().flatten()).copied().chain(asked);
+        let highest = all.max().map_or(0, |token| token as usize);
+        let bounds = [
+            ("rows", self.rows(), "rows_max", rows_max),
+            ("positions", self.tokens.len() + longest, "positions_max", config.positions_max),
+            ("token", highest, "the highest token", config.vocabulary - 1),
+        ];
+        for (field, value, limit, max) in bounds {
+            if value > max {
+                return Err(LessonError::TooMuch { lesson, field, value, limit, max });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.imitate += other.imitate;
+        self.choices += other.choices;
+    }
+}
+
+// === impl Order ===
+
+impl Order {
+    /// The order of so many lessons.
+    pub fn new(lessons: usize, seed: u64) -> Self {
+        Self { seed, lessons, epoch: None, places: Vec::new() }
+    }
+
+    /// The lesson that comes at a place of the endless sequence of epochs.
+    pub fn lesson(&mut self, place: u64) -> usize {
+        let (epoch, within) = (place / self.lessons as u64, place % self.lessons as u64);
+        if self.epoch != Some(epoch) {
+            let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+            random.set_stream(epoch);
+            self.places = (0..self.lessons).collect();
+            self.places.shuffle(&mut random);
+            self.epoch = Some(epoch);
+        }
+        self.places[within as usize]
+    }
+}
+
+/// Puts lessons into as few batches of up to `rows_max` rows as go well: the longest first, each
+/// with others of about its length, since all of a batch are filled up to its longest.
+pub fn pack<'a>(lessons: &[&'a Lesson], rows_max: usize) -> Vec<Vec<&'a Lesson>> {
+    let mut sorted = lessons.to_vec();
+    sorted.sort_by_key(|lesson| std::cmp::Reverse(lesson.rows()));
+    let mut batches: Vec<Vec<&Lesson>> = Vec::new();
+    for lesson in sorted {
+        match batches.last_mut() {
+            Some(batch) if (batch.len() + 1) * batch[0].rows() <= rows_max => batch.push(lesson),
+            _ => batches.push(vec![lesson]),
+        }
+    }
+    batches
+}
+
+// === impl Taught ===
+
+impl Taught {
+    /// Lays lessons out.
+    pub fn new(lessons: &[&Lesson]) -> Self {
+        let texts: Vec<_> =
+            lessons.iter().map(|lesson| (lesson.tokens.as_slice(), lesson.branches())).collect();
+        let mut taught = Self { batch: Batch::branched(&texts), ..Self::default() };
+        for (at, lesson) in lessons.iter().enumerate() {
+            taught.teach(lesson, at * taught.batch.length);
+        }
+        taught
+    }
+
+    /// Adds what a lesson whose rows begin at `first` teaches.
+    fn teach(&mut self, lesson: &Lesson, first: usize) {
+        let follows = lesson.tokens.iter().zip(&lesson.imitate).skip(1).zip(first as u32..);
+        for ((token, weight), row) in follows.filter(|((_, weight), _)| **weight > 0.0) {
+            self.rows.push(row);
+            self.followers.push(*token);
+            self.weights.push(*weight);
+        }
+        if let Some(Choose { branches, taken, asked }) = &lesson.choose {
+            let mut end = first + lesson.tokens.len();
+            let ends = branches.iter().map(|branch| {
+                end += branch.len();
+                end as u32 - 1
+            });
+            let mut rows: Vec<u32> = ends.collect();
+            rows.swap(0, *taken);
+            self.choices.push(Choice { rows, asked: *asked });
+        }
+    }
+
+    /// The loss of the rows after the last norm: their part of what `totals` are divided by.
+    pub fn loss(
+        &self,
+        exact: &Exact<'_>,
+        rows: &Tensor,
+        totals: Totals,
+    ) -> candle_core::Result<Tensor> {
+        let rows = rows.flatten_to(1)?;
+        let picked = |places: &[u32]| {
+            rows.index_select(&Tensor::from_slice(places, places.len(), rows.device())?, 0)
+        };
+        let mut losses = Vec::new();
+        if !self.rows.is_empty() {
+            let targets =
+                Targets { tokens: &self.followers, weights: &self.weights, total: totals.imitate };
+            losses.push(exact.surprise(&picked(&self.rows)?, targets)?);
+        }
+        for choice in &self.choices {
+            let scores = exact.logits_of(&picked(&choice.rows)?, choice.asked)?.unsqueeze(0)?;
+            losses.push((softmax_loss(&scores, &scores.ones_like()?)? / totals.choices)?);
+        }
+        let none = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        losses.into_iter().try_fold(none, |sum, loss| sum + loss)
+    }
+
+    /// The scores of the branches of each choice, in the order of the lessons and of the branches.
+    pub fn scores(&self, exact: &Exact<'_>, rows: &Tensor) -> candle_core::Result<Vec<Vec<f32>>> {
+        let rows = rows.flatten_to(1)?;
+        let scores = self.choices.iter().map(|choice| {
+            let mut places = choice.rows.clone();
+            places.sort_unstable();
+            let places = Tensor::from_vec(places, choice.rows.len(), rows.device())?;
+            exact.logits_of(&rows.index_select(&places, 0)?, choice.asked)?.to_vec1()
+        });
+        scores.collect()
+    }
+
+    /// Rows that only fill sequences up.
+    pub fn padding(&self) -> usize {
+        self.batch.segments.iter().filter(|&&segment| segment == PADDING).count()
+    }
+}
+
+/// What lessons weigh together.
+pub fn totals<'a>(lessons: impl IntoIterator<Item = &'a Lesson>) -> Totals {
+    let mut sum = Totals::default();
+    lessons.into_iter().for_each(|lesson| sum += lesson.totals());
+    sum
+}
+
+/// The lessons of a step, in their order.
+pub fn of_step<'a>(
+    lessons: &'a [Lesson],
+    order: &mut Order,
+    step: u64,
+    each: usize,
+) -> Vec<&'a Lesson> {
+    let places = iter::successors(Some(step * each as u64), |place| Some(place + 1));
+    places.take(each).map(|place| &lessons[order.lesson(place)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::decoder::RopeScaling;
+    use std::collections::BTreeSet;
+
+    fn config() -> Config {
+        Config {
+            vocabulary: 12,
+            width: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            mlp_width: 6,
+            norm_epsilon: 1e-6,
+            head_norms: true,
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            tied: true,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            windows: vec![None],
+            positions_max: 16,
+            ends: Vec::new(),
+        }
+    }
+
+    fn choose() -> Choose {
+        Choose { branches: vec![vec![4, 5], vec![6], vec![7]], taken: 2, asked: 9 }
+    }
+
+    #[test]
+    fn every_lesson_comes_once_before_any_comes_again() {
+        let orders = [1, 1, 2].map(|seed| {
+            let mut order = Order::new(7, seed);
+            (0..21).map(|place| order.lesson(place)).collect::<Vec<_>>()
+        });
+        assert_eq!(orders[0], orders[1]);
+        assert_ne!(orders[0], orders[2]);
+        for epoch in orders[0].chunks(7) {
+            assert_eq!(epoch.iter().collect::<BTreeSet<_>>().len(), 7);
+        }
+        assert_ne!(orders[0][..7], orders[0][7..14]);
+        // A place is the same place whatever was asked before.
+        assert_eq!(Order::new(7, 1).lesson(17), orders[0][17]);
+    }
+
+    #[test]
+    fn batches_keep_the_budget_and_waste_little() {
+        let lessons: Vec<Lesson> =
+            (2..40).map(|length| Lesson::text(vec![1; length * 7 % 31 + 2])).collect();
+        let all: Vec<&Lesson> = lessons.iter().collect();
+        let batches = pack(&all, 64);
+        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), lessons.len());
+        let (mut rows, mut padding) = (0, 0);
+        for batch in &batches {
+            let taught = Taught::new(batch);
+            assert!(taught.batch.tokens.len() <= 64);
+            rows += taught.batch.tokens.len();
+            padding += taught.padding();
+        }
+        assert_eq!(rows - padding, lessons.iter().map(Lesson::rows).sum::<usize>());
+        assert!(padding * 10 < rows, "{padding} of {rows} rows are padding");
+    }
+
+    #[test]
+    fn rows_teach_the_tokens_that_follow_them() {
+        let text = Lesson { tokens: vec![1, 2, 3], imitate: vec![0.0, 0.0, 0.5], choose: None };
+        let mut trunk = Lesson::choice(vec![8, 9], choose());
+        trunk.imitate = vec![0.0, 2.0];
+        let taught = Taught::new(&[&trunk, &text]);
+        assert_eq!(taught.batch.length, 6);
+        assert_eq!((&*taught.rows, &*taught.followers), (&[0, 7][..], &[9, 3][..]));
+        assert_eq!(taught.weights, [2.0, 0.5]);
+        // The branch that was taken comes first.
+        assert_eq!(taught.choices[0].rows, [5, 4, 3]);
+        assert_eq!(taught.padding(), 3);
+        assert_eq!(totals([&trunk, &text]), Totals { imitate: 2.5, choices: 1.0 });
+    }
+
+    #[test]
+    fn what_cannot_be_learned_is_named() {
+        let says = |change: fn(&mut Lesson)| {
+            let mut lesson = Lesson::choice(vec![1, 2], choose());
+            change(&mut lesson);
+            lesson.check(3, &config(), 10).unwrap_err().to_string()
+        };
+        Lesson::choice(vec![1, 2], choose()).check(3, &config(), 10).unwrap();
+        assert_eq!(says(|l| l.tokens.clear()), "lesson 3: `tokens` is empty");
+        assert_eq!(
+            says(|l| l.imitate = vec![0.0]),
+            "lesson 3: 2 tokens have 1 weights in `imitate`"
+        );
+        assert!(says(|l| l.imitate[0] = 1.0).contains("nothing comes before it"));
+        assert_eq!(says(|l| l.imitate[1] = f32::NAN), "lesson 3: `imitate` holds NaN");
+        assert!(says(|l| l.choose = None).contains("teaches nothing"));
+        let with = |change: fn(&mut Choose)| {
+            let mut choose = choose();
+            change(&mut choose);
+            let lesson = Lesson::choice(vec![1, 2], choose);
+            lesson.check(3, &config(), 10).unwrap_err().to_string()
+        };
+        assert!(with(|c| c.branches.truncate(1)).contains("are no choice"));
+        assert_eq!(with(|c| c.taken = 3), "lesson 3: `taken` is 3, and there are 3 branches");
+        let limits = with(|c| c.asked = 12);
+        assert_eq!(limits, "lesson 3: `token` is 12, and `the highest token` is 11");
+        let limits = with(|c| c.branches[0] = vec![1; 7]);
+        assert_eq!(limits, "lesson 3: `rows` is 11, and `rows_max` is 10");
+        let long = Lesson::text(vec![1; 17]).check(0, &config(), 100).unwrap_err().to_string();
+        assert_eq!(long, "lesson 0: `positions` is 17, and `positions_max` is 16");
+    }
+}

@@ -1,0 +1,443 @@
+//! The learner of all token stages: what it learns, that it learns nothing else, and that a training
+//! which was put down goes on as if it had not been.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+
+use candle_core::{D, DType, Device, Tensor, Var};
+use raisonne::domain::Criticality;
+use raisonne::engine::{
+    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Sampling, Wanted, Weigh, Work,
+};
+use raisonne::nn::decoder::{
+    Adapters, Batch, Checkpoint, Config, EMBEDDING, Model, RopeScaling, forward,
+};
+use raisonne::nn::ops::{Targets, surprise};
+use raisonne::nn::optim::{AdamW, Settings, Trained};
+use raisonne::nn::packed::{Level, Options, Precision};
+use raisonne::telemetry::Metrics;
+use raisonne::train::learner::{Keeping, Learner, Plan, Report, Scope, measure};
+use raisonne::train::lesson::{Choose, Lesson, Taught};
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::TempDir;
+
+const VOCABULARY: usize = 40;
+/// The token whose logit scores a branch.
+const ASKED: u32 = 33;
+
+/// A decoder of the Qwen3 shape: two layers, 32 wide.
+fn model(seed: u64) -> Model {
+    let config = Config {
+        vocabulary: VOCABULARY,
+        width: 32,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        mlp_width: 64,
+        norm_epsilon: 1e-6,
+        head_norms: true,
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        tied: true,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
+        windows: vec![None; 2],
+        positions_max: 128,
+        ends: Vec::new(),
+    };
+    Model::random(config, seed).unwrap()
+}
+
+fn texts() -> Vec<Lesson> {
+    let text = |start: u32, turn: u32, length: u32| {
+        Lesson::text((0..length).map(|at| (start + at * at * turn) % 30 + at % 3).collect())
+    };
+    vec![text(1, 3, 14), text(8, 5, 11), text(15, 7, 12), text(22, 11, 9), text(29, 13, 14)]
+}
+
+/// Trunks whose last token says which branch was taken.
+fn choices() -> Vec<Lesson> {
+    let choice = |which: u32| {
+        let branches = vec![vec![20, 21], vec![22], vec![24, 25, 26]];
+        let choose = Choose { branches, taken: which as usize, asked: ASKED };
+        Lesson::choice(vec![5, 6 + which, 9, 10 + which], choose)
+    };
+    (0..3).map(choice).collect()
+}
+
+fn plan() -> Plan {
+    Plan {
+        steps: 6,
+        lessons: 4,
+        rows_max: 64,
+        learning_rate: 1e-2,
+        warm_up: 2,
+        weight_decay: 0.01,
+        seed: 5,
+        ..Plan::default()
+    }
+}
+
+fn run(learner: &mut Learner<'_>) -> Report {
+    learner.run(None, &AtomicBool::new(false), |_| {}).unwrap()
+}
+
+/// The losses of a training, and what became of the model.
+fn train(model: Model, plan: Plan, lessons: &[Lesson]) -> (Vec<f64>, Model) {
+    let mut learner = Learner::new(model, plan, lessons).unwrap();
+    let losses = run(&mut learner).losses;
+    (losses, learner.into_model())
+}
+
+fn values(model: &Model) -> HashMap<String, Vec<f32>> {
+    let parameters = model.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor));
+    let adapters = model.adapters.iter().flat_map(Adapters::tensors);
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
+    parameters.chain(adapters).map(|(name, tensor)| (name, values(tensor))).collect()
+}
+
+fn close(a: &[f64], b: &[f64], tolerance: f64) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance)
+}
+
+/// The likeliest tokens after a prompt, by the rows that train.
+fn exact_writes(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..count {
+        let batch = Batch::plain(&[&tokens]);
+        let mut exact = model.exact(&batch).unwrap();
+        let rows = forward(&model.config, &mut exact).unwrap();
+        let last = rows.narrow(1, tokens.len() - 1, 1).unwrap().flatten_to(1).unwrap();
+        let best = exact.logits(&last).unwrap().argmax(D::Minus1).unwrap();
+        tokens.push(best.to_vec1::<u32>().unwrap()[0]);
+    }
+    tokens
+}
+
+/// What the service's engine says of a model that was saved as a folder.
+struct Served {
+    engine: Engine,
+    _home: TempDir,
+}
+
+impl Served {
+    fn new(model: &Model) -> Self {
+        let (home, none) = (tempfile::tempdir().unwrap(), Path::new(""));
+        model.save(home.path(), none).unwrap();
+        let folder = home.path().to_owned();
+        let one = NonZeroUsize::MIN;
+        let options = Options {
+            precision: Precision::F32,
+            threads: one,
+            level: Level::best(),
+            pages: 64,
+            rows_max: 64,
+        };
+        let runner =
+            move || Ok(CpuRunner::load(Checkpoint::open(&folder).unwrap(), options, 128).unwrap());
+        let limits = Limits { running_max: one, waiting_max: one, share_max: one };
+        let engine = Engine::start(runner, limits, &Arc::new(Metrics::new())).unwrap();
+        Self { engine, _home: home }
+    }
+
+    fn hear(&self, work: Work) -> (Vec<u32>, Vec<f32>) {
+        let ask = Ask { work, criticality: Criticality::Default, deadline: None };
+        let mut reply = self.engine.ask(ask).unwrap();
+        let (mut tokens, mut weights) = (Vec::new(), Vec::new());
+        while let Some(event) = reply.blocking_next() {
+            match event {
+                Event::Token { token, .. } => tokens.push(token),
+                Event::Weighed(branches) => weights = branches.concat(),
+                Event::Done { .. } => {}
+                Event::Failed(failure) => panic!("{failure}"),
+            }
+        }
+        (tokens, weights)
+    }
+
+    fn writes(&self, prompt: &[u32], count: usize) -> Vec<u32> {
+        let text = Generate {
+            prompt: prompt.to_vec(),
+            samples: NonZeroUsize::MIN,
+            tokens_max: count,
+            sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 },
+            constraint: Constraint::Free,
+            ends: Vec::new(),
+        };
+        [prompt.to_vec(), self.hear(Work::Generate(text)).0].concat()
+    }
+
+    fn weighs(&self, trunk: &[u32], branches: &[Vec<u32>]) -> Vec<f32> {
+        let (trunk, branches) = (trunk.to_vec(), branches.to_vec());
+        self.hear(Work::Weigh(Weigh { trunk, branches, wanted: Wanted::Chosen(vec![ASKED]) })).1
+    }
+}
+
+// === What PyTorch says ===
+
+fn expected() -> HashMap<String, Tensor> {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/learner/expected.safetensors");
+    candle_core::safetensors::load(file, &Device::Cpu).unwrap()
+}
+
+#[track_caller]
+fn assert_near(got: &Tensor, expected: &Tensor) {
+    assert_eq!(got.dims(), expected.dims());
+    let all = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (got, expected) in all(got).into_iter().zip(all(expected)) {
+        assert!((got - expected).abs() < 2e-6, "{got} is not {expected}");
+    }
+}
+
+#[test]
+fn the_weighted_loss_and_its_gradients_are_pytorchs() {
+    let expected = expected();
+    let variable = |name: &str| Var::from_tensor(&expected[name]).unwrap();
+    let (rows, unembedding) = (variable("rows"), variable("unembedding"));
+    let tokens = expected["tokens"].to_dtype(DType::U32).unwrap().to_vec1::<u32>().unwrap();
+    let weights = expected["weights"].to_vec1::<f32>().unwrap();
+    let total = weights.iter().copied().map(f64::from).sum();
+    let targets = Targets { tokens: &tokens, weights: &weights, total };
+    let loss = surprise(&rows, &unembedding, targets).unwrap();
+    assert_near(&loss, &expected["loss"]);
+    let gradients = loss.backward().unwrap();
+    assert_near(gradients.get(&rows).unwrap(), &expected["to_rows"]);
+    assert_near(gradients.get(&unembedding).unwrap(), &expected["to_unembedding"]);
+}
+
+#[test]
+fn the_optimiser_steps_as_pytorchs() {
+    let expected = expected();
+    let trained = |name: &str, decays| {
+        let variable = Var::from_tensor(&expected[name]).unwrap();
+        Trained { name: name.into(), variable, decays, from: 0 }
+    };
+    let (matrix, norm) = (trained("matrix", true), trained("norm", false));
+    let variables = [matrix.variable.clone(), norm.variable.clone()];
+    let mut optimiser = AdamW::new(vec![matrix, norm], Settings::default()).unwrap();
+    for norm_before in expected["norms"].to_vec1::<f32>().unwrap() {
+        let [matrix, norm] = &variables;
+        let out = expected["inputs"].matmul(&matrix.t().unwrap()).unwrap();
+        let loss = out.broadcast_mul(norm).unwrap().sqr().unwrap().mean_all().unwrap();
+        optimiser.add(&mut loss.backward().unwrap()).unwrap();
+        let got = optimiser.step(0.05, 0.5).unwrap();
+        assert!((got / f64::from(norm_before) - 1.0).abs() < 1e-5, "{got} is not {norm_before}");
+    }
+    assert_near(&variables[0], &expected["matrix_after"]);
+    assert_near(&variables[1], &expected["norm_after"]);
+}
+
+// === What is learned ===
+
+#[test]
+fn texts_are_learned_by_heart_and_written_again() {
+    let plan = Plan { steps: 150, lessons: 5, ..plan() };
+    let (losses, model) = train(model(1), plan, &texts());
+    let last = losses[losses.len() - 1];
+    assert!(losses[0] > 3.0 && last < 0.05, "from {} to {last}", losses[0]);
+    assert!(measure(&model, &texts(), 64).unwrap() < 0.05);
+    let served = Served::new(&model);
+    for text in texts() {
+        let (prompt, rest) = text.tokens.split_at(3);
+        assert_eq!(exact_writes(&model, prompt, rest.len()), text.tokens);
+        assert_eq!(served.writes(prompt, rest.len()), text.tokens);
+    }
+}
+
+#[test]
+fn choices_are_learned_as_they_are_served() {
+    let plan = Plan { steps: 80, lessons: 3, ..plan() };
+    let (losses, model) = train(model(2), plan, &choices());
+    assert!((losses[0] - 3_f64.ln()).abs() < 0.5, "{}", losses[0]);
+    assert!(losses[losses.len() - 1] < 0.05, "{}", losses[losses.len() - 1]);
+
+    let lessons = choices();
+    let taught = Taught::new(&lessons.iter().collect::<Vec<_>>());
+    let mut exact = model.exact(&taught.batch).unwrap();
+    let rows = forward(&model.config, &mut exact).unwrap();
+    let trained = taught.scores(&exact, &rows).unwrap();
+    let served = Served::new(&model);
+    for (lesson, trained) in lessons.iter().zip(trained) {
+        let choose = lesson.choose.as_ref().unwrap();
+        let weighed = served.weighs(&lesson.tokens, &choose.branches);
+        assert!(weighed.iter().zip(&trained).all(|(a, b)| (a - b).abs() < 1e-4));
+        let best = (0..3).max_by(|a, b| weighed[*a].total_cmp(&weighed[*b])).unwrap();
+        assert_eq!(best, choose.taken);
+    }
+}
+
+#[test]
+fn only_tokens_that_count_are_learned() {
+    let mut lesson = texts().remove(0);
+    lesson.imitate[7..].fill(0.0);
+    let plan = Plan { steps: 80, lessons: 1, ..plan() };
+    let (_, model) = train(model(1), plan, &[lesson.clone()]);
+    let of =
+        |imitate: Vec<f32>| measure(&model, &[Lesson { imitate, ..lesson.clone() }], 64).unwrap();
+    let others = lesson.imitate.iter().enumerate();
+    let others = others.map(|(at, weight)| f32::from(u8::from(at > 0 && *weight == 0.0))).collect();
+    let (counted, left_out) = (of(lesson.imitate.clone()), of(others));
+    assert!(counted < 0.05 && left_out > 1.0, "{counted} and {left_out}");
+    // Weights are relative: all twice as large are the same.
+    let double = lesson.imitate.iter().map(|weight| 2.0 * weight).collect();
+    assert!((of(double) - counted).abs() < 1e-6);
+}
+
+#[test]
+fn a_heavier_token_pulls_harder() {
+    // The same beginning goes on in two ways; one counts for three times as much.
+    let lesson = |follower, weight| Lesson {
+        tokens: vec![1, 2, follower],
+        imitate: vec![0.0, 0.0, weight],
+        choose: None,
+    };
+    let lessons = [lesson(5, 0.75), lesson(6, 0.25)];
+    let plan = Plan { steps: 200, lessons: 2, weight_decay: 0.0, ..plan() };
+    let (losses, model) = train(model(1), plan, &lessons);
+    // The least loss that there is: the entropy of three to one.
+    let least = -(0.75 * 0.75_f64.ln() + 0.25 * 0.25_f64.ln());
+    assert!((losses[losses.len() - 1] - least).abs() < 0.01, "{:?}", losses.last());
+    let apart =
+        measure(&model, &lessons[1..], 64).unwrap() - measure(&model, &lessons[..1], 64).unwrap();
+    assert!((apart - 3_f64.ln()).abs() < 0.1, "{apart}");
+}
+
+// === What is trained ===
+
+/// The names of what changed.
+fn changed(before: &Model, after: &Model) -> Vec<String> {
+    let (before, after) = (values(before), values(after));
+    let mut names: Vec<_> =
+        after.into_iter().filter(|(name, now)| before.get(name) != Some(now)).collect();
+    names.sort_by(|a, b| a.0.cmp(&b.0));
+    names.into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn everything_moves_and_everything_gets_a_gradient() {
+    let before = model(1);
+    let lessons = [texts(), choices()].concat();
+    let plan = Plan { steps: 1, lessons: 8, weight_decay: 0.0, ..plan() };
+    let (_, after) = train(before.clone(), plan, &lessons);
+    // Without weight decay, only a gradient moves anything.
+    assert_eq!(changed(&before, &after).len(), before.parameters.iter().count());
+}
+
+#[test]
+fn adapters_alone_move_where_adapters_are_trained() {
+    let before = model(1);
+    let scope = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.1 };
+    let plan = Plan { steps: 20, scope, ..plan() };
+    let (losses, after) = train(before.clone(), plan, &texts());
+    let changed = changed(&before, &after);
+    assert_eq!(changed.len(), 2 * 7 * 2);
+    assert!(changed.iter().all(|name| name.contains("lora_")), "{changed:?}");
+    assert!(losses[19] < losses[0] - 0.2, "{losses:?}");
+    // The folder that is served has learned what the adapters learned.
+    let home = tempfile::tempdir().unwrap();
+    after.save(home.path(), Path::new("")).unwrap();
+    let saved = measure(&Model::open(home.path()).unwrap(), &texts(), 64).unwrap();
+    assert!((saved - measure(&after, &texts(), 64).unwrap()).abs() < 1e-4);
+}
+
+#[test]
+fn new_tokens_alone_move_where_they_are_trained() {
+    let mut before = model(1);
+    before.grow(VOCABULARY + 3, 9).unwrap();
+    let new = VOCABULARY as u32;
+    let lessons = [Lesson::text(vec![1, new, 2, new + 1, 3, new + 2])];
+    let plan =
+        Plan { steps: 40, lessons: 1, scope: Scope::NewTokens { from: VOCABULARY }, ..plan() };
+    let (losses, after) = train(before.clone(), plan, &lessons);
+    assert_eq!(changed(&before, &after), [EMBEDDING]);
+    let rows = |model: &Model| model.parameters.get(EMBEDDING).unwrap().to_vec2::<f32>().unwrap();
+    let (old, now) = (rows(&before), rows(&after));
+    assert_eq!(old[..VOCABULARY], now[..VOCABULARY]);
+    assert!((VOCABULARY..VOCABULARY + 3).all(|row| old[row] != now[row]));
+    assert!(losses[39] < losses[0], "{losses:?}");
+    let error =
+        Learner::new(before, Plan { scope: Scope::NewTokens { from: 43 }, ..plan }, &lessons);
+    assert!(error.unwrap_err().to_string().contains("none from 43 on"));
+}
+
+// === How it is trained ===
+
+#[test]
+fn small_batches_add_up_to_the_big_one() {
+    let lessons = [texts(), choices()].concat();
+    let with = |rows_max| {
+        let plan = Plan { steps: 4, lessons: 8, rows_max, learning_rate: 1e-3, ..plan() };
+        train(model(3), plan, &lessons)
+    };
+    let ((big, one), (small, many)) = (with(1000), with(14));
+    assert!(close(&big, &small, 1e-5), "{big:?} and {small:?}");
+    let (one, many) = (values(&one), values(&many));
+    for (name, one) in one {
+        assert!(one.iter().zip(&many[&name]).all(|(a, b)| (a - b).abs() < 5e-4), "{name}");
+    }
+}
+
+#[test]
+fn recomputed_layers_learn_the_same() {
+    let lessons = [texts(), choices()].concat();
+    let with = |recompute| {
+        let scope = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.2 };
+        [Scope::Everything, scope]
+            .map(|scope| train(model(3), Plan { recompute, scope, ..plan() }, &lessons).0)
+    };
+    let (plain, recomputed) = (with(false), with(true));
+    for (plain, recomputed) in plain.iter().zip(&recomputed) {
+        assert!(close(plain, recomputed, 1e-5), "{plain:?} and {recomputed:?}");
+    }
+}
+
+#[test]
+fn a_resumed_training_goes_on_as_if_it_had_not_stopped() {
+    let lessons = texts();
+    for scope in [Scope::Everything, Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.2 }] {
+        let plan = Plan { scope, ..plan() };
+        let (straight, straight_model) = train(model(4), plan, &lessons);
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("kept/training.safetensors");
+        let keeping = Some(Keeping { file: &file, every: 100 });
+        let stop = AtomicBool::new(false);
+        let mut first = Learner::new(model(4), plan, &lessons).unwrap();
+        let report = first.run(keeping, &stop, |step| {
+            stop.store(step.number == 3, Ordering::Relaxed);
+        });
+        let report = report.unwrap();
+        assert!(report.stopped && report.losses.len() == 3);
+        drop(first);
+
+        let mut second = Learner::new(model(4), plan, &lessons).unwrap();
+        second.resume(&file).unwrap();
+        let report = run(&mut second);
+        assert!(!report.stopped);
+        assert_eq!(report.losses, straight);
+        assert_eq!(values(second.model()), values(&straight_model));
+
+        let says = |plan, lessons: &[Lesson]| {
+            let error = Learner::new(model(4), plan, lessons).unwrap().resume(&file).unwrap_err();
+            format!("{error:#}")
+        };
+        assert!(says(Plan { seed: 6, ..plan }, &lessons).contains("its plan is another"));
+        assert!(says(plan, &lessons[1..]).contains("it learns other lessons"));
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_training() {
+    let mut model = model(1);
+    let norm = Tensor::full(f32::NAN, 32, &Device::Cpu).unwrap();
+    model.parameters.insert("model.norm.weight", norm);
+    let lessons = texts();
+    let mut learner = Learner::new(model, plan(), &lessons).unwrap();
+    let error = learner.run(None, &AtomicBool::new(false), |_| {}).unwrap_err().to_string();
+    assert_eq!(error, "the loss is NaN at step 1");
+}
