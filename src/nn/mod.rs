@@ -9,6 +9,7 @@ mod din;
 mod fused;
 mod loss;
 pub mod packed;
+pub mod rqvae;
 mod shape;
 pub mod text;
 mod weights;
