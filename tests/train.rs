@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use raisonne::bundle::{Bundle, BundleError, Manifest, Part};
+use raisonne::nn::rqvae::Quantizer;
 use raisonne::scorer::Opened;
+use raisonne::train::stages::assign;
 use raisonne::train::{Bench, Recipe, STAGES, Silence, publish, run};
+use rand::SeedableRng as _;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +28,9 @@ fn recipe(home: &Path, set: &[&str]) -> Recipe {
         "text_encoder.pairs_max=1500",
         "text_encoder.epochs=1",
         "text_encoder.batch=64",
+        "semantic_ids.epochs=20",
+        "semantic_ids.codes=32",
+        "semantic_ids.reset_after=20",
         "reward_model.epochs=1",
         "reward_model.batch=16",
         "reward_model.candidates=6",
@@ -98,7 +104,55 @@ fn a_bundle_that_was_changed_or_lacks_a_file_is_refused_by_name() {
         }
         fs::write(&path, &bytes).unwrap();
     }
-    Bundle::open(&out).unwrap();
+    assert!(Bundle::open(&out).unwrap().catalog.semantic_ids().is_some());
+
+    // A bundle may do without semantic ids, but holds none that its manifest does not vouch for.
+    let parts = [Part::Quantizer, Part::SemanticIds].map(|part| out.join(part.file()));
+    let ids = fs::read(&parts[1]).unwrap();
+    for path in &parts {
+        fs::remove_file(path).unwrap();
+    }
+    Manifest::of(&out, "small").unwrap().write(&out).unwrap();
+    assert!(Bundle::open(&out).unwrap().catalog.semantic_ids().is_none());
+    fs::write(&parts[1], ids).unwrap();
+    let error = Bundle::open(&out).unwrap_err().to_string();
+    assert!(error.contains("it lacks semantic_ids.safetensors"), "{error}");
+}
+
+#[test]
+fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
+    let home = tempfile::tempdir().unwrap();
+    let mut silence = Silence;
+    let recipe = recipe(home.path(), &["semantic_ids.epochs=60"]);
+    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let mut report = serde_json::Value::Null;
+    for stage in STAGES.iter().take_while(|stage| stage.name() != "reward_model") {
+        report = run(*stage, &mut bench).unwrap();
+    }
+    let (catalog, reader) = (bench.catalog().unwrap(), bench.reader().unwrap());
+    let quantizer = Quantizer::load(&bench.path(Part::Quantizer)).unwrap();
+    let ids = catalog.semantic_ids().unwrap();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), catalog.len());
+    let alike: BTreeSet<_> = ids.iter().map(|id| &id[..3]).collect();
+    let share = alike.len() as f64 / catalog.len() as f64;
+    let told = report["measured"]["unique"].as_f64().unwrap();
+    assert!((told - share).abs() < 1e-4 && share > 0.8, "{told} {share}");
+    for (item, id) in (0..).zip(ids.iter()) {
+        assert_eq!(quantizer.encode(&reader.vector(&catalog.text(item))), id[..3]);
+        assert_eq!(ids.item(id), Some(item));
+    }
+
+    let mut more = ids.clone();
+    let mut rng = rand_chacha::ChaCha8Rng::from_seed([1; 32]);
+    let text = reader.vector(&catalog.text(0));
+    let new = assign(&quantizer, &mut more, &text, &mut rng).unwrap();
+    assert_eq!(new[..3], ids.of(0)[..3], "it means the same");
+    assert_eq!((ids.item(&new), more.item(&new)), (None, Some(catalog.len() as u32)));
+
+    bench.recipe.semantic_ids.codes = 1;
+    let stage = STAGES.iter().find(|stage| stage.name() == "semantic_ids").unwrap();
+    let error = format!("{:#}", run(*stage, &mut bench).unwrap_err());
+    assert!(error.contains("200 items have ids that begin with [0, 0, 0]"), "{error}");
 }
 
 #[test]

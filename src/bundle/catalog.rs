@@ -1,5 +1,6 @@
 //! Items by id and by number: what each says about itself.
 
+use super::SemanticIds;
 use crate::domain::{ItemId, ItemText};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ pub struct Catalog {
     numbers: FxHashMap<ItemId, u32>,
     categories: Table<Arc<str>>,
     attributes: Table<(Arc<str>, Arc<str>)>,
+    /// The numbers of the items that have each attribute, ascending.
+    holders: Vec<Vec<u32>>,
+    semantic_ids: Option<SemanticIds>,
 }
 
 /// One item.
@@ -84,7 +88,15 @@ impl Catalog {
                 attributes,
                 price: row.price,
             };
-            catalog.numbers.insert(item.id.clone(), catalog.items.len() as u32);
+            let number = catalog.items.len() as u32;
+            catalog.holders.resize_with(catalog.attributes.values.len(), Vec::new);
+            for &attribute in &item.attributes {
+                let holders = &mut catalog.holders[attribute as usize];
+                if holders.last() != Some(&number) {
+                    holders.push(number);
+                }
+            }
+            catalog.numbers.insert(item.id.clone(), number);
             catalog.items.push(item);
         }
         catalog
@@ -129,6 +141,17 @@ impl Catalog {
         &self.items
     }
 
+    /// The same items with these ids, one for each.
+    pub fn with_semantic_ids(self, ids: Option<SemanticIds>) -> Self {
+        assert!(ids.as_ref().is_none_or(|ids| ids.len() == self.len()), "one id for each item");
+        Self { semantic_ids: ids, ..self }
+    }
+
+    /// The items' semantic ids, if they were given some.
+    pub fn semantic_ids(&self) -> Option<&SemanticIds> {
+        self.semantic_ids.as_ref()
+    }
+
     /// The name of a category.
     pub fn category(&self, number: u32) -> &Arc<str> {
         &self.categories.values[number as usize]
@@ -153,6 +176,17 @@ impl Catalog {
     /// The number of an attribute, if any item has it.
     pub fn attribute_number(&self, name: &str, value: &str) -> Option<u32> {
         self.attributes.numbers.get(&(name.into(), value.into())).copied()
+    }
+
+    /// How many attributes there are: pairs of a name and a value.
+    pub fn attributes_len(&self) -> usize {
+        self.attributes.values.len()
+    }
+
+    /// The items that have an attribute, ascending. With [`CatalogItem::attributes`], both ways
+    /// through the graph of items and attributes.
+    pub fn items_with(&self, attribute: u32) -> &[u32] {
+        &self.holders[attribute as usize]
     }
 
     /// The name and value of each of an item's attributes.
@@ -226,6 +260,21 @@ mod tests {
         assert_eq!(catalog.item(0).attributes, catalog.item(1).attributes);
         let again = Catalog::new(catalog.rows());
         assert_eq!(again.text(1), "Red Mug, kitchen, red");
+    }
+
+    #[test]
+    fn items_and_attributes_lead_to_each_other() {
+        let pairs = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let row = |id: &str, attributes| CatalogRow { id: id.into(), attributes, ..mug() };
+        let (red, blue) = (("colour", "red"), ("colour", "blue"));
+        let rows = [("a", &[red][..]), ("b", &[blue, red]), ("c", &[]), ("d", &[red, red])];
+        let catalog = Catalog::new(rows.map(|(id, has)| row(id, pairs(has))));
+        let with =
+            |(name, value)| catalog.items_with(catalog.attribute_number(name, value).unwrap());
+        assert_eq!((with(red), with(blue)), ([0, 1, 3].as_slice(), [1].as_slice()));
+        assert_eq!(catalog.attributes_len(), 2);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, ItemCard, ItemStats,
-    Manifest, NOBODY, PARTNERS, Part, Past, Ties, UserCard,
+    Manifest, NOBODY, PARTNERS, Part, Past, SemanticIds, Ties, UserCard,
 };
 use crate::domain::{EventKind, Evidence, EvidenceKind, Timestamp, UserId};
 use half::f16;
@@ -68,9 +68,11 @@ impl Bundle {
     }
 }
 
-/// Reads the catalogue in `dir`.
+/// Reads the catalogue in `dir`, and its items' semantic ids if there are any.
 pub fn read_catalog(dir: &Path) -> Result<Catalog, BundleError> {
-    read_lines::<CatalogRow>(dir, Part::Catalog).map(Catalog::new)
+    let catalog = Catalog::new(read_lines::<CatalogRow>(dir, Part::Catalog)?);
+    let ids = SemanticIds::read(dir, catalog.len())?;
+    Ok(catalog.with_semantic_ids(ids))
 }
 
 /// Writes a catalogue into `dir`.

@@ -19,6 +19,10 @@ pub enum Part {
     Tokenizer,
     /// Tokens to vectors.
     Text,
+    /// Vectors to codes.
+    Quantizer,
+    /// Items to codes.
+    SemanticIds,
     /// The scorer's weights.
     Scorer,
     /// The scorer's shape, and how its score is fused with the order given.
@@ -67,10 +71,12 @@ pub struct FileEntry {
 
 impl Part {
     /// All parts.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
+        Self::Quantizer,
+        Self::SemanticIds,
         Self::Scorer,
         Self::ScorerShape,
         Self::ItemCards,
@@ -88,6 +94,8 @@ impl Part {
             Self::Catalog => "catalog.jsonl.zst",
             Self::Tokenizer => "tokenizer.json",
             Self::Text => "text.safetensors",
+            Self::Quantizer => "quantizer.safetensors",
+            Self::SemanticIds => "semantic_ids.safetensors",
             Self::Scorer => "scorer.safetensors",
             Self::ScorerShape => "scorer.toml",
             Self::ItemCards => "item_cards.jsonl.zst",
@@ -98,6 +106,11 @@ impl Part {
             Self::Recipe => "recipe.toml",
             Self::Report => "report.json",
         }
+    }
+
+    /// Whether a bundle may do without it: those made before there were semantic ids do.
+    pub fn is_optional(self) -> bool {
+        matches!(self, Self::Quantizer | Self::SemanticIds)
     }
 }
 
@@ -110,6 +123,9 @@ impl Manifest {
         let mut space = blake3::Hasher::new();
         let mut file = Vec::new();
         for part in Part::ALL {
+            if part.is_optional() && !dir.join(part.file()).exists() {
+                continue;
+            }
             let bytes = read(dir, part.file())?;
             let hash = blake3::hash(&bytes);
             // The report holds times, which differ from run to run: it has a hash like any file,
@@ -150,10 +166,12 @@ impl Manifest {
         fs::write(&path, text).map_err(|source| BundleError::Io { path, source })
     }
 
-    /// Checks that every part is named and that every file is what the manifest says.
+    /// Checks that every part is named and that every file is what the manifest says. A part that
+    /// may be absent is named if it is there, so that nothing is read that was not checked.
     pub fn verify(&self, dir: &Path) -> Result<(), BundleError> {
         for part in Part::ALL {
-            if !self.file.iter().any(|entry| entry.name == part.file()) {
+            let absent = part.is_optional() && !dir.join(part.file()).exists();
+            if !absent && !self.file.iter().any(|entry| entry.name == part.file()) {
                 return Err(BundleError::malformed(MANIFEST, &format!("it lacks {}", part.file())));
             }
         }

@@ -7,6 +7,7 @@ mod cards;
 mod catalog;
 mod files;
 mod manifest;
+mod semantic_ids;
 
 pub use cards::{
     Backing, COMPANIONS, CardReason, Cards, HISTORY_LEN, ItemCard, ItemStats, NOBODY, PARTNERS,
@@ -15,6 +16,7 @@ pub use cards::{
 pub use catalog::{Catalog, CatalogItem, CatalogRow, inline_text};
 pub use files::{Bundle, Golden, read_catalog, write_cards, write_catalog, write_golden};
 pub use manifest::{FileEntry, MANIFEST, Manifest, Part};
+pub use semantic_ids::{PrefixFull, SemanticIds};
 
 use std::path::PathBuf;
 

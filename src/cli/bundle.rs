@@ -181,11 +181,12 @@ impl Verify {
 
 impl Eval {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        Manifest::read(&self.bundle)?.verify(&self.bundle)?;
+        let manifest = Manifest::read(&self.bundle)?;
+        manifest.verify(&self.bundle)?;
         let mut recipe = Recipe::read(&self.bundle.join(Part::Recipe.file()), &[])?;
         let work = tempfile::tempdir().context("making a folder to work in")?;
-        for part in Part::ALL {
-            std::fs::copy(self.bundle.join(part.file()), work.path().join(part.file()))?;
+        for file in &manifest.file {
+            std::fs::copy(self.bundle.join(&file.name), work.path().join(&file.name))?;
         }
         let mut bar = Bar::new();
         if let Some(data) = self.data {

@@ -2,10 +2,12 @@
 
 mod attributes;
 mod lexicon;
+mod semantic;
 mod tokens;
 mod vocabulary;
 mod words;
 
 pub use attributes::{Mining, mine};
+pub use semantic::{SemanticTokens, SemanticTokensError, read_id, write_id};
 pub use tokens::{TEXT_TOKENS_MAX, Tokens, TokensError};
 pub use vocabulary::{Vocabulary, VocabularyError, Written};

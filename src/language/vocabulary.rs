@@ -1,5 +1,6 @@
 //! The tokens of a language model that was made elsewhere: its own `tokenizer.json`.
 
+use super::{SemanticTokens, SemanticTokensError};
 use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
@@ -32,6 +33,14 @@ pub enum VocabularyError {
         /// Why.
         source: tokenizers::Error,
     },
+    /// The disk refuses.
+    #[error("cannot write the tokenizer `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: tokenizers::Error,
+    },
     /// It refuses a text or a token.
     #[error("the tokenizer refused {what}")]
     Refused {
@@ -51,6 +60,32 @@ impl Vocabulary {
         let tokenizer = Tokenizer::from_file(&path);
         let tokenizer = tokenizer.map_err(|source| VocabularyError::Read { path, source })?;
         Ok(Self { tokenizer })
+    }
+
+    /// Writes it into a model's folder.
+    pub fn save(&self, folder: &Path) -> Result<(), VocabularyError> {
+        let path = folder.join("tokenizer.json");
+        let saved = self.tokenizer.save(&path, false);
+        saved.map_err(|source| VocabularyError::Write { path, source })
+    }
+
+    /// How many tokens there are.
+    pub fn len(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes sure that it has the tokens of semantic ids: see [`SemanticTokens::add_to`].
+    pub fn add_semantic_ids(
+        &mut self,
+        levels: usize,
+        codes: usize,
+    ) -> Result<SemanticTokens, SemanticTokensError> {
+        SemanticTokens::add_to(&mut self.tokenizer, levels, codes)
     }
 
     /// The tokens of a text, with those that the tokenizer itself puts around one.
@@ -152,6 +187,22 @@ mod tests {
         let rest = written.finish().unwrap();
         assert_eq!(rest, "\u{fffd}");
         assert_eq!(vocabulary.decode(&tokens[..4]).unwrap(), format!("4 {rest}"));
+    }
+
+    #[test]
+    fn semantic_ids_are_tokens_that_outlive_the_file() {
+        let mut vocabulary = bytes();
+        let tokens = vocabulary.add_semantic_ids(2, 10).unwrap();
+        assert_eq!(vocabulary.len(), 256 + 20);
+        let folder = tempfile::tempdir().unwrap();
+        vocabulary.save(folder.path()).unwrap();
+        let mut loaded = Vocabulary::load(folder.path()).unwrap();
+        assert_eq!(loaded.add_semantic_ids(2, 10).unwrap(), tokens);
+        let text = format!("A {}!", crate::language::write_id(&[7, 3]));
+        let written = loaded.encode(&text).unwrap();
+        assert_eq!(written.len(), 2 + 2 + 1);
+        assert_eq!(tokens.decode(&written[2..4]).unwrap(), [7, 3]);
+        assert_eq!(loaded.decode(&written).unwrap(), text);
     }
 
     #[test]

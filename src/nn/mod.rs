@@ -12,6 +12,7 @@ mod loss;
 pub mod ops;
 pub mod optim;
 pub mod packed;
+pub mod rqvae;
 mod shape;
 pub mod softmax;
 pub mod text;

@@ -65,7 +65,7 @@ impl<'a> Bench<'a> {
         Dataset::read(&shop, catalog, self.recipe.split, self.recipe.seed)
     }
 
-    /// The catalogue that `prepare` made.
+    /// The catalogue that `prepare` made, with semantic ids as soon as its items have some.
     pub fn catalog(&self) -> anyhow::Result<Arc<Catalog>> {
         Ok(Arc::new(read_catalog(&self.dir)?))
     }

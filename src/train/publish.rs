@@ -28,7 +28,8 @@ pub fn publish(bench: &Bench<'_>, recipe: &str, out: &Path) -> anyhow::Result<Ma
         .tempdir_in(home)
         .with_context(|| format!("writing to {}", home.display()))?;
     for part in Part::ALL {
-        if !matches!(part, Part::Golden | Part::Recipe) {
+        let absent = part.is_optional() && !bench.path(part).exists();
+        if !absent && !matches!(part, Part::Golden | Part::Recipe) {
             fs::copy(bench.path(part), draft.path().join(part.file()))
                 .with_context(|| format!("taking {} from the bench", part.file()))?;
         }

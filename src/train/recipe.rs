@@ -1,7 +1,7 @@
 //! What a bundle is made from, and how: one TOML file.
 
 use super::dataset::Cuts;
-use crate::nn::Ablation;
+use crate::nn::{Ablation, rqvae};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ pub struct Recipe {
     pub slates: SlatesRecipe,
     /// The static text encoder.
     pub text_encoder: TextRecipe,
+    /// The semantic ids. Bundles that were made before there were any say nothing of them.
+    #[serde(default)]
+    pub semantic_ids: rqvae::Plan,
     /// The scorer.
     pub reward_model: RewardRecipe,
     /// How it is measured.

@@ -3,11 +3,13 @@
 mod evaluate;
 mod prepare;
 mod reward_model;
+mod semantic_ids;
 mod text_encoder;
 mod write;
 
 pub use evaluate::{evaluate, table};
 pub use reward_model::examples;
+pub use semantic_ids::assign;
 
 use super::Stage;
 
@@ -15,6 +17,7 @@ use super::Stage;
 pub static STAGES: &[&dyn Stage] = &[
     &prepare::Prepare,
     &text_encoder::TextEncoderStage,
+    &semantic_ids::SemanticIdsStage,
     &reward_model::RewardModel,
     &write::Write,
     &evaluate::Evaluate,

@@ -47,6 +47,7 @@ impl Stage for Prepare {
         }
         let catalog = Catalog::new(rows);
         write_catalog(&bench.dir, &catalog)?;
+        forget_ids(&bench.path(Part::SemanticIds))?;
         let dataset = bench.dataset(&catalog)?;
         let mut named: BTreeMap<&str, usize> = BTreeMap::new();
         for item in catalog.items() {
@@ -65,8 +66,29 @@ impl Stage for Prepare {
             "purchases": dataset.purchases.len(),
             "categories": catalog.categories_len(),
             "items_with_attribute": named,
+            "graph": graph(&catalog),
             "split": dataset.split,
         }))
+    }
+}
+
+/// The graph of items and attributes, which the catalogue holds.
+fn graph(catalog: &Catalog) -> Value {
+    let holders = || (0..catalog.attributes_len() as u32).map(|a| catalog.items_with(a).len());
+    json!({
+        "attributes": catalog.attributes_len(),
+        "shared_attributes": holders().filter(|&items| items > 1).count(),
+        "edges": holders().sum::<usize>(),
+    })
+}
+
+/// The ids of another catalogue that was prepared here before say nothing of this one.
+fn forget_ids(path: &std::path::Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("clearing {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,237 @@
+//! Semantic ids: a few codes for each item, of which the first say what it means, and the last
+//! tells it from the others that mean the same.
+
+use super::{BundleError, Part};
+use rand::Rng;
+use rand::seq::IndexedRandom as _;
+use rustc_hash::FxHashMap;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::fs;
+use std::path::Path;
+
+/// The name of the table in the file: (items, levels), 16 bits each.
+const TABLE: &str = "codes";
+/// The name of the number of codes of a level, in the file's metadata.
+const CODES: &str = "codes_per_level";
+
+/// The semantic ids of a catalogue's items: no two alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SemanticIds {
+    /// Codes of an id.
+    levels: usize,
+    /// How many codes each level has.
+    codes: usize,
+    /// (items, levels)
+    table: Vec<u16>,
+    numbers: FxHashMap<Vec<u16>, u32>,
+}
+
+/// More items begin alike than the last level can tell apart.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{items} items have ids that begin with {prefix:?}, and the last level can tell only {codes} \
+     apart: more levels, or more codes in each, would part them"
+)]
+pub struct PrefixFull {
+    /// How their ids begin.
+    pub prefix: Vec<u16>,
+    /// How many items they are.
+    pub items: usize,
+    /// How many codes there are.
+    pub codes: usize,
+}
+
+// === impl SemanticIds ===
+
+impl SemanticIds {
+    /// Ids of `levels` codes each, the last one included, below `codes`: of no item yet.
+    pub fn new(levels: usize, codes: usize) -> Self {
+        Self { levels, codes, table: Vec::new(), numbers: FxHashMap::default() }
+    }
+
+    /// Ids of items that begin like this (items, `levels` − 1), in the order of their numbers.
+    pub fn draw(
+        prefixes: &[u16],
+        levels: usize,
+        codes: usize,
+        rng: &mut impl Rng,
+    ) -> Result<Self, PrefixFull> {
+        let mut ids = Self::new(levels, codes);
+        let mut alike: FxHashMap<&[u16], usize> = FxHashMap::default();
+        for prefix in prefixes.chunks_exact(levels - 1) {
+            *alike.entry(prefix).or_default() += 1;
+        }
+        if let Some((prefix, &items)) = alike.iter().max_by_key(|&(prefix, &items)| (items, prefix))
+            && items > codes
+        {
+            return Err(PrefixFull { prefix: prefix.to_vec(), items, codes });
+        }
+        for prefix in prefixes.chunks_exact(levels - 1) {
+            ids.add(prefix, rng)?;
+        }
+        Ok(ids)
+    }
+
+    /// Gives the next item an id that begins like this: its last code is drawn among those that no
+    /// other item with this beginning has.
+    pub fn add(&mut self, prefix: &[u16], rng: &mut impl Rng) -> Result<&[u16], PrefixFull> {
+        let mut id = [prefix, &[0]].concat();
+        let last = prefix.len();
+        let is_free = |&code: &u16| {
+            id[last] = code;
+            !self.numbers.contains_key(&id)
+        };
+        let free: Vec<u16> = (0..self.codes).map(|code| code as u16).filter(is_free).collect();
+        id[last] = *free.choose(rng).ok_or_else(|| PrefixFull {
+            prefix: prefix.to_vec(),
+            items: self.codes + 1,
+            codes: self.codes,
+        })?;
+        self.table.extend_from_slice(&id);
+        let number = self.numbers.len() as u32;
+        self.numbers.insert(id, number);
+        Ok(self.of(number))
+    }
+
+    /// How many items have one.
+    pub fn len(&self) -> usize {
+        self.table.len() / self.levels
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Codes of an id.
+    pub fn levels(&self) -> usize {
+        self.levels
+    }
+
+    /// How many codes each level has.
+    pub fn codes(&self) -> usize {
+        self.codes
+    }
+
+    /// The id of the item of this number, which must be one of ours.
+    pub fn of(&self, number: u32) -> &[u16] {
+        &self.table[number as usize * self.levels..][..self.levels]
+    }
+
+    /// The number of the item that has this id.
+    pub fn item(&self, id: &[u16]) -> Option<u32> {
+        self.numbers.get(id).copied()
+    }
+
+    /// All ids, in the order of their items' numbers.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u16]> {
+        self.table.chunks_exact(self.levels)
+    }
+
+    /// Writes them into `dir`.
+    pub fn write(&self, dir: &Path) -> Result<(), BundleError> {
+        let path = dir.join(Part::SemanticIds.file());
+        let bytes: Vec<u8> = self.table.iter().flat_map(|code| code.to_le_bytes()).collect();
+        let shape = vec![self.len(), self.levels];
+        let view = TensorView::new(Dtype::U16, shape, &bytes).expect("rows of one width");
+        let metadata = [(CODES.to_owned(), self.codes.to_string())].into_iter().collect();
+        safetensors::serialize_to_file([(TABLE, view)], Some(metadata), &path)
+            .map_err(|error| malformed(&error.to_string()))
+    }
+
+    /// Reads those of a catalogue of `items` from `dir`, if it holds any.
+    pub fn read(dir: &Path, items: usize) -> Result<Option<Self>, BundleError> {
+        let path = dir.join(Part::SemanticIds.file());
+        match fs::read(&path) {
+            Ok(bytes) => Self::parse(&bytes, items).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BundleError::Io { path, source }),
+        }
+    }
+
+    fn parse(bytes: &[u8], items: usize) -> Result<Self, BundleError> {
+        let wrong = |error: safetensors::SafeTensorError| malformed(&error.to_string());
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(wrong)?;
+        let codes = metadata.metadata().as_ref().and_then(|meta| meta.get(CODES)?.parse().ok());
+        let codes = codes.ok_or_else(|| malformed("it lacks the number of codes of a level"))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(wrong)?;
+        let tensor = tensors.tensor(TABLE).map_err(wrong)?;
+        let &[rows, levels] = tensor.shape() else {
+            return Err(malformed(&format!("{TABLE} has not two dimensions")));
+        };
+        if tensor.dtype() != Dtype::U16 || rows != items || levels == 0 {
+            return Err(malformed(&format!(
+                "{TABLE} does not hold one id for each of {items} items"
+            )));
+        }
+        let (halves, _) = tensor.data().as_chunks::<2>();
+        let table: Vec<u16> = halves.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
+        if let Some(code) = table.iter().find(|&&code| usize::from(code) >= codes) {
+            return Err(malformed(&format!("code {code} of a level of {codes}")));
+        }
+        let numbers: FxHashMap<Vec<u16>, u32> =
+            table.chunks_exact(levels).map(<[u16]>::to_vec).zip(0..).collect();
+        if numbers.len() != items {
+            return Err(malformed("two items have the same id"));
+        }
+        Ok(Self { levels, codes, table, numbers })
+    }
+}
+
+fn malformed(why: &str) -> BundleError {
+    BundleError::malformed(Part::SemanticIds.file(), why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    fn rng() -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(3)
+    }
+
+    #[test]
+    fn items_that_begin_alike_are_told_apart_by_the_last_code() {
+        let prefixes = [[1, 2], [1, 2], [1, 3], [1, 2], [1, 2]].concat();
+        let ids = SemanticIds::draw(&prefixes, 3, 4, &mut rng()).unwrap();
+        assert_eq!(ids.len(), 5);
+        let mut lasts: Vec<u16> = [0, 1, 3, 4].map(|item| ids.of(item)[2]).into();
+        lasts.sort_unstable();
+        assert_eq!(lasts, [0, 1, 2, 3], "each code was free once");
+        assert!(ids.iter().zip(0..).all(|(id, item)| ids.item(id) == Some(item)));
+        assert_eq!(ids, SemanticIds::draw(&prefixes, 3, 4, &mut rng()).unwrap());
+    }
+
+    #[test]
+    fn a_prefix_with_more_items_than_codes_is_named_with_both() {
+        let prefixes = [[5, 6], [5, 6], [0, 0], [5, 6], [5, 6]].concat();
+        let error = SemanticIds::draw(&prefixes, 3, 3, &mut rng()).unwrap_err();
+        assert_eq!(error, PrefixFull { prefix: vec![5, 6], items: 4, codes: 3 });
+        let said =
+            "4 items have ids that begin with [5, 6], and the last level can tell only 3 apart";
+        assert!(error.to_string().starts_with(said), "{error}");
+        let mut full = SemanticIds::draw(&prefixes[..6], 3, 3, &mut rng()).unwrap();
+        assert_eq!(full.add(&[0, 0], &mut rng()).map(<[u16]>::len), Ok(3));
+        full.add(&[5, 6], &mut rng()).unwrap();
+        assert_eq!(full.add(&[5, 6], &mut rng()), Err(error));
+    }
+
+    #[test]
+    fn ids_survive_the_file_and_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        assert_eq!(SemanticIds::read(dir, 2).unwrap(), None);
+        let ids = SemanticIds::draw(&[7, 7], 2, 300, &mut rng()).unwrap();
+        ids.write(dir).unwrap();
+        assert_eq!(SemanticIds::read(dir, 2).unwrap(), Some(ids.clone()));
+        let says = |items| SemanticIds::read(dir, items).unwrap_err().to_string();
+        assert!(says(3).contains("one id for each of 3 items"), "{}", says(3));
+        let twice = SemanticIds { table: vec![7, 1, 7, 1], ..ids.clone() };
+        twice.write(dir).unwrap();
+        assert!(says(2).contains("two items have the same id"), "{}", says(2));
+        SemanticIds { codes: 5, ..ids }.write(dir).unwrap();
+        assert!(says(2).contains("of a level of 5"), "{}", says(2));
+    }
+}

@@ -1,0 +1,434 @@
+//! How the quantiser is trained, and the five techniques that keep its codes from collapsing.
+//!
+//! ```text
+//! loss = |x − x̂|² + commitment · Σ_k |r_k − sg e_k|²       sg: no gradient
+//!      [ + Σ_k |sg r_k − e_k|² ]                            where codebooks are not averaged
+//!      [ + diversity · Σ_k C · Σ_j p_k,j² ]                 p: mean of softmax(−|r_k − e_k,j|²)
+//!      [ + contrast · InfoNCE(h, h of what is bought with it) ]
+//! ```
+//!
+//! All are means over a batch. The decoder's gradient reaches the encoder as if nothing had been
+//! rounded (straight through).
+
+use super::contrast::info_nce;
+use super::level::Level;
+use super::network::Layers;
+use super::{CODES_MAX, LEVELS_MAX, Quantizer};
+use candle_core::{D, Device, Result, Tensor};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use rand::SeedableRng;
+use rand::seq::{IndexedRandom as _, SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Numbers of a latent or of a hidden layer, at most.
+const WIDTH_MAX: usize = 4096;
+/// Vectors of a batch, at most: the contrastive loss compares each with each.
+const BATCH_MAX: usize = 8192;
+/// Steps of an epoch, at least, so that codes of a small shop keep up with its encoder: batches
+/// become smaller where items are few.
+const STEPS_MIN: usize = 8;
+/// Batches that a dead code may have to wait, at most.
+const RESET_AFTER_MAX: usize = 1_000_000;
+
+/// How a quantiser is trained. What the paper leaves open was chosen by trial: see
+/// `loadtest/RESULTS.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plan {
+    /// Levels that are learnt.
+    pub levels: usize,
+    /// Codes of each level.
+    pub codes: usize,
+    /// Width of the latent.
+    pub width: usize,
+    /// Width of the encoder's and of the decoder's hidden layer.
+    pub hidden: usize,
+    /// Times that every vector is seen.
+    pub epochs: usize,
+    /// Vectors of a batch, at most.
+    pub batch: usize,
+    /// Of the first step; it falls linearly to zero.
+    pub learning_rate: f64,
+    /// How much a latent's distance from its codes counts.
+    pub commitment: f64,
+    /// What a code keeps of itself when it moves to the mean of what it holds.
+    pub decay: f32,
+    /// Batches after which a code that held nothing is put elsewhere.
+    pub reset_after: usize,
+    /// How much an uneven use of the codes counts.
+    pub diversity: f64,
+    /// How much it counts that what is bought together lies together.
+    pub contrast: f64,
+    /// What cosines are divided by in the contrastive loss.
+    pub temperature: f64,
+    /// What is switched on.
+    pub techniques: Techniques,
+}
+
+/// What keeps codes from collapsing (GR2, section 2.3), each a switch of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent switch of a table")]
+pub struct Techniques {
+    /// Codebooks begin as the centres of k-means; off, as small random numbers.
+    pub kmeans: bool,
+    /// Codes follow the mean of what they hold; off, they follow a gradient.
+    pub ema: bool,
+    /// A code that holds nothing for long is put on the residual that is farthest from its code.
+    pub reset: bool,
+    /// Uneven use of the codes costs.
+    pub diversity: bool,
+    /// What is bought together lies together.
+    pub contrast: bool,
+}
+
+/// How far a training has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Steps done.
+    pub done: usize,
+    /// Steps in all.
+    pub of: usize,
+    /// The losses of the last one.
+    pub losses: Losses,
+}
+
+/// The terms of the loss, before their weights; what is switched off is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Losses {
+    /// Squared distance between a text vector and what its codes stand for.
+    pub reconstruction: f32,
+    /// Squared distance between residuals and their codes, all levels.
+    pub commitment: f32,
+    /// How uneven the use of the codes is: 1 per level where it is even.
+    pub diversity: f32,
+    /// Nats, both ways.
+    pub contrast: f32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            levels: 3,
+            codes: 256,
+            width: 8,
+            hidden: 128,
+            epochs: 60,
+            batch: 256,
+            learning_rate: 5e-3,
+            commitment: 0.25,
+            decay: 0.95,
+            reset_after: 100,
+            diversity: 0.01,
+            contrast: 0.02,
+            temperature: 0.1,
+            techniques: Techniques::default(),
+        }
+    }
+}
+
+impl Default for Techniques {
+    fn default() -> Self {
+        Self { kmeans: true, ema: true, reset: true, diversity: true, contrast: true }
+    }
+}
+
+/// Trains a quantiser on `vectors` (items, `text_width`). `pairs` are items that were bought
+/// together, by their rows. The same seed gives the same quantiser.
+pub fn fit(
+    vectors: &[f32],
+    text_width: usize,
+    pairs: &[(u32, u32)],
+    plan: &Plan,
+    seed: u64,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Quantizer> {
+    plan.check()?;
+    if vectors.is_empty() {
+        candle_core::bail!("there is no text vector to learn codes from");
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let table =
+        Tensor::from_slice(vectors, (vectors.len() / text_width, text_width), &Device::Cpu)?;
+    let mut learner = Learner::new(&table, plan, &mut rng)?;
+    let mut order: Vec<u32> = (0..table.dim(0)? as u32).collect();
+    let size = plan.batch.min(order.len() / STEPS_MIN).max(1);
+    let of = plan.epochs * order.len().div_ceil(size);
+    let mut done = 0;
+    for _ in 0..plan.epochs {
+        order.shuffle(&mut rng);
+        for chosen in order.chunks(size) {
+            let count = if plan.techniques.contrast { chosen.len() } else { 0 };
+            let partners: Vec<(u32, u32)> =
+                (0..count).filter_map(|_| pairs.choose(&mut rng).copied()).collect();
+            learner
+                .optimizer
+                .set_learning_rate(plan.learning_rate * (1.0 - done as f64 / of as f64));
+            let losses = learner.learn(&table, chosen, &partners)?;
+            done += 1;
+            progress(Step { done, of, losses });
+        }
+    }
+    learner.quantizer()
+}
+
+impl Plan {
+    /// Refuses what cannot be trained, by name, limit and value.
+    fn check(&self) -> Result<()> {
+        let counts = [
+            ("levels", self.levels, LEVELS_MAX),
+            ("codes", self.codes, CODES_MAX),
+            ("width", self.width, WIDTH_MAX),
+            ("hidden", self.hidden, WIDTH_MAX),
+            ("batch", self.batch, BATCH_MAX),
+            ("reset_after", self.reset_after, RESET_AFTER_MAX),
+        ];
+        for (name, value, max) in counts {
+            if !(1..=max).contains(&value) {
+                candle_core::bail!("{name} must be 1 to {max}, not {value}");
+            }
+        }
+        if !(0.0..1.0).contains(&self.decay) {
+            candle_core::bail!("decay must be at least 0 and below 1, not {}", self.decay);
+        }
+        if self.temperature <= 0.0 || !self.temperature.is_finite() {
+            candle_core::bail!("temperature must be above 0, not {}", self.temperature);
+        }
+        Ok(())
+    }
+}
+
+/// The quantiser while it is trained.
+struct Learner<'a> {
+    plan: &'a Plan,
+    encoder: Layers,
+    decoder: Layers,
+    levels: Vec<Level>,
+    optimizer: AdamW,
+}
+
+// === impl Learner ===
+
+impl<'a> Learner<'a> {
+    fn new(table: &Tensor, plan: &'a Plan, rng: &mut ChaCha8Rng) -> Result<Self> {
+        let text = table.dim(1)?;
+        let encoder = Layers::new([text, plan.hidden, plan.width], rng)?;
+        let decoder = Layers::new([plan.width, plan.hidden, text], rng)?;
+        let mut residuals: Vec<f32> = encoder.forward(table)?.flatten_all()?.to_vec1()?;
+        let levels = (0..plan.levels)
+            .map(|_| Level::new(&mut residuals, plan, rng))
+            .collect::<Result<Vec<_>>>()?;
+        let variables = encoder.variables().chain(decoder.variables());
+        let variables =
+            variables.chain(levels.iter().filter_map(|level| level.variable().cloned()));
+        let parameters = ParamsAdamW { weight_decay: 0.0, ..ParamsAdamW::default() };
+        let optimizer = AdamW::new(variables.collect(), parameters)?;
+        Ok(Self { plan, encoder, decoder, levels, optimizer })
+    }
+
+    /// One step on the `chosen` rows of the table of text vectors.
+    fn learn(&mut self, table: &Tensor, chosen: &[u32], pairs: &[(u32, u32)]) -> Result<Losses> {
+        let xs = rows(table, chosen)?;
+        let latents = self.encoder.forward(&xs)?;
+        let mut residual = latents.clone();
+        let (mut commitment, mut codebooks, mut diversity) = (zero()?, zero()?, zero()?);
+        let mut assigned = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            let held = level.assign(&residual)?;
+            let codes = level.vectors(&held)?;
+            let apart = (&residual - codes.detach())?;
+            commitment = (commitment + mean_square(&apart)?)?;
+            if level.variable().is_some() {
+                codebooks = (codebooks + mean_square(&(residual.detach() - &codes)?)?)?;
+            }
+            if self.plan.techniques.diversity {
+                diversity = (diversity + level.unevenness(&residual)?)?;
+            }
+            residual = apart;
+            assigned.push(held);
+        }
+        // What is left over at the end is what rounding took away: h − Σ e.
+        let rounded = (&latents - residual.detach())?;
+        let reconstruction = mean_square(&(&xs - self.decoder.forward(&rounded)?)?)?;
+        let contrast = self.contrast(table, pairs)?;
+        let plan = self.plan;
+        let loss = (&reconstruction + (&commitment * plan.commitment)?)?;
+        let loss = ((loss + codebooks)? + (&diversity * plan.diversity)?)?;
+        self.optimizer.backward_step(&(loss + (&contrast * plan.contrast)?)?)?;
+        for (level, held) in self.levels.iter_mut().zip(&assigned) {
+            level.follow(held, plan)?;
+        }
+        Ok(Losses {
+            reconstruction: reconstruction.to_scalar()?,
+            commitment: commitment.to_scalar()?,
+            diversity: diversity.to_scalar()?,
+            contrast: contrast.to_scalar()?,
+        })
+    }
+
+    fn contrast(&self, table: &Tensor, pairs: &[(u32, u32)]) -> Result<Tensor> {
+        if pairs.is_empty() {
+            return zero();
+        }
+        let (lefts, rights): (Vec<u32>, Vec<u32>) = pairs.iter().copied().unzip();
+        let both = self.encoder.forward(&rows(table, &[lefts, rights].concat())?)?;
+        let (left, right) =
+            (both.narrow(0, 0, pairs.len())?, both.narrow(0, pairs.len(), pairs.len())?);
+        info_nce(pairs, &left, &right, self.plan.temperature)
+    }
+
+    fn quantizer(&self) -> Result<Quantizer> {
+        Ok(Quantizer {
+            encoder: self.encoder.frozen()?,
+            decoder: self.decoder.frozen()?,
+            codebooks: self.levels.iter().map(|level| level.codebook().clone()).collect(),
+        })
+    }
+}
+
+/// Some rows of a table.
+pub(super) fn rows(table: &Tensor, chosen: &[u32]) -> Result<Tensor> {
+    table.index_select(&Tensor::from_slice(chosen, chosen.len(), &Device::Cpu)?, 0)
+}
+
+/// The mean squared length of rows.
+fn mean_square(rows: &Tensor) -> Result<Tensor> {
+    rows.sqr()?.sum(D::Minus1)?.mean_all()
+}
+
+fn zero() -> Result<Tensor> {
+    Tensor::new(0.0_f32, &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::Rng as _;
+
+    const TEXT: usize = 12;
+
+    /// Texts of 20 topics with a little of their own.
+    fn vectors(items: usize) -> Vec<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let topics: Vec<f32> = (0..20 * TEXT).map(|_| rng.random_range(-1.0..1.0)).collect();
+        (0..items)
+            .flat_map(|item| {
+                let topic = &topics[item % 20 * TEXT..][..TEXT];
+                let row: Vec<f32> =
+                    topic.iter().map(|value| value + rng.random_range(-0.2..0.2)).collect();
+                let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+                row.into_iter().map(move |value| value / length)
+            })
+            .collect()
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            codes: 32,
+            width: 8,
+            hidden: 24,
+            epochs: 30,
+            batch: 50,
+            reset_after: 10,
+            ..Plan::default()
+        }
+    }
+
+    fn trained(plan: &Plan) -> (Quantizer, Losses, Losses) {
+        let vectors = vectors(300);
+        let pairs: Vec<(u32, u32)> = (0..280).map(|item| (item, item + 20)).collect();
+        let mut losses = Vec::new();
+        let quantizer =
+            fit(&vectors, TEXT, &pairs, plan, 7, &mut |step| losses.push(step.losses)).unwrap();
+        (quantizer, losses[0], *losses.last().unwrap())
+    }
+
+    fn distinct(quantizer: &Quantizer) -> usize {
+        let mut all: Vec<_> = vectors(300).chunks(TEXT).map(|x| quantizer.encode(x)).collect();
+        all.sort();
+        all.dedup();
+        all.len()
+    }
+
+    #[test]
+    fn codes_tell_texts_apart_and_back() {
+        let (quantizer, first, last) = trained(&plan());
+        assert!(last.reconstruction < 0.5 * first.reconstruction, "{first:?} {last:?}");
+        assert!(distinct(&quantizer) > 250, "{}", distinct(&quantizer));
+        let off = |levels: usize| -> f32 {
+            let each = vectors(300);
+            let each = each.chunks(TEXT).map(|x| {
+                let codes = quantizer.encode(x);
+                let told = quantizer.decode(&codes[..levels]);
+                x.iter().zip(told).map(|(x, told)| (x - told) * (x - told)).sum::<f32>()
+            });
+            each.sum::<f32>() / 300.0
+        };
+        assert!(off(3) < 0.5 * off(0), "codes tell more than none: {} {}", off(3), off(0));
+        assert!((off(3) - last.reconstruction).abs() < 0.1, "{} {last:?}", off(3));
+    }
+
+    #[test]
+    fn the_seed_decides_everything() {
+        assert_eq!(trained(&plan()).0, trained(&plan()).0);
+        let other = fit(&vectors(300), TEXT, &[], &plan(), 8, &mut |_| {}).unwrap();
+        assert_ne!(other, trained(&plan()).0);
+    }
+
+    #[test]
+    fn each_technique_can_be_switched_off_and_then_changes_the_codes() {
+        let whole = trained(&plan()).0;
+        let all = Techniques::default();
+        for techniques in [
+            Techniques { kmeans: false, ..all },
+            Techniques { ema: false, ..all },
+            Techniques { reset: false, ..all },
+            Techniques { diversity: false, ..all },
+            Techniques { contrast: false, ..all },
+        ] {
+            // Without k-means most codes die, so that there is something to reset.
+            let kmeans = techniques.kmeans && techniques.reset;
+            let with = Techniques { kmeans, ..techniques };
+            let reset = Techniques { reset: true, ..with };
+            let whole = if techniques.reset {
+                whole.clone()
+            } else {
+                trained(&Plan { techniques: reset, ..plan() }).0
+            };
+            assert_ne!(trained(&Plan { techniques: with, ..plan() }).0, whole, "{techniques:?}");
+        }
+    }
+
+    #[test]
+    fn every_layer_and_every_codebook_that_follows_a_gradient_learns() {
+        let techniques = Techniques { ema: false, ..Techniques::default() };
+        let plan = Plan { techniques, ..plan() };
+        let table = Tensor::from_vec(vectors(50), (50, TEXT), &Device::Cpu).unwrap();
+        let mut learner = Learner::new(&table, &plan, &mut ChaCha8Rng::seed_from_u64(2)).unwrap();
+        learner.optimizer.set_learning_rate(0.01);
+        let before = learner.quantizer().unwrap();
+        let chosen: Vec<u32> = (0..50).collect();
+        learner.learn(&table, &chosen, &[(0, 20), (1, 21)]).unwrap();
+        let after = learner.quantizer().unwrap();
+        for (before, after) in
+            [(&before.encoder, &after.encoder), (&before.decoder, &after.decoder)]
+        {
+            for (before, after) in before.0.iter().zip(&after.0) {
+                assert!(before.weight != after.weight && before.bias != after.bias);
+            }
+        }
+        assert!(before.codebooks.iter().zip(&after.codebooks).all(|(a, b)| a != b));
+    }
+
+    #[test]
+    fn plans_that_cannot_be_are_refused_by_name() {
+        let says = |plan: Plan| {
+            fit(&vectors(3), TEXT, &[], &plan, 0, &mut |_| {}).unwrap_err().to_string()
+        };
+        let said = says(Plan { codes: 70_000, ..plan() });
+        assert!(said.starts_with("codes must be 1 to 65536, not 70000"), "{said}");
+        let said = says(Plan { decay: 1.0, ..plan() });
+        assert!(said.starts_with("decay must be at least 0 and below 1, not 1"), "{said}");
+    }
+}

@@ -1,0 +1,48 @@
+//! The encoder and the decoder while they are trained.
+
+use super::{Dense, Mlp};
+use candle_core::{Device, Result, Tensor, Var};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// Two layers with a ReLU between them, as variables: (outputs, inputs) and (1, outputs) each.
+pub(super) struct Layers([[Var; 2]; 2]);
+
+// === impl Layers ===
+
+impl Layers {
+    /// Uniform within the root of six over the inputs (He), which keeps the size of what a ReLU
+    /// gets; biases begin at zero.
+    pub fn new(sizes: [usize; 3], rng: &mut ChaCha8Rng) -> Result<Self> {
+        let mut layer = |inputs: usize, outputs: usize| -> Result<[Var; 2]> {
+            let bound = (6.0 / inputs as f32).sqrt();
+            let values = (0..inputs * outputs).map(|_| rng.random_range(-bound..bound)).collect();
+            let weight = Var::from_vec(values, (outputs, inputs), &Device::Cpu)?;
+            Ok([weight, Var::from_vec(vec![0.0_f32; outputs], (1, outputs), &Device::Cpu)?])
+        };
+        Ok(Self([layer(sizes[0], sizes[1])?, layer(sizes[1], sizes[2])?]))
+    }
+
+    /// (rows, inputs) → (rows, outputs)
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let [first, second] = &self.0;
+        linear(second, &linear(first, xs)?.relu()?)
+    }
+
+    pub fn variables(&self) -> impl Iterator<Item = Var> + '_ {
+        self.0.iter().flatten().cloned()
+    }
+
+    /// What was trained, as numbers.
+    pub fn frozen(&self) -> Result<Mlp> {
+        let dense = |[weight, bias]: &[Var; 2]| -> Result<Dense> {
+            let values = |table: &Var| table.flatten_all()?.to_vec1();
+            Ok(Dense { weight: values(weight)?, bias: values(bias)? })
+        };
+        Ok(Mlp([dense(&self.0[0])?, dense(&self.0[1])?]))
+    }
+}
+
+fn linear([weight, bias]: &[Var; 2], xs: &Tensor) -> Result<Tensor> {
+    xs.matmul(&weight.t()?)?.broadcast_add(bias)
+}

@@ -1,0 +1,226 @@
+//! From text vectors to semantic ids: codes that say what an item means, and one more that makes
+//! the id its own.
+
+use crate::bundle::{Part, PrefixFull, SemanticIds};
+use crate::nn::rqvae::{self, Quantizer};
+use crate::nn::text::TEXT_WIDTH;
+use crate::train::dataset::Dataset;
+use crate::train::{Bench, Stage};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+
+/// Losses that the report shows.
+const LOSSES_SHOWN: usize = 10;
+
+/// Trains the residual quantiser and gives every item an id.
+#[derive(Debug)]
+pub struct SemanticIdsStage;
+
+impl Stage for SemanticIdsStage {
+    fn name(&self) -> &'static str {
+        "semantic_ids"
+    }
+
+    fn about(&self) -> &'static str {
+        "Trains a residual quantiser on the items' texts, and gives each item a semantic id of its own"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog, Part::Tokenizer, Part::Text]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Quantizer, Part::SemanticIds]
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let (catalog, reader) = (bench.catalog()?, bench.reader()?);
+        let (plan, seed) = (bench.recipe.semantic_ids, bench.recipe.seed);
+        let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
+        let vectors = reader.vectors(&texts);
+        let known = Known::of(&bench.dataset(&catalog)?, catalog.len());
+
+        let mut losses = Vec::new();
+        let learnt_from = known.vectors(&vectors);
+        let show = &mut |step: rqvae::Step| {
+            let what = format!("semantic ids, error {:.3}", step.losses.reconstruction);
+            bench.progress.show(&what, step.done as u64, step.of as u64);
+            if step.done.is_multiple_of((step.of / LOSSES_SHOWN).max(1)) {
+                losses.push(step.losses);
+            }
+        };
+        let quantizer = rqvae::fit(&learnt_from, TEXT_WIDTH, &known.pairs, &plan, seed, show)?;
+        quantizer.save(&bench.path(Part::Quantizer))?;
+
+        let prefixes: Vec<u16> =
+            vectors.par_chunks(TEXT_WIDTH).flat_map_iter(|text| quantizer.encode(text)).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let ids = SemanticIds::draw(&prefixes, plan.levels + 1, plan.codes, &mut rng)?;
+        ids.write(&bench.dir)?;
+        let measured = Measured { vectors: &vectors, ids: &ids, known: &known };
+        Ok(measured.report(&quantizer, &losses))
+    }
+}
+
+/// Gives an item that came after training an id: the codes of its text, and a last one that no
+/// other item with these codes has.
+pub fn assign(
+    quantizer: &Quantizer,
+    ids: &mut SemanticIds,
+    text: &[f32],
+    rng: &mut impl Rng,
+) -> Result<Vec<u16>, PrefixFull> {
+    ids.add(&quantizer.encode(text), rng).map(<[u16]>::to_vec)
+}
+
+/// What may be learnt from: items that somebody touched before validation starts.
+struct Known {
+    /// Their numbers, ascending.
+    items: Vec<u32>,
+    /// Those that one shopper bought one after the other, by their places in `items`.
+    pairs: Vec<(u32, u32)>,
+}
+
+// === impl Known ===
+
+impl Known {
+    fn of(dataset: &Dataset, items: usize) -> Self {
+        let until = dataset.split.validate;
+        let bought = || dataset.bought.iter().map(|b| &b[..b.partition_point(|b| b.time < until)]);
+        let browsed = dataset.browsed.iter().flatten().filter(|past| past.time < until);
+        let mut touched = vec![false; items];
+        for item in bought().flatten().map(|b| b.item).chain(browsed.map(|past| past.item)) {
+            touched[item as usize] = true;
+        }
+        let items: Vec<u32> =
+            (0..).zip(&touched).filter(|(_, touched)| **touched).map(|(item, _)| item).collect();
+        let place = |item: u32| items.partition_point(|&other| other < item) as u32;
+        let pairs = bought()
+            .flat_map(|lines| lines.windows(2))
+            .filter(|pair| pair[0].item != pair[1].item)
+            .map(|pair| (place(pair[0].item), place(pair[1].item)))
+            .collect();
+        Self { items, pairs }
+    }
+
+    /// (known items, width) of all items' vectors.
+    fn vectors(&self, all: &[f32]) -> Vec<f32> {
+        let rows = self.items.iter().map(|&item| &all[item as usize * TEXT_WIDTH..][..TEXT_WIDTH]);
+        rows.flatten().copied().collect()
+    }
+}
+
+/// What is measured, of all items.
+struct Measured<'a> {
+    vectors: &'a [f32],
+    ids: &'a SemanticIds,
+    known: &'a Known,
+}
+
+// === impl Measured ===
+
+impl Measured<'_> {
+    fn report(&self, quantizer: &Quantizer, losses: &[rqvae::Losses]) -> Value {
+        let levels = quantizer.levels();
+        let alike = self.alike(levels);
+        let shared: Vec<usize> = alike.values().copied().filter(|&items| items > 1).collect();
+        let depths: Vec<f64> = (1..=self.ids.levels())
+            .map(|depth| share(self.alike(depth).len(), self.ids.len()))
+            .collect();
+        json!({
+            "items": self.ids.len(),
+            "learnt_from": self.known.items.len(),
+            "pairs": self.known.pairs.len(),
+            // What no quantiser of these texts can beat: some items read the same.
+            "different_texts": share(self.different_texts(), self.ids.len()),
+            // Different ids over items, by how many codes are looked at; the last one was drawn.
+            "unique": depths[levels - 1],
+            "unique_with_last": depths[levels],
+            "unique_by_depth": depths,
+            "items_that_share": shared.iter().sum::<usize>(),
+            "items_that_share_most": shared.iter().max().copied().unwrap_or(1),
+            "later_items": self.later(&alike, levels),
+            "levels": (0..levels).map(|level| self.usage(level)).collect::<Vec<_>>(),
+            "reconstruction": self.reconstruction(quantizer),
+            "losses": losses,
+        })
+    }
+
+    /// How many items have each beginning of `depth` codes.
+    fn alike(&self, depth: usize) -> FxHashMap<&[u16], usize> {
+        let mut alike = FxHashMap::default();
+        for id in self.ids.iter() {
+            *alike.entry(&id[..depth]).or_default() += 1;
+        }
+        alike
+    }
+
+    fn different_texts(&self) -> usize {
+        let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        let texts = self.vectors.chunks(TEXT_WIDTH).map(bits);
+        texts.collect::<rustc_hash::FxHashSet<_>>().len()
+    }
+
+    /// Items that nothing was learnt from, and the share of them whose codes nobody else has.
+    fn later(&self, alike: &FxHashMap<&[u16], usize>, levels: usize) -> Value {
+        let is_later = |item: &u32| self.known.items.binary_search(item).is_err();
+        let later: Vec<u32> = (0..self.ids.len() as u32).filter(is_later).collect();
+        let alone = |item: &&u32| alike[&self.ids.of(**item)[..levels]] == 1;
+        let alone = later.iter().filter(alone).count();
+        json!({ "items": later.len(), "alone": share(alone, later.len()) })
+    }
+
+    /// The share of a level's codes that some item has, and over how many they are spread.
+    fn usage(&self, level: usize) -> Value {
+        let mut counts = vec![0_usize; self.ids.codes()];
+        for id in self.ids.iter() {
+            counts[usize::from(id[level])] += 1;
+        }
+        let used = counts.iter().filter(|&&count| count > 0);
+        let part = |&count: &usize| count as f64 / self.ids.len() as f64;
+        let entropy: f64 = used.clone().map(part).map(|part| -part * part.ln()).sum();
+        json!({
+            "used": share(used.count(), self.ids.codes()),
+            "perplexity": rounded(entropy.exp(), 1),
+        })
+    }
+
+    /// The mean squared distance of texts from what their codes stand for, by how many are looked
+    /// at; and of texts from their mean, which is what no code at all would leave.
+    fn reconstruction(&self, quantizer: &Quantizer) -> Value {
+        let rows: Vec<&[f32]> = self.vectors.chunks(TEXT_WIDTH).collect();
+        let mut mean = [0.0_f32; TEXT_WIDTH];
+        for row in &rows {
+            for (mean, value) in mean.iter_mut().zip(*row) {
+                *mean += value / rows.len() as f32;
+            }
+        }
+        let mean_of = |each: Vec<f64>| rounded(each.iter().sum::<f64>() / rows.len() as f64, 4);
+        let told = |depth: usize| {
+            let ids: Vec<&[u16]> = self.ids.iter().collect();
+            let told = ids.par_iter().zip(&rows);
+            mean_of(told.map(|(id, row)| apart(row, &quantizer.decode(&id[..depth]))).collect())
+        };
+        json!({
+            "by_depth": (1..=quantizer.levels()).map(told).collect::<Vec<_>>(),
+            "without_codes": mean_of(rows.iter().map(|row| apart(row, &mean)).collect()),
+        })
+    }
+}
+
+fn share(of: usize, all: usize) -> f64 {
+    rounded(of as f64 / all.max(1) as f64, 5)
+}
+
+/// |a − b|²
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from((a - b) * (a - b))).sum()
+}
+
+fn rounded(value: f64, digits: i32) -> f64 {
+    let scale = 10.0_f64.powi(digits);
+    (value * scale).round() / scale
+}
