@@ -2,8 +2,8 @@
 
 mod case;
 mod engine;
-mod process;
 mod learner;
+mod process;
 mod service;
 
 pub use case::{Case, Fill, Prepared};
