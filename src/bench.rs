@@ -9,6 +9,7 @@ mod service;
 pub use case::{Case, Fill, Prepared};
 pub use engine::{EngineOptions, engine};
 pub use learner::{LearnerOptions, learner};
+pub use process::memory_bytes;
 pub use service::{ServiceOptions, service};
 
 use crate::nn::{Batch, Din, Dropout, Fused, Scores, Shape, softmax_loss};

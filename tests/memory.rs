@@ -5,6 +5,7 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
+use raisonne::bench::memory_bytes;
 use raisonne::domain::Criticality;
 use raisonne::engine::{
     Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, RunnerError, Sampling,
@@ -85,12 +86,6 @@ fn hear_out(mut reply: Reply) {
     }
 }
 
-fn memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
-}
-
 #[test]
 fn ten_thousand_requests_leave_no_memory_behind() {
     let engine = engine();
@@ -99,7 +94,7 @@ fn ten_thousand_requests_leave_no_memory_behind() {
     for request in 0..REQUESTS {
         if request == WARM_UP {
             open.drain(..).for_each(hear_out);
-            before = memory_bytes();
+            before = memory_bytes().unwrap();
         }
         let work = random_work(&mut rng);
         let reply = engine.ask(Ask { work, criticality: Criticality::Default, deadline: None });
@@ -113,7 +108,7 @@ fn ten_thousand_requests_leave_no_memory_behind() {
         }
     }
     open.drain(..).for_each(hear_out);
-    let after = memory_bytes();
+    let after = memory_bytes().unwrap();
     let grown = after.saturating_sub(before);
     assert!(grown < GROWTH_MAX, "{before} bytes became {after}");
 }

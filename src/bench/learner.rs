@@ -58,10 +58,6 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     learner.run(None, &AtomicBool::new(false), |step| steps.push(*step))?;
 
     let mut order = Order::new(lessons.len(), plan.seed);
-    let mut of_step = |step: usize| {
-        let places = step * plan.lessons..(step + 1) * plan.lessons;
-        places.map(|place| order.lesson(place as u64)).collect()
-    };
     let mut times: Vec<Step> = steps[COLD_STEPS..].to_vec();
     times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let median = times[times.len() / 2];
@@ -72,7 +68,7 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
         step_seconds: median.seconds,
         losses: steps.iter().map(|step| step.loss).collect(),
         norms: steps.iter().map(|step| step.norm).collect(),
-        order: (0..plan.steps).map(&mut of_step).collect(),
+        order: (0..plan.steps).map(|step| order.of_step(step, plan.lessons).collect()).collect(),
     };
     if *json {
         return Ok(writeln!(out, "{}", serde_json::to_string(&report)?)?);

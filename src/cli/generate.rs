@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use std::io::{Write, stdout};
 use std::num::NonZeroUsize;
-use std::time::Instant;
+use tokio::time::Instant;
 
 #[derive(Args, Debug)]
 pub(super) struct Generate {
@@ -81,7 +81,7 @@ impl Generate {
                     text.push_str(&part);
                 }
                 Event::Done { why, usage, .. } => {
-                    let rest = std::mem::replace(&mut written, vocabulary.written()).finish()?;
+                    let rest = written.finish()?;
                     if !self.json {
                         writeln!(out, "{rest}")?;
                         continue;

@@ -136,7 +136,7 @@ impl Written<'_> {
 
     /// What is left of the text: a character that the model began and did not finish, as the mark for
     /// what is no character.
-    pub fn finish(self) -> Result<String, VocabularyError> {
+    pub fn finish(&self) -> Result<String, VocabularyError> {
         let refused = |source| VocabularyError::Refused { what: "the tokens", source };
         let whole = self.tokenizer.decode(&self.all, true).map_err(refused)?;
         Ok(whole.strip_prefix(&self.text).unwrap_or_default().to_owned())

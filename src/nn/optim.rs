@@ -187,8 +187,9 @@ impl Held {
         let decay = if self.trained.decays { weight_decay } else { 0.0 };
         let [first, second] = &self.moments;
         let shorten = shorten as f32;
-        first.inplace_op2(&gradient, &First { beta: beta1 as f32, shorten })?;
-        second.inplace_op2(&gradient, &Second { beta: beta2 as f32, shorten })?;
+        for (moment, beta, squared) in [(first, beta1, false), (second, beta2, true)] {
+            moment.inplace_op2(&gradient, &Moment { beta: beta as f32, shorten, squared })?;
+        }
         let step = Step {
             rate: (learning_rate / unbiased(beta1)) as f32,
             spread: (1.0 / unbiased(beta2).sqrt()) as f32,
@@ -199,16 +200,11 @@ impl Held {
     }
 }
 
-/// `m <- β m + (1 - β) g`
-struct First {
+/// `m <- β m + (1 - β) g`, or with `squared` `v <- β v + (1 - β) g²`
+struct Moment {
     beta: f32,
     shorten: f32,
-}
-
-/// `v <- β v + (1 - β) g²`
-struct Second {
-    beta: f32,
-    shorten: f32,
+    squared: bool,
 }
 
 /// `w <- kept w - rate m / (spread √v + ε)`
@@ -234,9 +230,9 @@ fn update(
     Ok(())
 }
 
-impl InplaceOp2 for First {
+impl InplaceOp2 for Moment {
     fn name(&self) -> &'static str {
-        "first-moment"
+        "moment"
     }
 
     fn cpu_fwd(
@@ -246,30 +242,19 @@ impl InplaceOp2 for First {
         gradient: &CpuStorage,
         layout: &Layout,
     ) -> Result<()> {
-        let (beta, new) = (self.beta, (1.0 - self.beta) * self.shorten);
-        update(moment, moment_layout, numbers(gradient, layout)?, |moment, gradient| {
-            *moment = beta * *moment + new * gradient;
-        })
-    }
-}
-
-impl InplaceOp2 for Second {
-    fn name(&self) -> &'static str {
-        "second-moment"
-    }
-
-    fn cpu_fwd(
-        &self,
-        moment: &mut CpuStorage,
-        moment_layout: &Layout,
-        gradient: &CpuStorage,
-        layout: &Layout,
-    ) -> Result<()> {
-        let (beta, shorten) = (self.beta, self.shorten);
-        update(moment, moment_layout, numbers(gradient, layout)?, |moment, gradient| {
-            let gradient = gradient * shorten;
-            *moment = beta * *moment + (1.0 - beta) * gradient * gradient;
-        })
+        let Self { beta, shorten, squared } = *self;
+        let gradient = numbers(gradient, layout)?;
+        if squared {
+            update(moment, moment_layout, gradient, |moment, gradient| {
+                let gradient = gradient * shorten;
+                *moment = beta * *moment + (1.0 - beta) * gradient * gradient;
+            })
+        } else {
+            let new = (1.0 - beta) * shorten;
+            update(moment, moment_layout, gradient, |moment, gradient| {
+                *moment = beta * *moment + new * gradient;
+            })
+        }
     }
 }
 

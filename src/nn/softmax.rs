@@ -1,118 +1,38 @@
-//! The softmax of one long row of logits, such as those of a whole vocabulary, on the widest vectors
-//! that the processor has.
+//! The softmax of one long row of logits, such as those of a whole vocabulary.
 //!
-//! The loops are plain, and every number is added up in one order without fused operations, so all
-//! processors get the same sums, and draw the same token. That is why this exponential is not the one
-//! of `packed`, which serves a model whose numbers depend on the processor anyhow.
-#![expect(
-    clippy::inline_always,
-    reason = "a loop is compiled for wide vectors only inside the function that switched them on"
-)]
+//! Every number is added up in one order, without fused operations, so all processors get the same
+//! sums and draw the same token.
 
-use pulp::{Arch, Simd, WithSimd};
+use super::ops::{exp, greatest, sum, vectorised};
 
 /// Weights whose sum is kept, so that whoever looks for a place among all need not add all up.
 pub const BLOCK: usize = 1_024;
-/// Numbers that are worked on side by side.
-const LANES: usize = 16;
 
 /// The highest of some logits and its place, the first of equals; minus infinity if all are. Or, as
 /// an error, the place of one that is not a number or is infinite.
 pub fn highest(logits: &[f32]) -> Result<(usize, f32), usize> {
-    let highest = Arch::new().dispatch(Highest(logits));
-    if highest.is_nan() {
-        let broken = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
-        return Err(logits.iter().position(broken).unwrap_or(0));
+    let is_sound = |logit: &f32| *logit < f32::INFINITY;
+    let sound = vectorised(|| logits.iter().fold(true, |sound, logit| sound & is_sound(logit)));
+    if !sound {
+        return Err(logits.iter().position(|logit| !is_sound(logit)).unwrap_or(0));
     }
+    let highest = vectorised(|| greatest(logits));
     Ok((logits.iter().position(|logit| *logit >= highest).unwrap_or(0), highest))
 }
 
 /// Turns logits into `exp((logit - highest) / temperature)`, and `sums` into the sums of each
 /// [`BLOCK`] of them. Weights below e^-87 become nothing.
 pub fn exponentiate(logits: &mut [f32], highest: f32, temperature: f32, sums: &mut Vec<f64>) {
+    let scale = temperature.recip();
     sums.clear();
-    Arch::new().dispatch(Exponentiate { logits, highest, scale: temperature.recip(), sums });
-}
-
-struct Highest<'a>(&'a [f32]);
-
-impl WithSimd for Highest<'_> {
-    /// Not a number if one of the logits is broken.
-    type Output = f32;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> f32 {
-        let mut most = [f32::NEG_INFINITY; LANES];
-        let mut fine = [true; LANES];
-        let (chunks, rest) = self.0.as_chunks::<LANES>();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                fine[lane] &= chunk[lane] < f32::INFINITY;
-                most[lane] = if chunk[lane] > most[lane] { chunk[lane] } else { most[lane] };
-            }
-        }
-        for logit in rest {
-            fine[0] &= *logit < f32::INFINITY;
-            most[0] = if *logit > most[0] { *logit } else { most[0] };
-        }
-        if fine == [true; LANES] {
-            most.into_iter().fold(f32::NEG_INFINITY, f32::max)
-        } else {
-            f32::NAN
-        }
-    }
-}
-
-struct Exponentiate<'a> {
-    logits: &'a mut [f32],
-    highest: f32,
-    scale: f32,
-    sums: &'a mut Vec<f64>,
-}
-
-impl WithSimd for Exponentiate<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { logits, highest, scale, sums } = self;
-        for block in logits.chunks_mut(BLOCK) {
-            let mut lanes = [0.0; LANES];
-            let (chunks, rest) = block.as_chunks_mut::<LANES>();
-            for chunk in chunks {
-                for lane in 0..LANES {
-                    chunk[lane] = exp((chunk[lane] - highest) * scale);
-                    lanes[lane] += chunk[lane];
-                }
-            }
-            for logit in rest {
+    sums.extend(logits.chunks_mut(BLOCK).map(|block| {
+        vectorised(|| {
+            for logit in &mut *block {
                 *logit = exp((*logit - highest) * scale);
-                lanes[0] += *logit;
             }
-            sums.push(lanes.into_iter().map(f64::from).sum());
-        }
-    }
-}
-
-/// e to the power of a number at most 0, to 3 units in the last place.
-///
-/// x = n ln 2 + r: a polynomial for r, and n added to the exponent's bits.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    /// Adding this rounds to a whole number, and leaves it in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LOWEST: f32 = -87.0;
-    /// ln 2 in two parts, the first short enough for exact products.
-    const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    const TAYLOR: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-
-    let held = if x > LOWEST { x } else { LOWEST };
-    let shifted = held * std::f32::consts::LOG2_E + ROUND;
-    let whole = shifted - ROUND;
-    let rest = held - whole * LN2[0] - whole * LN2[1];
-    let power = TAYLOR.into_iter().fold(1.0 / 5040.0, |power, factor| power * rest + factor);
-    let power = f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23));
-    if x > LOWEST { power } else { 0.0 }
+            f64::from(sum(block))
+        })
+    }));
 }
 
 #[cfg(test)]

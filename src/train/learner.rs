@@ -7,7 +7,7 @@
 //!
 //! All is calculated in f32: candle multiplies bf16 on a processor slower than f32.
 
-use super::lesson::{Lesson, Order, Taught, of_step, pack, totals};
+use super::lesson::{Lesson, Order, Taught, pack, totals};
 use super::resume::{self, Mark};
 use crate::nn::decoder::{
     Adapters, EMBEDDING, Linear, Model, backprop, forward, lora, lora::RANK_MAX,
@@ -203,7 +203,8 @@ impl<'a> Learner<'a> {
     pub fn step(&mut self) -> anyhow::Result<Step> {
         let begun = Instant::now();
         let at = self.steps();
-        let lessons = of_step(self.lessons, &mut self.order, at as u64, self.plan.lessons);
+        let places = self.order.of_step(at, self.plan.lessons);
+        let lessons: Vec<_> = places.map(|place| &self.lessons[place]).collect();
         let totals = totals(lessons.iter().copied());
         let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
         for (part, lessons) in pack(&lessons, self.plan.rows_max).iter().enumerate() {

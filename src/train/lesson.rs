@@ -10,7 +10,6 @@ use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use std::iter;
 use std::ops::AddAssign;
 
 /// Rows of a batch that a recipe may ask for, padding included.
@@ -227,6 +226,12 @@ impl Order {
         }
         self.places[within as usize]
     }
+
+    /// The lessons of a step that takes `each`, in their order.
+    pub fn of_step(&mut self, step: usize, each: usize) -> impl Iterator<Item = usize> {
+        let first = (step * each) as u64;
+        (first..first + each as u64).map(|place| self.lesson(place))
+    }
 }
 
 /// Puts lessons into as few batches of up to `rows_max` rows as go well: the longest first, each
@@ -328,44 +333,14 @@ pub fn totals<'a>(lessons: impl IntoIterator<Item = &'a Lesson>) -> Totals {
     sum
 }
 
-/// The lessons of a step, in their order.
-pub fn of_step<'a>(
-    lessons: &'a [Lesson],
-    order: &mut Order,
-    step: u64,
-    each: usize,
-) -> Vec<&'a Lesson> {
-    let places = iter::successors(Some(step * each as u64), |place| Some(place + 1));
-    places.take(each).map(|place| &lessons[order.lesson(place)]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::decoder::RopeScaling;
+    use crate::nn::decoder::tiny;
     use std::collections::BTreeSet;
 
     fn config() -> Config {
-        Config {
-            vocabulary: 12,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 4,
-            mlp_width: 6,
-            norm_epsilon: 1e-6,
-            head_norms: true,
-            qkv_bias: false,
-            output_bias: false,
-            mlp_bias: false,
-            tied: true,
-            rope_theta: 10_000.0,
-            rope_scaling: RopeScaling::None,
-            windows: vec![None],
-            positions_max: 16,
-            ends: Vec::new(),
-        }
+        Config { positions_max: 16, ..tiny() }
     }
 
     fn choose() -> Choose {

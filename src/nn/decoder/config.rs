@@ -185,7 +185,7 @@ fn within(field: &str, value: usize, bounds: RangeInclusive<usize>) -> Result<()
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A decoder of a few thousand weights.

@@ -21,6 +21,8 @@ mod view;
 
 pub use batch::{Batch, PADDING, TRUNK};
 pub use checkpoint::{Checkpoint, CheckpointError};
+#[cfg(test)]
+pub(crate) use config::tests::tiny;
 pub use config::{Config, ConfigError, RopeScaling};
 pub use exact::Exact;
 pub use lora::Adapters;

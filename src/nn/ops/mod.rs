@@ -100,7 +100,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The greatest of some numbers.
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
-fn greatest(values: &[f32]) -> f32 {
+pub(super) fn greatest(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<SUMS>();
     let mut most = [f32::NEG_INFINITY; SUMS];
     for values in chunks {
@@ -114,7 +114,7 @@ fn greatest(values: &[f32]) -> f32 {
 /// The sum of some numbers, always in the same order.
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
-fn sum(values: &[f32]) -> f32 {
+pub(super) fn sum(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<SUMS>();
     let mut sums = [0.0; SUMS];
     for values in chunks {
@@ -131,7 +131,7 @@ fn sum(values: &[f32]) -> f32 {
 /// arithmetic which runs in vectors.
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     let near = x.clamp(-87.0, 88.0);
     let rounded = near * std::f32::consts::LOG2_E + ROUND;
     let power = rounded - ROUND;
