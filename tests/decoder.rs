@@ -13,6 +13,7 @@ use raisonne::nn::decoder::{
     Adapters, Batch, Checkpoint, Config, Exact, Kernels, Linear, Parameters, backprop, block,
     forward, tensors,
 };
+use raisonne::nn::packed::Precision;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashMap};
@@ -421,8 +422,8 @@ fn gguf_folder() -> (TempDir, PathBuf) {
     (dir, file)
 }
 
-/// Writes a decoder of the Qwen family as a GGUF file whose matrices are of `kind`.
-fn write_gguf(case: &Case, architecture: &str, kind: GgmlDType, file: &Path) {
+/// Writes a decoder of the Qwen family as a GGUF file. `kind` says how a matrix is kept.
+fn write_gguf(case: &Case, architecture: &str, kind: impl Fn(&str) -> GgmlDType, file: &Path) {
     let Config { width, layers, heads, kv_heads, head_dim, mlp_width, .. } = case.config;
     let sizes = [
         ("embedding_length", width),
@@ -456,7 +457,7 @@ fn write_gguf(case: &Case, architecture: &str, kind: GgmlDType, file: &Path) {
         .iter()
         .map(|(name, tensor)| {
             let short = |name: String, (long, short): &(&str, &str)| name.replace(long, short);
-            let kind = if tensor.rank() == 2 { kind } else { GgmlDType::F32 };
+            let kind = if tensor.rank() == 2 { kind(name) } else { GgmlDType::F32 };
             (parts.iter().fold(name.to_owned(), short), QTensor::quantize(tensor, kind).unwrap())
         })
         .collect();
@@ -484,7 +485,7 @@ fn a_gguf_file_says_what_the_folder_says() {
         let exact = logits(&mut case.exact(&batch));
         for kind in [GgmlDType::F32, GgmlDType::BF16, GgmlDType::Q8_0, GgmlDType::Q4_0] {
             let (dir, file) = gguf_folder();
-            write_gguf(&case, architecture, kind, &file);
+            write_gguf(&case, architecture, |_| kind, &file);
             let read = Case::of(&Checkpoint::open(dir.path()).unwrap());
             assert_eq!(read.config.ends, case.config.ends);
             let got = logits(&mut read.exact(&batch));
@@ -525,6 +526,37 @@ fn a_gguf_file_of_llama_cpps_is_read() {
     let input = Tensor::eye(32, DType::F32, &Device::Cpu).unwrap();
     let weight = read.parameters.get(&name).unwrap().t().unwrap();
     assert!(apart(&blocks.forward(&input).unwrap(), &weight) < 0.01);
+}
+
+#[test]
+fn a_gguf_file_is_served_in_the_bits_of_its_layers_and_not_of_its_unembedding() {
+    // Six bits come in blocks of 256 inputs.
+    let (width, mlp_width, heads, head_dim) = (256, 256, 8, 32);
+    let Case { config, .. } = Case::open("qwen3");
+    let config = Config { width, mlp_width, heads, head_dim, layers: 1, tied: false, ..config };
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let parameters = Parameters::random(&config, &mut rng, &Device::Cpu).unwrap();
+    let case = Case { config, parameters, expected: HashMap::new() };
+    for (layers, unembedding, precision) in [
+        (GgmlDType::Q4K, GgmlDType::Q6K, Precision::Int4),
+        (GgmlDType::Q4_0, GgmlDType::Q6K, Precision::Int4),
+        (GgmlDType::Q4_1, GgmlDType::F16, Precision::Int4),
+        (GgmlDType::Q6K, GgmlDType::Q4K, Precision::Int8),
+        (GgmlDType::Q8_0, GgmlDType::F32, Precision::Int8),
+        (GgmlDType::BF16, GgmlDType::Q8_0, Precision::Bf16),
+        (GgmlDType::F16, GgmlDType::F32, Precision::Bf16),
+        (GgmlDType::F32, GgmlDType::F16, Precision::F32),
+    ] {
+        let (dir, file) = gguf_folder();
+        let unembeds = Linear::Unembed.name();
+        let kind = |name: &str| if name == unembeds { unembedding } else { layers };
+        write_gguf(&case, "qwen3", kind, &file);
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let of = |linear| checkpoint.matrix(linear).unwrap().format();
+        assert_ne!(of(Linear::Unembed), of(Linear::Gate(0)), "the file is of both kinds");
+        let chosen = Precision::of(&checkpoint).unwrap();
+        assert_eq!(chosen, precision, "{layers:?} with an unembedding in {unembedding:?}");
+    }
 }
 
 #[test]

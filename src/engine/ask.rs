@@ -336,6 +336,9 @@ mod tests {
         let thought = Constraint::think(thinking, Constraint::Free).unwrap();
         let unknown = "`constraint` holds token 12, and the vocabulary has 10";
         check(&|g| g.constraint = thought.clone(), unknown);
+
+        check(&|g| g.ends = vec![0; ENDS_MAX], "taken");
+        check(&|g| g.ends = vec![0; ENDS_MAX + 1], "ends is 65, and `ENDS_MAX` is 64");
     }
 
     #[test]
@@ -357,6 +360,13 @@ mod tests {
         check(|w| w.branches.push(vec![1; 11]), deep);
         let unknown = "`wanted` holds token 10, and the vocabulary has 10";
         check(|w| w.wanted = Wanted::Chosen(vec![10]), unknown);
+
+        check(|w| w.branches = vec![vec![1]; BRANCHES_MAX], "taken");
+        let wide = "branches is 4097, and `BRANCHES_MAX` is 4096";
+        check(|w| w.branches = vec![vec![1]; BRANCHES_MAX + 1], wide);
+        check(|w| w.wanted = Wanted::Chosen(vec![1; WANTED_MAX]), "taken");
+        let curious = "wanted is 257, and `WANTED_MAX` is 256";
+        check(|w| w.wanted = Wanted::Chosen(vec![1; WANTED_MAX + 1]), curious);
     }
 
     #[test]
