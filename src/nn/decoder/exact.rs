@@ -156,7 +156,7 @@ impl Kernels for Exact<'_> {
         self.normed(rows, norm)
     }
 
-    fn norm_heads(&mut self, rows: Tensor, norm: Norm) -> Result<Tensor> {
+    fn norm_in_place(&mut self, rows: Tensor, norm: Norm) -> Result<Tensor> {
         self.normed(&rows, norm)
     }
 

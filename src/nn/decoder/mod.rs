@@ -82,8 +82,9 @@ pub trait Kernels {
     fn embed(&mut self) -> Result<Self::Rows, Self::Error>;
     /// `rows / rms(rows) * scale`, row by row.
     fn norm(&mut self, rows: &Self::Rows, norm: Norm) -> Result<Self::Rows, Self::Error>;
-    /// The same over each head of each row.
-    fn norm_heads(&mut self, rows: Self::Rows, norm: Norm) -> Result<Self::Rows, Self::Error>;
+    /// The same of rows that nobody needs as they were, over each part that is as long as the
+    /// scale: a head, or the whole row.
+    fn norm_in_place(&mut self, rows: Self::Rows, norm: Norm) -> Result<Self::Rows, Self::Error>;
     /// `rows W^T (+ b)` for several matrices of the same input.
     fn linear<const N: usize>(
         &mut self,
@@ -110,7 +111,7 @@ pub fn forward<K: Kernels>(config: &Config, kernels: &mut K) -> Result<K::Rows, 
     for layer in 0..config.layers {
         rows = block(config, kernels, layer, rows)?;
     }
-    kernels.norm(&rows, Norm::Last)
+    kernels.norm_in_place(rows, Norm::Last)
 }
 
 /// One layer: attention, then a gated MLP, each added to what came in.
@@ -124,8 +125,8 @@ pub fn block<K: Kernels>(
     let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
     let [mut queries, mut keys, values] = kernels.linear(normed, qkv)?;
     if config.head_norms {
-        queries = kernels.norm_heads(queries, Norm::Query(layer))?;
-        keys = kernels.norm_heads(keys, Norm::Key(layer))?;
+        queries = kernels.norm_in_place(queries, Norm::Query(layer))?;
+        keys = kernels.norm_in_place(keys, Norm::Key(layer))?;
     }
     let (queries, keys) = (kernels.rotate(queries)?, kernels.rotate(keys)?);
     let seen = kernels.attend(layer, [queries, keys, values])?;

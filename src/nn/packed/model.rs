@@ -514,7 +514,7 @@ impl Kernels for Serve<'_> {
         Ok(normed)
     }
 
-    fn norm_heads(&mut self, mut rows: Buffer, norm: Norm) -> Result<Buffer, CheckpointError> {
+    fn norm_in_place(&mut self, mut rows: Buffer, norm: Norm) -> Result<Buffer, CheckpointError> {
         let (on, width) = ((self.level, self.crew), rows.width);
         each_row(on, &InPlace(self.norm_rows(norm)), (&mut rows.values, width), (&[], 0));
         Ok(rows)
