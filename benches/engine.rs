@@ -2,12 +2,17 @@
 //!
 //! Texts go on after prompts of 1 000 tokens; the model's answers are made up beforehand. Planning
 //! is choosing the step and laying it out. Committing is mostly drawing each text's next token from
-//! the logits of a vocabulary of 1 024.
+//! the logits of a vocabulary of 1 024. Then single draws are timed from a vocabulary of real size,
+//! with each cut by itself.
 
 use raisonne::domain::Criticality;
+use raisonne::engine::sampler::{Place, Sampler};
 use raisonne::engine::{
-    Answers, Ask, Constraint, Generate, Limits, Sampling, Scheduler, Shape, Work,
+    Allowed, Answers, Ask, Constraint, Generate, Limits, Sampling, Scheduler, Shape, Work,
 };
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution as _, Normal};
 use std::io::{Write as _, stdout};
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -16,6 +21,11 @@ use tokio::time::Instant;
 const STEPS: usize = 400;
 const PROMPT_TOKENS: usize = 1_000;
 const VOCABULARY: usize = 1_024;
+/// Tokens of a vocabulary of real size.
+const VOCABULARY_REAL: usize = 150_000;
+/// The spread of its logits: the likeliest stand out, and what top-p keeps is still thousands.
+const SPREAD: f32 = 3.0;
+const DRAWS: usize = 200;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -44,6 +54,35 @@ fn main() -> anyhow::Result<()> {
     }
     let (planning, committing) = (median(planning), median(committing));
     writeln!(stdout(), "{running} running: plan {planning:?}, commit {committing:?} (medians)")?;
+    draws()
+}
+
+/// Times draws from logits of a normal distribution.
+fn draws() -> anyhow::Result<()> {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let logits: Vec<f32> =
+        Normal::new(0.0, SPREAD)?.sample_iter(&mut rng).take(VOCABULARY_REAL).collect();
+    let plain = Sampling::plain(0);
+    let mut sampler = Sampler::default();
+    for (name, sampling) in [
+        ("greedy", Sampling::GREEDY),
+        ("temperature 0.7", Sampling { temperature: 0.7, ..plain }),
+        ("top-k 40", Sampling { top_k: 40, ..plain }),
+        ("top-p 0.9", Sampling { top_p: 0.9, ..plain }),
+        ("min-p 0.05", Sampling { min_p: 0.05, ..plain }),
+    ] {
+        let mut times = Vec::new();
+        for token in 0..DRAWS {
+            let begun = Instant::now();
+            let place = Place { sample: 0, token };
+            let drawn = sampler.draw(&logits, Allowed::AllBut(&[]), &sampling, place)?;
+            times.push(begun.elapsed());
+            // What nobody looks at need not be drawn.
+            std::hint::black_box(drawn);
+        }
+        let time = median(times);
+        writeln!(stdout(), "a draw from {VOCABULARY_REAL}, {name}: {time:?} (median)")?;
+    }
     Ok(())
 }
 
