@@ -8,8 +8,8 @@
 use raisonne::bench::memory_bytes;
 use raisonne::domain::Criticality;
 use raisonne::engine::{
-    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, RunnerError, Sampling,
-    Wanted, Weigh, Work,
+    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, Sampling, Wanted, Weigh,
+    Work,
 };
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{Level, Options, Precision};
@@ -44,8 +44,7 @@ fn engine() -> Engine {
     };
     let build = move || {
         let checkpoint = Checkpoint::open(&folder).unwrap();
-        CpuRunner::load(checkpoint, options, CONTEXT)
-            .map_err(|error| RunnerError(error.to_string()))
+        Ok(CpuRunner::load(checkpoint, options, CONTEXT)?)
     };
     let limits =
         Limits { running_max: nonzero(8), waiting_max: nonzero(4 * OPEN), share_max: nonzero(32) };

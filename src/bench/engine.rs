@@ -3,8 +3,8 @@
 use super::process::memory_bytes;
 use crate::domain::Criticality;
 use crate::engine::{
-    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, RunnerError, Sampling,
-    Wanted, Weigh, Work,
+    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, Sampling, Wanted, Weigh,
+    Work,
 };
 use crate::nn::decoder::{Checkpoint, Config, Linear};
 use crate::nn::packed::{Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth};
@@ -167,8 +167,7 @@ fn start(
     };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let build = move || {
-        let runner = CpuRunner::load(checkpoint, load, context);
-        let runner = runner.map_err(|error| RunnerError(error.to_string()))?;
+        let runner = CpuRunner::load(checkpoint, load, context)?;
         // Whoever starts the engine waits for this.
         let _ = tell.send(runner.memory());
         Ok(runner)

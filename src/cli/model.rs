@@ -1,6 +1,6 @@
 //! Loading a language model from the command line.
 
-use crate::engine::{CpuRunner, Engine, Limits, RunnerError};
+use crate::engine::{CpuRunner, Engine, Limits};
 use crate::language::Vocabulary;
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
@@ -107,10 +107,7 @@ impl Opened {
         let Self { checkpoint, options, vocabulary } = self;
         let tokens = tokens.min(checkpoint.config().positions_max);
         let options = Options { pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
-        let build = move || {
-            CpuRunner::load(checkpoint, options, tokens)
-                .map_err(|error| RunnerError(error.to_string()))
-        };
+        let build = move || Ok(CpuRunner::load(checkpoint, options, tokens)?);
         let one = NonZeroUsize::MIN;
         let share_max = one.saturating_add(ROWS_MAX);
         let limits = Limits { running_max: one, waiting_max: one, share_max };

@@ -205,8 +205,10 @@ impl<R: Runner> Owner<R> {
             match self.runner.forward(step, &mut self.answers) {
                 Ok(()) => self.scheduler.commit(&self.answers),
                 Err(error) => {
-                    tracing::error!(%error, "a step failed");
-                    let failure = Failure::Runner(error.to_string().into());
+                    // What failed is at the end of the chain, and all of it is said.
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    tracing::error!(error, "a step failed");
+                    let failure = Failure::Runner(error.into());
                     return self.scheduler.fail_step(&failure);
                 }
             }

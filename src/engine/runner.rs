@@ -90,15 +90,17 @@ impl Runner for CpuRunner {
         }
         let pages = self.model.pages();
         lay_out(step, pages as u32, self.model.pass());
-        let rows = self.model.forward().map_err(|error| failed(&error))?;
-        self.answer(step, &rows, out).map_err(|error| failed(&error))?;
+        let rows = self.model.forward()?;
+        self.answer(step, &rows, out)?;
         self.model.give_back(rows);
         Ok(())
     }
 }
 
-fn failed(error: &CheckpointError) -> RunnerError {
-    RunnerError(error.to_string())
+impl From<CheckpointError> for RunnerError {
+    fn from(error: CheckpointError) -> Self {
+        Self(error.into())
+    }
 }
 
 /// Lays a step out for the model. Branches get pages from `scratch` on.

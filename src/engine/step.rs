@@ -1,5 +1,6 @@
 //! One step of the engine: what the scheduler chose, laid out for the model.
 
+use std::error::Error;
 use std::ops::Range;
 
 /// The rows of one forward pass: a row is a token at its position.
@@ -92,8 +93,8 @@ pub struct Answers {
 
 /// A forward pass failed: the weights' files, memory or the device gave out.
 #[derive(Debug, thiserror::Error)]
-#[error("the model could not be run: {0}")]
-pub struct RunnerError(pub String);
+#[error("the model could not be run")]
+pub struct RunnerError(#[source] pub Box<dyn Error + Send + Sync>);
 
 // === impl Answers ===
 

@@ -2,7 +2,10 @@
 
 use super::*;
 use raisonne::engine::{Engine, EngineError, Failure, Refused, Reply, RunnerError, Step};
+use raisonne::nn::decoder::CheckpointError;
 use raisonne::telemetry::Metrics;
+use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -153,11 +156,16 @@ fn a_step_that_fails_fails_its_asks_and_no_others() {
     let mut steps = 0;
     let before = move || {
         steps += 1;
-        if steps == 2 { Err(RunnerError("out of memory".into())) } else { Ok(()) }
+        let full = || CheckpointError::Memory {
+            what: "keys and values",
+            source: io::ErrorKind::OutOfMemory.into(),
+        };
+        if steps == 2 { Err(full().into()) } else { Ok(()) }
     };
     let (engine, _) = engine(shape(16, 4, 24), limits(2, 2, 8), Box::new(before));
     let failed = all(engine.ask(generate(tokens(1, 8), 5)).unwrap());
-    let said = "the model could not be run: out of memory";
+    let said = "the model could not be run: the system has no memory for the model's keys and \
+                values: out of memory";
     assert_eq!(failed[1..], [Event::Failed(Failure::Runner(said.into()))]);
     let ask = generate(tokens(1, 8), 5);
     assert_eq!(comparable(&all(engine.ask(ask.clone()).unwrap())), expected(&ask));
@@ -179,7 +187,8 @@ fn an_engine_that_cannot_start_says_why() {
     let metrics = Arc::new(Metrics::new());
     let build = || Err::<FakeRunner, _>(RunnerError("no weights".into()));
     let error = Engine::start(build, limits(1, 1, 1), &metrics).unwrap_err();
-    assert_eq!(error.to_string(), "the model could not be run: no weights");
+    assert_eq!(error.to_string(), "the model could not be run");
+    assert_eq!(error.source().unwrap().to_string(), "no weights");
     let build = || Ok(FakeRunner::new(shape(16, 4, 4)));
     let error = Engine::start(build, limits(4, 1, 1), &metrics).unwrap_err();
     assert!(matches!(error, EngineError::Misfit(_)), "{error}");
