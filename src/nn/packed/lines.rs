@@ -27,7 +27,8 @@ impl Lines {
         let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
         let map = MmapMut::map_anon(bytes)?;
         let from = map.as_ptr().align_offset(HUGE);
-        #[cfg(target_os = "linux")]
+        // Miri knows no such advice.
+        #[cfg(all(target_os = "linux", not(miri)))]
         if let Err(error) = map.advise(memmap2::Advice::HugePage) {
             tracing::debug!(%error, "no huge pages for weights");
         }

@@ -179,3 +179,24 @@ impl RowWork for Add {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroUsize;
+
+    #[test]
+    fn every_row_is_worked_on_once_at_every_level() {
+        let crew = Crew::new(NonZeroUsize::new(2).unwrap());
+        // More rows than a task takes, and a last task that has fewer.
+        let (count, width) = (2 * ROWS_PER_TASK + 3, LANES + 5);
+        let others: Vec<f32> = (0..count * width).map(|at| at as f32).collect();
+        let right: Vec<f32> = others.iter().map(|other| other + 1.0).collect();
+        for level in Level::all_here() {
+            let mut rows = vec![1.0; count * width];
+            let tables = ((&mut *rows, width), (&*others, width));
+            crew.install(|| each_row((level, &crew), &Add, tables.0, tables.1));
+            assert_eq!(rows, right, "{}", level.as_str());
+        }
+    }
+}
