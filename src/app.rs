@@ -2,9 +2,11 @@
 
 use crate::api::{BindError, CutOff, Desk, Door, Limits, Readiness, State, router};
 use crate::bundle::Golden;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Quantize};
 use crate::domain::{Candidate, Criticality, Deadline, Effort, Explain, Query};
-use crate::rank::{self, Building, Ladder, MemoryLimits};
+use crate::engine;
+use crate::rank::{self, Building, Ladder, MemoryLimits, Update};
+use crate::reranker::RunLimits;
 use crate::scorer::{self, Opened};
 use crate::store::{Embedded, Store};
 use crate::telemetry::Metrics;
@@ -63,7 +65,7 @@ pub enum StopError {
 }
 
 /// Opens the store and the bundle that a configuration names, and builds the ladder.
-pub fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
+pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
     let store = match &config.store.path {
         Some(path) => Some(Arc::new(Embedded::open(path)?) as Arc<dyn Store>),
         None => None,
@@ -71,6 +73,8 @@ pub fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
     let metrics = Arc::new(Metrics::new());
     // The configuration has checked that these are at least one.
     let some = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let of = &config.engine;
     let building = Building {
         store,
         memory: MemoryLimits { bytes: config.rank.profile_cache.0, ttl: config.rank.profile_ttl.0 },
@@ -81,10 +85,22 @@ pub fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
                 batch_max: some(config.scorer.slates_max),
             },
         },
+        engine: RunLimits {
+            threads: NonZeroUsize::new(of.threads).unwrap_or(cores),
+            cache: of.cache.0,
+            precision: of.quantize.map(Quantize::precision),
+            rows_max: some(of.rows_max),
+            sequences: engine::Limits {
+                running_max: some(of.running_max),
+                waiting_max: some(of.waiting_max),
+                share_max: some(of.share_max),
+            },
+        },
         metrics: metrics.clone(),
     };
     let dir = &config.bundle.path;
     let (ladder, opened) = rank::open(dir, &building)
+        .await
         .with_context(|| format!("opening the bundle {}", dir.display()))?;
     let canary = canary(ladder.clone(), opened.golden().first().cloned());
     Ok((Parts { ladder, canary, metrics, samples: None }, opened))
@@ -98,8 +114,8 @@ fn canary(ladder: Arc<Ladder>, golden: Option<Golden>) -> Canary {
             let Some(golden) = golden else { return false };
             let top = ladder.top();
             let climb = ladder.climb(golden_query(golden));
-            let last = climb.fold(None, |_, answer| async { Some(answer) }).await;
-            last.is_some_and(|answer| answer.ranking.quality == top)
+            let last = climb.fold(None, |_, update| async { Some(update) }).await;
+            matches!(last, Some(Update::Answer(answer)) if answer.ranking.quality == top)
         }
         .boxed()
     })

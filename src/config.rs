@@ -3,6 +3,8 @@
 //! `RAISONNE__API__LISTEN=0.0.0.0:8080` sets `listen` in `[api]`. Unknown keys are refused;
 //! durations and sizes carry their units (`"150ms"`, `"64MiB"`).
 
+use crate::nn::packed::Precision;
+use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,8 @@ pub struct Config {
     pub rank: Rank,
     /// The small models.
     pub scorer: Scorer,
+    /// The language model.
+    pub engine: Engine,
     /// Mutable facts.
     pub store: Store,
     /// The models.
@@ -66,6 +70,44 @@ pub struct Scorer {
     pub slates_max: usize,
     /// Slates that may wait for a turn.
     pub slates_waiting_max: usize,
+}
+
+/// `[engine]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// Threads that compute; 0 for as many as there are cores.
+    pub threads: usize,
+    /// Memory for keys and values: what remembers the beginnings of prompts.
+    pub cache: Size,
+    /// How weights are kept in memory; as they are stored, without it.
+    pub quantize: Option<Quantize>,
+    /// Rows of a step.
+    pub rows_max: usize,
+    /// Rows of a step that one prompt may take while others want some.
+    pub share_max: usize,
+    /// Requests that are worked on at a time.
+    pub running_max: usize,
+    /// Requests that may wait beside those; more fall short at once.
+    pub waiting_max: usize,
+}
+
+/// How a language model's weights are kept, by the names that people know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantize {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    Bf16,
+    /// 8 bits, with a scale for each 32.
+    #[serde(rename = "q8_0")]
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits.
+    #[serde(rename = "q4_k")]
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 /// `[store]`
@@ -162,6 +204,10 @@ impl Config {
             "api.deadline_default must be longer than 0"
         } else if self.scorer.threads == 0 || self.scorer.slates_max == 0 {
             "scorer.threads and scorer.slates_max must be at least 1"
+        } else if self.engine.running_max == 0 || self.engine.share_max == 0 {
+            "engine.running_max and engine.share_max must be at least 1"
+        } else if self.engine.rows_max <= self.engine.running_max {
+            "engine.rows_max must be more than engine.running_max"
         } else {
             return Ok(self);
         };
@@ -182,6 +228,18 @@ fn put(table: &mut Table, section: &str, key: String, value: &str) {
     let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(section) = section {
         section.insert(key, value);
+    }
+}
+
+impl Quantize {
+    /// The precision of that name.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Q8_0 => Precision::Int8,
+            Self::Q4K => Precision::Int4,
+        }
     }
 }
 
@@ -208,6 +266,20 @@ impl Default for Rank {
 impl Default for Scorer {
     fn default() -> Self {
         Self { threads: 1, slates_max: 64, slates_waiting_max: 1_024 }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            cache: Size(256 << 20),
+            quantize: None,
+            rows_max: 1_024,
+            share_max: 512,
+            running_max: 16,
+            waiting_max: 64,
+        }
     }
 }
 

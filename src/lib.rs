@@ -8,9 +8,10 @@
 //! | 0 | [`domain`] [`telemetry`] | words |
 //! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | matter |
 //! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | machines |
-//! | 3 | [`rank`] [`train`] | acts |
-//! | 4 | [`api`] | door |
-//! | 5 | [`app`] [`config`] [`mod@bench`] [`cli`] | the house |
+//! | 3 | [`reranker`] | a machine that can be spoken to |
+//! | 4 | [`rank`] [`train`] | acts |
+//! | 5 | [`api`] | door |
+//! | 6 | [`app`] [`config`] [`mod@bench`] [`cli`] | the house |
 
 pub mod api;
 pub mod app;
@@ -24,6 +25,7 @@ pub mod evidence;
 pub mod language;
 pub mod nn;
 pub mod rank;
+pub mod reranker;
 pub mod scorer;
 pub mod shop;
 pub mod simulate;

@@ -33,13 +33,20 @@ fn fails(arguments: &[&str], code: i32, words: &[&str]) {
 /// A copy of the demo bundle, to be spoilt.
 fn copied_bundle(home: &Path) -> PathBuf {
     let copy = home.join("bundle");
-    fs::create_dir(&copy).unwrap();
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-    for entry in fs::read_dir(demo).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo"), &copy);
     copy
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 /// A server in the background, killed when dropped.

@@ -119,8 +119,12 @@ fn json_is_written_in_camel_case_with_every_field() {
             queue: Some(Duration::from_micros(20).into()),
             compute: Some(Duration::from_micros(1_400).into()),
             card_hits: 1,
-            card_misses: 0,
+            prompt_tokens: 250,
+            cached_tokens: 240,
+            generated_tokens: 200,
+            ..Default::default()
         }),
+        rationale: String::new(),
     };
     insta::assert_snapshot!(serde_json::to_string_pretty(&response).unwrap());
 }

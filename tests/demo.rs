@@ -2,6 +2,7 @@
 //! that nobody knows.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "some tests measure as well")]
 
 use raisonne::api::pb::rerank_service_client::RerankServiceClient;
 use raisonne::api::pb::{self, EvidenceKind, Quality, RerankRequest, RerankResponse};
@@ -14,6 +15,8 @@ use tonic::transport::Channel;
 
 struct Demo {
     app: App,
+    /// The best that the bundle's ladder reaches.
+    top: Quality,
     client: RerankServiceClient<Channel>,
     samples: Vec<RerankRequest>,
 }
@@ -29,12 +32,13 @@ impl Demo {
         config.bundle.path = home();
         // Tests run many at a time on slow machines: what they check is not speed.
         config.api.deadline_default = raisonne::config::Span(std::time::Duration::from_secs(20));
-        let (parts, _) = furnish(&config).unwrap();
+        let (parts, _) = furnish(&config).await.unwrap();
+        let top = parts.ladder.top().into();
         let app = App::start(&config.api, parts).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
         let client = RerankServiceClient::new(channel.connect().await.unwrap());
         let samples = std::fs::read(home().join(Part::Samples.file())).unwrap();
-        Self { app, client, samples: serde_json::from_slice(&samples).unwrap() }
+        Self { app, top, client, samples: serde_json::from_slice(&samples).unwrap() }
     }
 
     async fn ask(&mut self, request: &RerankRequest) -> RerankResponse {
@@ -53,7 +57,7 @@ async fn samples_are_scored_and_explained_from_evidence() {
     let (mut explained, mut personal) = (0, 0);
     for sample in demo.samples.clone() {
         let response = demo.ask(&sample).await;
-        assert_eq!(response.quality(), Quality::Scored, "{:?}", response.shortfalls);
+        assert_eq!(response.quality(), demo.top, "{:?}", response.shortfalls);
         assert_eq!(response.results.len(), sample.top_n as usize);
         let user = sample.user.as_ref().unwrap().user_id.as_str().into();
         let history: BTreeSet<u32> =
@@ -121,7 +125,7 @@ async fn strangers_are_served_too() {
     let mut request = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
     request.user = Some(pb::User { user_id: "nobody-knows-me".into(), ..pb::User::default() });
     let response = demo.ask(&request).await;
-    assert_eq!(response.quality(), Quality::Scored);
+    assert_eq!(response.quality(), demo.top);
     assert!(response.shortfalls.is_empty());
     assert_eq!(response.results.len(), request.candidates.len());
 }
@@ -140,7 +144,7 @@ async fn history_given_inline_wins_over_the_stored_one() {
     });
     inline.user.as_mut().unwrap().history = history.collect();
     let (known, inline) = (demo.ask(&known).await, demo.ask(&inline).await);
-    assert_eq!(inline.quality(), Quality::Scored);
+    assert_eq!(inline.quality(), demo.top);
     assert_ne!(order(&known), order(&inline));
 }
 
@@ -161,7 +165,7 @@ async fn unknown_items_keep_their_order_and_inline_items_are_scored() {
         pb::Candidate { item_id: "brand-new".into(), prior_score: None, item: Some(item) },
     );
     let response = demo.ask(&request).await;
-    assert_eq!(response.quality(), Quality::Scored);
+    assert_eq!(response.quality(), demo.top);
     assert_eq!(response.shortfalls.len(), 1);
     assert_eq!(response.shortfalls[0].why(), pb::Why::Missing);
     let order = order(&response);
@@ -173,4 +177,66 @@ async fn unknown_items_keep_their_order_and_inline_items_are_scored() {
     let response = demo.ask(&request).await;
     assert_eq!(response.quality(), Quality::Given);
     assert_eq!(self::order(&response), ["no-such-item-2", "no-such-item-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_reasons_name_only_what_there_is() {
+    check_live_reasons(80).await;
+}
+
+/// `cargo test --release --test demo thousand -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn live_reasons_of_a_thousand_shoppers_name_only_what_there_is() {
+    check_live_reasons(5).await;
+}
+
+/// What the language model says of an item becomes its reason only if the shop's own data says so
+/// too: checked for one of so many shoppers.
+async fn check_live_reasons(apart: usize) {
+    let mut demo = Demo::start().await;
+    let bundle = Bundle::open(&home()).unwrap();
+    let catalog = &bundle.catalog;
+    let mut users: Vec<_> = bundle.cards.users.iter().collect();
+    users.sort_by(|a, b| a.0.cmp(b.0));
+    let (mut requests, mut live, mut thoughts) = (0, 0, 0);
+    for (at, (user, card)) in users.into_iter().step_by(apart).enumerate() {
+        let sample = demo.samples[at % demo.samples.len()].clone();
+        let response = demo
+            .ask(&RerankRequest {
+                user: Some(pb::User { user_id: user.to_string(), ..pb::User::default() }),
+                explain: pb::Explain::Live.into(),
+                top_n: 0,
+                ..sample
+            })
+            .await;
+        requests += 1;
+        thoughts += usize::from(!response.rationale.is_empty());
+        let had = |title: &str| card.history.iter().any(|p| *catalog.item(p.item).title == *title);
+        for result in &response.results {
+            let title =
+                &*catalog.item(catalog.number(&result.item_id.as_str().into()).unwrap()).title;
+            let written = result.reasons.iter().filter(|r| r.source() == pb::Source::Live);
+            for reason in written {
+                live += 1;
+                assert!(response.rationale.ends_with(&reason.text), "{reason:?}");
+                assert!(reason.text.starts_with(title), "{reason:?} is not of {title}");
+                let [evidence] = &reason.evidence[..] else { panic!("{reason:?}") };
+                match evidence.kind() {
+                    EvidenceKind::CoPurchase => {
+                        let other = catalog.number(&evidence.item_id.as_str().into()).unwrap();
+                        let other = &*catalog.item(other).title;
+                        assert_eq!(reason.text, format!("{title} goes with {other}."));
+                        assert!(had(other), "{other} was never met");
+                    }
+                    EvidenceKind::Attribute => {
+                        assert_eq!(reason.text, format!("{title} is {}.", evidence.value));
+                    }
+                    kind => panic!("{kind:?} is no evidence for {:?}", reason.text),
+                }
+            }
+        }
+    }
+    println!("{requests} requests, {live} live reasons, {thoughts} thoughts that hold");
+    assert!(demo.top < Quality::Reasoned || live > 0, "no thought ever holds");
 }

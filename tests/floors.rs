@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["domain", "telemetry"],
     &["worker", "store", "bundle", "language", "nn", "shop"],
     &["engine", "scorer", "evidence", "upstream", "simulate"],
+    &["reranker"],
     &["rank", "train"],
     &["api"],
     &["app", "bench", "cli", "config", "main", "lib"],

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use raisonne::domain::{
     Candidate, Criticality, Deadline, Effort, Explain, Quality, Query, Ranking,
 };
-use raisonne::rank::{Answer, Ladder, Shortfall};
+use raisonne::rank::{Answer, Ladder, Shortfall, Update};
 use raisonne::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,12 @@ fn ladder(rungs: Vec<Stub>) -> (Arc<Ladder>, Arc<Metrics>) {
 }
 
 async fn climb(ladder: &Arc<Ladder>, query: Query) -> Vec<Answer> {
-    let answers: Vec<_> = ladder.clone().climb(query).collect().await;
+    let updates: Vec<_> = ladder.clone().climb(query).collect().await;
+    let answers = updates.into_iter().filter_map(|update| match update {
+        Update::Answer(answer) => Some(*answer),
+        Update::Thought(_) => None,
+    });
+    let answers: Vec<_> = answers.collect();
     let (last, before) = answers.split_last().expect("a climb is never empty");
     assert!(last.last && before.iter().all(|answer| !answer.last));
     assert!(answers.iter().all(|answer| answer.ranking.is_permutation(3)));
@@ -129,4 +134,19 @@ async fn an_order_that_stays_as_given_is_counted() {
     let (ladder, metrics) = self::ladder(vec![Stub::default()]);
     climb(&ladder, query(100)).await;
     assert!(!metrics.render().contains("raisonne_order_identity_total"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn thoughts_are_told_while_the_rung_works_and_before_its_order() {
+    let thinks = vec!["Likes ", "", "red."];
+    let (ladder, _) = ladder(vec![Stub { thinks, ..Stub::taking(10) }]);
+    let mut told = Vec::new();
+    let mut climb = std::pin::pin!(ladder.climb(query(100)));
+    while let Some(update) = climb.next().await {
+        told.push(match update {
+            Update::Thought(piece) => piece.to_string(),
+            Update::Answer(answer) => answer.ranking.quality.as_str().to_owned(),
+        });
+    }
+    assert_eq!(told, ["given", "Likes ", "red.", "scored"]);
 }

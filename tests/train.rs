@@ -3,8 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use raisonne::bundle::{Bundle, BundleError, Manifest, Part};
+use raisonne::language::Vocabulary;
+use raisonne::nn::decoder::Model;
 use raisonne::nn::rqvae::Quantizer;
+use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
 use raisonne::scorer::Opened;
+use raisonne::train::recipe::Sizes;
 use raisonne::train::stages::assign;
 use raisonne::train::{Bench, Recipe, STAGES, Silence, publish, run};
 use rand::SeedableRng as _;
@@ -16,7 +20,9 @@ use tempfile::TempDir;
 /// A recipe for a shop so small that a whole training takes seconds.
 fn recipe(home: &Path, set: &[&str]) -> Recipe {
     let path = home.join("recipe.toml");
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.toml"));
+    let text = fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("loadtest/recipes/compare.toml"),
+    );
     fs::write(&path, text.unwrap()).unwrap();
     let small = [
         "name=small",
@@ -36,6 +42,17 @@ fn recipe(home: &Path, set: &[&str]) -> Recipe {
         "reward_model.candidates=6",
         "reward_model.examples_max=320",
         "reward_model.layers=1",
+        "language_model.begin.nothing={ vocabulary = 400, width = 32, layers = 1, heads = 2, kv_heads = 1, head_dim = 16, mlp_width = 48 }",
+        "language_model.midtrain.sequences=1",
+        "language_model.midtrain.captions=1",
+        "language_model.midtrain.personas_max=40",
+        "language_model.midtrain.texts_max=40",
+        "language_model.midtrain.teaching.epochs=0.5",
+        "language_model.compare.examples_max=60",
+        "language_model.compare.rehearsed_max=20",
+        "language_model.weigh.examples_max=100",
+        "language_model.fuse.judged_max=30",
+        "language_model.fuse.thought_tokens_max=8",
         "evaluate.resamples=100",
     ];
     let set: Vec<String> = small.iter().chain(set).map(|&setting| setting.to_owned()).collect();
@@ -73,6 +90,26 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let figure = &report["next_basket"]["all"]["figures"]["ndcg@10"];
     assert!(figure["scored"]["mean"].as_f64().unwrap() > 0.0, "{report:#}");
 
+    // Every rung that there is gets its figures.
+    let mut silence = Silence;
+    let recipe = recipe(home.path(), &[]);
+    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let compared =
+        |thought_tokens_max| ComparedFile { weight: 1.0, offered_max: 5, thought_tokens_max };
+    let file = RerankerFile {
+        weighed: Some(WeighedFile { weight: 1.0, candidates_max: 10 }),
+        reranked: Some(compared(0)),
+        reasoned: Some(compared(6)),
+    };
+    fs::write(bench.path(Part::Reranker), toml::to_string(&file).unwrap()).unwrap();
+    let report = run(*STAGES.last().unwrap(), &mut bench).unwrap();
+    let figure = &report["measured"]["next_basket"]["all"]["figures"]["ndcg@10"];
+    for rung in ["given", "scored", "weighed_alone", "weighed", "reranked", "reasoned"] {
+        let mean = figure[rung]["mean"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&mean), "{rung}: {figure}");
+    }
+    assert!(figure["reasoned_gain"]["low"].as_f64() <= figure["reasoned_gain"]["high"].as_f64());
+
     // The same seed gives the same models: the version is a hash of everything in a bundle.
     let again = tempfile::tempdir().unwrap();
     assert_eq!(make(&again, &[]).1.version, manifest.version);
@@ -84,8 +121,11 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
 fn a_bundle_that_was_changed_or_lacks_a_file_is_refused_by_name() {
     let home = tempfile::tempdir().unwrap();
     let (out, _) = make(&home, &["reward_model.loss=bce"]);
-    for part in Part::ALL {
-        let path = out.join(part.file());
+    for name in Part::ALL.iter().flat_map(|part| part.files(&out).unwrap()) {
+        let path = out.join(&name);
+        if !path.exists() {
+            continue;
+        }
         let bytes = fs::read(&path).unwrap();
 
         let mut flipped = bytes.clone();
@@ -93,14 +133,14 @@ fn a_bundle_that_was_changed_or_lacks_a_file_is_refused_by_name() {
         flipped[middle] ^= 1;
         fs::write(&path, &flipped).unwrap();
         match Bundle::open(&out) {
-            Err(BundleError::Changed { file, .. }) => assert_eq!(file, part.file()),
-            other => panic!("{part:?} with one flipped bit: {other:?}"),
+            Err(BundleError::Changed { file, .. }) => assert_eq!(file, name),
+            other => panic!("{name} with one flipped bit: {other:?}"),
         }
 
         fs::remove_file(&path).unwrap();
         match Bundle::open(&out) {
-            Err(BundleError::Missing { file, .. }) => assert_eq!(file, part.file()),
-            other => panic!("without {part:?}: {other:?}"),
+            Err(BundleError::Missing { file, .. }) => assert_eq!(file, name),
+            other => panic!("without {name}: {other:?}"),
         }
         fs::write(&path, &bytes).unwrap();
     }
@@ -153,6 +193,50 @@ fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
     let stage = STAGES.iter().find(|stage| stage.name() == "semantic_ids").unwrap();
     let error = format!("{:#}", run(*stage, &mut bench).unwrap_err());
     assert!(error.contains("200 items have ids that begin with [0, 0, 0]"), "{error}");
+}
+
+#[test]
+fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("elsewhere");
+    let vocabulary = Vocabulary::fit(Prompts::words().chain(Prompts::words()), 300).unwrap();
+    let known = vocabulary.len();
+    let sizes = Sizes {
+        vocabulary: 300,
+        width: 16,
+        layers: 1,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 8,
+        mlp_width: 24,
+    };
+    let config = sizes.config(known, 1024, Vec::new());
+    Model::random(config, 5).unwrap().save(&folder, Path::new("")).unwrap();
+    vocabulary.save(&folder).unwrap();
+    let begin = format!("language_model.begin={{ folder = {:?} }}", folder.to_str().unwrap());
+    let teaching = "{ epochs = 0.1, batch = 8, learning_rate = 0.01, weight_decay = 0.0";
+    let new_tokens = format!("language_model.midtrain.new_tokens={teaching} }}");
+    let adapters = format!("language_model.midtrain.teaching={teaching}, adapter_rank = 2 }}");
+    let recipe = recipe(home.path(), &[&begin, &new_tokens, &adapters]);
+    let mut silence = Silence;
+    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    for name in ["prepare", "text_encoder", "semantic_ids", "midtrain"] {
+        let stage = STAGES.iter().find(|stage| stage.name() == name).unwrap();
+        run(*stage, &mut bench).unwrap();
+    }
+    let (old, new) =
+        [folder, bench.path(Part::Midtrained)].map(|folder| Model::open(&folder).unwrap()).into();
+    let rows = |model: &Model, name: &str| -> Vec<Vec<f32>> {
+        model.parameters.get(name).unwrap().to_vec2().unwrap()
+    };
+    let embedding = "model.embed_tokens.weight";
+    let (before, after) = (rows(&old, embedding), rows(&new, embedding));
+    assert!(after.len() > known);
+    assert_eq!(before, after[..known], "what it knew, it still knows");
+    let query = "model.layers.0.self_attn.q_proj.weight";
+    assert_ne!(rows(&old, query), rows(&new, query), "the adapters are part of it");
+    let prompts = Prompts::open(&bench.path(Part::Midtrained), &bench.catalog().unwrap()).unwrap();
+    prompts.fit(new.config.vocabulary).unwrap();
 }
 
 #[test]

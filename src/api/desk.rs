@@ -6,7 +6,7 @@ use super::pb;
 use super::readiness::Readiness;
 use super::wire::{self, Envelope, Slip};
 use crate::domain::{Criticality, Query};
-use crate::rank::{Answer, Ladder};
+use crate::rank::{Ladder, Update};
 use crate::telemetry::Metrics;
 use async_stream::stream;
 use axum::body::Bytes;
@@ -66,12 +66,14 @@ impl Desk {
         let (slip, climb) = self.climb(&call, request)?;
         let mut climb = pin!(climb);
         let mut answer = None;
-        while let Some(better) = climb.next().await {
-            answer = Some(better);
+        while let Some(update) = climb.next().await {
+            if let Update::Answer(better) = update {
+                answer = Some(better);
+            }
         }
         let answer = answer.expect("a climb is never empty");
         call.trail.reached(Outcome::of(&answer));
-        Ok(slip.response(answer))
+        Ok(slip.response(*answer))
     }
 
     /// Every ranking of the climb as it is reached.
@@ -85,12 +87,18 @@ impl Desk {
             // The call moves in here with its seat: both last as long as the climb.
             let call = call;
             let mut climb = pin!(climb);
-            while let Some(answer) = climb.next().await {
-                let last = answer.last;
-                if last {
-                    call.trail.reached(Outcome::of(&answer));
-                }
-                yield pb::StreamRerankResponse { ranking: Some(slip.response(answer)), last };
+            while let Some(update) = climb.next().await {
+                yield match update {
+                    Update::Thought(piece) => wire::thought(&piece),
+                    Update::Answer(answer) => {
+                        let last = answer.last;
+                        if last {
+                            call.trail.reached(Outcome::of(&answer));
+                        }
+                        let ranking = Some(slip.response(*answer));
+                        pb::StreamRerankResponse { ranking, last, ..Default::default() }
+                    }
+                };
             }
         })
     }
@@ -141,7 +149,7 @@ impl Desk {
         &self,
         call: &Call,
         request: pb::RerankRequest,
-    ) -> Result<(Slip, impl Stream<Item = Answer> + Send + use<>), Fault> {
+    ) -> Result<(Slip, impl Stream<Item = Update> + Send + use<>), Fault> {
         let query = wire::query(request, envelope(call))?;
         self.check(call, &query)?;
         Ok((Slip::of(&query), self.ladder.clone().climb(query)))

@@ -133,6 +133,11 @@ pub fn explained(
     }
 }
 
+/// A piece of what a language model thinks, as a step of a climb.
+pub fn thought(piece: &str) -> pb::StreamRerankResponse {
+    pb::StreamRerankResponse { thought: piece.to_owned(), ..Default::default() }
+}
+
 // === impl Slip ===
 
 impl Slip {
@@ -156,18 +161,19 @@ impl Slip {
             shortfalls: shortfalls.into_iter().map(Into::into).collect(),
             bundle: ranking.version.to_string(),
             receipt: Some(receipt.into()),
+            rationale: ranking.rationale.map(|text| text.to_string()).unwrap_or_default(),
         }
     }
 
     fn result(&self, ranked: Ranked, rank: u32) -> pb::Result {
         let Ranked { input, score, scores, reasons } = ranked;
-        let Scores { prior, scorer } = scores;
+        let Scores { prior, scorer, weighed, reranker } = scores;
         pb::Result {
             item_id: self.items[input].to_string(),
             rank,
             input_rank: input as u32 + 1,
             score,
-            scores: Some(pb::Scores { prior, scorer, ..pb::Scores::default() }),
+            scores: Some(pb::Scores { prior, scorer, rechead: None, weighed, reranker }),
             reasons: reasons.into_iter().map(Into::into).collect(),
         }
     }
@@ -195,7 +201,7 @@ fn shopper(
     user: Option<pb::User>,
     now: Timestamp,
 ) -> (UserId, Option<Vec<Event>>) {
-    // The profile is for language models alone; this release has none.
+    // The profile is for language models alone, and the prompts of this release do not tell it.
     let pb::User { user_id, history, profile } = user.unwrap_or_default();
     bounds.id("user.user_id", &user_id);
     bounds.bytes("user.profile", &profile, QUERY_BYTES_MAX);
@@ -354,6 +360,9 @@ impl From<Quality> for pb::Quality {
         match quality {
             Quality::Given => Self::Given,
             Quality::Scored => Self::Scored,
+            Quality::Weighed => Self::Weighed,
+            Quality::Reranked => Self::Reranked,
+            Quality::Reasoned => Self::Reasoned,
         }
     }
 }
@@ -374,8 +383,24 @@ impl From<(Quality, Shortfall)> for pb::Shortfall {
 
 impl From<Receipt> for pb::Receipt {
     fn from(receipt: Receipt) -> Self {
-        let Receipt { queue, compute, card_hits, card_misses } = receipt;
-        Self { queue: Some(queue.into()), compute: Some(compute.into()), card_hits, card_misses }
+        let Receipt {
+            queue,
+            compute,
+            card_hits,
+            card_misses,
+            prompt_tokens,
+            cached_tokens,
+            generated_tokens,
+        } = receipt;
+        Self {
+            queue: Some(queue.into()),
+            compute: Some(compute.into()),
+            card_hits,
+            card_misses,
+            prompt_tokens,
+            cached_tokens,
+            generated_tokens,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::process::cpu_s;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
-use crate::api::pb::{Candidate, Quality, RerankRequest};
+use crate::api::pb::{Candidate, Effort, Quality, RerankRequest};
 use crate::bundle::Part;
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -25,6 +25,8 @@ pub struct ServiceOptions {
     pub candidates: usize,
     /// Clients at a time, each with a connection and one request in flight.
     pub clients: usize,
+    /// How high each request climbs.
+    pub effort: Effort,
     /// Requests in all, after as many warm-ups as there are clients and samples.
     pub requests: usize,
     /// The server's process on this machine, to measure its processor time.
@@ -38,17 +40,18 @@ pub struct ServiceOptions {
 struct Answered {
     took: Duration,
     compute: Duration,
-    /// Whether the scored rung was reached. Where it was not, the answer cost next to nothing.
-    scored: bool,
+    /// Whether the rung that was asked for was reached. Where it was not, the answer cost less.
+    reached: bool,
 }
 
 /// Sends requests in a closed loop and says how long they took, and how much of that was the
-/// scorer's own time.
+/// models' own time.
 pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (answered, elapsed, cpu) = runtime.block_on(load(options))?;
     let rate = answered.len() as f64 / elapsed.as_secs_f64();
-    let scored = answered.iter().filter(|a| a.scored).count() as f64 / answered.len().max(1) as f64;
+    let reached = answered.iter().filter(|a| a.reached).count();
+    let reached = reached as f64 / answered.len().max(1) as f64;
     let [client_cpu, server_cpu] = cpu.map(|s| s.map(|s| s * 1e3 / answered.len().max(1) as f64));
     let took = quantiles(answered.iter().map(|a| a.took));
     let compute = quantiles(answered.iter().map(|a| a.compute));
@@ -56,18 +59,19 @@ pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
     if options.json {
         let report = json!({
             "clients": options.clients, "candidates": options.candidates,
-            "requests_per_second": rate, "scored_share": scored,
+            "requests_per_second": rate, "effort": word(options.effort), "reached_share": reached,
             "client_cpu_ms": client_cpu, "server_cpu_ms": server_cpu,
-            "latency_ms": took, "scorer_ms": compute, "overhead_ms": over,
+            "latency_ms": took, "models_ms": compute, "overhead_ms": over,
         });
         writeln!(out, "{report}")?;
     } else {
         writeln!(
             out,
-            "{} clients, {} candidates: {rate:.0} requests/s, {:.1} % scored; ms at p50/p95/p99: whole {}, scorer {}, overhead {}",
+            "{} clients, {} candidates: {rate:.0} requests/s, {:.1} % {}; ms at p50/p95/p99: whole {}, models {}, overhead {}",
             options.clients,
             options.candidates,
-            scored * 100.0,
+            reached * 100.0,
+            word(options.effort),
             shown(took),
             shown(compute),
             shown(over),
@@ -83,7 +87,7 @@ pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
 
 /// The answers, how long they took in all, and the processor seconds of client and server.
 async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Option<f64>; 2])> {
-    let requests = requests(options)?;
+    let (requests, quality) = (requests(options)?, quality(options.effort));
     let mut clients = Vec::new();
     for _ in 0..options.clients {
         let channel = Channel::from_shared(options.address.clone())?.connect().await;
@@ -108,11 +112,11 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
                 let begun = Instant::now();
                 let answer = client.rerank(request).await?.into_inner();
                 let took = begun.elapsed();
-                let scored = answer.quality() == Quality::Scored;
+                let reached = answer.quality() == quality;
                 let compute = answer.receipt.and_then(|receipt| receipt.compute);
                 let compute = compute.map_or(0, |c| c.seconds * 1_000_000_000 + i64::from(c.nanos));
                 let compute = Duration::from_nanos(compute as u64);
-                answered.push(Answered { took, compute, scored });
+                answered.push(Answered { took, compute, reached });
             }
             Ok::<_, anyhow::Error>(answered)
         });
@@ -129,6 +133,20 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
     Ok((all, elapsed, cpu))
 }
 
+/// What an effort comes to where nothing falls short.
+fn quality(effort: Effort) -> Quality {
+    match effort {
+        Effort::Scored => Quality::Scored,
+        Effort::Weighed => Quality::Weighed,
+        Effort::Reranked => Quality::Reranked,
+        Effort::Unspecified | Effort::Auto | Effort::Reasoned => Quality::Reasoned,
+    }
+}
+
+fn word(effort: Effort) -> String {
+    quality(effort).as_str_name().trim_start_matches("QUALITY_").to_lowercase()
+}
+
 /// The bundle's samples, each filled up with the candidates of the others.
 fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
     let path = options.bundle.join(Part::Samples.file());
@@ -138,7 +156,8 @@ fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
     let others: Vec<Candidate> = samples.iter().flat_map(|s| s.candidates.clone()).collect();
     let fill = |sample: &RerankRequest| {
         let mut known = BTreeSet::new();
-        let mut request = RerankRequest { top_n: 10, ..sample.clone() };
+        let mut request =
+            RerankRequest { top_n: 10, effort: options.effort.into(), ..sample.clone() };
         request.candidates.extend(others.iter().cloned());
         request.candidates.retain(|candidate| known.insert(candidate.item_id.clone()));
         request.candidates.truncate(options.candidates);

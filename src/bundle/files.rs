@@ -45,6 +45,9 @@ pub struct Golden {
     pub items: Vec<String>,
     /// The scorer's logits, in that order.
     pub scores: Vec<f32>,
+    /// The language model's, in that order, where it has a rung.
+    #[serde(default)]
+    pub weighed: Vec<f32>,
 }
 
 // === impl Bundle ===

@@ -2,13 +2,15 @@
 
 use super::BundleError;
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
 /// The manifest's own file.
 pub const MANIFEST: &str = "manifest.toml";
 /// Files that a bundle may name.
-const FILES_MAX: usize = 64;
+const FILES_MAX: usize = 256;
+/// Steps of a file's name: a folder, and a file in it.
+const NESTED_MAX: usize = 2;
 
 /// The kinds of thing that a bundle holds, and their files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +43,16 @@ pub enum Part {
     Recipe,
     /// What was measured while it was made.
     Report,
+    /// The language model that has learned the shop's items: on the bench alone, no bundle ships it.
+    Midtrained,
+    /// What a teacher said of slates: on the bench alone.
+    Traces,
+    /// The language model that has learned to compare candidates: on the bench alone.
+    Compared,
+    /// The language model: a Hugging Face folder with its tokenizer.
+    Decoder,
+    /// How what the language model says is fused with what the scorer says.
+    Reranker,
 }
 
 /// What a bundle says that it holds.
@@ -70,8 +82,8 @@ pub struct FileEntry {
 // === impl Part ===
 
 impl Part {
-    /// All parts.
-    pub const ALL: [Self; 14] = [
+    /// All parts of a bundle.
+    pub const ALL: [Self; 16] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
@@ -86,9 +98,11 @@ impl Part {
         Self::Samples,
         Self::Recipe,
         Self::Report,
+        Self::Decoder,
+        Self::Reranker,
     ];
 
-    /// Its file.
+    /// Its file, or its folder.
     pub fn file(self) -> &'static str {
         match self {
             Self::Catalog => "catalog.jsonl.zst",
@@ -105,12 +119,33 @@ impl Part {
             Self::Samples => "samples.json",
             Self::Recipe => "recipe.toml",
             Self::Report => "report.json",
+            Self::Midtrained => "midtrained",
+            Self::Traces => "traces.jsonl",
+            Self::Compared => "compared",
+            Self::Decoder => "decoder",
+            Self::Reranker => "reranker.toml",
         }
     }
 
-    /// Whether a bundle may do without it: those made before there were semantic ids do.
+    /// Whether a bundle may do without it: one without a language model is scored and no more.
     pub fn is_optional(self) -> bool {
-        matches!(self, Self::Quantizer | Self::SemanticIds)
+        matches!(self, Self::Quantizer | Self::SemanticIds | Self::Decoder | Self::Reranker)
+    }
+
+    /// The names of its files within the bundle in `dir`: its own, or those of its folder.
+    pub fn files(self, dir: &Path) -> Result<Vec<String>, BundleError> {
+        let (name, path) = (self.file(), dir.join(self.file()));
+        if !path.is_dir() {
+            return Ok(vec![name.to_owned()]);
+        }
+        let list = || -> std::io::Result<Vec<String>> {
+            let entries = fs::read_dir(&path)?;
+            let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            names.map(|file| file.map(|file| format!("{name}/{file}"))).collect()
+        };
+        let mut files = list().map_err(|source| BundleError::Io { path: path.clone(), source })?;
+        files.sort();
+        Ok(files)
     }
 }
 
@@ -126,22 +161,18 @@ impl Manifest {
             if part.is_optional() && !dir.join(part.file()).exists() {
                 continue;
             }
-            let bytes = read(dir, part.file())?;
-            let hash = blake3::hash(&bytes);
-            // The report holds times, which differ from run to run: it has a hash like any file,
-            // but it is no part of what the models are.
-            if part != Part::Report {
-                whole.update(hash.as_bytes());
+            for name in part.files(dir)? {
+                let (hash, bytes) = hash(dir, &name)?;
+                // The report holds times, which differ from run to run: it has a hash like any
+                // file, but it is no part of what the models are.
+                if part != Part::Report {
+                    whole.update(hash.as_bytes());
+                }
+                if matches!(part, Part::Tokenizer | Part::Text | Part::Scorer) {
+                    space.update(hash.as_bytes());
+                }
+                file.push(FileEntry { name, bytes, blake3: hash.to_hex().to_string() });
             }
-            if matches!(part, Part::Tokenizer | Part::Text | Part::Scorer) {
-                space.update(hash.as_bytes());
-            }
-            let name = part.file().to_owned();
-            file.push(FileEntry {
-                name,
-                bytes: bytes.len() as u64,
-                blake3: hash.to_hex().to_string(),
-            });
         }
         let short = |hasher: blake3::Hasher| hasher.finalize().to_hex()[..12].to_owned();
         Ok(Self { version: format!("{name}-{}", short(whole)), space: short(space), file })
@@ -149,12 +180,16 @@ impl Manifest {
 
     /// Reads the manifest of the bundle in `dir`.
     pub fn read(dir: &Path) -> Result<Self, BundleError> {
-        let text = String::from_utf8(read(dir, MANIFEST)?)
+        let text = fs::read(dir.join(MANIFEST)).map_err(|source| no_file(dir, MANIFEST, source))?;
+        let text = String::from_utf8(text)
             .map_err(|_| BundleError::malformed(MANIFEST, "it is not UTF-8"))?;
         let manifest: Self = toml::from_str(&text)
             .map_err(|error| BundleError::malformed(MANIFEST, error.message()))?;
         if manifest.file.len() > FILES_MAX {
-            return Err(BundleError::malformed(MANIFEST, "it names more than 64 files"));
+            return Err(BundleError::malformed(
+                MANIFEST,
+                &format!("it names more than {FILES_MAX} files"),
+            ));
         }
         Ok(manifest)
     }
@@ -170,13 +205,17 @@ impl Manifest {
     /// may be absent is named if it is there, so that nothing is read that was not checked.
     pub fn verify(&self, dir: &Path) -> Result<(), BundleError> {
         for part in Part::ALL {
-            let absent = part.is_optional() && !dir.join(part.file()).exists();
-            if !absent && !self.file.iter().any(|entry| entry.name == part.file()) {
-                return Err(BundleError::malformed(MANIFEST, &format!("it lacks {}", part.file())));
+            if part.is_optional() && !dir.join(part.file()).exists() {
+                continue;
+            }
+            for file in part.files(dir)? {
+                if !self.file.iter().any(|entry| entry.name == file) {
+                    return Err(BundleError::malformed(MANIFEST, &format!("it lacks {file}")));
+                }
             }
         }
         for entry in &self.file {
-            let found = blake3::hash(&read(dir, &entry.name)?).to_hex().to_string();
+            let found = hash(dir, &entry.name)?.0.to_hex().to_string();
             if found != entry.blake3 {
                 let (file, expected) = (entry.name.clone(), entry.blake3.clone());
                 return Err(BundleError::Changed { file, expected, found });
@@ -186,14 +225,23 @@ impl Manifest {
     }
 }
 
-/// Reads a file of the bundle. Its name may not lead out of the folder.
-fn read(dir: &Path, name: &str) -> Result<Vec<u8>, BundleError> {
-    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+/// The hash of a file of the bundle, and its length. Its name may lead into a folder of the
+/// bundle's, and not out of the bundle.
+fn hash(dir: &Path, name: &str) -> Result<(blake3::Hash, u64), BundleError> {
+    let sound = |step: &str| !step.is_empty() && !step.starts_with('.') && !step.contains('\\');
+    if !name.split('/').all(sound) || name.split('/').count() > NESTED_MAX {
         return Err(BundleError::malformed(MANIFEST, &format!("{name:?} is no file name")));
     }
     let path = dir.join(name);
-    fs::read(&path).map_err(|source| match source.kind() {
+    let mut hasher = blake3::Hasher::new();
+    let read = File::open(&path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+    read.map_err(|source| no_file(dir, name, source))?;
+    Ok((hasher.finalize(), hasher.count()))
+}
+
+fn no_file(dir: &Path, name: &str, source: std::io::Error) -> BundleError {
+    match source.kind() {
         std::io::ErrorKind::NotFound => BundleError::Missing { file: name.into(), dir: dir.into() },
-        _ => BundleError::Io { path, source },
-    })
+        _ => BundleError::Io { path: dir.join(name), source },
+    }
 }

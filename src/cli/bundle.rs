@@ -70,6 +70,9 @@ pub struct Make {
     /// The bundle's folder.
     #[arg(long)]
     out: PathBuf,
+    /// The stage to begin with, where those before it have left their parts in the folder.
+    #[arg(long)]
+    from: Option<String>,
 }
 
 /// Checks every file of a bundle.
@@ -146,7 +149,7 @@ impl Make {
         let mut reports = Vec::new();
         {
             let mut bench = Bench::new(&self.work, recipe.clone(), &mut bar)?;
-            for stage in STAGES {
+            for stage in self.stages()?.iter().filter(|stage| stage.is_wanted(&recipe)) {
                 reports.push(train::run(*stage, &mut bench)?);
             }
         }
@@ -170,6 +173,15 @@ impl Make {
     }
 }
 
+impl Make {
+    /// The stages from the first that is to be carried out.
+    fn stages(&self) -> anyhow::Result<&'static [&'static dyn train::Stage]> {
+        let Some(from) = &self.from else { return Ok(STAGES) };
+        let at = STAGES.iter().position(|stage| stage.name() == from);
+        Ok(&STAGES[at.with_context(|| format!("there is no stage {from:?}"))?..])
+    }
+}
+
 impl Verify {
     fn run(self) -> anyhow::Result<()> {
         let opened = Opened::of(Bundle::open(&self.bundle)?)?;
@@ -185,9 +197,6 @@ impl Eval {
         manifest.verify(&self.bundle)?;
         let mut recipe = Recipe::read(&self.bundle.join(Part::Recipe.file()), &[])?;
         let work = tempfile::tempdir().context("making a folder to work in")?;
-        for file in &manifest.file {
-            std::fs::copy(self.bundle.join(&file.name), work.path().join(&file.name))?;
-        }
         let mut bar = Bar::new();
         if let Some(data) = self.data {
             recipe.shop.imported = Some(std::path::absolute(data)?);
@@ -196,6 +205,12 @@ impl Eval {
         let mut bench = Bench::new(work.path(), recipe, &mut bar)?;
         if bench.recipe.shop.simulated.is_some() {
             train::run(STAGES[0], &mut bench)?;
+        }
+        // The bundle's own parts, its catalogue among them, take the place of what was made anew.
+        for file in &manifest.file {
+            let to = work.path().join(&file.name);
+            std::fs::create_dir_all(to.parent().unwrap_or(work.path()))?;
+            std::fs::copy(self.bundle.join(&file.name), to)?;
         }
         let report = evaluate(&mut bench)?;
         bar.end();

@@ -2,7 +2,7 @@
 
 use super::serve::runtime;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
-use crate::api::pb::{Quality, RerankRequest, RerankResponse};
+use crate::api::pb::{Quality, RerankRequest, RerankResponse, StreamRerankRequest};
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
 use crate::config::Config;
@@ -24,6 +24,9 @@ const BEFORE: usize = 5;
 const HISTORY: usize = 4;
 /// Requests sent before the clock is looked at: connections and caches are made on first use.
 const WARM_UPS: usize = 3;
+
+/// How long the demo waits: long enough to show the whole climb on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves the demo bundle and shows what it does.
 #[derive(Args, Debug)]
@@ -49,7 +52,7 @@ impl Demo {
         let mut config = Config::default();
         config.api.listen = self.listen;
         config.bundle.path = self.bundle.unwrap_or_else(home);
-        let (mut parts, opened) = app::furnish(&config)?;
+        let (mut parts, opened) = app::furnish(&config).await?;
         let samples = samples(&config.bundle.path)?;
         parts.samples = Some(serde_json::to_value(&samples)?);
         let app = App::start(&config.api, parts).await?;
@@ -64,11 +67,11 @@ impl Demo {
             opened.model.cards.users.len(),
         )?;
         for sample in samples.iter().cycle().take(WARM_UPS) {
-            client.rerank(sample.clone()).await?;
+            climb(&mut client, sample).await?;
         }
         for (number, sample) in samples.iter().take(SHOWN).enumerate() {
-            let (answer, took) = ask(&mut client, sample).await?;
-            tell(&mut out, &opened, sample, &answer, took)?;
+            let climb = climb(&mut client, sample).await?;
+            tell(&mut out, &opened, sample, &climb)?;
             if number == 0 {
                 let since = begun.elapsed().as_secs_f64();
                 writeln!(out, "  (the first answer came {since:.2} s after the start)")?;
@@ -103,22 +106,44 @@ fn samples(bundle: &Path) -> anyhow::Result<Vec<RerankRequest>> {
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-async fn ask(
+/// What came of a request.
+#[derive(Default)]
+struct Climb {
+    /// The best order.
+    answer: RerankResponse,
+    /// When each order on the way to it came.
+    steps: Vec<(Quality, Duration)>,
+    /// What the language model thought.
+    thought: String,
+}
+
+async fn climb(
     client: &mut RerankServiceClient<Channel>,
     sample: &RerankRequest,
-) -> anyhow::Result<(RerankResponse, Duration)> {
+) -> anyhow::Result<Climb> {
+    let mut request = tonic::Request::new(StreamRerankRequest { request: Some(sample.clone()) });
+    request.set_timeout(PATIENCE);
     let begun = Instant::now();
-    let answer = client.rerank(sample.clone()).await?.into_inner();
-    Ok((answer, begun.elapsed()))
+    let mut stream = client.stream_rerank(request).await?.into_inner();
+    let mut climb = Climb::default();
+    while let Some(step) = stream.message().await? {
+        climb.thought.push_str(&step.thought);
+        let Some(answer) = step.ranking else { continue };
+        if climb.steps.last().is_none_or(|(quality, _)| *quality != answer.quality()) {
+            climb.steps.push((answer.quality(), begun.elapsed()));
+        }
+        climb.answer = answer;
+    }
+    Ok(climb)
 }
 
 fn tell(
     out: &mut impl Write,
     opened: &Opened,
     sample: &RerankRequest,
-    answer: &RerankResponse,
-    took: Duration,
+    climb: &Climb,
 ) -> anyhow::Result<()> {
+    let Climb { answer, steps, thought } = climb;
     let catalog = &opened.model.catalog;
     let user = sample.user.as_ref().map(|user| user.user_id.as_str()).unwrap_or_default();
     writeln!(out, "\nShopper {user} bought, latest first:")?;
@@ -131,12 +156,15 @@ fn tell(
     for (place, candidate) in sample.candidates.iter().take(BEFORE).enumerate() {
         writeln!(out, "  {:>3}. {}", place + 1, title(catalog, &candidate.item_id))?;
     }
-    let quality = match answer.quality() {
-        Quality::Scored => "scored",
-        _ => "as given",
+    let step = |(quality, took): &(Quality, Duration)| {
+        format!("{} in {:.1} ms", word(*quality), took.as_secs_f64() * 1e3)
     };
-    let millis = took.as_secs_f64() * 1e3;
-    writeln!(out, "  Raisonné shows ({quality}, in {millis:.1} ms over gRPC):")?;
+    let steps = steps.iter().map(step).collect::<Vec<_>>().join(", ");
+    if !thought.is_empty() {
+        let held = if answer.rationale.is_empty() { "which does not hold" } else { "which holds" };
+        writeln!(out, "  The language model thought:{thought} ({held})")?;
+    }
+    writeln!(out, "  Raisonné shows ({steps}, over gRPC):")?;
     for result in &answer.results {
         let (rank, was) = (result.rank, result.input_rank);
         writeln!(out, "  {rank:>3}. {} (was {was})", title(catalog, &result.item_id))?;
@@ -145,6 +173,16 @@ fn tell(
         }
     }
     Ok(())
+}
+
+fn word(quality: Quality) -> &'static str {
+    match quality {
+        Quality::Unspecified | Quality::Given => "as given",
+        Quality::Scored => "scored",
+        Quality::Weighed => "weighed",
+        Quality::Reranked => "reranked",
+        Quality::Reasoned => "reasoned",
+    }
 }
 
 fn title<'a>(catalog: &'a Catalog, id: &'a str) -> &'a str {

@@ -10,9 +10,10 @@ mod progress;
 mod serve;
 mod shop;
 
+use crate::api::pb;
 use crate::bench;
 use crate::train::learner::Plan;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -150,6 +151,9 @@ struct ServiceBench {
     /// Candidates of a slate.
     #[arg(long, default_value_t = 100)]
     candidates: usize,
+    /// How high each request climbs.
+    #[arg(long, value_enum, default_value_t = Effort::Scored)]
+    effort: Effort,
     /// Clients at a time.
     #[arg(long, default_value_t = 1)]
     clients: usize,
@@ -162,6 +166,19 @@ struct ServiceBench {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// How high a request climbs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Effort {
+    /// To the scorer's order.
+    Scored,
+    /// To the language model's, each candidate weighed alone.
+    Weighed,
+    /// … the best compared at once.
+    Reranked,
+    /// … the best compared after a thought.
+    Reasoned,
 }
 
 #[derive(Args, Debug)]
@@ -237,9 +254,23 @@ impl LearnerBench {
 
 impl ServiceBench {
     fn run(self) -> anyhow::Result<()> {
-        let Self { address, bundle, candidates, clients, requests, server, json } = self;
-        let options =
-            bench::ServiceOptions { address, bundle, candidates, clients, requests, server, json };
+        let Self { address, bundle, candidates, effort, clients, requests, server, json } = self;
+        let effort = match effort {
+            Effort::Scored => pb::Effort::Scored,
+            Effort::Weighed => pb::Effort::Weighed,
+            Effort::Reranked => pb::Effort::Reranked,
+            Effort::Reasoned => pb::Effort::Reasoned,
+        };
+        let options = bench::ServiceOptions {
+            address,
+            bundle,
+            candidates,
+            clients,
+            effort,
+            requests,
+            server,
+            json,
+        };
         bench::service(&options, &mut std::io::stdout().lock())
     }
 }

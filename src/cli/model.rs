@@ -1,12 +1,13 @@
 //! Loading a language model from the command line.
 
+use crate::config::Quantize;
 use crate::engine::{CpuRunner, Engine, Limits};
 use crate::language::Vocabulary;
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
 use crate::telemetry::Metrics;
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,21 +32,6 @@ pub(super) struct LoadArgs {
     /// The processor's instructions: avx512, avx2 or portable; the best that it has, without it.
     #[arg(long, value_parser = level)]
     instructions: Option<Level>,
-}
-
-/// How weights are kept, by the names that people know.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Quantize {
-    /// 32 bits.
-    F32,
-    /// 16 bits.
-    Bf16,
-    /// 8 bits, with a scale for each 32.
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// 4 bits.
-    #[value(name = "q4_k")]
-    Q4K,
 }
 
 /// A model's folder that was found sound, and the words that it knows.
@@ -121,15 +107,4 @@ fn level(name: &str) -> Result<Level, String> {
         let here: Vec<_> = Level::all_here().map(Level::as_str).collect();
         format!("this processor has {}", here.join(", "))
     })
-}
-
-impl Quantize {
-    fn precision(self) -> Precision {
-        match self {
-            Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
-            Self::Q8_0 => Precision::Int8,
-            Self::Q4K => Precision::Int4,
-        }
-    }
 }

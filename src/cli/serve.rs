@@ -45,7 +45,7 @@ impl Serve {
         let people = std::io::stderr().is_terminal();
         start_tracing(if people { TraceFormat::Human } else { TraceFormat::Json })?;
         runtime()?.block_on(async {
-            let (parts, _) = app::furnish(&config)?;
+            let (parts, _) = app::furnish(&config).await?;
             let app = App::start(&config.api, parts).await?;
             app::told_to_stop().await?;
             tracing::info!("told to stop: finishing what is in flight");
@@ -57,7 +57,7 @@ impl Serve {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = self.source.read()?;
-        let (parts, opened) = app::furnish(&config)?;
+        let (parts, opened) = runtime()?.block_on(app::furnish(&config))?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "{config:#?}")?;
         writeln!(

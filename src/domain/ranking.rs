@@ -1,6 +1,7 @@
 //! An answer: an order of the slate, with scores and reasons.
 
 use super::{Reason, Version};
+use std::sync::Arc;
 
 /// An order of a query's candidates: always a permutation of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +12,8 @@ pub struct Ranking {
     pub quality: Quality,
     /// Which models reached it.
     pub version: Version,
+    /// What a language model thought before it gave this order.
+    pub rationale: Option<Arc<str>>,
 }
 
 /// One candidate in its place.
@@ -33,6 +36,10 @@ pub struct Scores {
     pub prior: Option<f32>,
     /// What the scorer (CURec's reward model) gave: a logit.
     pub scorer: Option<f32>,
+    /// What the language model gave, weighing the item alone: a logit.
+    pub weighed: Option<f32>,
+    /// What the language model gave, comparing the best: minus the logarithm of its place.
+    pub reranker: Option<f32>,
 }
 
 /// How an order was reached; later is better.
@@ -42,6 +49,12 @@ pub enum Quality {
     Given,
     /// By the small models.
     Scored,
+    /// By the language model, each candidate weighed alone.
+    Weighed,
+    /// By the language model, the best compared at once.
+    Reranked,
+    /// By the language model, the best compared after a thought.
+    Reasoned,
 }
 
 impl Quality {
@@ -50,6 +63,9 @@ impl Quality {
         match self {
             Self::Given => "given",
             Self::Scored => "scored",
+            Self::Weighed => "weighed",
+            Self::Reranked => "reranked",
+            Self::Reasoned => "reasoned",
         }
     }
 }
@@ -67,7 +83,7 @@ impl Ranking {
                 reasons: Vec::new(),
             })
             .collect();
-        Self { order, quality: Quality::Given, version }
+        Self { order, quality: Quality::Given, version, rationale: None }
     }
 
     /// Sorts best first. Ties keep the order they came in, so equal input gives equal output.

@@ -102,7 +102,7 @@ pub(super) fn repeat(count: u32, buyers: usize) -> String {
 }
 
 /// Whether an attribute can stand in a shopper's pattern.
-pub(super) fn speaks(name: &str) -> bool {
+pub fn speaks(name: &str) -> bool {
     !SILENT.contains(&name)
 }
 

@@ -10,4 +10,4 @@ mod words;
 pub use attributes::{Mining, mine};
 pub use semantic::{SemanticTokens, SemanticTokensError, read_id, write_id};
 pub use tokens::{TEXT_TOKENS_MAX, Tokens, TokensError};
-pub use vocabulary::{Vocabulary, VocabularyError, Written};
+pub use vocabulary::{END, Vocabulary, VocabularyError, Written};

@@ -5,7 +5,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::unicode::NFKC;
 use tokenizers::normalizers::utils::{Lowercase, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{Tokenizer, TokenizerBuilder};
+use tokenizers::{NormalizerWrapper, Tokenizer, TokenizerBuilder};
 
 /// Tokens of one text that are read; a reason has about thirty, a description about eighty.
 pub const TEXT_TOKENS_MAX: usize = 128;
@@ -41,27 +41,11 @@ impl Tokens {
         texts: impl IntoIterator<Item = &'a str>,
         vocabulary: usize,
     ) -> Result<Self, TokensError> {
-        let mut texts: Vec<&str> = texts.into_iter().collect();
-        texts.sort_unstable();
-        let mut trainer = BpeTrainer::builder()
-            .vocab_size(vocabulary)
-            .min_frequency(PAIR_COUNT_MIN)
-            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .show_progress(false)
-            .build();
         // A space in front makes the first word of a text the same token as anywhere else.
-        let bytes = ByteLevel::default().add_prefix_space(true);
-        let mut untrained = TokenizerBuilder::new()
-            .with_model(BPE::default())
-            .with_normalizer(Some(Sequence::new(vec![NFKC.into(), Lowercase.into()])))
-            .with_pre_tokenizer(Some(bytes))
-            .with_post_processor(Some(bytes))
-            .with_decoder(Some(bytes))
-            .build()
-            .map_err(TokensError::when("made"))?;
-        let trained =
-            untrained.train(&mut trainer, texts.into_iter()).map_err(TokensError::when("made"))?;
-        Ok(Self { tokenizer: trained.clone().into() })
+        let pieces = ByteLevel::default().add_prefix_space(true);
+        let normalizer = Sequence::new(vec![NFKC.into(), Lowercase.into()]);
+        let tokenizer = learn(texts, vocabulary, pieces, normalizer);
+        Ok(Self { tokenizer: tokenizer.map_err(TokensError::when("made"))? })
     }
 
     /// Reads a `tokenizer.json`.
@@ -90,6 +74,31 @@ impl Tokens {
         tokens.truncate(TEXT_TOKENS_MAX);
         tokens
     }
+}
+
+/// A byte-level BPE of these texts, the same in whichever order they come.
+pub(super) fn learn<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    vocabulary: usize,
+    pieces: ByteLevel,
+    normalizer: impl Into<NormalizerWrapper>,
+) -> tokenizers::Result<Tokenizer> {
+    let mut texts: Vec<&str> = texts.into_iter().collect();
+    texts.sort_unstable();
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(vocabulary)
+        .min_frequency(PAIR_COUNT_MIN)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .show_progress(false)
+        .build();
+    let mut untrained = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(Some(normalizer.into()))
+        .with_pre_tokenizer(Some(pieces))
+        .with_post_processor(Some(pieces))
+        .with_decoder(Some(pieces))
+        .build()?;
+    Ok(untrained.train(&mut trainer, texts.into_iter())?.clone().into())
 }
 
 #[cfg(test)]

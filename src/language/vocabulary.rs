@@ -1,8 +1,14 @@
 //! The tokens of a language model that was made elsewhere: its own `tokenizer.json`.
 
+use super::tokens::learn;
 use super::{SemanticTokens, SemanticTokensError};
 use std::path::{Path, PathBuf};
-use tokenizers::Tokenizer;
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
+
+/// What ends a text of a model that was made from nothing.
+pub const END: &str = "<|endoftext|>";
 
 /// The text of a model's tokens.
 #[derive(Clone, Debug)]
@@ -54,6 +60,25 @@ pub enum VocabularyError {
 // === impl Vocabulary ===
 
 impl Vocabulary {
+    /// Learns the tokens of a model that is made from nothing: pieces of these texts as they are
+    /// written, `vocabulary` of them at most (257 at least: the bytes, and [`END`]).
+    pub fn fit<'a>(
+        texts: impl IntoIterator<Item = &'a str>,
+        vocabulary: usize,
+    ) -> Result<Self, VocabularyError> {
+        let made = |source| VocabularyError::Refused { what: "the texts", source };
+        let pieces = ByteLevel::default().add_prefix_space(false);
+        let mut tokenizer =
+            learn(texts, vocabulary.saturating_sub(1), pieces, NFC).map_err(made)?;
+        tokenizer.add_special_tokens([AddedToken::from(END, true)]).map_err(made)?;
+        Ok(Self { tokenizer })
+    }
+
+    /// The token that is written like this, if there is one.
+    pub fn token(&self, text: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(text)
+    }
+
     /// Reads the `tokenizer.json` of a model's folder.
     pub fn load(folder: &Path) -> Result<Self, VocabularyError> {
         let path = folder.join("tokenizer.json");
@@ -86,6 +111,18 @@ impl Vocabulary {
         codes: usize,
     ) -> Result<SemanticTokens, SemanticTokensError> {
         SemanticTokens::add_to(&mut self.tokenizer, levels, codes)
+    }
+
+    /// Makes sure that each of these is one token: what is missing is added at the end.
+    pub fn add(&mut self, words: &[String]) -> Result<Vec<u32>, VocabularyError> {
+        let refused = |source| VocabularyError::Refused { what: "a word", source };
+        let added = words.iter().map(|word| AddedToken::from(word, false).normalized(false));
+        self.tokenizer.add_tokens(added).map_err(refused)?;
+        let token = |word: &String| {
+            let missing = || refused(format!("{word} has no token").into());
+            self.tokenizer.token_to_id(word).ok_or_else(missing)
+        };
+        words.iter().map(token).collect()
     }
 
     /// The tokens of a text, with those that the tokenizer itself puts around one.
@@ -147,7 +184,6 @@ impl Written<'_> {
 mod tests {
     use super::*;
     use tokenizers::models::bpe::BPE;
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     /// Every byte is a token.
     fn bytes() -> Vocabulary {

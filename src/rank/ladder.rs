@@ -1,10 +1,11 @@
 //! The climb: from the order given to the best order that the deadline allows.
 
-use super::{Pace, Receipt, Refined, Rung, Shortfall};
+use super::{Aloud, Pace, Receipt, Refined, Rung, Shortfall};
 use crate::domain::{Effort, ItemId, Quality, Query, Ranking, Reason, Version};
 use crate::telemetry::Metrics;
 use async_stream::stream;
 use futures_util::Stream;
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -34,6 +35,15 @@ pub struct Answer {
     pub last: bool,
 }
 
+/// What a climb tells on its way.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// The next piece of what a language model thinks, as it is written: nobody has checked it yet.
+    Thought(Arc<str>),
+    /// The best order so far.
+    Answer(Box<Answer>),
+}
+
 // === impl Ladder ===
 
 impl Ladder {
@@ -54,8 +64,8 @@ impl Ladder {
     }
 
     /// Better and better rankings. The last one before the deadline is the answer. The stream is
-    /// never empty and never fails; its last item, and no other, has `last` set.
-    pub fn climb(self: Arc<Self>, query: Query) -> impl Stream<Item = Answer> + Send {
+    /// never empty and never fails; its last item is an answer, and no other has `last` set.
+    pub fn climb(self: Arc<Self>, query: Query) -> impl Stream<Item = Update> + Send {
         stream! {
             let priors = query.candidates.iter().map(|candidate| candidate.prior_score);
             let mut answer = Answer {
@@ -65,8 +75,22 @@ impl Ladder {
                 last: false,
             };
             for step in self.steps.iter().filter(|step| step.within(query.effort)) {
-                yield answer.clone();
-                match self.attempt(step, &query, &answer.ranking).await {
+                yield Update::Answer(Box::new(answer.clone()));
+                let (aloud, mut thoughts) = Aloud::new();
+                let outcome = {
+                    let mut attempt = pin!(self.attempt(step, &query, &answer.ranking, aloud));
+                    loop {
+                        tokio::select! {
+                            biased;
+                            Some(thought) = thoughts.recv() => yield Update::Thought(thought),
+                            outcome = &mut attempt => break outcome,
+                        }
+                    }
+                };
+                while let Ok(thought) = thoughts.try_recv() {
+                    yield Update::Thought(thought);
+                }
+                match outcome {
                     Ok(refined) => answer.take(step.rung.quality(), refined),
                     Err(shortfall) => answer.shortfalls.push((step.rung.quality(), shortfall)),
                 }
@@ -78,7 +102,7 @@ impl Ladder {
                 self.metrics.identity();
             }
             answer.last = true;
-            yield answer;
+            yield Update::Answer(Box::new(answer));
         }
     }
 
@@ -98,12 +122,14 @@ impl Ladder {
         step: &Step,
         query: &Query,
         best: &Ranking,
+        aloud: Aloud,
     ) -> Result<Refined, Shortfall> {
         let begun = Instant::now();
         if !step.pace.fits(query.deadline.remaining(begun), begun) {
             return Err(Shortfall::TooSlow);
         }
-        let outcome = timeout_at(query.deadline.instant(), step.rung.refine(query, best)).await;
+        let outcome =
+            timeout_at(query.deadline.instant(), step.rung.refine(query, best, &aloud)).await;
         let took = begun.elapsed();
         // A late attempt would have taken longer than it was given: recorded as twice that, else
         // cutting slow rungs short would make them look quick.
@@ -126,11 +152,12 @@ impl std::fmt::Debug for Ladder {
 
 impl Step {
     fn within(&self, effort: Effort) -> bool {
+        let quality = self.rung.quality();
         match effort {
-            Effort::Scored => self.rung.quality() <= Quality::Scored,
-            // No rung of these exists yet above the scored one; each climbs as far as there are
-            // rungs.
-            Effort::Weighed | Effort::Reranked | Effort::Reasoned | Effort::Auto => true,
+            Effort::Scored => quality <= Quality::Scored,
+            Effort::Weighed => quality <= Quality::Weighed,
+            Effort::Reranked => quality <= Quality::Reranked,
+            Effort::Reasoned | Effort::Auto => true,
         }
     }
 }
@@ -141,7 +168,7 @@ impl Answer {
     fn take(&mut self, quality: Quality, refined: Refined) {
         debug_assert!(refined.ranking.is_permutation(self.ranking.order.len()));
         self.ranking = refined.ranking;
-        self.receipt = refined.receipt;
+        self.receipt += refined.receipt;
         self.shortfalls.extend(refined.shortfall.map(|shortfall| (quality, shortfall)));
     }
 }

@@ -3,21 +3,30 @@
 //! A ranking can always be improved, so every request climbs a [`Ladder`]: the order given, then
 //! a scored order, and so on until its deadline. The last order reached is the answer.
 
+mod compared;
 mod ladder;
 mod live;
 mod pace;
 mod profile;
 mod scored;
+mod weighed;
 
-pub use ladder::{Answer, Ladder};
-pub use live::{Building, open};
+pub use compared::Compared;
+pub use ladder::{Answer, Ladder, Update};
+pub use live::{Building, OpenError, open};
 pub use pace::Pace;
-pub use profile::{MemoryLimits, StoredCard};
+pub use profile::{MemoryLimits, Profiles, StoredCard};
 pub use scored::Scored;
+pub use weighed::Weighed;
 
 use crate::domain::{ItemId, Quality, Query, Ranking, Reason};
+use crate::engine::Usage;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Something that can better a ranking, at a price.
 pub trait Rung: Send + Sync {
@@ -29,12 +38,22 @@ pub trait Rung: Send + Sync {
         &'a self,
         query: &'a Query,
         best: &'a Ranking,
+        aloud: &'a Aloud,
     ) -> BoxFuture<'a, Result<Refined, Shortfall>>;
 
     /// Cached reasons for `items`, without ranking: the most telling for this query's user first.
     /// Empty where there are none.
-    fn explain<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Vec<(ItemId, Vec<Reason>)>>;
+    fn explain<'a>(&'a self, _query: &'a Query) -> BoxFuture<'a, Vec<(ItemId, Vec<Reason>)>> {
+        async { Vec::new() }.boxed()
+    }
 }
+
+/// Where a rung thinks aloud, while it works on a better ranking.
+#[derive(Clone, Debug)]
+pub struct Aloud(mpsc::Sender<Arc<str>>);
+
+/// Pieces of a thought that may wait to be told: more than a thought has tokens.
+const PIECES_MAX: usize = 1_024;
 
 /// What a rung made.
 #[derive(Clone, Debug)]
@@ -58,6 +77,12 @@ pub struct Receipt {
     pub card_hits: u32,
     /// Candidates without one.
     pub card_misses: u32,
+    /// Tokens of the language model's prompts.
+    pub prompt_tokens: u32,
+    /// Those of them that it had computed before.
+    pub cached_tokens: u32,
+    /// Tokens after the prompts: those of candidates, and those that it wrote.
+    pub generated_tokens: u32,
 }
 
 /// Why a rung did not better the order: a fact for the ladder, never an error for the caller.
@@ -78,6 +103,45 @@ pub enum Shortfall {
     /// Its model or its owner is out of order.
     #[error("broken")]
     Broken,
+}
+
+impl Aloud {
+    /// A rung's end, and the listener's.
+    pub fn new() -> (Self, mpsc::Receiver<Arc<str>>) {
+        let (say, hear) = mpsc::channel(PIECES_MAX);
+        (Self(say), hear)
+    }
+
+    /// Says the next piece. Thoughts are there to be watched: what finds no room is lost.
+    pub fn say(&self, piece: &str) {
+        if !piece.is_empty() {
+            let _ = self.0.try_send(piece.into());
+        }
+    }
+}
+
+impl Receipt {
+    /// What a language model took.
+    fn of(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens as u32,
+            cached_tokens: usage.cached_tokens as u32,
+            generated_tokens: usage.generated_tokens as u32,
+            ..Self::default()
+        }
+    }
+}
+
+impl AddAssign for Receipt {
+    fn add_assign(&mut self, other: Self) {
+        self.queue += other.queue;
+        self.compute += other.compute;
+        self.card_hits += other.card_hits;
+        self.card_misses += other.card_misses;
+        self.prompt_tokens += other.prompt_tokens;
+        self.cached_tokens += other.cached_tokens;
+        self.generated_tokens += other.generated_tokens;
+    }
 }
 
 impl Shortfall {

@@ -2,9 +2,9 @@
 //! reasons that it attended to most.
 
 use super::profile::Profiles;
-use super::{Receipt, Refined, Rung, Shortfall};
+use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::domain::{
-    Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Source, Version,
+    Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Source, Version,
 };
 use crate::scorer::{Entry, Fusion, Model, Reply, Request, Scorer, ScorerError};
 use futures_util::FutureExt as _;
@@ -16,21 +16,25 @@ use std::sync::Arc;
 pub struct Scored {
     model: Arc<Model>,
     scorer: Scorer,
-    profiles: Profiles,
+    profiles: Arc<Profiles>,
     fusion: Fusion,
     version: Version,
+    /// Candidates that a rung above may still bring to the front: they need reasons as well.
+    movable: usize,
 }
 
 impl Scored {
-    /// The rung of this model. `fusion` says how much the order given still counts.
+    /// The rung of this model. `fusion` says how much the order given still counts; `movable`, how
+    /// many of the best candidates a rung above may still put into another order.
     pub fn new(
         model: Arc<Model>,
         scorer: Scorer,
-        profiles: Profiles,
+        profiles: Arc<Profiles>,
         fusion: Fusion,
         version: Version,
+        movable: usize,
     ) -> Self {
-        Self { model, scorer, profiles, fusion, version }
+        Self { model, scorer, profiles, fusion, version, movable }
     }
 
     /// What the scorer says of the candidates that it can know, and their places in the slate.
@@ -64,6 +68,7 @@ impl Scored {
             order: Vec::with_capacity(query.candidates.len()),
             quality: Quality::Scored,
             version: self.version.clone(),
+            rationale: None,
         };
         let prior = self.fusion.prior(&request.card.history);
         for (row, &place) in places.iter().enumerate() {
@@ -71,7 +76,11 @@ impl Scored {
             ranking.order.push(Ranked {
                 input: place,
                 score: prior.fuse(logit, place),
-                scores: Scores { prior: query.candidates[place].prior_score, scorer: Some(logit) },
+                scores: Scores {
+                    prior: query.candidates[place].prior_score,
+                    scorer: Some(logit),
+                    ..Scores::default()
+                },
                 reasons: Vec::new(),
             });
         }
@@ -82,7 +91,11 @@ impl Scored {
             for (row, &place) in places.iter().enumerate() {
                 row_of[place] = Some(row);
             }
-            for ranked in ranking.order.iter_mut().take(query.top_n) {
+            let shown = match query.effort {
+                Effort::Scored => query.top_n,
+                _ => query.top_n.max(self.movable),
+            };
+            for ranked in ranking.order.iter_mut().take(shown) {
                 if let Some(row) = row_of[ranked.input] {
                     ranked.reasons = self.reasons(request, reply, row, query.reasons_per_item);
                 }
@@ -118,6 +131,7 @@ impl Rung for Scored {
         &'a self,
         query: &'a Query,
         _best: &'a Ranking,
+        _aloud: &'a Aloud,
     ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
         async move {
             let (places, request, reply) = self.score(query).await?;
@@ -128,6 +142,7 @@ impl Rung for Scored {
                 compute: reply.compute,
                 card_hits: places.len() as u32,
                 card_misses: unknown as u32,
+                ..Receipt::default()
             };
             let shortfall = (unknown > 0).then_some(Shortfall::Missing("items"));
             Ok(Refined { ranking, receipt, shortfall })
@@ -159,7 +174,7 @@ fn append_unknown(query: &Query, ranking: &mut Ranking) {
         ranking.order.push(Ranked {
             input,
             score: lowest,
-            scores: Scores { prior: candidate.prior_score, scorer: None },
+            scores: Scores { prior: candidate.prior_score, ..Scores::default() },
             reasons: Vec::new(),
         });
     }

@@ -5,6 +5,7 @@ use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, HISTORY_LEN, Past};
 use crate::domain::Timestamp;
 use crate::evidence;
+use crate::reranker::{self, Offer, Shopper};
 use crate::scorer::{Reader, is_cold};
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -150,6 +151,16 @@ impl Cases<'_> {
 }
 
 impl Case {
+    /// The shopper, as a language model's prompts read them.
+    pub fn shopper(&self) -> Shopper<'_> {
+        Shopper { history: &self.history, now: self.now }
+    }
+
+    /// Items as they are offered to the shopper, by what was known then.
+    pub fn offers(&self, catalog: &Catalog, snapshots: &[Snapshot], items: &[u32]) -> Vec<Offer> {
+        reranker::offers(catalog, &snapshots[self.snapshot].cards, self.shopper(), items)
+    }
+
     /// Whether this is a shopper of whom little is known.
     pub fn is_cold(&self) -> bool {
         is_cold(&self.history)

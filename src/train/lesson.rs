@@ -15,6 +15,10 @@ use std::ops::AddAssign;
 /// Rows of a batch that a recipe may ask for, padding included.
 pub const ROWS_MAX: usize = 1 << 20;
 
+/// Of the rows of a batch's longest lesson, what the shortest may have: less would mostly be filled
+/// up, and a batch more costs little.
+const ALIKE: f32 = 0.6;
+
 /// What one sequence teaches: how much each token counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lesson {
@@ -242,7 +246,12 @@ pub fn pack<'a>(lessons: &[&'a Lesson], rows_max: usize) -> Vec<Vec<&'a Lesson>>
     let mut batches: Vec<Vec<&Lesson>> = Vec::new();
     for lesson in sorted {
         match batches.last_mut() {
-            Some(batch) if (batch.len() + 1) * batch[0].rows() <= rows_max => batch.push(lesson),
+            Some(batch)
+                if (batch.len() + 1) * batch[0].rows() <= rows_max
+                    && lesson.rows() >= (batch[0].rows() as f32 * ALIKE) as usize =>
+            {
+                batch.push(lesson);
+            }
             _ => batches.push(vec![lesson]),
         }
     }

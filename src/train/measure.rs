@@ -148,6 +148,33 @@ fn percentiles(mean: f64, mut resampled: Vec<f64>) -> Interval {
     Interval { mean, low: at(TAIL), high: at(1.0 - TAIL) }
 }
 
+/// The share of the pairs of neighbouring words, of all texts together, that are different: low
+/// where texts say the same again and again (Li 2016).
+pub fn distinct_2(texts: &[&str]) -> f64 {
+    let pairs = texts.iter().flat_map(|text| pairs(text));
+    let (mut all, mut different) = (0_usize, HashSet::new());
+    for pair in pairs {
+        all += 1;
+        different.insert(pair);
+    }
+    different.len() as f64 / all.max(1) as f64
+}
+
+/// How much a text shares with the next one, on average: the pairs of neighbouring words that both
+/// have, of those that either has.
+pub fn overlap(texts: &[&str]) -> f64 {
+    let sets: Vec<HashSet<_>> = texts.iter().map(|text| pairs(text).collect()).collect();
+    let shares = sets.windows(2).map(|two| {
+        let both = two[0].intersection(&two[1]).count();
+        both as f64 / two[0].union(&two[1]).count().max(1) as f64
+    });
+    shares.sum::<f64>() / sets.len().saturating_sub(1).max(1) as f64
+}
+
+fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split_whitespace().zip(text.split_whitespace().skip(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +249,16 @@ mod tests {
         let relative = found.relative.unwrap();
         close(relative.low, 0.02);
         close(relative.high, 0.02);
+    }
+
+    #[test]
+    fn texts_that_say_the_same_show() {
+        let texts = ["likes red mugs", "likes red pots", "likes red mugs"];
+        close(distinct_2(&texts), 3.0 / 6.0);
+        close(overlap(&texts), 1.0 / 3.0);
+        close(overlap(&["a b c", "a b c"]), 1.0);
+        close(distinct_2(&[]), 0.0);
+        close(overlap(&["one"]), 0.0);
     }
 
     #[test]

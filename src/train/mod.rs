@@ -9,14 +9,19 @@ pub mod cases;
 pub mod dataset;
 pub mod export;
 pub mod fit;
+mod ladder;
 pub mod learner;
 pub mod lesson;
 pub mod measure;
 pub mod publish;
 pub mod recipe;
 mod resume;
+mod scored;
 pub mod snapshot;
+mod speaker;
 pub mod stages;
+mod teach;
+mod trace;
 pub mod world;
 
 pub use bench::{Bench, Progress, Silence};
@@ -41,6 +46,11 @@ pub trait Stage: Sync {
 
     /// The parts that it writes.
     fn makes(&self) -> &'static [Part];
+
+    /// Whether a recipe asks for it at all.
+    fn is_wanted(&self, _recipe: &Recipe) -> bool {
+        true
+    }
 
     /// Does it, and reports losses and metrics.
     fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value>;

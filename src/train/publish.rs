@@ -1,8 +1,10 @@
 //! From a workbench to a bundle: golden requests, a manifest, and a rename at the end.
 
 use super::bench::Bench;
+use super::speaker::Speaker;
 use crate::bundle::{Bundle, Golden, MANIFEST, Manifest, Part, write_golden};
 use crate::domain::UserId;
+use crate::reranker::RerankerFile;
 use crate::scorer::{Opened, score_golden};
 use anyhow::Context as _;
 use std::fs;
@@ -27,11 +29,18 @@ pub fn publish(bench: &Bench<'_>, recipe: &str, out: &Path) -> anyhow::Result<Ma
         .prefix(".draft-")
         .tempdir_in(home)
         .with_context(|| format!("writing to {}", home.display()))?;
+    let mute = !speaks(bench)?;
     for part in Part::ALL {
-        let absent = part.is_optional() && !bench.path(part).exists();
-        if !absent && !matches!(part, Part::Golden | Part::Recipe) {
-            fs::copy(bench.path(part), draft.path().join(part.file()))
-                .with_context(|| format!("taking {} from the bench", part.file()))?;
+        let absent = part.is_optional() && !bench.path(part).exists()
+            || mute && matches!(part, Part::Decoder | Part::Reranker);
+        if absent || matches!(part, Part::Golden | Part::Recipe) {
+            continue;
+        }
+        for file in part.files(&bench.dir)? {
+            let to = draft.path().join(&file);
+            let copy = fs::create_dir_all(to.parent().unwrap_or(draft.path()))
+                .and_then(|()| fs::copy(bench.dir.join(&file), &to));
+            copy.with_context(|| format!("taking {file} from the bench"))?;
         }
     }
     fs::write(draft.path().join(Part::Recipe.file()), recipe)?;
@@ -49,23 +58,45 @@ pub fn publish(bench: &Bench<'_>, recipe: &str, out: &Path) -> anyhow::Result<Ma
     Ok(manifest)
 }
 
+/// Whether a rung of the ladder is the language model's: one that no rung asks is not shipped.
+fn speaks(bench: &Bench<'_>) -> anyhow::Result<bool> {
+    let path = bench.path(Part::Reranker);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let reading = || format!("reading {}", path.display());
+    let file = std::fs::read_to_string(&path).with_context(reading)?;
+    let file: RerankerFile = toml::from_str(&file).with_context(reading)?;
+    Ok(file != RerankerFile::default())
+}
+
 /// Requests of a few users for items spread over the catalogue, with the scores that they get
 /// here: a machine where they come out otherwise must not serve this bundle.
 fn golden(dir: &Path) -> anyhow::Result<Vec<Golden>> {
-    let model = Opened::of(Bundle::open(dir)?)?.model;
+    let bundle = Bundle::open(dir)?;
+    let decoder = bundle.path(Part::Decoder);
+    let model = Opened::of(bundle)?.model;
     let mut users: Vec<&UserId> = model.cards.users.keys().collect();
     users.sort();
     let stride = (users.len() / GOLDEN).max(1);
     let items = model.catalog.items();
     let mut desk = model.desk();
     let requests = users.into_iter().step_by(stride).take(GOLDEN).enumerate();
-    let requests = requests.map(|(turn, user)| {
+    let golden = requests.map(|(turn, user)| {
         let spread = items.iter().skip(turn).step_by((items.len() / GOLDEN_SLATE).max(1));
         let slate = spread.take(GOLDEN_SLATE).map(|item| item.id.as_str().into()).collect();
         let now = model.cards.as_of;
-        let blank = Golden { user: user.as_str().into(), now, items: slate, scores: Vec::new() };
+        let (scores, weighed) = (Vec::new(), Vec::new());
+        let blank = Golden { user: user.as_str().into(), now, items: slate, scores, weighed };
         let scores = score_golden(&model, &blank, &mut desk)?;
         Ok(Golden { scores, ..blank })
     });
-    requests.collect()
+    let mut golden = golden.collect::<anyhow::Result<Vec<_>>>()?;
+    if decoder.exists() {
+        let speaker = Speaker::start(&decoder, &model.catalog)?;
+        for golden in &mut golden {
+            golden.weighed = speaker.weigh_golden(&model, golden)?;
+        }
+    }
+    Ok(golden)
 }

@@ -1,6 +1,7 @@
 //! What a bundle is made from, and how: one TOML file.
 
 use super::dataset::Cuts;
+use crate::nn::decoder::{Config, RopeScaling};
 use crate::nn::{Ablation, rqvae};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub struct Recipe {
     pub semantic_ids: rqvae::Plan,
     /// The scorer.
     pub reward_model: RewardRecipe,
+    /// The language model. A bundle without one is scored and no more.
+    #[serde(default)]
+    pub language_model: Option<LanguageModelRecipe>,
     /// How it is measured.
     pub evaluate: EvaluateRecipe,
 }
@@ -144,6 +148,143 @@ pub enum Loss {
     Bce,
 }
 
+/// The language model, and how it learns the shop.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LanguageModelRecipe {
+    /// Where it begins.
+    pub begin: Begin,
+    /// It learns to read and write the shop's items.
+    pub midtrain: MidtrainRecipe,
+    /// It learns to compare candidates and to think aloud, if it is to do that.
+    #[serde(default)]
+    pub compare: Option<CompareRecipe>,
+    /// It learns to weigh candidates.
+    pub weigh: WeighRecipe,
+    /// What its word counts.
+    pub fuse: FuseRecipe,
+}
+
+/// Where a language model begins.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Begin {
+    /// From a Hugging Face folder, relative to the recipe.
+    Folder(PathBuf),
+    /// From nothing: a Qwen3 of this shape.
+    Nothing(Sizes),
+}
+
+/// The shape of a language model that is made from nothing.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
+    /// Tokens that its tokenizer may learn, those of semantic ids not counted.
+    pub vocabulary: usize,
+    /// Numbers of a row.
+    pub width: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads of a layer.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Numbers of a head.
+    pub head_dim: usize,
+    /// Numbers within a layer's MLP.
+    pub mlp_width: usize,
+}
+
+/// What a language model reads to learn a shop's items.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MidtrainRecipe {
+    /// Times that each shopper's log is cut into sequences, each time at other places.
+    pub sequences: usize,
+    /// Times that each item's text is told, both ways.
+    pub captions: usize,
+    /// Shoppers in words, at most.
+    pub personas_max: usize,
+    /// Plain texts, at most.
+    pub texts_max: usize,
+    /// How the rows of new tokens are learned before everything else, where a model is not made from
+    /// nothing.
+    #[serde(default)]
+    pub new_tokens: Option<Teaching>,
+    /// How it learns.
+    pub teaching: Teaching,
+}
+
+/// How a language model learns to compare candidates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompareRecipe {
+    /// Slates that the teacher thinks about, at most.
+    pub examples_max: usize,
+    /// Whether it is told which one was taken, where it erred.
+    #[serde(default)]
+    pub targeted: bool,
+    /// What a token of a thought counts (GR2's λ of reasoning).
+    pub thought_weight: f32,
+    /// What the label of the candidate that was taken counts (GR2's λ of the order).
+    pub first_weight: f32,
+    /// What the other labels count: their order is the scorer's, not the shopper's.
+    pub order_weight: f32,
+    /// Lessons that are learned again while the model learns to weigh, so that it does not forget.
+    pub rehearsed_max: usize,
+    /// How it learns.
+    pub teaching: Teaching,
+}
+
+/// How a language model learns to weigh candidates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeighRecipe {
+    /// Candidates of an example: the one taken, and others of its slate.
+    pub candidates: usize,
+    /// Examples, at most.
+    pub examples_max: usize,
+    /// How it learns.
+    pub teaching: Teaching,
+}
+
+/// What a language model's word counts when it serves.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FuseRecipe {
+    /// Validation cases of each task that the weights are fitted on, at most.
+    pub judged_max: usize,
+    /// Candidates that are weighed.
+    pub weighed_max: usize,
+    /// Candidates that are compared, `OFFERED_MAX` at most.
+    pub compared_max: usize,
+    /// Tokens that a thought may have.
+    pub thought_tokens_max: usize,
+}
+
+/// How long and how fast a language model learns.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teaching {
+    /// Passes over the lessons.
+    pub epochs: f64,
+    /// Lessons of a step.
+    pub batch: usize,
+    /// Rows that are calculated at a time.
+    #[serde(default = "Teaching::rows_max")]
+    pub rows_max: usize,
+    /// The highest step of the optimiser; it rises first and then falls along a cosine.
+    pub learning_rate: f64,
+    /// What a matrix loses in a step, times the learning rate.
+    pub weight_decay: f64,
+    /// Numbers of the adapters that are trained in place of everything.
+    #[serde(default)]
+    pub adapter_rank: Option<usize>,
+    /// Whether each layer is calculated twice, to keep little in memory.
+    #[serde(default)]
+    pub recompute: bool,
+}
+
 /// How the scorer is measured.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,6 +296,11 @@ pub struct EvaluateRecipe {
 // === impl Recipe ===
 
 impl Recipe {
+    /// Whether there is a language model that compares candidates.
+    pub fn compares(&self) -> bool {
+        self.language_model.as_ref().is_some_and(|model| model.compare.is_some())
+    }
+
     /// Reads a recipe, with `overrides` such as `reward_model.loss=bce` laid over it. Paths in
     /// it are taken from where it lies.
     pub fn read(path: &Path, overrides: &[String]) -> anyhow::Result<Self> {
@@ -174,11 +320,51 @@ impl Recipe {
             "shop: exactly one of `imported` and `simulated` must be given"
         );
         let home = path.parent().unwrap_or(Path::new("."));
-        for relative in [&mut recipe.shop.imported, &mut recipe.slates.given].into_iter().flatten()
-        {
+        let begin = match &mut recipe.language_model {
+            Some(LanguageModelRecipe { begin: Begin::Folder(folder), .. }) => Some(folder),
+            _ => None,
+        };
+        let paths = [recipe.shop.imported.as_mut(), recipe.slates.given.as_mut(), begin];
+        for relative in paths.into_iter().flatten() {
             *relative = home.join(&*relative);
         }
         Ok(recipe)
+    }
+}
+
+// === impl Sizes ===
+
+impl Sizes {
+    /// A Qwen3 of this shape that knows so many tokens, of which `ends` end a text.
+    pub fn config(&self, vocabulary: usize, positions_max: usize, ends: Vec<u32>) -> Config {
+        Config {
+            vocabulary,
+            width: self.width,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            mlp_width: self.mlp_width,
+            norm_epsilon: 1e-6,
+            head_norms: true,
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            tied: true,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
+            windows: vec![None; self.layers],
+            positions_max,
+            ends,
+        }
+    }
+}
+
+// === impl Teaching ===
+
+impl Teaching {
+    fn rows_max() -> usize {
+        4096
     }
 }
 

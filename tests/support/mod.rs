@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use raisonne::domain::{
     Evidence, EvidenceKind, ItemId, Quality, Query, Ranked, Ranking, Reason, Source,
 };
-use raisonne::rank::{Receipt, Refined, Rung, Shortfall};
+use raisonne::rank::{Aloud, Receipt, Refined, Rung, Shortfall};
 use std::time::Duration;
 
 /// A rung that turns the slate around after a while, or falls short.
@@ -15,6 +15,7 @@ pub struct Stub {
     pub fails: Option<Shortfall>,
     pub lacks: Option<Shortfall>,
     pub keeps_order: bool,
+    pub thinks: Vec<&'static str>,
 }
 
 impl Stub {
@@ -40,8 +41,10 @@ impl Rung for Stub {
         &'a self,
         query: &'a Query,
         best: &'a Ranking,
+        aloud: &'a Aloud,
     ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
         async move {
+            self.thinks.iter().for_each(|piece| aloud.say(piece));
             if !self.takes.is_zero() {
                 tokio::time::sleep(self.takes).await;
             }
@@ -61,12 +64,13 @@ impl Rung for Stub {
                     order: order.collect(),
                     quality: Quality::Scored,
                     version: best.version.clone(),
+                    rationale: None,
                 },
                 receipt: Receipt {
                     queue: Duration::from_micros(20),
                     compute: Duration::from_micros(300),
                     card_hits: query.candidates.len() as u32,
-                    card_misses: 0,
+                    ..Receipt::default()
                 },
                 shortfall: self.lacks.clone(),
             })

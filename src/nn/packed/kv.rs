@@ -80,6 +80,11 @@ impl Layout {
         self.kv_heads * self.head_lines()
     }
 
+    /// Bytes of a page of all layers.
+    pub fn page_bytes(self) -> usize {
+        self.page_lines() * self.layers * size_of::<Line>()
+    }
+
     /// Whether a page lasts, as the first `pages` do, and where it begins.
     fn place(self, pages: usize, layer: usize, page: u32) -> (bool, usize) {
         let (page, lines) = (page as usize, self.page_lines());

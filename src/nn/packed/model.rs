@@ -172,8 +172,18 @@ impl Precision {
         }
     }
 
-    fn cache_format(self) -> Format {
-        if self == Self::F32 { Format::F32 } else { Format::Bf16 }
+    /// Bytes of a page of keys and values.
+    pub fn page_bytes(self, config: &Config) -> usize {
+        self.layout(config).page_bytes()
+    }
+
+    fn layout(self, config: &Config) -> Layout {
+        Layout {
+            format: if self == Self::F32 { Format::F32 } else { Format::Bf16 },
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        }
     }
 }
 
@@ -192,12 +202,7 @@ impl Packed {
         let weights = crew.install(|| load_weights(&checkpoint, &crew, options.precision))?;
         let norms = Norms::load(&checkpoint)?;
         let (frequencies, attention_scale) = config.inverse_frequencies();
-        let layout = Layout {
-            format: options.precision.cache_format(),
-            layers: config.layers,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-        };
+        let layout = options.precision.layout(config);
         // At worst every row of a pass is a branch of its own.
         let cache = Cache::new(layout, options.pages, options.rows_max);
         let cache = cache.map_err(no_memory("keys and values"))?;

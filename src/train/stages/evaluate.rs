@@ -1,10 +1,9 @@
-//! Is the scored order better than the order given?
+//! Is each rung of the ladder better than the one below it?
 
 use crate::bundle::Part;
-use crate::nn::Weights;
-use crate::scorer::{Fusion, ScorerFile};
 use crate::train::cases::{Case, Task};
 use crate::train::dataset::DAY_S;
+use crate::train::ladder::{Ladder, Rung};
 use crate::train::measure::{self, Comparison, Interval};
 use crate::train::world::World;
 use crate::train::{Bench, Stage};
@@ -12,7 +11,7 @@ use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Measures the scored order against the order given.
+/// Measures each rung of the ladder against the one below it.
 #[derive(Debug)]
 pub struct Evaluate;
 
@@ -41,7 +40,7 @@ impl Stage for Evaluate {
     }
 
     fn about(&self) -> &'static str {
-        "Compares the scored order with the order given on slates of the test time, with bootstrap intervals"
+        "Compares each rung's order with that of the rung below on slates of the test time, with bootstrap intervals"
     }
 
     fn needs(&self) -> &'static [Part] {
@@ -60,36 +59,35 @@ impl Stage for Evaluate {
     }
 }
 
-/// Measures the bench's scorer on the test time of the bench's shop: by task, then by slice, then
+/// Measures the bench's models on the test time of the bench's shop: by task, then by slice, then
 /// by figure.
 pub fn evaluate(bench: &mut Bench<'_>) -> anyhow::Result<Value> {
     let split = bench.dataset(&*bench.catalog()?)?.split;
     let world = World::open(bench, split.test, split.end)?;
-    let weights = std::fs::read(bench.path(Part::Scorer)).context("reading the scorer")?;
-    let weights = Weights::from_bytes(&weights)?;
-    let file = std::fs::read_to_string(bench.path(Part::ScorerShape))?;
-    let file: ScorerFile = toml::from_str(&file).context("reading the scorer's shape")?;
-    let recipe = &bench.recipe;
+    let ladder = Ladder::read(bench, &world)?;
+    let recipe = bench.recipe.clone();
     let mut report = Map::new();
     let tasks = world.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
     for (task, cases) in tasks {
-        bench.progress.show(&format!("evaluating {}", task.as_str()), 0, 1);
-        let logits = world.score(&weights, &file.shape, &cases)?;
-        let fusion = file.fusion;
-        let judged = Judged { task, world: &world, cases: &cases, logits: &logits, fusion };
-        let table = judged.table(bench.recipe.evaluate.resamples, bench.recipe.seed);
+        let (what, of) = (format!("evaluating {}", task.as_str()), cases.len() as u64);
+        bench.progress.show(&what, 0, of);
+        let show = &mut |done| bench.progress.show(&what, done as u64, of);
+        let (rungs, alone) = ladder.climb(&world, &cases, show)?;
+        let judged = Judged { task, world: &world, cases: &cases, rungs: &rungs, alone };
+        let table = judged.table(recipe.evaluate.resamples, recipe.seed);
         report.insert(task.as_str().into(), table);
     }
     Ok(Value::Object(report))
 }
 
-/// The cases of a task with what the scorer said of them.
+/// The cases of a task with what each rung said of them.
 struct Judged<'a> {
     task: Task,
     world: &'a World,
     cases: &'a [Case],
-    logits: &'a [Vec<f32>],
-    fusion: Fusion,
+    /// Lowest first: the first is the scored one.
+    rungs: &'a [Rung],
+    alone: Option<Rung>,
 }
 
 impl Judged<'_> {
@@ -110,30 +108,55 @@ impl Judged<'_> {
     }
 
     fn slice(&self, chosen: &[usize], resamples: usize, seed: u64) -> Value {
-        let given: Vec<&[u32]> = chosen.iter().map(|&at| &*self.cases[at].slate).collect();
-        let scored: Vec<Vec<u32>> = chosen.iter().map(|&at| self.scored(at)).collect();
+        let given: Vec<Vec<u32>> = chosen.iter().map(|&at| self.cases[at].slate.clone()).collect();
+        let orders = |rung: &Rung| -> Vec<Vec<u32>> {
+            let order = |&at: &usize| {
+                let slate = &self.cases[at].slate;
+                rung.orders[at].iter().map(|&(place, _)| slate[place]).collect()
+            };
+            chosen.iter().map(order).collect()
+        };
+        let rungs: Vec<(&str, Vec<Vec<u32>>)> =
+            self.rungs.iter().map(|rung| (rung.name, orders(rung))).collect();
+        let alone = self.alone.as_ref().map(|rung| (rung.name, orders(rung)));
         let mut figures = Map::new();
         for (name, figure) in FIGURES {
-            let measured = |order: &dyn Fn(usize) -> Vec<u32>| -> Vec<f64> {
-                let each = chosen.iter().enumerate();
-                each.map(|(row, &at)| figure(&order(row), &self.cases[at].relevant)).collect()
+            let measured = |orders: &[Vec<u32>]| -> Vec<f64> {
+                let each = chosen.iter().zip(orders);
+                each.map(|(&at, order)| figure(order, &self.cases[at].relevant)).collect()
             };
-            let before = measured(&|row| given[row].to_vec());
-            let after = measured(&|row| scored[row].clone());
-            if let Some(comparison) = measure::compare(&before, &after, resamples, seed) {
-                figures.insert(name.into(), figures_of(&comparison));
+            let compare =
+                |below: &[f64], above: &[f64]| measure::compare(below, above, resamples, seed);
+            let mut below = measured(&given);
+            let Some(comparison) = compare(&below, &measured(&rungs[0].1)) else { continue };
+            let mut told = figures_of(&comparison);
+            if let Some((name, orders)) = &alone
+                && let Some(alone) = compare(&below, &measured(orders))
+            {
+                told[name] = interval(&alone.after);
             }
+            below = measured(&rungs[0].1);
+            for (name, orders) in &rungs[1..] {
+                let above = measured(orders);
+                if let Some(comparison) = compare(&below, &above) {
+                    told[name] = interval(&comparison.after);
+                    told[format!("{name}_gain")] = interval(&comparison.gain);
+                }
+                below = above;
+            }
+            figures.insert(name.into(), told);
         }
-        let pairs = given.iter().copied().zip(scored.iter().map(Vec::as_slice));
-        let covered = |orders: &[&[u32]]| {
-            measure::coverage(orders.iter().copied(), COVERED, self.world.catalog.len())
+        let scored = &rungs[0].1;
+        let pairs = given.iter().map(Vec::as_slice).zip(scored.iter().map(Vec::as_slice));
+        let covered = |orders: &[Vec<u32>]| {
+            let orders = orders.iter().map(Vec::as_slice);
+            measure::coverage(orders, COVERED, self.world.catalog.len())
         };
-        let scored: Vec<&[u32]> = scored.iter().map(Vec::as_slice).collect();
         json!({
             "cases": chosen.len(),
             "ceiling": self.ceiling(chosen),
             "order_kept": measure::identity_rate(pairs),
-            "coverage@10": { "given": covered(&given), "scored": covered(&scored) },
+            "coverage@10": { "given": covered(&given), "scored": covered(scored) },
             "figures": figures,
             "baselines": self.baselines(chosen),
         })
@@ -178,13 +201,6 @@ impl Judged<'_> {
         let first = self.task == Task::FirstPurchase;
         let had = |item: &u32| bought.iter().any(|line| line.time < case.now && line.item == *item);
         popular.iter().copied().filter(|item| !(first && had(item))).take(COVERED).collect()
-    }
-
-    /// The slate's items in the scored order.
-    fn scored(&self, at: usize) -> Vec<u32> {
-        let slate = &self.cases[at].slate;
-        let prior = self.fusion.prior(&self.cases[at].history);
-        prior.order(&self.logits[at]).into_iter().map(|place| slate[place]).collect()
     }
 
     /// Recall@10 of the best order that these slates allow.
@@ -256,11 +272,28 @@ pub fn table(report: &Value) -> String {
 }
 
 fn row(of: &Value) -> String {
+    use std::fmt::Write as _;
     let number = |part: &str, of_it: &str| of[part][of_it].as_f64().unwrap_or(f64::NAN);
     let relative = of["relative"]["mean"].as_f64();
     let relative = relative.map_or("–".into(), |share| format!("{:+.1} %", 100.0 * share));
+    let mut upper = String::new();
+    for name in ["weighed", "reranked", "reasoned"] {
+        if let Some(mean) = of[name]["mean"].as_f64() {
+            let gain = |end| number(&format!("{name}_gain"), end);
+            let _ = write!(
+                upper,
+                "  {name} {mean:.4}  gain {:+.4} [{:+.4}, {:+.4}]",
+                gain("mean"),
+                gain("low"),
+                gain("high"),
+            );
+        }
+    }
+    if let Some(mean) = of["weighed_alone"]["mean"].as_f64() {
+        let _ = write!(upper, "  weighed alone {mean:.4}");
+    }
     format!(
-        "given {:.4}  scored {:.4}  gain {:+.4} [{:+.4}, {:+.4}]  relative {relative}",
+        "given {:.4}  scored {:.4}  gain {:+.4} [{:+.4}, {:+.4}]  relative {relative}{upper}",
         number("given", "mean"),
         number("scored", "mean"),
         number("gain", "mean"),

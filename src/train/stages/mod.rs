@@ -1,10 +1,15 @@
 //! The commands of the pipeline, in the order in which they run.
 
 mod evaluate;
+mod fuse;
+mod midtrain;
 mod prepare;
 mod reward_model;
 mod semantic_ids;
+mod sft;
 mod text_encoder;
+mod traces;
+mod weigh;
 mod write;
 
 pub use evaluate::{evaluate, table};
@@ -19,6 +24,11 @@ pub static STAGES: &[&dyn Stage] = &[
     &text_encoder::TextEncoderStage,
     &semantic_ids::SemanticIdsStage,
     &reward_model::RewardModel,
+    &midtrain::Midtrain,
+    &traces::Traces,
+    &sft::Sft,
+    &weigh::Weigh,
+    &fuse::Fuse,
     &write::Write,
     &evaluate::Evaluate,
 ];

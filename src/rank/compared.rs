@@ -1,0 +1,126 @@
+//! The rungs of the language model that compares: the best candidates at once, straight away or after a
+//! thought.
+
+use super::profile::Profiles;
+use super::weighed::{fused, known, shortfall};
+use super::{Aloud, Receipt, Refined, Rung, Shortfall};
+use crate::domain::{Explain, Quality, Query, Ranking, Reason, Source};
+use crate::reranker::{self, ComparedFile, Proof, Reranker, Shopper, Thought, Urgency};
+use crate::scorer::Model;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Compares the best candidates of the order below.
+#[derive(Debug)]
+pub struct Compared {
+    quality: Quality,
+    reranker: Arc<Reranker>,
+    model: Arc<Model>,
+    profiles: Arc<Profiles>,
+    file: ComparedFile,
+}
+
+impl Compared {
+    /// The rung of this language model: [`Quality::Reasoned`], if it is given room for a thought.
+    pub fn new(
+        quality: Quality,
+        reranker: Arc<Reranker>,
+        model: Arc<Model>,
+        profiles: Arc<Profiles>,
+        file: ComparedFile,
+    ) -> Self {
+        Self { quality, reranker, model, profiles, file }
+    }
+
+    async fn compare(
+        &self,
+        query: &Query,
+        best: &Ranking,
+        aloud: &Aloud,
+    ) -> Result<Refined, Shortfall> {
+        let offered = known(best).take(self.file.offered_max).enumerate();
+        let (places, items): (Vec<usize>, Vec<u32>) = offered
+            .filter_map(|(place, ranked)| {
+                let item = &query.candidates[ranked.input].item;
+                Some((place, self.model.catalog.number(item)?))
+            })
+            .unzip();
+        if items.len() < 2 {
+            return Err(Shortfall::Missing("items"));
+        }
+        let card = self.profiles.of(query).await;
+        let shopper = Shopper { history: &card.history, now: query.now };
+        let urgency = Urgency { criticality: query.criticality, deadline: Some(query.deadline) };
+        let begun = Instant::now();
+        let offers = reranker::offers(&self.model.catalog, &self.model.cards, shopper, &items);
+        let asked = self.reranker.compare(shopper, &offers, self.file.thought_tokens_max, urgency);
+        let answer =
+            asked.map_err(|error| shortfall(&error))?.answer(|piece| aloud.say(piece)).await;
+        let answer = answer.map_err(|error| shortfall(&error))?;
+
+        let place = |item: &u32| items.iter().position(|other| other == item).map(|at| places[at]);
+        let order: Vec<usize> = answer.order.iter().filter_map(place).collect();
+        let mut ranking = best.clone();
+        for (answered, &place) in order.iter().enumerate() {
+            ranking.order[place].scores.reranker = Some(-(answered as f32).ln_1p());
+        }
+        let proven = self.proof(&answer, &shopper, &items);
+        if let Some((thought, proof)) = &proven {
+            ranking.rationale = Some(answer.thought.trim().into());
+            if query.explain == Explain::Live
+                && let Some(place) = place(&proof.item)
+            {
+                let reason = self.reason(thought, proof, &ranking);
+                let reasons = &mut ranking.order[place].reasons;
+                reasons.insert(0, reason);
+                reasons.truncate(query.reasons_per_item);
+            }
+        }
+        let receipt = Receipt { compute: begun.elapsed(), ..Receipt::of(answer.usage) };
+        let ranking = fused(ranking, self.quality, |below| self.file.fuse(below, &order));
+        Ok(Refined { ranking, receipt, shortfall: None })
+    }
+
+    /// What was thought, if all of it holds.
+    fn proof(
+        &self,
+        answer: &reranker::Compared,
+        shopper: &Shopper<'_>,
+        items: &[u32],
+    ) -> Option<(Thought, Proof)> {
+        let thought = Thought::read(&answer.thought)?;
+        let proof =
+            thought.prove(&self.model.catalog, &self.model.cards.items, shopper.history, items)?;
+        Some((thought, proof))
+    }
+
+    /// What the model wrote about an item, with the evidence of the card's reason that says the same.
+    fn reason(&self, thought: &Thought, proof: &Proof, ranking: &Ranking) -> Reason {
+        let card = &self.model.cards.items[proof.item as usize].reasons[proof.reason];
+        Reason {
+            text: thought.sentence().into(),
+            source: Source::Live,
+            evidence: card.evidence.clone(),
+            weight: 1.0,
+            bundle: ranking.version.clone(),
+            written_at: self.model.cards.as_of,
+        }
+    }
+}
+
+impl Rung for Compared {
+    fn quality(&self) -> Quality {
+        self.quality
+    }
+
+    fn refine<'a>(
+        &'a self,
+        query: &'a Query,
+        best: &'a Ranking,
+        aloud: &'a Aloud,
+    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+        self.compare(query, best, aloud).boxed()
+    }
+}

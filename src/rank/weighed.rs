@@ -1,0 +1,187 @@
+//! The rung of the language model that weighs: one prefill, with the shopper as the trunk and a
+//! branch for each of the best candidates.
+
+use super::profile::Profiles;
+use super::{Aloud, Receipt, Refined, Rung, Shortfall};
+use crate::bundle::{BundleError, Golden, Part};
+use crate::domain::{Criticality, Quality, Query, Ranked, Ranking};
+use crate::engine::{EngineError, Failure, Refused};
+use crate::nn::packed::Precision;
+use crate::reranker::{self, AskError, Offer, Order, Reranker, Shopper, Urgency, WeighedFile};
+use crate::scorer::Model;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Weighs the best candidates of the order below.
+///
+/// What a candidate is given depends on the shopper and the item alone, not on the order or the
+/// company that it comes in.
+#[derive(Debug)]
+pub struct Weighed {
+    reranker: Arc<Reranker>,
+    model: Arc<Model>,
+    profiles: Arc<Profiles>,
+    file: WeighedFile,
+}
+
+impl Weighed {
+    /// The rung of this language model.
+    pub fn new(
+        reranker: Arc<Reranker>,
+        model: Arc<Model>,
+        profiles: Arc<Profiles>,
+        file: WeighedFile,
+    ) -> Self {
+        Self { reranker, model, profiles, file }
+    }
+
+    async fn weigh(&self, query: &Query, best: &Ranking) -> Result<Refined, Shortfall> {
+        let candidates = known(best).take(self.file.candidates_max).enumerate();
+        let (places, items): (Vec<usize>, Vec<u32>) = candidates
+            .filter_map(|(place, ranked)| {
+                let item = &query.candidates[ranked.input].item;
+                Some((place, self.model.catalog.number(item)?))
+            })
+            .unzip();
+        if items.is_empty() {
+            return Err(Shortfall::Missing("items"));
+        }
+        let card = self.profiles.of(query).await;
+        let shopper = Shopper { history: &card.history, now: query.now };
+        let urgency = Urgency { criticality: query.criticality, deadline: Some(query.deadline) };
+        let begun = Instant::now();
+        let weighing = self.reranker.weigh(shopper, &self.offers(shopper, &items), urgency);
+        let heard = weighing.map_err(|error| shortfall(&error))?.logits().await;
+        let (logits, usage) = heard.map_err(|error| shortfall(&error))?;
+        let receipt = Receipt { compute: begun.elapsed(), ..Receipt::of(usage) };
+
+        let mut ranking = best.clone();
+        let mut weighed = vec![None; known(best).take(self.file.candidates_max).count()];
+        for (place, logit) in places.into_iter().zip(logits) {
+            weighed[place] = Some(logit);
+            ranking.order[place].scores.weighed = Some(logit);
+        }
+        let ranking = fused(ranking, Quality::Weighed, |order| self.file.fuse(order, &weighed));
+        Ok(Refined { ranking, receipt, shortfall: None })
+    }
+
+    fn offers(&self, shopper: Shopper<'_>, items: &[u32]) -> Vec<Offer> {
+        reranker::offers(&self.model.catalog, &self.model.cards, shopper, items)
+    }
+
+    /// Weighs the golden requests: a bundle whose logits don't come out on this machine must not
+    /// serve.
+    pub async fn check_golden(&self, golden: &[Golden]) -> Result<(), BundleError> {
+        let wrong = |why: String| BundleError::malformed(Part::Golden.file(), &why);
+        let tolerance = tolerance(self.reranker.precision());
+        for golden in golden.iter().filter(|golden| !golden.weighed.is_empty()) {
+            let card = self.model.cards.users.get(&golden.user.as_str().into());
+            let number = |item: &String| self.model.catalog.number(&item.as_str().into());
+            let items = golden.items.iter().map(number).collect::<Option<Vec<u32>>>();
+            let (Some(card), Some(items)) = (card, items) else {
+                return Err(wrong(format!("what {} is shown is not in the bundle", golden.user)));
+            };
+            let shopper = Shopper { history: &card.history, now: golden.now };
+            let urgency = Urgency { criticality: Criticality::Default, deadline: None };
+            let failed = |error: AskError| wrong(format!("a golden request fails: {error}"));
+            let weighing = self
+                .reranker
+                .weigh(shopper, &self.offers(shopper, &items), urgency)
+                .map_err(failed)?;
+            let (logits, _) = weighing.logits().await.map_err(failed)?;
+            let far = logits.iter().zip(&golden.weighed).find(|(a, b)| {
+                let near = (**a - **b).abs() <= tolerance;
+                !near
+            });
+            if let Some((found, expected)) = far {
+                return Err(wrong(format!(
+                    "a golden request of {} weighs {found} on this machine, not {expected}",
+                    golden.user
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How far a golden logit may stray: machines add numbers in different orders, and weights of fewer
+/// bits than the bundle was made with say a little less.
+fn tolerance(precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => 0.01,
+        Precision::Bf16 => 0.2,
+        Precision::Int8 => 0.5,
+        Precision::Int4 => 2.0,
+    }
+}
+
+impl Rung for Weighed {
+    fn quality(&self) -> Quality {
+        Quality::Weighed
+    }
+
+    fn refine<'a>(
+        &'a self,
+        query: &'a Query,
+        best: &'a Ranking,
+        _aloud: &'a Aloud,
+    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+        self.weigh(query, best).boxed()
+    }
+}
+
+/// The candidates of a ranking that something is known of. The others come last in it, and no rung
+/// has anything to say of them.
+pub(super) fn known(ranking: &Ranking) -> impl Iterator<Item = &Ranked> {
+    let is_scored = ranking.quality >= Quality::Scored;
+    ranking.order.iter().take_while(move |ranked| !is_scored || ranked.scores.scorer.is_some())
+}
+
+/// A ranking whose order was fused with what a language model said.
+pub(super) fn fused(
+    mut ranking: Ranking,
+    quality: Quality,
+    fuse: impl FnOnce(&mut Order),
+) -> Ranking {
+    // An order that was never scored says no more than who came first.
+    let is_scored = ranking.quality >= Quality::Scored;
+    let each = ranking.order.iter().enumerate();
+    let mut order: Order = each
+        .map(|(place, ranked)| {
+            (ranked.input, if is_scored { ranked.score } else { -(place as f32) })
+        })
+        .collect();
+    fuse(&mut order);
+    let mut old: Vec<Option<Ranked>> = vec![None; ranking.order.len()];
+    for ranked in ranking.order.drain(..) {
+        let input = ranked.input;
+        old[input] = Some(ranked);
+    }
+    let new =
+        order.into_iter().filter_map(|(input, score)| Some(Ranked { score, ..old[input].take()? }));
+    ranking.order = new.collect();
+    ranking.quality = quality;
+    ranking
+}
+
+/// Why an ask came to nothing.
+pub(super) fn shortfall(error: &AskError) -> Shortfall {
+    match error {
+        AskError::Engine(EngineError::Refused(Refused::Full(_)))
+        | AskError::Failure(Failure::Refused(Refused::Full(_))) => Shortfall::Busy,
+        AskError::Failure(Failure::Late) => Shortfall::Late,
+        // A slate and a history within their limits always fit, unless the engine was given less
+        // room than they need.
+        AskError::Engine(EngineError::Refused(refused))
+        | AskError::Failure(Failure::Refused(refused)) => {
+            tracing::warn!(%refused, "the language model has no room for a slate");
+            Shortfall::Missing("room")
+        }
+        error => {
+            tracing::error!(%error, "the language model said nothing");
+            Shortfall::Broken
+        }
+    }
+}

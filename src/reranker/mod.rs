@@ -1,0 +1,19 @@
+//! What does a language model say of shoppers and items, and what is its word worth?
+//!
+//! Prompts have one definition, used by training and serving: a model is trained on exactly the
+//! tokens that it will be served with. [`Reranker`] puts them to an engine; [`RerankerFile`] says how
+//! what comes back is fused with what the rung below says.
+
+mod facts;
+mod file;
+mod model;
+mod prompt;
+mod thought;
+
+pub use facts::{DEGREES, FACTS, Facts, Offer, offers};
+pub use file::{ComparedFile, Order, RerankerFile, WeighedFile};
+pub use model::{
+    AskError, Compared, Comparing, Reranker, RerankerError, RunLimits, Shopper, Urgency, Weighing,
+};
+pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, TRUNK_TOKENS_MAX};
+pub use thought::{Because, Proof, Thought};

@@ -1,0 +1,297 @@
+//! A language model that reads shoppers and items: an engine, and the prompts that it is spoken to in.
+
+use super::facts::Offer;
+use super::prompt::{OFFERED_MAX, PromptError, Prompts};
+use crate::bundle::{Catalog, Past};
+use crate::domain::{Criticality, Deadline, Timestamp};
+use crate::engine::{
+    Ask, Constraint, ConstraintError, CpuRunner, Engine, EngineError, Event, Failure, Generate,
+    Limits, Reply, Sampling, Thinking, Usage, Wanted, Weigh, Work,
+};
+use crate::nn::decoder::{Checkpoint, CheckpointError};
+use crate::nn::packed::{Level, Options, Precision};
+use crate::telemetry::Metrics;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A language model that reads shoppers and items.
+#[derive(Debug)]
+pub struct Reranker {
+    engine: Engine,
+    prompts: Prompts,
+    /// Tokens that end a text, which may not be thought.
+    ends: Vec<u32>,
+    precision: Precision,
+}
+
+/// How a language model runs, and how much it may take on.
+#[derive(Clone, Copy, Debug)]
+pub struct RunLimits {
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    /// Bytes of all keys and values.
+    pub cache: u64,
+    /// How weights are kept; as they are stored, without it.
+    pub precision: Option<Precision>,
+    /// Rows of a step.
+    pub rows_max: NonZeroUsize,
+    /// Sequences, running and waiting.
+    pub sequences: Limits,
+}
+
+/// A shopper, as a prompt reads them.
+#[derive(Clone, Copy, Debug)]
+pub struct Shopper<'a> {
+    /// What they did, oldest first.
+    pub history: &'a [Past],
+    /// When they want something.
+    pub now: Timestamp,
+}
+
+/// Who asks, and until when an answer is worth anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Urgency {
+    /// Who goes first when there is not enough for all.
+    pub criticality: Criticality,
+    /// When the answer is worth nothing any more; `None` for work that nobody waits for.
+    pub deadline: Option<Deadline>,
+}
+
+/// Candidates that are being weighed. Dropping it stops the work.
+#[derive(Debug)]
+pub struct Weighing(Reply);
+
+/// Candidates that are being compared. Dropping it stops the work.
+#[derive(Debug)]
+pub struct Comparing<'a> {
+    reply: Reply,
+    prompts: &'a Prompts,
+    constraint: Constraint,
+    offered: Vec<Offer>,
+    thinks: bool,
+}
+
+/// What came of a comparison.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compared {
+    /// The candidates, best first: always a permutation of those that were offered.
+    pub order: Vec<u32>,
+    /// What was thought before.
+    pub thought: String,
+    /// What it took.
+    pub usage: Usage,
+}
+
+/// Why there is no language model.
+#[derive(Debug, thiserror::Error)]
+pub enum RerankerError {
+    /// Its files can't be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// It can't be spoken to.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// It does not run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Why nothing came of an ask.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The engine did not take it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The engine took it, and did not bring it to its end.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// The candidates can't be told apart, or there is none.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+    /// What was written is no text.
+    #[error(transparent)]
+    Words(#[from] crate::language::VocabularyError),
+}
+
+// === impl Reranker ===
+
+impl Reranker {
+    /// Starts the model of a folder, which must know the catalogue's items.
+    pub fn start(
+        folder: &Path,
+        catalog: &Catalog,
+        limits: RunLimits,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, RerankerError> {
+        let prompts = Prompts::open(folder, catalog)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let config = checkpoint.config();
+        prompts.fit(config.vocabulary)?;
+        let precision = match limits.precision {
+            Some(precision) => precision,
+            None => Precision::of(&checkpoint)?,
+        };
+        let options = Options {
+            precision,
+            threads: limits.threads,
+            level: Level::best(),
+            pages: (limits.cache / precision.page_bytes(config) as u64) as usize,
+            rows_max: limits.rows_max.get(),
+        };
+        let (tokens, ends) = (config.positions_max, config.ends.clone());
+        let build = move || Ok(CpuRunner::load(checkpoint, options, tokens)?);
+        let engine = Engine::start(build, limits.sequences, metrics)?;
+        Ok(Self { engine, prompts, ends, precision })
+    }
+
+    /// The words that it is spoken to in.
+    pub fn prompts(&self) -> &Prompts {
+        &self.prompts
+    }
+
+    /// How its weights are kept.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Weighs each of these candidates alone, in one prefill.
+    pub fn weigh(
+        &self,
+        shopper: Shopper<'_>,
+        offers: &[Offer],
+        urgency: Urgency,
+    ) -> Result<Weighing, AskError> {
+        let work = Work::Weigh(Weigh {
+            trunk: self.prompts.trunk(shopper.history, shopper.now),
+            branches: offers.iter().map(|offer| self.prompts.branch(offer)).collect(),
+            wanted: Wanted::Chosen(vec![self.prompts.asked()]),
+        });
+        Ok(Weighing(self.ask(work, urgency)?))
+    }
+
+    /// Compares the first [`OFFERED_MAX`] of these candidates at once; after a thought of so many
+    /// tokens, if that is not 0. In which order those come makes no difference.
+    pub fn compare(
+        &self,
+        shopper: Shopper<'_>,
+        offers: &[Offer],
+        thought_tokens_max: usize,
+        urgency: Urgency,
+    ) -> Result<Comparing<'_>, AskError> {
+        let prompts = &self.prompts;
+        let mut offered = offers[..offers.len().min(OFFERED_MAX)].to_vec();
+        prompts.offer_order(&mut offered);
+        let mut prompt = prompts.trunk(shopper.history, shopper.now);
+        prompt.extend(prompts.offer(&offered));
+        let mut constraint = Constraint::permutation(&prompts.labels()[..offered.len()], &[])?;
+        let thinks = thought_tokens_max > 0;
+        if thinks {
+            prompt.extend(prompts.think());
+            let thinking = Thinking {
+                tokens_max: thought_tokens_max,
+                open: Vec::new(),
+                close: prompts.answer().to_vec(),
+                ends: self.ends.clone(),
+            };
+            constraint = Constraint::think(thinking, constraint)?;
+        } else {
+            prompt.extend(prompts.answer());
+        }
+        let work = Work::Generate(Generate {
+            prompt,
+            samples: NonZeroUsize::MIN,
+            tokens_max: constraint.tokens_needed(),
+            sampling: Sampling::GREEDY,
+            constraint: constraint.clone(),
+            ends: Vec::new(),
+        });
+        Ok(Comparing { reply: self.ask(work, urgency)?, prompts, constraint, offered, thinks })
+    }
+
+    fn ask(&self, work: Work, urgency: Urgency) -> Result<Reply, EngineError> {
+        let Urgency { criticality, deadline } = urgency;
+        self.engine.ask(Ask { work, criticality, deadline })
+    }
+}
+
+// === impl Weighing ===
+
+impl Weighing {
+    /// The logit of each item, in their order, and what it took.
+    pub async fn logits(mut self) -> Result<(Vec<f32>, Usage), AskError> {
+        let mut heard = Heard::default();
+        while let Some(event) = self.0.next().await {
+            heard.take(&event)?;
+        }
+        Ok((heard.logits, heard.usage))
+    }
+
+    /// The same for callers that are no tasks.
+    pub fn blocking_logits(mut self) -> Result<(Vec<f32>, Usage), AskError> {
+        let mut heard = Heard::default();
+        while let Some(event) = self.0.blocking_next() {
+            heard.take(&event)?;
+        }
+        Ok((heard.logits, heard.usage))
+    }
+}
+
+// === impl Comparing ===
+
+impl Comparing<'_> {
+    /// What came of it. `aloud` hears the thought as it is written.
+    pub async fn answer(mut self, mut aloud: impl FnMut(&str)) -> Result<Compared, AskError> {
+        let mut heard = Heard::default();
+        let mut written = self.prompts.vocabulary().written();
+        let answer = self.prompts.answer();
+        let mut thinking = self.thinks;
+        while let Some(event) = self.reply.next().await {
+            heard.take(&event)?;
+            // A token is told once it is clear that it does not begin the answer.
+            thinking = thinking && !heard.tokens.ends_with(answer);
+            let told = heard.tokens.len().checked_sub(answer.len()).filter(|_| thinking);
+            if let (Some(at), Event::Token { .. }) = (told, &event) {
+                aloud(&written.add(heard.tokens[at])?);
+            }
+        }
+        self.read(&heard)
+    }
+
+    /// The same for callers that are no tasks.
+    pub fn blocking_answer(mut self) -> Result<Compared, AskError> {
+        let mut heard = Heard::default();
+        while let Some(event) = self.reply.blocking_next() {
+            heard.take(&event)?;
+        }
+        self.read(&heard)
+    }
+
+    fn read(&self, heard: &Heard) -> Result<Compared, AskError> {
+        let labels = self.constraint.read(&heard.tokens).unwrap_or_default();
+        let order = labels.iter().map(|&label| self.offered[label].item).collect();
+        let thought = self.prompts.thought(&heard.tokens);
+        let thought = self.prompts.vocabulary().decode(thought)?;
+        Ok(Compared { order, thought, usage: heard.usage })
+    }
+}
+
+/// What was heard of an ask.
+#[derive(Debug, Default)]
+struct Heard {
+    logits: Vec<f32>,
+    tokens: Vec<u32>,
+    usage: Usage,
+}
+
+impl Heard {
+    fn take(&mut self, event: &Event) -> Result<(), Failure> {
+        match event {
+            Event::Weighed(branches) => self.logits = branches.concat(),
+            Event::Token { token, .. } => self.tokens.push(*token),
+            Event::Done { usage, .. } => self.usage = *usage,
+            Event::Failed(failure) => return Err(failure.clone()),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! A language model on the bench: what it says of many slates.
+
+use super::cases::Case;
+use super::snapshot::Snapshot;
+use crate::bundle::{Catalog, Golden};
+use crate::domain::Criticality;
+use crate::engine::Limits;
+use crate::reranker::{self, Compared, Reranker, RunLimits, Shopper, Urgency};
+use crate::scorer::Model;
+use crate::telemetry::Metrics;
+use anyhow::{Context as _, ensure};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+/// Slates that are with the engine at a time.
+const AT_ONCE: usize = 8;
+/// Rows of a step.
+const ROWS_MAX: usize = 2048;
+/// Bytes of keys and values.
+const CACHE: u64 = 512 << 20;
+/// Nobody waits for a bench.
+const NO_HURRY: Urgency = Urgency { criticality: Criticality::Default, deadline: None };
+
+/// A language model that reads slates.
+pub struct Speaker(Reranker, Arc<Catalog>);
+
+// === impl Speaker ===
+
+impl Speaker {
+    /// Starts the model of a folder.
+    pub fn start(folder: &Path, catalog: &Arc<Catalog>) -> anyhow::Result<Self> {
+        let some = |count| NonZeroUsize::MIN.saturating_add(count - 1);
+        let limits = RunLimits {
+            threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            cache: CACHE,
+            precision: None,
+            rows_max: some(ROWS_MAX),
+            sequences: Limits {
+                running_max: some(AT_ONCE),
+                waiting_max: NonZeroUsize::MIN,
+                share_max: some(ROWS_MAX),
+            },
+        };
+        let model = Reranker::start(folder, catalog, limits, &Arc::new(Metrics::new()));
+        let model = model.with_context(|| format!("the language model {}", folder.display()))?;
+        Ok(Self(model, catalog.clone()))
+    }
+
+    /// The logit of each candidate of each case's slate.
+    pub fn weigh(
+        &self,
+        cases: &[Case],
+        snapshots: &[Snapshot],
+        progress: &mut dyn FnMut(usize),
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let mut logits = Vec::with_capacity(cases.len());
+        for some in cases.chunks(AT_ONCE) {
+            progress(logits.len());
+            let asked = some.iter().map(|case| {
+                // There is nothing to ask of an empty slate.
+                let is_asked = !case.slate.is_empty();
+                let offers = case.offers(&self.1, snapshots, &case.slate);
+                is_asked.then(|| self.0.weigh(case.shopper(), &offers, NO_HURRY)).transpose()
+            });
+            let asked = asked.collect::<Result<Vec<_>, _>>()?;
+            for (case, weighing) in some.iter().zip(asked) {
+                let heard = match weighing {
+                    Some(weighing) => weighing.blocking_logits()?.0,
+                    None => Vec::new(),
+                };
+                ensure!(heard.len() == case.slate.len(), "a candidate was not weighed");
+                logits.push(heard);
+            }
+        }
+        Ok(logits)
+    }
+
+    /// The logits of a golden request, which is made of the model's own users and items.
+    pub fn weigh_golden(&self, model: &Model, golden: &Golden) -> anyhow::Result<Vec<f32>> {
+        let history = &model.cards.users[&golden.user.as_str().into()].history;
+        let shopper = Shopper { history, now: golden.now };
+        let number = |item: &String| model.catalog.number(&item.as_str().into());
+        let items: Vec<u32> = golden.items.iter().filter_map(number).collect();
+        let offers = reranker::offers(&model.catalog, &model.cards, shopper, &items);
+        Ok(self.0.weigh(shopper, &offers, NO_HURRY)?.blocking_logits()?.0)
+    }
+
+    /// What it makes of each case's offer, after a thought of so many tokens, if that is not 0.
+    pub fn compare(
+        &self,
+        cases: &[Case],
+        snapshots: &[Snapshot],
+        offers: &[Vec<u32>],
+        thought_tokens_max: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> anyhow::Result<Vec<Compared>> {
+        let mut answers = Vec::with_capacity(cases.len());
+        for (some, offers) in cases.chunks(AT_ONCE).zip(offers.chunks(AT_ONCE)) {
+            progress(answers.len());
+            let asked = some.iter().zip(offers).map(|(case, offer)| {
+                let offers = case.offers(&self.1, snapshots, offer);
+                let compare =
+                    || self.0.compare(case.shopper(), &offers, thought_tokens_max, NO_HURRY);
+                (!offer.is_empty()).then(compare).transpose()
+            });
+            for comparing in asked.collect::<Result<Vec<_>, _>>()? {
+                answers.push(match comparing {
+                    Some(comparing) => comparing.blocking_answer()?,
+                    None => Compared::default(),
+                });
+            }
+        }
+        Ok(answers)
+    }
+}

@@ -1,0 +1,286 @@
+//! What a language model's word counts beside that of the rung below: fitted on validation slates.
+
+use crate::bundle::Part;
+use crate::reranker::{
+    Compared, ComparedFile, OFFERED_MAX, Order, RerankerFile, Thought, WeighedFile,
+};
+use crate::train::cases::Case;
+use crate::train::ladder::{compare, of_the_first, scored, sorted};
+use crate::train::measure;
+use crate::train::recipe::{FuseRecipe, Recipe};
+use crate::train::scored::Scorer;
+use crate::train::speaker::Speaker;
+use crate::train::world::World;
+use crate::train::{Bench, Stage};
+use anyhow::Context as _;
+use rand::SeedableRng;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Map, Value, json};
+
+/// What a logit, or a place in an answer, may count.
+const WEIGHTS: [f32; 12] = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
+/// The figure that weights are chosen by: NDCG at this cut.
+const CUT: usize = 10;
+
+/// What a rung has to gain to be shipped, as a share of the figure: less comes of picking the best of so
+/// many weights.
+const GAIN_MIN: f64 = 0.002;
+/// The share of thoughts that have to hold, for a rung that thinks to be shipped for what it says.
+const HOLD_MIN: f64 = 0.5;
+/// Thoughts that the report shows.
+const THOUGHTS_SHOWN: usize = 5;
+
+/// Fits what the language model's word counts.
+#[derive(Debug)]
+pub struct Fuse;
+
+impl Stage for Fuse {
+    fn name(&self) -> &'static str {
+        "fuse"
+    }
+
+    fn about(&self) -> &'static str {
+        "Fits what the language model's word counts beside the scorer's on validation slates; a rung that does not pay is left out"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[
+            Part::Catalog,
+            Part::Tokenizer,
+            Part::Text,
+            Part::Scorer,
+            Part::ScorerShape,
+            Part::Decoder,
+        ]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Reranker]
+    }
+
+    fn is_wanted(&self, recipe: &Recipe) -> bool {
+        recipe.language_model.is_some()
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let recipe = bench.recipe.clone();
+        let of = recipe.language_model.as_ref().context("the recipe has no `language_model`")?.fuse;
+        let split = bench.dataset(&*bench.catalog()?)?.split;
+        let world = World::open(bench, split.validate, split.test)?;
+        let scorer = Scorer::read(bench)?;
+        let model = Speaker::start(&bench.path(Part::Decoder), &world.catalog)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+        let mut judged = Vec::new();
+        for (task, mut cases) in
+            world.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)
+        {
+            cases.shuffle(&mut rng);
+            cases.truncate(of.judged_max);
+            let orders = scored(&scorer, &world, &cases)?;
+            judged.push(Judged { task: task.as_str(), cases, orders });
+        }
+        let mut report = Map::new();
+        report.insert(
+            "scored".into(),
+            json!({ "ndcg@10": rounded(mean_ndcg(&judged, orders_of(&judged))) }),
+        );
+        let mut fitting = Fitting { bench, model: &model, world: &world, judged };
+        let mut file = RerankerFile::default();
+
+        let (weight, told) = fitting.weighed(of)?;
+        report.insert("weighed".into(), told);
+        file.weighed =
+            (weight > 0.0).then_some(WeighedFile { weight, candidates_max: of.weighed_max });
+        if recipe.compares() {
+            let compared = |thought_tokens_max| ComparedFile {
+                weight: 0.0,
+                offered_max: of.compared_max.min(OFFERED_MAX),
+                thought_tokens_max,
+            };
+            let (reranked, told) = fitting.compared("reranked", compared(0))?;
+            report.insert("reranked".into(), told);
+            file.reranked = Some(reranked).filter(|file| file.weight > 0.0);
+            let (reasoned, told) = fitting.compared("reasoned", compared(of.thought_tokens_max))?;
+            // What is thought is worth reading even where it changes no order, if it mostly holds.
+            let holds = told["thoughts"]["hold"].as_f64().is_some_and(|hold| hold >= HOLD_MIN);
+            file.reasoned = Some(reasoned).filter(|file| file.weight > 0.0 || holds);
+            report.insert("reasoned".into(), told);
+        }
+        let Fitting { bench, judged, .. } = fitting;
+        std::fs::write(bench.path(Part::Reranker), toml::to_string(&file)?)
+            .context("writing how the language model is fused")?;
+        report.insert("cases".into(), cases(&judged));
+        Ok(Value::Object(report))
+    }
+}
+
+/// Validation cases of a task, and the orders of the highest rung so far.
+struct Judged {
+    task: &'static str,
+    cases: Vec<Case>,
+    orders: Vec<Order>,
+}
+
+/// Rungs that are fitted one upon the other.
+struct Fitting<'a, 'p> {
+    bench: &'a mut Bench<'p>,
+    model: &'a Speaker,
+    world: &'a World,
+    judged: Vec<Judged>,
+}
+
+impl Fitting<'_, '_> {
+    /// Fits what logits count, and leaves the judged with the orders that come of it.
+    fn weighed(&mut self, of: FuseRecipe) -> anyhow::Result<(f32, Value)> {
+        let mut logits = Vec::new();
+        for judged in &self.judged {
+            let show = &mut showing(self.bench, "weighing", judged);
+            logits.push(self.model.weigh(&judged.cases, &self.world.snapshots, show)?);
+        }
+        let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
+            let file = WeighedFile { weight, candidates_max: of.weighed_max };
+            let logits = of_the_first(order, &logits[task][at], of.weighed_max);
+            file.fuse(order, &logits);
+        };
+        let (weight, tried) = fit(&mut self.judged, fuse);
+        let alone: Vec<Vec<Order>> =
+            logits.iter().map(|task| task.iter().map(|logits| sorted(logits)).collect()).collect();
+        let alone = mean_ndcg(&self.judged, alone.iter().map(Vec::as_slice));
+        let told = json!({
+            "weight": weight,
+            "ndcg@10": rounded(mean_ndcg(&self.judged, orders_of(&self.judged))),
+            "alone_ndcg@10": rounded(alone),
+            "tried": tried,
+        });
+        Ok((weight, told))
+    }
+
+    /// Fits what places in answers cost, and leaves the judged with the orders that come of it.
+    fn compared(
+        &mut self,
+        name: &str,
+        file: ComparedFile,
+    ) -> anyhow::Result<(ComparedFile, Value)> {
+        let mut answers = Vec::new();
+        let (mut kept, mut first) = (0, 0);
+        for judged in &self.judged {
+            let mut show = showing(self.bench, name, judged);
+            let Judged { cases, orders, .. } = judged;
+            let heard = compare(self.model, cases, &self.world.snapshots, orders, file, &mut show)?;
+            let orders = || heard.iter().map(|(order, _)| order).filter(|order| order.len() > 1);
+            kept += orders().filter(|order| order.is_sorted()).count();
+            first += orders().filter(|order| order[0] == 0).count();
+            answers.push(heard);
+        }
+        let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
+            ComparedFile { weight, ..file }.fuse(order, &answers[task][at].0);
+        };
+        let (weight, tried) = fit(&mut self.judged, fuse);
+        let all = answers.iter().flatten().filter(|(order, _)| order.len() > 1).count().max(1);
+        let share = |count: usize| rounded(count as f64 / all as f64);
+        let thoughts = (file.thought_tokens_max > 0).then(|| self.thoughts(&answers));
+        let told = json!({
+            "weight": weight,
+            "ndcg@10": rounded(mean_ndcg(&self.judged, orders_of(&self.judged))),
+            "tried": tried,
+            "order_kept": share(kept),
+            "first_kept": share(first),
+            "thoughts": thoughts,
+        });
+        Ok((ComparedFile { weight, ..file }, told))
+    }
+
+    /// How many thoughts hold, and how much they repeat each other: generic ones would show.
+    fn thoughts(&self, answers: &[Vec<(Vec<usize>, Compared)>]) -> Value {
+        let (mut all, mut read, mut hold) = (Vec::new(), 0, 0);
+        for (judged, answers) in self.judged.iter().zip(answers) {
+            for (case, (_, answer)) in judged.cases.iter().zip(answers) {
+                if answer.order.is_empty() {
+                    continue;
+                }
+                all.push(answer.thought.as_str());
+                let Some(thought) = Thought::read(&answer.thought) else { continue };
+                read += 1;
+                let cards = &self.world.snapshots[case.snapshot].cards.items;
+                let catalog = &self.world.catalog;
+                let proof = thought.prove(catalog, cards, &case.history, &answer.order);
+                hold += usize::from(proof.is_some());
+            }
+        }
+        let share = |count: usize| rounded(count as f64 / all.len().max(1) as f64);
+        json!({
+            "all": all.len(),
+            "read": share(read),
+            "hold": share(hold),
+            "distinct_2": rounded(measure::distinct_2(&all)),
+            "overlap": rounded(measure::overlap(&all)),
+            "some": all.iter().take(THOUGHTS_SHOWN).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The weight that gives the best orders, which the judged are left with, and what each gives. It is
+/// none at all where the best gains too little.
+fn fit(
+    judged: &mut [Judged],
+    fuse: impl Fn(f32, usize, usize, &mut Order),
+) -> (f32, Vec<(f32, f64)>) {
+    let without = mean_ndcg(judged, orders_of(judged));
+    let mut best = None;
+    let (mut weight, mut highest) = (0.0, without * (1.0 + GAIN_MIN));
+    let mut tried = Vec::new();
+    for of_it in WEIGHTS {
+        let mut fused: Vec<Vec<Order>> =
+            judged.iter().map(|judged| judged.orders.clone()).collect();
+        for (task, orders) in fused.iter_mut().enumerate() {
+            for (at, order) in orders.iter_mut().enumerate() {
+                fuse(of_it, task, at, order);
+            }
+        }
+        let ndcg = mean_ndcg(judged, fused.iter().map(Vec::as_slice));
+        tried.push((of_it, rounded(ndcg)));
+        if ndcg >= highest {
+            (weight, highest, best) = (of_it, ndcg, Some(fused));
+        }
+    }
+    for (judged, orders) in judged.iter_mut().zip(best.into_iter().flatten()) {
+        judged.orders = orders;
+    }
+    (weight, tried)
+}
+
+fn orders_of(judged: &[Judged]) -> impl Iterator<Item = &[Order]> {
+    judged.iter().map(|judged| judged.orders.as_slice())
+}
+
+/// The mean over tasks of NDCG, with these orders of each.
+fn mean_ndcg<'o>(judged: &[Judged], orders: impl Iterator<Item = &'o [Order]>) -> f64 {
+    let of_task = |(judged, orders): (&Judged, &[Order])| {
+        let each = judged.cases.iter().zip(orders).map(|(case, order)| {
+            let order: Vec<u32> = order.iter().map(|&(place, _)| case.slate[place]).collect();
+            measure::ndcg(&order, &case.relevant, CUT)
+        });
+        each.sum::<f64>() / judged.cases.len().max(1) as f64
+    };
+    judged.iter().zip(orders).map(of_task).sum::<f64>() / judged.len().max(1) as f64
+}
+
+fn showing<'b, 'p>(
+    bench: &'b mut Bench<'p>,
+    what: &str,
+    judged: &Judged,
+) -> impl FnMut(usize) + use<'b, 'p> {
+    let (what, of) = (format!("{what} {}", judged.task), judged.cases.len() as u64);
+    let progress = &mut *bench.progress;
+    move |done| progress.show(&what, done as u64, of)
+}
+
+fn cases(judged: &[Judged]) -> Value {
+    let counts = judged.iter().map(|judged| (judged.task.to_owned(), judged.cases.len().into()));
+    Value::Object(counts.collect())
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1e5).round() / 1e5
+}

@@ -1,0 +1,270 @@
+//! A language model learns to read and write the shop's items.
+//!
+//! GR2's mid-training (B2): next tokens of four kinds of text. Everything in them is from before
+//! validation starts.
+
+use crate::bundle::{Cards, Catalog, HISTORY_LEN, Part, Past};
+use crate::domain::EventKind;
+use crate::evidence;
+use crate::language::{END, Vocabulary};
+use crate::nn::decoder::Model;
+use crate::reranker::{EVENTS_MAX, Prompts, TRUNK_TOKENS_MAX};
+use crate::train::dataset::{Bought, Dataset};
+use crate::train::learner::{Scope, measure};
+use crate::train::lesson::Lesson;
+use crate::train::recipe::{Begin, LanguageModelRecipe, Recipe};
+use crate::train::snapshot::Snapshot;
+use crate::train::{Bench, Stage, teach};
+use anyhow::Context as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand::{Rng as _, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Map, Value, json};
+
+/// Positions of a model that is made from nothing: a trunk, and as much again to think and answer.
+const POSITIONS_MAX: usize = 2 * TRUNK_TOKENS_MAX;
+/// Purchases that a persona's text names.
+const PERSONA_ITEMS: usize = 8;
+/// Lessons that are kept back from each kind, to see whether what was learned holds for others.
+const KEPT_BACK: usize = 100;
+
+/// Teaches a language model the shop's items.
+#[derive(Debug)]
+pub struct Midtrain;
+
+impl Stage for Midtrain {
+    fn name(&self) -> &'static str {
+        "midtrain"
+    }
+
+    fn about(&self) -> &'static str {
+        "Teaches a language model the shop's items: sequences of semantic ids, captions, shoppers in words, plain texts"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog, Part::SemanticIds]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Midtrained]
+    }
+
+    fn is_wanted(&self, recipe: &Recipe) -> bool {
+        recipe.language_model.is_some()
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let of = bench.recipe.language_model.clone();
+        let of = of.context("the recipe has no `language_model`")?;
+        let catalog = bench.catalog()?;
+        let dataset = bench.dataset(&catalog)?;
+        let until = dataset.split.validate;
+        let currency = bench.recipe.shop.currency.clone();
+        let (_, cards) = Snapshot::write(&dataset, &catalog, until, &currency);
+        let shop =
+            Shop { catalog: &catalog, dataset: &dataset, cards: &cards, currency: &currency };
+        let (mut model, prompts, grown) = begin(&of.begin, &shop, bench.recipe.seed)?;
+
+        let mut rng = ChaCha8Rng::seed_from_u64(bench.recipe.seed);
+        let mut kinds = shop.lessons(&of, &prompts, &mut rng)?;
+        let mut kept_back = Vec::new();
+        for (_, lessons) in &mut kinds {
+            lessons.shuffle(&mut rng);
+            kept_back.push(lessons.split_off(lessons.len().saturating_sub(KEPT_BACK)));
+        }
+        let lessons: Vec<Lesson> = kinds.iter().flat_map(|(_, lessons)| lessons).cloned().collect();
+        let mut trainings = Map::new();
+        if let (Some(teaching), Some(from)) = (&of.midtrain.new_tokens, grown) {
+            let scope = Scope::NewTokens { from };
+            let what = "midtrain_new_tokens";
+            let (learned, report) = teach::teach(bench, what, model, teaching, scope, &lessons)?;
+            model = learned;
+            trainings.insert("new_tokens".into(), teach::told(&report));
+        }
+        let teaching = &of.midtrain.teaching;
+        let scope = teach::scope(teaching);
+        let (model, report) = teach::teach(bench, "midtrain", model, teaching, scope, &lessons)?;
+        trainings.insert("everything".into(), teach::told(&report));
+
+        let folder = bench.path(Part::Midtrained);
+        teach::save(&model, &prompts, &folder)?;
+        let told = kinds.iter().zip(&kept_back).map(|((kind, lessons), others)| {
+            let rows = lessons.iter().map(Lesson::rows).sum::<usize>();
+            let loss = match others.as_slice() {
+                [] => None,
+                others => Some(measure(&model, others, teaching.rows_max)?),
+            };
+            let told = json!({
+                "lessons": lessons.len(),
+                "tokens": rows,
+                "loss_on_others": loss.map(|loss| (loss * 1e4).round() / 1e4),
+            });
+            Ok(((*kind).to_owned(), told))
+        });
+        let parameters: usize = model.parameters.iter().map(|(_, t)| t.elem_count()).sum();
+        Ok(json!({
+            "parameters": parameters,
+            "vocabulary": model.config.vocabulary,
+            "trainings": trainings,
+            "kinds": told.collect::<anyhow::Result<Map<String, Value>>>()?,
+        }))
+    }
+}
+
+/// The model that learns, its words, and the first of its new tokens if it knew others before.
+fn begin(
+    begin: &Begin,
+    shop: &Shop<'_>,
+    seed: u64,
+) -> anyhow::Result<(Model, Prompts, Option<usize>)> {
+    match begin {
+        Begin::Nothing(sizes) => {
+            let mut texts = shop.texts();
+            // What every prompt says has to be as common as it will be.
+            let words = Prompts::words().map(str::to_owned);
+            texts.extend(std::iter::repeat_n(words, texts.len()).flatten());
+            let texts = texts.iter().map(String::as_str);
+            let prompts = Prompts::new(Vocabulary::fit(texts, sizes.vocabulary)?, shop.catalog)?;
+            let ends = prompts.vocabulary().token(END).into_iter().collect();
+            let config = sizes.config(prompts.vocabulary().len(), POSITIONS_MAX, ends);
+            Ok((Model::random(config, seed)?, prompts, None))
+        }
+        Begin::Folder(folder) => {
+            let opening = || format!("opening the language model {}", folder.display());
+            let mut model = Model::open(folder).with_context(opening)?;
+            let prompts = Prompts::open(folder, shop.catalog).with_context(opening)?;
+            let known = model.config.vocabulary;
+            model.grow(known.max(prompts.vocabulary().len()), seed)?;
+            Ok((model, prompts, Some(known)))
+        }
+    }
+}
+
+/// What texts are made from.
+struct Shop<'a> {
+    catalog: &'a Catalog,
+    dataset: &'a Dataset,
+    /// As of the end of the training time.
+    cards: &'a Cards,
+    currency: &'a str,
+}
+
+// === impl Shop ===
+
+impl Shop<'_> {
+    /// The four kinds.
+    fn lessons(
+        &self,
+        of: &LanguageModelRecipe,
+        prompts: &Prompts,
+        rng: &mut ChaCha8Rng,
+    ) -> anyhow::Result<[(&'static str, Vec<Lesson>); 4]> {
+        let mut sequences = Vec::new();
+        for _ in 0..of.midtrain.sequences {
+            for user in 0..self.dataset.users.len() {
+                sequences.extend(self.sequences(user, prompts, rng));
+            }
+        }
+        let mut captions = Vec::new();
+        for _ in 0..of.midtrain.captions {
+            for item in 0..self.catalog.len() as u32 {
+                captions.extend(self.captions(item, prompts)?);
+            }
+        }
+        let mut users: Vec<usize> = (0..self.dataset.users.len()).collect();
+        users.shuffle(rng);
+        let personas = users.into_iter().filter_map(|user| self.persona(user, prompts).transpose());
+        let personas = personas.take(of.midtrain.personas_max).collect::<anyhow::Result<_>>()?;
+        let reasons: Vec<&str> = self.reasons().collect();
+        let texts = reasons.choose_multiple(rng, of.midtrain.texts_max);
+        let texts = texts.map(|text| text_lesson(text, prompts)).collect::<anyhow::Result<_>>()?;
+        Ok([
+            ("sequences", sequences),
+            ("captions", captions),
+            ("personas", personas),
+            ("texts", texts),
+        ])
+    }
+
+    /// A shopper's log, cut into pieces that a trunk holds: each goes on with what was bought then.
+    fn sequences(&self, user: usize, prompts: &Prompts, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
+        let split = self.dataset.split;
+        let baskets: Vec<_> = self.dataset.baskets(user, split.begin, split.validate).collect();
+        let bought = &self.dataset.bought[user];
+        let mut lessons = Vec::new();
+        let mut end = baskets.len().checked_sub(1 + rng.random_range(0..baskets.len().clamp(1, 4)));
+        while let Some(at) = end {
+            let (line, now) = (baskets[at].start, bought[baskets[at].start].time);
+            let history = self.dataset.history(user, line, false, EVENTS_MAX);
+            let mut tokens = prompts.trunk(&history, now);
+            for b in &bought[baskets[at].clone()] {
+                tokens.extend(prompts.item(b.item));
+            }
+            lessons.push(Lesson::text(tokens));
+            let Some(earliest) = history.first().filter(|_| history.len() == EVENTS_MAX) else {
+                break;
+            };
+            end =
+                baskets[..at].iter().rposition(|basket| bought[basket.start].time <= earliest.time);
+        }
+        lessons
+    }
+
+    /// What an item is, from its id and to its id.
+    fn captions(&self, item: u32, prompts: &Prompts) -> anyhow::Result<[Lesson; 2]> {
+        let (vocabulary, id) = (prompts.vocabulary(), prompts.item(item));
+        let text = self.catalog.text(item);
+        let after = vocabulary.encode(&format!(" is {text}."))?;
+        let before = vocabulary.encode(&format!("{text} is"))?;
+        let end = vocabulary.token(END);
+        let lesson = |parts: [&[u32]; 2]| {
+            Lesson::text(parts.into_iter().flatten().copied().chain(end).collect())
+        };
+        Ok([lesson([id, &after]), lesson([&before, id])])
+    }
+
+    /// A shopper in words, and what they bought last.
+    fn persona(&self, user: usize, prompts: &Prompts) -> anyhow::Result<Option<Lesson>> {
+        let history = self.known(user);
+        if history.is_empty() {
+            return Ok(None);
+        }
+        let pattern = evidence::pattern(self.catalog, &self.cards.items, &history, self.currency);
+        let vocabulary = prompts.vocabulary();
+        let mut tokens = vocabulary.encode(&format!("{pattern} Bought"))?;
+        let bought = history.iter().filter(|past| past.kind == EventKind::Purchase).rev();
+        for past in bought.take(PERSONA_ITEMS) {
+            tokens.extend(prompts.item(past.item));
+        }
+        tokens.extend(vocabulary.token(END));
+        Ok(Some(Lesson::text(tokens)))
+    }
+
+    /// A shopper's last events before the end of the training time.
+    fn known(&self, user: usize) -> Vec<Past> {
+        let until = self.dataset.split.validate;
+        let bought = &self.dataset.bought[user];
+        let line = bought.partition_point(|b| b.time < until);
+        let Some(last) = line.checked_sub(1) else { return Vec::new() };
+        let mut history = self.dataset.history(user, last, true, HISTORY_LEN - 1);
+        let Bought { item, time, .. } = bought[last];
+        history.push(Past { item, time, kind: EventKind::Purchase });
+        history
+    }
+
+    fn reasons(&self) -> impl Iterator<Item = &str> {
+        self.cards.items.iter().flat_map(|card| &card.reasons).map(|reason| &*reason.text)
+    }
+
+    /// What a tokenizer is learned from.
+    fn texts(&self) -> Vec<String> {
+        let items = (0..self.catalog.len() as u32).map(|item| self.catalog.text(item));
+        items.chain(self.reasons().map(str::to_owned)).collect()
+    }
+}
+
+fn text_lesson(text: &str, prompts: &Prompts) -> anyhow::Result<Lesson> {
+    let mut tokens = prompts.vocabulary().encode(text)?;
+    tokens.extend(prompts.vocabulary().token(END));
+    Ok(Lesson::text(tokens))
+}

@@ -1,0 +1,125 @@
+//! A language model learns to compare the best candidates, and to think aloud before it does.
+//!
+//! GR2's supervised fine-tuning (B5): cross-entropy with a weight of its own for thoughts and for
+//! orders. Every trace teaches the order that is answered at once; those with a thought also teach the
+//! one that is thought about first.
+
+use super::traces;
+use crate::bundle::Part;
+use crate::reranker::Prompts;
+use crate::train::lesson::Lesson;
+use crate::train::recipe::{CompareRecipe, Recipe};
+use crate::train::trace::Trace;
+use crate::train::{Bench, Stage, teach};
+use anyhow::Context as _;
+use rand::SeedableRng;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// Teaches a language model to compare candidates.
+#[derive(Debug)]
+pub struct Sft;
+
+impl Stage for Sft {
+    fn name(&self) -> &'static str {
+        "sft"
+    }
+
+    fn about(&self) -> &'static str {
+        "Teaches a language model to compare the best candidates, and to think aloud first, from the traces"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog, Part::SemanticIds, Part::Midtrained, Part::Traces]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Compared]
+    }
+
+    fn is_wanted(&self, recipe: &Recipe) -> bool {
+        recipe.compares()
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let of = bench.recipe.language_model.as_ref().and_then(|model| model.compare.clone());
+        let of = of.context("the recipe has no `language_model.compare`")?;
+        let (from, to) = (bench.path(Part::Midtrained), bench.path(Part::Compared));
+        let prompts = Prompts::open(&from, &*bench.catalog()?)?;
+        let traces = traces::read(bench)?;
+        let lessons = lessons(&traces, &of, &prompts)?;
+        let model = teach::open(&from, &prompts, bench.recipe.seed)?;
+        let scope = teach::scope(&of.teaching);
+        let (model, report) = teach::teach(bench, "sft", model, &of.teaching, scope, &lessons)?;
+        teach::save(&model, &prompts, &to)?;
+        Ok(json!({
+            "traces": traces.len(),
+            "thoughts": traces.iter().filter(|trace| trace.thought.is_some()).count(),
+            "lessons": lessons.len(),
+            "training": teach::told(&report),
+        }))
+    }
+}
+
+/// What the traces teach.
+pub fn lessons(
+    traces: &[Trace],
+    of: &CompareRecipe,
+    prompts: &Prompts,
+) -> anyhow::Result<Vec<Lesson>> {
+    let mut lessons = Vec::new();
+    for trace in traces {
+        lessons.push(lesson(trace, None, of, prompts)?);
+        if let Some(thought) = &trace.thought {
+            lessons.push(lesson(trace, Some(thought), of, prompts)?);
+        }
+    }
+    Ok(lessons)
+}
+
+fn lesson(
+    trace: &Trace,
+    thought: Option<&str>,
+    of: &CompareRecipe,
+    prompts: &Prompts,
+) -> anyhow::Result<Lesson> {
+    let mut offered = trace.order.clone();
+    prompts.offer_order(&mut offered);
+    let mut tokens = prompts.trunk(&trace.history(), trace.now);
+    tokens.extend(prompts.offer(&offered));
+    let mut imitate = vec![0.0; tokens.len()];
+    let mut write = |part: &[u32], weight: f32| {
+        tokens.extend(part);
+        imitate.resize(tokens.len(), weight);
+    };
+    if let Some(thought) = thought {
+        write(prompts.think(), 0.0);
+        write(&prompts.vocabulary().encode(thought)?, of.thought_weight);
+        // That a thought is over has to be learned; how an answer begins, where none was thought,
+        // is written for the model.
+        write(prompts.answer(), of.thought_weight);
+    } else {
+        write(prompts.answer(), 0.0);
+    }
+    for (place, offer) in trace.order.iter().enumerate() {
+        let label = offered.iter().position(|other| other == offer);
+        let label = label.context("what was taken was offered")?;
+        let weight = if place == 0 { of.first_weight } else { of.order_weight };
+        write(&prompts.labels()[label], weight);
+    }
+    Ok(Lesson { tokens, imitate, choose: None })
+}
+
+/// Some of the lessons again, for a stage that teaches something else and is not to undo this.
+pub fn rehearsal(
+    bench: &Bench<'_>,
+    of: &CompareRecipe,
+    prompts: &Prompts,
+    seed: u64,
+) -> anyhow::Result<Vec<Lesson>> {
+    let mut lessons = lessons(&traces::read(bench)?, of, prompts)?;
+    lessons.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    lessons.truncate(of.rehearsed_max);
+    Ok(lessons)
+}

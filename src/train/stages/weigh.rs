@@ -1,0 +1,94 @@
+//! A language model learns to weigh candidates, in the layout in which it will be served.
+
+use super::reward_model::examples;
+use super::sft;
+use crate::bundle::Part;
+use crate::reranker::Prompts;
+use crate::train::cases::Case;
+use crate::train::lesson::{Choose, Lesson};
+use crate::train::recipe::Recipe;
+use crate::train::world::World;
+use crate::train::{Bench, Stage, teach};
+use anyhow::Context as _;
+use rand::SeedableRng;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// Teaches a language model to weigh candidates.
+#[derive(Debug)]
+pub struct Weigh;
+
+impl Stage for Weigh {
+    fn name(&self) -> &'static str {
+        "weigh"
+    }
+
+    fn about(&self) -> &'static str {
+        "Teaches a language model to weigh each candidate of a slate alone, in the layout in which it will be served"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Midtrained]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Decoder]
+    }
+
+    fn is_wanted(&self, recipe: &Recipe) -> bool {
+        recipe.language_model.is_some()
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let recipe = bench.recipe.clone();
+        let of =
+            &recipe.language_model.as_ref().context("the recipe has no `language_model`")?.weigh;
+        let split = bench.dataset(&*bench.catalog()?)?.split;
+        let world = World::open(bench, split.train, split.test)?;
+        let compare = recipe.language_model.as_ref().and_then(|model| model.compare.as_ref());
+        let from = if compare.is_some() { Part::Compared } else { Part::Midtrained };
+        let (from, to) = (bench.path(from), bench.path(Part::Decoder));
+        let prompts = Prompts::open(&from, &world.catalog)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+        let mut examples = examples(&world, &recipe);
+        examples.shuffle(&mut rng);
+        examples.truncate(of.examples_max);
+        let mut lessons: Vec<Lesson> = examples
+            .iter()
+            .map(|case| lesson(&world, case, of.candidates, &prompts, &mut rng))
+            .collect();
+        if let Some(compare) = compare {
+            lessons.extend(sft::rehearsal(bench, compare, &prompts, recipe.seed)?);
+        }
+        let model = teach::open(&from, &prompts, recipe.seed)?;
+        let scope = teach::scope(&of.teaching);
+        let (model, report) = teach::teach(bench, "weigh", model, &of.teaching, scope, &lessons)?;
+        teach::save(&model, &prompts, &to)?;
+
+        Ok(json!({
+            "examples": examples.len(),
+            "lessons": lessons.len(),
+            "training": teach::told(&report),
+        }))
+    }
+}
+
+/// The one taken among others of its slate, after its shopper.
+fn lesson(
+    world: &World,
+    case: &Case,
+    candidates: usize,
+    prompts: &Prompts,
+    rng: &mut ChaCha8Rng,
+) -> Lesson {
+    let (taken, others): (Vec<u32>, Vec<u32>) =
+        case.slate.iter().copied().partition(|item| case.relevant.contains(item));
+    let taken = taken.choose(rng).copied();
+    let others = others.choose_multiple(rng, candidates.saturating_sub(1)).copied();
+    let items: Vec<u32> = taken.into_iter().chain(others).collect();
+    let offers = case.offers(&world.catalog, &world.snapshots, &items);
+    let branches = offers.iter().map(|offer| prompts.branch(offer));
+    let choose = Choose { branches: branches.collect(), taken: 0, asked: prompts.asked() };
+    Lesson::choice(prompts.trunk(&case.history, case.now), choose)
+}

@@ -1,0 +1,100 @@
+//! Lessons to a language model, as a recipe has it: with progress, and taken up where they were
+//! put down.
+
+use super::bench::Bench;
+use super::learner::{Keeping, Learner, Plan, Report, Scope};
+use super::lesson::Lesson;
+use super::recipe::Teaching;
+use crate::nn::decoder::Model;
+use crate::reranker::Prompts;
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// Steps after which a training is put down.
+const KEPT_EVERY: usize = 200;
+/// The share of the steps over which the learning rate rises, and the most steps.
+const WARM_UP: (f64, usize) = (0.05, 100);
+/// Losses that a report shows.
+const LOSSES_SHOWN: usize = 20;
+/// What an adapter's sum is multiplied by, times its rank.
+const ALPHA_PER_RANK: f64 = 2.0;
+
+/// What is trained where a recipe says nothing of adapters.
+pub fn scope(teaching: &Teaching) -> Scope {
+    match teaching.adapter_rank {
+        None => Scope::Everything,
+        Some(rank) => Scope::Adapters { rank, alpha: ALPHA_PER_RANK * rank as f64, dropout: 0.0 },
+    }
+}
+
+/// Opens a model that is to learn, with room for every token of the prompts.
+pub fn open(folder: &Path, prompts: &Prompts, seed: u64) -> anyhow::Result<Model> {
+    let opening = || format!("opening the language model {}", folder.display());
+    let mut model = Model::open(folder).with_context(opening)?;
+    let known = model.config.vocabulary;
+    model.grow(known.max(prompts.vocabulary().len()), seed)?;
+    Ok(model)
+}
+
+/// Writes a model that has learned, with its words.
+pub fn save(model: &Model, prompts: &Prompts, folder: &Path) -> anyhow::Result<()> {
+    let writing = || format!("writing the language model {}", folder.display());
+    model.save(folder, Path::new("")).with_context(writing)?;
+    prompts.vocabulary().save(folder).with_context(writing)
+}
+
+/// Teaches a model what is in `lessons`. `what` names the training in its progress and in the file
+/// that it is put down in: if there is one from before, it goes on from there.
+pub fn teach(
+    bench: &mut Bench<'_>,
+    what: &str,
+    model: Model,
+    teaching: &Teaching,
+    scope: Scope,
+    lessons: &[Lesson],
+) -> anyhow::Result<(Model, Report)> {
+    let steps = (teaching.epochs * lessons.len() as f64 / teaching.batch as f64).ceil() as usize;
+    let plan = Plan {
+        scope,
+        steps,
+        lessons: teaching.batch,
+        rows_max: teaching.rows_max,
+        learning_rate: teaching.learning_rate,
+        warm_up: ((steps as f64 * WARM_UP.0) as usize).min(WARM_UP.1),
+        weight_decay: teaching.weight_decay,
+        recompute: teaching.recompute,
+        seed: bench.recipe.seed,
+        ..Plan::default()
+    };
+    let mut learner = Learner::new(model, plan, lessons)?;
+    let file = bench.dir.join(format!("{what}.training.safetensors"));
+    if file.exists() {
+        learner.resume(&file)?;
+    }
+    let keeping = Keeping { file: &file, every: KEPT_EVERY };
+    let report = learner.run(Some(keeping), &AtomicBool::new(false), |step| {
+        let told = format!("{what}, loss {:.3}", step.loss);
+        bench.progress.show(&told, step.number as u64, step.of as u64);
+    })?;
+    std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+    Ok((learner.into_model(), report))
+}
+
+/// What a training did, for a stage's report.
+pub fn told(report: &Report) -> Value {
+    let losses = &report.losses;
+    let each = losses.len().div_ceil(LOSSES_SHOWN).max(1);
+    let mean = |part: &[f64]| {
+        let mean = part.iter().sum::<f64>() / part.len() as f64;
+        (mean * 1e4).round() / 1e4
+    };
+    json!({
+        "steps": losses.len(),
+        "losses": losses.chunks(each).map(mean).collect::<Vec<_>>(),
+        "tokens_per_second": report.tokens_per_second.round(),
+        "padding": (report.padding * 1e4).round() / 1e4,
+        "seconds": report.seconds.round(),
+    })
+}

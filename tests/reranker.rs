@@ -1,0 +1,387 @@
+//! The rungs of the language model, in a ladder of the demo's cards and scorer with a language model
+//! that has learned nothing: what it says is noise, and always the same.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use futures_util::StreamExt as _;
+use raisonne::bundle::{Bundle, Manifest, Part};
+use raisonne::domain::{
+    Candidate, Criticality, Deadline, Effort, Explain, ItemText, Quality, Query, Source,
+};
+use raisonne::engine;
+use raisonne::language::Vocabulary;
+use raisonne::nn::decoder::Model;
+use raisonne::rank::{self, Answer, Building, Ladder, MemoryLimits, Shortfall, Update};
+use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, RunLimits, WeighedFile};
+use raisonne::scorer;
+use raisonne::telemetry::Metrics;
+use raisonne::train::recipe::Sizes;
+use raisonne::worker;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// Candidates that are weighed.
+const WEIGHED: usize = 20;
+
+/// The demo bundle with another language model.
+fn bundle_with(file: RerankerFile) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    for entry in fs::read_dir(demo).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), home.path().join(entry.file_name())).unwrap();
+        }
+    }
+    // The demo's golden requests were weighed by the demo's own language model.
+    let golden = fs::read_to_string(home.path().join(Part::Golden.file())).unwrap();
+    let mut golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    for request in golden.as_array_mut().unwrap() {
+        request["weighed"] = serde_json::json!([]);
+    }
+    fs::write(home.path().join(Part::Golden.file()), golden.to_string()).unwrap();
+    let catalog = raisonne::bundle::read_catalog(home.path()).unwrap();
+    let words: Vec<_> = Prompts::words().chain(Prompts::words()).collect();
+    let prompts = Prompts::new(Vocabulary::fit(words, 300).unwrap(), &catalog).unwrap();
+    let sizes = Sizes {
+        vocabulary: 300,
+        width: 32,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        mlp_width: 48,
+    };
+    let config = sizes.config(prompts.vocabulary().len(), 1024, Vec::new());
+    let decoder = home.path().join(Part::Decoder.file());
+    Model::random(config, 5).unwrap().save(&decoder, Path::new("")).unwrap();
+    prompts.vocabulary().save(&decoder).unwrap();
+    let file = toml::to_string(&file).unwrap();
+    fs::write(home.path().join(Part::Reranker.file()), file).unwrap();
+    Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
+    home
+}
+
+/// A bundle whose language model weighs, and no more.
+fn bundle() -> TempDir {
+    let weighed = Some(WeighedFile { weight: 200.0, candidates_max: WEIGHED });
+    bundle_with(RerankerFile { weighed, ..RerankerFile::default() })
+}
+
+fn building(change: impl FnOnce(&mut RunLimits)) -> Building {
+    let some = |count| NonZeroUsize::new(count).unwrap();
+    let mut engine = RunLimits {
+        threads: some(2),
+        cache: 8 << 20,
+        precision: None,
+        rows_max: some(256),
+        sequences: engine::Limits {
+            running_max: some(8),
+            waiting_max: some(8),
+            share_max: some(256),
+        },
+    };
+    change(&mut engine);
+    Building {
+        store: None,
+        memory: MemoryLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
+        scorer: scorer::Limits {
+            threads: some(1),
+            slates: worker::Limits { waiting_max: some(64), batch_max: some(8) },
+        },
+        engine,
+        metrics: Arc::new(Metrics::new()),
+    }
+}
+
+async fn open(home: &TempDir) -> Arc<Ladder> {
+    rank::open(home.path(), &building(|_| {})).await.unwrap().0
+}
+
+/// A shopper of the demo's and so many items.
+fn query(home: &TempDir, candidates: usize, effort: Effort) -> Query {
+    query_of(&Bundle::open(home.path()).unwrap(), candidates, effort)
+}
+
+fn query_of(bundle: &Bundle, candidates: usize, effort: Effort) -> Query {
+    let user = bundle.cards.users.keys().min().unwrap().clone();
+    let items = bundle.catalog.items().iter().step_by(7).take(candidates);
+    let candidate = |id: &raisonne::domain::ItemId| Candidate {
+        item: id.clone(),
+        prior_score: None,
+        inline: None,
+    };
+    Query {
+        request_id: "test".into(),
+        user,
+        history: None,
+        request: None,
+        candidates: items.map(|item| candidate(&item.id)).collect(),
+        top_n: 5,
+        effort,
+        explain: Explain::Cached,
+        reasons_per_item: 2,
+        criticality: Criticality::Default,
+        bundle: None,
+        now: bundle.cards.as_of,
+        deadline: Deadline::after(Instant::now(), Duration::from_mins(1)),
+    }
+}
+
+async fn climb(ladder: &Arc<Ladder>, query: &Query) -> Vec<Answer> {
+    let updates: Vec<_> = ladder.clone().climb(query.clone()).collect().await;
+    let answers = updates.into_iter().filter_map(|update| match update {
+        Update::Answer(answer) => Some(*answer),
+        Update::Thought(_) => None,
+    });
+    answers.collect()
+}
+
+/// What each candidate was given, by its name, in the order of the names.
+fn weighed(query: &Query, answer: &Answer) -> Vec<(String, Option<u32>)> {
+    let name = |input: usize| query.candidates[input].item.to_string();
+    let order = answer.ranking.order.iter();
+    let mut given: Vec<_> =
+        order.map(|ranked| (name(ranked.input), ranked.scores.weighed.map(f32::to_bits))).collect();
+    given.sort();
+    given
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_climb_goes_on_to_weighed_and_no_higher_than_asked() {
+    let home = bundle();
+    let ladder = open(&home).await;
+    assert_eq!(ladder.top(), Quality::Weighed);
+    let answers = climb(&ladder, &query(&home, 30, Effort::Auto)).await;
+    let qualities: Vec<_> = answers.iter().map(|answer| answer.ranking.quality).collect();
+    assert_eq!(qualities, [Quality::Given, Quality::Scored, Quality::Weighed]);
+    let [_, scored, last] = &answers[..] else { unreachable!() };
+    assert_eq!(last.shortfalls, []);
+    assert!(last.ranking.is_permutation(30));
+    assert!(last.ranking.order.is_sorted_by(|a, b| a.score >= b.score));
+    assert_ne!(scored.ranking.order[0].input, last.ranking.order[0].input, "noise says otherwise");
+    // The best of the scored order were weighed; the others keep their places behind them.
+    let inputs = |answer: &Answer| {
+        answer.ranking.order.iter().map(|ranked| ranked.input).collect::<Vec<_>>()
+    };
+    assert_eq!(inputs(scored)[WEIGHED..], inputs(last)[WEIGHED..]);
+    for (place, ranked) in last.ranking.order.iter().enumerate() {
+        assert_eq!(ranked.scores.weighed.is_some(), place < WEIGHED);
+        assert!(ranked.scores.scorer.is_some());
+        assert!(place >= 5 || !ranked.reasons.is_empty(), "{place} has no reasons");
+    }
+    let receipt = last.receipt;
+    assert!(receipt.prompt_tokens > 0 && receipt.card_hits == 30);
+    assert!(receipt.generated_tokens >= 4 * WEIGHED as u32, "an id has four tokens");
+
+    let low = climb(&ladder, &query(&home, 30, Effort::Scored)).await;
+    assert_eq!(low.last().unwrap().ranking.quality, Quality::Scored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_thought_the_best_are_put_into_an_order() {
+    let compared = |thought_tokens_max| {
+        Some(ComparedFile { weight: 1.0, offered_max: 10, thought_tokens_max })
+    };
+    let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(12) };
+    let home = bundle_with(file);
+    let ladder = open(&home).await;
+    assert_eq!(ladder.top(), Quality::Reasoned);
+    for candidates in [2, 5, 10, 30] {
+        let mut query = query(&home, candidates, Effort::Reasoned);
+        query.explain = Explain::Live;
+        let answers = climb(&ladder, &query).await;
+        let qualities: Vec<_> = answers.iter().map(|answer| answer.ranking.quality).collect();
+        let climbed = [Quality::Given, Quality::Scored, Quality::Reranked, Quality::Reasoned];
+        assert_eq!(qualities, climbed, "{:?}", answers.last().unwrap().shortfalls);
+        for answer in &answers[2..] {
+            assert!(answer.ranking.is_permutation(candidates));
+            let order = &answer.ranking.order;
+            assert!(order.is_sorted_by(|a, b| a.score >= b.score));
+            // Every place from the first to the last was given once.
+            let offered = order.iter().take(10).filter_map(|ranked| ranked.scores.reranker);
+            let mut places: Vec<f32> = offered.map(|score| (-score).exp_m1().round()).collect();
+            places.sort_by(f32::total_cmp);
+            let all: Vec<f32> = (0..candidates.min(10)).map(|place| place as f32).collect();
+            assert_eq!(places, all);
+        }
+        // What is noise is not told, and replaces no reason.
+        let last = &answers.last().unwrap().ranking;
+        assert_eq!(last.rationale, None);
+        let reasons = last.order.iter().flat_map(|ranked| &ranked.reasons);
+        assert!(reasons.map(|reason| reason.source).all(|source| source == Source::Evidence));
+    }
+    let alone = query(&home, 1, Effort::Reasoned);
+    let answer = climb(&ladder, &alone).await.pop().unwrap();
+    assert_eq!(answer.ranking.quality, Quality::Scored, "one is no choice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
+    let home = bundle();
+    let ladder = open(&home).await;
+    let straight = query(&home, WEIGHED, Effort::Weighed);
+    let mut turned = straight.clone();
+    turned.candidates.reverse();
+    let answers = [climb(&ladder, &straight).await, climb(&ladder, &turned).await];
+    let [straight, turned] = [(&straight, &answers[0]), (&turned, &answers[1])]
+        .map(|(query, answers)| weighed(query, answers.last().unwrap()));
+    assert_eq!(straight, turned);
+    assert!(straight.iter().all(|(_, bits)| bits.is_some()));
+
+    // Ten are compared whatever order they came in, and come out as they would in any other.
+    let compared = |thought_tokens_max| {
+        Some(ComparedFile { weight: 1.0, offered_max: 10, thought_tokens_max })
+    };
+    let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(8) };
+    let (other, effort) = (bundle_with(file), Effort::Reasoned);
+    let comparing = open(&other).await;
+    let mut places = Vec::new();
+    for turn in 0..3 {
+        let mut query = query(&other, 10, effort);
+        query.candidates.rotate_left(turn * 3);
+        let answer = climb(&comparing, &query).await.pop().unwrap();
+        assert_eq!(answer.ranking.quality, Quality::Reasoned);
+        let order = answer.ranking.order.iter().map(|ranked| {
+            let place = ranked.scores.reranker.map(f32::to_bits);
+            (query.candidates[ranked.input].item.to_string(), place)
+        });
+        places.push(order.collect::<std::collections::BTreeMap<_, _>>());
+    }
+    assert!(places.iter().all(|turned| *turned == places[0]), "{places:?}");
+
+    let few = query(&home, 3, Effort::Weighed);
+    let answer = climb(&ladder, &few).await.pop().unwrap();
+    for given in weighed(&few, &answer) {
+        assert!(straight.contains(&given), "{given:?}");
+    }
+    // The shopper was read before, and is not read again.
+    assert!(answer.receipt.cached_tokens > 0);
+}
+
+/// `cargo test --release --test reranker permutations -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn ten_thousand_answers_are_permutations() {
+    const REQUESTS: usize = 10_000;
+    let compared = Some(ComparedFile { weight: 1.0, offered_max: 10, thought_tokens_max: 12 });
+    let home = bundle_with(RerankerFile { reasoned: compared, ..RerankerFile::default() });
+    let ladder = open(&home).await;
+    let bundle = Bundle::open(home.path()).unwrap();
+    let mut users: Vec<_> = bundle.cards.users.keys().cloned().collect();
+    users.sort();
+    let items = bundle.catalog.items();
+    let mut valid = 0;
+    for at in 0..REQUESTS {
+        let mut query = query_of(&bundle, 2 + at % 9, Effort::Reasoned);
+        query.user = users[at % users.len()].clone();
+        for (place, candidate) in query.candidates.iter_mut().enumerate() {
+            candidate.item = items[(at * 37 + place * 101) % items.len()].id.clone();
+        }
+        let answer = climb(&ladder, &query).await.pop().unwrap();
+        let given = answer.ranking.order.iter().filter_map(|ranked| ranked.scores.reranker);
+        let mut places: Vec<u32> = given.map(|score| (-score).exp_m1().round() as u32).collect();
+        places.sort_unstable();
+        let all: Vec<u32> = (0..query.candidates.len() as u32).collect();
+        valid += usize::from(answer.ranking.quality == Quality::Reasoned && places == all);
+    }
+    println!("{valid} of {REQUESTS} answers are permutations");
+    assert_eq!(valid, REQUESTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_that_nobody_knows_do_not_stop_the_others() {
+    let home = bundle();
+    let ladder = open(&home).await;
+    let mut query = query(&home, 6, Effort::Weighed);
+    let text = |title: &str| ItemText {
+        title: title.into(),
+        category: String::new(),
+        attributes: Vec::new(),
+    };
+    query.candidates[1] =
+        Candidate { item: "inline".into(), prior_score: None, inline: Some(text("Red mug")) };
+    query.candidates[4] = Candidate { item: "unknown".into(), prior_score: None, inline: None };
+    let answer = climb(&ladder, &query).await.pop().unwrap();
+    assert_eq!(answer.ranking.quality, Quality::Weighed);
+    assert!(answer.ranking.is_permutation(6));
+    let without = weighed(&query, &answer).into_iter().filter(|(_, bits)| bits.is_none());
+    assert_eq!(without.map(|(name, _)| name).collect::<Vec<_>>(), ["inline", "unknown"]);
+    assert_eq!(answer.ranking.order.last().unwrap().input, 4, "nothing is known of it");
+
+    for candidate in &mut query.candidates {
+        candidate.item = format!("no {}", candidate.item).into();
+    }
+    let answer = climb(&ladder, &query).await.pop().unwrap();
+    assert_eq!(answer.ranking.quality, Quality::Scored, "one of them says what it is");
+    assert_eq!(answer.shortfalls.last(), Some(&(Quality::Weighed, Shortfall::Missing("items"))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_without_room_leaves_the_scored_order() {
+    let home = bundle();
+    let page = |engine: &mut RunLimits| engine.cache = 16 << 10;
+    let (ladder, _) = rank::open(home.path(), &building(page)).await.unwrap();
+    let answer = climb(&ladder, &query(&home, 10, Effort::Auto)).await.pop().unwrap();
+    assert_eq!(answer.ranking.quality, Quality::Scored);
+    assert_eq!(answer.shortfalls, [(Quality::Weighed, Shortfall::Missing("room"))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
+    let says = |home: &TempDir| {
+        let path = home.path().to_owned();
+        async move {
+            let error = rank::open(&path, &building(|_| {})).await.unwrap_err();
+            format!("{:#}", anyhow::Error::from(error))
+        }
+    };
+    let home = bundle();
+    let weights = home.path().join("decoder/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    assert!(says(&home).await.contains("decoder/model.safetensors was changed"));
+
+    let home = bundle();
+    let stranger = home.path().join("decoder/extra.bin");
+    fs::write(&stranger, "x").unwrap();
+    assert!(says(&home).await.contains("it lacks decoder/extra.bin"));
+
+    // Golden logits that do not come out.
+    let home = bundle();
+    let path = home.path().join(Part::Golden.file());
+    let golden = fs::read_to_string(&path).unwrap();
+    let mut golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    let items = golden[0]["items"].as_array().unwrap().len();
+    golden[0]["weighed"] = serde_json::json!(vec![99.0; items]);
+    fs::write(&path, golden.to_string()).unwrap();
+    Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
+    let told = says(&home).await;
+    assert!(told.contains("weighs") && told.contains("not 99"), "{told}");
+
+    // A tokenizer with more tokens than the model knows.
+    let home = bundle();
+    let decoder = home.path().join("decoder");
+    let mut vocabulary = Vocabulary::load(&decoder).unwrap();
+    vocabulary.add_semantic_ids(5, 256).unwrap();
+    let config = decoder.join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let known = vocabulary.len() - 256;
+    assert!(text.contains(&format!("\"vocab_size\": {known}")), "{text}");
+    let mut model = Model::open(&decoder).unwrap();
+    model.config.vocabulary -= 10;
+    let rows = model.parameters.get("model.embed_tokens.weight").unwrap();
+    let fewer = rows.narrow(0, 0, model.config.vocabulary).unwrap();
+    model.parameters.insert("model.embed_tokens.weight", fewer);
+    fs::remove_file(&config).unwrap();
+    model.save(&decoder, Path::new("")).unwrap();
+    Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
+    let told = says(&home).await;
+    assert!(told.contains(&format!("the language model knows {}", known - 10)), "{told}");
+}
