@@ -177,7 +177,9 @@ fn the_demo_shows_slates_before_and_after_with_reasons() {
     let output = raisonne(&["demo", "--once", "--listen", "127.0.0.1:0"]).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    for words in ["simulated shop", "bought, latest first", "scored, in", "(was ", " – "] {
+    for words in
+        ["simulated shop", "bought, latest first", "scored in", "weighed in", "(was ", " – "]
+    {
         assert!(shown.contains(words), "the demo should say {words:?}:\n{shown}");
     }
 }
