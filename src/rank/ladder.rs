@@ -125,17 +125,19 @@ impl Ladder {
         aloud: Aloud,
     ) -> Result<Refined, Shortfall> {
         let begun = Instant::now();
-        if !step.pace.fits(query.deadline.remaining(begun), begun) {
-            return Err(Shortfall::TooSlow);
-        }
+        let remaining = query.deadline.remaining(begun);
+        let attempt = step.pace.begin(remaining, begun).ok_or(Shortfall::TooSlow)?;
         let outcome =
             timeout_at(query.deadline.instant(), step.rung.refine(query, best, &aloud)).await;
-        let took = begun.elapsed();
-        // A late attempt would have taken longer than it was given: recorded as twice that, else
-        // cutting slow rungs short would make them look quick.
-        step.pace.record(if outcome.is_ok() { took } else { took * 2 }, Instant::now());
-        self.metrics.rung(step.rung.quality().as_str(), took);
-        outcome.unwrap_or(Err(Shortfall::Late))
+        let outcome = outcome.unwrap_or(Err(Shortfall::Late));
+        match &outcome {
+            Ok(_) => attempt.done(Instant::now()),
+            Err(Shortfall::Late) => attempt.cut(Instant::now()),
+            // Whoever was turned away, or had nothing to work on, says nothing about the pace.
+            Err(_) => drop(attempt),
+        }
+        self.metrics.rung(step.rung.quality().as_str(), begun.elapsed());
+        outcome
     }
 }
 
