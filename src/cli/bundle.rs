@@ -1,8 +1,10 @@
 //! `stage`, `export`, `bundle` and `eval`: from a recipe to models, and what they are worth.
 
 use super::progress::Bar;
-use crate::bundle::{Bundle, Manifest, Part};
-use crate::scorer::Opened;
+use super::serve::runtime;
+use crate::app;
+use crate::bundle::{Manifest, Part};
+use crate::config::Config;
 use crate::train::stages::{evaluate, table};
 use crate::train::{self, Bench, Recipe, STAGES, export, publish};
 use anyhow::Context as _;
@@ -75,7 +77,7 @@ pub struct Make {
     from: Option<String>,
 }
 
-/// Checks every file of a bundle.
+/// Checks every file of a bundle, and its golden requests on every rung.
 #[derive(Args, Debug)]
 pub struct Verify {
     /// The bundle's folder.
@@ -184,9 +186,11 @@ impl Make {
 
 impl Verify {
     fn run(self) -> anyhow::Result<()> {
-        let opened = Opened::of(Bundle::open(&self.bundle)?)?;
-        opened.check_golden()?;
-        writeln!(std::io::stdout(), "{} is whole and scores as it should", opened.version)?;
+        let mut config = Config::default();
+        config.bundle.path = self.bundle;
+        let (parts, opened) = runtime()?.block_on(app::furnish(&config))?;
+        let (version, top) = (&opened.version, parts.ladder.top().as_str());
+        writeln!(std::io::stdout(), "{version} is whole, and answers as it should up to {top}")?;
         Ok(())
     }
 }
