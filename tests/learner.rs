@@ -8,15 +8,14 @@ use raisonne::domain::Criticality;
 use raisonne::engine::{
     Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Sampling, Wanted, Weigh, Work,
 };
-use raisonne::nn::decoder::{
-    Adapters, Batch, Checkpoint, Config, EMBEDDING, Model, RopeScaling, forward,
-};
+use raisonne::nn::decoder::{Adapters, Batch, Checkpoint, EMBEDDING, Model, forward};
 use raisonne::nn::ops::{Targets, surprise};
 use raisonne::nn::optim::{AdamW, Settings, Trained};
 use raisonne::nn::packed::{Level, Options, Precision};
 use raisonne::telemetry::Metrics;
 use raisonne::train::learner::{Keeping, Learner, Plan, Report, Scope, measure};
 use raisonne::train::lesson::{Choose, Lesson, Taught};
+use raisonne::train::recipe::Sizes;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -30,7 +29,7 @@ const ASKED: u32 = 33;
 
 /// A decoder of the Qwen3 shape: two layers, 32 wide.
 fn model(seed: u64) -> Model {
-    let config = Config {
+    let sizes = Sizes {
         vocabulary: VOCABULARY,
         width: 32,
         layers: 2,
@@ -38,19 +37,8 @@ fn model(seed: u64) -> Model {
         kv_heads: 2,
         head_dim: 8,
         mlp_width: 64,
-        norm_epsilon: 1e-6,
-        head_norms: true,
-        qkv_bias: false,
-        output_bias: false,
-        mlp_bias: false,
-        tied: true,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::None,
-        windows: vec![None; 2],
-        positions_max: 128,
-        ends: Vec::new(),
     };
-    Model::random(config, seed).unwrap()
+    Model::random(sizes.config(VOCABULARY, 128, Vec::new()), seed).unwrap()
 }
 
 fn texts() -> Vec<Lesson> {

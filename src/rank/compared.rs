@@ -1,8 +1,8 @@
 //! The rungs of the language model that compares: the best candidates at once, straight away or after a
 //! thought.
 
+use super::fuse::{fused, offered, shortfall};
 use super::profile::Profiles;
-use super::weighed::{fused, known, shortfall};
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::domain::{Explain, Quality, Query, Ranking, Reason, Source};
 use crate::reranker::{self, ComparedFile, Proof, Reranker, Shopper, Thought, Urgency};
@@ -40,13 +40,7 @@ impl Compared {
         best: &Ranking,
         aloud: &Aloud,
     ) -> Result<Refined, Shortfall> {
-        let offered = known(best).take(self.file.offered_max).enumerate();
-        let (places, items): (Vec<usize>, Vec<u32>) = offered
-            .filter_map(|(place, ranked)| {
-                let item = &query.candidates[ranked.input].item;
-                Some((place, self.model.catalog.number(item)?))
-            })
-            .unzip();
+        let (places, items) = offered(query, best, &self.model.catalog, self.file.offered_max);
         if items.len() < 2 {
             return Err(Shortfall::Missing("items"));
         }

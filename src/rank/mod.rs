@@ -4,6 +4,7 @@
 //! a scored order, and so on until its deadline. The last order reached is the answer.
 
 mod compared;
+mod fuse;
 mod ladder;
 mod live;
 mod pace;

@@ -1,13 +1,13 @@
 //! The rung of the language model that weighs: one prefill, with the shopper as the trunk and a
 //! branch for each of the best candidates.
 
+use super::fuse::{fused, known, offered, shortfall};
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::bundle::{BundleError, Golden, Part};
-use crate::domain::{Criticality, Quality, Query, Ranked, Ranking};
-use crate::engine::{EngineError, Failure, Refused};
+use crate::domain::{Criticality, Quality, Query, Ranking};
 use crate::nn::packed::Precision;
-use crate::reranker::{self, AskError, Offer, Order, Reranker, Shopper, Urgency, WeighedFile};
+use crate::reranker::{self, AskError, Offer, Reranker, Shopper, Urgency, WeighedFile};
 use crate::scorer::Model;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -38,13 +38,8 @@ impl Weighed {
     }
 
     async fn weigh(&self, query: &Query, best: &Ranking) -> Result<Refined, Shortfall> {
-        let candidates = known(best).take(self.file.candidates_max).enumerate();
-        let (places, items): (Vec<usize>, Vec<u32>) = candidates
-            .filter_map(|(place, ranked)| {
-                let item = &query.candidates[ranked.input].item;
-                Some((place, self.model.catalog.number(item)?))
-            })
-            .unzip();
+        let most = self.file.candidates_max;
+        let (places, items) = offered(query, best, &self.model.catalog, most);
         if items.is_empty() {
             return Err(Shortfall::Missing("items"));
         }
@@ -58,7 +53,7 @@ impl Weighed {
         let receipt = Receipt { compute: begun.elapsed(), ..Receipt::of(usage) };
 
         let mut ranking = best.clone();
-        let mut weighed = vec![None; known(best).take(self.file.candidates_max).count()];
+        let mut weighed = vec![None; known(best).take(most).count()];
         for (place, logit) in places.into_iter().zip(logits) {
             weighed[place] = Some(logit);
             ranking.order[place].scores.weighed = Some(logit);
@@ -129,59 +124,5 @@ impl Rung for Weighed {
         _aloud: &'a Aloud,
     ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
         self.weigh(query, best).boxed()
-    }
-}
-
-/// The candidates of a ranking that something is known of. The others come last in it, and no rung
-/// has anything to say of them.
-pub(super) fn known(ranking: &Ranking) -> impl Iterator<Item = &Ranked> {
-    let is_scored = ranking.quality >= Quality::Scored;
-    ranking.order.iter().take_while(move |ranked| !is_scored || ranked.scores.scorer.is_some())
-}
-
-/// A ranking whose order was fused with what a language model said.
-pub(super) fn fused(
-    mut ranking: Ranking,
-    quality: Quality,
-    fuse: impl FnOnce(&mut Order),
-) -> Ranking {
-    // An order that was never scored says no more than who came first.
-    let is_scored = ranking.quality >= Quality::Scored;
-    let each = ranking.order.iter().enumerate();
-    let mut order: Order = each
-        .map(|(place, ranked)| {
-            (ranked.input, if is_scored { ranked.score } else { -(place as f32) })
-        })
-        .collect();
-    fuse(&mut order);
-    let mut old: Vec<Option<Ranked>> = vec![None; ranking.order.len()];
-    for ranked in ranking.order.drain(..) {
-        let input = ranked.input;
-        old[input] = Some(ranked);
-    }
-    let new =
-        order.into_iter().filter_map(|(input, score)| Some(Ranked { score, ..old[input].take()? }));
-    ranking.order = new.collect();
-    ranking.quality = quality;
-    ranking
-}
-
-/// Why an ask came to nothing.
-pub(super) fn shortfall(error: &AskError) -> Shortfall {
-    match error {
-        AskError::Engine(EngineError::Refused(Refused::Full(_)))
-        | AskError::Failure(Failure::Refused(Refused::Full(_))) => Shortfall::Busy,
-        AskError::Failure(Failure::Late) => Shortfall::Late,
-        // A slate and a history within their limits always fit, unless the engine was given less
-        // room than they need.
-        AskError::Engine(EngineError::Refused(refused))
-        | AskError::Failure(Failure::Refused(refused)) => {
-            tracing::warn!(%refused, "the language model has no room for a slate");
-            Shortfall::Missing("room")
-        }
-        error => {
-            tracing::error!(%error, "the language model said nothing");
-            Shortfall::Broken
-        }
     }
 }

@@ -296,9 +296,14 @@ pub struct EvaluateRecipe {
 // === impl Recipe ===
 
 impl Recipe {
-    /// Whether there is a language model that compares candidates.
-    pub fn compares(&self) -> bool {
-        self.language_model.as_ref().is_some_and(|model| model.compare.is_some())
+    /// The language model, for a stage that can't do without.
+    pub fn language_model(&self) -> anyhow::Result<&LanguageModelRecipe> {
+        self.language_model.as_ref().context("the recipe has no `language_model`")
+    }
+
+    /// How the language model learns to compare candidates, if there is one and it does.
+    pub fn compare(&self) -> Option<&CompareRecipe> {
+        self.language_model.as_ref()?.compare.as_ref()
     }
 
     /// Reads a recipe, with `overrides` such as `reward_model.loss=bce` laid over it. Paths in

@@ -24,7 +24,10 @@ const CACHE: u64 = 512 << 20;
 const NO_HURRY: Urgency = Urgency { criticality: Criticality::Default, deadline: None };
 
 /// A language model that reads slates.
-pub struct Speaker(Reranker, Arc<Catalog>);
+pub struct Speaker {
+    reranker: Reranker,
+    catalog: Arc<Catalog>,
+}
 
 // === impl Speaker ===
 
@@ -43,9 +46,10 @@ impl Speaker {
                 share_max: some(ROWS_MAX),
             },
         };
-        let model = Reranker::start(folder, catalog, limits, &Arc::new(Metrics::new()));
-        let model = model.with_context(|| format!("the language model {}", folder.display()))?;
-        Ok(Self(model, catalog.clone()))
+        let reranker = Reranker::start(folder, catalog, limits, &Arc::new(Metrics::new()));
+        let reranker =
+            reranker.with_context(|| format!("the language model {}", folder.display()))?;
+        Ok(Self { reranker, catalog: catalog.clone() })
     }
 
     /// The logit of each candidate of each case's slate.
@@ -61,8 +65,8 @@ impl Speaker {
             let asked = some.iter().map(|case| {
                 // There is nothing to ask of an empty slate.
                 let is_asked = !case.slate.is_empty();
-                let offers = case.offers(&self.1, snapshots, &case.slate);
-                is_asked.then(|| self.0.weigh(case.shopper(), &offers, NO_HURRY)).transpose()
+                let offers = case.offers(&self.catalog, snapshots, &case.slate);
+                is_asked.then(|| self.reranker.weigh(case.shopper(), &offers, NO_HURRY)).transpose()
             });
             let asked = asked.collect::<Result<Vec<_>, _>>()?;
             for (case, weighing) in some.iter().zip(asked) {
@@ -84,7 +88,7 @@ impl Speaker {
         let number = |item: &String| model.catalog.number(&item.as_str().into());
         let items: Vec<u32> = golden.items.iter().filter_map(number).collect();
         let offers = reranker::offers(&model.catalog, &model.cards, shopper, &items);
-        Ok(self.0.weigh(shopper, &offers, NO_HURRY)?.blocking_logits()?.0)
+        Ok(self.reranker.weigh(shopper, &offers, NO_HURRY)?.blocking_logits()?.0)
     }
 
     /// What it makes of each case's offer, after a thought of so many tokens, if that is not 0.
@@ -100,9 +104,9 @@ impl Speaker {
         for (some, offers) in cases.chunks(AT_ONCE).zip(offers.chunks(AT_ONCE)) {
             progress(answers.len());
             let asked = some.iter().zip(offers).map(|(case, offer)| {
-                let offers = case.offers(&self.1, snapshots, offer);
+                let offers = case.offers(&self.catalog, snapshots, offer);
                 let compare =
-                    || self.0.compare(case.shopper(), &offers, thought_tokens_max, NO_HURRY);
+                    || self.reranker.compare(case.shopper(), &offers, thought_tokens_max, NO_HURRY);
                 (!offer.is_empty()).then(compare).transpose()
             });
             for comparing in asked.collect::<Result<Vec<_>, _>>()? {

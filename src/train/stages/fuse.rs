@@ -65,7 +65,7 @@ impl Stage for Fuse {
 
     fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
         let recipe = bench.recipe.clone();
-        let of = recipe.language_model.as_ref().context("the recipe has no `language_model`")?.fuse;
+        let of = recipe.language_model()?.fuse;
         let split = bench.dataset(&*bench.catalog()?)?.split;
         let world = World::open(bench, split.validate, split.test)?;
         let scorer = Scorer::read(bench)?;
@@ -92,7 +92,7 @@ impl Stage for Fuse {
         report.insert("weighed".into(), told);
         file.weighed =
             (weight > 0.0).then_some(WeighedFile { weight, candidates_max: of.weighed_max });
-        if recipe.compares() {
+        if recipe.compare().is_some() {
             let compared = |thought_tokens_max| ComparedFile {
                 weight: 0.0,
                 offered_max: of.compared_max.min(OFFERED_MAX),

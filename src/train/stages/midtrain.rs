@@ -54,8 +54,7 @@ impl Stage for Midtrain {
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let of = bench.recipe.language_model.clone();
-        let of = of.context("the recipe has no `language_model`")?;
+        let of = bench.recipe.language_model()?.clone();
         let catalog = bench.catalog()?;
         let dataset = bench.dataset(&catalog)?;
         let until = dataset.split.validate;

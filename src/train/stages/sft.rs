@@ -39,16 +39,16 @@ impl Stage for Sft {
     }
 
     fn is_wanted(&self, recipe: &Recipe) -> bool {
-        recipe.compares()
+        recipe.compare().is_some()
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let of = bench.recipe.language_model.as_ref().and_then(|model| model.compare.clone());
-        let of = of.context("the recipe has no `language_model.compare`")?;
+        let recipe = bench.recipe.clone();
+        let of = recipe.compare().context("the recipe has no `language_model.compare`")?;
         let (from, to) = (bench.path(Part::Midtrained), bench.path(Part::Compared));
         let prompts = Prompts::open(&from, &*bench.catalog()?)?;
         let traces = traces::read(bench)?;
-        let lessons = lessons(&traces, &of, &prompts)?;
+        let lessons = lessons(&traces, of, &prompts)?;
         let model = teach::open(&from, &prompts, bench.recipe.seed)?;
         let scope = teach::scope(&of.teaching);
         let (model, report) = teach::teach(bench, "sft", model, &of.teaching, scope, &lessons)?;

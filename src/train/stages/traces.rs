@@ -43,13 +43,12 @@ impl Stage for Traces {
     }
 
     fn is_wanted(&self, recipe: &Recipe) -> bool {
-        recipe.compares()
+        recipe.compare().is_some()
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
         let recipe = bench.recipe.clone();
-        let of = recipe.language_model.as_ref().and_then(|model| model.compare.clone());
-        let of = of.context("the recipe has no `language_model.compare`")?;
+        let of = recipe.compare().context("the recipe has no `language_model.compare`")?;
         let split = bench.dataset(&*bench.catalog()?)?.split;
         let world = World::open(bench, split.train, split.test)?;
         let mut examples = examples(&world, &recipe);

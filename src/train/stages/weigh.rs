@@ -9,7 +9,6 @@ use crate::train::lesson::{Choose, Lesson};
 use crate::train::recipe::Recipe;
 use crate::train::world::World;
 use crate::train::{Bench, Stage, teach};
-use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
@@ -42,11 +41,10 @@ impl Stage for Weigh {
 
     fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
         let recipe = bench.recipe.clone();
-        let of =
-            &recipe.language_model.as_ref().context("the recipe has no `language_model`")?.weigh;
+        let of = &recipe.language_model()?.weigh;
         let split = bench.dataset(&*bench.catalog()?)?.split;
         let world = World::open(bench, split.train, split.test)?;
-        let compare = recipe.language_model.as_ref().and_then(|model| model.compare.as_ref());
+        let compare = recipe.compare();
         let from = if compare.is_some() { Part::Compared } else { Part::Midtrained };
         let (from, to) = (bench.path(from), bench.path(Part::Decoder));
         let prompts = Prompts::open(&from, &world.catalog)?;

@@ -1,0 +1,76 @@
+//! What the rungs of the language model share: whom they ask about, how its word is fused with the order
+//! below, and what it means when it says nothing.
+
+use super::Shortfall;
+use crate::bundle::Catalog;
+use crate::domain::{Quality, Query, Ranked, Ranking};
+use crate::engine::{EngineError, Failure, Refused};
+use crate::reranker::{AskError, Order};
+
+/// The candidates of a ranking that something is known of. The others come last in it, and no rung
+/// has anything to say of them.
+pub(super) fn known(ranking: &Ranking) -> impl Iterator<Item = &Ranked> {
+    let is_scored = ranking.quality >= Quality::Scored;
+    ranking.order.iter().take_while(move |ranked| !is_scored || ranked.scores.scorer.is_some())
+}
+
+/// The best `most` candidates that the catalogue holds: their places in a ranking, and their numbers.
+pub(super) fn offered(
+    query: &Query,
+    best: &Ranking,
+    catalog: &Catalog,
+    most: usize,
+) -> (Vec<usize>, Vec<u32>) {
+    let best = known(best).take(most).enumerate();
+    let numbered = best.filter_map(|(place, ranked)| {
+        Some((place, catalog.number(&query.candidates[ranked.input].item)?))
+    });
+    numbered.unzip()
+}
+
+/// A ranking whose order was fused with what a language model said.
+pub(super) fn fused(
+    mut ranking: Ranking,
+    quality: Quality,
+    fuse: impl FnOnce(&mut Order),
+) -> Ranking {
+    // An order that was never scored says no more than who came first.
+    let is_scored = ranking.quality >= Quality::Scored;
+    let each = ranking.order.iter().enumerate();
+    let mut order: Order = each
+        .map(|(place, ranked)| {
+            (ranked.input, if is_scored { ranked.score } else { -(place as f32) })
+        })
+        .collect();
+    fuse(&mut order);
+    let mut old: Vec<Option<Ranked>> = vec![None; ranking.order.len()];
+    for ranked in ranking.order.drain(..) {
+        let input = ranked.input;
+        old[input] = Some(ranked);
+    }
+    let new =
+        order.into_iter().filter_map(|(input, score)| Some(Ranked { score, ..old[input].take()? }));
+    ranking.order = new.collect();
+    ranking.quality = quality;
+    ranking
+}
+
+/// Why an ask came to nothing.
+pub(super) fn shortfall(error: &AskError) -> Shortfall {
+    match error {
+        AskError::Engine(EngineError::Refused(Refused::Full(_)))
+        | AskError::Failure(Failure::Refused(Refused::Full(_))) => Shortfall::Busy,
+        AskError::Failure(Failure::Late) => Shortfall::Late,
+        // A slate and a history within their limits always fit, unless the engine was given less
+        // room than they need.
+        AskError::Engine(EngineError::Refused(refused))
+        | AskError::Failure(Failure::Refused(refused)) => {
+            tracing::warn!(%refused, "the language model has no room for a slate");
+            Shortfall::Missing("room")
+        }
+        error => {
+            tracing::error!(%error, "the language model said nothing");
+            Shortfall::Broken
+        }
+    }
+}
