@@ -185,7 +185,7 @@ async fn the_climb_goes_on_to_weighed_and_no_higher_than_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_thought_the_best_are_put_into_an_order() {
     let compared = |thought_tokens_max| {
-        Some(ComparedFile { weight: 1.0, offered_max: 10, thought_tokens_max })
+        Some(ComparedFile { weight: 1.0, rechead_weight: 0.0, offered_max: 10, thought_tokens_max })
     };
     let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(12) };
     let home = bundle_with(file);
@@ -235,7 +235,7 @@ async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
 
     // Ten are compared whatever order they came in, and come out as they would in any other.
     let compared = |thought_tokens_max| {
-        Some(ComparedFile { weight: 1.0, offered_max: 10, thought_tokens_max })
+        Some(ComparedFile { weight: 1.0, rechead_weight: 0.0, offered_max: 10, thought_tokens_max })
     };
     let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(8) };
     let (other, effort) = (bundle_with(file), Effort::Reasoned);
@@ -268,7 +268,12 @@ async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
 #[ignore = "takes minutes"]
 async fn ten_thousand_answers_are_permutations() {
     const REQUESTS: usize = 10_000;
-    let compared = Some(ComparedFile { weight: 1.0, offered_max: 10, thought_tokens_max: 12 });
+    let compared = Some(ComparedFile {
+        weight: 1.0,
+        rechead_weight: 0.0,
+        offered_max: 10,
+        thought_tokens_max: 12,
+    });
     let home = bundle_with(RerankerFile { reasoned: compared, ..RerankerFile::default() });
     let ladder = open(&home).await;
     let bundle = Bundle::open(home.path()).unwrap();

@@ -94,8 +94,12 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let mut silence = Silence;
     let recipe = recipe(home.path(), &[]);
     let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
-    let compared =
-        |thought_tokens_max| ComparedFile { weight: 1.0, offered_max: 5, thought_tokens_max };
+    let compared = |thought_tokens_max| ComparedFile {
+        weight: 1.0,
+        rechead_weight: 1.0,
+        offered_max: 5,
+        thought_tokens_max,
+    };
     let file = RerankerFile {
         weighed: Some(WeighedFile { weight: 1.0, candidates_max: 10 }),
         reranked: Some(compared(0)),

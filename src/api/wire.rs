@@ -167,13 +167,13 @@ impl Slip {
 
     fn result(&self, ranked: Ranked, rank: u32) -> pb::Result {
         let Ranked { input, score, scores, reasons } = ranked;
-        let Scores { prior, scorer, weighed, reranker } = scores;
+        let Scores { prior, scorer, rechead, weighed, reranker } = scores;
         pb::Result {
             item_id: self.items[input].to_string(),
             rank,
             input_rank: input as u32 + 1,
             score,
-            scores: Some(pb::Scores { prior, scorer, rechead: None, weighed, reranker }),
+            scores: Some(pb::Scores { prior, scorer, rechead, weighed, reranker }),
             reasons: reasons.into_iter().map(Into::into).collect(),
         }
     }

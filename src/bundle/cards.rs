@@ -2,6 +2,7 @@
 
 use crate::domain::{EventKind, Evidence, Timestamp, UserId};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Reasons that one item may have (CURec's M).
@@ -93,7 +94,8 @@ pub struct CardReason {
 }
 
 /// What in a shopper's history would back a reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Backing {
     /// Having bought this item.
     Item(u32),
@@ -112,6 +114,10 @@ pub struct UserCard {
     pub vector: Vec<f32>,
     /// Their last events, oldest first: at most [`HISTORY_LEN`].
     pub history: Vec<Past>,
+    /// The number of the item that a language model expects them to want, if one was asked.
+    pub expects: Option<u32>,
+    /// Their vector in the Rechead's space. No bundle ships it: it is made when a card is looked up.
+    pub head: Vec<f32>,
 }
 
 /// An event of a history, with its item by number.

@@ -35,7 +35,7 @@ pub struct Bundle {
 }
 
 /// A request with the scores that it must get on every machine, within a tolerance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Golden {
     /// The user, whose card is in the bundle.
     pub user: String,
@@ -45,6 +45,9 @@ pub struct Golden {
     pub items: Vec<String>,
     /// The scorer's logits, in that order.
     pub scores: Vec<f32>,
+    /// The Rechead's, in that order, where there is one.
+    #[serde(default)]
+    pub rechead: Vec<f32>,
     /// The language model's, in that order, where it has a rung.
     #[serde(default)]
     pub weighed: Vec<f32>,
@@ -138,6 +141,9 @@ struct UserRow {
     pattern: String,
     /// (item, time, kind) by number, oldest first.
     history: Vec<(u32, Timestamp, u8)>,
+    /// The number of the item that they are expected to want.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expects: Option<u32>,
 }
 
 impl ItemRow {
@@ -220,7 +226,12 @@ impl ReasonRow {
 impl UserRow {
     fn of(user: &str, card: &UserCard) -> Self {
         let history = card.history.iter().map(|past| (past.item, past.time, past.kind as u8));
-        Self { user: user.into(), pattern: card.pattern.to_string(), history: history.collect() }
+        Self {
+            user: user.into(),
+            pattern: card.pattern.to_string(),
+            history: history.collect(),
+            expects: card.expects,
+        }
     }
 
     fn card(self, vector: &[f32], items: usize) -> Option<(UserId, Arc<UserCard>)> {
@@ -229,7 +240,9 @@ impl UserRow {
             ((item as usize) < items).then_some(Past { item, time, kind })
         };
         let history = self.history.into_iter().map(past).collect::<Option<_>>()?;
-        let card = UserCard { pattern: self.pattern.into(), vector: vector.to_vec(), history };
+        let expects = self.expects.filter(|item| (*item as usize) < items);
+        let (pattern, vector) = (self.pattern.into(), vector.to_vec());
+        let card = UserCard { pattern, vector, history, expects, head: Vec::new() };
         Some((self.user.into(), Arc::new(card)))
     }
 }

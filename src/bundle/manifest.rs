@@ -29,6 +29,10 @@ pub enum Part {
     Scorer,
     /// The scorer's shape, and how its score is fused with the order given.
     ScorerShape,
+    /// The Rechead's weights.
+    Rechead,
+    /// The Rechead's shape, and what its score counts.
+    RecheadShape,
     /// What we know about items, in words.
     ItemCards,
     /// What we know about users, in words.
@@ -83,7 +87,7 @@ pub struct FileEntry {
 
 impl Part {
     /// All parts of a bundle.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
@@ -91,6 +95,8 @@ impl Part {
         Self::SemanticIds,
         Self::Scorer,
         Self::ScorerShape,
+        Self::Rechead,
+        Self::RecheadShape,
         Self::ItemCards,
         Self::UserCards,
         Self::CardVectors,
@@ -112,6 +118,8 @@ impl Part {
             Self::SemanticIds => "semantic_ids.safetensors",
             Self::Scorer => "scorer.safetensors",
             Self::ScorerShape => "scorer.toml",
+            Self::Rechead => "rechead.safetensors",
+            Self::RecheadShape => "rechead.toml",
             Self::ItemCards => "item_cards.jsonl.zst",
             Self::UserCards => "user_cards.jsonl.zst",
             Self::CardVectors => "cards.safetensors",
@@ -129,7 +137,15 @@ impl Part {
 
     /// Whether a bundle may do without it: one without a language model is scored and no more.
     pub fn is_optional(self) -> bool {
-        matches!(self, Self::Quantizer | Self::SemanticIds | Self::Decoder | Self::Reranker)
+        matches!(
+            self,
+            Self::Quantizer
+                | Self::SemanticIds
+                | Self::Rechead
+                | Self::RecheadShape
+                | Self::Decoder
+                | Self::Reranker
+        )
     }
 
     /// The names of its files within the bundle in `dir`: its own, or those of its folder.
@@ -168,7 +184,7 @@ impl Manifest {
                 if part != Part::Report {
                     whole.update(hash.as_bytes());
                 }
-                if matches!(part, Part::Tokenizer | Part::Text | Part::Scorer) {
+                if matches!(part, Part::Tokenizer | Part::Text | Part::Scorer | Part::Rechead) {
                     space.update(hash.as_bytes());
                 }
                 file.push(FileEntry { name, bytes, blake3: hash.to_hex().to_string() });

@@ -36,6 +36,8 @@ pub struct Scores {
     pub prior: Option<f32>,
     /// What the scorer (CURec's reward model) gave: a logit.
     pub scorer: Option<f32>,
+    /// What the Rechead gave: a dot product.
+    pub rechead: Option<f32>,
     /// What the language model gave, weighing the item alone: a logit.
     pub weighed: Option<f32>,
     /// What the language model gave, comparing the best: minus the logarithm of its place.

@@ -1,21 +1,11 @@
 //! The scorer's network as candle trains it: reasons, history, target attention, head.
-//!
-//! Only operations with a gradient are used: candle's fused softmax and layer norm have none, and
-//! drop it without an error. Broadcasts over long tensors are written as products wherever they
-//! can be, because candle's strided loops (and their sums on the way back) are what a training
-//! step would otherwise wait for.
 
 use super::Shape;
-use candle_core::{D, DType, Result, Tensor};
+use super::layers::{Attention, FAR, Layer, Linear, Norm, repeat, softmax};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-
-/// Added to a logit that must take no weight. Finite, so that a row without a single valid entry
-/// gives finite numbers, which its mask then removes.
-pub(super) const FAR: f64 = -1e9;
-/// Keeps the norm of a constant vector finite; PyTorch's default.
-const NORM_EPSILON: f64 = 1e-5;
 
 /// Slates of one training or reference pass. B slates, N candidates, H ≥ 1 events, M reasons.
 ///
@@ -88,36 +78,6 @@ pub struct Din {
     head: [Linear; 3],
 }
 
-#[derive(Debug)]
-struct Linear {
-    /// (outputs, inputs)
-    weight: Tensor,
-    /// (outputs)
-    bias: Tensor,
-}
-
-#[derive(Debug)]
-struct Layer {
-    norms: [Norm; 2],
-    attention: Attention,
-    up: Linear,
-    down: Linear,
-}
-
-#[derive(Debug)]
-struct Norm {
-    scale: Tensor,
-    shift: Tensor,
-}
-
-#[derive(Debug)]
-struct Attention {
-    /// (3d, d) and (3d): queries, keys, values
-    weight: Tensor,
-    bias: Tensor,
-    out: Linear,
-}
-
 // === Loading ===
 
 impl Din {
@@ -132,7 +92,10 @@ impl Din {
             age: vb.get((shape.ages, d), "age.weight")?,
             kind: vb.get((shape.kinds, d), "kind.weight")?,
             encoder: layers
-                .map(|layer| Layer::new(shape, &vb.pp(format!("encoder.layers.{layer}"))))
+                .map(|layer| {
+                    let vb = vb.pp(format!("encoder.layers.{layer}"));
+                    Layer::new(d, shape.ffn, shape.heads, &vb)
+                })
                 .collect::<Result<_>>()?,
             encoder_norm: (shape.depth() > 0)
                 .then(|| Norm::new(d, &vb.pp("encoder.norm")))
@@ -147,64 +110,6 @@ impl Din {
             head: mlp(shape.head_inputs(), shape.head, &vb.pp("head"))?,
             shape: shape.clone(),
         })
-    }
-}
-
-impl Layer {
-    fn new(shape: &Shape, vb: &VarBuilder<'_>) -> Result<Self> {
-        let d = shape.width;
-        Ok(Self {
-            norms: [Norm::new(d, &vb.pp("norm1"))?, Norm::new(d, &vb.pp("norm2"))?],
-            attention: Attention::new(d, &vb.pp("self_attn"))?,
-            up: Linear::new(d, shape.ffn, &vb.pp("linear1"))?,
-            down: Linear::new(shape.ffn, d, &vb.pp("linear2"))?,
-        })
-    }
-}
-
-impl Norm {
-    fn new(width: usize, vb: &VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { scale: vb.get(width, "weight")?, shift: vb.get(width, "bias")? })
-    }
-
-    /// (…, d) → (…, d)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
-        let spread = (xs.sqr()?.mean_keepdim(D::Minus1)? + NORM_EPSILON)?.sqrt()?;
-        let xs = xs.broadcast_div(&spread)?;
-        (&xs * repeat(&self.scale, xs.dims())?)? + repeat(&self.shift, xs.dims())?
-    }
-}
-
-impl Attention {
-    fn new(width: usize, vb: &VarBuilder<'_>) -> Result<Self> {
-        Ok(Self {
-            weight: vb.get((3 * width, width), "in_proj_weight")?,
-            bias: vb.get(3 * width, "in_proj_bias")?,
-            out: Linear::new(width, width, &vb.pp("out_proj"))?,
-        })
-    }
-
-    /// The projection of queries (0), keys (1) or values (2).
-    fn part(&self, index: usize) -> Result<Linear> {
-        let d = self.bias.dim(0)? / 3;
-        let weight = self.weight.narrow(0, index * d, d)?;
-        Ok(Linear { weight, bias: self.bias.narrow(0, index * d, d)? })
-    }
-}
-
-impl Linear {
-    fn new(inputs: usize, outputs: usize, vb: &VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { weight: vb.get((outputs, inputs), "weight")?, bias: vb.get(outputs, "bias")? })
-    }
-
-    /// (…, inputs) → (…, outputs)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        let mut dims = xs.dims().to_vec();
-        *dims.last_mut().expect("a layer's input has a last dimension") = outputs;
-        let ys = xs.reshape(((), inputs))?.matmul(&self.weight.t()?)?.reshape(dims)?;
-        &ys + repeat(&self.bias, ys.dims())?
     }
 }
 
@@ -277,27 +182,12 @@ impl Din {
         let far = mask.affine(-FAR, FAR)?.reshape((b, 1, 1, h))?;
         let far = far.broadcast_as((b, self.shape.heads, h, h))?.contiguous()?;
         for layer in &self.encoder {
-            let seen = self.self_attention(layer, &layer.norms[0].forward(&events)?, &far)?;
-            events = (events + seen)?;
-            let hidden = layer.up.forward(&layer.norms[1].forward(&events)?)?.relu()?;
-            events = (events + layer.down.forward(&hidden)?)?;
+            events = layer.forward(&events, Some(&far))?;
         }
         match &self.encoder_norm {
             Some(norm) => norm.forward(&events),
             None => Ok(events),
         }
-    }
-
-    fn self_attention(&self, layer: &Layer, xs: &Tensor, far: &Tensor) -> Result<Tensor> {
-        let (b, h, d) = xs.dims3()?;
-        let heads = |part: usize| -> Result<Tensor> {
-            let xs = layer.attention.part(part)?.forward(xs)?;
-            xs.reshape((b, h, self.shape.heads, ()))?.transpose(1, 2)?.contiguous()
-        };
-        let scale = (self.shape.head_width() as f64).sqrt().recip();
-        let logits = ((heads(0)? * scale)?.matmul(&heads(1)?.t()?)? + far)?;
-        let seen = softmax(&logits)?.matmul(&heads(2)?)?;
-        layer.attention.out.forward(&seen.transpose(1, 2)?.reshape((b, h, d))?)
     }
 
     /// h (B, N, d) of items v (B, N, d) and events S (B, H, d).
@@ -382,23 +272,6 @@ impl Din {
         let attention = attention.mean(1)?.reshape((b, n, m))?.mul(&batch.reason_mask)?;
         Ok(((context + null)?, attention))
     }
-}
-
-/// A vector (d) as often as `dims` (…, d) has rows.
-///
-/// A product with ones, whose gradient is a product too; candle sums the gradient of a broadcast
-/// number by number.
-fn repeat(vector: &Tensor, dims: &[usize]) -> Result<Tensor> {
-    let rows = dims.iter().product::<usize>() / vector.dim(0)?;
-    let ones = Tensor::ones((rows, 1), DType::F32, vector.device())?;
-    ones.matmul(&vector.unsqueeze(0)?)?.reshape(dims)
-}
-
-/// Softmax over the last dimension. The top is a constant: its gradient would cancel.
-fn softmax(logits: &Tensor) -> Result<Tensor> {
-    let top = logits.max_keepdim(D::Minus1)?.detach();
-    let odds = logits.broadcast_sub(&top)?.exp()?;
-    odds.broadcast_div(&odds.sum_keepdim(D::Minus1)?)
 }
 
 /// Drops a share of the values and scales the rest up, when there is a dropout.

@@ -1,5 +1,6 @@
 //! The losses of the scorer. Each takes logits (batch, candidates) and gives one number.
 
+use super::layers::FAR;
 use candle_core::{D, Result, Tensor};
 
 /// Softmax cross-entropy of slates whose candidate 0 is the positive one.
@@ -7,7 +8,7 @@ use candle_core::{D, Result, Tensor};
 /// `mean over slates of logsumexp(y) - y_0`, over the candidates whose `mask` (batch, candidates)
 /// is 1; a padded candidate never takes probability.
 pub fn softmax_loss(logits: &Tensor, mask: &Tensor) -> Result<Tensor> {
-    let logits = (logits + mask.affine(-super::din::FAR, super::din::FAR)?)?;
+    let logits = (logits + mask.affine(-FAR, FAR)?)?;
     let top = logits.max_keepdim(D::Minus1)?.detach();
     let logits = logits.broadcast_sub(&top)?;
     let total = logits.exp()?.sum(D::Minus1)?.log()?;

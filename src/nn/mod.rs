@@ -8,10 +8,12 @@
 pub mod decoder;
 mod din;
 mod fused;
+mod layers;
 mod loss;
 pub mod ops;
 pub mod optim;
 pub mod packed;
+mod rechead;
 pub mod rqvae;
 mod shape;
 pub mod softmax;
@@ -24,6 +26,7 @@ pub use fused::{
     Scores, Scratch, Slate,
 };
 pub use loss::{bce_loss, softmax_loss};
+pub use rechead::{Rechead, RecheadBatch, RecheadNetwork, RecheadRoom, RecheadShape};
 pub use shape::{Ablation, Shape};
 pub use weights::{Weights, WeightsError};
 

@@ -138,24 +138,25 @@ impl Shape {
     }
 }
 
-struct Tensors(Vec<(String, Vec<usize>)>);
+/// Names and dimensions of tensors, as PyTorch's modules name theirs.
+pub(super) struct Tensors(pub(super) Vec<(String, Vec<usize>)>);
 
 impl Tensors {
     fn add(&mut self, name: &str, dims: &[usize]) {
         self.0.push((name.into(), dims.into()));
     }
 
-    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) {
+    pub(super) fn linear(&mut self, name: &str, inputs: usize, outputs: usize) {
         self.add(&format!("{name}.weight"), &[outputs, inputs]);
         self.add(&format!("{name}.bias"), &[outputs]);
     }
 
-    fn norm(&mut self, name: &str, width: usize) {
+    pub(super) fn norm(&mut self, name: &str, width: usize) {
         self.add(&format!("{name}.weight"), &[width]);
         self.add(&format!("{name}.bias"), &[width]);
     }
 
-    fn attention(&mut self, name: &str, width: usize) {
+    pub(super) fn attention(&mut self, name: &str, width: usize) {
         self.add(&format!("{name}.in_proj_weight"), &[3 * width, width]);
         self.add(&format!("{name}.in_proj_bias"), &[3 * width]);
         self.linear(&format!("{name}.out_proj"), width, width);

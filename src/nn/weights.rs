@@ -68,16 +68,21 @@ impl Weights {
     /// root of their inputs. A null vector starts as an embedding.
     pub fn random(shape: &Shape, seed: u64) -> Result<Self, WeightsError> {
         shape.check().map_err(WeightsError::Shape)?;
+        Ok(Self::drawn(&shape.tensors(), seed))
+    }
+
+    /// The same for tensors of these names and dimensions.
+    pub(super) fn drawn(tensors: &[(String, Vec<usize>)], seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut weights = Self::default();
         let mut inputs = 1;
-        for (name, dims) in shape.tensors() {
+        for (name, dims) in tensors {
             let count = dims.iter().product();
             // A bias follows its matrix, and is drawn with that matrix's inputs.
             if dims.len() == 2 {
                 inputs = dims[1];
             }
-            let values = match name.rsplit_once('.').unwrap_or(("", &name)) {
+            let values = match name.rsplit_once('.').unwrap_or(("", name)) {
                 ("item_id" | "age" | "kind", _) | ("", "no_pattern" | "no_reasons") => {
                     let normal = Normal::new(0.0, EMBEDDING_SPREAD)
                         .expect("the spread of an embedding is a positive constant");
@@ -94,9 +99,9 @@ impl Weights {
                     uniform.sample_iter(&mut rng).take(count).collect()
                 }
             };
-            weights.insert(&name, &dims, values);
+            weights.insert(name, dims, values);
         }
-        Ok(weights)
+        weights
     }
 
     /// Reads safetensors.
@@ -181,7 +186,15 @@ impl Weights {
     /// Whether these are the tensors of a network of this shape, all finite.
     pub fn check(&self, shape: &Shape) -> Result<(), WeightsError> {
         shape.check().map_err(WeightsError::Shape)?;
-        for (name, expected) in shape.tensors() {
+        self.check_tensors(shape.tensors())
+    }
+
+    /// Whether these tensors are there, and all finite.
+    pub(super) fn check_tensors(
+        &self,
+        tensors: impl IntoIterator<Item = (String, Vec<usize>)>,
+    ) -> Result<(), WeightsError> {
+        for (name, expected) in tensors {
             let Some(array) = self.0.get(&name) else { return Err(WeightsError::Missing(name)) };
             if array.dims != expected {
                 return Err(WeightsError::Dimensions { name, found: array.dims.clone(), expected });

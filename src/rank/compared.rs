@@ -4,9 +4,10 @@
 use super::fuse::{fused, offered, shortfall};
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
+use crate::bundle::UserCard;
 use crate::domain::{Explain, Quality, Query, Ranking, Reason, Source};
 use crate::reranker::{self, ComparedFile, Proof, Reranker, Shopper, Thought, Urgency};
-use crate::scorer::Model;
+use crate::scorer::{Model, Written};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -56,9 +57,12 @@ impl Compared {
 
         let place = |item: &u32| items.iter().position(|other| other == item).map(|at| places[at]);
         let order: Vec<usize> = answer.order.iter().filter_map(place).collect();
+        let heard = self.rechead(&answer, &card);
         let mut ranking = best.clone();
         for (answered, &place) in order.iter().enumerate() {
-            ranking.order[place].scores.reranker = Some(-(answered as f32).ln_1p());
+            let scores = &mut ranking.order[place].scores;
+            scores.reranker = Some(-(answered as f32).ln_1p());
+            scores.rechead = heard.get(answered).copied().or(scores.rechead);
         }
         let proven = self.proof(&answer, &shopper, &items);
         if let Some((thought, proof)) = &proven {
@@ -73,8 +77,26 @@ impl Compared {
             }
         }
         let receipt = Receipt { compute: begun.elapsed(), ..Receipt::of(answer.usage) };
-        let ranking = fused(ranking, self.quality, |below| self.file.fuse(below, &order));
+        let ranking = fused(ranking, self.quality, |below| {
+            self.file.fuse(below, &order, &heard);
+        });
         Ok(Refined { ranking, receipt, shortfall: None })
+    }
+
+    /// What the Rechead says of the candidates in their answered order, to a shopper of whom this was
+    /// thought and answered: nothing, if nothing was thought or there is no Rechead.
+    fn rechead(&self, answer: &reranker::Compared, card: &UserCard) -> Vec<f32> {
+        if answer.thought.is_empty() {
+            return Vec::new();
+        }
+        let thought = self.model.reader.vector(&answer.thought);
+        let written = Written {
+            history: &card.history,
+            thought: Some(&thought),
+            answer: answer.order.first().copied(),
+        };
+        let shopper = self.model.shopper(written);
+        answer.order.iter().filter_map(|&item| self.model.rechead(&shopper, item)).collect()
     }
 
     /// What was thought, if all of it holds.

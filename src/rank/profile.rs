@@ -4,7 +4,7 @@
 use crate::bundle::{HISTORY_LEN, Past, UserCard};
 use crate::domain::{Event, EventKind, Query, UserId};
 use crate::evidence;
-use crate::scorer::Model;
+use crate::scorer::{Model, Written};
 use crate::store::{Store, Table};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
@@ -27,6 +27,9 @@ pub struct Profiles {
 pub struct StoredCard {
     /// Their last events, oldest first: (item, time, kind).
     pub history: Vec<(String, i64, String)>,
+    /// The item that a language model expects them to want, by id.
+    #[serde(default)]
+    pub expects: Option<String>,
 }
 
 /// How large and how old memory may grow.
@@ -61,7 +64,7 @@ impl Profiles {
     pub async fn of(&self, query: &Query) -> Arc<UserCard> {
         if let Some(history) = &query.history {
             self.metrics.cards("inline", 1);
-            return Arc::new(self.write(self.known(history.iter())));
+            return Arc::new(self.write(self.known(history.iter()), None));
         }
         if let Some(card) = self.memory.get(&query.user) {
             self.metrics.cards("memory", 1);
@@ -70,7 +73,7 @@ impl Profiles {
         let (card, source) = match self.stored(&query.user).await {
             Some(card) => (Arc::new(card), "store"),
             None => match self.model.cards.users.get(&query.user) {
-                Some(card) => (card.clone(), "bundle"),
+                Some(card) => (self.with_head(card), "bundle"),
                 None => (Arc::default(), "missing"),
             },
         };
@@ -89,7 +92,12 @@ impl Profiles {
             }
         };
         match serde_json::from_slice::<StoredCard>(&bytes) {
-            Ok(card) => Some(self.write(card.events(&self.model))),
+            Ok(card) => {
+                let expects = card.expects.as_ref();
+                let expects =
+                    expects.and_then(|item| self.model.catalog.number(&item.as_str().into()));
+                Some(self.write(card.events(&self.model), expects))
+            }
             Err(error) => {
                 tracing::warn!(%error, "a stored card can't be read: the bundle's stands in");
                 None
@@ -108,14 +116,27 @@ impl Profiles {
             .collect()
     }
 
+    /// A bundle's card with what is not shipped.
+    fn with_head(&self, card: &Arc<UserCard>) -> Arc<UserCard> {
+        let head = self.head(card);
+        if head.is_empty() { card.clone() } else { Arc::new(UserCard { head, ..(**card).clone() }) }
+    }
+
+    fn head(&self, card: &UserCard) -> Vec<f32> {
+        let UserCard { history, vector, expects, .. } = card;
+        self.model.shopper(Written { history, thought: Some(vector), answer: *expects })
+    }
+
     /// Writes a card for a history that no card was written for.
-    fn write(&self, mut history: Vec<Past>) -> UserCard {
+    fn write(&self, mut history: Vec<Past>, expects: Option<u32>) -> UserCard {
         history.drain(..history.len().saturating_sub(HISTORY_LEN));
         let Model { catalog, cards, .. } = &*self.model;
         let pattern = evidence::pattern(catalog, &cards.items, &history, &self.currency);
         let vector =
             if pattern.is_empty() { Vec::new() } else { self.model.reader.vector(&pattern) };
-        UserCard { pattern: pattern.into(), vector, history }
+        let head = Vec::new();
+        let card = UserCard { pattern: pattern.into(), vector, history, expects, head };
+        UserCard { head: self.head(&card), ..card }
     }
 }
 
@@ -142,6 +163,7 @@ impl StoredCard {
 
 /// Bytes that a card takes in memory, roughly.
 fn weight(card: &UserCard) -> u32 {
-    let bytes = card.pattern.len() + card.vector.len() * 4 + std::mem::size_of_val(&*card.history);
+    let numbers = card.vector.len() + card.head.len();
+    let bytes = card.pattern.len() + numbers * 4 + std::mem::size_of_val(&*card.history);
     bytes as u32 + 128
 }

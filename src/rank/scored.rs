@@ -75,10 +75,11 @@ impl Scored {
             let logit = reply.scores.logits[row];
             ranking.order.push(Ranked {
                 input: place,
-                score: prior.fuse(logit, place),
+                score: reply.scores.fused(row, prior, place),
                 scores: Scores {
                     prior: query.candidates[place].prior_score,
                     scorer: Some(logit),
+                    rechead: reply.scores.rechead.get(row).copied(),
                     ..Scores::default()
                 },
                 reasons: Vec::new(),

@@ -5,7 +5,7 @@
 //! both read the same; each is told in one of a few degrees, and those that say nothing are left out.
 
 use super::model::Shopper;
-use crate::bundle::{Cards, Catalog, month};
+use crate::bundle::{Backing, Cards, Catalog, month};
 use crate::scorer::features::{Candidate, Context, FEATURES};
 
 /// Facts that may be told of a candidate.
@@ -24,6 +24,8 @@ pub struct Offer {
     pub item: u32,
     /// What speaks for it.
     pub facts: Facts,
+    /// What in the shopper's history backs it most, by a reason on its card.
+    pub because: Backing,
 }
 
 /// A fact: the word for it, the number that it is told from, and where its degrees begin.
@@ -105,7 +107,13 @@ pub fn offers(catalog: &Catalog, cards: &Cards, shopper: Shopper<'_>, items: &[u
         let overlaps: Vec<f32> =
             card.reasons.iter().map(|reason| context.overlap(reason)).collect();
         let features = context.features(Candidate::Known(item, card), &overlaps);
-        Offer { item, facts: Facts::of(&features) }
+        let backed = overlaps
+            .iter()
+            .zip(&card.reasons)
+            .map(|(&overlap, reason)| (Context::backing(overlap, reason), reason.backing));
+        let most = backed.filter(|(backing, _)| *backing > 0.0).max_by(|a, b| a.0.total_cmp(&b.0));
+        let because = most.map_or(Backing::Nothing, |(_, backing)| backing);
+        Offer { item, facts: Facts::of(&features), because }
     };
     items.iter().map(offer).collect()
 }

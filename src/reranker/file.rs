@@ -32,12 +32,17 @@ pub struct WeighedFile {
 /// How compared candidates are fused.
 ///
 /// A candidate's final score is what the rung below gave it, minus `weight · ln(1 + place)` for its
-/// place in the order that the language model answered (0 is the first).
+/// place in the order that the language model answered (0 is the first), plus `rechead_weight` times
+/// what the Rechead says of it to the shopper, the thought and the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComparedFile {
     /// What a place costs: fitted on validation slates.
     pub weight: f32,
+    /// What the Rechead's score counts, once it has read the thought and the answer: fitted on
+    /// validation slates, 0 where nothing is thought or that did not pay.
+    #[serde(default)]
+    pub rechead_weight: f32,
     /// Candidates that are compared: the best of the order below.
     pub offered_max: usize,
     /// Tokens of the thought that comes first; 0 for none.
@@ -65,11 +70,20 @@ impl WeighedFile {
 
 impl ComparedFile {
     /// The order below with an answer fused in: `answer` names its first candidates by their places
-    /// in it, best first.
-    pub fn fuse(self, order: &mut Order, answer: &[usize]) {
-        improve(order, answer.len(), |place, score| {
-            let answered = answer.iter().position(|&other| other == place);
-            score - self.weight * (answered.unwrap_or(answer.len()) as f32).ln_1p()
+    /// in it, best first, and `rechead` says something of each of them, or of none. A candidate that
+    /// was not offered, since the language model has no name for it, is taken for an ordinary one.
+    pub fn fuse(self, order: &mut Order, answer: &[usize], rechead: &[f32]) {
+        let cost = |answered: usize| self.weight * (answered as f32).ln_1p();
+        let mean = |sum: f32| sum / answer.len().max(1) as f32;
+        let ordinary = mean(rechead.iter().sum::<f32>()) * self.rechead_weight
+            - mean((0..answer.len()).map(cost).sum());
+        let best = answer.iter().max().map_or(0, |last| last + 1);
+        improve(order, best, |place, score| {
+            let Some(answered) = answer.iter().position(|&other| other == place) else {
+                return score + ordinary;
+            };
+            let heard = rechead.get(answered).map_or(0.0, |heard| self.rechead_weight * heard);
+            score - cost(answered) + heard
         });
     }
 }
@@ -110,12 +124,32 @@ mod tests {
     #[test]
     fn places_of_an_answer_cost() {
         let mut order = vec![(7, 1.0), (2, 0.9), (5, 0.8), (1, 0.7)];
-        let file = ComparedFile { weight: 1.0, offered_max: 3, thought_tokens_max: 0 };
-        file.fuse(&mut order, &[2, 0, 1]);
+        let file = ComparedFile {
+            weight: 1.0,
+            rechead_weight: 0.0,
+            offered_max: 3,
+            thought_tokens_max: 0,
+        };
+        file.fuse(&mut order, &[2, 0, 1], &[]);
         assert_eq!(numbers(&order), [5, 7, 2, 1]);
         assert!(order.is_sorted_by(|a, b| a.1 >= b.1));
         let before = order.clone();
-        ComparedFile { weight: 0.0, ..file }.fuse(&mut order, &[2, 1, 0]);
+        ComparedFile { weight: 0.0, ..file }.fuse(&mut order, &[2, 1, 0], &[]);
         assert_eq!(order, before, "an answer that counts for nothing changes nothing");
+    }
+
+    #[test]
+    fn who_was_not_offered_is_an_ordinary_one() {
+        let file = ComparedFile {
+            weight: 1.0,
+            rechead_weight: 2.0,
+            offered_max: 3,
+            thought_tokens_max: 9,
+        };
+        let mut order = vec![(7, 0.0), (2, 0.0), (5, 0.0), (1, -9.0)];
+        file.fuse(&mut order, &[2, 0], &[0.5, -0.5]);
+        // The one in between lies in between; the last one stays behind.
+        assert_eq!(numbers(&order), [5, 2, 7, 1]);
+        assert!((order[1].1 + 0.5 * 2_f32.ln()).abs() < 1e-6);
     }
 }

@@ -8,6 +8,7 @@ mod facts;
 mod file;
 mod model;
 mod prompt;
+mod spoken;
 mod thought;
 
 pub use facts::{DEGREES, FACTS, Facts, Offer, offers};
@@ -16,4 +17,5 @@ pub use model::{
     AskError, Compared, Comparing, Reranker, RerankerError, RunLimits, Shopper, Urgency, Weighing,
 };
 pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, TRUNK_TOKENS_MAX};
+pub use spoken::Spoken;
 pub use thought::{Because, Proof, Thought};

@@ -2,11 +2,12 @@
 
 use super::facts::Offer;
 use super::prompt::{OFFERED_MAX, PromptError, Prompts};
+use super::spoken::Spoken;
 use crate::bundle::{Catalog, Past};
 use crate::domain::{Criticality, Deadline, Timestamp};
 use crate::engine::{
     Ask, Constraint, ConstraintError, CpuRunner, Engine, EngineError, Event, Failure, Generate,
-    Limits, Reply, Sampling, Thinking, Usage, Wanted, Weigh, Work,
+    Limits, Reply, Sampling, Thinking, Trie, Usage, Wanted, Weigh, Work,
 };
 use crate::nn::decoder::{Checkpoint, CheckpointError};
 use crate::nn::packed::{Level, Options, Precision};
@@ -70,6 +71,13 @@ pub struct Comparing<'a> {
     constraint: Constraint,
     offered: Vec<Offer>,
     thinks: bool,
+}
+
+/// An item that is being named. Dropping it stops the work.
+#[derive(Debug)]
+pub struct Expecting {
+    reply: Reply,
+    constraint: Constraint,
 }
 
 /// What came of a comparison.
@@ -209,6 +217,32 @@ impl Reranker {
         Ok(Comparing { reply: self.ask(work, urgency)?, prompts, constraint, offered, thinks })
     }
 
+    /// All items that the catalogue holds, as what may be named.
+    pub fn items(&self) -> Result<Arc<Trie>, ConstraintError> {
+        let ids: Vec<Vec<u32>> = self.prompts.items().map(<[u32]>::to_vec).collect();
+        Ok(Arc::new(Trie::new(&ids)?))
+    }
+
+    /// Names the item, of [all](Self::items), that a shopper is expected to want: the semantic id that
+    /// goes on where their trunk ends, token by token the likeliest. It need not be in any slate.
+    pub fn expect(
+        &self,
+        shopper: Shopper<'_>,
+        items: &Arc<Trie>,
+        urgency: Urgency,
+    ) -> Result<Expecting, AskError> {
+        let constraint = Constraint::entries(items.clone(), 1)?;
+        let work = Work::Generate(Generate {
+            prompt: self.prompts.trunk(shopper.history, shopper.now),
+            samples: NonZeroUsize::MIN,
+            tokens_max: constraint.tokens_needed(),
+            sampling: Sampling::GREEDY,
+            constraint: constraint.clone(),
+            ends: Vec::new(),
+        });
+        Ok(Expecting { reply: self.ask(work, urgency)?, constraint })
+    }
+
     fn ask(&self, work: Work, urgency: Urgency) -> Result<Reply, EngineError> {
         let Urgency { criticality, deadline } = urgency;
         self.engine.ask(Ask { work, criticality, deadline })
@@ -237,13 +271,27 @@ impl Weighing {
     }
 }
 
+// === impl Expecting ===
+
+impl Expecting {
+    /// The number of the item, for callers that are no tasks.
+    pub fn blocking_item(mut self) -> Result<Option<u32>, AskError> {
+        let mut heard = Heard::default();
+        while let Some(event) = self.reply.blocking_next() {
+            heard.take(&event)?;
+        }
+        let named = self.constraint.read(&heard.tokens).unwrap_or_default();
+        Ok(named.first().map(|&item| item as u32))
+    }
+}
+
 // === impl Comparing ===
 
 impl Comparing<'_> {
     /// What came of it. `aloud` hears the thought as it is written.
     pub async fn answer(mut self, mut aloud: impl FnMut(&str)) -> Result<Compared, AskError> {
         let mut heard = Heard::default();
-        let mut written = self.prompts.vocabulary().written();
+        let mut spoken = Spoken::new(self.prompts);
         let answer = self.prompts.answer();
         let mut thinking = self.thinks;
         while let Some(event) = self.reply.next().await {
@@ -252,8 +300,11 @@ impl Comparing<'_> {
             thinking = thinking && !heard.tokens.ends_with(answer);
             let told = heard.tokens.len().checked_sub(answer.len()).filter(|_| thinking);
             if let (Some(at), Event::Token { .. }) = (told, &event) {
-                aloud(&written.add(heard.tokens[at])?);
+                aloud(&spoken.add(heard.tokens[at])?);
             }
+        }
+        if self.thinks {
+            aloud(&spoken.rest()?);
         }
         self.read(&heard)
     }
@@ -271,7 +322,7 @@ impl Comparing<'_> {
         let labels = self.constraint.read(&heard.tokens).unwrap_or_default();
         let order = labels.iter().map(|&label| self.offered[label].item).collect();
         let thought = self.prompts.thought(&heard.tokens);
-        let thought = self.prompts.vocabulary().decode(thought)?;
+        let thought = Spoken::all(self.prompts, thought)?;
         Ok(Compared { order, thought, usage: heard.usage })
     }
 }

@@ -11,18 +11,21 @@
 //!
 //! What follows the trunk is a branch for each candidate, where they are weighed: its id, and
 //! [what speaks for it](super::facts). Or, where the best
-//! are compared, all of them with labels, a thought, and the labels in a better order:
+//! are compared, all of them with labels and with what backs each most, a thought, and the labels in a
+//! better order. What is thought names items by their ids, as [`Spoken`](super::Spoken) reads them out:
 //!
 //! ```text
-//!  one of A<a_1><b_7><c_9><d_4> B<a_3><b_1><c_4><d_0>. Thought: Likes red. B, Red Mug, goes with Red
-//! Teapot. Best first: B A
+//!  one of A<a_1><b_7><c_9><d_4> for red B<a_3><b_1><c_4><d_0> with<a_1><b_7><c_2><d_8>. Thought: Likes
+//! red.<a_3><b_1><c_4><d_0> goes with<a_1><b_7><c_2><d_8>. Best first: B A
 //! ```
 
 use super::facts::{Facts, Offer};
-use crate::bundle::{Catalog, Past, month};
+use super::thought::{Because, GOES_WITH, IS, LIKES, Thought};
+use crate::bundle::{Backing, Catalog, Past, month};
 use crate::domain::{EventKind, Timestamp};
 use crate::language::{SemanticTokensError, Vocabulary, VocabularyError};
 use std::path::Path;
+use std::sync::Arc;
 
 /// How a trunk begins.
 const BEGIN: &str = "Shopping history.";
@@ -63,6 +66,9 @@ const MONTHS: [&str; 12] = [
 const YES: &str = " yes";
 /// How candidates are offered, to be compared.
 const OFFER: &str = " one of";
+/// How it is said what backs a candidate: something that was bought, or an attribute of such things.
+const WITH: &str = " with";
+const FOR: &str = " for";
 /// What each of them is called, and how many there may be.
 const LABELS: [&str; 10] = [" A", " B", " C", " D", " E", " F", " G", " H", " I", " J"];
 /// How a thought begins.
@@ -98,6 +104,14 @@ pub struct Prompts {
     items: Vec<u32>,
     /// (facts, degrees)
     facts: Vec<u32>,
+    with: Vec<u32>,
+    /// By the numbers of attributes: that one of them backs a candidate.
+    attributes: Vec<Vec<u32>>,
+    goes_with: Vec<u32>,
+    /// What ids are read out as.
+    titles: Vec<Arc<str>>,
+    /// The numbers of items in the order of their ids.
+    by_id: Vec<u32>,
 }
 
 /// Why a language model cannot be spoken to.
@@ -140,6 +154,12 @@ impl Prompts {
         let tokens = vocabulary.add_semantic_ids(ids.levels(), ids.codes())?;
         let items = ids.iter().map(|id| tokens.encode(id).ok_or(PromptError::NoIds));
         let items = items.collect::<Result<Vec<_>, _>>()?.concat();
+        let id = |item: &u32| &items[*item as usize * ids.levels()..][..ids.levels()];
+        let mut by_id: Vec<u32> = (0..catalog.len() as u32).collect();
+        by_id.sort_by(|a, b| id(a).cmp(id(b)));
+        let attributes = (0..catalog.attributes_len() as u32)
+            .map(|number| vocabulary.encode(&format!("{FOR} {}", catalog.attribute(number).1)))
+            .collect::<Result<_, _>>()?;
         let facts = vocabulary.add(&Facts::words().collect::<Vec<_>>())?;
         let say = |text: &'static str| match vocabulary.encode(text) {
             Ok(tokens) if tokens.is_empty() => Err(PromptError::Mute(text)),
@@ -156,6 +176,11 @@ impl Prompts {
             labels: all(LABELS.map(say))?,
             think: say(THINK)?,
             answer: say(ANSWER)?,
+            with: say(WITH)?,
+            attributes,
+            goes_with: say(GOES_WITH.trim_end())?,
+            titles: catalog.items().iter().map(|item| item.title.clone()).collect(),
+            by_id,
             levels: ids.levels(),
             items,
             facts,
@@ -167,7 +192,7 @@ impl Prompts {
     pub fn words() -> impl Iterator<Item = &'static str> + Clone {
         let ages = AGES.iter().map(|&(_, text)| text);
         let deeds = DEEDS.iter().map(|&(_, text)| text);
-        let others = [BEGIN, STOP, YES, OFFER, THINK, ANSWER];
+        let others = [BEGIN, STOP, YES, OFFER, WITH, FOR, LIKES, GOES_WITH, IS, THINK, ANSWER];
         ages.chain(deeds).chain(MONTHS).chain(LABELS).chain(others)
     }
 
@@ -178,10 +203,10 @@ impl Prompts {
 
     /// Whether a model that knows so many tokens knows all that is said.
     pub fn fit(&self, vocabulary: usize) -> Result<(), PromptError> {
-        let Self { begin, stop, items, facts, offer, think, answer, .. } = self;
-        let pieces = [begin, stop, items, facts, offer, think, answer].into_iter();
+        let Self { begin, stop, items, facts, offer, with, goes_with, think, answer, .. } = self;
+        let pieces = [begin, stop, items, facts, offer, with, goes_with, think, answer].into_iter();
         let pieces = pieces.chain(&self.ages).chain(&self.deeds).chain(&self.months);
-        let pieces = pieces.chain(&self.labels);
+        let pieces = pieces.chain(&self.labels).chain(&self.attributes);
         let token = pieces.flatten().copied().chain([self.asked]).max().unwrap_or_default();
         if token as usize >= vocabulary {
             return Err(PromptError::Unknown { token, vocabulary });
@@ -238,6 +263,11 @@ impl Prompts {
         &self.items[number as usize * self.levels..][..self.levels]
     }
 
+    /// All items, in the order of their numbers.
+    pub fn items(&self) -> impl Iterator<Item = &[u32]> {
+        self.items.chunks_exact(self.levels)
+    }
+
     /// The order in which candidates are offered: by their ids, so that a place says nothing about
     /// what the ranker before us thought of them.
     pub fn offer_order(&self, offers: &mut [Offer]) {
@@ -251,9 +281,63 @@ impl Prompts {
         for (label, offer) in self.labels.iter().zip(offers) {
             tokens.extend(label);
             tokens.extend(self.branch(offer));
+            match offer.because {
+                Backing::Item(other) => {
+                    tokens.extend(&self.with);
+                    tokens.extend(self.item(other));
+                }
+                Backing::Attribute(number) => tokens.extend(&self.attributes[number as usize]),
+                Backing::Nothing => {}
+            }
         }
         tokens.extend(&self.stop);
         tokens
+    }
+
+    /// A thought as it is to be written: with ids in the place of titles. `None` if it names an item
+    /// that was neither offered nor part of the history.
+    pub fn written(
+        &self,
+        thought: &Thought,
+        offered: &[Offer],
+        history: &[Past],
+    ) -> Result<Option<Vec<u32>>, VocabularyError> {
+        let is = |item: u32, title: &str| *self.titles[item as usize] == *title;
+        let item = offered.iter().find(|offer| is(offer.item, &thought.title));
+        let Some(item) = item.map(|offer| offer.item) else { return Ok(None) };
+        let likes = thought.likes_told();
+        let mut tokens =
+            if likes.is_empty() { Vec::new() } else { self.vocabulary.encode(&likes)? };
+        tokens.extend(self.item(item));
+        match &thought.because {
+            Because::GoesWith(title) => {
+                let other = history.iter().find(|past| is(past.item, title));
+                let Some(other) = other else { return Ok(None) };
+                tokens.extend(&self.goes_with);
+                tokens.extend(self.item(other.item));
+                tokens.extend(&self.stop);
+            }
+            Because::Is(value) => {
+                tokens.extend(self.vocabulary.encode(&format!("{IS}{value}{STOP}"))?);
+            }
+        }
+        Ok(Some(tokens))
+    }
+
+    /// The number of the item with this id, if any has it.
+    pub fn number(&self, id: &[u32]) -> Option<u32> {
+        let at = self.by_id.binary_search_by(|&item| self.item(item).cmp(id)).ok()?;
+        Some(self.by_id[at])
+    }
+
+    /// The tokens of an id.
+    pub fn levels(&self) -> usize {
+        self.levels
+    }
+
+    /// The title of an item.
+    pub fn title(&self, item: u32) -> &str {
+        &self.titles[item as usize]
     }
 
     /// The names of the candidates that are offered, in their order.

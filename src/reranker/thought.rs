@@ -37,17 +37,15 @@ pub struct Proof {
 
 /// Things that a thought says of what a shopper likes.
 const LIKES_MAX: usize = 3;
-const LIKES: &str = " Likes ";
+pub(super) const LIKES: &str = " Likes ";
 const AND: &str = " and ";
-const GOES_WITH: &str = " goes with ";
-const IS: &str = " is ";
+pub(super) const GOES_WITH: &str = " goes with ";
+pub(super) const IS: &str = " is ";
 const STOP: &str = ".";
 
 impl fmt::Display for Thought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.likes.is_empty() {
-            write!(f, "{LIKES}{}{STOP}", self.likes.join(AND))?;
-        }
+        f.write_str(&self.likes_told())?;
         match &self.because {
             Because::GoesWith(other) => write!(f, " {}{GOES_WITH}{other}{STOP}", self.title),
             Because::Is(value) => write!(f, " {}{IS}{value}{STOP}", self.title),
@@ -56,6 +54,14 @@ impl fmt::Display for Thought {
 }
 
 impl Thought {
+    /// What it says of what the shopper likes: nothing, if it says nothing of that.
+    pub fn likes_told(&self) -> String {
+        if self.likes.is_empty() {
+            return String::new();
+        }
+        format!("{LIKES}{}{STOP}", self.likes.join(AND))
+    }
+
     /// Reads a thought; `None` if it is none of ours. Titles may hold anything but a full stop that
     /// ends them, so the last sentence is looked at from its end.
     pub fn read(text: &str) -> Option<Self> {

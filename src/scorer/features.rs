@@ -187,9 +187,10 @@ impl<'a> Context<'a> {
                 let liked: f32 =
                     item.attributes.iter().map(|&a| self.share(&self.attributes, a)).sum();
                 f[13] = liked / item.attributes.len().max(1) as f32;
-                for (overlap, reason) in overlaps.iter().zip(&card.reasons) {
-                    f[14] += overlap * reason.strength;
-                    f[15] = (overlap * reason.strength).max(f[15]);
+                for (&overlap, reason) in overlaps.iter().zip(&card.reasons) {
+                    let backing = Self::backing(overlap, reason);
+                    f[14] += backing;
+                    f[15] = backing.max(f[15]);
                 }
                 f[14] = f[14].min(3.0);
                 self.nearness(number, &mut f);
@@ -216,6 +217,11 @@ impl<'a> Context<'a> {
             Backing::Attribute(attribute) => self.share(&self.attributes, attribute).sqrt(),
             Backing::Nothing => 0.0,
         }
+    }
+
+    /// What a reason speaks for its item, backed so strongly: the stronger its tie, the more.
+    pub fn backing(overlap: f32, reason: &CardReason) -> f32 {
+        overlap * reason.strength
     }
 
     /// Whether a reason would not stand without this very user.

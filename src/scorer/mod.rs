@@ -8,11 +8,13 @@ mod fusion;
 mod model;
 mod open;
 mod reader;
+mod rechead;
 
 pub use fusion::{Fusion, Prior, is_cold};
 pub use model::{Desk, Entry, Model, Scores, Slate};
 pub use open::{Opened, ScorerFile, score_golden};
 pub use reader::Reader;
+pub use rechead::{Head, RecheadFile, Written, foreseen, history_text};
 
 use crate::bundle::UserCard;
 use crate::domain::{Timestamp, UserId};
@@ -151,6 +153,8 @@ impl Job {
             now: *now,
             history: &card.history,
             pattern: Some(&card.vector),
+            head: Some(&card.head),
+            expects: card.expects,
             candidates: entries,
         };
         let scores = model.score(&slate, desk);

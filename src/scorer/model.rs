@@ -1,12 +1,15 @@
 //! The scorer's model: a catalogue, its cards and the network, ready to score slates.
 
-use super::Reader;
 use super::features::{Candidate, Context, FEATURES};
+use super::rechead::{Head, Written};
+use super::{Prior, Reader};
 use crate::bundle::{CardReason, Cards, Catalog, Past, REASONS_MAX, inline_text};
 use crate::domain::{ItemText, Timestamp, UserId};
 use crate::nn::{
     self, CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, Misfit, ReasonTable,
+    Rechead,
 };
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,6 +23,7 @@ pub struct Model {
     /// Texts to vectors.
     pub reader: Arc<Reader>,
     network: Arc<Fused>,
+    head: Option<Head>,
     items: ItemTable,
     reasons: ReasonTable,
 }
@@ -35,6 +39,10 @@ pub struct Slate<'a> {
     pub history: &'a [Past],
     /// The vector of their pattern, if they have one.
     pub pattern: Option<&'a [f32]>,
+    /// Their vector in the Rechead's space, if it was made before.
+    pub head: Option<&'a [f32]>,
+    /// The item that they are expected to want, if somebody said so.
+    pub expects: Option<u32>,
     /// What they may be shown.
     pub candidates: &'a [Entry],
 }
@@ -53,6 +61,10 @@ pub enum Entry {
 pub struct Scores {
     /// A logit per candidate.
     pub logits: Vec<f32>,
+    /// The Rechead's score per candidate; empty where the bundle has none.
+    pub rechead: Vec<f32>,
+    /// What that counts.
+    rechead_weight: f32,
     /// How much each candidate's reasons were attended to: (candidates, [`REASONS_MAX`]).
     attention: Vec<f32>,
 }
@@ -79,7 +91,24 @@ impl Model {
     ) -> Result<Self, Misfit> {
         let items = network.items(&cards.item_vectors)?;
         let reasons = network.reasons(&cards.reason_vectors)?;
-        Ok(Self { catalog, cards, reader, network, items, reasons })
+        Ok(Self { catalog, cards, reader, network, head: None, items, reasons })
+    }
+
+    /// The same model with a Rechead, whose score counts this much.
+    pub fn with_head(mut self, network: Rechead, weight: f32) -> Self {
+        self.head = Some(Head::new(network, weight, &self.cards.item_vectors));
+        self
+    }
+
+    /// The vector of a shopper in the Rechead's space: empty where there is no Rechead.
+    pub fn shopper(&self, written: Written<'_>) -> Vec<f32> {
+        let head = self.head.as_ref();
+        head.map_or_else(Vec::new, |head| head.shopper(written, &self.cards))
+    }
+
+    /// What the Rechead says of an item to the shopper with this vector.
+    pub fn rechead(&self, shopper: &[f32], item: u32) -> Option<f32> {
+        Some(self.head.as_ref()?.score(shopper, item))
     }
 
     /// Memory for [`Self::score`].
@@ -132,6 +161,7 @@ impl Model {
                 CandidateRow { item, features: &desk.features[row], reasons, overlap }
             })
             .collect();
+        let (rechead, rechead_weight) = self.heard(slate);
         let slate = nn::Slate {
             items: &self.items,
             reasons: &self.reasons,
@@ -145,8 +175,27 @@ impl Model {
         let nn::Scores { logits, attention } = &desk.scores;
         Scores {
             logits: logits[..candidates.len()].to_vec(),
+            rechead,
+            rechead_weight,
             attention: attention[..candidates.len() * REASONS_MAX].to_vec(),
         }
+    }
+
+    /// What the Rechead says of each candidate, and what that counts.
+    fn heard(&self, slate: &Slate<'_>) -> (Vec<f32>, f32) {
+        let Some(head) = &self.head else { return (Vec::new(), 0.0) };
+        let made = slate.head.filter(|made| !made.is_empty()).map(Cow::Borrowed);
+        let shopper = made.unwrap_or_else(|| {
+            let Slate { history, pattern: thought, expects: answer, .. } = *slate;
+            Cow::Owned(self.shopper(Written { history, thought, answer }))
+        });
+        let score = |entry: &Entry| match entry {
+            Entry::Known(number) => head.score(&shopper, *number),
+            Entry::Inline(text) => {
+                head.score_text(&shopper, &self.reader.vector(&inline_text(text)))
+            }
+        };
+        (slate.candidates.iter().map(score).collect(), head.weight())
     }
 
     /// Fills in the features and the overlaps of every candidate.
@@ -197,6 +246,12 @@ impl Model {
 // === impl Scores ===
 
 impl Scores {
+    /// The final score of the candidate in this row, which came at this place.
+    pub fn fused(&self, row: usize, prior: Prior, place: usize) -> f32 {
+        let rechead = self.rechead.get(row).map_or(0.0, |score| self.rechead_weight * score);
+        prior.fuse(self.logits[row], place) + rechead
+    }
+
     /// How much the reasons of the candidate in this row were attended to: by their places on its
     /// card, summing to one, or all zero where there are none.
     pub fn attention(&self, row: usize) -> &[f32] {

@@ -1,10 +1,11 @@
 //! From a bundle to a scorer's model.
 
-use super::{Desk, Entry, Fusion, Model, Reader, Slate};
+use super::rechead::RecheadFile;
+use super::{Desk, Entry, Fusion, Model, Reader, Scores, Slate};
 use crate::bundle::{Bundle, BundleError, Golden, Part};
 use crate::language::Tokens;
-use crate::nn::text::TextEncoder;
-use crate::nn::{Fused, Shape, Weights};
+use crate::nn::text::{TEXT_WIDTH, TextEncoder};
+use crate::nn::{Fused, Rechead, Shape, Weights};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -57,9 +58,14 @@ impl Opened {
         let tokens = Tokens::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
         let reader = Arc::new(Reader { tokens, encoder });
+        let head = rechead(&bundle)?;
         let catalog = Arc::new(bundle.catalog);
         let model = Model::new(catalog, bundle.cards, reader, Arc::new(network));
-        let model = Arc::new(model.map_err(wrong(Part::CardVectors))?);
+        let mut model = model.map_err(wrong(Part::CardVectors))?;
+        if let Some((network, weight)) = head {
+            model = model.with_head(network, weight);
+        }
+        let model = Arc::new(model);
         Ok(Self { model, file, version: bundle.manifest.version, golden: bundle.golden })
     }
 
@@ -74,7 +80,8 @@ impl Opened {
         let mut desk = self.model.desk();
         for golden in &self.golden {
             let scores = score_golden(&self.model, golden, &mut desk)?;
-            let far = scores.iter().zip(&golden.scores).find(|(a, b)| {
+            let logits = scores.logits.iter().zip(&golden.scores);
+            let far = logits.chain(scores.rechead.iter().zip(&golden.rechead)).find(|(a, b)| {
                 let near = (**a - **b).abs() <= GOLDEN_TOLERANCE;
                 !near
             });
@@ -90,12 +97,35 @@ impl Opened {
     }
 }
 
-/// The logits of a golden request, whose own scores are not read.
+/// The bundle's Rechead and what it counts, if it has one.
+fn rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
+    if !bundle.path(Part::RecheadShape).exists() {
+        return Ok(None);
+    }
+    let wrong =
+        |part: Part, why: &dyn Display| BundleError::malformed(part.file(), &why.to_string());
+    let text = std::fs::read_to_string(bundle.path(Part::RecheadShape))
+        .map_err(|error| wrong(Part::RecheadShape, &error))?;
+    let file: RecheadFile =
+        toml::from_str(&text).map_err(|error| wrong(Part::RecheadShape, &error))?;
+    let bytes =
+        std::fs::read(bundle.path(Part::Rechead)).map_err(|error| wrong(Part::Rechead, &error))?;
+    let network = Weights::from_bytes(&bytes)
+        .and_then(|weights| Rechead::new(&weights, &file.shape))
+        .map_err(|error| wrong(Part::Rechead, &error))?;
+    if network.text_width() != TEXT_WIDTH {
+        let why = format!("it reads texts of width {}, not {TEXT_WIDTH}", network.text_width());
+        return Err(wrong(Part::Rechead, &why));
+    }
+    Ok(Some((network, file.weight)))
+}
+
+/// The scores of a golden request, whose own are not read.
 pub fn score_golden(
     model: &Model,
     golden: &Golden,
     desk: &mut Desk,
-) -> Result<Vec<f32>, BundleError> {
+) -> Result<Scores, BundleError> {
     let unknown = |what: &str| {
         BundleError::malformed(Part::Golden.file(), &format!("{what} is not in the bundle"))
     };
@@ -111,7 +141,9 @@ pub fn score_golden(
         now: golden.now,
         history: &card.history,
         pattern: Some(&card.vector),
+        head: None,
+        expects: card.expects,
         candidates: &candidates,
     };
-    Ok(model.score(&slate, desk).logits)
+    Ok(model.score(&slate, desk))
 }

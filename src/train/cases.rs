@@ -6,7 +6,7 @@ use crate::bundle::{Catalog, HISTORY_LEN, Past};
 use crate::domain::Timestamp;
 use crate::evidence;
 use crate::reranker::{self, Offer, Shopper};
-use crate::scorer::{Reader, is_cold};
+use crate::scorer::{Reader, Written, is_cold};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -33,6 +33,8 @@ pub struct Case {
     pub history: Vec<Past>,
     /// The vector of the user's pattern as of then, if there is a history.
     pub pattern: Option<Vec<f32>>,
+    /// The item that a language model expects them to want, if one was asked.
+    pub expects: Option<u32>,
     /// The slate, in the order given.
     pub slate: Vec<u32>,
     /// What was then bought: one item, or those of a basket.
@@ -146,7 +148,8 @@ impl Cases<'_> {
             self.reader.vector(&evidence::pattern(self.catalog, cards, &history, self.currency))
         });
         let slate = slate.into_iter().map(|(item, _)| item).collect();
-        Case { user: user as u32, now, history, pattern, slate, relevant, snapshot }
+        let user = user as u32;
+        Case { user, now, history, pattern, expects: None, slate, relevant, snapshot }
     }
 }
 
@@ -154,6 +157,11 @@ impl Case {
     /// The shopper, as a language model's prompts read them.
     pub fn shopper(&self) -> Shopper<'_> {
         Shopper { history: &self.history, now: self.now }
+    }
+
+    /// What was written about the shopper, as the Rechead reads it.
+    pub fn written(&self) -> Written<'_> {
+        Written { history: &self.history, thought: self.pattern.as_deref(), answer: self.expects }
     }
 
     /// Items as they are offered to the shopper, by what was known then.

@@ -97,6 +97,7 @@ mod tests {
             now: 1,
             history: vec![past],
             pattern: None,
+            expects: None,
             slate: vec![2, 0],
             relevant: vec![0, 9],
             snapshot: 0,

@@ -7,8 +7,13 @@ use super::snapshot::Snapshot;
 use super::speaker::Speaker;
 use super::world::World;
 use crate::bundle::Part;
+use crate::nn::Rechead;
 use crate::reranker::{Compared, ComparedFile, Order, RerankerFile};
+use crate::scorer::{Head, Written};
 use anyhow::Context as _;
+
+/// What the word of a rung may count.
+pub const WEIGHTS: [f32; 12] = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
 
 /// The models of a bench.
 pub struct Ladder {
@@ -16,6 +21,16 @@ pub struct Ladder {
     /// The language model, if the bench has one.
     model: Option<Speaker>,
     file: RerankerFile,
+    /// Whether the language model is asked which item it expects.
+    answers: bool,
+}
+
+/// What the rungs of a ladder made of cases.
+pub struct Climb {
+    /// The orders of every rung, lowest first: the first is the scored one.
+    pub rungs: Vec<Rung>,
+    /// Orders that are no rung's: what parts are worth without the others.
+    pub parts: Vec<Rung>,
 }
 
 /// What one rung made of each case: its slate's places, best first.
@@ -32,26 +47,39 @@ impl Ladder {
     /// Reads what lies on the bench.
     pub fn read(bench: &Bench<'_>, world: &World) -> anyhow::Result<Self> {
         let scorer = Scorer::read(bench)?;
+        let answers = bench.recipe.rechead.is_some_and(|of| of.answers) && scorer.head().is_some();
         let (path, folder) = (bench.path(Part::Reranker), bench.path(Part::Decoder));
         if !path.exists() {
-            return Ok(Self { scorer, model: None, file: RerankerFile::default() });
+            return Ok(Self { scorer, model: None, file: RerankerFile::default(), answers });
         }
         let text = std::fs::read_to_string(&path).context("reading the reranker's file")?;
         let file = toml::from_str(&text).context("reading the reranker's file")?;
-        Ok(Self { scorer, model: Some(Speaker::start(&folder, &world.catalog)?), file })
+        Ok(Self { scorer, model: Some(Speaker::start(&folder, &world.catalog)?), file, answers })
     }
 
-    /// The orders of every rung, lowest first, and of the language model's word alone.
+    /// The orders of every rung, and of their parts.
     pub fn climb(
         &self,
         world: &World,
-        cases: &[Case],
+        cases: &mut [Case],
         progress: &mut dyn FnMut(usize),
-    ) -> anyhow::Result<(Vec<Rung>, Option<Rung>)> {
+    ) -> anyhow::Result<Climb> {
+        if let Some(model) = self.model.as_ref().filter(|_| self.answers) {
+            model.expect(cases, progress)?;
+        }
         let orders = scored(&self.scorer, world, cases)?;
         let mut rungs = vec![Rung { name: "scored", orders }];
-        let (Some(model), file) = (&self.model, self.file) else { return Ok((rungs, None)) };
-        let mut alone = None;
+        let mut parts = Vec::new();
+        if let Some(network) = self.scorer.head() {
+            let orders = scored(&self.scorer.alone(), world, cases)?;
+            parts.push(Rung { name: "without_rechead", orders });
+            let reader = Listener::new(network, world);
+            let orders = cases.iter().map(|case| sorted(&reader.scores(case))).collect();
+            parts.push(Rung { name: "rechead_alone", orders });
+        }
+        let (Some(model), file) = (&self.model, self.file) else {
+            return Ok(Climb { rungs, parts });
+        };
         if let Some(file) = file.weighed {
             let logits = model.weigh(cases, &world.snapshots, progress)?;
             let mut orders = last(&rungs);
@@ -60,18 +88,58 @@ impl Ladder {
             }
             rungs.push(Rung { name: "weighed", orders });
             let orders = logits.iter().map(|logits| sorted(logits)).collect();
-            alone = Some(Rung { name: "weighed_alone", orders });
+            parts.push(Rung { name: "weighed_alone", orders });
         }
         for (name, file) in [("reranked", file.reranked), ("reasoned", file.reasoned)] {
             let Some(file) = file else { continue };
             let mut orders = last(&rungs);
             let answers = compare(model, cases, &world.snapshots, &orders, file, progress)?;
-            for (order, answer) in orders.iter_mut().zip(&answers) {
-                file.fuse(order, &answer.0);
+            let listener = self.scorer.head().map(|network| Listener::new(network, world));
+            for ((order, answer), case) in orders.iter_mut().zip(&answers).zip(&*cases) {
+                let heard = listener.as_ref().map(|listener| listener.answered(case, &answer.1));
+                file.fuse(order, &answer.0, &heard.unwrap_or_default());
             }
             rungs.push(Rung { name, orders });
         }
-        Ok((rungs, alone))
+        Ok(Climb { rungs, parts })
+    }
+}
+
+/// The Rechead on a bench: what it says once it has read what was written.
+pub struct Listener<'a> {
+    head: Head,
+    world: &'a World,
+}
+
+impl<'a> Listener<'a> {
+    /// A Rechead that listens in this world.
+    pub fn new(network: &Rechead, world: &'a World) -> Self {
+        // No time changes the texts of items.
+        let texts = &world.snapshots[0].cards.item_vectors;
+        Self { head: Head::new(network.clone(), 0.0, texts), world }
+    }
+
+    /// What it says of each candidate of a case's slate.
+    pub fn scores(&self, case: &Case) -> Vec<f32> {
+        let shopper = self.shopper(case, case.written());
+        case.slate.iter().map(|&item| self.head.score(&shopper, item)).collect()
+    }
+
+    /// What it says of the candidates that a language model answered, in their order, once it has
+    /// read the thought and the answer: nothing, if nothing was thought.
+    pub fn answered(&self, case: &Case, answer: &Compared) -> Vec<f32> {
+        if answer.thought.is_empty() {
+            return Vec::new();
+        }
+        let thought = self.world.reader.vector(&answer.thought);
+        let answered = answer.order.first().copied();
+        let written = Written { history: &case.history, thought: Some(&thought), answer: answered };
+        let shopper = self.shopper(case, written);
+        answer.order.iter().map(|&item| self.head.score(&shopper, item)).collect()
+    }
+
+    fn shopper(&self, case: &Case, written: Written<'_>) -> Vec<f32> {
+        self.head.shopper(written, &self.world.snapshots[case.snapshot].cards)
     }
 }
 

@@ -5,7 +5,7 @@ use super::speaker::Speaker;
 use crate::bundle::{Bundle, Golden, MANIFEST, Manifest, Part, write_golden};
 use crate::domain::UserId;
 use crate::reranker::RerankerFile;
-use crate::scorer::{Opened, score_golden};
+use crate::scorer::{Opened, Scores, score_golden};
 use anyhow::Context as _;
 use std::fs;
 use std::path::Path;
@@ -86,10 +86,10 @@ fn golden(dir: &Path) -> anyhow::Result<Vec<Golden>> {
         let spread = items.iter().skip(turn).step_by((items.len() / GOLDEN_SLATE).max(1));
         let slate = spread.take(GOLDEN_SLATE).map(|item| item.id.as_str().into()).collect();
         let now = model.cards.as_of;
-        let (scores, weighed) = (Vec::new(), Vec::new());
-        let blank = Golden { user: user.as_str().into(), now, items: slate, scores, weighed };
-        let scores = score_golden(&model, &blank, &mut desk)?;
-        Ok(Golden { scores, ..blank })
+        let user = user.as_str().into();
+        let blank = Golden { user, now, items: slate, ..Golden::default() };
+        let Scores { logits: scores, rechead, .. } = score_golden(&model, &blank, &mut desk)?;
+        Ok(Golden { scores, rechead, ..blank })
     });
     let mut golden = golden.collect::<anyhow::Result<Vec<_>>>()?;
     if decoder.exists() {

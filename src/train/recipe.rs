@@ -31,6 +31,9 @@ pub struct Recipe {
     /// The language model. A bundle without one is scored and no more.
     #[serde(default)]
     pub language_model: Option<LanguageModelRecipe>,
+    /// The Rechead. A bundle without one has no `scores.rechead`.
+    #[serde(default)]
+    pub rechead: Option<RecheadRecipe>,
     /// How it is measured.
     pub evaluate: EvaluateRecipe,
 }
@@ -146,6 +149,35 @@ pub enum Loss {
     Softmax,
     /// Each candidate by itself.
     Bce,
+}
+
+/// The Rechead.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecheadRecipe {
+    /// Whether the language model says which item it expects each shopper to want.
+    #[serde(default)]
+    pub answers: bool,
+    /// Width of a shopper's and of an item's vector.
+    pub width: usize,
+    /// How much a thought may correct (RPORec's γ).
+    pub gamma: f32,
+    /// Examples, at most.
+    pub examples_max: usize,
+    /// Candidates from the slate beside the one that was taken.
+    pub candidates: usize,
+    /// Candidates from anywhere in the catalogue.
+    pub sampled: usize,
+    /// Examples of a batch.
+    pub batch: usize,
+    /// Passes over the examples, at most.
+    pub epochs: usize,
+    /// The highest step of the optimiser; it falls along a cosine.
+    pub learning_rate: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Epochs without a better validation before training stops.
+    pub patience: usize,
 }
 
 /// The language model, and how it learns the shop.

@@ -1,40 +1,70 @@
-//! The scorer on the bench: what the rung below a language model says of slates.
+//! The small models on the bench: what the rung below a language model says of slates.
 
 use super::bench::Bench;
 use super::cases::Case;
 use super::world::World;
 use crate::bundle::Part;
-use crate::nn::Weights;
-use crate::scorer::ScorerFile;
+use crate::nn::{Rechead, Weights};
+use crate::scorer::{RecheadFile, ScorerFile};
 use anyhow::Context as _;
+use serde::de::DeserializeOwned;
 
-/// The scorer that lies on a bench.
+/// The scorer that lies on a bench, with the Rechead beside it.
 pub struct Scorer {
     weights: Weights,
     file: ScorerFile,
+    head: Option<(Rechead, f32)>,
 }
 
 // === impl Scorer ===
 
 impl Scorer {
-    /// Reads it.
+    /// Reads it, and the Rechead if there is one.
     pub fn read(bench: &Bench<'_>) -> anyhow::Result<Self> {
-        let weights = std::fs::read(bench.path(Part::Scorer)).context("reading the scorer")?;
-        let file = std::fs::read_to_string(bench.path(Part::ScorerShape))
-            .context("reading the scorer's shape")?;
-        let file = toml::from_str(&file).context("reading the scorer's shape")?;
-        Ok(Self { weights: Weights::from_bytes(&weights)?, file })
+        let mut scorer = Self::without_head(bench)?;
+        if bench.path(Part::RecheadShape).exists() {
+            let file: RecheadFile = shape(bench, Part::RecheadShape)?;
+            let network = Rechead::new(&weights(bench, Part::Rechead)?, &file.shape)?;
+            scorer.head = Some((network, file.weight));
+        }
+        Ok(scorer)
+    }
+
+    /// Reads the scorer alone, for stages that come before the Rechead is there.
+    pub fn without_head(bench: &Bench<'_>) -> anyhow::Result<Self> {
+        let weights = weights(bench, Part::Scorer)?;
+        Ok(Self { weights, file: shape(bench, Part::ScorerShape)?, head: None })
+    }
+
+    /// The Rechead.
+    pub fn head(&self) -> Option<&Rechead> {
+        self.head.as_ref().map(|(network, _)| network)
+    }
+
+    /// The same without what the Rechead says.
+    pub fn alone(&self) -> Self {
+        Self { weights: self.weights.clone(), file: self.file.clone(), head: None }
     }
 
     /// The final scores of the scored rung for each candidate of each case's slate.
     pub fn scores(&self, world: &World, cases: &[Case]) -> anyhow::Result<Vec<Vec<f32>>> {
-        let mut logits = world.score(&self.weights, &self.file.shape, cases)?;
-        for (case, logits) in cases.iter().zip(&mut logits) {
+        let said = world.score((&self.weights, &self.file.shape), self.head.as_ref(), cases)?;
+        let fused = cases.iter().zip(said).map(|(case, scores)| {
             let prior = self.file.fusion.prior(&case.history);
-            for (place, logit) in logits.iter_mut().enumerate() {
-                *logit = prior.fuse(*logit, place);
-            }
-        }
-        Ok(logits)
+            (0..case.slate.len()).map(|place| scores.fused(place, prior, place)).collect()
+        });
+        Ok(fused.collect())
     }
+}
+
+fn weights(bench: &Bench<'_>, part: Part) -> anyhow::Result<Weights> {
+    let bytes =
+        std::fs::read(bench.path(part)).with_context(|| format!("reading {}", part.file()))?;
+    Ok(Weights::from_bytes(&bytes)?)
+}
+
+fn shape<T: DeserializeOwned>(bench: &Bench<'_>, part: Part) -> anyhow::Result<T> {
+    let reading = || format!("reading {}", part.file());
+    let text = std::fs::read_to_string(bench.path(part)).with_context(reading)?;
+    toml::from_str(&text).with_context(reading)
 }

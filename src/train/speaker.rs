@@ -81,6 +81,38 @@ impl Speaker {
         Ok(logits)
     }
 
+    /// Says of each case which item it expects the shopper to want.
+    pub fn expect(
+        &self,
+        cases: &mut [Case],
+        progress: &mut dyn FnMut(usize),
+    ) -> anyhow::Result<()> {
+        let shoppers: Vec<Shopper<'_>> = cases.iter().map(Case::shopper).collect();
+        let expected = self.expected(&shoppers, progress)?;
+        for (case, expects) in cases.iter_mut().zip(expected) {
+            case.expects = expects;
+        }
+        Ok(())
+    }
+
+    /// The item that it expects each of these shoppers to want, wherever it is in the catalogue.
+    pub fn expected(
+        &self,
+        shoppers: &[Shopper<'_>],
+        progress: &mut dyn FnMut(usize),
+    ) -> anyhow::Result<Vec<Option<u32>>> {
+        let items = self.reranker.items()?;
+        let mut expected = Vec::with_capacity(shoppers.len());
+        for some in shoppers.chunks(AT_ONCE) {
+            progress(expected.len());
+            let asked = some.iter().map(|&shopper| self.reranker.expect(shopper, &items, NO_HURRY));
+            for expecting in asked.collect::<Result<Vec<_>, _>>()? {
+                expected.push(expecting.blocking_item()?);
+            }
+        }
+        Ok(expected)
+    }
+
     /// The logits of a golden request, which is made of the model's own users and items.
     pub fn weigh_golden(&self, model: &Model, golden: &Golden) -> anyhow::Result<Vec<f32>> {
         let history = &model.cards.users[&golden.user.as_str().into()].history;

@@ -7,8 +7,8 @@ use super::dataset::Dataset;
 use super::snapshot::{Snapshot, moments};
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
-use crate::nn::{Fused, Shape, Weights};
-use crate::scorer::{Desk, Entry, Model, Reader, Slate};
+use crate::nn::{Fused, Rechead, Shape, Weights};
+use crate::scorer::{Desk, Entry, Model, Reader, Scores, Slate};
 use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -110,15 +110,16 @@ impl World {
         cases.into_iter().filter(is_last).filter_map(with_slate).collect()
     }
 
-    /// The logits of each case's slate, by the serving path.
+    /// What the scorer says of each case's slate, by the serving path; with a Rechead beside it, if
+    /// there is one, whose score counts so much.
     pub fn score(
         &self,
-        weights: &Weights,
-        shape: &Shape,
+        (weights, shape): (&Weights, &Shape),
+        head: Option<&(Rechead, f32)>,
         cases: &[Case],
-    ) -> anyhow::Result<Vec<Vec<f32>>> {
+    ) -> anyhow::Result<Vec<Scores>> {
         let network = Arc::new(Fused::new(weights, shape)?);
-        let mut logits = vec![Vec::new(); cases.len()];
+        let mut scores = vec![Scores::default(); cases.len()];
         for (at, snapshot) in self.snapshots.iter().enumerate() {
             let mut of_it =
                 cases.iter().enumerate().filter(|(_, case)| case.snapshot == at).peekable();
@@ -126,25 +127,30 @@ impl World {
                 continue;
             }
             let (catalog, reader) = (self.catalog.clone(), self.reader.clone());
-            let model = Model::new(catalog, snapshot.cards.clone(), reader, network.clone())?;
+            let mut model = Model::new(catalog, snapshot.cards.clone(), reader, network.clone())?;
+            if let Some((network, weight)) = head {
+                model = model.with_head(network.clone(), *weight);
+            }
             let mut desk = model.desk();
             for (place, case) in of_it {
-                logits[place] = self.score_case(&model, case, &mut desk);
+                scores[place] = self.score_case(&model, case, &mut desk);
             }
         }
-        Ok(logits)
+        Ok(scores)
     }
 
-    fn score_case(&self, model: &Model, case: &Case, desk: &mut Desk) -> Vec<f32> {
+    fn score_case(&self, model: &Model, case: &Case, desk: &mut Desk) -> Scores {
         let candidates: Vec<Entry> = case.slate.iter().copied().map(Entry::Known).collect();
         let slate = Slate {
             user: &self.dataset.users[case.user as usize],
             now: case.now,
             history: &case.history,
             pattern: case.pattern.as_deref(),
+            head: None,
+            expects: case.expects,
             candidates: &candidates,
         };
-        model.score(&slate, desk).logits
+        model.score(&slate, desk)
     }
 }
 

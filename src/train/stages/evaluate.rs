@@ -3,7 +3,7 @@
 use crate::bundle::Part;
 use crate::train::cases::{Case, Task};
 use crate::train::dataset::DAY_S;
-use crate::train::ladder::{Ladder, Rung};
+use crate::train::ladder::{Climb, Ladder, Rung};
 use crate::train::measure::{self, Comparison, Interval};
 use crate::train::world::World;
 use crate::train::{Bench, Stage};
@@ -68,12 +68,12 @@ pub fn evaluate(bench: &mut Bench<'_>) -> anyhow::Result<Value> {
     let recipe = bench.recipe.clone();
     let mut report = Map::new();
     let tasks = world.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
-    for (task, cases) in tasks {
+    for (task, mut cases) in tasks {
         let (what, of) = (format!("evaluating {}", task.as_str()), cases.len() as u64);
         bench.progress.show(&what, 0, of);
         let show = &mut |done| bench.progress.show(&what, done as u64, of);
-        let (rungs, alone) = ladder.climb(&world, &cases, show)?;
-        let judged = Judged { task, world: &world, cases: &cases, rungs: &rungs, alone };
+        let climb = ladder.climb(&world, &mut cases, show)?;
+        let judged = Judged { task, world: &world, cases: &cases, climb: &climb };
         let table = judged.table(recipe.evaluate.resamples, recipe.seed);
         report.insert(task.as_str().into(), table);
     }
@@ -85,9 +85,7 @@ struct Judged<'a> {
     task: Task,
     world: &'a World,
     cases: &'a [Case],
-    /// Lowest first: the first is the scored one.
-    rungs: &'a [Rung],
-    alone: Option<Rung>,
+    climb: &'a Climb,
 }
 
 impl Judged<'_> {
@@ -117,8 +115,9 @@ impl Judged<'_> {
             chosen.iter().map(order).collect()
         };
         let rungs: Vec<(&str, Vec<Vec<u32>>)> =
-            self.rungs.iter().map(|rung| (rung.name, orders(rung))).collect();
-        let alone = self.alone.as_ref().map(|rung| (rung.name, orders(rung)));
+            self.climb.rungs.iter().map(|rung| (rung.name, orders(rung))).collect();
+        let parts: Vec<(&str, Vec<Vec<u32>>)> =
+            self.climb.parts.iter().map(|part| (part.name, orders(part))).collect();
         let mut figures = Map::new();
         for (name, figure) in FIGURES {
             let measured = |orders: &[Vec<u32>]| -> Vec<f64> {
@@ -130,10 +129,10 @@ impl Judged<'_> {
             let mut below = measured(&given);
             let Some(comparison) = compare(&below, &measured(&rungs[0].1)) else { continue };
             let mut told = figures_of(&comparison);
-            if let Some((name, orders)) = &alone
-                && let Some(alone) = compare(&below, &measured(orders))
-            {
-                told[name] = interval(&alone.after);
+            for (name, orders) in &parts {
+                if let Some(alone) = compare(&below, &measured(orders)) {
+                    told[name] = interval(&alone.after);
+                }
             }
             below = measured(&rungs[0].1);
             for (name, orders) in &rungs[1..] {
@@ -289,8 +288,10 @@ fn row(of: &Value) -> String {
             );
         }
     }
-    if let Some(mean) = of["weighed_alone"]["mean"].as_f64() {
-        let _ = write!(upper, "  weighed alone {mean:.4}");
+    for part in ["without_rechead", "rechead_alone", "weighed_alone"] {
+        if let Some(mean) = of[part]["mean"].as_f64() {
+            let _ = write!(upper, "  {} {mean:.4}", part.replace('_', " "));
+        }
     }
     format!(
         "given {:.4}  scored {:.4}  gain {:+.4} [{:+.4}, {:+.4}]  relative {relative}{upper}",

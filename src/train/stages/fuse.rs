@@ -5,7 +5,7 @@ use crate::reranker::{
     Compared, ComparedFile, OFFERED_MAX, Order, RerankerFile, Thought, WeighedFile,
 };
 use crate::train::cases::Case;
-use crate::train::ladder::{compare, of_the_first, scored, sorted};
+use crate::train::ladder::{Listener, WEIGHTS, compare, of_the_first, scored, sorted};
 use crate::train::measure;
 use crate::train::recipe::{FuseRecipe, Recipe};
 use crate::train::scored::Scorer;
@@ -18,8 +18,6 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 
-/// What a logit, or a place in an answer, may count.
-const WEIGHTS: [f32; 12] = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
 /// The figure that weights are chosen by: NDCG at this cut.
 const CUT: usize = 10;
 
@@ -77,6 +75,9 @@ impl Stage for Fuse {
         {
             cases.shuffle(&mut rng);
             cases.truncate(of.judged_max);
+            if recipe.rechead.is_some_and(|of| of.answers) && scorer.head().is_some() {
+                model.expect(&mut cases, &mut |_| {})?;
+            }
             let orders = scored(&scorer, &world, &cases)?;
             judged.push(Judged { task: task.as_str(), cases, orders });
         }
@@ -85,7 +86,8 @@ impl Stage for Fuse {
             "scored".into(),
             json!({ "ndcg@10": rounded(mean_ndcg(&judged, orders_of(&judged))) }),
         );
-        let mut fitting = Fitting { bench, model: &model, world: &world, judged };
+        let listener = scorer.head().map(|network| Listener::new(network, &world));
+        let mut fitting = Fitting { bench, model: &model, listener, world: &world, judged };
         let mut file = RerankerFile::default();
 
         let (weight, told) = fitting.weighed(of)?;
@@ -95,6 +97,7 @@ impl Stage for Fuse {
         if recipe.compare().is_some() {
             let compared = |thought_tokens_max| ComparedFile {
                 weight: 0.0,
+                rechead_weight: 0.0,
                 offered_max: of.compared_max.min(OFFERED_MAX),
                 thought_tokens_max,
             };
@@ -104,7 +107,8 @@ impl Stage for Fuse {
             let (reasoned, told) = fitting.compared("reasoned", compared(of.thought_tokens_max))?;
             // What is thought is worth reading even where it changes no order, if it mostly holds.
             let holds = told["thoughts"]["hold"].as_f64().is_some_and(|hold| hold >= HOLD_MIN);
-            file.reasoned = Some(reasoned).filter(|file| file.weight > 0.0 || holds);
+            let pays = |file: &ComparedFile| file.weight > 0.0 || file.rechead_weight > 0.0;
+            file.reasoned = Some(reasoned).filter(|file| pays(file) || holds);
             report.insert("reasoned".into(), told);
         }
         let Fitting { bench, judged, .. } = fitting;
@@ -126,6 +130,8 @@ struct Judged {
 struct Fitting<'a, 'p> {
     bench: &'a mut Bench<'p>,
     model: &'a Speaker,
+    /// The Rechead, if there is one.
+    listener: Option<Listener<'a>>,
     world: &'a World,
     judged: Vec<Judged>,
 }
@@ -173,10 +179,14 @@ impl Fitting<'_, '_> {
             first += orders().filter(|order| order[0] == 0).count();
             answers.push(heard);
         }
+        let below: Vec<Vec<Order>> =
+            self.judged.iter().map(|judged| judged.orders.clone()).collect();
         let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
-            ComparedFile { weight, ..file }.fuse(order, &answers[task][at].0);
+            ComparedFile { weight, ..file }.fuse(order, &answers[task][at].0, &[]);
         };
         let (weight, tried) = fit(&mut self.judged, fuse);
+        let file = ComparedFile { weight, ..file };
+        let (file, heard) = self.heard(file, &answers, below);
         let all = answers.iter().flatten().filter(|(order, _)| order.len() > 1).count().max(1);
         let share = |count: usize| rounded(count as f64 / all as f64);
         let thoughts = (file.thought_tokens_max > 0).then(|| self.thoughts(&answers));
@@ -184,11 +194,43 @@ impl Fitting<'_, '_> {
             "weight": weight,
             "ndcg@10": rounded(mean_ndcg(&self.judged, orders_of(&self.judged))),
             "tried": tried,
+            "rechead": heard,
             "order_kept": share(kept),
             "first_kept": share(first),
             "thoughts": thoughts,
         });
-        Ok((ComparedFile { weight, ..file }, told))
+        Ok((file, told))
+    }
+
+    /// Fits what the Rechead's word counts, once it has read what was thought, upon orders to which the
+    /// answers' places were fused already; `below` are those to which nothing was.
+    fn heard(
+        &mut self,
+        file: ComparedFile,
+        answers: &[Vec<(Vec<usize>, Compared)>],
+        below: Vec<Vec<Order>>,
+    ) -> (ComparedFile, Value) {
+        let Some(listener) = self.listener.as_ref().filter(|_| file.thought_tokens_max > 0) else {
+            return (file, Value::Null);
+        };
+        let heard: Vec<Vec<Vec<f32>>> = self
+            .judged
+            .iter()
+            .zip(answers)
+            .map(|(judged, answers)| {
+                let cases = judged.cases.iter().zip(answers);
+                cases.map(|(case, (_, answer))| listener.answered(case, answer)).collect()
+            })
+            .collect();
+        let fuse = |rechead_weight: f32, task: usize, at: usize, order: &mut Order| {
+            order.clone_from(&below[task][at]);
+            let file = ComparedFile { rechead_weight, ..file };
+            file.fuse(order, &answers[task][at].0, &heard[task][at]);
+        };
+        let (rechead_weight, tried) = fit(&mut self.judged, fuse);
+        let ndcg = rounded(mean_ndcg(&self.judged, orders_of(&self.judged)));
+        let told = json!({ "weight": rechead_weight, "ndcg@10": ndcg, "tried": tried });
+        (ComparedFile { rechead_weight, ..file }, told)
     }
 
     /// How many thoughts hold, and how much they repeat each other: generic ones would show.

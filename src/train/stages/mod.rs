@@ -4,6 +4,7 @@ mod evaluate;
 mod fuse;
 mod midtrain;
 mod prepare;
+mod rechead;
 mod reward_model;
 mod semantic_ids;
 mod sft;
@@ -28,6 +29,7 @@ pub static STAGES: &[&dyn Stage] = &[
     &traces::Traces,
     &sft::Sft,
     &weigh::Weigh,
+    &rechead::RecheadStage,
     &fuse::Fuse,
     &write::Write,
     &evaluate::Evaluate,

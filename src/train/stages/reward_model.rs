@@ -187,9 +187,10 @@ impl Training<'_> {
     /// How good these weights are on validation slates, with the best fusion for them: the mean
     /// over both tasks of NDCG, with the weight that is best for everybody.
     fn verdict(&self, weights: &Weights) -> anyhow::Result<(f64, Fusion)> {
-        let mut logits = Vec::new();
+        let mut logits: Vec<Vec<Vec<f32>>> = Vec::new();
         for (_, cases) in self.judges {
-            logits.push(self.world.score(weights, self.shape, cases)?);
+            let scores = self.world.score((weights, self.shape), None, cases)?;
+            logits.push(scores.into_iter().map(|scores| scores.logits).collect());
         }
         let (verdict, prior) = self.best_prior(&logits, |_| true);
         // Without cold cases every weight is as good as the first, which is none at all.

@@ -6,7 +6,7 @@
 
 use super::traces;
 use crate::bundle::Part;
-use crate::reranker::Prompts;
+use crate::reranker::{Prompts, Thought};
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{CompareRecipe, Recipe};
 use crate::train::trace::Trace;
@@ -71,8 +71,10 @@ pub fn lessons(
     let mut lessons = Vec::new();
     for trace in traces {
         lessons.push(lesson(trace, None, of, prompts)?);
-        if let Some(thought) = &trace.thought {
-            lessons.push(lesson(trace, Some(thought), of, prompts)?);
+        let thought = trace.thought.as_deref().and_then(Thought::read);
+        let Some(thought) = thought else { continue };
+        if let Some(thought) = prompts.written(&thought, &trace.order, &trace.history())? {
+            lessons.push(lesson(trace, Some(&thought), of, prompts)?);
         }
     }
     Ok(lessons)
@@ -80,7 +82,7 @@ pub fn lessons(
 
 fn lesson(
     trace: &Trace,
-    thought: Option<&str>,
+    thought: Option<&[u32]>,
     of: &CompareRecipe,
     prompts: &Prompts,
 ) -> anyhow::Result<Lesson> {
@@ -95,7 +97,7 @@ fn lesson(
     };
     if let Some(thought) = thought {
         write(prompts.think(), 0.0);
-        write(&prompts.vocabulary().encode(thought)?, of.thought_weight);
+        write(thought, of.thought_weight);
         // That a thought is over has to be learned; how an answer begins, where none was thought,
         // is written for the model.
         write(prompts.answer(), of.thought_weight);

@@ -54,7 +54,7 @@ impl Stage for Traces {
         let mut examples = examples(&world, &recipe);
         examples.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed ^ 3));
         examples.truncate(of.examples_max);
-        let scored = Scorer::read(bench)?.scores(&world, &examples)?;
+        let scored = Scorer::without_head(bench)?.scores(&world, &examples)?;
         let traces: Vec<(Trace, Attempt)> = examples
             .par_iter()
             .zip(&scored)

@@ -1,10 +1,12 @@
 //! The cards that a bundle ships: everything known at the end of the log.
 
 use crate::bundle::{Catalog, HISTORY_LEN, Part, Past, UserCard, write_cards};
-use crate::domain::EventKind;
+use crate::domain::{EventKind, Timestamp};
 use crate::evidence;
+use crate::reranker::Shopper;
 use crate::train::dataset::Dataset;
 use crate::train::snapshot::Snapshot;
+use crate::train::speaker::Speaker;
 use crate::train::{Bench, Stage};
 use crate::upstream::CoPurchase;
 use serde_json::{Value, json};
@@ -46,12 +48,17 @@ impl Stage for Write {
         let end = dataset.split.end;
         let Snapshot { upstream, mut cards } =
             Snapshot::take(&dataset, &catalog, &reader, &vectors, end, currency);
-        for (number, user) in dataset.users.iter().enumerate() {
-            let history = latest(&dataset, number);
+        let histories: Vec<Vec<Past>> =
+            (0..dataset.users.len()).map(|user| latest(&dataset, user)).collect();
+        let mut expected = expected(bench, &catalog, &histories, end)?.into_iter();
+        let currency = &bench.recipe.shop.currency;
+        for (user, history) in dataset.users.iter().zip(histories) {
+            let expects = expected.next().flatten();
             let pattern = evidence::pattern(&catalog, &cards.items, &history, currency);
             if !pattern.is_empty() {
                 let vector = reader.vector(&pattern);
-                let card = UserCard { pattern: pattern.into(), vector, history };
+                let (pattern, head) = (pattern.into(), Vec::new());
+                let card = UserCard { pattern, vector, history, expects, head };
                 cards.users.insert(user.clone(), Arc::new(card));
             }
         }
@@ -70,6 +77,23 @@ impl Stage for Write {
             "reasons": kinds,
         }))
     }
+}
+
+/// The item that the language model expects each shopper to want, if there is a Rechead that reads it.
+fn expected(
+    bench: &mut Bench<'_>,
+    catalog: &Arc<Catalog>,
+    histories: &[Vec<Past>],
+    now: Timestamp,
+) -> anyhow::Result<Vec<Option<u32>>> {
+    if !bench.recipe.rechead.is_some_and(|of| of.answers) {
+        return Ok(Vec::new());
+    }
+    let model = Speaker::start(&bench.path(Part::Decoder), catalog)?;
+    let shoppers: Vec<Shopper<'_>> =
+        histories.iter().map(|history| Shopper { history, now }).collect();
+    let total = shoppers.len() as u64;
+    model.expected(&shoppers, &mut |done| bench.progress.show("expecting", done as u64, total))
 }
 
 /// Requests to try the bundle with: users with a history, and the slates that the shop's own ranker

@@ -1,0 +1,301 @@
+//! The same network as the service runs it: one shopper at a time, in plain loops that run in vectors.
+//!
+//! A shopper's vector is made once per card (some ten microseconds), an item's once per bundle; what is
+//! left for a request is a dot product per candidate.
+
+use super::{RecheadShape, TEXTS};
+use crate::nn::ops::{dot, exp, greatest, sum, vectorised};
+use crate::nn::{Weights, WeightsError};
+
+/// Keeps the norm of a constant vector finite; PyTorch's default.
+const NORM_EPSILON: f32 = 1e-5;
+/// Rows of the Transformer: history, thought, and what was selected.
+const ROWS: usize = 3;
+
+/// The network, ready to serve.
+#[derive(Clone, Debug)]
+pub struct Rechead {
+    shape: RecheadShape,
+    /// `f` of history, thought, answer and item.
+    texts: [TextHead; TEXTS.len()],
+    layers: Vec<Layer>,
+    norm: Norm,
+    gate: Linear,
+}
+
+/// Memory of a pass, used again and again.
+#[derive(Clone, Debug, Default)]
+pub struct RecheadRoom {
+    hidden: Vec<f32>,
+    /// (rows, 3d): queries, keys, values.
+    projected: Vec<f32>,
+    rows: [Vec<f32>; ROWS],
+    normed: Vec<f32>,
+    out: Vec<f32>,
+}
+
+/// `W x + b`.
+#[derive(Clone, Debug)]
+struct Linear {
+    /// (outputs, inputs)
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+#[derive(Clone, Debug)]
+struct TextHead {
+    project: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    norms: [Norm; 2],
+    project: Linear,
+    out: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+#[derive(Clone, Debug)]
+struct Norm {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+// === impl Rechead ===
+
+impl Rechead {
+    /// Takes the weights of a network of this shape.
+    pub fn new(weights: &Weights, shape: &RecheadShape) -> Result<Self, WeightsError> {
+        shape.check()?;
+        weights.check_tensors(shape.tensors())?;
+        let load = Load(weights);
+        Ok(Self {
+            texts: TEXTS.map(|text| load.text_head(text)),
+            layers: (0..shape.layers).map(|layer| load.layer(layer)).collect(),
+            norm: load.norm("encoder.norm"),
+            gate: load.linear("gate"),
+            shape: shape.clone(),
+        })
+    }
+
+    /// Width of a shopper's and of an item's vector.
+    pub fn width(&self) -> usize {
+        self.shape.width
+    }
+
+    /// Width of a text's vector.
+    pub fn text_width(&self) -> usize {
+        self.shape.text
+    }
+
+    /// The vector of an item whose text has this vector (e): (d).
+    pub fn item(&self, text: &[f32], room: &mut RecheadRoom) -> Vec<f32> {
+        let mut item = Vec::new();
+        vectorised(|| self.texts[3].apply(text, &mut room.hidden, &mut item));
+        item
+    }
+
+    /// h_u (d): the vector of a shopper whose history, thought and answer have these vectors (e). A
+    /// thought that there is not is a vector of zeros.
+    pub fn shopper(
+        &self,
+        history: &[f32],
+        thought: &[f32],
+        answer: Option<&[f32]>,
+        room: &mut RecheadRoom,
+    ) -> Vec<f32> {
+        vectorised(|| self.pass(history, thought, answer, room))
+    }
+
+    fn pass(
+        &self,
+        history: &[f32],
+        thought: &[f32],
+        answer: Option<&[f32]>,
+        room: &mut RecheadRoom,
+    ) -> Vec<f32> {
+        let d = self.shape.width;
+        let [of_history, of_thought, of_answer, _] = &self.texts;
+        of_history.apply(history, &mut room.hidden, &mut room.rows[0]);
+        of_thought.apply(thought, &mut room.hidden, &mut room.rows[1]);
+        let mut selected = Vec::new();
+        match answer {
+            Some(answer) => of_answer.apply(answer, &mut room.hidden, &mut selected),
+            None => selected.extend_from_slice(&room.rows[0]),
+        }
+        room.rows[2].clone_from(&selected);
+        for layer in &self.layers {
+            layer.attend(self.shape.heads, room);
+            layer.feed_forward(room);
+        }
+        let mut both = selected.clone();
+        both.resize(2 * d, 0.0);
+        for row in &room.rows {
+            self.norm.apply(row, &mut room.normed);
+            for (mean, value) in both[d..].iter_mut().zip(&room.normed) {
+                *mean += value / ROWS as f32;
+            }
+        }
+        self.gate.apply(&both, &mut room.out);
+        for ((value, gate), reasoned) in selected.iter_mut().zip(&room.out).zip(&both[d..]) {
+            *value += self.shape.gamma / (1.0 + exp(0.5 - gate)) * reasoned;
+        }
+        selected
+    }
+}
+
+// === impl Linear ===
+
+impl Linear {
+    #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
+    #[inline(always)]
+    fn apply(&self, row: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        let rows = self.weight.chunks_exact(row.len());
+        out.extend(rows.zip(&self.bias).map(|(weights, bias)| dot(weights, row) + bias));
+    }
+}
+
+// === impl TextHead ===
+
+impl TextHead {
+    /// `p + down(relu(up(p)))` of `p = project(text)`.
+    #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
+    #[inline(always)]
+    fn apply(&self, text: &[f32], hidden: &mut Vec<f32>, out: &mut Vec<f32>) {
+        self.project.apply(text, out);
+        add_feed_forward(&self.up, &self.down, &out.clone(), hidden, out);
+    }
+}
+
+// === impl Layer ===
+
+impl Layer {
+    /// rows += attention(norm(rows))
+    #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
+    #[inline(always)]
+    fn attend(&self, heads: usize, room: &mut RecheadRoom) {
+        let d = self.out.bias.len();
+        room.projected.clear();
+        for row in &room.rows {
+            self.norms[0].apply(row, &mut room.normed);
+            self.project.apply(&room.normed, &mut room.out);
+            room.projected.extend_from_slice(&room.out);
+        }
+        let part = |row: usize, part: usize, head: usize| {
+            let from = (3 * row + part) * d + head * (d / heads);
+            &room.projected[from..from + d / heads]
+        };
+        let scale = ((d / heads) as f32).sqrt().recip();
+        for row in 0..ROWS {
+            room.normed.clear();
+            room.normed.resize(d, 0.0);
+            for (head, seen) in room.normed.chunks_exact_mut(d / heads).enumerate() {
+                let logit = |other| dot(part(row, 0, head), part(other, 1, head)) * scale;
+                let mut weights: [f32; ROWS] = std::array::from_fn(logit);
+                let top = greatest(&weights);
+                weights.iter_mut().for_each(|weight| *weight = exp(*weight - top));
+                let total = sum(&weights);
+                for (other, weight) in weights.iter().enumerate() {
+                    for (seen, value) in seen.iter_mut().zip(part(other, 2, head)) {
+                        *seen += weight / total * value;
+                    }
+                }
+            }
+            self.out.apply(&room.normed, &mut room.out);
+            for (value, more) in room.rows[row].iter_mut().zip(&room.out) {
+                *value += more;
+            }
+        }
+    }
+
+    /// rows += down(relu(up(norm(rows))))
+    #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
+    #[inline(always)]
+    fn feed_forward(&self, room: &mut RecheadRoom) {
+        for row in &mut room.rows {
+            self.norms[1].apply(row, &mut room.normed);
+            add_feed_forward(&self.up, &self.down, &room.normed, &mut room.hidden, row);
+        }
+    }
+}
+
+/// out += down(relu(up(row)))
+#[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
+#[inline(always)]
+fn add_feed_forward(
+    up: &Linear,
+    down: &Linear,
+    row: &[f32],
+    hidden: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    up.apply(row, hidden);
+    hidden.iter_mut().for_each(|value| *value = value.max(0.0));
+    let rows = down.weight.chunks_exact(hidden.len());
+    for ((value, weights), bias) in out.iter_mut().zip(rows).zip(&down.bias) {
+        *value += dot(weights, hidden) + bias;
+    }
+}
+
+// === impl Norm ===
+
+impl Norm {
+    #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
+    #[inline(always)]
+    fn apply(&self, row: &[f32], out: &mut Vec<f32>) {
+        let mean = sum(row) / row.len() as f32;
+        out.clear();
+        out.extend(row.iter().map(|value| value - mean));
+        let spread = (dot(out, out) / row.len() as f32 + NORM_EPSILON).sqrt().recip();
+        for ((value, scale), shift) in out.iter_mut().zip(&self.scale).zip(&self.shift) {
+            *value = *value * spread * scale + shift;
+        }
+    }
+}
+
+/// Weights that were checked.
+struct Load<'a>(&'a Weights);
+
+impl Load<'_> {
+    fn values(&self, name: &str) -> Vec<f32> {
+        self.0.get(name).expect("the tensors are checked before they are taken").to_vec()
+    }
+
+    fn linear(&self, name: &str) -> Linear {
+        self.named(&format!("{name}.weight"), &format!("{name}.bias"))
+    }
+
+    fn named(&self, weight: &str, bias: &str) -> Linear {
+        Linear { weight: self.values(weight), bias: self.values(bias) }
+    }
+
+    fn norm(&self, name: &str) -> Norm {
+        let Linear { weight: scale, bias: shift } = self.linear(name);
+        Norm { scale, shift }
+    }
+
+    fn text_head(&self, text: &str) -> TextHead {
+        let linear = |part| self.linear(&format!("{text}.{part}"));
+        TextHead { project: linear("project"), up: linear("up"), down: linear("down") }
+    }
+
+    fn layer(&self, layer: usize) -> Layer {
+        let name = format!("encoder.layers.{layer}");
+        let (linear, norm) = (
+            |part| self.linear(&format!("{name}.{part}")),
+            |part| self.norm(&format!("{name}.{part}")),
+        );
+        let project = ["weight", "bias"].map(|part| format!("{name}.self_attn.in_proj_{part}"));
+        Layer {
+            norms: [norm("norm1"), norm("norm2")],
+            project: self.named(&project[0], &project[1]),
+            out: linear("self_attn.out_proj"),
+            up: linear("linear1"),
+            down: linear("linear2"),
+        }
+    }
+}

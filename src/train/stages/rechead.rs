@@ -1,0 +1,288 @@
+//! The Rechead (RPORec, stage I): texts about a shopper learn to find the item that was taken.
+//!
+//! What was written is fixed, and the head learns from it with a sampled softmax: the item that was
+//! taken against others of its slate and against items from anywhere in the catalogue. The thought is the
+//! shopper's pattern; the answer is the item that the language model expects, if the recipe asks it, and
+//! what the shop's own counts foresee otherwise. Some answers are hidden while it learns, so that it can do without.
+
+use super::reward_model::examples;
+use crate::bundle::Part;
+use crate::nn::text::TEXT_WIDTH;
+use crate::nn::{Rechead, RecheadBatch, RecheadNetwork, RecheadShape, Weights, softmax_loss};
+use crate::scorer::{RecheadFile, foreseen, history_text};
+use crate::train::cases::{Case, Task};
+use crate::train::fit::{self, Plan};
+use crate::train::ladder::{Listener, WEIGHTS, sorted};
+use crate::train::recipe::{RecheadRecipe, Recipe};
+use crate::train::scored::Scorer;
+use crate::train::speaker::Speaker;
+use crate::train::world::World;
+use crate::train::{Bench, Stage, measure};
+use anyhow::{Context as _, ensure};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand::{Rng as _, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// The share of answers that are hidden while it learns.
+const HIDDEN_SHARE: f64 = 0.3;
+/// The figure that the best epoch and the weight are chosen by: NDCG at this cut.
+const CUT: usize = 10;
+/// What its score has to gain to count at all, as a share of the figure.
+const GAIN_MIN: f64 = 0.002;
+
+/// Trains the Rechead.
+#[derive(Debug)]
+pub struct RecheadStage;
+
+impl Stage for RecheadStage {
+    fn name(&self) -> &'static str {
+        "rechead"
+    }
+
+    fn about(&self) -> &'static str {
+        "Trains the Rechead (RPORec: history, thought and answer as texts, a dot product with every item's text)"
+    }
+
+    fn needs(&self) -> &'static [Part] {
+        &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
+    }
+
+    fn makes(&self) -> &'static [Part] {
+        &[Part::Rechead, Part::RecheadShape]
+    }
+
+    fn is_wanted(&self, recipe: &Recipe) -> bool {
+        recipe.rechead.is_some()
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+        let recipe = bench.recipe.clone();
+        let of = recipe.rechead.context("the recipe has no `rechead`")?;
+        let split = bench.dataset(&*bench.catalog()?)?.split;
+        let world = World::open(bench, split.train, split.test)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 4);
+        let mut taught = examples(&world, &recipe);
+        taught.shuffle(&mut rng);
+        taught.truncate(of.examples_max);
+        ensure!(!taught.is_empty(), "no slate of the training time holds what was bought");
+        let mut judged =
+            world.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
+        let mut answers = Value::Null;
+        if of.answers {
+            let model = Speaker::start(&bench.path(Part::Decoder), &world.catalog)?;
+            let mut ask = |what: &str, cases: &mut [Case]| -> anyhow::Result<f64> {
+                let total = cases.len() as u64;
+                let show = &mut |done| bench.progress.show(what, done as u64, total);
+                model.expect(cases, show)?;
+                Ok(hits(cases))
+            };
+            let mut told = serde_json::Map::new();
+            told.insert("examples".into(), ask("expecting, examples", &mut taught)?.into());
+            for (task, cases) in &mut judged {
+                let what = format!("expecting, {}", task.as_str());
+                told.insert(task.as_str().into(), ask(&what, cases)?.into());
+            }
+            answers = Value::Object(told);
+        }
+        let shape = RecheadShape::of(TEXT_WIDTH, of.width, of.gamma);
+        let training = Training { world: &world, of: &of, shape: &shape, seed: recipe.seed };
+        let trained = training.run(&taught, &judged, bench)?;
+
+        let (weight, tried) = training.weigh(bench, &trained.network, &judged)?;
+        let file = RecheadFile { weight, shape };
+        std::fs::write(bench.path(Part::Rechead), trained.weights.to_bytes()?)
+            .context("writing the Rechead")?;
+        std::fs::write(bench.path(Part::RecheadShape), toml::to_string(&file)?)
+            .context("writing the Rechead's shape")?;
+        Ok(json!({
+            "examples": taught.len(),
+            "answers_taken": answers,
+            "epochs": trained.epochs.iter().map(|epoch| json!({
+                "loss": epoch.loss,
+                "validation_ndcg@10": epoch.verdict,
+            })).collect::<Vec<_>>(),
+            "alone_ndcg@10": trained.best,
+            "weight": weight,
+            "tried": tried,
+        }))
+    }
+}
+
+/// How many of the items that were expected were then taken.
+fn hits(cases: &[Case]) -> f64 {
+    let hit = |case: &&Case| case.expects.is_some_and(|item| case.relevant.contains(&item));
+    let share = cases.iter().filter(hit).count() as f64 / cases.len().max(1) as f64;
+    (share * 1e4).round() / 1e4
+}
+
+/// What a training is given.
+struct Training<'a> {
+    world: &'a World,
+    of: &'a RecheadRecipe,
+    shape: &'a RecheadShape,
+    seed: u64,
+}
+
+/// What came of it.
+struct Trained {
+    weights: Weights,
+    network: Rechead,
+    best: f64,
+    epochs: Vec<fit::Epoch>,
+}
+
+type Judged = [(Task, Vec<Case>)];
+
+impl Training<'_> {
+    fn run(
+        &self,
+        examples: &[Case],
+        judged: &Judged,
+        bench: &mut Bench<'_>,
+    ) -> anyhow::Result<Trained> {
+        let of = self.of;
+        let variables = self.shape.random(self.seed)?.to_varmap(&Device::Cpu)?;
+        let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let network = RecheadNetwork::new(self.shape, &built)?;
+        let steps = examples.len().div_ceil(of.batch);
+        let plan = Plan {
+            epochs: of.epochs,
+            steps,
+            learning_rate: of.learning_rate,
+            weight_decay: of.weight_decay,
+            patience: of.patience,
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 5);
+        let mut best: Option<(f64, Weights, Rechead)> = None;
+        let loss_of = |step: usize| -> anyhow::Result<Tensor> {
+            let start = step % steps * of.batch;
+            let batch =
+                self.batch(&examples[start..examples.len().min(start + of.batch)], &mut rng)?;
+            let scores = network.forward(&batch)?;
+            Ok(softmax_loss(&scores, &scores.ones_like()?)?)
+        };
+        let judge = |_| -> anyhow::Result<f64> {
+            let weights = Weights::from_varmap(&variables)?;
+            let served = Rechead::new(&weights, self.shape)?;
+            let verdict = self.alone(&served, judged);
+            if best.as_ref().is_none_or(|best| verdict > best.0) {
+                best = Some((verdict, weights, served));
+            }
+            Ok(verdict)
+        };
+        let total = (plan.epochs * steps) as u64;
+        let epochs = fit::fit(&variables, plan, loss_of, judge, |loss, step| {
+            bench.progress.show(&format!("rechead, loss {loss:.3}"), step as u64, total);
+        })?;
+        let (best, weights, network) = best.context("the recipe allows no epoch")?;
+        Ok(Trained { weights, network, best, epochs })
+    }
+
+    /// Texts of some examples, and candidates of which the first was taken.
+    fn batch(&self, cases: &[Case], rng: &mut ChaCha8Rng) -> candle_core::Result<RecheadBatch> {
+        let (of, texts) = (self.of, self.texts());
+        let candidates = 1 + of.candidates + of.sampled;
+        let (mut history, mut thought) = (Vec::new(), Vec::new());
+        let (mut answer, mut answered, mut items) = (Vec::new(), Vec::new(), Vec::new());
+        for case in cases {
+            history.extend(history_text(&case.history, texts, TEXT_WIDTH));
+            let nothing = || vec![0.0; TEXT_WIDTH];
+            thought.extend(case.pattern.clone().unwrap_or_else(nothing));
+            let cards = &self.world.snapshots[case.snapshot].cards;
+            let expects = case.expects.or_else(|| foreseen(&case.history, cards));
+            let expects = expects.filter(|_| !rng.random_bool(HIDDEN_SHARE));
+            answer.extend(expects.map_or_else(nothing, |item| text(texts, item).to_vec()));
+            answered.push(if expects.is_some() { 1.0_f32 } else { 0.0 });
+            for item in self.candidates(case, rng) {
+                items.extend(text(texts, item));
+            }
+        }
+        let rows =
+            |values, columns: usize| Tensor::from_vec(values, (cases.len(), columns), &Device::Cpu);
+        Ok(RecheadBatch {
+            history: rows(history, TEXT_WIDTH)?,
+            thought: rows(thought, TEXT_WIDTH)?,
+            answer: rows(answer, TEXT_WIDTH)?,
+            answered: Tensor::from_vec(answered, cases.len(), &Device::Cpu)?,
+            items: rows(items, candidates * TEXT_WIDTH)?.reshape((cases.len(), candidates, ()))?,
+        })
+    }
+
+    /// The one taken, others of its slate, and items from anywhere: as many for each case.
+    fn candidates(&self, case: &Case, rng: &mut ChaCha8Rng) -> Vec<u32> {
+        let (taken, others): (Vec<u32>, Vec<u32>) =
+            case.slate.iter().copied().partition(|item| case.relevant.contains(item));
+        let mut chosen: Vec<u32> = taken.choose(rng).copied().into_iter().collect();
+        chosen.extend(others.choose_multiple(rng, self.of.candidates));
+        let items = self.world.catalog.len() as u32;
+        while chosen.len() < 1 + self.of.candidates + self.of.sampled {
+            let item = rng.random_range(0..items);
+            // A shop may have sold all of its few items in one basket.
+            if !case.relevant.contains(&item) || case.relevant.len() >= items as usize {
+                chosen.push(item);
+            }
+        }
+        chosen
+    }
+
+    /// How good its own order is: the mean over tasks of NDCG.
+    fn alone(&self, network: &Rechead, judged: &Judged) -> f64 {
+        let listener = Listener::new(network, self.world);
+        mean_ndcg(judged, |case| listener.scores(case))
+    }
+
+    /// The weight that is best beside the scorer, none if the best gains too little, and what each got.
+    fn weigh(
+        &self,
+        bench: &Bench<'_>,
+        network: &Rechead,
+        judged: &Judged,
+    ) -> anyhow::Result<(f32, Vec<(f32, f64)>)> {
+        let scorer = Scorer::without_head(bench)?;
+        let listener = Listener::new(network, self.world);
+        let mut below = Vec::new();
+        for (_, cases) in judged {
+            below.push(scorer.scores(self.world, cases)?);
+        }
+        let mut tried = Vec::new();
+        let (mut best, mut weight) = (f64::MIN, 0.0);
+        for of_it in std::iter::once(0.0).chain(WEIGHTS) {
+            let mut below = below.iter().flatten();
+            let ndcg = mean_ndcg(judged, |case| {
+                let scores = below.next().into_iter().flatten().zip(listener.scores(case));
+                scores.map(|(score, heard)| score + of_it * heard).collect()
+            });
+            tried.push((of_it, (ndcg * 1e5).round() / 1e5));
+            let enough = if of_it > 0.0 { tried[0].1 * (1.0 + GAIN_MIN) } else { f64::MIN };
+            if ndcg > best && ndcg >= enough {
+                (best, weight) = (ndcg, of_it);
+            }
+        }
+        Ok((weight, tried))
+    }
+
+    /// (items, e): the texts of all items, which no time changes.
+    fn texts(&self) -> &[f32] {
+        &self.world.snapshots[0].cards.item_vectors
+    }
+}
+
+fn text(texts: &[f32], item: u32) -> &[f32] {
+    &texts[item as usize * TEXT_WIDTH..][..TEXT_WIDTH]
+}
+
+/// The mean over tasks of NDCG, with slates sorted by these scores.
+fn mean_ndcg(judged: &Judged, mut scores: impl FnMut(&Case) -> Vec<f32>) -> f64 {
+    let tasks = judged.iter().map(|(_, cases)| {
+        let each = cases.iter().map(|case| {
+            let order = sorted(&scores(case));
+            let order: Vec<u32> = order.iter().map(|&(place, _)| case.slate[place]).collect();
+            measure::ndcg(&order, &case.relevant, CUT)
+        });
+        each.sum::<f64>() / cases.len().max(1) as f64
+    });
+    tasks.sum::<f64>() / judged.len().max(1) as f64
+}
