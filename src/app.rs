@@ -1,45 +1,41 @@
 //! From a configuration to a running server: the wiring, and the only file that knows every floor.
 
+mod canary;
+mod signals;
+
+pub use canary::Canary;
+pub use signals::{HangUps, told_to_stop};
+
 use crate::api::{BindError, CutOff, Desk, Door, Limits, Readiness, State, router};
-use crate::bundle::Golden;
 use crate::config::{self, Config, Quantize};
-use crate::domain::{Candidate, Criticality, Deadline, Effort, Explain, Query};
 use crate::engine;
-use crate::rank::{self, Building, Ladder, MemoryLimits, Update};
+use crate::rank::{self, Building, Live, MemoryLimits};
 use crate::reranker::RunLimits;
 use crate::scorer::{self, Opened};
 use crate::store::{Embedded, Store};
 use crate::telemetry::Metrics;
 use crate::worker;
 use anyhow::Context as _;
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, StreamExt as _};
+use canary::CANARY_TIMEOUT;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How often a canary slate is sent through the ladder.
 const CANARY_INTERVAL: Duration = Duration::from_secs(2);
-/// How long it may take.
-const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often observations are folded into buckets.
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Sends a slate through every rung that is switched on, and says whether it came back from the
-/// top one.
-pub type Canary = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// What a server is made from.
 pub struct Parts {
     /// What answers.
-    pub ladder: Arc<Ladder>,
+    pub live: Arc<Live>,
     /// What shows that it does.
     pub canary: Canary,
-    /// Where things are counted: the ladder's own.
+    /// Where things are counted: the ladders' own.
     pub metrics: Arc<Metrics>,
     /// Requests to try, in a demo.
     pub samples: Option<serde_json::Value>,
@@ -102,48 +98,15 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
     let (ladder, opened) = rank::open(dir, &building)
         .await
         .with_context(|| format!("opening the bundle {}", dir.display()))?;
-    let canary = canary(ladder.clone(), opened.golden().first().cloned());
-    Ok((Parts { ladder, canary, metrics, samples: None }, opened))
-}
-
-/// Sends the first golden request through the whole ladder.
-fn canary(ladder: Arc<Ladder>, golden: Option<Golden>) -> Canary {
-    Arc::new(move || {
-        let (ladder, golden) = (ladder.clone(), golden.clone());
-        async move {
-            let Some(golden) = golden else { return false };
-            let top = ladder.top();
-            let climb = ladder.climb(golden_query(golden));
-            let last = climb.fold(None, |_, update| async { Some(update) }).await;
-            matches!(last, Some(Update::Answer(answer)) if answer.ranking.quality == top)
-        }
-        .boxed()
-    })
-}
-
-fn golden_query(golden: Golden) -> Query {
-    let candidate = |item: String| Candidate { item: item.into(), prior_score: None, inline: None };
-    Query {
-        request_id: "canary".into(),
-        user: golden.user.into(),
-        history: None,
-        request: None,
-        top_n: golden.items.len(),
-        candidates: golden.items.into_iter().map(candidate).collect(),
-        effort: Effort::Auto,
-        explain: Explain::None,
-        reasons_per_item: 0,
-        criticality: Criticality::Critical,
-        bundle: None,
-        now: golden.now,
-        deadline: Deadline::after(Instant::now(), CANARY_TIMEOUT),
-    }
+    let live = Arc::new(Live::start(ladder, building, config.bundle.swap.manner()));
+    let canary = canary::canary(live.clone());
+    Ok((Parts { live, canary, metrics, samples: None }, opened))
 }
 
 impl App {
     /// Takes the port and serves on it.
     pub async fn start(config: &config::Api, parts: Parts) -> Result<Self, BindError> {
-        let Parts { ladder, canary, metrics, samples } = parts;
+        let Parts { live, canary, metrics, samples } = parts;
         let door = Door::bind(config.listen).await?;
         let readiness = Arc::new(Readiness::starting().await);
         let limits = Limits {
@@ -151,9 +114,8 @@ impl App {
             deadline_default: config.deadline_default.0,
             reply_reserve: config.reply_reserve.0,
         };
-        metrics.bundle("stable", ladder.version().as_str(), None);
         let samples = samples.map(|samples| samples.to_string().into());
-        let desk = Desk::new(ladder, metrics.clone(), readiness.clone(), limits, samples);
+        let desk = Desk::new(live, metrics.clone(), readiness.clone(), limits, samples);
         tokio::spawn(watch(canary, readiness.clone()));
         tokio::spawn(fold(metrics, readiness.clone()));
         let (address, grace) = (door.address(), config.shutdown_grace.0);
@@ -183,22 +145,8 @@ impl App {
 
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts").field("ladder", &self.ladder).finish_non_exhaustive()
+        f.debug_struct("Parts").field("live", &self.live).finish_non_exhaustive()
     }
-}
-
-/// Completes when the operator wants the process to end: Ctrl-C, or SIGTERM.
-pub async fn told_to_stop() -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            interrupted = signal::ctrl_c() => interrupted,
-            _ = terminate.recv() => Ok(()),
-        }
-    }
-    #[cfg(not(unix))]
-    signal::ctrl_c().await
 }
 
 async fn watch(canary: Canary, readiness: Arc<Readiness>) {

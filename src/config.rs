@@ -4,6 +4,7 @@
 //! durations and sizes carry their units (`"150ms"`, `"64MiB"`).
 
 use crate::nn::packed::Precision;
+use crate::rank::Manner;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -124,6 +125,20 @@ pub struct Store {
 pub struct Bundle {
     /// The folder.
     pub path: PathBuf,
+    /// How another version follows the one that serves.
+    pub swap: Swap,
+}
+
+/// How one version follows another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Swap {
+    /// The new one is whole before the old one leaves: memory has to hold both.
+    #[default]
+    SideBySide,
+    /// The new one loads its language model once that of the old one is gone; until then, answers
+    /// are scored and no more.
+    OneAtATime,
 }
 
 /// A time with its unit: `"150ms"`.
@@ -243,6 +258,16 @@ impl Quantize {
     }
 }
 
+impl Swap {
+    /// The manner of that name.
+    pub fn manner(self) -> Manner {
+        match self {
+            Self::SideBySide => Manner::SideBySide,
+            Self::OneAtATime => Manner::OneAtATime,
+        }
+    }
+}
+
 // === Defaults ===
 
 impl Default for Api {
@@ -285,7 +310,7 @@ impl Default for Engine {
 
 impl Default for Bundle {
     fn default() -> Self {
-        Self { path: "models/demo".into() }
+        Self { path: "models/demo".into(), swap: Swap::default() }
     }
 }
 
@@ -349,6 +374,7 @@ mod tests {
                 ("RAISONNE__API__DEADLINE_DEFAULT", "40ms"),
                 ("RAISONNE__SCORER__THREADS", "3"),
                 ("RAISONNE__STORE__PATH", "data/facts.redb"),
+                ("RAISONNE__BUNDLE__SWAP", "one_at_a_time"),
                 ("OTHER__API__LISTEN", "nowhere"),
             ],
         )
@@ -358,6 +384,7 @@ mod tests {
         assert_eq!(config.api.deadline_default, Span(Duration::from_millis(40)));
         assert_eq!(config.scorer.threads, 3);
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
+        assert_eq!(config.bundle.swap, Swap::OneAtATime);
     }
 
     #[test]
@@ -374,6 +401,7 @@ mod tests {
         check("[api]\ndeadline_default = \"150 parsecs\"", &[], "us, ms, s, m, h");
         check("[rank]\nprofile_cache = \"64MB\"", &[], "KiB");
         check("[api]\nrequests_max = 0", &[], "requests_max");
+        check("[bundle]\nswap = \"at_once\"", &[], "one_at_a_time");
         check("[api", &[], "is no TOML");
     }
 

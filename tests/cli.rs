@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/bundle.rs"]
+mod bundle;
+
+use bundle::{copied_bundle, flip};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 fn raisonne(arguments: &[&str]) -> Command {
@@ -27,25 +31,6 @@ fn fails(arguments: &[&str], code: i32, words: &[&str]) {
             "{arguments:?} should name {word}: {}",
             said(&output)
         );
-    }
-}
-
-/// A copy of the demo bundle, to be spoilt.
-fn copied_bundle(home: &Path) -> PathBuf {
-    let copy = home.join("bundle");
-    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo"), &copy);
-    copy
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
     }
 }
 
@@ -101,12 +86,8 @@ fn every_command_explains_itself_with_an_example() {
 #[test]
 fn a_bundle_with_one_flipped_byte_is_not_served() {
     let home = tempfile::tempdir().unwrap();
-    let bundle = copied_bundle(home.path());
-    let scorer = bundle.join("scorer.safetensors");
-    let mut bytes = fs::read(&scorer).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    fs::write(&scorer, bytes).unwrap();
+    let bundle = copied_bundle(home.path(), "bundle");
+    flip(&bundle.join("scorer.safetensors"));
     let bundle = bundle.to_str().unwrap();
     fails(&["serve", "--bundle", bundle], 1, &["scorer.safetensors", "BLAKE3"]);
     fails(&["bundle", "verify", bundle], 1, &["scorer.safetensors"]);
@@ -115,7 +96,7 @@ fn a_bundle_with_one_flipped_byte_is_not_served() {
 #[test]
 fn a_bundle_with_a_missing_file_is_not_served() {
     let home = tempfile::tempdir().unwrap();
-    let bundle = copied_bundle(home.path());
+    let bundle = copied_bundle(home.path(), "bundle");
     fs::remove_file(bundle.join("item_cards.jsonl.zst")).unwrap();
     fails(&["check", "--bundle", bundle.to_str().unwrap()], 1, &["item_cards.jsonl.zst"]);
 }
@@ -123,7 +104,7 @@ fn a_bundle_with_a_missing_file_is_not_served() {
 #[test]
 fn a_manifest_cannot_lead_out_of_its_folder() {
     let home = tempfile::tempdir().unwrap();
-    let bundle = copied_bundle(home.path());
+    let bundle = copied_bundle(home.path(), "bundle");
     let manifest = bundle.join("manifest.toml");
     let text = fs::read_to_string(&manifest).unwrap();
     let evil = text.replacen("catalog.jsonl.zst", "../../etc/passwd", 1);

@@ -151,6 +151,7 @@ fn metrics_have_the_names_that_dashboards_read() {
     metrics.scored(100, Duration::from_millis(1));
     metrics.cards("memory", 1);
     metrics.bundle("stable", "demo-1", None);
+    metrics.swap("swapped");
     metrics.engine_step(&EngineStep {
         rows: 3,
         prefill_tokens: 2,

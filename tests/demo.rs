@@ -33,7 +33,7 @@ impl Demo {
         // Tests run many at a time on slow machines: what they check is not speed.
         config.api.deadline_default = raisonne::config::Span(std::time::Duration::from_secs(20));
         let (parts, _) = furnish(&config).await.unwrap();
-        let top = parts.ladder.top().into();
+        let top = parts.live.ladder().top().into();
         let app = App::start(&config.api, parts).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
         let client = RerankServiceClient::new(channel.connect().await.unwrap());

@@ -34,7 +34,7 @@ fn query(budget_ms: u64) -> Query {
 
 fn ladder(rungs: Vec<Stub>) -> (Arc<Ladder>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let rungs = rungs.into_iter().map(Stub::boxed).collect();
+    let rungs = rungs.into_iter().map(Stub::rung).collect();
     (Arc::new(Ladder::new(rungs, "test-1".into(), metrics.clone())), metrics)
 }
 

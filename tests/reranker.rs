@@ -3,22 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/building.rs"]
+mod support;
+
 use futures_util::StreamExt as _;
 use raisonne::bundle::{Bundle, Manifest, Part};
 use raisonne::domain::{
     Candidate, Criticality, Deadline, Effort, Explain, ItemText, Quality, Query, Source,
 };
-use raisonne::engine;
 use raisonne::language::Vocabulary;
 use raisonne::nn::decoder::Model;
-use raisonne::rank::{self, Answer, Building, Ladder, MemoryLimits, Shortfall, Update};
+use raisonne::rank::{self, Answer, Building, Ladder, Shortfall, Update};
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, RunLimits, WeighedFile};
-use raisonne::scorer;
 use raisonne::telemetry::Metrics;
 use raisonne::train::recipe::Sizes;
-use raisonne::worker;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,29 +72,9 @@ fn bundle() -> TempDir {
 }
 
 fn building(change: impl FnOnce(&mut RunLimits)) -> Building {
-    let some = |count| NonZeroUsize::new(count).unwrap();
-    let mut engine = RunLimits {
-        threads: some(2),
-        cache: 8 << 20,
-        precision: None,
-        rows_max: some(256),
-        sequences: engine::Limits {
-            running_max: some(8),
-            waiting_max: some(8),
-            share_max: some(256),
-        },
-    };
-    change(&mut engine);
-    Building {
-        store: None,
-        memory: MemoryLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
-        scorer: scorer::Limits {
-            threads: some(1),
-            slates: worker::Limits { waiting_max: some(64), batch_max: some(8) },
-        },
-        engine,
-        metrics: Arc::new(Metrics::new()),
-    }
+    let mut building = support::building(Arc::new(Metrics::new()));
+    change(&mut building.engine);
+    building
 }
 
 async fn open(home: &TempDir) -> Arc<Ladder> {

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
+#[path = "support/building.rs"]
+mod wiring;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -15,7 +17,7 @@ use raisonne::api::pb::rerank_service_client::RerankServiceClient;
 use raisonne::api::{BindError, State, pb};
 use raisonne::app::{App, Parts};
 use raisonne::config;
-use raisonne::rank::{Ladder, Shortfall};
+use raisonne::rank::{Ladder, Live, Manner, Shortfall};
 use raisonne::telemetry::Metrics;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -63,11 +65,11 @@ impl Server {
 
     async fn with(stub: Stub, config: config::Api) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let ladder = Ladder::new(vec![stub.boxed()], "test-1".into(), metrics.clone());
+        let ladder = Ladder::new(vec![stub.rung()], "test-1".into(), metrics.clone());
         let alive = Arc::new(AtomicBool::new(true));
         let heart = alive.clone();
         let parts = Parts {
-            ladder: Arc::new(ladder),
+            live: live(ladder, &metrics),
             canary: Arc::new(move || {
                 let beats = heart.load(Ordering::Relaxed);
                 Box::pin(async move { beats })
@@ -116,6 +118,12 @@ impl Server {
     async fn refused(&self, request: pb::RerankRequest) -> Status {
         self.grpc().await.rerank(request).await.unwrap_err()
     }
+}
+
+/// A ladder that nobody swaps.
+fn live(ladder: Ladder, metrics: &Arc<Metrics>) -> Arc<Live> {
+    let building = wiring::building(metrics.clone());
+    Arc::new(Live::start(Arc::new(ladder), building, Manner::default()))
 }
 
 fn api() -> config::Api {
@@ -527,7 +535,7 @@ async fn a_port_in_use_is_named() {
     let config = config::Api { listen: server.address(), ..api() };
     let metrics = Arc::new(Metrics::new());
     let parts = Parts {
-        ladder: Arc::new(Ladder::new(vec![], "test-1".into(), metrics.clone())),
+        live: live(Ladder::new(vec![], "test-1".into(), metrics.clone()), &metrics),
         canary: Arc::new(|| Box::pin(async { true })),
         metrics,
         samples: None,

@@ -6,7 +6,7 @@ use super::pb;
 use super::readiness::Readiness;
 use super::wire::{self, Envelope, Slip};
 use crate::domain::{Criticality, Query};
-use crate::rank::{Ladder, Update};
+use crate::rank::{Ladder, Live, Update};
 use crate::telemetry::Metrics;
 use async_stream::stream;
 use axum::body::Bytes;
@@ -33,10 +33,10 @@ pub struct Limits {
     pub reply_reserve: Duration,
 }
 
-/// What both protocols share: the ladder, and who may climb it.
+/// What both protocols share: the ladder that serves, and who may climb it.
 #[derive(Debug)]
 pub struct Desk {
-    ladder: Arc<Ladder>,
+    live: Arc<Live>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     limits: Limits,
@@ -45,16 +45,16 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// A desk in front of `ladder`. `samples` is a JSON document of requests to try.
+    /// A desk in front of the ladder that is live. `samples` is a JSON document of requests to try.
     pub fn new(
-        ladder: Arc<Ladder>,
+        live: Arc<Live>,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
         limits: Limits,
         samples: Option<Bytes>,
     ) -> Self {
         let seats = Arc::new(Semaphore::new(limits.requests_max));
-        Self { ladder, metrics, readiness, limits, seats, samples }
+        Self { live, metrics, readiness, limits, seats, samples }
     }
 
     /// The best ranking that the deadline allows.
@@ -110,11 +110,11 @@ impl Desk {
         request: pb::ExplainRequest,
     ) -> Result<pb::ExplainResponse, Fault> {
         let query = wire::question(request, envelope(&call))?;
-        self.check(&call, &query)?;
+        let ladder = self.ladder(&call, &query)?;
         let slip = Slip::of(&query);
-        let reasons = timeout_at(query.deadline.instant(), self.ladder.explain(&query));
+        let reasons = timeout_at(query.deadline.instant(), ladder.explain(&query));
         let reasons = reasons.await.map_err(|_| Fault::late())?;
-        Ok(wire::explained(&slip, self.ladder.version(), reasons))
+        Ok(wire::explained(&slip, ladder.version(), reasons))
     }
 
     /// A seat for one more request, if there is one.
@@ -151,15 +151,16 @@ impl Desk {
         request: pb::RerankRequest,
     ) -> Result<(Slip, impl Stream<Item = Update> + Send + use<>), Fault> {
         let query = wire::query(request, envelope(call))?;
-        self.check(call, &query)?;
-        Ok((Slip::of(&query), self.ladder.clone().climb(query)))
+        let ladder = self.ladder(call, &query)?;
+        Ok((Slip::of(&query), ladder.climb(query)))
     }
 
-    /// What only the desk can know about a valid query: whether it is for us, in time, and
-    /// important enough.
-    fn check(&self, call: &Call, query: &Query) -> Result<(), Fault> {
+    /// The ladder for a valid query, taken once, so that its answer is of one version; and what only
+    /// the desk can know: whether the query is for us, in time, and important enough.
+    fn ladder(&self, call: &Call, query: &Query) -> Result<Arc<Ladder>, Fault> {
+        let ladder = self.live.ladder();
         let pinned = query.bundle.as_ref();
-        if let Some(other) = pinned.filter(|version| *version != self.ladder.version()) {
+        if let Some(other) = pinned.filter(|version| *version != ladder.version()) {
             return Err(Fault::not_found("bundle", other.as_str()));
         }
         if call.expires.passed(Instant::now()) {
@@ -170,7 +171,7 @@ impl Desk {
             Criticality::Default => self.limits.requests_max / CRITICAL_SHARE,
             Criticality::Sheddable => self.limits.requests_max / UNSHEDDABLE_SHARE,
         };
-        if self.seats.available_permits() < kept_free { Err(Fault::busy()) } else { Ok(()) }
+        if self.seats.available_permits() < kept_free { Err(Fault::busy()) } else { Ok(ladder) }
     }
 }
 

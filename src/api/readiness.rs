@@ -22,7 +22,7 @@ pub struct Readiness {
 pub enum State {
     /// No canary has come back yet.
     Starting,
-    /// The last canary went through every rung.
+    /// The last canary went through every rung that is there, and none is out of order.
     Ready,
     /// The last canary did not: the rungs below still answer.
     Degraded,

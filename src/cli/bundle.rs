@@ -189,7 +189,7 @@ impl Verify {
         let mut config = Config::default();
         config.bundle.path = self.bundle;
         let (parts, opened) = runtime()?.block_on(app::furnish(&config))?;
-        let (version, top) = (&opened.version, parts.ladder.top().as_str());
+        let (version, top) = (&opened.version, parts.live.ladder().top().as_str());
         writeln!(std::io::stdout(), "{version} is whole, and answers as it should up to {top}")?;
         Ok(())
     }

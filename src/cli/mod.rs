@@ -34,6 +34,10 @@ enum Command {
     Demo(demo::Demo),
     /// Serves a bundle over gRPC and HTTP.
     ///
+    /// On SIGHUP it opens the bundle's path again. If another version lies there and holds (its
+    /// hashes, its golden requests), that one is swapped in, and no request is lost or mixed; if it
+    /// does not hold, the one before goes on.
+    ///
     /// Example: raisonne serve --config deploy/config/serve.toml
     Serve(serve::Serve),
     /// Checks a configuration and the bundle that it names, without serving.

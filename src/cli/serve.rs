@@ -1,6 +1,6 @@
 //! `serve` and `check`.
 
-use crate::app::{self, App};
+use crate::app::{self, App, HangUps};
 use crate::config::Config;
 use crate::telemetry::{TraceFormat, start_tracing};
 use anyhow::Context as _;
@@ -44,13 +44,21 @@ impl Serve {
         config.api.listen = self.listen.unwrap_or(config.api.listen);
         let people = std::io::stderr().is_terminal();
         start_tracing(if people { TraceFormat::Human } else { TraceFormat::Json })?;
-        runtime()?.block_on(async {
+        let runtime = runtime()?;
+        let served = runtime.block_on(async {
+            // First of all, so that one that comes early does not end the process.
+            let hang_ups = HangUps::listen()?;
             let (parts, _) = app::furnish(&config).await?;
+            let live = parts.live.clone();
             let app = App::start(&config.api, parts).await?;
+            tokio::spawn(hang_ups.swap(live, config.bundle.path.clone()));
             app::told_to_stop().await?;
             tracing::info!("told to stop: finishing what is in flight");
             Ok(app.stop().await?)
-        })
+        });
+        // A bundle that is being opened just now must not hold up the end.
+        runtime.shutdown_timeout(config.api.shutdown_grace.0);
+        served
     }
 }
 
@@ -64,7 +72,7 @@ impl Check {
             out,
             "{} is whole, scores as it should, and reaches {}: {} items, {} users",
             opened.version,
-            parts.ladder.top().as_str(),
+            parts.live.ladder().top().as_str(),
             opened.model.catalog.len(),
             opened.model.cards.users.len(),
         )?;

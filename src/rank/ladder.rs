@@ -1,6 +1,8 @@
 //! The climb: from the order given to the best order that the deadline allows.
 
+use super::end::{End, Ending};
 use super::{Aloud, Pace, Receipt, Refined, Rung, Shortfall};
+use crate::bundle::Golden;
 use crate::domain::{Effort, ItemId, Quality, Query, Ranking, Reason, Version};
 use crate::telemetry::Metrics;
 use async_stream::stream;
@@ -11,14 +13,17 @@ use tokio::time::{Instant, timeout_at};
 
 /// The rungs of one bundle, lowest first.
 pub struct Ladder {
-    steps: Vec<Step>,
+    steps: Ending<Vec<Step>>,
+    /// The rungs of its bundle that it does without, and why.
+    lacks: Vec<(Quality, Shortfall)>,
+    golden: Option<Golden>,
     version: Version,
     metrics: Arc<Metrics>,
 }
 
 /// A rung with its pace: begun only if it fits, cut off at the deadline, timed either way.
 struct Step {
-    rung: Box<dyn Rung>,
+    rung: Arc<dyn Rung>,
     pace: Pace,
 }
 
@@ -48,14 +53,40 @@ pub enum Update {
 
 impl Ladder {
     /// A ladder of `rungs`, lowest first.
-    pub fn new(rungs: Vec<Box<dyn Rung>>, version: Version, metrics: Arc<Metrics>) -> Self {
-        let steps = rungs.into_iter().map(|rung| Step { rung, pace: Pace::default() }).collect();
-        Self { steps, version, metrics }
+    pub fn new(rungs: Vec<Arc<dyn Rung>>, version: Version, metrics: Arc<Metrics>) -> Self {
+        let steps = rungs.into_iter().map(|rung| Step { rung, pace: Pace::default() });
+        let steps = Ending::new(steps.collect());
+        Self { steps, lacks: Vec::new(), golden: None, version, metrics }
+    }
+
+    /// The same ladder, which does without these rungs: whoever wants to climb there is told why not.
+    pub fn lacking(self, lacks: Vec<(Quality, Shortfall)>) -> Self {
+        Self { lacks, ..self }
+    }
+
+    /// The same ladder, with a request that shows whether it holds.
+    pub fn with_golden(self, golden: Option<Golden>) -> Self {
+        Self { golden, ..self }
     }
 
     /// The version of the bundle behind the rungs.
     pub fn version(&self) -> &Version {
         &self.version
+    }
+
+    /// A request that shows whether it holds.
+    pub fn golden(&self) -> Option<&Golden> {
+        self.golden.as_ref()
+    }
+
+    /// Whether it has every rung of its bundle.
+    pub fn is_whole(&self) -> bool {
+        self.lacks.is_empty()
+    }
+
+    /// When it will have been dropped, and with it whatever it alone owns.
+    pub fn end(&self) -> End {
+        self.steps.end()
     }
 
     /// The best that this ladder can reach.
@@ -74,7 +105,7 @@ impl Ladder {
                 receipt: Receipt::default(),
                 last: false,
             };
-            for step in self.steps.iter().filter(|step| step.within(query.effort)) {
+            for step in self.steps.iter().filter(|step| within(step.rung.quality(), query.effort)) {
                 yield Update::Answer(Box::new(answer.clone()));
                 let (aloud, mut thoughts) = Aloud::new();
                 let outcome = {
@@ -95,6 +126,8 @@ impl Ladder {
                     Err(shortfall) => answer.shortfalls.push((step.rung.quality(), shortfall)),
                 }
             }
+            let lacks = self.lacks.iter().filter(|(quality, _)| within(*quality, query.effort));
+            answer.shortfalls.extend(lacks.cloned());
             for (quality, shortfall) in &answer.shortfalls {
                 self.metrics.shortfall(quality.as_str(), shortfall.as_str());
             }
@@ -150,17 +183,13 @@ impl std::fmt::Debug for Ladder {
     }
 }
 
-// === impl Step ===
-
-impl Step {
-    fn within(&self, effort: Effort) -> bool {
-        let quality = self.rung.quality();
-        match effort {
-            Effort::Scored => quality <= Quality::Scored,
-            Effort::Weighed => quality <= Quality::Weighed,
-            Effort::Reranked => quality <= Quality::Reranked,
-            Effort::Reasoned | Effort::Auto => true,
-        }
+/// Whether somebody who makes this effort wants to climb there.
+fn within(quality: Quality, effort: Effort) -> bool {
+    match effort {
+        Effort::Scored => quality <= Quality::Scored,
+        Effort::Weighed => quality <= Quality::Weighed,
+        Effort::Reranked => quality <= Quality::Reranked,
+        Effort::Reasoned | Effort::Auto => true,
     }
 }
 

@@ -1,102 +1,131 @@
-//! From a bundle on disk to a ladder that can serve.
+//! The ladder that serves now.
 
-use super::compared::Compared;
-use super::profile::{MemoryLimits, Profiles};
-use super::scored::Scored;
-use super::weighed::Weighed;
-use super::{Ladder, Rung};
-use crate::bundle::{Bundle, BundleError, Part};
-use crate::domain::{Quality, Version};
-use crate::reranker::{ComparedFile, Reranker, RerankerError, RerankerFile, RunLimits};
-use crate::scorer::{self, Opened, Scorer};
-use crate::store::Store;
-use crate::telemetry::Metrics;
+use super::swap::{Errand, Keeper};
+use super::{Building, Ladder, OpenError};
+use arc_swap::ArcSwap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
-/// What a ladder is built with beside its bundle.
-#[derive(Clone, Debug)]
-pub struct Building {
-    /// Fresh facts, if there is a store.
-    pub store: Option<Arc<dyn Store>>,
-    /// How much may be remembered.
-    pub memory: MemoryLimits,
-    /// How much the scorer may take on.
-    pub scorer: scorer::Limits,
-    /// How the language model runs, if the bundle has one.
-    pub engine: RunLimits,
-    /// Where things are counted.
-    pub metrics: Arc<Metrics>,
+/// Swaps that may wait while one is carried out.
+const WAITING_MAX: usize = 1;
+
+/// The ladder that serves now, until another is swapped in.
+///
+/// A request takes the ladder once and climbs it to the end, whatever is swapped meanwhile: so an
+/// answer is of one version. Nothing is invalidated: what belongs to an old version belongs to its
+/// ladder, and goes with it when the last request that climbs it has ended.
+#[derive(Debug)]
+pub struct Live {
+    ladder: Arc<ArcSwap<Ladder>>,
+    errands: mpsc::Sender<Errand>,
 }
 
-/// Why there is no ladder.
+/// How one version follows another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manner {
+    /// The new one is whole before the old one leaves: for as long, there are two language models.
+    #[default]
+    SideBySide,
+    /// There is never more than one language model: the new version goes live without its own, and
+    /// loads it when that of the old one is gone.
+    OneAtATime,
+}
+
+/// What came of a swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swapped {
+    /// The version serves now.
+    Now,
+    /// It did already: nothing was done.
+    Already,
+}
+
+/// Why a version does not serve, or not all of it.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The bundle can't be used.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// Its language model can't be used.
-    #[error("the bundle's language model")]
-    Reranker(#[from] RerankerError),
+pub enum SwapError {
+    /// It can't: the version before goes on.
+    #[error("the bundle was not swapped in")]
+    Refused(#[source] OpenError),
+    /// It serves, but its language model can't.
+    #[error("the bundle serves without its language model")]
+    Lacking(#[source] OpenError),
+    /// It serves, but its language model was not loaded.
+    #[error(
+        "the bundle serves without its language model: the one before was still in use after {} s",
+        Manner::LEAVING_MAX.as_secs()
+    )]
+    Held,
+    /// As many swaps wait as may.
+    #[error("another swap is waiting already")]
+    Busy,
+    /// Swaps are over: the process is ending.
+    #[error("nobody carries out swaps any more")]
+    Gone,
 }
 
-/// Opens a bundle, verifies it, sends its golden requests through each rung, which also warms it,
-/// and builds its ladder.
-pub async fn open(
-    dir: &Path,
-    building: &Building,
-) -> Result<(Arc<Ladder>, Arc<Opened>), OpenError> {
-    let bundle = Bundle::open(dir)?;
-    let reranker = reranker(&bundle)?;
-    let decoder = bundle.path(Part::Decoder);
-    let opened = Arc::new(Opened::of(bundle)?);
-    opened.check_golden()?;
-    let (model, metrics) = (opened.model.clone(), building.metrics.clone());
-    let version = Version::from(opened.version.as_str());
-    let profiles = Arc::new(Profiles::new(
-        model.clone(),
-        opened.file.currency.clone(),
-        building.store.clone(),
-        building.memory,
-        metrics.clone(),
-    ));
-    // Whatever a rung above may bring to the front needs its reasons.
-    let movable = reranker.weighed.map_or(0, |file| file.candidates_max);
-    let movable = compared(&reranker).map(|(_, file)| file.offered_max).fold(movable, usize::max);
-    let scorer = Scorer::start(&model, building.scorer, &metrics);
-    let fusion = opened.file.fusion;
-    let scored =
-        Scored::new(model.clone(), scorer, profiles.clone(), fusion, version.clone(), movable);
-    let mut rungs: Vec<Box<dyn Rung>> = vec![Box::new(scored)];
-    if movable > 0 {
-        let speaker = Reranker::start(&decoder, &model.catalog, building.engine, &metrics)?;
-        let speaker = Arc::new(speaker);
-        if let Some(file) = reranker.weighed {
-            let weighed = Weighed::new(speaker.clone(), model.clone(), profiles.clone(), file);
-            weighed.check_golden(opened.golden()).await?;
-            rungs.push(Box::new(weighed));
-        }
-        for (quality, file) in compared(&reranker) {
-            let (speaker, profiles) = (speaker.clone(), profiles.clone());
-            rungs.push(Box::new(Compared::new(quality, speaker, model.clone(), profiles, file)));
+// === impl Live ===
+
+impl Live {
+    /// Serves this ladder first, and swaps others in in this manner, each built from a bundle as
+    /// `building` says. Needs a runtime: a task of its own carries swaps out, one at a time.
+    pub fn start(ladder: Arc<Ladder>, building: Building, manner: Manner) -> Self {
+        let (errands, inbox) = mpsc::channel(WAITING_MAX);
+        let ladder = Arc::new(ArcSwap::new(ladder));
+        tokio::spawn(Keeper::new(ladder.clone(), building, manner).run(inbox));
+        Self { ladder, errands }
+    }
+
+    /// The ladder that serves now. Whoever takes it keeps it, and so should not do so for long.
+    pub fn ladder(&self) -> Arc<Ladder> {
+        self.ladder.load_full()
+    }
+
+    /// Swaps in the bundle of this folder, once all of it has been verified. If it does not hold,
+    /// the one before goes on. A swap that was begun is carried out, whoever stops waiting for it.
+    pub async fn swap(&self, dir: &Path) -> Result<Swapped, SwapError> {
+        let (reply, outcome) = oneshot::channel();
+        let sent = self.errands.try_send(Errand { dir: dir.into(), reply });
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => SwapError::Busy,
+            TrySendError::Closed(_) => SwapError::Gone,
+        })?;
+        outcome.await.unwrap_or(Err(SwapError::Gone))
+    }
+}
+
+// === impl Manner ===
+
+impl Manner {
+    /// How long the language model before may stay in use once its ladder serves no more: longer
+    /// than any deadline. What holds it longer is a stream that nobody reads.
+    pub const LEAVING_MAX: Duration = Duration::from_mins(2);
+}
+
+// === impl Swapped ===
+
+impl Swapped {
+    /// The word for metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Now => "swapped",
+            Self::Already => "already",
         }
     }
-    Ok((Arc::new(Ladder::new(rungs, version, metrics)), opened))
 }
 
-/// The rungs on which candidates are compared.
-fn compared(file: &RerankerFile) -> impl Iterator<Item = (Quality, ComparedFile)> {
-    let rungs = [(Quality::Reranked, file.reranked), (Quality::Reasoned, file.reasoned)];
-    rungs.into_iter().filter_map(|(quality, file)| Some((quality, file?)))
-}
+// === impl SwapError ===
 
-/// How the bundle's language model is used: not at all, if it has none.
-fn reranker(bundle: &Bundle) -> Result<RerankerFile, BundleError> {
-    let path = bundle.path(Part::Reranker);
-    if !path.exists() {
-        return Ok(RerankerFile::default());
+impl SwapError {
+    /// The word for metric labels.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Lacking(_) | Self::Held => "lacking",
+            Self::Busy => "busy",
+            Self::Gone => "gone",
+        }
     }
-    let wrong = |error: String| BundleError::malformed(Part::Reranker.file(), &error);
-    let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
-    toml::from_str(&text).map_err(|error| wrong(error.to_string()))
 }

@@ -4,17 +4,22 @@
 //! a scored order, and so on until its deadline. The last order reached is the answer.
 
 mod compared;
+mod end;
 mod fuse;
 mod ladder;
 mod live;
+mod open;
 mod pace;
 mod profile;
 mod scored;
+mod swap;
 mod weighed;
 
 pub use compared::Compared;
+pub use end::End;
 pub use ladder::{Answer, Ladder, Update};
-pub use live::{Building, OpenError, open};
+pub use live::{Live, Manner, SwapError, Swapped};
+pub use open::{Building, OpenError, open};
 pub use pace::Pace;
 pub use profile::{MemoryLimits, Profiles, StoredCard};
 pub use scored::Scored;

@@ -32,6 +32,7 @@ pub struct Metrics {
     scorer_rows: Family<Histogram, 0>,
     scorer_seconds: Family<Histogram, 0>,
     cards: Family<Counter, 1>,
+    swaps: Family<Counter, 1>,
     engine: EngineInstruments,
 }
 
@@ -109,7 +110,7 @@ impl Metrics {
         recorder.describe_gauge(
             KeyName::from_const_str("raisonne_bundle_info"),
             None,
-            "The bundle in each slot; always 1.".into(),
+            "1 for the bundle in each slot, 0 for those that were in it before.".into(),
         );
         let r = &recorder;
         Self {
@@ -154,6 +155,12 @@ impl Metrics {
                 "raisonne_cards_total",
                 "Cards asked for, by where they were found.",
                 ["source"],
+            ),
+            swaps: Family::new(
+                r,
+                "raisonne_bundle_swaps_total",
+                "Swaps of bundles, by what came of them.",
+                ["outcome"],
             ),
             engine: EngineInstruments::new(r),
             recorder,
@@ -229,6 +236,11 @@ impl Metrics {
             gauge(before).set(0.0);
         }
         gauge(version).set(1.0);
+    }
+
+    /// A swap was carried out, and this came of it: swapped, already, refused or lacking.
+    pub fn swap(&self, outcome: &'static str) {
+        self.swaps.at(&self.recorder, [outcome], |c| c.increment(1));
     }
 
     /// Everything in the Prometheus text format.

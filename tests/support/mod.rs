@@ -6,6 +6,7 @@ use raisonne::domain::{
     Evidence, EvidenceKind, ItemId, Quality, Query, Ranked, Ranking, Reason, Source,
 };
 use raisonne::rank::{Aloud, Receipt, Refined, Rung, Shortfall};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A rung that turns the slate around after a while, or falls short.
@@ -19,8 +20,8 @@ pub struct Stub {
 }
 
 impl Stub {
-    pub fn boxed(self) -> Box<dyn Rung> {
-        Box::new(self)
+    pub fn rung(self) -> Arc<dyn Rung> {
+        Arc::new(self)
     }
 
     pub fn taking(ms: u64) -> Self {

@@ -1,0 +1,35 @@
+//! What ladders are built with in tests: little of everything.
+
+use raisonne::engine;
+use raisonne::rank::{Building, MemoryLimits};
+use raisonne::reranker::RunLimits;
+use raisonne::scorer;
+use raisonne::telemetry::Metrics;
+use raisonne::worker;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub fn building(metrics: Arc<Metrics>) -> Building {
+    let some = |count| NonZeroUsize::new(count).unwrap();
+    Building {
+        store: None,
+        memory: MemoryLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
+        scorer: scorer::Limits {
+            threads: some(1),
+            slates: worker::Limits { waiting_max: some(64), batch_max: some(8) },
+        },
+        engine: RunLimits {
+            threads: some(2),
+            cache: 8 << 20,
+            precision: None,
+            rows_max: some(256),
+            sequences: engine::Limits {
+                running_max: some(8),
+                waiting_max: some(8),
+                share_max: some(256),
+            },
+        },
+        metrics,
+    }
+}
