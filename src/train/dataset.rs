@@ -149,6 +149,18 @@ impl Dataset {
         history
     }
 
+    /// Which of so many items somebody touched before a moment. Catalogues don't say when an item
+    /// came, so that is what tells those that were known by then.
+    pub fn touched(&self, items: usize, until: Timestamp) -> Vec<bool> {
+        let bought = self.bought.iter().flatten().map(|b| (b.item, b.time));
+        let browsed = self.browsed.iter().flatten().map(|past| (past.item, past.time));
+        let mut touched = vec![false; items];
+        for (item, _) in bought.chain(browsed).filter(|&(_, time)| time < until) {
+            touched[item as usize] = true;
+        }
+        touched
+    }
+
     /// The lines of each basket that a user bought in `from..until`: ranges into their purchases.
     pub fn baskets(
         &self,

@@ -1,7 +1,7 @@
 //! A language model learns to read and write the shop's items.
 //!
 //! GR2's mid-training (B2): next tokens of four kinds of text. Everything in them is from before
-//! validation starts.
+//! validation starts: of an item that nobody touched by then, nothing is told.
 
 use crate::bundle::{Cards, Catalog, HISTORY_LEN, Part, Past};
 use crate::domain::EventKind;
@@ -60,8 +60,14 @@ impl Stage for Midtrain {
         let until = dataset.split.validate;
         let currency = bench.recipe.shop.currency.clone();
         let (_, cards) = Snapshot::write(&dataset, &catalog, until, &currency);
-        let shop =
-            Shop { catalog: &catalog, dataset: &dataset, cards: &cards, currency: &currency };
+        let known = dataset.touched(catalog.len(), until);
+        let shop = Shop {
+            catalog: &catalog,
+            dataset: &dataset,
+            cards: &cards,
+            known: &known,
+            currency: &currency,
+        };
         let (mut model, prompts, grown) = begin(&of.begin, &shop, bench.recipe.seed)?;
 
         let mut rng = ChaCha8Rng::seed_from_u64(bench.recipe.seed);
@@ -145,6 +151,8 @@ struct Shop<'a> {
     dataset: &'a Dataset,
     /// As of the end of the training time.
     cards: &'a Cards,
+    /// By item: whether somebody had touched it by then.
+    known: &'a [bool],
     currency: &'a str,
 }
 
@@ -166,7 +174,7 @@ impl Shop<'_> {
         }
         let mut captions = Vec::new();
         for _ in 0..of.midtrain.captions {
-            for item in 0..self.catalog.len() as u32 {
+            for item in self.items() {
                 captions.extend(self.captions(item, prompts)?);
             }
         }
@@ -224,7 +232,7 @@ impl Shop<'_> {
 
     /// A shopper in words, and what they bought last.
     fn persona(&self, user: usize, prompts: &Prompts) -> anyhow::Result<Option<Lesson>> {
-        let history = self.known(user);
+        let history = self.past(user);
         if history.is_empty() {
             return Ok(None);
         }
@@ -240,7 +248,7 @@ impl Shop<'_> {
     }
 
     /// A shopper's last events before the end of the training time.
-    fn known(&self, user: usize) -> Vec<Past> {
+    fn past(&self, user: usize) -> Vec<Past> {
         let until = self.dataset.split.validate;
         let bought = &self.dataset.bought[user];
         let line = bought.partition_point(|b| b.time < until);
@@ -251,13 +259,19 @@ impl Shop<'_> {
         history
     }
 
+    /// The items that were known by the end of the training time.
+    fn items(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(self.known).filter(|(_, known)| **known).map(|(item, _)| item)
+    }
+
     fn reasons(&self) -> impl Iterator<Item = &str> {
-        self.cards.items.iter().flat_map(|card| &card.reasons).map(|reason| &*reason.text)
+        let cards = self.items().map(|item| &self.cards.items[item as usize]);
+        cards.flat_map(|card| &card.reasons).map(|reason| &*reason.text)
     }
 
     /// What a tokenizer is learned from.
     fn texts(&self) -> Vec<String> {
-        let items = (0..self.catalog.len() as u32).map(|item| self.catalog.text(item));
+        let items = self.items().map(|item| self.catalog.text(item));
         items.chain(self.reasons().map(str::to_owned)).collect()
     }
 }
@@ -266,4 +280,68 @@ fn text_lesson(text: &str, prompts: &Prompts) -> anyhow::Result<Lesson> {
     let mut tokens = prompts.vocabulary().encode(text)?;
     tokens.extend(prompts.vocabulary().token(END));
     Ok(Lesson::text(tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::CatalogRow;
+    use crate::domain::Timestamp;
+    use crate::train::dataset::Split;
+
+    /// Four items: one bought before validation starts, one only looked at by then, one that came
+    /// later, and one that nobody ever touched.
+    fn shop() -> (Catalog, Dataset) {
+        let row = |title: &str| CatalogRow {
+            id: title.into(),
+            title: title.into(),
+            category: "kitchen".into(),
+            attributes: Vec::new(),
+            price: Some(1.0),
+        };
+        let catalog = Catalog::new(["Old Mug", "Seen Bowl", "New Jar", "Lone Pan"].map(row));
+        let bought = |item, time: Timestamp| Bought { item, time, basket: item, first: true };
+        let past = |item, time| Past { item, time, kind: EventKind::Click };
+        let dataset = Dataset {
+            users: vec!["u".into()],
+            bought: vec![vec![bought(0, 10), bought(2, 60)]],
+            browsed: vec![vec![past(1, 20), past(2, 50)]],
+            purchases: Vec::new(),
+            split: Split { begin: 0, train: 5, validate: 50, test: 80, end: 100 },
+        };
+        (catalog, dataset)
+    }
+
+    #[test]
+    fn nothing_is_told_of_what_nobody_had_touched() {
+        let (catalog, dataset) = shop();
+        let until = dataset.split.validate;
+        let (_, mut cards) = Snapshot::write(&dataset, &catalog, until, "");
+        let reason = crate::bundle::CardReason {
+            text: "A reason.".into(),
+            evidence: Vec::new().into(),
+            strength: 1.0,
+            backing: crate::bundle::Backing::Nothing,
+            supporters: Vec::new(),
+        };
+        for card in &mut cards.items {
+            card.reasons = vec![reason.clone()];
+        }
+        let known = dataset.touched(catalog.len(), until);
+        let shop = Shop {
+            catalog: &catalog,
+            dataset: &dataset,
+            cards: &cards,
+            known: &known,
+            currency: "",
+        };
+        assert_eq!(shop.items().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(shop.reasons().count(), 2);
+        let texts = shop.texts();
+        assert_eq!(texts.len(), 4);
+        assert!(
+            texts.iter().all(|text| !text.contains("Jar") && !text.contains("Pan")),
+            "{texts:?}"
+        );
+    }
 }

@@ -90,11 +90,7 @@ impl Known {
     fn of(dataset: &Dataset, items: usize) -> Self {
         let until = dataset.split.validate;
         let bought = || dataset.bought.iter().map(|b| &b[..b.partition_point(|b| b.time < until)]);
-        let browsed = dataset.browsed.iter().flatten().filter(|past| past.time < until);
-        let mut touched = vec![false; items];
-        for item in bought().flatten().map(|b| b.item).chain(browsed.map(|past| past.item)) {
-            touched[item as usize] = true;
-        }
+        let touched = dataset.touched(items, until);
         let items: Vec<u32> =
             (0..).zip(&touched).filter(|(_, touched)| **touched).map(|(item, _)| item).collect();
         let place = |item: u32| items.partition_point(|&other| other < item) as u32;
