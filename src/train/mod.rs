@@ -21,6 +21,7 @@ pub mod snapshot;
 mod speaker;
 pub mod stages;
 mod teach;
+mod teachers;
 mod trace;
 pub mod world;
 

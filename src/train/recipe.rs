@@ -1,6 +1,7 @@
 //! What a bundle is made from, and how: one TOML file.
 
 use super::dataset::Cuts;
+pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::nn::decoder::{Config, RopeScaling};
 use crate::nn::{Ablation, rqvae};
 use anyhow::Context as _;
@@ -251,6 +252,9 @@ pub struct MidtrainRecipe {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CompareRecipe {
+    /// Who thinks aloud, for the model to learn from.
+    #[serde(default)]
+    pub teacher: TeacherRecipe,
     /// Slates that the teacher thinks about, at most.
     pub examples_max: usize,
     /// Whether it is told which one was taken, where it erred.
@@ -357,11 +361,16 @@ impl Recipe {
             "shop: exactly one of `imported` and `simulated` must be given"
         );
         let home = path.parent().unwrap_or(Path::new("."));
-        let begin = match &mut recipe.language_model {
-            Some(LanguageModelRecipe { begin: Begin::Folder(folder), .. }) => Some(folder),
+        let (begin, compare) = match &mut recipe.language_model {
+            Some(LanguageModelRecipe { begin, compare, .. }) => (Some(begin), compare.as_mut()),
+            None => (None, None),
+        };
+        let begin = match begin {
+            Some(Begin::Folder(folder)) => Some(folder),
             _ => None,
         };
-        let paths = [recipe.shop.imported.as_mut(), recipe.slates.given.as_mut(), begin];
+        let teacher = compare.and_then(|compare| compare.teacher.path_mut());
+        let paths = [recipe.shop.imported.as_mut(), recipe.slates.given.as_mut(), begin, teacher];
         for relative in paths.into_iter().flatten() {
             *relative = home.join(&*relative);
         }

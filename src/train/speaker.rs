@@ -5,7 +5,7 @@ use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, Golden};
 use crate::domain::Criticality;
 use crate::engine::Limits;
-use crate::reranker::{self, Compared, Reranker, RunLimits, Shopper, Urgency};
+use crate::reranker::{self, Compared, Offer, Reranker, RunLimits, Shopper, Urgency};
 use crate::scorer::Model;
 use crate::telemetry::Metrics;
 use anyhow::{Context as _, ensure};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 /// Slates that are with the engine at a time.
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
 /// Rows of a step.
 const ROWS_MAX: usize = 2048;
 /// Bytes of keys and values.
@@ -42,7 +42,8 @@ impl Speaker {
             rows_max: some(ROWS_MAX),
             sequences: Limits {
                 running_max: some(AT_ONCE),
-                waiting_max: NonZeroUsize::MIN,
+                // One that is done may hold its place for a moment while the next is asked.
+                waiting_max: some(AT_ONCE),
                 share_max: some(ROWS_MAX),
             },
         };
@@ -121,6 +122,17 @@ impl Speaker {
         let items: Vec<u32> = golden.items.iter().filter_map(number).collect();
         let offers = reranker::offers(&model.catalog, &model.cards, shopper, &items);
         Ok(self.reranker.weigh(shopper, &offers, NO_HURRY)?.blocking_logits()?.0)
+    }
+
+    /// What it makes of one offer to one shopper, after a thought of so many tokens.
+    pub fn think(
+        &self,
+        shopper: Shopper<'_>,
+        offers: &[Offer],
+        thought_tokens_max: usize,
+    ) -> anyhow::Result<Compared> {
+        let comparing = self.reranker.compare(shopper, offers, thought_tokens_max, NO_HURRY)?;
+        Ok(comparing.blocking_answer()?)
     }
 
     /// What it makes of each case's offer, after a thought of so many tokens, if that is not 0.

@@ -2,7 +2,8 @@
 //!
 //! GR2's rejection sampling (B4): the teacher does not know which one was taken. On a slate on which it
 //! errs it may be told, and asked why that one was taken (targeted sampling), if the recipe says so.
-//! A slate without a thought still teaches the order.
+//! A slate without a thought still teaches the order. What a teacher answered is put down at once, so
+//! that a stage that was cut short asks nobody twice.
 
 use super::reward_model::examples;
 use crate::bundle::Part;
@@ -10,16 +11,20 @@ use crate::reranker::OFFERED_MAX;
 use crate::train::cases::Case;
 use crate::train::recipe::Recipe;
 use crate::train::scored::Scorer;
-use crate::train::trace::{EvidenceTeacher, Teacher, Trace};
+use crate::train::teachers::{self, Answer, Asking, Posed, Question, ask_all};
+use crate::train::trace::Trace;
 use crate::train::world::World;
 use crate::train::{Bench, Stage};
 use anyhow::Context as _;
-use rand::SeedableRng;
 use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 use serde_json::{Value, json};
+use std::fs;
 use std::io::Write as _;
+
+/// What was answered so far, while the stage is at work.
+const SO_FAR: &str = "traces.answers.jsonl";
 
 /// Lets a teacher think about slates.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ impl Stage for Traces {
     }
 
     fn about(&self) -> &'static str {
-        "Lets the evidence writer think aloud about slates, and keeps the thoughts that lead to what was taken"
+        "Lets a teacher think aloud about slates, and keeps the thoughts that hold and lead to what was taken"
     }
 
     fn needs(&self) -> &'static [Part] {
@@ -55,42 +60,41 @@ impl Stage for Traces {
         examples.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed ^ 3));
         examples.truncate(of.examples_max);
         let scored = Scorer::without_head(bench)?.scores(&world, &examples)?;
-        let traces: Vec<(Trace, Attempt)> = examples
-            .par_iter()
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 5);
+        let (orders, posed): (Vec<Vec<u32>>, Vec<Posed<'_>>) = examples
+            .iter()
             .zip(&scored)
-            .filter_map(|(case, scores)| trace(&world, case, scores, of.targeted))
-            .collect();
-        write(bench, traces.iter().map(|(trace, _)| trace))?;
-        let count = |attempt| traces.iter().filter(|(_, of_it)| *of_it == attempt).count();
-        let (right, wrong) = (count(Attempt::Right), count(Attempt::Wrong));
-        let told = traces.iter().filter(|(trace, _)| trace.thought.is_some()).count() - right;
+            .filter_map(|(case, scores)| pose(&world, case, scores, &mut rng))
+            .unzip();
+        let teacher = teachers::open(&of.teacher, &world.catalog)?;
+        let file = bench.dir.join(SO_FAR);
+        let asking = Asking { file: &file, targeted: of.targeted };
+        let (answers, known) = ask_all(&*teacher, &posed, asking, bench.progress)?;
+        write(bench, traces(&world, &orders, &posed, &answers))?;
+        fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+        let mut all = Answer::default();
+        for answer in &answers {
+            all += answer;
+        }
         Ok(json!({
-            "teacher": "evidence",
-            "slates": traces.len(),
-            "attempts": right + wrong,
-            "kept": right,
-            "acceptance": (right as f64 / (right + wrong).max(1) as f64 * 1e4).round() / 1e4,
-            "kept_when_told": told,
-            "dropped_wrong": wrong + count(Attempt::None) - told,
-            "without_evidence": count(Attempt::None),
+            "teacher": teacher.about(),
+            "slates": answers.len(),
+            "thoughts": answers.iter().filter(|answer| answer.thought.is_some()).count(),
+            "answered_before": known,
+            "asked": all.asked.told(),
+            "told": all.told.told(),
         }))
     }
 }
 
-/// What a teacher did that was not told which one was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attempt {
-    /// It had nothing to say.
-    None,
-    /// It took another one.
-    Wrong,
-    /// It took that one.
-    Right,
-}
-
-/// The best candidates of a slate, the one that was taken among them, in the order to be learned;
-/// and how the teacher did.
-fn trace(world: &World, case: &Case, scores: &[f32], targeted: bool) -> Option<(Trace, Attempt)> {
+/// A slate's best candidates, the one that was taken among them, in the order to be learned; and the
+/// question that is asked about them, in another that says nothing.
+fn pose<'a>(
+    world: &'a World,
+    case: &'a Case,
+    scores: &[f32],
+    rng: &mut ChaCha8Rng,
+) -> Option<(Vec<u32>, Posed<'a>)> {
     let mut places: Vec<usize> = (0..case.slate.len()).collect();
     places.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
     let order = places.into_iter().map(|place| case.slate[place]);
@@ -98,29 +102,46 @@ fn trace(world: &World, case: &Case, scores: &[f32], targeted: bool) -> Option<(
         order.partition(|item| case.relevant.contains(item));
     let taken = *taken.first()?;
     let order: Vec<u32> = std::iter::once(taken).chain(others).take(OFFERED_MAX).collect();
-    let cards = &world.snapshots[case.snapshot].cards.items;
-    let teacher = EvidenceTeacher { catalog: &world.catalog, cards };
-    let (attempt, thought) = match teacher.attempt(case, &order) {
-        Some((item, thought)) if item == taken => (Attempt::Right, Some(thought)),
-        attempt => {
-            let attempt = if attempt.is_some() { Attempt::Wrong } else { Attempt::None };
-            (attempt, targeted.then(|| teacher.explain(case, taken)).flatten())
-        }
+    let mut offered = order.clone();
+    offered.shuffle(rng);
+    let question = Question {
+        case,
+        user: &world.dataset.users[case.user as usize],
+        catalog: &world.catalog,
+        cards: &world.snapshots[case.snapshot].cards,
+        offered,
+        seed: rng.random::<u32>() >> 1,
     };
-    let thought = thought.map(|thought| thought.to_string());
-    let history = case.history.iter();
-    let history = history.map(|past| (past.item, past.time, past.kind.as_str().to_owned()));
-    let order = case.offers(&world.catalog, &world.snapshots, &order);
-    Some((Trace { history: history.collect(), now: case.now, order, thought }, attempt))
+    Some((order, Posed { question, taken }))
 }
 
-fn write<'a>(bench: &Bench<'_>, traces: impl Iterator<Item = &'a Trace>) -> anyhow::Result<()> {
+/// What is learned from.
+fn traces<'a>(
+    world: &'a World,
+    orders: &'a [Vec<u32>],
+    posed: &'a [Posed<'a>],
+    answers: &'a [Answer],
+) -> impl Iterator<Item = Trace> + 'a {
+    orders.iter().zip(posed).zip(answers).map(|((order, posed), answer)| {
+        let case = posed.question.case;
+        let history = case.history.iter();
+        let history = history.map(|past| (past.item, past.time, past.kind.as_str().to_owned()));
+        Trace {
+            history: history.collect(),
+            now: case.now,
+            order: case.offers(&world.catalog, &world.snapshots, order),
+            thought: answer.thought.clone(),
+        }
+    })
+}
+
+fn write(bench: &Bench<'_>, traces: impl Iterator<Item = Trace>) -> anyhow::Result<()> {
     let path = bench.path(Part::Traces);
     let writing = || format!("writing {}", path.display());
-    let file = std::fs::File::create(&path).with_context(writing)?;
+    let file = fs::File::create(&path).with_context(writing)?;
     let mut file = std::io::BufWriter::new(file);
     for trace in traces {
-        serde_json::to_writer(&mut file, trace)?;
+        serde_json::to_writer(&mut file, &trace)?;
         writeln!(file).with_context(writing)?;
     }
     file.flush().with_context(writing)
@@ -129,7 +150,7 @@ fn write<'a>(bench: &Bench<'_>, traces: impl Iterator<Item = &'a Trace>) -> anyh
 /// Reads what the stage wrote.
 pub fn read(bench: &Bench<'_>) -> anyhow::Result<Vec<Trace>> {
     let path = bench.path(Part::Traces);
-    let text = std::fs::read_to_string(&path);
+    let text = fs::read_to_string(&path);
     let text = text.with_context(|| format!("reading {}", path.display()))?;
     let traces = text.lines().enumerate().map(|(number, line)| {
         serde_json::from_str(line)

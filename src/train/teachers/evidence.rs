@@ -1,157 +1,88 @@
-//! What a teacher said of a slate: a thought, and the order that follows from it.
+//! The evidence writer as a teacher.
 
-use super::cases::Case;
-use crate::bundle::{Backing, Catalog, ItemCard, Past};
-use crate::domain::{EventKind, Timestamp};
-use crate::reranker::{Because, Offer, Thought};
+use super::question::{Backed, Question};
+use super::{Said, Teacher};
+use crate::bundle::{Backing, Catalog, Past};
+use crate::domain::EventKind;
+use crate::evidence;
+use crate::reranker::{Because, Thought};
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::cmp::Reverse;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
 
-/// A teacher's answer that was kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Trace {
-    /// What the shopper had done, oldest first: (item, time, kind).
-    pub history: Vec<(u32, Timestamp, String)>,
-    /// When they were shown the slate.
-    pub now: Timestamp,
-    /// The candidates, best first: the one that was taken leads.
-    pub order: Vec<Offer>,
-    /// How the teacher thought, if that led to the one that was taken.
-    pub thought: Option<String>,
-}
-
-/// Someone who can think about a slate.
-pub trait Teacher: Sync {
-    /// The candidate that it would take, and why; it does not know which one was taken.
-    fn attempt(&self, case: &Case, offered: &[u32]) -> Option<(u32, Thought)>;
-
-    /// Why a candidate may have been taken, told that it was; `None` if nothing speaks for it.
-    fn explain(&self, case: &Case, item: u32) -> Option<Thought>;
-}
-
-/// The evidence writer as a teacher: it takes the candidate that the shopper's own history backs
-/// most, by the reasons on its card, and says so. It is no language model, and what it says is
-/// always so.
+/// It takes the candidate that the shopper's own history backs most, by the reasons on its card, and
+/// says so. It is no language model, and what it says is always so. How far a history backs a reason is
+/// what the scorer reads, so that a thought names what the scorer attends to.
 #[derive(Debug)]
-pub struct EvidenceTeacher<'a> {
-    /// The items.
-    pub catalog: &'a Catalog,
-    /// Their cards, as of no later than the cases.
-    pub cards: &'a [ItemCard],
-}
+pub struct EvidenceTeacher;
 
 /// Attributes that a thought says the shopper likes.
 const LIKES: usize = 2;
-/// Events that an attribute must occur in, to be liked.
+/// Purchases that an attribute must occur in, to be liked.
 const LIKED_MIN: u32 = 3;
-/// What sharing an attribute counts beside going with something that was bought.
-const ATTRIBUTE_SHARE: f32 = 0.5;
 
 // === impl EvidenceTeacher ===
 
-impl Teacher for EvidenceTeacher<'_> {
-    fn attempt(&self, case: &Case, offered: &[u32]) -> Option<(u32, Thought)> {
-        let shopper = Shopper::of(self.catalog, &case.history);
-        let backed = |&item: &u32| {
-            let (strength, backing) = self.backing(item, &shopper)?;
-            Some((item, strength, backing))
-        };
-        let best = offered.iter().filter_map(backed);
-        let (item, _, backing) = best.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))?;
-        Some((item, self.say(item, backing, &shopper)?))
+impl Teacher for EvidenceTeacher {
+    fn about(&self) -> Value {
+        json!("evidence")
     }
 
-    fn explain(&self, case: &Case, item: u32) -> Option<Thought> {
-        let shopper = Shopper::of(self.catalog, &case.history);
-        let (_, backing) = self.backing(item, &shopper)?;
-        self.say(item, backing, &shopper)
-    }
-}
-
-impl EvidenceTeacher<'_> {
-    fn say(&self, item: u32, backing: Backing, shopper: &Shopper) -> Option<Thought> {
-        let because = match backing {
-            Backing::Item(other) => Because::GoesWith(self.catalog.item(other).title.to_string()),
-            Backing::Attribute(number) => Because::Is(self.catalog.attribute(number).1.to_string()),
-            Backing::Nothing => return None,
-        };
-        let title = self.catalog.item(item).title.to_string();
-        Some(Thought { likes: shopper.likes(self.catalog), title, because })
+    fn at_once(&self) -> NonZeroUsize {
+        available_parallelism().unwrap_or(NonZeroUsize::MIN)
     }
 
-    /// How far a shopper's history backs an item, and what backs it most.
-    fn backing(&self, item: u32, shopper: &Shopper) -> Option<(f32, Backing)> {
-        let backed = self.cards[item as usize].reasons.iter().filter_map(|reason| {
-            let strength = match reason.backing {
-                Backing::Item(other) => {
-                    shopper.items.contains_key(&other).then_some(reason.strength)?
-                }
-                Backing::Attribute(number) => {
-                    let shared = *shopper.attributes.get(&number)? as f32 / shopper.events as f32;
-                    shared * reason.strength * ATTRIBUTE_SHARE
-                }
-                Backing::Nothing => return None,
-            };
-            Some((strength, reason.backing))
+    fn attempt(&self, question: &Question<'_>, _number: u32) -> anyhow::Result<Said> {
+        let context = question.context();
+        let backed = question.offered.iter().filter_map(|&item| {
+            let reasons = question.backed(&context, item);
+            let all: f32 = reasons.iter().map(|(backing, _)| backing).sum();
+            Some((item, all, most(&reasons)?))
         });
-        let backed: Vec<_> = backed.collect();
-        let sum: f32 = backed.iter().map(|(strength, _)| strength).sum();
-        let (_, most) = backed.into_iter().max_by(|a, b| a.0.total_cmp(&b.0))?;
-        Some((sum, most))
+        let best = backed.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        Ok(best.map_or(Said::Nothing, |(item, _, backing)| say(question, item, backing)))
+    }
+
+    fn explain(&self, question: &Question<'_>, taken: u32) -> anyhow::Result<Option<Said>> {
+        let reasons = question.backed(&question.context(), taken);
+        let most = most(&reasons);
+        Ok(Some(most.map_or(Said::Nothing, |backing| say(question, taken, backing))))
     }
 }
 
-/// What a history says at a glance.
-struct Shopper {
-    events: u32,
-    items: FxHashMap<u32, u32>,
-    attributes: FxHashMap<u32, u32>,
+/// What backs an item most.
+fn most(reasons: &[Backed<'_>]) -> Option<Backing> {
+    let most = reasons.iter().max_by(|a, b| a.0.total_cmp(&b.0));
+    most.map(|(_, reason)| reason.backing)
 }
 
-// === impl Shopper ===
+fn say(question: &Question<'_>, item: u32, backing: Backing) -> Said {
+    let catalog = question.catalog;
+    let because = match backing {
+        Backing::Item(other) => Because::GoesWith(catalog.item(other).title.to_string()),
+        Backing::Attribute(number) => Because::Is(catalog.attribute(number).1.to_string()),
+        Backing::Nothing => return Said::Nothing,
+    };
+    let title = catalog.item(item).title.to_string();
+    let likes = likes(catalog, &question.case.history);
+    Said::Took(item, Thought { likes, title, because })
+}
 
-impl Shopper {
-    fn of(catalog: &Catalog, history: &[Past]) -> Self {
-        let bought = || history.iter().filter(|past| past.kind == EventKind::Purchase);
-        let mut shopper = Self {
-            events: bought().count() as u32,
-            items: FxHashMap::default(),
-            attributes: FxHashMap::default(),
-        };
-        for past in bought() {
-            *shopper.items.entry(past.item).or_default() += 1;
-            for &attribute in &catalog.item(past.item).attributes {
-                *shopper.attributes.entry(attribute).or_default() += 1;
-            }
+/// What a shopper chose again and again, by the names of attributes that can be said.
+fn likes(catalog: &Catalog, history: &[Past]) -> Vec<String> {
+    let mut counts: FxHashMap<u32, u32> = FxHashMap::default();
+    for past in history.iter().filter(|past| past.kind == EventKind::Purchase) {
+        for &attribute in &catalog.item(past.item).attributes {
+            *counts.entry(attribute).or_default() += 1;
         }
-        shopper
     }
-
-    /// What they chose again and again, by the names of attributes that can be said.
-    fn likes(&self, catalog: &Catalog) -> Vec<String> {
-        let speaks = |number: &u32| crate::evidence::speaks(catalog.attribute(*number).0);
-        let liked = self.attributes.iter().filter(|(number, count)| {
-            **count >= LIKED_MIN && speaks(number) && !catalog.attribute(**number).1.contains('.')
-        });
-        let mut liked: Vec<(u32, u32)> = liked.map(|(number, count)| (*number, *count)).collect();
-        liked.sort_by_key(|&(number, count)| (std::cmp::Reverse(count), number));
-        liked
-            .iter()
-            .take(LIKES)
-            .map(|&(number, _)| catalog.attribute(number).1.to_string())
-            .collect()
-    }
-}
-
-// === impl Trace ===
-
-impl Trace {
-    /// Its history, as prompts read it.
-    pub fn history(&self) -> Vec<Past> {
-        let past = |(item, time, kind): &(u32, Timestamp, String)| {
-            let kind = EventKind::parse(kind)?;
-            Some(Past { item: *item, time: *time, kind })
-        };
-        self.history.iter().filter_map(past).collect()
-    }
+    let is_liked = |&(number, count): &(u32, u32)| {
+        let (name, value) = catalog.attribute(number);
+        count >= LIKED_MIN && evidence::speaks(name) && !value.contains('.')
+    };
+    let mut liked: Vec<(u32, u32)> = counts.into_iter().filter(is_liked).collect();
+    liked.sort_by_key(|&(number, count)| (Reverse(count), number));
+    liked.iter().take(LIKES).map(|&(number, _)| catalog.attribute(number).1.to_string()).collect()
 }

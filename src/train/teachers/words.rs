@@ -1,0 +1,254 @@
+//! A slate in words, for a language model that knows nothing of this shop, and what it answers.
+//!
+//! The task is GR2's (B4): the whole history and all candidates together, three steps, and every claim
+//! about something that stands there. What it may claim is told with each candidate: a thought is kept
+//! only if the candidate's card says the same, so it has to know what the card says.
+//!
+//! An answer is `<thought>…</thought><answer>B</answer>`. A model that reasons by itself writes
+//! `<think>` before that, in a form of its own, which is passed over.
+
+use super::Said;
+use super::question::Question;
+use crate::bundle::{Past, month};
+use crate::domain::EventKind;
+use crate::reranker::{EVENTS_MAX, Thought};
+use crate::scorer::features::Context;
+use crate::train::dataset::DAY_S;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+/// Attributes that are told of an item.
+const ATTRIBUTES_MAX: usize = 8;
+/// Reasons that are told of a candidate.
+const REASONS_TOLD: usize = 4;
+/// The name of the first candidate; the others follow it.
+const FIRST_LABEL: u8 = b'A';
+const THOUGHT: [&str; 2] = ["<thought>", "</thought>"];
+const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+
+const TASK: &str = "\
+You know shoppers and what they take. You read what one shopper did in a shop, and a few products that \
+it offers them now, and you pick the one that they take.
+Think in three steps: what the shopper's things have in common; which products match or complete them; \
+which one fits best, and why. Where a product has a line that begins with \"known:\", the shop has \
+counted that.
+Answer with one line in exactly this form, and write nothing after it:
+<thought>Likes VALUE and VALUE. TITLE goes with OTHER.</thought><answer>LABEL</answer>
+VALUE is the value of an attribute that the shopper's things have; name two at most, or leave that \
+sentence out. TITLE is the title of the product that you pick, and LABEL its letter. OTHER is the title \
+of something in the history that a \"known:\" line of this product names. If none names one, the second \
+sentence is \"TITLE is VALUE.\" instead, with a value that this product and the shopper's things share. \
+Copy titles and values letter by letter, and claim nothing that is not written below.";
+
+/// A conversation that asks about a slate. `told` is the candidate that was taken, for one who is to
+/// say why.
+pub fn messages(question: &Question<'_>, told: Option<u32>) -> Value {
+    let content = slate(question, told);
+    json!([
+        { "role": "system", "content": TASK },
+        { "role": "user", "content": content },
+    ])
+}
+
+/// What a language model answered.
+pub fn read(text: &str, question: &Question<'_>) -> Said {
+    let Some((before, label)) = last_between(text, ANSWER) else {
+        return if text.trim().is_empty() { Said::Nothing } else { Said::Unreadable };
+    };
+    let place = question
+        .offered
+        .iter()
+        .zip(FIRST_LABEL..)
+        .find(|(_, letter)| label.trim().as_bytes() == [*letter]);
+    let Some((&item, _)) = place else { return Said::Nothing };
+    // Thoughts begin with a space, as they do where a model of ours writes them.
+    let thought = last_between(before, THOUGHT).map(|(_, thought)| format!(" {}", thought.trim()));
+    let thought = thought.and_then(|thought| Thought::read(&thought));
+    thought.map_or(Said::Unreadable, |thought| Said::Took(item, thought))
+}
+
+/// What stands between the last of two marks, and what stands before them.
+fn last_between<'t>(text: &'t str, [begin, end]: [&str; 2]) -> Option<(&'t str, &'t str)> {
+    let (before, rest) = text.rsplit_once(begin)?;
+    Some((before, rest.split_once(end)?.0))
+}
+
+fn slate(question: &Question<'_>, told: Option<u32>) -> String {
+    let case = question.case;
+    let latest = &case.history[case.history.len().saturating_sub(EVENTS_MAX)..];
+    let mut text = String::from("What the shopper did, oldest first:\n");
+    for past in latest {
+        let _ = writeln!(text, "{}", deed(question, past));
+    }
+    if latest.is_empty() {
+        text.push_str("nothing yet\n");
+    }
+    let _ = writeln!(text, "\nNow it is {}. Offered are:", MONTHS[month(case.now)]);
+    let context = question.context();
+    for (&item, letter) in question.offered.iter().zip(FIRST_LABEL..) {
+        let _ = writeln!(text, "{}: {}", char::from(letter), thing(question, item));
+        known(question, &context, item, &mut text);
+    }
+    let taken = question.offered.iter().position(|item| Some(*item) == told);
+    if let Some(place) = taken {
+        let letter = char::from(FIRST_LABEL + place as u8);
+        let _ = writeln!(text, "\nThe shopper took {letter}. Say why, in the same form.");
+    }
+    text
+}
+
+fn deed(question: &Question<'_>, past: &Past) -> String {
+    let days = (question.case.now - past.time).max(0) / DAY_S;
+    let deed = match past.kind {
+        EventKind::Purchase => "bought",
+        EventKind::Cart => "put into the cart",
+        _ => "looked at",
+    };
+    format!("{days} days ago {deed}: {}", thing(question, past.item))
+}
+
+/// An item: its title, its category and its attributes.
+fn thing(question: &Question<'_>, number: u32) -> String {
+    let catalog = question.catalog;
+    let item = catalog.item(number);
+    let mut text = item.title.to_string();
+    let category = catalog.category(item.category);
+    if !category.is_empty() {
+        let _ = write!(text, " | category: {category}");
+    }
+    for (name, value) in catalog.attributes_of(item).take(ATTRIBUTES_MAX) {
+        let _ = write!(text, " | {name}: {value}");
+    }
+    text
+}
+
+/// What speaks for a candidate, strongest first.
+fn known<'a>(question: &Question<'a>, context: &Context<'a>, item: u32, text: &mut String) {
+    let mut backed = question.backed(context, item);
+    backed.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (_, reason) in backed.into_iter().take(REASONS_TOLD) {
+        let _ = writeln!(text, "   known: {}", reason.text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::{Backing, CardReason, Cards, Catalog, CatalogRow, ItemCard, Ties};
+    use crate::domain::{Timestamp, UserId};
+    use crate::reranker::Because;
+    use crate::train::cases::Case;
+
+    /// Midday of the first of December 2025.
+    const NOW: Timestamp = 1_764_590_400;
+
+    fn catalog() -> Catalog {
+        let row = |title: &str, colour: &str| CatalogRow {
+            id: title.into(),
+            title: title.into(),
+            category: "kitchen".into(),
+            attributes: vec![("colour".into(), colour.into())],
+            price: None,
+        };
+        Catalog::new([row("Red Mug", "red"), row("Red Teapot", "red"), row("Jar", "blue")])
+    }
+
+    /// The teapot goes with the mug, and the jar with a shopper's own things.
+    fn cards(user: &UserId) -> Cards {
+        let reason = |text: &str, supporters: &[UserId]| CardReason {
+            text: text.into(),
+            evidence: Vec::new().into(),
+            strength: 0.5,
+            backing: Backing::Item(0),
+            supporters: supporters.to_vec(),
+        };
+        let card = |reasons| ItemCard { reasons, ..ItemCard::default() };
+        let mut ties = Ties::new(1);
+        (0..3).for_each(|_| ties.push([].into_iter()));
+        let items = vec![
+            card(vec![]),
+            card(vec![reason("Goes with “Red Mug”: 3 of the 4 who bought this have both.", &[])]),
+            card(vec![reason("Goes with “Red Mug”.", std::slice::from_ref(user))]),
+        ];
+        Cards { items, partners: ties.clone(), companions: ties, ..Cards::default() }
+    }
+
+    fn asked<T>(then: impl FnOnce(&Question<'_>) -> T) -> T {
+        let (catalog, user) = (catalog(), UserId::from("u"));
+        let cards = cards(&user);
+        let past = |item, days, kind| Past { item, time: NOW - days * DAY_S, kind };
+        let case = Case {
+            user: 0,
+            now: NOW,
+            history: vec![past(0, 40, EventKind::Purchase), past(2, 1, EventKind::Click)],
+            pattern: None,
+            slate: vec![1, 2],
+            relevant: vec![1],
+            snapshot: 0,
+        };
+        then(&Question {
+            case: &case,
+            user: &user,
+            catalog: &catalog,
+            cards: &cards,
+            offered: vec![2, 1],
+            seed: 0,
+        })
+    }
+
+    #[test]
+    fn a_slate_reads_as_it_should() {
+        let (told, plain) = asked(|question| (slate(question, Some(1)), slate(question, None)));
+        assert_eq!(
+            told,
+            "What the shopper did, oldest first:\n\
+             40 days ago bought: Red Mug | category: kitchen | colour: red\n\
+             1 days ago looked at: Jar | category: kitchen | colour: blue\n\
+             \n\
+             Now it is December. Offered are:\n\
+             A: Jar | category: kitchen | colour: blue\n\
+             B: Red Teapot | category: kitchen | colour: red\n   \
+             known: Goes with “Red Mug”: 3 of the 4 who bought this have both.\n\
+             \n\
+             The shopper took B. Say why, in the same form.\n"
+        );
+        assert!(told.starts_with(&plain) && !plain.contains("took"));
+    }
+
+    #[test]
+    fn the_last_answer_counts_and_only_in_its_form() {
+        let thought = Thought {
+            likes: vec!["red".into()],
+            title: "Red Teapot".into(),
+            because: Because::GoesWith("Red Mug".into()),
+        };
+        let right = "<think>Is it <answer>A</answer>?</think>\n<thought> Likes red. Red Teapot goes with \
+                     Red Mug. </thought> <answer>B</answer>";
+        for (text, said) in [
+            (right, Said::Took(1, thought)),
+            ("", Said::Nothing),
+            ("<thought>Red Teapot is red.</thought><answer>C</answer>", Said::Nothing),
+            ("<thought>Red Teapot is red.</thought><answer>both</answer>", Said::Nothing),
+            ("<thought>Red Teapot is red.</thought><answer>B", Said::Unreadable),
+            ("<thought>Red Teapot is red</thought><answer>B</answer>", Said::Unreadable),
+            ("<answer>B</answer><thought>Red Teapot is red.</thought>", Said::Unreadable),
+            ("B, because it is red.", Said::Unreadable),
+        ] {
+            assert_eq!(asked(|question| read(text, question)), said, "{text}");
+        }
+    }
+}
