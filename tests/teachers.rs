@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/small.rs"]
+mod small;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -42,44 +45,11 @@ static MADE: LazyLock<TempDir> = LazyLock::new(|| {
 });
 
 fn recipe(home: &Path, set: &[String]) -> Recipe {
-    let path = home.join("recipe.toml");
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("loadtest/recipes/compare.toml");
-    fs::copy(text, &path).unwrap();
-    let examples = format!("language_model.compare.examples_max={SLATES}");
-    let small = [
-        "shop.simulated={ shoppers = 400, products = 200, days = 730 }",
-        "slates.size=20",
-        "slates.train_size=30",
-        "slates.refresh_days=120",
-        "text_encoder.vocabulary=600",
-        "text_encoder.pairs_max=1500",
-        "text_encoder.epochs=1",
-        "text_encoder.batch=64",
-        "semantic_ids.epochs=20",
-        "semantic_ids.codes=32",
-        "semantic_ids.reset_after=20",
-        "reward_model.epochs=1",
-        "reward_model.batch=16",
-        "reward_model.candidates=6",
-        "reward_model.examples_max=320",
-        "reward_model.layers=1",
-        "language_model.begin.nothing={ vocabulary = 400, width = 32, layers = 1, heads = 2, kv_heads = 1, head_dim = 16, mlp_width = 48 }",
-        "language_model.midtrain.sequences=1",
-        "language_model.midtrain.captions=1",
-        "language_model.midtrain.personas_max=40",
-        "language_model.midtrain.texts_max=40",
-        "language_model.midtrain.teaching.epochs=0.5",
-        "language_model.compare.targeted=false",
-        "language_model.compare.rehearsed_max=20",
-        "language_model.weigh.examples_max=100",
-        "language_model.fuse.judged_max=30",
-        "language_model.fuse.thought_tokens_max=8",
-        "evaluate.resamples=100",
-        &examples,
+    let own = [
+        "language_model.compare.targeted=false".to_owned(),
+        format!("language_model.compare.examples_max={SLATES}"),
     ];
-    let set: Vec<String> =
-        small.iter().map(|&setting| setting.to_owned()).chain(set.iter().cloned()).collect();
-    Recipe::read(&path, &set).unwrap()
+    small::recipe(home, &[&own, set].concat())
 }
 
 /// A bench of one's own with everything on it that a teacher needs.
@@ -498,7 +468,8 @@ fn a_bundle_teaches_what_it_would_say_when_it_serves() {
     let decoder = Part::Decoder.file();
     copy(&MADE.path().join("work").join(decoder), &folder.join(decoder));
     let teacher = format!("language_model.compare.teacher={{ bundle = {:?} }}", "teacher");
-    let compared = ComparedFile { weight: 0.0, offered_max: 10, thought_tokens_max: 12 };
+    let compared =
+        ComparedFile { weight: 0.0, rechead_weight: 0.0, offered_max: 10, thought_tokens_max: 12 };
     let publish = |file: RerankerFile| {
         fs::write(folder.join(Part::Reranker.file()), toml::to_string(&file).unwrap()).unwrap();
         Manifest::of(&folder, "teacher").unwrap().write(&folder).unwrap();

@@ -260,6 +260,9 @@ pub struct CompareRecipe {
     /// Whether it is told which one was taken, where it erred.
     #[serde(default)]
     pub targeted: bool,
+    /// Whether an order is also learned without a thought before it, for the *reranked* rung.
+    #[serde(default = "CompareRecipe::at_once")]
+    pub at_once: bool,
     /// What a token of a thought counts (GR2's λ of reasoning).
     pub thought_weight: f32,
     /// What the label of the candidate that was taken counts (GR2's λ of the order).
@@ -411,6 +414,14 @@ impl Sizes {
 impl Teaching {
     fn rows_max() -> usize {
         4096
+    }
+}
+
+// === impl CompareRecipe ===
+
+impl CompareRecipe {
+    fn at_once() -> bool {
+        true
     }
 }
 

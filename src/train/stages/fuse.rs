@@ -94,16 +94,18 @@ impl Stage for Fuse {
         report.insert("weighed".into(), told);
         file.weighed =
             (weight > 0.0).then_some(WeighedFile { weight, candidates_max: of.weighed_max });
-        if recipe.compare().is_some() {
+        if let Some(compare) = recipe.compare() {
             let compared = |thought_tokens_max| ComparedFile {
                 weight: 0.0,
                 rechead_weight: 0.0,
                 offered_max: of.compared_max.min(OFFERED_MAX),
                 thought_tokens_max,
             };
-            let (reranked, told) = fitting.compared("reranked", compared(0))?;
-            report.insert("reranked".into(), told);
-            file.reranked = Some(reranked).filter(|file| file.weight > 0.0);
+            if compare.at_once {
+                let (reranked, told) = fitting.compared("reranked", compared(0))?;
+                report.insert("reranked".into(), told);
+                file.reranked = Some(reranked).filter(|file| file.weight > 0.0);
+            }
             let (reasoned, told) = fitting.compared("reasoned", compared(of.thought_tokens_max))?;
             // What is thought is worth reading even where it changes no order, if it mostly holds.
             let holds = told["thoughts"]["hold"].as_f64().is_some_and(|hold| hold >= HOLD_MIN);

@@ -1,8 +1,8 @@
 //! A language model learns to compare the best candidates, and to think aloud before it does.
 //!
 //! GR2's supervised fine-tuning (B5): cross-entropy with a weight of its own for thoughts and for
-//! orders. Every trace teaches the order that is answered at once; those with a thought also teach the
-//! one that is thought about first.
+//! orders. Those traces with a thought teach an order that is thought about first; and every trace may teach
+//! one that is answered at once.
 
 use super::traces;
 use crate::bundle::Part;
@@ -70,7 +70,9 @@ pub fn lessons(
 ) -> anyhow::Result<Vec<Lesson>> {
     let mut lessons = Vec::new();
     for trace in traces {
-        lessons.push(lesson(trace, None, of, prompts)?);
+        if of.at_once {
+            lessons.push(lesson(trace, None, of, prompts)?);
+        }
         let thought = trace.thought.as_deref().and_then(Thought::read);
         let Some(thought) = thought else { continue };
         if let Some(thought) = prompts.written(&thought, &trace.order, &trace.history())? {

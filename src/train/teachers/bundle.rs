@@ -5,7 +5,7 @@
 //! means. Such a model is served elsewhere and asked in words, as an `endpoint`.
 
 use super::{Question, Said, Teacher};
-use crate::bundle::{Bundle, Catalog, Part, Past};
+use crate::bundle::{Backing, Bundle, Catalog, Part, Past};
 use crate::reranker::{Offer, RerankerFile, Shopper, Thought};
 use crate::train::speaker::{self, Speaker};
 use anyhow::Context as _;
@@ -22,6 +22,8 @@ pub struct BundleTeacher {
     thought_tokens_max: usize,
     /// What the items of our catalogue are to it.
     numbers: Vec<Option<u32>>,
+    /// And their attributes.
+    attributes: Vec<Option<u32>>,
 }
 
 // === impl BundleTeacher ===
@@ -43,9 +45,20 @@ impl BundleTeacher {
         let reasoned = file.reasoned.context("it does not climb to reasoned");
         let thought_tokens_max = reasoned.with_context(opening)?.thought_tokens_max;
         let numbers = catalog.items().iter().map(|item| bundle.catalog.number(&item.id)).collect();
+        let attributes = (0..catalog.attributes_len() as u32).map(|number| {
+            let (name, value) = catalog.attribute(number);
+            bundle.catalog.attribute_number(name, value)
+        });
+        let attributes = attributes.collect();
         let decoder = bundle.path(Part::Decoder);
         let speaker = Speaker::start(&decoder, &Arc::new(bundle.catalog))?;
-        Ok(Self { version: bundle.manifest.version, speaker, thought_tokens_max, numbers })
+        Ok(Self {
+            version: bundle.manifest.version,
+            speaker,
+            thought_tokens_max,
+            numbers,
+            attributes,
+        })
     }
 
     /// A history as it knows it: without what it never heard of.
@@ -60,9 +73,20 @@ impl BundleTeacher {
         let Question { catalog, cards, offered, .. } = question;
         let offers = crate::reranker::offers(catalog, cards, shopper, offered).into_iter();
         let known = |offer: Offer| {
-            Some(Offer { item: self.numbers[offer.item as usize]?, facts: offer.facts })
+            let item = self.numbers[offer.item as usize]?;
+            Some(Offer { item, facts: offer.facts, because: self.backing(offer.because) })
         };
         offers.map(known).collect()
+    }
+
+    /// What backs a candidate as it knows it.
+    fn backing(&self, because: Backing) -> Backing {
+        let known = match because {
+            Backing::Item(item) => self.numbers[item as usize].map(Backing::Item),
+            Backing::Attribute(number) => self.attributes[number as usize].map(Backing::Attribute),
+            Backing::Nothing => None,
+        };
+        known.unwrap_or(Backing::Nothing)
     }
 }
 

@@ -196,6 +196,7 @@ mod tests {
             now: NOW,
             history: vec![past(0, 40, EventKind::Purchase), past(2, 1, EventKind::Click)],
             pattern: None,
+            expects: None,
             slate: vec![1, 2],
             relevant: vec![1],
             snapshot: 0,
