@@ -96,7 +96,9 @@ pub fn history_text(history: &[Past], item_texts: &[f32], width: usize) -> Vec<f
     }
     let length = dot(&text, &text).sqrt();
     if length > 0.0 {
-        text.iter_mut().for_each(|value| *value /= length);
+        for value in &mut text {
+            *value /= length;
+        }
     }
     text
 }

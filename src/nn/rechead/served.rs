@@ -197,7 +197,9 @@ impl Layer {
                 let logit = |other| dot(part(row, 0, head), part(other, 1, head)) * scale;
                 let mut weights: [f32; ROWS] = std::array::from_fn(logit);
                 let top = greatest(&weights);
-                weights.iter_mut().for_each(|weight| *weight = exp(*weight - top));
+                for weight in &mut weights {
+                    *weight = exp(*weight - top);
+                }
                 let total = sum(&weights);
                 for (other, weight) in weights.iter().enumerate() {
                     for (seen, value) in seen.iter_mut().zip(part(other, 2, head)) {
@@ -234,7 +236,9 @@ fn add_feed_forward(
     out: &mut [f32],
 ) {
     up.apply(row, hidden);
-    hidden.iter_mut().for_each(|value| *value = value.max(0.0));
+    for value in &mut *hidden {
+        *value = value.max(0.0);
+    }
     let rows = down.weight.chunks_exact(hidden.len());
     for ((value, weights), bias) in out.iter_mut().zip(rows).zip(&down.bias) {
         *value += dot(weights, hidden) + bias;

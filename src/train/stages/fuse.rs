@@ -188,7 +188,7 @@ impl Fitting<'_, '_> {
         };
         let (weight, tried) = fit(&mut self.judged, fuse);
         let file = ComparedFile { weight, ..file };
-        let (file, heard) = self.heard(file, &answers, below);
+        let (file, heard) = self.heard(file, &answers, &below);
         let all = answers.iter().flatten().filter(|(order, _)| order.len() > 1).count().max(1);
         let share = |count: usize| rounded(count as f64 / all as f64);
         let thoughts = (file.thought_tokens_max > 0).then(|| self.thoughts(&answers));
@@ -210,7 +210,7 @@ impl Fitting<'_, '_> {
         &mut self,
         file: ComparedFile,
         answers: &[Vec<(Vec<usize>, Compared)>],
-        below: Vec<Vec<Order>>,
+        below: &[Vec<Order>],
     ) -> (ComparedFile, Value) {
         let Some(listener) = self.listener.as_ref().filter(|_| file.thought_tokens_max > 0) else {
             return (file, Value::Null);
