@@ -164,7 +164,13 @@ async fn the_climb_goes_on_to_weighed_and_no_higher_than_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_thought_the_best_are_put_into_an_order() {
     let compared = |thought_tokens_max| {
-        Some(ComparedFile { weight: 1.0, rechead_weight: 0.0, offered_max: 10, thought_tokens_max })
+        Some(ComparedFile {
+            weight: 1.0,
+            rechead_weight: 0.0,
+            offered_max: 10,
+            thought_tokens_max,
+            grounded: false,
+        })
     };
     let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(12) };
     let home = bundle_with(file);
@@ -214,7 +220,13 @@ async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
 
     // Ten are compared whatever order they came in, and come out as they would in any other.
     let compared = |thought_tokens_max| {
-        Some(ComparedFile { weight: 1.0, rechead_weight: 0.0, offered_max: 10, thought_tokens_max })
+        Some(ComparedFile {
+            weight: 1.0,
+            rechead_weight: 0.0,
+            offered_max: 10,
+            thought_tokens_max,
+            grounded: false,
+        })
     };
     let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(8) };
     let (other, effort) = (bundle_with(file), Effort::Reasoned);
@@ -252,6 +264,7 @@ async fn ten_thousand_answers_are_permutations() {
         rechead_weight: 0.0,
         offered_max: 10,
         thought_tokens_max: 12,
+        grounded: false,
     });
     let home = bundle_with(RerankerFile { reasoned: compared, ..RerankerFile::default() });
     let ladder = open(&home).await;

@@ -468,8 +468,13 @@ fn a_bundle_teaches_what_it_would_say_when_it_serves() {
     let decoder = Part::Decoder.file();
     copy(&MADE.path().join("work").join(decoder), &folder.join(decoder));
     let teacher = format!("language_model.compare.teacher={{ bundle = {:?} }}", "teacher");
-    let compared =
-        ComparedFile { weight: 0.0, rechead_weight: 0.0, offered_max: 10, thought_tokens_max: 12 };
+    let compared = ComparedFile {
+        weight: 0.0,
+        rechead_weight: 0.0,
+        offered_max: 10,
+        thought_tokens_max: 12,
+        grounded: false,
+    };
     let publish = |file: RerankerFile| {
         fs::write(folder.join(Part::Reranker.file()), toml::to_string(&file).unwrap()).unwrap();
         Manifest::of(&folder, "teacher").unwrap().write(&folder).unwrap();

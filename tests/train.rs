@@ -65,6 +65,7 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
         rechead_weight: 1.0,
         offered_max: 5,
         thought_tokens_max,
+        grounded: false,
     };
     let file = RerankerFile {
         weighed: Some(WeighedFile { weight: 1.0, candidates_max: 10 }),

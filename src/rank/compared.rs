@@ -6,7 +6,7 @@ use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::bundle::UserCard;
 use crate::domain::{Explain, Quality, Query, Ranking, Reason, Source};
-use crate::reranker::{self, ComparedFile, Proof, Reranker, Shopper, Thought, Urgency};
+use crate::reranker::{self, ComparedFile, Grounds, Proof, Reranker, Shopper, Thought, Urgency};
 use crate::scorer::{Model, Written};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -50,7 +50,9 @@ impl Compared {
         let urgency = Urgency { criticality: query.criticality, deadline: Some(query.deadline) };
         let begun = Instant::now();
         let offers = reranker::offers(&self.model.catalog, &self.model.cards, shopper, &items);
-        let asked = self.reranker.compare(shopper, &offers, self.file.thought_tokens_max, urgency);
+        let (catalog, cards) = (&self.model.catalog, &self.model.cards.items);
+        let thinks = self.file.thinks(|| Grounds::of(catalog, cards, &card.history, &items));
+        let asked = self.reranker.compare(shopper, &offers, &thinks, urgency);
         let answer =
             asked.map_err(|error| shortfall(&error))?.answer(|piece| aloud.say(piece)).await;
         let answer = answer.map_err(|error| shortfall(&error))?;

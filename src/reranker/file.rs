@@ -1,5 +1,7 @@
 //! How what the language model says is fused with what the rung below says.
 
+use super::grounds::Grounds;
+use super::model::Thinks;
 use serde::{Deserialize, Serialize};
 
 /// A language model's part in a bundle's ladder: which rungs it climbs, and what they count.
@@ -47,6 +49,9 @@ pub struct ComparedFile {
     pub offered_max: usize,
     /// Tokens of the thought that comes first; 0 for none.
     pub thought_tokens_max: usize,
+    /// Whether nothing may be thought but what can be shown.
+    #[serde(default)]
+    pub grounded: bool,
 }
 
 /// An order of candidates, best first: each by its number, with its score.
@@ -69,6 +74,17 @@ impl WeighedFile {
 // === impl ComparedFile ===
 
 impl ComparedFile {
+    /// How a language model thinks on this rung. `grounds` says what can be shown.
+    pub fn thinks(self, grounds: impl FnOnce() -> Grounds) -> Thinks {
+        match self {
+            Self { thought_tokens_max: 0, .. } => Thinks::Not,
+            Self { grounded: true, thought_tokens_max, .. } => {
+                Thinks::Within(grounds(), thought_tokens_max)
+            }
+            Self { thought_tokens_max, .. } => Thinks::Freely(thought_tokens_max),
+        }
+    }
+
     /// The order below with an answer fused in: `answer` names its first candidates by their places
     /// in it, best first, and `rechead` says something of each of them, or of none. A candidate that
     /// was not offered, since the language model has no name for it, is taken for an ordinary one.
@@ -129,6 +145,7 @@ mod tests {
             rechead_weight: 0.0,
             offered_max: 3,
             thought_tokens_max: 0,
+            grounded: false,
         };
         file.fuse(&mut order, &[2, 0, 1], &[]);
         assert_eq!(numbers(&order), [5, 7, 2, 1]);
@@ -145,6 +162,7 @@ mod tests {
             rechead_weight: 2.0,
             offered_max: 3,
             thought_tokens_max: 9,
+            grounded: false,
         };
         let mut order = vec![(7, 0.0), (2, 0.0), (5, 0.0), (1, -9.0)];
         file.fuse(&mut order, &[2, 0], &[0.5, -0.5]);

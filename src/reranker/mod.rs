@@ -6,6 +6,7 @@
 
 mod facts;
 mod file;
+mod grounds;
 mod model;
 mod prompt;
 mod spoken;
@@ -13,8 +14,10 @@ mod thought;
 
 pub use facts::{DEGREES, FACTS, Facts, Offer, offers};
 pub use file::{ComparedFile, Order, RerankerFile, WeighedFile};
+pub use grounds::{Grounds, likes};
 pub use model::{
-    AskError, Compared, Comparing, Reranker, RerankerError, RunLimits, Shopper, Urgency, Weighing,
+    AskError, Compared, Comparing, Expecting, Reranker, RerankerError, RunLimits, Shopper, Thinks,
+    Urgency, Weighing,
 };
 pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, TRUNK_TOKENS_MAX};
 pub use spoken::Spoken;

@@ -1,6 +1,7 @@
 //! A language model that reads shoppers and items: an engine, and the prompts that it is spoken to in.
 
 use super::facts::Offer;
+use super::grounds::Grounds;
 use super::prompt::{OFFERED_MAX, PromptError, Prompts};
 use super::spoken::Spoken;
 use crate::bundle::{Catalog, Past};
@@ -57,6 +58,17 @@ pub struct Urgency {
     pub criticality: Criticality,
     /// When the answer is worth nothing any more; `None` for work that nobody waits for.
     pub deadline: Option<Deadline>,
+}
+
+/// Whether a model thinks before it answers, and within what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Thinks {
+    /// It answers at once.
+    Not,
+    /// Whatever it likes, in so many tokens.
+    Freely(usize),
+    /// Nothing but what can be shown, in so many tokens.
+    Within(Grounds, usize),
 }
 
 /// Candidates that are being weighed. Dropping it stops the work.
@@ -178,13 +190,13 @@ impl Reranker {
         Ok(Weighing(self.ask(work, urgency)?))
     }
 
-    /// Compares the first [`OFFERED_MAX`] of these candidates at once; after a thought of so many
-    /// tokens, if that is not 0. In which order those come makes no difference.
+    /// Compares the first [`OFFERED_MAX`] of these candidates at once, or after a thought. In which order
+    /// those come makes no difference.
     pub fn compare(
         &self,
         shopper: Shopper<'_>,
         offers: &[Offer],
-        thought_tokens_max: usize,
+        thinks: &Thinks,
         urgency: Urgency,
     ) -> Result<Comparing<'_>, AskError> {
         let prompts = &self.prompts;
@@ -192,20 +204,15 @@ impl Reranker {
         prompts.offer_order(&mut offered);
         let mut prompt = prompts.trunk(shopper.history, shopper.now);
         prompt.extend(prompts.offer(&offered));
-        let mut constraint = Constraint::permutation(&prompts.labels()[..offered.len()], &[])?;
-        let thinks = thought_tokens_max > 0;
-        if thinks {
-            prompt.extend(prompts.think());
-            let thinking = Thinking {
-                tokens_max: thought_tokens_max,
-                open: Vec::new(),
-                close: prompts.answer().to_vec(),
-                ends: self.ends.clone(),
-            };
-            constraint = Constraint::think(thinking, constraint)?;
-        } else {
-            prompt.extend(prompts.answer());
-        }
+        let order = Constraint::permutation(&prompts.labels()[..offered.len()], &[])?;
+        let thought = match thinks {
+            Thinks::Not => None,
+            Thinks::Freely(most) => Some(self.freely(*most, order.clone())?),
+            Thinks::Within(grounds, most) => self.within(grounds, *most, order.clone())?,
+        };
+        let thinks = thought.is_some();
+        prompt.extend(if thinks { prompts.think() } else { prompts.answer() });
+        let constraint = thought.unwrap_or(order);
         let work = Work::Generate(Generate {
             prompt,
             samples: NonZeroUsize::MIN,
@@ -215,6 +222,40 @@ impl Reranker {
             ends: Vec::new(),
         });
         Ok(Comparing { reply: self.ask(work, urgency)?, prompts, constraint, offered, thinks })
+    }
+
+    /// A thought of so many tokens, and then the order.
+    fn freely(&self, most: usize, order: Constraint) -> Result<Constraint, ConstraintError> {
+        let thinking = Thinking {
+            tokens_max: most,
+            open: Vec::new(),
+            close: self.prompts.answer().to_vec(),
+            ends: self.ends.clone(),
+        };
+        Constraint::think(thinking, order)
+    }
+
+    /// Something that can be shown, in at most so many tokens, and then the order; `None` where there is
+    /// nothing to be shown of any candidate.
+    fn within(
+        &self,
+        grounds: &Grounds,
+        most: usize,
+        order: Constraint,
+    ) -> Result<Option<Constraint>, ConstraintError> {
+        let one_of = |mut told: Vec<Vec<u32>>, most: usize| {
+            told.retain(|tokens| tokens.len() <= most);
+            let trie = (!told.is_empty()).then(|| Trie::new(&told)).transpose()?;
+            trie.map(|trie| Constraint::entries(Arc::new(trie), 1)).transpose()
+        };
+        let claims = grounds.claims_told(&self.prompts);
+        let Some(claim) = one_of(claims, most)? else { return Ok(None) };
+        let left = most.saturating_sub(claim.tokens_needed());
+        let then = Constraint::chain(claim, order)?;
+        let Some(likes) = one_of(grounds.likes_told(&self.prompts), left)? else {
+            return Ok(Some(then));
+        };
+        Constraint::chain(likes, then).map(Some)
     }
 
     /// All items that the catalogue holds, as what may be named.

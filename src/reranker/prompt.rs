@@ -20,7 +20,7 @@
 //! ```
 
 use super::facts::{Facts, Offer};
-use super::thought::{Because, GOES_WITH, IS, LIKES, Thought};
+use super::thought::{AND, Because, GOES_WITH, IS, LIKES, Thought};
 use crate::bundle::{Backing, Catalog, Past, month};
 use crate::domain::{EventKind, Timestamp};
 use crate::language::{SemanticTokensError, Vocabulary, VocabularyError};
@@ -105,9 +105,13 @@ pub struct Prompts {
     /// (facts, degrees)
     facts: Vec<u32>,
     with: Vec<u32>,
-    /// By the numbers of attributes: that one of them backs a candidate.
+    for_it: Vec<u32>,
+    /// The values of attributes, by their numbers.
     attributes: Vec<Vec<u32>>,
+    likes: Vec<u32>,
+    and: Vec<u32>,
     goes_with: Vec<u32>,
+    is: Vec<u32>,
     /// What ids are read out as.
     titles: Vec<Arc<str>>,
     /// The numbers of items in the order of their ids.
@@ -158,7 +162,7 @@ impl Prompts {
         let mut by_id: Vec<u32> = (0..catalog.len() as u32).collect();
         by_id.sort_by(|a, b| id(a).cmp(id(b)));
         let attributes = (0..catalog.attributes_len() as u32)
-            .map(|number| vocabulary.encode(&format!("{FOR} {}", catalog.attribute(number).1)))
+            .map(|number| vocabulary.encode(&format!(" {}", catalog.attribute(number).1)))
             .collect::<Result<_, _>>()?;
         let facts = vocabulary.add(&Facts::words().collect::<Vec<_>>())?;
         let say = |text: &'static str| match vocabulary.encode(text) {
@@ -177,8 +181,12 @@ impl Prompts {
             think: say(THINK)?,
             answer: say(ANSWER)?,
             with: say(WITH)?,
+            for_it: say(FOR)?,
             attributes,
+            likes: say(LIKES.trim_end())?,
+            and: say(AND.trim_end())?,
             goes_with: say(GOES_WITH.trim_end())?,
+            is: say(IS.trim_end())?,
             titles: catalog.items().iter().map(|item| item.title.clone()).collect(),
             by_id,
             levels: ids.levels(),
@@ -203,8 +211,10 @@ impl Prompts {
 
     /// Whether a model that knows so many tokens knows all that is said.
     pub fn fit(&self, vocabulary: usize) -> Result<(), PromptError> {
-        let Self { begin, stop, items, facts, offer, with, goes_with, think, answer, .. } = self;
-        let pieces = [begin, stop, items, facts, offer, with, goes_with, think, answer].into_iter();
+        let Self { begin, stop, items, facts, offer, think, answer, .. } = self;
+        let Self { with, for_it, likes, and, goes_with, is, .. } = self;
+        let pieces = [begin, stop, items, facts, offer, think, answer].into_iter();
+        let pieces = pieces.chain([with, for_it, likes, and, goes_with, is]);
         let pieces = pieces.chain(&self.ages).chain(&self.deeds).chain(&self.months);
         let pieces = pieces.chain(&self.labels).chain(&self.attributes);
         let token = pieces.flatten().copied().chain([self.asked]).max().unwrap_or_default();
@@ -286,7 +296,10 @@ impl Prompts {
                     tokens.extend(&self.with);
                     tokens.extend(self.item(other));
                 }
-                Backing::Attribute(number) => tokens.extend(&self.attributes[number as usize]),
+                Backing::Attribute(number) => {
+                    tokens.extend(&self.for_it);
+                    tokens.extend(&self.attributes[number as usize]);
+                }
                 Backing::Nothing => {}
             }
         }
@@ -322,6 +335,23 @@ impl Prompts {
             }
         }
         Ok(Some(tokens))
+    }
+
+    /// What a thought says of what the shopper likes: one attribute, or more of them.
+    pub(super) fn likes(&self, attributes: &[u32]) -> Vec<u32> {
+        let values = attributes.iter().map(|&number| self.attributes[number as usize].as_slice());
+        let values: Vec<&[u32]> = values.collect();
+        [&self.likes, &values.join(&self.and[..]), &self.stop].map(Vec::as_slice).concat()
+    }
+
+    /// What a thought says of a candidate that this backs.
+    pub(super) fn claim(&self, item: u32, backing: Backing) -> Option<Vec<u32>> {
+        let (verb, other) = match backing {
+            Backing::Item(other) => (&self.goes_with, self.item(other)),
+            Backing::Attribute(number) => (&self.is, self.attributes[number as usize].as_slice()),
+            Backing::Nothing => return None,
+        };
+        Some([self.item(item), verb, other, &self.stop].concat())
     }
 
     /// The number of the item with this id, if any has it.

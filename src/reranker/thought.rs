@@ -3,6 +3,7 @@
 //! It goes in GR2's three steps: what the shopper likes, which candidate fits, and why. A thought
 //! that was written can be read again, and what it claims can be held against the shop's own data.
 
+use super::grounds::backs;
 use crate::bundle::{Backing, Catalog, ItemCard, Past};
 use std::fmt;
 
@@ -38,7 +39,7 @@ pub struct Proof {
 /// Things that a thought says of what a shopper likes.
 const LIKES_MAX: usize = 3;
 pub(super) const LIKES: &str = " Likes ";
-const AND: &str = " and ";
+pub(super) const AND: &str = " and ";
 pub(super) const GOES_WITH: &str = " goes with ";
 pub(super) const IS: &str = " is ";
 const STOP: &str = ".";
@@ -95,9 +96,6 @@ impl Thought {
         history: &[Past],
         offered: &[u32],
     ) -> Option<Proof> {
-        let had = |attribute: u32| {
-            history.iter().any(|past| catalog.item(past.item).attributes.contains(&attribute))
-        };
         let liked = |value: &String| {
             let held = history.iter().flat_map(|past| &catalog.item(past.item).attributes);
             held.copied().any(|attribute| **catalog.attribute(attribute).1 == **value)
@@ -109,15 +107,15 @@ impl Thought {
         let says_so = |backing: Backing| match (&self.because, backing) {
             (Because::GoesWith(title), Backing::Item(other)) => {
                 *catalog.item(other).title == **title
-                    && history.iter().any(|past| past.item == other)
             }
             (Because::Is(value), Backing::Attribute(attribute)) => {
-                **catalog.attribute(attribute).1 == **value && had(attribute)
+                **catalog.attribute(attribute).1 == **value
             }
             _ => false,
         };
+        let holds = |backing: Backing| says_so(backing) && backs(catalog, history, backing);
         let reasons = &cards[item as usize].reasons;
-        let reason = reasons.iter().position(|reason| says_so(reason.backing))?;
+        let reason = reasons.iter().position(|reason| holds(reason.backing))?;
         Some(Proof { item, reason })
     }
 

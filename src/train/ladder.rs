@@ -163,7 +163,7 @@ pub fn compare(
         best.map(|&(place, _)| case.slate[place]).collect()
     });
     let offers: Vec<Vec<u32>> = offers.collect();
-    let answers = model.compare(cases, snapshots, &offers, file.thought_tokens_max, progress)?;
+    let answers = model.compare(cases, snapshots, &offers, file, progress)?;
     let named = offers.iter().zip(answers).map(|(offer, answer)| {
         let place = |item: &u32| offer.iter().position(|other| other == item);
         (answer.order.iter().filter_map(place).collect(), answer)

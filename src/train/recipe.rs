@@ -299,6 +299,9 @@ pub struct FuseRecipe {
     pub compared_max: usize,
     /// Tokens that a thought may have.
     pub thought_tokens_max: usize,
+    /// Whether nothing may be thought but what can be shown.
+    #[serde(default)]
+    pub grounded: bool,
 }
 
 /// How long and how fast a language model learns.

@@ -5,7 +5,9 @@ use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, Golden};
 use crate::domain::Criticality;
 use crate::engine::Limits;
-use crate::reranker::{self, Compared, Offer, Reranker, RunLimits, Shopper, Urgency};
+use crate::reranker::{
+    self, Compared, ComparedFile, Grounds, Offer, Reranker, RunLimits, Shopper, Thinks, Urgency,
+};
 use crate::scorer::Model;
 use crate::telemetry::Metrics;
 use anyhow::{Context as _, ensure};
@@ -131,27 +133,32 @@ impl Speaker {
         offers: &[Offer],
         thought_tokens_max: usize,
     ) -> anyhow::Result<Compared> {
-        let comparing = self.reranker.compare(shopper, offers, thought_tokens_max, NO_HURRY)?;
+        let thinks = Thinks::Freely(thought_tokens_max);
+        let comparing = self.reranker.compare(shopper, offers, &thinks, NO_HURRY)?;
         Ok(comparing.blocking_answer()?)
     }
 
-    /// What it makes of each case's offer, after a thought of so many tokens, if that is not 0.
+    /// What it makes of each case's offer, on this rung.
     pub fn compare(
         &self,
         cases: &[Case],
         snapshots: &[Snapshot],
         offers: &[Vec<u32>],
-        thought_tokens_max: usize,
+        rung: ComparedFile,
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<Compared>> {
         let mut answers = Vec::with_capacity(cases.len());
         for (some, offers) in cases.chunks(AT_ONCE).zip(offers.chunks(AT_ONCE)) {
             progress(answers.len());
             let asked = some.iter().zip(offers).map(|(case, offer)| {
+                let cards = &snapshots[case.snapshot].cards.items;
+                let grounds = || Grounds::of(&self.catalog, cards, &case.history, offer);
                 let offers = case.offers(&self.catalog, snapshots, offer);
-                let compare =
-                    || self.reranker.compare(case.shopper(), &offers, thought_tokens_max, NO_HURRY);
-                (!offer.is_empty()).then(compare).transpose()
+                let compare = || {
+                    let thinks = rung.thinks(grounds);
+                    self.reranker.compare(case.shopper(), &offers, &thinks, NO_HURRY)
+                };
+                (!offers.is_empty()).then(compare).transpose()
             });
             for comparing in asked.collect::<Result<Vec<_>, _>>()? {
                 answers.push(match comparing {

@@ -5,10 +5,12 @@
 //! is written without running the model at all. No state is a dead end: what cannot be walked to
 //! its end from everywhere is refused when it is built.
 
+mod chain;
 mod permutation;
 mod think;
 mod trie;
 
+pub use chain::Chain;
 pub use permutation::Permutation;
 pub use think::{Think, Thinking};
 pub use trie::{Trie, Walk};
@@ -27,6 +29,8 @@ pub enum Constraint {
     Trie(Walk),
     /// Free thoughts, then something else.
     Think(Box<Think>),
+    /// One thing to its end, then something else.
+    Chain(Box<Chain>),
 }
 
 /// The tokens that may come next.
@@ -82,6 +86,9 @@ pub enum ConstraintError {
         /// Its limit.
         max: usize,
     },
+    /// Something that never ends cannot be followed.
+    #[error("free text has no end that anything could follow")]
+    Endless,
     /// A thought could not be closed.
     #[error("token {0} closes a thought, and ends the text")]
     EndInClose(u32),
@@ -110,6 +117,11 @@ impl Constraint {
         Think::new(thinking, then).map(|think| Self::Think(Box::new(think)))
     }
 
+    /// What `first` says, to its end, and then what `then` says.
+    pub fn chain(first: Self, then: Self) -> Result<Self, ConstraintError> {
+        Chain::new(first, then).map(|chain| Self::Chain(Box::new(chain)))
+    }
+
     /// The tokens that may come next.
     pub fn allowed(&self) -> Allowed<'_> {
         match self {
@@ -117,6 +129,7 @@ impl Constraint {
             Self::Permutation(permutation) => Allowed::Only(permutation.allowed()),
             Self::Trie(walk) => Allowed::Only(walk.allowed()),
             Self::Think(think) => think.allowed(),
+            Self::Chain(chain) => chain.allowed(),
         }
     }
 
@@ -138,6 +151,7 @@ impl Constraint {
             Self::Permutation(permutation) => permutation.advance(token),
             Self::Trie(walk) => walk.advance(token),
             Self::Think(think) => think.advance(token),
+            Self::Chain(chain) => chain.advance(token),
         }
         Ok(())
     }
@@ -153,6 +167,17 @@ impl Constraint {
         match self {
             Self::Free => true,
             Self::Think(think) => think.is_over() && think.then().is_free(),
+            Self::Chain(chain) => chain.is_free(),
+            Self::Permutation(_) | Self::Trie(_) => false,
+        }
+    }
+
+    /// Whether its text ends only where a token ends it.
+    fn ends_free(&self) -> bool {
+        match self {
+            Self::Free => true,
+            Self::Think(think) => think.then().ends_free(),
+            Self::Chain(chain) => chain.then().ends_free(),
             Self::Permutation(_) | Self::Trie(_) => false,
         }
     }
@@ -165,6 +190,7 @@ impl Constraint {
             Self::Permutation(permutation) => permutation.tokens_max(),
             Self::Trie(walk) => walk.tokens_max(),
             Self::Think(think) => think.tokens_max() + think.then().tokens_needed(),
+            Self::Chain(chain) => chain.tokens_needed(),
         }
     }
 
@@ -175,6 +201,7 @@ impl Constraint {
             Self::Permutation(permutation) => permutation.highest(),
             Self::Trie(walk) => walk.highest(),
             Self::Think(think) => think.highest().max(think.then().highest()),
+            Self::Chain(chain) => chain.highest(),
         }
     }
 
@@ -185,6 +212,7 @@ impl Constraint {
             Self::Permutation(permutation) => permutation.order(),
             Self::Trie(walk) => walk.entries(),
             Self::Think(think) => think.then().named(),
+            Self::Chain(chain) => chain.then().named(),
         }
     }
 
@@ -308,6 +336,22 @@ mod tests {
                 named.sort_unstable();
                 named.dedup();
                 prop_assert_eq!(named.len(), count);
+            }
+        }
+
+        #[test]
+        fn a_chain_ends_with_what_comes_last(
+            entries in words(),
+            labels in words(),
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 64),
+        ) {
+            let said = Trie::new(&entries).and_then(|trie| Constraint::entries(Arc::new(trie), 1));
+            let order = Constraint::permutation(&labels, &[]);
+            if let (Ok(said), Ok(order)) = (said, order) {
+                let mut picks = picks.iter().cycle();
+                let chain = Constraint::chain(said, order).unwrap();
+                let named = walk(&chain, |n| picks.next().unwrap().index(n));
+                prop_assert_eq!(named.len(), labels.len());
             }
         }
 

@@ -100,6 +100,7 @@ impl Stage for Fuse {
                 rechead_weight: 0.0,
                 offered_max: of.compared_max.min(OFFERED_MAX),
                 thought_tokens_max,
+                grounded: of.grounded,
             };
             if compare.at_once {
                 let (reranked, told) = fitting.compared("reranked", compared(0))?;

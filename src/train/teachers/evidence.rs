@@ -2,13 +2,9 @@
 
 use super::question::{Backed, Question};
 use super::{Said, Teacher};
-use crate::bundle::{Backing, Catalog, Past};
-use crate::domain::EventKind;
-use crate::evidence;
-use crate::reranker::{Because, Thought};
-use rustc_hash::FxHashMap;
+use crate::bundle::Backing;
+use crate::reranker::{self, Because, Thought};
 use serde_json::{Value, json};
-use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
@@ -20,8 +16,6 @@ pub struct EvidenceTeacher;
 
 /// Attributes that a thought says the shopper likes.
 const LIKES: usize = 2;
-/// Purchases that an attribute must occur in, to be liked.
-const LIKED_MIN: u32 = 3;
 
 // === impl EvidenceTeacher ===
 
@@ -66,23 +60,7 @@ fn say(question: &Question<'_>, item: u32, backing: Backing) -> Said {
         Backing::Nothing => return Said::Nothing,
     };
     let title = catalog.item(item).title.to_string();
-    let likes = likes(catalog, &question.case.history);
+    let likes = reranker::likes(catalog, &question.case.history).into_iter().take(LIKES);
+    let likes = likes.map(|number| catalog.attribute(number).1.to_string()).collect();
     Said::Took(item, Thought { likes, title, because })
-}
-
-/// What a shopper chose again and again, by the names of attributes that can be said.
-fn likes(catalog: &Catalog, history: &[Past]) -> Vec<String> {
-    let mut counts: FxHashMap<u32, u32> = FxHashMap::default();
-    for past in history.iter().filter(|past| past.kind == EventKind::Purchase) {
-        for &attribute in &catalog.item(past.item).attributes {
-            *counts.entry(attribute).or_default() += 1;
-        }
-    }
-    let is_liked = |&(number, count): &(u32, u32)| {
-        let (name, value) = catalog.attribute(number);
-        count >= LIKED_MIN && evidence::speaks(name) && !value.contains('.')
-    };
-    let mut liked: Vec<(u32, u32)> = counts.into_iter().filter(is_liked).collect();
-    liked.sort_by_key(|&(number, count)| (Reverse(count), number));
-    liked.iter().take(LIKES).map(|&(number, _)| catalog.attribute(number).1.to_string()).collect()
 }
