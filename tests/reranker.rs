@@ -14,7 +14,9 @@ use raisonne::domain::{
 use raisonne::language::Vocabulary;
 use raisonne::nn::decoder::Model;
 use raisonne::rank::{self, Answer, Building, Ladder, Shortfall, Update};
-use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, RunLimits, WeighedFile};
+use raisonne::reranker::{
+    ComparedFile, Grounds, Prompts, RerankerFile, RunLimits, Thought, WeighedFile,
+};
 use raisonne::telemetry::Metrics;
 use raisonne::train::recipe::Sizes;
 use std::fs;
@@ -203,6 +205,53 @@ async fn whatever_is_thought_the_best_are_put_into_an_order() {
     let alone = query(&home, 1, Effort::Reasoned);
     let answer = climb(&ladder, &alone).await.pop().unwrap();
     assert_eq!(answer.ranking.quality, Quality::Scored, "one is no choice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_shown_holds_whoever_thinks_it() {
+    let reasoned = Some(ComparedFile {
+        weight: 0.0,
+        rechead_weight: 0.0,
+        offered_max: 10,
+        thought_tokens_max: 48,
+        grounded: true,
+    });
+    let home = bundle_with(RerankerFile { reasoned, ..RerankerFile::default() });
+    let ladder = open(&home).await;
+    let bundle = Bundle::open(home.path()).unwrap();
+    let (catalog, cards) = (&bundle.catalog, &bundle.cards.items);
+    let mut users: Vec<_> = bundle.cards.users.iter().collect();
+    users.sort_by(|a, b| a.0.cmp(b.0));
+    let mut thoughts = 0;
+    for (user, card) in users.into_iter().step_by(400) {
+        let mut query = query_of(&bundle, 30, Effort::Reasoned);
+        (query.user, query.explain) = (user.clone(), Explain::Live);
+        let updates: Vec<_> = ladder.clone().climb(query.clone()).collect().await;
+        let (mut told, mut last) = (String::new(), None);
+        for update in updates {
+            match update {
+                Update::Thought(piece) => told += &piece,
+                Update::Answer(answer) => last = Some(answer.ranking),
+            }
+        }
+        let last = last.unwrap();
+        assert_eq!(last.quality, Quality::Reasoned);
+        let best = last.order.iter().filter(|ranked| ranked.scores.reranker.is_some());
+        let number = |input: usize| catalog.number(&query.candidates[input].item).unwrap();
+        let offered: Vec<u32> = best.map(|ranked| number(ranked.input)).collect();
+        let grounds = Grounds::of(catalog, cards, &card.history, &offered);
+        assert_eq!(last.rationale.is_none(), grounds.claims.is_empty(), "{user:?}");
+        let Some(rationale) = last.rationale else { continue };
+        thoughts += 1;
+        assert_eq!(told.trim(), &*rationale, "what was streamed is what was thought");
+        let thought = Thought::read(&told).unwrap();
+        assert!(thought.prove(catalog, cards, &card.history, &offered).is_some(), "{told}");
+        let live = last.order.iter().flat_map(|ranked| &ranked.reasons);
+        let live: Vec<_> = live.filter(|reason| reason.source == Source::Live).collect();
+        assert_eq!(live.len(), 1);
+        assert!(told.ends_with(&*live[0].text), "{told}");
+    }
+    assert!(thoughts > 5, "{thoughts}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ impl Ladder {
     /// Reads what lies on the bench.
     pub fn read(bench: &Bench<'_>, world: &World) -> anyhow::Result<Self> {
         let scorer = Scorer::read(bench)?;
-        let answers = bench.recipe.rechead.is_some_and(|of| of.answers) && scorer.head().is_some();
+        let answers = bench.recipe.expects() && scorer.head().is_some();
         let (path, folder) = (bench.path(Part::Reranker), bench.path(Part::Decoder));
         if !path.exists() {
             return Ok(Self { scorer, model: None, file: RerankerFile::default(), answers });

@@ -348,6 +348,11 @@ impl Recipe {
         self.language_model.as_ref()?.compare.as_ref()
     }
 
+    /// Whether the language model says which item it expects each shopper to want.
+    pub fn expects(&self) -> bool {
+        self.rechead.is_some_and(|of| of.answers)
+    }
+
     /// Reads a recipe, with `overrides` such as `reward_model.loss=bce` laid over it. Paths in
     /// it are taken from where it lies.
     pub fn read(path: &Path, overrides: &[String]) -> anyhow::Result<Self> {

@@ -75,7 +75,7 @@ impl Stage for Fuse {
         {
             cases.shuffle(&mut rng);
             cases.truncate(of.judged_max);
-            if recipe.rechead.is_some_and(|of| of.answers) && scorer.head().is_some() {
+            if recipe.expects() && scorer.head().is_some() {
                 model.expect(&mut cases, &mut |_| {})?;
             }
             let orders = scored(&scorer, &world, &cases)?;

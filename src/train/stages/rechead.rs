@@ -3,7 +3,8 @@
 //! What was written is fixed, and the head learns from it with a sampled softmax: the item that was
 //! taken against others of its slate and against items from anywhere in the catalogue. The thought is the
 //! shopper's pattern; the answer is the item that the language model expects, if the recipe asks it, and
-//! what the shop's own counts foresee otherwise. Some answers are hidden while it learns, so that it can do without.
+//! what the shop's own counts foresee otherwise. Some answers are hidden while it learns, so that it can
+//! do without.
 
 use super::reward_model::examples;
 use crate::bundle::Part;

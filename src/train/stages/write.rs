@@ -86,7 +86,7 @@ fn expected(
     histories: &[Vec<Past>],
     now: Timestamp,
 ) -> anyhow::Result<Vec<Option<u32>>> {
-    if !bench.recipe.rechead.is_some_and(|of| of.answers) {
+    if !bench.recipe.expects() {
         return Ok(Vec::new());
     }
     let model = Speaker::start(&bench.path(Part::Decoder), catalog)?;
