@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 const KINDS: [&str; 3] = ["type", "product_type", "category"];
 /// Attributes that are not fit for a sentence: tiers and bare years mean nothing to a shopper.
 const SILENT: [&str; 3] = ["brand_tier", "tier", "year"];
+/// Attributes that name somebody or something else.
+const NAMES: [&str; 4] = ["brand", "maker", "collection", "occasion"];
 /// The months' names.
 const MONTHS: [&str; 12] = [
     "January",
@@ -104,6 +106,11 @@ pub(super) fn repeat(count: u32, buyers: usize) -> String {
 /// Whether an attribute can stand in a shopper's pattern.
 pub fn speaks(name: &str) -> bool {
     !SILENT.contains(&name)
+}
+
+/// Whether an item can be said to be what this attribute says: red, or folk, but not a maker's name.
+pub fn describes(name: &str) -> bool {
+    speaks(name) && !KINDS.contains(&name) && !NAMES.contains(&name)
 }
 
 /// "a", "a and b", "a, b and c".

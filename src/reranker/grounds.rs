@@ -32,7 +32,10 @@ impl Grounds {
         let claims = offered.iter().flat_map(|&item| {
             let reasons = cards[item as usize].reasons.iter().map(|reason| reason.backing);
             let can_be_said = |backing: &Backing| match backing {
-                Backing::Attribute(number) => !catalog.attribute(*number).1.contains('.'),
+                Backing::Attribute(number) => {
+                    let (name, value) = catalog.attribute(*number);
+                    evidence::describes(name) && !value.contains('.')
+                }
                 _ => true,
             };
             let backed = reasons.filter(can_be_said);
