@@ -33,6 +33,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
+/// The demo's rungs of the language model, and the highest of them.
+const SPEAKING: [Quality; 2] = [Quality::Weighed, TOP];
+const TOP: Quality = Quality::Reasoned;
 /// Longer than anything here takes on a slow machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Clients of a load.
@@ -74,8 +77,8 @@ impl Shelf {
     /// half. Golden requests say nothing of either.
     fn other(&self) -> PathBuf {
         self.add("other", |dir| {
-            edit(&dir.join(Part::ScorerShape.file()), "weight = 0.15", "weight = 0.3");
-            edit(&dir.join(Part::Reranker.file()), "weight = 0.4", "weight = 0.2");
+            set(&dir.join(Part::ScorerShape.file()), "fusion", "prior_weight", 0.7);
+            set(&dir.join(Part::Reranker.file()), "weighed", "weight", 0.1);
         })
     }
 
@@ -101,10 +104,11 @@ fn samples() -> Arc<[RerankRequest]> {
     serde_json::from_slice::<Vec<_>>(&samples).unwrap().into()
 }
 
-fn edit(path: &Path, from: &str, to: &str) {
-    let text = fs::read_to_string(path).unwrap();
-    assert!(text.contains(from), "{text}");
-    fs::write(path, text.replacen(from, to, 1)).unwrap();
+fn set(path: &Path, section: &str, key: &str, value: f64) {
+    let mut table: toml::Table = fs::read_to_string(path).unwrap().parse().unwrap();
+    let old = table[section].as_table_mut().unwrap().insert(key.to_owned(), value.into());
+    assert!(old.is_some_and(|old| old != value.into()), "{section}.{key} is to be changed");
+    fs::write(path, table.to_string()).unwrap();
 }
 
 fn version(dir: &Path) -> String {
@@ -360,7 +364,7 @@ async fn a_bundle_that_does_not_hold_leaves_the_old_one_serving() {
     served.is_well().await;
     let mut client = served.client.clone();
     let answer = client.rerank(served.samples[0].clone()).await.unwrap().into_inner();
-    assert_eq!((answer.quality(), answer.bundle), (Quality::Weighed, version(&Shelf::demo())));
+    assert_eq!((answer.quality(), answer.bundle), (TOP, version(&Shelf::demo())));
     served.stop().await;
 }
 
@@ -385,7 +389,7 @@ async fn an_old_ladder_stays_until_its_last_climb_ends_and_then_goes() {
     let last = climb.by_ref().fold(None, |_, update| async { Some(update) }).await;
     let Some(Update::Answer(last)) = last else { panic!("{last:?}") };
     assert_eq!(last.ranking.version.as_str(), version(&Shelf::demo()));
-    assert_eq!(last.ranking.quality, domain::Quality::Weighed);
+    assert_eq!(last.ranking.quality, domain::Quality::Reasoned);
     drop(climb);
     gone(&old).await;
     timeout(PATIENCE, end.come()).await.expect("its owners end");
@@ -414,9 +418,9 @@ async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there(
     for sample in &*served.samples {
         let answer = client.rerank(sample.clone()).await.unwrap().into_inner();
         assert_eq!((answer.quality(), &*answer.bundle), (Quality::Scored, &*version(&there)));
-        let [shortfall] = &answer.shortfalls[..] else { panic!("{:?}", answer.shortfalls) };
-        assert_eq!((shortfall.quality(), shortfall.why()), (Quality::Weighed, Why::Missing));
-        assert_eq!(shortfall.missing, "language model");
+        let lacking: Vec<_> = answer.shortfalls.iter().map(|s| (s.quality(), s.why())).collect();
+        assert_eq!(lacking, SPEAKING.map(|quality| (quality, Why::Missing)));
+        assert!(answer.shortfalls.iter().all(|s| s.missing == "language model"));
     }
     // What was planned is no reason to send nobody here.
     served.is_well().await;
@@ -432,10 +436,10 @@ async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there(
     assert!(end.has_come(), "the old one is gone before the new one is there");
     assert_eq!(second.await.unwrap(), Swapped::Already);
     let answer = client.rerank(served.samples[0].clone()).await.unwrap().into_inner();
-    assert_eq!((answer.quality(), &*answer.bundle), (Quality::Weighed, &*version(&there)));
+    assert_eq!((answer.quality(), &*answer.bundle), (TOP, &*version(&there)));
     for (_, answer, why) in load.end().await {
         let is_scored = answer.quality == Quality::Scored && answer.bundle == version(&there);
-        assert!(is_scored || answer.quality == Quality::Weighed, "{:?}: {why:?}", answer.quality);
+        assert!(is_scored || answer.quality == TOP, "{:?}: {why:?}", answer.quality);
     }
     served.stop().await;
 }
@@ -629,7 +633,7 @@ async fn at_a_hang_up_the_real_binary_opens_its_bundle_again() {
     sleep(Duration::from_millis(300)).await;
     let answers = load.end().await;
     let last = answers.last().map(|(_, answer, _)| answer.clone()).unwrap();
-    assert_eq!((last.bundle, last.quality), (version(&there), Quality::Weighed));
+    assert_eq!((last.bundle, last.quality), (version(&there), TOP));
     let seen: BTreeSet<_> = answers.into_iter().map(|(_, answer, _)| answer.bundle).collect();
     assert_eq!(seen, BTreeSet::from([version(&here), version(&there)]));
 }
