@@ -12,4 +12,4 @@ mod wording;
 pub use ledger::{Ledger, Purchase};
 pub use pattern::pattern;
 pub use reasons::{BUYERS_MIN, Partner, item_cards};
-pub use wording::{describes, speaks};
+pub use wording::{MONTHS, describes, speaks};

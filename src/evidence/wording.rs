@@ -12,7 +12,7 @@ const SILENT: [&str; 3] = ["brand_tier", "tier", "year"];
 /// Attributes that name somebody or something else.
 const NAMES: [&str; 4] = ["brand", "maker", "collection", "occasion"];
 /// The months' names.
-const MONTHS: [&str; 12] = [
+pub const MONTHS: [&str; 12] = [
     "January",
     "February",
     "March",

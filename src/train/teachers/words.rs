@@ -11,6 +11,7 @@ use super::Said;
 use super::question::Question;
 use crate::bundle::{Past, month};
 use crate::domain::EventKind;
+use crate::evidence::MONTHS;
 use crate::reranker::{EVENTS_MAX, Thought};
 use crate::scorer::features::Context;
 use crate::train::dataset::DAY_S;
@@ -25,20 +26,6 @@ const REASONS_TOLD: usize = 4;
 const FIRST_LABEL: u8 = b'A';
 const THOUGHT: [&str; 2] = ["<thought>", "</thought>"];
 const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
 
 const TASK: &str = "\
 You know shoppers and what they take. You read what one shopper did in a shop, and a few products that \
