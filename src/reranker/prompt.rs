@@ -19,8 +19,10 @@
 //! red.<a_3><b_1><c_4><d_0> goes with<a_1><b_7><c_2><d_8>. Best first: B A
 //! ```
 
+mod thoughts;
+
 use super::facts::{Facts, Offer};
-use super::thought::{AND, Because, GOES_WITH, IS, LIKES, Thought};
+use super::thought::{AND, GOES_WITH, IS, LIKES};
 use crate::bundle::{Backing, Catalog, Past, month};
 use crate::domain::{EventKind, Timestamp};
 use crate::language::{SemanticTokensError, Vocabulary, VocabularyError};
@@ -305,53 +307,6 @@ impl Prompts {
         }
         tokens.extend(&self.stop);
         tokens
-    }
-
-    /// A thought as it is to be written: with ids in the place of titles. `None` if it names an item
-    /// that was neither offered nor part of the history.
-    pub fn written(
-        &self,
-        thought: &Thought,
-        offered: &[Offer],
-        history: &[Past],
-    ) -> Result<Option<Vec<u32>>, VocabularyError> {
-        let is = |item: u32, title: &str| *self.titles[item as usize] == *title;
-        let item = offered.iter().find(|offer| is(offer.item, &thought.title));
-        let Some(item) = item.map(|offer| offer.item) else { return Ok(None) };
-        let likes = thought.likes_told();
-        let mut tokens =
-            if likes.is_empty() { Vec::new() } else { self.vocabulary.encode(&likes)? };
-        tokens.extend(self.item(item));
-        match &thought.because {
-            Because::GoesWith(title) => {
-                let other = history.iter().find(|past| is(past.item, title));
-                let Some(other) = other else { return Ok(None) };
-                tokens.extend(&self.goes_with);
-                tokens.extend(self.item(other.item));
-                tokens.extend(&self.stop);
-            }
-            Because::Is(value) => {
-                tokens.extend(self.vocabulary.encode(&format!("{IS}{value}{STOP}"))?);
-            }
-        }
-        Ok(Some(tokens))
-    }
-
-    /// What a thought says of what the shopper likes: one attribute, or more of them.
-    pub(super) fn likes(&self, attributes: &[u32]) -> Vec<u32> {
-        let values = attributes.iter().map(|&number| self.attributes[number as usize].as_slice());
-        let values: Vec<&[u32]> = values.collect();
-        [&self.likes, &values.join(&self.and[..]), &self.stop].map(Vec::as_slice).concat()
-    }
-
-    /// What a thought says of a candidate that this backs.
-    pub(super) fn claim(&self, item: u32, backing: Backing) -> Option<Vec<u32>> {
-        let (verb, other) = match backing {
-            Backing::Item(other) => (&self.goes_with, self.item(other)),
-            Backing::Attribute(number) => (&self.is, self.attributes[number as usize].as_slice()),
-            Backing::Nothing => return None,
-        };
-        Some([self.item(item), verb, other, &self.stop].concat())
     }
 
     /// The number of the item with this id, if any has it.

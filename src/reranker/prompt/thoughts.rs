@@ -1,0 +1,56 @@
+//! Thoughts in a language model's tokens: with ids in the place of titles.
+
+use super::{Prompts, STOP};
+use crate::bundle::{Backing, Past};
+use crate::language::VocabularyError;
+use crate::reranker::thought::IS;
+use crate::reranker::{Because, Offer, Thought};
+
+impl Prompts {
+    /// A thought as it is to be written: with ids in the place of titles. `None` if it names an item
+    /// that was neither offered nor part of the history.
+    pub fn written(
+        &self,
+        thought: &Thought,
+        offered: &[Offer],
+        history: &[Past],
+    ) -> Result<Option<Vec<u32>>, VocabularyError> {
+        let is = |item: u32, title: &str| *self.titles[item as usize] == *title;
+        let item = offered.iter().find(|offer| is(offer.item, &thought.title));
+        let Some(item) = item.map(|offer| offer.item) else { return Ok(None) };
+        let likes = thought.likes_told();
+        let mut tokens =
+            if likes.is_empty() { Vec::new() } else { self.vocabulary.encode(&likes)? };
+        tokens.extend(self.item(item));
+        match &thought.because {
+            Because::GoesWith(title) => {
+                let other = history.iter().find(|past| is(past.item, title));
+                let Some(other) = other else { return Ok(None) };
+                tokens.extend(&self.goes_with);
+                tokens.extend(self.item(other.item));
+                tokens.extend(&self.stop);
+            }
+            Because::Is(value) => {
+                tokens.extend(self.vocabulary.encode(&format!("{IS}{value}{STOP}"))?);
+            }
+        }
+        Ok(Some(tokens))
+    }
+
+    /// What a thought says of what the shopper likes: one attribute, or more of them.
+    pub(in crate::reranker) fn likes(&self, attributes: &[u32]) -> Vec<u32> {
+        let values = attributes.iter().map(|&number| self.attributes[number as usize].as_slice());
+        let values: Vec<&[u32]> = values.collect();
+        [&self.likes, &values.join(&self.and[..]), &self.stop].map(Vec::as_slice).concat()
+    }
+
+    /// What a thought says of a candidate that this backs.
+    pub(in crate::reranker) fn claim(&self, item: u32, backing: Backing) -> Option<Vec<u32>> {
+        let (verb, other) = match backing {
+            Backing::Item(other) => (&self.goes_with, self.item(other)),
+            Backing::Attribute(number) => (&self.is, self.attributes[number as usize].as_slice()),
+            Backing::Nothing => return None,
+        };
+        Some([self.item(item), verb, other, &self.stop].concat())
+    }
+}
