@@ -67,6 +67,17 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     home
 }
 
+/// Ten are compared, after a thought of so many tokens.
+fn compared(thought_tokens_max: usize) -> ComparedFile {
+    ComparedFile {
+        weight: 1.0,
+        rechead_weight: 0.0,
+        offered_max: 10,
+        thought_tokens_max,
+        grounded: false,
+    }
+}
+
 /// A bundle whose language model weighs, and no more.
 fn bundle() -> TempDir {
     let weighed = Some(WeighedFile { weight: 200.0, candidates_max: WEIGHED });
@@ -165,16 +176,8 @@ async fn the_climb_goes_on_to_weighed_and_no_higher_than_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_thought_the_best_are_put_into_an_order() {
-    let compared = |thought_tokens_max| {
-        Some(ComparedFile {
-            weight: 1.0,
-            rechead_weight: 0.0,
-            offered_max: 10,
-            thought_tokens_max,
-            grounded: false,
-        })
-    };
-    let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(12) };
+    let file =
+        RerankerFile { weighed: None, reranked: Some(compared(0)), reasoned: Some(compared(12)) };
     let home = bundle_with(file);
     let ladder = open(&home).await;
     assert_eq!(ladder.top(), Quality::Reasoned);
@@ -268,16 +271,8 @@ async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
     assert!(straight.iter().all(|(_, bits)| bits.is_some()));
 
     // Ten are compared whatever order they came in, and come out as they would in any other.
-    let compared = |thought_tokens_max| {
-        Some(ComparedFile {
-            weight: 1.0,
-            rechead_weight: 0.0,
-            offered_max: 10,
-            thought_tokens_max,
-            grounded: false,
-        })
-    };
-    let file = RerankerFile { weighed: None, reranked: compared(0), reasoned: compared(8) };
+    let file =
+        RerankerFile { weighed: None, reranked: Some(compared(0)), reasoned: Some(compared(8)) };
     let (other, effort) = (bundle_with(file), Effort::Reasoned);
     let comparing = open(&other).await;
     let mut places = Vec::new();
@@ -308,14 +303,8 @@ async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
 #[ignore = "takes minutes"]
 async fn ten_thousand_answers_are_permutations() {
     const REQUESTS: usize = 10_000;
-    let compared = Some(ComparedFile {
-        weight: 1.0,
-        rechead_weight: 0.0,
-        offered_max: 10,
-        thought_tokens_max: 12,
-        grounded: false,
-    });
-    let home = bundle_with(RerankerFile { reasoned: compared, ..RerankerFile::default() });
+    let home =
+        bundle_with(RerankerFile { reasoned: Some(compared(12)), ..RerankerFile::default() });
     let ladder = open(&home).await;
     let bundle = Bundle::open(home.path()).unwrap();
     let mut users: Vec<_> = bundle.cards.users.keys().cloned().collect();

@@ -12,7 +12,10 @@ use crate::reranker::{Compared, ComparedFile, Order, RerankerFile};
 use crate::scorer::{Head, Written};
 use anyhow::Context as _;
 
-/// What the word of a rung may count.
+/// What a word beside the order below has to gain to count, as a share of the figure: less comes of picking
+/// the best of so many weights.
+pub const GAIN_MIN: f64 = 0.002;
+/// What such a word may count.
 pub const WEIGHTS: [f32; 12] = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
 
 /// The models of a bench.

@@ -1,7 +1,7 @@
 //! The same network as the service runs it: one shopper at a time, in plain loops that run in vectors.
 //!
-//! A shopper's vector is made once per card (some ten microseconds), an item's once per bundle; what is
-//! left for a request is a dot product per candidate.
+//! A shopper's vector is made once per card that is looked up, an item's once per bundle; what is left for
+//! a request is a dot product per candidate.
 
 use super::{RecheadShape, TEXTS};
 use crate::nn::ops::{dot, exp, greatest, sum, vectorised};
@@ -16,8 +16,10 @@ const ROWS: usize = 3;
 #[derive(Clone, Debug)]
 pub struct Rechead {
     shape: RecheadShape,
-    /// `f` of history, thought, answer and item.
-    texts: [TextHead; TEXTS.len()],
+    /// `f` of history, thought and answer.
+    written: [TextHead; 3],
+    /// `f` of an item.
+    item: TextHead,
     layers: Vec<Layer>,
     norm: Norm,
     gate: Linear,
@@ -72,8 +74,10 @@ impl Rechead {
         shape.check()?;
         weights.check_tensors(shape.tensors())?;
         let load = Load(weights);
+        let [history, thought, answer, item] = TEXTS.map(|text| load.text_head(text));
         Ok(Self {
-            texts: TEXTS.map(|text| load.text_head(text)),
+            written: [history, thought, answer],
+            item,
             layers: (0..shape.layers).map(|layer| load.layer(layer)).collect(),
             norm: load.norm("encoder.norm"),
             gate: load.linear("gate"),
@@ -94,7 +98,7 @@ impl Rechead {
     /// The vector of an item whose text has this vector (e): (d).
     pub fn item(&self, text: &[f32], room: &mut RecheadRoom) -> Vec<f32> {
         let mut item = Vec::new();
-        vectorised(|| self.texts[3].apply(text, &mut room.hidden, &mut item));
+        vectorised(|| self.item.apply(text, &mut room.hidden, &mut item));
         item
     }
 
@@ -107,43 +111,36 @@ impl Rechead {
         answer: Option<&[f32]>,
         room: &mut RecheadRoom,
     ) -> Vec<f32> {
-        vectorised(|| self.pass(history, thought, answer, room))
-    }
-
-    fn pass(
-        &self,
-        history: &[f32],
-        thought: &[f32],
-        answer: Option<&[f32]>,
-        room: &mut RecheadRoom,
-    ) -> Vec<f32> {
         let d = self.shape.width;
-        let [of_history, of_thought, of_answer, _] = &self.texts;
-        of_history.apply(history, &mut room.hidden, &mut room.rows[0]);
-        of_thought.apply(thought, &mut room.hidden, &mut room.rows[1]);
-        let mut selected = Vec::new();
-        match answer {
-            Some(answer) => of_answer.apply(answer, &mut room.hidden, &mut selected),
-            None => selected.extend_from_slice(&room.rows[0]),
-        }
-        room.rows[2].clone_from(&selected);
-        for layer in &self.layers {
-            layer.attend(self.shape.heads, room);
-            layer.feed_forward(room);
-        }
-        let mut both = selected.clone();
-        both.resize(2 * d, 0.0);
-        for row in &room.rows {
-            self.norm.apply(row, &mut room.normed);
-            for (mean, value) in both[d..].iter_mut().zip(&room.normed) {
-                *mean += value / ROWS as f32;
+        // One closure, not a function: what is not inlined here loses the processor's features.
+        vectorised(|| {
+            let [of_history, of_thought, of_answer] = &self.written;
+            of_history.apply(history, &mut room.hidden, &mut room.rows[0]);
+            of_thought.apply(thought, &mut room.hidden, &mut room.rows[1]);
+            let mut selected = Vec::new();
+            match answer {
+                Some(answer) => of_answer.apply(answer, &mut room.hidden, &mut selected),
+                None => selected.extend_from_slice(&room.rows[0]),
             }
-        }
-        self.gate.apply(&both, &mut room.out);
-        for ((value, gate), reasoned) in selected.iter_mut().zip(&room.out).zip(&both[d..]) {
-            *value += self.shape.gamma / (1.0 + exp(0.5 - gate)) * reasoned;
-        }
-        selected
+            room.rows[2].clone_from(&selected);
+            for layer in &self.layers {
+                layer.attend(self.shape.heads, room);
+                layer.feed_forward(room);
+            }
+            let mut both = selected.clone();
+            both.resize(2 * d, 0.0);
+            for row in &room.rows {
+                self.norm.apply(row, &mut room.normed);
+                for (mean, value) in both[d..].iter_mut().zip(&room.normed) {
+                    *mean += value / ROWS as f32;
+                }
+            }
+            self.gate.apply(&both, &mut room.out);
+            for ((value, gate), reasoned) in selected.iter_mut().zip(&room.out).zip(&both[d..]) {
+                *value += self.shape.gamma / (1.0 + exp(0.5 - gate)) * reasoned;
+            }
+            selected
+        })
     }
 }
 

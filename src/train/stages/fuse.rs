@@ -5,7 +5,7 @@ use crate::reranker::{
     Compared, ComparedFile, OFFERED_MAX, Order, RerankerFile, Thought, WeighedFile,
 };
 use crate::train::cases::Case;
-use crate::train::ladder::{Listener, WEIGHTS, compare, of_the_first, scored, sorted};
+use crate::train::ladder::{GAIN_MIN, Listener, WEIGHTS, compare, of_the_first, scored, sorted};
 use crate::train::measure;
 use crate::train::recipe::{FuseRecipe, Recipe};
 use crate::train::scored::Scorer;
@@ -21,9 +21,6 @@ use serde_json::{Map, Value, json};
 /// The figure that weights are chosen by: NDCG at this cut.
 const CUT: usize = 10;
 
-/// What a rung has to gain to be shipped, as a share of the figure: less comes of picking the best of so
-/// many weights.
-const GAIN_MIN: f64 = 0.002;
 /// The share of thoughts that have to hold, for a rung that thinks to be shipped for what it says.
 const HOLD_MIN: f64 = 0.5;
 /// Thoughts that the report shows.

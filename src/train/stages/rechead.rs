@@ -13,7 +13,7 @@ use crate::nn::{Rechead, RecheadBatch, RecheadNetwork, RecheadShape, Weights, so
 use crate::scorer::{RecheadFile, foreseen, history_text};
 use crate::train::cases::{Case, Task};
 use crate::train::fit::{self, Plan};
-use crate::train::ladder::{Listener, WEIGHTS, sorted};
+use crate::train::ladder::{GAIN_MIN, Listener, WEIGHTS, sorted};
 use crate::train::recipe::{RecheadRecipe, Recipe};
 use crate::train::scored::Scorer;
 use crate::train::speaker::Speaker;
@@ -31,8 +31,6 @@ use serde_json::{Value, json};
 const HIDDEN_SHARE: f64 = 0.3;
 /// The figure that the best epoch and the weight are chosen by: NDCG at this cut.
 const CUT: usize = 10;
-/// What its score has to gain to count at all, as a share of the figure.
-const GAIN_MIN: f64 = 0.002;
 
 /// Trains the Rechead.
 #[derive(Debug)]
