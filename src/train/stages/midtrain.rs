@@ -23,6 +23,8 @@ use serde_json::{Map, Value, json};
 
 /// Positions of a model that is made from nothing: a trunk, and as much again to think and answer.
 const POSITIONS_MAX: usize = 2 * TRUNK_TOKENS_MAX;
+/// Lines of a basket that a sequence goes on with: a reseller's may have hundreds.
+const BASKET_MAX: usize = 32;
 /// Purchases that a persona's text names.
 const PERSONA_ITEMS: usize = 8;
 /// Lessons that are kept back from each kind, to see whether what was learned holds for others.
@@ -204,7 +206,7 @@ impl Shop<'_> {
             let (line, now) = (baskets[at].start, bought[baskets[at].start].time);
             let history = self.dataset.history(user, line, false, EVENTS_MAX);
             let mut tokens = prompts.trunk(&history, now);
-            for b in &bought[baskets[at].clone()] {
+            for b in bought[baskets[at].clone()].iter().take(BASKET_MAX) {
                 tokens.extend(prompts.item(b.item));
             }
             lessons.push(Lesson::text(tokens));
