@@ -4,7 +4,7 @@ use super::{
     Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, ItemCard, ItemStats,
     Manifest, NOBODY, PARTNERS, Part, Past, SemanticIds, Ties, UserCard,
 };
-use crate::domain::{EventKind, Evidence, EvidenceKind, Timestamp, UserId};
+use crate::domain::{EventKind, Evidence, EvidenceKind, Source, Timestamp, UserId};
 use half::f16;
 use rustc_hash::FxHashMap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -121,6 +121,9 @@ struct ItemRow {
 #[derive(Serialize, Deserialize)]
 struct ReasonRow {
     text: String,
+    /// Whether a language model wrote it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    cached: bool,
     kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     item: Option<String>,
@@ -184,6 +187,7 @@ impl ReasonRow {
         let evidence = &reason.evidence[0];
         Self {
             text: reason.text.to_string(),
+            cached: reason.source == Source::Cached,
             kind: evidence.kind.as_str().into(),
             item: evidence.item.as_ref().map(|item| item.as_str().into()),
             attribute: evidence.attribute.to_string(),
@@ -215,6 +219,7 @@ impl ReasonRow {
         };
         Some(CardReason {
             text: self.text.into(),
+            source: if self.cached { Source::Cached } else { Source::Evidence },
             evidence: Arc::new([evidence]),
             strength: self.strength,
             backing,

@@ -9,41 +9,82 @@ use std::sync::Arc;
 /// Categories named in a pattern.
 const CATEGORIES: usize = 3;
 /// Attributes named in a pattern.
-const ATTRIBUTES: usize = 6;
+pub const LIKES_TOLD: usize = 6;
+/// Attributes that those are chosen from.
+const LIKES_KNOWN: usize = 12;
 /// Items named in a pattern.
 const LATEST: usize = 3;
 
-/// What the last events of a history (oldest first) say about its owner: their categories, what
-/// their things have in common, what they usually pay, and what they chose last. Empty for an
-/// empty history. Prices are those of the `cards`, which know nothing later than themselves.
+/// What the last events of a history say about its owner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pattern {
+    categories: Vec<u32>,
+    /// The numbers of attributes that their things have in common, what counts most first.
+    pub likes: Vec<u32>,
+    price: Option<f32>,
+    latest: Vec<Arc<str>>,
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    /// Of a history, oldest first: `None` of an empty one. Prices are those of the `cards`, which know
+    /// nothing later than themselves.
+    pub fn of(catalog: &Catalog, cards: &[ItemCard], history: &[Past]) -> Option<Self> {
+        let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
+        let latest = history.last()?;
+        let categories = history.iter().map(|past| catalog.item(past.item).category);
+        let mut likes = liked(catalog, history);
+        likes.truncate(LIKES_TOLD);
+        let paid = history.iter().filter_map(|past| cards[past.item as usize].stats.price_paid());
+        Some(Self {
+            categories: commonest(categories, CATEGORIES, 1),
+            likes,
+            price: median(paid.collect()),
+            latest: last_titles(catalog, history, latest),
+        })
+    }
+
+    /// In words.
+    pub fn text(&self, catalog: &Catalog, currency: &str) -> String {
+        let mut text = String::from("Buys ");
+        let named = self.categories.iter().map(|&number| &**catalog.category(number));
+        let named: Vec<_> = named.filter(|name| !name.is_empty()).collect();
+        text.push_str(&wording::list(
+            if named.is_empty() { vec!["many things"] } else { named }.into_iter(),
+        ));
+        if !self.likes.is_empty() {
+            let liked = self.likes.iter().map(|&number| &**catalog.attribute(number).1);
+            text.push_str("; likes ");
+            text.push_str(&wording::list(liked));
+        }
+        if let Some(price) = self.price {
+            let _ = write!(text, "; usually pays about {currency}{price:.2}");
+        }
+        text.push_str("; last chose ");
+        text.push_str(&wording::list(self.latest.iter().map(|title| &**title)));
+        text.push('.');
+        text
+    }
+}
+
+/// What a history (oldest first) says about its owner in words: their categories, what their things have
+/// in common, what they usually pay, and what they chose last. Empty for an empty history.
 pub fn pattern(catalog: &Catalog, cards: &[ItemCard], history: &[Past], currency: &str) -> String {
+    let pattern = Pattern::of(catalog, cards, history);
+    pattern.map_or_else(String::new, |pattern| pattern.text(catalog, currency))
+}
+
+/// The attributes that the last things of a history have in common and that can be said, commonest first:
+/// more than a pattern tells.
+pub fn liked(catalog: &Catalog, history: &[Past]) -> Vec<u32> {
     let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
-    let Some(latest) = history.last() else { return String::new() };
-    let items = || history.iter().map(|past| catalog.item(past.item));
-    let mut text = String::from("Buys ");
-    let categories = commonest(items().map(|item| item.category), CATEGORIES, 1);
-    let named: Vec<_> = categories.iter().map(|&number| &**catalog.category(number)).collect();
-    let named = named.into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>();
-    text.push_str(&wording::list(
-        if named.is_empty() { vec!["many things"] } else { named }.into_iter(),
-    ));
-    let spoken = items().flat_map(|item| &item.attributes).copied();
-    let spoken = spoken.filter(|&number| wording::speaks(catalog.attribute(number).0));
-    let liked = commonest(spoken, ATTRIBUTES, 2);
-    if !liked.is_empty() {
-        text.push_str("; likes ");
-        text.push_str(&wording::list(liked.iter().map(|&number| &**catalog.attribute(number).1)));
-    }
-    let paid = history.iter().filter_map(|past| cards[past.item as usize].stats.price_paid());
-    if let Some(price) = median(paid.collect()) {
-        let _ = write!(text, "; usually pays about {currency}{price:.2}");
-    }
-    text.push_str("; last chose ");
-    text.push_str(&wording::list(
-        last_titles(catalog, history, latest).iter().map(|title| &**title),
-    ));
-    text.push('.');
-    text
+    let attributes = history.iter().flat_map(|past| &catalog.item(past.item).attributes).copied();
+    let spoken = attributes.filter(|&number| {
+        let (name, value) = catalog.attribute(number);
+        wording::speaks(name) && !value.is_empty()
+    });
+    commonest(spoken, LIKES_KNOWN, 2)
 }
 
 fn last_titles(catalog: &Catalog, history: &[Past], latest: &Past) -> Vec<Arc<str>> {

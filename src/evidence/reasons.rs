@@ -3,7 +3,7 @@
 use super::ledger::RECENT_DAYS;
 use super::{Ledger, wording};
 use crate::bundle::{Backing, CardReason, Catalog, ItemCard, ItemStats, REASONS_MAX};
-use crate::domain::{Evidence, EvidenceKind, UserId};
+use crate::domain::{Evidence, EvidenceKind, Source, UserId};
 use std::sync::Arc;
 
 /// Fewer buyers than this and a claim would be about a person, not about an item.
@@ -95,8 +95,6 @@ impl Page<'_> {
             if both.len() < BUYERS_MIN || other.title == *title || reasons.len() == PARTNERS_MAX {
                 continue;
             }
-            let turn = self.item.wrapping_add(partner.item);
-            let text = wording::co_purchase(&other.title, both.len(), self.buyers().len(), turn);
             let evidence = Evidence {
                 kind: EvidenceKind::CoPurchase,
                 item: Some(other.id.clone()),
@@ -105,11 +103,10 @@ impl Page<'_> {
                 count: both.len() as u32,
                 of: self.buyers().len() as u32,
             };
-            reasons.push(CardReason {
-                backing: Backing::Item(partner.item),
-                supporters: self.supporters(&both),
-                ..reason(text, evidence, partner.cosine)
-            });
+            reasons.extend(self.reason(evidence, partner.cosine, partner.item).map(|reason| {
+                let (backing, supporters) = (Backing::Item(partner.item), self.supporters(&both));
+                CardReason { backing, supporters, ..reason }
+            }));
         }
         reasons
     }
@@ -124,23 +121,20 @@ impl Page<'_> {
                 .copied()
                 .filter(|&user| sharers.owned(user, attribute) > 1)
                 .collect();
-            let text = wording::attribute(name, value, also.len(), self.buyers().len());
-            if let (Some(text), true) = (text, also.len() >= BUYERS_MIN) {
+            if wording::speaks(name) && !value.is_empty() && also.len() >= BUYERS_MIN {
                 // Common attributes are shared by chance: what counts is the surprise.
                 let share = also.len() as f32 / self.buyers().len() as f32;
                 let lift = share / sharers.share(attribute).max(1e-3);
-                found.push((lift, attribute, text, also));
+                found.push((lift, attribute, also));
             }
         }
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         found.truncate(ATTRIBUTES_MAX);
-        found.into_iter().map(|found| self.attribute_reason(found)).collect()
+        let shared = found.into_iter();
+        shared.filter_map(|(_, attribute, also)| self.attribute_reason(attribute, &also)).collect()
     }
 
-    fn attribute_reason(
-        &self,
-        (_, attribute, text, also): (f32, u32, String, Vec<u32>),
-    ) -> CardReason {
+    fn attribute_reason(&self, attribute: u32, also: &[u32]) -> Option<CardReason> {
         let (name, value) = self.catalog.attribute(attribute);
         let evidence = Evidence {
             kind: EvidenceKind::Attribute,
@@ -151,11 +145,9 @@ impl Page<'_> {
             of: self.buyers().len() as u32,
         };
         let strength = also.len() as f32 / self.buyers().len() as f32;
-        CardReason {
-            backing: Backing::Attribute(attribute),
-            supporters: self.supporters(&also),
-            ..reason(text, evidence, strength)
-        }
+        let reason = self.reason(evidence, strength, attribute)?;
+        let (backing, supporters) = (Backing::Attribute(attribute), self.supporters(also));
+        Some(CardReason { backing, supporters, ..reason })
     }
 
     /// Three months in a row that hold at least twice their share of the sales.
@@ -178,11 +170,7 @@ impl Page<'_> {
             count,
             of: *sales,
         };
-        Some(reason(
-            wording::season(&window, count, *sales),
-            evidence,
-            count as f32 / *sales as f32,
-        ))
+        self.reason(evidence, count as f32 / *sales as f32, 0)
     }
 
     /// More than a quarter of all its buyers came in the last days.
@@ -200,7 +188,7 @@ impl Page<'_> {
             of: RECENT_DAYS as u32,
         };
         let strength = recent as f32 / self.buyers().len() as f32;
-        Some(reason(wording::recency(recent, RECENT_DAYS), evidence, strength))
+        self.reason(evidence, strength, 0)
     }
 
     /// At least a fifth of its buyers came back.
@@ -218,7 +206,7 @@ impl Page<'_> {
             of: self.buyers().len() as u32,
         };
         let strength = returned as f32 / self.buyers().len() as f32;
-        Some(reason(wording::repeat(returned, self.buyers().len()), evidence, strength))
+        self.reason(evidence, strength, 0)
     }
 
     /// It stands in the lowest or the highest fifth of its category.
@@ -239,18 +227,23 @@ impl Page<'_> {
             count: cheaper as u32,
             of: of as u32,
         };
-        let text = wording::price(self.currency, price, category, cheaper, of);
-        Some(reason(text, evidence, 0.0))
+        self.reason(evidence, 0.0, 0)
     }
-}
 
-fn reason(text: String, evidence: Evidence, strength: f32) -> CardReason {
-    CardReason {
-        text: text.into(),
-        evidence: Arc::new([evidence]),
-        strength,
-        backing: Backing::Nothing,
-        supporters: Vec::new(),
+    /// A reason in one of the ways in which it can be said, by turns: what it is about helps to tell
+    /// whose turn it is.
+    fn reason(&self, evidence: Evidence, strength: f32, about: u32) -> Option<CardReason> {
+        let category = self.catalog.category(self.catalog.item(self.item).category);
+        let mut sayings = wording::sayings(&evidence, category, self.currency);
+        let turn = self.item.wrapping_add(about) as usize % sayings.len().max(1);
+        (!sayings.is_empty()).then(|| CardReason {
+            text: sayings.swap_remove(turn).into(),
+            source: Source::Evidence,
+            evidence: Arc::new([evidence]),
+            strength,
+            backing: Backing::Nothing,
+            supporters: Vec::new(),
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! How a count becomes a sentence.
 //!
-//! Each function takes figures and returns text that claims just them. Where there are several
-//! ways to say a thing, the caller's `turn` picks one, so that a slate does not repeat itself.
+//! A claim is said in a few ways, each of which claims just what its evidence shows. The evidence
+//! writer takes turns, so that a slate does not repeat itself; a language model chooses.
 
+use crate::domain::{Evidence, EvidenceKind};
 use std::fmt::Write as _;
 
 /// Attributes that say what a thing is rather than what it is like.
@@ -27,61 +28,82 @@ pub const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// `both` of the item's `buyers` also bought the item called `other`.
-pub(super) fn co_purchase(other: &str, both: usize, buyers: usize, turn: u32) -> String {
-    match turn % 3 {
-        0 => format!("Goes with “{other}”: {both} of the {buyers} who bought this have both."),
-        1 => format!("Of the {buyers} who bought this, {both} also chose “{other}”."),
-        _ => format!("{both} of its {buyers} buyers own “{other}” too."),
+/// All the ways in which a claim about an item of this `category` can be said: none, where it is not
+/// fit for a sentence.
+pub fn sayings(evidence: &Evidence, category: &str, currency: &str) -> Vec<String> {
+    let Evidence { attribute, value, count, of, .. } = evidence;
+    match evidence.kind {
+        EvidenceKind::CoPurchase => vec![
+            format!("Goes with “{value}”: {count} of the {of} who bought this have both."),
+            format!("Of the {of} who bought this, {count} also chose “{value}”."),
+            format!("{count} of its {of} buyers own “{value}” too."),
+        ],
+        EvidenceKind::Attribute => shared(attribute, value, *count, *of),
+        EvidenceKind::Price => price(value, category, *count, *of, currency),
+        EvidenceKind::Season => vec![
+            format!("In season: {count} of its {of} sales came in {value}."),
+            format!("One for {value}, when {count} of its {of} sales came."),
+        ],
+        EvidenceKind::Recency => vec![
+            format!("On the rise: {count} shoppers bought it in the last {of} days."),
+            format!("{count} shoppers chose it in the last {of} days."),
+        ],
+        EvidenceKind::Repeat => vec![
+            format!("{count} of its {of} buyers came back for it."),
+            format!("Bought again by {count} of its {of} buyers."),
+        ],
     }
 }
 
-/// `also` of the item's `buyers` bought another item with this attribute. Nothing where the
-/// attribute is not fit for a sentence.
-pub(super) fn attribute(name: &str, value: &str, also: usize, buyers: usize) -> Option<String> {
-    if SILENT.contains(&name) || value.is_empty() {
-        return None;
+/// `count` of the item's `of` buyers bought another item with this attribute.
+fn shared(name: &str, value: &str, count: u32, of: u32) -> Vec<String> {
+    if !speaks(name) || value.is_empty() {
+        return Vec::new();
     }
-    Some(match name {
-        name if KINDS.contains(&name) => {
-            format!("{also} of its {buyers} buyers picked more than one {value}.")
-        }
-        "brand" => {
-            format!("More from {value}: {also} of its {buyers} buyers came to the brand again.")
-        }
-        "occasion" => {
-            format!("Made for {value}: {also} of its {buyers} buyers chose other things for it.")
-        }
-        "season" => {
-            format!("A {value} piece: {also} of its {buyers} buyers chose other {value} things.")
-        }
-        _ => format!(
-            "For those who like {value}: {also} of its {buyers} buyers chose other {value} things."
-        ),
-    })
+    match name {
+        name if KINDS.contains(&name) => vec![
+            format!("{count} of its {of} buyers picked more than one {value}."),
+            format!("Of the {of} who bought this {value}, {count} picked another."),
+        ],
+        "brand" => vec![
+            format!("More from {value}: {count} of its {of} buyers came to the brand again."),
+            format!("{count} of its {of} buyers chose {value} more than once."),
+        ],
+        "occasion" => vec![
+            format!("Made for {value}: {count} of its {of} buyers chose other things for it."),
+            format!("Chosen for {value}: {count} of its {of} buyers picked more for it."),
+        ],
+        "season" => vec![
+            format!("A {value} piece: {count} of its {of} buyers chose other {value} things."),
+            format!("{count} of its {of} buyers chose more for {value}."),
+        ],
+        _ => vec![
+            format!(
+                "For those who like {value}: {count} of its {of} buyers chose other {value} things."
+            ),
+            format!("{count} of its {of} buyers keep choosing {value}."),
+        ],
+    }
 }
 
 /// The item costs more than `cheaper` of the `of` items of its category.
-pub(super) fn price(
-    currency: &str,
-    price: f32,
-    category: &str,
-    cheaper: usize,
-    of: usize,
-) -> String {
+fn price(price: &str, category: &str, cheaper: u32, of: u32, currency: &str) -> Vec<String> {
     let dearer = of - cheaper - 1;
     if cheaper * 2 < of {
-        format!("At {currency}{price:.2} it costs less than {dearer} of the {of} in {category}.")
+        vec![
+            format!("At {currency}{price} it costs less than {dearer} of the {of} in {category}."),
+            format!("{currency}{price}: less than {dearer} of the {of} in {category}."),
+        ]
     } else {
-        format!(
-            "A finer choice at {currency}{price:.2}: above {cheaper} of the {of} in {category}."
-        )
+        vec![
+            format!(
+                "A finer choice at {currency}{price}: above {cheaper} of the {of} in {category}."
+            ),
+            format!(
+                "One of the finer in {category}: at {currency}{price}, above {cheaper} of {of}."
+            ),
+        ]
     }
-}
-
-/// `count` of the item's `sales` fell in these months, which follow each other.
-pub(super) fn season(months: &[usize], count: u32, sales: u32) -> String {
-    format!("In season: {count} of its {sales} sales came in {}.", months_in_words(months))
 }
 
 /// Months that follow each other, in words: "October to December".
@@ -91,16 +113,6 @@ pub(super) fn months_in_words(months: &[usize]) -> String {
         [only] => MONTHS[*only].into(),
         [first, .., last] => format!("{} to {}", MONTHS[*first], MONTHS[*last]),
     }
-}
-
-/// `count` shoppers bought it in the last `days`.
-pub(super) fn recency(count: u32, days: i64) -> String {
-    format!("On the rise: {count} shoppers bought it in the last {days} days.")
-}
-
-/// `count` of the item's `buyers` bought it again at another time.
-pub(super) fn repeat(count: u32, buyers: usize) -> String {
-    format!("{count} of its {buyers} buyers came back for it.")
 }
 
 /// Whether an attribute can stand in a shopper's pattern.

@@ -4,7 +4,7 @@
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::domain::{
-    Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Source, Version,
+    Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Version,
 };
 use crate::scorer::{Entry, Fusion, Model, Reply, Request, Scorer, ScorerError};
 use futures_util::FutureExt as _;
@@ -113,7 +113,7 @@ impl Scored {
         order.sort_by(|&a, &b| attention[b].total_cmp(&attention[a]).then(a.cmp(&b)));
         let reasons = order.into_iter().take(most).map(|m| Reason {
             text: card[m].text.clone(),
-            source: Source::Evidence,
+            source: card[m].source,
             evidence: card[m].evidence.clone(),
             weight: attention[m],
             bundle: self.version.clone(),

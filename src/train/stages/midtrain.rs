@@ -287,7 +287,7 @@ fn text_lesson(text: &str, prompts: &Prompts) -> anyhow::Result<Lesson> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::CatalogRow;
+    use crate::bundle::{CatalogRow, SemanticIds};
     use crate::domain::Timestamp;
     use crate::train::dataset::Split;
 
@@ -315,12 +315,33 @@ mod tests {
     }
 
     #[test]
+    fn a_basket_of_hundreds_is_cut_to_what_there_are_positions_for() {
+        let (catalog, mut dataset) = shop();
+        let ids = SemanticIds::draw(&[0, 1, 2, 3], 2, 4, &mut ChaCha8Rng::seed_from_u64(1));
+        let catalog = Catalog::new(catalog.rows()).with_semantic_ids(Some(ids.unwrap()));
+        let line = |at: usize| Bought { item: at as u32 % 4, time: 10, basket: 0, first: false };
+        dataset.bought[0] = (0..600).map(line).collect();
+        let words: Vec<_> = std::iter::repeat_n(Prompts::words(), 4).flatten().collect();
+        let prompts = Prompts::new(Vocabulary::fit(words, 512).unwrap(), &catalog).unwrap();
+        let (_, cards) = Snapshot::write(&dataset, &catalog, dataset.split.validate, "");
+        let known = [true; 4];
+        let (catalog, dataset, cards) = (&catalog, &dataset, &cards);
+        let shop = Shop { catalog, dataset, cards, known: &known, currency: "" };
+        let lessons = shop.sequences(0, &prompts, &mut ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(lessons.len(), 1);
+        let trunk = prompts.trunk(&[], 10).len();
+        assert_eq!(lessons[0].rows(), trunk + BASKET_MAX * prompts.levels());
+        const { assert!(TRUNK_TOKENS_MAX + BASKET_MAX * 6 <= POSITIONS_MAX) };
+    }
+
+    #[test]
     fn nothing_is_told_of_what_nobody_had_touched() {
         let (catalog, dataset) = shop();
         let until = dataset.split.validate;
         let (_, mut cards) = Snapshot::write(&dataset, &catalog, until, "");
         let reason = crate::bundle::CardReason {
             text: "A reason.".into(),
+            source: crate::domain::Source::Evidence,
             evidence: Vec::new().into(),
             strength: 1.0,
             backing: crate::bundle::Backing::Nothing,

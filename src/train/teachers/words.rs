@@ -136,7 +136,7 @@ fn known<'a>(question: &Question<'a>, context: &Context<'a>, item: u32, text: &m
 mod tests {
     use super::*;
     use crate::bundle::{Backing, CardReason, Cards, Catalog, CatalogRow, ItemCard, Ties};
-    use crate::domain::{Timestamp, UserId};
+    use crate::domain::{Source, Timestamp, UserId};
     use crate::reranker::Because;
     use crate::train::cases::Case;
 
@@ -158,6 +158,7 @@ mod tests {
     fn cards(user: &UserId) -> Cards {
         let reason = |text: &str, supporters: &[UserId]| CardReason {
             text: text.into(),
+            source: Source::Evidence,
             evidence: Vec::new().into(),
             strength: 0.5,
             backing: Backing::Item(0),
