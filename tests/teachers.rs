@@ -438,7 +438,7 @@ fn what_was_answered_before_a_crash_is_not_asked_again() {
     assert_eq!(text.lines().count(), 1 + BEFORE);
     let key = std::env::var(KEY_ENV).unwrap();
     assert!(!text.contains(&format!("{key:?}")), "{text}");
-    text.push_str("{\"slate\":15,\"thou");
+    text.push_str("{\"question\":15,\"thou");
     fs::write(&so_far, text).unwrap();
     let mut heard = first.heard();
     heard.slates.clear();

@@ -16,7 +16,7 @@ pub use facts::{DEGREES, FACTS, Facts, Offer, offers};
 pub use file::{ComparedFile, Order, RerankerFile, WeighedFile};
 pub use grounds::{Grounds, likes};
 pub use model::{
-    AskError, Compared, Comparing, Expecting, Reranker, RerankerError, RunLimits, Shopper, Thinks,
+    AskError, Choosing, Compared, Comparing, Reranker, RerankerError, RunLimits, Shopper, Thinks,
     Urgency, Weighing,
 };
 pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, TRUNK_TOKENS_MAX};

@@ -85,9 +85,9 @@ pub struct Comparing<'a> {
     thinks: bool,
 }
 
-/// An item that is being named. Dropping it stops the work.
+/// What is being chosen from what may be said. Dropping it stops the work.
 #[derive(Debug)]
-pub struct Expecting {
+pub struct Choosing {
     reply: Reply,
     constraint: Constraint,
 }
@@ -271,17 +271,30 @@ impl Reranker {
         shopper: Shopper<'_>,
         items: &Arc<Trie>,
         urgency: Urgency,
-    ) -> Result<Expecting, AskError> {
-        let constraint = Constraint::entries(items.clone(), 1)?;
+    ) -> Result<Choosing, AskError> {
+        let trunk = self.prompts.trunk(shopper.history, shopper.now);
+        self.choose(trunk, items, 1, Sampling::GREEDY, urgency)
+    }
+
+    /// Writes so many different ones of what may be said after a prompt.
+    pub fn choose(
+        &self,
+        prompt: Vec<u32>,
+        among: &Arc<Trie>,
+        count: usize,
+        sampling: Sampling,
+        urgency: Urgency,
+    ) -> Result<Choosing, AskError> {
+        let constraint = Constraint::entries(among.clone(), count)?;
         let work = Work::Generate(Generate {
-            prompt: self.prompts.trunk(shopper.history, shopper.now),
+            prompt,
             samples: NonZeroUsize::MIN,
             tokens_max: constraint.tokens_needed(),
-            sampling: Sampling::GREEDY,
+            sampling,
             constraint: constraint.clone(),
             ends: Vec::new(),
         });
-        Ok(Expecting { reply: self.ask(work, urgency)?, constraint })
+        Ok(Choosing { reply: self.ask(work, urgency)?, constraint })
     }
 
     fn ask(&self, work: Work, urgency: Urgency) -> Result<Reply, EngineError> {
@@ -312,17 +325,18 @@ impl Weighing {
     }
 }
 
-// === impl Expecting ===
+// === impl Choosing ===
 
-impl Expecting {
-    /// The number of the item, for callers that are no tasks.
-    pub fn blocking_item(mut self) -> Result<Option<u32>, AskError> {
+impl Choosing {
+    /// The places of what was chosen, in the order in which it was said, and what it took; for callers
+    /// that are no tasks.
+    pub fn blocking_chosen(mut self) -> Result<(Vec<usize>, Usage), AskError> {
         let mut heard = Heard::default();
         while let Some(event) = self.reply.blocking_next() {
             heard.take(&event)?;
         }
-        let named = self.constraint.read(&heard.tokens).unwrap_or_default();
-        Ok(named.first().map(|&item| item as u32))
+        let chosen = self.constraint.read(&heard.tokens).unwrap_or_default();
+        Ok((chosen, heard.usage))
     }
 }
 

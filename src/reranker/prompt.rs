@@ -18,7 +18,14 @@
 //!  one of A<a_1><b_7><c_9><d_4> for red B<a_3><b_1><c_4><d_0> with<a_1><b_7><c_2><d_8>. Thought: Likes
 //! red.<a_3><b_1><c_4><d_0> goes with<a_1><b_7><c_2><d_8>. Best first: B A
 //! ```
+//!
+//! Or, where cards are written, an item that the shopper took and why, or what they like:
+//!
+//! ```text
+//! <a_3><b_1><c_4><d_0> because 5 of its 13 buyers own “<a_1><b_7><c_2><d_8>” too.
+//! ```
 
+mod notes;
 mod thoughts;
 
 use super::facts::{Facts, Offer};
@@ -77,6 +84,10 @@ const LABELS: [&str; 10] = [" A", " B", " C", " D", " E", " F", " G", " H", " I"
 const THINK: &str = " Thought:";
 /// How an answer begins, and how a thought ends.
 const ANSWER: &str = " Best first:";
+/// What comes between an item and why somebody took it.
+const BECAUSE: &str = " because";
+/// What follows each thing that somebody likes, where it is noted down.
+const ALSO: &str = ",";
 /// Candidates that can be compared.
 pub const OFFERED_MAX: usize = LABELS.len();
 /// Seconds of a day.
@@ -114,6 +125,8 @@ pub struct Prompts {
     and: Vec<u32>,
     goes_with: Vec<u32>,
     is: Vec<u32>,
+    because: Vec<u32>,
+    also: Vec<u32>,
     /// What ids are read out as.
     titles: Vec<Arc<str>>,
     /// The numbers of items in the order of their ids.
@@ -189,6 +202,8 @@ impl Prompts {
             and: say(AND.trim_end())?,
             goes_with: say(GOES_WITH.trim_end())?,
             is: say(IS.trim_end())?,
+            because: say(BECAUSE)?,
+            also: say(ALSO)?,
             titles: catalog.items().iter().map(|item| item.title.clone()).collect(),
             by_id,
             levels: ids.levels(),
@@ -202,7 +217,8 @@ impl Prompts {
     pub fn words() -> impl Iterator<Item = &'static str> + Clone {
         let ages = AGES.iter().map(|&(_, text)| text);
         let deeds = DEEDS.iter().map(|&(_, text)| text);
-        let others = [BEGIN, STOP, YES, OFFER, WITH, FOR, LIKES, GOES_WITH, IS, THINK, ANSWER];
+        let compared = [OFFER, WITH, FOR, LIKES, GOES_WITH, IS, THINK, ANSWER];
+        let others = [BEGIN, STOP, YES, BECAUSE, ALSO].into_iter().chain(compared);
         ages.chain(deeds).chain(MONTHS).chain(LABELS).chain(others)
     }
 
@@ -214,9 +230,9 @@ impl Prompts {
     /// Whether a model that knows so many tokens knows all that is said.
     pub fn fit(&self, vocabulary: usize) -> Result<(), PromptError> {
         let Self { begin, stop, items, facts, offer, think, answer, .. } = self;
-        let Self { with, for_it, likes, and, goes_with, is, .. } = self;
+        let Self { with, for_it, likes, and, goes_with, is, because, also, .. } = self;
         let pieces = [begin, stop, items, facts, offer, think, answer].into_iter();
-        let pieces = pieces.chain([with, for_it, likes, and, goes_with, is]);
+        let pieces = pieces.chain([with, for_it, likes, and, goes_with, is, because, also]);
         let pieces = pieces.chain(&self.ages).chain(&self.deeds).chain(&self.months);
         let pieces = pieces.chain(&self.labels).chain(&self.attributes);
         let token = pieces.flatten().copied().chain([self.asked]).max().unwrap_or_default();

@@ -3,6 +3,7 @@
 //! A [`Stage`] is a command: parts in, parts out. The stages run in the order of [`STAGES`], from
 //! a shop's log to a bundle that can be served.
 
+mod answers;
 pub mod batch;
 pub mod bench;
 pub mod cases;
@@ -24,6 +25,7 @@ mod teach;
 mod teachers;
 mod trace;
 pub mod world;
+mod writer;
 
 pub use bench::{Bench, Progress, Silence};
 pub use learner::Learner;

@@ -35,6 +35,9 @@ pub struct Recipe {
     /// The Rechead. A bundle without one has no `scores.rechead`.
     #[serde(default)]
     pub rechead: Option<RecheadRecipe>,
+    /// The cards.
+    #[serde(default)]
+    pub cards: CardsRecipe,
     /// How it is measured.
     pub evaluate: EvaluateRecipe,
 }
@@ -192,6 +195,9 @@ pub struct LanguageModelRecipe {
     /// It learns to compare candidates and to think aloud, if it is to do that.
     #[serde(default)]
     pub compare: Option<CompareRecipe>,
+    /// It learns to write cards, if it is to do that.
+    #[serde(default)]
+    pub write: Option<WriterRecipe>,
     /// It learns to weigh candidates.
     pub weigh: WeighRecipe,
     /// What its word counts.
@@ -275,6 +281,19 @@ pub struct CompareRecipe {
     pub teaching: Teaching,
 }
 
+/// How a language model writes cards.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriterRecipe {
+    /// Purchases that it learns to give reasons for and to foresee tastes from, at most. It does so while it
+    /// learns to weigh.
+    pub examples_max: usize,
+    /// The latest buyers of an item that it gives reasons for, at most.
+    pub buyers_max: usize,
+    /// Validation cases of each task that its cards are judged on, at most.
+    pub judged_max: usize,
+}
+
 /// How a language model learns to weigh candidates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -325,6 +344,16 @@ pub struct Teaching {
     /// Whether each layer is calculated twice, to keep little in memory.
     #[serde(default)]
     pub recompute: bool,
+}
+
+/// The cards that a bundle ships.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardsRecipe {
+    /// The moment that they are written as of, such as `2026-06-01T00:00:00Z`: only events before it
+    /// are read. Without one, the end of the log.
+    #[serde(default)]
+    pub as_of: Option<jiff::Timestamp>,
 }
 
 /// How the scorer is measured.
@@ -445,11 +474,13 @@ fn lay(table: &mut toml::Table, key: &str, value: &str) -> anyhow::Result<()> {
             .as_table_mut()
             .with_context(|| format!("{step} in {key} is not a section"))?;
     }
-    let value = format!("value = {value}")
+    let parsed = format!("value = {value}")
         .parse::<toml::Table>()
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
+        // A moment is written as a string.
+        .filter(|value| !value.is_datetime())
         .unwrap_or_else(|| toml::Value::String(value.into()));
-    table.insert(last.into(), value);
+    table.insert(last.into(), parsed);
     Ok(())
 }

@@ -28,12 +28,18 @@ impl Snapshot {
         as_of: Timestamp,
         currency: &str,
     ) -> Self {
-        let (upstream, mut cards) = Self::write(dataset, catalog, as_of, currency);
-        let texts: Vec<_> =
-            cards.items.iter().flat_map(|card| &card.reasons).map(|r| &*r.text).collect();
-        cards.reason_vectors = reader.vectors(&texts);
-        cards.item_vectors = item_vectors.to_vec();
-        Self { upstream, cards }
+        let (upstream, cards) = Self::write(dataset, catalog, as_of, currency);
+        let mut snapshot = Self { upstream, cards };
+        snapshot.cards.item_vectors = item_vectors.to_vec();
+        snapshot.reread(reader);
+        snapshot
+    }
+
+    /// Makes the vectors of its reasons, whose texts are new.
+    pub fn reread(&mut self, reader: &Reader) {
+        let reasons = self.cards.items.iter().flat_map(|card| &card.reasons);
+        let texts: Vec<_> = reasons.map(|reason| &*reason.text).collect();
+        self.cards.reason_vectors = reader.vectors(&texts);
     }
 
     /// The retriever and the cards without their vectors.

@@ -4,9 +4,10 @@ use super::cases::Case;
 use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, Golden};
 use crate::domain::Criticality;
-use crate::engine::Limits;
+use crate::engine::{Limits, Sampling, Trie, Usage};
 use crate::reranker::{
-    self, Compared, ComparedFile, Grounds, Offer, Reranker, RunLimits, Shopper, Thinks, Urgency,
+    self, Compared, ComparedFile, Grounds, Offer, Prompts, Reranker, RunLimits, Shopper, Thinks,
+    Urgency,
 };
 use crate::scorer::Model;
 use crate::telemetry::Metrics;
@@ -25,6 +26,18 @@ const CACHE: u64 = 512 << 20;
 /// Nobody waits for a bench.
 const NO_HURRY: Urgency = Urgency { criticality: Criticality::Default, deadline: None };
 
+/// What is to be written after a prompt: so many of what may be said.
+pub struct Asked {
+    /// What comes before.
+    pub prompt: Vec<u32>,
+    /// What may be said, in tokens.
+    pub among: Vec<Vec<u32>>,
+    /// How many of it.
+    pub count: usize,
+    /// Where chance comes from; without it the likeliest is said.
+    pub seed: Option<u64>,
+}
+
 /// A language model that reads slates.
 pub struct Speaker {
     reranker: Reranker,
@@ -34,8 +47,17 @@ pub struct Speaker {
 // === impl Speaker ===
 
 impl Speaker {
-    /// Starts the model of a folder.
+    /// Starts the model of a folder, for slates.
     pub fn start(folder: &Path, catalog: &Arc<Catalog>) -> anyhow::Result<Self> {
+        Self::with_room(folder, catalog, AT_ONCE)
+    }
+
+    /// Starts the model of a folder, for so many asks at a time.
+    pub fn with_room(
+        folder: &Path,
+        catalog: &Arc<Catalog>,
+        at_once: usize,
+    ) -> anyhow::Result<Self> {
         let some = |count| NonZeroUsize::MIN.saturating_add(count - 1);
         let limits = RunLimits {
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -43,9 +65,9 @@ impl Speaker {
             precision: None,
             rows_max: some(ROWS_MAX),
             sequences: Limits {
-                running_max: some(AT_ONCE),
+                running_max: some(at_once),
                 // One that is done may hold its place for a moment while the next is asked.
-                waiting_max: some(AT_ONCE),
+                waiting_max: some(at_once),
                 share_max: some(ROWS_MAX),
             },
         };
@@ -53,6 +75,32 @@ impl Speaker {
         let reranker =
             reranker.with_context(|| format!("the language model {}", folder.display()))?;
         Ok(Self { reranker, catalog: catalog.clone() })
+    }
+
+    /// The words that it is spoken to in.
+    pub fn prompts(&self) -> &Prompts {
+        self.reranker.prompts()
+    }
+
+    /// What it chooses of what may be said, by places, and what that took: nothing where there is nothing to
+    /// choose from, or nothing that can be told apart.
+    pub fn choose(&self, asked: Vec<Option<Asked>>) -> anyhow::Result<Vec<(Vec<usize>, Usage)>> {
+        let begun = asked.into_iter().map(|asked| {
+            let Some(asked) = asked else { return Ok(None) };
+            let Ok(among) = Trie::new(&asked.among) else { return Ok(None) };
+            let sampling = match asked.seed {
+                Some(seed) => Sampling { temperature: 1.0, seed, ..Sampling::GREEDY },
+                None => Sampling::GREEDY,
+            };
+            let (prompt, among) = (asked.prompt, Arc::new(among));
+            self.reranker.choose(prompt, &among, asked.count, sampling, NO_HURRY).map(Some)
+        });
+        let begun = begun.collect::<Result<Vec<_>, _>>()?;
+        let chosen = begun.into_iter().map(|choosing| match choosing {
+            Some(choosing) => Ok(choosing.blocking_chosen()?),
+            None => Ok(Default::default()),
+        });
+        chosen.collect()
     }
 
     /// The logit of each candidate of each case's slate.
@@ -110,7 +158,8 @@ impl Speaker {
             progress(expected.len());
             let asked = some.iter().map(|&shopper| self.reranker.expect(shopper, &items, NO_HURRY));
             for expecting in asked.collect::<Result<Vec<_>, _>>()? {
-                expected.push(expecting.blocking_item()?);
+                let (named, _) = expecting.blocking_chosen()?;
+                expected.push(named.first().map(|&item| item as u32));
             }
         }
         Ok(expected)

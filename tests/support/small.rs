@@ -14,7 +14,7 @@ pub fn recipe(home: &Path, set: &[String]) -> Recipe {
     Recipe::read(&path, &set).unwrap()
 }
 
-const SMALL: [&str; 35] = [
+const SMALL: [&str; 37] = [
     "name=small",
     "shop.simulated={ shoppers = 400, products = 200, days = 730 }",
     "slates.size=20",
@@ -41,6 +41,8 @@ const SMALL: [&str; 35] = [
     "language_model.compare.at_once=true",
     "language_model.compare.examples_max=60",
     "language_model.compare.rehearsed_max=20",
+    "language_model.write.examples_max=40",
+    "language_model.write.judged_max=30",
     "language_model.weigh.examples_max=100",
     "language_model.fuse.judged_max=30",
     "language_model.fuse.thought_tokens_max=8",

@@ -1,4 +1,5 @@
-//! A language model learns to weigh candidates, in the layout in which it will be served.
+//! A language model learns to weigh candidates, in the layout in which it will be served, and beside that
+//! to write cards.
 
 use super::reward_model::examples;
 use super::sft;
@@ -8,7 +9,7 @@ use crate::train::cases::Case;
 use crate::train::lesson::{Choose, Lesson};
 use crate::train::recipe::Recipe;
 use crate::train::world::World;
-use crate::train::{Bench, Stage, teach};
+use crate::train::{Bench, Stage, teach, writer};
 use rand::SeedableRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
@@ -56,6 +57,11 @@ impl Stage for Weigh {
             .iter()
             .map(|case| lesson(&world, case, of.candidates, &prompts, &mut rng))
             .collect();
+        if let Some(write) = &recipe.language_model()?.write {
+            let currency = &recipe.shop.currency;
+            lessons
+                .extend(writer::lessons(&world, &examples, currency, &prompts, write, &mut rng)?);
+        }
         if let Some(compare) = compare {
             lessons.extend(sft::rehearsal(bench, compare, &prompts, recipe.seed)?);
         }

@@ -1,12 +1,15 @@
-//! The cards that a bundle ships: everything known at the end of the log.
+//! The cards that a bundle ships: everything known at a moment, by default the end of the log.
+//!
+//! The evidence writer writes them, and the language model after it, if the recipe has one that does.
 
-use crate::bundle::{Catalog, HISTORY_LEN, Part, Past, UserCard, write_cards};
+use crate::bundle::{Cards, Catalog, HISTORY_LEN, Part, Past, UserCard, write_cards};
 use crate::domain::{EventKind, Timestamp};
-use crate::evidence;
+use crate::evidence::Pattern;
 use crate::reranker::Shopper;
 use crate::train::dataset::Dataset;
 use crate::train::snapshot::Snapshot;
 use crate::train::speaker::Speaker;
+use crate::train::writer::{self, AT_ONCE, Writer};
 use crate::train::{Bench, Stage};
 use crate::upstream::CoPurchase;
 use serde_json::{Value, json};
@@ -28,7 +31,7 @@ impl Stage for Write {
     }
 
     fn about(&self) -> &'static str {
-        "Writes user and item cards from all evidence up to the end of the log, and the vectors of their texts"
+        "Writes user and item cards from all evidence up to a moment, in the language model's words if it is to write, and the vectors of their texts"
     }
 
     fn needs(&self) -> &'static [Part] {
@@ -45,65 +48,104 @@ impl Stage for Write {
         let currency = &bench.recipe.shop.currency;
         let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
         let vectors = reader.vectors(&texts);
-        let end = dataset.split.end;
-        let Snapshot { upstream, mut cards } =
-            Snapshot::take(&dataset, &catalog, &reader, &vectors, end, currency);
+        let as_of = bench.recipe.cards.as_of.map_or(dataset.split.end, jiff::Timestamp::as_second);
+        let mut snapshot = Snapshot::take(&dataset, &catalog, &reader, &vectors, as_of, currency);
         let histories: Vec<Vec<Past>> =
-            (0..dataset.users.len()).map(|user| latest(&dataset, user)).collect();
-        let mut expected = expected(bench, &catalog, &histories, end)?.into_iter();
-        let currency = &bench.recipe.shop.currency;
-        for (user, history) in dataset.users.iter().zip(histories) {
-            let expects = expected.next().flatten();
-            let pattern = evidence::pattern(&catalog, &cards.items, &history, currency);
-            if !pattern.is_empty() {
-                let vector = reader.vector(&pattern);
-                let (pattern, head) = (pattern.into(), Vec::new());
-                let card = UserCard { pattern, vector, history, expects, head };
-                cards.users.insert(user.clone(), Arc::new(card));
+            (0..dataset.users.len()).map(|user| latest(&dataset, user, as_of)).collect();
+        let shoppers: Vec<Shopper<'_>> =
+            histories.iter().map(|history| Shopper { history, now: as_of }).collect();
+        let items = &snapshot.cards.items;
+        let pattern = |history: &Vec<Past>| Pattern::of(&catalog, items, history);
+        let told = |pattern: Pattern| pattern.text(&catalog, currency);
+        let mut patterns: Vec<Option<String>> =
+            histories.iter().map(|history| pattern(history).map(told)).collect();
+        let mut expected = vec![None; shoppers.len()];
+        let mut by_model = Value::Null;
+        let writes = bench.recipe.language_model.as_ref().and_then(|of| of.write);
+        if writes.is_some() || bench.recipe.expects() {
+            let speaker = Speaker::with_room(&bench.path(Part::Decoder), &catalog, AT_ONCE)?;
+            if let Some(of) = writes {
+                let currency = bench.recipe.shop.currency.clone();
+                let writer = Writer::new(bench, &speaker, &catalog, &currency, of)?;
+                let cards = &mut snapshot.cards;
+                by_model = rewrite(bench, &writer, &dataset, cards, &shoppers, &mut patterns)?;
+                snapshot.reread(&reader);
+            }
+            if bench.recipe.expects() {
+                let total = shoppers.len() as u64;
+                let progress = &mut *bench.progress;
+                let show = &mut |done| progress.show("expecting", done as u64, total);
+                expected = speaker.expected(&shoppers, show)?;
             }
         }
+        let Snapshot { upstream, mut cards } = snapshot;
+        let shoppers = dataset.users.iter().zip(histories).zip(patterns).zip(expected);
+        for (((user, history), pattern), expects) in shoppers {
+            let Some(pattern) = pattern else { continue };
+            let vector = reader.vector(&pattern);
+            let (pattern, head) = (pattern.into(), Vec::new());
+            let card = UserCard { pattern, vector, history, expects, head };
+            cards.users.insert(user.clone(), Arc::new(card));
+        }
         write_cards(&bench.dir, &cards)?;
-        let samples = samples(&dataset, &catalog, &upstream, bench.recipe.slates.size);
+        writer::done(bench)?;
+        let samples = samples(&dataset, &catalog, &upstream, as_of, bench.recipe.slates.size);
         std::fs::write(bench.path(Part::Samples), serde_json::to_vec_pretty(&samples)?)?;
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         for reason in cards.items.iter().flat_map(|card| &card.reasons) {
             *kinds.entry(reason.evidence[0].kind.as_str()).or_default() += 1;
         }
         Ok(json!({
-            "as_of": end,
+            "as_of": as_of,
             "users": cards.users.len(),
             "items": cards.items.len(),
             "items_without_reasons": cards.items.iter().filter(|card| card.reasons.is_empty()).count(),
             "reasons": kinds,
+            "by_language_model": by_model,
         }))
     }
 }
 
-/// The item that the language model expects each shopper to want, if there is a Rechead that reads it.
-fn expected(
+/// Lets the language model write, where its cards are no clear loss to the scorer.
+fn rewrite(
     bench: &mut Bench<'_>,
-    catalog: &Arc<Catalog>,
-    histories: &[Vec<Past>],
-    now: Timestamp,
-) -> anyhow::Result<Vec<Option<u32>>> {
-    if !bench.recipe.expects() {
-        return Ok(Vec::new());
+    writer: &Writer<'_>,
+    dataset: &Dataset,
+    cards: &mut Cards,
+    shoppers: &[Shopper<'_>],
+    patterns: &mut Vec<Option<String>>,
+) -> anyhow::Result<Value> {
+    let (worth, judged) = writer.judge(bench)?;
+    let mut told = json!({ "judged": judged });
+    let Cards { as_of, items, .. } = cards;
+    if worth.reasons {
+        told["reasons"] = writer.reasons(bench, writer::REASONS, dataset, items, *as_of)?;
     }
-    let model = Speaker::start(&bench.path(Part::Decoder), catalog)?;
-    let shoppers: Vec<Shopper<'_>> =
-        histories.iter().map(|history| Shopper { history, now }).collect();
-    let total = shoppers.len() as u64;
-    model.expected(&shoppers, &mut |done| bench.progress.show("expecting", done as u64, total))
+    if worth.patterns {
+        (*patterns, told["patterns"]) =
+            writer.patterns(bench, writer::PATTERNS, items, shoppers)?;
+    }
+    Ok(told)
 }
 
 /// Requests to try the bundle with: users with a history, and the slates that the shop's own ranker
-/// gives them now. In the JSON form of the API, ready to be posted.
-fn samples(dataset: &Dataset, catalog: &Catalog, upstream: &CoPurchase, size: usize) -> Vec<Value> {
-    let told = |user: &usize| (SAMPLE_HISTORY..=HISTORY_LEN).contains(&dataset.bought[*user].len());
+/// gives them at that moment. In the JSON form of the API, ready to be posted.
+fn samples(
+    dataset: &Dataset,
+    catalog: &Catalog,
+    upstream: &CoPurchase,
+    as_of: Timestamp,
+    size: usize,
+) -> Vec<Value> {
+    let known = |user: usize| {
+        let bought = &dataset.bought[user];
+        &bought[..bought.partition_point(|b| b.time < as_of)]
+    };
+    let told = |user: &usize| (SAMPLE_HISTORY..=HISTORY_LEN).contains(&known(*user).len());
     let users: Vec<usize> = (0..dataset.users.len()).filter(told).collect();
     let stride = (users.len() / SAMPLES).max(1);
     let request = |user: usize| {
-        let history: Vec<_> = dataset.bought[user].iter().map(|b| (b.item, b.time)).collect();
+        let history: Vec<_> = known(user).iter().map(|b| (b.item, b.time)).collect();
         let had: Vec<u32> = history.iter().map(|&(item, _)| item).collect();
         let slate = upstream.slate(&history, size, &|item| had.contains(&item));
         let candidates = slate.into_iter().map(|(item, score)| {
@@ -120,14 +162,15 @@ fn samples(dataset: &Dataset, catalog: &Catalog, upstream: &CoPurchase, size: us
     users.into_iter().step_by(stride).take(SAMPLES).map(request).collect()
 }
 
-/// A user's latest events of every kind that is read, oldest first.
-fn latest(dataset: &Dataset, user: usize) -> Vec<Past> {
+/// A user's latest events of every kind that is read before a moment, oldest first.
+fn latest(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<Past> {
     let bought = dataset.bought[user].iter().map(|b| Past {
         item: b.item,
         time: b.time,
         kind: EventKind::Purchase,
     });
-    let mut all: Vec<Past> = dataset.browsed[user].iter().copied().chain(bought).collect();
+    let all = dataset.browsed[user].iter().copied().chain(bought);
+    let mut all: Vec<Past> = all.filter(|past| past.time < as_of).collect();
     all.sort_by_key(|past| past.time);
     all.split_off(all.len().saturating_sub(HISTORY_LEN))
 }

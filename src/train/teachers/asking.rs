@@ -1,9 +1,9 @@
 //! Many questions to one teacher, a few at a time, and none twice.
 
-use super::answers::{Answers, Mark};
 use super::verdict::Answer;
 use super::{Posed, Teacher};
 use crate::train::Progress;
+use crate::train::answers::{Answers, Mark};
 use anyhow::Context as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ pub fn ask_all(
     asking: Asking<'_>,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<(Vec<Answer>, usize)> {
-    let mut answers = Answers::open(asking.file, &Mark::new(teacher, posed, asking.targeted))?;
+    let mut answers = Answers::open(asking.file, &mark(teacher, posed, asking.targeted))?;
     let left = Left { slates: answers.missing(posed.len()), next: AtomicUsize::new(0) };
     let known = posed.len() - left.slates.len();
     let at_once = teacher.at_once().get().min(left.slates.len()).max(1);
@@ -47,6 +47,26 @@ pub fn ask_all(
         anyhow::Ok(())
     })?;
     Ok((answers.into_all(), known))
+}
+
+/// These questions to this teacher, who may be told where it erred.
+fn mark(teacher: &dyn Teacher, posed: &[Posed<'_>], targeted: bool) -> Mark {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&[u8::from(targeted)]);
+    for Posed { question, taken } in posed {
+        hash.update(question.user.as_str().as_bytes());
+        hash.update(&question.case.now.to_le_bytes());
+        for past in &question.case.history {
+            hash.update(&past.item.to_le_bytes()).update(&past.time.to_le_bytes());
+        }
+        let offered = question.offered.iter().copied();
+        for number in offered.chain([*taken, question.seed, u32::MAX]) {
+            hash.update(&number.to_le_bytes());
+        }
+    }
+    let questions = hash.finalize().to_hex().to_string();
+    // As a string: numbers of a JSON value would not all survive being read.
+    Mark { by: teacher.about().to_string(), questions }
 }
 
 /// The slates that nobody has been asked about yet.

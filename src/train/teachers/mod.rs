@@ -5,7 +5,6 @@
 //! sampling). Whoever it is, what it says counts only if a program reads it and finds that all of it
 //! holds ([`verdict`]).
 
-mod answers;
 mod asking;
 mod bundle;
 mod chat;

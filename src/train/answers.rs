@@ -1,11 +1,10 @@
-//! What a teacher has answered so far: one file, so that nobody is asked twice.
+//! What was answered so far: one file, so that nobody is asked twice.
 //!
-//! A line says who was asked what; then comes a line for each slate, in the order in which they were
+//! A line says who was asked what; then comes a line for each question, in the order in which they were
 //! answered. A line that was cut off is asked again.
 
-use super::verdict::Answer;
-use super::{Posed, Teacher};
 use anyhow::{Context as _, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,56 +14,32 @@ use std::path::{Path, PathBuf};
 /// Who was asked what: answers to something else are not taken up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mark {
-    /// Who answers, as JSON: numbers would not all survive being read.
-    teacher: String,
-    /// Whether it is told where it erred.
-    targeted: bool,
+    /// Who answers, in a form of their own.
+    pub by: String,
     /// A hash of the questions.
-    questions: String,
+    pub questions: String,
 }
 
-/// A slate by its number, and what came of it.
+/// A question by its number, and what came of it.
 #[derive(Serialize, Deserialize)]
-struct Line {
-    slate: usize,
+struct Line<T> {
+    question: usize,
     #[serde(flatten)]
-    answer: Answer,
+    answer: T,
 }
 
 /// The answers so far, and their file.
 #[derive(Debug)]
-pub struct Answers {
+pub struct Answers<T> {
     path: PathBuf,
     file: File,
-    so_far: BTreeMap<usize, Answer>,
-}
-
-// === impl Mark ===
-
-impl Mark {
-    /// These questions to this teacher.
-    pub fn new(teacher: &dyn Teacher, posed: &[Posed<'_>], targeted: bool) -> Self {
-        let mut hash = blake3::Hasher::new();
-        for Posed { question, taken } in posed {
-            hash.update(question.user.as_str().as_bytes());
-            hash.update(&question.case.now.to_le_bytes());
-            for past in &question.case.history {
-                hash.update(&past.item.to_le_bytes()).update(&past.time.to_le_bytes());
-            }
-            let offered = question.offered.iter().copied();
-            for number in offered.chain([*taken, question.seed, u32::MAX]) {
-                hash.update(&number.to_le_bytes());
-            }
-        }
-        let questions = hash.finalize().to_hex().to_string();
-        Self { teacher: teacher.about().to_string(), targeted, questions }
-    }
+    so_far: BTreeMap<usize, T>,
 }
 
 // === impl Answers ===
 
-impl Answers {
-    /// Opens the file, or makes it. Answers of another teacher, or to other questions, are refused:
+impl<T: Serialize + DeserializeOwned> Answers<T> {
+    /// Opens the file, or makes it. Answers of somebody else, or to other questions, are refused:
     /// they may have cost money.
     pub fn open(path: &Path, mark: &Mark) -> anyhow::Result<Self> {
         let opening = || format!("taking up the answers in {}", path.display());
@@ -86,30 +61,30 @@ impl Answers {
             return Ok(answers);
         };
         let found: Mark = serde_json::from_slice(head).context("it holds no answers of ours")?;
-        ensure!(found.teacher == mark.teacher, "they are those of {}", found.teacher);
+        ensure!(found.by == mark.by, "they are those of {}", found.by);
         ensure!(found == *mark, "other questions were asked");
         for line in lines {
-            let Line { slate, answer } = serde_json::from_slice(line)?;
-            answers.so_far.insert(slate, answer);
+            let Line { question, answer } = serde_json::from_slice(line)?;
+            answers.so_far.insert(question, answer);
         }
         Ok(answers)
     }
 
-    /// Those of so many slates that nothing is known of yet.
-    pub fn missing(&self, slates: usize) -> Vec<usize> {
-        (0..slates).filter(|slate| !self.so_far.contains_key(slate)).collect()
+    /// Those of so many questions that nothing is known of yet.
+    pub fn missing(&self, questions: usize) -> Vec<usize> {
+        (0..questions).filter(|question| !self.so_far.contains_key(question)).collect()
     }
 
     /// Writes an answer down.
-    pub fn add(&mut self, slate: usize, answer: Answer) -> anyhow::Result<()> {
-        let line = Line { slate, answer };
+    pub fn add(&mut self, question: usize, answer: T) -> anyhow::Result<()> {
+        let line = Line { question, answer };
         self.write(&line).with_context(|| format!("writing {}", self.path.display()))?;
-        self.so_far.insert(slate, line.answer);
+        self.so_far.insert(question, line.answer);
         Ok(())
     }
 
-    /// All of them, in the order of their slates.
-    pub fn into_all(self) -> Vec<Answer> {
+    /// All of them, in the order of their questions.
+    pub fn into_all(self) -> Vec<T> {
         self.so_far.into_values().collect()
     }
 

@@ -1,0 +1,101 @@
+//! What cards in a language model's words are worth to the scorer that reads them.
+//!
+//! On validation slates, right after the moment at which the cards are written: the same scorer reads the
+//! evidence writer's cards, and the model's.
+
+use super::{JUDGED_PATTERNS, JUDGED_REASONS, Writer};
+use crate::train::Bench;
+use crate::train::cases::Case;
+use crate::train::dataset::DAY_S;
+use crate::train::ladder::sorted;
+use crate::train::measure::{Interval, RESAMPLES, compare, ndcg};
+use crate::train::scored::Scorer;
+use crate::train::world::World;
+use anyhow::Context as _;
+use rand::SeedableRng;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// The figure that cards are judged by: NDCG at this cut.
+const CUT: usize = 10;
+
+/// Which of the model's texts go onto cards: those that are not clearly worse.
+#[derive(Clone, Copy, Debug)]
+pub struct Worth {
+    /// Items' reasons.
+    pub reasons: bool,
+    /// Shoppers' patterns.
+    pub patterns: bool,
+}
+
+impl Writer<'_> {
+    /// Writes cards as of the beginning of validation, and lets the scorer read them.
+    pub fn judge(&self, bench: &mut Bench<'_>) -> anyhow::Result<(Worth, Value)> {
+        let recipe = bench.recipe.clone();
+        let split = bench.dataset(self.catalog)?.split;
+        let mut world = World::open(bench, split.validate, split.validate + 1)?;
+        let scorer = Scorer::read(bench)?;
+        let until = (split.validate + recipe.slates.refresh_days * DAY_S).min(split.test);
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+        let mut cases = Vec::new();
+        for (_, mut of_task) in
+            world.last_cases(recipe.slates.size, self.currency, split.validate, until)
+        {
+            of_task.shuffle(&mut rng);
+            of_task.truncate(self.of.judged_max);
+            cases.extend(of_task);
+        }
+        let before = figures(&scorer, &world, &cases)?;
+
+        let mut snapshot = world.snapshots.pop().context("there is a moment to write as of")?;
+        let as_of = snapshot.cards.as_of;
+        self.reasons(bench, JUDGED_REASONS, &world.dataset, &mut snapshot.cards.items, as_of)?;
+        let mut with_patterns = cases.clone();
+        let shoppers: Vec<_> = cases.iter().map(Case::shopper).collect();
+        let (patterns, _) =
+            self.patterns(bench, JUDGED_PATTERNS, &snapshot.cards.items, &shoppers)?;
+        for (case, pattern) in with_patterns.iter_mut().zip(patterns) {
+            case.pattern = pattern.map(|pattern| world.reader.vector(&pattern));
+        }
+        snapshot.reread(&world.reader);
+        let evidence = World::open(bench, split.validate, split.validate + 1)?;
+        world.snapshots.push(snapshot);
+
+        let gains = |after: Vec<f64>| {
+            let of = compare(&before, &after, RESAMPLES, recipe.seed);
+            of.map(|of| of.gain).context("there are no validation cases to judge cards on")
+        };
+        let reasons = gains(figures(&scorer, &world, &cases)?)?;
+        let patterns = gains(figures(&scorer, &evidence, &with_patterns)?)?;
+        let both = gains(figures(&scorer, &world, &with_patterns)?)?;
+        let worth = Worth { reasons: bears(reasons), patterns: bears(patterns) };
+        let told = json!({
+            "cases": cases.len(),
+            "ndcg@10": before.iter().sum::<f64>() / before.len() as f64,
+            "gain": { "reasons": told(reasons), "patterns": told(patterns), "both": told(both) },
+        });
+        Ok((worth, told))
+    }
+}
+
+/// Whether a gain may be none, but is no clear loss.
+fn bears(gain: Interval) -> bool {
+    gain.high >= 0.0
+}
+
+fn told(gain: Interval) -> Value {
+    let rounded = |value: f64| (value * 1e5).round() / 1e5;
+    json!({ "mean": rounded(gain.mean), "low": rounded(gain.low), "high": rounded(gain.high) })
+}
+
+/// The figure of each case, as the scorer orders its slate.
+fn figures(scorer: &Scorer, world: &World, cases: &[Case]) -> anyhow::Result<Vec<f64>> {
+    let scores = scorer.scores(world, cases)?;
+    let figures = cases.iter().zip(&scores).map(|(case, scores)| {
+        let order: Vec<u32> =
+            sorted(scores).into_iter().map(|(place, _)| case.slate[place]).collect();
+        ndcg(&order, &case.relevant, CUT)
+    });
+    Ok(figures.collect())
+}

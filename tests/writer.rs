@@ -1,0 +1,167 @@
+//! Cards in a language model's words: what it writes can be shown, and nothing is asked twice.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "support/small.rs"]
+mod small;
+
+use raisonne::bundle::{Bundle, Part};
+use raisonne::domain::Source;
+use raisonne::evidence;
+use raisonne::train::{Bench, Progress, Recipe, STAGES, Silence, publish, run};
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const REASONS_SO_FAR: &str = "write.reasons.jsonl";
+
+/// A trained shop that nothing was written about yet.
+struct Room {
+    home: TempDir,
+}
+
+/// Pulls the plug when something has come so far.
+struct Plug(&'static str, u64);
+
+impl Progress for Plug {
+    fn show(&mut self, what: &str, done: u64, _of: u64) {
+        assert!(what != self.0 || done < self.1, "the plug was pulled");
+    }
+}
+
+impl Room {
+    fn trained() -> Self {
+        let room = Self { home: tempfile::tempdir().unwrap() };
+        let recipe = room.recipe(&[]);
+        let mut silence = Silence;
+        let mut bench = Bench::new(&room.work(), recipe, &mut silence).unwrap();
+        for stage in STAGES.iter().take_while(|stage| stage.name() != "write") {
+            run(*stage, &mut bench).unwrap();
+        }
+        room
+    }
+
+    fn work(&self) -> PathBuf {
+        self.home.path().join("work")
+    }
+
+    fn recipe(&self, set: &[&str]) -> Recipe {
+        let set: Vec<String> = set.iter().map(|&setting| setting.to_owned()).collect();
+        small::recipe(self.home.path(), &set)
+    }
+
+    fn write(&self, set: &[&str], progress: &mut dyn Progress) -> serde_json::Value {
+        let mut bench = Bench::new(&self.work(), self.recipe(set), progress).unwrap();
+        let stage = STAGES.iter().find(|stage| stage.name() == "write").unwrap();
+        run(*stage, &mut bench).unwrap()["measured"].clone()
+    }
+
+    /// The files of the cards.
+    fn cards(&self) -> [Vec<u8>; 3] {
+        [Part::ItemCards, Part::UserCards, Part::CardVectors]
+            .map(|part| fs::read(self.work().join(part.file())).unwrap())
+    }
+
+    /// The bundle that comes of it.
+    fn bundle(&self, name: &str) -> Bundle {
+        let recipe = self.recipe(&[]);
+        let text = toml::to_string(&recipe).unwrap();
+        let mut silence = Silence;
+        let mut bench = Bench::new(&self.work(), recipe, &mut silence).unwrap();
+        let last = STAGES.last().unwrap();
+        run(*last, &mut bench).unwrap();
+        let out = self.home.path().join(name);
+        publish::publish(&bench, &text, &out).unwrap();
+        Bundle::open(&out).unwrap()
+    }
+
+    fn lines(&self, file: &str) -> usize {
+        fs::read_to_string(self.work().join(file)).unwrap().lines().count()
+    }
+}
+
+fn leftovers(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("write.") && name != "write.report.json").collect()
+}
+
+#[test]
+fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
+    let room = Room::trained();
+
+    // The plug is pulled while it writes; what it wrote by then is kept, …
+    let pulled = catch_unwind(AssertUnwindSafe(|| room.write(&[], &mut Plug("reasons", 128))));
+    pulled.unwrap_err();
+    assert_eq!(room.lines(REASONS_SO_FAR), 1 + 128);
+    let judged = room.lines("write.judged_reasons.jsonl");
+    assert!(judged > 1);
+
+    // … and is not asked again: were a line asked anew, this one would be lost.
+    let path = room.work().join(REASONS_SO_FAR);
+    let so_far = fs::read_to_string(&path).unwrap();
+    let mut lines: Vec<&str> = so_far.lines().collect();
+    let nothing = "{\"question\":0,\"chosen\":[]}";
+    assert!(lines[1].starts_with("{\"question\":0,"), "{}", lines[1]);
+    lines[1] = nothing;
+    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let resumed = room.write(&[], &mut Silence);
+    let reasons = &resumed["by_language_model"]["reasons"];
+    let [asked, answered] =
+        ["asked", "answered"].map(|count| reasons[count].as_u64().unwrap() as usize);
+    assert!(leftovers(&room.work()).is_empty());
+
+    // Asked all over again, it says the same; the question that was lost is answered.
+    let whole = room.write(&[], &mut Silence);
+    let reasons = &whole["by_language_model"]["reasons"];
+    assert_eq!(reasons["asked"].as_u64().unwrap() as usize, asked);
+    assert_eq!(reasons["answered"].as_u64().unwrap() as usize, answered + 1);
+    let cards = room.cards();
+    room.write(&[], &mut Silence);
+    assert!(cards == room.cards(), "the same model writes the same cards");
+
+    let bundle = room.bundle("bundle");
+    let (mut written, mut left) = (0, 0);
+    for (item, card) in (0_u32..).zip(&bundle.cards.items) {
+        let category = bundle.catalog.category(bundle.catalog.item(item).category);
+        let mut ended = false;
+        for reason in &card.reasons {
+            let sayings = evidence::sayings(&reason.evidence[0], category, "£");
+            assert!(sayings.iter().any(|saying| **saying == *reason.text), "{reason:?}");
+            ended |= reason.source == Source::Evidence;
+            assert_eq!(ended, reason.source == Source::Evidence, "its own come first: {card:?}");
+            written += usize::from(!ended);
+            left += usize::from(ended);
+        }
+    }
+    assert!(written > 100 && left > 0, "{written} written, {left} left as they were");
+    for card in bundle.cards.users.values() {
+        let liked = evidence::liked(&bundle.catalog, &card.history);
+        let values: BTreeSet<&str> =
+            liked.iter().map(|&number| &**bundle.catalog.attribute(number).1).collect();
+        let Some((_, told)) = card.pattern.split_once("; likes ") else { continue };
+        let told = told.split(';').next().unwrap().replace(" and ", ", ");
+        assert!(told.split(", ").all(|like| values.contains(like)), "{}", card.pattern);
+    }
+}
+
+#[test]
+fn cards_are_written_as_of_a_moment() {
+    let room = Room::trained();
+    let end = room.write(&["cards.as_of=2100-01-01T00:00:00Z"], &mut Silence)["users"].clone();
+    let past = bundle_at(&room, "cards.as_of=2024-06-01T00:00:00Z");
+    let as_of = past.cards.as_of;
+    assert_eq!(as_of, "2024-06-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_second());
+    assert!(past.cards.users.len() < end.as_u64().unwrap() as usize);
+    let histories = past.cards.users.values().flat_map(|card| &card.history);
+    assert!(histories.into_iter().all(|past| past.time < as_of));
+    let firsts = past.cards.items.iter().filter_map(|card| card.stats.first_sale);
+    assert!(firsts.into_iter().all(|first| first < as_of));
+}
+
+fn bundle_at(room: &Room, moment: &str) -> Bundle {
+    room.write(&[moment], &mut Silence);
+    room.bundle("past")
+}
