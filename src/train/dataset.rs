@@ -1,7 +1,8 @@
 //! The only reader of logs: what happened, in the order in which it happened, and cut in time.
 //!
 //! Lines of one basket have no order of their own, so they are shuffled once, from the seed:
-//! files often sort them by product, and a model would learn that.
+//! files often sort them by product, and a model would learn that. A recipe can leave them as they are
+//! listed, for the sake of published figures that do.
 
 use crate::bundle::{Catalog, Past};
 use crate::domain::{EventKind, Timestamp, UserId};
@@ -43,6 +44,9 @@ pub struct Cuts {
     pub validate: f64,
     /// The share after which test data starts.
     pub test: f64,
+    /// Whether the lines of a basket stay in the order in which the shop lists them.
+    #[serde(default)]
+    pub as_listed: bool,
 }
 
 /// The log of a shop, by user.
@@ -112,7 +116,7 @@ impl Dataset {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for bought in &mut dataset.bought {
-            settle(bought, &mut rng);
+            settle(bought, cuts.as_listed, &mut rng);
         }
         Ok(dataset)
     }
@@ -180,12 +184,15 @@ impl Dataset {
     }
 }
 
-/// Puts a user's lines into time order with baskets whole and shuffled, and marks first purchases.
-fn settle(bought: &mut [Bought], rng: &mut ChaCha8Rng) {
+/// Puts a user's lines into time order with baskets whole, and shuffled unless they are to stay
+/// `as_listed`, and marks first purchases.
+fn settle(bought: &mut [Bought], as_listed: bool, rng: &mut ChaCha8Rng) {
     bought.sort_by_key(|b| (b.time, b.basket));
     let mut had = rustc_hash::FxHashSet::default();
     for basket in bought.chunk_by_mut(|a, b| a.basket == b.basket) {
-        basket.shuffle(rng);
+        if !as_listed {
+            basket.shuffle(rng);
+        }
         for line in basket {
             line.first = had.insert(line.item);
         }
@@ -214,5 +221,31 @@ impl Split {
             test: at(cuts.test),
             end: last.time + 1,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_basket_are_shuffled_unless_they_stay_as_listed() {
+        // Two baskets of twenty, listed by item; the second buys the first's items again.
+        let line = |at: u32| Bought { item: at % 20, time: 1, basket: at / 20, first: false };
+        let listed: Vec<Bought> = (0..40).map(line).collect();
+        let items = |bought: &[Bought]| bought.iter().map(|b| b.item).collect::<Vec<_>>();
+        let settled = |as_listed| {
+            let mut bought = listed.clone();
+            settle(&mut bought, as_listed, &mut ChaCha8Rng::seed_from_u64(7));
+            bought
+        };
+        let (kept, shuffled) = (settled(true), settled(false));
+        assert_eq!(items(&kept), items(&listed));
+        assert_ne!(items(&shuffled), items(&listed));
+        assert_eq!(items(&shuffled), items(&settled(false)), "the same seed, the same order");
+        for bought in [kept, shuffled] {
+            assert!(bought[..20].iter().all(|b| b.basket == 0 && b.first), "baskets are whole");
+            assert!(bought[20..].iter().all(|b| b.basket == 1 && !b.first));
+        }
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 /// The seed of everything random in these tests.
 pub const SEED: u64 = 11;
 /// Where these tests cut time.
-pub const CUTS: Cuts = Cuts { train: 0.3, validate: 0.7, test: 0.85 };
+pub const CUTS: Cuts = Cuts { train: 0.3, validate: 0.7, test: 0.85, as_listed: false };
 
 /// A small shop, and what is read from it.
 pub struct World {
