@@ -1,12 +1,47 @@
 //! Turns the contract (`proto/`) into Rust: messages, services, their JSON, and the descriptors
-//! that reflection serves. `protox` compiles it, so no `protoc` is needed.
+//! that reflection serves. `protox` compiles it, so no `protoc` is needed. And, with the feature `cuda`, the
+//! kernels (`kernels/`) into what a GPU runs; that needs `nvcc`.
 
 use prost::Message;
-use std::{env, error::Error, fs, path::PathBuf};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, error::Error, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    contract(&out)?;
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        kernels(&out)?;
+    }
+    Ok(())
+}
+
+/// Code for GPUs from Ampere on: as it is for Ampere and Hopper, and in a form that drivers translate for others.
+fn kernels(out: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=kernels/decoder.cu");
+    println!("cargo:rerun-if-env-changed=NVCC");
+    println!("cargo:rerun-if-env-changed=CUDA_PATH");
+    let of_path = env::var_os("CUDA_PATH").map(|path| Path::new(&path).join("bin/nvcc"));
+    let nvcc = env::var_os("NVCC").map(PathBuf::from).or(of_path).unwrap_or("nvcc".into());
+    let status = Command::new(&nvcc)
+        .args(["-std=c++17", "-O3", "-fatbin"])
+        .arg("-gencode=arch=compute_90,code=sm_90")
+        .arg("-gencode=arch=compute_80,code=[sm_80,compute_80]")
+        .arg("-o")
+        .arg(out.join("decoder.fatbin"))
+        .arg("kernels/decoder.cu")
+        .status();
+    let status = status.map_err(|error| {
+        format!("{} can't be run ({error}): `scripts/cuda-toolchain` lays one out", nvcc.display())
+    })?;
+    if !status.success() {
+        return Err(format!("{} failed: {status}", nvcc.display()).into());
+    }
+    Ok(())
+}
+
+fn contract(out: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(["proto/raisonne/v1/rerank.proto"], ["proto"])?;
     let encoded = descriptors.encode_to_vec();
     fs::write(out.join("descriptors.bin"), &encoded)?;

@@ -82,6 +82,7 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
             },
         },
         engine: RunLimits {
+            place: of.device.0,
             threads: NonZeroUsize::new(of.threads).unwrap_or(cores),
             cache: of.cache.0,
             precision: of.quantize.map(Quantize::precision),

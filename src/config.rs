@@ -3,6 +3,7 @@
 //! `RAISONNE__API__LISTEN=0.0.0.0:8080` sets `listen` in `[api]`. Unknown keys are refused;
 //! durations and sizes carry their units (`"150ms"`, `"64MiB"`).
 
+use crate::engine::{Place, PlaceError};
 use crate::nn::packed::Precision;
 use crate::rank::Manner;
 use clap::ValueEnum;
@@ -77,6 +78,8 @@ pub struct Scorer {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Engine {
+    /// Where it runs: `cpu`, or `cuda` or `cuda:N` where the program was built for that.
+    pub device: Device,
     /// Threads that compute; 0 for as many as there are cores.
     pub threads: usize,
     /// Memory for keys and values: what remembers the beginnings of prompts.
@@ -92,6 +95,11 @@ pub struct Engine {
     /// Requests that may wait beside those; more fall short at once.
     pub waiting_max: usize,
 }
+
+/// Where a language model runs, by the names that people know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Device(pub Place);
 
 /// How a language model's weights are kept, by the names that people know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -246,6 +254,14 @@ fn put(table: &mut Table, section: &str, key: String, value: &str) {
     }
 }
 
+impl TryFrom<String> for Device {
+    type Error = PlaceError;
+
+    fn try_from(text: String) -> Result<Self, PlaceError> {
+        text.parse().map(Self)
+    }
+}
+
 impl Quantize {
     /// The precision of that name.
     pub fn precision(self) -> Precision {
@@ -297,6 +313,7 @@ impl Default for Scorer {
 impl Default for Engine {
     fn default() -> Self {
         Self {
+            device: Device::default(),
             threads: 0,
             cache: Size(256 << 20),
             quantize: None,
@@ -374,6 +391,7 @@ mod tests {
                 ("RAISONNE__API__DEADLINE_DEFAULT", "40ms"),
                 ("RAISONNE__SCORER__THREADS", "3"),
                 ("RAISONNE__STORE__PATH", "data/facts.redb"),
+                ("RAISONNE__ENGINE__DEVICE", "cuda:1"),
                 ("RAISONNE__BUNDLE__SWAP", "one_at_a_time"),
                 ("OTHER__API__LISTEN", "nowhere"),
             ],
@@ -385,6 +403,7 @@ mod tests {
         assert_eq!(config.scorer.threads, 3);
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
         assert_eq!(config.bundle.swap, Swap::OneAtATime);
+        assert_eq!(config.engine.device, Device(Place::Gpu(1)));
     }
 
     #[test]
@@ -402,6 +421,7 @@ mod tests {
         check("[rank]\nprofile_cache = \"64MB\"", &[], "KiB");
         check("[api]\nrequests_max = 0", &[], "requests_max");
         check("[bundle]\nswap = \"at_once\"", &[], "one_at_a_time");
+        check("[engine]\ndevice = \"gpu\"", &[], "\"gpu\" is no device");
         check("[api", &[], "is no TOML");
     }
 

@@ -2,7 +2,7 @@
 
 use super::model::LoadArgs;
 use crate::domain::Criticality;
-use crate::engine::{Ask, Constraint, Event, Generate as Text, Sampling, Usage, Why, Work};
+use crate::engine::{Ask, Constraint, Event, Generate as Text, Place, Sampling, Usage, Why, Work};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
@@ -14,6 +14,9 @@ use tokio::time::Instant;
 pub(super) struct Generate {
     #[command(flatten)]
     model: LoadArgs,
+    /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
+    #[arg(long, default_value_t)]
+    device: Place,
     /// The text to go on from.
     #[arg(long)]
     prompt: String,
@@ -46,7 +49,7 @@ pub(super) struct Generate {
 impl Generate {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let opened = self.model.open()?;
+        let opened = self.model.open(self.device)?;
         let prompt = opened.vocabulary.encode(&self.prompt)?;
         let (ends, precision) = (opened.ends(), opened.precision());
         let (engine, vocabulary) = opened.start(prompt.len().saturating_add(self.max_tokens))?;

@@ -1,7 +1,7 @@
 //! Loading a language model from the command line.
 
 use crate::config::Quantize;
-use crate::engine::{CpuRunner, Engine, Limits};
+use crate::engine::{Engine, Limits, Place};
 use crate::language::Vocabulary;
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
@@ -37,13 +37,14 @@ pub(super) struct LoadArgs {
 /// A model's folder that was found sound, and the words that it knows.
 pub(super) struct Opened {
     checkpoint: Checkpoint,
+    place: Place,
     options: Options,
     pub vocabulary: Vocabulary,
 }
 
 impl LoadArgs {
-    /// Opens the model's folder.
-    pub(super) fn open(&self) -> anyhow::Result<Opened> {
+    /// Opens the model's folder, for a model that will run in this place.
+    pub(super) fn open(&self, place: Place) -> anyhow::Result<Opened> {
         let checkpoint = Checkpoint::open(&self.model)
             .with_context(|| format!("opening the model `{}`", self.model.display()))?;
         let folder = if self.model.is_dir() {
@@ -56,9 +57,10 @@ impl LoadArgs {
             None => Precision::of(&checkpoint)?,
             Some(precision) => precision,
         };
+        let precision = place.precision(precision)?;
         let (threads, level) = (self.threads(), self.level());
         let options = Options { precision, threads, level, pages: 0, rows_max: ROWS_MAX };
-        Ok(Opened { checkpoint, options, vocabulary })
+        Ok(Opened { checkpoint, place, options, vocabulary })
     }
 
     /// How weights are to be kept, if that was said.
@@ -90,10 +92,10 @@ impl Opened {
 
     /// Loads the model, with room for one text of so many tokens, or as many as it was made for.
     pub(super) fn start(self, tokens: usize) -> anyhow::Result<(Engine, Vocabulary)> {
-        let Self { checkpoint, options, vocabulary } = self;
+        let Self { checkpoint, place, options, vocabulary } = self;
         let tokens = tokens.min(checkpoint.config().positions_max);
         let options = Options { pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
-        let build = move || Ok(CpuRunner::load(checkpoint, options, tokens)?);
+        let build = move || place.load(checkpoint, options, tokens);
         let one = NonZeroUsize::MIN;
         let share_max = one.saturating_add(ROWS_MAX);
         let limits = Limits { running_max: one, waiting_max: one, share_max };

@@ -21,7 +21,10 @@
 
 mod ask;
 pub mod constraint;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod pages;
+mod place;
 mod reply;
 mod runner;
 pub mod sampler;
@@ -31,6 +34,9 @@ mod step;
 
 pub use ask::{Ask, Generate, Limits, Misfit, Refused, Wanted, Weigh, Work};
 pub use constraint::{Allowed, Constraint, ConstraintError, Thinking, Trie};
+#[cfg(feature = "cuda")]
+pub use cuda::CudaRunner;
+pub use place::{Place, PlaceError};
 pub use reply::{Event, Failure, Reply, Usage, Why};
 pub use runner::CpuRunner;
 pub use sampler::{BadSampling, SampleError, Sampling};

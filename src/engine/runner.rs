@@ -104,7 +104,7 @@ impl From<CheckpointError> for RunnerError {
 }
 
 /// Lays a step out for the model. Branches get pages from `scratch` on.
-fn lay_out(step: &Step, mut scratch: u32, pass: &mut Pass) {
+pub(super) fn lay_out(step: &Step, mut scratch: u32, pass: &mut Pass) {
     pass.tokens.clone_from(&step.tokens);
     pass.positions.clear();
     pass.slots.clear();

@@ -5,6 +5,8 @@
 //! other and against a PyTorch copy by `tests/numbers.rs`. [`decoder`] is a language model's wiring:
 //! [`packed`] serves it, and [`ops`] and [`optim`] train it.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod decoder;
 mod din;
 mod fused;

@@ -7,8 +7,8 @@ use super::spoken::Spoken;
 use crate::bundle::{Catalog, Past};
 use crate::domain::{Criticality, Deadline, Timestamp};
 use crate::engine::{
-    Ask, Constraint, ConstraintError, CpuRunner, Engine, EngineError, Event, Failure, Generate,
-    Limits, Reply, Sampling, Thinking, Trie, Usage, Wanted, Weigh, Work,
+    Ask, Constraint, ConstraintError, Engine, EngineError, Event, Failure, Generate, Limits, Place,
+    PlaceError, Reply, Sampling, Thinking, Trie, Usage, Wanted, Weigh, Work,
 };
 use crate::nn::decoder::{Checkpoint, CheckpointError};
 use crate::nn::packed::{Level, Options, Precision};
@@ -30,6 +30,8 @@ pub struct Reranker {
 /// How a language model runs, and how much it may take on.
 #[derive(Clone, Copy, Debug)]
 pub struct RunLimits {
+    /// Where.
+    pub place: Place,
     /// Threads that compute.
     pub threads: NonZeroUsize,
     /// Bytes of all keys and values.
@@ -112,6 +114,9 @@ pub enum RerankerError {
     /// It can't be spoken to.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// It can't run where it should.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// It does not run.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -152,6 +157,7 @@ impl Reranker {
             Some(precision) => precision,
             None => Precision::of(&checkpoint)?,
         };
+        let precision = limits.place.precision(precision)?;
         let options = Options {
             precision,
             threads: limits.threads,
@@ -160,7 +166,7 @@ impl Reranker {
             rows_max: limits.rows_max.get(),
         };
         let (tokens, ends) = (config.positions_max, config.ends.clone());
-        let build = move || Ok(CpuRunner::load(checkpoint, options, tokens)?);
+        let build = move || limits.place.load(checkpoint, options, tokens);
         let engine = Engine::start(build, limits.sequences, metrics)?;
         Ok(Self { engine, prompts, ends, precision })
     }

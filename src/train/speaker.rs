@@ -4,7 +4,7 @@ use super::cases::Case;
 use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, Golden};
 use crate::domain::Criticality;
-use crate::engine::{Limits, Sampling, Trie, Usage};
+use crate::engine::{Limits, Place, Sampling, Trie, Usage};
 use crate::reranker::{
     self, Compared, ComparedFile, Grounds, Offer, Prompts, Reranker, RunLimits, Shopper, Thinks,
     Urgency,
@@ -60,6 +60,7 @@ impl Speaker {
     ) -> anyhow::Result<Self> {
         let some = |count| NonZeroUsize::MIN.saturating_add(count - 1);
         let limits = RunLimits {
+            place: Place::Processor,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             cache: CACHE,
             precision: None,

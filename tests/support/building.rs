@@ -20,6 +20,7 @@ pub fn building(metrics: Arc<Metrics>) -> Building {
             slates: worker::Limits { waiting_max: some(64), batch_max: some(8) },
         },
         engine: RunLimits {
+            place: engine::Place::Processor,
             threads: some(2),
             cache: 8 << 20,
             precision: None,

@@ -1,0 +1,100 @@
+//! The model on an NVIDIA GPU.
+
+use super::runner::lay_out;
+use super::step::{Answers, Runner, RunnerError, Shape, Step, What};
+use crate::nn::cuda::{DeviceError, Found, LoadError, Model, Options, Wanted};
+use crate::nn::decoder::Checkpoint;
+use crate::nn::packed::PAGE_TOKENS;
+
+/// A decoder on a GPU, with keys and values in pages there.
+#[derive(Debug)]
+pub struct CudaRunner {
+    model: Model,
+    shape: Shape,
+    /// Rows of which something is wanted, and which logits of them, kept from step to step.
+    rows: Vec<u32>,
+    pairs: Vec<[u32; 2]>,
+    found: Found,
+}
+
+// === impl CudaRunner ===
+
+impl CudaRunner {
+    /// Loads a checkpoint for sequences of up to `context_tokens_max` tokens.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        options: Options,
+        context_tokens_max: usize,
+    ) -> Result<Self, LoadError> {
+        let config = checkpoint.config();
+        let shape = Shape {
+            pages: options.pages,
+            page_tokens: PAGE_TOKENS,
+            vocabulary: config.vocabulary,
+            width: config.width,
+            context_tokens_max: context_tokens_max.min(config.positions_max),
+            rows_max: options.rows_max,
+        };
+        let model = Model::load(checkpoint, options)?;
+        let (rows, pairs, found) = (Vec::new(), Vec::new(), Found::default());
+        Ok(Self { model, shape, rows, pairs, found })
+    }
+
+    /// Lists what is wanted: rows that want all logits first, then those that want some, then those that are
+    /// wanted themselves.
+    fn want(&mut self, step: &Step) -> usize {
+        self.rows.clear();
+        self.pairs.clear();
+        let of = |kind: fn(&What) -> bool| step.reads.iter().filter(move |read| kind(&read.what));
+        self.rows.extend(of(|what| *what == What::Vocabulary).map(|read| read.row as u32));
+        let whole = self.rows.len();
+        for read in of(|what| matches!(what, What::Chosen(_))) {
+            let What::Chosen(tokens) = &read.what else { continue };
+            let place = self.rows.len() as u32;
+            self.pairs.extend(step.chosen[tokens.clone()].iter().map(|&token| [place, token]));
+            self.rows.push(read.row as u32);
+        }
+        self.rows.extend(of(|what| *what == What::Hidden).map(|read| read.row as u32));
+        whole
+    }
+}
+
+impl Runner for CudaRunner {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+        out.clear();
+        if step.tokens.is_empty() {
+            return Ok(());
+        }
+        let scratch = self.model.pages() as u32;
+        lay_out(step, scratch, &mut self.model.pass);
+        let whole = self.want(step);
+        out.lay_out(&step.reads, self.shape);
+        let hidden = step.reads.iter().filter(|read| read.what == What::Hidden).count();
+        let wanted = Wanted { rows: &self.rows, whole, pairs: &self.pairs, exact: hidden > 0 };
+        self.model.forward(wanted, out.table(whole, self.shape), &mut self.found)?;
+        let (mut logits, mut rows) = (self.found.logits.as_slice(), self.found.rows.as_slice());
+        rows = rows.get((self.rows.len() - hidden) * self.shape.width..).unwrap_or_default();
+        for (index, read) in step.reads.iter().enumerate() {
+            let found = match read.what {
+                What::Vocabulary => continue,
+                What::Chosen(_) => &mut logits,
+                What::Hidden => &mut rows,
+            };
+            let to = out.get_mut(index);
+            let (these, others) = found.split_at(to.len());
+            to.copy_from_slice(these);
+            *found = others;
+        }
+        Ok(())
+    }
+}
+
+impl From<DeviceError> for RunnerError {
+    fn from(error: DeviceError) -> Self {
+        Self(error.into())
+    }
+}

@@ -1,0 +1,149 @@
+//! Where does a model run?
+
+use super::runner::CpuRunner;
+use super::step::{Answers, Runner, RunnerError, Shape, Step};
+use crate::nn::decoder::Checkpoint;
+use crate::nn::packed::{Options, Precision};
+use std::fmt;
+use std::str::FromStr;
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine's processor.
+    #[default]
+    Processor,
+    /// On an NVIDIA GPU, by its number.
+    Gpu(usize),
+}
+
+/// What a GPU is called.
+const GPU: &str = "cuda";
+const PROCESSOR: &str = "cpu";
+
+/// Why a model can't run where it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// Nobody knows such a place.
+    #[error("{0:?} is no device: it must be \"cpu\", \"cuda\" or \"cuda:N\"")]
+    Unknown(String),
+    /// There are no kernels for these weights.
+    #[error("weights are kept as {0}, and a GPU keeps them as bf16")]
+    Precision(&'static str),
+    /// This program is for processors.
+    #[error("this program was built without the feature `cuda`, and can't use a GPU")]
+    NotBuilt,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// How weights are kept there that would be kept like this on a processor.
+    pub fn precision(self, precision: Precision) -> Result<Precision, PlaceError> {
+        match (self, precision) {
+            (Self::Processor, _) => Ok(precision),
+            (Self::Gpu(_), Precision::F32 | Precision::Bf16) => Ok(Precision::Bf16),
+            (Self::Gpu(_), _) => Err(PlaceError::Precision(precision.as_str())),
+        }
+    }
+
+    /// Loads a model there, for sequences of up to `context_tokens_max` tokens. Threads and instructions are a
+    /// processor's.
+    pub fn load(
+        self,
+        checkpoint: Checkpoint,
+        options: Options,
+        context_tokens_max: usize,
+    ) -> Result<Box<dyn Runner>, RunnerError> {
+        match self {
+            Self::Processor => {
+                Ok(Box::new(CpuRunner::load(checkpoint, options, context_tokens_max)?))
+            }
+            Self::Gpu(ordinal) => gpu(ordinal, &checkpoint, options, context_tokens_max),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(
+    ordinal: usize,
+    checkpoint: &Checkpoint,
+    options: Options,
+    context_tokens_max: usize,
+) -> Result<Box<dyn Runner>, RunnerError> {
+    let Options { pages, rows_max, .. } = options;
+    let options = crate::nn::cuda::Options { ordinal, pages, rows_max };
+    let runner = super::CudaRunner::load(checkpoint, options, context_tokens_max);
+    Ok(Box::new(runner.map_err(|error| RunnerError(error.into()))?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(
+    _ordinal: usize,
+    _checkpoint: &Checkpoint,
+    _options: Options,
+    _context_tokens_max: usize,
+) -> Result<Box<dyn Runner>, RunnerError> {
+    Err(RunnerError(PlaceError::NotBuilt.into()))
+}
+
+impl FromStr for Place {
+    type Err = PlaceError;
+
+    fn from_str(text: &str) -> Result<Self, PlaceError> {
+        let unknown = || PlaceError::Unknown(text.to_owned());
+        match text.split_once(':') {
+            None if text == PROCESSOR => Ok(Self::Processor),
+            None if text == GPU => Ok(Self::Gpu(0)),
+            Some((GPU, number)) => number.parse().map(Self::Gpu).map_err(|_| unknown()),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Processor => f.write_str(PROCESSOR),
+            Self::Gpu(number) => write!(f, "{GPU}:{number}"),
+        }
+    }
+}
+
+impl Runner for Box<dyn Runner> {
+    fn shape(&self) -> Shape {
+        (**self).shape()
+    }
+
+    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+        (**self).forward(step, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_called_what_people_call_them() {
+        for (text, place) in
+            [("cpu", Place::Processor), ("cuda", Place::Gpu(0)), ("cuda:3", Place::Gpu(3))]
+        {
+            assert_eq!(text.parse(), Ok(place));
+        }
+        assert_eq!(Place::Gpu(3).to_string().parse(), Ok(Place::Gpu(3)));
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
+            let error = text.parse::<Place>().unwrap_err();
+            assert!(error.to_string().contains(&format!("{text:?} is no device")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_keeps_weights_in_sixteen_bits() {
+        let gpu = Place::Gpu(0);
+        assert_eq!(gpu.precision(Precision::F32), Ok(Precision::Bf16));
+        assert_eq!(Place::Processor.precision(Precision::Int4), Ok(Precision::Int4));
+        let refused = gpu.precision(Precision::Int8).unwrap_err();
+        assert_eq!(refused.to_string(), "weights are kept as q8_0, and a GPU keeps them as bf16");
+    }
+}

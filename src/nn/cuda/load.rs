@@ -1,0 +1,152 @@
+//! A checkpoint's weights come onto a device.
+
+use super::device::{Device, DeviceError, Table};
+use crate::nn::decoder::{Checkpoint, CheckpointError, Config, ConfigError, Format, Linear, Norm};
+use half::bf16;
+
+/// Head widths that there are kernels for, and the most query heads that may share a key head.
+const HEAD_DIMS: [usize; 5] = [8, 16, 32, 64, 128];
+/// Of narrow heads fewer.
+const GROUP_MAX: usize = 8;
+const NARROW_GROUP_MAX: usize = 4;
+/// Weights that are converted at a time.
+const CHUNK: usize = 1 << 22;
+
+/// The weights of a layer: those that go over the same rows lie one after the other.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub qkv: Table<bf16>,
+    pub qkv_bias: Option<Table<f32>>,
+    pub output: Table<bf16>,
+    pub output_bias: Option<Table<f32>>,
+    pub gates_ups: Table<bf16>,
+    pub gates_ups_bias: Option<Table<f32>>,
+    pub down: Table<bf16>,
+    pub down_bias: Option<Table<f32>>,
+    pub attention_norm: Table<f32>,
+    pub mlp_norm: Table<f32>,
+    pub head_norms: Option<[Table<f32>; 2]>,
+}
+
+/// Why a model can't be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files can't be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// It is one that there are no kernels for.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The device refuses.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Brings weights onto the device.
+pub(super) struct Loader<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub config: &'a Config,
+    pub device: &'a Device,
+}
+
+/// Refuses what there are no kernels for.
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
+    if !HEAD_DIMS.contains(&dim) {
+        let supported = "8, 16, 32, 64 or 128 on a GPU";
+        return Err(ConfigError::unsupported("head_dim", dim.to_string(), supported));
+    }
+    let most = if dim == HEAD_DIMS[0] { NARROW_GROUP_MAX } else { GROUP_MAX };
+    if group > most {
+        let supported =
+            "at most 8 times `num_key_value_heads` on a GPU, and 4 where heads have 8 numbers";
+        return Err(ConfigError::unsupported(
+            "num_attention_heads",
+            config.heads.to_string(),
+            supported,
+        ));
+    }
+    Ok(())
+}
+
+// === impl Loader ===
+
+impl Loader<'_> {
+    /// All of a layer.
+    pub fn layer(&self, layer: usize) -> Result<Layer, LoadError> {
+        let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
+        let gates_ups = [Linear::Gate(layer), Linear::Up(layer)];
+        let (output, down) = ([Linear::Output(layer)], [Linear::Down(layer)]);
+        let head_norms = self.config.head_norms.then(|| {
+            let norms =
+                [Norm::Query(layer), Norm::Key(layer)].map(|norm| self.numbers(&[norm.name()]));
+            let [query, key] = norms;
+            Ok::<_, LoadError>([query?, key?])
+        });
+        Ok(Layer {
+            qkv: self.weights(&qkv)?,
+            qkv_bias: self.biases(&qkv)?,
+            output: self.weights(&output)?,
+            output_bias: self.biases(&output)?,
+            gates_ups: self.weights(&gates_ups)?,
+            gates_ups_bias: self.biases(&gates_ups)?,
+            down: self.weights(&down)?,
+            down_bias: self.biases(&down)?,
+            attention_norm: self.numbers(&[Norm::Attention(layer).name()])?,
+            mlp_norm: self.numbers(&[Norm::Mlp(layer).name()])?,
+            head_norms: head_norms.transpose()?,
+        })
+    }
+
+    fn weights(&self, of: &[Linear]) -> Result<Table<bf16>, LoadError> {
+        self.table(&of.iter().map(|linear| linear.name()).collect::<Vec<_>>())
+    }
+
+    fn biases(&self, of: &[Linear]) -> Result<Option<Table<f32>>, LoadError> {
+        let names: Option<Vec<String>> = of.iter().map(|linear| linear.bias(self.config)).collect();
+        names.map(|names| self.numbers(&names)).transpose()
+    }
+
+    /// Tables one below the other, in bf16.
+    pub fn table(&self, names: &[String]) -> Result<Table<bf16>, LoadError> {
+        let views = names.iter().map(|name| self.checkpoint.tensor(name));
+        let views = views.collect::<Result<Vec<_>, _>>()?;
+        let count = views.iter().map(|view| view.rows() * view.columns()).sum();
+        let mut table = self.device.zeroed(count)?;
+        let (mut exact, mut halves) = (Vec::new(), Vec::new());
+        let mut place = 0;
+        for view in views {
+            let rows_at_once = (CHUNK / view.columns()).max(1);
+            for from in (0..view.rows()).step_by(rows_at_once) {
+                let rows = from..view.rows().min(from + rows_at_once);
+                let count = rows.len() * view.columns();
+                halves.clear();
+                if let (Format::Bf16, Some(bytes)) = (view.format(), view.bytes()) {
+                    let (pairs, _) = bytes[rows.start * view.columns() * 2..].as_chunks::<2>();
+                    halves.extend(pairs[..count].iter().map(|&pair| bf16::from_le_bytes(pair)));
+                } else {
+                    exact.resize(count, 0.0);
+                    view.read_rows(rows, &mut exact)?;
+                    halves.extend(exact.iter().map(|&number| bf16::from_f32(number)));
+                }
+                self.device.write(&mut table, place, &halves)?;
+                // What is being copied must not change.
+                self.device.wait()?;
+                place += count;
+            }
+        }
+        Ok(table)
+    }
+
+    /// Rows of numbers one after the other, as they are.
+    pub fn numbers(&self, names: &[String]) -> Result<Table<f32>, LoadError> {
+        let mut all = Vec::new();
+        for name in names {
+            all.extend(self.checkpoint.tensor(name)?.read()?);
+        }
+        let mut table = self.device.zeroed(all.len())?;
+        self.device.write(&mut table, 0, &all)?;
+        self.device.wait()?;
+        Ok(table)
+    }
+}

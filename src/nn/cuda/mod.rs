@@ -1,0 +1,18 @@
+//! Kernels that serve on an NVIDIA GPU: the wiring of [`super::decoder`], over `kernels/decoder.cu` and cuBLAS.
+//!
+//! The libraries of CUDA are opened when a device is asked for, so the same program starts where there is none, and
+//! says which one is missing. Everything that a pass writes to is taken when the model is loaded; a pass then is a
+//! sequence of launches after one upload of what the engine planned.
+//!
+//! Weights, keys and values, and what goes into products are bf16. The rows between them, and all sums, are f32.
+
+mod device;
+mod load;
+mod model;
+mod pass;
+mod rows;
+
+pub use device::DeviceError;
+pub use load::LoadError;
+pub use model::{Model, Options};
+pub use rows::{Found, Wanted};

@@ -1,0 +1,254 @@
+//! One pass: the wiring of [`crate::nn::decoder`] as launches.
+//!
+//! Every kind of rows has one place, so what goes along the wiring is the name of a place. What can be done
+//! together waits for the rest: sums for the norm that follows, and heads for the turn that they take.
+
+#![expect(unsafe_code, reason = "a device is driven by addresses")]
+
+use super::device::{Address, Argument, DeviceError, Table};
+use super::model::{Model, ROW_THREADS, WARP};
+use crate::nn::decoder::{Kernels, Linear, Norm};
+
+/// Threads of a block that attends: `BLOCK` of the kernels.
+const ATTEND_THREADS: u32 = 128;
+
+/// Where rows are while a pass goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum At {
+    /// In the stream, to which the product before may still have to be added.
+    Stream,
+    Normed,
+    Heads,
+    Attended,
+    GatesUps,
+    Activated,
+    Delta,
+}
+
+/// The pass at hand: the wiring says what comes next, and what can be done together waits for the rest.
+pub(super) struct OnePass<'a> {
+    pub of: &'a mut Model,
+    /// The bias of the product that has to be added to the stream (0 where it has none), if there is one.
+    pub pending: Option<Address>,
+    /// The biases of the gates and of what is gated; 0 where there are none.
+    pub gates_ups_bias: Address,
+}
+
+// === impl OnePass ===
+
+impl OnePass<'_> {
+    /// Adds what is pending, and norms.
+    fn add_norm(&mut self, scale: Address) -> Result<(), DeviceError> {
+        let Model { config, device, launches, rows, plan, .. } = &*self.of;
+        let pending = self.pending.take();
+        let delta = if pending.is_some() { rows.delta.at(0) } else { 0 };
+        let arguments = [
+            Argument::Table(rows.normed.at(0)),
+            Argument::Table(rows.stream.at(0)),
+            Argument::Table(delta),
+            Argument::Table(pending.unwrap_or(0)),
+            Argument::Table(scale),
+            Argument::Number(config.norm_epsilon as f32),
+            Argument::Count(config.width as u32),
+        ];
+        // SAFETY: the arguments of `add_norm`; all tables have room for a pass's rows.
+        unsafe { device.launch(&launches.add_norm, [plan.rows, 1, 1], ROW_THREADS, &arguments) }
+    }
+
+    fn place_heads(&mut self, layer: usize) -> Result<(), DeviceError> {
+        let model = &*self.of;
+        let Model { config, device, launches, rows, plan, .. } = model;
+        let weights = &model.layers[layer];
+        let address =
+            |table: Option<&Table<f32>>| Argument::Table(table.map_or(0, |table| table.at(0)));
+        let norm = |which: usize| address(weights.head_norms.as_ref().map(|norms| &norms[which]));
+        let arguments = [
+            Argument::Table(rows.queries.at(0)),
+            Argument::Table(model.layer_of(0, layer)),
+            Argument::Table(model.layer_of(1, layer)),
+            Argument::Table(rows.qkv.at(0)),
+            address(weights.qkv_bias.as_ref()),
+            norm(0),
+            norm(1),
+            Argument::Table(model.frequencies.at(0)),
+            Argument::Number(model.turn_scale),
+            Argument::Number(config.norm_epsilon as f32),
+            Argument::Table(plan.table.at(plan.positions)),
+            Argument::Table(plan.table.at(plan.slots)),
+            model.heads(),
+        ];
+        let heads = config.heads + 2 * config.kv_heads;
+        // SAFETY: the arguments of `place_heads`; slots lie within the pages that the model was loaded with.
+        unsafe { device.launch(&launches.place_heads, [plan.rows, heads, 1], WARP, &arguments) }
+    }
+
+    fn attend_pages(&mut self, layer: usize) -> Result<(), DeviceError> {
+        let model = &*self.of;
+        let Model { config, device, launches, rows, plan, .. } = model;
+        let arguments = [
+            Argument::Table(rows.parts.at(0)),
+            Argument::Table(rows.sums.at(0)),
+            Argument::Table(rows.queries.at(0)),
+            Argument::Table(model.layer_of(0, layer)),
+            Argument::Table(model.layer_of(1, layer)),
+            Argument::Table(plan.table.at(plan.positions)),
+            Argument::Table(plan.table.at(plan.ranges)),
+            Argument::Table(plan.table.at(plan.seen)),
+            Argument::Number((config.head_dim as f32).sqrt().recip()),
+            Argument::Count(config.windows[layer].unwrap_or(0) as u32),
+            model.heads(),
+        ];
+        let grid = [plan.rows, config.kv_heads, plan.parts];
+        // SAFETY: the arguments of `attend_*`; there is room for each part of each row's heads.
+        unsafe { device.launch(&launches.attend, grid, ATTEND_THREADS, &arguments)? };
+        let arguments = [
+            Argument::Table(rows.attended.at(0)),
+            Argument::Table(rows.parts.at(0)),
+            Argument::Table(rows.sums.at(0)),
+            Argument::Count(plan.parts as u32),
+            model.heads(),
+        ];
+        let threads = (config.head_dim as u32).max(WARP);
+        // SAFETY: the arguments of `attend_merge`, over what was just written.
+        unsafe {
+            device.launch(&launches.attend_merge, [plan.rows, config.heads, 1], threads, &arguments)
+        }
+    }
+
+    /// A product of all rows.
+    fn multiply(
+        &mut self,
+        out: Address,
+        inputs: Address,
+        weights: Address,
+        outputs: usize,
+        width: usize,
+    ) -> Result<(), DeviceError> {
+        let rows = self.of.plan.rows;
+        // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
+        unsafe { self.of.device.multiply(out, inputs, weights, [rows, outputs, width]) }
+    }
+}
+
+impl Kernels for OnePass<'_> {
+    type Rows = At;
+    type Error = DeviceError;
+
+    fn embed(&mut self) -> Result<At, DeviceError> {
+        let Model { config, device, launches, rows, plan, embedding, .. } = &*self.of;
+        let arguments = [
+            Argument::Table(rows.stream.at(0)),
+            Argument::Table(embedding.at(0)),
+            Argument::Table(plan.table.at(plan.tokens)),
+            Argument::Count(config.width as u32),
+        ];
+        // SAFETY: the arguments of `embed`; the engine admits only tokens of the vocabulary.
+        unsafe { device.launch(&launches.embed, [plan.rows, 1, 1], ROW_THREADS, &arguments)? };
+        Ok(At::Stream)
+    }
+
+    fn norm(&mut self, _rows: &At, norm: Norm) -> Result<At, DeviceError> {
+        let scale = match norm {
+            Norm::Attention(layer) => self.of.layers[layer].attention_norm.at(0),
+            Norm::Mlp(layer) => self.of.layers[layer].mlp_norm.at(0),
+            Norm::Query(_) | Norm::Key(_) | Norm::Last => unreachable!("those are normed in place"),
+        };
+        self.add_norm(scale)?;
+        Ok(At::Normed)
+    }
+
+    /// Heads are normed where they are turned, and the last norm is that of the rows that are wanted.
+    fn norm_in_place(&mut self, rows: At, _norm: Norm) -> Result<At, DeviceError> {
+        Ok(rows)
+    }
+
+    fn linear<const N: usize>(
+        &mut self,
+        rows: At,
+        layers: [Linear; N],
+    ) -> Result<[At; N], DeviceError> {
+        let Model { config, rows: room, layers: weights, .. } = &*self.of;
+        let heads = config.heads * config.head_dim;
+        let of = |layer: usize| &weights[layer];
+        let (out, place, inputs, table, outputs, width) = match layers[0] {
+            Linear::Query(layer) => {
+                let outputs = heads + 2 * config.kv_heads * config.head_dim;
+                (
+                    At::Heads,
+                    room.qkv.at(0),
+                    room.normed.at(0),
+                    of(layer).qkv.at(0),
+                    outputs,
+                    config.width,
+                )
+            }
+            Linear::Output(layer) => {
+                let inputs = room.attended.at(0);
+                (At::Delta, room.delta.at(0), inputs, of(layer).output.at(0), config.width, heads)
+            }
+            Linear::Gate(layer) => {
+                let (table, outputs) = (of(layer).gates_ups.at(0), 2 * config.mlp_width);
+                (
+                    At::GatesUps,
+                    room.gates_ups.at(0),
+                    room.normed.at(0),
+                    table,
+                    outputs,
+                    config.width,
+                )
+            }
+            Linear::Down(layer) => {
+                let (inputs, table) = (room.activated.at(0), of(layer).down.at(0));
+                (At::Delta, room.delta.at(0), inputs, table, config.width, config.mlp_width)
+            }
+            other => unreachable!("{other:?} of {rows:?} is no product of the wiring"),
+        };
+        let bias = match layers[0] {
+            Linear::Output(layer) => of(layer).output_bias.as_ref(),
+            Linear::Down(layer) => of(layer).down_bias.as_ref(),
+            _ => None,
+        };
+        let bias = bias.map_or(0, |bias| bias.at(0));
+        if let Linear::Gate(layer) = layers[0] {
+            let biases = of(layer).gates_ups_bias.as_ref();
+            self.gates_ups_bias = biases.map_or(0, |biases| biases.at(0));
+        }
+        self.multiply(place, inputs, table, outputs, width)?;
+        if matches!(out, At::Delta) {
+            self.pending = Some(bias);
+        }
+        Ok([out; N])
+    }
+
+    /// They are turned where they are placed.
+    fn rotate(&mut self, rows: At) -> Result<At, DeviceError> {
+        Ok(rows)
+    }
+
+    fn attend(&mut self, layer: usize, _queries_keys_values: [At; 3]) -> Result<At, DeviceError> {
+        self.place_heads(layer)?;
+        self.attend_pages(layer)?;
+        Ok(At::Attended)
+    }
+
+    fn gate(&mut self, _gate: At, _up: At) -> Result<At, DeviceError> {
+        let Model { config, device, launches, rows, plan, .. } = &*self.of;
+        let arguments = [
+            Argument::Table(rows.activated.at(0)),
+            Argument::Table(rows.gates_ups.at(0)),
+            Argument::Table(self.gates_ups_bias),
+            Argument::Count(config.mlp_width as u32),
+        ];
+        let blocks = config.mlp_width.div_ceil(ROW_THREADS as usize);
+        // SAFETY: the arguments of `silu_mul`; both tables have room for a pass's rows.
+        unsafe {
+            device.launch(&launches.silu_mul, [blocks, plan.rows, 1], ROW_THREADS, &arguments)
+        }?;
+        Ok(At::Activated)
+    }
+
+    /// What was added is pending until it is normed.
+    fn add(&mut self, _rows: At, _more: At) -> Result<At, DeviceError> {
+        Ok(At::Stream)
+    }
+}

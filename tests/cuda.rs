@@ -1,0 +1,214 @@
+//! The model on a GPU says what it says on the processor. Run by `scripts/cuda-check`, over an emulated device where
+//! there is none: then it shows that every address, stride and launch is right, though not how fast they are.
+
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+
+use raisonne::engine::{Answers, CpuRunner, CudaRunner, Read, Runner, Span, Step, What};
+use raisonne::nn::cuda;
+use raisonne::nn::decoder::Checkpoint;
+use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use std::collections::HashMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The models beside `fixtures/decoder/make.py`: what transformers says of them is held against the processor's
+/// by `tests/runner.rs`.
+const MODELS: [&str; 6] =
+    ["qwen3", "qwen3-window", "qwen2-yarn", "qwen2-tied", "llama3", "llama-biased"];
+/// Layers of one of them.
+const LAYERS: u64 = 2;
+const CONTEXT: usize = 256;
+const PAGES: usize = 64;
+const ROWS_MAX: usize = 64;
+/// How much further from f32 a GPU's bf16 may be than the processor's.
+const SLACK: f32 = 1.5;
+/// The file in which an emulated device counts what is asked of it.
+const CALLS: &str = "EMULATED_CALLS";
+
+/// One test at a time: an emulated device has one thread, and its counts are everybody's.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+fn device() -> MutexGuard<'static, ()> {
+    DEVICE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
+}
+
+fn on_gpu(name: &str) -> CudaRunner {
+    let options = cuda::Options { ordinal: 0, pages: PAGES, rows_max: ROWS_MAX };
+    CudaRunner::load(&Checkpoint::open(&fixture(name)).unwrap(), options, CONTEXT).unwrap()
+}
+
+fn on_processor(name: &str, precision: Precision) -> CpuRunner {
+    let threads = NonZeroUsize::MIN;
+    let options =
+        Options { precision, threads, level: Level::best(), pages: PAGES, rows_max: ROWS_MAX };
+    CpuRunner::load(Checkpoint::open(&fixture(name)).unwrap(), options, CONTEXT).unwrap()
+}
+
+/// A text that repeats itself late.
+fn tokens(count: usize, seed: u32) -> Vec<u32> {
+    (0..count as u32).map(|at| (at * at * 7 + at * 13 + seed * 31) % 128).collect()
+}
+
+/// A step that reads some texts, each from where it was put down, in pages of its own.
+#[derive(Default)]
+struct Steps {
+    step: Step,
+}
+
+impl Steps {
+    fn span(mut self, tokens: &[u32], past: usize, first_page: u32, branch: bool) -> Self {
+        let step = &mut self.step;
+        let held = if branch { past } else { past + tokens.len() };
+        let (row, page) = (step.tokens.len(), step.pages.len());
+        step.tokens.extend(tokens);
+        step.pages.extend((first_page..).take(held.div_ceil(PAGE_TOKENS)));
+        let (rows, pages) = (row..step.tokens.len(), page..step.pages.len());
+        step.spans.push(Span { rows, pages, past, branch });
+        self
+    }
+
+    /// Wants something of the last row so far.
+    fn read(mut self, what: What) -> Self {
+        let row = self.step.tokens.len() - 1;
+        self.step.reads.push(Read { row, what });
+        self
+    }
+
+    fn run(&self, runner: &mut dyn Runner) -> Vec<Vec<f32>> {
+        let mut answers = Answers::default();
+        runner.forward(&self.step, &mut answers).unwrap();
+        (0..answers.len()).map(|index| answers.get(index).to_vec()).collect()
+    }
+}
+
+/// How far apart tables of numbers are, relative to the second.
+fn error(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+    let pairs = || found.iter().flatten().zip(expected.iter().flatten());
+    assert_eq!(found.iter().flatten().count(), expected.iter().flatten().count());
+    let squares = |of: fn((&f32, &f32)) -> f32| pairs().map(of).map(|x| x * x).sum::<f32>();
+    (squares(|(a, b)| a - b) / squares(|(_, b)| *b)).sqrt()
+}
+
+#[test]
+fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
+    let _device = device();
+    for model in MODELS {
+        // Three texts at once, one longer than a page and one than a window, read at several places.
+        let step = || {
+            let mut steps = Steps::default();
+            for (text, length) in [(0, 37), (1, 5), (2, 17)] {
+                for (at, token) in tokens(length, text).into_iter().enumerate() {
+                    steps = if at == 0 {
+                        steps.span(&[token], 0, text * 8, false)
+                    } else {
+                        let step = &mut steps.step;
+                        step.tokens.push(token);
+                        let span = step.spans.last_mut().unwrap();
+                        span.rows.end += 1;
+                        if at % PAGE_TOKENS == 0 {
+                            step.pages.push(text * 8 + (at / PAGE_TOKENS) as u32);
+                            span.pages.end += 1;
+                        }
+                        steps
+                    };
+                    if at % 4 == 3 {
+                        steps = steps.read(What::Vocabulary);
+                    }
+                }
+                steps = steps.read(What::Hidden);
+            }
+            steps
+        };
+        let exact = step().run(&mut on_processor(model, Precision::F32));
+        let halves = step().run(&mut on_processor(model, Precision::Bf16));
+        let found = step().run(&mut on_gpu(model));
+        let (found, halves) = (error(&found, &exact), error(&halves, &exact));
+        assert!(
+            found <= SLACK * halves && found > 0.0,
+            "{model}: {found} off, the processor's bf16 {halves}"
+        );
+    }
+}
+
+#[test]
+fn chunks_company_and_branches_change_nothing() {
+    let _device = device();
+    let text = tokens(40, 3);
+    let mut runner = on_gpu("qwen3");
+    let whole = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary).run(&mut runner);
+    // In two chunks, the second beside another text's first.
+    Steps::default().span(&text[..23], 0, 8, false).run(&mut runner);
+    let second = Steps::default()
+        .span(&tokens(9, 4), 0, 16, false)
+        .span(&text[23..], 23, 8, false)
+        .read(What::Vocabulary)
+        .run(&mut runner);
+    assert_eq!(whole, second);
+    // Token by token.
+    Steps::default().span(&text[..39], 0, 24, false).run(&mut runner);
+    let last = Steps::default().span(&text[39..], 39, 24, false).read(What::Vocabulary);
+    assert_eq!(whole, last.run(&mut runner));
+    // As a branch of its beginning, beside another one; nothing is left behind.
+    let branches = || {
+        Steps::default()
+            .span(&tokens(3, 5), 30, 24, true)
+            .read(What::Hidden)
+            .span(&text[30..], 30, 24, true)
+            .read(What::Vocabulary)
+    };
+    let branched = branches().run(&mut runner);
+    assert_eq!(whole[0], branched[1]);
+    assert_eq!(branched, branches().run(&mut runner));
+}
+
+#[test]
+fn some_logits_are_those_of_all() {
+    let _device = device();
+    for model in ["qwen3", "qwen2-tied"] {
+        let mut runner = on_gpu(model);
+        let text = tokens(11, 6);
+        let of = |what: What| Steps::default().span(&text, 0, 0, false).read(what);
+        let all = of(What::Vocabulary).run(&mut runner);
+        let mut some = of(What::Chosen(0..3));
+        some.step.chosen = vec![5, 127, 0];
+        let some = some.run(&mut runner);
+        for (found, token) in some[0].iter().zip([5, 127, 0]) {
+            assert!((found - all[0][token]).abs() < 1e-4 * all[0][token].abs().max(1.0), "{model}");
+        }
+    }
+}
+
+/// What an emulated device was asked for so far.
+fn calls() -> Option<HashMap<String, u64>> {
+    let text = fs::read_to_string(std::env::var_os(CALLS)?).unwrap();
+    let lines = text.lines().map(|line| line.split_once(' ').unwrap());
+    Some(lines.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect())
+}
+
+#[test]
+fn a_step_takes_one_upload_no_memory_and_ten_launches_a_layer() {
+    let _device = device();
+    let mut runner = on_gpu("qwen3");
+    let text = tokens(20, 7);
+    let step =
+        |at: usize| Steps::default().span(&text[at..=at], at, 0, false).read(What::Vocabulary);
+    Steps::default().span(&text[..17], 0, 0, false).run(&mut runner);
+    step(17).run(&mut runner);
+    let Some(before) = calls() else { return };
+    step(18).run(&mut runner);
+    let after = calls().unwrap();
+    let count =
+        |name: &str| after.get(name).copied().unwrap_or(0) - before.get(name).copied().unwrap_or(0);
+    // And embed, pick, and the product with the vocabulary.
+    assert_eq!(count("launch"), 10 * LAYERS + 3, "{after:?}");
+    assert_eq!(count("cublasGemmEx"), 4 * LAYERS + 1);
+    assert_eq!((count("cuMemAlloc"), count("cuMemset"), count("cuMemFree")), (0, 0, 0));
+    assert_eq!((count("cuMemcpyHtoD"), count("cuMemcpyDtoH")), (1, 1));
+}
