@@ -3,8 +3,8 @@
 use super::process::memory_bytes;
 use crate::domain::Criticality;
 use crate::engine::{
-    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, Sampling, Wanted, Weigh,
-    Work,
+    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Reply, Runner, RunnerError,
+    Sampling, Wanted, Weigh, Work,
 };
 use crate::nn::decoder::{Checkpoint, Config, Linear};
 use crate::nn::packed::{Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth};
@@ -35,6 +35,12 @@ pub struct EngineOptions {
     pub threads: NonZeroUsize,
     /// The processor's instructions.
     pub level: Level,
+    /// Where it runs.
+    pub place: Place,
+    /// What that reads a second, in bytes, and computes, in operations; measured of a processor, without them.
+    pub bandwidth: Option<f64>,
+    /// See `bandwidth`.
+    pub peak: Option<f64>,
     /// Texts at a time, one measurement each.
     pub batches: Vec<usize>,
     /// Tokens of each prompt.
@@ -54,6 +60,7 @@ pub struct EngineOptions {
 /// What was measured.
 #[derive(Debug, Serialize)]
 struct Report {
+    device: String,
     precision: &'static str,
     level: &'static str,
     threads: usize,
@@ -65,9 +72,9 @@ struct Report {
     /// What the process took in memory from before it loaded the model to the end, where the
     /// system tells (Linux). Files that it maps are not counted.
     resident_bytes: Option<u64>,
-    /// Bytes per second that all threads read from memory.
+    /// Bytes per second that all threads read from memory, or that a GPU was said to.
     bandwidth: f64,
-    /// Operations per second of the kernel, on weights that stay in the cache.
+    /// Operations per second of the kernel, on weights that stay in the cache, or that a GPU was said to do.
     peak: f64,
     batches: Vec<Batch>,
     weighing: Option<Weighing>,
@@ -108,22 +115,43 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         Some(precision) => precision,
         None => Precision::of(&checkpoint)?,
     };
-    let bandwidth = read_bandwidth(options.threads)?;
-    let peak = peak(precision, options.threads, options.level)?;
+    let precision = options.place.precision(precision)?;
+    let unknown = "what a GPU reads and computes in a second is not measured: `bandwidth` and `peak` have to be given";
+    ensure!(
+        options.place == Place::Processor || options.bandwidth.is_some() && options.peak.is_some(),
+        unknown
+    );
+    let bandwidth = match options.bandwidth {
+        Some(bandwidth) => bandwidth,
+        None => read_bandwidth(options.threads)?,
+    };
+    let peak = match options.peak {
+        Some(peak) => peak,
+        None => peak(precision, options.threads, options.level)?,
+    };
     let before = memory_bytes();
     let (engine, memory) = start(checkpoint, precision, options)?;
     let pages = pages(options);
-    let machine = Machine { bandwidth, peak, memory, config: &config, precision, pages };
+    let mut machine = Machine {
+        bandwidth,
+        peak,
+        memory: Memory { weights: 0, cache: 0 },
+        config: &config,
+        precision,
+        pages,
+    };
+    machine.memory = memory.unwrap_or_else(|| machine.computed());
     let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options };
     let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
     let batches = batches.collect::<Result<Vec<_>>>()?;
     let weighing = if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
     let report = Report {
+        device: options.place.to_string(),
         precision: precision.as_str(),
         level: options.level.as_str(),
         threads: options.threads.get(),
-        weights_bytes: memory.weights,
-        cache_bytes: memory.cache,
+        weights_bytes: machine.memory.weights,
+        cache_bytes: machine.memory.cache,
         computed_bytes: machine.computed_bytes(),
         resident_bytes: memory_bytes().zip(before).map(|(after, before)| after - before),
         bandwidth,
@@ -151,11 +179,12 @@ fn pages(options: &EngineOptions) -> usize {
     (text * most(options)).max(2 * trunk)
 }
 
+/// Starts the engine, and says what the model takes, where that can be seen.
 fn start(
     checkpoint: Checkpoint,
     precision: Precision,
     options: &EngineOptions,
-) -> Result<(Engine, Memory)> {
+) -> Result<(Engine, Option<Memory>)> {
     let context =
         (options.prompt_tokens + options.tokens).max(options.trunk_tokens + options.branch_tokens);
     let load = Options {
@@ -166,11 +195,15 @@ fn start(
         rows_max: ROWS_MAX,
     };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
-    let build = move || {
+    let place = options.place;
+    let build = move || -> Result<Box<dyn Runner>, RunnerError> {
+        if place != Place::Processor {
+            return place.load(checkpoint, load, context);
+        }
         let runner = CpuRunner::load(checkpoint, load, context)?;
         // Whoever starts the engine waits for this.
         let _ = tell.send(runner.memory());
-        Ok(runner)
+        Ok(Box::new(runner))
     };
     let nonzero = |n: usize| NonZeroUsize::MIN.saturating_add(n.saturating_sub(1));
     let limits = Limits {
@@ -179,7 +212,7 @@ fn start(
         share_max: nonzero(ROWS_MAX),
     };
     let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
-    Ok((engine, told.recv()?))
+    Ok((engine, told.try_recv().ok()))
 }
 
 /// What the machine could do at best.
@@ -212,6 +245,12 @@ impl Machine<'_> {
 
     /// Bytes of all weights, and of keys and values of all pages that last.
     fn computed_bytes(&self) -> f64 {
+        let Memory { weights, cache } = self.computed();
+        (weights + cache) as f64
+    }
+
+    /// What a model must take.
+    fn computed(&self) -> Memory {
         let config = self.config;
         let linears = (0..config.layers).flat_map(Linear::of_layer).chain([Linear::Unembed]);
         let numbers: usize = linears
@@ -221,7 +260,8 @@ impl Machine<'_> {
             })
             .sum();
         let kept = (self.pages * PAGE_TOKENS) as f64 * self.token_bytes();
-        numbers as f64 * self.precision.bits() / 8.0 + kept
+        let weights = numbers as f64 * self.precision.bits() / 8.0;
+        Memory { weights: weights as usize, cache: kept as usize }
     }
 
     /// Seconds of a step of single rows.
@@ -335,11 +375,11 @@ fn next(reply: &mut Reply) -> Result<Event> {
 
 impl Report {
     fn lines(&self, out: &mut dyn Write) -> Result<()> {
-        let Self { precision, level, threads, weights_bytes, bandwidth, peak, .. } = self;
+        let Self { device, precision, level, threads, weights_bytes, bandwidth, peak, .. } = self;
         let (computed, resident) = (self.computed_bytes, self.resident_bytes);
         writeln!(
             out,
-            "{precision} on {level}, {threads} threads: weights {:.0} MB, memory {:.1} GB/s, kernel {:.0} GFLOP/s",
+            "{precision} on {device}, {level}, {threads} threads: weights {:.0} MB, memory {:.1} GB/s, kernel {:.0} GFLOP/s",
             *weights_bytes as f64 / 1e6,
             bandwidth / 1e9,
             peak / 1e9,

@@ -12,6 +12,7 @@ mod shop;
 
 use crate::api::pb;
 use crate::bench;
+use crate::engine::Place;
 use crate::train::learner::Plan;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
@@ -121,6 +122,15 @@ struct LearnerBench {
 struct EngineBench {
     #[command(flatten)]
     model: model::LoadArgs,
+    /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
+    #[arg(long, default_value_t)]
+    device: Place,
+    /// What a GPU reads from its memory, in GB/s.
+    #[arg(long)]
+    bandwidth: Option<f64>,
+    /// What a GPU computes at most, in TFLOP/s.
+    #[arg(long)]
+    peak: Option<f64>,
     /// Texts at a time, one measurement each.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     batches: Vec<usize>,
@@ -286,6 +296,9 @@ impl EngineBench {
             precision: self.model.precision(),
             threads: self.model.threads(),
             level: self.model.level(),
+            place: self.device,
+            bandwidth: self.bandwidth.map(|bandwidth| bandwidth * 1e9),
+            peak: self.peak.map(|peak| peak * 1e12),
             batches: self.batches,
             prompt_tokens: self.prompt_tokens,
             tokens: self.tokens,
