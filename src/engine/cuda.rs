@@ -1,10 +1,9 @@
 //! The model on an NVIDIA GPU.
 
-use super::runner::lay_out;
+use super::runner::{lay_out, shape_of};
 use super::step::{Answers, Runner, RunnerError, Shape, Step, What};
 use crate::nn::cuda::{DeviceError, Found, LoadError, Model, Options, Wanted};
 use crate::nn::decoder::Checkpoint;
-use crate::nn::packed::PAGE_TOKENS;
 
 /// A decoder on a GPU, with keys and values in pages there.
 #[derive(Debug)]
@@ -26,15 +25,8 @@ impl CudaRunner {
         options: Options,
         context_tokens_max: usize,
     ) -> Result<Self, LoadError> {
-        let config = checkpoint.config();
-        let shape = Shape {
-            pages: options.pages,
-            page_tokens: PAGE_TOKENS,
-            vocabulary: config.vocabulary,
-            width: config.width,
-            context_tokens_max: context_tokens_max.min(config.positions_max),
-            rows_max: options.rows_max,
-        };
+        let Options { pages, rows_max, .. } = options;
+        let shape = shape_of(checkpoint.config(), pages, rows_max, context_tokens_max);
         let model = Model::load(checkpoint, options)?;
         let (rows, pairs, found) = (Vec::new(), Vec::new(), Found::default());
         Ok(Self { model, shape, rows, pairs, found })

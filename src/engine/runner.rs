@@ -1,7 +1,7 @@
 //! The model on this machine's processor.
 
 use super::step::{Answers, Runner, RunnerError, Shape, Span, Step, What};
-use crate::nn::decoder::{Checkpoint, CheckpointError};
+use crate::nn::decoder::{Checkpoint, CheckpointError, Config};
 use crate::nn::packed::{Buffer, Group, Memory, Options, PAGE_TOKENS, Packed, Pass, Seen, Slot};
 
 /// A decoder with packed weights, and keys and values in pages.
@@ -22,15 +22,8 @@ impl CpuRunner {
         options: Options,
         context_tokens_max: usize,
     ) -> Result<Self, CheckpointError> {
-        let config = checkpoint.config();
-        let shape = Shape {
-            pages: options.pages,
-            page_tokens: PAGE_TOKENS,
-            vocabulary: config.vocabulary,
-            width: config.width,
-            context_tokens_max: context_tokens_max.min(config.positions_max),
-            rows_max: options.rows_max,
-        };
+        let Options { pages, rows_max, .. } = options;
+        let shape = shape_of(checkpoint.config(), pages, rows_max, context_tokens_max);
         Ok(Self { model: Packed::load(checkpoint, options)?, shape, wanted: Vec::new() })
     }
 
@@ -100,6 +93,23 @@ impl Runner for CpuRunner {
 impl From<CheckpointError> for RunnerError {
     fn from(error: CheckpointError) -> Self {
         Self(error.into())
+    }
+}
+
+/// The limits of a model with so many pages.
+pub(super) fn shape_of(
+    config: &Config,
+    pages: usize,
+    rows_max: usize,
+    context_tokens_max: usize,
+) -> Shape {
+    Shape {
+        pages,
+        page_tokens: PAGE_TOKENS,
+        vocabulary: config.vocabulary,
+        width: config.width,
+        context_tokens_max: context_tokens_max.min(config.positions_max),
+        rows_max,
     }
 }
 
