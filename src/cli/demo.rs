@@ -2,7 +2,9 @@
 
 use super::serve::runtime;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
-use crate::api::pb::{Quality, RerankRequest, RerankResponse, StreamRerankRequest};
+use crate::api::pb::{
+    Explain, Quality, RerankRequest, RerankResponse, Source, StreamRerankRequest,
+};
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
 use crate::config::Config;
@@ -121,7 +123,8 @@ async fn climb(
     client: &mut RerankServiceClient<Channel>,
     sample: &RerankRequest,
 ) -> anyhow::Result<Climb> {
-    let mut request = tonic::Request::new(StreamRerankRequest { request: Some(sample.clone()) });
+    let asked = RerankRequest { explain: Explain::Live.into(), ..sample.clone() };
+    let mut request = tonic::Request::new(StreamRerankRequest { request: Some(asked) });
     request.set_timeout(PATIENCE);
     let begun = Instant::now();
     let mut stream = client.stream_rerank(request).await?.into_inner();
@@ -169,10 +172,19 @@ fn tell(
         let (rank, was) = (result.rank, result.input_rank);
         writeln!(out, "  {rank:>3}. {} (was {was})", title(catalog, &result.item_id))?;
         for reason in &result.reasons {
-            writeln!(out, "         – {}", reason.text)?;
+            writeln!(out, "         – {}{}", reason.text, by(reason.source()))?;
         }
     }
     Ok(())
+}
+
+/// Who wrote a reason, if it was not the evidence writer.
+fn by(source: Source) -> &'static str {
+    match source {
+        Source::Unspecified | Source::Evidence => "",
+        Source::Cached => " (the language model's words)",
+        Source::Live => " (the language model, just now)",
+    }
 }
 
 fn word(quality: Quality) -> &'static str {
