@@ -9,6 +9,7 @@ use super::rows::{Found, Plan, Rows, Wanted};
 use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, Linear, Norm};
 use crate::nn::packed::{PAGE_TOKENS, Pass};
 use half::bf16;
+use std::sync::Arc;
 
 /// Threads of a block that goes over a row, and of a warp.
 pub(super) const ROW_THREADS: u32 = 256;
@@ -28,7 +29,7 @@ pub struct Options {
 /// A decoder that serves on a GPU.
 #[derive(Debug)]
 pub struct Model {
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     pub(super) device: Device,
     pub(super) launches: Launches,
     pub(super) layers: Vec<Layer>,
@@ -64,7 +65,7 @@ pub(super) struct Launches {
 impl Model {
     /// Loads a checkpoint.
     pub fn load(checkpoint: &Checkpoint, options: Options) -> Result<Self, LoadError> {
-        let config = checkpoint.config().clone();
+        let config = Arc::new(checkpoint.config().clone());
         check(&config)?;
         let device = Device::open(options.ordinal)?;
         let loader = Loader { checkpoint, config: &config, device: &device };

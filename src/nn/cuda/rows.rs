@@ -7,6 +7,7 @@ use half::bf16;
 
 /// Pages that one block reads: `PAGES_A_PART` of the kernels.
 const PAGES_A_PART: usize = 32;
+
 /// What a pass writes to.
 #[derive(Debug)]
 pub(super) struct Rows {
