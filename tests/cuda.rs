@@ -81,6 +81,14 @@ impl Steps {
         self
     }
 
+    /// Wants all logits of one row in so many of the last span.
+    fn read_every(mut self, rows: usize) -> Self {
+        let span = self.step.spans.last().unwrap();
+        let read = |row| Read { row, what: What::Vocabulary };
+        self.step.reads.extend(span.rows.clone().skip(rows - 1).step_by(rows).map(read));
+        self
+    }
+
     fn run(&self, runner: &mut dyn Runner) -> Vec<Vec<f32>> {
         let mut answers = Answers::default();
         runner.forward(&self.step, &mut answers).unwrap();
@@ -102,29 +110,11 @@ fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
     for model in MODELS {
         // Three texts at once, one longer than a page and one than a window, read at several places.
         let step = || {
-            let mut steps = Steps::default();
-            for (text, length) in [(0, 37), (1, 5), (2, 17)] {
-                for (at, token) in tokens(length, text).into_iter().enumerate() {
-                    steps = if at == 0 {
-                        steps.span(&[token], 0, text * 8, false)
-                    } else {
-                        let step = &mut steps.step;
-                        step.tokens.push(token);
-                        let span = step.spans.last_mut().unwrap();
-                        span.rows.end += 1;
-                        if at % PAGE_TOKENS == 0 {
-                            step.pages.push(text * 8 + (at / PAGE_TOKENS) as u32);
-                            span.pages.end += 1;
-                        }
-                        steps
-                    };
-                    if at % 4 == 3 {
-                        steps = steps.read(What::Vocabulary);
-                    }
-                }
-                steps = steps.read(What::Hidden);
-            }
-            steps
+            let texts = [(0, 37), (1, 5), (2, 17)];
+            texts.into_iter().fold(Steps::default(), |steps, (text, length)| {
+                let steps = steps.span(&tokens(length, text), 0, text * 8, false);
+                steps.read_every(4).read(What::Hidden)
+            })
         };
         let exact = step().run(&mut on_processor(model, Precision::F32));
         let halves = step().run(&mut on_processor(model, Precision::Bf16));

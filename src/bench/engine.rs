@@ -132,15 +132,9 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     let before = memory_bytes();
     let (engine, memory) = start(checkpoint, precision, options)?;
     let pages = pages(options);
-    let mut machine = Machine {
-        bandwidth,
-        peak,
-        memory: Memory { weights: 0, cache: 0 },
-        config: &config,
-        precision,
-        pages,
-    };
-    machine.memory = memory.unwrap_or_else(|| machine.computed());
+    let computed = computed(&config, precision, pages);
+    let memory = memory.unwrap_or(computed);
+    let machine = Machine { bandwidth, peak, memory, config: &config, precision };
     let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options };
     let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
     let batches = batches.collect::<Result<Vec<_>>>()?;
@@ -152,7 +146,7 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         threads: options.threads.get(),
         weights_bytes: machine.memory.weights,
         cache_bytes: machine.memory.cache,
-        computed_bytes: machine.computed_bytes(),
+        computed_bytes: (computed.weights + computed.cache) as f64,
         resident_bytes: memory_bytes().zip(before).map(|(after, before)| after - before),
         bandwidth,
         peak,
@@ -222,7 +216,26 @@ struct Machine<'a> {
     memory: Memory,
     config: &'a Config,
     precision: Precision,
-    pages: usize,
+}
+
+/// Bytes of keys and values of one token.
+fn token_bytes(config: &Config, precision: Precision) -> f64 {
+    let number = if precision == Precision::F32 { 4 } else { 2 };
+    (2 * config.layers * config.kv_heads * config.head_dim * number) as f64
+}
+
+/// What a model must take: all weights, and keys and values of all pages that last.
+fn computed(config: &Config, precision: Precision, pages: usize) -> Memory {
+    let linears = (0..config.layers).flat_map(Linear::of_layer).chain([Linear::Unembed]);
+    let numbers: usize = linears
+        .map(|linear| {
+            let (outputs, inputs) = linear.dims(config);
+            outputs * inputs
+        })
+        .sum();
+    let kept = (pages * PAGE_TOKENS) as f64 * token_bytes(config, precision);
+    let weights = numbers as f64 * precision.bits() / 8.0;
+    Memory { weights: weights as usize, cache: kept as usize }
 }
 
 impl Machine<'_> {
@@ -236,37 +249,9 @@ impl Machine<'_> {
         2.0 * (layer * config.layers + unembed) as f64
     }
 
-    /// Bytes of keys and values of one token.
-    fn token_bytes(&self) -> f64 {
-        let config = self.config;
-        let number = if self.precision == Precision::F32 { 4 } else { 2 };
-        (2 * config.layers * config.kv_heads * config.head_dim * number) as f64
-    }
-
-    /// Bytes of all weights, and of keys and values of all pages that last.
-    fn computed_bytes(&self) -> f64 {
-        let Memory { weights, cache } = self.computed();
-        (weights + cache) as f64
-    }
-
-    /// What a model must take.
-    fn computed(&self) -> Memory {
-        let config = self.config;
-        let linears = (0..config.layers).flat_map(Linear::of_layer).chain([Linear::Unembed]);
-        let numbers: usize = linears
-            .map(|linear| {
-                let (outputs, inputs) = linear.dims(config);
-                outputs * inputs
-            })
-            .sum();
-        let kept = (self.pages * PAGE_TOKENS) as f64 * self.token_bytes();
-        let weights = numbers as f64 * self.precision.bits() / 8.0;
-        Memory { weights: weights as usize, cache: kept as usize }
-    }
-
     /// Seconds of a step of single rows.
     fn step(&self, texts: usize, context: usize) -> f64 {
-        let kept = texts as f64 * context as f64 * self.token_bytes();
+        let kept = texts as f64 * context as f64 * token_bytes(self.config, self.precision);
         let bytes = (self.memory.weights as f64 + kept) / self.bandwidth;
         bytes.max(texts as f64 * self.operations(context, true) / self.peak)
     }

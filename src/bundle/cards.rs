@@ -52,7 +52,8 @@ pub struct Ties {
 pub struct ItemCard {
     /// Figures from its sales.
     pub stats: ItemStats,
-    /// Why shoppers take it, strongest first: at most [`REASONS_MAX`].
+    /// Why shoppers take it: first what a language model says most often, then strongest first; at most
+    /// [`REASONS_MAX`].
     pub reasons: Vec<CardReason>,
     /// The row of its first reason in the table of reason vectors.
     pub first_reason: u32,

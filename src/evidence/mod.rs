@@ -10,6 +10,6 @@ mod reasons;
 mod wording;
 
 pub use ledger::{Ledger, Purchase};
-pub use pattern::{LIKES_TOLD, Pattern, liked, pattern};
+pub use pattern::{LIKES_TOLD, Pattern, liked, pattern, shared};
 pub use reasons::{BUYERS_MIN, Partner, item_cards};
 pub use wording::{MONTHS, describes, sayings, speaks};

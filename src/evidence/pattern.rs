@@ -79,12 +79,24 @@ pub fn pattern(catalog: &Catalog, cards: &[ItemCard], history: &[Past], currency
 /// more than a pattern tells.
 pub fn liked(catalog: &Catalog, history: &[Past]) -> Vec<u32> {
     let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
-    let attributes = history.iter().flat_map(|past| &catalog.item(past.item).attributes).copied();
-    let spoken = attributes.filter(|&number| {
+    shared(catalog, history.iter(), |value| !value.is_empty(), LIKES_KNOWN, 2)
+}
+
+/// The `most` commonest attributes of these things that can be said and have a value that is `fit`, and that
+/// at least `least` of them have, commonest first.
+pub fn shared<'a>(
+    catalog: &Catalog,
+    things: impl Iterator<Item = &'a Past>,
+    fit: impl Fn(&str) -> bool,
+    most: usize,
+    least: usize,
+) -> Vec<u32> {
+    let attributes = things.flat_map(|past| &catalog.item(past.item).attributes).copied();
+    let said = attributes.filter(|&number| {
         let (name, value) = catalog.attribute(number);
-        wording::speaks(name) && !value.is_empty()
+        wording::speaks(name) && fit(value)
     });
-    commonest(spoken, LIKES_KNOWN, 2)
+    commonest(said, most, least)
 }
 
 fn last_titles(catalog: &Catalog, history: &[Past], latest: &Past) -> Vec<Arc<str>> {

@@ -7,13 +7,11 @@ use super::prompt::Prompts;
 use crate::bundle::{Backing, Catalog, ItemCard, Past};
 use crate::domain::EventKind;
 use crate::evidence;
-use rustc_hash::FxHashMap;
-use std::cmp::Reverse;
 
 /// Attributes that a shopper may be said to like.
 const LIKED_MAX: usize = 4;
 /// Purchases that an attribute must occur in, to be liked.
-const LIKED_MIN: u32 = 3;
+const LIKED_MIN: usize = 3;
 
 /// What can be shown of a shopper and of candidates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,17 +82,6 @@ pub(super) fn backs(catalog: &Catalog, history: &[Past], backing: Backing) -> bo
 
 /// What a shopper chose again and again, of attributes that can be said.
 pub fn likes(catalog: &Catalog, history: &[Past]) -> Vec<u32> {
-    let mut counts: FxHashMap<u32, u32> = FxHashMap::default();
-    for past in history.iter().filter(|past| past.kind == EventKind::Purchase) {
-        for &attribute in &catalog.item(past.item).attributes {
-            *counts.entry(attribute).or_default() += 1;
-        }
-    }
-    let is_liked = |&(number, count): &(u32, u32)| {
-        let (name, value) = catalog.attribute(number);
-        count >= LIKED_MIN && evidence::speaks(name) && !value.contains('.')
-    };
-    let mut liked: Vec<(u32, u32)> = counts.into_iter().filter(is_liked).collect();
-    liked.sort_by_key(|&(number, count)| (Reverse(count), number));
-    liked.into_iter().take(LIKED_MAX).map(|(number, _)| number).collect()
+    let bought = history.iter().filter(|past| past.kind == EventKind::Purchase);
+    evidence::shared(catalog, bought, |value| !value.contains('.'), LIKED_MAX, LIKED_MIN)
 }

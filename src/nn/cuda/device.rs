@@ -267,6 +267,11 @@ impl<T> Table<T> {
         self.memory.len()
     }
 
+    /// Where a table begins; 0 where there is none.
+    pub fn address(table: Option<&Self>) -> Address {
+        table.map_or(0, |table| table.at(0))
+    }
+
     /// The address of a number.
     pub fn at(&self, place: usize) -> Address {
         use cudarc::driver::DevicePtr as _;

@@ -132,13 +132,13 @@ impl Model {
     /// Norms the rows that something is wanted of.
     fn pick(&mut self, wanted: Wanted<'_>, pending: Option<Address>) -> Result<(), DeviceError> {
         let Self { config, device, launches, rows, plan, last_norm, .. } = self;
-        let delta = if pending.is_some() { rows.delta.at(0) } else { 0 };
+        let [delta, bias] = rows.pending(pending);
         let arguments = [
             Argument::Table(rows.picked.at(0)),
             Argument::Table(rows.exact.at(0)),
             Argument::Table(rows.stream.at(0)),
-            Argument::Table(delta),
-            Argument::Table(pending.unwrap_or(0)),
+            delta,
+            bias,
             Argument::Table(plan.table.at(plan.wanted)),
             Argument::Table(last_norm.at(0)),
             Argument::Number(config.norm_epsilon as f32),

@@ -34,19 +34,31 @@ pub(super) struct OnePass<'a> {
     pub gates_ups_bias: Address,
 }
 
+/// What matrices of the same rows make of them.
+#[derive(Clone, Copy)]
+struct Product {
+    out: At,
+    to: Address,
+    inputs: Address,
+    weights: Address,
+    /// 0 where there is none.
+    bias: Address,
+    /// Numbers of a row that comes out, and of one that goes in.
+    dims: [usize; 2],
+}
+
 // === impl OnePass ===
 
 impl OnePass<'_> {
     /// Adds what is pending, and norms.
     fn add_norm(&mut self, scale: Address) -> Result<(), DeviceError> {
         let Model { config, device, launches, rows, plan, .. } = &*self.of;
-        let pending = self.pending.take();
-        let delta = if pending.is_some() { rows.delta.at(0) } else { 0 };
+        let [delta, bias] = rows.pending(self.pending.take());
         let arguments = [
             Argument::Table(rows.normed.at(0)),
             Argument::Table(rows.stream.at(0)),
-            Argument::Table(delta),
-            Argument::Table(pending.unwrap_or(0)),
+            delta,
+            bias,
             Argument::Table(scale),
             Argument::Number(config.norm_epsilon as f32),
             Argument::Count(config.width as u32),
@@ -59,8 +71,7 @@ impl OnePass<'_> {
         let model = &*self.of;
         let Model { config, device, launches, rows, plan, .. } = model;
         let weights = &model.layers[layer];
-        let address =
-            |table: Option<&Table<f32>>| Argument::Table(table.map_or(0, |table| table.at(0)));
+        let address = |table| Argument::Table(Table::address(table));
         let norm = |which: usize| address(weights.head_norms.as_ref().map(|norms| &norms[which]));
         let arguments = [
             Argument::Table(rows.queries.at(0)),
@@ -115,18 +126,18 @@ impl OnePass<'_> {
         }
     }
 
-    /// A product of all rows.
-    fn multiply(
-        &mut self,
-        out: Address,
-        inputs: Address,
-        weights: Address,
-        outputs: usize,
-        width: usize,
-    ) -> Result<(), DeviceError> {
-        let rows = self.of.plan.rows;
+    /// Multiplies all rows, and leaves the bias to whoever reads what comes of it.
+    fn multiply(&mut self, product: Product) -> Result<(), DeviceError> {
+        let Product { out, to, inputs, weights, bias, dims: [outputs, width] } = product;
+        let dims = [self.of.plan.rows, outputs, width];
         // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
-        unsafe { self.of.device.multiply(out, inputs, weights, [rows, outputs, width]) }
+        unsafe { self.of.device.multiply(to, inputs, weights, dims)? };
+        match out {
+            At::Delta => self.pending = Some(bias),
+            At::GatesUps => self.gates_ups_bias = bias,
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -169,54 +180,44 @@ impl Kernels for OnePass<'_> {
     ) -> Result<[At; N], DeviceError> {
         let Model { config, rows: room, layers: weights, .. } = &*self.of;
         let heads = config.heads * config.head_dim;
-        let of = |layer: usize| &weights[layer];
-        let (out, place, inputs, table, outputs, width) = match layers[0] {
-            Linear::Query(layer) => {
-                let outputs = heads + 2 * config.kv_heads * config.head_dim;
-                (
-                    At::Heads,
-                    room.qkv.at(0),
-                    room.normed.at(0),
-                    of(layer).qkv.at(0),
-                    outputs,
-                    config.width,
-                )
-            }
-            Linear::Output(layer) => {
-                let inputs = room.attended.at(0);
-                (At::Delta, room.delta.at(0), inputs, of(layer).output.at(0), config.width, heads)
-            }
-            Linear::Gate(layer) => {
-                let (table, outputs) = (of(layer).gates_ups.at(0), 2 * config.mlp_width);
-                (
-                    At::GatesUps,
-                    room.gates_ups.at(0),
-                    room.normed.at(0),
-                    table,
-                    outputs,
-                    config.width,
-                )
-            }
-            Linear::Down(layer) => {
-                let (inputs, table) = (room.activated.at(0), of(layer).down.at(0));
-                (At::Delta, room.delta.at(0), inputs, table, config.width, config.mlp_width)
-            }
+        let product = match layers[0] {
+            Linear::Query(layer) => Product {
+                out: At::Heads,
+                to: room.qkv.at(0),
+                inputs: room.normed.at(0),
+                weights: weights[layer].qkv.at(0),
+                // It is added where heads are placed.
+                bias: 0,
+                dims: [heads + 2 * config.kv_heads * config.head_dim, config.width],
+            },
+            Linear::Output(layer) => Product {
+                out: At::Delta,
+                to: room.delta.at(0),
+                inputs: room.attended.at(0),
+                weights: weights[layer].output.at(0),
+                bias: Table::address(weights[layer].output_bias.as_ref()),
+                dims: [config.width, heads],
+            },
+            Linear::Gate(layer) => Product {
+                out: At::GatesUps,
+                to: room.gates_ups.at(0),
+                inputs: room.normed.at(0),
+                weights: weights[layer].gates_ups.at(0),
+                bias: Table::address(weights[layer].gates_ups_bias.as_ref()),
+                dims: [2 * config.mlp_width, config.width],
+            },
+            Linear::Down(layer) => Product {
+                out: At::Delta,
+                to: room.delta.at(0),
+                inputs: room.activated.at(0),
+                weights: weights[layer].down.at(0),
+                bias: Table::address(weights[layer].down_bias.as_ref()),
+                dims: [config.width, config.mlp_width],
+            },
             other => unreachable!("{other:?} of {rows:?} is no product of the wiring"),
         };
-        let bias = match layers[0] {
-            Linear::Output(layer) => of(layer).output_bias.as_ref(),
-            Linear::Down(layer) => of(layer).down_bias.as_ref(),
-            _ => None,
-        };
-        let bias = bias.map_or(0, |bias| bias.at(0));
-        if let Linear::Gate(layer) = layers[0] {
-            let biases = of(layer).gates_ups_bias.as_ref();
-            self.gates_ups_bias = biases.map_or(0, |biases| biases.at(0));
-        }
-        self.multiply(place, inputs, table, outputs, width)?;
-        if matches!(out, At::Delta) {
-            self.pending = Some(bias);
-        }
+        let out = product.out;
+        self.multiply(product)?;
         Ok([out; N])
     }
 

@@ -1,6 +1,6 @@
 //! What a pass reads and writes on a device, beside weights and pages.
 
-use super::device::{Device, DeviceError, Table};
+use super::device::{Address, Argument, Device, DeviceError, Table};
 use crate::nn::decoder::Config;
 use crate::nn::packed::Pass;
 use half::bf16;
@@ -89,6 +89,13 @@ impl Rows {
             exact: device.zeroed(rows * config.width)?,
             logits: device.zeroed(0)?,
         })
+    }
+
+    /// What has to be added to the stream before it is read, for kernels: a product and its bias, given the
+    /// bias of the product that waits, if one does.
+    pub fn pending(&self, bias: Option<Address>) -> [Argument; 2] {
+        let delta = bias.map_or(0, |_| self.delta.at(0));
+        [delta, bias.unwrap_or(0)].map(Argument::Table)
     }
 
     /// Makes room for what depends on how long sequences are and on what is wanted. It grows to the most that was ever

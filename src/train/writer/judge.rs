@@ -47,28 +47,26 @@ impl Writer<'_> {
             cases.extend(of_task);
         }
         let before = figures(&scorer, &world, &cases)?;
-
-        let mut snapshot = world.snapshots.pop().context("there is a moment to write as of")?;
-        let as_of = snapshot.cards.as_of;
-        self.reasons(bench, JUDGED_REASONS, &world.dataset, &mut snapshot.cards.items, as_of)?;
-        let mut with_patterns = cases.clone();
-        let shoppers: Vec<_> = cases.iter().map(Case::shopper).collect();
-        let (patterns, _) =
-            self.patterns(bench, JUDGED_PATTERNS, &snapshot.cards.items, &shoppers)?;
-        for (case, pattern) in with_patterns.iter_mut().zip(patterns) {
-            case.pattern = pattern.map(|pattern| world.reader.vector(&pattern));
-        }
-        snapshot.reread(&world.reader);
-        let evidence = World::open(bench, split.validate, split.validate + 1)?;
-        world.snapshots.push(snapshot);
-
-        let gains = |after: Vec<f64>| {
-            let of = compare(&before, &after, RESAMPLES, recipe.seed);
+        let gain = |world: &World, cases: &[Case]| {
+            let of = compare(&before, &figures(&scorer, world, cases)?, RESAMPLES, recipe.seed);
             of.map(|of| of.gain).context("there are no validation cases to judge cards on")
         };
-        let reasons = gains(figures(&scorer, &world, &cases)?)?;
-        let patterns = gains(figures(&scorer, &evidence, &with_patterns)?)?;
-        let both = gains(figures(&scorer, &world, &with_patterns)?)?;
+
+        let items = &world.snapshots[0].cards.items;
+        let shoppers: Vec<_> = cases.iter().map(Case::shopper).collect();
+        let (texts, _) = self.patterns(bench, JUDGED_PATTERNS, items, &shoppers)?;
+        let mut with_patterns = cases.clone();
+        for (case, text) in with_patterns.iter_mut().zip(texts) {
+            case.pattern = text.map(|text| world.reader.vector(&text));
+        }
+        let patterns = gain(&world, &with_patterns)?;
+
+        let World { dataset, snapshots, reader, .. } = &mut world;
+        let snapshot = &mut snapshots[0];
+        let as_of = snapshot.cards.as_of;
+        self.reasons(bench, JUDGED_REASONS, dataset, &mut snapshot.cards.items, as_of)?;
+        snapshot.reread(reader);
+        let (reasons, both) = (gain(&world, &cases)?, gain(&world, &with_patterns)?);
         let worth = Worth { reasons: bears(reasons), patterns: bears(patterns) };
         let told = json!({
             "cases": cases.len(),

@@ -346,7 +346,8 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
     files.sort();
     let mut hash = blake3::Hasher::new();
     for file in files {
-        hash.update(file.to_string_lossy().as_bytes());
+        // Its name alone: a folder may be moved.
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
         hash.update_reader(fs::File::open(&file).with_context(reading)?).with_context(reading)?;
     }
     Ok(hash.finalize().to_hex().to_string())
