@@ -13,8 +13,8 @@ use raisonne::nn::ops::{Targets, surprise};
 use raisonne::nn::optim::{AdamW, Settings, Trained};
 use raisonne::nn::packed::{Level, Options, Precision};
 use raisonne::telemetry::Metrics;
-use raisonne::train::learner::{Keeping, Learner, Plan, Report, Scope, measure};
-use raisonne::train::lesson::{Choose, Lesson, Taught};
+use raisonne::train::learner::{Dtype, Keeping, Learner, Plan, Report, Scope, measure};
+use raisonne::train::lesson::{Choose, Lesson, Taught, totals};
 use raisonne::train::recipe::Sizes;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -85,7 +85,9 @@ fn train(model: Model, plan: Plan, lessons: &[Lesson]) -> (Vec<f64>, Model) {
 fn values(model: &Model) -> HashMap<String, Vec<f32>> {
     let parameters = model.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor));
     let adapters = model.adapters.iter().flat_map(Adapters::tensors);
-    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
+    let values = |tensor: &Tensor| {
+        tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
     parameters.chain(adapters).map(|(name, tensor)| (name, values(tensor))).collect()
 }
 
@@ -98,7 +100,7 @@ fn exact_writes(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
         let batch = Batch::plain(&[&tokens]);
-        let mut exact = model.exact(&batch).unwrap();
+        let mut exact = model.exact(&batch, DType::F32).unwrap();
         let rows = forward(&model.config, &mut exact).unwrap();
         let last = rows.narrow(1, tokens.len() - 1, 1).unwrap().flatten_to(1).unwrap();
         let best = exact.logits(&last).unwrap().argmax(D::Minus1).unwrap();
@@ -247,7 +249,7 @@ fn choices_are_learned_as_they_are_served() {
 
     let lessons = choices();
     let taught = Taught::new(&lessons.iter().collect::<Vec<_>>());
-    let mut exact = model.exact(&taught.batch).unwrap();
+    let mut exact = model.exact(&taught.batch, DType::F32).unwrap();
     let rows = forward(&model.config, &mut exact).unwrap();
     let trained = taught.scores(&exact, &rows).unwrap();
     let served = Served::new(&model);
@@ -386,10 +388,59 @@ fn recomputed_layers_learn_the_same() {
 }
 
 #[test]
+fn in_bf16_the_same_is_learned_from_smaller_rows() {
+    let lessons = [texts(), choices()].concat();
+    let scope = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.0 };
+    for (scope, recompute) in [(Scope::Everything, false), (scope, false), (scope, true)] {
+        let plan = Plan { scope, recompute, steps: 20, learning_rate: 3e-3, ..plan() };
+        let (full, _) = train(model(3), plan, &lessons);
+        let (half, learned) = train(model(3), Plan { dtype: Dtype::Bf16, ..plan }, &lessons);
+        for (full, half) in full.iter().zip(&half) {
+            assert!((half / full - 1.0).abs() < 0.03, "{half} is not near {full}");
+        }
+        assert!(half != full && half[19] < half[0] - 0.2, "{half:?}");
+        // What is trained is stepped in 32 bits, and what is frozen is kept in 16.
+        let kept = learned.parameters.iter().filter(|(_, tensor)| tensor.rank() > 1);
+        let kept: Vec<_> = kept.map(|(_, tensor)| tensor.dtype()).collect();
+        let expected = if scope == Scope::Everything { DType::F32 } else { DType::BF16 };
+        assert!(kept.iter().all(|dtype| *dtype == expected), "{kept:?}");
+        let home = tempfile::tempdir().unwrap();
+        learned.save(home.path(), Path::new("")).unwrap();
+        let saved = measure(&Model::open(home.path()).unwrap(), &texts(), 64).unwrap();
+        assert!((saved / measure(&learned, &texts(), 64).unwrap() - 1.0).abs() < 0.02);
+    }
+}
+
+#[test]
+fn gradients_of_a_pass_in_bf16_are_near_and_all_there() {
+    let mut model = model(3);
+    model.parameters.train(|_| true).unwrap();
+    let lessons = [texts(), choices()].concat();
+    let taught = Taught::new(&lessons.iter().collect::<Vec<_>>());
+    let gradients = |dtype| {
+        let mut exact = model.exact(&taught.batch, dtype).unwrap();
+        let rows = forward(&model.config, &mut exact).unwrap();
+        assert_eq!(rows.dtype(), dtype);
+        taught.loss(&exact, &rows, totals(&lessons)).unwrap().backward().unwrap()
+    };
+    let (full, half) = (gradients(DType::F32), gradients(DType::BF16));
+    for (name, variable) in model.parameters.iter() {
+        let (full, half) = (full.get(variable).unwrap(), half.get(variable).unwrap());
+        assert_eq!(half.dtype(), DType::F32, "{name}");
+        let size = |tensor: &Tensor| tensor.sqr().unwrap().sum_all().unwrap();
+        let size = |tensor| size(tensor).to_scalar::<f32>().unwrap().sqrt();
+        let apart = size(&(full - half).unwrap()) / size(full);
+        assert!(apart > 0.0 && apart < 0.05, "{name} is {apart} apart");
+    }
+}
+
+#[test]
 fn a_resumed_training_goes_on_as_if_it_had_not_stopped() {
     let lessons = texts();
-    for scope in [Scope::Everything, Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.2 }] {
-        let plan = Plan { scope, ..plan() };
+    let adapters = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.2 };
+    let kinds = [(Scope::Everything, Dtype::F32), (adapters, Dtype::F32), (adapters, Dtype::Bf16)];
+    for (scope, dtype) in kinds {
+        let plan = Plan { scope, dtype, ..plan() };
         let (straight, straight_model) = train(model(4), plan, &lessons);
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("kept/training.safetensors");

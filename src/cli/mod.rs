@@ -13,7 +13,7 @@ mod shop;
 use crate::api::pb;
 use crate::bench;
 use crate::engine::Place;
-use crate::train::learner::Plan;
+use crate::train::learner::{Dtype, Plan};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -107,12 +107,15 @@ struct LearnerBench {
     /// Lessons of a step.
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Rows that are calculated at a time, padding included.
-    #[arg(long, default_value_t = 4096)]
+    /// Rows that a thread calculates at a time, padding included.
+    #[arg(long, default_value_t = 2048)]
     rows_max: usize,
     /// Calculates each layer a second time on the way back, to keep little in memory.
     #[arg(long)]
     recompute: bool,
+    /// Multiplies and keeps bf16, to keep less in memory.
+    #[arg(long)]
+    bf16: bool,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -258,9 +261,17 @@ impl ScorerBench {
 
 impl LearnerBench {
     fn run(self) -> anyhow::Result<()> {
-        let Self { model, lessons, steps, batch, rows_max, recompute, json } = self;
-        let plan =
-            Plan { steps, lessons: batch, rows_max, recompute, warm_up: 5, ..Plan::default() };
+        let Self { model, lessons, steps, batch, rows_max, recompute, bf16, json } = self;
+        let dtype = if bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        let plan = Plan {
+            steps,
+            lessons: batch,
+            rows_max,
+            recompute,
+            dtype,
+            warm_up: 5,
+            ..Plan::default()
+        };
         let options = bench::LearnerOptions { model, lessons, plan, json };
         bench::learner(&options, &mut std::io::stdout().lock())
     }

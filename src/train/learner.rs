@@ -1,22 +1,25 @@
 //! One trainer for all stages that train a language model.
 //!
 //! A step takes the next lessons of an order that a seed decides, and goes over them in batches that
-//! fit into memory; their gradients add up to those of one big batch. Everything that happens in a
+//! fit into memory, each on a thread of its own; their gradients add up to those of one big batch. Everything that happens in a
 //! step is a function of the seed and the step's number, so a training that was put down goes on as
 //! if it never had been.
 //!
-//! All is calculated in f32: candle multiplies bf16 on a processor slower than f32.
+//! A pass is calculated in f32 or, at half of the memory, in bf16; what is trained, its gradients and
+//! the optimiser's moments are in f32 in either case, and frozen matrices are kept as they are used.
 
-use super::lesson::{Lesson, Order, Taught, pack, totals};
+use super::lesson::{Lesson, Order, Taught, Totals, pack, totals};
 use super::resume::{self, Mark};
 use crate::nn::decoder::{
     Adapters, EMBEDDING, Linear, Model, backprop, forward, lora, lora::RANK_MAX,
 };
 use crate::nn::optim::{AdamW, Settings, Trained};
 use anyhow::{Context as _, ensure};
-use candle_core::{Device, Var};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Var};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use std::path::Path;
@@ -51,6 +54,18 @@ pub enum Scope {
     },
 }
 
+/// What a pass multiplies and keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of 32: as a model is served that is too large for more. Sums are in 32
+    /// bits. On a processor it saves memory, and no time.
+    Bf16,
+}
+
 /// How it is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,7 +76,7 @@ pub struct Plan {
     pub steps: usize,
     /// Lessons of a step.
     pub lessons: usize,
-    /// Rows that are calculated at a time, padding included.
+    /// Rows that a thread calculates at a time, padding included.
     pub rows_max: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
@@ -75,6 +90,8 @@ pub struct Plan {
     pub norm_max: f64,
     /// Whether each layer is calculated a second time on the way back, to keep little in memory.
     pub recompute: bool,
+    /// What a pass multiplies and keeps.
+    pub dtype: Dtype,
     /// Everything random comes from it.
     pub seed: u64,
 }
@@ -133,6 +150,14 @@ pub struct Learner<'a> {
     order: Order,
     optimiser: AdamW,
     losses: Vec<f64>,
+}
+
+/// What one of a step's batches gave.
+struct Part {
+    loss: f64,
+    gradients: GradStore,
+    tokens: usize,
+    padding: usize,
 }
 
 // === impl Learner ===
@@ -207,28 +232,18 @@ impl<'a> Learner<'a> {
         let lessons: Vec<_> = places.map(|place| &self.lessons[place]).collect();
         let totals = totals(lessons.iter().copied());
         let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
-        for (part, lessons) in pack(&lessons, self.plan.rows_max).iter().enumerate() {
-            let taught = Taught::new(lessons);
-            if let Some(adapters) = &mut self.model.adapters {
-                // What is left out is another for each batch, and the same when it is resumed.
-                adapters.drop_out(Some(self.plan.seed ^ (at as u64) << 20 ^ (part as u64) << 44));
+        let batches: Vec<_> = pack(&lessons, self.plan.rows_max).into_iter().enumerate().collect();
+        // As many at a time as there are threads; their gradients are added up in one order
+        // whoever is done first, so that the number of threads changes no bit.
+        for some in batches.chunks(rayon::current_num_threads()) {
+            let parts = some.par_iter().map(|(part, lessons)| self.part(*part, lessons, totals));
+            for part in parts.collect::<Vec<_>>() {
+                let mut part = part?;
+                self.optimiser.add(&mut part.gradients)?;
+                loss += part.loss;
+                padding += part.padding;
+                tokens += part.tokens;
             }
-            let mut exact = self.model.exact(&taught.batch)?;
-            let (part, mut gradients) = if self.plan.recompute {
-                backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals))?
-            } else {
-                let rows = forward(&self.model.config, &mut exact)?;
-                let loss = taught.loss(&exact, &rows, totals)?;
-                let gradients = loss.backward()?;
-                (loss, gradients)
-            };
-            loss += f64::from(part.to_scalar::<f32>()?);
-            self.optimiser.add(&mut gradients)?;
-            padding += taught.padding();
-            tokens += taught.batch.tokens.len() - taught.padding();
-        }
-        if let Some(adapters) = &mut self.model.adapters {
-            adapters.drop_out(None);
         }
         ensure!(loss.is_finite(), "the loss is {loss} at step {}", at + 1);
         let learning_rate = self.plan.learning_rate_at(at);
@@ -244,6 +259,32 @@ impl<'a> Learner<'a> {
             tokens,
             padding,
             seconds: begun.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Goes over one of a step's batches.
+    fn part(&self, part: usize, lessons: &[&Lesson], totals: Totals) -> anyhow::Result<Part> {
+        let taught = Taught::new(lessons);
+        let mut model = self.model.clone();
+        if let Some(adapters) = &mut model.adapters {
+            // What is left out is another for each batch, and the same when it is resumed.
+            let (step, part) = (self.steps() as u64, part as u64);
+            adapters.drop_out(Some(self.plan.seed ^ step << 20 ^ part << 44));
+        }
+        let mut exact = model.exact(&taught.batch, self.plan.dtype.into())?;
+        let (loss, gradients) = if self.plan.recompute {
+            backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals))?
+        } else {
+            let rows = forward(&model.config, &mut exact)?;
+            let loss = taught.loss(&exact, &rows, totals)?;
+            let gradients = loss.backward()?;
+            (loss, gradients)
+        };
+        Ok(Part {
+            loss: f64::from(loss.to_scalar::<f32>()?),
+            gradients,
+            tokens: taught.batch.tokens.len() - taught.padding(),
+            padding: taught.padding(),
         })
     }
 
@@ -280,7 +321,7 @@ pub fn measure(model: &Model, lessons: &[Lesson], rows_max: usize) -> anyhow::Re
     let mut sum = 0.0;
     for lessons in pack(&all, rows_max) {
         let taught = Taught::new(&lessons);
-        let mut exact = model.exact(&taught.batch)?;
+        let mut exact = model.exact(&taught.batch, DType::F32)?;
         let rows = forward(&model.config, &mut exact)?.detach();
         sum += f64::from(taught.loss(&exact, &rows, totals)?.to_scalar::<f32>()?);
     }
@@ -304,6 +345,7 @@ fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
             return tables.map(|table| variable(table, false, from)).collect();
         }
         Scope::Adapters { rank, alpha, dropout } => {
+            model.parameters.keep_in(plan.dtype.into())?;
             let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
             let matrices = (0..model.config.layers).flat_map(Linear::of_layer);
             let plan = lora::Plan { rank, alpha, dropout };
@@ -319,6 +361,17 @@ fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
     all.map(|(name, tensor)| variable((name, tensor), tensor.rank() > 1, 0)).collect()
 }
 
+// === impl Dtype ===
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
+}
+
 // === impl Plan ===
 
 impl Default for Plan {
@@ -327,13 +380,14 @@ impl Default for Plan {
             scope: Scope::Everything,
             steps: 1000,
             lessons: 32,
-            rows_max: 4096,
+            rows_max: 2048,
             learning_rate: 3e-4,
             warm_up: 50,
             learning_rate_floor: 0.1,
             weight_decay: 0.1,
             norm_max: 1.0,
             recompute: false,
+            dtype: Dtype::F32,
             seed: 0,
         }
     }

@@ -1,6 +1,7 @@
 //! What a bundle is made from, and how: one TOML file.
 
 use super::dataset::Cuts;
+use super::learner::Dtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::nn::decoder::{Config, RopeScaling};
 use crate::nn::{Ablation, rqvae};
@@ -331,7 +332,7 @@ pub struct Teaching {
     pub epochs: f64,
     /// Lessons of a step.
     pub batch: usize,
-    /// Rows that are calculated at a time.
+    /// Rows that a thread calculates at a time.
     #[serde(default = "Teaching::rows_max")]
     pub rows_max: usize,
     /// The highest step of the optimiser; it rises first and then falls along a cosine.
@@ -344,6 +345,9 @@ pub struct Teaching {
     /// Whether each layer is calculated twice, to keep little in memory.
     #[serde(default)]
     pub recompute: bool,
+    /// What a pass multiplies and keeps: `f32`, or `bf16` at half of the memory.
+    #[serde(default)]
+    pub dtype: Dtype,
 }
 
 /// The cards that a bundle ships.
@@ -450,7 +454,7 @@ impl Sizes {
 
 impl Teaching {
     fn rows_max() -> usize {
-        4096
+        2048
     }
 }
 

@@ -65,6 +65,7 @@ pub fn teach(
         warm_up: ((steps as f64 * WARM_UP.0) as usize).min(WARM_UP.1),
         weight_decay: teaching.weight_decay,
         recompute: teaching.recompute,
+        dtype: teaching.dtype,
         seed: bench.recipe.seed,
         ..Plan::default()
     };

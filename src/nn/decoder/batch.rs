@@ -1,6 +1,6 @@
 //! The rows of a pass in training: tokens, their positions, and what each may see.
 
-use candle_core::{DType, Device, Error, Result, Tensor};
+use candle_core::{Device, Error, Result, Tensor};
 
 /// The segment of the rows that all rows after them see.
 pub const TRUNK: u32 = 0;
@@ -102,7 +102,6 @@ impl Batch {
     pub(super) fn rotations(
         &self,
         (frequencies, attention): &(Vec<f32>, f32),
-        dtype: DType,
         device: &Device,
     ) -> Result<[Tensor; 2]> {
         let angle = |&position| frequencies.iter().map(move |turn| position as f32 * turn);
@@ -110,7 +109,7 @@ impl Batch {
         let shape = (self.sequences, self.length, 1, frequencies.len());
         let tensor = |turn: fn(f32) -> f32| {
             let values = angles.iter().map(|&angle| turn(angle) * attention).collect();
-            Tensor::from_vec(values, shape, device)?.to_dtype(dtype)
+            Tensor::from_vec(values, shape, device)
         };
         Ok([tensor(f32::cos)?, tensor(f32::sin)?])
     }

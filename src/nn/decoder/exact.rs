@@ -12,7 +12,8 @@ use std::collections::btree_map::Entry;
 
 /// A pass over a batch; its rows are `(sequences, length, numbers)`.
 ///
-/// Norms and attention's softmax are calculated in f32 whatever the pass is calculated in.
+/// In bf16, weights are multiplied as bf16 and rows are kept as bf16; products add up in f32, and norms,
+/// rotations, gates, attention and losses are calculated in f32.
 #[derive(Debug)]
 pub struct Exact<'a> {
     config: &'a Config,
@@ -53,7 +54,7 @@ impl<'a> Exact<'a> {
             dtype,
             shape: (batch.sequences, batch.length),
             tokens: Tensor::from_slice(&batch.tokens, batch.tokens.len(), device)?,
-            rotations: batch.rotations(&config.inverse_frequencies(), dtype, device)?,
+            rotations: batch.rotations(&config.inverse_frequencies(), device)?,
             masks,
         })
     }
@@ -86,7 +87,7 @@ impl<'a> Exact<'a> {
     /// `(rows, numbers)` after the last norm to the f32 logits of one token: `(rows)`.
     pub fn logits_of(&self, rows: &Tensor, token: u32) -> Result<Tensor> {
         let weight = self.unembedding()?.narrow(0, token as usize, 1)?.contiguous()?;
-        ops::linear(rows, &weight)?.squeeze(1)?.to_dtype(DType::F32)
+        ops::linear(&rows.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?)?.squeeze(1)
     }
 
     /// How surprised `(rows, numbers)` after the last norm are by the tokens that follow them; see
@@ -131,9 +132,8 @@ impl<'a> Exact<'a> {
     }
 
     fn normed(&self, rows: &Tensor, norm: Norm) -> Result<Tensor> {
-        let rows = rows.to_dtype(DType::F32)?;
         let scale = self.parameters.get(&norm.name())?.to_dtype(DType::F32)?;
-        ops::rms_norm(&rows, &scale, self.config.norm_epsilon)?.to_dtype(self.dtype)
+        ops::rms_norm(rows, &scale, self.config.norm_epsilon)
     }
 
     /// The device that the pass is calculated on.

@@ -47,9 +47,9 @@ impl Model {
         Ok(Self { config, parameters, adapters: None })
     }
 
-    /// A pass over a batch.
-    pub fn exact(&self, batch: &Batch) -> Result<Exact<'_>> {
-        let exact = Exact::new(&self.config, &self.parameters, batch, DType::F32)?;
+    /// A pass over a batch, in f32 or in bf16.
+    pub fn exact(&self, batch: &Batch, dtype: DType) -> Result<Exact<'_>> {
+        let exact = Exact::new(&self.config, &self.parameters, batch, dtype)?;
         Ok(match &self.adapters {
             Some(adapters) => exact.with_adapters(adapters),
             None => exact,
@@ -147,7 +147,7 @@ mod tests {
             }
             // The model still fits its configuration.
             let batch = Batch::plain(&[[14, 12]]);
-            let mut exact = model.exact(&batch).unwrap();
+            let mut exact = model.exact(&batch, DType::F32).unwrap();
             super::super::forward(&model.config, &mut exact).unwrap();
         }
     }

@@ -60,6 +60,14 @@ impl Parameters {
         self.0.values_mut().for_each(|tensor| *tensor = tensor.detach());
     }
 
+    /// Keeps constant matrices in another type; norms and biases, which are small, stay as they are.
+    pub fn keep_in(&mut self, dtype: DType) -> Result<()> {
+        for tensor in self.0.values_mut().filter(|tensor| tensor.rank() > 1) {
+            *tensor = tensor.to_dtype(dtype)?;
+        }
+        Ok(())
+    }
+
     /// Adds or replaces a tensor.
     pub fn insert(&mut self, name: &str, tensor: Tensor) {
         self.0.insert(name.into(), tensor);

@@ -3,6 +3,7 @@
 //! It is one operation, so that of all that lies between only the shares are kept for the way back,
 //! and candle adds up no gradients in between.
 
+use super::widened::apply3;
 use super::{dot, exp, greatest, is_fast, numbers, numbers_mut, read, sum, vectorised};
 use candle_core::{
     CpuStorage, CustomOp3, D, DType, Error, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor,
@@ -26,8 +27,10 @@ pub struct Sight {
 pub fn attend(rows: &[Tensor; 3], sight: Sight) -> Result<Tensor> {
     let [queries, keys, values] = rows;
     if is_fast(queries) && is_fast(&sight.mask) {
-        let known = Attend::calculate(rows.each_ref().map(Tensor::detach), sight)?;
-        return queries.apply_op3(keys, values, known);
+        let wide = |rows: &Tensor| rows.detach().to_dtype(DType::F32);
+        let known = Attend::calculate([wide(queries)?, wide(keys)?, wide(values)?], sight)?;
+        let whole = |rows: &Tensor| rows.contiguous();
+        return apply3(&whole(queries)?, &whole(keys)?, &whole(values)?, known);
     }
     composed(rows, &sight)
 }

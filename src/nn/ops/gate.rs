@@ -1,5 +1,6 @@
 //! `silu(gate) · up`, in one pass each way.
 
+use super::widened::apply2;
 use super::{TASK_NUMBERS, exp, is_fast, numbers, read, vectorised};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use candle_nn::ops::silu;
@@ -10,7 +11,7 @@ struct Gate;
 /// `silu(gate) · up`
 pub fn gate(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if is_fast(gate) && is_fast(up) {
-        return gate.contiguous()?.apply_op2(&up.contiguous()?, Gate);
+        return apply2(&gate.contiguous()?, &up.contiguous()?, Gate);
     }
     composed(gate, up)
 }

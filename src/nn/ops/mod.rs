@@ -2,8 +2,9 @@
 //!
 //! candle composes a norm or a softmax of half a dozen operations, each of which goes over memory
 //! once on the way there and several times on the way back, on one thread. Here each is a single
-//! pass on all threads, in f32. Beside each stands its slow twin, composed of candle's operations:
-//! it is what other devices run, and what tests hold the fast one against.
+//! pass on all threads, in f32, also where numbers are [kept in bf16](widened). Beside each stands its
+//! slow twin, composed of candle's operations: it is what other devices run, and what tests hold the
+//! fast one against.
 
 mod attend;
 mod gate;
@@ -11,6 +12,7 @@ mod linear;
 mod norm;
 mod rotate;
 mod surprise;
+mod widened;
 
 pub(super) use attend::{Sight, attend};
 pub(super) use gate::gate;
@@ -38,9 +40,9 @@ pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
 
-/// Whether the fast operations can do it: f32 on the processor.
+/// Whether the fast operations can do it: f32 or bf16 on the processor.
 fn is_fast(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+    tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::BF16)
 }
 
 /// Rows of `width` numbers that make up a task.

@@ -1,26 +1,28 @@
 //! The root-mean-square norm, in one pass each way.
 
+use super::widened::apply2;
 use super::{dot, is_fast, numbers, read, task_rows, vectorised};
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 struct RmsNorm {
     epsilon: f64,
 }
 
-/// `rows / rms(rows) · scale`, for each stretch of a row that is as long as `scale`.
+/// `rows / rms(rows) · scale`, for each stretch of a row that is as long as `scale`, which is in f32.
+/// It is calculated in f32, and is of the rows' type.
 pub fn rms_norm(rows: &Tensor, scale: &Tensor, epsilon: f64) -> Result<Tensor> {
     if is_fast(rows) && is_fast(scale) {
-        return rows.contiguous()?.apply_op2(&scale.contiguous()?, RmsNorm { epsilon });
+        return apply2(&rows.contiguous()?, &scale.contiguous()?, RmsNorm { epsilon });
     }
     composed(rows, scale, epsilon)
 }
 
 fn composed(rows: &Tensor, scale: &Tensor, epsilon: f64) -> Result<Tensor> {
-    let stretches = rows.reshape(((), scale.dim(0)?))?;
+    let stretches = rows.to_dtype(DType::F32)?.reshape(((), scale.dim(0)?))?;
     let square = stretches.sqr()?.mean_keepdim(D::Minus1)?;
     let stretches = stretches.broadcast_div(&(square + epsilon)?.sqrt()?)?;
-    stretches.broadcast_mul(scale)?.reshape(rows.shape())
+    stretches.broadcast_mul(scale)?.reshape(rows.shape())?.to_dtype(rows.dtype())
 }
 
 // === impl RmsNorm ===

@@ -1,5 +1,6 @@
 //! Rotary positions (half-split, as Hugging Face does), in one pass each way.
 
+use super::widened::apply1;
 use super::{is_fast, numbers, read, task_rows, vectorised};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -13,11 +14,11 @@ struct Rotate {
 }
 
 /// Rotates each head of `(sequences, length, heads · numbers)` by the angles `(sequences, length, 1,
-/// numbers / 2)` of its row.
+/// numbers / 2)` of its row, which are in f32.
 pub fn rotate(rows: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
     if is_fast(rows) && is_fast(cos) {
         let (cos, sin) = (cos.contiguous()?, sin.contiguous()?);
-        return rows.contiguous()?.apply_op1(Rotate { cos, sin, sense: 1.0 });
+        return apply1(&rows.contiguous()?, Rotate { cos, sin, sense: 1.0 });
     }
     composed(rows, [cos, sin])
 }
@@ -25,6 +26,7 @@ pub fn rotate(rows: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
 fn composed(rows: &Tensor, [cos, sin]: [&Tensor; 2]) -> Result<Tensor> {
     let (sequences, length, _) = rows.dims3()?;
     let half = cos.dim(3)?;
+    let (cos, sin) = (&cos.to_dtype(rows.dtype())?, &sin.to_dtype(rows.dtype())?);
     let heads = rows.reshape((sequences, length, (), 2 * half))?;
     let (first, second) = (heads.narrow(3, 0, half)?, heads.narrow(3, half, half)?);
     let rotated = [

@@ -30,10 +30,11 @@ pub struct Targets<'a> {
 
 /// `Σ weight · -ln p(token) / total`, where `p = softmax(rows · unembedding^T)`.
 ///
-/// `rows` are `(rows, width)`, and `unembedding` is `(vocabulary, width)`.
+/// `rows` are `(rows, width)`, and `unembedding` is `(vocabulary, width)`; the sum is in f32.
 pub fn surprise(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
     let (vocabulary, _) = unembedding.dims2()?;
     targets.check(rows.dim(0)?, vocabulary)?;
+    let (rows, unembedding) = (&rows.to_dtype(DType::F32)?, &unembedding.to_dtype(DType::F32)?);
     if is_fast(rows) && is_fast(unembedding) {
         let known = Known::calculate(rows, unembedding, targets)?;
         return rows.apply_op2(unembedding, known);
@@ -42,7 +43,7 @@ pub fn surprise(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Re
 }
 
 fn composed(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
-    let logits = rows.matmul(&unembedding.t()?)?.to_dtype(DType::F32)?;
+    let logits = rows.matmul(&unembedding.t()?)?;
     let (count, device) = (targets.tokens.len(), rows.device());
     let tokens = Tensor::from_slice(targets.tokens, (count, 1), device)?;
     let weights = Tensor::from_slice(targets.weights, (count, 1), device)?;
