@@ -2,6 +2,7 @@
 
 use super::bench::Bench;
 use super::cases::Case;
+use super::measure;
 use super::scored::Scorer;
 use super::snapshot::Snapshot;
 use super::speaker::Speaker;
@@ -12,11 +13,8 @@ use crate::reranker::{Compared, ComparedFile, Order, RerankerFile};
 use crate::scorer::{Head, Written};
 use anyhow::Context as _;
 
-/// What a word beside the order below has to gain to count, as a share of the figure: less comes of picking
-/// the best of so many weights.
-pub const GAIN_MIN: f64 = 0.002;
-/// What such a word may count.
-pub const WEIGHTS: [f32; 12] = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
+/// The figure that rungs are fitted by: NDCG at this cut.
+const CUT: usize = 10;
 
 /// The models of a bench.
 pub struct Ladder {
@@ -85,10 +83,15 @@ impl Ladder {
         };
         if let Some(file) = file.weighed {
             let logits = model.weigh(cases, &world.snapshots, progress)?;
-            let mut orders = last(&rungs);
-            for (order, logits) in orders.iter_mut().zip(&logits) {
-                file.fuse(order, &of_the_first(order, logits, file.candidates_max));
-            }
+            let below = last(&rungs);
+            let fused = |logits: &[Vec<f32>]| {
+                let mut orders = below.clone();
+                for (order, logits) in orders.iter_mut().zip(logits) {
+                    file.fuse(order, &of_the_first(order, logits, file.candidates_max));
+                }
+                orders
+            };
+            let orders = fused(&logits);
             rungs.push(Rung { name: "weighed", orders });
             let orders = logits.iter().map(|logits| sorted(logits)).collect();
             parts.push(Rung { name: "weighed_alone", orders });
@@ -177,6 +180,15 @@ pub fn compare(
 /// The logits of the first candidates of an order, in that order.
 pub fn of_the_first(order: &Order, logits: &[f32], most: usize) -> Vec<Option<f32>> {
     order.iter().take(most).map(|&(place, _)| Some(logits[place])).collect()
+}
+
+/// NDCG@10 of each case, with these orders.
+pub fn figures<'o>(cases: &[Case], orders: impl IntoIterator<Item = &'o Order>) -> Vec<f64> {
+    let figure = |(case, order): (&Case, &Order)| {
+        let order: Vec<u32> = order.iter().map(|&(place, _)| case.slate[place]).collect();
+        measure::ndcg(&order, &case.relevant, CUT)
+    };
+    cases.iter().zip(orders).map(figure).collect()
 }
 
 /// Places by score, best first.

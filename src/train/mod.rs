@@ -24,6 +24,7 @@ pub mod stages;
 mod teach;
 mod teachers;
 mod trace;
+mod weight;
 pub mod world;
 mod writer;
 

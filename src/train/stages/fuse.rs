@@ -5,11 +5,12 @@ use crate::reranker::{
     Compared, ComparedFile, OFFERED_MAX, Order, RerankerFile, Thought, WeighedFile,
 };
 use crate::train::cases::Case;
-use crate::train::ladder::{GAIN_MIN, Listener, WEIGHTS, compare, of_the_first, scored, sorted};
+use crate::train::ladder::{Listener, compare, figures, of_the_first, scored, sorted};
 use crate::train::measure;
 use crate::train::recipe::{FuseRecipe, Recipe};
 use crate::train::scored::Scorer;
 use crate::train::speaker::Speaker;
+use crate::train::weight::{self, Figures, Fitted, WEIGHTS, rounded};
 use crate::train::world::World;
 use crate::train::{Bench, Stage};
 use anyhow::Context as _;
@@ -17,9 +18,6 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
-
-/// The figure that weights are chosen by: NDCG at this cut.
-const CUT: usize = 10;
 
 /// The share of thoughts that have to hold, for a rung that thinks to be shipped for what it says.
 const HOLD_MIN: f64 = 0.5;
@@ -79,12 +77,10 @@ impl Stage for Fuse {
             judged.push(Judged { task: task.as_str(), cases, orders });
         }
         let mut report = Map::new();
-        report.insert(
-            "scored".into(),
-            json!({ "ndcg@10": rounded(mean_ndcg(&judged, orders_of(&judged))) }),
-        );
+        report.insert("scored".into(), json!({ "ndcg@10": rounded(ndcg(&judged)) }));
         let listener = scorer.head().map(|network| Listener::new(network, &world));
-        let mut fitting = Fitting { bench, model: &model, listener, world: &world, judged };
+        let mut fitting =
+            Fitting { bench, model: &model, listener, world: &world, judged, seed: recipe.seed };
         let mut file = RerankerFile::default();
 
         let (weight, told) = fitting.weighed(of)?;
@@ -134,6 +130,7 @@ struct Fitting<'a, 'p> {
     listener: Option<Listener<'a>>,
     world: &'a World,
     judged: Vec<Judged>,
+    seed: u64,
 }
 
 impl Fitting<'_, '_> {
@@ -149,17 +146,15 @@ impl Fitting<'_, '_> {
             let logits = of_the_first(order, &logits[task][at], of.weighed_max);
             file.fuse(order, &logits);
         };
-        let (weight, tried) = fit(&mut self.judged, fuse);
+        let fitted = fit(&mut self.judged, self.seed, fuse);
         let alone: Vec<Vec<Order>> =
             logits.iter().map(|task| task.iter().map(|logits| sorted(logits)).collect()).collect();
-        let alone = mean_ndcg(&self.judged, alone.iter().map(Vec::as_slice));
         let told = json!({
-            "weight": weight,
-            "ndcg@10": rounded(mean_ndcg(&self.judged, orders_of(&self.judged))),
-            "alone_ndcg@10": rounded(alone),
-            "tried": tried,
+            "fitted": fitted.told("ndcg@10"),
+            "ndcg@10": rounded(ndcg(&self.judged)),
+            "alone_ndcg@10": rounded(weight::mean(&of_orders(&self.judged, &alone), |_| true)),
         });
-        Ok((weight, told))
+        Ok((fitted.weight, told))
     }
 
     /// Fits what places in answers cost, and leaves the judged with the orders that come of it.
@@ -184,16 +179,15 @@ impl Fitting<'_, '_> {
         let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
             ComparedFile { weight, ..file }.fuse(order, &answers[task][at].0, &[]);
         };
-        let (weight, tried) = fit(&mut self.judged, fuse);
-        let file = ComparedFile { weight, ..file };
+        let fitted = fit(&mut self.judged, self.seed, fuse);
+        let file = ComparedFile { weight: fitted.weight, ..file };
         let (file, heard) = self.heard(file, &answers, &below);
         let all = answers.iter().flatten().filter(|(order, _)| order.len() > 1).count().max(1);
         let share = |count: usize| rounded(count as f64 / all as f64);
         let thoughts = (file.thought_tokens_max > 0).then(|| self.thoughts(&answers));
         let told = json!({
-            "weight": weight,
-            "ndcg@10": rounded(mean_ndcg(&self.judged, orders_of(&self.judged))),
-            "tried": tried,
+            "fitted": fitted.told("ndcg@10"),
+            "ndcg@10": rounded(ndcg(&self.judged)),
             "rechead": heard,
             "order_kept": share(kept),
             "first_kept": share(first),
@@ -227,10 +221,8 @@ impl Fitting<'_, '_> {
             let file = ComparedFile { rechead_weight, ..file };
             file.fuse(order, &answers[task][at].0, &heard[task][at]);
         };
-        let (rechead_weight, tried) = fit(&mut self.judged, fuse);
-        let ndcg = rounded(mean_ndcg(&self.judged, orders_of(&self.judged)));
-        let told = json!({ "weight": rechead_weight, "ndcg@10": ndcg, "tried": tried });
-        (ComparedFile { rechead_weight, ..file }, told)
+        let fitted = fit(&mut self.judged, self.seed, fuse);
+        (ComparedFile { rechead_weight: fitted.weight, ..file }, fitted.told("ndcg@10"))
     }
 
     /// How many thoughts hold, and how much they repeat each other: generic ones would show.
@@ -262,50 +254,39 @@ impl Fitting<'_, '_> {
     }
 }
 
-/// The weight that gives the best orders, which the judged are left with, and what each gives. It is
-/// none at all where the best gains too little.
-fn fit(
-    judged: &mut [Judged],
-    fuse: impl Fn(f32, usize, usize, &mut Order),
-) -> (f32, Vec<(f32, f64)>) {
-    let without = mean_ndcg(judged, orders_of(judged));
-    let mut best = None;
-    let (mut weight, mut highest) = (0.0, without * (1.0 + GAIN_MIN));
-    let mut tried = Vec::new();
-    for of_it in WEIGHTS {
-        let mut fused: Vec<Vec<Order>> =
-            judged.iter().map(|judged| judged.orders.clone()).collect();
+/// Fits a weight, and leaves the judged with the orders that come of it.
+fn fit(judged: &mut [Judged], seed: u64, fuse: impl Fn(f32, usize, usize, &mut Order)) -> Fitted {
+    let fused = |judged: &[Judged], weight: f32| -> Vec<Vec<Order>> {
+        let mut fused: Vec<_> = judged.iter().map(|judged| judged.orders.clone()).collect();
         for (task, orders) in fused.iter_mut().enumerate() {
             for (at, order) in orders.iter_mut().enumerate() {
-                fuse(of_it, task, at, order);
+                fuse(weight, task, at, order);
             }
         }
-        let ndcg = mean_ndcg(judged, fused.iter().map(Vec::as_slice));
-        tried.push((of_it, rounded(ndcg)));
-        if ndcg >= highest {
-            (weight, highest, best) = (of_it, ndcg, Some(fused));
-        }
-    }
-    for (judged, orders) in judged.iter_mut().zip(best.into_iter().flatten()) {
-        judged.orders = orders;
-    }
-    (weight, tried)
-}
-
-fn orders_of(judged: &[Judged]) -> impl Iterator<Item = &[Order]> {
-    judged.iter().map(|judged| judged.orders.as_slice())
-}
-
-/// The mean over tasks of NDCG, with these orders of each.
-fn mean_ndcg<'o>(judged: &[Judged], orders: impl Iterator<Item = &'o [Order]>) -> f64 {
-    let of_task = |(judged, orders): (&Judged, &[Order])| {
-        let each = judged.cases.iter().zip(orders).map(|(case, order)| {
-            let order: Vec<u32> = order.iter().map(|&(place, _)| case.slate[place]).collect();
-            measure::ndcg(&order, &case.relevant, CUT)
-        });
-        each.sum::<f64>() / judged.cases.len().max(1) as f64
+        fused
     };
-    judged.iter().zip(orders).map(of_task).sum::<f64>() / judged.len().max(1) as f64
+    let with = WEIGHTS.map(|weight| of_orders(judged, &fused(judged, weight)));
+    let fitted = weight::fit(&figures_of(judged), &with, seed);
+    if fitted.weight > 0.0 {
+        let fused = fused(judged, fitted.weight);
+        judged.iter_mut().zip(fused).for_each(|(judged, orders)| judged.orders = orders);
+    }
+    fitted
+}
+
+/// The figures of the orders that the judged have.
+fn figures_of(judged: &[Judged]) -> Figures {
+    judged.iter().map(|judged| figures(&judged.cases, &judged.orders)).collect()
+}
+
+/// The figures with these orders of each task.
+fn of_orders(judged: &[Judged], orders: &[Vec<Order>]) -> Figures {
+    judged.iter().zip(orders).map(|(judged, orders)| figures(&judged.cases, orders)).collect()
+}
+
+/// The mean over tasks of NDCG.
+fn ndcg(judged: &[Judged]) -> f64 {
+    weight::mean(&figures_of(judged), |_| true)
 }
 
 fn showing<'b, 'p>(
@@ -321,8 +302,4 @@ fn showing<'b, 'p>(
 fn cases(judged: &[Judged]) -> Value {
     let counts = judged.iter().map(|judged| (judged.task.to_owned(), judged.cases.len().into()));
     Value::Object(counts.collect())
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 1e5).round() / 1e5
 }

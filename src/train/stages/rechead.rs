@@ -13,12 +13,13 @@ use crate::nn::{Rechead, RecheadBatch, RecheadNetwork, RecheadShape, Weights, so
 use crate::scorer::{RecheadFile, foreseen, history_text};
 use crate::train::cases::{Case, Task};
 use crate::train::fit::{self, Plan};
-use crate::train::ladder::{GAIN_MIN, Listener, WEIGHTS, sorted};
+use crate::train::ladder::{Listener, figures, sorted};
 use crate::train::recipe::{RecheadRecipe, Recipe};
 use crate::train::scored::Scorer;
 use crate::train::speaker::Speaker;
+use crate::train::weight::{self, Figures, Fitted, WEIGHTS};
 use crate::train::world::World;
-use crate::train::{Bench, Stage, measure};
+use crate::train::{Bench, Stage};
 use anyhow::{Context as _, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -29,8 +30,6 @@ use serde_json::{Value, json};
 
 /// The share of answers that are hidden while it learns.
 const HIDDEN_SHARE: f64 = 0.3;
-/// The figure that the best epoch and the weight are chosen by: NDCG at this cut.
-const CUT: usize = 10;
 
 /// Trains the Rechead.
 #[derive(Debug)]
@@ -90,8 +89,8 @@ impl Stage for RecheadStage {
         let training = Training { world: &world, of: &of, shape: &shape, seed: recipe.seed };
         let trained = training.run(&taught, &judged, bench)?;
 
-        let (weight, tried) = training.weigh(bench, &trained.network, &judged)?;
-        let file = RecheadFile { weight, shape };
+        let fitted = training.weigh(bench, &trained.network, &judged)?;
+        let file = RecheadFile { weight: fitted.weight, shape };
         std::fs::write(bench.path(Part::Rechead), trained.weights.to_bytes()?)
             .context("writing the Rechead")?;
         std::fs::write(bench.path(Part::RecheadShape), toml::to_string(&file)?)
@@ -104,8 +103,7 @@ impl Stage for RecheadStage {
                 "validation_ndcg@10": epoch.verdict,
             })).collect::<Vec<_>>(),
             "alone_ndcg@10": trained.best,
-            "weight": weight,
-            "tried": tried,
+            "beside_the_scorer": fitted.told("ndcg@10"),
         }))
     }
 }
@@ -230,37 +228,30 @@ impl Training<'_> {
     /// How good its own order is: the mean over tasks of NDCG.
     fn alone(&self, network: &Rechead, judged: &Judged) -> f64 {
         let listener = Listener::new(network, self.world);
-        mean_ndcg(judged, |case| listener.scores(case))
+        weight::mean(&sorted_figures(judged, |case| listener.scores(case)), |_| true)
     }
 
-    /// The weight that is best beside the scorer, none if the best gains too little, and what each got.
+    /// What it counts beside the scorer.
     fn weigh(
         &self,
         bench: &Bench<'_>,
         network: &Rechead,
         judged: &Judged,
-    ) -> anyhow::Result<(f32, Vec<(f32, f64)>)> {
+    ) -> anyhow::Result<Fitted> {
         let scorer = Scorer::without_head(bench)?;
         let listener = Listener::new(network, self.world);
         let mut below = Vec::new();
         for (_, cases) in judged {
-            below.push(scorer.scores(self.world, cases)?);
+            below.extend(scorer.scores(self.world, cases)?);
         }
-        let mut tried = Vec::new();
-        let (mut best, mut weight) = (f64::MIN, 0.0);
-        for of_it in std::iter::once(0.0).chain(WEIGHTS) {
-            let mut below = below.iter().flatten();
-            let ndcg = mean_ndcg(judged, |case| {
+        let beside = |weight: f32| {
+            let mut below = below.iter();
+            sorted_figures(judged, |case| {
                 let scores = below.next().into_iter().flatten().zip(listener.scores(case));
-                scores.map(|(score, heard)| score + of_it * heard).collect()
-            });
-            tried.push((of_it, (ndcg * 1e5).round() / 1e5));
-            let enough = if of_it > 0.0 { tried[0].1 * (1.0 + GAIN_MIN) } else { f64::MIN };
-            if ndcg > best && ndcg >= enough {
-                (best, weight) = (ndcg, of_it);
-            }
-        }
-        Ok((weight, tried))
+                scores.map(|(score, heard)| score + weight * heard).collect()
+            })
+        };
+        Ok(weight::fit(&beside(0.0), &WEIGHTS.map(beside), self.seed))
     }
 
     /// (items, e): the texts of all items, which no time changes.
@@ -273,15 +264,11 @@ fn text(texts: &[f32], item: u32) -> &[f32] {
     &texts[item as usize * TEXT_WIDTH..][..TEXT_WIDTH]
 }
 
-/// The mean over tasks of NDCG, with slates sorted by these scores.
-fn mean_ndcg(judged: &Judged, mut scores: impl FnMut(&Case) -> Vec<f32>) -> f64 {
-    let tasks = judged.iter().map(|(_, cases)| {
-        let each = cases.iter().map(|case| {
-            let order = sorted(&scores(case));
-            let order: Vec<u32> = order.iter().map(|&(place, _)| case.slate[place]).collect();
-            measure::ndcg(&order, &case.relevant, CUT)
-        });
-        each.sum::<f64>() / cases.len().max(1) as f64
-    });
-    tasks.sum::<f64>() / judged.len().max(1) as f64
+/// The figures of slates that are sorted by these scores.
+fn sorted_figures(judged: &Judged, mut scores: impl FnMut(&Case) -> Vec<f32>) -> Figures {
+    let of_task = |(_, cases): &(Task, Vec<Case>)| {
+        let orders: Vec<_> = cases.iter().map(|case| sorted(&scores(case))).collect();
+        figures(cases, &orders)
+    };
+    judged.iter().map(of_task).collect()
 }
