@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -111,6 +111,8 @@ enum Does {
     Garbles,
     SaysNothing,
     IsBusy,
+    /// It is busy, and says for how long.
+    IsBusyFor(u64),
     Breaks,
     Hangs,
     Refuses,
@@ -134,6 +136,9 @@ struct Heard {
     slates: Vec<Slate>,
     calls: Vec<usize>,
     requests: Vec<(HeaderMap, Value)>,
+    /// When it said for how long it is busy, and for how long it was then left alone.
+    sent_off: Option<Instant>,
+    left_alone: Vec<Duration>,
     /// What should become of the answers that were given.
     given: BTreeMap<&'static str, u64>,
 }
@@ -174,6 +179,8 @@ impl Fake {
         let (slate, labels, told) = told_slate(content);
         let mut heard = self.heard();
         heard.requests.push((headers, request.clone()));
+        let left_alone = heard.sent_off.take().map(|since| since.elapsed());
+        heard.left_alone.extend(left_alone);
         let place = heard.slates.iter().position(|other| *other == slate);
         let place = place.unwrap_or(heard.slates.len());
         if place == heard.slates.len() {
@@ -195,9 +202,10 @@ impl Fake {
             (Does::Garbles, _) => ("I would go for the mug!".to_owned(), "unreadable"),
             (Does::SaysNothing, _) => (String::new(), "no_answer"),
             (Does::Hangs | Does::Breaks, _) => (String::new(), "failed_calls"),
-            (Does::IsBusy | Does::Refuses, _) => (String::new(), "none"),
+            (Does::IsBusy | Does::IsBusyFor(_) | Does::Refuses, _) => (String::new(), "none"),
         };
         *heard.given.entry(verdict).or_default() += 1;
+        heard.sent_off = matches!(does, Does::IsBusyFor(_)).then(Instant::now);
         (does, text)
     }
 }
@@ -215,6 +223,10 @@ async fn complete(
     let (does, content) = fake.decide(headers, &request);
     match does {
         Does::IsBusy => StatusCode::TOO_MANY_REQUESTS.into_response(),
+        Does::IsBusyFor(seconds) => {
+            let patience = [("retry-after", seconds.to_string())];
+            (StatusCode::SERVICE_UNAVAILABLE, patience).into_response()
+        }
         Does::Refuses => (StatusCode::UNAUTHORIZED, "no such key").into_response(),
         Does::Breaks => (StatusCode::BAD_REQUEST, "too long").into_response(),
         does => {
@@ -272,6 +284,7 @@ fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
         (2, _) => Does::Lies,
         (3, _) => Does::Garbles,
         (4, _) => Does::SaysNothing,
+        (5, 0) if slate == 5 => Does::IsBusyFor(2),
         (5, 0) => Does::IsBusy,
         (6, _) => Does::Breaks,
         (7, _) if slate == 7 => Does::Hangs,
@@ -297,6 +310,8 @@ fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
     assert!((asked["acceptance"].as_f64().unwrap() - kept / SLATES as f64).abs() < 1e-4);
     assert_eq!((&report["thoughts"], &report["told"]["attempts"]), (&asked["kept"], &json!(0)));
     assert_eq!(heard.given["none"], 3, "those who were busy were called again");
+    let [left_alone] = heard.left_alone[..] else { panic!("{:?}", heard.left_alone) };
+    assert!(left_alone >= Duration::from_secs(2), "{left_alone:?}");
 
     // What holds became traces, word for word, and every slate teaches its order.
     let traces = room.written();
