@@ -31,6 +31,9 @@ pub struct Cards {
     pub item_vectors: Vec<f32>,
     /// The vector of each reason, items in order and their reasons in order: (reasons, width).
     pub reason_vectors: Vec<f32>,
+    /// Each item's vector in the Rechead's space: (items, its width). Empty where there is no Rechead,
+    /// and where cards were written without it.
+    pub head_vectors: Vec<f32>,
 }
 
 /// Stands where an item has no more ties.
@@ -119,7 +122,8 @@ pub struct UserCard {
     pub history: Vec<Past>,
     /// The number of the item that a language model expects them to want, if one was asked.
     pub expects: Option<u32>,
-    /// Their vector in the Rechead's space. No bundle ships it: it is made when a card is looked up.
+    /// Their vector in the Rechead's space. Empty where there is no Rechead, and where the card was
+    /// written without it: then it is made when the card is looked up.
     pub head: Vec<f32>,
 }
 

@@ -101,7 +101,8 @@ pub fn write_cards(dir: &Path, cards: &Cards) -> Result<(), BundleError> {
         cards.users.iter().map(|(user, card)| (user.as_str(), &**card)).collect();
     write_lines(dir, Part::UserCards, users.iter().map(|(user, card)| UserRow::of(user, card)))?;
     let patterns: Vec<f32> = users.values().flat_map(|card| card.vector.iter().copied()).collect();
-    write_vectors(dir, cards, &patterns)
+    let heads: Vec<f32> = users.values().flat_map(|card| card.head.iter().copied()).collect();
+    write_vectors(dir, cards, &patterns, &heads)
 }
 
 // === cards as rows ===
@@ -239,15 +240,15 @@ impl UserRow {
         }
     }
 
-    fn card(self, vector: &[f32], items: usize) -> Option<(UserId, Arc<UserCard>)> {
+    fn card(self, vector: &[f32], head: &[f32], items: usize) -> Option<(UserId, Arc<UserCard>)> {
         let past = |(item, time, kind): (u32, Timestamp, u8)| {
             let kind = *EventKind::ALL.get(usize::from(kind))?;
             ((item as usize) < items).then_some(Past { item, time, kind })
         };
         let history = self.history.into_iter().map(past).collect::<Option<_>>()?;
         let expects = self.expects.filter(|item| (*item as usize) < items);
-        let (pattern, vector) = (self.pattern.into(), vector.to_vec());
-        let card = UserCard { pattern, vector, history, expects, head: Vec::new() };
+        let (pattern, vector, head) = (self.pattern.into(), vector.to_vec(), head.to_vec());
+        let card = UserCard { pattern, vector, history, expects, head };
         Some((self.user.into(), Arc::new(card)))
     }
 }
@@ -282,14 +283,41 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
     if items.len() != catalog.len() {
         return Err(wrong(Part::ItemCards, "there is not one card per item of the catalogue"));
     }
+    let (head_vectors, heads) = match tensors.tensor(HEADS[0]) {
+        Ok(_) => (
+            read_vectors(&tensors, HEADS[0], items.len())?,
+            read_vectors(&tensors, HEADS[1], rows.len())?,
+        ),
+        Err(_) => (Vec::new(), Vec::new()),
+    };
     let width = item_vectors.len() / items.len().max(1);
+    let head_width = heads.len() / rows.len().max(1);
+    if !rows.is_empty() && head_width != head_vectors.len() / items.len().max(1) {
+        let [of_items, of_users] = HEADS;
+        let why = format!("{of_items} and {of_users} are of two widths");
+        return Err(wrong(Part::CardVectors, &why));
+    }
     let mut users = FxHashMap::default();
-    for (row, vector) in rows.into_iter().zip(patterns.chunks(width.max(1))) {
-        let card = row.card(vector, items.len());
+    let each = patterns.chunks(width.max(1)).enumerate();
+    for (row, (at, vector)) in rows.into_iter().zip(each) {
+        let head = &heads[at * head_width..(at + 1) * head_width];
+        let card = row.card(vector, head, items.len());
         users.extend([card.ok_or_else(|| wrong(Part::UserCards, "a history names no item"))?]);
     }
-    Ok(Cards { as_of, items, users, partners, companions, item_vectors, reason_vectors })
+    Ok(Cards {
+        as_of,
+        items,
+        users,
+        partners,
+        companions,
+        item_vectors,
+        reason_vectors,
+        head_vectors,
+    })
 }
+
+/// The tables of items and of users in the Rechead's space, which only bundles with a Rechead have.
+const HEADS: [&str; 2] = ["rechead_items", "rechead_users"];
 
 /// The tables of ties: their names, those of their closeness, and their columns.
 const TIES: [(&str, &str, usize); 2] =
@@ -331,7 +359,12 @@ fn read_ties(
     Ok(Ties { columns, items, closeness })
 }
 
-fn write_vectors(dir: &Path, cards: &Cards, patterns: &[f32]) -> Result<(), BundleError> {
+fn write_vectors(
+    dir: &Path,
+    cards: &Cards,
+    patterns: &[f32],
+    heads: &[f32],
+) -> Result<(), BundleError> {
     let halves = |values: &[f32]| -> Vec<u8> {
         values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
     };
@@ -341,6 +374,13 @@ fn write_vectors(dir: &Path, cards: &Cards, patterns: &[f32]) -> Result<(), Bund
         ("patterns", Dtype::F16, width, halves(patterns)),
         ("reasons", Dtype::F16, width, halves(&cards.reason_vectors)),
     ];
+    if !cards.head_vectors.is_empty() {
+        let width = cards.head_vectors.len() / cards.items.len().max(1);
+        let [items, users] = [&cards.head_vectors, heads].map(halves);
+        let [of_items, of_users] = HEADS;
+        tables.push((of_items, Dtype::F16, width, items));
+        tables.push((of_users, Dtype::F16, width, users));
+    }
     for ((name, closeness, columns), ties) in
         TIES.into_iter().zip([&cards.partners, &cards.companions])
     {

@@ -116,9 +116,9 @@ impl Profiles {
             .collect()
     }
 
-    /// A bundle's card with what is not shipped.
+    /// A bundle's card with its vector in the Rechead's space, which older bundles do not ship.
     fn with_head(&self, card: &Arc<UserCard>) -> Arc<UserCard> {
-        let head = self.head(card);
+        let head = if card.head.is_empty() { self.head(card) } else { return card.clone() };
         if head.is_empty() { card.clone() } else { Arc::new(UserCard { head, ..(**card).clone() }) }
     }
 

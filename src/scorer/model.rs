@@ -3,7 +3,7 @@
 use super::features::{Candidate, Context, FEATURES};
 use super::rechead::{Head, Written};
 use super::{Prior, Reader};
-use crate::bundle::{CardReason, Cards, Catalog, Past, REASONS_MAX, inline_text};
+use crate::bundle::{CardReason, Cards, Catalog, Past, REASONS_MAX, UserCard, inline_text};
 use crate::domain::{ItemText, Timestamp, UserId};
 use crate::nn::{
     self, CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, Misfit, ReasonTable,
@@ -96,7 +96,7 @@ impl Model {
 
     /// The same model with a Rechead, whose score counts this much.
     pub fn with_head(mut self, network: Rechead, weight: f32) -> Self {
-        self.head = Some(Head::new(network, weight, &self.cards.item_vectors));
+        self.head = Some(Head::of(network, weight, &self.cards));
         self
     }
 
@@ -104,6 +104,11 @@ impl Model {
     pub fn shopper(&self, written: Written<'_>) -> Vec<f32> {
         let head = self.head.as_ref();
         head.map_or_else(Vec::new, |head| head.shopper(written, &self.cards))
+    }
+
+    /// Whether the card of this user was written with the Rechead at hand.
+    pub fn is_of_this_head(&self, user: &UserCard) -> bool {
+        self.head.as_ref().is_none_or(|head| head.wrote(user, &self.cards))
     }
 
     /// What the Rechead says of an item to the shopper with this vector.

@@ -59,6 +59,14 @@ impl Opened {
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
         let reader = Arc::new(Reader { tokens, encoder });
         let head = rechead(&bundle)?;
+        if let Some((network, _)) = &head {
+            let kept = bundle.cards.head_vectors.len();
+            let numbers = network.width() * bundle.catalog.len();
+            if kept != 0 && kept != numbers {
+                let why = format!("the Rechead's table of items has {kept} numbers, not {numbers}");
+                return Err(BundleError::malformed(Part::CardVectors.file(), &why));
+            }
+        }
         let catalog = Arc::new(bundle.catalog);
         let model = Model::new(catalog, bundle.cards, reader, Arc::new(network));
         let mut model = model.map_err(wrong(Part::CardVectors))?;
@@ -79,6 +87,11 @@ impl Opened {
     pub fn check_golden(&self) -> Result<(), BundleError> {
         let mut desk = self.model.desk();
         for golden in &self.golden {
+            let card = self.model.cards.users.get(&golden.user.as_str().into());
+            if card.is_some_and(|card| !self.model.is_of_this_head(card)) {
+                let why = "its vectors in the Rechead's space are those of another Rechead";
+                return Err(BundleError::malformed(Part::CardVectors.file(), why));
+            }
             let scores = score_golden(&self.model, golden, &mut desk)?;
             let logits = scores.logits.iter().zip(&golden.scores);
             let far = logits.chain(scores.rechead.iter().zip(&golden.rechead)).find(|(a, b)| {
@@ -141,7 +154,7 @@ pub fn score_golden(
         now: golden.now,
         history: &card.history,
         pattern: Some(&card.vector),
-        head: None,
+        head: Some(&card.head),
         expects: card.expects,
         candidates: &candidates,
     };

@@ -1,6 +1,6 @@
 //! The Rechead beside the scorer's network: what a shopper's texts, taken together, say of an item's.
 
-use crate::bundle::{Cards, Past};
+use crate::bundle::{Cards, Past, UserCard};
 use crate::domain::EventKind;
 use crate::nn::{Rechead, RecheadRoom, RecheadShape};
 use rustc_hash::FxHashMap;
@@ -11,6 +11,9 @@ const HISTORY_ITEMS: usize = 20;
 /// Purchases whose buyers say what comes next, and what each counts beside the one after it.
 const FORESEEING: usize = 5;
 const DECAY: f32 = 0.8;
+
+/// How far a vector that was kept may be from the one that would be made, as a share of its length.
+const KEPT_WITHIN: f32 = 0.01;
 
 /// A Rechead's shape, and how its score is fused: a part of its bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +56,37 @@ impl Head {
         let texts = item_texts.chunks_exact(network.text_width());
         let items = texts.flat_map(|text| network.item(text, &mut room)).collect();
         Self { network, weight, items }
+    }
+
+    /// Takes the vectors of all items from cards that were written with it, and makes them where cards
+    /// have none.
+    pub fn of(network: Rechead, weight: f32, cards: &Cards) -> Self {
+        if cards.head_vectors.is_empty() {
+            return Self::new(network, weight, &cards.item_vectors);
+        }
+        Self { network, weight, items: cards.head_vectors.clone() }
+    }
+
+    /// The vectors of all items: (items, d).
+    pub fn items(&self) -> &[f32] {
+        &self.items
+    }
+
+    /// Whether cards were written with this very network, to the precision that they are kept in: told
+    /// by the vectors of `user`, and of the item that they met last.
+    pub fn wrote(&self, user: &UserCard, cards: &Cards) -> bool {
+        let UserCard { history, vector, expects, head, .. } = user;
+        if head.is_empty() && cards.head_vectors.is_empty() {
+            return true;
+        }
+        let written = Written { history, thought: Some(vector), answer: *expects };
+        let texts = cards.item_vectors.chunks_exact(self.network.text_width());
+        let mut both = texts.zip(cards.head_vectors.chunks_exact(self.network.width()));
+        let met = history.last().and_then(|past| both.nth(past.item as usize));
+        let is_made_of = |(text, of_item): (&[f32], &[f32])| {
+            near(of_item, &self.network.item(text, &mut RecheadRoom::default()))
+        };
+        near(head, &self.shopper(written, cards)) && met.is_none_or(is_made_of)
     }
 
     /// What its score counts.
@@ -120,6 +154,13 @@ pub fn foreseen(history: &[Past], cards: &Cards) -> Option<u32> {
     }
     let best = backed.into_iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
     best.map(|(item, _)| item)
+}
+
+/// Whether a vector is another one in half precision, a little rounding of what it was made of included.
+fn near(kept: &[f32], made: &[f32]) -> bool {
+    let size = dot(made, made).sqrt();
+    let apart = kept.iter().zip(made).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+    kept.len() == made.len() && apart <= KEPT_WITHIN * size
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -21,13 +21,7 @@ pub struct Scorer {
 impl Scorer {
     /// Reads it, and the Rechead if there is one.
     pub fn read(bench: &Bench<'_>) -> anyhow::Result<Self> {
-        let mut scorer = Self::without_head(bench)?;
-        if bench.path(Part::RecheadShape).exists() {
-            let file: RecheadFile = shape(bench, Part::RecheadShape)?;
-            let network = Rechead::new(&weights(bench, Part::Rechead)?, &file.shape)?;
-            scorer.head = Some((network, file.weight));
-        }
-        Ok(scorer)
+        Ok(Self { head: rechead(bench)?, ..Self::without_head(bench)? })
     }
 
     /// Reads the scorer alone, for stages that come before the Rechead is there.
@@ -55,6 +49,16 @@ impl Scorer {
         });
         Ok(fused.collect())
     }
+}
+
+/// The Rechead that lies on a bench and what it counts, if there is one.
+pub fn rechead(bench: &Bench<'_>) -> anyhow::Result<Option<(Rechead, f32)>> {
+    if !bench.path(Part::RecheadShape).exists() {
+        return Ok(None);
+    }
+    let file: RecheadFile = shape(bench, Part::RecheadShape)?;
+    let network = Rechead::new(&weights(bench, Part::Rechead)?, &file.shape)?;
+    Ok(Some((network, file.weight)))
 }
 
 fn weights(bench: &Bench<'_>, part: Part) -> anyhow::Result<Weights> {

@@ -6,7 +6,9 @@ use crate::bundle::{Cards, Catalog, HISTORY_LEN, Part, Past, UserCard, write_car
 use crate::domain::{EventKind, Timestamp};
 use crate::evidence::Pattern;
 use crate::reranker::Shopper;
+use crate::scorer::{Head, Written};
 use crate::train::dataset::Dataset;
+use crate::train::scored::rechead;
 use crate::train::snapshot::Snapshot;
 use crate::train::speaker::Speaker;
 use crate::train::writer::{self, AT_ONCE, Writer};
@@ -31,7 +33,7 @@ impl Stage for Write {
     }
 
     fn about(&self) -> &'static str {
-        "Writes user and item cards from all evidence up to a moment, in the language model's words if it is to write, and the vectors of their texts"
+        "Writes user and item cards from all evidence up to a moment, in the language model's words if it is to write, and the vectors of their texts and of the Rechead"
     }
 
     fn needs(&self) -> &'static [Part] {
@@ -79,11 +81,15 @@ impl Stage for Write {
             }
         }
         let Snapshot { upstream, mut cards } = snapshot;
+        let head = rechead(bench)?.map(|(network, weight)| Head::of(network, weight, &cards));
+        cards.head_vectors = head.as_ref().map_or(Vec::new(), |head| head.items().to_vec());
         let shoppers = dataset.users.iter().zip(histories).zip(patterns).zip(expected);
         for (((user, history), pattern), expects) in shoppers {
             let Some(pattern) = pattern else { continue };
             let vector = reader.vector(&pattern);
-            let (pattern, head) = (pattern.into(), Vec::new());
+            let written = Written { history: &history, thought: Some(&vector), answer: expects };
+            let head = head.as_ref().map_or(Vec::new(), |head| head.shopper(written, &cards));
+            let pattern = pattern.into();
             let card = UserCard { pattern, vector, history, expects, head };
             cards.users.insert(user.clone(), Arc::new(card));
         }
@@ -99,6 +105,7 @@ impl Stage for Write {
             "as_of": as_of,
             "users": cards.users.len(),
             "items": cards.items.len(),
+            "rechead_width": cards.head_vectors.len() / cards.items.len().max(1),
             "items_without_reasons": cards.items.iter().filter(|card| card.reasons.is_empty()).count(),
             "reasons": kinds,
             "by_language_model": by_model,
