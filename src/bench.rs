@@ -3,12 +3,14 @@
 mod case;
 mod engine;
 mod learner;
+mod logits;
 mod process;
 mod service;
 
 pub use case::{Case, Fill, Prepared};
 pub use engine::{EngineOptions, engine};
 pub use learner::{LearnerOptions, learner};
+pub use logits::{LogitsOptions, logits};
 pub use process::memory_bytes;
 pub use service::{ServiceOptions, service};
 

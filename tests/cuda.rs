@@ -36,7 +36,8 @@ fn device() -> MutexGuard<'static, ()> {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
+    // Where the test runs, and not where it was built: a machine with a GPU may have nothing to build with.
+    Path::new("tests/fixtures/decoder").join(name)
 }
 
 fn on_gpu(name: &str) -> CudaRunner {

@@ -4,10 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
 use candle_core::{DType, Device, Tensor};
+use raisonne::bench::{self, LogitsOptions};
 use raisonne::domain::Criticality;
 use raisonne::engine::{
-    Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Read, Reply, Runner,
-    Sampling, Span, Step, Trie, Wanted, Weigh, What, Work,
+    Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Read, Reply,
+    Runner, Sampling, Span, Step, Trie, Wanted, Weigh, What, Work,
 };
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
@@ -107,6 +108,38 @@ fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<V
 fn top(logits: &[f32]) -> u32 {
     let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
     (0..logits.len()).fold(0, best) as u32
+}
+
+#[test]
+fn what_is_written_down_for_another_engine_is_what_the_model_says() {
+    let Expected { tokens, logits: expected, .. } = Expected::open("qwen3");
+    let (home, last) = (tempfile::tempdir().unwrap(), 2 * LOGITS_EVERY);
+    let [file, out] = ["tokens.json", "logits.safetensors"].map(|name| home.path().join(name));
+    fs::write(&file, serde_json::to_string(&tokens[0]).unwrap()).unwrap();
+    let options = |last| LogitsOptions {
+        model: fixture("qwen3"),
+        precision: Some(Precision::F32),
+        threads: NonZeroUsize::MIN,
+        level: Level::best(),
+        place: Place::Processor,
+        tokens: file.clone(),
+        rows_max: 7,
+        last,
+        out: out.clone(),
+    };
+    bench::logits(&options(last)).unwrap();
+    let tables = candle_core::safetensors::load(&out, &Device::Cpu).unwrap();
+    let first = tokens[0].len() - last;
+    let kept = (0..tokens[0].len()).step_by(LOGITS_EVERY).zip(&expected[0]);
+    for (row, expected) in kept.filter(|(row, _)| *row >= first) {
+        for name in ["prefill", "decode"] {
+            let got = tables[name].get(row - first).unwrap().to_vec1::<f32>().unwrap();
+            let worst = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < TOLERANCE, "{name}, row {row}: {worst}");
+        }
+    }
+    let error = bench::logits(&options(tokens[0].len())).unwrap_err().to_string();
+    assert!(error.contains("of which some come before"), "{error}");
 }
 
 #[test]

@@ -19,8 +19,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// Rows of a step.
-const ROWS_MAX: usize = 512;
 /// Tokens that are drawn at random: a model's first are letters, and it has more than these.
 const TOKENS: u32 = 256;
 
@@ -41,6 +39,8 @@ pub struct EngineOptions {
     pub bandwidth: Option<f64>,
     /// See `bandwidth`.
     pub peak: Option<f64>,
+    /// Rows of a step.
+    pub rows_max: usize,
     /// Texts at a time, one measurement each.
     pub batches: Vec<usize>,
     /// Tokens of each prompt.
@@ -108,6 +108,7 @@ struct Weighing {
 /// Measures a model on the engine.
 pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     ensure!(options.tokens > 1, "`tokens` is {}, and must be at least 2", options.tokens);
+    ensure!(options.rows_max > 0, "`rows_max` is 0, and must be at least 1");
     ensure!(!options.batches.contains(&0), "`batches` holds 0, and each must be at least 1");
     let checkpoint = Checkpoint::open(&options.model)?;
     let config = checkpoint.config().clone();
@@ -186,7 +187,7 @@ fn start(
         threads: options.threads,
         level: options.level,
         pages: pages(options),
-        rows_max: ROWS_MAX,
+        rows_max: options.rows_max,
     };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let place = options.place;
@@ -203,7 +204,7 @@ fn start(
     let limits = Limits {
         running_max: nonzero(most(options)),
         waiting_max: nonzero(most(options)),
-        share_max: nonzero(ROWS_MAX),
+        share_max: nonzero(options.rows_max),
     };
     let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
     Ok((engine, told.try_recv().ok()))

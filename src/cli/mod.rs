@@ -91,6 +91,29 @@ enum BenchCommand {
     Engine(EngineBench),
     /// A language model that learns.
     Learner(LearnerBench),
+    /// Not how fast but how right: writes the logits of a text's last rows, read as a prompt and row by row.
+    Logits(LogitsBench),
+}
+
+#[derive(Args, Debug)]
+struct LogitsBench {
+    #[command(flatten)]
+    model: model::LoadArgs,
+    /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
+    #[arg(long, default_value_t)]
+    device: Place,
+    /// A JSON array of the text's tokens.
+    #[arg(long)]
+    tokens: PathBuf,
+    /// Rows at the end of the text of which the logits are written.
+    #[arg(long, default_value_t = 64)]
+    last: usize,
+    /// Rows of a step.
+    #[arg(long, default_value_t = 512)]
+    rows_max: usize,
+    /// The safetensors file: `prefill` and `decode`, each (last, vocabulary).
+    #[arg(long)]
+    out: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -134,6 +157,9 @@ struct EngineBench {
     /// What a GPU computes at most, in TFLOP/s.
     #[arg(long)]
     peak: Option<f64>,
+    /// Rows of a step.
+    #[arg(long, default_value_t = 512)]
+    rows_max: usize,
     /// Texts at a time, one measurement each.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     batches: Vec<usize>,
@@ -234,6 +260,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Bench(BenchCommand::Service(service)) => service.run(),
         Command::Bench(BenchCommand::Engine(engine)) => engine.run(),
         Command::Bench(BenchCommand::Learner(learner)) => learner.run(),
+        Command::Bench(BenchCommand::Logits(logits)) => logits.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -300,6 +327,22 @@ impl ServiceBench {
     }
 }
 
+impl LogitsBench {
+    fn run(self) -> anyhow::Result<()> {
+        bench::logits(&bench::LogitsOptions {
+            precision: self.model.precision(),
+            threads: self.model.threads(),
+            level: self.model.level(),
+            model: self.model.model,
+            place: self.device,
+            tokens: self.tokens,
+            rows_max: self.rows_max,
+            last: self.last,
+            out: self.out,
+        })
+    }
+}
+
 impl EngineBench {
     fn run(self) -> anyhow::Result<()> {
         let options = bench::EngineOptions {
@@ -310,6 +353,7 @@ impl EngineBench {
             place: self.device,
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth * 1e9),
             peak: self.peak.map(|peak| peak * 1e12),
+            rows_max: self.rows_max,
             batches: self.batches,
             prompt_tokens: self.prompt_tokens,
             tokens: self.tokens,

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# On a machine with a GPU, PyTorch and transformers: is the engine right there, and how fast, beside transformers
+# with a static cache and CUDA graphs? Needs what pack.sh made, and builds nothing. In this order, each step only if
+# the one before it holds: the small models of the fixtures; logits of an 8B, read and written; times.
+#
+#   loadtest/peers/gpu/run.sh [MODEL]     MODEL is made if it is not there, 16 GB of it, in /dev/shm by default
+#
+# TINY=1 makes a tiny model in its place. DEVICE=cpu runs the same steps without a GPU, to see that they run.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+here=loadtest/peers/gpu
+model=${1:-/dev/shm/raisonne-model}
+device=${DEVICE:-cuda}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+for name in raisonne self-test; do
+  python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' \
+    "$here/work/$name.xz" "$work/$name"
+  chmod +x "$work/$name"
+done
+# Where PyTorch keeps cuBLAS.
+libraries=$(python3 -c 'import os
+try:
+    import nvidia
+    print(":".join(os.path.join(path, "cu13", "lib") for path in nvidia.__path__))
+except ImportError:
+    pass')
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
+step() { printf '\n-- %s\n' "$*"; }
+if [ "$device" != cpu ]; then
+  step "device"
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+  step "self-test"
+  "$work/self-test" --test-threads 1
+fi
+step "model"
+[ -f "$model/config.json" ] || python3 "$here/peer.py" make "$model" ${TINY:+--tiny}
+step "logits"
+"$work/raisonne" bench logits --model "$model" --quantize bf16 --device "$device" \
+  --tokens "$model/tokens.json" --out "$work/logits.safetensors"
+python3 "$here/peer.py" check "$model" "$work/logits.safetensors"
+step "transformers"
+python3 "$here/peer.py" time "$model" | tee "$work/theirs.json"
+read -r bandwidth peak < <(python3 -c 'import json, sys
+said = json.load(open(sys.argv[1]))
+print(said.get("bandwidth", 10e9) / 1e9, said.get("peak", 1e11) / 1e12)' "$work/theirs.json")
+step "the engine"
+"$work/raisonne" bench engine --model "$model" --quantize bf16 --device "$device" --rows-max 2048 \
+  --bandwidth "$bandwidth" --peak "$peak" --batches 1,64 --prompt-tokens 1024 --tokens 64
