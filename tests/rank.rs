@@ -19,6 +19,7 @@ fn query(budget_ms: u64) -> Query {
         request_id: "r".into(),
         user: "u".into(),
         history: None,
+        profile: None,
         request: None,
         candidates: ["a", "b", "c"].map(candidate).into(),
         top_n: 3,

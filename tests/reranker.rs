@@ -111,6 +111,7 @@ fn query_of(bundle: &Bundle, candidates: usize, effort: Effort) -> Query {
         request_id: "test".into(),
         user,
         history: None,
+        profile: None,
         request: None,
         candidates: items.map(|item| candidate(&item.id)).collect(),
         top_n: 5,

@@ -280,6 +280,7 @@ fn golden_query(ladder: &Ladder) -> Query {
         request_id: "test".into(),
         user: golden.user.as_str().into(),
         history: None,
+        profile: None,
         request: None,
         candidates: golden.items.iter().map(candidate).collect(),
         top_n: 5,

@@ -56,6 +56,15 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let figure = &report["next_basket"]["all"]["figures"]["ndcg@10"];
     assert!(figure["scored"]["mean"].as_f64().unwrap() > 0.0, "{report:#}");
 
+    // Cards come with vectors of the Rechead that wrote them, and of no other.
+    let mut bundle = Bundle::open(&out).unwrap();
+    let cards = &mut bundle.cards;
+    assert!(!cards.head_vectors.is_empty());
+    assert!(cards.users.values().all(|card| !card.head.is_empty()));
+    cards.head_vectors.iter_mut().for_each(|value| *value = -*value);
+    let error = Opened::of(bundle).unwrap().check_golden().unwrap_err().to_string();
+    assert!(error.contains("those of another Rechead"), "{error}");
+
     // Every rung that there is gets its figures.
     let mut silence = Silence;
     let recipe = recipe(home.path(), &[]);
@@ -76,7 +85,12 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let report = run(*STAGES.last().unwrap(), &mut bench).unwrap();
     let figure = &report["measured"]["next_basket"]["all"]["figures"]["ndcg@10"];
     let rungs = ["given", "scored", "weighed", "reranked", "reasoned"];
-    for rung in rungs.into_iter().chain(["without_rechead", "rechead_alone", "weighed_alone"]) {
+    for rung in rungs.into_iter().chain([
+        "without_rechead",
+        "rechead_alone",
+        "weighed_alone",
+        "weighed_asked",
+    ]) {
         let mean = figure[rung]["mean"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&mean), "{rung}: {figure}");
     }

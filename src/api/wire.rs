@@ -63,7 +63,7 @@ pub fn query(request: pb::RerankRequest, envelope: Envelope) -> Result<Query, Fa
         seed: _, // Nothing in this release draws a random number.
     } = request;
     let mut bounds = Bounds::default();
-    let (user, history) = shopper(&mut bounds, user, envelope.now);
+    let (user, history, profile) = shopper(&mut bounds, user, envelope.now);
     bounds.bytes("query", &query, QUERY_BYTES_MAX);
     bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
     pairs(&mut bounds, "labels", &labels, LABELS_MAX, ID_BYTES_MAX);
@@ -74,6 +74,7 @@ pub fn query(request: pb::RerankRequest, envelope: Envelope) -> Result<Query, Fa
         request_id: name(&mut bounds, request_id, envelope.request_id),
         user,
         history,
+        profile,
         request: (!query.is_empty()).then(|| query.into()),
         candidates,
         top_n: if top_n == 0 { all } else { top_n as usize },
@@ -93,7 +94,7 @@ pub fn question(request: pb::ExplainRequest, envelope: Envelope) -> Result<Query
     let pb::ExplainRequest { request_id, user, item_ids, reasons_per_item, locale, bundle } =
         request;
     let mut bounds = Bounds::default();
-    let (user, history) = shopper(&mut bounds, user, envelope.now);
+    let (user, history, _) = shopper(&mut bounds, user, envelope.now);
     bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
     distinct(&mut bounds, "item_ids", "", item_ids.iter().map(String::as_str));
     let bare = |item: String| Candidate { item: item.into(), prior_score: None, inline: None };
@@ -101,6 +102,7 @@ pub fn question(request: pb::ExplainRequest, envelope: Envelope) -> Result<Query
         request_id: name(&mut bounds, request_id, envelope.request_id),
         user,
         history,
+        profile: None,
         request: None,
         top_n: item_ids.len(),
         candidates: item_ids.into_iter().map(bare).collect(),
@@ -200,8 +202,7 @@ fn shopper(
     bounds: &mut Bounds,
     user: Option<pb::User>,
     now: Timestamp,
-) -> (UserId, Option<Vec<Event>>) {
-    // The profile is for language models alone, and the prompts of this release do not tell it.
+) -> (UserId, Option<Vec<Event>>, Option<Arc<str>>) {
     let pb::User { user_id, history, profile } = user.unwrap_or_default();
     bounds.id("user.user_id", &user_id);
     bounds.bytes("user.profile", &profile, QUERY_BYTES_MAX);
@@ -213,7 +214,8 @@ fn shopper(
         .map(|(i, event)| self::event(bounds, i, event, now))
         .collect();
     events.sort_by_key(|event| event.time);
-    (user_id.into(), (!events.is_empty()).then_some(events))
+    let profile = (!profile.is_empty()).then(|| profile.into());
+    (user_id.into(), (!events.is_empty()).then_some(events), profile)
 }
 
 fn event(bounds: &mut Bounds, i: usize, event: pb::Event, now: Timestamp) -> Event {

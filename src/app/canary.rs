@@ -41,6 +41,7 @@ fn query(golden: Golden) -> Query {
         request_id: "canary".into(),
         user: golden.user.into(),
         history: None,
+        profile: None,
         request: None,
         top_n: golden.items.len(),
         candidates: golden.items.into_iter().map(candidate).collect(),

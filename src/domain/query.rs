@@ -13,6 +13,8 @@ pub struct Query {
     pub user: UserId,
     /// History given inline; it wins over the stored one. Oldest first.
     pub history: Option<Vec<Event>>,
+    /// What the shop knows about the shopper in words.
+    pub profile: Option<Arc<str>>,
     /// A request in the shopper's own words.
     pub request: Option<Arc<str>>,
     /// The slate in the order given: `1..=CANDIDATES_MAX` distinct items.

@@ -2,6 +2,7 @@
 
 use super::tokens::learn;
 use super::{SemanticTokens, SemanticTokensError};
+use rustc_hash::FxHashSet;
 use std::path::{Path, PathBuf};
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -111,6 +112,12 @@ impl Vocabulary {
         codes: usize,
     ) -> Result<SemanticTokens, SemanticTokensError> {
         SemanticTokens::add_to(&mut self.tokenizer, levels, codes)
+    }
+
+    /// The tokens that are no pieces of words: those that steer, those of ids, and whatever else was
+    /// added.
+    pub fn added(&self) -> FxHashSet<u32> {
+        self.tokenizer.get_added_tokens_decoder().into_keys().collect()
     }
 
     /// Makes sure that each of these is one token: what is missing is added at the end.

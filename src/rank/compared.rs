@@ -1,7 +1,7 @@
 //! The rungs of the language model that compares: the best candidates at once, straight away or after a
 //! thought.
 
-use super::fuse::{fused, offered, shortfall};
+use super::fuse::{fused, offered, shortfall, words};
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::bundle::UserCard;
@@ -46,7 +46,7 @@ impl Compared {
             return Err(Shortfall::Missing("items"));
         }
         let card = self.profiles.of(query).await;
-        let shopper = Shopper { history: &card.history, now: query.now };
+        let shopper = Shopper { words: words(query), ..Shopper::of(&card.history, query.now) };
         let urgency = Urgency { criticality: query.criticality, deadline: Some(query.deadline) };
         let begun = Instant::now();
         let offers = reranker::offers(&self.model.catalog, &self.model.cards, shopper, &items);

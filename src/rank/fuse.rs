@@ -5,13 +5,21 @@ use super::Shortfall;
 use crate::bundle::Catalog;
 use crate::domain::{Quality, Query, Ranked, Ranking};
 use crate::engine::{EngineError, Failure, Refused};
-use crate::reranker::{AskError, Order};
+use crate::reranker::{AskError, Order, Words};
 
 /// The candidates of a ranking that something is known of. The others come last in it, and no rung
 /// has anything to say of them.
 pub(super) fn known(ranking: &Ranking) -> impl Iterator<Item = &Ranked> {
     let is_scored = ranking.quality >= Quality::Scored;
     ranking.order.iter().take_while(move |ranked| !is_scored || ranked.scores.scorer.is_some())
+}
+
+/// What a query says in words.
+pub(super) fn words(query: &Query) -> Words<'_> {
+    Words {
+        profile: query.profile.as_deref().unwrap_or_default(),
+        request: query.request.as_deref().unwrap_or_default(),
+    }
 }
 
 /// The best `most` candidates that the catalogue holds: their places in a ranking, and their numbers.

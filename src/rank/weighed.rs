@@ -1,7 +1,7 @@
 //! The rung of the language model that weighs: one prefill, with the shopper as the trunk and a
 //! branch for each of the best candidates.
 
-use super::fuse::{fused, known, offered, shortfall};
+use super::fuse::{fused, known, offered, shortfall, words};
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::bundle::{BundleError, Golden, Part};
@@ -44,7 +44,7 @@ impl Weighed {
             return Err(Shortfall::Missing("items"));
         }
         let card = self.profiles.of(query).await;
-        let shopper = Shopper { history: &card.history, now: query.now };
+        let shopper = Shopper { words: words(query), ..Shopper::of(&card.history, query.now) };
         let urgency = Urgency { criticality: query.criticality, deadline: Some(query.deadline) };
         let begun = Instant::now();
         let weighing = self.reranker.weigh(shopper, &self.offers(shopper, &items), urgency);
@@ -78,7 +78,7 @@ impl Weighed {
             let (Some(card), Some(items)) = (card, items) else {
                 return Err(wrong(format!("what {} is shown is not in the bundle", golden.user)));
             };
-            let shopper = Shopper { history: &card.history, now: golden.now };
+            let shopper = Shopper::of(&card.history, golden.now);
             let urgency = Urgency { criticality: Criticality::Default, deadline: None };
             let failed = |error: AskError| wrong(format!("a golden request fails: {error}"));
             let weighing = self

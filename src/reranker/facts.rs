@@ -100,7 +100,7 @@ impl Facts {
 
 /// Candidates as they are told to a language model, for this shopper.
 pub fn offers(catalog: &Catalog, cards: &Cards, shopper: Shopper<'_>, items: &[u32]) -> Vec<Offer> {
-    let Shopper { history, now } = shopper;
+    let Shopper { history, now, words: _ } = shopper;
     let context = Context::new(catalog, cards, history, now, month(now));
     let offer = |&item: &u32| {
         let card = &cards.items[item as usize];

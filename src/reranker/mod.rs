@@ -19,6 +19,6 @@ pub use model::{
     AskError, Choosing, Compared, Comparing, Reranker, RerankerError, RunLimits, Shopper, Thinks,
     Urgency, Weighing,
 };
-pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, TRUNK_TOKENS_MAX};
+pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, TRUNK_TOKENS_MAX, Words};
 pub use spoken::Spoken;
 pub use thought::{Because, Proof, Thought};

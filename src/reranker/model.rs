@@ -2,7 +2,7 @@
 
 use super::facts::Offer;
 use super::grounds::Grounds;
-use super::prompt::{OFFERED_MAX, PromptError, Prompts};
+use super::prompt::{OFFERED_MAX, PromptError, Prompts, Words};
 use super::spoken::Spoken;
 use crate::bundle::{Catalog, Past};
 use crate::domain::{Criticality, Deadline, Timestamp};
@@ -51,6 +51,15 @@ pub struct Shopper<'a> {
     pub history: &'a [Past],
     /// When they want something.
     pub now: Timestamp,
+    /// What is said in words.
+    pub words: Words<'a>,
+}
+
+impl<'a> Shopper<'a> {
+    /// A shopper of whom nothing is said in words.
+    pub fn of(history: &'a [Past], now: Timestamp) -> Self {
+        Self { history, now, words: Words::default() }
+    }
 }
 
 /// Who asks, and until when an answer is worth anything.
@@ -189,7 +198,7 @@ impl Reranker {
         urgency: Urgency,
     ) -> Result<Weighing, AskError> {
         let work = Work::Weigh(Weigh {
-            trunk: self.prompts.trunk(shopper.history, shopper.now),
+            trunk: self.prompts.trunk(shopper),
             branches: offers.iter().map(|offer| self.prompts.branch(offer)).collect(),
             wanted: Wanted::Chosen(vec![self.prompts.asked()]),
         });
@@ -208,7 +217,7 @@ impl Reranker {
         let prompts = &self.prompts;
         let mut offered = offers[..offers.len().min(OFFERED_MAX)].to_vec();
         prompts.offer_order(&mut offered);
-        let mut prompt = prompts.trunk(shopper.history, shopper.now);
+        let mut prompt = prompts.trunk(shopper);
         prompt.extend(prompts.offer(&offered));
         let order = Constraint::permutation(&prompts.labels()[..offered.len()], &[])?;
         let thought = match thinks {
@@ -278,7 +287,7 @@ impl Reranker {
         items: &Arc<Trie>,
         urgency: Urgency,
     ) -> Result<Choosing, AskError> {
-        let trunk = self.prompts.trunk(shopper.history, shopper.now);
+        let trunk = self.prompts.trunk(shopper);
         self.choose(trunk, items, 1, Sampling::GREEDY, urgency)
     }
 

@@ -9,6 +9,14 @@
 //! <a_1><b_7><c_2><d_8>. Now, in December, wants
 //! ```
 //!
+//! Where the shop says something of the shopper in words, that comes before the history, and what the
+//! shopper asks for comes after it:
+//!
+//! ```text
+//! Shopping history. About them: prefers solid wood. Today bought <a_1><b_7><c_2><d_8>. Asks for a walnut
+//! board. Now, in December, wants
+//! ```
+//!
 //! What follows the trunk is a branch for each candidate, where they are weighed: its id, and
 //! [what speaks for it](super::facts). Or, where the best
 //! are compared, all of them with labels and with what backs each most, a thought, and the labels in a
@@ -27,12 +35,17 @@
 
 mod notes;
 mod thoughts;
+mod words;
 
+pub use words::Words;
+
+use super::Shopper;
 use super::facts::{Facts, Offer};
 use super::thought::{AND, GOES_WITH, IS, LIKES};
 use crate::bundle::{Backing, Catalog, Past, month};
 use crate::domain::{EventKind, Timestamp};
 use crate::language::{SemanticTokensError, Vocabulary, VocabularyError};
+use rustc_hash::FxHashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,6 +67,9 @@ const AGES: [(i64, &str); 10] = [
 /// What was done, and how that is said.
 const DEEDS: [(EventKind, &str); 3] =
     [(EventKind::Purchase, " bought"), (EventKind::Cart, " took"), (EventKind::Click, " saw")];
+/// How it begins what the shop knows of a shopper, and what a shopper asks for.
+const ABOUT: &str = " About them:";
+const ASKS: &str = " Asks for";
 /// What ends the events of one age.
 const STOP: &str = ".";
 /// How a trunk ends, by month.
@@ -102,6 +118,8 @@ pub const TRUNK_TOKENS_MAX: usize = 512;
 pub struct Prompts {
     vocabulary: Vocabulary,
     begin: Vec<u32>,
+    about: Vec<u32>,
+    asks: Vec<u32>,
     ages: [Vec<u32>; AGES.len()],
     deeds: [Vec<u32>; DEEDS.len()],
     stop: Vec<u32>,
@@ -127,6 +145,8 @@ pub struct Prompts {
     is: Vec<u32>,
     because: Vec<u32>,
     also: Vec<u32>,
+    /// Tokens that no stranger's words may hold.
+    added: FxHashSet<u32>,
     /// What ids are read out as.
     titles: Vec<Arc<str>>,
     /// The numbers of items in the order of their ids.
@@ -186,6 +206,8 @@ impl Prompts {
         };
         Ok(Self {
             begin: say(BEGIN)?,
+            about: say(ABOUT)?,
+            asks: say(ASKS)?,
             ages: all(AGES.map(|(_, text)| say(text)))?,
             deeds: all(DEEDS.map(|(_, text)| say(text)))?,
             stop: say(STOP)?,
@@ -209,6 +231,7 @@ impl Prompts {
             levels: ids.levels(),
             items,
             facts,
+            added: vocabulary.added(),
             vocabulary,
         })
     }
@@ -218,7 +241,7 @@ impl Prompts {
         let ages = AGES.iter().map(|&(_, text)| text);
         let deeds = DEEDS.iter().map(|&(_, text)| text);
         let compared = [OFFER, WITH, FOR, LIKES, GOES_WITH, IS, THINK, ANSWER];
-        let others = [BEGIN, STOP, YES, BECAUSE, ALSO].into_iter().chain(compared);
+        let others = [BEGIN, ABOUT, ASKS, STOP, YES, BECAUSE, ALSO].into_iter().chain(compared);
         ages.chain(deeds).chain(MONTHS).chain(LABELS).chain(others)
     }
 
@@ -229,9 +252,9 @@ impl Prompts {
 
     /// Whether a model that knows so many tokens knows all that is said.
     pub fn fit(&self, vocabulary: usize) -> Result<(), PromptError> {
-        let Self { begin, stop, items, facts, offer, think, answer, .. } = self;
+        let Self { begin, about, asks, stop, items, facts, offer, think, answer, .. } = self;
         let Self { with, for_it, likes, and, goes_with, is, because, also, .. } = self;
-        let pieces = [begin, stop, items, facts, offer, think, answer].into_iter();
+        let pieces = [begin, about, asks, stop, items, facts, offer, think, answer].into_iter();
         let pieces = pieces.chain([with, for_it, likes, and, goes_with, is, because, also]);
         let pieces = pieces.chain(&self.ages).chain(&self.deeds).chain(&self.months);
         let pieces = pieces.chain(&self.labels).chain(&self.attributes);
@@ -242,12 +265,14 @@ impl Prompts {
         Ok(())
     }
 
-    /// A shopper: what they did, oldest first, and when they want something. Of a history that is
-    /// too long the latest events count.
-    pub fn trunk(&self, history: &[Past], now: Timestamp) -> Vec<u32> {
+    /// A shopper: what they did, oldest first, what is said in words, and when they want something. Of
+    /// a history that is too long the latest events count.
+    pub fn trunk(&self, shopper: Shopper<'_>) -> Vec<u32> {
+        let Shopper { history, now, words } = shopper;
+        let (profile, request) = (self.profile(words), self.request(words));
         let mut history = &history[history.len().saturating_sub(EVENTS_MAX)..];
         loop {
-            let trunk = self.whole_trunk(history, now);
+            let trunk = self.whole_trunk(&profile, history, &request, now);
             if trunk.len() <= TRUNK_TOKENS_MAX || history.is_empty() {
                 return trunk;
             }
@@ -255,8 +280,14 @@ impl Prompts {
         }
     }
 
-    fn whole_trunk(&self, history: &[Past], now: Timestamp) -> Vec<u32> {
-        let mut tokens = self.begin.clone();
+    fn whole_trunk(
+        &self,
+        profile: &[u32],
+        history: &[Past],
+        request: &[u32],
+        now: Timestamp,
+    ) -> Vec<u32> {
+        let mut tokens = [&self.begin, profile].concat();
         let (mut age, mut deed) = (None, None);
         for past in history {
             let (new_age, new_deed) = (age_of(now - past.time), deed_of(past.kind));
@@ -276,6 +307,7 @@ impl Prompts {
         if age.is_some() {
             tokens.extend(&self.stop);
         }
+        tokens.extend(request);
         tokens.extend(&self.months[month(now)]);
         tokens
     }
@@ -427,7 +459,7 @@ mod tests {
             past(2, 35, EventKind::Click),
             past(0, 0, EventKind::Cart),
         ];
-        let trunk = prompts.trunk(&history, NOW);
+        let trunk = prompts.trunk(Shopper::of(&history, NOW));
         let text = prompts.vocabulary().decode(&trunk).unwrap();
         let ids: Vec<_> =
             (0..3).map(|item| prompts.vocabulary().decode(prompts.item(item)).unwrap()).collect();
@@ -438,7 +470,7 @@ mod tests {
                 ids[0], ids[1], ids[2], ids[0]
             )
         );
-        let nobody = prompts.vocabulary().decode(&prompts.trunk(&[], NOW)).unwrap();
+        let nobody = prompts.vocabulary().decode(&prompts.trunk(Shopper::of(&[], NOW))).unwrap();
         assert_eq!(nobody, "Shopping history. Now, in December, wants");
     }
 
@@ -447,9 +479,36 @@ mod tests {
         let prompts = prompts();
         let history: Vec<_> =
             (0..20).map(|at| past(at % 5, i64::from(20 - at), EventKind::Purchase)).collect();
-        let (short, long) = (prompts.trunk(&history[..10], NOW), prompts.trunk(&history, NOW));
+        let [short, long] =
+            [&history[..10], &history].map(|history| prompts.trunk(Shopper::of(history, NOW)));
         let ending = prompts.months[11].len() + prompts.stop.len();
         assert!(long.starts_with(&short[..short.len() - ending]));
+    }
+
+    #[test]
+    fn what_strangers_write_is_told_in_words_alone_and_within_bounds() {
+        let prompts = prompts();
+        let told = |profile: &str, request: &str| {
+            let words = Words { profile, request };
+            let shopper = Shopper { words, ..Shopper::of(&[], NOW) };
+            prompts.vocabulary().decode(&prompts.trunk(shopper)).unwrap()
+        };
+        assert_eq!(
+            told(" likes\n mugs ", "a red  mug."),
+            "Shopping history. About them: likes mugs. Asks for a red mug. Now, in December, wants"
+        );
+        let nothing = "Shopping history. Now, in December, wants";
+        assert_eq!(told("", " \n"), nothing);
+        // Neither ids nor what ends a text can be smuggled in.
+        let id = prompts.vocabulary().decode(prompts.item(3)).unwrap();
+        assert_eq!(told("", &format!("{id}<|endoftext|>")), nothing);
+        assert_eq!(told("", &format!("mug {id}")), told("", "mug "));
+        let long = "mug ".repeat(5000);
+        let words = Words { profile: &long, request: &long };
+        let history = vec![past(1, 1, EventKind::Purchase); 500];
+        let trunk = prompts.trunk(Shopper { words, ..Shopper::of(&history, NOW) });
+        assert!(trunk.len() <= TRUNK_TOKENS_MAX);
+        assert!(trunk.ends_with(&prompts.months[11]) && trunk.contains(&prompts.item(1)[0]));
     }
 
     #[test]
@@ -457,9 +516,9 @@ mod tests {
         let prompts = prompts();
         let kinds = [EventKind::Purchase, EventKind::Click];
         let history: Vec<_> = (0..500).map(|at| past(at % 5, 1, kinds[at as usize % 2])).collect();
-        let trunk = prompts.trunk(&history, NOW);
+        let trunk = prompts.trunk(Shopper::of(&history, NOW));
         assert!(trunk.len() <= TRUNK_TOKENS_MAX);
-        assert_eq!(trunk, prompts.trunk(&history[500 - EVENTS_MAX..], NOW));
+        assert_eq!(trunk, prompts.trunk(Shopper::of(&history[500 - EVENTS_MAX..], NOW)));
     }
 
     #[test]

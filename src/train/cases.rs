@@ -1,6 +1,7 @@
 //! Slates that the shop's own ranker would have shown, and what was then bought.
 
 use super::dataset::{Bought, Dataset};
+use super::remarks::Remarks;
 use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, HISTORY_LEN, Past};
 use crate::domain::Timestamp;
@@ -33,6 +34,8 @@ pub struct Case {
     pub history: Vec<Past>,
     /// The vector of the user's pattern as of then, if there is a history.
     pub pattern: Option<Vec<f32>>,
+    /// What is said of the user in words: nothing, unless somebody made it up.
+    pub remarks: Remarks,
     /// The item that a language model expects them to want, if one was asked.
     pub expects: Option<u32>,
     /// The slate, in the order given.
@@ -149,14 +152,15 @@ impl Cases<'_> {
         });
         let slate = slate.into_iter().map(|(item, _)| item).collect();
         let user = user as u32;
-        Case { user, now, history, pattern, expects: None, slate, relevant, snapshot }
+        let (remarks, expects) = (Remarks::default(), None);
+        Case { user, now, history, pattern, remarks, expects, slate, relevant, snapshot }
     }
 }
 
 impl Case {
     /// The shopper, as a language model's prompts read them.
     pub fn shopper(&self) -> Shopper<'_> {
-        Shopper { history: &self.history, now: self.now }
+        Shopper { history: &self.history, now: self.now, words: self.remarks.words() }
     }
 
     /// What was written about the shopper, as the Rechead reads it.

@@ -88,6 +88,7 @@ mod tests {
     use super::*;
     use crate::bundle::Past;
     use crate::domain::EventKind;
+    use crate::train::remarks::Remarks;
 
     #[test]
     fn short_rows_are_filled_up() {
@@ -97,6 +98,7 @@ mod tests {
             now: 1,
             history: vec![past],
             pattern: None,
+            remarks: Remarks::default(),
             expects: None,
             slate: vec![2, 0],
             relevant: vec![0, 9],

@@ -3,6 +3,7 @@
 use super::bench::Bench;
 use super::cases::Case;
 use super::measure;
+use super::remarks::{self, Remarks};
 use super::scored::Scorer;
 use super::snapshot::Snapshot;
 use super::speaker::Speaker;
@@ -12,6 +13,8 @@ use crate::nn::Rechead;
 use crate::reranker::{Compared, ComparedFile, Order, RerankerFile};
 use crate::scorer::{Head, Written};
 use anyhow::Context as _;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
 
 /// The figure that rungs are fitted by: NDCG at this cut.
 const CUT: usize = 10;
@@ -95,6 +98,8 @@ impl Ladder {
             rungs.push(Rung { name: "weighed", orders });
             let orders = logits.iter().map(|logits| sorted(logits)).collect();
             parts.push(Rung { name: "weighed_alone", orders });
+            let logits = model.weigh(&asking(world, cases), &world.snapshots, progress)?;
+            parts.push(Rung { name: "weighed_asked", orders: fused(&logits) });
         }
         for (name, file) in [("reranked", file.reranked), ("reasoned", file.reasoned)] {
             let Some(file) = file else { continue };
@@ -109,6 +114,19 @@ impl Ladder {
         }
         Ok(Climb { rungs, parts })
     }
+}
+
+/// The same cases, if each shopper had asked for what they then took, in words as it is asked for in
+/// training. What it says of a model is whether it listens, and not how good its orders are.
+fn asking(world: &World, cases: &[Case]) -> Vec<Case> {
+    let asking = |case: &Case| {
+        let mut rng = ChaCha8Rng::seed_from_u64(u64::from(case.user));
+        let taken = case.slate.iter().find(|item| case.relevant.contains(item));
+        let asked = taken.map(|&item| remarks::request(&world.catalog, item, &mut rng));
+        let remarks = Remarks { request: asked.unwrap_or_default(), ..Remarks::default() };
+        Case { remarks, ..case.clone() }
+    };
+    cases.iter().map(asking).collect()
 }
 
 /// The Rechead on a bench: what it says once it has read what was written.

@@ -16,6 +16,7 @@ pub mod lesson;
 pub mod measure;
 pub mod publish;
 pub mod recipe;
+mod remarks;
 mod resume;
 mod scored;
 pub mod snapshot;

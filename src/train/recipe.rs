@@ -193,6 +193,10 @@ pub struct LanguageModelRecipe {
     pub begin: Begin,
     /// It learns to read and write the shop's items.
     pub midtrain: MidtrainRecipe,
+    /// The share of the lessons on slates that say something of the shopper in words, so that it learns
+    /// to listen to requests. It is made up of what the shopper had, and of what was then taken.
+    #[serde(default = "LanguageModelRecipe::remark_share")]
+    pub remark_share: f64,
     /// It learns to compare candidates and to think aloud, if it is to do that.
     #[serde(default)]
     pub compare: Option<CompareRecipe>,
@@ -447,6 +451,14 @@ impl Sizes {
             positions_max,
             ends,
         }
+    }
+}
+
+// === impl LanguageModelRecipe ===
+
+impl LanguageModelRecipe {
+    fn remark_share() -> f64 {
+        0.2
     }
 }
 

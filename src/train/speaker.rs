@@ -169,7 +169,7 @@ impl Speaker {
     /// The logits of a golden request, which is made of the model's own users and items.
     pub fn weigh_golden(&self, model: &Model, golden: &Golden) -> anyhow::Result<Vec<f32>> {
         let history = &model.cards.users[&golden.user.as_str().into()].history;
-        let shopper = Shopper { history, now: golden.now };
+        let shopper = Shopper::of(history, golden.now);
         let number = |item: &String| model.catalog.number(&item.as_str().into());
         let items: Vec<u32> = golden.items.iter().filter_map(number).collect();
         let offers = reranker::offers(&model.catalog, &model.cards, shopper, &items);

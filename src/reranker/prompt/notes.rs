@@ -8,7 +8,7 @@ use crate::reranker::Shopper;
 impl Prompts {
     /// What comes before the reason why this shopper took an item.
     pub fn why(&self, shopper: Shopper<'_>, item: u32) -> Vec<u32> {
-        let trunk = self.trunk(shopper.history, shopper.now);
+        let trunk = self.trunk(shopper);
         [&trunk, self.item(item), &self.because].concat()
     }
 
@@ -29,7 +29,7 @@ impl Prompts {
 
     /// What comes before what this shopper likes, …
     pub fn tastes(&self, shopper: Shopper<'_>) -> Vec<u32> {
-        [self.trunk(shopper.history, shopper.now), self.likes.clone()].concat()
+        [self.trunk(shopper), self.likes.clone()].concat()
     }
 
     /// … and each thing that they like.

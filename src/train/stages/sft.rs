@@ -6,14 +6,15 @@
 
 use super::traces;
 use crate::bundle::Part;
-use crate::reranker::{Prompts, Thought};
+use crate::reranker::{Prompts, Shopper, Thought};
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{CompareRecipe, Recipe};
+use crate::train::remarks::Remarks;
 use crate::train::trace::Trace;
 use crate::train::{Bench, Stage, teach};
 use anyhow::Context as _;
-use rand::SeedableRng;
 use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ impl Stage for Sft {
         let (from, to) = (bench.path(Part::Midtrained), bench.path(Part::Compared));
         let prompts = Prompts::open(&from, &*bench.catalog()?)?;
         let traces = traces::read(bench)?;
-        let lessons = lessons(&traces, of, &prompts)?;
+        let lessons = lessons(bench, &traces, of, &prompts)?;
         let model = teach::open(&from, &prompts, bench.recipe.seed)?;
         let scope = teach::scope(&of.teaching);
         let (model, report) = teach::teach(bench, "sft", model, &of.teaching, scope, &lessons)?;
@@ -62,27 +63,36 @@ impl Stage for Sft {
     }
 }
 
-/// What the traces teach.
-pub fn lessons(
+/// What the traces teach. In a share of the lessons something is said of the shopper in words.
+fn lessons(
+    bench: &Bench<'_>,
     traces: &[Trace],
     of: &CompareRecipe,
     prompts: &Prompts,
 ) -> anyhow::Result<Vec<Lesson>> {
+    let (catalog, share) = (bench.catalog()?, bench.recipe.language_model()?.remark_share);
+    let mut rng = ChaCha8Rng::seed_from_u64(bench.recipe.seed);
     let mut lessons = Vec::new();
     for trace in traces {
+        let history = trace.history();
+        let taken = trace.order.first().filter(|_| rng.random_bool(share));
+        let remarks = taken.map(|taken| Remarks::of(&catalog, &history, taken.item, &mut rng));
+        let remarks = remarks.unwrap_or_default();
+        let shopper = Shopper { words: remarks.words(), ..Shopper::of(&history, trace.now) };
         if of.at_once {
-            lessons.push(lesson(trace, None, of, prompts)?);
+            lessons.push(lesson(shopper, trace, None, of, prompts)?);
         }
         let thought = trace.thought.as_deref().and_then(Thought::read);
         let Some(thought) = thought else { continue };
-        if let Some(thought) = prompts.written(&thought, &trace.order, &trace.history())? {
-            lessons.push(lesson(trace, Some(&thought), of, prompts)?);
+        if let Some(thought) = prompts.written(&thought, &trace.order, &history)? {
+            lessons.push(lesson(shopper, trace, Some(&thought), of, prompts)?);
         }
     }
     Ok(lessons)
 }
 
 fn lesson(
+    shopper: Shopper<'_>,
     trace: &Trace,
     thought: Option<&[u32]>,
     of: &CompareRecipe,
@@ -90,7 +100,7 @@ fn lesson(
 ) -> anyhow::Result<Lesson> {
     let mut offered = trace.order.clone();
     prompts.offer_order(&mut offered);
-    let mut tokens = prompts.trunk(&trace.history(), trace.now);
+    let mut tokens = prompts.trunk(shopper);
     tokens.extend(prompts.offer(&offered));
     let mut imitate = vec![0.0; tokens.len()];
     let mut write = |part: &[u32], weight: f32| {
@@ -122,7 +132,7 @@ pub fn rehearsal(
     prompts: &Prompts,
     seed: u64,
 ) -> anyhow::Result<Vec<Lesson>> {
-    let mut lessons = lessons(&traces::read(bench)?, of, prompts)?;
+    let mut lessons = lessons(bench, &traces::read(bench)?, of, prompts)?;
     lessons.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     lessons.truncate(of.rehearsed_max);
     Ok(lessons)

@@ -4,14 +4,15 @@
 use super::reward_model::examples;
 use super::sft;
 use crate::bundle::Part;
-use crate::reranker::Prompts;
+use crate::reranker::{Prompts, Shopper};
 use crate::train::cases::Case;
 use crate::train::lesson::{Choose, Lesson};
 use crate::train::recipe::Recipe;
+use crate::train::remarks::Remarks;
 use crate::train::world::World;
 use crate::train::{Bench, Stage, teach, writer};
-use rand::SeedableRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
@@ -53,9 +54,10 @@ impl Stage for Weigh {
         let mut examples = examples(&world, &recipe);
         examples.shuffle(&mut rng);
         examples.truncate(of.examples_max);
+        let remark_share = recipe.language_model()?.remark_share;
         let mut lessons: Vec<Lesson> = examples
             .iter()
-            .map(|case| lesson(&world, case, of.candidates, &prompts, &mut rng))
+            .map(|case| lesson(&world, case, (of.candidates, remark_share), &prompts, &mut rng))
             .collect();
         if let Some(write) = &recipe.language_model()?.write {
             let currency = &recipe.shop.currency;
@@ -78,21 +80,26 @@ impl Stage for Weigh {
     }
 }
 
-/// The one taken among others of its slate, after its shopper.
+/// The one taken among others of its slate, after its shopper, of whom something is said in words in a
+/// share of the lessons.
 fn lesson(
     world: &World,
     case: &Case,
-    candidates: usize,
+    (candidates, remark_share): (usize, f64),
     prompts: &Prompts,
     rng: &mut ChaCha8Rng,
 ) -> Lesson {
     let (taken, others): (Vec<u32>, Vec<u32>) =
         case.slate.iter().copied().partition(|item| case.relevant.contains(item));
     let taken = taken.choose(rng).copied();
+    let spoken_of = taken.filter(|_| rng.random_bool(remark_share));
+    let remarks = spoken_of.map(|taken| Remarks::of(&world.catalog, &case.history, taken, rng));
+    let remarks = remarks.unwrap_or_default();
     let others = others.choose_multiple(rng, candidates.saturating_sub(1)).copied();
     let items: Vec<u32> = taken.into_iter().chain(others).collect();
     let offers = case.offers(&world.catalog, &world.snapshots, &items);
     let branches = offers.iter().map(|offer| prompts.branch(offer));
     let choose = Choose { branches: branches.collect(), taken: 0, asked: prompts.asked() };
-    Lesson::choice(prompts.trunk(&case.history, case.now), choose)
+    let shopper = Shopper { words: remarks.words(), ..case.shopper() };
+    Lesson::choice(prompts.trunk(shopper), choose)
 }

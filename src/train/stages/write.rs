@@ -55,7 +55,7 @@ impl Stage for Write {
         let histories: Vec<Vec<Past>> =
             (0..dataset.users.len()).map(|user| latest(&dataset, user, as_of)).collect();
         let shoppers: Vec<Shopper<'_>> =
-            histories.iter().map(|history| Shopper { history, now: as_of }).collect();
+            histories.iter().map(|history| Shopper::of(history, as_of)).collect();
         let items = &snapshot.cards.items;
         let pattern = |history: &Vec<Past>| Pattern::of(&catalog, items, history);
         let told = |pattern: Pattern| pattern.text(&catalog, currency);

@@ -102,7 +102,7 @@ impl Teacher for BundleTeacher {
     fn attempt(&self, question: &Question<'_>, _number: u32) -> anyhow::Result<Said> {
         let Some(offers) = self.offers(question) else { return Ok(Said::Nothing) };
         let history = self.history(&question.case.history);
-        let shopper = Shopper { history: &history, now: question.case.now };
+        let shopper = Shopper::of(&history, question.case.now);
         let compared = self.speaker.think(shopper, &offers, self.thought_tokens_max)?;
         let first = offers.iter().position(|offer| Some(&offer.item) == compared.order.first());
         let Some(place) = first else { return Ok(Said::Nothing) };

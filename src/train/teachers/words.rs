@@ -139,6 +139,7 @@ mod tests {
     use crate::domain::{Source, Timestamp, UserId};
     use crate::reranker::Because;
     use crate::train::cases::Case;
+    use crate::train::remarks::Remarks;
 
     /// Midday of the first of December 2025.
     const NOW: Timestamp = 1_764_590_400;
@@ -184,6 +185,7 @@ mod tests {
             now: NOW,
             history: vec![past(0, 40, EventKind::Purchase), past(2, 1, EventKind::Click)],
             pattern: None,
+            remarks: Remarks::default(),
             expects: None,
             slate: vec![1, 2],
             relevant: vec![1],

@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
         let ask = |at: usize| {
             let Taken { item, user, time } = buyers[at];
             let history = before(dataset, user, item, time)?;
-            let shopper = Shopper { history: &history, now: time };
+            let shopper = Shopper::of(&history, time);
             let sayings = sayings[item as usize].iter();
             Some(Asked {
                 prompt: prompts.why(shopper, item),
