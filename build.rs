@@ -18,24 +18,31 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Code for GPUs from Ampere on: as it is for Ampere and Hopper, and in a form that drivers translate for others.
 fn kernels(out: &Path) -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=kernels/decoder.cu");
     println!("cargo:rerun-if-env-changed=NVCC");
     println!("cargo:rerun-if-env-changed=CUDA_PATH");
+    println!("cargo:rerun-if-changed=kernels/warp.h");
     let of_path = env::var_os("CUDA_PATH").map(|path| Path::new(&path).join("bin/nvcc"));
     let nvcc = env::var_os("NVCC").map(PathBuf::from).or(of_path).unwrap_or("nvcc".into());
-    let status = Command::new(&nvcc)
-        .args(["-std=c++17", "-O3", "-fatbin"])
-        .arg("-gencode=arch=compute_90,code=sm_90")
-        .arg("-gencode=arch=compute_80,code=[sm_80,compute_80]")
-        .arg("-o")
-        .arg(out.join("decoder.fatbin"))
-        .arg("kernels/decoder.cu")
-        .status();
-    let status = status.map_err(|error| {
-        format!("{} can't be run ({error}): `scripts/cuda-toolchain` lays one out", nvcc.display())
-    })?;
-    if !status.success() {
-        return Err(format!("{} failed: {status}", nvcc.display()).into());
+    for name in ["decoder", "scorer"] {
+        let source = format!("kernels/{name}.cu");
+        println!("cargo:rerun-if-changed={source}");
+        let status = Command::new(&nvcc)
+            .args(["-std=c++17", "-O3", "-fatbin"])
+            .arg("-gencode=arch=compute_90,code=sm_90")
+            .arg("-gencode=arch=compute_80,code=[sm_80,compute_80]")
+            .arg("-o")
+            .arg(out.join(name).with_extension("fatbin"))
+            .arg(source)
+            .status();
+        let status = status.map_err(|error| {
+            format!(
+                "{} can't be run ({error}): `scripts/cuda-toolchain` lays one out",
+                nvcc.display()
+            )
+        })?;
+        if !status.success() {
+            return Err(format!("{} failed: {status}", nvcc.display()).into());
+        }
     }
     Ok(())
 }

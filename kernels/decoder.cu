@@ -5,24 +5,9 @@
 // layer by layer. The stream of rows is f32, as are the results of products; what goes into products
 // is bf16. Sums are f32, in an order that depends on the row alone, so that company changes nothing.
 
-#ifdef EMULATED
-#include "emulated/device.h"
-#else
-#include <cuda_bf16.h>
-#include <math_constants.h>
-#define INFINITE CUDART_INF_F
-#endif
+#include "warp.h"
 
 typedef __nv_bfloat16 bf16;
-typedef unsigned int u32;
-
-static const u32 WARP = 32;
-static const u32 EVERYONE = 0xffffffffu;
-
-static __device__ float warp_sum(float value) {
-  for (int far = WARP / 2; far > 0; far /= 2) value += __shfl_xor_sync(EVERYONE, value, far);
-  return value;
-}
 
 // The sum over a block of up to 1,024 threads, for all of them.
 static __device__ float block_sum(float value) {

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -22,6 +24,7 @@
 // Blocks run one after another, so what a block shares can be what the program shares.
 #define __shared__ static
 #define __expf expf
+#define ROOM(NAME) float *NAME = emulated::room()
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -31,6 +34,9 @@ struct uint2 {
 };
 struct uint4 {
   unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
 };
 struct __nv_bfloat16 {
   uint16_t bits;
@@ -55,6 +61,7 @@ static inline __nv_bfloat16 __float2bfloat16(float value) {
 
 static inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
 static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+static inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 
 namespace emulated {
 
@@ -81,6 +88,12 @@ static Meeting block;
 static int current;
 static float passed[32][WARP];
 static std::function<void()> kernel;
+// What a block may share beside what its kernel names. Nobody has written to it when a block begins, and nobody may
+// write behind it.
+static std::vector<float4> shared;
+static const float4 BEHIND = {7.0f, 7.5f, 8.0f, 8.5f};
+
+static inline float *room() { return &shared.data()->x; }
 
 static inline void come_back() {
   threadIdx.x = (unsigned)current;
@@ -126,6 +139,9 @@ static void go_on(Thread &thread) {
 
 static void run_block() {
   const int count = (int)blockDim.x;
+  const float nothing = std::numeric_limits<float>::quiet_NaN();
+  std::fill(shared.begin(), shared.end() - 1, float4{nothing, nothing, nothing, nothing});
+  shared.back() = BEHIND;
   block = Meeting{count, 0, 0};
   warps.assign((count + WARP - 1) / WARP, Meeting{});
   for (int i = 0; i < count; i++) {
@@ -141,9 +157,14 @@ static void run_block() {
       go_on(threads[current]);
     }
   }
+  if (memcmp(&shared.back(), &BEHIND, sizeof BEHIND) != 0) {
+    fprintf(stderr, "a kernel writes behind the %zu bytes that it shares\n", (shared.size() - 1) * sizeof BEHIND);
+    abort();
+  }
 }
 
-static void launch(dim3 grid, dim3 threads_of_block, std::function<void()> what) {
+static void launch(dim3 grid, dim3 threads_of_block, std::function<void()> what, size_t shared_bytes = 0) {
+  shared.resize((shared_bytes + sizeof(float4) - 1) / sizeof(float4) + 1);
   gridDim = grid;
   blockDim = threads_of_block;
   kernel = what;
@@ -164,6 +185,8 @@ static void launch(dim3 grid, dim3 threads_of_block, std::function<void()> what)
 }  // namespace emulated
 
 static inline void __syncthreads() { emulated::wait(emulated::block); }
+
+static inline void __syncwarp() { emulated::wait(emulated::warps[emulated::current / emulated::WARP]); }
 
 static inline float __shfl_xor_sync(unsigned, float value, int far) {
   const int warp = emulated::current / emulated::WARP, lane = emulated::current % emulated::WARP;

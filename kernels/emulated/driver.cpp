@@ -6,6 +6,7 @@
 // not-a-number: whoever reads what nobody wrote shows.
 #define EMULATED
 #include "../decoder.cu"
+#include "../scorer.cu"
 
 #include <cstdio>
 #include <cstdlib>
@@ -57,7 +58,8 @@ std::map<std::string, Function> &functions() {
   static std::map<std::string, Function> all = {
       NAMED(embed),        NAMED(add_norm),        NAMED(pick),        NAMED(columns),
       NAMED(place_heads),  NAMED(attend_merge),    NAMED(silu_mul),    GROUPS(8),
-      MORE_GROUPS(16),     MORE_GROUPS(32),        MORE_GROUPS(64),    MORE_GROUPS(128)};
+      MORE_GROUPS(16),     MORE_GROUPS(32),        MORE_GROUPS(64),    MORE_GROUPS(128),
+      NAMED(place_rows),   NAMED(encode_histories), NAMED(score_candidates)};
   return all;
 }
 
@@ -113,12 +115,13 @@ int cuModuleGetFunction(void **function, void *, const char *name) {
   *function = &*found;
   return FINE;
 }
-int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned, unsigned, unsigned,
+int cuFuncSetAttribute(void *, int, int) { return FINE; }
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned, unsigned, unsigned shared,
                    void *, void **arguments, void **) {
   auto &named = *static_cast<std::pair<const std::string, Function> *>(function);
   count("launch");
   count(named.first.c_str());
-  emulated::launch({gx, gy, gz}, {bx, 1, 1}, [&] { named.second(arguments); });
+  emulated::launch({gx, gy, gz}, {bx, 1, 1}, [&] { named.second(arguments); }, shared);
   return FINE;
 }
 int cuGetErrorName(int, const char **text) { *text = "EMULATED"; return FINE; }
