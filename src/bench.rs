@@ -7,7 +7,7 @@ mod logits;
 mod process;
 mod service;
 
-pub use case::{Case, Fill, Prepared};
+pub use case::{Case, Fill, Lent, Prepared};
 pub use engine::{EngineOptions, engine};
 pub use learner::{LearnerOptions, learner};
 pub use logits::{LogitsOptions, logits};

@@ -10,6 +10,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use safetensors::SafeTensors;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Standard deviation of what is added to a random case's fresh weights.
 const UNREST: f32 = 0.02;
@@ -39,12 +41,22 @@ pub enum Fill {
 /// A slate of a case as the serving pass takes it.
 #[derive(Debug)]
 pub struct Prepared {
-    items: ItemTable,
-    reasons: ReasonTable,
+    /// The catalogue.
+    pub items: Arc<ItemTable>,
+    /// The reasons of all slates that were prepared together.
+    pub reasons: Arc<ReasonTable>,
     inline: Vec<ItemRow>,
     history: Vec<(Item, u8, u8)>,
     pattern: Option<Vec<f32>>,
     candidates: Vec<Row>,
+}
+
+/// The rows of a slate, as it is lent.
+#[derive(Debug)]
+pub struct Lent<'a> {
+    of: &'a Prepared,
+    history: Vec<HistoryRow<'a>>,
+    candidates: Vec<CandidateRow<'a>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,11 +65,14 @@ enum Item {
     Inline(usize),
 }
 
+/// Inline items, events, pattern and candidates of a slate.
+type Rows = (Vec<ItemRow>, Vec<(Item, u8, u8)>, Option<Vec<f32>>, Vec<Row>);
+
 #[derive(Debug)]
 struct Row {
     item: Item,
     features: Vec<f32>,
-    reasons: std::ops::Range<u32>,
+    reasons: Range<u32>,
     overlap: Vec<f32>,
 }
 
@@ -158,6 +173,26 @@ impl Case {
 
     /// Slate `index` as the serving pass takes it, with what it may compute beforehand.
     pub fn prepare(&self, fused: &Fused, index: usize) -> Result<Prepared> {
+        let prepared = self.prepare_all(fused, index..index + 1)?.pop();
+        prepared.context("a range of one slate holds one")
+    }
+
+    /// The same of several slates, which share their tables.
+    pub fn prepare_all(&self, fused: &Fused, slates: Range<usize>) -> Result<Vec<Prepared>> {
+        let items = Arc::new(fused.items(self.values("catalogue")?)?);
+        let mut texts = Vec::new();
+        let rows = slates.map(|index| self.rows(fused, index, &mut texts));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let reasons = Arc::new(fused.reasons(&texts)?);
+        let prepared = rows.into_iter().map(|(inline, history, pattern, candidates)| {
+            let (items, reasons) = (items.clone(), reasons.clone());
+            Prepared { items, reasons, inline, history, pattern, candidates }
+        });
+        Ok(prepared.collect())
+    }
+
+    /// What is a slate's own; the texts of its reasons are appended.
+    fn rows(&self, fused: &Fused, index: usize, reasons: &mut Vec<f32>) -> Result<Rows> {
         let (_, n) = self.sizes();
         let (h, m, e, f) =
             (self.shape.history, self.shape.reasons, self.shape.text, self.shape.features);
@@ -177,7 +212,6 @@ impl Case {
                 Ok((item("history_ids", "history_texts", at)?, ages[at] as u8, kinds[at] as u8))
             })
             .collect::<Result<_>>()?;
-        let mut reasons = Vec::new();
         let mut candidates = Vec::new();
         for at in index * n..(index + 1) * n {
             let count = length(&self.values("reason_mask")?[at * m..][..m])?;
@@ -192,9 +226,7 @@ impl Case {
         }
         let pattern = &self.values("pattern")?[index * e..][..e];
         let pattern = (self.values("pattern_known")?[index] > 0.0).then(|| pattern.to_vec());
-        let items = fused.items(self.values("catalogue")?)?;
-        let reasons = fused.reasons(&reasons)?;
-        Ok(Prepared { items, reasons, inline, history, pattern, candidates })
+        Ok((inline, history, pattern, candidates))
     }
 
     /// Logits (N) and attention (N, M) of slate `index` by the serving pass.
@@ -213,26 +245,37 @@ impl Case {
 impl Prepared {
     /// Lends the slate.
     pub fn with_slate<T>(&self, use_it: impl FnOnce(&Slate<'_>) -> T) -> T {
+        use_it(&self.lend().slate())
+    }
+
+    /// Lends the slate for as long as its rows are kept.
+    pub fn lend(&self) -> Lent<'_> {
         let item = |item| match item {
             Item::Known(row) => ItemRef::Row(row),
             Item::Inline(index) => ItemRef::Inline(&self.inline[index]),
         };
         let event = |&(at, age, kind): &(Item, u8, u8)| HistoryRow { item: item(at), age, kind };
-        let history: Vec<_> = self.history.iter().map(event).collect();
         let candidates = self.candidates.iter().map(|row| CandidateRow {
             item: item(row.item),
             features: &row.features,
             reasons: row.reasons.clone(),
             overlap: &row.overlap,
         });
-        let candidates: Vec<_> = candidates.collect();
-        use_it(&Slate {
-            items: &self.items,
-            reasons: &self.reasons,
-            history: &history,
-            pattern: self.pattern.as_deref(),
-            candidates: &candidates,
-        })
+        let candidates = candidates.collect();
+        Lent { of: self, history: self.history.iter().map(event).collect(), candidates }
+    }
+}
+
+impl Lent<'_> {
+    /// The slate.
+    pub fn slate(&self) -> Slate<'_> {
+        Slate {
+            items: &self.of.items,
+            reasons: &self.of.reasons,
+            history: &self.history,
+            pattern: self.of.pattern.as_deref(),
+            candidates: &self.candidates,
+        }
     }
 }
 

@@ -2,29 +2,25 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use cudarc::cublas::{self, CudaBlas, result::CublasError, sys as blas};
+use cudarc::cublas::result::CublasError;
 use cudarc::driver::{
     self, CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, DriverError,
     LaunchConfig, PushKernelArg as _, sys,
 };
 use cudarc::nvrtc::Ptx;
-use std::ffi::c_int;
 use std::sync::Arc;
 
 /// The kernels, for the architectures that `build.rs` compiles them for.
-const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decoder.fatbin"));
-/// Bytes that cuBLAS may work in: what it wants on Hopper, so that it takes none of its own.
-const WORKSPACE: usize = 32 << 20;
+pub(super) const DECODER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decoder.fatbin"));
+pub(super) const SCORER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scorer.fatbin"));
 /// An address on the device; 0 stands for nothing there.
 pub(super) type Address = sys::CUdeviceptr;
 
-/// A GPU, with everything that a pass needs of it.
+/// A GPU, and kernels that run there one after the other.
 #[derive(Debug)]
 pub struct Device {
-    stream: Arc<CudaStream>,
-    products: CudaBlas,
+    pub(super) stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
-    _workspace: Table<u8>,
 }
 
 /// Numbers on a device.
@@ -37,6 +33,8 @@ pub(super) struct Table<T> {
 #[derive(Debug)]
 pub(super) struct Kernel {
     function: CudaFunction,
+    /// Bytes that a block shares beside what the kernel names.
+    shared: u32,
 }
 
 /// Why a device can't be used.
@@ -66,11 +64,11 @@ pub enum DeviceError {
 // === impl DeviceError ===
 
 impl DeviceError {
-    fn driver(what: &'static str) -> impl Fn(DriverError) -> Self {
+    pub(super) fn driver(what: &'static str) -> impl Fn(DriverError) -> Self {
         move |source| Self::Driver { what, source }
     }
 
-    fn blas(what: &'static str) -> impl Fn(CublasError) -> Self {
+    pub(super) fn blas(what: &'static str) -> impl Fn(CublasError) -> Self {
         move |source| Self::Blas { what, source }
     }
 }
@@ -78,38 +76,43 @@ impl DeviceError {
 // === impl Device ===
 
 impl Device {
-    /// Opens a GPU by its number.
-    pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
-        // SAFETY: the libraries are NVIDIA's, and are looked for by their names.
+    /// Opens a GPU by its number, for these kernels.
+    pub(super) fn open(ordinal: usize, kernels: &[u8]) -> Result<Self, DeviceError> {
+        // SAFETY: the library is NVIDIA's, and is looked for by its name.
         if unsafe { !driver::sys::is_culib_present() } {
             return Err(DeviceError::Library("libcuda"));
-        }
-        // SAFETY: as above.
-        if unsafe { !cublas::sys::is_culib_present() } {
-            return Err(DeviceError::Library("libcublas"));
         }
         let context = CudaContext::new(ordinal).map_err(DeviceError::driver("open the device"))?;
         // SAFETY: everything is done on one stream, in order, so nothing needs events to wait for.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(DeviceError::driver("start a stream"))?;
-        let module = context.load_module(Ptx::from_binary(KERNELS.to_vec()));
+        let module = context.load_module(Ptx::from_binary(kernels.to_vec()));
         let module = module.map_err(DeviceError::driver("load the kernels"))?;
-        let products = CudaBlas::new(stream.clone()).map_err(DeviceError::blas("start"))?;
-        let workspace = Table::zeroed(&stream, WORKSPACE)?;
-        // SAFETY: the workspace lives as long as the handle, and is used by nobody else.
-        let given = unsafe {
-            let address = workspace.at(0) as *mut std::ffi::c_void;
-            blas::cublasSetWorkspace_v2(*products.handle(), address, WORKSPACE).result()
-        };
-        given.map_err(DeviceError::blas("take a workspace"))?;
-        Ok(Self { stream, products, module, _workspace: workspace })
+        Ok(Self { stream, module })
     }
 
     /// A kernel by its name.
     pub(super) fn kernel(&self, name: &str) -> Result<Kernel, DeviceError> {
         let function = self.module.load_function(name);
         let function = function.map_err(DeviceError::driver("find a kernel"))?;
-        Ok(Kernel { function })
+        Ok(Kernel { function, shared: 0 })
+    }
+
+    /// A kernel whose blocks share as many numbers as this.
+    pub(super) fn kernel_that_shares(
+        &self,
+        name: &str,
+        numbers: usize,
+    ) -> Result<Kernel, DeviceError> {
+        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let shared = (numbers * size_of::<f32>()) as u32;
+        let kernel = Kernel { shared, ..self.kernel(name)? };
+        // More than 48 KiB have to be asked for.
+        let asked = kernel
+            .function
+            .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared as i32);
+        asked.map_err(DeviceError::driver("let a block share as much memory"))?;
+        Ok(kernel)
     }
 
     /// Room for numbers, all zero.
@@ -172,57 +175,15 @@ impl Device {
                 Argument::Count(count) => launch.arg(count),
                 Argument::Number(number) => launch.arg(number),
                 Argument::Heads(heads) => launch.arg(heads),
+                Argument::Sizes(sizes) => launch.arg(sizes),
             };
         }
+        let shared_mem_bytes = kernel.shared;
         let config =
-            LaunchConfig { grid_dim: (x, y, z), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+            LaunchConfig { grid_dim: (x, y, z), block_dim: (threads, 1, 1), shared_mem_bytes };
         // SAFETY: the caller vouches for the arguments.
         let launched = unsafe { launch.launch(config) };
         launched.map(drop).map_err(DeviceError::driver("launch a kernel"))
-    }
-
-    /// `out (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, bf16 into f32.
-    ///
-    /// # Safety
-    ///
-    /// The addresses must lead to as much as that.
-    pub(super) unsafe fn multiply(
-        &self,
-        out: Address,
-        inputs: Address,
-        weights: Address,
-        [rows, outputs, width]: [usize; 3],
-    ) -> Result<(), DeviceError> {
-        use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-        use blas::cudaDataType::{CUDA_R_16BF, CUDA_R_32F};
-        let [rows, outputs, width] = [rows, outputs, width].map(|count| count as c_int);
-        let (one, zero) = (1.0_f32, 0.0_f32);
-        // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because
-        // they lie with the host.
-        let done = unsafe {
-            cublas::result::gemm_ex(
-                *self.products.handle(),
-                CUBLAS_OP_T,
-                CUBLAS_OP_N,
-                outputs,
-                rows,
-                width,
-                (&raw const one).cast(),
-                weights as *const _,
-                CUDA_R_16BF,
-                width,
-                inputs as *const _,
-                CUDA_R_16BF,
-                width,
-                (&raw const zero).cast(),
-                out as *mut _,
-                CUDA_R_32F,
-                outputs,
-                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        };
-        done.map_err(DeviceError::blas("multiply"))
     }
 }
 
@@ -233,6 +194,7 @@ pub(super) enum Argument {
     Count(u32),
     Number(f32),
     Heads(Heads),
+    Sizes(Sizes),
 }
 
 /// Where heads lie: `Heads` of the kernels.
@@ -247,6 +209,29 @@ pub(super) struct Heads {
 
 // SAFETY: four numbers that lie as the kernels have them.
 unsafe impl DeviceRepr for Heads {}
+
+/// Sizes of the scorer's network: `Sizes` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub width: u32,
+    pub text: u32,
+    pub reasons: u32,
+    pub features: u32,
+    pub history: u32,
+    pub ages: u32,
+    pub kinds: u32,
+    pub heads: u32,
+    pub layers: u32,
+    pub ffn: u32,
+    pub columns: u32,
+    pub head_first: u32,
+    pub head_second: u32,
+    pub meeting: u32,
+}
+
+// SAFETY: fourteen numbers that lie as the kernels have them.
+unsafe impl DeviceRepr for Sizes {}
 
 // === impl Table ===
 

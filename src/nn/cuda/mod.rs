@@ -1,18 +1,24 @@
-//! Kernels that serve on an NVIDIA GPU: the wiring of [`super::decoder`], over `kernels/decoder.cu` and cuBLAS.
+//! Kernels that serve on an NVIDIA GPU: the wiring of [`super::decoder`], over `kernels/decoder.cu` and cuBLAS; and
+//! the scorer's network, over `kernels/scorer.cu`.
 //!
 //! The libraries of CUDA are opened when a device is asked for, so the same program starts where there is none, and
 //! says which one is missing. Everything that a pass writes to is taken when the model is loaded; a pass then is a
 //! sequence of launches after one upload of what the engine planned.
 //!
-//! Weights, keys and values, and what goes into products are bf16. The rows between them, and all sums, are f32.
+//! Weights, keys and values of a decoder, and what goes into products are bf16. The rows between them, and all sums, are f32.
 
+mod batch;
 mod device;
 mod load;
 mod model;
 mod pass;
+mod products;
 mod rows;
+mod scorer;
+mod slots;
 
 pub use device::DeviceError;
 pub use load::LoadError;
 pub use model::{Model, Options};
 pub use rows::{Found, Wanted};
+pub use scorer::{Bounds, Done, Job, ScoreError, Scorer, Tables};

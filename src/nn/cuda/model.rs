@@ -2,9 +2,10 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Argument, Device, DeviceError, Heads, Kernel, Table};
+use super::device::{Address, Argument, DECODER, Device, DeviceError, Heads, Kernel, Table};
 use super::load::{Layer, LoadError, Loader, check};
 use super::pass::OnePass;
+use super::products::Products;
 use super::rows::{Found, Plan, Rows, Wanted};
 use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, Linear, Norm};
 use crate::nn::packed::{PAGE_TOKENS, Pass};
@@ -31,6 +32,7 @@ pub struct Options {
 pub struct Model {
     pub(super) config: Arc<Config>,
     pub(super) device: Device,
+    pub(super) products: Products,
     pub(super) launches: Launches,
     pub(super) layers: Vec<Layer>,
     pub(super) embedding: Table<bf16>,
@@ -67,7 +69,8 @@ impl Model {
     pub fn load(checkpoint: &Checkpoint, options: Options) -> Result<Self, LoadError> {
         let config = Arc::new(checkpoint.config().clone());
         check(&config)?;
-        let device = Device::open(options.ordinal)?;
+        let device = Device::open(options.ordinal, DECODER)?;
+        let products = Products::open(&device)?;
         let loader = Loader { checkpoint, config: &config, device: &device };
         let layers = (0..config.layers).map(|layer| loader.layer(layer));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
@@ -89,6 +92,7 @@ impl Model {
         Ok(Self {
             config,
             device,
+            products,
             launches,
             layers,
             embedding,
@@ -154,14 +158,15 @@ impl Model {
         whole: &mut [f32],
         found: &mut Found,
     ) -> Result<(), DeviceError> {
-        let Self { config, device, launches, rows, plan, embedding, unembedding, .. } = self;
+        let Self { config, device, products, launches, rows, plan, embedding, unembedding, .. } =
+            self;
         let table = unembedding.as_ref().unwrap_or(embedding).at(0);
         found.logits.resize(wanted.pairs.len(), 0.0);
         let pairs = wanted.pairs.len();
         if wanted.whole > 0 {
             let dims = [wanted.whole, config.vocabulary, config.width];
             // SAFETY: the picked rows that want all logits come first, and there is room for their logits.
-            unsafe { device.multiply(rows.logits.at(0), rows.picked.at(0), table, dims)? };
+            unsafe { products.multiply(rows.logits.at(0), rows.picked.at(0), table, dims)? };
             device.read(&rows.logits, whole)?;
             // What is read next is written to the same place.
             device.wait()?;

@@ -131,7 +131,7 @@ impl OnePass<'_> {
         let Product { out, to, inputs, weights, bias, dims: [outputs, width] } = product;
         let dims = [self.of.plan.rows, outputs, width];
         // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
-        unsafe { self.of.device.multiply(to, inputs, weights, dims)? };
+        unsafe { self.of.products.multiply(to, inputs, weights, dims)? };
         match out {
             At::Delta => self.pending = Some(bias),
             At::GatesUps => self.gates_ups_bias = bias,

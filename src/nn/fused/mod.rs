@@ -11,6 +11,8 @@
 
 mod history;
 mod load;
+#[cfg(feature = "cuda")]
+mod plain;
 mod reasons;
 mod score;
 mod simd;
@@ -21,6 +23,8 @@ use super::Shape;
 use simd::{Dense, Lanes};
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+pub(super) use plain::Columns;
 pub use score::{Misfit, Scores, Scratch};
 pub use tables::{ItemRow, ItemTable, ReasonTable};
 

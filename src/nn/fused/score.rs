@@ -111,7 +111,8 @@ impl Fused {
         Ok(())
     }
 
-    fn check(&self, slate: &Slate<'_>) -> Result<(), Misfit> {
+    /// Whether a slate fits the network and its tables.
+    pub(in crate::nn) fn check(&self, slate: &Slate<'_>) -> Result<(), Misfit> {
         let (shape, items) = (&self.shape, slate.items);
         let strides = (items.stride, slate.reasons.stride);
         if strides != (self.item_stride(), self.reasons.project.outer()) {

@@ -118,6 +118,12 @@ impl Dense {
         self.bias.len()
     }
 
+    /// A weight, given the columns of a panel.
+    #[cfg(feature = "cuda")]
+    pub fn at(&self, panel: usize, input: usize, column: usize) -> f32 {
+        self.panels[(column / panel * self.inner + input) * panel + column % panel]
+    }
+
     /// `out = finish(rows W + b)`, rows of the output `stride` apart.
     #[inline(always)]
     pub fn apply<S: Simd>(

@@ -1,0 +1,136 @@
+//! The same network for kernels that know no panels: plain rows, in the order in which `kernels/scorer.cu` reads them.
+
+use super::simd::{Dense, Norm};
+use super::{Fused, ItemRef, ItemTable, ReasonTable, Shape};
+
+/// What hidden widths of the target attention are padded to.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::nn) struct Columns {
+    pub first: usize,
+    pub second: usize,
+}
+
+/// The network's numbers, one layer after the other.
+struct Rows<'a> {
+    fused: &'a Fused,
+    values: Vec<f32>,
+}
+
+impl Fused {
+    /// The sizes of the network.
+    pub(in crate::nn) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// What goes over the events of a slate, and over its pattern.
+    pub(in crate::nn) fn plain_history(&self, columns: Columns) -> Vec<f32> {
+        let (shape, mut rows) = (&self.shape, Rows::of(self));
+        let d = shape.width;
+        rows.put(&self.ages);
+        rows.put(&self.kinds);
+        for layer in &self.history.layers {
+            rows.norm(&layer.norms[0]);
+            rows.layer(&layer.project, 3 * d);
+            rows.layer(&layer.out, d);
+            rows.norm(&layer.norms[1]);
+            rows.layer(&layer.up, shape.ffn);
+            rows.layer(&layer.down, d);
+        }
+        if let Some(norm) = &self.history.norm {
+            rows.norm(norm);
+        }
+        rows.matrix(&self.target.event, 0..shape.attention[0], columns.first);
+        rows.layer(&self.pattern, d);
+        rows.put(&self.no_pattern);
+        rows.layer(&self.reasons.query, d);
+        rows.layer(&self.head.slate, shape.head[0]);
+        rows.values
+    }
+
+    /// What goes over candidates. The target attention's first layer comes in parts of `part` columns each.
+    pub(in crate::nn) fn plain_candidates(&self, columns: Columns, part: usize) -> Vec<f32> {
+        let (shape, mut rows) = (&self.shape, Rows::of(self));
+        let ([first, second], [head, last]) = (shape.attention, shape.head);
+        for from in (0..columns.first).step_by(part) {
+            rows.matrix(&self.target.pair, from.min(first)..first.min(from + part), part);
+        }
+        rows.matrix(&self.target.second, 0..second, columns.second);
+        rows.values.resize(rows.values.len() + (columns.first - first) * columns.second, 0.0);
+        rows.padded(&self.target.second.bias[..second], columns.second);
+        rows.padded(&self.target.third[..second], columns.second);
+        rows.put(&[self.target.third_bias]);
+        rows.put(&self.reasons.own);
+        rows.put(&self.head.some_reasons[..head]);
+        rows.put(&self.head.no_reasons[..head]);
+        rows.matrix(&self.head.candidate, 0..head, head);
+        rows.layer(&self.head.second, last);
+        rows.put(&self.head.third[..last]);
+        rows.put(&[self.head.third_bias]);
+        rows.values
+    }
+
+    /// Writes an item's vector, its share of the target attention's first layer, and that of the head's.
+    pub(in crate::nn) fn write_item(
+        &self,
+        table: &ItemTable,
+        item: ItemRef<'_>,
+        columns: Columns,
+        out: &mut Vec<u32>,
+    ) {
+        let row = self.item(table, item);
+        let [first, _] = self.shape.attention;
+        let target =
+            row.target[..first].iter().chain(std::iter::repeat_n(&0.0, columns.first - first));
+        let values = row.vector.iter().chain(target).chain(&row.head[..self.shape.head[0]]);
+        out.extend(values.map(|value| value.to_bits()));
+    }
+
+    /// Writes keys and values of as many reasons as a candidate may have, from this one on; zeros past the last.
+    pub(in crate::nn) fn write_reasons(&self, table: &ReasonTable, first: u32, out: &mut Vec<u32>) {
+        let (d, first) = (self.shape.width, first as usize);
+        let end = out.len() + self.shape.reasons * 2 * d;
+        for reason in first..table.len().min(first + self.shape.reasons) {
+            let (key, value) = table.row(reason, d);
+            out.extend(key.iter().chain(value).map(|value| value.to_bits()));
+        }
+        out.resize(end, 0);
+    }
+}
+
+// === impl Rows ===
+
+impl<'a> Rows<'a> {
+    fn of(fused: &'a Fused) -> Self {
+        Self { fused, values: Vec::new() }
+    }
+
+    fn put(&mut self, values: &[f32]) {
+        self.values.extend_from_slice(values);
+    }
+
+    fn padded(&mut self, values: &[f32], count: usize) {
+        self.put(values);
+        self.values.resize(self.values.len() + count - values.len(), 0.0);
+    }
+
+    fn norm(&mut self, norm: &Norm) {
+        self.put(&norm.scale);
+        self.put(&norm.shift);
+    }
+
+    /// (inputs, columns), and the bias.
+    fn layer(&mut self, dense: &Dense, columns: usize) {
+        self.matrix(dense, 0..columns, columns);
+        self.put(&dense.bias[..columns]);
+    }
+
+    /// (inputs, `padded`): some of the columns, and zeros.
+    fn matrix(&mut self, dense: &Dense, columns: std::ops::Range<usize>, padded: usize) {
+        let panel = self.fused.lanes.panel();
+        for input in 0..dense.inner {
+            let end = self.values.len() + padded;
+            self.values.extend(columns.clone().map(|column| dense.at(panel, input, column)));
+            self.values.resize(end, 0.0);
+        }
+    }
+}

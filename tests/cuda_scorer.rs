@@ -1,0 +1,318 @@
+//! The scorer on a GPU says what it says on the processor. Run by `scripts/cuda-check`, over an emulated device where
+//! there is none: then it shows that every address, stride and launch is right, though not how fast they are.
+
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+
+use raisonne::bench::{Case, Fill, Lent, Prepared};
+use raisonne::nn::cuda::{Bounds, Done, Job, ScoreError, Scorer, Tables};
+use raisonne::nn::{
+    Ablation, CandidateRow, Fused, ItemRef, LEFT_OUT, Misfit, Scores, Shape, Slate, Weights,
+};
+use raisonne::scorer::ScorerFile;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How far a number may be from the processor's, relative to the greatest of its kind.
+const TOLERANCE: f32 = 1e-5;
+/// The file in which an emulated device counts what is asked of it.
+const CALLS: &str = "EMULATED_CALLS";
+/// Room for whatever these tests do.
+const ROOMY: Bounds =
+    Bounds { slates_max: 16, candidates_max: 300, rows_max: 600, items_max: 600, cards_max: 300 };
+
+/// One test at a time: an emulated device has one thread, and its counts are everybody's.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+fn device() -> MutexGuard<'static, ()> {
+    DEVICE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn full_size() -> Shape {
+    Shape { items: 80, ..Shape::default() }
+}
+
+/// A network on both machines, and slates that share its tables.
+struct Both {
+    fused: Arc<Fused>,
+    scorer: Scorer,
+    slates: Vec<Prepared>,
+}
+
+impl Both {
+    fn of(case: &Case, bounds: Bounds) -> Self {
+        let fused = Arc::new(Fused::new(&case.weights, &case.shape).unwrap());
+        let slates = case.prepare_all(&fused, 0..case.sizes().0).unwrap();
+        let (items, reasons) = (slates[0].items.clone(), slates[0].reasons.clone());
+        let tables = Tables { items, reasons, meetings: [].into() };
+        let scorer = Scorer::load(fused.clone(), tables, bounds, 0).unwrap();
+        Self { fused, scorer, slates }
+    }
+
+    fn random(shape: &Shape, seed: u64, sizes: (usize, usize), bounds: Bounds) -> Self {
+        Self::of(&Case::random(shape, seed, sizes, Fill::Ragged).unwrap(), bounds)
+    }
+
+    fn lent(slates: &[Prepared]) -> Vec<Lent<'_>> {
+        slates.iter().map(Prepared::lend).collect()
+    }
+
+    /// What both say of all slates.
+    #[track_caller]
+    fn check(&mut self) {
+        let lent = Self::lent(&self.slates);
+        let slates: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+        check(&self.fused, &mut self.scorer, &slates);
+    }
+}
+
+fn on_gpu(scorer: &mut Scorer, slates: &[Slate<'_>]) -> Vec<Scores> {
+    let jobs: Vec<Job<'_>> = slates.iter().map(|&slate| Job { slate, shopper: &[] }).collect();
+    let mut done: Vec<Done> = slates.iter().map(|_| Done::default()).collect();
+    scorer.score(&jobs, &mut done).unwrap();
+    done.into_iter().map(|done| done.scores).collect()
+}
+
+#[track_caller]
+fn check(fused: &Fused, scorer: &mut Scorer, slates: &[Slate<'_>]) {
+    for (at, (found, slate)) in on_gpu(scorer, slates).iter().zip(slates).enumerate() {
+        let mut right = Scores::default();
+        fused.score(slate, &mut fused.scratch(), &mut right).unwrap();
+        let kinds = [(&found.logits, &right.logits), (&found.attention, &right.attention)];
+        for (kind, (found, right)) in ["logit", "attention"].into_iter().zip(kinds) {
+            assert_eq!(found.len(), right.len());
+            let most = right.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
+            for (row, (found, right)) in found.iter().zip(right).enumerate() {
+                let near = (found - right).abs() <= TOLERANCE * most;
+                assert!(near, "{kind} {row} of slate {at} is {found}, not {right}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_says_on_a_gpu_what_it_says_on_the_processor() {
+    let _device = device();
+    let fixture = include_bytes!("fixtures/din/fixture.safetensors");
+    Both::of(&Case::read(fixture).unwrap(), ROOMY).check();
+    // Every length of histories and lists of reasons, unknown items, missing patterns.
+    for (seed, sizes) in [(16, 3), (5, 21), (1, 100)].into_iter().enumerate() {
+        Both::random(&full_size(), seed as u64, sizes, ROOMY).check();
+    }
+    Both::of(&Case::random(&full_size(), 9, (2, 23), Fill::Full).unwrap(), ROOMY).check();
+}
+
+#[test]
+fn other_shapes_and_ablations_say_the_same() {
+    let _device = device();
+    let all = Ablation::default();
+    let ablations = [
+        Ablation { reasons: false, ..all },
+        Ablation { ids: false, ..all },
+        Ablation { transformer: false, ..all },
+        Ablation { features: false, ..all },
+    ];
+    let odd = Shape {
+        items: 9,
+        width: 22,
+        text: 130,
+        heads: 1,
+        layers: 0,
+        attention: [33, 5],
+        head: [41, 3],
+        features: 31,
+        history: 13,
+        ..Shape::default()
+    };
+    let shapes = ablations.map(|ablation| Shape { ablation, ..full_size() });
+    for shape in shapes.into_iter().chain([odd]) {
+        Both::random(&shape, 3, (4, 6), ROOMY).check();
+    }
+}
+
+#[test]
+fn the_demo_scores_as_it_does_on_the_processor() {
+    let _device = device();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let file: ScorerFile =
+        toml::from_str(&fs::read_to_string(demo.join("scorer.toml")).unwrap()).unwrap();
+    let weights = Weights::from_bytes(&fs::read(demo.join("scorer.safetensors")).unwrap()).unwrap();
+    let mut case = Case::random(&file.shape, 11, (6, 17), Fill::Ragged).unwrap();
+    case.weights = weights;
+    Both::of(&case, ROOMY).check();
+}
+
+#[test]
+fn what_is_missing_or_left_out_counts_as_on_the_processor() {
+    let _device = device();
+    let mut both = Both::of(&Case::random(&full_size(), 4, (1, 9), Fill::Full).unwrap(), ROOMY);
+    let lent = Both::lent(&both.slates);
+    let slate = lent[0].slate();
+    let mut left_out = [0.5; 10];
+    left_out[0] = LEFT_OUT;
+    left_out[7] = LEFT_OUT;
+    let inline = both.fused.item_inline(&[0.3; 64]).unwrap();
+    let candidates: Vec<CandidateRow<'_>> = (0..)
+        .zip(slate.candidates)
+        .map(|(row, candidate)| match row % 3 {
+            0 => CandidateRow { overlap: &left_out, ..candidate.clone() },
+            1 => CandidateRow { reasons: 0..0, overlap: &[], ..candidate.clone() },
+            _ => CandidateRow { item: ItemRef::Inline(&inline), ..candidate.clone() },
+        })
+        .collect();
+    let odd = Slate { candidates: &candidates, ..slate };
+    let new = Slate { history: &[], pattern: None, ..odd };
+    let one = Slate { history: &slate.history[..1], ..slate };
+    let nothing = Slate { candidates: &[], ..slate };
+    check(&both.fused, &mut both.scorer, &[odd, nothing, new, one, slate]);
+    check(&both.fused, &mut both.scorer, &[]);
+}
+
+#[test]
+fn rows_that_give_way_come_back() {
+    let _device = device();
+    // Fewer places than one slate has items, and than all have cards: nearly every batch brings and drops some.
+    let bounds = Bounds { items_max: 60, cards_max: 7, ..ROOMY };
+    let mut both = Both::random(&full_size(), 5, (12, 15), bounds);
+    for _ in 0..2 {
+        both.check();
+    }
+}
+
+#[test]
+fn what_is_too_much_for_a_batch_becomes_several() {
+    let _device = device();
+    let case = Case::random(&full_size(), 6, (7, 23), Fill::Ragged).unwrap();
+    let small = |bounds| Both::of(&case, bounds).check();
+    small(Bounds { slates_max: 2, ..ROOMY });
+    small(Bounds { candidates_max: 11, ..ROOMY });
+    small(Bounds { rows_max: 51, ..ROOMY });
+    small(Bounds { slates_max: 1, candidates_max: 1, rows_max: 51, items_max: 51, cards_max: 1 });
+}
+
+#[test]
+fn company_changes_nothing() {
+    let _device = device();
+    let mut both = Both::random(&full_size(), 7, (6, 22), ROOMY);
+    let lent = Both::lent(&both.slates);
+    let slates: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+    let together = on_gpu(&mut both.scorer, &slates);
+    let mut backwards: Vec<Slate<'_>> = slates.clone();
+    backwards.reverse();
+    let mut reversed = on_gpu(&mut both.scorer, &backwards);
+    reversed.reverse();
+    for (at, slate) in slates.iter().enumerate() {
+        let alone = on_gpu(&mut both.scorer, std::slice::from_ref(slate)).remove(0);
+        assert_eq!(alone.logits, together[at].logits);
+        assert_eq!(alone.logits, reversed[at].logits);
+        assert_eq!(alone.attention, together[at].attention);
+        // Candidates one by one.
+        for (row, candidate) in slate.candidates.iter().enumerate().step_by(5) {
+            let slate = Slate { candidates: std::slice::from_ref(candidate), ..*slate };
+            assert_eq!(on_gpu(&mut both.scorer, &[slate])[0].logits, [alone.logits[row]]);
+        }
+    }
+}
+
+#[test]
+fn shoppers_meet_items_in_the_rechead_s_space() {
+    let _device = device();
+    let case = Case::random(&full_size(), 8, (3, 12), Fill::Ragged).unwrap();
+    let fused = Arc::new(Fused::new(&case.weights, &case.shape).unwrap());
+    let slates = case.prepare_all(&fused, 0..3).unwrap();
+    let (width, count) = (40, slates[0].items.len());
+    let number = |at: usize| (at as f32 * 0.7).sin();
+    let meetings: Arc<[f32]> = (0..count * width).map(number).collect();
+    let tables = Tables {
+        items: slates[0].items.clone(),
+        reasons: slates[0].reasons.clone(),
+        meetings: meetings.clone(),
+    };
+    let mut scorer = Scorer::load(fused, tables, ROOMY, 0).unwrap();
+    let shoppers: Vec<f32> = (0..2 * width).map(|at| number(at + 5)).collect();
+    let (one, other) = shoppers.split_at(width);
+    let lent = Both::lent(&slates);
+    let jobs: Vec<Job<'_>> = lent
+        .iter()
+        .zip([one, &[], other])
+        .map(|(lent, shopper)| Job { slate: lent.slate(), shopper })
+        .collect();
+    let mut done = [Done::default(), Done::default(), Done::default()];
+    scorer.score(&jobs, &mut done).unwrap();
+    for (job, done) in jobs.iter().zip(&done) {
+        for (candidate, found) in job.slate.candidates.iter().zip(&done.rechead) {
+            let item = match candidate.item {
+                ItemRef::Row(row) => &meetings[row as usize * width..][..width],
+                ItemRef::Inline(_) => &[],
+            };
+            let right: f32 = job.shopper.iter().zip(item).map(|(a, b)| a * b).sum();
+            assert!((found - right).abs() < 1e-4, "{found} is not {right}");
+        }
+    }
+    let short = Job { shopper: &one[1..], ..jobs[0] };
+    assert!(matches!(scorer.score(&[short], &mut done), Err(ScoreError::Shopper)));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let _device = device();
+    let case = Case::random(&full_size(), 10, (1, 3), Fill::Full).unwrap();
+    let mut both = Both::of(&case, ROOMY);
+    let others = case.prepare(&both.fused, 0).unwrap();
+    let other = others.lend();
+    let jobs = [Job { slate: other.slate(), shopper: &[] }];
+    let refused = both.scorer.score(&jobs, &mut [Done::default()]);
+    assert!(matches!(refused, Err(ScoreError::Misfit(Misfit::Tables))));
+    let lent = both.slates[0].lend();
+    let unknown = CandidateRow { item: ItemRef::Row(80), ..lent.slate().candidates[0].clone() };
+    let slate = Slate { candidates: &[unknown], ..lent.slate() };
+    let refused = both.scorer.score(&[Job { slate, shopper: &[] }], &mut [Done::default()]);
+    assert!(matches!(refused, Err(ScoreError::Misfit(Misfit::Item))));
+    let load = |shape: &Shape, bounds| {
+        let case = Case::random(shape, 1, (1, 1), Fill::Full).unwrap();
+        let fused = Arc::new(Fused::new(&case.weights, shape).unwrap());
+        let slate = case.prepare(&fused, 0).unwrap();
+        let tables = Tables { items: slate.items, reasons: slate.reasons, meetings: [].into() };
+        Scorer::load(fused, tables, bounds, 0).unwrap_err()
+    };
+    let wide = Shape { attention: [32, 17], ..full_size() };
+    assert!(matches!(load(&wide, ROOMY), ScoreError::Attention(17)));
+    let few = Bounds { rows_max: 50, ..ROOMY };
+    assert!(matches!(load(&full_size(), few), ScoreError::Bounds));
+}
+
+/// What an emulated device was asked for so far.
+fn calls() -> Option<HashMap<String, u64>> {
+    let text = fs::read_to_string(std::env::var_os(CALLS)?).unwrap();
+    let lines = text.lines().map(|line| line.split_once(' ').unwrap());
+    Some(lines.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect())
+}
+
+#[test]
+fn a_batch_takes_one_upload_two_launches_one_download_and_no_memory() {
+    let _device = device();
+    let case = Case::random(&full_size(), 12, (8, 20), Fill::Full).unwrap();
+    let mut both = Both::of(&case, ROOMY);
+    let lent = Both::lent(&both.slates);
+    let slates: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+    let mut asked = || {
+        let before = calls()?;
+        on_gpu(&mut both.scorer, &slates);
+        let after = calls()?;
+        let of = move |name: &str| {
+            after.get(name).copied().unwrap_or(0) - before.get(name).copied().unwrap_or(0)
+        };
+        Some(of)
+    };
+    // Rows are brought by the first batch alone.
+    for places in [2, 0, 0] {
+        let Some(count) = asked() else { return };
+        assert_eq!((count("place_rows"), count("launch")), (places, 2 + places));
+        assert_eq!((count("encode_histories"), count("score_candidates")), (1, 1));
+        assert_eq!((count("cuMemcpyHtoD"), count("cuMemcpyDtoH")), (1, 1));
+        assert_eq!((count("cuMemAlloc"), count("cuMemset"), count("cuMemFree")), (0, 0, 0));
+        assert_eq!(count("cuStreamSynchronize"), 1);
+    }
+}
