@@ -80,6 +80,7 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
                 waiting_max: some(config.scorer.slates_waiting_max),
                 batch_max: some(config.scorer.slates_max),
             },
+            gpu: gpu(&config.scorer),
         },
         engine: RunLimits {
             place: of.device.0,
@@ -102,6 +103,18 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
     let live = Arc::new(Live::start(ladder, building, config.bundle.swap.manner()));
     let canary = canary::canary(live.clone());
     Ok((Parts { live, canary, metrics, samples: None }, opened))
+}
+
+/// What of the scorer goes to a GPU, if something does.
+fn gpu(config: &config::Scorer) -> Option<scorer::GpuLimits> {
+    match config.device.0 {
+        engine::Place::Processor => None,
+        engine::Place::Gpu(ordinal) => Some(scorer::GpuLimits {
+            ordinal,
+            pairs_min: config.device_from,
+            rows_max: config.device_rows_max,
+        }),
+    }
 }
 
 impl App {

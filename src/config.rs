@@ -72,6 +72,12 @@ pub struct Scorer {
     pub slates_max: usize,
     /// Slates that may wait for a turn.
     pub slates_waiting_max: usize,
+    /// Where large slates are scored: `cpu`, or `cuda` or `cuda:N` where the program was built for that.
+    pub device: Device,
+    /// Candidates times events from which a slate is large.
+    pub device_from: usize,
+    /// Items that lie on the device, and as many cards: those that were used longest ago give way.
+    pub device_rows_max: usize,
 }
 
 /// `[engine]`
@@ -96,7 +102,7 @@ pub struct Engine {
     pub waiting_max: usize,
 }
 
-/// Where a language model runs, by the names that people know.
+/// Where a model runs, by the names that people know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Device(pub Place);
@@ -306,7 +312,14 @@ impl Default for Rank {
 
 impl Default for Scorer {
     fn default() -> Self {
-        Self { threads: 1, slates_max: 64, slates_waiting_max: 1_024 }
+        Self {
+            threads: 1,
+            slates_max: 64,
+            slates_waiting_max: 1_024,
+            device: Device::default(),
+            device_from: 50_000,
+            device_rows_max: 16_384,
+        }
     }
 }
 
@@ -390,6 +403,8 @@ mod tests {
                 ("RAISONNE__API__LISTEN", "[::1]:9000"),
                 ("RAISONNE__API__DEADLINE_DEFAULT", "40ms"),
                 ("RAISONNE__SCORER__THREADS", "3"),
+                ("RAISONNE__SCORER__DEVICE", "cuda"),
+                ("RAISONNE__SCORER__DEVICE_FROM", "5000"),
                 ("RAISONNE__STORE__PATH", "data/facts.redb"),
                 ("RAISONNE__ENGINE__DEVICE", "cuda:1"),
                 ("RAISONNE__BUNDLE__SWAP", "one_at_a_time"),
@@ -401,6 +416,7 @@ mod tests {
         assert_eq!(config.api.requests_max, 7);
         assert_eq!(config.api.deadline_default, Span(Duration::from_millis(40)));
         assert_eq!(config.scorer.threads, 3);
+        assert_eq!((config.scorer.device.0, config.scorer.device_from), (Place::Gpu(0), 5_000));
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
         assert_eq!(config.bundle.swap, Swap::OneAtATime);
         assert_eq!(config.engine.device, Device(Place::Gpu(1)));

@@ -8,7 +8,7 @@ use super::{Ladder, Rung, Shortfall};
 use crate::bundle::{Bundle, BundleError, Part};
 use crate::domain::{Quality, Version};
 use crate::reranker::{ComparedFile, Reranker, RerankerError, RerankerFile, RunLimits};
-use crate::scorer::{self, Opened, Scorer};
+use crate::scorer::{self, GpuError, Opened, Scorer};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,9 @@ pub enum OpenError {
     /// The bundle can't be used.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// Its scorer can't be brought to a GPU.
+    #[error("the bundle's scorer on a GPU")]
+    Gpu(#[from] GpuError),
     /// Its language model can't be used.
     #[error("the bundle's language model")]
     Reranker(#[from] RerankerError),
@@ -103,7 +106,12 @@ impl Foot {
             building.memory,
             metrics.clone(),
         ));
-        let scorer = Scorer::start(&model, building.scorer, metrics);
+        let limits = building.scorer;
+        let slates_max = limits.slates.batch_max.get();
+        let gpu = limits.gpu.map(|gpu| model.on_gpu(gpu, slates_max));
+        let mut gpu = gpu.transpose()?;
+        gpu.iter_mut().try_for_each(|gpu| opened.check_golden_on(gpu))?;
+        let scorer = Scorer::start(&model, gpu, limits, metrics);
         let (fusion, movable) = (opened.file.fusion, movable(&reranker));
         let scored = Scored::new(model, scorer, profiles.clone(), fusion, version.clone(), movable);
         Ok(Self {

@@ -1,22 +1,29 @@
 //! How do features become scores, many requests at once?
 //!
 //! The models are owned by threads of their own. A request posts its slate to an owner's bounded
-//! inbox and waits; an owner takes whatever is waiting, scores it, and answers each.
+//! inbox and waits; an owner takes whatever is waiting, scores it, and answers each. A GPU has an owner of its own, to
+//! whom large slates are posted: what waits for it is one batch.
 
 pub mod features;
 mod fusion;
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_gpu.rs"]
+mod gpu;
 mod model;
 mod open;
 mod reader;
 mod rechead;
 
 pub use fusion::{Fusion, Prior, is_cold};
+pub use gpu::{Gpu, GpuError};
 pub use model::{Desk, Entry, Model, Scores, Slate};
 pub use open::{Opened, ScorerFile, score_golden};
 pub use reader::Reader;
 pub use rechead::{Head, RecheadFile, Written, foreseen, history_text};
 
-use crate::bundle::UserCard;
+use crate::bundle::{HISTORY_LEN, UserCard};
 use crate::domain::{Timestamp, UserId};
 use crate::telemetry::Metrics;
 use crate::worker::{self, Inbox, Rejected, Worker};
@@ -32,6 +39,8 @@ use tokio::time::Instant;
 pub struct Scorer {
     owners: Vec<Owner>,
     next: AtomicUsize,
+    /// The owner of a GPU, and the pairs of a slate from which it is asked.
+    gpu: Option<(Owner, usize)>,
 }
 
 #[derive(Debug)]
@@ -47,6 +56,19 @@ pub struct Limits {
     pub threads: NonZeroUsize,
     /// How many slates may wait for one owner, and how many it scores in one turn.
     pub slates: worker::Limits,
+    /// Whether large slates go to a GPU.
+    pub gpu: Option<GpuLimits>,
+}
+
+/// What goes to a GPU, and what lies there.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuLimits {
+    /// The number of the GPU.
+    pub ordinal: usize,
+    /// Pairs of a candidate and an event from which a slate goes there.
+    pub pairs_min: usize,
+    /// Items that lie there, and as many cards; those that were used longest ago give way.
+    pub rows_max: usize,
 }
 
 /// A slate to be scored for a user.
@@ -94,16 +116,23 @@ struct Job {
 // === impl Scorer ===
 
 impl Scorer {
-    /// Starts the owners of a model.
-    pub fn start(model: &Arc<Model>, limits: Limits, metrics: &Arc<Metrics>) -> Self {
+    /// Starts the owners of a model, and that of a GPU that it lies on.
+    pub fn start(
+        model: &Arc<Model>,
+        gpu: Option<Gpu>,
+        limits: Limits,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let owners = (0..limits.threads.get()).map(|_| Owner::start(model, limits, metrics));
-        Self { owners: owners.collect(), next: AtomicUsize::new(0) }
+        let gpu = gpu
+            .zip(limits.gpu)
+            .map(|(gpu, of)| (Owner::start_gpu(model, gpu, limits, metrics), of.pairs_min));
+        Self { owners: owners.collect(), next: AtomicUsize::new(0), gpu }
     }
 
     /// Scores a slate. Dropping the future cancels the work if it has not begun.
     pub async fn score(&self, request: Request) -> Result<Reply, ScorerError> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let owner = &self.owners[turn % self.owners.len()];
+        let owner = self.owner_for(&request);
         let (reply, answer) = oneshot::channel();
         let job = Job { request, posted: Instant::now(), reply };
         owner.inbox.try_post(job).map_err(|rejected| match rejected {
@@ -113,9 +142,20 @@ impl Scorer {
         answer.await.map_err(|_| ScorerError::Gone)
     }
 
+    fn owner_for(&self, request: &Request) -> &Owner {
+        match &self.gpu {
+            Some((owner, pairs_min)) if request.pairs() >= *pairs_min => owner,
+            _ => {
+                let turn = self.next.fetch_add(1, Ordering::Relaxed);
+                &self.owners[turn % self.owners.len()]
+            }
+        }
+    }
+
     /// Whether every owner is still at work.
     pub fn is_alive(&self) -> bool {
-        self.owners.iter().all(|owner| owner.inbox.is_alive())
+        let gpu = self.gpu.iter().map(|(owner, _)| owner);
+        self.owners.iter().chain(gpu).all(|owner| owner.inbox.is_alive())
     }
 }
 
@@ -136,6 +176,40 @@ impl Owner {
         let (inbox, thread) = worker::start("scorer", limits.slates, |_| {}, desk, turn);
         Self { inbox, _thread: thread }
     }
+
+    /// The owner of a GPU: what waits is one batch. A GPU that fails costs time, not answers.
+    fn start_gpu(model: &Arc<Model>, gpu: Gpu, limits: Limits, metrics: &Arc<Metrics>) -> Self {
+        let (model, metrics) = (model.clone(), metrics.clone());
+        let state = {
+            let model = model.clone();
+            move || (gpu, model.desk())
+        };
+        let turn = move |(gpu, desk): &mut (Gpu, Desk), jobs: &mut Vec<Job>| {
+            jobs.retain(|job| !job.reply.is_closed());
+            let begun = Instant::now();
+            let slates: Vec<Slate<'_>> = jobs.iter().map(|job| job.request.slate()).collect();
+            match model.score_on(&slates, gpu) {
+                Ok(scores) => {
+                    drop(slates);
+                    for (job, scores) in jobs.drain(..).zip(scores) {
+                        job.answer(scores, begun, &metrics);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "a GPU does not score"
+                    );
+                    drop(slates);
+                    for job in jobs.drain(..) {
+                        job.serve(&model, desk, &metrics);
+                    }
+                }
+            }
+        };
+        let (inbox, thread) = worker::start("scorer-gpu", limits.slates, |_| {}, state, turn);
+        Self { inbox, _thread: thread }
+    }
 }
 
 // === impl Job ===
@@ -147,8 +221,25 @@ impl Job {
             return;
         }
         let begun = Instant::now();
-        let Request { user, now, card, entries } = &self.request;
-        let slate = Slate {
+        let scores = model.score(&self.request.slate(), desk);
+        self.answer(scores, begun, metrics);
+    }
+
+    /// Answers with scores that were begun then.
+    fn answer(self, scores: Scores, begun: Instant, metrics: &Metrics) {
+        let compute = begun.elapsed();
+        metrics.scored(self.request.entries.len(), compute);
+        // The caller may have hung up meanwhile.
+        let _ = self.reply.send(Reply { scores, queue: begun - self.posted, compute });
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    fn slate(&self) -> Slate<'_> {
+        let Self { user, now, card, entries } = self;
+        Slate {
             user,
             now: *now,
             history: &card.history,
@@ -156,11 +247,11 @@ impl Job {
             head: Some(&card.head),
             expects: card.expects,
             candidates: entries,
-        };
-        let scores = model.score(&slate, desk);
-        let compute = begun.elapsed();
-        metrics.scored(entries.len(), compute);
-        // The caller may have hung up meanwhile.
-        let _ = self.reply.send(Reply { scores, queue: begun - self.posted, compute });
+        }
+    }
+
+    /// Pairs of a candidate and an event: what the time of a slate goes by.
+    fn pairs(&self) -> usize {
+        self.entries.len() * self.card.history.len().clamp(1, HISTORY_LEN)
     }
 }

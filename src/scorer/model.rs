@@ -22,10 +22,10 @@ pub struct Model {
     pub cards: Cards,
     /// Texts to vectors.
     pub reader: Arc<Reader>,
-    network: Arc<Fused>,
-    head: Option<Head>,
-    items: ItemTable,
-    reasons: ReasonTable,
+    pub(super) network: Arc<Fused>,
+    pub(super) head: Option<Head>,
+    pub(super) items: Arc<ItemTable>,
+    pub(super) reasons: Arc<ReasonTable>,
 }
 
 /// A slate to be scored.
@@ -74,9 +74,18 @@ pub struct Scores {
 pub struct Desk {
     scratch: nn::Scratch,
     scores: nn::Scores,
+    sheet: Sheet,
+}
+
+/// What is written down about a slate before it is scored.
+#[derive(Debug, Default)]
+pub(super) struct Sheet {
+    history: Vec<HistoryRow<'static>>,
     features: Vec<[f32; FEATURES]>,
     /// (candidates, [`REASONS_MAX`])
     overlaps: Vec<[f32; REASONS_MAX]>,
+    /// Of candidates that come inline.
+    inline: Vec<Option<ItemRow>>,
 }
 
 // === impl Model ===
@@ -89,8 +98,8 @@ impl Model {
         reader: Arc<Reader>,
         network: Arc<Fused>,
     ) -> Result<Self, Misfit> {
-        let items = network.items(&cards.item_vectors)?;
-        let reasons = network.reasons(&cards.reason_vectors)?;
+        let items = Arc::new(network.items(&cards.item_vectors)?);
+        let reasons = Arc::new(network.reasons(&cards.reason_vectors)?);
         Ok(Self { catalog, cards, reader, network, head: None, items, reasons })
     }
 
@@ -121,8 +130,7 @@ impl Model {
         Desk {
             scratch: self.network.scratch(),
             scores: nn::Scores::default(),
-            features: Vec::new(),
-            overlaps: Vec::new(),
+            sheet: Sheet::default(),
         }
     }
 
@@ -137,76 +145,82 @@ impl Model {
     /// Scores a slate. A candidate's score does not depend on the order or the company that it
     /// comes in.
     pub fn score(&self, slate: &Slate<'_>, desk: &mut Desk) -> Scores {
-        let month = crate::bundle::month(slate.now);
-        let context = Context::new(&self.catalog, &self.cards, slate.history, slate.now, month);
-        self.describe(slate, &context, desk);
-        let inline: Vec<Option<ItemRow>> =
-            slate.candidates.iter().map(|entry| self.inline_row(entry)).collect();
-        let history: Vec<HistoryRow<'_>> = context
-            .history()
-            .iter()
-            .map(|past| HistoryRow {
-                item: ItemRef::Row(past.item),
-                age: context.age(past),
-                kind: past.kind as u8,
-            })
-            .collect();
-        let candidates: Vec<CandidateRow<'_>> = slate
-            .candidates
-            .iter()
-            .enumerate()
-            .map(|(row, entry)| {
-                let item = match (entry, &inline[row]) {
-                    (Entry::Known(number), _) => ItemRef::Row(*number),
-                    (Entry::Inline(_), Some(item)) => ItemRef::Inline(item),
-                    (Entry::Inline(_), None) => unreachable!("every inline item was given a row"),
-                };
-                let overlaps = &desk.overlaps[row][..self.reasons(entry).len()];
-                let (reasons, overlap) = self.standing(entry, overlaps);
-                CandidateRow { item, features: &desk.features[row], reasons, overlap }
-            })
-            .collect();
-        let (rechead, rechead_weight) = self.heard(slate);
-        let slate = nn::Slate {
+        let Desk { scratch, scores, sheet } = desk;
+        self.describe(slate, sheet);
+        let candidates = self.candidates(slate, sheet);
+        let rechead = self.heard(slate);
+        self.network
+            .score(&self.asked(slate, sheet, &candidates), scratch, scores)
+            .expect("rows made from the model's own tables fit its network");
+        self.told(scores, candidates.len(), rechead)
+    }
+
+    /// What the network is asked.
+    pub(super) fn asked<'a>(
+        &'a self,
+        slate: &Slate<'a>,
+        sheet: &'a Sheet,
+        candidates: &'a [CandidateRow<'a>],
+    ) -> nn::Slate<'a> {
+        nn::Slate {
             items: &self.items,
             reasons: &self.reasons,
-            history: &history,
+            history: &sheet.history,
             pattern: slate.pattern.filter(|pattern| !pattern.is_empty()),
-            candidates: &candidates,
-        };
-        self.network
-            .score(&slate, &mut desk.scratch, &mut desk.scores)
-            .expect("rows made from the model's own tables fit its network");
-        let nn::Scores { logits, attention } = &desk.scores;
-        Scores {
-            logits: logits[..candidates.len()].to_vec(),
-            rechead,
-            rechead_weight,
-            attention: attention[..candidates.len() * REASONS_MAX].to_vec(),
+            candidates,
         }
     }
 
-    /// What the Rechead says of each candidate, and what that counts.
-    fn heard(&self, slate: &Slate<'_>) -> (Vec<f32>, f32) {
-        let Some(head) = &self.head else { return (Vec::new(), 0.0) };
-        let made = slate.head.filter(|made| !made.is_empty()).map(Cow::Borrowed);
-        let shopper = made.unwrap_or_else(|| {
-            let Slate { history, pattern: thought, expects: answer, .. } = *slate;
-            Cow::Owned(self.shopper(Written { history, thought, answer }))
-        });
-        let score = |entry: &Entry| match entry {
-            Entry::Known(number) => head.score(&shopper, *number),
-            Entry::Inline(text) => {
-                head.score_text(&shopper, &self.reader.vector(&inline_text(text)))
-            }
-        };
-        (slate.candidates.iter().map(score).collect(), head.weight())
+    /// What it said.
+    pub(super) fn told(&self, scores: &nn::Scores, count: usize, rechead: Vec<f32>) -> Scores {
+        Scores {
+            logits: scores.logits[..count].to_vec(),
+            rechead,
+            rechead_weight: self.head.as_ref().map_or(0.0, Head::weight),
+            attention: scores.attention[..count * REASONS_MAX].to_vec(),
+        }
     }
 
-    /// Fills in the features and the overlaps of every candidate.
-    fn describe(&self, slate: &Slate<'_>, context: &Context<'_>, desk: &mut Desk) {
-        desk.features.clear();
-        desk.overlaps.clear();
+    /// What the Rechead says of each candidate: nothing where there is none.
+    fn heard(&self, slate: &Slate<'_>) -> Vec<f32> {
+        let Some(head) = &self.head else { return Vec::new() };
+        let shopper = self.shopper_of(slate);
+        let score = |entry: &Entry| match entry {
+            Entry::Known(number) => head.score(&shopper, *number),
+            Entry::Inline(text) => self.heard_inline(head, &shopper, text),
+        };
+        slate.candidates.iter().map(score).collect()
+    }
+
+    /// The same of a candidate that comes inline.
+    pub(super) fn heard_inline(&self, head: &Head, shopper: &[f32], text: &ItemText) -> f32 {
+        head.score_text(shopper, &self.reader.vector(&inline_text(text)))
+    }
+
+    /// The vector of a slate's shopper, made now if it was not made before.
+    pub(super) fn shopper_of<'a>(&self, slate: &Slate<'a>) -> Cow<'a, [f32]> {
+        let made = slate.head.filter(|made| !made.is_empty()).map(Cow::Borrowed);
+        made.unwrap_or_else(|| {
+            let Slate { history, pattern: thought, expects: answer, .. } = *slate;
+            Cow::Owned(self.shopper(Written { history, thought, answer }))
+        })
+    }
+
+    /// Writes down the events, and the features and the overlaps of every candidate.
+    pub(super) fn describe(&self, slate: &Slate<'_>, sheet: &mut Sheet) {
+        let month = crate::bundle::month(slate.now);
+        let context = Context::new(&self.catalog, &self.cards, slate.history, slate.now, month);
+        let Sheet { history, features, overlaps: all_overlaps, inline } = sheet;
+        history.clear();
+        history.extend(context.history().iter().map(|past| HistoryRow {
+            item: ItemRef::Row(past.item),
+            age: context.age(past),
+            kind: past.kind as u8,
+        }));
+        inline.clear();
+        inline.extend(slate.candidates.iter().map(|entry| self.inline_row(entry)));
+        features.clear();
+        all_overlaps.clear();
         for entry in slate.candidates {
             let mut overlaps = [0.0; REASONS_MAX];
             let reasons = self.reasons(entry);
@@ -219,14 +233,33 @@ impl Model {
                 }
                 Entry::Inline(text) => Candidate::Inline(text),
             };
-            desk.features.push(context.features(candidate, &overlaps[..reasons.len()]));
+            features.push(context.features(candidate, &overlaps[..reasons.len()]));
             for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
                 if Context::is_own(reason, slate.user) {
                     *overlap = nn::LEFT_OUT;
                 }
             }
-            desk.overlaps.push(overlaps);
+            all_overlaps.push(overlaps);
         }
+    }
+
+    /// The candidates as they were described.
+    pub(super) fn candidates<'a>(
+        &self,
+        slate: &Slate<'a>,
+        sheet: &'a Sheet,
+    ) -> Vec<CandidateRow<'a>> {
+        let row = |(row, entry): (usize, &Entry)| {
+            let item = match (entry, &sheet.inline[row]) {
+                (Entry::Known(number), _) => ItemRef::Row(*number),
+                (Entry::Inline(_), Some(item)) => ItemRef::Inline(item),
+                (Entry::Inline(_), None) => unreachable!("every inline item was given a row"),
+            };
+            let overlaps = &sheet.overlaps[row][..self.reasons(entry).len()];
+            let (reasons, overlap) = self.standing(entry, overlaps);
+            CandidateRow { item, features: &sheet.features[row], reasons, overlap }
+        };
+        slate.candidates.iter().enumerate().map(row).collect()
     }
 
     fn inline_row(&self, entry: &Entry) -> Option<ItemRow> {

@@ -1,7 +1,7 @@
 //! From a bundle to a scorer's model.
 
 use super::rechead::RecheadFile;
-use super::{Desk, Entry, Fusion, Model, Reader, Scores, Slate};
+use super::{Desk, Entry, Fusion, Gpu, Model, Reader, Scores, Slate};
 use crate::bundle::{Bundle, BundleError, Golden, Part};
 use crate::language::Tokens;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
@@ -86,13 +86,31 @@ impl Opened {
     /// serve.
     pub fn check_golden(&self) -> Result<(), BundleError> {
         let mut desk = self.model.desk();
+        self.compare_golden(|golden| score_golden(&self.model, golden, &mut desk))
+    }
+
+    /// The same on a GPU, which warms it.
+    pub fn check_golden_on(&self, gpu: &mut Gpu) -> Result<(), BundleError> {
+        self.compare_golden(|golden| {
+            with_golden(&self.model, golden, |slate| {
+                let scores = self.model.score_on(&[*slate], gpu);
+                let scores = scores.map_err(|error| wrong_golden(&error.to_string()))?;
+                scores.into_iter().next().ok_or_else(|| wrong_golden("a GPU scores nothing"))
+            })?
+        })
+    }
+
+    fn compare_golden(
+        &self,
+        mut score: impl FnMut(&Golden) -> Result<Scores, BundleError>,
+    ) -> Result<(), BundleError> {
         for golden in &self.golden {
             let card = self.model.cards.users.get(&golden.user.as_str().into());
             if card.is_some_and(|card| !self.model.is_of_this_head(card)) {
                 let why = "its vectors in the Rechead's space are those of another Rechead";
                 return Err(BundleError::malformed(Part::CardVectors.file(), why));
             }
-            let scores = score_golden(&self.model, golden, &mut desk)?;
+            let scores = score(golden)?;
             let logits = scores.logits.iter().zip(&golden.scores);
             let far = logits.chain(scores.rechead.iter().zip(&golden.rechead)).find(|(a, b)| {
                 let near = (**a - **b).abs() <= GOLDEN_TOLERANCE;
@@ -103,11 +121,15 @@ impl Opened {
                     "a golden request of {} scores {found} on this machine, not {expected}",
                     golden.user
                 );
-                return Err(BundleError::malformed(Part::Golden.file(), &why));
+                return Err(wrong_golden(&why));
             }
         }
         Ok(())
     }
+}
+
+fn wrong_golden(why: &str) -> BundleError {
+    BundleError::malformed(Part::Golden.file(), why)
 }
 
 /// The bundle's Rechead and what it counts, if it has one.
@@ -139,9 +161,16 @@ pub fn score_golden(
     golden: &Golden,
     desk: &mut Desk,
 ) -> Result<Scores, BundleError> {
-    let unknown = |what: &str| {
-        BundleError::malformed(Part::Golden.file(), &format!("{what} is not in the bundle"))
-    };
+    with_golden(model, golden, |slate| model.score(slate, desk))
+}
+
+/// Lends the slate of a golden request.
+fn with_golden<T>(
+    model: &Model,
+    golden: &Golden,
+    use_it: impl FnOnce(&Slate<'_>) -> T,
+) -> Result<T, BundleError> {
+    let unknown = |what: &str| wrong_golden(&format!("{what} is not in the bundle"));
     let user = golden.user.as_str().into();
     let card = model.cards.users.get(&user).ok_or_else(|| unknown(&golden.user))?;
     let number = |item: &String| {
@@ -149,7 +178,7 @@ pub fn score_golden(
         number.map(Entry::Known).ok_or_else(|| unknown(item))
     };
     let candidates = golden.items.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-    let slate = Slate {
+    Ok(use_it(&Slate {
         user: &user,
         now: golden.now,
         history: &card.history,
@@ -157,6 +186,5 @@ pub fn score_golden(
         head: Some(&card.head),
         expects: card.expects,
         candidates: &candidates,
-    };
-    Ok(model.score(&slate, desk))
+    }))
 }

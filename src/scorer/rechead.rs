@@ -5,6 +5,7 @@ use crate::domain::EventKind;
 use crate::nn::{Rechead, RecheadRoom, RecheadShape};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Events whose items are the text of a history (RPORec, c).
 const HISTORY_ITEMS: usize = 20;
@@ -32,7 +33,7 @@ pub struct Head {
     network: Rechead,
     weight: f32,
     /// (items, d)
-    items: Vec<f32>,
+    items: Arc<[f32]>,
 }
 
 /// What was written about a shopper.
@@ -64,12 +65,7 @@ impl Head {
         if cards.head_vectors.is_empty() {
             return Self::new(network, weight, &cards.item_vectors);
         }
-        Self { network, weight, items: cards.head_vectors.clone() }
-    }
-
-    /// The vectors of all items: (items, d).
-    pub fn items(&self) -> &[f32] {
-        &self.items
+        Self { network, weight, items: cards.head_vectors.as_slice().into() }
     }
 
     /// Whether cards were written with this very network, to the precision that they are kept in: told
@@ -87,6 +83,11 @@ impl Head {
             near(of_item, &self.network.item(text, &mut RecheadRoom::default()))
         };
         near(head, &self.shopper(written, cards)) && met.is_none_or(is_made_of)
+    }
+
+    /// The vectors of the catalogue's items: (items, d).
+    pub fn items(&self) -> &Arc<[f32]> {
+        &self.items
     }
 
     /// What its score counts.

@@ -18,6 +18,7 @@ pub fn building(metrics: Arc<Metrics>) -> Building {
         scorer: scorer::Limits {
             threads: some(1),
             slates: worker::Limits { waiting_max: some(64), batch_max: some(8) },
+            gpu: None,
         },
         engine: RunLimits {
             place: engine::Place::Processor,
