@@ -3,6 +3,7 @@
 //! `cargo bench --bench scorer -- [CASE] [--fused=PASSES] [--candle=PASSES] [--json] [--training]`
 
 use raisonne::bench::{ScorerOptions, scorer, training};
+use raisonne::engine::Place;
 use std::io::stdout;
 
 fn main() -> anyhow::Result<()> {
@@ -22,8 +23,15 @@ fn main() -> anyhow::Result<()> {
     let case = args.iter().find(|arg| !arg.starts_with("--")).map(Into::into);
     let sizes = if case.is_some() { vec![0] } else { vec![100, 1_000] };
     for candidates in sizes {
-        let options =
-            ScorerOptions { case: case.clone(), candidates, fused, candle, json: has("--json") };
+        let options = ScorerOptions {
+            case: case.clone(),
+            candidates,
+            place: Place::Processor,
+            slates: 1,
+            fused,
+            candle,
+            json: has("--json"),
+        };
         scorer(&options, &mut stdout())?;
     }
     Ok(())

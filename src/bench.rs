@@ -2,6 +2,8 @@
 
 mod case;
 mod engine;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod learner;
 mod logits;
 mod process;
@@ -14,6 +16,9 @@ pub use logits::{LogitsOptions, logits};
 pub use process::memory_bytes;
 pub use service::{ServiceOptions, service};
 
+use crate::engine::Place;
+#[cfg(not(feature = "cuda"))]
+use crate::engine::PlaceError;
 use crate::nn::{Batch, Din, Dropout, Fused, Scores, Shape, softmax_loss};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -38,6 +43,10 @@ pub struct ScorerOptions {
     pub case: Option<PathBuf>,
     /// Candidates of a random case.
     pub candidates: usize,
+    /// Where it runs beside the processor: a GPU is timed on random slates of several sizes.
+    pub place: Place,
+    /// Slates at a time, on a GPU.
+    pub slates: usize,
     /// Passes of the network as it is served; none leaves it out.
     pub fused: usize,
     /// Passes of the network as it is trained; none leaves it out.
@@ -56,6 +65,9 @@ struct Timed {
 
 /// Times the scorer's network, as served and as trained, on the first slate of a case.
 pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
+    if let Place::Gpu(ordinal) = options.place {
+        return beside(options, ordinal, out);
+    }
     let case = if let Some(path) = &options.case {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
         Case::read(&bytes).with_context(|| path.display().to_string())?
@@ -79,6 +91,14 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
         writeln!(out, "{name}: {} candidates in {:.0} us", case.sizes().1, timed.median_us)?;
     }
     Ok(())
+}
+
+#[cfg(feature = "cuda")]
+use gpu::beside;
+
+#[cfg(not(feature = "cuda"))]
+fn beside(_options: &ScorerOptions, _ordinal: usize, _out: &mut dyn Write) -> Result<()> {
+    Err(PlaceError::NotBuilt.into())
 }
 
 fn fused(case: &Case, repetitions: usize) -> Result<Timed> {

@@ -5,13 +5,18 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
 use raisonne::bench::{Case, Fill, Lent, Prepared};
+use raisonne::bundle::{Bundle, UserCard};
+use raisonne::domain::{ItemText, UserId};
 use raisonne::nn::cuda::{Bounds, Done, Job, ScoreError, Scorer, Tables};
 use raisonne::nn::{
     Ablation, CandidateRow, Fused, ItemRef, LEFT_OUT, Misfit, Scores, Shape, Slate, Weights,
 };
-use raisonne::scorer::ScorerFile;
+use raisonne::scorer::{self, Entry, GpuLimits, Opened, Request, ScorerFile};
+use raisonne::telemetry::Metrics;
+use raisonne::worker;
 use std::collections::HashMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -132,6 +137,11 @@ fn other_shapes_and_ablations_say_the_same() {
     }
 }
 
+fn demo() -> Opened {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    Opened::of(Bundle::open(&dir).unwrap()).unwrap()
+}
+
 #[test]
 fn the_demo_scores_as_it_does_on_the_processor() {
     let _device = device();
@@ -142,6 +152,73 @@ fn the_demo_scores_as_it_does_on_the_processor() {
     let mut case = Case::random(&file.shape, 11, (6, 17), Fill::Ragged).unwrap();
     case.weights = weights;
     Both::of(&case, ROOMY).check();
+}
+
+#[test]
+fn the_demo_s_golden_requests_come_out() {
+    let _device = device();
+    let opened = demo();
+    let limits = GpuLimits { ordinal: 0, pairs_min: 1, rows_max: 100 };
+    opened.check_golden_on(&mut opened.model.on_gpu(limits, 4).unwrap()).unwrap();
+}
+
+#[test]
+fn large_slates_are_served_from_a_gpu() {
+    let _device = device();
+    let opened = demo();
+    let one = NonZeroUsize::MIN;
+    let many = NonZeroUsize::new(64).unwrap();
+    let gpu = GpuLimits { ordinal: 0, pairs_min: 200, rows_max: 300 };
+    let slates = worker::Limits { waiting_max: many, batch_max: many };
+    let limits = scorer::Limits { threads: one, slates, gpu: Some(gpu) };
+    let model = &opened.model;
+    let on_gpu = model.on_gpu(gpu, 64).unwrap();
+    let scorer = scorer::Scorer::start(model, Some(on_gpu), limits, &Arc::new(Metrics::new()));
+    let inline = || {
+        let text = ItemText { title: "A blue teapot".into(), ..ItemText::default() };
+        Entry::Inline(text)
+    };
+    let request = |(at, (user, card)): (usize, (&UserId, &Arc<UserCard>))| {
+        let count = if at % 4 == 0 { 1 } else { 30 };
+        let known = (0..count).map(|row| Entry::Known((at as u32 * 31 + row * 7) % 3_000));
+        let entries: Vec<Entry> = known.chain([inline()]).collect();
+        let (user, card) = (user.clone(), card.clone());
+        Request { user, now: 1_500_000_000, card, entries: entries.into() }
+    };
+    let requests: Vec<Request> =
+        model.cards.users.iter().take(12).enumerate().map(request).collect();
+    let before = calls();
+    let replies = requests.iter().map(|request| scorer.score(request.clone()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let replies = runtime.block_on(futures_util::future::join_all(replies));
+    if let Some((before, after)) = before.zip(calls()) {
+        assert!(after["score_candidates"] > before.get("score_candidates").copied().unwrap_or(0));
+    }
+    let mut desk = model.desk();
+    for (request, reply) in requests.iter().zip(replies) {
+        let Request { user, now, card, entries } = request;
+        let slate = scorer::Slate {
+            user,
+            now: *now,
+            history: &card.history,
+            pattern: Some(&card.vector),
+            head: Some(&card.head),
+            expects: card.expects,
+            candidates: entries,
+        };
+        let right = model.score(&slate, &mut desk);
+        let found = reply.unwrap().scores;
+        let rows = found.logits.iter().zip(&right.logits);
+        let rows = rows.chain(found.rechead.iter().zip(&right.rechead));
+        for (found, right) in rows {
+            assert!((found - right).abs() < 1e-4, "{found} is not {right}");
+        }
+        assert_eq!(found.rechead.len(), right.rechead.len());
+        for row in 0..entries.len() {
+            let rows = found.attention(row).iter().zip(right.attention(row));
+            assert!(rows.into_iter().all(|(found, right)| (found - right).abs() < 1e-4));
+        }
+    }
 }
 
 #[test]

@@ -235,6 +235,12 @@ struct ScorerBench {
     /// Candidates of a random case.
     #[arg(long, default_value_t = 100)]
     candidates: usize,
+    /// Times it on a GPU as well, `cuda` or `cuda:N`: single slates of several sizes, and then what was asked for.
+    #[arg(long, default_value_t)]
+    device: Place,
+    /// Slates at a time, on a GPU.
+    #[arg(long, default_value_t = 1)]
+    slates: usize,
     /// Passes of the serving network.
     #[arg(long, default_value_t = 200)]
     repetitions: usize,
@@ -278,6 +284,8 @@ impl ScorerBench {
         let options = bench::ScorerOptions {
             case: self.case,
             candidates: self.candidates,
+            place: self.device,
+            slates: self.slates,
             fused: self.repetitions,
             candle: self.candle_repetitions,
             json: self.json,

@@ -1,0 +1,86 @@
+//! How large must slates be for a GPU to pay?
+
+use super::{Case, Fill, ITEMS, Lent, Prepared, ScorerOptions, median_us};
+use crate::nn::cuda::{Bounds, Done, Job, Scorer, Tables};
+use crate::nn::{Fused, Scores, Shape, Slate};
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::io::Write;
+use std::sync::Arc;
+
+/// Candidates of single slates that are timed before what was asked for.
+const CANDIDATES: [usize; 6] = [10, 30, 100, 300, 1_000, 3_000];
+
+/// The median times of slates of one size.
+#[derive(Debug, Serialize)]
+struct Beside {
+    slates: usize,
+    candidates: usize,
+    /// Pairs of a candidate and an event of all slates.
+    pairs: usize,
+    /// One slate after the other, on one thread.
+    cpu_ms: f64,
+    /// All at once, their rows on the device, from the first slate that is laid out to the last score that came back.
+    gpu_ms: f64,
+    /// How far apart two logits are at most.
+    apart: f32,
+}
+
+/// Times the processor and a GPU beside each other.
+pub(super) fn beside(options: &ScorerOptions, ordinal: usize, out: &mut dyn Write) -> Result<()> {
+    let singles = CANDIDATES.map(|candidates| (1, candidates));
+    let sizes = singles.into_iter().chain([(options.slates, options.candidates)]);
+    let timed = sizes.map(|sizes| time(sizes, options.fused, ordinal));
+    let timed = timed.collect::<Result<Vec<_>>>()?;
+    if options.json {
+        serde_json::to_writer(&mut *out, &timed)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for Beside { slates, candidates, pairs, cpu_ms, gpu_ms, apart } in timed {
+        writeln!(
+            out,
+            "{slates} x {candidates} candidates, {pairs} pairs: cpu {cpu_ms:.3} ms, \
+             cuda {gpu_ms:.3} ms, logits at most {apart:.1e} apart"
+        )?;
+    }
+    Ok(())
+}
+
+fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Beside> {
+    let shape = Shape { items: ITEMS, ..Shape::default() };
+    let case = Case::random(&shape, 0, sizes, Fill::Full)?;
+    let fused = Arc::new(Fused::new(&case.weights, &shape)?);
+    let (slates, candidates) = sizes;
+    let prepared = case.prepare_all(&fused, 0..slates)?;
+    let first = prepared.first().context("there must be at least one slate")?;
+    let tables =
+        Tables { items: first.items.clone(), reasons: first.reasons.clone(), meetings: [].into() };
+    let all = slates * (candidates + shape.history);
+    let bounds = Bounds {
+        slates_max: slates,
+        candidates_max: slates * candidates,
+        rows_max: all,
+        items_max: all,
+        cards_max: all,
+    };
+    let mut scorer = Scorer::load(fused.clone(), tables, bounds, ordinal)?;
+    let lent: Vec<Lent<'_>> = prepared.iter().map(Prepared::lend).collect();
+    let asked: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+    let jobs: Vec<Job<'_>> = asked.iter().map(|&slate| Job { slate, shopper: &[] }).collect();
+    let mut done: Vec<Done> = jobs.iter().map(|_| Done::default()).collect();
+    let gpu_us = median_us(repetitions, || Ok(scorer.score(&jobs, &mut done)?))?;
+    let mut scratch = fused.scratch();
+    let mut scores: Vec<Scores> = asked.iter().map(|_| Scores::default()).collect();
+    let cpu_us = median_us(repetitions, || {
+        for (slate, scores) in asked.iter().zip(&mut scores) {
+            fused.score(slate, &mut scratch, scores)?;
+        }
+        Ok(())
+    })?;
+    let logits = scores.iter().flat_map(|scores| &scores.logits);
+    let found = done.iter().flat_map(|done| &done.scores.logits);
+    let apart = logits.zip(found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let pairs = slates * candidates * shape.history;
+    Ok(Beside { slates, candidates, pairs, cpu_ms: cpu_us / 1e3, gpu_ms: gpu_us / 1e3, apart })
+}
