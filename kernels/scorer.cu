@@ -8,8 +8,9 @@
 // Two launches are a batch. `encode_histories` has a block for each slate: three million products that hang on
 // each other, so what bounds it is how long weights take from L2. `score_candidates` has a block for ten candidates
 // of a slate, and is bounded by multiplications: 2,640 for each candidate and event, and 30,000 for each candidate's head,
-// whose 130 KiB of weights come from L2 once a block. For candidate and event a thread keeps both hidden layers of two candidates and one event in registers, so that a weight is read from shared
-// memory once for two products, and nothing between candidate, event and attention is ever written down.
+// whose 130 KiB of weights come from L2 once a block. For candidate and event, a thread keeps both hidden layers of two
+// candidates and one event in registers, so that a weight is read from shared memory once for two products, and nothing
+// between candidate, event and attention is ever written down.
 //
 // Every sum is in an order that depends on its row alone, so that company changes nothing.
 
