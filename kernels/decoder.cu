@@ -136,9 +136,15 @@ extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, 
   }
 }
 
-// Pages that one block reads: the cut depends on nothing else, so a row's sums are always the same.
+// Pages of a part: the cut depends on nothing else, so a row's sums are always the same.
 static const u32 PAGES_A_PART = 32;
 static const u32 BLOCK = 128;
+
+// Parts that the pages of a row are cut into: one at least.
+static __device__ u32 parts_of(const u32 *ranges, u32 row) {
+  const u32 pages = ranges[2 * row + 1] - ranges[2 * row];
+  return pages ? (pages + PAGES_A_PART - 1) / PAGES_A_PART : 1;
+}
 
 // A page that rows see: tokens of it, the first of which stands at a position.
 struct Seen {
@@ -170,17 +176,18 @@ static __device__ void read(float *to, const bf16 *from) {
   }
 }
 
-// What the queries of one key head see, of one part of a row's pages: GROUP query heads at once, so
-// that keys are read once. Grid: (rows, kv_heads, parts).
+// What the queries of one key head see, part by part of a row's pages: GROUP query heads at once, so
+// that keys are read once. Grid: (rows, kv_heads, blocks); blocks take turns at the parts of a row, so any
+// number of them is right for any number of parts, of which there is room for `most`.
 template <int DIM, int GROUP>
-static __device__ void attend_part(float *parts, Sum *sums, const bf16 *queries, const bf16 *keys,
-                                   const bf16 *values, const u32 *positions, const u32 *ranges,
-                                   const Seen *seen, float scale, u32 window, Heads of) {
+static __device__ void attend_parts(float *parts, Sum *sums, const bf16 *queries, const bf16 *keys,
+                                    const bf16 *values, const u32 *positions, const u32 *ranges,
+                                    const Seen *seen, float scale, u32 window, u32 most, Heads of) {
   // Lanes that read one key together: what many queries keep has to fit their registers.
   constexpr u32 LANES = GROUP > 4 ? 16 : 8;
   constexpr u32 TEAMS = BLOCK / LANES;
   constexpr int PART = DIM / LANES;
-  const u32 row = blockIdx.x, kv_head = blockIdx.y, part = blockIdx.z;
+  const u32 row = blockIdx.x, kv_head = blockIdx.y, count = parts_of(ranges, row);
   const u32 team = threadIdx.x / LANES, lane = threadIdx.x % LANES;
   const u32 position = positions[row];
   float query[GROUP][PART], sum[GROUP][PART], highest[GROUP], weight[GROUP];
@@ -189,99 +196,104 @@ static __device__ void attend_part(float *parts, Sum *sums, const bf16 *queries,
   for (int g = 0; g < GROUP; g++) {
     read<PART>(query[g], from + g * DIM);
 #pragma unroll
-    for (int i = 0; i < PART; i++) {
-      query[g][i] *= scale;
-      sum[g][i] = 0.0f;
-    }
-    highest[g] = -INFINITE;
-    weight[g] = 0.0f;
+    for (int i = 0; i < PART; i++) query[g][i] *= scale;
   }
-  const u32 begin = ranges[2 * row] + part * PAGES_A_PART;
-  const u32 end = min(ranges[2 * row + 1], begin + PAGES_A_PART);
-  for (u32 s = begin; s < end; s++) {
-    const Seen page = seen[s];
-    const size_t base = ((size_t)page.page * of.kv_heads + kv_head) * of.page_tokens * DIM + lane * PART;
-    // Everybody takes every turn, so that warps stay whole.
-    for (u32 turn = 0; turn < page.tokens; turn += TEAMS) {
-      const u32 token = turn + team, at = page.first + token;
-      const bool sees = token < page.tokens && at <= position && (window == 0 || at + window > position);
-      const size_t key = base + (size_t)(token < page.tokens ? token : 0) * DIM;
-      float k[PART], v[PART];
-      read<PART>(k, keys + key);
-      read<PART>(v, values + key);
+  for (u32 part = blockIdx.z; part < count; part += gridDim.z) {
+#pragma unroll
+    for (int g = 0; g < GROUP; g++) {
+#pragma unroll
+      for (int i = 0; i < PART; i++) sum[g][i] = 0.0f;
+      highest[g] = -INFINITE;
+      weight[g] = 0.0f;
+    }
+    const u32 begin = ranges[2 * row] + part * PAGES_A_PART;
+    const u32 end = min(ranges[2 * row + 1], begin + PAGES_A_PART);
+    for (u32 s = begin; s < end; s++) {
+      const Seen page = seen[s];
+      const size_t base = ((size_t)page.page * of.kv_heads + kv_head) * of.page_tokens * DIM + lane * PART;
+      // Everybody takes every turn, so that warps stay whole.
+      for (u32 turn = 0; turn < page.tokens; turn += TEAMS) {
+        const u32 token = turn + team, at = page.first + token;
+        const bool sees = token < page.tokens && at <= position && (window == 0 || at + window > position);
+        const size_t key = base + (size_t)(token < page.tokens ? token : 0) * DIM;
+        float k[PART], v[PART];
+        read<PART>(k, keys + key);
+        read<PART>(v, values + key);
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) {
+          float score = 0.0f;
+#pragma unroll
+          for (int i = 0; i < PART; i++) score += query[g][i] * k[i];
+          for (int far = LANES / 2; far > 0; far /= 2) score += __shfl_xor_sync(EVERYONE, score, far);
+          if (!sees) continue;
+          const float top = fmaxf(highest[g], score);
+          const float old = rescale(highest[g], top), now = __expf(score - top);
+          highest[g] = top;
+          weight[g] = weight[g] * old + now;
+#pragma unroll
+          for (int i = 0; i < PART; i++) sum[g][i] = sum[g][i] * old + now * v[i];
+        }
+      }
+    }
+
+    // What the teams have becomes one: first those of a warp, then the warps.
+    constexpr int WARPS = BLOCK / WARP;
+    __shared__ Sum warps[WARPS][GROUP];
+    __shared__ float tables[WARPS][GROUP][DIM];
+    const u32 warp = threadIdx.x / WARP;
+    for (int far = LANES; far < (int)WARP; far *= 2) {
 #pragma unroll
       for (int g = 0; g < GROUP; g++) {
-        float score = 0.0f;
-#pragma unroll
-        for (int i = 0; i < PART; i++) score += query[g][i] * k[i];
-        for (int far = LANES / 2; far > 0; far /= 2) score += __shfl_xor_sync(EVERYONE, score, far);
-        if (!sees) continue;
-        const float top = fmaxf(highest[g], score);
-        const float old = rescale(highest[g], top), now = __expf(score - top);
+        const float other = __shfl_xor_sync(EVERYONE, highest[g], far);
+        const float more = __shfl_xor_sync(EVERYONE, weight[g], far);
+        const float top = fmaxf(highest[g], other);
+        const float mine = rescale(highest[g], top), theirs = rescale(other, top);
         highest[g] = top;
-        weight[g] = weight[g] * old + now;
+        weight[g] = weight[g] * mine + more * theirs;
 #pragma unroll
-        for (int i = 0; i < PART; i++) sum[g][i] = sum[g][i] * old + now * v[i];
+        for (int i = 0; i < PART; i++) {
+          const float table = __shfl_xor_sync(EVERYONE, sum[g][i], far);
+          sum[g][i] = sum[g][i] * mine + table * theirs;
+        }
       }
     }
-  }
-
-  // What the teams have becomes one: first those of a warp, then the warps.
-  constexpr int WARPS = BLOCK / WARP;
-  __shared__ Sum warps[WARPS][GROUP];
-  __shared__ float tables[WARPS][GROUP][DIM];
-  const u32 warp = threadIdx.x / WARP;
-  for (int far = LANES; far < (int)WARP; far *= 2) {
-#pragma unroll
-    for (int g = 0; g < GROUP; g++) {
-      const float other = __shfl_xor_sync(EVERYONE, highest[g], far);
-      const float more = __shfl_xor_sync(EVERYONE, weight[g], far);
-      const float top = fmaxf(highest[g], other);
-      const float mine = rescale(highest[g], top), theirs = rescale(other, top);
-      highest[g] = top;
-      weight[g] = weight[g] * mine + more * theirs;
-#pragma unroll
-      for (int i = 0; i < PART; i++) {
-        const float table = __shfl_xor_sync(EVERYONE, sum[g][i], far);
-        sum[g][i] = sum[g][i] * mine + table * theirs;
+    __syncthreads();
+    if (threadIdx.x % WARP < LANES) {
+      for (int g = 0; g < GROUP; g++) {
+        if (lane == 0) warps[warp][g] = Sum{highest[g], weight[g]};
+        for (int i = 0; i < PART; i++) tables[warp][g][lane * PART + i] = sum[g][i];
       }
     }
-  }
-  __syncthreads();
-  if (threadIdx.x % WARP < LANES) {
-    for (int g = 0; g < GROUP; g++) {
-      if (lane == 0) warps[warp][g] = Sum{highest[g], weight[g]};
-      for (int i = 0; i < PART; i++) tables[warp][g][lane * PART + i] = sum[g][i];
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < GROUP * DIM; i += BLOCK) {
+      const u32 g = i / DIM, column = i % DIM;
+      float top = -INFINITE, total = 0.0f, value = 0.0f;
+      for (int w = 0; w < WARPS; w++) top = fmaxf(top, warps[w][g].highest);
+      for (int w = 0; w < WARPS; w++) {
+        const float factor = rescale(warps[w][g].highest, top);
+        total += warps[w][g].weight * factor;
+        value += tables[w][g][column] * factor;
+      }
+      const size_t out = ((size_t)row * of.heads + kv_head * GROUP + g) * most + part;
+      parts[out * DIM + column] = value;
+      if (column == 0) sums[out] = Sum{top, total};
     }
-  }
-  __syncthreads();
-  for (u32 i = threadIdx.x; i < GROUP * DIM; i += BLOCK) {
-    const u32 g = i / DIM, column = i % DIM;
-    float top = -INFINITE, total = 0.0f, value = 0.0f;
-    for (int w = 0; w < WARPS; w++) top = fmaxf(top, warps[w][g].highest);
-    for (int w = 0; w < WARPS; w++) {
-      const float factor = rescale(warps[w][g].highest, top);
-      total += warps[w][g].weight * factor;
-      value += tables[w][g][column] * factor;
-    }
-    const size_t out = ((size_t)row * of.heads + kv_head * GROUP + g) * gridDim.z + part;
-    parts[out * DIM + column] = value;
-    if (column == 0) sums[out] = Sum{top, total};
   }
 }
 
 // The parts of a row become one. Grid: (rows, heads).
-extern "C" __global__ void attend_merge(bf16 *attended, const float *parts, const Sum *sums, u32 count,
-                                        Heads of) {
+extern "C" __global__ void attend_merge(bf16 *attended, const float *parts, const Sum *sums,
+                                        const u32 *ranges, u32 most, Heads of) {
   const size_t head = (size_t)blockIdx.x * of.heads + blockIdx.y;
+  const u32 count = parts_of(ranges, blockIdx.x);
   float top = -INFINITE, total = 0.0f;
-  for (u32 part = 0; part < count; part++) top = fmaxf(top, sums[head * count + part].highest);
+  for (u32 part = 0; part < count; part++) top = fmaxf(top, sums[head * most + part].highest);
   for (u32 part = 0; part < count; part++)
-    total += sums[head * count + part].weight * rescale(sums[head * count + part].highest, top);
+    total += sums[head * most + part].weight * rescale(sums[head * most + part].highest, top);
   for (u32 column = threadIdx.x; column < of.dim; column += blockDim.x) {
     float value = 0.0f;
     for (u32 part = 0; part < count; part++) {
-      const size_t at = head * count + part;
+      const size_t at = head * most + part;
       value += parts[at * of.dim + column] * rescale(sums[at].highest, top);
     }
     attended[head * of.dim + column] = __float2bfloat16(value / total);
@@ -292,9 +304,9 @@ extern "C" __global__ void attend_merge(bf16 *attended, const float *parts, cons
   extern "C" __global__ void __launch_bounds__(BLOCK, 1) attend_##DIM##_##GROUP(                      \
       float *parts, Sum *sums, const bf16 *queries, const bf16 *keys, const bf16 *values,          \
       const u32 *positions, const u32 *ranges, const Seen *seen, float scale, u32 window,          \
-      Heads of) {                                                                                  \
-    attend_part<DIM, GROUP>(parts, sums, queries, keys, values, positions, ranges, seen, scale,    \
-                            window, of);                                                           \
+      u32 most, Heads of) {                                                                        \
+    attend_parts<DIM, GROUP>(parts, sums, queries, keys, values, positions, ranges, seen, scale,   \
+                             window, most, of);                                                    \
   }
 #define ATTEND_GROUPS(DIM)                                                                          \
   ATTEND(DIM, 1) ATTEND(DIM, 2) ATTEND(DIM, 3) ATTEND(DIM, 4) ATTEND(DIM, 5) ATTEND(DIM, 6)         \
