@@ -88,6 +88,7 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
             cache: of.cache.0,
             precision: of.quantize.map(Quantize::precision),
             rows_max: some(of.rows_max),
+            graphs: of.graphs,
             sequences: engine::Limits {
                 running_max: some(of.running_max),
                 waiting_max: some(of.waiting_max),

@@ -92,6 +92,9 @@ pub struct Engine {
     pub cache: Size,
     /// How weights are kept in memory; as they are stored, without it.
     pub quantize: Option<Quantize>,
+    /// Whether a GPU replays steps of texts that go on as CUDA graphs, captured when it starts; without, it launches
+    /// their kernels one by one.
+    pub graphs: bool,
     /// Rows of a step.
     pub rows_max: usize,
     /// Rows of a step that one prompt may take while others want some.
@@ -251,9 +254,13 @@ fn file(path: &Path) -> Result<Table, ConfigError> {
         .map_err(|source| ConfigError::Malformed { path: path.into(), source: Box::new(source) })
 }
 
-/// Numbers are written plainly in variables; all else is a string.
+/// Numbers, `true` and `false` are written plainly in variables; all else is a string.
 fn put(table: &mut Table, section: &str, key: String, value: &str) {
-    let value = value.parse().map_or_else(|_| Value::String(value.to_owned()), Value::Integer);
+    let value = match (value.parse(), value.parse()) {
+        (Ok(number), _) => Value::Integer(number),
+        (_, Ok(truth)) => Value::Boolean(truth),
+        _ => Value::String(value.to_owned()),
+    };
     let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(section) = section {
         section.insert(key, value);
@@ -330,6 +337,7 @@ impl Default for Engine {
             threads: 0,
             cache: Size(256 << 20),
             quantize: None,
+            graphs: true,
             rows_max: 1_024,
             share_max: 512,
             running_max: 16,
@@ -407,6 +415,7 @@ mod tests {
                 ("RAISONNE__SCORER__DEVICE_FROM", "5000"),
                 ("RAISONNE__STORE__PATH", "data/facts.redb"),
                 ("RAISONNE__ENGINE__DEVICE", "cuda:1"),
+                ("RAISONNE__ENGINE__GRAPHS", "false"),
                 ("RAISONNE__BUNDLE__SWAP", "one_at_a_time"),
                 ("OTHER__API__LISTEN", "nowhere"),
             ],
@@ -420,6 +429,7 @@ mod tests {
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
         assert_eq!(config.bundle.swap, Swap::OneAtATime);
         assert_eq!(config.engine.device, Device(Place::Gpu(1)));
+        assert!(!config.engine.graphs);
     }
 
     #[test]

@@ -40,9 +40,18 @@ fn fixture(name: &str) -> PathBuf {
     Path::new("tests/fixtures/decoder").join(name)
 }
 
+fn options(decodes_max: usize) -> cuda::Options {
+    let (pages, rows_max, context_tokens_max) = (PAGES, ROWS_MAX, CONTEXT);
+    cuda::Options { ordinal: 0, pages, rows_max, context_tokens_max, decodes_max }
+}
+
+/// The model, with graphs of steps with up to so many texts.
+fn with_graphs(name: &str, decodes_max: usize) -> CudaRunner {
+    CudaRunner::load(&Checkpoint::open(&fixture(name)).unwrap(), options(decodes_max)).unwrap()
+}
+
 fn on_gpu(name: &str) -> CudaRunner {
-    let options = cuda::Options { ordinal: 0, pages: PAGES, rows_max: ROWS_MAX };
-    CudaRunner::load(&Checkpoint::open(&fixture(name)).unwrap(), options, CONTEXT).unwrap()
+    with_graphs(name, 0)
 }
 
 fn on_processor(name: &str, precision: Precision) -> CpuRunner {
@@ -183,6 +192,15 @@ fn calls() -> Option<HashMap<String, u64>> {
     Some(lines.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect())
 }
 
+/// What was asked between two counts, by name.
+fn between<'a>(
+    before: &'a HashMap<String, u64>,
+    after: &'a HashMap<String, u64>,
+) -> impl Fn(&str) -> u64 + 'a {
+    let of = |calls: &HashMap<String, u64>, name: &str| calls.get(name).copied().unwrap_or(0);
+    move |name| of(after, name) - of(before, name)
+}
+
 #[test]
 fn a_step_takes_one_upload_no_memory_and_ten_launches_a_layer() {
     let _device = device();
@@ -191,15 +209,79 @@ fn a_step_takes_one_upload_no_memory_and_ten_launches_a_layer() {
     let step =
         |at: usize| Steps::default().span(&text[at..=at], at, 0, false).read(What::Vocabulary);
     Steps::default().span(&text[..17], 0, 0, false).run(&mut runner);
-    step(17).run(&mut runner);
     let Some(before) = calls() else { return };
-    step(18).run(&mut runner);
+    step(17).run(&mut runner);
     let after = calls().unwrap();
-    let count =
-        |name: &str| after.get(name).copied().unwrap_or(0) - before.get(name).copied().unwrap_or(0);
+    let count = between(&before, &after);
     // And embed, pick, and the product with the vocabulary.
     assert_eq!(count("launch"), 10 * LAYERS + 3, "{after:?}");
     assert_eq!(count("cublasGemmEx"), 4 * LAYERS + 1);
     assert_eq!((count("cuMemAlloc"), count("cuMemset"), count("cuMemFree")), (0, 0, 0));
     assert_eq!((count("cuMemcpyHtoD"), count("cuMemcpyDtoH")), (1, 1));
+}
+
+/// The next token of each of some texts, which lie four pages apart: all logits are wanted of some, a few of others,
+/// and of some the row itself.
+fn next(texts: &[Vec<u32>], lengths: &[usize], past: usize) -> Steps {
+    let each = texts.iter().zip(lengths).enumerate();
+    let mut steps = each.fold(Steps::default(), |steps, (index, (text, length))| {
+        let at = length + past;
+        let what = [What::Vocabulary, What::Chosen(0..3), What::Hidden][index % 3].clone();
+        steps.span(&text[at..=at], at, index as u32 * 4, false).read(what)
+    });
+    steps.step.chosen = vec![5, 127, 0];
+    steps
+}
+
+#[test]
+fn graphs_say_what_launches_say() {
+    const MOST: usize = 11;
+    const STEPS: usize = 5;
+    let _device = device();
+    for model in ["qwen3", "qwen3-window", "llama-biased"] {
+        let (mut graphs, mut eager) = (with_graphs(model, MOST), on_gpu(model));
+        // In buckets of their own, and padded to 16; each text comes to the end of a page in another step.
+        for texts in [1, 2, 7, 9, MOST] {
+            let lengths: Vec<_> = (0..texts).map(|text| 12 + text).collect();
+            let texts: Vec<_> = (0..texts as u32).map(|text| tokens(40, text)).collect();
+            for (index, (text, &length)) in texts.iter().zip(&lengths).enumerate() {
+                let prompt =
+                    || Steps::default().span(&text[..length], 0, index as u32 * 4, false);
+                prompt().run(&mut graphs);
+                prompt().run(&mut eager);
+            }
+            for past in 0..STEPS {
+                let step = || next(&texts, &lengths, past);
+                let before = calls();
+                let found = step().run(&mut graphs);
+                let after = calls();
+                assert_eq!(found, step().run(&mut eager), "{model}: {} texts", texts.len());
+                let (Some(before), Some(after)) = (before, after) else { continue };
+                let count = between(&before, &after);
+                // Beside the graph only what is wanted of it: a product, and a launch for tokens that were chosen.
+                let chosen = u64::from(texts.len() > 1);
+                assert_eq!((count("cuGraphLaunch"), count("launch")), (1, 1 + chosen), "{after:?}");
+                assert_eq!(count("cuMemcpyHtoD"), 1);
+                assert_eq!((count("cuMemAlloc"), count("cuMemset"), count("cuMemFree")), (0, 0, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_is_no_token_of_each_text_is_launched() {
+    let _device = device();
+    let mut runner = with_graphs("qwen3", 4);
+    let text = tokens(20, 8);
+    Steps::default().span(&text[..16], 0, 0, false).run(&mut runner);
+    let Some(before) = calls() else { return };
+    // A prompt, a branch of one token, more texts than there are graphs for, and more rows than texts.
+    Steps::default().span(&text[..3], 0, 4, false).run(&mut runner);
+    Steps::default().span(&text[16..17], 16, 0, true).read(What::Hidden).run(&mut runner);
+    (8..13).fold(Steps::default(), |steps, page| steps.span(&text[..1], 0, page, false)).run(&mut runner);
+    Steps::default().span(&text[16..18], 16, 0, false).run(&mut runner);
+    let after = calls().unwrap();
+    assert_eq!(between(&before, &after)("cuGraphLaunch"), 0, "{after:?}");
+    Steps::default().span(&text[18..19], 18, 0, false).run(&mut runner);
+    assert_eq!(between(&after, &calls().unwrap())("cuGraphLaunch"), 1);
 }

@@ -35,6 +35,8 @@ pub struct EngineOptions {
     pub level: Level,
     /// Where it runs.
     pub place: Place,
+    /// Whether a GPU replays steps of texts that go on as CUDA graphs.
+    pub graphs: bool,
     /// What that reads a second, in bytes, and computes, in operations; measured of a processor, without them.
     pub bandwidth: Option<f64>,
     /// See `bandwidth`.
@@ -191,9 +193,10 @@ fn start(
     };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let place = options.place;
+    let decodes_max = if options.graphs { most(options) } else { 0 };
     let build = move || -> Result<Box<dyn Runner>, RunnerError> {
         if place != Place::Processor {
-            return place.load(checkpoint, load, context);
+            return place.load(checkpoint, load, context, decodes_max);
         }
         let runner = CpuRunner::load(checkpoint, load, context)?;
         // Whoever starts the engine waits for this.

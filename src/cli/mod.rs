@@ -151,6 +151,9 @@ struct EngineBench {
     /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
     #[arg(long, default_value_t)]
     device: Place,
+    /// Launches every kernel of a step one by one, without CUDA graphs.
+    #[arg(long)]
+    eager: bool,
     /// What a GPU reads from its memory, in GB/s.
     #[arg(long)]
     bandwidth: Option<f64>,
@@ -359,6 +362,7 @@ impl EngineBench {
             threads: self.model.threads(),
             level: self.model.level(),
             place: self.device,
+            graphs: !self.eager,
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth * 1e9),
             peak: self.peak.map(|peak| peak * 1e12),
             rows_max: self.rows_max,

@@ -95,7 +95,7 @@ impl Opened {
         let Self { checkpoint, place, options, vocabulary } = self;
         let tokens = tokens.min(checkpoint.config().positions_max);
         let options = Options { pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
-        let build = move || place.load(checkpoint, options, tokens);
+        let build = move || place.load(checkpoint, options, tokens, 1);
         let one = NonZeroUsize::MIN;
         let share_max = one.saturating_add(ROWS_MAX);
         let limits = Limits { running_max: one, waiting_max: one, share_max };

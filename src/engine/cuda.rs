@@ -19,15 +19,12 @@ pub struct CudaRunner {
 // === impl CudaRunner ===
 
 impl CudaRunner {
-    /// Loads a checkpoint for sequences of up to `context_tokens_max` tokens.
-    pub fn load(
-        checkpoint: &Checkpoint,
-        options: Options,
-        context_tokens_max: usize,
-    ) -> Result<Self, LoadError> {
-        let Options { pages, rows_max, .. } = options;
-        let shape = shape_of(checkpoint.config(), pages, rows_max, context_tokens_max);
-        let model = Model::load(checkpoint, options)?;
+    /// Loads a checkpoint.
+    pub fn load(checkpoint: &Checkpoint, options: Options) -> Result<Self, LoadError> {
+        let config = checkpoint.config();
+        let context_tokens_max = options.context_tokens_max.min(config.positions_max);
+        let model = Model::load(checkpoint, Options { context_tokens_max, ..options })?;
+        let shape = shape_of(config, model.pages(), options.rows_max, context_tokens_max);
         let (rows, pairs, found) = (Vec::new(), Vec::new(), Found::default());
         Ok(Self { model, shape, rows, pairs, found })
     }

@@ -48,18 +48,21 @@ impl Place {
     }
 
     /// Loads a model there, for sequences of up to `context_tokens_max` tokens. Threads and instructions are a
-    /// processor's.
+    /// processor's; a GPU captures steps of up to `decodes_max` texts that go on as CUDA graphs.
     pub fn load(
         self,
         checkpoint: Checkpoint,
         options: Options,
         context_tokens_max: usize,
+        decodes_max: usize,
     ) -> Result<Box<dyn Runner>, RunnerError> {
         match self {
             Self::Processor => {
                 Ok(Box::new(CpuRunner::load(checkpoint, options, context_tokens_max)?))
             }
-            Self::Gpu(ordinal) => gpu(ordinal, &checkpoint, options, context_tokens_max),
+            Self::Gpu(ordinal) => {
+                gpu(ordinal, &checkpoint, options, [context_tokens_max, decodes_max])
+            }
         }
     }
 }
@@ -69,11 +72,12 @@ fn gpu(
     ordinal: usize,
     checkpoint: &Checkpoint,
     options: Options,
-    context_tokens_max: usize,
+    [context_tokens_max, decodes_max]: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
     let Options { pages, rows_max, .. } = options;
-    let options = crate::nn::cuda::Options { ordinal, pages, rows_max };
-    let runner = super::CudaRunner::load(checkpoint, options, context_tokens_max);
+    let options =
+        crate::nn::cuda::Options { ordinal, pages, rows_max, context_tokens_max, decodes_max };
+    let runner = super::CudaRunner::load(checkpoint, options);
     Ok(Box::new(runner.map_err(|error| RunnerError(error.into()))?))
 }
 
@@ -82,7 +86,7 @@ fn gpu(
     _ordinal: usize,
     _checkpoint: &Checkpoint,
     _options: Options,
-    _context_tokens_max: usize,
+    _most: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
     Err(RunnerError(PlaceError::NotBuilt.into()))
 }

@@ -40,6 +40,8 @@ pub struct RunLimits {
     pub precision: Option<Precision>,
     /// Rows of a step.
     pub rows_max: NonZeroUsize,
+    /// Whether a GPU replays steps of texts that go on as CUDA graphs.
+    pub graphs: bool,
     /// Sequences, running and waiting.
     pub sequences: Limits,
 }
@@ -175,7 +177,8 @@ impl Reranker {
             rows_max: limits.rows_max.get(),
         };
         let (tokens, ends) = (config.positions_max, config.ends.clone());
-        let build = move || limits.place.load(checkpoint, options, tokens);
+        let decodes_max = if limits.graphs { limits.sequences.running_max.get() } else { 0 };
+        let build = move || limits.place.load(checkpoint, options, tokens, decodes_max);
         let engine = Engine::start(build, limits.sequences, metrics)?;
         Ok(Self { engine, prompts, ends, precision })
     }

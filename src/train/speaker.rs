@@ -65,6 +65,7 @@ impl Speaker {
             cache: CACHE,
             precision: None,
             rows_max: some(ROWS_MAX),
+            graphs: false,
             sequences: Limits {
                 running_max: some(at_once),
                 // One that is done may hold its place for a moment while the next is asked.

@@ -26,6 +26,7 @@ pub fn building(metrics: Arc<Metrics>) -> Building {
             cache: 8 << 20,
             precision: None,
             rows_max: some(256),
+            graphs: false,
             sequences: engine::Limits {
                 running_max: some(8),
                 waiting_max: some(8),

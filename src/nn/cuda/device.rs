@@ -2,12 +2,13 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use cudarc::cublas::result::CublasError;
+use cudarc::cublas::{result::CublasError, sys as blas};
 use cudarc::driver::{
-    self, CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, DriverError,
-    LaunchConfig, PushKernelArg as _, sys,
+    self, CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DeviceRepr,
+    DriverError, LaunchConfig, PushKernelArg as _, sys,
 };
 use cudarc::nvrtc::Ptx;
+use std::fmt;
 use std::sync::Arc;
 
 /// The kernels, for the architectures that `build.rs` compiles them for.
@@ -37,6 +38,12 @@ pub(super) struct Kernel {
     shared: u32,
 }
 
+/// Launches that were captured, to be done again all at once: with the same arguments, over whatever then lies at
+/// the addresses among them.
+pub(super) struct Graph {
+    graph: CudaGraph,
+}
+
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -59,11 +66,58 @@ pub enum DeviceError {
         /// What it said.
         source: CublasError,
     },
+    /// More is wanted of a pass than there is room for.
+    #[error("a pass has room for the logits of {room} chosen tokens, and {wanted} are wanted")]
+    Room {
+        /// Tokens that are wanted.
+        wanted: usize,
+        /// Tokens that there is room for.
+        room: usize,
+    },
 }
 
 // === impl DeviceError ===
 
 impl DeviceError {
+    /// Whether there was too little memory, so that less of the same may go well.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Driver { source, .. } => source.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            Self::Blas { source, .. } => {
+                source.0 == blas::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED
+            }
+            Self::Room { .. } => true,
+            Self::Library(_) => false,
+        }
+    }
+
+    /// Whether the device is lost to this process: whatever is asked of it from now on fails.
+    pub fn is_lost(&self) -> bool {
+        use sys::CUresult as Said;
+        let Self::Driver { source, .. } = self else { return false };
+        matches!(
+            source.0,
+            Said::CUDA_ERROR_DEINITIALIZED
+                | Said::CUDA_ERROR_DEVICE_UNAVAILABLE
+                | Said::CUDA_ERROR_NO_DEVICE
+                | Said::CUDA_ERROR_ECC_UNCORRECTABLE
+                | Said::CUDA_ERROR_NVLINK_UNCORRECTABLE
+                | Said::CUDA_ERROR_ILLEGAL_ADDRESS
+                | Said::CUDA_ERROR_LAUNCH_TIMEOUT
+                | Said::CUDA_ERROR_CONTEXT_IS_DESTROYED
+                | Said::CUDA_ERROR_ASSERT
+                | Said::CUDA_ERROR_HARDWARE_STACK_ERROR
+                | Said::CUDA_ERROR_ILLEGAL_INSTRUCTION
+                | Said::CUDA_ERROR_MISALIGNED_ADDRESS
+                | Said::CUDA_ERROR_INVALID_ADDRESS_SPACE
+                | Said::CUDA_ERROR_INVALID_PC
+                | Said::CUDA_ERROR_LAUNCH_FAILED
+                | Said::CUDA_ERROR_CONTAINED
+                | Said::CUDA_ERROR_EXTERNAL_DEVICE
+                | Said::CUDA_ERROR_UNKNOWN
+        )
+    }
+
     pub(super) fn driver(what: &'static str) -> impl Fn(DriverError) -> Self {
         move |source| Self::Driver { what, source }
     }
@@ -135,6 +189,53 @@ impl Device {
         written.map_err(DeviceError::driver("copy to the device"))
     }
 
+    /// Writes numbers of a file, as they lie there, into a table from a place on. They are read where they are, and
+    /// none is kept on the way.
+    pub(super) fn write_bytes<T: DeviceRepr>(
+        &self,
+        table: &mut Table<T>,
+        from: usize,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let count = bytes.len() / size_of::<T>();
+        let mut place = table.memory.slice_mut(from..from + count);
+        // SAFETY: the place holds as many bytes as are written, and any bits are numbers to a device.
+        let place = unsafe { place.transmute_mut::<u8>(count * size_of::<T>()) };
+        let mut place = place.expect("a place holds its own bytes");
+        let written = self.stream.memcpy_htod(bytes, &mut place);
+        written.map_err(DeviceError::driver("copy to the device"))
+    }
+
+    /// Bytes of memory that nobody has taken.
+    pub(super) fn free(&self) -> Result<usize, DeviceError> {
+        let info = self.stream.context().mem_get_info();
+        Ok(info.map_err(DeviceError::driver("count its memory"))?.0)
+    }
+
+    /// Captures what is launched, in place of doing it. Nothing else may be asked of the device meanwhile.
+    pub(super) fn capture(
+        &self,
+        launches: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<Graph, DeviceError> {
+        // Other threads may serve another model on this device while this one is captured.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(DeviceError::driver("begin to capture"))?;
+        let launched = launches();
+        // What was begun is ended, whatever came of it.
+        let ended = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        launched?;
+        let graph = ended.map_err(DeviceError::driver("instantiate a graph"))?;
+        let nothing = DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+        let graph = graph.ok_or(nothing).map_err(DeviceError::driver("capture launches"))?;
+        graph.upload().map_err(DeviceError::driver("upload a graph"))?;
+        Ok(Graph { graph })
+    }
+
+    /// Launches again what was captured.
+    pub(super) fn replay(&self, graph: &Graph) -> Result<(), DeviceError> {
+        graph.graph.launch().map_err(DeviceError::driver("launch a graph"))
+    }
+
     /// Reads the first numbers of a table, once [`Device::wait`] is over.
     pub(super) fn read<T: DeviceRepr>(
         &self,
@@ -184,6 +285,12 @@ impl Device {
         // SAFETY: the caller vouches for the arguments.
         let launched = unsafe { launch.launch(config) };
         launched.map(drop).map_err(DeviceError::driver("launch a kernel"))
+    }
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Graph").finish_non_exhaustive()
     }
 }
 

@@ -3,14 +3,18 @@
 use super::device::{Device, DeviceError, Table};
 use crate::nn::decoder::{Checkpoint, CheckpointError, Config, ConfigError, Format, Linear, Norm};
 use half::bf16;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 /// Head widths that there are kernels for, and the most query heads that may share a key head.
 const HEAD_DIMS: [usize; 5] = [8, 16, 32, 64, 128];
 /// Of narrow heads fewer.
 const GROUP_MAX: usize = 8;
 const NARROW_GROUP_MAX: usize = 4;
-/// Weights that are converted at a time.
-const CHUNK: usize = 1 << 22;
+/// Weights that are copied or converted at a time.
+const CHUNK: usize = 1 << 24;
+/// How often it is told how far the weights have come.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// The weights of a layer: those that go over the same rows lie one after the other.
 #[derive(Debug)]
@@ -44,9 +48,19 @@ pub enum LoadError {
 
 /// Brings weights onto the device.
 pub(super) struct Loader<'a> {
-    pub checkpoint: &'a Checkpoint,
-    pub config: &'a Config,
-    pub device: &'a Device,
+    checkpoint: &'a Checkpoint,
+    config: &'a Config,
+    device: &'a Device,
+    progress: Progress,
+}
+
+/// How far the weights have come: a line in the log, once in a while.
+#[derive(Debug)]
+struct Progress {
+    /// Numbers that there are, and that are on the device.
+    all: usize,
+    done: Cell<usize>,
+    told: Cell<Instant>,
 }
 
 /// Refuses what there are no kernels for.
@@ -69,9 +83,43 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+// === impl Progress ===
+
+impl Progress {
+    fn new(all: usize, now: Instant) -> Self {
+        Self { all, done: Cell::new(0), told: Cell::new(now) }
+    }
+
+    /// So many more numbers are on the device. Says whether it is time to tell.
+    fn add(&self, numbers: usize, now: Instant) -> bool {
+        self.done.set(self.done.get() + numbers);
+        let is_due = now.duration_since(self.told.get()) >= TOLD_EVERY;
+        if is_due {
+            self.told.set(now);
+        }
+        is_due
+    }
+
+    fn tell(&self) {
+        let [bytes, of] = [self.done.get(), self.all].map(|numbers| numbers * size_of::<bf16>());
+        tracing::info!(bytes, of, "weights go to the GPU");
+    }
+}
+
 // === impl Loader ===
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    pub fn new(checkpoint: &'a Checkpoint, config: &'a Config, device: &'a Device) -> Self {
+        let progress = Progress::new(checkpoint.parameters(), Instant::now());
+        Self { checkpoint, config, device, progress }
+    }
+
+    fn add(&self, numbers: usize) {
+        if self.progress.add(numbers, Instant::now()) {
+            self.progress.tell();
+        }
+    }
+
     /// All of a layer.
     pub fn layer(&self, layer: usize) -> Result<Layer, LoadError> {
         let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
@@ -107,7 +155,7 @@ impl Loader<'_> {
         names.map(|names| self.numbers(&names)).transpose()
     }
 
-    /// Tables one below the other, in bf16.
+    /// Tables one below the other, in bf16: those that lie in a file as bf16 are copied from where they are mapped.
     pub fn table(&self, names: &[String]) -> Result<Table<bf16>, LoadError> {
         let views = names.iter().map(|name| self.checkpoint.tensor(name));
         let views = views.collect::<Result<Vec<_>, _>>()?;
@@ -120,18 +168,23 @@ impl Loader<'_> {
             for from in (0..view.rows()).step_by(rows_at_once) {
                 let rows = from..view.rows().min(from + rows_at_once);
                 let count = rows.len() * view.columns();
-                halves.clear();
-                if let (Format::Bf16, Some(bytes)) = (view.format(), view.bytes()) {
-                    let (pairs, _) = bytes[rows.start * view.columns() * 2..].as_chunks::<2>();
-                    halves.extend(pairs[..count].iter().map(|&pair| bf16::from_le_bytes(pair)));
-                } else {
-                    exact.resize(count, 0.0);
-                    view.read_rows(rows, &mut exact)?;
-                    halves.extend(exact.iter().map(|&number| bf16::from_f32(number)));
+                match (view.format(), view.bytes()) {
+                    (Format::Bf16, Some(bytes)) if cfg!(target_endian = "little") => {
+                        let size = view.columns() * size_of::<bf16>();
+                        let bytes = &bytes[rows.start * size..rows.end * size];
+                        self.device.write_bytes(&mut table, place, bytes)?;
+                    }
+                    _ => {
+                        exact.resize(count, 0.0);
+                        view.read_rows(rows, &mut exact)?;
+                        halves.clear();
+                        halves.extend(exact.iter().map(|&number| bf16::from_f32(number)));
+                        self.device.write(&mut table, place, &halves)?;
+                        // What is being copied must not change.
+                        self.device.wait()?;
+                    }
                 }
-                self.device.write(&mut table, place, &halves)?;
-                // What is being copied must not change.
-                self.device.wait()?;
+                self.add(count);
                 place += count;
             }
         }
@@ -147,6 +200,21 @@ impl Loader<'_> {
         let mut table = self.device.zeroed(all.len())?;
         self.device.write(&mut table, 0, &all)?;
         self.device.wait()?;
+        self.add(all.len());
         Ok(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_once_a_second() {
+        let begun = Instant::now();
+        let progress = Progress::new(100, begun);
+        let told = |after: u64| progress.add(10, begun + Duration::from_millis(after));
+        assert_eq!([10, 990, 1_000, 1_010, 1_990, 2_010].map(told), [false, false, true, false, false, true]);
+        assert_eq!(progress.done.get(), 60);
     }
 }

@@ -3,12 +3,13 @@
 //!
 //! The libraries of CUDA are opened when a device is asked for, so the same program starts where there is none, and
 //! says which one is missing. Everything that a pass writes to is taken when the model is loaded; a pass then is a
-//! sequence of launches after one upload of what the engine planned.
+//! sequence of launches, or one launch of a graph, after one upload of what the engine planned.
 //!
 //! Weights, keys and values of a decoder, and what goes into products are bf16. The rows between them, and all sums, are f32.
 
 mod batch;
 mod device;
+mod graphs;
 mod load;
 mod model;
 mod pass;

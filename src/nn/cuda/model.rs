@@ -2,11 +2,12 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Argument, DECODER, Device, DeviceError, Heads, Kernel, Table};
+use super::device::{Address, Argument, DECODER, Device, DeviceError, Graph, Heads, Kernel, Table};
+use super::graphs::{self, Graphs};
 use super::load::{Layer, LoadError, Loader, check};
 use super::pass::OnePass;
 use super::products::Products;
-use super::rows::{Found, Plan, Rows, Wanted};
+use super::rows::{Found, Plan, Room, Rows, Wanted};
 use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, Linear, Norm};
 use crate::nn::packed::{PAGE_TOKENS, Pass};
 use half::bf16;
@@ -15,16 +16,23 @@ use std::sync::Arc;
 /// Threads of a block that goes over a row, and of a warp.
 pub(super) const ROW_THREADS: u32 = 256;
 pub(super) const WARP: u32 = 32;
+/// Bytes that stay free when the pages are taken: for the code that the driver and cuBLAS load when it is first
+/// needed, and for graphs.
+const RESERVE: usize = 512 << 20;
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The number of the GPU.
     pub ordinal: usize,
-    /// Pages of keys and values.
+    /// Pages of keys and values; fewer, if the GPU has no room for so many.
     pub pages: usize,
     /// Rows of a pass.
     pub rows_max: usize,
+    /// Tokens of a text.
+    pub context_tokens_max: usize,
+    /// Texts that go on at once, at most: passes over a token of each are captured. With 0, none are.
+    pub decodes_max: usize,
 }
 
 /// A decoder that serves on a GPU.
@@ -44,8 +52,10 @@ pub struct Model {
     /// Keys and values: a layer's pages, and then the next one's.
     cache: [Table<bf16>; 2],
     pages: usize,
+    pub(super) room: Room,
     pub(super) rows: Rows,
     pub(super) plan: Plan,
+    graphs: Graphs,
     /// The pass to fill before [`Model::forward`].
     pub pass: Pass,
 }
@@ -71,7 +81,7 @@ impl Model {
         check(&config)?;
         let device = Device::open(options.ordinal, DECODER)?;
         let products = Products::open(&device)?;
-        let loader = Loader { checkpoint, config: &config, device: &device };
+        let loader = Loader::new(checkpoint, &config, &device);
         let layers = (0..config.layers).map(|layer| loader.layer(layer));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let embedding = loader.table(&[EMBEDDING.into()])?;
@@ -82,14 +92,13 @@ impl Model {
         let mut frequencies = device.zeroed(of_turns.len())?;
         device.write(&mut frequencies, 0, &of_turns)?;
         let launches = Launches::find(&device, &config)?;
-        // At worst every row of a pass is a branch of its own.
-        let page = config.kv_heads * PAGE_TOKENS * config.head_dim;
-        let all = (options.pages + options.rows_max) * page * config.layers;
-        let cache = [device.zeroed(all)?, device.zeroed(all)?];
-        let rows = Rows::new(&device, &config, options.rows_max)?;
-        let plan = Plan::new(&device)?;
+        let room = Room::of(&config, options);
+        let rows = Rows::new(&device, &config, &room)?;
+        let plan = Plan::new(&device, &room)?;
         device.wait()?;
-        Ok(Self {
+        // At worst every row of a pass is a branch of its own.
+        let (pages, cache) = pages(&device, &config, options.pages, options.rows_max)?;
+        let mut model = Self {
             config,
             device,
             products,
@@ -101,11 +110,59 @@ impl Model {
             frequencies,
             turn_scale,
             cache,
-            pages: options.pages,
+            pages,
+            room,
             rows,
             plan,
+            graphs: Graphs::default(),
             pass: Pass::default(),
-        })
+        };
+        model.warm()?;
+        model.capture(options.decodes_max)?;
+        Ok(model)
+    }
+
+    /// Runs all kernels once, in as large a pass as there can be, so that whatever the libraries put off until
+    /// something is first needed is done before anybody waits for it.
+    fn warm(&mut self) -> Result<(), DeviceError> {
+        let wanted = Wanted { rows: &[0], whole: 1, pairs: &[[0, 0]], exact: true };
+        let mut logits = vec![0.0; self.config.vocabulary];
+        self.fill_bucket(wanted, self.room.rows);
+        self.plan.upload(&self.device)?;
+        self.compute()?;
+        self.answer(wanted, &mut logits, &mut Found::default())
+    }
+
+    /// Captures passes over a token of each of up to so many texts. What can't be captured will be launched one by
+    /// one, unless the device is lost.
+    fn capture(&mut self, decodes_max: usize) -> Result<(), DeviceError> {
+        for rows in graphs::buckets(decodes_max, self.room.rows) {
+            match self.capture_bucket(rows) {
+                Ok(graph) => self.graphs.add(rows, graph),
+                Err(error) if error.is_lost() => return Err(error),
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(rows, error = format!("{error:#}"), "steps of so many texts or more are no graphs");
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn capture_bucket(&mut self, rows: usize) -> Result<Graph, DeviceError> {
+        self.fill_bucket(Wanted::default(), rows);
+        self.plan.upload(&self.device)?;
+        // What a product of so many rows needs is loaded before, because nothing can be while it is captured.
+        self.compute()?;
+        self.device.wait()?;
+        self.device.capture(|| self.compute())
+    }
+
+    /// Plans the pass as one of so many texts, of which those that it lacks are made up.
+    fn fill_bucket(&mut self, wanted: Wanted<'_>, rows: usize) {
+        let Self { plan, pass, pages, room, .. } = self;
+        plan.fill_bucket(pass, wanted, rows, *pages as u32, room);
     }
 
     /// Pages of keys and values that last; pages from this number on are scratch.
@@ -121,20 +178,40 @@ impl Model {
         whole: &mut [f32],
         found: &mut Found,
     ) -> Result<(), DeviceError> {
-        self.plan.fill(&self.pass, wanted);
-        self.plan.upload(&self.device)?;
-        let parts = self.plan.rows * self.config.heads * self.plan.parts;
-        self.rows.fit(&self.device, &self.config, parts, wanted)?;
-        let config = self.config.clone();
-        let mut pass = OnePass { of: self, pending: None, gates_ups_bias: 0 };
-        decoder::forward(&config, &mut pass)?;
-        let pending = pass.pending;
-        self.pick(wanted, pending)?;
+        let Self { device, plan, graphs, pass, pages, room, .. } = self;
+        if wanted.pairs.len() > room.pairs {
+            return Err(DeviceError::Room { wanted: wanted.pairs.len(), room: room.pairs });
+        }
+        let rows = pass.tokens.len();
+        let decodes = graphs::decodes(pass, *pages) && wanted.rows.len() <= rows;
+        let graph = if decodes { graphs.find(rows) } else { None };
+        match graph {
+            Some((bucket, _)) => plan.fill_bucket(pass, wanted, bucket, *pages as u32, room),
+            None => plan.fill(pass, wanted),
+        }
+        plan.upload(device)?;
+        match graph {
+            Some((_, graph)) => device.replay(graph)?,
+            None => self.compute()?,
+        }
         self.answer(wanted, whole, found)
     }
 
+    /// Waits until the device has done all that was asked of it, and says whether it still does.
+    pub fn wait(&self) -> Result<(), DeviceError> {
+        self.device.wait()
+    }
+
+    /// Launches what was planned.
+    fn compute(&self) -> Result<(), DeviceError> {
+        let mut pass = OnePass { of: self, pending: None, gates_ups_bias: 0 };
+        decoder::forward(&self.config, &mut pass)?;
+        let pending = pass.pending;
+        self.pick(pending)
+    }
+
     /// Norms the rows that something is wanted of.
-    fn pick(&mut self, wanted: Wanted<'_>, pending: Option<Address>) -> Result<(), DeviceError> {
+    fn pick(&self, pending: Option<Address>) -> Result<(), DeviceError> {
         let Self { config, device, launches, rows, plan, last_norm, .. } = self;
         let [delta, bias] = rows.pending(pending);
         let arguments = [
@@ -149,7 +226,7 @@ impl Model {
             Argument::Count(config.width as u32),
         ];
         // SAFETY: the arguments of `pick`; there is room for every wanted row.
-        unsafe { device.launch(&launches.pick, [wanted.rows.len(), 1, 1], ROW_THREADS, &arguments) }
+        unsafe { device.launch(&launches.pick, [plan.picked, 1, 1], ROW_THREADS, &arguments) }
     }
 
     fn answer(
@@ -158,16 +235,18 @@ impl Model {
         whole: &mut [f32],
         found: &mut Found,
     ) -> Result<(), DeviceError> {
-        let Self { config, device, products, launches, rows, plan, embedding, unembedding, .. } =
-            self;
+        let Self { config, device, products, launches, rows, plan, room, .. } = self;
+        let Self { embedding, unembedding, .. } = self;
         let table = unembedding.as_ref().unwrap_or(embedding).at(0);
         found.logits.resize(wanted.pairs.len(), 0.0);
         let pairs = wanted.pairs.len();
-        if wanted.whole > 0 {
-            let dims = [wanted.whole, config.vocabulary, config.width];
-            // SAFETY: the picked rows that want all logits come first, and there is room for their logits.
-            unsafe { products.multiply(rows.logits.at(0), rows.picked.at(0), table, dims)? };
-            device.read(&rows.logits, whole)?;
+        let at_once = whole.chunks_mut(room.whole * config.vocabulary);
+        for (out, row) in at_once.zip((0..).step_by(room.whole)) {
+            let dims = [out.len() / config.vocabulary, config.vocabulary, config.width];
+            let picked = rows.picked.at(row * config.width);
+            // SAFETY: the picked rows that want all logits come first, and there is room for so many's logits.
+            unsafe { products.multiply(rows.logits.at(0), picked, table, dims)? };
+            device.read(&rows.logits, out)?;
             // What is read next is written to the same place.
             device.wait()?;
         }
@@ -208,6 +287,33 @@ impl Model {
             page_tokens: PAGE_TOKENS as u32,
         })
     }
+}
+
+/// Takes memory for keys and values: for as many pages as are wanted, or as there is room for, and `scratch` more. Says
+/// how many it is.
+fn pages(
+    device: &Device,
+    config: &Config,
+    wanted: usize,
+    scratch: usize,
+) -> Result<(usize, [Table<bf16>; 2]), DeviceError> {
+    let page = config.kv_heads * PAGE_TOKENS * config.head_dim * config.layers;
+    let room = device.free()?.saturating_sub(RESERVE) / (2 * page * size_of::<bf16>());
+    let mut pages = wanted.min(room.saturating_sub(scratch)).max(1);
+    let cache = loop {
+        let all = (pages + scratch) * page;
+        match device.zeroed(all).and_then(|keys| Ok([keys, device.zeroed(all)?])) {
+            Ok(cache) => break cache,
+            // Somebody else takes memory as well, or what is free lies scattered.
+            Err(error) if error.is_full() && pages > 1 => pages /= 2,
+            Err(error) => return Err(error),
+        }
+    };
+    if pages < wanted {
+        let (tokens, all) = (pages * PAGE_TOKENS, wanted * PAGE_TOKENS);
+        tracing::warn!(tokens, wanted = all, "the GPU has no room for all keys and values");
+    }
+    Ok((pages, cache))
 }
 
 // === impl Launches ===

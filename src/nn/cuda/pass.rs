@@ -27,7 +27,7 @@ pub(super) enum At {
 
 /// The pass at hand: the wiring says what comes next, and what can be done together waits for the rest.
 pub(super) struct OnePass<'a> {
-    pub of: &'a mut Model,
+    pub of: &'a Model,
     /// The bias of the product that has to be added to the stream (0 where it has none), if there is one.
     pub pending: Option<Address>,
     /// The biases of the gates and of what is gated; 0 where there are none.
@@ -52,7 +52,7 @@ struct Product {
 impl OnePass<'_> {
     /// Adds what is pending, and norms.
     fn add_norm(&mut self, scale: Address) -> Result<(), DeviceError> {
-        let Model { config, device, launches, rows, plan, .. } = &*self.of;
+        let Model { config, device, launches, rows, plan, .. } = self.of;
         let [delta, bias] = rows.pending(self.pending.take());
         let arguments = [
             Argument::Table(rows.normed.at(0)),
@@ -68,7 +68,7 @@ impl OnePass<'_> {
     }
 
     fn place_heads(&mut self, layer: usize) -> Result<(), DeviceError> {
-        let model = &*self.of;
+        let model = self.of;
         let Model { config, device, launches, rows, plan, .. } = model;
         let weights = &model.layers[layer];
         let address = |table| Argument::Table(Table::address(table));
@@ -93,37 +93,45 @@ impl OnePass<'_> {
         unsafe { device.launch(&launches.place_heads, [plan.rows, heads, 1], WARP, &arguments) }
     }
 
+    /// As many rows at a time as there is room for the parts of: in a bucket, all.
     fn attend_pages(&mut self, layer: usize) -> Result<(), DeviceError> {
-        let model = &*self.of;
-        let Model { config, device, launches, rows, plan, .. } = model;
-        let arguments = [
-            Argument::Table(rows.parts.at(0)),
-            Argument::Table(rows.sums.at(0)),
-            Argument::Table(rows.queries.at(0)),
-            Argument::Table(model.layer_of(0, layer)),
-            Argument::Table(model.layer_of(1, layer)),
-            Argument::Table(plan.table.at(plan.positions)),
-            Argument::Table(plan.table.at(plan.ranges)),
-            Argument::Table(plan.table.at(plan.seen)),
-            Argument::Number((config.head_dim as f32).sqrt().recip()),
-            Argument::Count(config.windows[layer].unwrap_or(0) as u32),
-            model.heads(),
-        ];
-        let grid = [plan.rows, config.kv_heads, plan.parts];
-        // SAFETY: the arguments of `attend_*`; there is room for each part of each row's heads.
-        unsafe { device.launch(&launches.attend, grid, ATTEND_THREADS, &arguments)? };
-        let arguments = [
-            Argument::Table(rows.attended.at(0)),
-            Argument::Table(rows.parts.at(0)),
-            Argument::Table(rows.sums.at(0)),
-            Argument::Count(plan.parts as u32),
-            model.heads(),
-        ];
-        let threads = (config.head_dim as u32).max(WARP);
-        // SAFETY: the arguments of `attend_merge`, over what was just written.
-        unsafe {
-            device.launch(&launches.attend_merge, [plan.rows, config.heads, 1], threads, &arguments)
+        let model = self.of;
+        let Model { config, device, launches, rows, plan, room, .. } = model;
+        let width = config.heads * config.head_dim;
+        let at_once = (room.parts / plan.parts).max(1);
+        for row in (0..plan.rows).step_by(at_once) {
+            let count = at_once.min(plan.rows - row);
+            let ranges = Argument::Table(plan.table.at(plan.ranges + 2 * row));
+            let arguments = [
+                Argument::Table(rows.parts.at(0)),
+                Argument::Table(rows.sums.at(0)),
+                Argument::Table(rows.queries.at(row * width)),
+                Argument::Table(model.layer_of(0, layer)),
+                Argument::Table(model.layer_of(1, layer)),
+                Argument::Table(plan.table.at(plan.positions + row)),
+                ranges,
+                Argument::Table(plan.table.at(plan.seen)),
+                Argument::Number((config.head_dim as f32).sqrt().recip()),
+                Argument::Count(config.windows[layer].unwrap_or(0) as u32),
+                Argument::Count(plan.parts as u32),
+                model.heads(),
+            ];
+            let grid = [count, config.kv_heads, plan.blocks];
+            // SAFETY: the arguments of `attend_*`; there is room for each part of each of these rows' heads.
+            unsafe { device.launch(&launches.attend, grid, ATTEND_THREADS, &arguments)? };
+            let arguments = [
+                Argument::Table(rows.attended.at(row * width)),
+                Argument::Table(rows.parts.at(0)),
+                Argument::Table(rows.sums.at(0)),
+                ranges,
+                Argument::Count(plan.parts as u32),
+                model.heads(),
+            ];
+            let (grid, threads) = ([count, config.heads, 1], (config.head_dim as u32).max(WARP));
+            // SAFETY: the arguments of `attend_merge`, over what was just written.
+            unsafe { device.launch(&launches.attend_merge, grid, threads, &arguments)? };
         }
+        Ok(())
     }
 
     /// Multiplies all rows, and leaves the bias to whoever reads what comes of it.
@@ -146,7 +154,7 @@ impl Kernels for OnePass<'_> {
     type Error = DeviceError;
 
     fn embed(&mut self) -> Result<At, DeviceError> {
-        let Model { config, device, launches, rows, plan, embedding, .. } = &*self.of;
+        let Model { config, device, launches, rows, plan, embedding, .. } = self.of;
         let arguments = [
             Argument::Table(rows.stream.at(0)),
             Argument::Table(embedding.at(0)),
@@ -178,7 +186,7 @@ impl Kernels for OnePass<'_> {
         rows: At,
         layers: [Linear; N],
     ) -> Result<[At; N], DeviceError> {
-        let Model { config, rows: room, layers: weights, .. } = &*self.of;
+        let Model { config, rows: room, layers: weights, .. } = self.of;
         let heads = config.heads * config.head_dim;
         let product = match layers[0] {
             Linear::Query(layer) => Product {
@@ -233,7 +241,7 @@ impl Kernels for OnePass<'_> {
     }
 
     fn gate(&mut self, _gate: At, _up: At) -> Result<At, DeviceError> {
-        let Model { config, device, launches, rows, plan, .. } = &*self.of;
+        let Model { config, device, launches, rows, plan, .. } = self.of;
         let arguments = [
             Argument::Table(rows.activated.at(0)),
             Argument::Table(rows.gates_ups.at(0)),

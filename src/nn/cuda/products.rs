@@ -4,7 +4,10 @@
 
 use super::device::{Address, Device, DeviceError, Table};
 use cudarc::cublas::{self, CudaBlas, sys as blas};
+use cudarc::driver::CudaStream;
 use std::ffi::c_int;
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
 
 /// Bytes that cuBLAS may work in: what it wants on Hopper, so that it takes none of its own.
 const WORKSPACE: usize = 32 << 20;
@@ -12,7 +15,8 @@ const WORKSPACE: usize = 32 << 20;
 /// cuBLAS on a device's stream.
 #[derive(Debug)]
 pub(super) struct Products {
-    handle: CudaBlas,
+    handle: ManuallyDrop<CudaBlas>,
+    stream: Arc<CudaStream>,
     _workspace: Table<u8>,
 }
 
@@ -24,7 +28,9 @@ impl Products {
         if unsafe { !cublas::sys::is_culib_present() } {
             return Err(DeviceError::Library("libcublas"));
         }
-        let handle = CudaBlas::new(device.stream.clone()).map_err(DeviceError::blas("start"))?;
+        let stream = device.stream.clone();
+        let handle = CudaBlas::new(stream.clone()).map_err(DeviceError::blas("start"))?;
+        let handle = ManuallyDrop::new(handle);
         let workspace: Table<u8> = device.zeroed(WORKSPACE)?;
         // SAFETY: the workspace lives as long as the handle, and is used by nobody else.
         let given = unsafe {
@@ -32,7 +38,7 @@ impl Products {
             blas::cublasSetWorkspace_v2(*handle.handle(), address, WORKSPACE).result()
         };
         given.map_err(DeviceError::blas("take a workspace"))?;
-        Ok(Self { handle, _workspace: workspace })
+        Ok(Self { handle, stream, _workspace: workspace })
     }
 
     /// `out (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, bf16 into f32.
@@ -77,5 +83,15 @@ impl Products {
             )
         };
         done.map_err(DeviceError::blas("multiply"))
+    }
+}
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        // A library that can't be ended, as on a device that is lost, would panic; and is lost as well.
+        if self.stream.synchronize().is_ok() {
+            // SAFETY: nobody multiplies any more.
+            unsafe { ManuallyDrop::drop(&mut self.handle) };
+        }
     }
 }

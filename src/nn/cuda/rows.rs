@@ -1,12 +1,41 @@
-//! What a pass reads and writes on a device, beside weights and pages.
+//! What a pass reads and writes on a device, beside weights and pages. All of it is taken when the model is loaded,
+//! and stays where it is.
 
 use super::device::{Address, Argument, Device, DeviceError, Table};
+use super::model::Options;
 use crate::nn::decoder::Config;
-use crate::nn::packed::Pass;
+use crate::nn::packed::{PAGE_TOKENS, Pass, Seen, Slot};
 use half::bf16;
 
-/// Pages that one block reads: `PAGES_A_PART` of the kernels.
+/// Pages of a part: `PAGES_A_PART` of the kernels.
 const PAGES_A_PART: usize = 32;
+/// Parts, for each row of the largest pass, that there is room for. A pass with more attends some rows at a time.
+const PARTS_A_ROW: usize = 4;
+/// Rows whose whole logits there is room for, at least. More are calculated so many at a time.
+const WHOLE_MIN: usize = 64;
+/// Chosen tokens, for each row of the largest pass, whose logits there is room for.
+const PAIRS_A_ROW: usize = 256;
+/// Blocks that are enough to keep a device busy while a step attends, and how many take turns at a row's parts at
+/// least, so that a long text beside many short ones is not the work of one.
+const BLOCKS_ENOUGH: usize = 1024;
+const BLOCKS_MIN: usize = 8;
+
+/// The most that a pass may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub rows: usize,
+    kv_heads: usize,
+    /// Parts of the pages that one row sees.
+    parts_of_row: usize,
+    /// Parts of all rows that attend at once.
+    pub parts: usize,
+    /// Rows whose whole logits are there at once.
+    pub whole: usize,
+    /// Chosen tokens whose logits are there at once.
+    pub pairs: usize,
+    /// Numbers that are uploaded.
+    numbers: usize,
+}
 
 /// What a pass writes to.
 #[derive(Debug)]
@@ -38,12 +67,15 @@ pub(super) struct Plan {
     pub positions: usize,
     pub slots: usize,
     pub ranges: usize,
-    pub seen: usize,
     pub wanted: usize,
+    pub seen: usize,
     pub pairs: usize,
     pub rows: usize,
-    /// Parts that the pages of a row are cut into, at most.
+    /// Rows that something is wanted of.
+    pub picked: usize,
+    /// Parts that there is room for of the pages of each row, and blocks that take turns at them.
     pub parts: usize,
+    pub blocks: usize,
 }
 
 /// What is wanted of a pass: rows by number, and logits of tokens by the places of rows in that list.
@@ -68,10 +100,41 @@ pub struct Found {
     pub rows: Vec<f32>,
 }
 
+// === impl Room ===
+
+impl Room {
+    pub fn of(config: &Config, options: Options) -> Self {
+        let Options { pages, rows_max: rows, context_tokens_max, decodes_max, .. } = options;
+        // A branch sees pages that last, and then some of its own.
+        let pages_of_row = context_tokens_max.div_ceil(PAGE_TOKENS) + 1;
+        let pages_of_row = pages_of_row.min(pages + rows.div_ceil(PAGE_TOKENS));
+        let parts_of_row = pages_of_row.div_ceil(PAGES_A_PART);
+        let pairs = (rows * PAIRS_A_ROW).max(config.vocabulary);
+        // A token, a position, a slot, a range and a place among the wanted; and all pages that it sees.
+        let of_row = 1 + 1 + 2 + 2 + 1 + 3 * pages_of_row;
+        Self {
+            rows,
+            kv_heads: config.kv_heads,
+            parts_of_row,
+            parts: (rows * PARTS_A_ROW).max(decodes_max.next_power_of_two() * parts_of_row),
+            whole: decodes_max.max(WHOLE_MIN).min(rows),
+            pairs,
+            numbers: rows * of_row + 2 * pairs,
+        }
+    }
+
+    /// Blocks that take turns at the parts of each of so many rows, however many there are.
+    fn blocks(&self, rows: usize) -> usize {
+        let enough = BLOCKS_ENOUGH.div_ceil(rows * self.kv_heads);
+        enough.max(BLOCKS_MIN).min(self.parts_of_row)
+    }
+}
+
 // === impl Rows ===
 
 impl Rows {
-    pub fn new(device: &Device, config: &Config, rows: usize) -> Result<Self, DeviceError> {
+    pub fn new(device: &Device, config: &Config, room: &Room) -> Result<Self, DeviceError> {
+        let rows = room.rows;
         let heads = config.heads * config.head_dim;
         let all = heads + 2 * config.kv_heads * config.head_dim;
         Ok(Self {
@@ -81,13 +144,13 @@ impl Rows {
             qkv: device.zeroed(rows * all)?,
             queries: device.zeroed(rows * heads)?,
             attended: device.zeroed(rows * heads)?,
-            parts: device.zeroed(0)?,
-            sums: device.zeroed(0)?,
+            parts: device.zeroed(room.parts * heads)?,
+            sums: device.zeroed(room.parts * config.heads * 2)?,
             gates_ups: device.zeroed(rows * 2 * config.mlp_width)?,
             activated: device.zeroed(rows * config.mlp_width)?,
             picked: device.zeroed(rows * config.width)?,
             exact: device.zeroed(rows * config.width)?,
-            logits: device.zeroed(0)?,
+            logits: device.zeroed((room.whole * config.vocabulary).max(room.pairs))?,
         })
     }
 
@@ -97,79 +160,94 @@ impl Rows {
         let delta = bias.map_or(0, |_| self.delta.at(0));
         [delta, bias.unwrap_or(0)].map(Argument::Table)
     }
-
-    /// Makes room for what depends on how long sequences are and on what is wanted. It grows to the most that was ever
-    /// needed, and then stays.
-    pub fn fit(
-        &mut self,
-        device: &Device,
-        config: &Config,
-        parts: usize,
-        wanted: Wanted<'_>,
-    ) -> Result<(), DeviceError> {
-        let logits = (wanted.whole * config.vocabulary).max(wanted.pairs.len());
-        for (table, count) in [
-            (&mut self.parts, parts * config.head_dim),
-            (&mut self.sums, parts * 2),
-            (&mut self.logits, logits),
-        ] {
-            if table.len() < count {
-                *table = device.zeroed(count.next_power_of_two())?;
-            }
-        }
-        Ok(())
-    }
 }
 
 // === impl Plan ===
 
 impl Plan {
-    pub fn new(device: &Device) -> Result<Self, DeviceError> {
+    pub fn new(device: &Device, room: &Room) -> Result<Self, DeviceError> {
         Ok(Self {
-            numbers: Vec::new(),
-            table: device.zeroed(0)?,
+            numbers: Vec::with_capacity(room.numbers),
+            table: device.zeroed(room.numbers)?,
             tokens: 0,
             positions: 0,
             slots: 0,
             ranges: 0,
-            seen: 0,
             wanted: 0,
+            seen: 0,
             pairs: 0,
             rows: 0,
+            picked: 0,
             parts: 0,
+            blocks: 0,
         })
     }
 
     /// Lays out what the kernels read: one list after the other, in one table.
     pub fn fill(&mut self, pass: &Pass, wanted: Wanted<'_>) {
+        self.parts = 1;
+        for group in &pass.groups {
+            self.parts = self.parts.max(group.pages.len().div_ceil(PAGES_A_PART));
+        }
+        self.blocks = self.parts;
+        self.lay(pass, wanted, [pass.tokens.len(), wanted.rows.len()], 0);
+    }
+
+    /// The same of one token of each of some texts, padded to so many. What kernels are told beside the table, where
+    /// its lists begin among it, then depends on that number alone. What is added are texts of one token, each in a
+    /// page of its own from `scratch` on.
+    pub fn fill_bucket(
+        &mut self,
+        pass: &Pass,
+        wanted: Wanted<'_>,
+        rows: usize,
+        scratch: u32,
+        room: &Room,
+    ) {
+        (self.parts, self.blocks) = (room.parts_of_row, room.blocks(rows));
+        self.lay(pass, wanted, [rows, rows], scratch);
+    }
+
+    /// Lays the lists out, those of `rows` rows and `picked` wanted ones, whatever the pass has of them.
+    fn lay(
+        &mut self,
+        pass: &Pass,
+        wanted: Wanted<'_>,
+        [rows, picked]: [usize; 2],
+        scratch: u32,
+    ) {
+        (self.rows, self.picked) = (rows, picked);
         let numbers = &mut self.numbers;
+        let added = 0..(rows - pass.tokens.len()) as u32;
         numbers.clear();
-        self.rows = pass.tokens.len();
         self.tokens = numbers.len();
         numbers.extend(&pass.tokens);
+        numbers.extend(added.clone().map(|_| 0));
         self.positions = numbers.len();
         numbers.extend(&pass.positions);
+        numbers.extend(added.clone().map(|_| 0));
         self.slots = numbers.len();
-        numbers.extend(pass.slots.iter().flat_map(|slot| [slot.page, slot.token]));
+        let slots = added.clone().map(|index| Slot { page: scratch + index, token: 0 });
+        numbers.extend(pass.slots.iter().copied().chain(slots).flat_map(|slot| [slot.page, slot.token]));
         self.ranges = numbers.len();
-        self.parts = 1;
         for group in &pass.groups {
             let range = [group.pages.start as u32, group.pages.end as u32];
             group.rows.clone().for_each(|_| numbers.extend(range));
-            self.parts = self.parts.max(group.pages.len().div_ceil(PAGES_A_PART));
         }
-        self.seen = numbers.len();
-        numbers.extend(pass.seen.iter().flat_map(|seen| [seen.page, seen.first, seen.tokens]));
+        let seen = pass.seen.len() as u32;
+        numbers.extend(added.clone().flat_map(|index| [seen + index, seen + index + 1]));
         self.wanted = numbers.len();
         numbers.extend(wanted.rows);
+        numbers.extend((wanted.rows.len()..picked).map(|_| 0));
+        self.seen = numbers.len();
+        let own = added.map(|index| Seen { page: scratch + index, first: 0, tokens: 1 });
+        let seen = pass.seen.iter().copied().chain(own);
+        numbers.extend(seen.flat_map(|seen| [seen.page, seen.first, seen.tokens]));
         self.pairs = numbers.len();
         numbers.extend(wanted.pairs.iter().flatten());
     }
 
     pub fn upload(&mut self, device: &Device) -> Result<(), DeviceError> {
-        if self.table.len() < self.numbers.len() {
-            self.table = device.zeroed(self.numbers.len().next_power_of_two())?;
-        }
         device.write(&mut self.table, 0, &self.numbers)
     }
 }

@@ -1,0 +1,63 @@
+//! Steps of decodes, captured: a step's launches become one.
+//!
+//! A step in which every row is the next token of a text of its own is the same launches each time, over other
+//! numbers. So it is captured once for each **bucket**, a number of rows, when the model is loaded; later steps are
+//! padded to the next bucket and replayed. All that differs between two steps of a bucket is uploaded.
+
+use super::device::Graph;
+use crate::nn::packed::Pass;
+
+/// Up to here there is a bucket for every number of rows; then for powers of two.
+const EXACT_MAX: usize = 8;
+
+/// What was captured, by the bucket, the smallest first.
+#[derive(Debug, Default)]
+pub(super) struct Graphs {
+    captured: Vec<(usize, Graph)>,
+}
+
+/// The buckets of steps with up to `most` rows, none of them larger than `rows_max`.
+pub(super) fn buckets(most: usize, rows_max: usize) -> impl Iterator<Item = usize> {
+    let largest = if most <= EXACT_MAX { most } else { most.next_power_of_two().min(rows_max) };
+    let powers = (EXACT_MAX.ilog2() + 1..usize::BITS).map(|power| 1 << power);
+    let up_to = powers.take_while(move |&rows| rows < largest);
+    let last = (largest > EXACT_MAX).then_some(largest);
+    (1..=largest.min(EXACT_MAX)).chain(up_to).chain(last)
+}
+
+/// Whether every row of a pass is a token of a text of its own, in pages that last: scratch begins at `pages`.
+pub(super) fn decodes(pass: &Pass, pages: usize) -> bool {
+    let lasts = |page: u32| (page as usize) < pages;
+    pass.groups.len() == pass.tokens.len() && pass.slots.iter().all(|slot| lasts(slot.page))
+}
+
+// === impl Graphs ===
+
+impl Graphs {
+    /// Keeps what was captured of a bucket that is larger than those before.
+    pub fn add(&mut self, rows: usize, graph: Graph) {
+        self.captured.push((rows, graph));
+    }
+
+    /// The smallest bucket for so many rows, and what was captured of it.
+    pub fn find(&self, rows: usize) -> Option<(usize, &Graph)> {
+        let at = self.captured.partition_point(|(bucket, _)| *bucket < rows);
+        self.captured.get(at).map(|(bucket, graph)| (*bucket, graph))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_exact_and_then_double() {
+        let of = |most, rows_max| buckets(most, rows_max).collect::<Vec<_>>();
+        assert_eq!(of(0, 64), []);
+        assert_eq!(of(3, 64), [1, 2, 3]);
+        assert_eq!(of(8, 64), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(of(9, 64)[7..], [8, 16]);
+        assert_eq!(of(33, 512)[7..], [8, 16, 32, 64]);
+        assert_eq!(of(33, 48)[7..], [8, 16, 32, 48]);
+    }
+}
