@@ -16,7 +16,7 @@ use crate::store::{Embedded, Store};
 use crate::telemetry::Metrics;
 use crate::worker;
 use anyhow::Context as _;
-use canary::CANARY_TIMEOUT;
+use canary::{CANARY_TIMEOUT, LATE};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -169,8 +169,8 @@ async fn watch(canary: Canary, readiness: Arc<Readiness>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !readiness.is_draining() {
         ticks.tick().await;
-        let alive = timeout(CANARY_TIMEOUT, canary()).await.unwrap_or(false);
-        readiness.turn(if alive { State::Ready } else { State::Degraded }).await;
+        let outcome = timeout(CANARY_TIMEOUT, canary()).await.unwrap_or(Err(LATE));
+        readiness.turn(outcome.map_or_else(State::Degraded, |()| State::Ready)).await;
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Pace {
     Go,
     /// The next turn comes with the next message.
     Rest,
+    /// There is no next turn: the owner ends.
+    End,
 }
 
 /// A message that was not taken, handed back.
@@ -89,8 +91,8 @@ where
 /// Starts an owner thread that goes on between messages, as long as its turns say so.
 ///
 /// Each turn takes all messages that wait, `waiting_max` at most, and may find none. The thread ends
-/// after the turn that finds the last inbox dropped, whatever work is left, or at once if `build`
-/// makes nothing. Otherwise it is like [`start`].
+/// after the turn that finds the last inbox dropped, whatever work is left, after one that says so, or at once if
+/// `build` makes nothing. Otherwise it is like [`start`].
 pub fn start_busy<T, S>(
     name: &str,
     waiting_max: NonZeroUsize,
@@ -123,6 +125,11 @@ where
             }
             pace = turn(&mut state, &mut batch);
             batch.clear();
+            if pace == Pace::End {
+                // Nobody waits for an owner who is giving back what it owned.
+                drop(receiver);
+                return;
+            }
         }
     };
     (Inbox(sender), Worker::spawn(name, own))
@@ -337,6 +344,25 @@ mod tests {
         inbox.try_post(1).unwrap();
         drop(inbox);
         drop(worker);
+    }
+
+    #[test]
+    fn a_busy_owner_ends_when_it_says_so_and_drops_what_waits() {
+        let (gate, opened) = std_mpsc::channel::<()>();
+        let turn = move |(): &mut (), _: &mut Vec<oneshot::Sender<()>>| {
+            opened.recv().ok();
+            Pace::End
+        };
+        let (inbox, _worker) = start_busy("ends", limits(8, 8).waiting_max, || Some(()), turn);
+        inbox.try_post(oneshot::channel().0).unwrap();
+        while inbox.waiting() > 0 {
+            thread::yield_now();
+        }
+        let (reply, answer) = oneshot::channel();
+        inbox.try_post(reply).unwrap();
+        gate.send(()).unwrap();
+        assert!(answer.blocking_recv().is_err());
+        assert!(!inbox.is_alive());
     }
 
     #[test]

@@ -1,18 +1,38 @@
 //! The model on a GPU says what it says on the processor. Run by `scripts/cuda-check`, over an emulated device where
-//! there is none: then it shows that every address, stride and launch is right, though not how fast they are.
+//! there is none: then it shows that every address, stride and launch is right, though not how fast they are; and what
+//! becomes of those who ask when memory or the device gives out, which only an emulated one does when told to.
 
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
-use raisonne::engine::{Answers, CpuRunner, CudaRunner, Read, Runner, Span, Step, What};
+#[path = "support/bundle.rs"]
+#[expect(dead_code, reason = "a bundle is copied here, and never damaged")]
+mod bundle;
+
+use raisonne::api::State;
+use raisonne::api::pb::rerank_service_client::RerankServiceClient;
+use raisonne::api::pb::{Quality, RerankRequest, Why};
+use raisonne::app::{App, furnish};
+use raisonne::bundle::{Manifest, Part};
+use raisonne::config::{self, Config, Device, Size};
+use raisonne::domain::Criticality;
+use raisonne::engine::{
+    Answers, Ask, Constraint, CpuRunner, CudaRunner, Engine, EngineError, Event, Failure, Generate,
+    Limits, Place, Read, Reply, Runner, RunnerError, Sampling, Span, Step, Wanted, Weigh, What,
+    Work,
+};
 use raisonne::nn::cuda;
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use raisonne::telemetry::Metrics;
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
 
 /// The models beside `fixtures/decoder/make.py`: what transformers says of them is held against the processor's
 /// by `tests/runner.rs`.
@@ -27,6 +47,13 @@ const ROWS_MAX: usize = 64;
 const SLACK: f32 = 1.5;
 /// The file in which an emulated device counts what is asked of it.
 const CALLS: &str = "EMULATED_CALLS";
+/// The file from which it learns how to fail.
+const FAULTS: &str = "EMULATED_FAULTS";
+/// Longer than anything that is waited for takes on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Errors of a driver: no memory, and a launch that failed, after which nothing goes well.
+const NO_MEMORY: u32 = 2;
+const LAUNCH_FAILED: u32 = 719;
 
 /// One test at a time: an emulated device has one thread, and its counts are everybody's.
 static DEVICE: Mutex<()> = Mutex::new(());
@@ -245,8 +272,7 @@ fn graphs_say_what_launches_say() {
             let lengths: Vec<_> = (0..texts).map(|text| 12 + text).collect();
             let texts: Vec<_> = (0..texts as u32).map(|text| tokens(40, text)).collect();
             for (index, (text, &length)) in texts.iter().zip(&lengths).enumerate() {
-                let prompt =
-                    || Steps::default().span(&text[..length], 0, index as u32 * 4, false);
+                let prompt = || Steps::default().span(&text[..length], 0, index as u32 * 4, false);
                 prompt().run(&mut graphs);
                 prompt().run(&mut eager);
             }
@@ -278,10 +304,271 @@ fn whatever_is_no_token_of_each_text_is_launched() {
     // A prompt, a branch of one token, more texts than there are graphs for, and more rows than texts.
     Steps::default().span(&text[..3], 0, 4, false).run(&mut runner);
     Steps::default().span(&text[16..17], 16, 0, true).read(What::Hidden).run(&mut runner);
-    (8..13).fold(Steps::default(), |steps, page| steps.span(&text[..1], 0, page, false)).run(&mut runner);
+    (8..13)
+        .fold(Steps::default(), |steps, page| steps.span(&text[..1], 0, page, false))
+        .run(&mut runner);
     Steps::default().span(&text[16..18], 16, 0, false).run(&mut runner);
     let after = calls().unwrap();
     assert_eq!(between(&before, &after)("cuGraphLaunch"), 0, "{after:?}");
     Steps::default().span(&text[18..19], 18, 0, false).run(&mut runner);
     assert_eq!(between(&after, &calls().unwrap())("cuGraphLaunch"), 1);
+}
+
+// === What gives out ===
+
+/// Lets an emulated device fail: the `nth` call of this name from now on says this error. Says whether there is one.
+fn fault(name: &str, nth: u64, error: u32) -> bool {
+    let file = std::env::var_os(FAULTS);
+    if let Some(file) = &file {
+        fs::write(file, format!("{name} {nth} {error}\n")).unwrap();
+    }
+    file.is_some()
+}
+
+#[test]
+fn a_model_makes_do_with_the_memory_that_there_is() {
+    /// What stays free, what cuBLAS works in, and what a model takes beside its pages, about.
+    const TAKEN: u64 = (512 << 20) + (32 << 20) + (8 << 20);
+    let _device = device();
+    let text = tokens(20, 1);
+    let ask = || Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+    let whole = ask().run(&mut on_gpu("qwen3"));
+    let mut before = usize::MAX;
+    // Room for all, for less, and for nothing beside what must be.
+    for (memory, fits) in [(1 << 30, true), (TAKEN, false), (TAKEN - (16 << 20), false)] {
+        if !fault("memory", memory, 0) {
+            return;
+        }
+        let mut runner = CudaRunner::load(
+            &Checkpoint::open(&fixture("qwen3")).unwrap(),
+            cuda::Options { pages: 10_000, ..options(2) },
+        )
+        .unwrap();
+        let pages = runner.shape().pages;
+        assert!((pages == 10_000) == fits && pages < before, "{pages} pages of {memory} bytes");
+        before = pages;
+        if pages > 1 {
+            assert_eq!(ask().run(&mut runner), whole);
+        }
+    }
+    assert_eq!(before, 1);
+}
+
+#[test]
+fn graphs_that_find_no_memory_are_done_without() {
+    let _device = device();
+    if !fault("cuGraphInstantiate", 3, NO_MEMORY) {
+        return;
+    }
+    let mut runner = with_graphs("qwen3", 4);
+    let texts: Vec<_> = (0..3).map(|text| tokens(8, text)).collect();
+    for count in 1..=texts.len() {
+        let before = calls().unwrap();
+        let step = || next(&texts[..count], &[0, 0, 0], 0);
+        assert_eq!(step().run(&mut runner), step().run(&mut on_gpu("qwen3")));
+        let after = calls().unwrap();
+        assert_eq!(between(&before, &after)("cuGraphLaunch"), u64::from(count < 3), "{after:?}");
+    }
+}
+
+#[test]
+fn a_step_that_finds_no_memory_says_so_and_the_next_one_goes_well() {
+    let _device = device();
+    let mut runner = with_graphs("qwen3", 2);
+    let text = tokens(20, 2);
+    let prompt = || Steps::default().span(&text[..19], 0, 0, false).read(What::Vocabulary);
+    let decode = || Steps::default().span(&text[19..], 19, 0, false).read(What::Vocabulary);
+    let whole = [prompt().run(&mut runner), decode().run(&mut runner)];
+    for (call, nth) in [("launch", 1), ("launch", 2), ("launch", 23), ("cuMemcpyHtoD", 1)] {
+        if !fault(call, nth, NO_MEMORY) {
+            return;
+        }
+        let error = runner.forward(&prompt().step, &mut Answers::default()).unwrap_err();
+        assert!(matches!(error, RunnerError::Full(_)), "{call} {nth}: {error:?}");
+        assert_eq!(prompt().run(&mut runner), whole[0]);
+    }
+    fault("cuGraphLaunch", 1, NO_MEMORY);
+    let error = runner.forward(&decode().step, &mut Answers::default()).unwrap_err();
+    assert!(matches!(error, RunnerError::Full(_)), "{error:?}");
+    assert_eq!(decode().run(&mut runner), whole[1]);
+}
+
+#[test]
+fn a_step_that_wants_more_than_there_is_room_for_can_be_halved() {
+    let _device = device();
+    let mut runner = on_gpu("qwen3");
+    let all: Vec<u32> = (0..128).cycle().take(ROWS_MAX * 256 / 2 + 1).collect();
+    let mut steps = Steps::default();
+    steps.step.chosen = all.clone();
+    let step = [0, 8].into_iter().fold(steps, |steps, page| {
+        steps.span(&tokens(3, page), 0, page, false).read(What::Chosen(0..all.len()))
+    });
+    let error = runner.forward(&step.step, &mut Answers::default()).unwrap_err();
+    assert!(matches!(error, RunnerError::Full(_)), "{error:?}");
+    let mut step =
+        Steps::default().span(&tokens(3, 0), 0, 0, false).read(What::Chosen(0..all.len()));
+    step.step.chosen = all;
+    assert_eq!(step.run(&mut runner).len(), 1);
+}
+
+#[test]
+fn a_device_that_is_lost_is_lost() {
+    let _device = device();
+    let text = tokens(20, 2);
+    let prompt = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+    for (call, nth) in
+        [("launch", 1), ("launch", 2), ("cuStreamSynchronize", 1), ("cuMemcpyDtoH", 1)]
+    {
+        let mut runner = on_gpu("qwen3");
+        if !fault(call, nth, LAUNCH_FAILED) {
+            return;
+        }
+        for _ in 0..2 {
+            let error = runner.forward(&prompt.step, &mut Answers::default()).unwrap_err();
+            assert!(matches!(error, RunnerError::Lost(_)), "{call} {nth}: {error:?}");
+            assert!(error.source().is_some());
+        }
+    }
+}
+
+/// An engine on the device, and asks that it can work on at once.
+fn engine() -> (Engine, Arc<Metrics>, Vec<Ask>) {
+    let metrics = Arc::new(Metrics::new());
+    let [running_max, waiting_max, share_max] =
+        [8, 8, 32].map(|number| NonZeroUsize::new(number).unwrap());
+    let limits = Limits { running_max, waiting_max, share_max };
+    let engine = Engine::start(|| Ok(with_graphs("qwen3", 8)), limits, &metrics).unwrap();
+    let ask = |work| Ask { work, criticality: Criticality::Default, deadline: None };
+    let text = |seed: u32| {
+        ask(Work::Generate(Generate {
+            prompt: tokens(10 + seed as usize, seed),
+            samples: NonZeroUsize::MIN,
+            tokens_max: 12,
+            sampling: Sampling::GREEDY,
+            constraint: Constraint::Free,
+            ends: Vec::new(),
+        }))
+    };
+    let weighs = ask(Work::Weigh(Weigh {
+        trunk: tokens(30, 9),
+        branches: (1..6).map(|length| tokens(length, 10)).collect(),
+        wanted: Wanted::Chosen(vec![7, 9]),
+    }));
+    (engine, metrics, (0..5).map(text).chain([weighs]).collect())
+}
+
+fn all(mut reply: Reply) -> Vec<Event> {
+    std::iter::from_fn(|| reply.blocking_next()).collect()
+}
+
+/// What came of asks that were put all at once, without what others had computed for them.
+fn answers(engine: &Engine, asks: &[Ask]) -> Vec<Vec<Event>> {
+    let replies: Vec<_> = asks.iter().map(|ask| engine.ask(ask.clone()).unwrap()).collect();
+    let events = replies.into_iter().map(|reply| {
+        let events = all(reply).into_iter();
+        events.filter(|event| !matches!(event, Event::Done { .. })).collect()
+    });
+    events.collect()
+}
+
+#[test]
+fn an_engine_without_memory_for_a_step_answers_all_the_same() {
+    let _device = device();
+    let (engine, metrics, asks) = engine();
+    let whole = answers(&engine, &asks);
+    // Past the first step, in which there may be nobody but who came first.
+    for (call, nth) in [("launch", 40), ("launch", 60), ("cuGraphLaunch", 2)] {
+        if !fault(call, nth, NO_MEMORY) {
+            return;
+        }
+        assert_eq!(answers(&engine, &asks), whole, "{call} {nth}");
+    }
+    let text = metrics.render();
+    assert!(text.contains(r#"raisonne_engine_failed_total{why="full"} 3"#), "{text}");
+}
+
+#[test]
+fn an_engine_whose_device_is_lost_ends_at_once() {
+    let _device = device();
+    let (engine, metrics, asks) = engine();
+    if !fault("cuGraphLaunch", 3, LAUNCH_FAILED) {
+        return;
+    }
+    for events in answers(&engine, &asks[..5]) {
+        let Some(Event::Failed(Failure::Runner(said))) = events.last() else {
+            panic!("{events:?}")
+        };
+        assert!(said.contains("the device that the model runs on is lost"), "{said}");
+    }
+    while engine.is_alive() {
+        std::thread::yield_now();
+    }
+    assert!(matches!(engine.ask(asks[0].clone()), Err(EngineError::Gone)));
+    let text = metrics.render();
+    assert!(text.contains(r#"raisonne_engine_failed_total{why="lost"} 1"#), "{text}");
+}
+
+/// The demo, without the golden requests that its language model weighs: emulated, that takes minutes.
+fn unweighed_demo(home: &Path) -> PathBuf {
+    let dir = bundle::copied_bundle(home, "demo");
+    let path = dir.join(Part::Golden.file());
+    let mut golden: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    golden.as_array_mut().unwrap().iter_mut().for_each(|golden| golden["weighed"] = [0; 0].into());
+    fs::write(&path, golden.to_string()).unwrap();
+    Manifest::of(&dir, "demo").unwrap().write(&dir).unwrap();
+    dir
+}
+
+#[test]
+fn a_server_whose_device_is_lost_says_so_and_goes_on_with_the_low_rungs() {
+    let _device = device();
+    if std::env::var_os(FAULTS).is_some() {
+        tokio::runtime::Runtime::new().unwrap().block_on(serves_without_its_device());
+    }
+}
+
+async fn serves_without_its_device() {
+    let home = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.api.listen = "127.0.0.1:0".parse().unwrap();
+    config.api.deadline_default = config::Span(PATIENCE);
+    config.bundle.path = unweighed_demo(home.path());
+    config.engine.device = Device(Place::Gpu(0));
+    config.engine.cache = Size(8 << 20);
+    (config.engine.rows_max, config.engine.running_max) = (64, 2);
+    let (parts, _) = furnish(&config).await.unwrap();
+    let (canary, metrics, mut end) =
+        (parts.canary.clone(), parts.metrics.clone(), parts.live.ladder().end());
+    // The first canary is the first to ask.
+    fault("launch", 1, LAUNCH_FAILED);
+    let app = App::start(&config.api, parts).await.unwrap();
+    let said = async {
+        loop {
+            match app.readiness().state() {
+                State::Degraded(why) if why.contains("the language model is gone") => break,
+                _ => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, said).await.expect("readiness says what is gone");
+    assert!(canary().await.unwrap_err().contains("this process must be started anew"));
+    // Whoever asks is answered from the rungs below, at once.
+    let address = app.address();
+    let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap();
+    let mut client = RerankServiceClient::new(channel.connect().await.unwrap());
+    let samples = fs::read(config.bundle.path.join(Part::Samples.file())).unwrap();
+    let samples: Vec<RerankRequest> = serde_json::from_slice(&samples).unwrap();
+    let answer = client.rerank(samples[0].clone()).await.unwrap().into_inner();
+    assert_eq!(answer.quality(), Quality::Scored);
+    assert_eq!(answer.shortfalls[0].why(), Why::Broken);
+    let text = metrics.render();
+    for line in [
+        r#"raisonne_engine_failed_total{why="lost"} 1"#,
+        r#"raisonne_rank_shortfall_total{rung="weighed",why="broken"} "#,
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    drop((client, canary));
+    app.stop().await.unwrap();
+    timeout(PATIENCE, end.come()).await.expect("a lost device is left");
 }

@@ -72,7 +72,7 @@ impl Server {
             live: live(ladder, &metrics),
             canary: Arc::new(move || {
                 let beats = heart.load(Ordering::Relaxed);
-                Box::pin(async move { beats })
+                Box::pin(async move { beats.then_some(()).ok_or("no heart") })
             }),
             metrics,
             samples: Some(json!([rerank_json()])),
@@ -536,7 +536,7 @@ async fn a_port_in_use_is_named() {
     let metrics = Arc::new(Metrics::new());
     let parts = Parts {
         live: live(Ladder::new(vec![], "test-1".into(), metrics.clone()), &metrics),
-        canary: Arc::new(|| Box::pin(async { true })),
+        canary: Arc::new(|| Box::pin(async { Ok(()) })),
         metrics,
         samples: None,
     };
@@ -804,7 +804,7 @@ async fn readiness_follows_the_canary() {
         assert!(begun.elapsed() < Duration::from_secs(10), "the canary is dead");
         sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(server.get("/readyz").await.text(), "degraded\n");
+    assert_eq!(server.get("/readyz").await.text(), "degraded: no heart\n");
     assert_eq!(server.get("/livez").await.status, StatusCode::OK);
     assert_eq!(check(service).await.unwrap(), 2);
     assert_eq!(server.post("/api/v1/rerank", rerank_json().to_string()).await.status, 200);

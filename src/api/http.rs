@@ -53,18 +53,18 @@ pub async fn live() -> &'static str {
     "live\n"
 }
 
-/// `GET /readyz`: a canary slate went through every rung in the last seconds.
+/// `GET /readyz`: a canary slate went through every rung in the last seconds; if not, why.
 pub async fn ready(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     let state = desk.readiness().state();
     let status = if state == Readiness::Ready { StatusCode::OK } else { UNAVAILABLE };
-    (status, format!("{}\n", state.as_str()))
+    (status, format!("{state}\n"))
 }
 
 /// `GET /startupz`: the first canary slate has come back.
 pub async fn started(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     let state = desk.readiness().state();
     let status = if state == Readiness::Starting { UNAVAILABLE } else { StatusCode::OK };
-    (status, format!("{}\n", state.as_str()))
+    (status, format!("{state}\n"))
 }
 
 /// `GET /metrics`: the Prometheus text format.

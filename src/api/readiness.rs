@@ -1,6 +1,7 @@
 //! Would it be wise to send requests here?
 
 use super::pb::rerank_service_server::RerankServiceServer;
+use std::fmt;
 use tokio::sync::watch;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
@@ -24,8 +25,8 @@ pub enum State {
     Starting,
     /// The last canary went through every rung that is there, and none is out of order.
     Ready,
-    /// The last canary did not: the rungs below still answer.
-    Degraded,
+    /// The last canary did not, for this reason: the rungs below still answer.
+    Degraded(&'static str),
     /// Shutting down. There is no way back.
     Draining,
 }
@@ -49,7 +50,7 @@ impl Readiness {
             turns
         });
         if turned {
-            tracing::info!(state = to.as_str(), "readiness");
+            tracing::info!(state = %to, "readiness");
             self.report(self.state()).await;
         }
     }
@@ -78,7 +79,7 @@ impl Readiness {
     async fn report(&self, state: State) {
         let status = match state {
             State::Ready => ServingStatus::Serving,
-            State::Starting | State::Degraded | State::Draining => ServingStatus::NotServing,
+            State::Starting | State::Degraded(_) | State::Draining => ServingStatus::NotServing,
         };
         for service in SERVICES {
             self.reporter.set_service_status(service, status).await;
@@ -86,14 +87,13 @@ impl Readiness {
     }
 }
 
-impl State {
-    /// The word for operators.
-    pub fn as_str(self) -> &'static str {
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Degraded => "degraded",
-            Self::Draining => "draining",
+            Self::Starting => f.write_str("starting"),
+            Self::Ready => f.write_str("ready"),
+            Self::Degraded(why) => write!(f, "degraded: {why}"),
+            Self::Draining => f.write_str("draining"),
         }
     }
 }

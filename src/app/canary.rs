@@ -11,22 +11,31 @@ use tokio::time::Instant;
 
 /// How long a canary may take.
 pub(super) const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is said of one that takes longer.
+pub(super) const LATE: &str = "a canary slate did not reach the top in time";
 
-/// Sends a slate through every rung that is switched on, and says whether it came back from the
-/// top one.
-pub type Canary = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+/// Sends a slate through every rung that is switched on, and says why it did not come back from the
+/// top one, if it did not.
+pub type Canary = Arc<dyn Fn() -> BoxFuture<'static, Result<(), &'static str>> + Send + Sync>;
 
 /// Sends a golden request through the whole of the ladder that is live then.
 pub(super) fn canary(live: Arc<Live>) -> Canary {
     Arc::new(move || comes_back(live.ladder()).boxed())
 }
 
-async fn comes_back(ladder: Arc<Ladder>) -> bool {
-    let Some(golden) = ladder.golden().cloned() else { return false };
+async fn comes_back(ladder: Arc<Ladder>) -> Result<(), &'static str> {
+    if let Some(why) = ladder.ails() {
+        return Err(why);
+    }
+    let golden = ladder.golden().cloned().ok_or("the bundle has no golden request")?;
     let top = ladder.top();
     let climb = ladder.climb(query(golden));
     let last = climb.fold(None, |_, update| async { Some(update) }).await;
-    matches!(last, Some(Update::Answer(answer)) if answer.ranking.quality == top && !is_broken(&answer))
+    match last {
+        Some(Update::Answer(answer)) if is_broken(&answer) => Err("a rung is out of order"),
+        Some(Update::Answer(answer)) if answer.ranking.quality == top => Ok(()),
+        _ => Err(LATE),
+    }
 }
 
 /// Whether a rung is out of order for good. One whose language model is still to be loaded is
@@ -52,5 +61,52 @@ fn query(golden: Golden) -> Query {
         bundle: None,
         now: golden.now,
         deadline: Deadline::after(Instant::now(), CANARY_TIMEOUT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Quality, Ranking};
+    use crate::rank::{Aloud, Receipt, Refined, Rung};
+    use crate::telemetry::Metrics;
+
+    /// A rung that answers, or ails for good.
+    struct Stub(Quality, Option<&'static str>);
+
+    impl Rung for Stub {
+        fn quality(&self) -> Quality {
+            self.0
+        }
+
+        fn refine<'a>(
+            &'a self,
+            _query: &'a Query,
+            best: &'a Ranking,
+            _aloud: &'a Aloud,
+        ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+            let ranking = Ranking { quality: self.0, ..best.clone() };
+            let refined = Refined { ranking, receipt: Receipt::default(), shortfall: None };
+            async move { self.1.map_or(Ok(refined), |_| Err(Shortfall::Broken)) }.boxed()
+        }
+
+        fn ails(&self) -> Option<&'static str> {
+            self.1
+        }
+    }
+
+    async fn canary_of(ails: Option<&'static str>) -> Result<(), &'static str> {
+        let rungs: Vec<Arc<dyn Rung>> =
+            vec![Arc::new(Stub(Quality::Scored, None)), Arc::new(Stub(Quality::Weighed, ails))];
+        let golden =
+            Golden { user: "u".into(), items: vec!["a".into(), "b".into()], ..Golden::default() };
+        let ladder = Ladder::new(rungs, "one".into(), Arc::new(Metrics::new()));
+        comes_back(Arc::new(ladder.with_golden(Some(golden)))).await
+    }
+
+    #[tokio::test]
+    async fn what_ails_a_rung_is_told_in_words() {
+        assert_eq!(canary_of(None).await, Ok(()));
+        assert_eq!(canary_of(Some("it is gone")).await, Err("it is gone"));
     }
 }

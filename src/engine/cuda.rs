@@ -46,6 +46,19 @@ impl CudaRunner {
         self.rows.extend(of(|what| *what == What::Hidden).map(|read| read.row as u32));
         whole
     }
+
+    /// What it means for the engine that a pass failed. What cuBLAS says of a device that is lost may be anything, so
+    /// the device is asked as well.
+    fn failed(&self, error: DeviceError) -> RunnerError {
+        if error.is_full() {
+            return RunnerError::Full(error.into());
+        }
+        match self.model.wait() {
+            Err(lost) if lost.is_lost() => RunnerError::Lost(lost.into()),
+            _ if error.is_lost() => RunnerError::Lost(error.into()),
+            _ => RunnerError::Failed(error.into()),
+        }
+    }
 }
 
 impl Runner for CudaRunner {
@@ -64,7 +77,8 @@ impl Runner for CudaRunner {
         out.lay_out(&step.reads, self.shape);
         let hidden = step.reads.iter().filter(|read| read.what == What::Hidden).count();
         let wanted = Wanted { rows: &self.rows, whole, pairs: &self.pairs, exact: hidden > 0 };
-        self.model.forward(wanted, out.table(whole, self.shape), &mut self.found)?;
+        let done = self.model.forward(wanted, out.table(whole, self.shape), &mut self.found);
+        done.map_err(|error| self.failed(error))?;
         let (mut logits, mut rows) = (self.found.logits.as_slice(), self.found.rows.as_slice());
         rows = rows.get((self.rows.len() - hidden) * self.shape.width..).unwrap_or_default();
         for (index, read) in step.reads.iter().enumerate() {
@@ -79,11 +93,5 @@ impl Runner for CudaRunner {
             *found = others;
         }
         Ok(())
-    }
-}
-
-impl From<DeviceError> for RunnerError {
-    fn from(error: DeviceError) -> Self {
-        Self(error.into())
     }
 }

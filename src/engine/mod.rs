@@ -16,6 +16,9 @@
 //! | `step` | what the scheduler and the model agree on |
 //! | `runner` | the model on this machine's processor |
 //!
+//! A step that there is no memory for is computed in parts. When what the model runs on is lost, the owner ends every
+//! ask, and itself: from then on the engine is gone, and says so at once to whoever asks.
+//!
 //! Whatever is asked gets the same answer in any company: what is drawn is keyed by the ask alone,
 //! and the model's arithmetic does not depend on who else is in a step.
 
@@ -104,6 +107,8 @@ struct Owner<R> {
     listeners: FxHashMap<Id, Listener>,
     answers: Answers,
     metrics: Arc<Metrics>,
+    /// Whether what the model runs on is lost: then this turn is the last.
+    lost: bool,
 }
 
 // === impl Engine ===
@@ -170,7 +175,7 @@ impl<R: Runner> Owner<R> {
         let runner = build()?;
         let scheduler = Scheduler::new(runner.shape(), limits)?;
         let (listeners, answers) = (FxHashMap::default(), Answers::default());
-        Ok(Self { runner, scheduler, listeners, answers, metrics })
+        Ok(Self { runner, scheduler, listeners, answers, metrics, lost: false })
     }
 
     /// Takes what was asked, computes a step, and tells what became of it.
@@ -182,7 +187,13 @@ impl<R: Runner> Owner<R> {
         self.observe();
         self.tell();
         self.scheduler.settle();
-        if self.scheduler.is_idle() { Pace::Rest } else { Pace::Go }
+        if self.lost {
+            Pace::End
+        } else if self.scheduler.is_idle() {
+            Pace::Rest
+        } else {
+            Pace::Go
+        }
     }
 
     fn admit(&mut self, job: Job, now: Instant) {
@@ -205,30 +216,58 @@ impl<R: Runner> Owner<R> {
         });
     }
 
+    /// Computes a step. If there is no memory for all of it, its sequences take turns, half of them at a time or
+    /// fewer; only one that is too large alone fails.
     fn step(&mut self) {
-        if let Some(step) = self.scheduler.plan(Instant::now()) {
-            let (rows, begun) = (step.tokens.len(), Instant::now());
+        if self.scheduler.plan(Instant::now()).is_none() {
+            assert!(self.scheduler.is_idle(), "the most urgent of those at hand always gets on");
+            return;
+        }
+        let (mut rows, begun) = (0, Instant::now());
+        loop {
+            let step = self.scheduler.step();
             match self.runner.forward(step, &mut self.answers) {
-                Ok(()) => self.scheduler.commit(&self.answers),
+                Ok(()) => {
+                    rows += step.tokens.len();
+                    self.scheduler.commit(&self.answers);
+                }
                 Err(error) => {
-                    // What failed is at the end of the chain, and all of it is said.
-                    let error = format!("{:#}", anyhow::Error::from(error));
-                    tracing::error!(error, "a step failed");
-                    let failure = Failure::Runner(error.into());
-                    return self.scheduler.fail_step(&failure);
+                    self.metrics.engine_failed(error.as_str());
+                    if matches!(error, RunnerError::Full(_)) && self.scheduler.halve() {
+                        continue;
+                    }
+                    self.fail(error);
                 }
             }
-            let tally = self.scheduler.tally();
-            self.metrics.engine_step(&EngineStep {
-                rows,
-                prefill_tokens: tally.prefill_tokens,
-                decode_tokens: tally.decode_tokens,
-                prefix_hit_tokens: tally.hit_tokens,
-                preempted: tally.preempted,
-                took: begun.elapsed(),
-            });
+            if self.lost || !self.scheduler.resume() {
+                break;
+            }
+        }
+        if rows == 0 {
+            return;
+        }
+        let tally = self.scheduler.tally();
+        self.metrics.engine_step(&EngineStep {
+            rows,
+            prefill_tokens: tally.prefill_tokens,
+            decode_tokens: tally.decode_tokens,
+            prefix_hit_tokens: tally.hit_tokens,
+            preempted: tally.preempted,
+            took: begun.elapsed(),
+        });
+    }
+
+    /// Ends the asks of the step at hand; or all of them, if there will be no other step.
+    fn fail(&mut self, error: RunnerError) {
+        self.lost = matches!(error, RunnerError::Lost(_));
+        // What failed is at the end of the chain, and all of it is said.
+        let error = format!("{:#}", anyhow::Error::from(error));
+        tracing::error!(error, lost = self.lost, "a step failed");
+        let failure = Failure::Runner(error.into());
+        if self.lost {
+            self.scheduler.fail_all(&failure);
         } else {
-            assert!(self.scheduler.is_idle(), "the most urgent of those at hand always gets on");
+            self.scheduler.fail_step(&failure);
         }
     }
 

@@ -78,7 +78,7 @@ fn gpu(
     let options =
         crate::nn::cuda::Options { ordinal, pages, rows_max, context_tokens_max, decodes_max };
     let runner = super::CudaRunner::load(checkpoint, options);
-    Ok(Box::new(runner.map_err(|error| RunnerError(error.into()))?))
+    Ok(Box::new(runner.map_err(|error| RunnerError::Failed(error.into()))?))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -88,7 +88,7 @@ fn gpu(
     _options: Options,
     _most: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
-    Err(RunnerError(PlaceError::NotBuilt.into()))
+    Err(RunnerError::Failed(PlaceError::NotBuilt.into()))
 }
 
 impl FromStr for Place {

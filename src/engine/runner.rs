@@ -92,7 +92,7 @@ impl Runner for CpuRunner {
 
 impl From<CheckpointError> for RunnerError {
     fn from(error: CheckpointError) -> Self {
-        Self(error.into())
+        Self::Failed(error.into())
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Scheduler {
     sampler: Sampler,
     step: Step,
     rows_left: usize,
+    /// Sequences that a step may have, after it turned out that more are too many.
+    at_once: usize,
     tally: Tally,
     outputs: Vec<Output>,
     failing: Vec<(Id, SampleError)>,
@@ -114,6 +116,7 @@ impl Scheduler {
             sampler: Sampler::default(),
             step: Step::default(),
             rows_left: 0,
+            at_once: usize::MAX,
             tally: Tally::default(),
             outputs: Vec::new(),
             failing: Vec::new(),
@@ -203,7 +206,38 @@ impl Scheduler {
         self.tally
     }
 
-    /// Takes in what the model answered to the step that was planned last.
+    /// The step at hand.
+    pub fn step(&self) -> &Step {
+        &self.step
+    }
+
+    /// Puts the less urgent half of the sequences in the step off, and lays the other one out. Says whether there
+    /// was more than one: if not, all stays as it is.
+    pub fn halve(&mut self) -> bool {
+        let in_step = |sequence: &Sequence| !sequence.grant.is_none();
+        let count = self.running.iter().filter(|sequence| in_step(sequence)).count();
+        if count < 2 {
+            return false;
+        }
+        let half =
+            self.running.iter_mut().filter(|sequence| in_step(sequence)).skip(count.div_ceil(2));
+        half.for_each(|sequence| sequence.postponed = mem::take(&mut sequence.grant));
+        self.at_once = count.div_ceil(2);
+        self.lay();
+        true
+    }
+
+    /// Lays out the most urgent of those that were put off, as many as the step before had at most. Says
+    /// whether there are any.
+    pub fn resume(&mut self) -> bool {
+        let postponed = self.running.iter_mut().filter(|sequence| !sequence.postponed.is_none());
+        let next = postponed.take(self.at_once);
+        next.for_each(|sequence| sequence.grant = mem::take(&mut sequence.postponed));
+        self.lay();
+        !self.step.spans.is_empty()
+    }
+
+    /// Takes in what the model answered to the step at hand.
     pub fn commit(&mut self, answers: &Answers) {
         assert_eq!(answers.len(), self.step.reads.len(), "the model answers every read");
         let mut running = mem::take(&mut self.running);
@@ -228,11 +262,20 @@ impl Scheduler {
         }
     }
 
-    /// Ends every ask of the step that was planned last, because the model could not be run.
+    /// Ends every ask of the step at hand, because the model could not be run.
     pub fn fail_step(&mut self, failure: &Failure) {
         let in_step = self.running.iter().filter(|sequence| !sequence.grant.is_none());
         let mut ids: Vec<_> = in_step.map(|sequence| sequence.urgency.id).collect();
         ids.dedup();
+        for id in ids {
+            self.fail(id, failure.clone());
+        }
+    }
+
+    /// Ends every ask, because the model will never be run again.
+    pub fn fail_all(&mut self, failure: &Failure) {
+        let mut ids: Vec<_> = self.asks.keys().copied().collect();
+        ids.sort_unstable();
         for id in ids {
             self.fail(id, failure.clone());
         }

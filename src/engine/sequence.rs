@@ -51,6 +51,8 @@ pub(super) struct Sequence {
     /// What the branches so far came to.
     pub weights: Vec<Vec<f32>>,
     pub grant: Grant,
+    /// What it was granted of a step that turned out to be too large, until its own part of that is computed.
+    pub postponed: Grant,
 }
 
 /// What a sequence gets of the step at hand.
@@ -113,6 +115,7 @@ impl Sequence {
             constraint,
             weights: Vec::new(),
             grant: Grant::default(),
+            postponed: Grant::default(),
         }
     }
 

@@ -91,10 +91,32 @@ pub struct Answers {
     end: usize,
 }
 
-/// A forward pass failed: the weights' files, memory or the device gave out.
+/// Why a forward pass failed.
 #[derive(Debug, thiserror::Error)]
-#[error("the model could not be run")]
-pub struct RunnerError(#[source] pub Box<dyn Error + Send + Sync>);
+pub enum RunnerError {
+    /// The weights' files gave out, or something else that concerns this step.
+    #[error("the model could not be run")]
+    Failed(#[source] Box<dyn Error + Send + Sync>),
+    /// There is no memory for this step. There may be for a smaller one.
+    #[error("the model has no memory for a step")]
+    Full(#[source] Box<dyn Error + Send + Sync>),
+    /// What the model runs on is lost, and no step will ever be computed there again.
+    #[error("the device that the model runs on is lost")]
+    Lost(#[source] Box<dyn Error + Send + Sync>),
+}
+
+// === impl RunnerError ===
+
+impl RunnerError {
+    /// The word for metric labels.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "failed",
+            Self::Full(_) => "full",
+            Self::Lost(_) => "lost",
+        }
+    }
+}
 
 // === impl Answers ===
 

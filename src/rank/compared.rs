@@ -1,7 +1,7 @@
 //! The rungs of the language model that compares: the best candidates at once, straight away or after a
 //! thought.
 
-use super::fuse::{fused, offered, shortfall, words};
+use super::fuse::{ails, fused, offered, shortfall, words};
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::bundle::UserCard;
@@ -131,6 +131,10 @@ impl Compared {
 impl Rung for Compared {
     fn quality(&self) -> Quality {
         self.quality
+    }
+
+    fn ails(&self) -> Option<&'static str> {
+        ails(&self.reranker)
     }
 
     fn refine<'a>(

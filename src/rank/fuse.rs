@@ -5,7 +5,16 @@ use super::Shortfall;
 use crate::bundle::Catalog;
 use crate::domain::{Quality, Query, Ranked, Ranking};
 use crate::engine::{EngineError, Failure, Refused};
-use crate::reranker::{AskError, Order, Words};
+use crate::reranker::{AskError, Order, Reranker, Words};
+
+/// Why a rung is out of order whose language model can't be asked any more.
+const GONE: &str =
+    "the language model is gone: its engine has ended, and this process must be started anew";
+
+/// Why a rung of this language model will never better a ranking again, if so.
+pub(super) fn ails(reranker: &Reranker) -> Option<&'static str> {
+    (!reranker.is_alive()).then_some(GONE)
+}
 
 /// The candidates of a ranking that something is known of. The others come last in it, and no rung
 /// has anything to say of them.
@@ -76,6 +85,8 @@ pub(super) fn shortfall(error: &AskError) -> Shortfall {
             tracing::warn!(%refused, "the language model has no room for a slate");
             Shortfall::Missing("room")
         }
+        // Whoever ended has said why, once for all.
+        AskError::Engine(EngineError::Gone) | AskError::Failure(Failure::Gone) => Shortfall::Broken,
         error => {
             tracing::error!(%error, "the language model said nothing");
             Shortfall::Broken

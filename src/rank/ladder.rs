@@ -84,6 +84,11 @@ impl Ladder {
         self.lacks.is_empty()
     }
 
+    /// Why it will never reach its top again, in words for operators; `None` while it may.
+    pub fn ails(&self) -> Option<&'static str> {
+        self.steps.iter().find_map(|step| step.rung.ails())
+    }
+
     /// When it will have been dropped, and with it whatever it alone owns.
     pub fn end(&self) -> End {
         self.steps.end()

@@ -47,6 +47,11 @@ pub trait Rung: Send + Sync {
         aloud: &'a Aloud,
     ) -> BoxFuture<'a, Result<Refined, Shortfall>>;
 
+    /// Why it will never better a ranking again, in words for operators; `None` while it may.
+    fn ails(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Cached reasons for `items`, without ranking: the most telling for this query's user first.
     /// Empty where there are none.
     fn explain<'a>(&'a self, _query: &'a Query) -> BoxFuture<'a, Vec<(ItemId, Vec<Reason>)>> {

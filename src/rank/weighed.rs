@@ -1,7 +1,7 @@
 //! The rung of the language model that weighs: one prefill, with the shopper as the trunk and a
 //! branch for each of the best candidates.
 
-use super::fuse::{fused, known, offered, shortfall, words};
+use super::fuse::{ails, fused, known, offered, shortfall, words};
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
 use crate::bundle::{BundleError, Golden, Part};
@@ -115,6 +115,10 @@ fn tolerance(precision: Precision) -> f32 {
 impl Rung for Weighed {
     fn quality(&self) -> Quality {
         Quality::Weighed
+    }
+
+    fn ails(&self) -> Option<&'static str> {
+        ails(&self.reranker)
     }
 
     fn refine<'a>(

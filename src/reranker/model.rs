@@ -188,6 +188,11 @@ impl Reranker {
         &self.prompts
     }
 
+    /// Whether it can still be asked.
+    pub fn is_alive(&self) -> bool {
+        self.engine.is_alive()
+    }
+
     /// How its weights are kept.
     pub fn precision(&self) -> Precision {
         self.precision

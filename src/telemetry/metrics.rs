@@ -46,6 +46,7 @@ struct EngineInstruments {
     hits: Family<Counter, 0>,
     preempted: Family<Counter, 0>,
     step: Family<Histogram, 0>,
+    failed: Family<Counter, 1>,
 }
 
 /// One step of the engine.
@@ -215,6 +216,11 @@ impl Metrics {
         engine.step.at(r, [], |h| h.record(step.took));
     }
 
+    /// The engine could not compute a step, or a part of one: failed, full or lost.
+    pub fn engine_failed(&self, why: &'static str) {
+        self.engine.failed.at(&self.recorder, [why], |c| c.increment(1));
+    }
+
     /// The engine now holds so much.
     pub fn engine_load(&self, load: &EngineLoad) {
         let (r, engine) = (&self.recorder, &self.engine);
@@ -316,6 +322,12 @@ impl EngineInstruments {
                 [],
             ),
             step: Family::new(r, "raisonne_engine_step_seconds", "Time that one step took.", []),
+            failed: Family::new(
+                r,
+                "raisonne_engine_failed_total",
+                "Steps that failed: `full` is tried again in halves, after `lost` there is no engine.",
+                ["why"],
+            ),
         }
     }
 }

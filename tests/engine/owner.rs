@@ -171,6 +171,93 @@ fn a_step_that_fails_fails_its_asks_and_no_others() {
     assert_eq!(comparable(&all(engine.ask(ask.clone()).unwrap())), expected(&ask));
 }
 
+/// A model with memory for a few sequences at a time, and for none that says the word.
+struct Cramped {
+    runner: FakeRunner,
+    sequences_max: usize,
+}
+
+/// The word: the highest token.
+const TOO_MUCH: u32 = 23;
+
+impl Runner for Cramped {
+    fn shape(&self) -> Shape {
+        self.runner.shape()
+    }
+
+    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+        // A trunk and its branches read one table of pages.
+        let mut tables: Vec<_> = step.spans.iter().map(|span| span.pages.clone()).collect();
+        tables.dedup();
+        if tables.len() > self.sequences_max || step.tokens.contains(&TOO_MUCH) {
+            return Err(RunnerError::Full("no memory".into()));
+        }
+        self.runner.forward(step, out)
+    }
+}
+
+#[test]
+fn a_step_without_memory_is_computed_in_parts() {
+    let asks: Vec<_> = (1..8)
+        .map(|seed| {
+            generate(tokens(seed, 9).into_iter().map(|token| token % TOO_MUCH).collect(), 6)
+        })
+        .chain([weigh(vec![1, 2, 3, 4, 5], (1..6).map(|at| vec![at, at + 1]).collect())])
+        .collect();
+    for sequences_max in 1..4 {
+        let metrics = Arc::new(Metrics::new());
+        let runner =
+            move || Ok(Cramped { runner: FakeRunner::new(shape(64, 4, 24)), sequences_max });
+        let engine = Engine::start(runner, limits(8, 64, 8), &metrics).unwrap();
+        let replies: Vec<_> = asks.iter().map(|ask| engine.ask(ask.clone()).unwrap()).collect();
+        let alone = engine.ask(generate(vec![1, TOO_MUCH], 4)).unwrap();
+        let after = engine.ask(asks[0].clone()).unwrap();
+        for (ask, reply) in asks.iter().chain([&asks[0]]).zip(replies.into_iter().chain([after])) {
+            let heard = comparable(&all(reply));
+            // A text may come to the word by itself, and then ends there.
+            let expected = expected(ask);
+            let until = expected
+                .iter()
+                .position(|event| matches!(event, Event::Token { token: TOO_MUCH, .. }));
+            match until {
+                None => assert_eq!(heard, expected),
+                Some(at) => assert_eq!(heard[..=at], expected[..=at]),
+            }
+        }
+        let failed = Failure::Runner("the model has no memory for a step: no memory".into());
+        assert_eq!(all(alone), [Event::Failed(failed)]);
+        let text = metrics.render();
+        assert!(text.contains(r#"raisonne_engine_failed_total{why="full"}"#), "{text}");
+        assert!(engine.is_alive());
+    }
+}
+
+#[test]
+fn a_lost_device_ends_the_engine_and_all_that_waits_for_it() {
+    let (gate, opened) = mpsc::channel::<()>();
+    let mut steps = 0;
+    let before = move || {
+        opened.recv().ok();
+        steps += 1;
+        if steps < 3 { Ok(()) } else { Err(RunnerError::Lost("error 719".into())) }
+    };
+    let (engine, metrics) = engine(shape(16, 4, 24), limits(2, 8, 8), Box::new(before));
+    // Some run, some wait, and samples wait for their eldest.
+    let samples = work(Work::Generate(Generate { samples: nonzero(3), ..text(tokens(5, 10), 7) }));
+    let asks = [generate(tokens(1, 8), 20), samples, generate(tokens(2, 9), 20)];
+    let replies = asks.map(|ask| engine.ask(ask).unwrap());
+    drop(gate);
+    let said = "the device that the model runs on is lost: error 719";
+    for reply in replies {
+        assert_eq!(all(reply).pop(), Some(Event::Failed(Failure::Runner(said.into()))));
+    }
+    until(|| !engine.is_alive());
+    assert!(matches!(engine.ask(generate(tokens(1, 8), 5)), Err(EngineError::Gone)));
+    let text = metrics.render();
+    assert!(text.contains(r#"raisonne_engine_failed_total{why="lost"} 1"#), "{text}");
+    assert!(text.contains("raisonne_engine_running 0"), "{text}");
+}
+
 #[test]
 fn a_panic_closes_the_inbox() {
     let before = || panic!("as the test wants");
@@ -185,7 +272,7 @@ fn a_panic_closes_the_inbox() {
 #[test]
 fn an_engine_that_cannot_start_says_why() {
     let metrics = Arc::new(Metrics::new());
-    let build = || Err::<FakeRunner, _>(RunnerError("no weights".into()));
+    let build = || Err::<FakeRunner, _>(RunnerError::Failed("no weights".into()));
     let error = Engine::start(build, limits(1, 1, 1), &metrics).unwrap_err();
     assert_eq!(error.to_string(), "the model could not be run");
     assert_eq!(error.source().unwrap().to_string(), "no weights");

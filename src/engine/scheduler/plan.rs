@@ -254,7 +254,7 @@ impl Scheduler {
     }
 
     /// Lays out what was granted.
-    fn lay(&mut self) {
+    pub(super) fn lay(&mut self) {
         let Self { running, step, admission, pages, .. } = self;
         step.clear();
         for sequence in running.iter().filter(|sequence| !sequence.grant.is_none()) {

@@ -214,7 +214,10 @@ mod tests {
         let begun = Instant::now();
         let progress = Progress::new(100, begun);
         let told = |after: u64| progress.add(10, begun + Duration::from_millis(after));
-        assert_eq!([10, 990, 1_000, 1_010, 1_990, 2_010].map(told), [false, false, true, false, false, true]);
+        assert_eq!(
+            [10, 990, 1_000, 1_010, 1_990, 2_010].map(told),
+            [false, false, true, false, false, true]
+        );
         assert_eq!(progress.done.get(), 60);
     }
 }

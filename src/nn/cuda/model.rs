@@ -142,7 +142,11 @@ impl Model {
                 Err(error) if error.is_lost() => return Err(error),
                 Err(error) => {
                     let error = anyhow::Error::from(error);
-                    tracing::warn!(rows, error = format!("{error:#}"), "steps of so many texts or more are no graphs");
+                    tracing::warn!(
+                        rows,
+                        error = format!("{error:#}"),
+                        "steps of so many texts or more are no graphs"
+                    );
                     break;
                 }
             }

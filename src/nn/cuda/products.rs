@@ -3,10 +3,9 @@
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
 use super::device::{Address, Device, DeviceError, Table};
-use cudarc::cublas::{self, CudaBlas, sys as blas};
+use cudarc::cublas::{self, sys as blas};
 use cudarc::driver::CudaStream;
 use std::ffi::c_int;
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 /// Bytes that cuBLAS may work in: what it wants on Hopper, so that it takes none of its own.
@@ -15,9 +14,10 @@ const WORKSPACE: usize = 32 << 20;
 /// cuBLAS on a device's stream.
 #[derive(Debug)]
 pub(super) struct Products {
-    handle: ManuallyDrop<CudaBlas>,
+    handle: blas::cublasHandle_t,
+    /// What it works on, which must not end before it.
     stream: Arc<CudaStream>,
-    _workspace: Table<u8>,
+    workspace: Table<u8>,
 }
 
 // === impl Products ===
@@ -28,17 +28,19 @@ impl Products {
         if unsafe { !cublas::sys::is_culib_present() } {
             return Err(DeviceError::Library("libcublas"));
         }
-        let stream = device.stream.clone();
-        let handle = CudaBlas::new(stream.clone()).map_err(DeviceError::blas("start"))?;
-        let handle = ManuallyDrop::new(handle);
-        let workspace: Table<u8> = device.zeroed(WORKSPACE)?;
-        // SAFETY: the workspace lives as long as the handle, and is used by nobody else.
+        let (stream, workspace) = (device.stream.clone(), device.zeroed(WORKSPACE)?);
+        let handle = cublas::result::create_handle().map_err(DeviceError::blas("start"))?;
+        let products = Self { handle, stream, workspace };
+        // SAFETY: the stream and the workspace live as long as the handle, and the latter is used by nobody else.
         let given = unsafe {
-            let address = workspace.at(0) as *mut std::ffi::c_void;
-            blas::cublasSetWorkspace_v2(*handle.handle(), address, WORKSPACE).result()
+            let stream = products.stream.cu_stream().cast();
+            let address = products.workspace.at(0) as *mut std::ffi::c_void;
+            cublas::result::set_stream(handle, stream).and_then(|()| {
+                blas::cublasSetWorkspace_v2(handle, address, WORKSPACE).result()
+            })
         };
-        given.map_err(DeviceError::blas("take a workspace"))?;
-        Ok(Self { handle, stream, _workspace: workspace })
+        given.map_err(DeviceError::blas("take its stream and its workspace"))?;
+        Ok(products)
     }
 
     /// `out (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, bf16 into f32.
@@ -61,7 +63,7 @@ impl Products {
         // they lie with the host.
         let done = unsafe {
             cublas::result::gemm_ex(
-                *self.handle.handle(),
+                self.handle,
                 CUBLAS_OP_T,
                 CUBLAS_OP_N,
                 outputs,
@@ -88,10 +90,7 @@ impl Products {
 
 impl Drop for Products {
     fn drop(&mut self) {
-        // A library that can't be ended, as on a device that is lost, would panic; and is lost as well.
-        if self.stream.synchronize().is_ok() {
-            // SAFETY: nobody multiplies any more.
-            unsafe { ManuallyDrop::drop(&mut self.handle) };
-        }
+        // SAFETY: nobody multiplies any more. On a device that is lost it may fail, and then there is nothing to end.
+        let _ = unsafe { cublas::result::destroy_handle(self.handle) };
     }
 }

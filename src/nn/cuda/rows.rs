@@ -209,13 +209,7 @@ impl Plan {
     }
 
     /// Lays the lists out, those of `rows` rows and `picked` wanted ones, whatever the pass has of them.
-    fn lay(
-        &mut self,
-        pass: &Pass,
-        wanted: Wanted<'_>,
-        [rows, picked]: [usize; 2],
-        scratch: u32,
-    ) {
+    fn lay(&mut self, pass: &Pass, wanted: Wanted<'_>, [rows, picked]: [usize; 2], scratch: u32) {
         (self.rows, self.picked) = (rows, picked);
         let numbers = &mut self.numbers;
         let added = 0..(rows - pass.tokens.len()) as u32;
@@ -228,7 +222,9 @@ impl Plan {
         numbers.extend(added.clone().map(|_| 0));
         self.slots = numbers.len();
         let slots = added.clone().map(|index| Slot { page: scratch + index, token: 0 });
-        numbers.extend(pass.slots.iter().copied().chain(slots).flat_map(|slot| [slot.page, slot.token]));
+        numbers.extend(
+            pass.slots.iter().copied().chain(slots).flat_map(|slot| [slot.page, slot.token]),
+        );
         self.ranges = numbers.len();
         for group in &pass.groups {
             let range = [group.pages.start as u32, group.pages.end as u32];
