@@ -231,11 +231,6 @@ impl Device {
         Ok(Graph { graph })
     }
 
-    /// Launches again what was captured.
-    pub(super) fn replay(&self, graph: &Graph) -> Result<(), DeviceError> {
-        graph.graph.launch().map_err(DeviceError::driver("launch a graph"))
-    }
-
     /// Reads the first numbers of a table, once [`Device::wait`] is over.
     pub(super) fn read<T: DeviceRepr>(
         &self,
@@ -285,6 +280,15 @@ impl Device {
         // SAFETY: the caller vouches for the arguments.
         let launched = unsafe { launch.launch(config) };
         launched.map(drop).map_err(DeviceError::driver("launch a kernel"))
+    }
+}
+
+// === impl Graph ===
+
+impl Graph {
+    /// Launches again what was captured, on the stream of its device.
+    pub fn replay(&self) -> Result<(), DeviceError> {
+        self.graph.launch().map_err(DeviceError::driver("launch a graph"))
     }
 }
 

@@ -195,7 +195,7 @@ impl Model {
         }
         plan.upload(device)?;
         match graph {
-            Some((_, graph)) => device.replay(graph)?,
+            Some((_, graph)) => graph.replay()?,
             None => self.compute()?,
         }
         self.answer(wanted, whole, found)
