@@ -60,7 +60,7 @@ pub fn logits(options: &LogitsOptions) -> Result<()> {
         pages: tokens.len().div_ceil(PAGE_TOKENS),
         rows_max: *rows_max,
     };
-    let mut runner = options.place.load(checkpoint, load, tokens.len())?;
+    let mut runner = options.place.load(checkpoint, load, tokens.len(), 1)?;
     let mut tables = HashMap::new();
     let read_until = tokens.len() - last;
     for (name, from, rows) in [("prefill", 0, *rows_max), ("decode", read_until, 1)] {

@@ -21,6 +21,8 @@ pub type Figures = Vec<Vec<f64>>;
 pub struct Fitted {
     /// What the word counts: nothing where it does not pay.
     pub weight: f32,
+    /// The best weight on all cases, whether it pays or not; nothing where none is better than none.
+    pub best: f32,
     /// The mean over tasks without the word, and with it at each of [`WEIGHTS`].
     without: f64,
     tried: Vec<f64>,
@@ -32,28 +34,38 @@ pub struct Fitted {
 pub fn fit(without: &Figures, with: &[Figures], seed: u64) -> Fitted {
     debug_assert_eq!(with.len(), WEIGHTS.len());
     let best = best(without, with, |_| true);
-    let mut before = Vec::new();
-    let mut after = Vec::new();
     let chosen: Vec<Option<usize>> =
         (0..FOLDS).map(|fold| self::best(without, with, |at| at % FOLDS != fold)).collect();
-    let all = without.iter().map(Vec::len).sum::<usize>() as f64;
-    for (task, figures) in without.iter().enumerate() {
-        // Tasks count alike, however many cases each has.
-        let share = all / (without.len() * figures.len().max(1)) as f64;
-        for (at, figure) in figures.iter().enumerate() {
-            before.push(share * figure);
-            let with = chosen[at % FOLDS].map_or(*figure, |weight| with[weight][task][at]);
-            after.push(share * with);
-        }
-    }
-    let gain = measure::compare(&before, &after, RESAMPLES, seed).map(|compared| compared.gain);
+    let crosswise = |(task, figures): (usize, &Vec<f64>)| {
+        let each = figures.iter().enumerate().map(|(at, figure)| {
+            chosen[at % FOLDS].map_or(*figure, |weight| with[weight][task][at])
+        });
+        each.collect()
+    };
+    let gain = gain(without, &without.iter().enumerate().map(crosswise).collect(), seed);
     let pays = gain.is_some_and(|gain| gain.low > 0.0);
+    let best = best.map_or(0.0, |best| WEIGHTS[best]);
     Fitted {
-        weight: best.filter(|_| pays).map_or(0.0, |best| WEIGHTS[best]),
+        weight: if pays { best } else { 0.0 },
+        best,
         without: mean(without, |_| true),
         tried: with.iter().map(|figures| mean(figures, |_| true)).collect(),
         gain,
     }
+}
+
+/// What is gained from one set of figures to another of the same cases. Tasks count alike, however many
+/// cases each has.
+pub fn gain(before: &Figures, after: &Figures, seed: u64) -> Option<Interval> {
+    let all = before.iter().map(Vec::len).sum::<usize>() as f64;
+    let pooled = |figures: &Figures| -> Vec<f64> {
+        let of_task = |of_task: &Vec<f64>| {
+            let share = all / (figures.len() * of_task.len().max(1)) as f64;
+            of_task.iter().map(|figure| share * figure).collect::<Vec<_>>()
+        };
+        figures.iter().flat_map(of_task).collect()
+    };
+    measure::compare(&pooled(before), &pooled(after), RESAMPLES, seed).map(|compared| compared.gain)
 }
 
 /// Which weight is best on the cases that are counted, if any is better than none.
@@ -87,18 +99,24 @@ impl Fitted {
         let tried = WEIGHTS.iter().zip(&self.tried).map(|(weight, tried)| {
             json!({ "weight": rounded(f64::from(*weight)), figure: rounded(*tried) })
         });
-        let gain = self.gain.map(|gain| {
-            json!({
-                "mean": rounded(gain.mean), "low": rounded(gain.low), "high": rounded(gain.high),
-            })
-        });
         json!({
             "weight": rounded(f64::from(self.weight)),
+            "best": rounded(f64::from(self.best)),
             "without": rounded(self.without),
             "tried": tried.collect::<Vec<_>>(),
-            "gain": gain,
+            "gain": self.gain.map(interval),
         })
     }
+
+    /// Whether the word is no clear loss.
+    pub fn is_harmless(&self) -> bool {
+        self.gain.is_some_and(|gain| gain.high > 0.0)
+    }
+}
+
+/// An interval, for a stage's report.
+pub fn interval(of: Interval) -> Value {
+    json!({ "mean": rounded(of.mean), "low": rounded(of.low), "high": rounded(of.high) })
 }
 
 /// To five digits.

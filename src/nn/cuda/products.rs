@@ -35,9 +35,8 @@ impl Products {
         let given = unsafe {
             let stream = products.stream.cu_stream().cast();
             let address = products.workspace.at(0) as *mut std::ffi::c_void;
-            cublas::result::set_stream(handle, stream).and_then(|()| {
-                blas::cublasSetWorkspace_v2(handle, address, WORKSPACE).result()
-            })
+            cublas::result::set_stream(handle, stream)
+                .and_then(|()| blas::cublasSetWorkspace_v2(handle, address, WORKSPACE).result())
         };
         given.map_err(DeviceError::blas("take its stream and its workspace"))?;
         Ok(products)
