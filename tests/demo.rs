@@ -134,35 +134,6 @@ async fn two_histories_give_two_orders_and_other_reasons() {
     assert_eq!(answers.len(), demo.samples.len());
 }
 
-/// The language model has heard requests that name a kind of thing, and weighs such things higher.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_for_is_weighed_higher() {
-    let mut demo = Demo::start().await;
-    let catalog = Bundle::open(&home()).unwrap().catalog;
-    let kind = |item: &str| catalog.item(catalog.number(&item.into())?).kind;
-    let mut lifts = Vec::new();
-    for sample in demo.samples.clone() {
-        let effort = pb::Effort::Weighed.into();
-        let silent = RerankRequest { top_n: 0, effort, ..sample };
-        let last = silent.candidates.iter().rev().find_map(|c| kind(&c.item_id)).unwrap();
-        let query = catalog.attribute(last).1.to_lowercase();
-        let asking = RerankRequest { query, ..silent.clone() };
-        // How much higher such things are weighed than the others.
-        let above = |response: &RerankResponse| {
-            let mut sums = [(0.0, 0.0); 2];
-            for result in &response.results {
-                let weighed = result.scores.and_then(|scores| scores.weighed).unwrap();
-                let (sum, count) = &mut sums[usize::from(kind(&result.item_id) == Some(last))];
-                (*sum, *count) = (*sum + weighed, *count + 1.0);
-            }
-            sums[1].0 / sums[1].1 - sums[0].0 / sums[0].1
-        };
-        lifts.push(above(&demo.ask(&asking).await) - above(&demo.ask(&silent).await));
-    }
-    let heard = lifts.iter().filter(|lift| **lift > 0.0).count();
-    assert!(heard + 2 >= lifts.len(), "{lifts:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_are_served_too() {
     let mut demo = Demo::start().await;

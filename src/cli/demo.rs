@@ -79,9 +79,6 @@ impl Demo {
                 writeln!(out, "  (the first answer came {since:.2} s after the start)")?;
             }
         }
-        if let Some(sample) = samples.first() {
-            listen(&mut out, &mut client, &opened, sample).await?;
-        }
         if self.once {
             return Ok(app.stop().await?);
         }
@@ -177,33 +174,6 @@ fn tell(
         for reason in &result.reasons {
             writeln!(out, "         – {}{}", reason.text, by(reason.source()))?;
         }
-    }
-    Ok(())
-}
-
-/// Shows what the same slate becomes if its shopper says what they want: the kind of thing that came last.
-async fn listen(
-    out: &mut impl Write,
-    client: &mut RerankServiceClient<Channel>,
-    opened: &Opened,
-    sample: &RerankRequest,
-) -> anyhow::Result<()> {
-    let catalog = &opened.model.catalog;
-    let wanted = sample.candidates.iter().rev().find_map(|candidate| {
-        let item = catalog.item(catalog.number(&candidate.item_id.as_str().into())?);
-        Some(catalog.attribute(item.kind?).1.to_lowercase())
-    });
-    let Some(wanted) = wanted else { return Ok(()) };
-    let asked = RerankRequest { query: wanted.clone(), ..sample.clone() };
-    let Climb { answer, .. } = climb(client, &asked).await?;
-    if answer.quality() < Quality::Weighed {
-        return Ok(());
-    }
-    let user = sample.user.as_ref().map(|user| user.user_id.as_str()).unwrap_or_default();
-    writeln!(out, "\nHad shopper {user} asked for “{wanted}”, Raisonné would show:")?;
-    for result in &answer.results {
-        let (rank, was) = (result.rank, result.input_rank);
-        writeln!(out, "  {rank:>3}. {} (was {was})", title(catalog, &result.item_id))?;
     }
     Ok(())
 }

@@ -118,7 +118,7 @@ impl Ladder {
 
 /// The same cases, if each shopper had asked for what they then took, in words as it is asked for in
 /// training. What it says of a model is whether it listens, and not how good its orders are.
-pub fn asking(world: &World, cases: &[Case]) -> Vec<Case> {
+fn asking(world: &World, cases: &[Case]) -> Vec<Case> {
     let asking = |case: &Case| {
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(case.user));
         let taken = case.slate.iter().find(|item| case.relevant.contains(item));

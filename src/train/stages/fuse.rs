@@ -5,7 +5,7 @@ use crate::reranker::{
     Compared, ComparedFile, OFFERED_MAX, Order, RerankerFile, Thought, WeighedFile,
 };
 use crate::train::cases::Case;
-use crate::train::ladder::{Listener, asking, compare, figures, of_the_first, scored, sorted};
+use crate::train::ladder::{Listener, compare, figures, of_the_first, scored, sorted};
 use crate::train::measure;
 use crate::train::recipe::{FuseRecipe, Recipe};
 use crate::train::scored::Scorer;
@@ -134,45 +134,27 @@ struct Fitting<'a, 'p> {
 }
 
 impl Fitting<'_, '_> {
-    /// Fits what logits count, and leaves the judged with the orders that come of it. Requests are heard on
-    /// this rung alone. So it is also worth its while if shoppers who ask for something find it sooner,
-    /// and those who ask for nothing are no worse off.
+    /// Fits what logits count, and leaves the judged with the orders that come of it.
     fn weighed(&mut self, of: FuseRecipe) -> anyhow::Result<(f32, Value)> {
-        let mut logits = [Vec::new(), Vec::new()];
+        let mut logits = Vec::new();
         for judged in &self.judged {
-            let asking = asking(self.world, &judged.cases);
-            for (logits, cases) in logits.iter_mut().zip([&judged.cases, &asking]) {
-                let show = &mut showing(self.bench, "weighing", judged);
-                logits.push(self.model.weigh(cases, &self.world.snapshots, show)?);
-            }
+            let show = &mut showing(self.bench, "weighing", judged);
+            logits.push(self.model.weigh(&judged.cases, &self.world.snapshots, show)?);
         }
-        let [silent, asked] = &logits;
-        let fuse = |logits: &[Vec<Vec<f32>>], weight, task: usize, at: usize, order: &mut Order| {
+        let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
             let file = WeighedFile { weight, candidates_max: of.weighed_max };
             let logits = of_the_first(order, &logits[task][at], of.weighed_max);
             file.fuse(order, &logits);
         };
+        let fitted = fit(&mut self.judged, self.seed, fuse);
         let alone: Vec<Vec<Order>> =
-            silent.iter().map(|task| task.iter().map(|logits| sorted(logits)).collect()).collect();
-        let alone = weight::mean(&of_orders(&self.judged, &alone), |_| true);
-        let below = figures_of(&self.judged);
-        let heard =
-            |best| fused(&self.judged, &|task, at, order| fuse(asked, best, task, at, order));
-        let in_silence =
-            |weight, task, at, order: &mut Order| fuse(silent, weight, task, at, order);
-        let fitted = fitted(&self.judged, self.seed, in_silence);
-        let heard = weight::gain(&below, &of_orders(&self.judged, &heard(fitted.best)), self.seed);
-        let hears = fitted.best > 0.0 && heard.is_some_and(|gain| gain.low > 0.0);
-        let weight = if hears && fitted.is_harmless() { fitted.best } else { fitted.weight };
-        take(&mut self.judged, weight, in_silence);
+            logits.iter().map(|task| task.iter().map(|logits| sorted(logits)).collect()).collect();
         let told = json!({
-            "weight": rounded(f64::from(weight)),
             "fitted": fitted.told("ndcg@10"),
-            "gain_where_asked": heard.map(weight::interval),
             "ndcg@10": rounded(ndcg(&self.judged)),
-            "alone_ndcg@10": rounded(alone),
+            "alone_ndcg@10": rounded(weight::mean(&of_orders(&self.judged, &alone), |_| true)),
         });
-        Ok((weight, told))
+        Ok((fitted.weight, told))
     }
 
     /// Fits what places in answers cost, and leaves the judged with the orders that come of it.
@@ -274,36 +256,22 @@ impl Fitting<'_, '_> {
 
 /// Fits a weight, and leaves the judged with the orders that come of it.
 fn fit(judged: &mut [Judged], seed: u64, fuse: impl Fn(f32, usize, usize, &mut Order)) -> Fitted {
-    let fitted = fitted(judged, seed, &fuse);
-    take(judged, fitted.weight, fuse);
-    fitted
-}
-
-/// Fits a weight.
-fn fitted(judged: &[Judged], seed: u64, fuse: impl Fn(f32, usize, usize, &mut Order)) -> Fitted {
-    let with = WEIGHTS.map(|weight| {
-        of_orders(judged, &fused(judged, &|task, at, order| fuse(weight, task, at, order)))
-    });
-    weight::fit(&figures_of(judged), &with, seed)
-}
-
-/// Leaves the judged with the orders that come of a weight, if it is any.
-fn take(judged: &mut [Judged], weight: f32, fuse: impl Fn(f32, usize, usize, &mut Order)) {
-    if weight > 0.0 {
-        let fused = fused(judged, &|task, at, order| fuse(weight, task, at, order));
+    let fused = |judged: &[Judged], weight: f32| -> Vec<Vec<Order>> {
+        let mut fused: Vec<_> = judged.iter().map(|judged| judged.orders.clone()).collect();
+        for (task, orders) in fused.iter_mut().enumerate() {
+            for (at, order) in orders.iter_mut().enumerate() {
+                fuse(weight, task, at, order);
+            }
+        }
+        fused
+    };
+    let with = WEIGHTS.map(|weight| of_orders(judged, &fused(judged, weight)));
+    let fitted = weight::fit(&figures_of(judged), &with, seed);
+    if fitted.weight > 0.0 {
+        let fused = fused(judged, fitted.weight);
         judged.iter_mut().zip(fused).for_each(|(judged, orders)| judged.orders = orders);
     }
-}
-
-/// The orders that come of fusing, by the places of tasks and of cases.
-fn fused(judged: &[Judged], fuse: &dyn Fn(usize, usize, &mut Order)) -> Vec<Vec<Order>> {
-    let mut fused: Vec<_> = judged.iter().map(|judged| judged.orders.clone()).collect();
-    for (task, orders) in fused.iter_mut().enumerate() {
-        for (at, order) in orders.iter_mut().enumerate() {
-            fuse(task, at, order);
-        }
-    }
-    fused
+    fitted
 }
 
 /// The figures of the orders that the judged have.
