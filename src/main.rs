@@ -19,7 +19,11 @@ fn main() -> ExitCode {
     raisonne::cli::run(Cli::parse())
 }
 
-#[expect(unsafe_code, reason = "the environment is set, and nobody else can read it yet")]
+#[expect(
+    unsafe_code,
+    clippy::disallowed_methods,
+    reason = "the environment is set while nobody else can read it yet"
+)]
 fn keep_candle_to_its_thread() {
     if std::env::var_os(CANDLE_THREADS).is_none() {
         // SAFETY: the first thing that the process does, before it has a second thread.

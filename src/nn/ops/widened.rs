@@ -172,7 +172,7 @@ mod tests {
     /// What an operation gives in bf16 is what it gives in f32, rounded; and so are its gradients.
     #[track_caller]
     fn assert_rounded<const N: usize>(
-        inputs: [Tensor; N],
+        inputs: &[Tensor; N],
         work: impl Fn(&[Tensor; N]) -> Result<Tensor>,
     ) {
         let run = |dtype: DType| {
@@ -199,13 +199,13 @@ mod tests {
     fn operations_on_bf16_are_those_of_f32_rounded() {
         let rows = || tensor(&[2, 9, 3 * 8], 1);
         let scale = tensor(&[8], 2);
-        assert_rounded([rows()], |[rows]| rms_norm(rows, &scale, 1e-6));
-        assert_rounded([rows(), tensor(&[2, 9, 3 * 8], 3)], |[g, u]| gate(g, u));
+        assert_rounded(&[rows()], |[rows]| rms_norm(rows, &scale, 1e-6));
+        assert_rounded(&[rows(), tensor(&[2, 9, 3 * 8], 3)], |[g, u]| gate(g, u));
         let turns = [tensor(&[2, 9, 1, 4], 4), tensor(&[2, 9, 1, 4], 5)];
-        assert_rounded([rows()], |[rows]| rotate(rows, &turns));
+        assert_rounded(&[rows()], |[rows]| rotate(rows, &turns));
         let mask = Tensor::zeros((2, 1, 1, 9, 9), DType::F32, &Device::Cpu).unwrap();
         let sight = Sight { kv_heads: 3, head_dim: 8, mask };
         let inputs = [rows(), tensor(&[2, 9, 3 * 8], 6), tensor(&[2, 9, 3 * 8], 8)];
-        assert_rounded(inputs, |rows| attend(rows, sight.clone()));
+        assert_rounded(&inputs, |rows| attend(rows, sight.clone()));
     }
 }

@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long an endpoint may ask for patience.
-const PATIENCE_MAX: Duration = Duration::from_secs(300);
+const PATIENCE_MAX: Duration = Duration::from_mins(5);
 /// Bytes of a reply that are read.
 const REPLY_BYTES_MAX: u64 = 4 << 20;
 /// Characters of a refusal that are told.
