@@ -35,6 +35,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rows-max", type=int, default=1024, help="of a batch of ours; one on each thread")
+    parser.add_argument("--bf16", action="store_true", help="ours multiplies and keeps bf16")
     parser.add_argument("--recompute", action="store_true", help="ours keeps little in memory")
     args = parser.parse_args()
     mine, other = [], []
@@ -42,7 +44,8 @@ def main():
         command = [
             args.binary, "bench", "learner", "--json", "--model", args.work / "model",
             "--lessons", args.work / "lessons.safetensors", "--steps", args.steps,
-            "--batch", args.batch, *(["--recompute"] if args.recompute else []),
+            "--batch", args.batch, "--rows-max", args.rows_max,
+            *(["--recompute"] if args.recompute else []), *(["--bf16"] if args.bf16 else []),
         ]
         mine.append(run(command, args.threads))
         order = args.work / "order.json"
