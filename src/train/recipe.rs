@@ -349,7 +349,7 @@ pub struct Teaching {
     /// Whether each layer is calculated twice, to keep little in memory.
     #[serde(default)]
     pub recompute: bool,
-    /// What a pass multiplies and keeps: `f32`, or `bf16` at half of the memory.
+    /// What a pass multiplies and keeps: `f32`, or `bf16` where memory is short and time is not.
     #[serde(default)]
     pub dtype: Dtype,
 }

@@ -2,7 +2,7 @@
 //!
 //! A pass that only converted would keep both forms of every row until the gradient comes back. Here
 //! what an operation is given and what it gives are kept in bf16, and the f32 between them is
-//! forgotten at once: half of a pass's memory, at the price of two conversions each way.
+//! forgotten at once.
 
 use super::TASK_NUMBERS;
 use candle_core::{
