@@ -2,7 +2,7 @@
 //!
 //! candle composes a norm or a softmax of half a dozen operations, each of which goes over memory
 //! once on the way there and several times on the way back, on one thread. Here each is a single
-//! pass on all threads, in f32, also where numbers are [kept in bf16](widened). Beside each stands its
+//! pass on all threads, in f32, also where numbers are kept in bf16. Beside each stands its
 //! slow twin, composed of candle's operations: it is what other devices run, and what tests hold the
 //! fast one against.
 
