@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds what run.sh needs on a machine with a GPU and nothing to build with: the program, and the test that
-# holds a device against the processor. Both compressed, in `work/`, which git ignores.
+# holds a device against the processor. Both compressed, in `packed/`, which git ignores.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
-out=loadtest/peers/gpu/work
+out=loadtest/peers/gpu/packed
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$out"
 

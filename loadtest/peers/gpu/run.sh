@@ -11,12 +11,12 @@ cd "$(dirname "$0")/../../.."
 here=loadtest/peers/gpu
 model=${1:-/dev/shm/raisonne-model}
 device=${DEVICE:-cuda}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 for name in raisonne self-test; do
   python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' \
-    "$here/work/$name.xz" "$work/$name"
-  chmod +x "$work/$name"
+    "$here/packed/$name.xz" "$scratch/$name"
+  chmod +x "$scratch/$name"
 done
 # Where PyTorch keeps cuBLAS.
 libraries=$(python3 -c 'import os
@@ -32,19 +32,19 @@ if [ "$device" != cpu ]; then
   step "device"
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
   step "self-test"
-  "$work/self-test" --test-threads 1
+  "$scratch/self-test" --test-threads 1
 fi
 step "model"
 [ -f "$model/config.json" ] || python3 "$here/peer.py" make "$model" ${TINY:+--tiny}
 step "logits"
-"$work/raisonne" bench logits --model "$model" --quantize bf16 --device "$device" \
-  --tokens "$model/tokens.json" --out "$work/logits.safetensors"
-python3 "$here/peer.py" check "$model" "$work/logits.safetensors"
+"$scratch/raisonne" bench logits --model "$model" --quantize bf16 --device "$device" \
+  --tokens "$model/tokens.json" --out "$scratch/logits.safetensors"
+python3 "$here/peer.py" check "$model" "$scratch/logits.safetensors"
 step "transformers"
-python3 "$here/peer.py" time "$model" | tee "$work/theirs.json"
+python3 "$here/peer.py" time "$model" | tee "$scratch/theirs.json"
 read -r bandwidth peak < <(python3 -c 'import json, sys
 said = json.load(open(sys.argv[1]))
-print(said.get("bandwidth", 10e9) / 1e9, said.get("peak", 1e11) / 1e12)' "$work/theirs.json")
+print(said.get("bandwidth", 10e9) / 1e9, said.get("peak", 1e11) / 1e12)' "$scratch/theirs.json")
 step "the engine"
-"$work/raisonne" bench engine --model "$model" --quantize bf16 --device "$device" --rows-max 2048 \
+"$scratch/raisonne" bench engine --model "$model" --quantize bf16 --device "$device" --rows-max 2048 \
   --bandwidth "$bandwidth" --peak "$peak" --batches 1,64 --prompt-tokens 1024 --tokens 64
