@@ -56,6 +56,14 @@ static __device__ u32 whole(u32 count) { return (count + 3) / 4 * 4; }
 
 static __device__ u32 row_of(const Sizes &of) { return of.width + of.columns + of.head_first + of.meeting; }
 
+// sums += factor * weights, four at a time.
+static __device__ void add_scaled(float *sums, float factor, const float4 &weights) {
+  sums[0] += factor * weights.x;
+  sums[1] += factor * weights.y;
+  sums[2] += factor * weights.z;
+  sums[3] += factor * weights.w;
+}
+
 // The next numbers of a table.
 template <class T>
 static __device__ T *take(T *&at, size_t count) {
@@ -361,15 +369,8 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
         const float4 *row = reinterpret_cast<const float4 *>(pair + (from * width + k * FIRST));
 #pragma unroll
         for (int j = 0; j < FIRST; j += 4) {
-          const float4 w = row[j / 4];
-          hidden[0][j] += x * w.x;
-          hidden[0][j + 1] += x * w.y;
-          hidden[0][j + 2] += x * w.z;
-          hidden[0][j + 3] += x * w.w;
-          hidden[1][j] += y * w.x;
-          hidden[1][j + 1] += y * w.y;
-          hidden[1][j + 2] += y * w.z;
-          hidden[1][j + 3] += y * w.w;
+          add_scaled(hidden[0] + j, x, row[j / 4]);
+          add_scaled(hidden[1] + j, y, row[j / 4]);
         }
       }
 #pragma unroll
@@ -378,15 +379,8 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
         const float4 *row = reinterpret_cast<const float4 *>(second + (from + j) * SECOND);
 #pragma unroll
         for (int i = 0; i < SECOND; i += 4) {
-          const float4 w = row[i / 4];
-          sums[0][i] += x * w.x;
-          sums[0][i + 1] += x * w.y;
-          sums[0][i + 2] += x * w.z;
-          sums[0][i + 3] += x * w.w;
-          sums[1][i] += y * w.x;
-          sums[1][i + 1] += y * w.y;
-          sums[1][i + 2] += y * w.z;
-          sums[1][i + 3] += y * w.w;
+          add_scaled(sums[0] + i, x, row[i / 4]);
+          add_scaled(sums[1] + i, y, row[i / 4]);
         }
       }
     }
