@@ -112,13 +112,6 @@ fn a_batch_says_on_a_gpu_what_it_says_on_the_processor() {
 #[test]
 fn other_shapes_and_ablations_say_the_same() {
     let _device = device();
-    let all = Ablation::default();
-    let ablations = [
-        Ablation { reasons: false, ..all },
-        Ablation { ids: false, ..all },
-        Ablation { transformer: false, ..all },
-        Ablation { features: false, ..all },
-    ];
     let odd = Shape {
         items: 9,
         width: 22,
@@ -131,7 +124,7 @@ fn other_shapes_and_ablations_say_the_same() {
         history: 13,
         ..Shape::default()
     };
-    let shapes = ablations.map(|ablation| Shape { ablation, ..full_size() });
+    let shapes = Ablation::each().map(|ablation| Shape { ablation, ..full_size() });
     for shape in shapes.into_iter().chain([odd]) {
         Both::random(&shape, 3, (4, 6), ROOMY).check();
     }
@@ -196,17 +189,7 @@ fn large_slates_are_served_from_a_gpu() {
     }
     let mut desk = model.desk();
     for (request, reply) in requests.iter().zip(replies) {
-        let Request { user, now, card, entries } = request;
-        let slate = scorer::Slate {
-            user,
-            now: *now,
-            history: &card.history,
-            pattern: Some(&card.vector),
-            head: Some(&card.head),
-            expects: card.expects,
-            candidates: entries,
-        };
-        let right = model.score(&slate, &mut desk);
+        let right = model.score(&request.slate(), &mut desk);
         let found = reply.unwrap().scores;
         let rows = found.logits.iter().zip(&right.logits);
         let rows = rows.chain(found.rechead.iter().zip(&right.rechead));

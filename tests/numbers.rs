@@ -80,13 +80,6 @@ fn serving_equals_candle_at_every_length() {
 
 #[test]
 fn serving_equals_candle_in_other_shapes_and_ablations() {
-    let all = Ablation::default();
-    let ablations = [
-        Ablation { reasons: false, ..all },
-        Ablation { ids: false, ..all },
-        Ablation { transformer: false, ..all },
-        Ablation { features: false, ..all },
-    ];
     let odd = Shape {
         items: 9,
         width: 24,
@@ -99,7 +92,7 @@ fn serving_equals_candle_in_other_shapes_and_ablations() {
         history: 13,
         ..Shape::default()
     };
-    let shapes = ablations.map(|ablation| Shape { ablation, ..full_size() });
+    let shapes = Ablation::each().map(|ablation| Shape { ablation, ..full_size() });
     for shape in shapes.into_iter().chain([odd]) {
         check(&Case::random(&shape, 3, (6, 6), Fill::Ragged).unwrap());
     }

@@ -72,6 +72,19 @@ pub struct Ablation {
     pub features: bool,
 }
 
+impl Ablation {
+    /// Each input left out in turn.
+    pub fn each() -> [Self; 4] {
+        let all = Self::default();
+        [
+            Self { reasons: false, ..all },
+            Self { ids: false, ..all },
+            Self { transformer: false, ..all },
+            Self { features: false, ..all },
+        ]
+    }
+}
+
 impl Default for Ablation {
     fn default() -> Self {
         Self { reasons: true, ids: true, transformer: true, features: true }

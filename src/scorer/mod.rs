@@ -237,7 +237,8 @@ impl Job {
 // === impl Request ===
 
 impl Request {
-    fn slate(&self) -> Slate<'_> {
+    /// What is to be scored.
+    pub fn slate(&self) -> Slate<'_> {
         let Self { user, now, card, entries } = self;
         Slate {
             user,
