@@ -59,17 +59,17 @@ pub fn fit(without: &Figures, with: &[Figures], seed: u64) -> Fitted {
     });
     Fitted {
         weight: best.filter(|_| pays).map_or(0.0, |best| WEIGHTS[best]),
-        without: mean(without, |_| true),
-        tried: with.iter().map(|figures| mean(figures, |_| true)).collect(),
+        without: mean(without),
+        tried: with.iter().map(mean).collect(),
         gain,
     }
 }
 
 /// Which weight is best on the cases that are counted, if any is better than none.
 fn best(without: &Figures, with: &[Figures], counted: impl Fn(usize) -> bool) -> Option<usize> {
-    let mut best = (mean(without, &counted), None);
+    let mut best = (mean_of(without, &counted), None);
     for (weight, figures) in with.iter().enumerate() {
-        let figure = mean(figures, &counted);
+        let figure = mean_of(figures, &counted);
         if figure > best.0 {
             best = (figure, Some(weight));
         }
@@ -77,8 +77,13 @@ fn best(without: &Figures, with: &[Figures], counted: impl Fn(usize) -> bool) ->
     best.1
 }
 
+/// The mean over tasks.
+pub fn mean(figures: &Figures) -> f64 {
+    mean_of(figures, |_| true)
+}
+
 /// The mean over tasks of the mean over the cases that are counted.
-pub fn mean(figures: &Figures, counted: impl Fn(usize) -> bool) -> f64 {
+fn mean_of(figures: &Figures, counted: impl Fn(usize) -> bool) -> f64 {
     let of_task = |figures: &Vec<f64>| {
         let counted = figures.iter().enumerate().filter(|(at, _)| counted(*at));
         let (sum, count) =

@@ -152,7 +152,7 @@ impl Fitting<'_, '_> {
         let told = json!({
             "fitted": fitted.told("ndcg@10"),
             "ndcg@10": rounded(ndcg(&self.judged)),
-            "alone_ndcg@10": rounded(weight::mean(&of_orders(&self.judged, &alone), |_| true)),
+            "alone_ndcg@10": rounded(weight::mean(&of_orders(&self.judged, &alone))),
         });
         Ok((fitted.weight, told))
     }
@@ -286,7 +286,7 @@ fn of_orders(judged: &[Judged], orders: &[Vec<Order>]) -> Figures {
 
 /// The mean over tasks of NDCG.
 fn ndcg(judged: &[Judged]) -> f64 {
-    weight::mean(&figures_of(judged), |_| true)
+    weight::mean(&figures_of(judged))
 }
 
 fn showing<'b, 'p>(

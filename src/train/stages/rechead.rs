@@ -228,7 +228,7 @@ impl Training<'_> {
     /// How good its own order is: the mean over tasks of NDCG.
     fn alone(&self, network: &Rechead, judged: &Judged) -> f64 {
         let listener = Listener::new(network, self.world);
-        weight::mean(&sorted_figures(judged, |case| listener.scores(case)), |_| true)
+        weight::mean(&sorted_figures(judged, |case| listener.scores(case)))
     }
 
     /// What it counts beside the scorer.
