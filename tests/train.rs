@@ -61,7 +61,7 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let cards = &mut bundle.cards;
     assert!(!cards.head_vectors.is_empty());
     assert!(cards.users.values().all(|card| !card.head.is_empty()));
-    cards.head_vectors.iter_mut().for_each(|value| *value = -*value);
+    cards.head_vectors = cards.head_vectors.iter().map(|value| -value).collect();
     let error = Opened::of(bundle).unwrap().check_golden().unwrap_err().to_string();
     assert!(error.contains("those of another Rechead"), "{error}");
 

@@ -33,7 +33,7 @@ pub struct Cards {
     pub reason_vectors: Vec<f32>,
     /// Each item's vector in the Rechead's space: (items, its width). Empty where there is no Rechead,
     /// and where cards were written without it.
-    pub head_vectors: Vec<f32>,
+    pub head_vectors: Arc<[f32]>,
 }
 
 /// Stands where an item has no more ties.

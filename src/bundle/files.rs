@@ -283,12 +283,12 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
     if items.len() != catalog.len() {
         return Err(wrong(Part::ItemCards, "there is not one card per item of the catalogue"));
     }
-    let (head_vectors, heads) = match tensors.tensor(HEADS[0]) {
+    let (head_vectors, heads): (Arc<[f32]>, _) = match tensors.tensor(HEADS[0]) {
         Ok(_) => (
-            read_vectors(&tensors, HEADS[0], items.len())?,
+            read_vectors(&tensors, HEADS[0], items.len())?.into(),
             read_vectors(&tensors, HEADS[1], rows.len())?,
         ),
-        Err(_) => (Vec::new(), Vec::new()),
+        Err(_) => (Arc::default(), Vec::new()),
     };
     let width = item_vectors.len() / items.len().max(1);
     let head_width = heads.len() / rows.len().max(1);
@@ -376,7 +376,7 @@ fn write_vectors(
     ];
     if !cards.head_vectors.is_empty() {
         let width = cards.head_vectors.len() / cards.items.len().max(1);
-        let [items, users] = [&cards.head_vectors, heads].map(halves);
+        let [items, users] = [&*cards.head_vectors, heads].map(halves);
         let [of_items, of_users] = HEADS;
         tables.push((of_items, Dtype::F16, width, items));
         tables.push((of_users, Dtype::F16, width, users));

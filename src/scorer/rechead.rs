@@ -65,7 +65,7 @@ impl Head {
         if cards.head_vectors.is_empty() {
             return Self::new(network, weight, &cards.item_vectors);
         }
-        Self { network, weight, items: cards.head_vectors.as_slice().into() }
+        Self { network, weight, items: cards.head_vectors.clone() }
     }
 
     /// Whether cards were written with this very network, to the precision that they are kept in: told

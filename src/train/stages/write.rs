@@ -82,7 +82,7 @@ impl Stage for Write {
         }
         let Snapshot { upstream, mut cards } = snapshot;
         let head = rechead(bench)?.map(|(network, weight)| Head::of(network, weight, &cards));
-        cards.head_vectors = head.as_ref().map_or(Vec::new(), |head| head.items().to_vec());
+        cards.head_vectors = head.as_ref().map(|head| head.items().clone()).unwrap_or_default();
         let shoppers = dataset.users.iter().zip(histories).zip(patterns).zip(expected);
         for (((user, history), pattern), expects) in shoppers {
             let Some(pattern) = pattern else { continue };
