@@ -197,7 +197,7 @@ fn large_slates_are_served_from_a_gpu() {
             assert!((found - right).abs() < 1e-4, "{found} is not {right}");
         }
         assert_eq!(found.rechead.len(), right.rechead.len());
-        for row in 0..entries.len() {
+        for row in 0..request.entries.len() {
             let rows = found.attention(row).iter().zip(right.attention(row));
             assert!(rows.into_iter().all(|(found, right)| (found - right).abs() < 1e-4));
         }
