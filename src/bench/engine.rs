@@ -126,7 +126,7 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     );
     let bandwidth = match options.bandwidth {
         Some(bandwidth) => bandwidth,
-        None => read_bandwidth(options.threads)?,
+        None => read_bandwidth(options.threads, options.level)?,
     };
     let peak = match options.peak {
         Some(peak) => peak,

@@ -29,7 +29,8 @@ pub(super) struct LoadArgs {
     /// Threads that compute; all cores, without it.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// The processor's instructions: avx512, avx2 or portable; the best that it has, without it.
+    /// The processor's instructions: avx512-bf16, avx512, avx2 or portable; the best for it,
+    /// without it.
     #[arg(long, value_parser = level)]
     instructions: Option<Level>,
 }

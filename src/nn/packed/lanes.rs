@@ -2,8 +2,9 @@
 //!
 //! Kernels are written once, over [`Lanes`], and compiled for each [`Level`] by [`Level::run`].
 //! A line of memory (64 bytes) holds sixteen f32, sixteen pairs of bf16, or sixteen fours of
-//! bytes; it is multiplied with one 32-bit scalar, which holds as many numbers of the other
-//! factor. So f32, bf16 and int8 products are the same loop.
+//! bytes; it is multiplied with a scalar of each row, which holds as many numbers of the other
+//! factor in one word, or in two where no instruction takes them together fast. So f32, bf16 and
+//! int8 products are the same loop.
 #![allow(
     unsafe_code,
     reason = "vector instructions and loads: every `Lanes` is used below `Level::run`, which has \
@@ -14,19 +15,19 @@
     reason = "a vector operation compiles to its instruction only inside the function that \
               switched the processor feature on"
 )]
+#![expect(clippy::needless_range_loop, reason = "several tables are walked by one index")]
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_load_si128, _mm_prefetch,
-    _mm256_abs_epi8, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps,
+    __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_load_si128,
+    _mm_prefetch, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps,
     _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_sign_epi8, _mm256_slli_epi32,
-    _mm256_storeu_ps, _mm256_sub_ps, _mm256_xor_si256, _mm512_add_ps, _mm512_castsi512_ps,
-    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_max_ps,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
-    _mm512_sub_ps,
+    _mm256_madd_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_ps,
+    _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
+    _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_load_si512, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 /// Numbers that lanes hold.
@@ -43,7 +44,10 @@ pub struct Level(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// AVX-512 with products of bf16 and of bytes (Zen 4, Sapphire Rapids and later).
+    /// AVX-512 with products of pairs of bf16 and of fours of bytes (Zen 4 and later).
+    Avx512Bf16,
+    /// The same but for pairs of bf16, which are multiplied as f32: an Intel core does four such
+    /// products in the time that one of pairs takes it.
     Avx512,
     /// AVX2 with fused multiply-add.
     Avx2,
@@ -57,18 +61,33 @@ pub trait Work {
     fn run<L: Lanes>(self);
 }
 
+/// How many rows are multiplied with a panel at a time, so that their sums fit the registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile {
+    /// Rows at most.
+    pub rows: usize,
+    /// Rows that take both lines of a panel at once; more take one after the other.
+    pub whole: usize,
+}
+
 /// Sixteen f32 in registers.
 pub trait Lanes: Copy {
     /// Sixteen i32, the sums of products of bytes.
     type Ints: Copy;
-    /// Rows of a tile of floats, two lanes wide, whose sums fit the registers.
-    const FLOAT_ROWS: usize;
-    /// Rows of a tile of bytes, which has sums of integers and of floats.
-    const BYTE_ROWS: usize;
+    /// Tiles of floats.
+    const FLOATS: Tile;
+    /// Tiles of bytes.
+    const BYTES: Tile;
     /// Queries that are held against the same keys at a time.
     const QUERIES: usize;
-    /// Whether products of bytes are of the weights as they are kept, raised to have no sign.
-    const RAISED: bool = true;
+    /// Sums that a score is added up in, side by side, so that an addition need not wait for the
+    /// last: one where there are queries enough.
+    const SCORE_PARTS: usize;
+    /// Whether there is an instruction that multiplies pairs of bf16.
+    const PAIRS: bool = false;
+    /// Words of a scalar that holds four bytes: two where no instruction multiplies all four, which
+    /// are then two pairs of 16 bits, of the even ones and of the odd ones.
+    const FOUR_WORDS: usize;
 
     /// The same number everywhere.
     fn splat(value: f32) -> Self;
@@ -86,23 +105,55 @@ pub trait Lanes: Copy {
     fn max(self, other: Self) -> Self;
     /// `self * factor + more`
     fn mul_add(self, factor: Self, more: Self) -> Self;
-    /// `self +` the line's f32 times one f32.
-    fn dot_f32(self, line: &Line, scalar: u32) -> Self;
-    /// `self +` the products of the line's pairs of bf16 with one pair.
-    fn dot_bf16(self, line: &Line, scalar: u32) -> Self;
+    /// Adds the lines' f32 times the f32 of each row to its sums.
+    fn dots_f32<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        scalars: &[u32; R],
+    );
+
+    /// Adds the products of the lines' pairs of bf16 with the pair of each row, where
+    /// [`Self::PAIRS`] says so.
+    #[inline(always)]
+    fn dots_pairs<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        scalars: &[u32; R],
+    ) {
+        Self::dots_apart(sums, lines, [&scalars.map(low_half), &scalars.map(high_half)]);
+    }
+
+    /// The same, with the pair of each row as two f32: first all low ones, then all high ones.
+    fn dots_apart<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        scalars: [&[u32; R]; 2],
+    );
+
     /// The same integer everywhere.
     fn ints(value: i32) -> Self::Ints;
-    /// `sums +` the products of the line's fours of unsigned bytes with four signed ones.
-    fn dot_bytes(sums: Self::Ints, line: &Line, scalar: u32) -> Self::Ints;
+
+    /// Adds the products of the lines' fours of unsigned bytes with the four signed ones of each
+    /// row, of which there are [`Self::FOUR_WORDS`] words, one after the other.
+    fn dots_bytes<const R: usize, const W: usize>(
+        sums: &mut [[Self::Ints; R]; W],
+        lines: &[Line; W],
+        scalars: &[[u32; R]],
+    );
+
     /// Integers as floats.
     fn floats(ints: Self::Ints) -> Self;
 
     /// A line of 32 bf16.
     fn two_bf16(line: &Line) -> [Self; 2];
 
-    /// Says that a line will be read soon.
+    /// Says that a line will be read next.
     #[inline(always)]
     fn prefetch(_: &Line) {}
+
+    /// Says that what lies at a place will be read after a while. There may be nothing.
+    #[inline(always)]
+    fn prefetch_far(_: *const u8) {}
 
     /// The sixteen numbers.
     #[inline(always)]
@@ -183,6 +234,18 @@ pub trait Lanes: Copy {
     }
 }
 
+/// The lower of two bf16, as the bits of an f32.
+#[inline(always)]
+pub fn low_half(pair: u32) -> u32 {
+    pair << 16
+}
+
+/// The higher of two bf16, as the bits of an f32.
+#[inline(always)]
+pub fn high_half(pair: u32) -> u32 {
+    pair & 0xffff_0000
+}
+
 // === impl Level ===
 
 impl Level {
@@ -193,17 +256,28 @@ impl Level {
 
     /// Every level that this processor can run, the best first.
     pub fn all_here() -> impl Iterator<Item = Self> {
-        let all = [Kind::Avx512, Kind::Avx2, Kind::Portable];
+        let [first, second] = if pairs_are_fast() {
+            [Kind::Avx512Bf16, Kind::Avx512]
+        } else {
+            [Kind::Avx512, Kind::Avx512Bf16]
+        };
+        let all = [first, second, Kind::Avx2, Kind::Portable];
         all.into_iter().filter(|kind| kind.is_here()).map(Self)
     }
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
         match self.0 {
+            Kind::Avx512Bf16 => "avx512-bf16",
             Kind::Avx512 => "avx512",
             Kind::Avx2 => "avx2",
             Kind::Portable => "portable",
         }
+    }
+
+    /// Whether pairs of bf16 are multiplied by an instruction of their own.
+    pub fn has_pairs(self) -> bool {
+        self.0 == Kind::Avx512Bf16
     }
 
     /// Does some work with the instructions of this level.
@@ -221,7 +295,7 @@ impl Level {
         }
         match self.0 {
             // SAFETY: a level is made by `all_here` alone, which has asked the processor.
-            Kind::Avx512 => unsafe { avx512(work) },
+            Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512(work) },
             // SAFETY: as above.
             Kind::Avx2 => unsafe { avx2(work) },
             Kind::Portable => work.run::<Plain>(),
@@ -242,7 +316,8 @@ impl Kind {
         use std::arch::is_x86_feature_detected as has;
         let avx2 = has!("avx2") && has!("fma");
         match self {
-            Self::Avx512 => {
+            // Processors that have the one without the other are not worth a level of their own.
+            Self::Avx512Bf16 | Self::Avx512 => {
                 avx2 && has!("avx512f")
                     && has!("avx512bw")
                     && has!("avx512dq")
@@ -261,19 +336,61 @@ impl Kind {
     }
 }
 
+/// Whether a product of pairs of bf16 takes no longer than one of f32. No feature says so: what was
+/// measured is that it takes AMD's as long, and Intel's four times as long.
+#[cfg(target_arch = "x86_64")]
+fn pairs_are_fast() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx] != [*b"Genu", *b"ineI", *b"ntel"].map(u32::from_le_bytes)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn pairs_are_fast() -> bool {
+    false
+}
+
 /// Lanes in one register of 512 bits.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 struct Wide(__m512);
+
+#[cfg(target_arch = "x86_64")]
+impl Wide {
+    #[inline(always)]
+    fn line(line: &Line) -> __m512i {
+        // SAFETY: a line is as long as the register, and aligned.
+        unsafe { _mm512_load_si512(line.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn dots<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[__m512; W],
+        scalars: &[u32; R],
+    ) {
+        for r in 0..R {
+            for w in 0..W {
+                // SAFETY: as for the `Lanes` below.
+                unsafe {
+                    let scalar = _mm512_set1_ps(f32::from_bits(scalars[r]));
+                    sums[w][r].0 = _mm512_fmadd_ps(lines[w], scalar, sums[w][r].0);
+                }
+            }
+        }
+    }
+}
 
 // SAFETY of this block: `Wide` is used below `Level::run` alone, where the features are on; loads
 // and stores are of references to sixteen numbers or to an aligned line.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Wide {
     type Ints = __m512i;
-    const FLOAT_ROWS: usize = 12;
-    const BYTE_ROWS: usize = 6;
+    const FLOATS: Tile = Tile { rows: 12, whole: 12 };
+    const BYTES: Tile = Tile { rows: 6, whole: 6 };
     const QUERIES: usize = 12;
+    const SCORE_PARTS: usize = 2;
+    const PAIRS: bool = true;
+    const FOUR_WORDS: usize = 1;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -316,22 +433,55 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn dot_f32(self, line: &Line, scalar: u32) -> Self {
-        unsafe {
-            let line = _mm512_load_ps(line.0.as_ptr().cast());
-            Self(_mm512_fmadd_ps(line, _mm512_set1_ps(f32::from_bits(scalar)), self.0))
+    fn dots_f32<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        scalars: &[u32; R],
+    ) {
+        let mut numbers = [unsafe { _mm512_set1_ps(0.0) }; W];
+        for w in 0..W {
+            numbers[w] = unsafe { _mm512_castsi512_ps(Self::line(&lines[w])) };
+        }
+        Self::dots(sums, &numbers, scalars);
+    }
+
+    #[inline(always)]
+    fn dots_pairs<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        scalars: &[u32; R],
+    ) {
+        use std::mem::transmute;
+        for r in 0..R {
+            for w in 0..W {
+                unsafe {
+                    let line = transmute::<__m512i, __m512bh>(Self::line(&lines[w]));
+                    let pair = _mm512_set1_epi32(scalars[r] as i32);
+                    let pair = transmute::<__m512i, __m512bh>(pair);
+                    sums[w][r].0 = _mm512_dpbf16_ps(sums[w][r].0, line, pair);
+                }
+            }
         }
     }
 
     #[inline(always)]
-    fn dot_bf16(self, line: &Line, scalar: u32) -> Self {
-        use std::mem::transmute;
-        unsafe {
-            let line = _mm512_load_si512(line.0.as_ptr().cast());
-            let pair = _mm512_set1_epi32(scalar as i32);
-            let line = transmute::<__m512i, __m512bh>(line);
-            Self(_mm512_dpbf16_ps(self.0, line, transmute::<__m512i, __m512bh>(pair)))
+    fn dots_apart<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        [low, high]: [&[u32; R]; 2],
+    ) {
+        let mut numbers = [unsafe { _mm512_set1_ps(0.0) }; W];
+        for w in 0..W {
+            let pairs = Self::line(&lines[w]);
+            numbers[w] = unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)) };
         }
+        Self::dots(sums, &numbers, low);
+        for w in 0..W {
+            let pairs = Self::line(&lines[w]);
+            let mask = unsafe { _mm512_set1_epi32(0xffff_0000_u32 as i32) };
+            numbers[w] = unsafe { _mm512_castsi512_ps(_mm512_and_si512(pairs, mask)) };
+        }
+        Self::dots(sums, &numbers, high);
     }
 
     #[inline(always)]
@@ -340,10 +490,18 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn dot_bytes(sums: __m512i, line: &Line, scalar: u32) -> __m512i {
-        unsafe {
-            let line = _mm512_load_si512(line.0.as_ptr().cast());
-            _mm512_dpbusd_epi32(sums, line, _mm512_set1_epi32(scalar as i32))
+    fn dots_bytes<const R: usize, const W: usize>(
+        sums: &mut [[__m512i; R]; W],
+        lines: &[Line; W],
+        scalars: &[[u32; R]],
+    ) {
+        for r in 0..R {
+            for w in 0..W {
+                unsafe {
+                    let four = _mm512_set1_epi32(scalars[0][r] as i32);
+                    sums[w][r] = _mm512_dpbusd_epi32(sums[w][r], Self::line(&lines[w]), four);
+                }
+            }
         }
     }
 
@@ -354,16 +512,26 @@ impl Lanes for Wide {
 
     #[inline(always)]
     fn two_bf16(line: &Line) -> [Self; 2] {
-        [0, 1].map(|half| unsafe {
-            let words = _mm256_load_si256(line.0.as_ptr().add(32 * half).cast());
-            let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(words));
-            Self(_mm512_castsi512_ps(bits))
-        })
+        // In a loop: a closure may stay a function of its own, which has no vector instructions.
+        let mut out = [Self::splat(0.0); 2];
+        for half in 0..2 {
+            unsafe {
+                let words = _mm256_load_si256(line.0.as_ptr().add(32 * half).cast());
+                let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(words));
+                out[half] = Self(_mm512_castsi512_ps(bits));
+            }
+        }
+        out
     }
 
     #[inline(always)]
     fn prefetch(line: &Line) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far(place: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(place.cast()) }
     }
 }
 
@@ -379,16 +547,50 @@ impl Halves {
         // SAFETY: half a line is inside the line, and aligned.
         unsafe { _mm256_load_si256(line.0.as_ptr().add(32 * half).cast()) }
     }
+
+    #[inline(always)]
+    fn halves<const W: usize>(lines: &[Line; W]) -> [[__m256i; 2]; W] {
+        let mut halves = [[unsafe { _mm256_set1_epi32(0) }; 2]; W];
+        for w in 0..W {
+            for half in 0..2 {
+                halves[w][half] = Self::half(&lines[w], half);
+            }
+        }
+        halves
+    }
+
+    /// Row by row, so that a scalar is loaded once, and no more than one at a time.
+    #[inline(always)]
+    fn dots<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[[__m256i; 2]; W],
+        scalars: &[u32; R],
+    ) {
+        for r in 0..R {
+            for w in 0..W {
+                for half in 0..2 {
+                    // SAFETY: as for the `Lanes` below.
+                    unsafe {
+                        let scalar = _mm256_set1_ps(f32::from_bits(scalars[r]));
+                        let numbers = _mm256_castsi256_ps(lines[w][half]);
+                        let sum = &mut sums[w][r].0[half];
+                        *sum = _mm256_fmadd_ps(numbers, scalar, *sum);
+                    }
+                }
+            }
+        }
+    }
 }
 
 // SAFETY of this block: as for `Wide`.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Halves {
     type Ints = [__m256i; 2];
-    const FLOAT_ROWS: usize = 3;
-    const BYTE_ROWS: usize = 2;
-    const QUERIES: usize = 3;
-    const RAISED: bool = false;
+    const FLOATS: Tile = Tile { rows: 5, whole: 2 };
+    const BYTES: Tile = Tile { rows: 4, whole: 2 };
+    const QUERIES: usize = 4;
+    const SCORE_PARTS: usize = 1;
+    const FOUR_WORDS: usize = 2;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -441,34 +643,31 @@ impl Lanes for Halves {
     }
 
     #[inline(always)]
-    fn dot_f32(self, line: &Line, scalar: u32) -> Self {
-        let mut sums = self.0;
-        for (half, sum) in sums.iter_mut().enumerate() {
-            unsafe {
-                let scalar = _mm256_set1_ps(f32::from_bits(scalar));
-                let line = _mm256_castsi256_ps(Self::half(line, half));
-                *sum = _mm256_fmadd_ps(line, scalar, *sum);
-            }
-        }
-        Self(sums)
+    fn dots_f32<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        scalars: &[u32; R],
+    ) {
+        Self::dots(sums, &Self::halves(lines), scalars);
     }
 
     #[inline(always)]
-    fn dot_bf16(self, line: &Line, scalar: u32) -> Self {
-        let mut sums = self.0;
-        for (half, sum) in sums.iter_mut().enumerate() {
-            unsafe {
-                // The scalar is cut in two where scalars are: the vector unit has enough to do.
-                let first = _mm256_set1_ps(f32::from_bits(scalar << 16));
-                let second = _mm256_set1_ps(f32::from_bits(scalar & 0xffff_0000));
-                let pairs = Self::half(line, half);
-                let high = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-                let low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
-                *sum = _mm256_fmadd_ps(low, first, *sum);
-                *sum = _mm256_fmadd_ps(_mm256_castsi256_ps(high), second, *sum);
-            }
+    fn dots_apart<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        [low, high]: [&[u32; R]; 2],
+    ) {
+        let mut numbers = Self::halves(lines);
+        for half in numbers.as_flattened_mut() {
+            *half = unsafe { _mm256_slli_epi32::<16>(*half) };
         }
-        Self(sums)
+        Self::dots(sums, &numbers, low);
+        let mut numbers = Self::halves(lines);
+        for half in numbers.as_flattened_mut() {
+            let mask = unsafe { _mm256_set1_epi32(0xffff_0000_u32 as i32) };
+            *half = unsafe { _mm256_and_si256(*half, mask) };
+        }
+        Self::dots(sums, &numbers, high);
     }
 
     #[inline(always)]
@@ -476,21 +675,36 @@ impl Lanes for Halves {
         [unsafe { _mm256_set1_epi32(value) }; 2]
     }
 
-    /// `vpmaddubsw` wants one factor without a sign: the weights, their raise taken away, get the
-    /// sign of the row's bytes, and two products of at most 127 by 127 fit a word.
+    /// There is a product of unsigned with signed bytes, but it saturates. Pairs of 16 bits don't,
+    /// and take as many instructions.
     #[inline(always)]
-    fn dot_bytes(mut sums: [__m256i; 2], line: &Line, scalar: u32) -> [__m256i; 2] {
-        for (half, sum) in sums.iter_mut().enumerate() {
-            unsafe {
-                let four = _mm256_set1_epi32(scalar as i32);
-                let weights = _mm256_xor_si256(Self::half(line, half), _mm256_set1_epi8(-128));
-                let signed = _mm256_sign_epi8(weights, four);
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(four), signed);
-                let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                *sum = _mm256_add_epi32(*sum, fours);
+    fn dots_bytes<const R: usize, const W: usize>(
+        sums: &mut [[[__m256i; 2]; R]; W],
+        lines: &[Line; W],
+        scalars: &[[u32; R]],
+    ) {
+        for (odd, scalars) in scalars.iter().enumerate() {
+            let mut pairs = Self::halves(lines);
+            for half in pairs.as_flattened_mut() {
+                *half = if odd == 0 {
+                    unsafe { _mm256_and_si256(*half, _mm256_set1_epi16(0xff)) }
+                } else {
+                    unsafe { _mm256_srli_epi16::<8>(*half) }
+                };
+            }
+            for r in 0..R {
+                for w in 0..W {
+                    for half in 0..2 {
+                        unsafe {
+                            let scalar = _mm256_set1_epi32(scalars[r] as i32);
+                            let products = _mm256_madd_epi16(pairs[w][half], scalar);
+                            let sum = &mut sums[w][r][half];
+                            *sum = _mm256_add_epi32(*sum, products);
+                        }
+                    }
+                }
             }
         }
-        sums
     }
 
     #[inline(always)]
@@ -500,18 +714,28 @@ impl Lanes for Halves {
 
     #[inline(always)]
     fn two_bf16(line: &Line) -> [Self; 2] {
-        [0, 1].map(|half| {
-            Self([0, 1].map(|quarter| unsafe {
-                let at = line.0.as_ptr().add(32 * half + 16 * quarter);
-                let bits = _mm256_cvtepu16_epi32(_mm_load_si128(at.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-            }))
-        })
+        // In loops: a closure may stay a function of its own, which has no vector instructions.
+        let mut out = [Self::splat(0.0); 2];
+        for half in 0..2 {
+            for quarter in 0..2 {
+                unsafe {
+                    let at = line.0.as_ptr().add(32 * half + 16 * quarter);
+                    let bits = _mm256_cvtepu16_epi32(_mm_load_si128(at.cast()));
+                    out[half].0[quarter] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits));
+                }
+            }
+        }
+        out
     }
 
     #[inline(always)]
     fn prefetch(line: &Line) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far(place: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(place.cast()) }
     }
 }
 
@@ -530,6 +754,21 @@ impl Plain {
     }
 
     #[inline(always)]
+    fn dots<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        number: impl Fn(u32) -> u32,
+        scalars: &[u32; R],
+    ) {
+        for (sums, line) in sums.iter_mut().zip(lines) {
+            let line = Self(Self::words(line).map(|word| f32::from_bits(number(word))));
+            for (sum, scalar) in sums.iter_mut().zip(scalars) {
+                *sum = line.mul_add(Self::splat(f32::from_bits(*scalar)), *sum);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn words(line: &Line) -> [u32; LANES] {
         let (words, _) = line.0.as_chunks();
         std::array::from_fn(|i| u32::from_le_bytes(words[i]))
@@ -538,9 +777,11 @@ impl Plain {
 
 impl Lanes for Plain {
     type Ints = [i32; LANES];
-    const FLOAT_ROWS: usize = 2;
-    const BYTE_ROWS: usize = 2;
+    const FLOATS: Tile = Tile { rows: 2, whole: 2 };
+    const BYTES: Tile = Tile { rows: 2, whole: 2 };
     const QUERIES: usize = 2;
+    const SCORE_PARTS: usize = 1;
+    const FOUR_WORDS: usize = 2;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -583,19 +824,22 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn dot_f32(self, line: &Line, scalar: u32) -> Self {
-        let line = Self(Self::words(line).map(f32::from_bits));
-        line.mul_add(Self::splat(f32::from_bits(scalar)), self)
+    fn dots_f32<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        scalars: &[u32; R],
+    ) {
+        Self::dots(sums, lines, |number| number, scalars);
     }
 
     #[inline(always)]
-    fn dot_bf16(self, line: &Line, scalar: u32) -> Self {
-        let words = Self::words(line);
-        let low = Self(words.map(|pair| f32::from_bits(pair << 16)));
-        let high = Self(words.map(|pair| f32::from_bits(pair & 0xffff_0000)));
-        let first = Self::splat(f32::from_bits(scalar << 16));
-        let second = Self::splat(f32::from_bits(scalar & 0xffff_0000));
-        high.mul_add(second, low.mul_add(first, self))
+    fn dots_apart<const R: usize, const W: usize>(
+        sums: &mut [[Self; R]; W],
+        lines: &[Line; W],
+        [low, high]: [&[u32; R]; 2],
+    ) {
+        Self::dots(sums, lines, low_half, low);
+        Self::dots(sums, lines, high_half, high);
     }
 
     #[inline(always)]
@@ -604,15 +848,23 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn dot_bytes(mut sums: [i32; LANES], line: &Line, scalar: u32) -> [i32; LANES] {
-        let scalar = scalar.to_le_bytes().map(|byte| i32::from(byte as i8));
-        let (fours, _) = line.0.as_chunks::<4>();
-        for (sum, four) in sums.iter_mut().zip(fours) {
-            for (byte, scalar) in four.iter().zip(scalar) {
-                *sum += i32::from(*byte) * scalar;
+    fn dots_bytes<const R: usize, const W: usize>(
+        sums: &mut [[[i32; LANES]; R]; W],
+        lines: &[Line; W],
+        scalars: &[[u32; R]],
+    ) {
+        for (sums, line) in sums.iter_mut().zip(lines) {
+            let (fours, _) = line.0.as_chunks::<4>();
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let [even, odd] = [scalars[0][r], scalars[1][r]];
+                let factors = [even, odd, even >> 16, odd >> 16].map(|word| i32::from(word as i16));
+                for (sum, four) in sums.iter_mut().zip(fours) {
+                    for (byte, factor) in four.iter().zip(factors) {
+                        *sum += i32::from(*byte) * factor;
+                    }
+                }
             }
         }
-        sums
     }
 
     #[inline(always)]

@@ -1,10 +1,11 @@
 //! What this machine can do: how fast it reads memory, and how fast the kernel is on weights that
 //! it need not fetch.
+#![expect(clippy::inline_always, reason = "see `lanes`")]
 
 use super::crew::Crew;
-use super::lanes::Level;
+use super::lanes::{Lanes, Level, Line, Work};
 use super::lines::Lines;
-use super::matrix::{Format, Inputs, Matrix, Plan, Product, multiply};
+use super::matrix::{AHEAD, Format, Inputs, Matrix, Plan, Product, multiply};
 use super::model::Precision;
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -18,11 +19,12 @@ const LINES: usize = 4 << 20;
 /// Rows, outputs and inputs of a product whose weights and rows stay in a core's cache.
 const ROWS: usize = 96;
 const WIDTH: usize = 512;
-/// The best of so many runs is what the machine can do; the others were disturbed.
-const RUNS: usize = 5;
+/// The best of so many runs is what the machine can do: in others the system has yet to give each
+/// thread a core of its own, or somebody else works.
+const RUNS: usize = 40;
 
-/// Bytes per second that `threads` threads read from memory.
-pub fn read_bandwidth(threads: NonZeroUsize) -> io::Result<f64> {
+/// Bytes per second that `threads` threads read from memory, fetching ahead as the kernels do.
+pub fn read_bandwidth(threads: NonZeroUsize, level: Level) -> io::Result<f64> {
     let crew = Crew::new(threads);
     let mut lines = Lines::zeroed(LINES)?;
     lines.iter_mut().for_each(|line| line.0[0] = 1);
@@ -30,19 +32,27 @@ pub fn read_bandwidth(threads: NonZeroUsize) -> io::Result<f64> {
     let took = best(|| {
         crew.install(|| {
             crew.each(threads.get(), |thread| {
-                let lines = &lines[thread * part..(thread + 1) * part];
-                let sum = lines.iter().fold(0_u64, |sum, line| {
-                    line.0
-                        .as_chunks()
-                        .0
-                        .iter()
-                        .fold(sum, |sum, word| sum ^ u64::from_le_bytes(*word))
-                });
-                black_box(sum);
+                level.run(Read(&lines[thread * part..(thread + 1) * part]));
             });
         });
     });
     Ok(size_of_val(&*lines) as f64 / took.as_secs_f64())
+}
+
+/// Lines to be read.
+struct Read<'a>(&'a [Line]);
+
+impl Work for Read<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let mut sum = L::splat(0.0);
+        for line in self.0 {
+            L::prefetch_far((&raw const *line).wrapping_add(AHEAD).cast());
+            let [low, high] = L::two_bf16(line);
+            sum = sum.add(low).add(high);
+        }
+        black_box(sum.array());
+    }
 }
 
 /// Operations per second of the kernel, a multiplication and an addition each counting as one.
