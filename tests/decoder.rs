@@ -521,10 +521,11 @@ fn a_gguf_file_of_llama_cpps_is_read() {
     assert!(error < 0.05, "logits are {error} off");
 
     // The products of blocks are those of what the blocks hold, the order of the rows included.
-    let name = Linear::Query(0).name();
-    let blocks = checkpoint.quantize_q4k(&name).unwrap();
-    let input = Tensor::eye(32, DType::F32, &Device::Cpu).unwrap();
-    let weight = read.parameters.get(&name).unwrap().t().unwrap();
+    let query = Linear::Query(0);
+    let (rows, columns) = query.dims(checkpoint.config());
+    let blocks = checkpoint.quantize_q4k(query, 0..rows).unwrap();
+    let input = Tensor::eye(columns, DType::F32, &Device::Cpu).unwrap();
+    let weight = read.parameters.get(&query.name()).unwrap().t().unwrap();
     assert!(apart(&blocks.forward(&input).unwrap(), &weight) < 0.01);
 }
 
@@ -568,9 +569,11 @@ fn a_gguf_file_without_a_tokenizer_is_refused() {
 #[test]
 fn inputs_that_are_no_whole_blocks_of_four_bits_get_eight() {
     let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
-    let name = Linear::Gate(0).name();
-    let product = checkpoint.quantize_q4k(&name).unwrap();
-    let input = Tensor::eye(32, DType::F32, &Device::Cpu).unwrap();
-    let weight = checkpoint.to_tensors(DType::F32, &Device::Cpu).unwrap()[&name].t().unwrap();
+    let gate = Linear::Gate(0);
+    let (rows, columns) = gate.dims(checkpoint.config());
+    let product = checkpoint.quantize_q4k(gate, 0..rows).unwrap();
+    let input = Tensor::eye(columns, DType::F32, &Device::Cpu).unwrap();
+    let tensors = checkpoint.to_tensors(DType::F32, &Device::Cpu).unwrap();
+    let weight = tensors[&gate.name()].t().unwrap();
     assert!(apart(&product.forward(&input).unwrap(), &weight) < 0.01);
 }

@@ -54,12 +54,31 @@ def main():
     batches = [int(batch) for batch in args.batches.split(",")]
     for precision in args.formats.split(","):
         gguf = args.gguf / FORMATS[precision]
-        mine, other, texts = [], [], []
+        mine, other, texts, candles = [], [], [], []
         for _ in range(args.rounds):
             mine.append(ours(args.model, precision, args, batches, True))
             other.append(theirs(args.bench, gguf, args, batches, args.prompt, args.tokens))
             texts.append(theirs(args.bench, gguf, args, [1], TRUNK + BRANCH, 1)[1][2])
+            if precision == "q8_0" and not args.instructions:
+                # What a file holds in blocks is multiplied as it is by candle, with this precision.
+                candles.append(ours(gguf, "q4_k", args, batches, False))
         report(precision, batches, mine, other, texts)
+        if candles:
+            beside_candle(batches, mine, candles)
+
+
+def beside_candle(batches, mine, candles):
+    """The whole model by our kernels, and by candle's QMatMul on the same blocks."""
+    print("\n| texts | prefill, tokens/s | candle's QMatMul | ratio | decode, tokens/s | candle's QMatMul | ratio |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    for place, texts_at_once in enumerate(batches):
+        def of(runs, key):
+            return median(run["batches"][place][key] for run in runs)
+        cells = [str(texts_at_once)]
+        for key in ("prefill", "decode"):
+            ours_, candle = of(mine, key), of(candles, key)
+            cells += [f"{ours_:.1f}", f"{candle:.1f}", f"**{ours_ / candle:.2f}x**"]
+        print("| " + " | ".join(cells) + " |")
 
 
 def report(precision, batches, mine, other, texts):

@@ -252,12 +252,16 @@ impl Checkpoint {
         self.tensor(name)?.read_rows(rows, out)
     }
 
-    /// A matrix in blocks of four bits for candle's quantised products, or of eight where its
-    /// inputs are not whole blocks; one that a GGUF file holds in blocks stays as it is.
-    pub fn quantize_q4k(&self, name: &str) -> Result<QMatMul, CheckpointError> {
-        let view = self.tensor(name)?;
+    /// Some rows of a matrix in blocks of four bits for candle's quantised products, or of eight where
+    /// its inputs are not whole blocks; one that a GGUF file holds in blocks stays as it is.
+    pub fn quantize_q4k(
+        &self,
+        matrix: Linear,
+        rows: Range<usize>,
+    ) -> Result<QMatMul, CheckpointError> {
+        let view = self.matrix(matrix)?;
         let whole = view.columns().is_multiple_of(GgmlDType::Q4K.block_size());
-        view.quantize(if whole { GgmlDType::Q4K } else { GgmlDType::Q8_0 })
+        view.quantize(rows, if whole { GgmlDType::Q4K } else { GgmlDType::Q8_0 })
     }
 
     /// All tensors as candle's, by their names.

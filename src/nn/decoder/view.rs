@@ -110,25 +110,29 @@ impl<'a> View<'a> {
         Ok(values)
     }
 
-    /// The matrix for candle's quantised products: as it lies if it is quantised already, else in
-    /// blocks of `kind`.
-    pub fn quantize(&self, kind: GgmlDType) -> Result<QMatMul, CheckpointError> {
-        let (rows, columns) = (self.rows(), self.columns());
+    /// Some rows of the matrix for candle's quantised products: as they lie if they are quantised
+    /// already, else in blocks of `kind`.
+    pub fn quantize(
+        &self,
+        rows: Range<usize>,
+        kind: GgmlDType,
+    ) -> Result<QMatMul, CheckpointError> {
+        let columns = self.columns();
         let tensor = |bytes: Cow<'_, [u8]>, kind| {
             let storage = QStorage::from_data(bytes, &Device::Cpu, kind)?;
-            QMatMul::from_qtensor(QTensor::new(storage, (rows, columns))?)
+            QMatMul::from_qtensor(QTensor::new(storage, (rows.len(), columns))?)
         };
         if let Format::Blocks(kind) = self.format {
-            return Ok(tensor(self.row_bytes(0..rows), kind)?);
+            return Ok(tensor(self.row_bytes(rows.clone()), kind)?);
         }
         if !columns.is_multiple_of(kind.block_size()) {
             let (name, block) = (self.name.into(), kind.block_size());
             return Err(CheckpointError::Blocks { name, columns, block });
         }
         let mut blocks = Vec::new();
-        let mut values = vec![0.0; QUANTIZE_ROWS.min(rows) * columns];
-        for start in (0..rows).step_by(QUANTIZE_ROWS) {
-            let end = (start + QUANTIZE_ROWS).min(rows);
+        let mut values = vec![0.0; QUANTIZE_ROWS.min(rows.len()) * columns];
+        for start in rows.clone().step_by(QUANTIZE_ROWS) {
+            let end = (start + QUANTIZE_ROWS).min(rows.end);
             let values = &mut values[..(end - start) * columns];
             self.read_rows(start..end, values)?;
             let part = Tensor::from_slice(values, (end - start, columns), &Device::Cpu)?;
@@ -208,7 +212,7 @@ mod tests {
         let view = view(Format::F32, &dims, &bytes);
         let input = Tensor::ones((1, columns), candle_core::DType::F32, &Device::Cpu).unwrap();
         for (kind, error) in [(GgmlDType::Q8_0, 0.1), (GgmlDType::Q4K, 1.5)] {
-            let products = view.quantize(kind).unwrap().forward(&input).unwrap();
+            let products = view.quantize(0..rows, kind).unwrap().forward(&input).unwrap();
             let products = products.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (product, row) in products.iter().zip(values.chunks(columns)) {
                 let exact: f32 = row.iter().sum();

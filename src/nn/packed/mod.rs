@@ -7,6 +7,7 @@
 //! folder is where the crate's `unsafe` lives, next to the maps of files.
 
 mod attention;
+mod blocks;
 mod crew;
 mod kv;
 mod lanes;

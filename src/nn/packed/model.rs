@@ -1,6 +1,7 @@
 //! A decoder that serves: packed weights, pooled buffers, and a cache of keys and values.
 
 use super::attention::{Group, HEAD_DIM_MAX, Heads, Seen, Tasks, attend};
+use super::blocks::Blocks;
 use super::crew::Crew;
 use super::kv::{Cache, Layout, Slot};
 use super::lanes::Level;
@@ -11,8 +12,7 @@ use crate::nn::decoder::{
     self, Checkpoint, CheckpointError, Config, ConfigError, EMBEDDING, Format as Stored, Kernels,
     Linear, Norm,
 };
-use candle_core::quantized::{GgmlDType, QMatMul};
-use candle_core::{Device, Module as _, Tensor};
+use candle_core::quantized::GgmlDType;
 use std::io;
 use std::num::NonZeroUsize;
 
@@ -25,8 +25,8 @@ pub enum Precision {
     Bf16,
     /// 8 bits with a scale for each 32; keys and values in 16 bits.
     Int8,
-    /// 4 bits, by candle's products of `Q4_K`, which run on candle's own threads (all cores, or
-    /// `CANDLE_NUM_THREADS`) whatever the model was given; keys and values in 16 bits.
+    /// 4 bits, by candle's products of `Q4_K`; keys and values in 16 bits. A matrix that a GGUF file
+    /// holds in other blocks is multiplied as it is.
     Int4,
 }
 
@@ -86,7 +86,7 @@ pub struct Packed {
 #[derive(Debug)]
 enum Weight {
     Packed(Matrix),
-    Blocks { product: QMatMul, dims: (usize, usize), bias: Vec<f32> },
+    Blocks(Blocks),
 }
 
 #[derive(Debug)]
@@ -314,7 +314,9 @@ impl Packed {
                 };
                 multiply(*level, crew, inputs, &[product]);
             }),
-            Weight::Blocks { product, bias, .. } => multiply_blocks(product, bias, &picked, out)?,
+            Weight::Blocks(blocks) => {
+                crew.install(|| blocks.multiply(crew, &picked.values, picked.width, out))?;
+            }
         }
         state.give(picked);
         Ok(())
@@ -336,14 +338,11 @@ fn load_weights(
     wanted.push(Linear::Unembed);
     let bias = |linear: Linear| linear.bias(config).map(|name| checkpoint.tensor(&name)?.read());
     let Some(format) = precision.format() else {
-        let blocks = wanted.iter().map(|linear| {
-            let name = match linear {
-                Linear::Unembed if config.tied => EMBEDDING.into(),
-                linear => linear.name(),
-            };
-            let product = checkpoint.quantize_q4k(&name)?;
-            let bias = bias(*linear).transpose()?.unwrap_or_default();
-            Ok(Weight::Blocks { product, dims: linear.dims(config), bias })
+        let blocks = wanted.into_iter().map(|linear| {
+            let bias = bias(linear).transpose()?.unwrap_or_default();
+            let outputs = linear.dims(config).0;
+            let load = |rows| checkpoint.quantize_q4k(linear, rows);
+            Ok(Weight::Blocks(Blocks::load(crew, outputs, bias, load)?))
         });
         return blocks.collect();
     };
@@ -367,22 +366,14 @@ impl Weight {
     fn bytes(&self) -> usize {
         match self {
             Self::Packed(matrix) => matrix.bytes(),
-            Self::Blocks { product, bias, .. } => {
-                let blocks = match product {
-                    QMatMul::QTensor(tensor) => tensor.storage_size_in_bytes(),
-                    QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor) => {
-                        tensor.elem_count() * tensor.dtype().size_in_bytes()
-                    }
-                };
-                blocks + size_of_val(&**bias)
-            }
+            Self::Blocks(blocks) => blocks.bytes(),
         }
     }
 
     fn outputs(&self) -> usize {
         match self {
             Self::Packed(matrix) => matrix.outputs(),
-            Self::Blocks { dims, .. } => dims.0,
+            Self::Blocks(blocks) => blocks.outputs(),
         }
     }
 }
@@ -548,8 +539,8 @@ impl Kernels for Serve<'_> {
             self.state.inputs = inputs;
         } else {
             for (linear, out) in layers.into_iter().zip(&mut outs) {
-                if let Weight::Blocks { product, bias, .. } = self.weight(linear) {
-                    multiply_blocks(product, bias, &rows, &mut out.values)?;
+                if let Weight::Blocks(blocks) = self.weight(linear) {
+                    blocks.multiply(self.crew, &rows.values, rows.width, &mut out.values)?;
                 }
             }
         }
@@ -594,22 +585,4 @@ impl Kernels for Serve<'_> {
         self.state.give(more);
         Ok(rows)
     }
-}
-
-/// A product by candle: the path of four bits.
-fn multiply_blocks(
-    product: &QMatMul,
-    bias: &[f32],
-    rows: &Buffer,
-    out: &mut [f32],
-) -> Result<(), CheckpointError> {
-    let inputs = Tensor::from_slice(&rows.values, (rows.rows(), rows.width), &Device::Cpu)?;
-    let products = product.forward(&inputs)?.flatten_all()?.to_vec1::<f32>()?;
-    out.copy_from_slice(&products);
-    if !bias.is_empty() {
-        for row in out.chunks_exact_mut(bias.len()) {
-            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-        }
-    }
-    Ok(())
 }
