@@ -274,7 +274,7 @@ impl Task<'_> {
                 for (scaled, value) in scaled.iter_mut().zip(part) {
                     *scaled = value * scale;
                 }
-                put::<D, R>(scaled, step, r, scalars);
+                put::<D, R>(D::scalar(scaled), step, r, scalars);
             }
         }
     }
@@ -351,8 +351,7 @@ fn scores_of<L: Lanes, D: Dot, const R: usize>(
 
 /// Puts the words of a query's scalar down.
 #[inline(always)]
-fn put<D: Dot, const R: usize>(numbers: [f32; 2], step: usize, r: usize, out: &mut [[u32; R]]) {
-    let words = D::scalar(numbers);
+fn put<D: Dot, const R: usize>(words: [u32; 2], step: usize, r: usize, out: &mut [[u32; R]]) {
     for w in 0..D::WORDS {
         out[step * D::WORDS + w][r] = words[w];
     }
@@ -370,7 +369,7 @@ fn packed_weights<D: Dot, const R: usize>(
         for r in 0..R {
             let mut numbers = [0.0; 2];
             numbers[..D::PACKED].copy_from_slice(&weights[r][at..at + D::PACKED]);
-            put::<D, R>(numbers, step, r, &mut scalars);
+            put::<D, R>(D::rounded_scalar(numbers), step, r, &mut scalars);
         }
     }
     scalars
@@ -523,14 +522,12 @@ mod tests {
                 groups.push(Group { rows: row..slots.len(), pages: from..seen.len(), past: TRUNK });
             }
             let mut out = vec![f32::NAN; self.queries.len()];
-            crew.install(|| {
-                cache.write(&crew, 1, &trunk, [&self.trunk[0], &self.trunk[1]]);
-                cache.write(&crew, 1, &slots, [&self.rows[0], &self.rows[1]]);
-                let mut tasks = Tasks::default();
-                tasks.cut(level, self.layout, self.heads.heads, &groups);
-                let view = (&tasks, groups.as_slice(), seen.as_slice());
-                attend((level, &crew), &cache, (1, self.heads), view, &self.queries, &mut out);
-            });
+            cache.write(&crew, 1, &trunk, [&self.trunk[0], &self.trunk[1]]);
+            cache.write(&crew, 1, &slots, [&self.rows[0], &self.rows[1]]);
+            let mut tasks = Tasks::default();
+            tasks.cut(level, self.layout, self.heads.heads, &groups);
+            let view = (&tasks, groups.as_slice(), seen.as_slice());
+            attend((level, &crew), &cache, (1, self.heads), view, &self.queries, &mut out);
             out
         }
 

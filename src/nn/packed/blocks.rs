@@ -54,7 +54,7 @@ impl Blocks {
         parts.sum::<usize>() + size_of_val(&*self.bias)
     }
 
-    /// `out = rows W^T + b`. To be called inside [`Crew::install`].
+    /// `out = rows W^T + b`
     pub fn multiply(
         &self,
         crew: &Crew,

@@ -741,7 +741,7 @@ impl Lanes for Halves {
 
 /// Lanes in an array: the twin that every processor can run.
 #[derive(Clone, Copy)]
-struct Plain([f32; LANES]);
+pub struct Plain([f32; LANES]);
 
 impl Plain {
     #[inline(always)]

@@ -9,7 +9,7 @@
 #![expect(clippy::inline_always, reason = "see `lanes`")]
 
 use super::crew::{Crew, Shared};
-use super::lanes::{LANES, Lanes, Level, Line, Tile, Work};
+use super::lanes::{LANES, Lanes, Level, Line, Plain, Tile, Work};
 use super::lines::Lines;
 use half::bf16;
 use std::ops::Range;
@@ -223,15 +223,16 @@ fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
             }
         }
         Format::Int8 => {
-            for (g, group) in row.chunks(GROUP).enumerate() {
+            for (g, part) in row.chunks(GROUP).enumerate() {
                 let first = g * GROUP_LINES;
+                let mut group = [0.0; GROUP];
+                group[..part.len()].copy_from_slice(part);
                 // The scale is rounded up, so that the greatest weight still fits a byte.
-                let scale = round_up(scale_of(group));
+                let scale = round_up(scale_of::<Plain>(&group));
                 let inverse = inverse_of(scale.to_f32());
-                for k in 0..GROUP {
+                for (k, value) in group.iter().enumerate() {
                     // A number that is none becomes zero here: its group's scale says it.
-                    let value = group.get(k).map_or(0.0, |value| (value * inverse).round());
-                    let byte = (value as i32 + RAISE) as u8;
+                    let byte = ((value * inverse).round() as i32 + RAISE) as u8;
                     put(first + k / 4 * 2 + half, &[byte], 4 * lane + k % 4);
                 }
                 put(first + GROUP_LINES - 1, &scale.to_le_bytes(), 2 * column);
@@ -243,10 +244,16 @@ fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
 /// What a group's bytes are multiplied by to be its numbers. Not a number if one of those is not
 /// or is infinite, so that a broken model is not taken for a sound one.
 #[inline(always)]
-fn scale_of(group: &[f32]) -> f32 {
-    let greatest = group.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-    let finite = group.iter().fold(true, |finite, value| finite & value.is_finite());
-    if finite { greatest / 127.0 } else { f32::NAN }
+fn scale_of<L: Lanes>(group: &[f32; GROUP]) -> f32 {
+    let zero = L::splat(0.0);
+    let (mut sizes, mut nothing) = (zero, zero);
+    for part in group.as_chunks().0 {
+        let part = L::load(part);
+        sizes = sizes.max(part).max(zero.sub(part));
+        // Nothing times what is no number, or infinite, is no number.
+        nothing = part.mul_add(zero, nothing);
+    }
+    if nothing.sum() == 0.0 { sizes.greatest() / 127.0 } else { f32::NAN }
 }
 
 /// What a group's numbers are multiplied by to be bytes: nothing where they are too small to count.
@@ -383,23 +390,22 @@ fn pack_bytes<L: Lanes>(
     for (g, part) in row.chunks(GROUP).enumerate() {
         let mut group = [0.0; GROUP];
         group[..part.len()].copy_from_slice(part);
-        let scale = scale_of(&group);
+        let scale = scale_of::<L>(&group);
         let inverse = inverse_of(scale);
         if scale.is_nan() {
             // The scale alone carries on that something is broken.
             group = [0.0; GROUP];
         }
-        let mut bytes = [0_i8; GROUP];
-        let mut sum = 0;
-        for (byte, value) in bytes.iter_mut().zip(&group) {
-            let whole = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-            *byte = whole as i8;
-            sum += whole;
+        // One loop for each thing that is done, which the compiler then does to many at a time.
+        let mut wholes = [0_i32; GROUP];
+        for (whole, value) in wholes.iter_mut().zip(&group) {
+            *whole = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
         }
         scales[target.at(g)] = scale;
-        starts[target.at(g)] = -RAISE * sum;
-        let (fours, _) = bytes.as_chunks::<4>();
+        starts[target.at(g)] = -RAISE * wholes.iter().sum::<i32>();
+        let (fours, _) = wholes.as_chunks::<4>();
         for (k, four) in fours.iter().enumerate() {
+            let four = four.map(|whole| whole as i8);
             let step = g * (GROUP / 4) + k;
             if const { L::FOUR_WORDS == 1 } {
                 let word = u32::from_le_bytes(four.map(i8::cast_unsigned));
@@ -619,6 +625,8 @@ pub trait Dot {
     const WORDS: usize;
     /// The words of a scalar of as many numbers; the second is of use where there are two.
     fn scalar(numbers: [f32; 2]) -> [u32; 2];
+    /// The same of numbers that are rounded as the lines are.
+    fn rounded_scalar(numbers: [f32; 2]) -> [u32; 2];
     /// Adds the products of the lines with the scalar of each row, word by word.
     fn dots<L: Lanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
@@ -637,6 +645,11 @@ impl Dot for F32 {
     #[inline(always)]
     fn scalar([number, _]: [f32; 2]) -> [u32; 2] {
         [number.to_bits(), 0]
+    }
+
+    #[inline(always)]
+    fn rounded_scalar(numbers: [f32; 2]) -> [u32; 2] {
+        Self::scalar(numbers)
     }
 
     #[inline(always)]
@@ -662,6 +675,11 @@ impl Dot for Pairs {
     }
 
     #[inline(always)]
+    fn rounded_scalar([low, high]: [f32; 2]) -> [u32; 2] {
+        [low.to_bits() >> 16 | high.to_bits(), 0]
+    }
+
+    #[inline(always)]
     fn dots<L: Lanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
         lines: &[Line; W],
@@ -681,6 +699,11 @@ impl Dot for Apart {
     #[inline(always)]
     fn scalar(pair: [f32; 2]) -> [u32; 2] {
         pair.map(|number| round_bf16(number) << 16)
+    }
+
+    #[inline(always)]
+    fn rounded_scalar(pair: [f32; 2]) -> [u32; 2] {
+        pair.map(f32::to_bits)
     }
 
     #[inline(always)]
@@ -801,7 +824,7 @@ mod tests {
         let plan = Plan { format, outputs, inputs, bias };
         let plans = vec![plan];
         let lines = Lines::zeroed(Plan::lines(&plans)).unwrap();
-        let Ok(mut matrices) = crew.install(|| Matrix::pack(crew, plans, lines, read));
+        let Ok(mut matrices) = Matrix::pack(crew, plans, lines, read);
         matrices.remove(0)
     }
 
@@ -810,10 +833,8 @@ mod tests {
         let count = rows.len() / matrix.inputs;
         let mut out = vec![f32::NAN; count * matrix.outputs];
         let mut inputs = Inputs::default();
-        crew.install(|| {
-            inputs.fill(level, crew, matrix.format, rows, matrix.inputs);
-            multiply(level, crew, &inputs, &[Product::whole(matrix, &mut out)]);
-        });
+        inputs.fill(level, crew, matrix.format, rows, matrix.inputs);
+        multiply(level, crew, &inputs, &[Product::whole(matrix, &mut out)]);
         out
     }
 
@@ -885,11 +906,9 @@ mod tests {
                 let chosen = [2, 0];
                 let mut out = vec![f32::NAN; 3 * chosen.len() * PANEL];
                 let mut inputs = Inputs::default();
-                crew.install(|| {
-                    inputs.fill(level, &crew, format, &rows, dims.1);
-                    let product = Product::of_panels(&matrix, &chosen, &mut out);
-                    multiply(level, &crew, &inputs, &[product]);
-                });
+                inputs.fill(level, &crew, format, &rows, dims.1);
+                let product = Product::of_panels(&matrix, &chosen, &mut out);
+                multiply(level, &crew, &inputs, &[product]);
                 for (whole, some) in whole.chunks(dims.0).zip(out.chunks(2 * PANEL)) {
                     assert_eq!(some[..6], whole[2 * PANEL..], "the last panel has six outputs");
                     assert_eq!(some[PANEL..], whole[..PANEL]);

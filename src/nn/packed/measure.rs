@@ -30,10 +30,8 @@ pub fn read_bandwidth(threads: NonZeroUsize, level: Level) -> io::Result<f64> {
     lines.iter_mut().for_each(|line| line.0[0] = 1);
     let part = LINES / threads;
     let took = best(|| {
-        crew.install(|| {
-            crew.each(threads.get(), |thread| {
-                level.run(Read(&lines[thread * part..(thread + 1) * part]));
-            });
+        crew.each(threads.get(), |thread| {
+            level.run(Read(&lines[thread * part..(thread + 1) * part]));
         });
     });
     Ok(size_of_val(&*lines) as f64 / took.as_secs_f64())
@@ -72,18 +70,16 @@ pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> io::Re
     };
     let plans = vec![plan];
     let lines = Lines::zeroed(Plan::lines(&plans))?;
-    let Ok(matrices) = crew.install(|| Matrix::pack(&crew, plans, lines, read));
+    let Ok(matrices) = Matrix::pack(&crew, plans, lines, read);
     let rows = vec![1.0; ROWS * WIDTH];
     let mut out = vec![0.0; ROWS * outputs];
     let mut inputs = Inputs::default();
-    crew.install(|| inputs.fill(level, &crew, format, &rows, WIDTH));
+    inputs.fill(level, &crew, format, &rows, WIDTH);
     let repeats = 20;
     let took = best(|| {
-        crew.install(|| {
-            for _ in 0..repeats {
-                multiply(level, &crew, &inputs, &[Product::whole(&matrices[0], &mut out)]);
-            }
-        });
+        for _ in 0..repeats {
+            multiply(level, &crew, &inputs, &[Product::whole(&matrices[0], &mut out)]);
+        }
     });
     Ok((2 * repeats * ROWS * WIDTH * outputs) as f64 / took.as_secs_f64())
 }

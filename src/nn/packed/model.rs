@@ -199,7 +199,7 @@ impl Packed {
             return Err(ConfigError::unsupported("head_dim", value, supported).into());
         }
         let crew = Crew::new(options.threads);
-        let weights = crew.install(|| load_weights(&checkpoint, &crew, options.precision))?;
+        let weights = load_weights(&checkpoint, &crew, options.precision)?;
         let norms = Norms::load(&checkpoint)?;
         let (frequencies, attention_scale) = config.inverse_frequencies();
         let layout = options.precision.layout(config);
@@ -248,7 +248,7 @@ impl Packed {
         tasks.cut(self.level, cache.layout(), self.checkpoint.config().heads, &pass.groups);
         let Self { checkpoint, level, crew, weights, norms, state, .. } = self;
         let mut kernels = Serve { checkpoint, level: *level, crew, weights, norms, state };
-        crew.install(|| decoder::forward(checkpoint.config(), &mut kernels))
+        decoder::forward(checkpoint.config(), &mut kernels)
     }
 
     /// The logits of the whole vocabulary for some of the rows, one after the other.
@@ -305,7 +305,7 @@ impl Packed {
             to.copy_from_slice(rows.row(*row));
         }
         match &weights[weights.len() - 1] {
-            Weight::Packed(matrix) => crew.install(|| {
+            Weight::Packed(matrix) => {
                 let inputs = &mut state.inputs;
                 inputs.fill(*level, crew, matrix.format(), &picked.values, picked.width);
                 let product = match panels {
@@ -313,10 +313,8 @@ impl Packed {
                     None => Product::whole(matrix, out),
                 };
                 multiply(*level, crew, inputs, &[product]);
-            }),
-            Weight::Blocks(blocks) => {
-                crew.install(|| blocks.multiply(crew, &picked.values, picked.width, out))?;
             }
+            Weight::Blocks(blocks) => blocks.multiply(crew, &picked.values, picked.width, out)?,
         }
         state.give(picked);
         Ok(())
