@@ -577,10 +577,15 @@ impl<const R: usize> Tiled<'_, R> {
         let Self { product, inputs, place, first } = self;
         let Product { matrix, out, width: stride, .. } = product;
         let column = place.panel * PANEL + from * LANES;
-        let Some(width) = matrix.outputs.checked_sub(column) else { return };
-        let width = width.min(W * LANES);
+        // The last panel may end within its first half.
+        let width = matrix.outputs.saturating_sub(column).min(W * LANES);
+        if width == 0 {
+            return;
+        }
         let panel = matrix.panel(place.panel);
-        let weights = (panel, from, Ahead::of(panel, inputs, *first));
+        let (tiles, halves) = (inputs.rows.div_ceil(inputs.tile_rows), 2 / W);
+        let pass = first / inputs.tile_rows * halves + from;
+        let weights = (panel, from, Ahead::of(panel, pass, tiles * halves));
         let scalars = &inputs.scalars[first * inputs.words..(first + R) * inputs.words];
         let (scalars, _) = scalars.as_chunks::<R>();
         let sums = match matrix.format {
@@ -719,8 +724,9 @@ impl Dot for Apart {
 /// The weights that a tile fetches while it works. The processor sees what it reads coming as well,
 /// but no further than to the end of a page of 4 kB.
 ///
-/// A single tile fetches what itself reads soon. Several tiles read the same panel, of which the
-/// first would wait for memory and the others not at all: each fetches its share of the next panel.
+/// A single pass over a panel fetches what itself reads soon. Of several, for more tiles or for half
+/// a panel each, the first would wait for memory and the others not at all: each fetches its share
+/// of the next panel.
 #[derive(Clone, Copy)]
 struct Ahead {
     place: *const u8,
@@ -729,14 +735,11 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn of(panel: &[Line], inputs: &Inputs, first: usize) -> Self {
-        let tiles = inputs.rows.div_ceil(inputs.tile_rows);
-        let skip = if tiles == 1 {
-            AHEAD
-        } else {
-            panel.len() + first / inputs.tile_rows * panel.len() / tiles
-        };
-        Self { place: panel.as_ptr().wrapping_add(skip).cast(), step: size_of::<Line>() / tiles }
+    /// For pass `pass` of so many.
+    fn of(panel: &[Line], pass: usize, passes: usize) -> Self {
+        let share = panel.len() / passes;
+        let skip = if passes == 1 { AHEAD } else { panel.len() + pass * share };
+        Self { place: panel.as_ptr().wrapping_add(skip).cast(), step: size_of::<Line>() / passes }
     }
 
     /// Fetches what goes with the next line.
