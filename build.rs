@@ -20,7 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=NVCC");
     println!("cargo:rerun-if-env-changed=CUDA_PATH");
-    println!("cargo:rerun-if-changed=kernels/warp.h");
+    for header in ["attention", "draw", "few", "tensor", "warp"] {
+        println!("cargo:rerun-if-changed=kernels/{header}.h");
+    }
     let of_path = env::var_os("CUDA_PATH").map(|path| Path::new(&path).join("bin/nvcc"));
     let nvcc = env::var_os("NVCC").map(PathBuf::from).or(of_path).unwrap_or("nvcc".into());
     for name in ["decoder", "scorer"] {

@@ -96,6 +96,7 @@ fn filled(running: usize) -> anyhow::Result<Scheduler> {
         width: 1,
         context_tokens_max: PROMPT_TOKENS + tokens_max,
         rows_max: running + 8_192,
+        draws: false,
     };
     let [running_max, share_max] = [running, PROMPT_TOKENS].map(|number| {
         NonZeroUsize::new(number).ok_or_else(|| anyhow::anyhow!("at least one must run"))

@@ -5,9 +5,12 @@
 // layer by layer. The stream of rows is f32, as are the results of products; what goes into products
 // is bf16. Sums are f32, in an order that depends on the row alone, so that company changes nothing.
 
-#include "warp.h"
+#include "attention.h"
+#include "draw.h"
+#include "few.h"
 
-typedef __nv_bfloat16 bf16;
+// Threads of blocks that norm rows, and that go over the widest rows.
+static const u32 NORM_THREADS = 512, WIDE_THREADS = 1024;
 
 // The sum over a block of up to 1,024 threads, for all of them.
 static __device__ float block_sum(float value) {
@@ -21,54 +24,187 @@ static __device__ float block_sum(float value) {
   return sum;
 }
 
+// The greatest over a block, for all of them.
+static __device__ float block_max(float value) {
+  __shared__ float tops[WARP];
+  for (int far = WARP / 2; far > 0; far /= 2) value = fmaxf(value, __shfl_xor_sync(EVERYONE, value, far));
+  __syncthreads();
+  if (threadIdx.x % WARP == 0) tops[threadIdx.x / WARP] = value;
+  __syncthreads();
+  float top = tops[0];
+  for (u32 warp = 1; warp < (blockDim.x + WARP - 1) / WARP; warp++) top = fmaxf(top, tops[warp]);
+  return top;
+}
+
+static __device__ float4 scaled(const float4 &four, float factor, const float4 &scale) {
+  return float4{four.x * factor * scale.x, four.y * factor * scale.y, four.z * factor * scale.z, four.w * factor * scale.w};
+}
+
+// What weights and rows came to: sums (rows, columns). Weights of 8 bits have a scale for each column, and the rows that
+// they were multiplied with one each. What there is none of is null.
+struct Product {
+  const float *sums, *bias, *row_scales, *column_scales;
+};
+
+// Four neighbouring numbers of what a product comes to.
+static __device__ float4 result(const Product &of, u32 row, u32 columns, u32 column) {
+  float4 value = *reinterpret_cast<const float4 *>(of.sums + (size_t)row * columns + column);
+  if (of.column_scales) {
+    const float scale = of.row_scales[row];
+    const float4 scales = *reinterpret_cast<const float4 *>(of.column_scales + column);
+    value.x *= scale * scales.x;
+    value.y *= scale * scales.y;
+    value.z *= scale * scales.z;
+    value.w *= scale * scales.w;
+  }
+  if (of.bias) {
+    const float4 bias = *reinterpret_cast<const float4 *>(of.bias + column);
+    value.x += bias.x;
+    value.y += bias.y;
+    value.z += bias.z;
+    value.w += bias.w;
+  }
+  return value;
+}
+
+// Rows that a block goes over are kept in registers: four numbers at a time, so many times.
+static const u32 NARROW = 4, WIDE = 8;
+
+// Where a thread's numbers begin the `nth` time.
+static __device__ u32 place_of(u32 nth) { return (nth * blockDim.x + threadIdx.x) * 4; }
+
+// Writes the row that a block keeps: in 16 bits, or, where rows have scales, in 8, so that its greatest number is the
+// greatest that 8 bits hold.
+template <u32 TIMES>
+static __device__ void write_row(void *rows, float *scales, const float4 (&kept)[TIMES], u32 row, u32 width) {
+  float factor = 1.0f;
+  if (scales) {
+    float most = 0.0f;
+#pragma unroll
+    for (u32 nth = 0; nth < TIMES; nth++)
+      if (place_of(nth) < width) {
+        const float4 &four = kept[nth];
+        most = fmaxf(fmaxf(most, fmaxf(fabsf(four.x), fabsf(four.y))), fmaxf(fabsf(four.z), fabsf(four.w)));
+      }
+    most = block_max(most);
+    // A row of nothing stays that.
+    factor = most > 0.0f ? FLOAT8_MOST / most : 0.0f;
+    if (threadIdx.x == 0) scales[row] = most / FLOAT8_MOST;
+  }
+#pragma unroll
+  for (u32 nth = 0; nth < TIMES; nth++) {
+    const u32 i = place_of(nth);
+    if (i >= width) continue;
+    const float4 &four = kept[nth];
+    const size_t at = (size_t)row * width + i;
+    if (scales) {
+      static_cast<u32 *>(rows)[at / 4] = to_float8(four.x * factor) | to_float8(four.y * factor) << 8 |
+                                         to_float8(four.z * factor) << 16 | to_float8(four.w * factor) << 24;
+    } else {
+      uint2 pairs;
+      pairs.x = pair_of(four.x, four.y);
+      pairs.y = pair_of(four.z, four.w);
+      *reinterpret_cast<uint2 *>(static_cast<bf16 *>(rows) + at) = pairs;
+    }
+  }
+}
+
 // stream (rows, width) = the embeddings of tokens. Grid: rows.
 extern "C" __global__ void embed(float *stream, const bf16 *table, const u32 *tokens, u32 width) {
+  let_next_begin();
+  wait_for_last();
   const bf16 *from = table + (size_t)tokens[blockIdx.x] * width;
   float *to = stream + (size_t)blockIdx.x * width;
   for (u32 i = threadIdx.x; i < width; i += blockDim.x) to[i] = __bfloat162float(from[i]);
 }
 
-// What a row has become: with what came of a product, and the product's bias, if there are any.
-static __device__ float added(const float *stream, const float *delta, const float *bias, size_t row, u32 i) {
-  return stream[row + i] + (delta ? delta[row + i] : 0.0f) + (bias ? bias[i] : 0.0f);
+// What a row of the stream becomes with what a product came to, if there is one: it is kept, and the factor that norms
+// it is found.
+static __device__ float norm_of(float4 (&kept)[NARROW], const float *stream, const Product &delta, u32 row, u32 width,
+                                float epsilon) {
+  float squares = 0.0f;
+#pragma unroll
+  for (u32 nth = 0; nth < NARROW; nth++) {
+    const u32 i = place_of(nth);
+    if (i >= width) continue;
+    float4 four = *reinterpret_cast<const float4 *>(stream + (size_t)row * width + i);
+    if (delta.sums) {
+      const float4 more = result(delta, row, width, i);
+      four.x += more.x;
+      four.y += more.y;
+      four.z += more.z;
+      four.w += more.w;
+    }
+    squares += four.x * four.x + four.y * four.y + four.z * four.z + four.w * four.w;
+    kept[nth] = four;
+  }
+  return rsqrtf(block_sum(squares) / width + epsilon);
 }
 
-// stream += delta + bias; normed = stream / rms(stream) * scale. Grid: rows.
-extern "C" __global__ void add_norm(bf16 *normed, float *stream, const float *delta, const float *bias,
-                                    const float *scale, float epsilon, u32 width) {
-  const size_t row = (size_t)blockIdx.x * width;
-  float squares = 0.0f;
-  for (u32 i = threadIdx.x; i < width; i += blockDim.x) {
-    const float value = added(stream, delta, bias, row, i);
-    stream[row + i] = value;
-    squares += value * value;
+// stream += delta; normed = stream / rms(stream) * scale. Grid: rows, of at most 16 times as many numbers as a block
+// has threads.
+extern "C" __global__ void __launch_bounds__(NORM_THREADS)
+    add_norm(void *normed, float *scales, float *stream, Product delta, const float *scale, float epsilon, u32 width) {
+  let_next_begin();
+  // The scale is there before the row is.
+  float4 scales_of[NARROW];
+#pragma unroll
+  for (u32 nth = 0; nth < NARROW; nth++)
+    if (place_of(nth) < width) scales_of[nth] = *reinterpret_cast<const float4 *>(scale + place_of(nth));
+  wait_for_last();
+  float4 kept[NARROW];
+  const float factor = norm_of(kept, stream, delta, blockIdx.x, width, epsilon);
+#pragma unroll
+  for (u32 nth = 0; nth < NARROW; nth++) {
+    const u32 i = place_of(nth);
+    if (i >= width) continue;
+    float4 &four = kept[nth];
+    if (delta.sums) *reinterpret_cast<float4 *>(stream + (size_t)blockIdx.x * width + i) = four;
+    four = scaled(four, factor, scales_of[nth]);
   }
-  const float factor = rsqrtf(block_sum(squares) / width + epsilon);
-  for (u32 i = threadIdx.x; i < width; i += blockDim.x)
-    normed[row + i] = __float2bfloat16(stream[row + i] * factor * scale[i]);
+  write_row(normed, scales, kept, blockIdx.x, width);
 }
 
 // The same of the rows that something is wanted of; the stream stays as it is. Grid: wanted rows.
-extern "C" __global__ void pick(bf16 *normed, float *exact, const float *stream, const float *delta,
-                                const float *bias, const u32 *wanted, const float *scale, float epsilon,
-                                u32 width) {
-  const size_t row = (size_t)wanted[blockIdx.x] * width, out = (size_t)blockIdx.x * width;
-  float squares = 0.0f;
-  for (u32 i = threadIdx.x; i < width; i += blockDim.x) {
-    const float value = added(stream, delta, bias, row, i);
-    squares += value * value;
+extern "C" __global__ void __launch_bounds__(NORM_THREADS)
+    pick(bf16 *normed, float *exact, const float *stream, Product delta, const u32 *wanted, const float *scale,
+         float epsilon, u32 width) {
+  let_next_begin();
+  wait_for_last();
+  float4 kept[NARROW];
+  const float factor = norm_of(kept, stream, delta, wanted[blockIdx.x], width, epsilon);
+#pragma unroll
+  for (u32 nth = 0; nth < NARROW; nth++) {
+    const u32 i = place_of(nth);
+    if (i >= width) continue;
+    kept[nth] = scaled(kept[nth], factor, *reinterpret_cast<const float4 *>(scale + i));
+    *reinterpret_cast<float4 *>(exact + (size_t)blockIdx.x * width + i) = kept[nth];
   }
-  const float factor = rsqrtf(block_sum(squares) / width + epsilon);
-  for (u32 i = threadIdx.x; i < width; i += blockDim.x) {
-    const float value = added(stream, delta, bias, row, i) * factor * scale[i];
-    exact[out + i] = value;
-    normed[out + i] = __float2bfloat16(value);
+  write_row(normed, nullptr, kept, blockIdx.x, width);
+}
+
+// Rows of 16 bits in 8. Grid: rows, of at most 32 times as many numbers as a block has threads.
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
+    quantize(u32 *bytes, float *scales, const bf16 *rows, u32 width) {
+  let_next_begin();
+  wait_for_last();
+  float4 kept[WIDE];
+#pragma unroll
+  for (u32 nth = 0; nth < WIDE; nth++) {
+    const u32 i = place_of(nth);
+    if (i >= width) continue;
+    const bf16 *from = rows + (size_t)blockIdx.x * width + i;
+    kept[nth] = float4{__bfloat162float(from[0]), __bfloat162float(from[1]), __bfloat162float(from[2]),
+                       __bfloat162float(from[3])};
   }
+  write_row(bytes, scales, kept, blockIdx.x, width);
 }
 
 // The logit of one token for one picked row: pairs are (picked row, token). A warp a pair.
 extern "C" __global__ void columns(float *logits, const bf16 *normed, const bf16 *table,
                                    const u32 *pairs, u32 count, u32 width) {
+  let_next_begin();
+  wait_for_last();
   const u32 pair = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;
   if (pair >= count) return;
   const bf16 *row = normed + (size_t)pairs[2 * pair] * width;
@@ -79,23 +215,16 @@ extern "C" __global__ void columns(float *logits, const bf16 *normed, const bf16
   if (lane == 0) logits[pair] = sum;
 }
 
-// Where heads lie.
-struct Heads {
-  u32 heads, kv_heads, dim, page_tokens;
-};
-
-// What a projection came to becomes queries, and keys and values in their pages: the bias is added,
-// queries and keys are normed head by head if there are scales, and turned by their positions.
-// qkv: (rows, (heads + 2 kv_heads) dim). Grid: (rows, heads + 2 kv_heads); block: a warp.
-extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, const float *qkv,
-                                       const float *bias, const float *query_scale,
-                                       const float *key_scale, const float *frequencies,
-                                       float turn_scale, float epsilon, const u32 *positions,
-                                       const u32 *slots, Heads of) {
-  const u32 row = blockIdx.x, head = blockIdx.y, half = of.dim / 2;
-  const u32 all = of.heads + 2 * of.kv_heads;
-  const float *from = qkv + ((size_t)row * all + head) * of.dim;
-  const float *add = bias ? bias + (size_t)head * of.dim : nullptr;
+// What a projection came to becomes queries, and keys and values in their pages: queries and keys are normed head by
+// head if there are scales, and turned by their positions: turns (positions, dim / 2) are cosines and sines.
+// qkv: (rows, (heads + 2 kv_heads) dim). A warp a head. Grid: (rows, warps).
+extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, Product qkv, const float *query_scale,
+                                       const float *key_scale, const float2 *turns, float epsilon,
+                                       const u32 *positions, const u32 *slots, Heads of) {
+  let_next_begin();
+  const u32 row = blockIdx.x, head = blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP, half = of.dim / 2;
+  const u32 all = of.heads + 2 * of.kv_heads, lane = threadIdx.x % WARP;
+  if (head >= all) return;
   const bool is_query = head < of.heads, is_value = head >= of.heads + of.kv_heads;
   const float *scale = is_query ? query_scale : is_value ? nullptr : key_scale;
   bf16 *to;
@@ -106,223 +235,68 @@ extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, 
     const size_t place = ((size_t)slots[2 * row] * of.kv_heads + kv_head) * of.page_tokens + slots[2 * row + 1];
     to = (is_value ? values : keys) + place * of.dim;
   }
-  float factor = 1.0f;
+  // A lane keeps what is turned together: numbers of the first half of a head, and those half a head on.
+  const u32 first = lane * 4;
+  const bool has = first < half;
+  float4 a = {0.0f, 0.0f, 0.0f, 0.0f}, b = a, scale_a = a, scale_b = a;
+  // What no kernel writes is there before what the last one does.
+  float2 turn[4] = {};
+  if (has && !is_value) {
+    const float2 *at = turns + (size_t)positions[row] * half + first;
+#pragma unroll
+    for (int i = 0; i < 4; i++) turn[i] = at[i];
+  }
+  if (has && scale) {
+    scale_a = *reinterpret_cast<const float4 *>(scale + first);
+    scale_b = *reinterpret_cast<const float4 *>(scale + half + first);
+  }
+  wait_for_last();
+  if (has) {
+    a = result(qkv, row, all * of.dim, head * of.dim + first);
+    b = result(qkv, row, all * of.dim, head * of.dim + half + first);
+  }
   if (scale) {
-    float squares = 0.0f;
-    for (u32 i = threadIdx.x; i < of.dim; i += WARP) {
-      const float value = from[i] + (add ? add[i] : 0.0f);
-      squares += value * value;
-    }
-    factor = rsqrtf(warp_sum(squares) / of.dim + epsilon);
-  }
-  for (u32 i = threadIdx.x; i < half; i += WARP) {
-    float first = from[i] + (add ? add[i] : 0.0f);
-    float second = from[i + half] + (add ? add[i + half] : 0.0f);
-    if (scale) {
-      first *= factor * scale[i];
-      second *= factor * scale[i + half];
-    }
-    if (!is_value) {
-      float sine, cosine;
-      sincosf((float)positions[row] * frequencies[i], &sine, &cosine);
-      sine *= turn_scale;
-      cosine *= turn_scale;
-      const float turned = first * cosine - second * sine;
-      second = second * cosine + first * sine;
-      first = turned;
-    }
-    to[i] = __float2bfloat16(first);
-    to[i + half] = __float2bfloat16(second);
-  }
-}
-
-// Pages of a part: the cut depends on nothing else, so a row's sums are always the same.
-static const u32 PAGES_A_PART = 32;
-static const u32 BLOCK = 128;
-
-// Parts that the pages of a row are cut into: one at least.
-static __device__ u32 parts_of(const u32 *ranges, u32 row) {
-  const u32 pages = ranges[2 * row + 1] - ranges[2 * row];
-  return pages ? (pages + PAGES_A_PART - 1) / PAGES_A_PART : 1;
-}
-
-// A page that rows see: tokens of it, the first of which stands at a position.
-struct Seen {
-  u32 page, first, tokens;
-};
-
-// The sum so far of some of the keys that a query sees, by the highest score among them.
-struct Sum {
-  float highest, weight;
-};
-
-// Brings a sum to a new highest score: what it is to be multiplied by.
-static __device__ float rescale(float from, float to) {
-  return from == -INFINITE ? 0.0f : __expf(from - to);
-}
-
-// Reads neighbouring numbers, up to 16 bytes at a time.
-template <int COUNT>
-static __device__ void read(float *to, const bf16 *from) {
-  constexpr int STEP = COUNT < 8 ? COUNT : 8;
-  struct alignas(2 * STEP) Words {
-    bf16 numbers[STEP];
-  };
-#pragma unroll
-  for (int i = 0; i < COUNT; i += STEP) {
-    const Words words = *reinterpret_cast<const Words *>(from + i);
-#pragma unroll
-    for (int j = 0; j < STEP; j++) to[i + j] = __bfloat162float(words.numbers[j]);
-  }
-}
-
-// What the queries of one key head see, part by part of a row's pages: GROUP query heads at once, so
-// that keys are read once. Grid: (rows, kv_heads, blocks); blocks take turns at the parts of a row, so any
-// number of them is right for any number of parts, of which there is room for `most`.
-template <int DIM, int GROUP>
-static __device__ void attend_parts(float *parts, Sum *sums, const bf16 *queries, const bf16 *keys,
-                                    const bf16 *values, const u32 *positions, const u32 *ranges,
-                                    const Seen *seen, float scale, u32 window, u32 most, Heads of) {
-  // Lanes that read one key together: what many queries keep has to fit their registers.
-  constexpr u32 LANES = GROUP > 4 ? 16 : 8;
-  constexpr u32 TEAMS = BLOCK / LANES;
-  constexpr int PART = DIM / LANES;
-  const u32 row = blockIdx.x, kv_head = blockIdx.y, count = parts_of(ranges, row);
-  const u32 team = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-  const u32 position = positions[row];
-  float query[GROUP][PART], sum[GROUP][PART], highest[GROUP], weight[GROUP];
-  const bf16 *from = queries + ((size_t)row * of.heads + kv_head * GROUP) * DIM + lane * PART;
-#pragma unroll
-  for (int g = 0; g < GROUP; g++) {
-    read<PART>(query[g], from + g * DIM);
-#pragma unroll
-    for (int i = 0; i < PART; i++) query[g][i] *= scale;
-  }
-  for (u32 part = blockIdx.z; part < count; part += gridDim.z) {
-#pragma unroll
-    for (int g = 0; g < GROUP; g++) {
-#pragma unroll
-      for (int i = 0; i < PART; i++) sum[g][i] = 0.0f;
-      highest[g] = -INFINITE;
-      weight[g] = 0.0f;
-    }
-    const u32 begin = ranges[2 * row] + part * PAGES_A_PART;
-    const u32 end = min(ranges[2 * row + 1], begin + PAGES_A_PART);
-    for (u32 s = begin; s < end; s++) {
-      const Seen page = seen[s];
-      const size_t base = ((size_t)page.page * of.kv_heads + kv_head) * of.page_tokens * DIM + lane * PART;
-      // Everybody takes every turn, so that warps stay whole.
-      for (u32 turn = 0; turn < page.tokens; turn += TEAMS) {
-        const u32 token = turn + team, at = page.first + token;
-        const bool sees = token < page.tokens && at <= position && (window == 0 || at + window > position);
-        const size_t key = base + (size_t)(token < page.tokens ? token : 0) * DIM;
-        float k[PART], v[PART];
-        read<PART>(k, keys + key);
-        read<PART>(v, values + key);
-#pragma unroll
-        for (int g = 0; g < GROUP; g++) {
-          float score = 0.0f;
-#pragma unroll
-          for (int i = 0; i < PART; i++) score += query[g][i] * k[i];
-          for (int far = LANES / 2; far > 0; far /= 2) score += __shfl_xor_sync(EVERYONE, score, far);
-          if (!sees) continue;
-          const float top = fmaxf(highest[g], score);
-          const float old = rescale(highest[g], top), now = __expf(score - top);
-          highest[g] = top;
-          weight[g] = weight[g] * old + now;
-#pragma unroll
-          for (int i = 0; i < PART; i++) sum[g][i] = sum[g][i] * old + now * v[i];
-        }
-      }
-    }
-
-    // What the teams have becomes one: first those of a warp, then the warps.
-    constexpr int WARPS = BLOCK / WARP;
-    __shared__ Sum warps[WARPS][GROUP];
-    __shared__ float tables[WARPS][GROUP][DIM];
-    const u32 warp = threadIdx.x / WARP;
-    for (int far = LANES; far < (int)WARP; far *= 2) {
-#pragma unroll
-      for (int g = 0; g < GROUP; g++) {
-        const float other = __shfl_xor_sync(EVERYONE, highest[g], far);
-        const float more = __shfl_xor_sync(EVERYONE, weight[g], far);
-        const float top = fmaxf(highest[g], other);
-        const float mine = rescale(highest[g], top), theirs = rescale(other, top);
-        highest[g] = top;
-        weight[g] = weight[g] * mine + more * theirs;
-#pragma unroll
-        for (int i = 0; i < PART; i++) {
-          const float table = __shfl_xor_sync(EVERYONE, sum[g][i], far);
-          sum[g][i] = sum[g][i] * mine + table * theirs;
-        }
-      }
-    }
-    __syncthreads();
-    if (threadIdx.x % WARP < LANES) {
-      for (int g = 0; g < GROUP; g++) {
-        if (lane == 0) warps[warp][g] = Sum{highest[g], weight[g]};
-        for (int i = 0; i < PART; i++) tables[warp][g][lane * PART + i] = sum[g][i];
-      }
-    }
-    __syncthreads();
-    for (u32 i = threadIdx.x; i < GROUP * DIM; i += BLOCK) {
-      const u32 g = i / DIM, column = i % DIM;
-      float top = -INFINITE, total = 0.0f, value = 0.0f;
-      for (int w = 0; w < WARPS; w++) top = fmaxf(top, warps[w][g].highest);
-      for (int w = 0; w < WARPS; w++) {
-        const float factor = rescale(warps[w][g].highest, top);
-        total += warps[w][g].weight * factor;
-        value += tables[w][g][column] * factor;
-      }
-      const size_t out = ((size_t)row * of.heads + kv_head * GROUP + g) * most + part;
-      parts[out * DIM + column] = value;
-      if (column == 0) sums[out] = Sum{top, total};
+    const float squares = a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+    const float factor = rsqrtf(warp_sum(squares) / of.dim + epsilon);
+    if (has) {
+      a = scaled(a, factor, scale_a);
+      b = scaled(b, factor, scale_b);
     }
   }
-}
-
-// The parts of a row become one. Grid: (rows, heads).
-extern "C" __global__ void attend_merge(bf16 *attended, const float *parts, const Sum *sums,
-                                        const u32 *ranges, u32 most, Heads of) {
-  const size_t head = (size_t)blockIdx.x * of.heads + blockIdx.y;
-  const u32 count = parts_of(ranges, blockIdx.x);
-  float top = -INFINITE, total = 0.0f;
-  for (u32 part = 0; part < count; part++) top = fmaxf(top, sums[head * most + part].highest);
-  for (u32 part = 0; part < count; part++)
-    total += sums[head * most + part].weight * rescale(sums[head * most + part].highest, top);
-  for (u32 column = threadIdx.x; column < of.dim; column += blockDim.x) {
-    float value = 0.0f;
-    for (u32 part = 0; part < count; part++) {
-      const size_t at = head * most + part;
-      value += parts[at * of.dim + column] * rescale(sums[at].highest, top);
+  if (!has) return;
+  if (!is_value) {
+    float *x = &a.x, *y = &b.x;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float turned = x[i] * turn[i].x - y[i] * turn[i].y;
+      y[i] = y[i] * turn[i].x + x[i] * turn[i].y;
+      x[i] = turned;
     }
-    attended[head * of.dim + column] = __float2bfloat16(value / total);
   }
+  uint2 pairs;
+  pairs.x = pair_of(a.x, a.y);
+  pairs.y = pair_of(a.z, a.w);
+  *reinterpret_cast<uint2 *>(to + first) = pairs;
+  pairs.x = pair_of(b.x, b.y);
+  pairs.y = pair_of(b.z, b.w);
+  *reinterpret_cast<uint2 *>(to + half + first) = pairs;
 }
 
-#define ATTEND(DIM, GROUP)                                                                          \
-  extern "C" __global__ void __launch_bounds__(BLOCK, 1) attend_##DIM##_##GROUP(                      \
-      float *parts, Sum *sums, const bf16 *queries, const bf16 *keys, const bf16 *values,          \
-      const u32 *positions, const u32 *ranges, const Seen *seen, float scale, u32 window,          \
-      u32 most, Heads of) {                                                                        \
-    attend_parts<DIM, GROUP>(parts, sums, queries, keys, values, positions, ranges, seen, scale,   \
-                             window, most, of);                                                    \
+// activated = silu(gate) * up, of gates_ups (rows, 2 width), gates first. Grid: rows, of at most 32 times as many
+// numbers as a block has threads.
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
+    silu_mul(void *activated, float *scales, Product gates_ups, u32 width) {
+  let_next_begin();
+  wait_for_last();
+  float4 kept[WIDE];
+#pragma unroll
+  for (u32 nth = 0; nth < WIDE; nth++) {
+    const u32 i = place_of(nth);
+    if (i >= width) continue;
+    const float4 gate = result(gates_ups, blockIdx.x, 2 * width, i);
+    const float4 up = result(gates_ups, blockIdx.x, 2 * width, width + i);
+    kept[nth] = float4{gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w)};
   }
-#define ATTEND_GROUPS(DIM)                                                                          \
-  ATTEND(DIM, 1) ATTEND(DIM, 2) ATTEND(DIM, 3) ATTEND(DIM, 4) ATTEND(DIM, 5) ATTEND(DIM, 6)         \
-  ATTEND(DIM, 7) ATTEND(DIM, 8)
-ATTEND(8, 1) ATTEND(8, 2) ATTEND(8, 3) ATTEND(8, 4)
-ATTEND_GROUPS(16)
-ATTEND_GROUPS(32)
-ATTEND_GROUPS(64)
-ATTEND_GROUPS(128)
-
-// activated = silu(gate) * up, of gates_ups (rows, 2 width), gates first, and their biases if there are any.
-// Grid: (blocks, rows).
-extern "C" __global__ void silu_mul(bf16 *activated, const float *gates_ups, const float *bias, u32 width) {
-  const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= width) return;
-  const float *row = gates_ups + (size_t)blockIdx.y * 2 * width;
-  const float gate = row[i] + (bias ? bias[i] : 0.0f), up = row[width + i] + (bias ? bias[width + i] : 0.0f);
-  activated[(size_t)blockIdx.y * width + i] = __float2bfloat16(gate / (1.0f + __expf(-gate)) * up);
+  write_row(activated, scales, kept, blockIdx.x, width);
 }
+

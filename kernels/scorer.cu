@@ -130,6 +130,8 @@ static __device__ void norm_rows(float *normed, const float *rows, u32 stride, u
 
 // Brings rows that a batch uploaded to their places. Grid: rows.
 extern "C" __global__ void place_rows(float *table, const float *rows, const u32 *places, u32 width) {
+  let_next_begin();
+  wait_for_last();
   const float *from = rows + (size_t)blockIdx.x * width;
   float *to = table + (size_t)places[blockIdx.x] * width;
   for (u32 i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
@@ -141,6 +143,8 @@ extern "C" __global__ void place_rows(float *table, const float *rows, const u32
 extern "C" __global__ void __launch_bounds__(HISTORY_THREADS, 1)
     encode_histories(float *encoded, float *terms, float *shares, const float *weights, const float *items,
                      const Slate *slates, const Event *events, const float *patterns, Sizes of) {
+  let_next_begin();
+  wait_for_last();
   ROOM(room);
   const Slate slate = slates[blockIdx.x];
   const u32 count = slate.events, width = of.width, stride = whole(width), head_width = width / of.heads;
@@ -299,6 +303,8 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
                      const float *cards, const float *encoded, const float *terms, const float *shares,
                      const float *shoppers, const Slate *slates, const Tile *tiles, const Candidate *candidates,
                      const float *features, const float *overlaps, Sizes of) {
+  let_next_begin();
+  wait_for_last();
   ROOM(room);
   const Tile tile = tiles[blockIdx.x];
   const u32 count = slates[tile.slate].events, width = of.width, columns = of.columns, head = of.head_first;

@@ -3,8 +3,10 @@
 
 #ifdef EMULATED
 #include "emulated/device.h"
+#include "emulated/float8.h"
 #else
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <math_constants.h>
 #define INFINITE CUDART_INF_F
 // Memory of a block that is as large as whoever launches the kernel says.
@@ -15,10 +17,52 @@
 
 typedef unsigned int u32;
 
+// The greatest number of 8 bits: four of an exponent and three behind the point (E4M3).
+static const float FLOAT8_MOST = 448.0f;
+
+#ifndef EMULATED
+// To the nearest number of 8 bits, or the greatest.
+static __device__ __forceinline__ u32 to_float8(float value) { return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3); }
+
+// Kernels of a pass follow each other closely: one may be brought onto the device while the one before is still at
+// work, and reads what it left only once it has waited for it. What no kernel writes can be read before.
+static __device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+static __device__ __forceinline__ void wait_for_last() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+#else
+static void let_next_begin() {}
+static void wait_for_last() {}
+#endif
+
 static const u32 WARP = 32;
 static const u32 EVERYONE = 0xffffffffu;
 
 static __device__ float warp_sum(float value) {
   for (int far = WARP / 2; far > 0; far /= 2) value += __shfl_xor_sync(EVERYONE, value, far);
+  return value;
+}
+
+// A number of 64 bits, of its halves.
+static __device__ double to_double(const u32 (&halves)[2]) {
+  double value;
+  memcpy(&value, halves, sizeof value);
+  return value;
+}
+
+static __device__ double warp_sum(double value) {
+  for (int far = WARP / 2; far > 0; far /= 2) {
+    u32 halves[2];
+    memcpy(halves, &value, sizeof value);
+    for (u32 &half : halves) half = __shfl_xor_sync(EVERYONE, half, far);
+    value += to_double(halves);
+  }
   return value;
 }

@@ -126,6 +126,8 @@ pub enum Quantize {
     #[serde(rename = "q4_k")]
     #[value(name = "q4_k")]
     Q4K,
+    /// 8 bits of a floating-point number (E4M3), with a scale for each row; on a GPU.
+    Fp8,
 }
 
 /// `[store]`
@@ -283,6 +285,7 @@ impl Quantize {
             Self::Bf16 => Precision::Bf16,
             Self::Q8_0 => Precision::Int8,
             Self::Q4K => Precision::Int4,
+            Self::Fp8 => Precision::Float8,
         }
     }
 }

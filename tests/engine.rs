@@ -35,7 +35,15 @@ fn nonzero(number: usize) -> NonZeroUsize {
 
 fn shape(pages: usize, page_tokens: usize, rows_max: usize) -> Shape {
     let context_tokens_max = 4_096;
-    Shape { pages, page_tokens, vocabulary: VOCABULARY, width: 3, context_tokens_max, rows_max }
+    Shape {
+        pages,
+        page_tokens,
+        vocabulary: VOCABULARY,
+        width: 3,
+        context_tokens_max,
+        rows_max,
+        draws: false,
+    }
 }
 
 fn limits(running_max: usize, waiting_max: usize, share_max: usize) -> Limits {

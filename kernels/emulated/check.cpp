@@ -16,6 +16,8 @@ u32 below(u32 limit) { return (u32)chance() % limit; }
 
 // What a bf16 can be off by, relative to what it stands for, and what sums of f32 can.
 const double HALF = 1.0 / 512, EXACT = 1e-5;
+// What a number of 8 bits can be off by.
+const double EIGHTH = 1.0 / 16;
 const float NOTHING = NAN;
 
 std::vector<float> floats(size_t count, float scale = 1.0f) {
@@ -35,6 +37,7 @@ std::vector<bf16> unwritten(size_t count) { return std::vector<bf16>(count, __fl
 
 double number(float value) { return value; }
 double number(bf16 value) { return __bfloat162float(value); }
+double number(double value) { return value; }
 
 // The root mean square of what is off, over that of what is expected.
 template <class T>
@@ -56,14 +59,36 @@ double rms(const std::vector<double> &row, double epsilon) {
   return 1.0 / std::sqrt(squares / (double)row.size() + epsilon);
 }
 
+// Rows of 8 bits, and what each is multiplied by, as numbers.
+std::vector<double> lengthened(const std::vector<u32> &bytes, const std::vector<float> &scales, size_t width) {
+  std::vector<double> values(bytes.size() * 4);
+  for (size_t i = 0; i < values.size(); i++)
+    values[i] = (double)from_float8((uint8_t)(bytes[i / 4] >> i % 4 * 8)) * scales[i / width];
+  return values;
+}
+
+// Numbers, some of them with scales of rows and columns, and what they stand for with a bias.
+struct Sums {
+  std::vector<float> sums, bias, row_scales, column_scales;
+  std::vector<double> values;
+
+  Sums(u32 rows, u32 columns) : sums(floats(rows * columns)), bias(floats(columns)), row_scales(floats(rows)), column_scales(floats(columns)) {
+    for (u32 row = 0; row < rows; row++)
+      for (u32 i = 0; i < columns; i++) values.push_back((double)sums[row * columns + i] * row_scales[row] * column_scales[i] + bias[i]);
+  }
+  Product product() const { return {sums.data(), bias.data(), row_scales.data(), column_scales.data()}; }
+};
+
 void norms() {
-  const u32 rows = 3, width = 96;
+  // More than what a block keeps at a time.
+  const u32 rows = 3, width = 652;
   const float epsilon = 1e-6f;
-  auto stream = floats(rows * width), delta = floats(rows * width), bias = floats(width), scale = floats(width);
+  auto stream = floats(rows * width), scale = floats(width);
+  const Sums delta(rows, width);
   std::vector<double> sums(rows * width), normed(rows * width), picked;
   for (u32 row = 0; row < rows; row++) {
     std::vector<double> values(width);
-    for (u32 i = 0; i < width; i++) values[i] = sums[row * width + i] = (double)stream[row * width + i] + delta[row * width + i] + bias[i];
+    for (u32 i = 0; i < width; i++) values[i] = sums[row * width + i] = (double)stream[row * width + i] + delta.values[row * width + i];
     for (u32 i = 0; i < width; i++) normed[row * width + i] = values[i] * rms(values, epsilon) * scale[i];
   }
   std::vector<u32> wanted = {2, 0};
@@ -71,16 +96,149 @@ void norms() {
   auto halves_out = unwritten(2 * width);
   std::vector<float> exact(2 * width, NOTHING);
   emulated::launch({2, 1, 1}, {64, 1, 1}, [&] {
-    pick(halves_out.data(), exact.data(), stream.data(), delta.data(), bias.data(), wanted.data(), scale.data(), epsilon, width);
+    pick(halves_out.data(), exact.data(), stream.data(), delta.product(), wanted.data(), scale.data(), epsilon, width);
   });
   hold("pick", halves_out, picked, HALF);
   hold("pick, exact", exact, picked, EXACT);
+  std::vector<u32> bytes(rows * width / 4, 0x7f7f7f7f);
+  std::vector<float> scales(rows, NOTHING);
+  const auto before = stream;
+  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
+    add_norm(bytes.data(), scales.data(), stream.data(), delta.product(), scale.data(), epsilon, width);
+  });
+  hold("add_norm, in 8 bits", lengthened(bytes, scales, width), normed, EIGHTH);
+  hold("add_norm, stream", stream, sums, EXACT);
+  stream = before;
   auto out = unwritten(rows * width);
   emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
-    add_norm(out.data(), stream.data(), delta.data(), bias.data(), scale.data(), epsilon, width);
+    add_norm(out.data(), nullptr, stream.data(), delta.product(), scale.data(), epsilon, width);
   });
   hold("add_norm", out, normed, HALF);
-  hold("add_norm, stream", stream, sums, EXACT);
+  // What is in the stream already is only normed.
+  out = unwritten(rows * width);
+  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
+    add_norm(out.data(), nullptr, stream.data(), Product{}, scale.data(), epsilon, width);
+  });
+  hold("add_norm, of nothing more", out, normed, HALF);
+}
+
+void quantized() {
+  const u32 rows = 4, width = 1100;
+  auto from = halves(rows * width);
+  // A row of nothing, and one with a number that is far greater than the others.
+  for (u32 i = 0; i < width; i++) from[width + i] = __float2bfloat16(0.0f);
+  from[2 * width + 7] = __float2bfloat16(-30.0f);
+  std::vector<double> expected;
+  for (bf16 value : from) expected.push_back(number(value));
+  std::vector<u32> bytes(rows * width / 4, 0x7f7f7f7f);
+  std::vector<float> scales(rows, NOTHING);
+  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { quantize(bytes.data(), scales.data(), from.data(), width); });
+  hold("quantize", lengthened(bytes, scales, width), expected, EIGHTH);
+}
+
+// Few rows of any number, weights that end within a step, and more steps than are begun ahead.
+void few() {
+  for (u32 width : {8u, 64u, 200u, FEW_STEP * (FEW_AHEAD + 2) + 40}) {
+    const u32 outputs = 48;
+    auto weights = halves(outputs * width), inputs = halves(FEW_ROWS * width);
+    std::vector<float> of_all;
+    for (u32 rows : {FEW_ROWS, 1u, 5u}) {
+      std::vector<double> expected;
+      for (u32 row = 0; row < rows; row++)
+        for (u32 output = 0; output < outputs; output++) {
+          double sum = 0;
+          for (u32 i = 0; i < width; i++) sum += number(inputs[row * width + i]) * number(weights[output * width + i]);
+          expected.push_back(sum);
+        }
+      std::vector<float> sums(rows * outputs, NOTHING);
+      emulated::launch({outputs / FEW_OUTPUTS, 1, 1}, {WARP, 1, 1}, [&] {
+        multiply_few(sums.data(), inputs.data(), weights.data(), rows, outputs, width);
+      }, few_shared(FEW_AHEAD));
+      hold(("multiply_few, " + std::to_string(rows) + " of " + std::to_string(width)).c_str(), sums, expected, EXACT);
+      if (rows == FEW_ROWS) of_all = sums;
+      if (memcmp(of_all.data(), sums.data(), sums.size() * sizeof(float))) {
+        printf("multiply_few: company changes what comes of a row  FAILED\n");
+        failed = true;
+      }
+    }
+  }
+}
+
+// Gates of few rows are those of any.
+void few_gates() {
+  const u32 outputs = 2 * 24, width = 136;
+  auto weights = halves(outputs * width), inputs = halves(FEW_ROWS * width);
+  auto bias = floats(outputs);
+  std::vector<float> sums(FEW_ROWS * outputs, NOTHING);
+  emulated::launch({outputs / FEW_OUTPUTS, 1, 1}, {WARP, 1, 1}, [&] {
+    multiply_few(sums.data(), inputs.data(), weights.data(), FEW_ROWS, outputs, width);
+  }, few_shared(FEW_AHEAD));
+  auto expected = unwritten(FEW_ROWS * outputs / 2), found = expected;
+  emulated::launch({FEW_ROWS, 1, 1}, {64, 1, 1}, [&] {
+    silu_mul(expected.data(), nullptr, {sums.data(), bias.data(), nullptr, nullptr}, outputs / 2);
+  });
+  emulated::launch({outputs / 16, 1, 1}, {WARP, 1, 1}, [&] {
+    gate_few(found.data(), inputs.data(), weights.data(), FEW_ROWS, outputs, width, bias.data());
+  }, few_shared(GATE_FEW_AHEAD));
+  std::vector<double> right;
+  for (bf16 value : expected) right.push_back(number(value));
+  hold("gate_few", found, right, 0);
+}
+
+// Draws, against adding up in order: as likely as they should be, and none that is not allowed.
+void draws() {
+  const u32 vocabulary = 5000, rows = 64;
+  auto of_row = floats(vocabulary, 3.0f);
+  const std::vector<u32> banned = {17, 4999, 20, 7};
+  of_row[17] = 90.0f;
+  of_row[7] = 80.0f;
+  std::vector<float> logits;
+  std::vector<Draw> asked;
+  for (u32 row = 0; row < rows; row++) {
+    logits.insert(logits.end(), of_row.begin(), of_row.end());
+    const double chance = (row + 0.5) / rows;
+    Draw draw = {row % 4 == 0 ? 0.0f : 0.5f * (float)(row % 4), {}, 0, 4};
+    memcpy(draw.chance, &chance, sizeof chance);
+    asked.push_back(draw);
+  }
+  // Of the last rows nothing can be drawn: one has a logit that is no number, and one none at all. One has two that are highest.
+  float *broken = &logits[(rows - 1) * vocabulary], *none = &logits[(rows - 2) * vocabulary], *equal = &logits[(rows - 4) * vocabulary];
+  broken[123] = NAN;
+  broken[2000] = INFINITE;
+  for (u32 i = 0; i < vocabulary; i++) none[i] = -INFINITE;
+  equal[3333] = equal[1111] = 70.0f;
+  std::vector<float> left = logits;
+  for (u32 row = 0; row < rows; row++)
+    for (u32 token : banned) left[row * vocabulary + token] = -INFINITE;
+  std::vector<Drawn> drawn(rows, Drawn{1, NOTHING});
+  emulated::launch({rows, 1, 1}, {256, 1, 1}, [&] { draw(drawn.data(), logits.data(), asked.data(), banned.data(), vocabulary); });
+  std::vector<double> expected, found;
+  for (u32 row = 0; row + 2 < rows; row++) {
+    const float *of = &left[row * vocabulary];
+    const double temperature = row % 4 ? 0.5 * (row % 4) : 1.0;
+    const u32 highest = (u32)(std::max_element(of, of + vocabulary) - of);
+    double total = 0, below = 0;
+    for (u32 i = 0; i < vocabulary; i++) total += std::exp((of[i] - of[highest]) / temperature);
+    const u32 token = drawn[row].token;
+    for (u32 i = 0; i < token; i++) below += std::exp((of[i] - of[highest]) / temperature);
+    const double own = std::exp((of[token] - of[highest]) / temperature), point = (row + 0.5) / rows * total;
+    // A hair of rounding, where two tokens meet.
+    const double hair = 1e-5 * total;
+    const bool right = row % 4 ? below <= point + hair && point <= below + own + hair && own > 0 : token == highest;
+    if (!right) {
+      printf("draw: token %u of row %u  FAILED\n", token, row);
+      failed = true;
+    }
+    expected.push_back(std::log(own / total));
+    found.push_back(drawn[row].logprob);
+  }
+  hold("draw", found, expected, EXACT);
+  if (drawn[rows - 1].token != 123 || !std::isnan(drawn[rows - 1].logprob) || drawn[rows - 2].token != NO_TOKEN ||
+      !std::isnan(drawn[rows - 2].logprob) || drawn[rows - 4].token != 1111) {
+    printf("draw: of nothing %u %f, %u %f, of equals %u  FAILED\n", drawn[rows - 1].token, drawn[rows - 1].logprob,
+           drawn[rows - 2].token, drawn[rows - 2].logprob, drawn[rows - 4].token);
+    failed = true;
+  }
 }
 
 void tables() {
@@ -103,107 +261,132 @@ void tables() {
 }
 
 void gates() {
-  const u32 rows = 2, width = 70;
-  auto both = floats(rows * 2 * width), bias = floats(2 * width);
+  const u32 rows = 2, width = 580;
+  const Sums both(rows, 2 * width);
   std::vector<double> expected;
   for (u32 row = 0; row < rows; row++)
     for (u32 i = 0; i < width; i++) {
-      const double gate = (double)both[row * 2 * width + i] + bias[i], up = (double)both[(row * 2 + 1) * width + i] + bias[width + i];
+      const double gate = both.values[row * 2 * width + i], up = both.values[(row * 2 + 1) * width + i];
       expected.push_back(gate / (1 + std::exp(-gate)) * up);
     }
   auto out = unwritten(rows * width);
-  emulated::launch({2, rows, 1}, {64, 1, 1}, [&] { silu_mul(out.data(), both.data(), bias.data(), width); });
+  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(out.data(), nullptr, both.product(), width); });
   hold("silu_mul", out, expected, HALF);
+  std::vector<u32> bytes(rows * width / 4, 0x7f7f7f7f);
+  std::vector<float> scales(rows, NOTHING);
+  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(bytes.data(), scales.data(), both.product(), width); });
+  hold("silu_mul, in 8 bits", lengthened(bytes, scales, width), expected, EIGHTH);
 }
 
-// Heads are placed, and attend, over pages that lie anywhere: a text that is longer than one part, and another one
-// that sees itself alone.
+// Texts whose pages lie anywhere, and what each of their rows is told.
+struct Texts {
+  std::vector<u32> order, positions, slots, ranges;
+  std::vector<Seen> seen;
+  std::vector<RowTile> tiles;
+  u32 taken = 0;
+
+  // A text, or, if it goes on where the first tokens of another one end, a branch: it sees what the other one has of
+  // them, and then pages of its own. Gives its number.
+  u32 add(u32 length, const RowTile *trunk = nullptr) {
+    const u32 begin = (u32)seen.size(), first = trunk ? trunk->rows : 0, row = (u32)positions.size();
+    for (u32 at = 0; at < first; at += PAGE_TOKENS) {
+      Seen page = seen[ranges[2 * trunk->first] + at / PAGE_TOKENS];
+      page.tokens = std::min(page.tokens, first - at);
+      seen.push_back(page);
+    }
+    for (u32 at = 0; at < length; at++) {
+      if (at % PAGE_TOKENS == 0) seen.push_back({order[taken++], first + at, std::min(PAGE_TOKENS, length - at)});
+      positions.push_back(first + at);
+      slots.insert(slots.end(), {seen.back().page, at % PAGE_TOKENS});
+    }
+    for (u32 at = 0; at < length; at++) ranges.insert(ranges.end(), {begin, (u32)seen.size()});
+    tiles.push_back({row, length});
+    return (u32)tiles.size() - 1;
+  }
+
+  u32 rows() const { return (u32)positions.size(); }
+};
+
+// What comes of attention: weights, and what they come to, are each off by what a bf16 can be, independently.
+const double TWO_HALVES = HALF * std::sqrt(2.0);
+
+bool same(const char *name, const char *what, const std::vector<bf16> &found, const std::vector<bf16> &right) {
+  const bool holds = found.size() == right.size() && !memcmp(found.data(), right.data(), found.size() * sizeof(bf16));
+  if (!holds) printf("%s: %s changes what comes of it  FAILED\n", name, what);
+  failed |= !holds;
+  return holds;
+}
+
+// Heads are placed, and attend: a text of several parts, one that two branches begin with in the middle of a page, and
+// one that is shorter than a page. Nobody writes to the rest of pages, so whoever reads it finds not-a-number.
 template <int DIM, int GROUP>
-void attention(const char *name, void (*attend)(float *, Sum *, const bf16 *, const bf16 *, const bf16 *, const u32 *,
-                                                const u32 *, const Seen *, float, u32, u32, Heads), u32 window) {
-  const u32 kv_heads = 2, heads = kv_heads * GROUP, page_tokens = 16, long_text = 16 * 34 + 5, short_text = 3;
-  const u32 rows = long_text + short_text, all = heads + 2 * kv_heads, pages = 40, parts = 2;
-  const Heads of = {heads, kv_heads, DIM, page_tokens};
+void attention(const char *name,
+               void (*by_rows)(bf16 *, const bf16 *, const bf16 *, const bf16 *, const u32 *, const u32 *, const Seen *,
+                               const RowTile *, float, u32, Heads),
+               void (*by_parts)(float *, Sum *, const bf16 *, const bf16 *, const bf16 *, const u32 *, const u32 *,
+                                const Seen *, float, u32, u32, Heads),
+               u32 window) {
+  const u32 kv_heads = 2, heads = kv_heads * GROUP, all = heads + 2 * kv_heads, pages = 40, parts = 3;
+  const Heads of = {heads, kv_heads, DIM, PAGE_TOKENS};
   const float epsilon = 1e-6f, turn_scale = 1.1f, scale = 1.0f / std::sqrt((float)DIM);
-  auto qkv = floats((size_t)rows * all * DIM), bias = floats(all * DIM), query_scale = floats(DIM), key_scale = floats(DIM);
+  Texts texts;
+  for (u32 page = 0; page < pages; page++) texts.order.push_back(page);
+  std::shuffle(texts.order.begin(), texts.order.end(), chance);
+  const u32 long_text = texts.add(PAGE_TOKENS * 19 + 5), trunk = texts.add(PAGE_TOKENS * 9 + 7);
+  const RowTile whole = texts.tiles[trunk], most_of_it = {whole.first, PAGE_TOKENS * 7 + 3};
+  texts.add(PAGE_TOKENS + 4, &whole);
+  texts.add(1, &most_of_it);
+  texts.add(3);
+  const auto &positions = texts.positions, &slots = texts.slots, &ranges = texts.ranges;
+  const auto &seen = texts.seen;
+  const u32 rows = texts.rows(), row_numbers = heads * DIM;
+
+  const Sums qkv(rows, all * DIM);
+  auto query_scale = floats(DIM), key_scale = floats(DIM);
   std::vector<float> frequencies;
   for (int i = 0; i < DIM / 2; i++) frequencies.push_back(std::pow(10000.0f, -2.0f * (float)i / DIM));
-  std::vector<u32> order(pages), positions, slots, ranges;
-  for (u32 page = 0; page < pages; page++) order[page] = page;
-  std::shuffle(order.begin(), order.end(), chance);
-  std::vector<Seen> seen;
-  for (u32 text = 0, first_page = 0; text < 2; text++) {
-    const u32 length = text == 0 ? long_text : short_text, begin = (u32)seen.size();
-    for (u32 at = 0; at < length; at += page_tokens) seen.push_back({order[first_page + at / page_tokens], at, std::min(page_tokens, length - at)});
-    for (u32 at = 0; at < length; at++) {
-      positions.push_back(at);
-      slots.insert(slots.end(), {order[first_page + at / page_tokens], at % page_tokens});
-      ranges.insert(ranges.end(), {begin, (u32)seen.size()});
+  auto queries = unwritten((size_t)rows * row_numbers);
+  auto keys = unwritten((size_t)pages * kv_heads * PAGE_TOKENS * DIM), values = keys;
+  std::vector<float2> turns;
+  for (u32 position = 0; position <= *std::max_element(positions.begin(), positions.end()); position++)
+    for (float frequency : frequencies) {
+      const double angle = (double)position * frequency;
+      turns.push_back({(float)(std::cos(angle) * turn_scale), (float)(std::sin(angle) * turn_scale)});
     }
-    first_page += (length + page_tokens - 1) / page_tokens;
-  }
-  auto queries = unwritten((size_t)rows * heads * DIM);
-  auto keys = unwritten((size_t)pages * kv_heads * page_tokens * DIM), values = keys;
-  emulated::launch({rows, all, 1}, {32, 1, 1}, [&] {
-    place_heads(queries.data(), keys.data(), values.data(), qkv.data(), bias.data(), query_scale.data(), key_scale.data(),
-                frequencies.data(), turn_scale, epsilon, positions.data(), slots.data(), of);
+  const u32 warps = 3;
+  emulated::launch({rows, (all + warps - 1) / warps, 1}, {warps * WARP, 1, 1}, [&] {
+    place_heads(queries.data(), keys.data(), values.data(), qkv.product(), query_scale.data(), key_scale.data(), turns.data(),
+                epsilon, positions.data(), slots.data(), of);
   });
   // What each head should be, as it is kept.
-  std::vector<double> placed((size_t)rows * all * DIM), of_queries;
+  std::vector<double> of_queries;
   for (u32 row = 0; row < rows; row++)
-    for (u32 head = 0; head < all; head++) {
+    for (u32 head = 0; head < heads; head++) {
       std::vector<double> head_of(DIM);
-      double *to = &placed[((size_t)row * all + head) * DIM];
-      for (int i = 0; i < DIM; i++) head_of[i] = (double)qkv[((size_t)row * all + head) * DIM + i] + bias[head * DIM + i];
-      const bool is_value = head >= heads + kv_heads;
-      if (!is_value) {
-        const double factor = rms(head_of, epsilon);
-        for (int i = 0; i < DIM; i++) head_of[i] *= factor * (head < heads ? query_scale : key_scale)[i];
-        for (int i = 0; i < DIM / 2; i++) {
-          const double angle = (double)positions[row] * frequencies[i], a = head_of[i], b = head_of[i + DIM / 2];
-          head_of[i] = (a * std::cos(angle) - b * std::sin(angle)) * turn_scale;
-          head_of[i + DIM / 2] = (b * std::cos(angle) + a * std::sin(angle)) * turn_scale;
-        }
+      for (int i = 0; i < DIM; i++) head_of[i] = qkv.values[((size_t)row * all + head) * DIM + i];
+      const double factor = rms(head_of, epsilon);
+      for (int i = 0; i < DIM; i++) head_of[i] *= factor * query_scale[i];
+      for (int i = 0; i < DIM / 2; i++) {
+        const double angle = (double)positions[row] * frequencies[i], a = head_of[i], b = head_of[i + DIM / 2];
+        head_of[i] = (a * std::cos(angle) - b * std::sin(angle)) * turn_scale;
+        head_of[i + DIM / 2] = (b * std::cos(angle) + a * std::sin(angle)) * turn_scale;
       }
-      std::copy(head_of.begin(), head_of.end(), to);
-      if (head < heads) of_queries.insert(of_queries.end(), head_of.begin(), head_of.end());
+      of_queries.insert(of_queries.end(), head_of.begin(), head_of.end());
     }
   hold((std::string(name) + ", queries").c_str(), queries, of_queries, HALF);
 
-  // Attention of the last rows of the long text, as they are kept, and of the short one.
-  const u32 first = long_text - 2, last = rows - first;
-  std::vector<float> out((size_t)last * heads * parts * DIM, NOTHING);
-  std::vector<Sum> sums((size_t)last * heads * parts, Sum{NOTHING, NOTHING});
-  auto attended = unwritten((size_t)last * heads * DIM);
-  // A block for each part of the long text, and one for all of them.
-  for (u32 blocks : {parts, 1u}) {
-    std::fill(out.begin(), out.end(), NOTHING);
-    std::fill(sums.begin(), sums.end(), Sum{NOTHING, NOTHING});
-    auto before = attended;
-    emulated::launch({last, kv_heads, blocks}, {BLOCK, 1, 1}, [&] {
-      attend(out.data(), sums.data(), queries.data() + (size_t)first * heads * DIM, keys.data(), values.data(),
-             positions.data() + first, ranges.data() + 2 * first, seen.data(), scale, window, parts, of);
-    });
-    emulated::launch({last, heads, 1}, {64, 1, 1}, [&] {
-      attend_merge(attended.data(), out.data(), sums.data(), ranges.data() + 2 * first, parts, of);
-    });
-    if (blocks == 1 && memcmp(attended.data(), before.data(), attended.size() * sizeof(bf16))) {
-      printf("%s: the number of blocks changes what comes of it  FAILED\n", name);
-      failed = true;
-    }
-  }
-  std::vector<double> expected((size_t)last * heads * DIM);
-  for (u32 row = first; row < rows; row++)
+  // What attention of them comes to, as they are kept.
+  std::vector<double> expected((size_t)rows * row_numbers);
+  for (u32 row = 0; row < rows; row++)
     for (u32 head = 0; head < heads; head++) {
       const u32 kv_head = head / GROUP;
-      std::vector<double> weights;
       double total = 0;
-      double *to = &expected[((size_t)(row - first) * heads + head) * DIM];
+      double *to = &expected[((size_t)row * heads + head) * DIM];
       for (u32 s = ranges[2 * row]; s < ranges[2 * row + 1]; s++)
         for (u32 token = 0; token < seen[s].tokens; token++) {
           const u32 at = seen[s].first + token;
           if (at > positions[row] || (window && at + window <= positions[row])) continue;
-          const size_t place = (((size_t)seen[s].page * kv_heads + kv_head) * page_tokens + token) * DIM;
+          const size_t place = (((size_t)seen[s].page * kv_heads + kv_head) * PAGE_TOKENS + token) * DIM;
           double score = 0;
           for (int i = 0; i < DIM; i++) score += number(queries[((size_t)row * heads + head) * DIM + i]) * number(keys[place + i]);
           const double weight = std::exp(score * scale);
@@ -212,7 +395,66 @@ void attention(const char *name, void (*attend)(float *, Sum *, const bf16 *, co
         }
       for (int i = 0; i < DIM; i++) to[i] /= total;
     }
-  hold(name, attended, expected, HALF);
+
+  // All rows, in tiles that are as large as can be.
+  const auto in_tiles = [&](const std::vector<RowTile> &tiles) {
+    auto attended = unwritten((size_t)rows * row_numbers);
+    emulated::launch({(u32)tiles.size(), kv_heads, 1}, {ROWS_THREADS, 1, 1}, [&] {
+      by_rows(attended.data(), queries.data(), keys.data(), values.data(), positions.data(), ranges.data(), seen.data(), tiles.data(), scale, window, of);
+    }, SHARED_BYTES<DIM>);
+    return attended;
+  };
+  std::vector<RowTile> tiles;
+  for (const RowTile &text : texts.tiles)
+    for (u32 row = 0; row < text.rows; row += TILE_TOKENS<GROUP>)
+      tiles.push_back({text.first + row, std::min(TILE_TOKENS<GROUP>, text.rows - row)});
+  // One tile has no rows.
+  tiles.push_back({1, 0});
+  const auto attended = in_tiles(tiles);
+  hold(name, attended, expected, TWO_HALVES);
+
+  // Some rows of each text, and each by itself: around the ends of pages, of parts and of windows.
+  std::vector<u32> chosen;
+  for (const RowTile &text : texts.tiles)
+    for (u32 at : {0u, 2u, 15u, 16u, 127u, 128u, 150u, 256u, 308u})
+      if (at < text.rows && (at % 2 == 0 || text.first == texts.tiles[long_text].first)) chosen.push_back(text.first + at);
+  tiles.clear();
+  auto right = unwritten((size_t)rows * row_numbers);
+  const auto numbers_of = [&](const auto &table, u32 row, size_t count) { return table.begin() + (ptrdiff_t)(row * count); };
+  std::vector<bf16> of_chosen, their_queries;
+  std::vector<u32> their_positions, their_ranges, cut_ranges;
+  std::vector<Seen> cut;
+  for (u32 row : chosen) {
+    tiles.push_back({row, 1});
+    std::copy_n(numbers_of(attended, row, row_numbers), row_numbers, right.begin() + (ptrdiff_t)(row * row_numbers));
+    of_chosen.insert(of_chosen.end(), numbers_of(attended, row, row_numbers), numbers_of(attended, row + 1, row_numbers));
+    their_queries.insert(their_queries.end(), numbers_of(queries, row, row_numbers), numbers_of(queries, row + 1, row_numbers));
+    their_positions.push_back(positions[row]);
+    their_ranges.insert(their_ranges.end(), {ranges[2 * row], ranges[2 * row + 1]});
+    // The list as it was when the row was the last of its text.
+    cut_ranges.push_back((u32)cut.size());
+    for (u32 s = ranges[2 * row]; s < ranges[2 * row + 1] && seen[s].first <= positions[row]; s++)
+      cut.push_back({seen[s].page, seen[s].first, std::min(seen[s].tokens, positions[row] + 1 - seen[s].first)});
+    cut_ranges.push_back((u32)cut.size());
+  }
+  same(name, "a tile of one row", in_tiles(tiles), right);
+
+  const u32 count = (u32)chosen.size();
+  const auto in_parts = [&](u32 blocks, const std::vector<u32> &of_rows, const std::vector<Seen> &list) {
+    std::vector<float> out((size_t)count * heads * parts * DIM, NOTHING);
+    std::vector<Sum> sums((size_t)count * heads * parts, Sum{NOTHING, NOTHING});
+    auto merged = unwritten((size_t)count * row_numbers);
+    emulated::launch({count, kv_heads, blocks}, {PARTS_THREADS, 1, 1}, [&] {
+      by_parts(out.data(), sums.data(), their_queries.data(), keys.data(), values.data(), their_positions.data(), of_rows.data(), list.data(), scale, window, parts, of);
+    }, SHARED_BYTES<DIM>);
+    emulated::launch({count, heads, 1}, {64, 1, 1}, [&] {
+      attend_merge(merged.data(), out.data(), sums.data(), of_rows.data(), parts, of);
+    });
+    return merged;
+  };
+  same(name, "a block for each part", in_parts(parts, their_ranges, seen), of_chosen);
+  same(name, "one block for all parts", in_parts(1, their_ranges, seen), of_chosen);
+  same(name, "a list that ends with the row", in_parts(2, cut_ranges, cut), of_chosen);
 }
 
 // Numbers of a table in their order, for the sums in double precision.
@@ -432,12 +674,26 @@ void slates(const char *name, const Sizes &of) {
 
 int main() {
   norms();
+  quantized();
   tables();
   gates();
-  attention<16, 1>("attend_16_1", attend_16_1, 0);
-  attention<32, 5>("attend_32_5, window of 40", attend_32_5, 40);
-  attention<64, 2>("attend_64_2", attend_64_2, 0);
-  attention<128, 4>("attend_128_4", attend_128_4, 0);
+  few();
+  few_gates();
+  draws();
+#define ATTENTION(DIM, GROUP, WINDOW) \
+  attention<DIM, GROUP>("attend_" #DIM "_" #GROUP ", window of " #WINDOW, attend_rows_##DIM##_##GROUP, attend_parts_##DIM##_##GROUP, WINDOW)
+  ATTENTION(8, 1, 0);
+  ATTENTION(8, 3, 40);
+  ATTENTION(8, 4, 0);
+  ATTENTION(16, 1, 150);
+  ATTENTION(16, 8, 0);
+  ATTENTION(32, 3, 0);
+  ATTENTION(32, 5, 40);
+  ATTENTION(64, 2, 0);
+  ATTENTION(64, 7, 150);
+  ATTENTION(128, 1, 40);
+  ATTENTION(128, 4, 0);
+  ATTENTION(128, 8, 1);
   // (width, text, reasons, features, history, ages, kinds, heads, layers, ffn, columns, head_first, head_second, meeting)
   slates("scorer", {64, 64, 10, 30, 50, 24, 5, 4, 2, 128, 32, 128, 32, 64});
   slates("scorer, odd", {21, 130, 3, 5, 9, 4, 3, 3, 1, 13, 64, 11, 7, 9});

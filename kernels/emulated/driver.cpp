@@ -128,14 +128,15 @@ int launch(const char *name, Work work) {
 
 std::map<std::string, Function> &functions() {
 #define NAMED(KERNEL) {#KERNEL, callable(KERNEL)}
-#define GROUPS(DIM)                                                                             \
-  NAMED(attend_##DIM##_1), NAMED(attend_##DIM##_2), NAMED(attend_##DIM##_3), NAMED(attend_##DIM##_4)
-#define MORE_GROUPS(DIM)                                                                        \
-  GROUPS(DIM), NAMED(attend_##DIM##_5), NAMED(attend_##DIM##_6), NAMED(attend_##DIM##_7), NAMED(attend_##DIM##_8)
+#define GROUP(DIM, NUMBER) NAMED(attend_rows_##DIM##_##NUMBER), NAMED(attend_parts_##DIM##_##NUMBER)
+#define GROUPS(DIM) GROUP(DIM, 1), GROUP(DIM, 2), GROUP(DIM, 3), GROUP(DIM, 4)
+#define MORE_GROUPS(DIM) GROUPS(DIM), GROUP(DIM, 5), GROUP(DIM, 6), GROUP(DIM, 7), GROUP(DIM, 8)
   static std::map<std::string, Function> all = {
-      NAMED(embed),        NAMED(add_norm),        NAMED(pick),        NAMED(columns),
-      NAMED(place_heads),  NAMED(attend_merge),    NAMED(silu_mul),    GROUPS(8),
-      MORE_GROUPS(16),     MORE_GROUPS(32),        MORE_GROUPS(64),    MORE_GROUPS(128),
+      NAMED(embed),        NAMED(add_norm),         NAMED(pick),         NAMED(columns),
+      NAMED(place_heads),  NAMED(attend_merge),     NAMED(silu_mul),     NAMED(quantize),
+      NAMED(multiply_few), NAMED(gate_few),         NAMED(draw),         GROUPS(8),
+      MORE_GROUPS(16),
+      MORE_GROUPS(32),     MORE_GROUPS(64),         MORE_GROUPS(128),
       NAMED(place_rows),   NAMED(encode_histories), NAMED(score_candidates)};
   return all;
 }
@@ -232,11 +233,16 @@ int cuModuleGetFunction(void **function, void *, const char *name) {
   return FINE;
 }
 int cuFuncSetAttribute(void *, int, int) { return FINE; }
-int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned, unsigned, unsigned shared,
-                   void *, void **arguments, void **) {
+struct LaunchConfig {
+  unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared;
+};
+int cuLaunchKernelEx(const LaunchConfig *config, void *function, void **arguments, void **) {
   auto &named = *static_cast<std::pair<const std::string, Function> *>(function);
   Work work = named.second(arguments);
-  return launch(named.first.c_str(), [=] { emulated::launch({gx, gy, gz}, {bx, 1, 1}, work, shared); });
+  const LaunchConfig of = *config;
+  return launch(named.first.c_str(), [=] {
+    emulated::launch({of.grid_x, of.grid_y, of.grid_z}, {of.block_x, 1, 1}, work, of.shared);
+  });
 }
 
 // A graph and what is instantiated of it are one here, and go with the latter.
@@ -267,27 +273,98 @@ int cuGetErrorString(int, const char **text) { *text = "an emulated driver's err
 
 // --- cuBLAS ---
 
-int cublasCreate_v2(void **handle) { *handle = (void *)4; return FINE; }
-int cublasDestroy_v2(void *) { return FINE; }
-int cublasSetStream_v2(void *, void *) { return FINE; }
-int cublasSetWorkspace_v2(void *, void *, size_t) { return FINE; }
+struct Layout {
+  int type;
+  uint64_t rows, columns;
+  int64_t leading;
+};
 
-// C (n, m) = B (n, k) A (m, k)^T in rows: what `op(A) = A^T, op(B) = B` of bf16 into f32 means in columns.
-int cublasGemmEx(void *, int a_op, int b_op, int m, int n, int k, const void *alpha, const void *a, int a_type, int lda,
-                 const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int, int) {
-  const int TRANSPOSED = 1, AS_IT_IS = 0, F32 = 0, BF16 = 14;
-  const int ALLOC_FAILED = 3, EXECUTION_FAILED = 13, UNSUPPORTED = 15;
-  const bool known = a_op == TRANSPOSED && b_op == AS_IT_IS && a_type == BF16 && b_type == BF16 && c_type == F32;
+// A kernel of cuBLAS: in how many parts it cuts a sum.
+struct Algorithm {
+  uint64_t data[8];
+};
+struct Offer {
+  Algorithm algorithm;
+  size_t workspace;
+  int state;
+  float waves;
+  int reserved[4];
+};
+
+int cublasLtCreate(void **handle) { *handle = (void *)4; return FINE; }
+int cublasLtDestroy(void *) { return FINE; }
+int cublasLtMatmulDescCreate(void **what, int, int) { *what = new int(0); return FINE; }
+int cublasLtMatmulDescDestroy(void *what) { delete static_cast<int *>(what); return FINE; }
+int cublasLtMatmulDescSetAttribute(void *what, int attribute, const void *value, size_t bytes) {
+  const int OF_THE_LEFT = 3, UNSUPPORTED = 15;
+  if (attribute != OF_THE_LEFT || bytes != sizeof(int)) return UNSUPPORTED;
+  *static_cast<int *>(what) = *static_cast<const int *>(value);
+  return FINE;
+}
+int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t columns, int64_t leading) {
+  *layout = new Layout{type, rows, columns, leading};
+  return FINE;
+}
+int cublasLtMatrixLayoutDestroy(void *layout) { delete static_cast<Layout *>(layout); return FINE; }
+int cublasLtMatmulPreferenceCreate(void **wants) { *wants = (void *)5; return FINE; }
+int cublasLtMatmulPreferenceDestroy(void *) { return FINE; }
+int cublasLtMatmulPreferenceSetAttribute(void *, int, const void *, size_t) { return FINE; }
+// Two kernels are known: one that leaves sums in one piece, and one that cuts them in two, which is told not to.
+int cublasLtMatmulAlgoGetHeuristic(void *, void *, void *, void *, void *, void *, void *, int, Offer *offers, int *count) {
+  *count = 2;
+  for (int i = 0; i < 2; i++) offers[i] = Offer{Algorithm{{(uint64_t)i + 1, 0, 0, 0, 0, 0, 0, (uint64_t)i}}, 0, FINE, 1.0f, {}};
+  return FINE;
+}
+int cublasLtMatmulAlgoConfigSetAttribute(Algorithm *algorithm, int attribute, const void *value, size_t bytes) {
+  const int PIECES = 2, INVALID = 7;
+  if (bytes != sizeof(uint32_t)) return INVALID;
+  if (attribute == PIECES) algorithm->data[0] = *static_cast<const uint32_t *>(value);
+  return FINE;
+}
+int cublasLtMatmulAlgoCheck(void *, void *, void *, void *, void *, void *, const Algorithm *, Offer *said) {
+  said->workspace = 0;
+  return FINE;
+}
+
+// D (n, m) = B (n, k) A (m, k)^T in rows: what `op(A) = A^T, op(B) = B` of bf16 or E4M3 into f32 means in columns.
+int cublasLtMatmul(void *, void *what, const void *alpha, const void *a, const Layout *of_a, const void *b, const Layout *of_b,
+                   const void *beta, const void *, const Layout *, void *d, const Layout *of_d, const Algorithm *algorithm,
+                   void *, size_t, void *) {
+  const int TRANSPOSED = 1, F32 = 0, BF16 = 14, FLOAT8 = 28, ALLOC_FAILED = 3, INVALID = 7, EXECUTION_FAILED = 13, UNSUPPORTED = 15;
+  const size_t m = of_d->rows, n = of_d->columns, k = of_a->rows;
+  const bool known = *static_cast<int *>(what) == TRANSPOSED && of_a->type == of_b->type && of_d->type == F32 &&
+                     (of_a->type == BF16 || of_a->type == FLOAT8);
   if (!known || *(const float *)alpha != 1.0f || *(const float *)beta != 0.0f) return UNSUPPORTED;
-  const int error = launch("cublasGemmEx", [=] {
-    for (int row = 0; row < n; row++)
-      for (int column = 0; column < m; column++) {
+  if (of_b->rows != k || of_a->columns != m || of_b->columns != n || of_a->leading != (int64_t)k || of_b->leading != (int64_t)k ||
+      of_d->leading != (int64_t)m)
+    return INVALID;
+  if (of_a->type == FLOAT8 && (k % 16 || m % 16)) return UNSUPPORTED;
+  const bool halves = of_a->type == BF16;
+  const size_t pieces = algorithm ? algorithm->data[0] : 1;
+  const int error = launch("cublasLtMatmul", [=] {
+    // Sixteen numbers after the other, as a tensor core does.
+    const size_t AT_ONCE = 16;
+    std::vector<float> left(k);
+    const auto number_of = [&](const void *of, size_t at) {
+      return halves ? __bfloat162float(((const bf16 *)of)[at]) : from_float8(((const uint8_t *)of)[at]);
+    };
+    for (size_t row = 0; row < n; row++) {
+      for (size_t i = 0; i < k; i++) left[i] = number_of(b, row * k + i);
+      for (size_t column = 0; column < m; column++) {
         float sum = 0.0f;
-        for (int i = 0; i < k; i++)
-          sum += __bfloat162float(((const bf16 *)a)[(size_t)column * lda + i]) *
-                 __bfloat162float(((const bf16 *)b)[(size_t)row * ldb + i]);
-        ((float *)c)[(size_t)row * ldc + column] = sum;
+        for (size_t piece = 0; piece < pieces; piece++) {
+          float part = 0.0f;
+          for (size_t from = k * piece / pieces; from < k * (piece + 1) / pieces; from += AT_ONCE) {
+            double more = part;
+            for (size_t i = from; i < std::min(from + AT_ONCE, k * (piece + 1) / pieces); i++)
+              more += (double)number_of(a, column * k + i) * left[i];
+            part = (float)more;
+          }
+          sum += part;
+        }
+        ((float *)d)[row * m + column] = sum;
       }
+    }
   });
   return error == OUT_OF_MEMORY ? ALLOC_FAILED : error ? EXECUTION_FAILED : FINE;
 }

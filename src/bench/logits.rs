@@ -94,7 +94,7 @@ fn read(
         spans: vec![span],
         pages,
         reads,
-        chosen: Vec::new(),
+        ..Step::default()
     };
     let mut answers = Answers::default();
     runner.forward(&step, &mut answers)?;

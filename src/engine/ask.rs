@@ -292,6 +292,7 @@ mod tests {
             width: 1,
             context_tokens_max: 30,
             rows_max: 16,
+            draws: false,
         };
         Admission::new(shape, limits).unwrap()
     }

@@ -1,9 +1,11 @@
 //! The model on an NVIDIA GPU.
 
 use super::runner::{lay_out, shape_of};
+use super::sampler::{Drawn, SampleError};
 use super::step::{Answers, Runner, RunnerError, Shape, Step, What};
-use crate::nn::cuda::{DeviceError, Found, LoadError, Model, Options, Wanted};
+use crate::nn::cuda::{DeviceError, Draw, Found, LoadError, Model, Options, Wanted};
 use crate::nn::decoder::Checkpoint;
+use std::time::Duration;
 
 /// A decoder on a GPU, with keys and values in pages there.
 #[derive(Debug)]
@@ -13,6 +15,7 @@ pub struct CudaRunner {
     /// Rows of which something is wanted, and which logits of them, kept from step to step.
     rows: Vec<u32>,
     pairs: Vec<[u32; 2]>,
+    draws: Vec<Draw>,
     found: Found,
 }
 
@@ -25,18 +28,26 @@ impl CudaRunner {
         let context_tokens_max = options.context_tokens_max.min(config.positions_max);
         let model = Model::load(checkpoint, Options { context_tokens_max, ..options })?;
         let shape = shape_of(config, model.pages(), options.rows_max, context_tokens_max);
-        let (rows, pairs, found) = (Vec::new(), Vec::new(), Found::default());
-        Ok(Self { model, shape, rows, pairs, found })
+        let shape = Shape { draws: true, ..shape };
+        let (rows, pairs, draws) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { model, shape, rows, pairs, draws, found: Found::default() })
     }
 
-    /// Lists what is wanted: rows that want all logits first, then those that want some, then those that are
-    /// wanted themselves.
+    /// Lists what is wanted: rows that want all logits first, then those of which a token is drawn, then those that want
+    /// some logits, then those that are wanted themselves. Says how many the first are.
     fn want(&mut self, step: &Step) -> usize {
         self.rows.clear();
         self.pairs.clear();
+        self.draws.clear();
         let of = |kind: fn(&What) -> bool| step.reads.iter().filter(move |read| kind(&read.what));
         self.rows.extend(of(|what| *what == What::Vocabulary).map(|read| read.row as u32));
-        let whole = self.rows.len();
+        let read = self.rows.len();
+        for draw in &step.draws {
+            let (temperature, chance, banned) =
+                (draw.temperature, draw.chance, draw.banned.clone());
+            self.draws.push(Draw { temperature, chance, banned });
+        }
+        self.rows.extend(of(|what| matches!(what, What::Drawn(_))).map(|read| read.row as u32));
         for read in of(|what| matches!(what, What::Chosen(_))) {
             let What::Chosen(tokens) = &read.what else { continue };
             let place = self.rows.len() as u32;
@@ -44,7 +55,7 @@ impl CudaRunner {
             self.rows.push(read.row as u32);
         }
         self.rows.extend(of(|what| *what == What::Hidden).map(|read| read.row as u32));
-        whole
+        read
     }
 
     /// What it means for the engine that a pass failed. What cuBLAS says of a device that is lost may be anything, so
@@ -66,6 +77,10 @@ impl Runner for CudaRunner {
         self.shape
     }
 
+    fn asked_in(&self) -> Duration {
+        self.model.asked_in()
+    }
+
     fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
         out.clear();
         if step.tokens.is_empty() {
@@ -73,17 +88,25 @@ impl Runner for CudaRunner {
         }
         let scratch = self.model.pages() as u32;
         lay_out(step, scratch, &mut self.model.pass);
-        let whole = self.want(step);
+        let read = self.want(step);
         out.lay_out(&step.reads, self.shape);
         let hidden = step.reads.iter().filter(|read| read.what == What::Hidden).count();
-        let wanted = Wanted { rows: &self.rows, whole, pairs: &self.pairs, exact: hidden > 0 };
-        let done = self.model.forward(wanted, out.table(whole, self.shape), &mut self.found);
+        let wanted = Wanted {
+            rows: &self.rows,
+            whole: read + self.draws.len(),
+            pairs: &self.pairs,
+            draws: &self.draws,
+            banned: &step.banned,
+            exact: hidden > 0,
+        };
+        let done = self.model.forward(wanted, out.table(read, self.shape), &mut self.found);
         done.map_err(|error| self.failed(error))?;
+        out.drawn.extend(self.found.drawn.iter().copied().map(drawn));
         let (mut logits, mut rows) = (self.found.logits.as_slice(), self.found.rows.as_slice());
         rows = rows.get((self.rows.len() - hidden) * self.shape.width..).unwrap_or_default();
         for (index, read) in step.reads.iter().enumerate() {
             let found = match read.what {
-                What::Vocabulary => continue,
+                What::Vocabulary | What::Drawn(_) => continue,
                 What::Chosen(_) => &mut logits,
                 What::Hidden => &mut rows,
             };
@@ -93,5 +116,15 @@ impl Runner for CudaRunner {
             *found = others;
         }
         Ok(())
+    }
+}
+
+/// What a device says of a draw.
+fn drawn([token, logprob]: [u32; 2]) -> Result<Drawn, SampleError> {
+    let logprob = f32::from_bits(logprob);
+    match token {
+        _ if !logprob.is_nan() => Ok(Drawn { token, logprob }),
+        u32::MAX => Err(SampleError::Impossible),
+        token => Err(SampleError::NotFinite(token)),
     }
 }

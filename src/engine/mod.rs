@@ -44,7 +44,7 @@ pub use reply::{Event, Failure, Reply, Usage, Why};
 pub use runner::CpuRunner;
 pub use sampler::{BadSampling, SampleError, Sampling};
 pub use scheduler::Scheduler;
-pub use step::{Answers, Read, Runner, RunnerError, Shape, Span, Step, What};
+pub use step::{Answers, BANNED_MAX, Draw, Read, Runner, RunnerError, Shape, Span, Step, What};
 
 use crate::telemetry::{EngineLoad, EngineStep, Metrics};
 use crate::worker::{self, Inbox, Pace, Rejected, Worker};

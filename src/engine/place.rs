@@ -6,6 +6,7 @@ use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{Options, Precision};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,9 +28,12 @@ pub enum PlaceError {
     /// Nobody knows such a place.
     #[error("{0:?} is no device: it must be \"cpu\", \"cuda\" or \"cuda:N\"")]
     Unknown(String),
-    /// There are no kernels for these weights.
-    #[error("weights are kept as {0}, and a GPU keeps them as bf16")]
-    Precision(&'static str),
+    /// There are no kernels for these weights on a GPU.
+    #[error("weights are kept as {0}, and a GPU keeps them as bf16 or fp8")]
+    OnGpu(&'static str),
+    /// There are none on a processor.
+    #[error("weights are kept as {0}, and a processor keeps them as f32, bf16, q8_0 or q4_k")]
+    OnProcessor(&'static str),
     /// This program is for processors.
     #[error("this program was built without the feature `cuda`, and can't use a GPU")]
     NotBuilt,
@@ -41,9 +45,12 @@ impl Place {
     /// How weights are kept there that would be kept like this on a processor.
     pub fn precision(self, precision: Precision) -> Result<Precision, PlaceError> {
         match (self, precision) {
-            (Self::Processor, _) => Ok(precision),
+            (Self::Processor, Precision::Float8) => {
+                Err(PlaceError::OnProcessor(precision.as_str()))
+            }
             (Self::Gpu(_), Precision::F32 | Precision::Bf16) => Ok(Precision::Bf16),
-            (Self::Gpu(_), _) => Err(PlaceError::Precision(precision.as_str())),
+            (Self::Processor, _) | (Self::Gpu(_), Precision::Float8) => Ok(precision),
+            (Self::Gpu(_), _) => Err(PlaceError::OnGpu(precision.as_str())),
         }
     }
 
@@ -74,9 +81,16 @@ fn gpu(
     options: Options,
     [context_tokens_max, decodes_max]: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
-    let Options { pages, rows_max, .. } = options;
-    let options =
-        crate::nn::cuda::Options { ordinal, pages, rows_max, context_tokens_max, decodes_max };
+    let Options { precision, pages, rows_max, .. } = options;
+    let float8 = precision == Precision::Float8;
+    let options = crate::nn::cuda::Options {
+        ordinal,
+        pages,
+        rows_max,
+        context_tokens_max,
+        decodes_max,
+        float8,
+    };
     let runner = super::CudaRunner::load(checkpoint, options);
     Ok(Box::new(runner.map_err(|error| RunnerError::Failed(error.into()))?))
 }
@@ -122,6 +136,10 @@ impl Runner for Box<dyn Runner> {
     fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
         (**self).forward(step, out)
     }
+
+    fn asked_in(&self) -> Duration {
+        (**self).asked_in()
+    }
 }
 
 #[cfg(test)]
@@ -143,11 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_keeps_weights_in_sixteen_bits() {
+    fn weights_are_kept_as_there_are_kernels_for() {
         let gpu = Place::Gpu(0);
         assert_eq!(gpu.precision(Precision::F32), Ok(Precision::Bf16));
         assert_eq!(Place::Processor.precision(Precision::Int4), Ok(Precision::Int4));
         let refused = gpu.precision(Precision::Int8).unwrap_err();
-        assert_eq!(refused.to_string(), "weights are kept as q8_0, and a GPU keeps them as bf16");
+        let right = "weights are kept as q8_0, and a GPU keeps them as bf16 or fp8";
+        assert_eq!(refused.to_string(), right);
+        assert_eq!(gpu.precision(Precision::Float8), Ok(Precision::Float8));
+        let refused = Place::Processor.precision(Precision::Float8).unwrap_err();
+        assert!(refused.to_string().starts_with("weights are kept as fp8, and a processor"));
     }
 }

@@ -110,6 +110,7 @@ pub(super) fn shape_of(
         width: config.width,
         context_tokens_max: context_tokens_max.min(config.positions_max),
         rows_max,
+        draws: false,
     }
 }
 

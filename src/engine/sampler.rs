@@ -119,7 +119,26 @@ impl Sampling {
         }
     }
 
-    fn chance(&self, place: Place) -> ChaCha8Rng {
+    /// The number, of 0 to 1, that draws the token at a place.
+    pub(super) fn chance(&self, place: Place) -> f64 {
+        self.stream(place).random()
+    }
+
+    /// Whether a token is drawn of all that are allowed of so many: no tail is cut, or none would be drawn of anyway.
+    pub(super) fn is_of_all(&self, vocabulary: usize) -> bool {
+        self.temperature == 0.0 || !self.cuts(vocabulary)
+    }
+
+    /// Whether the tail of so many tokens is cut.
+    fn cuts(&self, vocabulary: usize) -> bool {
+        self.cuts_by_count(vocabulary) || self.top_p < 1.0 || self.min_p > 0.0
+    }
+
+    fn cuts_by_count(&self, tokens: usize) -> bool {
+        self.top_k > 0 && self.top_k < tokens
+    }
+
+    fn stream(&self, place: Place) -> ChaCha8Rng {
         /// Tells this stream from others of the same seed.
         const PURPOSE: u64 = u64::from_le_bytes(*b"sampling");
         let mut key = [0; 32];
@@ -143,6 +162,18 @@ impl Sampler {
         sampling: &Sampling,
         place: Place,
     ) -> Result<Drawn, SampleError> {
+        let chance = if sampling.temperature > 0.0 { sampling.chance(place) } else { 0.0 };
+        self.draw_at(logits, allowed, sampling, chance)
+    }
+
+    /// The same, given the number, of 0 to 1, that chance would be.
+    pub fn draw_at(
+        &mut self,
+        logits: &[f32],
+        allowed: Allowed<'_>,
+        sampling: &Sampling,
+        chance: f64,
+    ) -> Result<Drawn, SampleError> {
         let (tokens, banned) = match allowed {
             Allowed::Only(tokens) => {
                 assert_eq!(tokens.len(), logits.len(), "the model answered for every token");
@@ -155,12 +186,8 @@ impl Sampler {
         let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
         exponentiate(&mut self.weights, highest, temperature, &mut self.sums);
         let total: f64 = self.sums.iter().sum();
-        let chosen = if sampling.temperature > 0.0 {
-            let chance: f64 = sampling.chance(place).random();
-            self.pick(sampling, total, chance)
-        } else {
-            likeliest
-        };
+        let chosen =
+            if sampling.temperature > 0.0 { self.pick(sampling, total, chance) } else { likeliest };
         let logprob = f64::from((logits[chosen] - highest) / temperature) - total.ln();
         Ok(Drawn { token: token_at(chosen), logprob: logprob as f32 })
     }
@@ -191,8 +218,8 @@ impl Sampler {
     fn pick(&mut self, sampling: &Sampling, total: f64, chance: f64) -> usize {
         let Sampling { top_k, top_p, min_p, .. } = *sampling;
         let Self { weights, sums, order } = self;
-        let cut_k = top_k > 0 && top_k < weights.len();
-        if !cut_k && top_p >= 1.0 && min_p <= 0.0 {
+        let cut_k = sampling.cuts_by_count(weights.len());
+        if !sampling.cuts(weights.len()) {
             let point = chance * total;
             let block = fall(sums.iter().copied().enumerate(), point);
             let before: f64 = sums[..block].iter().sum();

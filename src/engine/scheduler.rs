@@ -11,9 +11,9 @@ mod plan;
 use super::ask::{Admission, Ask, Limits, Misfit, Refused};
 use super::pages::{PageCounts, Pages};
 use super::reply::{Event, Failure, Why};
-use super::sampler::{Place, SampleError, Sampler};
+use super::sampler::{SampleError, Sampler};
 use super::sequence::{Grant, Sequence, Urgency};
-use super::step::{Answers, Shape, Step};
+use super::step::{Answers, Shape, Step, What};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -249,7 +249,7 @@ impl Scheduler {
                 if sequence.weigh().is_some() {
                     self.commit_branches(sequence, answers, &mut read);
                 } else if reads {
-                    self.commit_token(sequence, answers.get(read));
+                    self.commit_token(sequence, answers, read);
                     read += 1;
                 }
                 sequence.grant = Grant::default();
@@ -311,15 +311,16 @@ impl Scheduler {
         }
     }
 
-    /// Draws the next token, and ends the text if it was the last.
-    fn commit_token(&mut self, sequence: &mut Sequence, logits: &[f32]) {
+    /// Draws the next token, unless that is done, and ends the text if it was the last.
+    fn commit_token(&mut self, sequence: &mut Sequence, answers: &Answers, read: usize) {
         let Some(generate) = sequence.generate() else { return };
-        let place = Place {
-            sample: sequence.urgency.sample,
-            token: sequence.known.len() - sequence.prompt,
+        let drawn = if let What::Drawn(draw) = self.step.reads[read].what {
+            answers.drawn[draw]
+        } else {
+            let (logits, allowed) = (answers.get(read), sequence.constraint.allowed());
+            self.sampler.draw(logits, allowed, &generate.sampling, sequence.place())
         };
-        let allowed = sequence.constraint.allowed();
-        let drawn = match self.sampler.draw(logits, allowed, &generate.sampling, place) {
+        let drawn = match drawn {
             Ok(drawn) => drawn,
             Err(error) => return self.failing.push((sequence.urgency.id, error)),
         };

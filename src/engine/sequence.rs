@@ -13,6 +13,7 @@ use super::ask::{Ask, Generate, Weigh, Work};
 use super::constraint::Constraint;
 use super::pages::{Name, Pages};
 use super::reply::Usage;
+use super::sampler::Place;
 use super::scheduler::{Id, PATIENCE};
 use crate::domain::{Criticality, Deadline};
 use std::cmp::Reverse;
@@ -141,6 +142,11 @@ impl Sequence {
     /// Whether the step at hand computes its last known token.
     pub fn reads(&self) -> bool {
         self.generate().is_some() && self.grant.rows > 0 && self.pending() == 0
+    }
+
+    /// Where the token that it reads next will stand.
+    pub fn place(&self) -> Place {
+        Place { sample: self.urgency.sample, token: self.known.len() - self.prompt }
     }
 
     /// Rows of its next branch, if it has one that the step at hand does not compute.

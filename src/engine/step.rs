@@ -1,10 +1,15 @@
 //! One step of the engine: what the scheduler chose, laid out for the model.
 
+use super::sampler::{Drawn, SampleError};
 use std::error::Error;
 use std::ops::Range;
+use std::time::Duration;
+
+/// Tokens that are not allowed of one draw, at most, where the model runs. Whoever bans more draws for himself.
+pub const BANNED_MAX: usize = 64;
 
 /// The rows of one forward pass: a row is a token at its position.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// The token of each row.
     pub tokens: Vec<u32>,
@@ -16,6 +21,21 @@ pub struct Step {
     pub reads: Vec<Read>,
     /// The tokens whose logits are wanted by [`What::Chosen`].
     pub chosen: Vec<u32>,
+    /// How tokens are drawn for [`What::Drawn`].
+    pub draws: Vec<Draw>,
+    /// The tokens that are not allowed there, in [`Draw::banned`].
+    pub banned: Vec<u32>,
+}
+
+/// A token that is to be drawn of the whole vocabulary, by whoever computes the logits, where they lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// What the logits are divided by; zero takes the highest.
+    pub temperature: f32,
+    /// Where among all that weigh something the token lies, of 0 to 1.
+    pub chance: f64,
+    /// The tokens that are not allowed, in [`Step::banned`].
+    pub banned: Range<usize>,
 }
 
 /// Consecutive tokens of one sequence, or one whole branch.
@@ -52,6 +72,8 @@ pub enum What {
     Chosen(Range<usize>),
     /// The row itself, after the last norm.
     Hidden,
+    /// A token that is drawn as that place of [`Step::draws`] says. Only of runners that draw: [`Shape::draws`].
+    Drawn(usize),
 }
 
 /// One forward pass over a step that the scheduler chose.
@@ -62,6 +84,11 @@ pub trait Runner {
     /// Computes a step, and writes what each read wants into `out`, in the order of the reads and in
     /// place of what is there.
     fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError>;
+
+    /// How long the last step took until it was asked of whatever else computes it: nothing, where nobody else does.
+    fn asked_in(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The limits of a runner.
@@ -79,6 +106,8 @@ pub struct Shape {
     pub context_tokens_max: usize,
     /// Rows in a step.
     pub rows_max: usize,
+    /// Whether tokens are drawn there: so a row of logits need not come to whoever asks.
+    pub draws: bool,
 }
 
 /// What a step's reads came to, kept from step to step so that nothing is allocated.
@@ -89,6 +118,8 @@ pub struct Answers {
     places: Vec<Range<usize>>,
     /// Where the next one may.
     end: usize,
+    /// What was drawn, for each of [`Step::draws`].
+    pub drawn: Vec<Result<Drawn, SampleError>>,
 }
 
 /// Why a forward pass failed.
@@ -124,6 +155,7 @@ impl Answers {
     /// Forgets the last step's.
     pub fn clear(&mut self) {
         self.places.clear();
+        self.drawn.clear();
         self.end = 0;
     }
 
@@ -138,6 +170,7 @@ impl Answers {
                 What::Vocabulary => (&mut table, shape.vocabulary),
                 What::Chosen(tokens) => (&mut end, tokens.len()),
                 What::Hidden => (&mut end, shape.width),
+                What::Drawn(_) => (&mut end, 0),
             };
             *from += width;
             *from - width..*from

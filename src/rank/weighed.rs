@@ -108,7 +108,7 @@ fn tolerance(precision: Precision) -> f32 {
         Precision::F32 => 0.01,
         Precision::Bf16 => 0.2,
         Precision::Int8 => 0.5,
-        Precision::Int4 => 2.0,
+        Precision::Int4 | Precision::Float8 => 2.0,
     }
 }
 

@@ -204,8 +204,10 @@ proptest! {
         pages in 14_usize..40,
         running_max in 1_usize..6,
         share_max in 1_usize..12,
+        draws: bool,
     ) {
-        let play = Play::new(shape(pages, 4, 14), limits(running_max, 9, share_max));
+        let shape = Shape { draws, ..shape(pages, 4, 14) };
+        let play = Play::new(shape, limits(running_max, 9, share_max));
         let mut story = Story { play, aborted: BTreeSet::new(), met: BTreeSet::new() };
         for happening in happenings {
             story.happen(happening);

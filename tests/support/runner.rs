@@ -4,7 +4,10 @@
 //! it answers is a hash of all tokens that a row sees, as they stand in the pages, so a wrong page, a
 //! stale one or a missing row changes every answer after it.
 
-use raisonne::engine::{Answers, Runner, RunnerError, Shape, Span, Step, What};
+use raisonne::engine::sampler::Sampler;
+use raisonne::engine::{
+    Allowed, Answers, Draw, Runner, RunnerError, Sampling, Shape, Span, Step, What,
+};
 use std::collections::HashMap;
 
 /// The checking model.
@@ -112,6 +115,17 @@ impl Runner for FakeRunner {
                 What::Chosen(chosen) => {
                     let tokens = &step.chosen[chosen.clone()];
                     out.push(tokens.len()).copy_from_slice(&logits(&seen, tokens));
+                }
+                What::Drawn(draw) => {
+                    assert!(self.shape.draws, "a runner that doesn't draw is not asked to");
+                    let Draw { temperature, chance, banned } = step.draws[*draw].clone();
+                    let all: Vec<_> = (0..self.shape.vocabulary as u32).collect();
+                    let allowed = Allowed::AllBut(&step.banned[banned]);
+                    let sampling = Sampling { temperature, ..Sampling::GREEDY };
+                    let logits = logits(&seen, &all);
+                    let drawn = Sampler::default().draw_at(&logits, allowed, &sampling, chance);
+                    out.push(0);
+                    out.drawn.push(drawn);
                 }
                 What::Hidden => {
                     let width = self.shape.width;

@@ -20,8 +20,9 @@
 use super::{Failure, Id, Scheduler, Sequence, Tally};
 use crate::engine::ask::Wanted;
 use crate::engine::constraint::Allowed;
+use crate::engine::sampler::{Place, Sampling};
 use crate::engine::sequence::Grant;
-use crate::engine::step::{Read, Span, Step, What};
+use crate::engine::step::{BANNED_MAX, Draw, Read, Span, Step, What};
 use rustc_hash::FxHashMap;
 use std::ops::Range;
 use tokio::time::Instant;
@@ -260,7 +261,8 @@ impl Scheduler {
         for sequence in running.iter().filter(|sequence| !sequence.grant.is_none()) {
             let Grant { rows, branches, .. } = sequence.grant;
             let (from, end) = (sequence.computed, sequence.computed + rows);
-            let page_tokens = admission.shape.page_tokens;
+            let shape = admission.shape;
+            let page_tokens = shape.page_tokens;
             debug_assert!(
                 rows == 0
                     || (from / page_tokens..end.div_ceil(page_tokens))
@@ -276,7 +278,17 @@ impl Scheduler {
             if sequence.reads() {
                 let what = match sequence.constraint.allowed() {
                     Allowed::Only(tokens) => step.choose(tokens),
-                    Allowed::AllBut(_) => What::Vocabulary,
+                    Allowed::AllBut(banned) => {
+                        let sampling = sequence.generate().map(|generate| &generate.sampling);
+                        let drawn = sampling.filter(|sampling| {
+                            shape.draws
+                                && banned.len() <= BANNED_MAX
+                                && sampling.is_of_all(shape.vocabulary)
+                        });
+                        drawn.map_or(What::Vocabulary, |sampling| {
+                            step.draw(sampling, sequence.place(), banned)
+                        })
+                    }
                 };
                 step.read(what);
             }
@@ -298,12 +310,14 @@ impl Scheduler {
 
 impl Step {
     fn clear(&mut self) {
-        let Self { tokens, spans, pages, reads, chosen } = self;
+        let Self { tokens, spans, pages, reads, chosen, draws, banned } = self;
         tokens.clear();
         spans.clear();
         pages.clear();
         reads.clear();
         chosen.clear();
+        draws.clear();
+        banned.clear();
     }
 
     fn push(&mut self, tokens: &[u32], pages: Range<usize>, past: usize, branch: bool) {
@@ -316,6 +330,16 @@ impl Step {
         let from = self.chosen.len();
         self.chosen.extend_from_slice(tokens);
         What::Chosen(from..self.chosen.len())
+    }
+
+    /// Asks whoever computes the logits to draw.
+    fn draw(&mut self, sampling: &Sampling, place: Place, banned: &[u32]) -> What {
+        let from = self.banned.len();
+        self.banned.extend_from_slice(banned);
+        let temperature = sampling.temperature;
+        let chance = if temperature > 0.0 { sampling.chance(place) } else { 0.0 };
+        self.draws.push(Draw { temperature, chance, banned: from..self.banned.len() });
+        What::Drawn(self.draws.len() - 1)
     }
 
     /// Wants something of the last row so far.

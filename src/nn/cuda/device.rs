@@ -2,13 +2,15 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use cudarc::cublas::{result::CublasError, sys as blas};
+use cudarc::cublaslt::{result::CublasError, sys as blas};
 use cudarc::driver::{
     self, CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DeviceRepr,
-    DriverError, LaunchConfig, PushKernelArg as _, sys,
+    DriverError, sys,
 };
 use cudarc::nvrtc::Ptx;
+use std::ffi::c_void;
 use std::fmt;
+use std::ptr;
 use std::sync::Arc;
 
 /// The kernels, for the architectures that `build.rs` compiles them for.
@@ -67,11 +69,13 @@ pub enum DeviceError {
         source: CublasError,
     },
     /// More is wanted of a pass than there is room for.
-    #[error("a pass has room for the logits of {room} chosen tokens, and {wanted} are wanted")]
+    #[error("a pass has room for {room} {what}, and {wanted} are wanted")]
     Room {
-        /// Tokens that are wanted.
+        /// Of what.
+        what: &'static str,
+        /// How many are wanted.
         wanted: usize,
-        /// Tokens that there is room for.
+        /// How many there is room for.
         room: usize,
     },
 }
@@ -247,7 +251,8 @@ impl Device {
         self.stream.synchronize().map_err(DeviceError::driver("come to an end"))
     }
 
-    /// Launches a kernel with these arguments.
+    /// Launches a kernel with these arguments. It may be brought onto the device while the one before is still at
+    /// work: every kernel waits for that by itself, before it reads or writes anything that a kernel writes.
     ///
     /// # Safety
     ///
@@ -264,22 +269,33 @@ impl Device {
         if x * y * z == 0 {
             return Ok(());
         }
-        let mut launch = self.stream.launch_builder(&kernel.function);
-        for argument in arguments {
-            match argument {
-                Argument::Table(address) => launch.arg(address),
-                Argument::Count(count) => launch.arg(count),
-                Argument::Number(number) => launch.arg(number),
-                Argument::Heads(heads) => launch.arg(heads),
-                Argument::Sizes(sizes) => launch.arg(sizes),
-            };
+        let mut places = [ptr::null_mut(); ARGUMENTS_MAX];
+        for (place, argument) in places[..arguments.len()].iter_mut().zip(arguments) {
+            *place = argument.place();
         }
-        let shared_mem_bytes = kernel.shared;
-        let config =
-            LaunchConfig { grid_dim: (x, y, z), block_dim: (threads, 1, 1), shared_mem_bytes };
-        // SAFETY: the caller vouches for the arguments.
-        let launched = unsafe { launch.launch(config) };
-        launched.map(drop).map_err(DeviceError::driver("launch a kernel"))
+        let mut early = sys::CUlaunchAttribute_st {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig_st {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: kernel.shared,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: 1,
+        };
+        let function = kernel.function.cu_function();
+        // SAFETY: the caller vouches for the arguments, which are read before the call is over.
+        let launched = unsafe {
+            sys::cuLaunchKernelEx(&raw const config, function, places.as_mut_ptr(), ptr::null_mut())
+        };
+        launched.result().map_err(DeviceError::driver("launch a kernel"))
     }
 }
 
@@ -298,14 +314,45 @@ impl fmt::Debug for Graph {
     }
 }
 
+/// Arguments of a kernel, at most.
+const ARGUMENTS_MAX: usize = 20;
+
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Argument {
     Table(Address),
     Count(u32),
     Number(f32),
+    Product(Product),
     Heads(Heads),
     Sizes(Sizes),
+}
+
+// === impl Argument ===
+
+impl Argument {
+    /// Where the argument itself lies.
+    fn place(&self) -> *mut c_void {
+        let place: *const c_void = match self {
+            Self::Table(address) => ptr::from_ref(address).cast(),
+            Self::Count(count) => ptr::from_ref(count).cast(),
+            Self::Number(number) => ptr::from_ref(number).cast(),
+            Self::Product(product) => ptr::from_ref(product).cast(),
+            Self::Heads(heads) => ptr::from_ref(heads).cast(),
+            Self::Sizes(sizes) => ptr::from_ref(sizes).cast(),
+        };
+        place.cast_mut()
+    }
+}
+
+/// What a product came to: `Product` of the kernels. What there is none of is 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Product {
+    pub sums: Address,
+    pub bias: Address,
+    pub row_scales: Address,
+    pub column_scales: Address,
 }
 
 /// Where heads lie: `Heads` of the kernels.
@@ -317,9 +364,6 @@ pub(super) struct Heads {
     pub dim: u32,
     pub page_tokens: u32,
 }
-
-// SAFETY: four numbers that lie as the kernels have them.
-unsafe impl DeviceRepr for Heads {}
 
 /// Sizes of the scorer's network: `Sizes` of the kernels.
 #[repr(C)]
@@ -340,9 +384,6 @@ pub(super) struct Sizes {
     pub head_second: u32,
     pub meeting: u32,
 }
-
-// SAFETY: fourteen numbers that lie as the kernels have them.
-unsafe impl DeviceRepr for Sizes {}
 
 // === impl Table ===
 
@@ -366,6 +407,18 @@ impl<T> Table<T> {
     /// Where a table begins; 0 where there is none.
     pub fn address(table: Option<&Self>) -> Address {
         table.map_or(0, |table| table.at(0))
+    }
+
+    /// The same memory, byte by byte.
+    pub fn into_bytes(self) -> Table<u8>
+    where
+        T: DeviceRepr,
+    {
+        let bytes = self.len() * size_of::<T>();
+        let stream = self.memory.stream().clone();
+        // SAFETY: all of a table's memory goes to the new one, and any bits are bytes.
+        let memory = unsafe { stream.upgrade_device_ptr(self.memory.leak(), bytes) };
+        Table { memory }
     }
 
     /// The address of a number.

@@ -1,7 +1,11 @@
 //! A checkpoint's weights come onto a device.
 
-use super::device::{Device, DeviceError, Table};
-use crate::nn::decoder::{Checkpoint, CheckpointError, Config, ConfigError, Format, Linear, Norm};
+#![expect(unsafe_code, reason = "a device is driven by addresses")]
+
+use super::device::{Argument, Device, DeviceError, Kernel, Table};
+use super::products::Format;
+use super::rows::wide_threads;
+use crate::nn::decoder::{self, Checkpoint, CheckpointError, Config, ConfigError, Linear, Norm};
 use half::bf16;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -11,25 +15,33 @@ const HEAD_DIMS: [usize; 5] = [8, 16, 32, 64, 128];
 /// Of narrow heads fewer.
 const GROUP_MAX: usize = 8;
 const NARROW_GROUP_MAX: usize = 4;
+/// Numbers of a row, and of its MLP, that a block keeps: 16 and 32 for each of its threads.
+const WIDTH_MAX: usize = 8_192;
+const WIDE_MAX: usize = 32_768;
 /// Weights that are copied or converted at a time.
 const CHUNK: usize = 1 << 24;
 /// How often it is told how far the weights have come.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// The weights of a layer: those that go over the same rows lie one after the other.
+/// The weights of a layer.
 #[derive(Debug)]
 pub(super) struct Layer {
-    pub qkv: Table<bf16>,
-    pub qkv_bias: Option<Table<f32>>,
-    pub output: Table<bf16>,
-    pub output_bias: Option<Table<f32>>,
-    pub gates_ups: Table<bf16>,
-    pub gates_ups_bias: Option<Table<f32>>,
-    pub down: Table<bf16>,
-    pub down_bias: Option<Table<f32>>,
+    pub qkv: Weights,
+    pub output: Weights,
+    pub gates_ups: Weights,
+    pub down: Weights,
     pub attention_norm: Table<f32>,
     pub mlp_norm: Table<f32>,
     pub head_norms: Option<[Table<f32>; 2]>,
+}
+
+/// Matrices that go over the same rows, one below the other.
+#[derive(Debug)]
+pub(super) struct Weights {
+    pub numbers: Table<u8>,
+    /// What each row of them is multiplied by, where they have 8 bits.
+    pub scales: Option<Table<f32>>,
+    pub bias: Option<Table<f32>>,
 }
 
 /// Why a model can't be loaded.
@@ -51,6 +63,8 @@ pub(super) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a Config,
     device: &'a Device,
+    format: Format,
+    quantize: Kernel,
     progress: Progress,
 }
 
@@ -64,8 +78,25 @@ struct Progress {
 }
 
 /// Refuses what there are no kernels for.
-pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+pub(super) fn check(config: &Config, format: Format) -> Result<(), ConfigError> {
     let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
+    let (among, supported) = match format {
+        Format::Bf16 => (4, "multiples of 4 on a GPU"),
+        Format::Float8 => (16, "multiples of 16 on a GPU, where weights have 8 bits"),
+    };
+    let widths = [
+        ("hidden_size", config.width, WIDTH_MAX, "up to 8,192 on a GPU"),
+        ("intermediate_size", config.mlp_width, WIDE_MAX, "up to 32,768 on a GPU"),
+    ];
+    for (field, width, most, at_most) in widths {
+        let unsupported = |supported| ConfigError::unsupported(field, width.to_string(), supported);
+        if width > most {
+            return Err(unsupported(at_most));
+        }
+        if !width.is_multiple_of(among) {
+            return Err(unsupported(supported));
+        }
+    }
     if !HEAD_DIMS.contains(&dim) {
         let supported = "8, 16, 32, 64 or 128 on a GPU";
         return Err(ConfigError::unsupported("head_dim", dim.to_string(), supported));
@@ -109,9 +140,15 @@ impl Progress {
 // === impl Loader ===
 
 impl<'a> Loader<'a> {
-    pub fn new(checkpoint: &'a Checkpoint, config: &'a Config, device: &'a Device) -> Self {
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        config: &'a Config,
+        device: &'a Device,
+        format: Format,
+    ) -> Result<Self, DeviceError> {
         let progress = Progress::new(checkpoint.parameters(), Instant::now());
-        Self { checkpoint, config, device, progress }
+        let quantize = device.kernel("quantize")?;
+        Ok(Self { checkpoint, config, device, format, quantize, progress })
     }
 
     fn add(&self, numbers: usize) {
@@ -133,21 +170,38 @@ impl<'a> Loader<'a> {
         });
         Ok(Layer {
             qkv: self.weights(&qkv)?,
-            qkv_bias: self.biases(&qkv)?,
             output: self.weights(&output)?,
-            output_bias: self.biases(&output)?,
             gates_ups: self.weights(&gates_ups)?,
-            gates_ups_bias: self.biases(&gates_ups)?,
             down: self.weights(&down)?,
-            down_bias: self.biases(&down)?,
             attention_norm: self.numbers(&[Norm::Attention(layer).name()])?,
             mlp_norm: self.numbers(&[Norm::Mlp(layer).name()])?,
             head_norms: head_norms.transpose()?,
         })
     }
 
-    fn weights(&self, of: &[Linear]) -> Result<Table<bf16>, LoadError> {
-        self.table(&of.iter().map(|linear| linear.name()).collect::<Vec<_>>())
+    fn weights(&self, of: &[Linear]) -> Result<Weights, LoadError> {
+        let halves = self.table(&of.iter().map(|linear| linear.name()).collect::<Vec<_>>())?;
+        let bias = self.biases(of)?;
+        if self.format == Format::Bf16 {
+            return Ok(Weights { numbers: halves.into_bytes(), scales: None, bias });
+        }
+        let (_, width) = of[0].dims(self.config);
+        let rows = halves.len() / width;
+        let numbers = self.device.zeroed::<u8>(halves.len())?;
+        let scales = self.device.zeroed::<f32>(rows)?;
+        let arguments = [
+            Argument::Table(numbers.at(0)),
+            Argument::Table(scales.at(0)),
+            Argument::Table(halves.at(0)),
+            Argument::Count(width as u32),
+        ];
+        // SAFETY: the arguments of `quantize`, over tables of as many rows.
+        unsafe {
+            self.device.launch(&self.quantize, [rows, 1, 1], wide_threads(width), &arguments)?;
+        }
+        // The numbers of 16 bits go when they are read.
+        self.device.wait()?;
+        Ok(Weights { numbers, scales: Some(scales), bias })
     }
 
     fn biases(&self, of: &[Linear]) -> Result<Option<Table<f32>>, LoadError> {
@@ -169,7 +223,7 @@ impl<'a> Loader<'a> {
                 let rows = from..view.rows().min(from + rows_at_once);
                 let count = rows.len() * view.columns();
                 match (view.format(), view.bytes()) {
-                    (Format::Bf16, Some(bytes)) if cfg!(target_endian = "little") => {
+                    (decoder::Format::Bf16, Some(bytes)) if cfg!(target_endian = "little") => {
                         let size = view.columns() * size_of::<bf16>();
                         let bytes = &bytes[rows.start * size..rows.end * size];
                         self.device.write_bytes(&mut table, place, bytes)?;

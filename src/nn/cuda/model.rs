@@ -2,20 +2,28 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Argument, DECODER, Device, DeviceError, Graph, Heads, Kernel, Table};
+use super::device::{
+    Address, Argument, DECODER, Device, DeviceError, Graph, Heads, Kernel, Product, Table,
+};
 use super::graphs::{self, Graphs};
-use super::load::{Layer, LoadError, Loader, check};
+use super::load::{Layer, LoadError, Loader, Weights, check};
 use super::pass::OnePass;
-use super::products::Products;
-use super::rows::{Found, Plan, Room, Rows, Wanted};
+use super::products::{Format, Operands, Products, Shape};
+use super::rows::{
+    DRAW_NUMBERS, Draw, FRAGMENT_ROWS, Found, PAGES_A_PART, Plan, Room, Rows, Wanted, norm_threads,
+};
 use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, Linear, Norm};
-use crate::nn::packed::{PAGE_TOKENS, Pass};
+use crate::nn::packed::{Group, PAGE_TOKENS, Pass, Seen, Slot};
 use half::bf16;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Threads of a block that goes over a row, and of a warp.
+/// Threads of a block that embeds a row, of one that draws a token, and of a warp.
 pub(super) const ROW_THREADS: u32 = 256;
+const DRAW_THREADS: u32 = 1_024;
 pub(super) const WARP: u32 = 32;
+/// Layers with whose weights products are tried when a model is loaded.
+const TRIED_LAYERS: usize = 4;
 /// Bytes that stay free when the pages are taken: for the code that the driver and cuBLAS load when it is first
 /// needed, and for graphs.
 const RESERVE: usize = 512 << 20;
@@ -33,6 +41,8 @@ pub struct Options {
     pub context_tokens_max: usize,
     /// Texts that go on at once, at most: passes over a token of each are captured. With 0, none are.
     pub decodes_max: usize,
+    /// Whether the layers' weights are brought into 8 bits (E4M3), with a scale for each row of them.
+    pub float8: bool,
 }
 
 /// A decoder that serves on a GPU.
@@ -43,12 +53,13 @@ pub struct Model {
     pub(super) products: Products,
     pub(super) launches: Launches,
     pub(super) layers: Vec<Layer>,
+    pub(super) shapes: Shapes,
     pub(super) embedding: Table<bf16>,
     /// The unembedding, where it is another table.
     unembedding: Option<Table<bf16>>,
     last_norm: Table<f32>,
-    pub(super) frequencies: Table<f32>,
-    pub(super) turn_scale: f32,
+    /// Cosines and sines of each position.
+    pub(super) turns: Table<f32>,
     /// Keys and values: a layer's pages, and then the next one's.
     cache: [Table<bf16>; 2],
     pages: usize,
@@ -56,8 +67,20 @@ pub struct Model {
     pub(super) rows: Rows,
     pub(super) plan: Plan,
     graphs: Graphs,
+    /// How long the last pass took until all of it was asked of the device.
+    asked_in: Duration,
     /// The pass to fill before [`Model::forward`].
     pub pass: Pass,
+}
+
+/// The shapes that weights have, and what multiplies them.
+#[derive(Debug)]
+pub(super) struct Shapes {
+    pub(super) qkv: Shape,
+    pub(super) output: Shape,
+    pub(super) gates_ups: Shape,
+    pub(super) down: Shape,
+    unembedding: Shape,
 }
 
 #[derive(Debug)]
@@ -67,9 +90,12 @@ pub(super) struct Launches {
     pick: Kernel,
     columns: Kernel,
     pub(super) place_heads: Kernel,
-    pub(super) attend: Kernel,
+    pub(super) attend_rows: Kernel,
+    pub(super) attend_parts: Kernel,
     pub(super) attend_merge: Kernel,
     pub(super) silu_mul: Kernel,
+    pub(super) quantize: Kernel,
+    draw: Kernel,
 }
 
 // === impl Model ===
@@ -78,24 +104,28 @@ impl Model {
     /// Loads a checkpoint.
     pub fn load(checkpoint: &Checkpoint, options: Options) -> Result<Self, LoadError> {
         let config = Arc::new(checkpoint.config().clone());
-        check(&config)?;
+        let format = if options.float8 { Format::Float8 } else { Format::Bf16 };
+        check(&config, format)?;
         let device = Device::open(options.ordinal, DECODER)?;
         let products = Products::open(&device)?;
-        let loader = Loader::new(checkpoint, &config, &device);
+        let loader = Loader::new(checkpoint, &config, &device, format)?;
         let layers = (0..config.layers).map(|layer| loader.layer(layer));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let embedding = loader.table(&[EMBEDDING.into()])?;
         let unembedding =
             (!config.tied).then(|| loader.table(&[Linear::Unembed.name()])).transpose()?;
         let last_norm = loader.numbers(&[Norm::Last.name()])?;
-        let (of_turns, turn_scale) = config.inverse_frequencies();
-        let mut frequencies = device.zeroed(of_turns.len())?;
-        device.write(&mut frequencies, 0, &of_turns)?;
+        let of_turns = turns(&config, options.context_tokens_max);
+        let mut turns = device.zeroed(of_turns.len())?;
+        device.write(&mut turns, 0, &of_turns)?;
         let launches = Launches::find(&device, &config)?;
         let room = Room::of(&config, options);
-        let rows = Rows::new(&device, &config, &room)?;
+        let rows = Rows::new(&device, &config, &room, format)?;
         let plan = Plan::new(&device, &room)?;
         device.wait()?;
+        let mut shapes = Shapes::of(&config, format);
+        let unembeds = unembedding.as_ref().unwrap_or(&embedding).at(0);
+        shapes.tune(&device, &products, &layers, unembeds, &room)?;
         // At worst every row of a pass is a branch of its own.
         let (pages, cache) = pages(&device, &config, options.pages, options.rows_max)?;
         let mut model = Self {
@@ -104,17 +134,18 @@ impl Model {
             products,
             launches,
             layers,
+            shapes,
             embedding,
             unembedding,
             last_norm,
-            frequencies,
-            turn_scale,
+            turns,
             cache,
             pages,
             room,
             rows,
             plan,
             graphs: Graphs::default(),
+            asked_in: Duration::ZERO,
             pass: Pass::default(),
         };
         model.warm()?;
@@ -122,15 +153,43 @@ impl Model {
         Ok(model)
     }
 
-    /// Runs all kernels once, in as large a pass as there can be, so that whatever the libraries put off until
-    /// something is first needed is done before anybody waits for it.
+    /// Runs all kernels once, those of a text that goes on and those of as long a text as there can be, so that
+    /// whatever the libraries put off until something is first needed is done before anybody waits for it.
     fn warm(&mut self) -> Result<(), DeviceError> {
-        let wanted = Wanted { rows: &[0], whole: 1, pairs: &[[0, 0]], exact: true };
-        let mut logits = vec![0.0; self.config.vocabulary];
-        self.fill_bucket(wanted, self.room.rows);
+        let draw = [Draw { temperature: 0.0, chance: 0.0, banned: 0..0 }];
+        let wanted = Wanted {
+            rows: &[0],
+            whole: 1,
+            pairs: &[[0, 0]],
+            draws: &draw,
+            exact: true,
+            ..Wanted::default()
+        };
+        self.fill_bucket(wanted, 1);
         self.plan.upload(&self.device)?;
         self.compute()?;
-        self.answer(wanted, &mut logits, &mut Found::default())
+        self.answer(wanted, &mut [], &mut Found::default())?;
+
+        let rows = self.room.rows.min(self.turns.len() / self.config.head_dim);
+        let scratch = self.pages;
+        let slot = |page, token| Slot { page: (scratch + page) as u32, token: token as u32 };
+        let pages = rows.div_ceil(PAGE_TOKENS);
+        let seen = (0..pages).map(|page| Seen {
+            page: (scratch + page) as u32,
+            first: (page * PAGE_TOKENS) as u32,
+            tokens: PAGE_TOKENS.min(rows - page * PAGE_TOKENS) as u32,
+        });
+        let pass = &mut self.pass;
+        pass.tokens.resize(rows, 0);
+        pass.positions.extend(0..rows as u32);
+        pass.slots.extend((0..rows).map(|row| slot(row / PAGE_TOKENS, row % PAGE_TOKENS)));
+        pass.seen.extend(seen);
+        pass.groups.push(Group { rows: 0..rows, pages: 0..pages, past: 0 });
+        self.plan.fill(&self.pass, Wanted::default(), &self.room);
+        self.pass = Pass::default();
+        self.plan.upload(&self.device)?;
+        self.compute()?;
+        self.device.wait()
     }
 
     /// Captures passes over a token of each of up to so many texts. What can't be captured will be launched one by
@@ -174,31 +233,43 @@ impl Model {
         self.pages
     }
 
-    /// Computes the pass, and what is wanted of it: `whole` gets the logits of rows that want all of them, one row
-    /// after the other.
+    /// Computes the pass, and what is wanted of it: `whole` gets the logits of rows that want all of them and no draw,
+    /// one row after the other.
     pub fn forward(
         &mut self,
         wanted: Wanted<'_>,
         whole: &mut [f32],
         found: &mut Found,
     ) -> Result<(), DeviceError> {
+        let begun = Instant::now();
         let Self { device, plan, graphs, pass, pages, room, .. } = self;
-        if wanted.pairs.len() > room.pairs {
-            return Err(DeviceError::Room { wanted: wanted.pairs.len(), room: room.pairs });
+        for (what, wanted, room) in [
+            ("logits of chosen tokens", wanted.pairs.len(), room.pairs),
+            ("tokens that aren't allowed", wanted.banned.len(), room.banned),
+        ] {
+            if wanted > room {
+                return Err(DeviceError::Room { what, wanted, room });
+            }
         }
         let rows = pass.tokens.len();
         let decodes = graphs::decodes(pass, *pages) && wanted.rows.len() <= rows;
         let graph = if decodes { graphs.find(rows) } else { None };
         match graph {
             Some((bucket, _)) => plan.fill_bucket(pass, wanted, bucket, *pages as u32, room),
-            None => plan.fill(pass, wanted),
+            None => plan.fill(pass, wanted, room),
         }
         plan.upload(device)?;
         match graph {
             Some((_, graph)) => graph.replay()?,
             None => self.compute()?,
         }
+        self.asked_in = begun.elapsed();
         self.answer(wanted, whole, found)
+    }
+
+    /// How long the last pass took until all of it was asked of the device, but for what is read off its rows.
+    pub fn asked_in(&self) -> Duration {
+        self.asked_in
     }
 
     /// Waits until the device has done all that was asked of it, and says whether it still does.
@@ -208,29 +279,28 @@ impl Model {
 
     /// Launches what was planned.
     fn compute(&self) -> Result<(), DeviceError> {
-        let mut pass = OnePass { of: self, pending: None, gates_ups_bias: 0 };
+        let mut pass = OnePass::of(self);
         decoder::forward(&self.config, &mut pass)?;
         let pending = pass.pending;
         self.pick(pending)
     }
 
     /// Norms the rows that something is wanted of.
-    fn pick(&self, pending: Option<Address>) -> Result<(), DeviceError> {
+    fn pick(&self, pending: Product) -> Result<(), DeviceError> {
         let Self { config, device, launches, rows, plan, last_norm, .. } = self;
-        let [delta, bias] = rows.pending(pending);
         let arguments = [
             Argument::Table(rows.picked.at(0)),
             Argument::Table(rows.exact.at(0)),
             Argument::Table(rows.stream.at(0)),
-            delta,
-            bias,
+            Argument::Product(pending),
             Argument::Table(plan.table.at(plan.wanted)),
             Argument::Table(last_norm.at(0)),
             Argument::Number(config.norm_epsilon as f32),
             Argument::Count(config.width as u32),
         ];
+        let threads = norm_threads(config.width);
         // SAFETY: the arguments of `pick`; there is room for every wanted row.
-        unsafe { device.launch(&launches.pick, [plan.picked, 1, 1], ROW_THREADS, &arguments) }
+        unsafe { device.launch(&launches.pick, [plan.picked, 1, 1], threads, &arguments) }
     }
 
     fn answer(
@@ -239,20 +309,41 @@ impl Model {
         whole: &mut [f32],
         found: &mut Found,
     ) -> Result<(), DeviceError> {
-        let Self { config, device, products, launches, rows, plan, room, .. } = self;
+        let Self { config, device, products, launches, rows, plan, room, shapes, .. } = self;
         let Self { embedding, unembedding, .. } = self;
         let table = unembedding.as_ref().unwrap_or(embedding).at(0);
         found.logits.resize(wanted.pairs.len(), 0.0);
         let pairs = wanted.pairs.len();
-        let at_once = whole.chunks_mut(room.whole * config.vocabulary);
-        for (out, row) in at_once.zip((0..).step_by(room.whole)) {
-            let dims = [out.len() / config.vocabulary, config.vocabulary, config.width];
-            let picked = rows.picked.at(row * config.width);
+        // Rows whose logits are read come before those of which a token is drawn.
+        let read = wanted.whole - wanted.draws.len();
+        for row in (0..wanted.whole).step_by(room.whole) {
+            let count = room.whole.min(wanted.whole - row);
+            let (sums, inputs) = (rows.logits.at(0), rows.picked.at(row * config.width));
+            let operands = Operands { sums, inputs, weights: table };
             // SAFETY: the picked rows that want all logits come first, and there is room for so many's logits.
-            unsafe { products.multiply(rows.logits.at(0), picked, table, dims)? };
-            device.read(&rows.logits, out)?;
-            // What is read next is written to the same place.
-            device.wait()?;
+            unsafe { products.multiply(device, &shapes.unembedding, operands, count)? };
+            let these = read.saturating_sub(row).min(count);
+            if these > 0 {
+                let out = row * config.vocabulary..(row + these) * config.vocabulary;
+                device.read(&rows.logits, &mut whole[out])?;
+                // What is read next is written to the same place.
+                device.wait()?;
+            }
+            let first = (row + these) - read.min(row + these);
+            let draws = count - these;
+            let arguments = [
+                Argument::Table(rows.drawn.at(2 * first)),
+                Argument::Table(rows.logits.at(these * config.vocabulary)),
+                Argument::Table(plan.table.at(plan.draws + DRAW_NUMBERS * first)),
+                Argument::Table(plan.table.at(plan.banned)),
+                Argument::Count(config.vocabulary as u32),
+            ];
+            // SAFETY: the arguments of `draw`; there are logits of so many rows, and as many draws.
+            unsafe { device.launch(&launches.draw, [draws, 1, 1], DRAW_THREADS, &arguments)? };
+        }
+        found.drawn.resize(wanted.draws.len(), [0; 2]);
+        if !wanted.draws.is_empty() {
+            device.read(&rows.drawn, found.drawn.as_flattened_mut())?;
         }
         if pairs > 0 {
             let arguments = [
@@ -293,6 +384,17 @@ impl Model {
     }
 }
 
+/// The cosine and the sine of each pair of a head's numbers, at each position.
+fn turns(config: &Config, positions: usize) -> Vec<f32> {
+    let (frequencies, scale) = config.inverse_frequencies();
+    let turn = |position: usize, frequency: f32| {
+        let (sine, cosine) = (position as f32 * frequency).sin_cos();
+        [cosine * scale, sine * scale]
+    };
+    let of = |position| frequencies.iter().flat_map(move |&frequency| turn(position, frequency));
+    (0..positions).flat_map(of).collect()
+}
+
 /// Takes memory for keys and values: for as many pages as are wanted, or as there is room for, and `scratch` more. Says
 /// how many it is.
 fn pages(
@@ -320,20 +422,63 @@ fn pages(
     Ok((pages, cache))
 }
 
+// === impl Shapes ===
+
+impl Shapes {
+    fn of(config: &Config, format: Format) -> Self {
+        let heads = config.heads * config.head_dim;
+        let all = heads + 2 * config.kv_heads * config.head_dim;
+        Self {
+            qkv: Shape::new([all, config.width], format),
+            output: Shape::new([config.width, heads], format),
+            gates_ups: Shape::new([2 * config.mlp_width, config.width], format),
+            down: Shape::new([config.width, config.mlp_width], format),
+            unembedding: Shape::new([config.vocabulary, config.width], Format::Bf16),
+        }
+    }
+
+    /// Finds what multiplies fastest.
+    fn tune(
+        &mut self,
+        device: &Device,
+        products: &Products,
+        layers: &[Layer],
+        unembedding: Address,
+        room: &Room,
+    ) -> Result<(), DeviceError> {
+        let some = |of: fn(&Layer) -> &Weights| -> Vec<Address> {
+            layers.iter().take(TRIED_LAYERS).map(|layer| of(layer).numbers.at(0)).collect()
+        };
+        products.tune(device, &mut self.qkv, &some(|layer| &layer.qkv), room.rows)?;
+        products.tune(device, &mut self.output, &some(|layer| &layer.output), room.rows)?;
+        products.tune(device, &mut self.gates_ups, &some(|layer| &layer.gates_ups), room.rows)?;
+        products.tune(device, &mut self.down, &some(|layer| &layer.down), room.rows)?;
+        products.tune(device, &mut self.unembedding, &[unembedding], room.whole)
+    }
+}
+
 // === impl Launches ===
 
 impl Launches {
     fn find(device: &Device, config: &Config) -> Result<Self, DeviceError> {
-        let group = config.heads / config.kv_heads;
+        let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
+        // Keys and values of a part, in rows that are padded so that they are in each other's way nowhere; half the
+        // numbers, because they have 16 bits.
+        let shared = PAGES_A_PART * PAGE_TOKENS * (dim.max(FRAGMENT_ROWS) + 8);
+        let attends =
+            |what: &str| device.kernel_that_shares(&format!("attend_{what}_{dim}_{group}"), shared);
         Ok(Self {
             embed: device.kernel("embed")?,
             add_norm: device.kernel("add_norm")?,
             pick: device.kernel("pick")?,
             columns: device.kernel("columns")?,
             place_heads: device.kernel("place_heads")?,
-            attend: device.kernel(&format!("attend_{}_{group}", config.head_dim))?,
+            attend_rows: attends("rows")?,
+            attend_parts: attends("parts")?,
             attend_merge: device.kernel("attend_merge")?,
             silu_mul: device.kernel("silu_mul")?,
+            quantize: device.kernel("quantize")?,
+            draw: device.kernel("draw")?,
         })
     }
 }

@@ -5,12 +5,18 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Argument, DeviceError, Table};
+use super::device::{Address, Argument, DeviceError, Product, Table};
+use super::load::Weights;
 use super::model::{Model, ROW_THREADS, WARP};
+use super::products::{Operands, Shape};
+use super::rows::{ACTIVATED, ATTENDED, NORMED, TILE_WARPS, norm_threads, wide_threads};
 use crate::nn::decoder::{Kernels, Linear, Norm};
+use std::mem;
 
-/// Threads of a block that attends: `BLOCK` of the kernels.
-const ATTEND_THREADS: u32 = 128;
+/// Threads of a block that attends for neighbouring rows.
+const TILE_THREADS: u32 = TILE_WARPS as u32 * WARP;
+/// Warps of a block that places heads, each of which has one.
+const HEADS_A_BLOCK: usize = 8;
 
 /// Where rows are while a pass goes on.
 #[derive(Clone, Copy, Debug)]
@@ -28,79 +34,86 @@ pub(super) enum At {
 /// The pass at hand: the wiring says what comes next, and what can be done together waits for the rest.
 pub(super) struct OnePass<'a> {
     pub of: &'a Model,
-    /// The bias of the product that has to be added to the stream (0 where it has none), if there is one.
-    pub pending: Option<Address>,
-    /// The biases of the gates and of what is gated; 0 where there are none.
-    pub gates_ups_bias: Address,
+    /// What has to be added to the stream, if anything has; and what heads, gates and what is gated are made of.
+    pub pending: Product,
+    pub heads: Product,
+    pub gates_ups: Product,
 }
 
 /// What matrices of the same rows make of them.
 #[derive(Clone, Copy)]
-struct Product {
+struct Multiplied<'a> {
     out: At,
-    to: Address,
+    sums: Address,
     inputs: Address,
-    weights: Address,
-    /// 0 where there is none.
-    bias: Address,
-    /// Numbers of a row that comes out, and of one that goes in.
-    dims: [usize; 2],
+    /// What the inputs' rows are multiplied by; 0 where they have 16 bits.
+    row_scales: Address,
+    weights: &'a Weights,
+    shape: &'a Shape,
 }
 
 // === impl OnePass ===
 
-impl OnePass<'_> {
+impl<'a> OnePass<'a> {
+    pub fn of(model: &'a Model) -> Self {
+        let nothing = Product::default();
+        Self { of: model, pending: nothing, heads: nothing, gates_ups: nothing }
+    }
+
     /// Adds what is pending, and norms.
     fn add_norm(&mut self, scale: Address) -> Result<(), DeviceError> {
         let Model { config, device, launches, rows, plan, .. } = self.of;
-        let [delta, bias] = rows.pending(self.pending.take());
         let arguments = [
             Argument::Table(rows.normed.at(0)),
+            Argument::Table(rows.scales(NORMED)),
             Argument::Table(rows.stream.at(0)),
-            delta,
-            bias,
+            Argument::Product(mem::take(&mut self.pending)),
             Argument::Table(scale),
             Argument::Number(config.norm_epsilon as f32),
             Argument::Count(config.width as u32),
         ];
+        let threads = norm_threads(config.width);
         // SAFETY: the arguments of `add_norm`; all tables have room for a pass's rows.
-        unsafe { device.launch(&launches.add_norm, [plan.rows, 1, 1], ROW_THREADS, &arguments) }
+        unsafe { device.launch(&launches.add_norm, [plan.rows, 1, 1], threads, &arguments) }
     }
 
     fn place_heads(&mut self, layer: usize) -> Result<(), DeviceError> {
         let model = self.of;
         let Model { config, device, launches, rows, plan, .. } = model;
-        let weights = &model.layers[layer];
-        let address = |table| Argument::Table(Table::address(table));
-        let norm = |which: usize| address(weights.head_norms.as_ref().map(|norms| &norms[which]));
+        let norms = model.layers[layer].head_norms.as_ref();
+        let norm = |which: usize| Argument::Table(Table::address(norms.map(|norms| &norms[which])));
         let arguments = [
             Argument::Table(rows.queries.at(0)),
             Argument::Table(model.layer_of(0, layer)),
             Argument::Table(model.layer_of(1, layer)),
-            Argument::Table(rows.qkv.at(0)),
-            address(weights.qkv_bias.as_ref()),
+            Argument::Product(self.heads),
             norm(0),
             norm(1),
-            Argument::Table(model.frequencies.at(0)),
-            Argument::Number(model.turn_scale),
+            Argument::Table(model.turns.at(0)),
             Argument::Number(config.norm_epsilon as f32),
             Argument::Table(plan.table.at(plan.positions)),
             Argument::Table(plan.table.at(plan.slots)),
             model.heads(),
         ];
         let heads = config.heads + 2 * config.kv_heads;
-        // SAFETY: the arguments of `place_heads`; slots lie within the pages that the model was loaded with.
-        unsafe { device.launch(&launches.place_heads, [plan.rows, heads, 1], WARP, &arguments) }
+        let grid = [plan.rows, heads.div_ceil(HEADS_A_BLOCK), 1];
+        let threads = HEADS_A_BLOCK as u32 * WARP;
+        // SAFETY: the arguments of `place_heads`; slots lie within the pages that the model was loaded with, and
+        // positions within the tokens of a text.
+        unsafe { device.launch(&launches.place_heads, grid, threads, &arguments) }
     }
 
-    /// As many rows at a time as there is room for the parts of: in a bucket, all.
+    /// Rows that are alone see part by part what they see, as many of them at a time as there is room for the parts of;
+    /// others see it together with their neighbours.
     fn attend_pages(&mut self, layer: usize) -> Result<(), DeviceError> {
         let model = self.of;
         let Model { config, device, launches, rows, plan, room, .. } = model;
         let width = config.heads * config.head_dim;
+        let scale = Argument::Number((config.head_dim as f32).sqrt().recip());
+        let window = Argument::Count(config.windows[layer].unwrap_or(0) as u32);
         let at_once = (room.parts / plan.parts).max(1);
-        for row in (0..plan.rows).step_by(at_once) {
-            let count = at_once.min(plan.rows - row);
+        for row in (0..plan.singles).step_by(at_once) {
+            let count = at_once.min(plan.singles - row);
             let ranges = Argument::Table(plan.table.at(plan.ranges + 2 * row));
             let arguments = [
                 Argument::Table(rows.parts.at(0)),
@@ -111,14 +124,14 @@ impl OnePass<'_> {
                 Argument::Table(plan.table.at(plan.positions + row)),
                 ranges,
                 Argument::Table(plan.table.at(plan.seen)),
-                Argument::Number((config.head_dim as f32).sqrt().recip()),
-                Argument::Count(config.windows[layer].unwrap_or(0) as u32),
+                scale,
+                window,
                 Argument::Count(plan.parts as u32),
                 model.heads(),
             ];
             let grid = [count, config.kv_heads, plan.blocks];
-            // SAFETY: the arguments of `attend_*`; there is room for each part of each of these rows' heads.
-            unsafe { device.launch(&launches.attend, grid, ATTEND_THREADS, &arguments)? };
+            // SAFETY: the arguments of `attend_parts_*`; there is room for each part of each of these rows' heads.
+            unsafe { device.launch(&launches.attend_parts, grid, WARP, &arguments)? };
             let arguments = [
                 Argument::Table(rows.attended.at(row * width)),
                 Argument::Table(rows.parts.at(0)),
@@ -131,19 +144,58 @@ impl OnePass<'_> {
             // SAFETY: the arguments of `attend_merge`, over what was just written.
             unsafe { device.launch(&launches.attend_merge, grid, threads, &arguments)? };
         }
-        Ok(())
+        let arguments = [
+            Argument::Table(rows.attended.at(0)),
+            Argument::Table(rows.queries.at(0)),
+            Argument::Table(model.layer_of(0, layer)),
+            Argument::Table(model.layer_of(1, layer)),
+            Argument::Table(plan.table.at(plan.positions)),
+            Argument::Table(plan.table.at(plan.ranges)),
+            Argument::Table(plan.table.at(plan.seen)),
+            Argument::Table(plan.table.at(plan.tiles)),
+            scale,
+            window,
+            model.heads(),
+        ];
+        let grid = [plan.tile_count, config.kv_heads, 1];
+        // SAFETY: the arguments of `attend_rows_*`; tiles are of rows of the pass.
+        unsafe { device.launch(&launches.attend_rows, grid, TILE_THREADS, &arguments) }
     }
 
-    /// Multiplies all rows, and leaves the bias to whoever reads what comes of it.
-    fn multiply(&mut self, product: Product) -> Result<(), DeviceError> {
-        let Product { out, to, inputs, weights, bias, dims: [outputs, width] } = product;
-        let dims = [self.of.plan.rows, outputs, width];
+    /// Brings what was attended to into 8 bits, where weights have those.
+    fn shorten_attended(&self) -> Result<(), DeviceError> {
+        let Model { config, device, launches, rows, plan, .. } = self.of;
+        let Some(bytes) = &rows.attended_bytes else { return Ok(()) };
+        let width = config.heads * config.head_dim;
+        let arguments = [
+            Argument::Table(bytes.at(0)),
+            Argument::Table(rows.scales(ATTENDED)),
+            Argument::Table(rows.attended.at(0)),
+            Argument::Count(width as u32),
+        ];
+        // SAFETY: the arguments of `quantize`; all tables have room for a pass's rows.
+        unsafe {
+            device.launch(&launches.quantize, [plan.rows, 1, 1], wide_threads(width), &arguments)
+        }
+    }
+
+    /// Multiplies all rows, and leaves scales and bias to whoever reads what comes of it.
+    fn multiply(&mut self, multiplied: Multiplied<'_>) -> Result<(), DeviceError> {
+        let Multiplied { out, sums, inputs, row_scales, weights, shape } = multiplied;
+        let Model { device, products, plan, .. } = self.of;
+        let operands = Operands { sums, inputs, weights: weights.numbers.at(0) };
         // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
-        unsafe { self.of.products.multiply(to, inputs, weights, dims)? };
+        unsafe { products.multiply(device, shape, operands, plan.rows)? };
+        let product = Product {
+            sums,
+            bias: Table::address(weights.bias.as_ref()),
+            row_scales,
+            column_scales: Table::address(weights.scales.as_ref()),
+        };
         match out {
-            At::Delta => self.pending = Some(bias),
-            At::GatesUps => self.gates_ups_bias = bias,
-            _ => {}
+            At::Delta => self.pending = product,
+            At::GatesUps => self.gates_ups = product,
+            _ => self.heads = product,
         }
         Ok(())
     }
@@ -186,46 +238,61 @@ impl Kernels for OnePass<'_> {
         rows: At,
         layers: [Linear; N],
     ) -> Result<[At; N], DeviceError> {
-        let Model { config, rows: room, layers: weights, .. } = self.of;
-        let heads = config.heads * config.head_dim;
-        let product = match layers[0] {
-            Linear::Query(layer) => Product {
+        let Model { rows: room, layers: weights, shapes, device, products, plan, .. } = self.of;
+        let attended =
+            room.attended_bytes.as_ref().map_or(room.attended.at(0), |bytes| bytes.at(0));
+        let multiplied = match layers[0] {
+            Linear::Query(layer) => Multiplied {
                 out: At::Heads,
-                to: room.qkv.at(0),
+                sums: room.qkv.at(0),
                 inputs: room.normed.at(0),
-                weights: weights[layer].qkv.at(0),
-                // It is added where heads are placed.
-                bias: 0,
-                dims: [heads + 2 * config.kv_heads * config.head_dim, config.width],
+                row_scales: room.scales(NORMED),
+                weights: &weights[layer].qkv,
+                shape: &shapes.qkv,
             },
-            Linear::Output(layer) => Product {
+            Linear::Output(layer) => Multiplied {
                 out: At::Delta,
-                to: room.delta.at(0),
-                inputs: room.attended.at(0),
-                weights: weights[layer].output.at(0),
-                bias: Table::address(weights[layer].output_bias.as_ref()),
-                dims: [config.width, heads],
+                sums: room.delta.at(0),
+                inputs: attended,
+                row_scales: room.scales(ATTENDED),
+                weights: &weights[layer].output,
+                shape: &shapes.output,
             },
-            Linear::Gate(layer) => Product {
+            // Of a few rows, gates are applied where they are multiplied.
+            Linear::Gate(layer) if shapes.gates_ups.is_few(plan.rows) => {
+                let weights = &weights[layer].gates_ups;
+                let operands = Operands {
+                    sums: room.activated.at(0),
+                    inputs: room.normed.at(0),
+                    weights: weights.numbers.at(0),
+                };
+                let bias = Table::address(weights.bias.as_ref());
+                // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
+                unsafe {
+                    products.gate_few(device, &shapes.gates_ups, operands, bias, plan.rows)?;
+                }
+                return Ok([At::Activated; N]);
+            }
+            Linear::Gate(layer) => Multiplied {
                 out: At::GatesUps,
-                to: room.gates_ups.at(0),
+                sums: room.gates_ups.at(0),
                 inputs: room.normed.at(0),
-                weights: weights[layer].gates_ups.at(0),
-                bias: Table::address(weights[layer].gates_ups_bias.as_ref()),
-                dims: [2 * config.mlp_width, config.width],
+                row_scales: room.scales(NORMED),
+                weights: &weights[layer].gates_ups,
+                shape: &shapes.gates_ups,
             },
-            Linear::Down(layer) => Product {
+            Linear::Down(layer) => Multiplied {
                 out: At::Delta,
-                to: room.delta.at(0),
+                sums: room.delta.at(0),
                 inputs: room.activated.at(0),
-                weights: weights[layer].down.at(0),
-                bias: Table::address(weights[layer].down_bias.as_ref()),
-                dims: [config.width, config.mlp_width],
+                row_scales: room.scales(ACTIVATED),
+                weights: &weights[layer].down,
+                shape: &shapes.down,
             },
             other => unreachable!("{other:?} of {rows:?} is no product of the wiring"),
         };
-        let out = product.out;
-        self.multiply(product)?;
+        let out = multiplied.out;
+        self.multiply(multiplied)?;
         Ok([out; N])
     }
 
@@ -237,22 +304,24 @@ impl Kernels for OnePass<'_> {
     fn attend(&mut self, layer: usize, _queries_keys_values: [At; 3]) -> Result<At, DeviceError> {
         self.place_heads(layer)?;
         self.attend_pages(layer)?;
+        self.shorten_attended()?;
         Ok(At::Attended)
     }
 
-    fn gate(&mut self, _gate: At, _up: At) -> Result<At, DeviceError> {
+    fn gate(&mut self, gate: At, _up: At) -> Result<At, DeviceError> {
+        if matches!(gate, At::Activated) {
+            return Ok(gate);
+        }
         let Model { config, device, launches, rows, plan, .. } = self.of;
         let arguments = [
             Argument::Table(rows.activated.at(0)),
-            Argument::Table(rows.gates_ups.at(0)),
-            Argument::Table(self.gates_ups_bias),
+            Argument::Table(rows.scales(ACTIVATED)),
+            Argument::Product(self.gates_ups),
             Argument::Count(config.mlp_width as u32),
         ];
-        let blocks = config.mlp_width.div_ceil(ROW_THREADS as usize);
+        let threads = wide_threads(config.mlp_width);
         // SAFETY: the arguments of `silu_mul`; both tables have room for a pass's rows.
-        unsafe {
-            device.launch(&launches.silu_mul, [blocks, plan.rows, 1], ROW_THREADS, &arguments)
-        }?;
+        unsafe { device.launch(&launches.silu_mul, [plan.rows, 1, 1], threads, &arguments) }?;
         Ok(At::Activated)
     }
 

@@ -1,23 +1,136 @@
-//! Products on a device, which are cuBLAS's.
+//! Products on a device, which are cuBLAS's, but for those of a few rows.
+//!
+//! A sum that cuBLAS's kernels add up in one piece has the same bits in each of them: sixteen numbers after the other
+//! (of bf16; more of 8 bits), whatever the rows beside it and the kernel's tile. Kernels that cut sums in parts and add those
+//! up are not used, so what a row comes to does not depend on its company. That is looked at when a model is loaded,
+//! not believed: of the kernels that cuBLAS offers for so many rows, the fastest serves whose sums have the bits of
+//! the others'.
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Device, DeviceError, Table};
-use cudarc::cublas::{self, sys as blas};
+use super::device::{Address, Argument, Device, DeviceError, Kernel, Table};
+use super::model::WARP;
+use cudarc::cublaslt::{result as lt, sys as blas};
 use cudarc::driver::CudaStream;
-use std::ffi::c_int;
+use half::bf16;
+use std::ffi::{c_int, c_void};
+use std::ptr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Bytes that cuBLAS may work in: what it wants on Hopper, so that it takes none of its own.
+/// Bytes that cuBLAS may work in: what it wants on Hopper.
 const WORKSPACE: usize = 32 << 20;
+/// Kernels that cuBLAS is asked for, for so many rows of one kind of weights.
+const OFFERS_MAX: usize = 16;
+/// How often each is timed.
+const TIMES: usize = 5;
+/// Rows that the kernels for a few are for, the outputs of one of their blocks, and numbers of a row that are multiplied
+/// at a time: `FEW_ROWS`, `FEW_OUTPUTS` and `FEW_STEP` of the kernels.
+const FEW_ROWS: usize = 8;
+const FEW_OUTPUTS: usize = 16;
+const FEW_STEP: usize = 128;
+/// Numbers of a row have to come in eights there.
+const FEW_WIDTH: usize = 8;
+/// Numbers that a block of them shares: `few_shared` of the kernels, in numbers of four bytes.
+const FEW_SHARED: usize = 11 * (FEW_OUTPUTS + FEW_ROWS) * FEW_STEP * 2 / 4;
+const GATE_FEW_SHARED: usize = 6 * (FEW_OUTPUTS + FEW_ROWS) * FEW_STEP * 2 / 4;
 
-/// cuBLAS on a device's stream.
+/// cuBLAS on a device's stream, and the kernels for a few rows.
 #[derive(Debug)]
 pub(super) struct Products {
-    handle: blas::cublasHandle_t,
+    handle: blas::cublasLtHandle_t,
     /// What it works on, which must not end before it.
     stream: Arc<CudaStream>,
     workspace: Table<u8>,
+    few: Kernel,
+    gate_few: Kernel,
+}
+
+/// How weights, and the rows that they are multiplied with, lie on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Bf16,
+    /// E4M3.
+    Float8,
+}
+
+/// Products with weights of one shape.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub outputs: usize,
+    pub width: usize,
+    pub format: Format,
+    /// For up to so many rows, this kernel of cuBLAS; the fewest first.
+    kernels: Vec<(usize, blas::cublasLtMatmulAlgo_t)>,
+}
+
+/// What cuBLAS is told of a product; gone when it was told.
+struct Told {
+    what: blas::cublasLtMatmulDesc_t,
+    weights: blas::cublasLtMatrixLayout_t,
+    inputs: blas::cublasLtMatrixLayout_t,
+    sums: blas::cublasLtMatrixLayout_t,
+}
+
+/// Where a product's numbers lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operands {
+    pub sums: Address,
+    pub inputs: Address,
+    pub weights: Address,
+}
+
+// === impl Format ===
+
+impl Format {
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => size_of::<bf16>(),
+            Self::Float8 => 1,
+        }
+    }
+
+    fn name(self) -> blas::cudaDataType {
+        match self {
+            Self::Bf16 => blas::cudaDataType::CUDA_R_16BF,
+            Self::Float8 => blas::cudaDataType::CUDA_R_8F_E4M3,
+        }
+    }
+
+    /// So many numbers that look like those of a model, as bytes.
+    fn sample(self, count: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        match self {
+            Self::Bf16 => {
+                let number = |bits: u32| bits as f32 / (1_u32 << 23) as f32 - 1.0;
+                let numbers = (0..count).map(|_| bf16::from_f32(number(next())));
+                numbers.flat_map(bf16::to_le_bytes).collect()
+            }
+            // All but the largest, among which is not-a-number.
+            Self::Float8 => (0..count).map(|_| next() as u8 & 0xb7).collect(),
+        }
+    }
+}
+
+// === impl Shape ===
+
+impl Shape {
+    pub fn new([outputs, width]: [usize; 2], format: Format) -> Self {
+        Self { outputs, width, format, kernels: Vec::new() }
+    }
+
+    /// Whether so few rows have kernels of their own.
+    pub fn is_few(&self, rows: usize) -> bool {
+        self.format == Format::Bf16
+            && rows <= FEW_ROWS
+            && self.outputs.is_multiple_of(FEW_OUTPUTS)
+            && self.width.is_multiple_of(FEW_WIDTH)
+    }
 }
 
 // === impl Products ===
@@ -25,71 +138,373 @@ pub(super) struct Products {
 impl Products {
     pub fn open(device: &Device) -> Result<Self, DeviceError> {
         // SAFETY: the library is NVIDIA's, and is looked for by its name.
-        if unsafe { !cublas::sys::is_culib_present() } {
-            return Err(DeviceError::Library("libcublas"));
+        if unsafe { !blas::is_culib_present() } {
+            return Err(DeviceError::Library("libcublasLt"));
         }
+        let few = device.kernel_that_shares("multiply_few", FEW_SHARED)?;
+        let gate_few = device.kernel_that_shares("gate_few", GATE_FEW_SHARED)?;
         let (stream, workspace) = (device.stream.clone(), device.zeroed(WORKSPACE)?);
-        let handle = cublas::result::create_handle().map_err(DeviceError::blas("start"))?;
-        let products = Self { handle, stream, workspace };
-        // SAFETY: the stream and the workspace live as long as the handle, and the latter is used by nobody else.
-        let given = unsafe {
-            let stream = products.stream.cu_stream().cast();
-            let address = products.workspace.at(0) as *mut std::ffi::c_void;
-            cublas::result::set_stream(handle, stream)
-                .and_then(|()| blas::cublasSetWorkspace_v2(handle, address, WORKSPACE).result())
-        };
-        given.map_err(DeviceError::blas("take its stream and its workspace"))?;
-        Ok(products)
+        let handle = lt::create_handle().map_err(DeviceError::blas("start"))?;
+        Ok(Self { handle, stream, workspace, few, gate_few })
     }
 
-    /// `out (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, bf16 into f32.
+    /// `sums (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, in f32.
     ///
     /// # Safety
     ///
     /// The addresses must lead to as much as that.
     pub unsafe fn multiply(
         &self,
-        out: Address,
-        inputs: Address,
-        weights: Address,
-        [rows, outputs, width]: [usize; 3],
+        device: &Device,
+        shape: &Shape,
+        operands: Operands,
+        rows: usize,
     ) -> Result<(), DeviceError> {
-        use blas::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-        use blas::cudaDataType::{CUDA_R_16BF, CUDA_R_32F};
-        let [rows, outputs, width] = [rows, outputs, width].map(|count| count as c_int);
+        if shape.is_few(rows) {
+            // SAFETY: the caller vouches for the addresses.
+            return unsafe { self.launch_few(device, shape, operands, None, rows) };
+        }
+        let at = shape.kernels.partition_point(|(most, _)| *most < rows);
+        let kernel = shape.kernels.get(at).map_or(ptr::null(), |(_, kernel)| ptr::from_ref(kernel));
+        let told = Told::of(shape, rows)?;
+        // SAFETY: the caller vouches for the addresses.
+        unsafe { self.launch(&told, operands, kernel) }
+    }
+
+    /// `silu(gates) * ups`, in bf16, of a few rows, where [`Shape::is_few`] says so: the weights are those of the gates,
+    /// and below them those of what is gated. What there is no bias of is 0.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Products::multiply`], and there must be as many numbers of the bias as weights have rows.
+    pub unsafe fn gate_few(
+        &self,
+        device: &Device,
+        shape: &Shape,
+        operands: Operands,
+        bias: Address,
+        rows: usize,
+    ) -> Result<(), DeviceError> {
+        // SAFETY: the caller vouches for the addresses.
+        unsafe { self.launch_few(device, shape, operands, Some(bias), rows) }
+    }
+
+    /// Launches the kernel for a few rows, or, with a bias, the one that gates as well.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Products::gate_few`].
+    unsafe fn launch_few(
+        &self,
+        device: &Device,
+        shape: &Shape,
+        operands: Operands,
+        bias: Option<Address>,
+        rows: usize,
+    ) -> Result<(), DeviceError> {
+        let Operands { sums, inputs, weights } = operands;
+        let arguments = [
+            Argument::Table(sums),
+            Argument::Table(inputs),
+            Argument::Table(weights),
+            Argument::Count(rows as u32),
+            Argument::Count(shape.outputs as u32),
+            Argument::Count(shape.width as u32),
+            Argument::Table(bias.unwrap_or(0)),
+        ];
+        let (kernel, arguments) = match bias {
+            Some(_) => (&self.gate_few, &arguments[..]),
+            None => (&self.few, &arguments[..arguments.len() - 1]),
+        };
+        let blocks = shape.outputs / FEW_OUTPUTS;
+        // SAFETY: the arguments of `gate_few`, which has a bias, or `multiply_few`; the caller vouches for the addresses.
+        unsafe { device.launch(kernel, [blocks, 1, 1], WARP, arguments) }
+    }
+
+    /// # Safety
+    ///
+    /// As of [`Products::multiply`].
+    unsafe fn launch(
+        &self,
+        told: &Told,
+        operands: Operands,
+        kernel: *const blas::cublasLtMatmulAlgo_t,
+    ) -> Result<(), DeviceError> {
         let (one, zero) = (1.0_f32, 0.0_f32);
-        // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because
-        // they lie with the host.
+        let Operands { sums, inputs, weights } = operands;
+        let sums = sums as *mut c_void;
+        // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because they lie
+        // with the host.
         let done = unsafe {
-            cublas::result::gemm_ex(
+            lt::matmul(
                 self.handle,
-                CUBLAS_OP_T,
-                CUBLAS_OP_N,
-                outputs,
-                rows,
-                width,
+                told.what,
                 (&raw const one).cast(),
-                weights as *const _,
-                CUDA_R_16BF,
-                width,
-                inputs as *const _,
-                CUDA_R_16BF,
-                width,
                 (&raw const zero).cast(),
-                out as *mut _,
-                CUDA_R_32F,
-                outputs,
-                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+                weights as *const c_void,
+                told.weights,
+                inputs as *const c_void,
+                told.inputs,
+                sums,
+                told.sums,
+                sums,
+                told.sums,
+                kernel,
+                self.workspace.at(0) as *mut c_void,
+                WORKSPACE,
+                self.stream.cu_stream().cast(),
             )
         };
         done.map_err(DeviceError::blas("multiply"))
+    }
+
+    /// Finds the kernels for weights of a shape and up to so many rows. It is tried with some of the weights, so that
+    /// what is timed does not lie in a cache.
+    pub fn tune(
+        &self,
+        device: &Device,
+        shape: &mut Shape,
+        weights: &[Address],
+        rows_max: usize,
+    ) -> Result<(), DeviceError> {
+        let sample = shape.format.sample(rows_max * shape.width);
+        let mut inputs = device.zeroed::<u8>(sample.len())?;
+        device.write(&mut inputs, 0, &sample)?;
+        let sums = device.zeroed::<f32>(rows_max * shape.outputs)?;
+        let mut right = None;
+        if shape.is_few(1) {
+            let at = Operands { sums: sums.at(0), inputs: inputs.at(0), weights: weights[0] };
+            // SAFETY: there are an input and room for its sums; the caller's weights have this shape.
+            unsafe { self.launch_few(device, shape, at, None, 1)? };
+            let mut found = vec![0.0_f32; shape.outputs];
+            device.read(&sums, &mut found)?;
+            device.wait()?;
+            right = Some(found);
+        }
+        let mut buckets: Vec<usize> = buckets(rows_max).collect();
+        buckets.reverse();
+        for rows in buckets {
+            let told = Told::of(shape, rows)?;
+            let mut best: Option<(Duration, bool, blas::cublasLtMatmulAlgo_t)> = None;
+            for kernel in self.offers(&told)? {
+                let at = |index: usize| Operands {
+                    sums: sums.at(0),
+                    inputs: inputs.at(0),
+                    weights: weights[index % weights.len()],
+                };
+                // SAFETY: there are as many inputs and as much room for sums; the caller's weights have this shape.
+                let run =
+                    |index: usize| unsafe { self.launch(&told, at(index), &raw const kernel) };
+                run(0)?;
+                let mut found = vec![0.0_f32; shape.outputs];
+                device.read(&sums, &mut found)?;
+                device.wait()?;
+                let right = right.get_or_insert_with(|| found.clone());
+                let same = found.iter().zip(right).all(|(a, b)| a.to_bits() == b.to_bits());
+                let begun = Instant::now();
+                (0..TIMES).try_for_each(run)?;
+                device.wait()?;
+                let took = begun.elapsed();
+                let better = best.as_ref().is_none_or(|&(time, agrees, _)| {
+                    (same, std::cmp::Reverse(took)) > (agrees, std::cmp::Reverse(time))
+                });
+                if better {
+                    best = Some((took, same, kernel));
+                }
+            }
+            // Where nothing is offered, cuBLAS chooses when it is asked.
+            let Some((took, same, kernel)) = best else { continue };
+            let Shape { outputs, width, format, .. } = *shape;
+            let each = took / TIMES as u32;
+            tracing::debug!(outputs, width, ?format, rows, ?each, "cuBLAS multiplies");
+            if !same {
+                let rows = format!("{rows} rows");
+                tracing::warn!(
+                    outputs,
+                    width,
+                    rows,
+                    "what a row comes to will depend on its company"
+                );
+            }
+            shape.kernels.insert(0, (rows, kernel));
+        }
+        Ok(())
+    }
+
+    /// The kernels that cuBLAS has, told to leave sums in one piece.
+    fn offers(&self, told: &Told) -> Result<Vec<blas::cublasLtMatmulAlgo_t>, DeviceError> {
+        use blas::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        let wants = lt::create_matmul_pref().map_err(DeviceError::blas("hear what is wanted"))?;
+        // SAFETY: an attribute is as wide as the value that is read; there is room for as many offers as are asked for.
+        let (offered, offers) = unsafe {
+            let most = ptr::from_ref(&WORKSPACE).cast();
+            let set = lt::set_matmul_pref_attribute(
+                wants,
+                CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                most,
+                size_of::<usize>(),
+            );
+            let mut offers = [const {
+                std::mem::MaybeUninit::<blas::cublasLtMatmulHeuristicResult_t>::zeroed()
+            }; OFFERS_MAX];
+            let mut count: c_int = 0;
+            let asked = set.and_then(|()| {
+                blas::cublasLtMatmulAlgoGetHeuristic(
+                    self.handle,
+                    told.what,
+                    told.weights,
+                    told.inputs,
+                    told.sums,
+                    told.sums,
+                    wants,
+                    OFFERS_MAX as c_int,
+                    offers.as_mut_ptr().cast(),
+                    &raw mut count,
+                )
+                .result()
+            });
+            let _ = lt::destroy_matmul_pref(wants);
+            (asked.map(|()| count as usize), offers)
+        };
+        // That it knows none is no failure.
+        let offered = offered.unwrap_or(0).min(OFFERS_MAX);
+        let mut kernels: Vec<blas::cublasLtMatmulAlgo_t> = Vec::new();
+        for offer in &offers[..offered] {
+            // SAFETY: cuBLAS has written it.
+            let offer = unsafe { offer.assume_init_ref() };
+            let Some(kernel) = in_one_piece(offer.algo) else { continue };
+            let sound = offer.state == blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+            let fits = sound && self.takes(told, &kernel);
+            if fits && !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
+        }
+        Ok(kernels)
+    }
+
+    /// Whether cuBLAS can do it that way.
+    fn takes(&self, told: &Told, kernel: &blas::cublasLtMatmulAlgo_t) -> bool {
+        let mut said = std::mem::MaybeUninit::<blas::cublasLtMatmulHeuristicResult_t>::zeroed();
+        // SAFETY: what was told lives as long as this call.
+        let checked = unsafe {
+            blas::cublasLtMatmulAlgoCheck(
+                self.handle,
+                told.what,
+                told.weights,
+                told.inputs,
+                told.sums,
+                told.sums,
+                ptr::from_ref(kernel),
+                said.as_mut_ptr(),
+            )
+        };
+        // SAFETY: cuBLAS has written it, or it is all zero.
+        checked.result().is_ok() && unsafe { said.assume_init_ref() }.workspaceSize <= WORKSPACE
     }
 }
 
 impl Drop for Products {
     fn drop(&mut self) {
         // SAFETY: nobody multiplies any more. On a device that is lost it may fail, and then there is nothing to end.
-        let _ = unsafe { cublas::result::destroy_handle(self.handle) };
+        let _ = unsafe { lt::destroy_handle(self.handle) };
+    }
+}
+
+/// The same kernel, told to leave sums in one piece, if it can.
+fn in_one_piece(mut kernel: blas::cublasLtMatmulAlgo_t) -> Option<blas::cublasLtMatmulAlgo_t> {
+    use blas::cublasLtMatmulAlgoConfigAttributes_t as Config;
+    let (pieces, nothing) = (1_u32, 0_u32);
+    for (attribute, value) in [
+        (Config::CUBLASLT_ALGO_CONFIG_SPLITK_NUM, pieces),
+        (Config::CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, nothing),
+    ] {
+        // SAFETY: the attribute is as wide as the value, and the kernel is cuBLAS's own.
+        let set = unsafe {
+            let (value, bytes) = (ptr::from_ref(&value).cast(), size_of_val(&value));
+            blas::cublasLtMatmulAlgoConfigSetAttribute(&raw mut kernel, attribute, value, bytes)
+        };
+        set.result().ok()?;
+    }
+    Some(kernel)
+}
+
+/// How many rows kernels are looked for.
+fn buckets(rows_max: usize) -> impl Iterator<Item = usize> {
+    let first = (2 * FEW_ROWS).min(rows_max);
+    let powers = std::iter::successors(Some(first), |rows| Some(rows * 2));
+    powers.take_while(move |&rows| rows < rows_max).chain([rows_max])
+}
+
+// === impl Told ===
+
+impl Told {
+    fn of(shape: &Shape, rows: usize) -> Result<Self, DeviceError> {
+        use blas::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        use blas::cudaDataType::CUDA_R_32F;
+        // `CUBLAS_OP_T`, which these bindings have no name for.
+        let transposed: c_int = 1;
+        let told = || -> Result<Self, lt::CublasError> {
+            let (outputs, width, rows) = (shape.outputs as u64, shape.width as u64, rows as u64);
+            let exact = blas::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+            let mut told = Self {
+                what: lt::create_matmul_desc(exact, CUDA_R_32F)?,
+                weights: ptr::null_mut(),
+                inputs: ptr::null_mut(),
+                sums: ptr::null_mut(),
+            };
+            // SAFETY: the attribute is as wide as the value.
+            unsafe {
+                let value = (&raw const transposed).cast();
+                let bytes = size_of_val(&transposed);
+                lt::set_matmul_desc_attribute(
+                    told.what,
+                    CUBLASLT_MATMUL_DESC_TRANSA,
+                    value,
+                    bytes,
+                )?;
+            }
+            let name = shape.format.name();
+            told.weights = lt::create_matrix_layout(name, width, outputs, width as i64)?;
+            told.inputs = lt::create_matrix_layout(name, width, rows, width as i64)?;
+            told.sums = lt::create_matrix_layout(CUDA_R_32F, outputs, rows, outputs as i64)?;
+            Ok(told)
+        };
+        told().map_err(DeviceError::blas("hear of a product"))
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        // SAFETY: what was made is given back once, and nothing was made where there is no address.
+        unsafe {
+            let _ = lt::destroy_matmul_desc(self.what);
+            for layout in [self.weights, self.inputs, self.sums] {
+                if !layout.is_null() {
+                    let _ = lt::destroy_matrix_layout(layout);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_double_up_to_all_rows() {
+        assert_eq!(buckets(5).collect::<Vec<_>>(), [5]);
+        assert_eq!(buckets(16).collect::<Vec<_>>(), [16]);
+        assert_eq!(buckets(100).collect::<Vec<_>>(), [16, 32, 64, 100]);
+    }
+
+    #[test]
+    fn samples_are_numbers() {
+        let halves = Format::Bf16.sample(1_000);
+        let numbers = halves.chunks_exact(2).map(|two| bf16::from_le_bytes([two[0], two[1]]));
+        assert!(numbers.clone().all(|number| number.to_f32().abs() <= 1.0));
+        assert!(numbers.filter(|number| number.to_f32() < 0.0).count() > 400);
+        // E4M3 has not-a-number where all bits but the sign are set.
+        assert!(Format::Float8.sample(1_000).iter().all(|byte| byte & 0x7f != 0x7f));
     }
 }

@@ -1,20 +1,33 @@
 //! What a pass reads and writes on a device, beside weights and pages. All of it is taken when the model is loaded,
 //! and stays where it is.
 
-use super::device::{Address, Argument, Device, DeviceError, Table};
-use super::model::Options;
+use super::device::{Address, Device, DeviceError, Table};
+use super::model::{Options, WARP};
+use super::products::Format;
 use crate::nn::decoder::Config;
 use crate::nn::packed::{PAGE_TOKENS, Pass, Seen, Slot};
 use half::bf16;
+use std::ops::Range;
 
 /// Pages of a part: `PAGES_A_PART` of the kernels.
-const PAGES_A_PART: usize = 32;
-/// Parts, for each row of the largest pass, that there is room for. A pass with more attends some rows at a time.
-const PARTS_A_ROW: usize = 4;
+pub(super) const PAGES_A_PART: usize = 8;
+/// Parts that there is room for at most, unless a single row has more. A pass with more attends some rows at a time.
+const PARTS_MAX: usize = 16_384;
+/// Warps of a block that attends for neighbouring rows, and rows of its fragments: `ROWS_WARPS` of the kernels, and 16.
+pub(super) const TILE_WARPS: usize = 4;
+pub(super) const FRAGMENT_ROWS: usize = 16;
 /// Rows whose whole logits there is room for, at least. More are calculated so many at a time.
 const WHOLE_MIN: usize = 64;
 /// Chosen tokens, for each row of the largest pass, whose logits there is room for.
 const PAIRS_A_ROW: usize = 256;
+/// Which rows have scales of their own, where they have 8 bits: [`Rows::scales`].
+pub(super) const NORMED: usize = 0;
+pub(super) const ATTENDED: usize = 1;
+pub(super) const ACTIVATED: usize = 2;
+/// Tokens, for each row of the largest pass, that may be banned where some are drawn, and numbers of a draw: `Draw` of
+/// the kernels.
+const BANNED_A_ROW: usize = 64;
+pub(super) const DRAW_NUMBERS: usize = 5;
 /// Blocks that are enough to keep a device busy while a step attends, and how many take turns at a row's parts at
 /// least, so that a long text beside many short ones is not the work of one.
 const BLOCKS_ENOUGH: usize = 1024;
@@ -25,6 +38,8 @@ const BLOCKS_MIN: usize = 8;
 pub(super) struct Room {
     pub rows: usize,
     kv_heads: usize,
+    /// Neighbouring rows that attend as one: `TILE_TOKENS` of the kernels.
+    tile: usize,
     /// Parts of the pages that one row sees.
     parts_of_row: usize,
     /// Parts of all rows that attend at once.
@@ -33,6 +48,8 @@ pub(super) struct Room {
     pub whole: usize,
     /// Chosen tokens whose logits are there at once.
     pub pairs: usize,
+    /// Tokens that aren't allowed where some are drawn.
+    pub banned: usize,
     /// Numbers that are uploaded.
     numbers: usize,
 }
@@ -43,18 +60,24 @@ pub(super) struct Rows {
     pub stream: Table<f32>,
     /// What the last product came to, to be added to the stream.
     pub delta: Table<f32>,
-    pub normed: Table<bf16>,
+    pub normed: Table<u8>,
     pub qkv: Table<f32>,
     pub queries: Table<bf16>,
     pub attended: Table<bf16>,
+    /// The same in 8 bits, where weights have those.
+    pub attended_bytes: Option<Table<u8>>,
     pub parts: Table<f32>,
     pub sums: Table<f32>,
     pub gates_ups: Table<f32>,
-    pub activated: Table<bf16>,
+    pub activated: Table<u8>,
+    /// The scales of rows of 8 bits.
+    scales: Option<[Table<f32>; 3]>,
     /// Rows that something is wanted of, after the last norm.
     pub picked: Table<bf16>,
     pub exact: Table<f32>,
     pub logits: Table<f32>,
+    /// A token and its log-probability, of each that is drawn.
+    pub drawn: Table<u32>,
 }
 
 /// What was uploaded for the pass at hand.
@@ -68,9 +91,15 @@ pub(super) struct Plan {
     pub slots: usize,
     pub ranges: usize,
     pub wanted: usize,
+    pub tiles: usize,
     pub seen: usize,
     pub pairs: usize,
+    pub draws: usize,
+    pub banned: usize,
     pub rows: usize,
+    /// Rows at the beginning that are alone in their group, and tiles of all others.
+    pub singles: usize,
+    pub tile_count: usize,
     /// Rows that something is wanted of.
     pub picked: usize,
     /// Parts that there is room for of the pages of each row, and blocks that take turns at them.
@@ -87,17 +116,49 @@ pub struct Wanted<'a> {
     pub whole: usize,
     /// The place of a row, and a token.
     pub pairs: &'a [[u32; 2]],
+    /// Of which rows that want their whole logits a token is drawn instead: those come last among them.
+    pub draws: &'a [Draw],
+    /// Tokens that aren't allowed there.
+    pub banned: &'a [u32],
     /// Whether rows are wanted themselves.
     pub exact: bool,
+}
+
+/// How a token is drawn: `Draw` of the kernels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// What logits are divided by; zero takes the highest.
+    pub temperature: f32,
+    /// Where among all that weigh something the token lies, of 0 to 1.
+    pub chance: f64,
+    /// The tokens that aren't allowed, in [`Wanted::banned`].
+    pub banned: Range<usize>,
 }
 
 /// What came of a pass, kept from pass to pass.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
+    /// Of each draw: a token, and the bits of its log-probability. If that is not a number, nothing could be drawn,
+    /// and the token is the one whose logit is broken, or `u32::MAX` if none has a probability.
+    pub drawn: Vec<[u32; 2]>,
     /// Of each pair.
     pub logits: Vec<f32>,
     /// Of each wanted row, if they are: the row after the last norm.
     pub rows: Vec<f32>,
+}
+
+/// Threads of blocks that go over rows of so many numbers, which they keep: four at a time, at most 4 and 8 times.
+pub(super) fn norm_threads(width: usize) -> u32 {
+    threads(width, 512)
+}
+
+/// See [`norm_threads`].
+pub(super) fn wide_threads(width: usize) -> u32 {
+    threads(width, 1_024)
+}
+
+fn threads(width: usize, most: usize) -> u32 {
+    width.div_ceil(4).next_multiple_of(WARP as usize).min(most) as u32
 }
 
 // === impl Room ===
@@ -110,16 +171,20 @@ impl Room {
         let pages_of_row = pages_of_row.min(pages + rows.div_ceil(PAGE_TOKENS));
         let parts_of_row = pages_of_row.div_ceil(PAGES_A_PART);
         let pairs = (rows * PAIRS_A_ROW).max(config.vocabulary);
-        // A token, a position, a slot, a range and a place among the wanted; and all pages that it sees.
-        let of_row = 1 + 1 + 2 + 2 + 1 + 3 * pages_of_row;
+        let banned = rows * BANNED_A_ROW;
+        let decodes = decodes_max.next_power_of_two().min(rows);
+        // A token, a position, a slot, a range, a place among the wanted, a tile and a draw; and all pages that it sees.
+        let of_row = 1 + 1 + 2 + 2 + 1 + 2 + DRAW_NUMBERS + 3 * pages_of_row;
         Self {
             rows,
             kv_heads: config.kv_heads,
+            tile: TILE_WARPS * (FRAGMENT_ROWS / (config.heads / config.kv_heads)),
             parts_of_row,
-            parts: (rows * PARTS_A_ROW).max(decodes_max.next_power_of_two() * parts_of_row),
+            parts: (decodes * parts_of_row).min(PARTS_MAX).max(parts_of_row),
             whole: decodes_max.max(WHOLE_MIN).min(rows),
             pairs,
-            numbers: rows * of_row + 2 * pairs,
+            banned,
+            numbers: rows * of_row + 2 * pairs + banned,
         }
     }
 
@@ -133,32 +198,41 @@ impl Room {
 // === impl Rows ===
 
 impl Rows {
-    pub fn new(device: &Device, config: &Config, room: &Room) -> Result<Self, DeviceError> {
+    pub fn new(
+        device: &Device,
+        config: &Config,
+        room: &Room,
+        format: Format,
+    ) -> Result<Self, DeviceError> {
         let rows = room.rows;
+        let bytes = |width: usize| device.zeroed(rows * width * format.bytes());
+        let is_short = format == Format::Float8;
+        let scales = || Ok([device.zeroed(rows)?, device.zeroed(rows)?, device.zeroed(rows)?]);
         let heads = config.heads * config.head_dim;
         let all = heads + 2 * config.kv_heads * config.head_dim;
         Ok(Self {
             stream: device.zeroed(rows * config.width)?,
             delta: device.zeroed(rows * config.width)?,
-            normed: device.zeroed(rows * config.width)?,
+            normed: bytes(config.width)?,
             qkv: device.zeroed(rows * all)?,
             queries: device.zeroed(rows * heads)?,
             attended: device.zeroed(rows * heads)?,
+            attended_bytes: is_short.then(|| bytes(heads)).transpose()?,
             parts: device.zeroed(room.parts * heads)?,
             sums: device.zeroed(room.parts * config.heads * 2)?,
             gates_ups: device.zeroed(rows * 2 * config.mlp_width)?,
-            activated: device.zeroed(rows * config.mlp_width)?,
+            activated: bytes(config.mlp_width)?,
+            scales: is_short.then(scales).transpose()?,
             picked: device.zeroed(rows * config.width)?,
             exact: device.zeroed(rows * config.width)?,
             logits: device.zeroed((room.whole * config.vocabulary).max(room.pairs))?,
+            drawn: device.zeroed(2 * rows)?,
         })
     }
 
-    /// What has to be added to the stream before it is read, for kernels: a product and its bias, given the
-    /// bias of the product that waits, if one does.
-    pub fn pending(&self, bias: Option<Address>) -> [Argument; 2] {
-        let delta = bias.map_or(0, |_| self.delta.at(0));
-        [delta, bias.unwrap_or(0)].map(Argument::Table)
+    /// Where the scales of rows of one kind lie; 0 if they have none.
+    pub fn scales(&self, kind: usize) -> Address {
+        Table::address(self.scales.as_ref().map(|scales| &scales[kind]))
     }
 }
 
@@ -174,9 +248,14 @@ impl Plan {
             slots: 0,
             ranges: 0,
             wanted: 0,
+            tiles: 0,
             seen: 0,
             pairs: 0,
+            draws: 0,
+            banned: 0,
             rows: 0,
+            singles: 0,
+            tile_count: 0,
             picked: 0,
             parts: 0,
             blocks: 0,
@@ -184,13 +263,16 @@ impl Plan {
     }
 
     /// Lays out what the kernels read: one list after the other, in one table.
-    pub fn fill(&mut self, pass: &Pass, wanted: Wanted<'_>) {
+    pub fn fill(&mut self, pass: &Pass, wanted: Wanted<'_>, room: &Room) {
+        let singles = pass.groups.iter().take_while(|group| group.rows.len() == 1);
         self.parts = 1;
-        for group in &pass.groups {
+        self.singles = 0;
+        for group in singles {
             self.parts = self.parts.max(group.pages.len().div_ceil(PAGES_A_PART));
+            self.singles += 1;
         }
         self.blocks = self.parts;
-        self.lay(pass, wanted, [pass.tokens.len(), wanted.rows.len()], 0);
+        self.lay(pass, wanted, [pass.tokens.len(), wanted.rows.len()], [0, room.tile]);
     }
 
     /// The same of one token of each of some texts, padded to so many. What kernels are told beside the table, where
@@ -205,12 +287,20 @@ impl Plan {
         room: &Room,
     ) {
         (self.parts, self.blocks) = (room.parts_of_row, room.blocks(rows));
-        self.lay(pass, wanted, [rows, rows], scratch);
+        self.singles = rows;
+        self.lay(pass, wanted, [rows, rows], [scratch as usize, room.tile]);
     }
 
     /// Lays the lists out, those of `rows` rows and `picked` wanted ones, whatever the pass has of them.
-    fn lay(&mut self, pass: &Pass, wanted: Wanted<'_>, [rows, picked]: [usize; 2], scratch: u32) {
+    fn lay(
+        &mut self,
+        pass: &Pass,
+        wanted: Wanted<'_>,
+        [rows, picked]: [usize; 2],
+        [scratch, tile]: [usize; 2],
+    ) {
         (self.rows, self.picked) = (rows, picked);
+        let scratch = scratch as u32;
         let numbers = &mut self.numbers;
         let added = 0..(rows - pass.tokens.len()) as u32;
         numbers.clear();
@@ -235,12 +325,29 @@ impl Plan {
         self.wanted = numbers.len();
         numbers.extend(wanted.rows);
         numbers.extend((wanted.rows.len()..picked).map(|_| 0));
+        self.tiles = numbers.len();
+        for group in pass.groups.iter().skip(self.singles) {
+            let tiles = group.rows.clone().step_by(tile);
+            numbers.extend(
+                tiles.flat_map(|row| [row, tile.min(group.rows.end - row)]).map(|n| n as u32),
+            );
+        }
+        self.tile_count = (numbers.len() - self.tiles) / 2;
         self.seen = numbers.len();
         let own = added.map(|index| Seen { page: scratch + index, first: 0, tokens: 1 });
         let seen = pass.seen.iter().copied().chain(own);
         numbers.extend(seen.flat_map(|seen| [seen.page, seen.first, seen.tokens]));
         self.pairs = numbers.len();
         numbers.extend(wanted.pairs.iter().flatten());
+        self.draws = numbers.len();
+        for draw in wanted.draws {
+            let chance = draw.chance.to_bits();
+            let [low, high] = [chance as u32, (chance >> 32) as u32];
+            let [begin, end] = [draw.banned.start, draw.banned.end].map(|at| at as u32);
+            numbers.extend([draw.temperature.to_bits(), low, high, begin, end]);
+        }
+        self.banned = numbers.len();
+        numbers.extend(wanted.banned);
     }
 
     pub fn upload(&mut self, device: &Device) -> Result<(), DeviceError> {

@@ -59,8 +59,8 @@ pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> io::Re
     let format = match precision {
         Precision::F32 => Format::F32,
         Precision::Bf16 => Format::Bf16,
-        // Four bits are candle's, which multiplies bytes in the end.
-        Precision::Int8 | Precision::Int4 => Format::Int8,
+        // Four bits are candle's, which multiplies bytes in the end; a GPU's are not multiplied here.
+        Precision::Int8 | Precision::Int4 | Precision::Float8 => Format::Int8,
     };
     let outputs = WIDTH * threads.get();
     let plan = Plan { format, outputs, inputs: WIDTH, bias: None };

@@ -28,6 +28,9 @@ pub enum Precision {
     /// 4 bits, by candle's products of `Q4_K`; keys and values in 16 bits. A matrix that a GGUF file
     /// holds in other blocks is multiplied as it is.
     Int4,
+    /// 8 bits of a floating-point number (E4M3), with a scale for each row of a matrix, and each row that it is
+    /// multiplied with; keys, values and the unembedding in 16 bits. On a GPU alone.
+    Float8,
 }
 
 /// How a model is loaded.
@@ -148,6 +151,7 @@ impl Precision {
             Self::Bf16 => "bf16",
             Self::Int8 => "q8_0",
             Self::Int4 => "q4_k",
+            Self::Float8 => "fp8",
         }
     }
 
@@ -160,6 +164,8 @@ impl Precision {
             Self::Int8 => 8.5,
             // A block of 256 takes 144 bytes.
             Self::Int4 => 4.5,
+            // But for the unembedding.
+            Self::Float8 => 8.0,
         }
     }
 
@@ -168,7 +174,7 @@ impl Precision {
             Self::F32 => Some(Format::F32),
             Self::Bf16 => Some(Format::Bf16),
             Self::Int8 => Some(Format::Int8),
-            Self::Int4 => None,
+            Self::Int4 | Self::Float8 => None,
         }
     }
 
@@ -197,6 +203,10 @@ impl Packed {
             let supported = "at most 256 where it serves";
             let value = config.head_dim.to_string();
             return Err(ConfigError::unsupported("head_dim", value, supported).into());
+        }
+        if options.precision == Precision::Float8 {
+            let value = options.precision.as_str().to_owned();
+            return Err(ConfigError::unsupported("quantize", value, "kept on a GPU").into());
         }
         let crew = Crew::new(options.threads);
         let weights = load_weights(&checkpoint, &crew, options.precision)?;

@@ -1,0 +1,546 @@
+// What rows of texts see of each other.
+#pragma once
+
+#include "tensor.h"
+
+// Where heads lie.
+struct Heads {
+  u32 heads, kv_heads, dim, page_tokens;
+};
+
+// Attention, by the tensor cores. What comes of a row is the same to the bit however it is launched: alone, or beside
+// others of its text, and by any number of blocks. For that, what a row sees is summed up in an order that depends on
+// its list of pages alone:
+//
+// - The list is cut into parts of PAGES_A_PART pages. A part has a place for each token that its pages could hold; those
+//   that a row doesn't see weigh nothing. Scores of a part are there at once, so it has one highest score, and each of
+//   its weights is calculated once, rounded to bf16, and multiplied with the values in the order of the places.
+// - Parts are added up in their order by `join`, which is all that `attend_rows`, whose parts stay in registers, and
+//   `attend_merge`, which finds them in memory, do with them. A part that a row sees nothing of changes nothing.
+//
+// Keys and values of a part come in chunks of PAGES_A_CHUNK pages. A chunk that no row of a block sees is neither loaded
+// nor multiplied; to a row that doesn't see it, it makes no difference whether others do, since it adds zeros to its
+// sums. For that, tokens that a page has must be numbers; what lies behind them is never read.
+//
+// While the scores of a part are calculated, its values are being loaded, and while values are mixed, the keys of the
+// next part are.
+
+// Tokens of a page: what the engine calls by the same name.
+static const u32 PAGE_TOKENS = 16;
+static const u32 PAGES_A_PART = 8;
+static const u32 PAGES_A_CHUNK = 2;
+static const u32 CHUNKS_A_PART = PAGES_A_PART / PAGES_A_CHUNK;
+static const u32 CHUNK_TOKENS = PAGES_A_CHUNK * PAGE_TOKENS;
+// Rows of a fragment: each is a query head of a token.
+static const u32 FRAGMENT_ROWS = 16;
+// Warps of a block of `attend_rows`, and the threads of one of each kind.
+static const u32 ROWS_WARPS = 4;
+static const u32 ROWS_THREADS = ROWS_WARPS * WARP;
+static const u32 PARTS_THREADS = WARP;
+
+// Tokens of a warp, and of a block, of `attend_rows`: so many whole groups of query heads fit a fragment.
+template <int GROUP>
+static constexpr u32 WARP_TOKENS = FRAGMENT_ROWS / GROUP;
+template <int GROUP>
+static constexpr u32 TILE_TOKENS = ROWS_WARPS * WARP_TOKENS<GROUP>;
+
+// Numbers of a token in what a block shares: what is shorter than a step of a product is filled up with zeros, and 8
+// numbers lie between two tokens, so that 8 of them, loaded at once, are in different banks. And the bytes that a
+// block shares, of either kind, which whoever launches it has to say: keys and values of a part.
+template <int DIM>
+static constexpr u32 SHARED_ROW = (DIM < 16 ? 16 : DIM) + 8;
+template <int DIM>
+static constexpr u32 SHARED_BYTES = 2 * PAGES_A_PART * PAGE_TOKENS * SHARED_ROW<DIM> * 2;
+
+// Parts that the pages of a row are cut into: one at least.
+static __device__ u32 parts_of(const u32 *ranges, u32 row) {
+  const u32 pages = ranges[2 * row + 1] - ranges[2 * row];
+  return pages ? (pages + PAGES_A_PART - 1) / PAGES_A_PART : 1;
+}
+
+// A page that rows see: tokens of it, the first of which stands at a position.
+struct Seen {
+  u32 page, first, tokens;
+};
+
+// Neighbouring rows of one text, which see the same pages: TILE_TOKENS at most, and maybe none.
+struct RowTile {
+  u32 first, rows;
+};
+
+// The sum so far of some of the keys that a query sees: the highest score among them, of which two is taken to the
+// power, and the sum of their weights relative to its own.
+struct Sum {
+  float highest, weight;
+};
+
+// What values are multiplied by when the sums that they belong to become one.
+struct Factors {
+  float before, more;
+};
+
+// Adds a part to the sum of those before it. If nothing of the part is seen, its values are zeros, and minus zero is
+// what makes them change nothing: not even the sign of a zero.
+static __device__ __forceinline__ Factors join(Sum &sum, Sum part) {
+  const float highest = fmaxf(sum.highest, part.highest);
+  const bool nothing = part.highest == -INFINITE;
+  const Factors factors = {nothing ? 1.0f : power_of_two(__fsub_rn(sum.highest, highest)),
+                           nothing ? -0.0f : power_of_two(__fsub_rn(part.highest, highest))};
+  sum.highest = highest;
+  sum.weight = __fmaf_rn(part.weight, factors.more, __fmul_rn(sum.weight, factors.before));
+  return factors;
+}
+
+static __device__ __forceinline__ float joined(float value, float more, Factors factors) {
+  return __fmaf_rn(more, factors.more, __fmul_rn(value, factors.before));
+}
+
+// What all values of a row are multiplied by at last.
+static __device__ __forceinline__ float share_of(Sum sum) { return __fdiv_rn(1.0f, sum.weight); }
+
+// The first and the last position of some rows; of none, the first is behind the last.
+struct Span {
+  u32 first, last;
+};
+
+// Positions of rows, for a whole warp. They may come in any order.
+static __device__ Span span_of(const u32 *positions, u32 rows) {
+  Span span = {EVERYONE, 0};
+  for (u32 row = threadIdx.x % WARP; row < rows; row += WARP) {
+    span.first = min(span.first, positions[row]);
+    span.last = max(span.last, positions[row]);
+  }
+  for (int far = WARP / 2; far > 0; far /= 2) {
+    span.first = min(span.first, __shfl_xor_sync(EVERYONE, span.first, far));
+    span.last = max(span.last, __shfl_xor_sync(EVERYONE, span.last, far));
+  }
+  return span;
+}
+
+// The pages of the next parts of a block, a page a lane, and which of them anybody of the block sees, anybody of the
+// warp, and everybody of the warp wholly: a bit a page.
+struct Look {
+  Seen page;
+  u32 block, warp, whole;
+};
+static const u32 PARTS_A_LOOK = WARP / PAGES_A_PART;
+
+// Of the pages of one part, the first of each chunk with a page that is in the set; and of each whose pages all are.
+static const u32 CHUNK_BEGINNINGS = 0x55;
+static __device__ __forceinline__ u32 chunks_with(u32 pages) { return (pages | pages >> 1) & CHUNK_BEGINNINGS; }
+static __device__ __forceinline__ u32 chunks_within(u32 pages) { return pages & pages >> 1 & CHUNK_BEGINNINGS; }
+static_assert(PAGES_A_CHUNK == 2 && PAGES_A_PART == 8, "a part's pages are a byte of a set, and a chunk's a pair of bits");
+
+// How a block attends: WARPS of it with TOKENS each, of which GROUP query heads see one key head.
+template <int DIM, int GROUP, int WARPS, int TOKENS>
+struct Attention {
+  static constexpr int ROW = SHARED_ROW<DIM>;
+  static constexpr int STEPS = (ROW - 8) / 16, TILES = 2 * STEPS;
+  // Rows of the fragment that a lane has a share in: where the upper half is empty, one.
+  static constexpr int HALVES = TOKENS * GROUP > 8 ? 2 : 1;
+
+  const bf16 *keys, *values;
+  // Of a page, and of it before those of the key head.
+  u32 page_numbers, head_numbers;
+  const Seen *seen;
+  u32 begin, pages;
+  // Parts of this block: the first of them, how far it is to the next, and how many there are.
+  u32 first_part, stride, turns;
+  u32 window;
+  float scale;
+  Span block, warp;
+  bf16 *room;
+
+  __device__ __forceinline__ bool sees(const Seen &page, Span rows) const {
+    return page.tokens > 0 && rows.first <= rows.last && page.first <= rows.last &&
+           (window == 0 || page.first + page.tokens + window > rows.first + 1);
+  }
+
+  __device__ __forceinline__ bool sees_whole(const Seen &page, Span rows) const {
+    return page.tokens == PAGE_TOKENS && page.first + PAGE_TOKENS <= rows.first + 1 &&
+           (window == 0 || page.first + window > rows.last);
+  }
+
+  __device__ __forceinline__ Look look(u32 turn) const {
+    const u32 lane = threadIdx.x % WARP;
+    const u32 at = (first_part + (turn + lane / PAGES_A_PART) * stride) * PAGES_A_PART + lane % PAGES_A_PART;
+    Look found;
+    found.page = Seen{0, 0, 0};
+    if (at < pages) found.page = seen[begin + at];
+    found.block = __ballot_sync(EVERYONE, sees(found.page, block));
+    found.warp = __ballot_sync(EVERYONE, sees(found.page, warp));
+    found.whole = __ballot_sync(EVERYONE, sees_whole(found.page, warp));
+    return found;
+  }
+
+  // The pages of a part, out of those of a look.
+  static __device__ __forceinline__ u32 of_part(u32 pages, u32 turn) {
+    return pages >> turn % PARTS_A_LOOK * PAGES_A_PART & 0xff;
+  }
+
+  // The next part that anybody of the block sees anything of, from a turn on; `turns` if there is none. Of parts in
+  // between, `pass` is told.
+  template <class Pass>
+  __device__ __forceinline__ u32 next_seen(Look &look, u32 turn, Pass pass) const {
+    for (; turn < turns; turn++) {
+      if (turn % PARTS_A_LOOK == 0) look = this->look(turn);
+      if (of_part(look.block, turn)) break;
+      pass(turn);
+    }
+    return turn;
+  }
+
+  // Begins to load keys or values of a part: the chunks of it that anybody of the block sees.
+  __device__ __forceinline__ void load(bf16 *to, const bf16 *from, const Look &look, u32 turn) const {
+    // Each thread copies the same 8 numbers of every so many tokens of a page.
+    constexpr int TOKENS_AT_ONCE = WARPS * WARP / TILES;
+    const int its = threadIdx.x / TILES, number = threadIdx.x % TILES * 8;
+    from += head_numbers + its * DIM + number;
+    to += its * ROW + number;
+    const u32 chunks = chunks_with(of_part(look.block, turn));
+#pragma unroll 1
+    for (u32 left = chunks | chunks << 1; left; left &= left - 1) {
+      const int in_part = __ffs(left) - 1, at = turn % PARTS_A_LOOK * PAGES_A_PART + in_part;
+      const u32 page = __shfl_sync(EVERYONE, look.page.page, at);
+      const int tokens = __shfl_sync(EVERYONE, look.page.tokens, at);
+      const bf16 *of_page = from + (size_t)page * page_numbers;
+#pragma unroll
+      for (int token = 0; token < (int)PAGE_TOKENS; token += TOKENS_AT_ONCE)
+        if (TOKENS_AT_ONCE <= (int)PAGE_TOKENS || its < (int)PAGE_TOKENS)
+          begin_copy(to + (in_part * PAGE_TOKENS + token) * ROW, of_page + token * DIM,
+                     token + its < tokens && number < DIM);
+    }
+  }
+
+  // Waits until copies are there, those of others as well, and until nobody reads what was there before.
+  template <int GROUPS>
+  static __device__ __forceinline__ void await_all() {
+    await_copies<GROUPS>();
+    if (WARPS > 1) __syncthreads();
+    else __syncwarp();
+  }
+
+  // Goes over all parts in their order. `row_positions` are those of the rows of the fragment that the lane has a share
+  // in, and `queries` the rows themselves. Of each part that the warp sees something of, `take(turn, sums, values)` is
+  // told; of others that nobody of the block sees anything of, `pass(turn)`.
+  template <class Take, class Pass>
+  __device__ __forceinline__ void attend(const u32 (&queries)[STEPS][4], const u32 (&row_positions)[HALVES], Take take,
+                                         Pass pass) const {
+    const int lane = threadIdx.x % WARP;
+    bf16 *const part_keys = room, *const part_values = room + PAGES_A_PART * PAGE_TOKENS * ROW;
+    const bf16 *const keys_of_lane = part_keys + (lane / 16 * 8 + lane % 8) * ROW + lane / 8 % 2 * 8;
+    const bf16 *const values_of_lane = part_values + lane % 16 * ROW + lane / 16 * 8;
+    Look look;
+    u32 turn = next_seen(look, 0, pass);
+    if (turn == turns) return;
+    load(part_keys, keys, look, turn);
+    close_copies();
+    load(part_values, values, look, turn);
+    for (bool first = true; turn < turns; first = false) {
+      const u32 own = chunks_with(of_part(look.warp, turn)), whole = chunks_within(of_part(look.whole, turn));
+      // Besides the keys, there is one group: of nothing, or else of the first values.
+      close_copies();
+      await_all<1>();
+      if (!first) load(part_values, values, look, turn);
+      close_copies();
+
+      // Scores: of each chunk, and of each 8 tokens of it.
+      constexpr int EIGHTS = CHUNK_TOKENS / 8;
+      float scores[CHUNKS_A_PART][EIGHTS][4];
+#pragma unroll
+      for (int chunk = 0; chunk < (int)CHUNKS_A_PART; chunk++) {
+#pragma unroll
+        for (int eight = 0; eight < EIGHTS; eight++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) scores[chunk][eight][i] = 0.0f;
+        const u32 bit = 1u << chunk * PAGES_A_CHUNK;
+        if (!(own & bit)) continue;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++)
+#pragma unroll
+          for (int eight = 0; eight < EIGHTS; eight += 2) {
+            u32 matrices[4];
+            load_matrices(matrices, keys_of_lane + (chunk * CHUNK_TOKENS + eight * 8) * ROW + step * 16);
+            multiply_add(scores[chunk][eight], queries[step], matrices[0], matrices[1]);
+            multiply_add(scores[chunk][eight + 1], queries[step], matrices[2], matrices[3]);
+          }
+        if (whole & bit) continue;
+#pragma unroll
+        for (int page = 0; page < (int)PAGES_A_CHUNK; page++) {
+          const int at = turn % PARTS_A_LOOK * PAGES_A_PART + chunk * PAGES_A_CHUNK + page;
+          const int first_at = __shfl_sync(EVERYONE, look.page.first, at);
+          const int tokens = __shfl_sync(EVERYONE, look.page.tokens, at);
+#pragma unroll
+          for (int half = 0; half < HALVES; half++) {
+            const int behind = (int)row_positions[half] + 1 - first_at, end = min(tokens, behind);
+            const int begin = window ? behind - (int)window : 0;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+              const int token = i / 2 * 8 + lane % 4 * 2 + i % 2;
+              float &score = scores[chunk][page * 2 + i / 2][half * 2 + i % 2];
+              score = token >= begin && token < end ? score : -INFINITE;
+            }
+          }
+        }
+      }
+
+      // Weights, and their sum: each lane's in the order of its tokens, and then over the four lanes that share a row.
+      Sum sums[HALVES];
+      float lowered[HALVES];
+#pragma unroll
+      for (int half = 0; half < HALVES; half++) {
+        float highest = -INFINITE;
+#pragma unroll
+        for (int chunk = 0; chunk < (int)CHUNKS_A_PART; chunk++) {
+          if (!(own >> chunk * PAGES_A_CHUNK & 1)) continue;
+#pragma unroll
+          for (int eight = 0; eight < EIGHTS; eight++)
+            highest = fmaxf(highest, fmaxf(scores[chunk][eight][half * 2], scores[chunk][eight][half * 2 + 1]));
+        }
+        highest = fmaxf(highest, __shfl_xor_sync(EVERYONE, highest, 1));
+        highest = fmaxf(highest, __shfl_xor_sync(EVERYONE, highest, 2));
+        sums[half] = Sum{__fmul_rn(highest, scale), 0.0f};
+        // A row that sees nothing has weights of zero, not of what becomes of infinite less infinite.
+        lowered[half] = highest == -INFINITE ? 0.0f : -sums[half].highest;
+      }
+      u32 weights[CHUNKS_A_PART][PAGES_A_CHUNK][4];
+#pragma unroll
+      for (int chunk = 0; chunk < (int)CHUNKS_A_PART; chunk++) {
+#pragma unroll
+        for (int page = 0; page < (int)PAGES_A_CHUNK; page++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) weights[chunk][page][i] = 0;
+        if (!(own >> chunk * PAGES_A_CHUNK & 1)) continue;
+#pragma unroll
+        for (int eight = 0; eight < EIGHTS; eight++)
+#pragma unroll
+          for (int half = 0; half < HALVES; half++) {
+            const float *of = &scores[chunk][eight][half * 2];
+            const float weight = power_of_two(__fmaf_rn(of[0], scale, lowered[half]));
+            const float next = power_of_two(__fmaf_rn(of[1], scale, lowered[half]));
+            sums[half].weight = __fadd_rn(__fadd_rn(sums[half].weight, weight), next);
+            weights[chunk][eight / 2][eight % 2 * 2 + half] = pair_of(weight, next);
+          }
+      }
+#pragma unroll
+      for (int half = 0; half < HALVES; half++) {
+        sums[half].weight = __fadd_rn(sums[half].weight, __shfl_xor_sync(EVERYONE, sums[half].weight, 1));
+        sums[half].weight = __fadd_rn(sums[half].weight, __shfl_xor_sync(EVERYONE, sums[half].weight, 2));
+      }
+
+      const u32 this_turn = turn;
+      turn = next_seen(look, turn + 1, pass);
+      await_all<0>();
+      if (turn < turns) load(part_keys, keys, look, turn);
+      close_copies();
+      float mixed[TILES][4];
+#pragma unroll
+      for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) mixed[tile][i] = 0.0f;
+#pragma unroll
+      for (int chunk = 0; chunk < (int)CHUNKS_A_PART; chunk++) {
+        if (!(own >> chunk * PAGES_A_CHUNK & 1)) continue;
+#pragma unroll
+        for (int page = 0; page < (int)PAGES_A_CHUNK; page++)
+#pragma unroll
+          for (int tile = 0; tile < TILES; tile += 2) {
+            u32 matrices[4];
+            const int first_token = chunk * CHUNK_TOKENS + page * PAGE_TOKENS;
+            load_matrices_turned(matrices, values_of_lane + first_token * ROW + tile * 8);
+            multiply_add(mixed[tile], weights[chunk][page], matrices[0], matrices[1]);
+            multiply_add(mixed[tile + 1], weights[chunk][page], matrices[2], matrices[3]);
+          }
+      }
+      if (own) take(this_turn, sums, mixed);
+    }
+  }
+};
+
+// The queries of some tokens as a fragment: of rows behind the last, those of the last token again, which nobody reads.
+template <int DIM, int GROUP, int STEPS, int HALVES>
+static __device__ __forceinline__ void load_queries(u32 (&queries)[STEPS][4], u32 (&row_positions)[HALVES],
+                                                    const bf16 *from, const u32 *positions, u32 tokens,
+                                                    const Heads &of, u32 kv_head) {
+  const u32 lane = threadIdx.x % WARP;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const u32 row = lane / 4 + half * 8, token = min(row / GROUP, tokens - 1);
+    const bool used = half < HALVES && tokens > 0;
+    const bf16 *query = from + (used ? ((size_t)token * of.heads + kv_head * GROUP + row % GROUP) * DIM : 0);
+    if (half < HALVES) row_positions[half < HALVES ? half : 0] = used ? positions[token] : 0;
+#pragma unroll
+    for (int step = 0; step < STEPS; step++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const u32 column = step * 16 + i * 8 + lane % 4 * 2;
+        queries[step][i * 2 + half] = used && column < DIM ? load_pair(query + column) : 0;
+      }
+  }
+}
+
+// By how much scores are multiplied so that powers of two are what powers of e would be.
+static __device__ __forceinline__ float in_powers_of_two(float scale) { return __fmul_rn(scale, 1.44269504f); }
+
+// What rows of texts see, tile by tile: chunks and branches of them. Grid: (tiles, kv_heads).
+template <int DIM, int GROUP>
+static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *queries, const bf16 *keys,
+                                                   const bf16 *values, const u32 *positions, const u32 *ranges,
+                                                   const Seen *seen, const RowTile *tiles, float scale, u32 window,
+                                                   const Heads &of) {
+  constexpr int TOKENS = WARP_TOKENS<GROUP>;
+  typedef Attention<DIM, GROUP, ROWS_WARPS, TOKENS> Shape;
+  ROOM(room);
+  let_next_begin();
+  wait_for_last();
+  const RowTile tile = tiles[blockIdx.x];
+  const u32 kv_head = blockIdx.y, lane = threadIdx.x % WARP, before = threadIdx.x / WARP * TOKENS;
+  const u32 first = tile.first + before, tokens = tile.rows > before ? min(tile.rows - before, (u32)TOKENS) : 0;
+  Shape shape;
+  shape.keys = keys;
+  shape.values = values;
+  shape.page_numbers = of.kv_heads * PAGE_TOKENS * DIM;
+  shape.head_numbers = kv_head * PAGE_TOKENS * DIM;
+  shape.seen = seen;
+  shape.begin = ranges[2 * tile.first];
+  shape.pages = ranges[2 * tile.first + 1] - shape.begin;
+  shape.first_part = 0;
+  shape.stride = 1;
+  shape.turns = parts_of(ranges, tile.first);
+  shape.window = window;
+  shape.scale = in_powers_of_two(scale);
+  shape.block = span_of(positions + tile.first, tile.rows);
+  shape.warp = span_of(positions + first, tokens);
+  shape.room = (bf16 *)room;
+  u32 query[Shape::STEPS][4], row_positions[Shape::HALVES];
+  load_queries<DIM, GROUP>(query, row_positions, queries + (size_t)first * of.heads * DIM, positions + first, tokens, of,
+                           kv_head);
+
+  Sum sums[Shape::HALVES];
+  float mixed[Shape::TILES][4];
+#pragma unroll
+  for (int half = 0; half < Shape::HALVES; half++) sums[half] = Sum{-INFINITE, 0.0f};
+#pragma unroll
+  for (int column = 0; column < Shape::TILES; column++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) mixed[column][i] = 0.0f;
+  const auto take = [&](u32, const Sum(&part)[Shape::HALVES], const float(&more)[Shape::TILES][4]) {
+#pragma unroll
+    for (int half = 0; half < Shape::HALVES; half++) {
+      const Factors factors = join(sums[half], part[half]);
+#pragma unroll
+      for (int column = 0; column < Shape::TILES; column++)
+#pragma unroll
+        for (int i = 2 * half; i < 2 * half + 2; i++)
+          mixed[column][i] = joined(mixed[column][i], more[column][i], factors);
+    }
+  };
+  shape.attend(query, row_positions, take, [](u32) {});
+
+#pragma unroll
+  for (int half = 0; half < Shape::HALVES; half++) {
+    const u32 row = lane / 4 + half * 8;
+    if (row >= tokens * GROUP) continue;
+    const float share = share_of(sums[half]);
+    bf16 *to = attended + ((size_t)(first + row / GROUP) * of.heads + kv_head * GROUP + row % GROUP) * DIM + lane % 4 * 2;
+#pragma unroll
+    for (int column = 0; column < DIM / 8; column++)
+      store_pair(to + column * 8, pair_of(__fmul_rn(mixed[column][2 * half], share),
+                                          __fmul_rn(mixed[column][2 * half + 1], share)));
+  }
+}
+
+// What one row of a text sees, part by part: for steps of many texts. Grid: (rows, kv_heads, blocks); blocks take turns
+// at the parts of a row, so any number of them is right for any number of parts, of which there is room for `most`. Of
+// a part that the row sees nothing of, only the sum is written.
+template <int DIM, int GROUP>
+static __device__ __forceinline__ void attend_parts(float *parts, Sum *sums, const bf16 *queries, const bf16 *keys,
+                                                    const bf16 *values, const u32 *positions, const u32 *ranges,
+                                                    const Seen *seen, float scale, u32 window, u32 most, const Heads &of) {
+  typedef Attention<DIM, GROUP, 1, 1> Shape;
+  ROOM(room);
+  let_next_begin();
+  wait_for_last();
+  const u32 row = blockIdx.x, kv_head = blockIdx.y, count = parts_of(ranges, row), head = threadIdx.x / 4;
+  Shape shape;
+  shape.keys = keys;
+  shape.values = values;
+  shape.page_numbers = of.kv_heads * PAGE_TOKENS * DIM;
+  shape.head_numbers = kv_head * PAGE_TOKENS * DIM;
+  shape.seen = seen;
+  shape.begin = ranges[2 * row];
+  shape.pages = ranges[2 * row + 1] - shape.begin;
+  shape.first_part = blockIdx.z;
+  shape.stride = gridDim.z;
+  shape.turns = count > blockIdx.z ? (count - blockIdx.z + gridDim.z - 1) / gridDim.z : 0;
+  if (shape.turns == 0) return;
+  shape.window = window;
+  shape.scale = in_powers_of_two(scale);
+  shape.block = shape.warp = Span{positions[row], positions[row]};
+  shape.room = (bf16 *)room;
+  u32 query[Shape::STEPS][4], row_positions[Shape::HALVES];
+  load_queries<DIM, GROUP>(query, row_positions, queries + (size_t)row * of.heads * DIM, positions + row, 1, of, kv_head);
+
+  const size_t out = ((size_t)row * of.heads + kv_head * GROUP + head) * most + blockIdx.z;
+  const bool wanted = head < GROUP;
+  const u32 first = threadIdx.x % 4;
+  const auto take = [&](u32 turn, const Sum(&part)[Shape::HALVES], const float(&mixed)[Shape::TILES][4]) {
+    if (!wanted) return;
+    const size_t at = out + turn * gridDim.z;
+    if (first == 0) sums[at] = part[0];
+#pragma unroll
+    for (int column = 0; column < DIM / 8; column++)
+      *reinterpret_cast<float2 *>(parts + at * DIM + column * 8 + first * 2) = float2{mixed[column][0], mixed[column][1]};
+  };
+  const auto pass = [&](u32 turn) {
+    if (wanted && first == 0) sums[out + turn * gridDim.z] = Sum{-INFINITE, 0.0f};
+  };
+  shape.attend(query, row_positions, take, pass);
+}
+
+// The parts of a row become one. Grid: (rows, heads).
+extern "C" __global__ void attend_merge(bf16 *attended, const float *parts, const Sum *sums,
+                                        const u32 *ranges, u32 most, Heads of) {
+  let_next_begin();
+  wait_for_last();
+  const size_t head = (size_t)blockIdx.x * of.heads + blockIdx.y;
+  const u32 count = parts_of(ranges, blockIdx.x);
+  for (u32 column = threadIdx.x; column < of.dim; column += blockDim.x) {
+    Sum sum = {-INFINITE, 0.0f};
+    float value = 0.0f;
+#pragma unroll 4
+    for (u32 part = 0; part < count; part++) {
+      const size_t at = head * most + part;
+      const Sum next = sums[at];
+      const float more = next.highest == -INFINITE ? 0.0f : parts[at * of.dim + column];
+      const Factors factors = join(sum, next);
+      value = joined(value, more, factors);
+    }
+    attended[head * of.dim + column] = __float2bfloat16(__fmul_rn(value, share_of(sum)));
+  }
+}
+
+// Registers are limited so that two blocks of `attend_rows` fit, and more of `attend_parts` than what they share allows.
+#define ATTEND(DIM, GROUP)                                                                          \
+  extern "C" __global__ void __launch_bounds__(ROWS_THREADS, 2) attend_rows_##DIM##_##GROUP(        \
+      bf16 *attended, const bf16 *queries, const bf16 *keys, const bf16 *values,                    \
+      const u32 *positions, const u32 *ranges, const Seen *seen, const RowTile *tiles, float scale, \
+      u32 window, Heads of) {                                                                       \
+    attend_rows<DIM, GROUP>(attended, queries, keys, values, positions, ranges, seen, tiles, scale, \
+                            window, of);                                                            \
+  }                                                                                                 \
+  extern "C" __global__ void __launch_bounds__(PARTS_THREADS, 8) attend_parts_##DIM##_##GROUP(      \
+      float *parts, Sum *sums, const bf16 *queries, const bf16 *keys, const bf16 *values,           \
+      const u32 *positions, const u32 *ranges, const Seen *seen, float scale, u32 window,           \
+      u32 most, Heads of) {                                                                         \
+    attend_parts<DIM, GROUP>(parts, sums, queries, keys, values, positions, ranges, seen, scale,    \
+                             window, most, of);                                                     \
+  }
+#define ATTEND_GROUPS(DIM)                                                                          \
+  ATTEND(DIM, 1) ATTEND(DIM, 2) ATTEND(DIM, 3) ATTEND(DIM, 4) ATTEND(DIM, 5) ATTEND(DIM, 6)         \
+  ATTEND(DIM, 7) ATTEND(DIM, 8)
+ATTEND(8, 1) ATTEND(8, 2) ATTEND(8, 3) ATTEND(8, 4)
+ATTEND_GROUPS(16)
+ATTEND_GROUPS(32)
+ATTEND_GROUPS(64)
+ATTEND_GROUPS(128)
