@@ -3,8 +3,8 @@
 use super::process::memory_bytes;
 use crate::domain::Criticality;
 use crate::engine::{
-    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Reply, Runner, RunnerError,
-    Sampling, Wanted, Weigh, Work,
+    Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Reply, Runner,
+    RunnerError, Sampling, Shape, Step, Wanted, Weigh, Work,
 };
 use crate::nn::decoder::{Checkpoint, Config, Linear};
 use crate::nn::packed::{Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth};
@@ -16,7 +16,8 @@ use serde::Serialize;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Tokens that are drawn at random: a model's first are letters, and it has more than these.
@@ -92,6 +93,17 @@ struct Batch {
     decode: f64,
     /// What `bandwidth` and `peak` would allow, whichever is less.
     decode_roof: f64,
+    /// Of a step while texts were written, in seconds and at the median: what the engine does between two, until the
+    /// model is asked for the next.
+    host: f64,
+}
+
+/// A runner that is watched: how long each step takes from the end of the one before until it is asked of what computes
+/// it.
+struct Watched {
+    runner: Box<dyn Runner>,
+    ended: Option<Instant>,
+    between: Arc<Mutex<Vec<f64>>>,
 }
 
 /// Branches weighed, in seconds for all of them.
@@ -133,12 +145,13 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         None => peak(precision, options.threads, options.level)?,
     };
     let before = memory_bytes();
-    let (engine, memory) = start(checkpoint, precision, options)?;
+    let between = Arc::default();
+    let (engine, memory) = start(checkpoint, precision, options, &between)?;
     let pages = pages(options);
     let computed = computed(&config, precision, pages);
     let memory = memory.unwrap_or(computed);
     let machine = Machine { bandwidth, peak, memory, config: &config, precision };
-    let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options };
+    let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options, between };
     let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
     let batches = batches.collect::<Result<Vec<_>>>()?;
     let weighing = if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
@@ -181,6 +194,7 @@ fn start(
     checkpoint: Checkpoint,
     precision: Precision,
     options: &EngineOptions,
+    between: &Arc<Mutex<Vec<f64>>>,
 ) -> Result<(Engine, Option<Memory>)> {
     let context =
         (options.prompt_tokens + options.tokens).max(options.trunk_tokens + options.branch_tokens);
@@ -194,14 +208,17 @@ fn start(
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let place = options.place;
     let decodes_max = if options.graphs { most(options) } else { 0 };
-    let build = move || -> Result<Box<dyn Runner>, RunnerError> {
-        if place != Place::Processor {
-            return place.load(checkpoint, load, context, decodes_max);
-        }
-        let runner = CpuRunner::load(checkpoint, load, context)?;
-        // Whoever starts the engine waits for this.
-        let _ = tell.send(runner.memory());
-        Ok(Box::new(runner))
+    let between = between.clone();
+    let build = move || -> Result<Watched, RunnerError> {
+        let runner: Box<dyn Runner> = if place == Place::Processor {
+            let runner = CpuRunner::load(checkpoint, load, context)?;
+            // Whoever starts the engine waits for this.
+            let _ = tell.send(runner.memory());
+            Box::new(runner)
+        } else {
+            place.load(checkpoint, load, context, decodes_max)?
+        };
+        Ok(Watched { runner, ended: None, between })
     };
     let nonzero = |n: usize| NonZeroUsize::MIN.saturating_add(n.saturating_sub(1));
     let limits = Limits {
@@ -265,6 +282,22 @@ struct Bench<'a> {
     engine: Engine,
     rng: ChaCha8Rng,
     options: &'a EngineOptions,
+    between: Arc<Mutex<Vec<f64>>>,
+}
+
+impl Runner for Watched {
+    fn shape(&self) -> Shape {
+        self.runner.shape()
+    }
+
+    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+        let before = self.ended.map_or(Duration::ZERO, |ended| ended.elapsed());
+        let done = self.runner.forward(step, out);
+        let host = before + self.runner.asked_in();
+        self.between.lock().unwrap_or_else(PoisonError::into_inner).push(host.as_secs_f64());
+        self.ended = Some(Instant::now());
+        done
+    }
 }
 
 impl Bench<'_> {
@@ -287,6 +320,7 @@ impl Bench<'_> {
         let prefill = (texts * prompt_tokens) as f64 / begun.elapsed().as_secs_f64();
         let mut replies = self.write(&prompts, tokens)?;
         next(&mut replies[0])?;
+        self.between.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let begun = Instant::now();
         for reply in &mut replies {
             while let Some(event) = reply.blocking_next() {
@@ -296,12 +330,16 @@ impl Bench<'_> {
             }
         }
         let decode = (texts * (tokens - 1)) as f64 / begun.elapsed().as_secs_f64();
+        let mut hosts = self.between.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.sort_unstable_by(f64::total_cmp);
+        let host = hosts.get(hosts.len() / 2).copied().unwrap_or_default();
         Ok(Batch {
             texts,
             prefill,
             prefill_roof: machine.peak / machine.operations(prompt_tokens / 2, false),
             decode,
             decode_roof: texts as f64 / machine.step(texts, prompt_tokens + tokens / 2),
+            host,
         })
     }
 
@@ -385,12 +423,13 @@ impl Report {
         for batch in &self.batches {
             writeln!(
                 out,
-                "{:>3} texts: prefill {:.0} tokens/s ({:.0} % of the roof), decode {:.1} tokens/s ({:.0} %)",
+                "{:>3} texts: prefill {:.0} tokens/s ({:.0} % of the roof), decode {:.1} tokens/s ({:.0} %), host {:.0} us a step",
                 batch.texts,
                 batch.prefill,
                 100.0 * batch.prefill / batch.prefill_roof,
                 batch.decode,
                 100.0 * batch.decode / batch.decode_roof,
+                batch.host * 1e6,
             )?;
         }
         if let Some(weighing) = &self.weighing {

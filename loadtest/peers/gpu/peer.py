@@ -1,8 +1,9 @@
 """transformers beside the engine, on the same random weights: what both say, and how fast.
 
   peer.py make DIR [--tiny]     writes a model of the Qwen3-8B shape (or a tiny one), and tokens.json
-  peer.py check DIR LOGITS      holds logits that the engine wrote against transformers' in float32,
-                                beside transformers' own in bf16
+  peer.py check DIR LOGITS...   holds logits that the engine wrote against transformers' in float32,
+                                beside transformers' own in bf16: the first may not be much further off, others
+                                are weights of fewer bits
   peer.py time DIR              prints what transformers does in a second, as JSON
 """
 
@@ -57,7 +58,7 @@ def relative(found, exact):
 
 
 @torch.no_grad()
-def check(folder, file):
+def check(folder, files):
     torch.backends.cuda.matmul.allow_tf32 = False
     tokens = torch.tensor([json.loads((folder / "tokens.json").read_text())], device=DEVICE)
     said = {}
@@ -65,17 +66,20 @@ def check(folder, file):
         model = load(folder, dtype)
         said[dtype] = model(tokens).logits[0].float().cpu()
         del model
-    ours = load_file(file)
-    count = ours["prefill"].shape[0]
-    exact, theirs = said[torch.float32][-count:], said[torch.bfloat16][-count:]
-    bound = relative(theirs, exact)
     right = True
-    for name in ("prefill", "decode"):
-        error = relative(ours[name].float(), exact)
-        same = (ours[name].argmax(-1) == exact.argmax(-1)).float().mean().item()
-        right &= error <= SLACK * bound
-        print(f"{name}: {error:.2e} from float32, transformers' bf16 {bound:.2e} "
-              f"({error / bound:.2f}x, at most {SLACK}x); the same token first in {same:.1%} of {count}")
+    for file in files:
+        ours = load_file(file)
+        count = ours["prefill"].shape[0]
+        exact, theirs = said[torch.float32][-count:], said[torch.bfloat16][-count:]
+        bound = relative(theirs, exact)
+        for name in ("prefill", "decode"):
+            error = relative(ours[name].float(), exact)
+            same = (ours[name].argmax(-1) == exact.argmax(-1)).float().mean().item()
+            right &= error <= SLACK * bound or file != files[0]
+            print(f"{file.stem}, {name}: {error:.2e} from float32, transformers' bf16 {bound:.2e} "
+                  f"({error / bound:.2f}x, at most {SLACK}x in bf16); the same token first in {same:.1%} of {count}")
+        alike = (ours["prefill"] == ours["decode"]).all(-1).float().mean().item()
+        print(f"{file.stem}: {alike:.1%} of {count} rows have the same bits in prefill and decode")
     if not right:
         raise SystemExit("the engine says something else")
 
@@ -145,7 +149,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("make", "check", "time"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("logits", nargs="?", type=Path)
+    parser.add_argument("logits", nargs="*", type=Path)
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     if args.what == "make":

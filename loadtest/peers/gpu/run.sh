@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, PyTorch and transformers: is the engine right there, and how fast, beside transformers
 # with a static cache and CUDA graphs? Needs what pack.sh made, and builds nothing. In this order, each step only if
-# the one before it holds: the small models of the fixtures; logits of an 8B, read and written; times.
+# the one before it holds: the small models of the fixtures, and the scorer; logits of an 8B, read and written; times.
 #
 #   loadtest/peers/gpu/run.sh [MODEL]     MODEL is made if it is not there, 16 GB of it, in /dev/shm by default
 #
@@ -13,7 +13,7 @@ model=${1:-/dev/shm/raisonne-model}
 device=${DEVICE:-cuda}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-for name in raisonne self-test; do
+for name in raisonne cuda cuda_scorer; do
   python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' \
     "$here/packed/$name.xz" "$scratch/$name"
   chmod +x "$scratch/$name"
@@ -31,20 +31,30 @@ step() { printf '\n-- %s\n' "$*"; }
 if [ "$device" != cpu ]; then
   step "device"
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
-  step "self-test"
-  "$scratch/self-test" --test-threads 1
+  step "the small models, and the scorer"
+  "$scratch/cuda" --test-threads 1
+  "$scratch/cuda_scorer" --test-threads 1
+  step "the scorer's times"
+  "$scratch/raisonne" bench scorer --device "$device" --slates 64 --candidates 100
 fi
 step "model"
 [ -f "$model/config.json" ] || python3 "$here/peer.py" make "$model" ${TINY:+--tiny}
 step "logits"
-"$scratch/raisonne" bench logits --model "$model" --quantize bf16 --device "$device" \
-  --tokens "$model/tokens.json" --out "$scratch/logits.safetensors"
-python3 "$here/peer.py" check "$model" "$scratch/logits.safetensors"
+# Weights of 8 bits are a GPU's alone.
+kept=bf16
+[ "$device" = cpu ] || kept="bf16 fp8"
+for quantize in $kept; do
+  "$scratch/raisonne" bench logits --model "$model" --quantize "$quantize" --device "$device" \
+    --tokens "$model/tokens.json" --out "$scratch/$quantize.safetensors"
+done
+python3 "$here/peer.py" check "$model" "$scratch"/*.safetensors
 step "transformers"
 python3 "$here/peer.py" time "$model" | tee "$scratch/theirs.json"
 read -r bandwidth peak < <(python3 -c 'import json, sys
 said = json.load(open(sys.argv[1]))
 print(said.get("bandwidth", 10e9) / 1e9, said.get("peak", 1e11) / 1e12)' "$scratch/theirs.json")
 step "the engine"
-"$scratch/raisonne" bench engine --model "$model" --quantize bf16 --device "$device" --rows-max 2048 \
-  --bandwidth "$bandwidth" --peak "$peak" --batches 1,64 --prompt-tokens 1024 --tokens 64
+for quantize in $kept; do
+  "$scratch/raisonne" bench engine --model "$model" --quantize "$quantize" --device "$device" --rows-max 2048 \
+    --bandwidth "$bandwidth" --peak "$peak" --batches 1,8,64 --prompt-tokens 1024 --tokens 64
+done
