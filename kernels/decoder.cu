@@ -109,6 +109,14 @@ static __device__ void write_row(void *rows, float *scales, const float4 (&kept)
   }
 }
 
+// Keeps the row that a block goes over: `four_at` says which four numbers begin at a place.
+template <u32 TIMES, class FourAt>
+static __device__ __forceinline__ void keep_row(float4 (&kept)[TIMES], u32 width, FourAt four_at) {
+#pragma unroll
+  for (u32 nth = 0; nth < TIMES; nth++)
+    if (place_of(nth) < width) kept[nth] = four_at(place_of(nth));
+}
+
 // stream (rows, width) = the embeddings of tokens. Grid: rows.
 extern "C" __global__ void embed(float *stream, const bf16 *table, const u32 *tokens, u32 width) {
   let_next_begin();
@@ -148,9 +156,7 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS)
   let_next_begin();
   // The scale is there before the row is.
   float4 scales_of[NARROW];
-#pragma unroll
-  for (u32 nth = 0; nth < NARROW; nth++)
-    if (place_of(nth) < width) scales_of[nth] = *reinterpret_cast<const float4 *>(scale + place_of(nth));
+  keep_row(scales_of, width, [&](u32 i) { return *reinterpret_cast<const float4 *>(scale + i); });
   wait_for_last();
   float4 kept[NARROW];
   const float factor = norm_of(kept, stream, delta, blockIdx.x, width, epsilon);
@@ -189,14 +195,10 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
   let_next_begin();
   wait_for_last();
   float4 kept[WIDE];
-#pragma unroll
-  for (u32 nth = 0; nth < WIDE; nth++) {
-    const u32 i = place_of(nth);
-    if (i >= width) continue;
+  keep_row(kept, width, [&](u32 i) {
     const bf16 *from = rows + (size_t)blockIdx.x * width + i;
-    kept[nth] = float4{__bfloat162float(from[0]), __bfloat162float(from[1]), __bfloat162float(from[2]),
-                       __bfloat162float(from[3])};
-  }
+    return float4{__bfloat162float(from[0]), __bfloat162float(from[1]), __bfloat162float(from[2]), __bfloat162float(from[3])};
+  });
   write_row(bytes, scales, kept, blockIdx.x, width);
 }
 
@@ -289,14 +291,11 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
   let_next_begin();
   wait_for_last();
   float4 kept[WIDE];
-#pragma unroll
-  for (u32 nth = 0; nth < WIDE; nth++) {
-    const u32 i = place_of(nth);
-    if (i >= width) continue;
+  keep_row(kept, width, [&](u32 i) {
     const float4 gate = result(gates_ups, blockIdx.x, 2 * width, i);
     const float4 up = result(gates_ups, blockIdx.x, 2 * width, width + i);
-    kept[nth] = float4{gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w)};
-  }
+    return float4{gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w)};
+  });
   write_row(activated, scales, kept, blockIdx.x, width);
 }
 

@@ -3,7 +3,7 @@
 use super::runner::{lay_out, shape_of};
 use super::sampler::{Drawn, SampleError};
 use super::step::{Answers, Runner, RunnerError, Shape, Step, What};
-use crate::nn::cuda::{DeviceError, Draw, Found, LoadError, Model, Options, Wanted};
+use crate::nn::cuda::{DeviceError, Found, LoadError, Model, Options, Wanted};
 use crate::nn::decoder::Checkpoint;
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ pub struct CudaRunner {
     /// Rows of which something is wanted, and which logits of them, kept from step to step.
     rows: Vec<u32>,
     pairs: Vec<[u32; 2]>,
-    draws: Vec<Draw>,
     found: Found,
 }
 
@@ -29,8 +28,8 @@ impl CudaRunner {
         let model = Model::load(checkpoint, Options { context_tokens_max, ..options })?;
         let shape = shape_of(config, model.pages(), options.rows_max, context_tokens_max);
         let shape = Shape { draws: true, ..shape };
-        let (rows, pairs, draws) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { model, shape, rows, pairs, draws, found: Found::default() })
+        let (rows, pairs, found) = (Vec::new(), Vec::new(), Found::default());
+        Ok(Self { model, shape, rows, pairs, found })
     }
 
     /// Lists what is wanted: rows that want all logits first, then those of which a token is drawn, then those that want
@@ -38,15 +37,9 @@ impl CudaRunner {
     fn want(&mut self, step: &Step) -> usize {
         self.rows.clear();
         self.pairs.clear();
-        self.draws.clear();
         let of = |kind: fn(&What) -> bool| step.reads.iter().filter(move |read| kind(&read.what));
         self.rows.extend(of(|what| *what == What::Vocabulary).map(|read| read.row as u32));
         let read = self.rows.len();
-        for draw in &step.draws {
-            let (temperature, chance, banned) =
-                (draw.temperature, draw.chance, draw.banned.clone());
-            self.draws.push(Draw { temperature, chance, banned });
-        }
         self.rows.extend(of(|what| matches!(what, What::Drawn(_))).map(|read| read.row as u32));
         for read in of(|what| matches!(what, What::Chosen(_))) {
             let What::Chosen(tokens) = &read.what else { continue };
@@ -93,9 +86,9 @@ impl Runner for CudaRunner {
         let hidden = step.reads.iter().filter(|read| read.what == What::Hidden).count();
         let wanted = Wanted {
             rows: &self.rows,
-            whole: read + self.draws.len(),
+            whole: read + step.draws.len(),
             pairs: &self.pairs,
-            draws: &self.draws,
+            draws: &step.draws,
             banned: &step.banned,
             exact: hidden > 0,
         };

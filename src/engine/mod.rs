@@ -35,6 +35,7 @@ pub mod scheduler;
 mod sequence;
 mod step;
 
+pub use crate::nn::softmax::Draw;
 pub use ask::{Ask, Generate, Limits, Misfit, Refused, Wanted, Weigh, Work};
 pub use constraint::{Allowed, Constraint, ConstraintError, Thinking, Trie};
 #[cfg(feature = "cuda")]
@@ -44,7 +45,7 @@ pub use reply::{Event, Failure, Reply, Usage, Why};
 pub use runner::CpuRunner;
 pub use sampler::{BadSampling, SampleError, Sampling};
 pub use scheduler::Scheduler;
-pub use step::{Answers, BANNED_MAX, Draw, Read, Runner, RunnerError, Shape, Span, Step, What};
+pub use step::{Answers, BANNED_MAX, Read, Runner, RunnerError, Shape, Span, Step, What};
 
 use crate::telemetry::{EngineLoad, EngineStep, Metrics};
 use crate::worker::{self, Inbox, Pace, Rejected, Worker};

@@ -1,6 +1,7 @@
 //! One step of the engine: what the scheduler chose, laid out for the model.
 
 use super::sampler::{Drawn, SampleError};
+use crate::nn::softmax::Draw;
 use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
@@ -23,19 +24,8 @@ pub struct Step {
     pub chosen: Vec<u32>,
     /// How tokens are drawn for [`What::Drawn`].
     pub draws: Vec<Draw>,
-    /// The tokens that are not allowed there, in [`Draw::banned`].
+    /// The tokens that are not allowed there: [`Draw::banned`] says which of them.
     pub banned: Vec<u32>,
-}
-
-/// A token that is to be drawn of the whole vocabulary, by whoever computes the logits, where they lie.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Draw {
-    /// What the logits are divided by; zero takes the highest.
-    pub temperature: f32,
-    /// Where among all that weigh something the token lies, of 0 to 1.
-    pub chance: f64,
-    /// The tokens that are not allowed, in [`Step::banned`].
-    pub banned: Range<usize>,
 }
 
 /// Consecutive tokens of one sequence, or one whole branch.

@@ -4,9 +4,21 @@
 //! sums and draw the same token.
 
 use super::ops::{exp, greatest, sum, vectorised};
+use std::ops::Range;
 
 /// Weights whose sum is kept, so that whoever looks for a place among all need not add all up.
 pub const BLOCK: usize = 1_024;
+
+/// A token that is to be drawn of the whole vocabulary, by whoever computes the logits, where they lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// What the logits are divided by; zero takes the highest.
+    pub temperature: f32,
+    /// Where among all that weigh something the token lies, of 0 to 1.
+    pub chance: f64,
+    /// The tokens that are not allowed, in a list for all draws.
+    pub banned: Range<usize>,
+}
 
 /// The highest of some logits and its place, the first of equals; minus infinity if all are. Or, as
 /// an error, the place of one that is not a number or is infinite.

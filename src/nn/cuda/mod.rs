@@ -21,5 +21,5 @@ mod slots;
 pub use device::DeviceError;
 pub use load::LoadError;
 pub use model::{Model, Options};
-pub use rows::{Draw, Found, Wanted};
+pub use rows::{Found, Wanted};
 pub use scorer::{Bounds, Done, Job, ScoreError, Scorer, Tables};

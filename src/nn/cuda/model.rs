@@ -10,10 +10,11 @@ use super::load::{Layer, LoadError, Loader, Weights, check};
 use super::pass::OnePass;
 use super::products::{Format, Operands, Products, Shape};
 use super::rows::{
-    DRAW_NUMBERS, Draw, FRAGMENT_ROWS, Found, PAGES_A_PART, Plan, Room, Rows, Wanted, norm_threads,
+    DRAW_NUMBERS, FRAGMENT_ROWS, Found, PAGES_A_PART, Plan, Room, Rows, Wanted, norm_threads,
 };
 use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, Linear, Norm};
 use crate::nn::packed::{Group, PAGE_TOKENS, Pass, Seen, Slot};
+use crate::nn::softmax::Draw;
 use half::bf16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -6,8 +6,8 @@ use super::model::{Options, WARP};
 use super::products::Format;
 use crate::nn::decoder::Config;
 use crate::nn::packed::{PAGE_TOKENS, Pass, Seen, Slot};
+use crate::nn::softmax::Draw;
 use half::bf16;
-use std::ops::Range;
 
 /// Pages of a part: `PAGES_A_PART` of the kernels.
 pub(super) const PAGES_A_PART: usize = 8;
@@ -122,17 +122,6 @@ pub struct Wanted<'a> {
     pub banned: &'a [u32],
     /// Whether rows are wanted themselves.
     pub exact: bool,
-}
-
-/// How a token is drawn: `Draw` of the kernels.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Draw {
-    /// What logits are divided by; zero takes the highest.
-    pub temperature: f32,
-    /// Where among all that weigh something the token lies, of 0 to 1.
-    pub chance: f64,
-    /// The tokens that aren't allowed, in [`Wanted::banned`].
-    pub banned: Range<usize>,
 }
 
 /// What came of a pass, kept from pass to pass.
