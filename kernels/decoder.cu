@@ -299,3 +299,4 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
   write_row(activated, scales, kept, blockIdx.x, width);
 }
 
+#include "backprop.h"

@@ -670,6 +670,8 @@ void slates(const char *name, const Sizes &of) {
   hold((std::string(name) + ", attention").c_str(), attention, right_attention, EXACT);
 }
 
+#include "check_backprop.h"
+
 }  // namespace
 
 int main() {
@@ -680,6 +682,7 @@ int main() {
   few();
   few_gates();
   draws();
+  backprop();
 #define ATTENTION(DIM, GROUP, WINDOW) \
   attention<DIM, GROUP>("attend_" #DIM "_" #GROUP ", window of " #WINDOW, attend_rows_##DIM##_##GROUP, attend_parts_##DIM##_##GROUP, WINDOW)
   ATTENTION(8, 1, 0);

@@ -137,6 +137,10 @@ std::map<std::string, Function> &functions() {
       NAMED(multiply_few), NAMED(gate_few),         NAMED(draw),         GROUPS(8),
       MORE_GROUPS(16),
       MORE_GROUPS(32),     MORE_GROUPS(64),         MORE_GROUPS(128),
+      NAMED(turn_heads),   NAMED(turn_heads_back),  NAMED(share),        NAMED(share_back),
+      NAMED(join_heads),   NAMED(split_heads),      NAMED(gate_back),    NAMED(norm_back),
+      NAMED(add_bias),     NAMED(shorten),          NAMED(leave_out),    NAMED(leave_out_back),
+      NAMED(surprise),     NAMED(choose),
       NAMED(place_rows),   NAMED(encode_histories), NAMED(score_candidates)};
   return all;
 }
@@ -273,10 +277,18 @@ int cuGetErrorString(int, const char **text) { *text = "an emulated driver's err
 
 // --- cuBLAS ---
 
+// A matrix in columns, and more of the same shape behind it.
 struct Layout {
   int type;
   uint64_t rows, columns;
   int64_t leading;
+  int32_t count = 1;
+  int64_t apart = 0;
+};
+
+// Whether a product turns its left side, and its right one.
+struct Turned {
+  int left = 0, right = 0;
 };
 
 // A kernel of cuBLAS: in how many parts it cuts a sum.
@@ -293,16 +305,25 @@ struct Offer {
 
 int cublasLtCreate(void **handle) { *handle = (void *)4; return FINE; }
 int cublasLtDestroy(void *) { return FINE; }
-int cublasLtMatmulDescCreate(void **what, int, int) { *what = new int(0); return FINE; }
-int cublasLtMatmulDescDestroy(void *what) { delete static_cast<int *>(what); return FINE; }
+int cublasLtMatmulDescCreate(void **what, int, int) { *what = new Turned; return FINE; }
+int cublasLtMatmulDescDestroy(void *what) { delete static_cast<Turned *>(what); return FINE; }
 int cublasLtMatmulDescSetAttribute(void *what, int attribute, const void *value, size_t bytes) {
-  const int OF_THE_LEFT = 3, UNSUPPORTED = 15;
-  if (attribute != OF_THE_LEFT || bytes != sizeof(int)) return UNSUPPORTED;
-  *static_cast<int *>(what) = *static_cast<const int *>(value);
+  const int OF_THE_LEFT = 3, OF_THE_RIGHT = 4, UNSUPPORTED = 15;
+  if ((attribute != OF_THE_LEFT && attribute != OF_THE_RIGHT) || bytes != sizeof(int)) return UNSUPPORTED;
+  Turned &turned = *static_cast<Turned *>(what);
+  (attribute == OF_THE_LEFT ? turned.left : turned.right) = *static_cast<const int *>(value);
   return FINE;
 }
 int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t columns, int64_t leading) {
   *layout = new Layout{type, rows, columns, leading};
+  return FINE;
+}
+int cublasLtMatrixLayoutSetAttribute(void *layout, int attribute, const void *value, size_t bytes) {
+  const int COUNT = 5, APART = 6, UNSUPPORTED = 15;
+  Layout &of = *static_cast<Layout *>(layout);
+  if (attribute == COUNT && bytes == sizeof of.count) memcpy(&of.count, value, bytes);
+  else if (attribute == APART && bytes == sizeof of.apart) memcpy(&of.apart, value, bytes);
+  else return UNSUPPORTED;
   return FINE;
 }
 int cublasLtMatrixLayoutDestroy(void *layout) { delete static_cast<Layout *>(layout); return FINE; }
@@ -326,43 +347,63 @@ int cublasLtMatmulAlgoCheck(void *, void *, void *, void *, void *, void *, cons
   return FINE;
 }
 
-// D (n, m) = B (n, k) A (m, k)^T in rows: what `op(A) = A^T, op(B) = B` of bf16 or E4M3 into f32 means in columns.
+// D = alpha op(A) op(B) + beta C, in columns: bf16 or E4M3 into f32 or bf16.
 int cublasLtMatmul(void *, void *what, const void *alpha, const void *a, const Layout *of_a, const void *b, const Layout *of_b,
-                   const void *beta, const void *, const Layout *, void *d, const Layout *of_d, const Algorithm *algorithm,
+                   const void *beta, const void *c, const Layout *of_c, void *d, const Layout *of_d, const Algorithm *algorithm,
                    void *, size_t, void *) {
-  const int TRANSPOSED = 1, F32 = 0, BF16 = 14, FLOAT8 = 28, ALLOC_FAILED = 3, INVALID = 7, EXECUTION_FAILED = 13, UNSUPPORTED = 15;
-  const size_t m = of_d->rows, n = of_d->columns, k = of_a->rows;
-  const bool known = *static_cast<int *>(what) == TRANSPOSED && of_a->type == of_b->type && of_d->type == F32 &&
-                     (of_a->type == BF16 || of_a->type == FLOAT8);
-  if (!known || *(const float *)alpha != 1.0f || *(const float *)beta != 0.0f) return UNSUPPORTED;
-  if (of_b->rows != k || of_a->columns != m || of_b->columns != n || of_a->leading != (int64_t)k || of_b->leading != (int64_t)k ||
-      of_d->leading != (int64_t)m)
+  const int F32 = 0, BF16 = 14, FLOAT8 = 28, ALLOC_FAILED = 3, INVALID = 7, EXECUTION_FAILED = 13, UNSUPPORTED = 15;
+  const Turned turned = *static_cast<Turned *>(what);
+  const float factor = *(const float *)alpha, kept = *(const float *)beta;
+  const Layout left = *of_a, right = *of_b, out = *of_d, old = *of_c;
+  const size_t m = out.rows, n = out.columns, k = turned.left ? left.rows : left.columns;
+  const bool known = left.type == right.type && (out.type == F32 || out.type == BF16) && old.type == out.type &&
+                     (left.type == BF16 || left.type == FLOAT8);
+  if (!known) return UNSUPPORTED;
+  const auto is = [](const Layout &of, size_t rows, size_t columns, bool turned) {
+    return of.rows == (turned ? columns : rows) && of.columns == (turned ? rows : columns) && of.leading >= (int64_t)of.rows;
+  };
+  const bool alike = left.count == out.count && right.count == out.count && old.count == out.count;
+  if (!is(left, m, k, turned.left) || !is(right, k, n, turned.right) || !is(old, m, n, false) || !is(out, m, n, false) || !alike)
     return INVALID;
-  if (of_a->type == FLOAT8 && (k % 16 || m % 16)) return UNSUPPORTED;
-  const bool halves = of_a->type == BF16;
+  // Of 8 bits only whole rows, sixteen numbers after the other.
+  if (left.type == FLOAT8 && (!turned.left || turned.right || k % 16 || m % 16)) return UNSUPPORTED;
   const size_t pieces = algorithm ? algorithm->data[0] : 1;
   const int error = launch("cublasLtMatmul", [=] {
     // Sixteen numbers after the other, as a tensor core does.
     const size_t AT_ONCE = 16;
-    std::vector<float> left(k);
+    const bool halves = left.type == BF16;
     const auto number_of = [&](const void *of, size_t at) {
       return halves ? __bfloat162float(((const bf16 *)of)[at]) : from_float8(((const uint8_t *)of)[at]);
     };
-    for (size_t row = 0; row < n; row++) {
-      for (size_t i = 0; i < k; i++) left[i] = number_of(b, row * k + i);
-      for (size_t column = 0; column < m; column++) {
-        float sum = 0.0f;
-        for (size_t piece = 0; piece < pieces; piece++) {
-          float part = 0.0f;
-          for (size_t from = k * piece / pieces; from < k * (piece + 1) / pieces; from += AT_ONCE) {
-            double more = part;
-            for (size_t i = from; i < std::min(from + AT_ONCE, k * (piece + 1) / pieces); i++)
-              more += (double)number_of(a, column * k + i) * left[i];
-            part = (float)more;
+    std::vector<float> ones(k), others(k * m);
+    for (int32_t nth = 0; nth < out.count; nth++) {
+      for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < k; j++)
+          others[i * k + j] = number_of(a, nth * left.apart + (turned.left ? i * left.leading + j : j * left.leading + i));
+      for (size_t row = 0; row < n; row++) {
+        for (size_t j = 0; j < k; j++)
+          ones[j] = number_of(b, nth * right.apart + (turned.right ? j * right.leading + row : row * right.leading + j));
+        for (size_t column = 0; column < m; column++) {
+          float sum = 0.0f;
+          for (size_t piece = 0; piece < pieces; piece++) {
+            float part = 0.0f;
+            for (size_t from = k * piece / pieces; from < k * (piece + 1) / pieces; from += AT_ONCE) {
+              double more = part;
+              for (size_t j = from; j < std::min(from + AT_ONCE, k * (piece + 1) / pieces); j++)
+                more += (double)others[column * k + j] * ones[j];
+              part = (float)more;
+            }
+            sum += part;
           }
-          sum += part;
+          const size_t at = nth * out.apart + row * out.leading + column;
+          sum *= factor;
+          if (kept != 0.0f) {
+            const size_t before = nth * old.apart + row * old.leading + column;
+            sum += kept * (out.type == F32 ? ((const float *)c)[before] : __bfloat162float(((const bf16 *)c)[before]));
+          }
+          if (out.type == F32) ((float *)d)[at] = sum;
+          else ((bf16 *)d)[at] = __float2bfloat16(sum);
         }
-        ((float *)d)[row * m + column] = sum;
       }
     }
   });

@@ -1,7 +1,7 @@
 //! How many tokens does the learner learn from in a second?
 
 use crate::nn::decoder::Model;
-use crate::train::learner::{Learner, Plan, Step};
+use crate::train::learner::{Learner, Plan, Scope, Step};
 use crate::train::lesson::{Lesson, Order};
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device};
@@ -51,7 +51,13 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     let tokens = tensors.get(TOKENS).with_context(|| format!("there is no tensor `{TOKENS}`"))?;
     let tokens = tokens.to_dtype(DType::U32)?.to_vec2()?;
     let lessons: Vec<Lesson> = tokens.into_iter().map(Lesson::text).collect();
-    let model = Model::open(model).with_context(|| format!("opening {}", model.display()))?;
+    // What learns is in f32, whatever is multiplied.
+    let kept = match plan.scope {
+        Scope::Adapters { .. } => plan.dtype.into(),
+        Scope::Everything | Scope::NewTokens { .. } => DType::F32,
+    };
+    let opened = Model::open_in(model, kept);
+    let model = opened.with_context(|| format!("opening {}", model.display()))?;
     let parameters = model.parameters.iter().map(|(_, tensor)| tensor.elem_count()).sum();
     let mut steps: Vec<Step> = Vec::new();
     let mut learner = Learner::new(model, *plan, &lessons)?;

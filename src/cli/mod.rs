@@ -13,7 +13,7 @@ mod shop;
 use crate::api::pb;
 use crate::bench;
 use crate::engine::Place;
-use crate::train::learner::{Dtype, Plan};
+use crate::train::learner::{Dtype, Plan, Scope};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -139,6 +139,12 @@ struct LearnerBench {
     /// Multiplies and keeps bf16, to keep less in memory.
     #[arg(long)]
     bf16: bool,
+    /// Trains adapters of this rank in place of everything.
+    #[arg(long)]
+    adapter_rank: Option<usize>,
+    /// Where it is trained: `cpu`, or `cuda:N`, which trains adapters in bf16.
+    #[arg(long, default_value_t)]
+    device: Place,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -299,14 +305,16 @@ impl ScorerBench {
 
 impl LearnerBench {
     fn run(self) -> anyhow::Result<()> {
-        let Self { model, lessons, steps, batch, rows_max, recompute, bf16, json } = self;
-        let dtype = if bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        let Self { model, lessons, steps, batch, rows_max, recompute, json, .. } = self;
+        let dtype = if self.bf16 { Dtype::Bf16 } else { Dtype::F32 };
         let plan = Plan {
+            scope: Scope::of(self.adapter_rank),
             steps,
             lessons: batch,
             rows_max,
             recompute,
             dtype,
+            device: self.device,
             warm_up: 5,
             ..Plan::default()
         };

@@ -4,12 +4,14 @@ use super::runner::CpuRunner;
 use super::step::{Answers, Runner, RunnerError, Shape, Step};
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{Options, Precision};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 /// Where a model runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Place {
     /// On this machine's processor.
     #[default]
@@ -116,6 +118,20 @@ impl FromStr for Place {
             Some((GPU, number)) => number.parse().map(Self::Gpu).map_err(|_| unknown()),
             _ => Err(unknown()),
         }
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = PlaceError;
+
+    fn try_from(text: String) -> Result<Self, PlaceError> {
+        text.parse()
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
     }
 }
 

@@ -5,6 +5,7 @@
 //! other and against a PyTorch copy by `tests/numbers.rs`. [`decoder`] is a language model's wiring:
 //! [`packed`] serves it, and [`ops`] and [`optim`] train it.
 
+mod aims;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod decoder;
@@ -22,6 +23,7 @@ pub mod softmax;
 pub mod text;
 mod weights;
 
+pub use aims::{Aims, Choice};
 pub use din::{Batch, Din, Dropout, Scored};
 pub use fused::{
     CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, LEFT_OUT, Misfit, ReasonTable,

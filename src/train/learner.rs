@@ -7,9 +7,12 @@
 //!
 //! A pass is calculated in f32, or in bf16 where memory is short; what is trained, its gradients and
 //! the optimiser's moments are in f32 in either case, and frozen matrices are kept as they are used.
+//! A GPU may go over the batches where adapters are trained; the optimiser stays here.
 
+use super::gpu::Gpu;
 use super::lesson::{Lesson, Order, Taught, Totals, pack, totals};
 use super::resume::{self, Mark};
+use crate::engine::Place;
 use crate::nn::decoder::{
     Adapters, EMBEDDING, Linear, Model, backprop, forward, lora, lora::RANK_MAX,
 };
@@ -54,6 +57,9 @@ pub enum Scope {
     },
 }
 
+/// What an adapter's sum is multiplied by, times its rank.
+const ALPHA_PER_RANK: f64 = 2.0;
+
 /// What a pass multiplies and keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +98,9 @@ pub struct Plan {
     pub recompute: bool,
     /// What a pass multiplies and keeps.
     pub dtype: Dtype,
+    /// Where passes are calculated. A training that was put down may go on elsewhere.
+    #[serde(default, skip_serializing)]
+    pub device: Place,
     /// Everything random comes from it.
     pub seed: u64,
 }
@@ -149,15 +158,17 @@ pub struct Learner<'a> {
     lessons: &'a [Lesson],
     order: Order,
     optimiser: AdamW,
+    /// Who goes over batches, if it is not this machine's processor.
+    gpu: Option<Gpu>,
     losses: Vec<f64>,
 }
 
-/// What one of a step's batches gave.
-struct Part {
-    loss: f64,
-    gradients: GradStore,
-    tokens: usize,
-    padding: usize,
+/// What one of a step's batches gave, or several.
+pub(super) struct Part {
+    pub loss: f64,
+    pub gradients: GradStore,
+    pub tokens: usize,
+    pub padding: usize,
 }
 
 // === impl Learner ===
@@ -174,7 +185,8 @@ impl<'a> Learner<'a> {
         let settings = Settings { weight_decay: plan.weight_decay, ..Settings::default() };
         let optimiser = AdamW::new(trained, settings)?;
         let order = Order::new(lessons.len(), plan.seed);
-        Ok(Self { model, plan, lessons, order, optimiser, losses: Vec::new() })
+        let gpu = Gpu::open(&model, &plan, lessons)?;
+        Ok(Self { model, plan, lessons, order, optimiser, gpu, losses: Vec::new() })
     }
 
     /// The model as it is.
@@ -233,11 +245,12 @@ impl<'a> Learner<'a> {
         let totals = totals(lessons.iter().copied());
         let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
         let batches: Vec<_> = pack(&lessons, self.plan.rows_max).into_iter().enumerate().collect();
-        // As many at a time as there are threads; their gradients are added up in one order
-        // whoever is done first, so that the number of threads changes no bit.
-        for some in batches.chunks(rayon::current_num_threads()) {
-            let parts = some.par_iter().map(|(part, lessons)| self.part(*part, lessons, totals));
-            for part in parts.collect::<Vec<_>>() {
+        // As many at a time as there are threads, or all where a GPU goes over them one after the other.
+        let at_once = self.gpu.as_ref().map_or_else(rayon::current_num_threads, |_| batches.len());
+        for some in batches.chunks(at_once) {
+            // Their gradients are added up in one order whoever is done first, so that the number of
+            // threads changes no bit.
+            for part in self.parts(some, totals) {
                 let mut part = part?;
                 self.optimiser.add(&mut part.gradients)?;
                 loss += part.loss;
@@ -262,30 +275,25 @@ impl<'a> Learner<'a> {
         })
     }
 
-    /// Goes over one of a step's batches.
-    fn part(&self, part: usize, lessons: &[&Lesson], totals: Totals) -> anyhow::Result<Part> {
-        let taught = Taught::new(lessons);
-        let mut model = self.model.clone();
-        if let Some(adapters) = &mut model.adapters {
-            // What is left out is another for each batch, and the same when it is resumed.
-            let (step, part) = (self.steps() as u64, part as u64);
-            adapters.drop_out(Some(self.plan.seed ^ step << 20 ^ part << 44));
+    /// Goes over some of a step's batches.
+    fn parts(
+        &mut self,
+        batches: &[(usize, Vec<&Lesson>)],
+        totals: Totals,
+    ) -> Vec<anyhow::Result<Part>> {
+        let step = self.steps();
+        let Self { model, plan, gpu, .. } = self;
+        let origin = |part| origin(plan.seed, step, part);
+        match gpu {
+            Some(gpu) => vec![gpu.step(model, batches, totals, origin)],
+            None => {
+                let batches = batches.par_iter();
+                let part = |(at, lessons): &(usize, Vec<&Lesson>)| {
+                    part(model, plan, lessons, totals, origin(*at))
+                };
+                batches.map(part).collect()
+            }
         }
-        let mut exact = model.exact(&taught.batch, self.plan.dtype.into())?;
-        let (loss, gradients) = if self.plan.recompute {
-            backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals))?
-        } else {
-            let rows = forward(&model.config, &mut exact)?;
-            let loss = taught.loss(&exact, &rows, totals)?;
-            let gradients = loss.backward()?;
-            (loss, gradients)
-        };
-        Ok(Part {
-            loss: f64::from(loss.to_scalar::<f32>()?),
-            gradients,
-            tokens: taught.batch.tokens.len() - taught.padding(),
-            padding: taught.padding(),
-        })
     }
 
     /// Puts the training down in a file.
@@ -308,6 +316,41 @@ impl<'a> Learner<'a> {
     fn mark(&self) -> anyhow::Result<Mark> {
         Mark::new(&self.plan, self.lessons)
     }
+}
+
+/// Goes over one of a step's batches on the processor.
+fn part(
+    model: &Model,
+    plan: &Plan,
+    lessons: &[&Lesson],
+    totals: Totals,
+    origin: u64,
+) -> anyhow::Result<Part> {
+    let taught = Taught::new(lessons);
+    let mut model = model.clone();
+    if let Some(adapters) = &mut model.adapters {
+        adapters.drop_out(Some(origin));
+    }
+    let mut exact = model.exact(&taught.batch, plan.dtype.into())?;
+    let (loss, gradients) = if plan.recompute {
+        backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals))?
+    } else {
+        let rows = forward(&model.config, &mut exact)?;
+        let loss = taught.loss(&exact, &rows, totals)?;
+        let gradients = loss.backward()?;
+        (loss, gradients)
+    };
+    Ok(Part {
+        loss: f64::from(loss.to_scalar::<f32>()?),
+        gradients,
+        tokens: taught.batch.tokens.len() - taught.padding(),
+        padding: taught.padding(),
+    })
+}
+
+/// Where that comes from which a batch leaves out: another for each, and the same when a training is resumed.
+fn origin(seed: u64, step: usize, part: usize) -> u64 {
+    seed ^ (step as u64) << 20 ^ (part as u64) << 44
 }
 
 /// The mean loss of a model on lessons that it does not learn.
@@ -361,6 +404,20 @@ fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
     all.map(|(name, tensor)| variable((name, tensor), tensor.rank() > 1, 0)).collect()
 }
 
+// === impl Scope ===
+
+impl Scope {
+    /// Adapters of a rank, or everything where there is none.
+    pub fn of(adapter_rank: Option<usize>) -> Self {
+        match adapter_rank {
+            None => Self::Everything,
+            Some(rank) => {
+                Self::Adapters { rank, alpha: ALPHA_PER_RANK * rank as f64, dropout: 0.0 }
+            }
+        }
+    }
+}
+
 // === impl Dtype ===
 
 impl From<Dtype> for DType {
@@ -388,6 +445,7 @@ impl Default for Plan {
             norm_max: 1.0,
             recompute: false,
             dtype: Dtype::F32,
+            device: Place::Processor,
             seed: 0,
         }
     }
@@ -407,6 +465,12 @@ impl Plan {
         if let Scope::Adapters { rank, .. } = self.scope {
             ensure!((1..=RANK_MAX).contains(&rank), "`rank` is {rank}, not from 1 to {RANK_MAX}");
         }
+        let adapts = matches!(self.scope, Scope::Adapters { .. }) && self.dtype == Dtype::Bf16;
+        ensure!(
+            self.device == Place::Processor || adapts,
+            "`device` is \"{}\", and a GPU trains adapters alone, in bf16",
+            self.device
+        );
         let sizes = [
             ("learning_rate", self.learning_rate, 0.0..=1.0),
             ("learning_rate_floor", self.learning_rate_floor, 0.0..=1.0),
@@ -458,5 +522,7 @@ mod tests {
         assert_eq!(nan, "`learning_rate` is NaN, not from 0 to 1");
         let scope = Scope::Adapters { rank: 0, alpha: 1.0, dropout: 0.0 };
         assert_eq!(says(Plan { scope, ..plan }), "`rank` is 0, not from 1 to 1024");
+        let gpu = says(Plan { device: Place::Gpu(1), ..plan });
+        assert_eq!(gpu, "`device` is \"cuda:1\", and a GPU trains adapters alone, in bf16");
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::nn::decoder::{Batch, Config, Exact, PADDING};
 use crate::nn::ops::Targets;
-use crate::nn::softmax_loss;
+use crate::nn::{Aims, Choice, softmax_loss};
 use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -90,14 +90,8 @@ pub struct Taught {
     rows: Vec<u32>,
     followers: Vec<u32>,
     weights: Vec<f32>,
+    /// The last rows of each trunk's branches, the one that was taken first.
     choices: Vec<Choice>,
-}
-
-/// The last rows of a trunk's branches, the one that was taken first.
-#[derive(Clone, Debug)]
-struct Choice {
-    rows: Vec<u32>,
-    asked: u32,
 }
 
 /// What lessons weigh together: each kind of loss is divided by its own.
@@ -292,26 +286,36 @@ impl Taught {
         }
     }
 
-    /// The loss of the rows after the last norm: their part of what `totals` are divided by.
+    /// What its rows should say: their part of what `totals` are divided by.
+    pub fn aims(&self, totals: Totals) -> Aims<'_> {
+        let (tokens, weights) = (&*self.followers, &*self.weights);
+        Aims {
+            rows: &self.rows,
+            targets: Targets { tokens, weights, total: totals.imitate },
+            choices: &self.choices,
+            choices_total: totals.choices,
+        }
+    }
+
+    /// The loss of the rows after the last norm: how far they are from [`Taught::aims`].
     pub fn loss(
         &self,
         exact: &Exact<'_>,
         rows: &Tensor,
         totals: Totals,
     ) -> candle_core::Result<Tensor> {
+        let aims = self.aims(totals);
         let rows = rows.flatten_to(1)?;
         let picked = |places: &[u32]| {
             rows.index_select(&Tensor::from_slice(places, places.len(), rows.device())?, 0)
         };
         let mut losses = Vec::new();
-        if !self.rows.is_empty() {
-            let targets =
-                Targets { tokens: &self.followers, weights: &self.weights, total: totals.imitate };
-            losses.push(exact.surprise(&picked(&self.rows)?, targets)?);
+        if !aims.rows.is_empty() {
+            losses.push(exact.surprise(&picked(aims.rows)?, aims.targets)?);
         }
-        for choice in &self.choices {
+        for choice in aims.choices {
             let scores = exact.logits_of(&picked(&choice.rows)?, choice.asked)?.unsqueeze(0)?;
-            losses.push((softmax_loss(&scores, &scores.ones_like()?)? / totals.choices)?);
+            losses.push((softmax_loss(&scores, &scores.ones_like()?)? / aims.choices_total)?);
         }
         let none = Tensor::zeros((), DType::F32, &Device::Cpu)?;
         losses.into_iter().try_fold(none, |sum, loss| sum + loss)

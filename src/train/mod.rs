@@ -10,6 +10,7 @@ pub mod cases;
 pub mod dataset;
 pub mod export;
 pub mod fit;
+mod gpu;
 mod ladder;
 pub mod learner;
 pub mod lesson;

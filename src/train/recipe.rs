@@ -3,6 +3,7 @@
 use super::dataset::Cuts;
 use super::learner::Dtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
+use crate::engine::Place;
 use crate::nn::decoder::{Config, RopeScaling};
 use crate::nn::{Ablation, rqvae};
 use anyhow::Context as _;
@@ -352,6 +353,9 @@ pub struct Teaching {
     /// What a pass multiplies and keeps: `f32`, or `bf16` where memory is short and time is not.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Where passes are calculated: `cpu`, or `cuda:N` for adapters in `bf16`.
+    #[serde(default)]
+    pub device: Place,
 }
 
 /// The cards that a bundle ships.

@@ -18,17 +18,6 @@ const KEPT_EVERY: usize = 200;
 const WARM_UP: (f64, usize) = (0.05, 100);
 /// Losses that a report shows.
 const LOSSES_SHOWN: usize = 20;
-/// What an adapter's sum is multiplied by, times its rank.
-const ALPHA_PER_RANK: f64 = 2.0;
-
-/// What is trained where a recipe says nothing of adapters.
-pub fn scope(teaching: &Teaching) -> Scope {
-    match teaching.adapter_rank {
-        None => Scope::Everything,
-        Some(rank) => Scope::Adapters { rank, alpha: ALPHA_PER_RANK * rank as f64, dropout: 0.0 },
-    }
-}
-
 /// Opens a model that is to learn, with room for every token of the prompts.
 pub fn open(folder: &Path, prompts: &Prompts, seed: u64) -> anyhow::Result<Model> {
     let opening = || format!("opening the language model {}", folder.display());
@@ -66,6 +55,7 @@ pub fn teach(
         weight_decay: teaching.weight_decay,
         recompute: teaching.recompute,
         dtype: teaching.dtype,
+        device: teaching.device,
         seed: bench.recipe.seed,
         ..Plan::default()
     };

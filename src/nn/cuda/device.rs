@@ -210,6 +210,15 @@ impl Device {
         written.map_err(DeviceError::driver("copy to the device"))
     }
 
+    /// Makes all numbers of a table zero.
+    pub(super) fn clear<T: DeviceRepr + driver::ValidAsZeroBits>(
+        &self,
+        table: &mut Table<T>,
+    ) -> Result<(), DeviceError> {
+        let cleared = self.stream.memset_zeros(&mut table.memory);
+        cleared.map_err(DeviceError::driver("clear memory"))
+    }
+
     /// Bytes of memory that nobody has taken.
     pub(super) fn free(&self) -> Result<usize, DeviceError> {
         let info = self.stream.context().mem_get_info();
@@ -326,6 +335,7 @@ pub(super) enum Argument {
     Product(Product),
     Heads(Heads),
     Sizes(Sizes),
+    Sequences(Sequences),
 }
 
 // === impl Argument ===
@@ -340,6 +350,7 @@ impl Argument {
             Self::Product(product) => ptr::from_ref(product).cast(),
             Self::Heads(heads) => ptr::from_ref(heads).cast(),
             Self::Sizes(sizes) => ptr::from_ref(sizes).cast(),
+            Self::Sequences(sequences) => ptr::from_ref(sequences).cast(),
         };
         place.cast_mut()
     }
@@ -363,6 +374,16 @@ pub(super) struct Heads {
     pub of_keys: u32,
     pub dim: u32,
     pub page_tokens: u32,
+}
+
+/// How the heads of a batch lie that is trained on: `Sequences` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sequences {
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub dim: u32,
+    pub length: u32,
 }
 
 /// Sizes of the scorer's network: `Sizes` of the kernels.

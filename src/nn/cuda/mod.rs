@@ -7,7 +7,9 @@
 //!
 //! Weights, keys and values of a decoder, and what goes into products are bf16. The rows between them, and all sums, are f32.
 
+mod backprop;
 mod batch;
+mod blas;
 mod device;
 mod graphs;
 mod load;
@@ -18,6 +20,7 @@ mod rows;
 mod scorer;
 mod slots;
 
+pub use backprop::{Backprop, BackpropError, BackpropOptions};
 pub use device::DeviceError;
 pub use load::LoadError;
 pub use model::{Model, Options};

@@ -386,7 +386,7 @@ impl Model {
 }
 
 /// The cosine and the sine of each pair of a head's numbers, at each position.
-fn turns(config: &Config, positions: usize) -> Vec<f32> {
+pub(super) fn turns(config: &Config, positions: usize) -> Vec<f32> {
     let (frequencies, scale) = config.inverse_frequencies();
     let turn = |position: usize, frequency: f32| {
         let (sine, cosine) = (position as f32 * frequency).sin_cos();

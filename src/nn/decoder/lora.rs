@@ -133,6 +133,11 @@ impl Adapters {
         })
     }
 
+    /// The two matrices of the adapter of a matrix, if it has one: `(rank, inputs)` and `(outputs, rank)`.
+    pub fn pair(&self, matrix: Linear) -> Option<[&Tensor; 2]> {
+        self.pairs.get(&matrix.name()).map(|Pair { down, up }| [down, up])
+    }
+
     /// What the adapter of a matrix, if it has one, adds to the output for `(rows, inputs)`.
     pub(super) fn forward(&self, matrix: Linear, rows: &Tensor) -> Result<Option<Tensor>> {
         let Some(pair) = self.pairs.get(&matrix.name()) else { return Ok(None) };
@@ -165,7 +170,8 @@ impl Adapters {
         Tensor::from_vec(kept, rows.shape(), rows.device())?.to_dtype(rows.dtype())
     }
 
-    fn scale(&self) -> f64 {
+    /// What an adapter's sum is multiplied by.
+    pub fn scale(&self) -> f64 {
         self.plan.alpha / self.plan.rank as f64
     }
 

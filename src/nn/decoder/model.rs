@@ -34,8 +34,13 @@ pub struct Model {
 impl Model {
     /// Reads a folder of Hugging Face's or a GGUF file.
     pub fn open(path: &Path) -> std::result::Result<Self, CheckpointError> {
+        Self::open_in(path, DType::F32)
+    }
+
+    /// The same with its numbers kept in another type, for one that is not to learn itself.
+    pub fn open_in(path: &Path, dtype: DType) -> std::result::Result<Self, CheckpointError> {
         let checkpoint = Checkpoint::open(path)?;
-        let parameters = Parameters::load(&checkpoint, DType::F32, &Device::Cpu)?;
+        let parameters = Parameters::load(&checkpoint, dtype, &Device::Cpu)?;
         Ok(Self { config: checkpoint.config().clone(), parameters, adapters: None })
     }
 

@@ -89,7 +89,7 @@ impl Stage for Midtrain {
             trainings.insert("new_tokens".into(), teach::told(&report));
         }
         let teaching = &of.midtrain.teaching;
-        let scope = teach::scope(teaching);
+        let scope = Scope::of(teaching.adapter_rank);
         let (model, report) = teach::teach(bench, "midtrain", model, teaching, scope, &lessons)?;
         trainings.insert("everything".into(), teach::told(&report));
 

@@ -7,6 +7,7 @@
 use super::traces;
 use crate::bundle::Part;
 use crate::reranker::{Prompts, Shopper, Thought};
+use crate::train::learner::Scope;
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{CompareRecipe, Recipe};
 use crate::train::remarks::Remarks;
@@ -51,7 +52,7 @@ impl Stage for Sft {
         let traces = traces::read(bench)?;
         let lessons = lessons(bench, &traces, of, &prompts)?;
         let model = teach::open(&from, &prompts, bench.recipe.seed)?;
-        let scope = teach::scope(&of.teaching);
+        let scope = Scope::of(of.teaching.adapter_rank);
         let (model, report) = teach::teach(bench, "sft", model, &of.teaching, scope, &lessons)?;
         teach::save(&model, &prompts, &to)?;
         Ok(json!({

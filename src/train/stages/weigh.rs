@@ -6,6 +6,7 @@ use super::sft;
 use crate::bundle::Part;
 use crate::reranker::{Prompts, Shopper};
 use crate::train::cases::Case;
+use crate::train::learner::Scope;
 use crate::train::lesson::{Choose, Lesson};
 use crate::train::recipe::Recipe;
 use crate::train::remarks::Remarks;
@@ -68,7 +69,7 @@ impl Stage for Weigh {
             lessons.extend(sft::rehearsal(bench, compare, &prompts, recipe.seed)?);
         }
         let model = teach::open(&from, &prompts, recipe.seed)?;
-        let scope = teach::scope(&of.teaching);
+        let scope = Scope::of(of.teaching.adapter_rank);
         let (model, report) = teach::teach(bench, "weigh", model, &of.teaching, scope, &lessons)?;
         teach::save(&model, &prompts, &to)?;
 

@@ -1,0 +1,347 @@
+// The way back through a decoder, from a loss to the gradients of its adapters: everything between products, which are
+// cuBLAS's.
+//
+// The sequences of a batch have one length. Rows lie (sequence, place). Heads lie (sequence, head, place, dim): the heads
+// of queries that share a head of keys are neighbours, so they are the rows of one product with it. Gradients of rows are
+// f32; what goes into products is bf16.
+#pragma once
+#include "tensor.h"
+
+// How the heads of a batch lie, and how many rows a sequence has.
+struct Sequences {
+  u32 heads, kv_heads, dim, length;
+};
+
+// Rows that every row after them sees, and rows that fill a sequence up and see themselves alone.
+static const u32 TRUNK = 0, PADDING = 0xffffffffu;
+
+// Where the numbers of a row's head begin, among so many heads.
+static __device__ size_t place_of_head(const Sequences &of, u32 heads, u32 row, u32 head) {
+  return (((size_t)(row / of.length) * heads + head) * of.length + row % of.length) * of.dim;
+}
+
+// Four numbers of a head's first half that a lane keeps, and the four half a head on, which are turned with them.
+struct Halves {
+  float4 a, b;
+};
+
+static __device__ Halves load_halves(const float *head, u32 half) {
+  return {*reinterpret_cast<const float4 *>(head), *reinterpret_cast<const float4 *>(head + half)};
+}
+
+static __device__ void store_halves(bf16 *head, u32 half, const Halves &of) {
+  *reinterpret_cast<uint2 *>(head) = uint2{pair_of(of.a.x, of.a.y), pair_of(of.a.z, of.a.w)};
+  *reinterpret_cast<uint2 *>(head + half) = uint2{pair_of(of.b.x, of.b.y), pair_of(of.b.z, of.b.w)};
+}
+
+static __device__ float dot(const float4 &a, const float4 &b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
+
+static __device__ float4 product(const float4 &a, const float4 &b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+
+// The gradient of numbers that were normed by a factor, from that of what came of them: without what goes along them all.
+static __device__ float4 across(const float4 &back, const float4 &was, float factor, float along) {
+  return {factor * (back.x - was.x * along), factor * (back.y - was.y * along), factor * (back.z - was.z * along),
+          factor * (back.w - was.w * along)};
+}
+
+// Turns a lane's numbers by their angles, forwards (1) or back (-1).
+static __device__ Halves turned(const Halves &of, const float2 *angles, float way) {
+  Halves out;
+  const float *x = &of.a.x, *y = &of.b.x;
+  float *to_x = &out.a.x, *to_y = &out.b.x;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float cosine = angles[i].x, sine = way * angles[i].y;
+    to_x[i] = x[i] * cosine - y[i] * sine;
+    to_y[i] = y[i] * cosine + x[i] * sine;
+  }
+  return out;
+}
+
+// Which of all heads a warp goes over, and which of its own kind that is.
+struct Head {
+  u32 all, among, index, heads;
+  bool is_query, is_value;
+};
+
+static __device__ Head head_of(const Sequences &of, u32 among) {
+  const bool is_query = among < of.heads;
+  const u32 index = is_query ? among : (among - of.heads) % of.kv_heads;
+  return {of.heads + 2 * of.kv_heads, among, index, is_query ? of.heads : of.kv_heads, is_query, among >= of.heads + of.kv_heads};
+}
+
+// Queries, keys and values, head by head, of what projections came to: queries and keys are normed if there are scales,
+// and turned by their positions. A warp a head. Grid: (rows, warps).
+extern "C" __global__ void turn_heads(bf16 *queries, bf16 *keys, bf16 *values, Product qkv, const float *query_scale,
+                                      const float *key_scale, const float2 *turns, float epsilon, const u32 *positions,
+                                      Sequences of) {
+  let_next_begin();
+  wait_for_last();
+  const u32 row = blockIdx.x, half = of.dim / 2, first = threadIdx.x % WARP * 4;
+  const Head head = head_of(of, blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP);
+  if (head.among >= head.all) return;
+  const bool has = first < half;
+  Halves kept = {};
+  if (has) {
+    kept.a = result(qkv, row, head.all * of.dim, head.among * of.dim + first);
+    kept.b = result(qkv, row, head.all * of.dim, head.among * of.dim + half + first);
+  }
+  const float *scale = head.is_query ? query_scale : head.is_value ? nullptr : key_scale;
+  if (scale) {
+    const float factor = rsqrtf(warp_sum(dot(kept.a, kept.a) + dot(kept.b, kept.b)) / of.dim + epsilon);
+    if (has) {
+      const Halves scales = load_halves(scale + first, half);
+      kept = {scaled(kept.a, factor, scales.a), scaled(kept.b, factor, scales.b)};
+    }
+  }
+  if (!has) return;
+  if (!head.is_value) kept = turned(kept, turns + (size_t)positions[row] * half + first, 1.0f);
+  bf16 *to = head.is_query ? queries : head.is_value ? values : keys;
+  store_halves(to + place_of_head(of, head.heads, row, head.index) + first, half, kept);
+}
+
+// The way back: the gradient of what projections came to (rows, all heads), from those of queries, keys and values. A
+// warp a head. Grid: (rows, warps).
+extern "C" __global__ void turn_heads_back(bf16 *gradient, const float *queries, const float *keys, const float *values,
+                                           Product qkv, const float *query_scale, const float *key_scale,
+                                           const float2 *turns, float epsilon, const u32 *positions, Sequences of) {
+  let_next_begin();
+  wait_for_last();
+  const u32 row = blockIdx.x, half = of.dim / 2, first = threadIdx.x % WARP * 4;
+  const Head head = head_of(of, blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP);
+  if (head.among >= head.all) return;
+  const bool has = first < half;
+  const float *from = head.is_query ? queries : head.is_value ? values : keys;
+  Halves back = {};
+  if (has) back = load_halves(from + place_of_head(of, head.heads, row, head.index) + first, half);
+  if (has && !head.is_value) back = turned(back, turns + (size_t)positions[row] * half + first, -1.0f);
+  const float *scale = head.is_query ? query_scale : head.is_value ? nullptr : key_scale;
+  if (scale) {
+    Halves kept = {};
+    if (has) {
+      const Halves scales = load_halves(scale + first, half);
+      back = {product(back.a, scales.a), product(back.b, scales.b)};
+      kept.a = result(qkv, row, head.all * of.dim, head.among * of.dim + first);
+      kept.b = result(qkv, row, head.all * of.dim, head.among * of.dim + half + first);
+    }
+    const float factor = rsqrtf(warp_sum(dot(kept.a, kept.a) + dot(kept.b, kept.b)) / of.dim + epsilon);
+    const float along = warp_sum(dot(kept.a, back.a) + dot(kept.b, back.b)) * factor * factor / of.dim;
+    back = {across(back.a, kept.a, factor, along), across(back.b, kept.b, factor, along)};
+  }
+  if (has) store_halves(gradient + ((size_t)row * head.all + head.among) * of.dim + first, half, back);
+}
+
+// Whether a row of a sequence sees one at or before it: of the trunk or its own segment, and near enough.
+static __device__ bool sees(const u32 *positions, const u32 *segments, u32 row, u32 key, u32 window) {
+  const u32 segment = segments[key];
+  const bool known = segment == TRUNK || segment == segments[row];
+  const u32 apart = max(positions[row], positions[key]) - min(positions[row], positions[key]);
+  return key == row || (known && segments[row] != PADDING && (window == 0 || apart < window));
+}
+
+// shares = softmax(logits) over what each row sees, for some heads of keys from `first` on, counted over all sequences:
+// logits (heads of keys, heads of queries of each, length, length). A warp a row. Grid: warps.
+extern "C" __global__ void share(bf16 *shares, const float *logits, const u32 *positions, const u32 *segments, u32 first,
+                                 u32 count, u32 window, Sequences of) {
+  let_next_begin();
+  wait_for_last();
+  const u32 nth = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP, group = of.heads / of.kv_heads;
+  if (nth >= count * group * of.length) return;
+  const u32 row = nth % of.length, sequence = (first + nth / (group * of.length)) / of.kv_heads;
+  positions += (size_t)sequence * of.length;
+  segments += (size_t)sequence * of.length;
+  logits += (size_t)nth * of.length;
+  shares += (size_t)nth * of.length;
+  float most = -INFINITE, sum = 0.0f;
+  for (u32 key = lane; key <= row; key += WARP)
+    if (sees(positions, segments, row, key, window)) most = fmaxf(most, logits[key]);
+  // Every row sees itself.
+  for (int far = WARP / 2; far > 0; far /= 2) most = fmaxf(most, __shfl_xor_sync(EVERYONE, most, far));
+  for (u32 key = lane; key <= row; key += WARP)
+    if (sees(positions, segments, row, key, window)) sum += __expf(logits[key] - most);
+  const float factor = 1.0f / warp_sum(sum);
+  for (u32 key = lane; key < of.length; key += WARP) {
+    const bool seen = key <= row && sees(positions, segments, row, key, window);
+    shares[key] = __float2bfloat16(seen ? __expf(logits[key] - most) * factor : 0.0f);
+  }
+}
+
+// The way back, in place of the shares: the gradient of logits, from that of shares. A warp a row. Grid: warps.
+extern "C" __global__ void share_back(bf16 *shares, const float *gradient, u32 rows, u32 length) {
+  let_next_begin();
+  wait_for_last();
+  const u32 row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;
+  if (row >= rows) return;
+  shares += (size_t)row * length;
+  gradient += (size_t)row * length;
+  // What comes after a row it has no share of.
+  const u32 seen = row % length + 1;
+  // Shares of 16 bits don't add up to one quite, and what all gradients have in common must cancel.
+  float sum = 0.0f, mean = 0.0f;
+  for (u32 key = lane; key < seen; key += WARP) {
+    const float share = __bfloat162float(shares[key]);
+    sum += share;
+    mean += share * gradient[key];
+  }
+  mean = warp_sum(mean) / warp_sum(sum);
+  for (u32 key = lane; key < seen; key += WARP)
+    shares[key] = __float2bfloat16(__bfloat162float(shares[key]) * (gradient[key] - mean));
+}
+
+// Heads of queries become rows. Grid: rows.
+extern "C" __global__ void join_heads(bf16 *rows, const bf16 *heads, Sequences of) {
+  let_next_begin();
+  wait_for_last();
+  for (u32 i = threadIdx.x * 4; i < of.heads * of.dim; i += blockDim.x * 4)
+    *reinterpret_cast<uint2 *>(rows + (size_t)blockIdx.x * of.heads * of.dim + i) =
+        *reinterpret_cast<const uint2 *>(heads + place_of_head(of, of.heads, blockIdx.x, i / of.dim) + i % of.dim);
+}
+
+// The way back. Grid: rows.
+extern "C" __global__ void split_heads(bf16 *heads, const float *rows, Sequences of) {
+  let_next_begin();
+  wait_for_last();
+  for (u32 i = threadIdx.x * 4; i < of.heads * of.dim; i += blockDim.x * 4) {
+    const float4 four = *reinterpret_cast<const float4 *>(rows + (size_t)blockIdx.x * of.heads * of.dim + i);
+    *reinterpret_cast<uint2 *>(heads + place_of_head(of, of.heads, blockIdx.x, i / of.dim) + i % of.dim) =
+        uint2{pair_of(four.x, four.y), pair_of(four.z, four.w)};
+  }
+}
+
+// The gradient of gates and of what is gated (rows, 2 width), from that of what came through. Grid: rows.
+extern "C" __global__ void gate_back(bf16 *gradient, Product gates_ups, const float *activated, u32 width) {
+  let_next_begin();
+  wait_for_last();
+  for (u32 i = threadIdx.x * 4; i < width; i += blockDim.x * 4) {
+    const float4 gate = result(gates_ups, blockIdx.x, 2 * width, i), up = result(gates_ups, blockIdx.x, 2 * width, width + i);
+    const float4 back = *reinterpret_cast<const float4 *>(activated + (size_t)blockIdx.x * width + i);
+    const float *g = &gate.x, *u = &up.x, *d = &back.x;
+    float to_gate[4], to_up[4];
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      const float open = 1.0f / (1.0f + __expf(-g[n]));
+      to_gate[n] = d[n] * u[n] * open * (1.0f + g[n] * (1.0f - open));
+      to_up[n] = d[n] * g[n] * open;
+    }
+    bf16 *to = gradient + (size_t)blockIdx.x * 2 * width + i;
+    *reinterpret_cast<uint2 *>(to) = uint2{pair_of(to_gate[0], to_gate[1]), pair_of(to_gate[2], to_gate[3])};
+    *reinterpret_cast<uint2 *>(to + width) = uint2{pair_of(to_up[0], to_up[1]), pair_of(to_up[2], to_up[3])};
+  }
+}
+
+// stream += the gradient of rows (rows, width), from that of what they became when they were normed. If there is a list,
+// only those rows were, and `normed` has as many. Grid: rows that were normed, of at most 16 times as many numbers as a
+// block has threads.
+extern "C" __global__ void __launch_bounds__(NORM_THREADS)
+    norm_back(float *stream, const float *normed, const float *rows, const u32 *list, const float *scale, float epsilon,
+              u32 width) {
+  let_next_begin();
+  wait_for_last();
+  const size_t row = list ? list[blockIdx.x] : blockIdx.x;
+  float4 was[NARROW], back[NARROW];
+  keep_row(was, width, [&](u32 i) { return *reinterpret_cast<const float4 *>(rows + row * width + i); });
+  keep_row(back, width, [&](u32 i) {
+    return product(*reinterpret_cast<const float4 *>(normed + (size_t)blockIdx.x * width + i),
+                   *reinterpret_cast<const float4 *>(scale + i));
+  });
+  float squares = 0.0f, along = 0.0f;
+#pragma unroll
+  for (u32 nth = 0; nth < NARROW; nth++) {
+    if (place_of(nth) >= width) continue;
+    squares += dot(was[nth], was[nth]);
+    along += dot(was[nth], back[nth]);
+  }
+  const float factor = rsqrtf(block_sum(squares) / width + epsilon);
+  along = block_sum(along) * factor * factor / width;
+#pragma unroll
+  for (u32 nth = 0; nth < NARROW; nth++) {
+    const u32 i = place_of(nth);
+    if (i >= width) continue;
+    float4 &to = *reinterpret_cast<float4 *>(stream + row * width + i);
+    const float4 more = across(back[nth], was[nth], factor, along);
+    to = {to.x + more.x, to.y + more.y, to.z + more.z, to.w + more.w};
+  }
+}
+
+// rows (rows, width) += bias. Grid: rows.
+extern "C" __global__ void add_bias(float *rows, const float *bias, u32 width) {
+  let_next_begin();
+  wait_for_last();
+  for (u32 i = threadIdx.x; i < width; i += blockDim.x) rows[(size_t)blockIdx.x * width + i] += bias[i];
+}
+
+// Numbers of 32 bits in 16, four at a time. Grid: blocks.
+extern "C" __global__ void shorten(bf16 *to, const float *from, u32 fours) {
+  let_next_begin();
+  wait_for_last();
+  for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < fours; i += gridDim.x * blockDim.x) {
+    const float4 four = reinterpret_cast<const float4 *>(from)[i];
+    reinterpret_cast<uint2 *>(to)[i] = uint2{pair_of(four.x, four.y), pair_of(four.z, four.w)};
+  }
+}
+
+// What an input is multiplied by in training: 0, if it is one of those that are left out, or so much that the mean stays.
+// It depends on where chance comes from and on the input's place alone (Steele, Lea and Flood 2014, SplitMix64).
+static __device__ float kept(unsigned long long origin, u32 place, float dropout) {
+  unsigned long long bits = origin + (place + 1ull) * 0x9e3779b97f4a7c15ull;
+  bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9ull;
+  bits = (bits ^ bits >> 27) * 0x94d049bb133111ebull;
+  bits ^= bits >> 31;
+  return (float)(u32)(bits >> 40) < dropout * (1 << 24) ? 0.0f : 1.0f / (1.0f - dropout);
+}
+
+// Inputs of an adapter without those that are left out. Grid: blocks.
+extern "C" __global__ void leave_out(bf16 *to, const bf16 *from, u32 count, u32 low, u32 high, float dropout) {
+  let_next_begin();
+  wait_for_last();
+  const unsigned long long origin = (unsigned long long)high << 32 | low;
+  for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+    to[i] = __float2bfloat16(__bfloat162float(from[i]) * kept(origin, i, dropout));
+}
+
+// The way back: to += what was kept of the gradient. Grid: blocks.
+extern "C" __global__ void leave_out_back(float *to, const float *from, u32 count, u32 low, u32 high, float dropout) {
+  let_next_begin();
+  wait_for_last();
+  const unsigned long long origin = (unsigned long long)high << 32 | low;
+  for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+    to[i] += from[i] * kept(origin, i, dropout);
+}
+
+// The cross-entropy of the tokens that follow rows, each by how much it counts, and the gradient of their logits. Grid:
+// rows.
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
+    surprise(bf16 *gradient, float *losses, const float *logits, const u32 *tokens, const float *weights, u32 vocabulary) {
+  let_next_begin();
+  wait_for_last();
+  const float *row = logits + (size_t)blockIdx.x * vocabulary;
+  float most = -INFINITE, sum = 0.0f;
+  for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) most = fmaxf(most, row[i]);
+  most = block_max(most);
+  for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) sum += __expf(row[i] - most);
+  sum = block_sum(sum);
+  const u32 token = tokens[blockIdx.x];
+  const float weight = weights[blockIdx.x], share = weight / sum;
+  for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x)
+    gradient[(size_t)blockIdx.x * vocabulary + i] =
+        __float2bfloat16(__expf(row[i] - most) * share - (i == token ? weight : 0.0f));
+  if (threadIdx.x == 0) losses[blockIdx.x] = weight * (logf(sum) + most - row[token]);
+}
+
+// The cross-entropy of choices between rows by the logit of one token, of which the first is right, and the gradient of
+// those rows (rows, width). choices: (begin, end, token). Grid: choices.
+extern "C" __global__ void choose(float *gradient, float *losses, const float *scores, const bf16 *table, const u32 *choices,
+                                  float weight, u32 width) {
+  let_next_begin();
+  wait_for_last();
+  const u32 begin = choices[3 * blockIdx.x], end = choices[3 * blockIdx.x + 1];
+  const bf16 *token = table + (size_t)choices[3 * blockIdx.x + 2] * width;
+  float most = -INFINITE, sum = 0.0f;
+  for (u32 i = begin; i < end; i++) most = fmaxf(most, scores[i]);
+  for (u32 i = begin; i < end; i++) sum += __expf(scores[i] - most);
+  for (u32 i = begin; i < end; i++) {
+    const float share = weight * (__expf(scores[i] - most) / sum - (i == begin ? 1.0f : 0.0f));
+    for (u32 n = threadIdx.x; n < width; n += blockDim.x) gradient[(size_t)i * width + n] = share * __bfloat162float(token[n]);
+  }
+  if (threadIdx.x == 0) losses[blockIdx.x] = weight * (logf(sum) + most - scores[begin]);
+}

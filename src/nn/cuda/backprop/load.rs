@@ -1,0 +1,196 @@
+//! A model that is trained comes onto a device, and what was learned about its adapters comes back.
+
+use super::super::device::{Device, Table};
+use super::super::model::turns;
+use super::BackpropError;
+use crate::nn::decoder::{Adapters, EMBEDDING, Linear, Model, Norm};
+use candle_core::{DType, Device as Processor, Tensor};
+use half::bf16;
+
+/// A frozen layer, and the adapters on its matrices.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub qkv: Frozen,
+    pub output: Frozen,
+    pub gates_ups: Frozen,
+    pub down: Frozen,
+    pub attention_norm: Table<f32>,
+    pub mlp_norm: Table<f32>,
+    pub head_norms: Option<[Table<f32>; 2]>,
+    /// In the order of [`Linear::of_layer`].
+    pub adapters: [Option<Adapter>; 7],
+}
+
+/// Matrices that go over the same rows, one below the other.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    pub numbers: Table<bf16>,
+    pub bias: Option<Table<f32>>,
+}
+
+/// What is trained beside a frozen matrix: `(rank, inputs)` and `(outputs, rank)`, and their gradients.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    matrix: Linear,
+    pub outputs: usize,
+    pub inputs: usize,
+    pub rank: usize,
+    pub down: Table<bf16>,
+    pub up: Table<bf16>,
+    pub down_gradient: Table<f32>,
+    pub up_gradient: Table<f32>,
+}
+
+/// Brings tensors onto the device.
+pub(super) struct Loader<'a> {
+    pub model: &'a Model,
+    pub adapters: &'a Adapters,
+    pub device: &'a Device,
+}
+
+// === impl Loader ===
+
+impl Loader<'_> {
+    pub fn layer(&self, layer: usize) -> Result<Layer, BackpropError> {
+        let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
+        let norm = |norm: Norm| self.exact(&[norm.name()]);
+        let head_norms =
+            self.model.config.head_norms.then(|| {
+                Ok::<_, BackpropError>([norm(Norm::Query(layer))?, norm(Norm::Key(layer))?])
+            });
+        let mut adapters = [const { None }; 7];
+        for (place, matrix) in adapters.iter_mut().zip(Linear::of_layer(layer)) {
+            *place = self.adapter(matrix)?;
+        }
+        Ok(Layer {
+            qkv: self.frozen(&qkv)?,
+            output: self.frozen(&[Linear::Output(layer)])?,
+            gates_ups: self.frozen(&[Linear::Gate(layer), Linear::Up(layer)])?,
+            down: self.frozen(&[Linear::Down(layer)])?,
+            attention_norm: norm(Norm::Attention(layer))?,
+            mlp_norm: norm(Norm::Mlp(layer))?,
+            head_norms: head_norms.transpose()?,
+            adapters,
+        })
+    }
+
+    /// The embedding, the unembedding where it is another table, and the scale of the last norm.
+    pub fn tables(&self) -> Result<(Table<bf16>, Option<Table<bf16>>, Table<f32>), BackpropError> {
+        let untied = !self.model.config.tied;
+        let unembedding = untied.then(|| self.short(&[Linear::Unembed.name()])).transpose()?;
+        Ok((self.short(&[EMBEDDING.into()])?, unembedding, self.exact(&[Norm::Last.name()])?))
+    }
+
+    /// Cosines and sines of so many positions.
+    pub fn turns(&self, positions: usize) -> Result<Table<f32>, BackpropError> {
+        let turns = turns(&self.model.config, positions);
+        let mut table = self.device.zeroed(turns.len())?;
+        self.device.write(&mut table, 0, &turns)?;
+        // What is being copied must not go.
+        self.device.wait()?;
+        Ok(table)
+    }
+
+    fn frozen(&self, of: &[Linear]) -> Result<Frozen, BackpropError> {
+        let biases: Option<Vec<String>> =
+            of.iter().map(|matrix| matrix.bias(&self.model.config)).collect();
+        let names: Vec<String> = of.iter().map(|matrix| matrix.name()).collect();
+        let bias = biases.map(|names| self.exact(&names)).transpose()?;
+        Ok(Frozen { numbers: self.short(&names)?, bias })
+    }
+
+    fn adapter(&self, matrix: Linear) -> Result<Option<Adapter>, BackpropError> {
+        let Some([down, up]) = self.adapters.pair(matrix) else { return Ok(None) };
+        let ((rank, inputs), (outputs, _)) = (down.dims2()?, up.dims2()?);
+        let zeroed = |of: &Tensor| self.device.zeroed(of.elem_count());
+        let (down_gradient, up_gradient) = (zeroed(down)?, zeroed(up)?);
+        let short = |of: &Tensor| self.device.zeroed(of.elem_count());
+        let (down, up) = (short(down)?, short(up)?);
+        Ok(Some(Adapter { matrix, outputs, inputs, rank, down, up, down_gradient, up_gradient }))
+    }
+
+    fn tensors(&self, names: &[String]) -> Result<Vec<&Tensor>, BackpropError> {
+        Ok(names.iter().map(|name| self.model.parameters.get(name)).collect::<Result<_, _>>()?)
+    }
+
+    /// Tables one below the other, in bf16.
+    fn short(&self, names: &[String]) -> Result<Table<bf16>, BackpropError> {
+        let tensors = self.tensors(names)?;
+        let all = tensors.iter().map(|tensor| tensor.elem_count()).sum();
+        let mut table = self.device.zeroed(all)?;
+        let mut place = 0;
+        for tensor in tensors {
+            place += write_short(self.device, &mut table, place, tensor)?;
+        }
+        Ok(table)
+    }
+
+    /// Rows of numbers one after the other, as they are.
+    fn exact(&self, names: &[String]) -> Result<Table<f32>, BackpropError> {
+        let mut all = Vec::new();
+        for tensor in self.tensors(names)? {
+            all.extend(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        let mut table = self.device.zeroed(all.len())?;
+        self.device.write(&mut table, 0, &all)?;
+        self.device.wait()?;
+        Ok(table)
+    }
+}
+
+/// Writes a tensor's numbers in bf16, and says how many they are.
+fn write_short(
+    device: &Device,
+    table: &mut Table<bf16>,
+    place: usize,
+    tensor: &Tensor,
+) -> Result<usize, BackpropError> {
+    let numbers = tensor.to_dtype(DType::BF16)?.flatten_all()?.to_vec1::<bf16>()?;
+    device.write(table, place, &numbers)?;
+    device.wait()?;
+    Ok(numbers.len())
+}
+
+// === impl Layer ===
+
+impl Layer {
+    pub fn adapters(&self) -> impl Iterator<Item = &Adapter> {
+        self.adapters.iter().flatten()
+    }
+
+    pub fn adapters_mut(&mut self) -> impl Iterator<Item = &mut Adapter> {
+        self.adapters.iter_mut().flatten()
+    }
+}
+
+// === impl Adapter ===
+
+impl Adapter {
+    pub fn take(&mut self, device: &Device, adapters: &Adapters) -> Result<(), BackpropError> {
+        if let Some([down, up]) = adapters.pair(self.matrix) {
+            write_short(device, &mut self.down, 0, down)?;
+            write_short(device, &mut self.up, 0, up)?;
+        }
+        device.clear(&mut self.down_gradient)?;
+        device.clear(&mut self.up_gradient)?;
+        Ok(())
+    }
+
+    /// The variables, and the gradient of each.
+    pub fn read(
+        &self,
+        device: &Device,
+        adapters: &Adapters,
+    ) -> Result<Vec<(Tensor, Tensor)>, BackpropError> {
+        let Some(variables) = adapters.pair(self.matrix) else { return Ok(Vec::new()) };
+        let tables = [&self.down_gradient, &self.up_gradient];
+        let read = variables.into_iter().zip(tables).map(|(variable, table)| {
+            let mut numbers = vec![0.0_f32; variable.elem_count()];
+            device.read(table, &mut numbers)?;
+            device.wait()?;
+            let gradient = Tensor::from_vec(numbers, variable.shape(), &Processor::Cpu)?;
+            Ok((variable.clone(), gradient))
+        });
+        read.collect()
+    }
+}

@@ -1,0 +1,98 @@
+//! A GPU goes over a step's batches: it has the frozen model and what an adapter's gradients need, and the learner
+//! keeps all that is learned.
+
+use super::learner::{Part, Plan};
+use super::lesson::{Lesson, Totals};
+use crate::nn::decoder::Model;
+
+#[cfg(feature = "cuda")]
+pub(super) use with_cuda::Gpu;
+#[cfg(not(feature = "cuda"))]
+pub(super) use without::Gpu;
+
+#[cfg(feature = "cuda")]
+mod with_cuda {
+    use super::{Lesson, Model, Part, Plan, Totals};
+    use crate::engine::Place;
+    use crate::nn::cuda::{Backprop, BackpropOptions};
+    use crate::train::lesson::Taught;
+    use anyhow::Context as _;
+
+    /// Logits that are there at a time: 1 GB of them.
+    const LOGITS_MAX: usize = 1 << 28;
+
+    /// A GPU that holds the model.
+    #[derive(Debug)]
+    pub struct Gpu(Box<Backprop>);
+
+    impl Gpu {
+        /// Brings the model to the plan's device, if that is a GPU.
+        pub fn open(
+            model: &Model,
+            plan: &Plan,
+            lessons: &[Lesson],
+        ) -> anyhow::Result<Option<Self>> {
+            let Place::Gpu(ordinal) = plan.device else { return Ok(None) };
+            let length_max = lessons.iter().map(Lesson::rows).max().unwrap_or(0);
+            let (rows_max, logits_max) = (plan.rows_max, LOGITS_MAX);
+            let options = BackpropOptions { ordinal, rows_max, length_max, logits_max };
+            let backprop = Backprop::load(model, options).with_context(|| {
+                format!("a model on {} for batches of {} rows", plan.device, plan.rows_max)
+            })?;
+            Ok(Some(Self(Box::new(backprop))))
+        }
+
+        /// Goes over the batches of a step. `origin` is where that comes from which a batch leaves out.
+        pub fn step(
+            &mut self,
+            model: &Model,
+            batches: &[(usize, Vec<&Lesson>)],
+            totals: Totals,
+            origin: impl Fn(usize) -> u64,
+        ) -> anyhow::Result<Part> {
+            let adapters = model.adapters.as_ref().context("a GPU trains adapters")?;
+            self.0.take(adapters)?;
+            let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
+            for (part, lessons) in batches {
+                let taught = Taught::new(lessons);
+                loss += self.0.pass(&taught.batch, taught.aims(totals), origin(*part))?;
+                padding += taught.padding();
+                tokens += taught.batch.tokens.len() - taught.padding();
+            }
+            Ok(Part { loss, gradients: self.0.gradients(adapters)?, tokens, padding })
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod without {
+    use super::{Lesson, Model, Part, Plan, Totals};
+    use crate::engine::{Place, PlaceError};
+
+    /// There is none in a program that was built without.
+    #[derive(Debug)]
+    pub enum Gpu {}
+
+    impl Gpu {
+        pub fn open(
+            _model: &Model,
+            plan: &Plan,
+            _lessons: &[Lesson],
+        ) -> anyhow::Result<Option<Self>> {
+            match plan.device {
+                Place::Processor => Ok(None),
+                Place::Gpu(_) => Err(PlaceError::NotBuilt.into()),
+            }
+        }
+
+        pub fn step(
+            &mut self,
+            _model: &Model,
+            _batches: &[(usize, Vec<&Lesson>)],
+            _totals: Totals,
+            _origin: impl Fn(usize) -> u64,
+        ) -> anyhow::Result<Part> {
+            match *self {}
+        }
+    }
+}
