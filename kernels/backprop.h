@@ -308,10 +308,17 @@ extern "C" __global__ void leave_out_back(float *to, const float *from, u32 coun
     to[i] += from[i] * kept(origin, i, dropout);
 }
 
-// The cross-entropy of the tokens that follow rows, each by how much it counts, and the gradient of their logits. Grid:
-// rows.
+// What is known of a token that a model wrote itself: its log-probability then, and how much likelier it may become or
+// remain before nothing is gained any more.
+struct Written {
+  float before, low, high;
+};
+
+// The cross-entropy of the tokens that follow rows, each by how much it counts; or, where they were written, what they are
+// worth by how much likelier they have become. And the gradient of their logits. Grid: rows.
 extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
-    surprise(bf16 *gradient, float *losses, const float *logits, const u32 *tokens, const float *weights, u32 vocabulary) {
+    surprise(bf16 *gradient, float *losses, const float *logits, const u32 *tokens, const float *weights,
+             const Written *written, u32 vocabulary) {
   let_next_begin();
   wait_for_last();
   const float *row = logits + (size_t)blockIdx.x * vocabulary;
@@ -321,11 +328,19 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
   for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) sum += __expf(row[i] - most);
   sum = block_sum(sum);
   const u32 token = tokens[blockIdx.x];
-  const float weight = weights[blockIdx.x], share = weight / sum;
+  const float surprised = logf(sum) + most - row[token];
+  float weight = weights[blockIdx.x], loss = weight * surprised;
+  if (written) {
+    const Written of = written[blockIdx.x];
+    const float ratio = __expf(-surprised - of.before), worth = weight;
+    loss = -fminf(ratio * worth, fminf(fmaxf(ratio, of.low), of.high) * worth);
+    weight = (worth > 0.0f ? ratio <= of.high : ratio >= of.low) ? ratio * worth : 0.0f;
+  }
+  const float share = weight / sum;
   for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x)
     gradient[(size_t)blockIdx.x * vocabulary + i] =
         __float2bfloat16(__expf(row[i] - most) * share - (i == token ? weight : 0.0f));
-  if (threadIdx.x == 0) losses[blockIdx.x] = weight * (logf(sum) + most - row[token]);
+  if (threadIdx.x == 0) losses[blockIdx.x] = loss;
 }
 
 // The cross-entropy of choices between rows by the logit of one token, of which the first is right, and the gradient of

@@ -10,7 +10,7 @@ use raisonne::engine::Place;
 use raisonne::nn::cuda::{Backprop, BackpropError, BackpropOptions};
 use raisonne::nn::decoder::{Adapters, Batch, Linear, Model, backprop, lora};
 use raisonne::train::learner::{Dtype, Learner, Plan, Scope};
-use raisonne::train::lesson::{Choose, Lesson, Taught, totals};
+use raisonne::train::lesson::{Choose, Lesson, Reinforce, Taught, totals};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
@@ -56,19 +56,23 @@ fn model(name: &str, dropout: f32, matrices: impl Fn(Linear) -> bool) -> Model {
     model
 }
 
-/// Texts of two lengths, and a trunk with branches that also teaches some of its tokens.
+/// Texts of two lengths, one of which the model wrote itself, and a trunk with branches that also teaches some of its
+/// tokens.
 fn lessons(vocabulary: u32) -> Vec<Lesson> {
-    let text = |length: u32, turn: u32| {
-        Lesson::text((0..length).map(|at| (at * at * turn + at) % vocabulary).collect())
+    let tokens = |length: u32, turn: u32| -> Vec<u32> {
+        (0..length).map(|at| (at * at * turn + at) % vocabulary).collect()
     };
     let branches = vec![vec![3, 9], vec![17], vec![5, 11, 2], vec![8]];
-    let mut choice = Lesson::choice(
-        (1..15).map(|at| at * 5 % vocabulary).collect(),
-        Choose { branches, taken: 2, asked: 7 },
-    );
+    let choose = Choose { branches, taken: 2, asked: 7 };
+    let mut choice = Lesson::choice((1..15).map(|at| at * 5 % vocabulary).collect(), choose);
     choice.imitate[5] = 0.5;
     choice.imitate[9] = 2.0;
-    vec![text(23, 3), choice, text(19, 7)]
+    // It may go far: what lies beyond a bound is for the kernels to show.
+    let advantages = (0..19).map(|at| [0.0, 1.0, -0.5][at % 3]).collect();
+    let reinforce = Reinforce { advantages, before: vec![-5.0; 19], clip: [0.9, 1e6], total: 40.0 };
+    let mut written = Lesson::written(tokens(19, 7), reinforce);
+    written.imitate[4] = 1.0;
+    vec![Lesson::text(tokens(23, 3)), choice, written]
 }
 
 /// The gradients of a model's adapters by a store, one after the other.

@@ -14,7 +14,7 @@ use raisonne::nn::optim::{AdamW, Settings, Trained};
 use raisonne::nn::packed::{Level, Options, Precision};
 use raisonne::telemetry::Metrics;
 use raisonne::train::learner::{Dtype, Keeping, Learner, Plan, Report, Scope, measure};
-use raisonne::train::lesson::{Choose, Lesson, Taught, totals};
+use raisonne::train::lesson::{Choose, Lesson, Reinforce, Taught, totals};
 use raisonne::train::recipe::Sizes;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -193,7 +193,7 @@ fn the_weighted_loss_and_its_gradients_are_pytorchs() {
     let tokens = expected["tokens"].to_dtype(DType::U32).unwrap().to_vec1::<u32>().unwrap();
     let weights = expected["weights"].to_vec1::<f32>().unwrap();
     let total = weights.iter().copied().map(f64::from).sum();
-    let targets = Targets { tokens: &tokens, weights: &weights, total };
+    let targets = Targets { tokens: &tokens, weights: &weights, total, written: &[] };
     let loss = surprise(&rows, &unembedding, targets).unwrap();
     assert_near(&loss, &expected["loss"]);
     let gradients = loss.backward().unwrap();
@@ -283,9 +283,8 @@ fn only_tokens_that_count_are_learned() {
 fn a_heavier_token_pulls_harder() {
     // The same beginning goes on in two ways; one counts for three times as much.
     let lesson = |follower, weight| Lesson {
-        tokens: vec![1, 2, follower],
         imitate: vec![0.0, 0.0, weight],
-        choose: None,
+        ..Lesson::text(vec![1, 2, follower])
     };
     let lessons = [lesson(5, 0.75), lesson(6, 0.25)];
     let plan = Plan { steps: 200, lessons: 2, weight_decay: 0.0, ..plan() };
@@ -296,6 +295,37 @@ fn a_heavier_token_pulls_harder() {
     let apart =
         measure(&model, &lessons[1..], 64).unwrap() - measure(&model, &lessons[..1], 64).unwrap();
     assert!((apart - 3_f64.ln()).abs() < 0.1, "{apart}");
+}
+
+#[test]
+fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
+    // The same beginning went on in two ways; one was worth something, the other less than nothing.
+    let surprise = |model: &Model, follower| {
+        let lesson = Lesson { imitate: vec![0.0, 0.0, 1.0], ..Lesson::text(vec![1, 2, follower]) };
+        measure(model, &[lesson], 64).unwrap()
+    };
+    let before = model(1);
+    let ratios = |clip: [f32; 2]| {
+        let lesson = |follower, advantage| {
+            let chance = -surprise(&before, follower) as f32;
+            let advantages = vec![0.0, 0.0, advantage];
+            let known = vec![0.0, 0.0, chance];
+            let reinforce = Reinforce { advantages, before: known, clip, total: 1.0 };
+            Lesson::written(vec![1, 2, follower], reinforce)
+        };
+        let lessons = [lesson(5, 1.0), lesson(6, -1.0)];
+        let plan = Plan { steps: 30, lessons: 2, learning_rate: 2e-3, weight_decay: 0.0, ..plan() };
+        let (losses, after) = train(before.clone(), plan, &lessons);
+        // Before anything is learned, both ratios are 1 and their worths cancel.
+        assert!(losses[0].abs() < 1e-5, "{losses:?}");
+        [5, 6].map(|follower| (surprise(&before, follower) - surprise(&after, follower)).exp())
+    };
+    let [likelier, less_likely] = ratios([0.2, 0.28]);
+    assert!((1.2..1.8).contains(&likelier), "{likelier}");
+    assert!((0.5..0.85).contains(&less_likely), "{less_likely}");
+    // Nothing but the bound has held it back.
+    let [likelier, _] = ratios([0.999, 1e3]);
+    assert!(likelier > 3.0, "{likelier}");
 }
 
 // === What is trained ===

@@ -251,25 +251,43 @@ void left_out() {
   hold("leave_out_back", back, right, EXACT);
 }
 
-void surprises() {
-  const u32 rows = 3, vocabulary = 301;
+// Written tokens are as likely as they were, beyond a bound, and beyond the one that they may come back from.
+void surprises(bool are_written) {
+  const u32 rows = 6, vocabulary = 301;
   const auto logits = floats(rows * vocabulary, 3.0f);
-  const std::vector<u32> tokens = {300, 0, 17};
-  const std::vector<float> weights = {0.5f, 0.25f, 1.5f};
-  const auto loss = [&](const Numbers &logits, u32 row) {
+  const std::vector<u32> tokens = {300, 0, 17, 5, 5, 9};
+  const std::vector<float> weights = {0.5f, 0.25f, 1.5f, are_written ? -1.0f : 1.0f, are_written ? -0.5f : 2.0f, 0.75f};
+  const std::vector<double> since = {0.02, 0.5, -0.5, 0.1, -0.6, 0.3};
+  const auto surprised = [&](const Numbers &logits, u32 row) {
     double sum = 0;
     for (u32 i = 0; i < vocabulary; i++) sum += std::exp(logits[row * vocabulary + i]);
-    return weights[row] * (std::log(sum) - logits[row * vocabulary + tokens[row]]);
+    return std::log(sum) - logits[row * vocabulary + tokens[row]];
   };
   const Numbers all = numbers(logits);
-  const Numbers right = slopes(all, [&](const Numbers &at) { return loss(at, 0) + loss(at, 1) + loss(at, 2); });
+  std::vector<Written> written;
+  for (u32 row = 0; row < rows; row++) written.push_back({(float)(-surprised(all, row) - since[row]), 0.8f, 1.28f});
+  const auto loss = [&](const Numbers &logits, u32 row) {
+    if (!are_written) return weights[row] * surprised(logits, row);
+    const double ratio = std::exp(-surprised(logits, row) - written[row].before);
+    const double clipped = std::min(std::max(ratio, (double)written[row].low), (double)written[row].high);
+    return -std::min(ratio * weights[row], clipped * weights[row]);
+  };
+  const auto losses_of = [&](const Numbers &logits) {
+    Numbers losses;
+    for (u32 row = 0; row < rows; row++) losses.push_back(loss(logits, row));
+    return losses;
+  };
+  const Numbers ones(rows, 1.0);
+  const Numbers right = slopes(all, [&](const Numbers &at) { return weighed(ones, losses_of(at)); });
   auto found = unwritten(rows * vocabulary);
   std::vector<float> losses(rows, NOTHING);
   emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
-    surprise(found.data(), losses.data(), logits.data(), tokens.data(), weights.data(), vocabulary);
+    surprise(found.data(), losses.data(), logits.data(), tokens.data(), weights.data(), are_written ? written.data() : nullptr,
+             vocabulary);
   });
-  hold("surprise", losses, {loss(all, 0), loss(all, 1), loss(all, 2)}, EXACT);
-  hold("surprise, gradient", found, right, HALF);
+  const std::string name = are_written ? "surprise, written" : "surprise";
+  hold(name.c_str(), losses, losses_of(all), EXACT);
+  hold((name + ", gradient").c_str(), found, right, 2 * HALF);
 }
 
 void choices() {
@@ -311,6 +329,7 @@ void backprop() {
   norms_back();
   passed_on();
   left_out();
-  surprises();
+  surprises(false);
+  surprises(true);
   choices();
 }

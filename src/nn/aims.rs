@@ -5,14 +5,21 @@ use super::ops::Targets;
 /// What the rows of a batch should say.
 #[derive(Clone, Copy, Debug)]
 pub struct Aims<'a> {
-    /// Rows that are followed by a token that counts, each once.
-    pub rows: &'a [u32],
-    /// Those tokens, how much each counts, and what their sum is divided by.
-    pub targets: Targets<'a>,
+    /// What is imitated, and what is made likelier or less likely by what it was worth.
+    pub texts: [Followed<'a>; 2],
     /// Choices between rows.
     pub choices: &'a [Choice],
     /// What the sum over those is divided by.
     pub choices_total: f64,
+}
+
+/// Rows that are followed by tokens that count.
+#[derive(Clone, Copy, Debug)]
+pub struct Followed<'a> {
+    /// The rows, each once.
+    pub rows: &'a [u32],
+    /// The token that follows each.
+    pub targets: Targets<'a>,
 }
 
 /// Rows that compete by the logit of one token: their loss is softmax cross-entropy.

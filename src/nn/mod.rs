@@ -23,7 +23,7 @@ pub mod softmax;
 pub mod text;
 mod weights;
 
-pub use aims::{Aims, Choice};
+pub use aims::{Aims, Choice, Followed};
 pub use din::{Batch, Din, Dropout, Scored};
 pub use fused::{
     CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, LEFT_OUT, Misfit, ReasonTable,

@@ -4,8 +4,8 @@
 //! [`Learner`](super::Learner) learns them all.
 
 use crate::nn::decoder::{Batch, Config, Exact, PADDING};
-use crate::nn::ops::Targets;
-use crate::nn::{Aims, Choice, softmax_loss};
+use crate::nn::ops::{Targets, Written};
+use crate::nn::{Aims, Choice, Followed, softmax_loss};
 use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -26,8 +26,25 @@ pub struct Lesson {
     pub tokens: Vec<u32>,
     /// How much each token counts as one that has to be written: the weight of its cross-entropy.
     pub imitate: Vec<f32>,
+    /// What it was worth to write it.
+    pub reinforce: Option<Reinforce>,
     /// Which of several ways to go on was taken.
     pub choose: Option<Choose>,
+}
+
+/// What a text was worth that the model wrote itself (GRPO, Shao et al. 2024, eq. 3, without its last term; DAPO, Yu et al.
+/// 2025).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reinforce {
+    /// How much better each token was than what else might have been written, and 0 for those that were given.
+    pub advantages: Vec<f32>,
+    /// The log-probability of each when it was written.
+    pub before: Vec<f32>,
+    /// How much less likely, and how much likelier, a token may become before it gains nothing more: shares of what it was.
+    pub clip: [f32; 2],
+    /// What it adds to what a step's sum is divided by: its tokens, where each of those counts alike (DAPO); or 1, where
+    /// advantages are divided by a text's length, so that each text does (GRPO).
+    pub total: f64,
 }
 
 /// Branches of a trunk, laid out as they are weighed in serving: each sees the trunk and itself.
@@ -86,12 +103,19 @@ pub struct Order {
 pub struct Taught {
     /// Tokens, positions and segments.
     pub batch: Batch,
-    /// Rows that are followed by a token that counts, that token, and how much it counts.
-    rows: Vec<u32>,
-    followers: Vec<u32>,
-    weights: Vec<f32>,
+    /// What is imitated, and what is reinforced.
+    texts: [Followers; 2],
     /// The last rows of each trunk's branches, the one that was taken first.
     choices: Vec<Choice>,
+}
+
+/// Rows that are followed by a token that counts, that token, how much it counts, and what is known of how it was written.
+#[derive(Clone, Debug, Default)]
+struct Followers {
+    rows: Vec<u32>,
+    tokens: Vec<u32>,
+    weights: Vec<f32>,
+    written: Vec<Written>,
 }
 
 /// What lessons weigh together: each kind of loss is divided by its own.
@@ -99,6 +123,8 @@ pub struct Taught {
 pub struct Totals {
     /// The weights of tokens.
     pub imitate: f64,
+    /// What reinforced texts add up to.
+    pub reinforce: f64,
     /// Choices.
     pub choices: f64,
 }
@@ -109,12 +135,19 @@ impl Lesson {
     /// A text whose every token counts alike; the first follows nothing and is given.
     pub fn text(tokens: Vec<u32>) -> Self {
         let imitate = (0..tokens.len()).map(|place| f32::from(u8::from(place > 0))).collect();
-        Self { tokens, imitate, choose: None }
+        Self { tokens, imitate, ..Self::default() }
+    }
+
+    /// A text that the model wrote itself, after a prompt or not.
+    pub fn written(tokens: Vec<u32>, reinforce: Reinforce) -> Self {
+        let imitate = vec![0.0; tokens.len()];
+        Self { tokens, imitate, reinforce: Some(reinforce), choose: None }
     }
 
     /// A trunk and its branches.
     pub fn choice(trunk: Vec<u32>, choose: Choose) -> Self {
-        Self { imitate: vec![0.0; trunk.len()], tokens: trunk, choose: Some(choose) }
+        let imitate = vec![0.0; trunk.len()];
+        Self { imitate, tokens: trunk, choose: Some(choose), reinforce: None }
     }
 
     /// Tokens, those of branches included.
@@ -125,7 +158,8 @@ impl Lesson {
     /// What it adds to the totals.
     pub fn totals(&self) -> Totals {
         let imitate = self.imitate.iter().copied().map(f64::from).sum();
-        Totals { imitate, choices: f64::from(u8::from(self.choose.is_some())) }
+        let reinforce = self.reinforce.as_ref().map_or(0.0, |reinforce| reinforce.total);
+        Totals { imitate, reinforce, choices: f64::from(u8::from(self.choose.is_some())) }
     }
 
     fn branches(&self) -> &[Vec<u32>] {
@@ -157,6 +191,9 @@ impl Lesson {
             self.imitate.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite()))
         {
             return malformed(format!("`imitate` holds {weight}"));
+        }
+        if let Some(why) = self.reinforce.as_ref().and_then(|reinforce| reinforce.wrong(tokens)) {
+            return malformed(why);
         }
         if self.totals() == Totals::default() {
             return malformed("it teaches nothing: no token counts, and nothing is chosen".into());
@@ -197,9 +234,38 @@ impl Lesson {
     }
 }
 
+// === impl Reinforce ===
+
+impl Reinforce {
+    /// What is wrong with it, for a text of so many tokens.
+    fn wrong(&self, tokens: usize) -> Option<String> {
+        let Self { advantages, before, clip, total } = self;
+        let lengths = [advantages.len(), before.len()];
+        if lengths != [tokens; 2] {
+            let [advantages, before] = lengths;
+            return Some(format!(
+                "{tokens} tokens have {advantages} `advantages`, and {before} are known from `before`"
+            ));
+        }
+        if advantages[0] != 0.0 {
+            return Some(format!("`advantages[0]` is {}: nothing comes before it", advantages[0]));
+        }
+        let broken = advantages.iter().chain(before).chain(clip).find(|number| !number.is_finite());
+        if let Some(number) = broken {
+            return Some(format!("`reinforce` holds {number}"));
+        }
+        if !(0.0..1.0).contains(&clip[0]) || clip[1] < 0.0 {
+            return Some(format!("`clip` is {clip:?}, not shares from 0 on, the first below 1"));
+        }
+        let is_positive = total.is_finite() && *total > 0.0;
+        (!is_positive).then(|| format!("`total` is {total}, not above 0"))
+    }
+}
+
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.imitate += other.imitate;
+        self.reinforce += other.reinforce;
         self.choices += other.choices;
     }
 }
@@ -268,11 +334,13 @@ impl Taught {
 
     /// Adds what a lesson whose rows begin at `first` teaches.
     fn teach(&mut self, lesson: &Lesson, first: usize) {
-        let follows = lesson.tokens.iter().zip(&lesson.imitate).skip(1).zip(first as u32..);
-        for ((token, weight), row) in follows.filter(|((_, weight), _)| **weight > 0.0) {
-            self.rows.push(row);
-            self.followers.push(*token);
-            self.weights.push(*weight);
+        let [imitated, reinforced] = &mut self.texts;
+        imitated.add(lesson, &lesson.imitate, first);
+        if let Some(Reinforce { advantages, before, clip: [less, more], .. }) = &lesson.reinforce {
+            let bounds = [1.0 - less, 1.0 + more];
+            reinforced.add(lesson, advantages, first);
+            let counts = before.iter().zip(advantages).filter(|(_, advantage)| **advantage != 0.0);
+            reinforced.written.extend(counts.map(|(&before, _)| Written { before, bounds }));
         }
         if let Some(Choose { branches, taken, asked }) = &lesson.choose {
             let mut end = first + lesson.tokens.len();
@@ -288,10 +356,9 @@ impl Taught {
 
     /// What its rows should say: their part of what `totals` are divided by.
     pub fn aims(&self, totals: Totals) -> Aims<'_> {
-        let (tokens, weights) = (&*self.followers, &*self.weights);
+        let [imitated, reinforced] = &self.texts;
         Aims {
-            rows: &self.rows,
-            targets: Targets { tokens, weights, total: totals.imitate },
+            texts: [imitated.followed(totals.imitate), reinforced.followed(totals.reinforce)],
             choices: &self.choices,
             choices_total: totals.choices,
         }
@@ -310,8 +377,8 @@ impl Taught {
             rows.index_select(&Tensor::from_slice(places, places.len(), rows.device())?, 0)
         };
         let mut losses = Vec::new();
-        if !aims.rows.is_empty() {
-            losses.push(exact.surprise(&picked(aims.rows)?, aims.targets)?);
+        for Followed { rows, targets } in aims.texts.into_iter().filter(|of| !of.rows.is_empty()) {
+            losses.push(exact.surprise(&picked(rows)?, targets)?);
         }
         for choice in aims.choices {
             let scores = exact.logits_of(&picked(&choice.rows)?, choice.asked)?.unsqueeze(0)?;
@@ -339,6 +406,25 @@ impl Taught {
     }
 }
 
+// === impl Followers ===
+
+impl Followers {
+    /// Adds the tokens of a lesson, whose rows begin at `first`, that have a weight.
+    fn add(&mut self, lesson: &Lesson, weights: &[f32], first: usize) {
+        let follows = lesson.tokens.iter().zip(weights).skip(1).zip(first as u32..);
+        for ((token, weight), row) in follows.filter(|((_, weight), _)| **weight != 0.0) {
+            self.rows.push(row);
+            self.tokens.push(*token);
+            self.weights.push(*weight);
+        }
+    }
+
+    fn followed(&self, total: f64) -> Followed<'_> {
+        let Self { rows, tokens, weights, written } = self;
+        Followed { rows, targets: Targets { tokens, weights, total, written } }
+    }
+}
+
 /// What lessons weigh together.
 pub fn totals<'a>(lessons: impl IntoIterator<Item = &'a Lesson>) -> Totals {
     let mut sum = Totals::default();
@@ -358,6 +444,11 @@ mod tests {
 
     fn choose() -> Choose {
         Choose { branches: vec![vec![4, 5], vec![6], vec![7]], taken: 2, asked: 9 }
+    }
+
+    fn reinforce() -> Reinforce {
+        let (advantages, before) = (vec![0.0, 0.0, -0.5], vec![0.0, -1.0, -2.0]);
+        Reinforce { advantages, before, clip: [0.2, 0.28], total: 2.0 }
     }
 
     #[test]
@@ -396,17 +487,25 @@ mod tests {
 
     #[test]
     fn rows_teach_the_tokens_that_follow_them() {
-        let text = Lesson { tokens: vec![1, 2, 3], imitate: vec![0.0, 0.0, 0.5], choose: None };
+        let text = Lesson { imitate: vec![0.0, 0.0, 0.5], ..Lesson::text(vec![1, 2, 3]) };
         let mut trunk = Lesson::choice(vec![8, 9], choose());
         trunk.imitate = vec![0.0, 2.0];
-        let taught = Taught::new(&[&trunk, &text]);
+        let written = Lesson::written(vec![4, 5, 6], reinforce());
+        let taught = Taught::new(&[&trunk, &text, &written]);
         assert_eq!(taught.batch.length, 6);
-        assert_eq!((&*taught.rows, &*taught.followers), (&[0, 7][..], &[9, 3][..]));
-        assert_eq!(taught.weights, [2.0, 0.5]);
+        let [imitated, reinforced] = &taught.texts;
+        assert_eq!((&*imitated.rows, &*imitated.tokens), (&[0, 7][..], &[9, 3][..]));
+        assert_eq!((&*imitated.weights, imitated.written.len()), (&[2.0, 0.5][..], 0));
+        // A token that was worth nothing is left out, whatever its chance was.
+        assert_eq!((&*reinforced.rows, &*reinforced.tokens), (&[13][..], &[6][..]));
+        let bounds = [1.0 - 0.2, 1.0 + 0.28];
+        assert_eq!(reinforced.weights, [-0.5]);
+        assert_eq!(reinforced.written, [Written { before: -2.0, bounds }]);
         // The branch that was taken comes first.
         assert_eq!(taught.choices[0].rows, [5, 4, 3]);
-        assert_eq!(taught.padding(), 3);
-        assert_eq!(totals([&trunk, &text]), Totals { imitate: 2.5, choices: 1.0 });
+        assert_eq!(taught.padding(), 6);
+        let right = Totals { imitate: 2.5, reinforce: 2.0, choices: 1.0 };
+        assert_eq!(totals([&trunk, &text, &written]), right);
     }
 
     #[test]
@@ -425,6 +524,18 @@ mod tests {
         assert!(says(|l| l.imitate[0] = 1.0).contains("nothing comes before it"));
         assert_eq!(says(|l| l.imitate[1] = f32::NAN), "lesson 3: `imitate` holds NaN");
         assert!(says(|l| l.choose = None).contains("teaches nothing"));
+        let written = |change: fn(&mut Reinforce)| {
+            let mut reinforce = reinforce();
+            change(&mut reinforce);
+            let lesson = Lesson::written(vec![1, 2, 3], reinforce);
+            lesson.check(3, &config(), 10).unwrap_err().to_string()
+        };
+        let wrong = "lesson 3: 3 tokens have 3 `advantages`, and 2 are known from `before`";
+        assert_eq!(written(|of| of.before.truncate(2)), wrong);
+        assert!(written(|of| of.advantages[0] = 1.0).contains("nothing comes before it"));
+        assert_eq!(written(|of| of.before[1] = f32::NAN), "lesson 3: `reinforce` holds NaN");
+        assert!(written(|of| of.clip[0] = 1.0).contains("`clip` is [1.0, 0.28], not shares"));
+        assert_eq!(written(|of| of.total = 0.0), "lesson 3: `total` is 0, not above 0");
         let with = |change: fn(&mut Choose)| {
             let mut choose = choose();
             change(&mut choose);

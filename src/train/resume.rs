@@ -2,7 +2,7 @@
 //! knows about them, and how far it came.
 
 use super::learner::Plan;
-use super::lesson::Lesson;
+use super::lesson::{Lesson, Reinforce};
 use crate::nn::optim::AdamW;
 use anyhow::{Context as _, ensure};
 use candle_core::{Device, Tensor};
@@ -36,6 +36,11 @@ impl Mark {
         for lesson in lessons {
             add(&mut hash, lesson.tokens.iter().map(|token| token.to_le_bytes()));
             add(&mut hash, lesson.imitate.iter().map(|weight| weight.to_le_bytes()));
+            if let Some(Reinforce { advantages, before, clip, total }) = &lesson.reinforce {
+                let numbers = advantages.iter().chain(before).chain(clip).copied();
+                let numbers: Vec<f32> = numbers.chain([*total as f32]).collect();
+                add(&mut hash, numbers.into_iter().map(f32::to_le_bytes));
+            }
             let Some(choose) = &lesson.choose else { continue };
             add(&mut hash, [choose.taken as u32, choose.asked].map(u32::to_le_bytes).into_iter());
             for branch in &choose.branches {

@@ -24,6 +24,7 @@ use crate::nn::decoder::{Adapters, Batch, Config, ConfigError, Model};
 use candle_core::backprop::GradStore;
 use half::bf16;
 use load::{Layer, Loader};
+use std::ops::Range;
 use work::{Plan, Work};
 
 /// Threads of a block that goes over a row, or over numbers wherever they lie; and those of a warp.
@@ -236,9 +237,13 @@ impl Backprop {
         let table = self.unembedding.as_ref().unwrap_or(&self.embedding).at(0);
         let work = &self.work;
         let (normed, back) = (Matrix::short(work.normed[0].at(0), width), work.normed_back.at(0));
-        let imitated = aims.rows.len();
-        for row in (0..imitated).step_by(work.logit_rows) {
-            let count = work.logit_rows.min(imitated - row);
+        let [imitated, reinforced] = aims.texts.map(|text| text.rows.len());
+        let followed = imitated + reinforced;
+        let some = |rows: Range<usize>| {
+            let each = rows.clone().step_by(work.logit_rows);
+            each.map(move |row| (row, work.logit_rows.min(rows.end - row)))
+        };
+        for (row, count) in some(0..imitated).chain(some(imitated..followed)) {
             self.pick(row, count)?;
             let logits = Matrix::exact(work.logits.at(0), vocabulary);
             let sizes = Sizes { rows: count, columns: vocabulary, inner: width, count: 1 };
@@ -253,6 +258,7 @@ impl Backprop {
                 Argument::Table(work.logits.at(0)),
                 Argument::Table(self.plan.at(self.plan.followers + row)),
                 Argument::Table(self.plan.at(self.plan.weights + row)),
+                Argument::Table(self.plan.written_at(row)),
                 Argument::Count(vocabulary as u32),
             ];
             let sizes = Sizes { rows: count, columns: width, inner: vocabulary, count: 1 };
@@ -269,8 +275,8 @@ impl Backprop {
         if aims.choices.is_empty() {
             return Ok(());
         }
-        let ends = self.plan.picked - imitated;
-        self.pick(imitated, ends)?;
+        let ends = self.plan.picked - followed;
+        self.pick(followed, ends)?;
         let arguments = [
             Argument::Table(work.scores.at(0)),
             Argument::Table(work.normed[0].at(0)),
@@ -284,7 +290,7 @@ impl Backprop {
         unsafe { self.device.launch(&self.launches.columns, [blocks, 1, 1], THREADS, &arguments)? };
         let arguments = [
             Argument::Table(back),
-            Argument::Table(work.losses.at(imitated)),
+            Argument::Table(work.losses.at(followed)),
             Argument::Table(work.scores.at(0)),
             Argument::Table(table),
             Argument::Table(self.plan.at(self.plan.choices)),
@@ -294,7 +300,7 @@ impl Backprop {
         let choices = aims.choices.len();
         // SAFETY: the arguments of `choose`; choices are among the scores, and every score is in one of them.
         unsafe { self.device.launch(&self.launches.choose, [choices, 1, 1], THREADS, &arguments)? };
-        self.picked_back(imitated, ends)
+        self.picked_back(followed, ends)
     }
 
     /// Norms some of the rows that something is asked of.

@@ -19,7 +19,7 @@ pub(super) use gate::gate;
 pub(super) use linear::linear;
 pub(super) use norm::rms_norm;
 pub(super) use rotate::rotate;
-pub use surprise::{Targets, surprise};
+pub use surprise::{Targets, Written, surprise};
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
 use pulp::Arch;

@@ -26,9 +26,24 @@ pub struct Targets<'a> {
     pub weights: &'a [f32],
     /// What the sum is divided by: the weights of all the rows of a step, in this pass or another.
     pub total: f64,
+    /// Of tokens that a model wrote itself, what is known of that; of others, nothing.
+    pub written: &'a [Written],
 }
 
-/// `Σ weight · -ln p(token) / total`, where `p = softmax(rows · unembedding^T)`.
+/// What is known of a token that a model wrote itself. It is not imitated: `weight` is what it was worth, and may be
+/// below 0, and the loss is `-min(r w, clip(r) w)`, where `r` is how much likelier the token has become since. So whoever
+/// goes further than a bound in the direction of its worth learns nothing more from it (PPO, Schulman et al. 2017, eq. 7;
+/// with a bound of its own on either side, as DAPO has it, Yu et al. 2025).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Written {
+    /// Its log-probability when it was written.
+    pub before: f32,
+    /// The bounds of `r`.
+    pub bounds: [f32; 2],
+}
+
+/// `Σ weight · -ln p(token) / total`, where `p = softmax(rows · unembedding^T)`; or, of tokens that were
+/// [`Written`], the loss that is said there.
 ///
 /// `rows` are `(rows, width)`, and `unembedding` is `(vocabulary, width)`; the sum is in f32.
 pub fn surprise(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
@@ -48,7 +63,18 @@ fn composed(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Result
     let tokens = Tensor::from_slice(targets.tokens, (count, 1), device)?;
     let weights = Tensor::from_slice(targets.weights, (count, 1), device)?;
     let each = log_softmax(&logits, D::Minus1)?.gather(&tokens, 1)?;
-    (each * weights)?.sum_all()? * (-1.0 / targets.total)
+    let worth = if targets.written.is_empty() {
+        (each * weights)?
+    } else {
+        let of = |part: fn(&Written) -> f32| {
+            Tensor::from_iter(targets.written.iter().map(part), device)?.reshape((count, 1))
+        };
+        let ratio = (each - of(|written| written.before)?)?.exp()?;
+        let [low, high] = [of(|written| written.bounds[0])?, of(|written| written.bounds[1])?];
+        let clipped = ratio.maximum(&low)?.minimum(&high)?;
+        (ratio * &weights)?.minimum(&(clipped * weights)?)?
+    };
+    worth.sum_all()? * (-1.0 / targets.total)
 }
 
 /// A loss whose gradients are already known.
@@ -75,6 +101,9 @@ impl Targets<'_> {
         if tokens != rows || weights != rows {
             return wrong(format!("{rows} rows have {tokens} targets and {weights} weights"));
         }
+        if !self.written.is_empty() && self.written.len() != rows {
+            return wrong(format!("{rows} rows were written {} times", self.written.len()));
+        }
         if let Some(token) = self.tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return wrong(format!("target {token} is not in a vocabulary of {vocabulary}"));
         }
@@ -89,29 +118,49 @@ impl Targets<'_> {
             .map(|(row, logits)| {
                 let (token, weight) = (self.tokens[first + row], self.weights[first + row]);
                 let share = weight / self.total as f32;
-                vectorised(|| share_row(logits, token as usize, share)) * f64::from(share)
+                let written = self.written.get(first + row);
+                vectorised(|| share_row(logits, token as usize, share, written))
             })
             .collect();
         losses.into_iter().sum()
     }
 }
 
-/// Puts `(softmax - target) · weight` in place of a row of logits, and gives `-ln p(target)`.
+/// Puts the gradient in place of a row of logits, which is `(softmax - target) · weight` where a token is imitated, and
+/// gives the loss.
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
-fn share_row(logits: &mut [f32], target: usize, weight: f32) -> f64 {
+fn share_row(logits: &mut [f32], target: usize, weight: f32, written: Option<&Written>) -> f64 {
     let most = greatest(logits);
     let above = f64::from(logits[target]) - f64::from(most);
     for logit in &mut *logits {
         *logit = exp(*logit - most);
     }
     let total = sum(logits);
-    let share = weight / total;
+    let surprise = f64::from(total).ln() - above;
+    let [loss, weight] = match written {
+        None => [f64::from(weight) * surprise, f64::from(weight)],
+        Some(written) => written.clip(surprise, f64::from(weight)),
+    };
+    let share = weight as f32 / total;
     for logit in &mut *logits {
         *logit *= share;
     }
-    logits[target] -= weight;
-    f64::from(total).ln() - above
+    logits[target] -= weight as f32;
+    loss
+}
+
+// === impl Written ===
+
+impl Written {
+    /// The loss of a token that is so surprising now, and how much it counts in the gradient.
+    fn clip(&self, surprise: f64, weight: f64) -> [f64; 2] {
+        let ratio = (-surprise - f64::from(self.before)).exp();
+        let [low, high] = self.bounds.map(f64::from);
+        let worth = (ratio * weight).min(ratio.clamp(low, high) * weight);
+        let gains = if weight > 0.0 { ratio <= high } else { ratio >= low };
+        [-worth, if gains { ratio * weight } else { 0.0 }]
+    }
 }
 
 // === impl Known ===
@@ -129,7 +178,7 @@ impl Known {
             let within = Targets {
                 tokens: &targets.tokens[..first + count],
                 weights: &targets.weights[..first + count],
-                total: targets.total,
+                ..targets
             };
             let back = Back { targets: within, first, loss: Cell::new(0.0) };
             logits.inplace_op1(&back)?;
@@ -202,12 +251,40 @@ mod tests {
             let tokens: Vec<u32> = (0..rows).map(|row| row * 977 % vocabulary as u32).collect();
             let weights: Vec<f32> = (0..rows).map(|row| (row % 3) as f32 * 0.5).collect();
             let total = 11.0;
-            let targets = Targets { tokens: &tokens, weights: &weights, total };
-            let inputs = [tensor(&[rows as usize, 8], 1), tensor(&[vocabulary, 8], 2)];
+            let targets = Targets { tokens: &tokens, weights: &weights, total, written: &[] };
+            let inputs = || [tensor(&[rows as usize, 8], 1), tensor(&[vocabulary, 8], 2)];
             let fast = |[rows, weight]: &[Tensor; 2]| surprise(rows, weight, targets);
             let slow = |[rows, weight]: &[Tensor; 2]| composed(rows, weight, targets);
-            assert_twins(inputs, fast, slow, 2e-5);
+            assert_twins(inputs(), fast, slow, 2e-5);
+
+            // Of what was written, some is worth less than nothing, and some is beyond a bound on either side.
+            let worth: Vec<f32> = (0..rows).map(|row| (row % 5) as f32 * 0.5 - 1.0).collect();
+            let known = -(vocabulary as f32).ln();
+            let written =
+                |row| Written { before: known + (row % 7) as f32 * 0.3 - 0.9, bounds: [0.8, 1.28] };
+            let written: Vec<Written> = (0..rows).map(written).collect();
+            let targets = Targets { weights: &worth, written: &written, ..targets };
+            let fast = |[rows, weight]: &[Tensor; 2]| surprise(rows, weight, targets);
+            let slow = |[rows, weight]: &[Tensor; 2]| composed(rows, weight, targets);
+            assert_twins(inputs(), fast, slow, 2e-5);
         }
+    }
+
+    #[test]
+    fn who_has_gone_beyond_a_bound_gains_nothing_more() {
+        let written = Written { before: 0.5_f32.ln(), bounds: [0.8, 1.28] };
+        let clip = |chance: f64, worth| written.clip(-chance.ln(), worth);
+        let near = |found: [f64; 2], right: [f64; 2]| {
+            assert!(found.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        };
+        // As likely as it was; likelier than the bound; and less likely, from where it may come back.
+        near(clip(0.5, 2.0), [-2.0, 2.0]);
+        near(clip(0.7, 2.0), [-2.56, 0.0]);
+        near(clip(0.1, 2.0), [-0.4, 0.4]);
+        // What was worth less than nothing may become less likely, up to the bound.
+        near(clip(0.5, -1.0), [1.0, -1.0]);
+        near(clip(0.3, -1.0), [0.8, 0.0]);
+        near(clip(0.9, -1.0), [1.8, -1.8]);
     }
 
     #[test]
@@ -216,8 +293,8 @@ mod tests {
         let logits = [1.0_f64, 2.0, -3.0];
         let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
         let mut row = logits.map(|logit| logit as f32);
-        let got = share_row(&mut row, 1, 0.5);
-        assert!((got - (total.ln() - 2.0)).abs() < 1e-6, "{got}");
+        let got = share_row(&mut row, 1, 0.5, None);
+        assert!((got - 0.5 * (total.ln() - 2.0)).abs() < 1e-6, "{got}");
         for (place, got) in row.iter().enumerate() {
             let target = f64::from(u8::from(place == 1));
             let expected = 0.5 * (logits[place].exp() / total - target);
@@ -225,7 +302,7 @@ mod tests {
         }
         // A logit that is far out of reach stays finite.
         let mut far = [-1e4, 1e4];
-        assert!((share_row(&mut far, 0, 1.0) - 2e4).abs() < 1.0);
+        assert!((share_row(&mut far, 0, 1.0, None) - 2e4).abs() < 1.0);
         assert!(far.iter().all(|value| value.is_finite()));
     }
 
@@ -233,7 +310,7 @@ mod tests {
     fn targets_that_do_not_fit_are_named() {
         let (rows, weight) = (tensor(&[2, 3], 1), tensor(&[4, 3], 2));
         let says = |tokens: &[u32], weights: &[f32]| {
-            surprise(&rows, &weight, Targets { tokens, weights, total: 1.0 })
+            surprise(&rows, &weight, Targets { tokens, weights, total: 1.0, written: &[] })
                 .unwrap_err()
                 .to_string()
         };

@@ -123,7 +123,7 @@ fn lesson(
         let weight = if place == 0 { of.first_weight } else { of.order_weight };
         write(&prompts.labels()[label], weight);
     }
-    Ok(Lesson { tokens, imitate, choose: None })
+    Ok(Lesson { tokens, imitate, ..Lesson::default() })
 }
 
 /// Some of the lessons again, for a stage that teaches something else and is not to undo this.

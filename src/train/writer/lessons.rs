@@ -69,5 +69,5 @@ fn after(prompt: &[u32], told: &[u32]) -> Lesson {
     let mut imitate = vec![0.0; prompt.len()];
     let tokens = [prompt, told].concat();
     imitate.resize(tokens.len(), 1.0);
-    Lesson { tokens, imitate, choose: None }
+    Lesson { tokens, imitate, ..Lesson::default() }
 }

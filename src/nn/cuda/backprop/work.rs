@@ -2,8 +2,8 @@
 
 use super::super::device::{Address, Device, DeviceError, Table};
 use super::BackpropOptions;
-use crate::nn::Aims;
 use crate::nn::decoder::{Batch, Config, lora};
+use crate::nn::{Aims, Followed};
 use half::bf16;
 
 /// What a batch's kernels write to.
@@ -64,20 +64,28 @@ pub(super) struct Plan {
     pub tokens: usize,
     pub positions: usize,
     pub segments: usize,
-    /// Rows that something is asked of: those that are followed by a token that counts, and then the ends of branches.
+    /// Rows that something is asked of: those that are followed by a token that counts, once for what is imitated and once
+    /// for what was written, and then the ends of branches.
     pub wanted: usize,
     pub picked: usize,
     pub followers: usize,
     pub weights: usize,
+    /// Of tokens that a model wrote itself, which come after those that it imitates, what is known of that.
+    written: usize,
+    imitated: usize,
     /// Of each end of a branch: its place among those, and the token that is asked for.
     pub pairs: usize,
     pub choices: usize,
     losses: usize,
 }
 
-/// Numbers that are uploaded for a row, at most: a token, a position, a segment, that it is wanted twice, a follower and
-/// its weight, a pair, and a choice, of which two rows have one at most.
-const NUMBERS_A_ROW: usize = 3 + 2 + 2 + 2 + 2;
+/// Times that a row may be wanted: what follows it is imitated and was written, and it ends a branch.
+const WANTED: usize = 3;
+/// Numbers that are uploaded for a row, at most: a token, a position, a segment, that it is wanted, two followers and
+/// their weights, what is known of one, a pair, and a choice, of which two rows have one at most.
+const NUMBERS_A_ROW: usize = 3 + WANTED + 2 * 2 + WRITTEN + 2 + 2;
+/// Numbers that are known of a token that was written: `Written` of the kernels.
+const WRITTEN: usize = 3;
 
 // === impl Work ===
 
@@ -134,7 +142,7 @@ impl Work {
             qkv_back: short(rows * all)?,
             logits: exact(logit_rows * vocabulary)?,
             logits_back: short(logit_rows * vocabulary)?,
-            losses: exact(2 * rows)?,
+            losses: exact(WANTED * rows)?,
             left,
         })
     }
@@ -161,6 +169,8 @@ impl Plan {
             picked: 0,
             followers: 0,
             weights: 0,
+            written: 0,
+            imitated: 0,
             pairs: 0,
             choices: 0,
             losses: 0,
@@ -179,12 +189,20 @@ impl Plan {
         self.tokens = list(&mut batch.tokens.iter().copied());
         self.positions = list(&mut batch.positions.iter().copied());
         self.segments = list(&mut batch.segments.iter().copied());
+        let followed = aims.texts.iter().flat_map(|text| text.rows);
         let ends = aims.choices.iter().flat_map(|choice| &choice.rows);
-        self.wanted = list(&mut aims.rows.iter().chain(ends).copied());
-        self.followers = list(&mut aims.targets.tokens.iter().copied());
+        self.wanted = list(&mut followed.chain(ends).copied());
+        self.followers = list(&mut aims.texts.iter().flat_map(|text| text.targets.tokens).copied());
         self.picked = self.followers - self.wanted;
-        let share = |weight: &f32| (weight / aims.targets.total as f32).to_bits();
-        self.weights = list(&mut aims.targets.weights.iter().map(share));
+        let shares = aims.texts.iter().flat_map(|Followed { targets, .. }| {
+            targets.weights.iter().map(|weight| (weight / targets.total as f32).to_bits())
+        });
+        self.weights = list(&mut shares.into_iter());
+        self.imitated = aims.texts[0].rows.len();
+        let written = aims.texts.iter().flat_map(|text| text.targets.written);
+        self.written = list(
+            &mut written.flat_map(|of| [of.before, of.bounds[0], of.bounds[1]].map(f32::to_bits)),
+        );
         let asked = aims.choices.iter().flat_map(|of| of.rows.iter().map(|_| of.asked));
         self.pairs = list(&mut (0..).zip(asked).flat_map(|(place, token)| [place, token]));
         let mut end = 0;
@@ -193,7 +211,7 @@ impl Plan {
             end += choice.rows.len() as u32;
             [begin, end, choice.asked]
         }));
-        self.losses = aims.rows.len() + aims.choices.len();
+        self.losses = self.weights - self.followers + aims.choices.len();
     }
 
     pub fn upload(&mut self, device: &Device) -> Result<(), DeviceError> {
@@ -203,6 +221,12 @@ impl Plan {
     /// Losses that a batch has.
     pub fn losses(&self) -> usize {
         self.losses
+    }
+
+    /// What is known of how the follower at a place was written; 0 where it is imitated.
+    pub fn written_at(&self, follower: usize) -> Address {
+        let known = follower.checked_sub(self.imitated);
+        known.map_or(0, |known| self.at(self.written + WRITTEN * known))
     }
 
     pub fn at(&self, place: usize) -> Address {
