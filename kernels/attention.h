@@ -22,6 +22,10 @@ struct Heads {
 // nor multiplied; to a row that doesn't see it, it makes no difference whether others do, since it adds zeros to its
 // sums. For that, tokens that a page has must be numbers; what lies behind them is never read.
 //
+// A tile of `attend_rows` may hold rows of several groups, such as branches of one trunk, whose lists begin with the same
+// pages. What they share is then loaded once for all of them, and after it what each group has of its own, group after
+// group. Each row still meets the parts of its own list in their order, and of those of other groups it sees nothing.
+//
 // While the scores of a part are calculated, its values are being loaded, and while values are mixed, the keys of the
 // next part are.
 
@@ -63,9 +67,11 @@ struct Seen {
   u32 page, first, tokens;
 };
 
-// Neighbouring rows of one text, which see the same pages: TILE_TOKENS at most, and maybe none.
+// Neighbouring rows: TILE_TOKENS at most, and maybe none. Those among them that follow each other and have the same
+// range are a group. If there are several groups, the lists of all of them have to begin with the same `shared` whole
+// parts: the same pages, with the same tokens of them. For one group any number is right, and none is simplest.
 struct RowTile {
-  u32 first, rows;
+  u32 first, rows, shared;
 };
 
 // The sum so far of some of the keys that a query sees: the highest score among them, of which two is taken to the
@@ -117,11 +123,18 @@ static __device__ Span span_of(const u32 *positions, u32 rows) {
   return span;
 }
 
-// The pages of the next parts of a block, a page a lane, and which of them anybody of the block sees, anybody of the
-// warp, and everybody of the warp wholly: a bit a page.
+// A part that a block takes in one of its turns: where its pages begin, and where the list that it belongs to ends;
+// which rows of the block may see it, and whether some of the warp's rows are among them, and all of them.
+struct Turn {
+  u32 begin, end, rows;
+  bool some, all;
+};
+
+// The pages of the next parts of a block, a page a lane, with the rows that may see it, and which of them anybody of the
+// block sees, anybody of the warp, and everybody of the warp wholly: a bit a page.
 struct Look {
   Seen page;
-  u32 block, warp, whole;
+  u32 rows, block, warp, whole;
 };
 static const u32 PARTS_A_LOOK = WARP / PAGES_A_PART;
 
@@ -131,8 +144,76 @@ static __device__ __forceinline__ u32 chunks_with(u32 pages) { return (pages | p
 static __device__ __forceinline__ u32 chunks_within(u32 pages) { return pages & pages >> 1 & CHUNK_BEGINNINGS; }
 static_assert(PAGES_A_CHUNK == 2 && PAGES_A_PART == 8, "a part's pages are a byte of a set, and a chunk's a pair of bits");
 
+// The turns of a block that has one row: some of its parts, with as many others between two of them as other blocks take.
+struct TurnsOfRow {
+  u32 begin, end, stride, count;
+
+  __device__ __forceinline__ Turn at(u32 turn) const {
+    return Turn{begin + turn * stride * PAGES_A_PART, end, 0, true, true};
+  }
+
+  __device__ __forceinline__ bool may_see(const Look &, u32, u32) const { return true; }
+};
+
+// Turns of a tile that follow each other in one list. The pages of a turn begin PAGES_A_PART times its number behind
+// `offset`, which may be less than zero, as numbers go that have no sign. `until` is the turn behind the last, and `rows`
+// are those that may see the pages: the first of them, and in the upper half of the bits the one behind the last.
+struct Stretch {
+  u32 offset, end, until, rows;
+};
+
+static __device__ __forceinline__ u32 rows_between(u32 first, u32 behind) { return first | behind << 16; }
+
+// The turns of a block that has a tile: what all rows share, and then what each group has of its own. Stretches are where
+// the block shares them, and behind the last is one without pages that has no end.
+struct TurnsOfTile {
+  const Stretch *stretches;
+  u32 count;
+  // Rows of the warp: those before them in the tile, and how many they are.
+  u32 before, tokens;
+
+  __device__ __forceinline__ Turn at(u32 turn) const {
+    const Stretch *of = stretches;
+    while (of->until <= turn) of++;
+    const u32 first = of->rows & 0xffff, behind = of->rows >> 16;
+    return Turn{of->offset + turn * PAGES_A_PART, of->end, of->rows, first < before + tokens && before < behind,
+                first <= before && before + tokens <= behind};
+  }
+
+  // Whether a row of the warp may see the part of a turn.
+  __device__ __forceinline__ bool may_see(const Look &look, u32 turn, u32 row_of_warp) const {
+    const u32 rows = __shfl_sync(EVERYONE, look.rows, turn % PARTS_A_LOOK * PAGES_A_PART), row = before + row_of_warp;
+    return row >= (rows & 0xffff) && row < rows >> 16;
+  }
+};
+
+// Finds the stretches of a tile, for a whole warp: one of what is shared, one for each group, and the one without pages.
+// Gives how many turns they are.
+static __device__ __forceinline__ u32 find_stretches(Stretch *stretches, const u32 *ranges, const RowTile &tile) {
+  u32 found = 0, turns = tile.rows > 0 ? tile.shared : 0, first = 0;
+  for (u32 before = 0; before < tile.rows; before += WARP) {
+    const u32 row = before + threadIdx.x % WARP;
+    const u32 *of = ranges + 2 * (tile.first + min(row, tile.rows - 1));
+    const bool begins = row < tile.rows && (row == 0 || of[0] != of[-2] || of[1] != of[-1]);
+    for (u32 left = __ballot_sync(EVERYONE, begins); left; left &= left - 1) {
+      const u32 lane = __ffs(left) - 1;
+      const u32 begin = __shfl_sync(EVERYONE, of[0], lane), end = __shfl_sync(EVERYONE, of[1], lane);
+      if (found == 0) stretches[found++] = Stretch{begin, end, turns, rows_between(0, tile.rows)};
+      // The group before ends here.
+      else stretches[found - 1].rows = rows_between(first, before + lane);
+      first = before + lane;
+      const u32 parts = (end - begin + PAGES_A_PART - 1) / PAGES_A_PART;
+      const u32 offset = begin + (tile.shared - turns) * PAGES_A_PART;
+      turns += parts > tile.shared ? parts - tile.shared : 0;
+      stretches[found++] = Stretch{offset, end, turns, rows_between(first, tile.rows)};
+    }
+  }
+  stretches[found] = Stretch{0, 0, EVERYONE, 0};
+  return turns;
+}
+
 // How a block attends: WARPS of it with TOKENS each, of which GROUP query heads see one key head.
-template <int DIM, int GROUP, int WARPS, int TOKENS>
+template <int DIM, int GROUP, int WARPS, int TOKENS, class Turns>
 struct Attention {
   static constexpr int ROW = SHARED_ROW<DIM>;
   static constexpr int STEPS = (ROW - 8) / 16, TILES = 2 * STEPS;
@@ -143,9 +224,7 @@ struct Attention {
   // Of a page, and of it before those of the key head.
   u32 page_numbers, head_numbers;
   const Seen *seen;
-  u32 begin, pages;
-  // Parts of this block: the first of them, how far it is to the next, and how many there are.
-  u32 first_part, stride, turns;
+  Turns turns;
   u32 window;
   float scale;
   Span block, warp;
@@ -163,13 +242,15 @@ struct Attention {
 
   __device__ __forceinline__ Look look(u32 turn) const {
     const u32 lane = threadIdx.x % WARP;
-    const u32 at = (first_part + (turn + lane / PAGES_A_PART) * stride) * PAGES_A_PART + lane % PAGES_A_PART;
+    const Turn of = turns.at(turn + lane / PAGES_A_PART);
+    const u32 at = of.begin + lane % PAGES_A_PART;
     Look found;
     found.page = Seen{0, 0, 0};
-    if (at < pages) found.page = seen[begin + at];
+    if (at < of.end) found.page = seen[at];
+    found.rows = of.rows;
     found.block = __ballot_sync(EVERYONE, sees(found.page, block));
-    found.warp = __ballot_sync(EVERYONE, sees(found.page, warp));
-    found.whole = __ballot_sync(EVERYONE, sees_whole(found.page, warp));
+    found.warp = __ballot_sync(EVERYONE, of.some && sees(found.page, warp));
+    found.whole = __ballot_sync(EVERYONE, of.all && sees_whole(found.page, warp));
     return found;
   }
 
@@ -178,11 +259,11 @@ struct Attention {
     return pages >> turn % PARTS_A_LOOK * PAGES_A_PART & 0xff;
   }
 
-  // The next part that anybody of the block sees anything of, from a turn on; `turns` if there is none. Of parts in
-  // between, `pass` is told.
+  // The next part that anybody of the block sees anything of, from a turn on; behind the last if there is none. Of parts
+  // in between, `pass` is told.
   template <class Pass>
   __device__ __forceinline__ u32 next_seen(Look &look, u32 turn, Pass pass) const {
-    for (; turn < turns; turn++) {
+    for (; turn < turns.count; turn++) {
       if (turn % PARTS_A_LOOK == 0) look = this->look(turn);
       if (of_part(look.block, turn)) break;
       pass(turn);
@@ -232,17 +313,23 @@ struct Attention {
     const bf16 *const values_of_lane = part_values + lane % 16 * ROW + lane / 16 * 8;
     Look look;
     u32 turn = next_seen(look, 0, pass);
-    if (turn == turns) return;
+    if (turn == turns.count) return;
     load(part_keys, keys, look, turn);
     close_copies();
     load(part_values, values, look, turn);
-    for (bool first = true; turn < turns; first = false) {
+    for (bool first = true; turn < turns.count; first = false) {
       const u32 own = chunks_with(of_part(look.warp, turn)), whole = chunks_within(of_part(look.whole, turn));
       // Besides the keys, there is one group: of nothing, or else of the first values.
       close_copies();
       await_all<1>();
       if (!first) load(part_values, values, look, turn);
       close_copies();
+
+      // Positions behind those of rows that may see the part; of others, that of the very first, so they see nothing.
+      int behind_rows[HALVES];
+#pragma unroll
+      for (int half = 0; half < HALVES; half++)
+        behind_rows[half] = turns.may_see(look, turn, (lane / 4 + half * 8) / GROUP) ? (int)row_positions[half] + 1 : 0;
 
       // Scores: of each chunk, and of each 8 tokens of it.
       constexpr int EIGHTS = CHUNK_TOKENS / 8;
@@ -272,7 +359,7 @@ struct Attention {
           const int tokens = __shfl_sync(EVERYONE, look.page.tokens, at);
 #pragma unroll
           for (int half = 0; half < HALVES; half++) {
-            const int behind = (int)row_positions[half] + 1 - first_at, end = min(tokens, behind);
+            const int behind = behind_rows[half] - first_at, end = min(tokens, behind);
             const int begin = window ? behind - (int)window : 0;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -331,7 +418,7 @@ struct Attention {
       const u32 this_turn = turn;
       turn = next_seen(look, turn + 1, pass);
       await_all<0>();
-      if (turn < turns) load(part_keys, keys, look, turn);
+      if (turn < turns.count) load(part_keys, keys, look, turn);
       close_copies();
       float mixed[TILES][4];
 #pragma unroll
@@ -389,11 +476,14 @@ static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *q
                                                    const Seen *seen, const RowTile *tiles, float scale, u32 window,
                                                    const Heads &of) {
   constexpr int TOKENS = WARP_TOKENS<GROUP>;
-  typedef Attention<DIM, GROUP, ROWS_WARPS, TOKENS> Shape;
+  typedef Attention<DIM, GROUP, ROWS_WARPS, TOKENS, TurnsOfTile> Shape;
+  __shared__ Stretch stretches[TILE_TOKENS<GROUP> + 2];
+  __shared__ u32 turns;
   ROOM(room);
   let_next_begin();
   wait_for_last();
   const RowTile tile = tiles[blockIdx.x];
+  if (threadIdx.x < WARP) turns = find_stretches(stretches, ranges, tile);
   const u32 kv_head = blockIdx.y, lane = threadIdx.x % WARP, before = threadIdx.x / WARP * TOKENS;
   const u32 first = tile.first + before, tokens = tile.rows > before ? min(tile.rows - before, (u32)TOKENS) : 0;
   Shape shape;
@@ -402,11 +492,6 @@ static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *q
   shape.page_numbers = of.kv_heads * PAGE_TOKENS * DIM;
   shape.head_numbers = kv_head * PAGE_TOKENS * DIM;
   shape.seen = seen;
-  shape.begin = ranges[2 * tile.first];
-  shape.pages = ranges[2 * tile.first + 1] - shape.begin;
-  shape.first_part = 0;
-  shape.stride = 1;
-  shape.turns = parts_of(ranges, tile.first);
   shape.window = window;
   shape.scale = in_powers_of_two(scale);
   shape.block = span_of(positions + tile.first, tile.rows);
@@ -435,6 +520,8 @@ static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *q
           mixed[column][i] = joined(mixed[column][i], more[column][i], factors);
     }
   };
+  __syncthreads();
+  shape.turns = TurnsOfTile{stretches, turns, before, tokens};
   shape.attend(query, row_positions, take, [](u32) {});
 
 #pragma unroll
@@ -457,7 +544,7 @@ template <int DIM, int GROUP>
 static __device__ __forceinline__ void attend_parts(float *parts, Sum *sums, const bf16 *queries, const bf16 *keys,
                                                     const bf16 *values, const u32 *positions, const u32 *ranges,
                                                     const Seen *seen, float scale, u32 window, u32 most, const Heads &of) {
-  typedef Attention<DIM, GROUP, 1, 1> Shape;
+  typedef Attention<DIM, GROUP, 1, 1, TurnsOfRow> Shape;
   ROOM(room);
   let_next_begin();
   wait_for_last();
@@ -468,12 +555,11 @@ static __device__ __forceinline__ void attend_parts(float *parts, Sum *sums, con
   shape.page_numbers = of.kv_heads * PAGE_TOKENS * DIM;
   shape.head_numbers = kv_head * PAGE_TOKENS * DIM;
   shape.seen = seen;
-  shape.begin = ranges[2 * row];
-  shape.pages = ranges[2 * row + 1] - shape.begin;
-  shape.first_part = blockIdx.z;
-  shape.stride = gridDim.z;
-  shape.turns = count > blockIdx.z ? (count - blockIdx.z + gridDim.z - 1) / gridDim.z : 0;
-  if (shape.turns == 0) return;
+  shape.turns.begin = ranges[2 * row] + blockIdx.z * PAGES_A_PART;
+  shape.turns.end = ranges[2 * row + 1];
+  shape.turns.stride = gridDim.z;
+  shape.turns.count = count > blockIdx.z ? (count - blockIdx.z + gridDim.z - 1) / gridDim.z : 0;
+  if (shape.turns.count == 0) return;
   shape.window = window;
   shape.scale = in_powers_of_two(scale);
   shape.block = shape.warp = Span{positions[row], positions[row]};

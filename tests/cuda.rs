@@ -82,6 +82,21 @@ fn on_gpu(name: &str) -> CudaRunner {
     with_graphs(name, 0)
 }
 
+/// The model, for longer texts than it was made for.
+fn of_long_texts(name: &str, context_tokens_max: usize, options: cuda::Options) -> CudaRunner {
+    let home = tempfile::tempdir().unwrap();
+    let files = fs::read_dir(fixture(name)).unwrap().map(|file| file.unwrap().path());
+    for file in files.filter(|path| path.is_file()) {
+        fs::copy(&file, home.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let path = home.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = context_tokens_max.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let checkpoint = Checkpoint::open(home.path()).unwrap();
+    CudaRunner::load(&checkpoint, cuda::Options { context_tokens_max, ..options }).unwrap()
+}
+
 fn on_processor(name: &str, precision: Precision) -> CpuRunner {
     let threads = NonZeroUsize::MIN;
     let options =
@@ -264,6 +279,33 @@ fn chunks_company_and_branches_change_nothing() {
     let branched = branches().run(&mut runner);
     assert_eq!(whole[0], branched[1]);
     assert_eq!(branched, branches().run(&mut runner));
+}
+
+#[test]
+fn branches_of_a_long_trunk_say_what_each_says_alone() {
+    // Three parts of pages, of which all branches share two.
+    const TRUNK: usize = 20 * PAGE_TOKENS - 3;
+    let _device = device();
+    for model in MODELS {
+        let mut runner = of_long_texts(model, 2 * TRUNK, options(0));
+        let text = tokens(TRUNK + 5, 12);
+        for (at, chunk) in text[..TRUNK].chunks(ROWS_MAX).enumerate() {
+            Steps::default().span(chunk, at * ROWS_MAX, 0, false).run(&mut runner);
+        }
+        let branch = |steps: Steps, seed: usize| {
+            let tokens = tokens(1 + seed % 5, seed as u32);
+            steps.span(&tokens, TRUNK, 0, true).read(What::Hidden)
+        };
+        let alone = (0..14).flat_map(|seed| branch(Steps::default(), seed).run(&mut runner));
+        let alone: Vec<_> = alone.collect();
+        // Beside another text, and then the trunk itself, which goes on.
+        let other = |steps: Steps| steps.span(&tokens(7, 40), 0, 40, false);
+        let on = |steps: Steps| steps.span(&text[TRUNK..], TRUNK, 0, false).read(What::Hidden);
+        let gone_on = on(Steps::default()).run(&mut runner);
+        let together = on((0..14).fold(other(Steps::default()), branch)).run(&mut runner);
+        assert_eq!(together[..14], alone, "{model}");
+        assert_eq!(together[14..], gone_on, "{model}");
+    }
 }
 
 #[test]

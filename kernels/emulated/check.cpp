@@ -300,7 +300,7 @@ struct Texts {
       slots.insert(slots.end(), {seen.back().page, at % PAGE_TOKENS});
     }
     for (u32 at = 0; at < length; at++) ranges.insert(ranges.end(), {begin, (u32)seen.size()});
-    tiles.push_back({row, length});
+    tiles.push_back({row, length, 0});
     return (u32)tiles.size() - 1;
   }
 
@@ -317,8 +317,9 @@ bool same(const char *name, const char *what, const std::vector<bf16> &found, co
   return holds;
 }
 
-// Heads are placed, and attend: a text of several parts, one that two branches begin with in the middle of a page, and
-// one that is shorter than a page. Nobody writes to the rest of pages, so whoever reads it finds not-a-number.
+// Heads are placed, and attend: a text of several parts, and many branches that begin with all of it or most of it, one
+// of them of several parts of its own; a text that two branches begin with in the middle of a page; and one that is
+// shorter than a page. Nobody writes to the rest of pages, so whoever reads it finds not-a-number.
 template <int DIM, int GROUP>
 void attention(const char *name,
                void (*by_rows)(bf16 *, const bf16 *, const bf16 *, const bf16 *, const u32 *, const u32 *, const Seen *,
@@ -326,14 +327,25 @@ void attention(const char *name,
                void (*by_parts)(float *, Sum *, const bf16 *, const bf16 *, const bf16 *, const u32 *, const u32 *,
                                 const Seen *, float, u32, u32, Heads),
                u32 window) {
-  const u32 kv_heads = 2, heads = kv_heads * GROUP, all = heads + 2 * kv_heads, pages = 40, parts = 3;
+  const u32 kv_heads = 2, heads = kv_heads * GROUP, all = heads + 2 * kv_heads, pages = 64, parts = 4;
   const Heads of = {heads, kv_heads, DIM, PAGE_TOKENS};
   const float epsilon = 1e-6f, turn_scale = 1.1f, scale = 1.0f / std::sqrt((float)DIM);
   Texts texts;
   for (u32 page = 0; page < pages; page++) texts.order.push_back(page);
   std::shuffle(texts.order.begin(), texts.order.end(), chance);
-  const u32 long_text = texts.add(PAGE_TOKENS * 19 + 5), trunk = texts.add(PAGE_TOKENS * 9 + 7);
-  const RowTile whole = texts.tiles[trunk], most_of_it = {whole.first, PAGE_TOKENS * 7 + 3};
+  // Parts of the long text that all of its branches begin with, though they leave it at its end, at that of these parts,
+  // and in the middle of the page behind them.
+  const u32 long_text = texts.add(PAGE_TOKENS * 19 + 5), shared = 2;
+  const RowTile long_rows = texts.tiles[long_text];
+  const RowTile whole_parts = {long_rows.first, PAGE_TOKENS * PAGES_A_PART * shared, 0};
+  const RowTile little_more = {long_rows.first, whole_parts.rows + 3, 0};
+  for (u32 length : {5u, 1u, 3u, 5u, 1u}) texts.add(length, &long_rows);
+  for (u32 length : {3u, 1u}) texts.add(length, &whole_parts);
+  texts.add(PAGE_TOKENS * 4 + 6, &long_rows);
+  for (u32 length : {1u, 3u, 5u}) texts.add(length, &little_more);
+  for (u32 length : {1u, 5u, 1u, 3u}) texts.add(length, &long_rows);
+  const u32 behind_branches = texts.rows(), trunk = texts.add(PAGE_TOKENS * 9 + 7);
+  const RowTile whole = texts.tiles[trunk], most_of_it = {whole.first, PAGE_TOKENS * 7 + 3, 0};
   texts.add(PAGE_TOKENS + 4, &whole);
   texts.add(1, &most_of_it);
   texts.add(3);
@@ -407,16 +419,38 @@ void attention(const char *name,
   std::vector<RowTile> tiles;
   for (const RowTile &text : texts.tiles)
     for (u32 row = 0; row < text.rows; row += TILE_TOKENS<GROUP>)
-      tiles.push_back({text.first + row, std::min(TILE_TOKENS<GROUP>, text.rows - row)});
+      tiles.push_back({text.first + row, std::min(TILE_TOKENS<GROUP>, text.rows - row), 0});
   // One tile has no rows.
-  tiles.push_back({1, 0});
+  tiles.push_back({1, 0, 0});
   const auto attended = in_tiles(tiles);
   hold(name, attended, expected, TWO_HALVES);
+
+  // The last rows of the long text and those of all branches, in tiles that hold rows of several of them: as large as can
+  // be, of any size, and with less said to be shared than is.
+  auto of_branches = unwritten((size_t)rows * row_numbers);
+  const u32 first_mixed = long_rows.rows - 4;
+  std::copy(attended.begin() + (ptrdiff_t)(first_mixed * row_numbers),
+            attended.begin() + (ptrdiff_t)(behind_branches * row_numbers),
+            of_branches.begin() + (ptrdiff_t)(first_mixed * row_numbers));
+  const auto mixed = [&](u32 least, u32 least_shared) {
+    std::vector<RowTile> of_several;
+    for (u32 row = first_mixed; row < behind_branches; row += of_several.back().rows) {
+      const u32 most = least + below(TILE_TOKENS<GROUP> - least + 1);
+      of_several.push_back({row, std::min(most, behind_branches - row), least_shared + below(shared - least_shared + 1)});
+    }
+    return of_several;
+  };
+  same(name, "a tile of several branches", in_tiles(mixed(TILE_TOKENS<GROUP>, shared)), of_branches);
+  same(name, "a tile of some rows of branches", in_tiles(mixed(1, shared)), of_branches);
+  same(name, "a tile that shares less than it could", in_tiles(mixed(TILE_TOKENS<GROUP> / 2, 0)), of_branches);
+  // Of one group, any number of parts may be said to be shared, even more than there are.
+  for (RowTile &tile : tiles) tile.shared = below(parts + 2);
+  same(name, "what a tile of one branch shares", in_tiles(tiles), attended);
 
   // Some rows of each text, and each by itself: around the ends of pages, of parts and of windows.
   std::vector<u32> chosen;
   for (const RowTile &text : texts.tiles)
-    for (u32 at : {0u, 2u, 15u, 16u, 127u, 128u, 150u, 256u, 308u})
+    for (u32 at : {0u, 2u, 4u, 15u, 16u, 127u, 128u, 150u, 256u, 308u})
       if (at < text.rows && (at % 2 == 0 || text.first == texts.tiles[long_text].first)) chosen.push_back(text.first + at);
   tiles.clear();
   auto right = unwritten((size_t)rows * row_numbers);
@@ -425,7 +459,7 @@ void attention(const char *name,
   std::vector<u32> their_positions, their_ranges, cut_ranges;
   std::vector<Seen> cut;
   for (u32 row : chosen) {
-    tiles.push_back({row, 1});
+    tiles.push_back({row, 1, 0});
     std::copy_n(numbers_of(attended, row, row_numbers), row_numbers, right.begin() + (ptrdiff_t)(row * row_numbers));
     of_chosen.insert(of_chosen.end(), numbers_of(attended, row, row_numbers), numbers_of(attended, row + 1, row_numbers));
     their_queries.insert(their_queries.end(), numbers_of(queries, row, row_numbers), numbers_of(queries, row + 1, row_numbers));
@@ -695,6 +729,7 @@ int main() {
   ATTENTION(64, 2, 0);
   ATTENTION(64, 7, 150);
   ATTENTION(128, 1, 40);
+  ATTENTION(128, 3, 150);
   ATTENTION(128, 4, 0);
   ATTENTION(128, 8, 1);
   // (width, text, reasons, features, history, ages, kinds, heads, layers, ffn, columns, head_first, head_second, meeting)

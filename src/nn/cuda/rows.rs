@@ -5,9 +5,11 @@ use super::device::{Address, Device, DeviceError, Table};
 use super::model::{Options, WARP};
 use super::products::Format;
 use crate::nn::decoder::Config;
-use crate::nn::packed::{PAGE_TOKENS, Pass, Seen, Slot};
+use crate::nn::packed::{Group, PAGE_TOKENS, Pass, Seen, Slot};
 use crate::nn::softmax::Draw;
 use half::bf16;
+use std::iter;
+use std::ops::Range;
 
 /// Pages of a part: `PAGES_A_PART` of the kernels.
 pub(super) const PAGES_A_PART: usize = 8;
@@ -16,6 +18,8 @@ const PARTS_MAX: usize = 16_384;
 /// Warps of a block that attends for neighbouring rows, and rows of its fragments: `ROWS_WARPS` of the kernels, and 16.
 pub(super) const TILE_WARPS: usize = 4;
 pub(super) const FRAGMENT_ROWS: usize = 16;
+/// Numbers of a tile: `RowTile` of the kernels.
+const TILE_NUMBERS: usize = 3;
 /// Rows whose whole logits there is room for, at least. More are calculated so many at a time.
 const WHOLE_MIN: usize = 64;
 /// Chosen tokens, for each row of the largest pass, whose logits there is room for.
@@ -136,6 +140,56 @@ pub struct Found {
     pub rows: Vec<f32>,
 }
 
+/// Neighbouring rows that attend as one, and how many parts the lists of all of their groups begin with; none, where there
+/// is one group.
+#[derive(Debug, PartialEq, Eq)]
+struct Tile {
+    rows: Range<usize>,
+    shared: usize,
+}
+
+/// Tiles of at most so many rows, of all groups but those that come first.
+fn tiles(pass: &Pass, singles: usize, most: usize) -> impl Iterator<Item = Tile> {
+    // A bucket has more singles than its pass has groups.
+    let mut left = pass.groups.get(singles..).unwrap_or_default();
+    let joined = iter::from_fn(move || {
+        let first = left.first()?;
+        let (count, shared) = join(left, &pass.seen, most);
+        let (these, others) = left.split_at(count);
+        left = others;
+        Some(Tile { rows: first.rows.start..these[count - 1].rows.end, shared })
+    });
+    joined.flat_map(move |Tile { rows, shared }| {
+        let end = rows.end;
+        rows.step_by(most).map(move |row| Tile { rows: row..end.min(row + most), shared })
+    })
+}
+
+/// How many groups from the first on attend as one, and how many parts they share. A tile takes what is shared once, but
+/// what each group has of its own one after the other, where tiles of their own would do so at the same time; so it may be
+/// no more than what is shared.
+fn join(groups: &[Group], seen: &[Seen], most: usize) -> (usize, usize) {
+    let parts = |group: &Group| group.pages.len().div_ceil(PAGES_A_PART);
+    let first = &groups[0];
+    let (mut shared, mut all) = (usize::MAX, parts(first));
+    let mut joined = (1, 0);
+    for (count, group) in (2..).zip(&groups[1..]) {
+        shared = shared.min(shared_parts(first, group, seen));
+        all += parts(group);
+        if group.rows.end - first.rows.start > most || all > (count + 1) * shared {
+            break;
+        }
+        joined = (count, shared);
+    }
+    joined
+}
+
+/// Whole parts that two groups begin with, of pages that are full, and past to all of their rows.
+fn shared_parts(a: &Group, b: &Group, seen: &[Seen]) -> usize {
+    let past = |group: &Group| seen[group.pages.clone()].iter().take(group.past / PAGE_TOKENS);
+    past(a).zip(past(b)).take_while(|(a, b)| a == b).count() / PAGES_A_PART
+}
+
 /// Threads of blocks that go over rows of so many numbers, which they keep: four at a time, at most 4 and 8 times.
 pub(super) fn norm_threads(width: usize) -> u32 {
     threads(width, 512)
@@ -163,7 +217,7 @@ impl Room {
         let banned = rows * BANNED_A_ROW;
         let decodes = decodes_max.next_power_of_two().min(rows);
         // A token, a position, a slot, a range, a place among the wanted, a tile and a draw; and all pages that it sees.
-        let of_row = 1 + 1 + 2 + 2 + 1 + 2 + DRAW_NUMBERS + 3 * pages_of_row;
+        let of_row = 1 + 1 + 2 + 2 + 1 + TILE_NUMBERS + DRAW_NUMBERS + 3 * pages_of_row;
         Self {
             rows,
             kv_heads: config.kv_heads,
@@ -315,13 +369,10 @@ impl Plan {
         numbers.extend(wanted.rows);
         numbers.extend((wanted.rows.len()..picked).map(|_| 0));
         self.tiles = numbers.len();
-        for group in pass.groups.iter().skip(self.singles) {
-            let tiles = group.rows.clone().step_by(tile);
-            numbers.extend(
-                tiles.flat_map(|row| [row, tile.min(group.rows.end - row)]).map(|n| n as u32),
-            );
+        for Tile { rows, shared } in tiles(pass, self.singles, tile) {
+            numbers.extend([rows.start, rows.len(), shared].map(|number| number as u32));
         }
-        self.tile_count = (numbers.len() - self.tiles) / 2;
+        self.tile_count = (numbers.len() - self.tiles) / TILE_NUMBERS;
         self.seen = numbers.len();
         let own = added.map(|index| Seen { page: scratch + index, first: 0, tokens: 1 });
         let seen = pass.seen.iter().copied().chain(own);
@@ -341,5 +392,73 @@ impl Plan {
 
     pub fn upload(&mut self, device: &Device) -> Result<(), DeviceError> {
         device.write(&mut self.table, 0, &self.numbers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pass of groups of so many rows, each of which sees so many tokens from a page on, and then its own.
+    fn pass(groups: &[(usize, usize, u32)]) -> Pass {
+        let mut pass = Pass::default();
+        for (&(rows, past, first_page), own) in groups.iter().zip(1_000..) {
+            let (row, from) =
+                (pass.groups.last().map_or(0, |group| group.rows.end), pass.seen.len());
+            let see = |(page, first): (u32, usize), end: usize| Seen {
+                page,
+                first: first as u32,
+                tokens: PAGE_TOKENS.min(end - first) as u32,
+            };
+            let pages = (first_page..).zip((0..past).step_by(PAGE_TOKENS));
+            pass.seen.extend(pages.map(|page| see(page, past)));
+            pass.seen.push(see((own, past), past + rows));
+            let pages = from..pass.seen.len();
+            pass.groups.push(Group { rows: row..row + rows, pages, past });
+        }
+        pass
+    }
+
+    /// First rows, how many they are, and what they share.
+    fn laid(groups: &[(usize, usize, u32)], singles: usize, most: usize) -> Vec<[usize; 3]> {
+        let pass = pass(groups);
+        let tiles = tiles(&pass, singles, most);
+        tiles.map(|Tile { rows, shared }| [rows.start, rows.len(), shared]).collect()
+    }
+
+    #[test]
+    fn branches_of_a_long_trunk_attend_together() {
+        // A trunk of a thousand tokens is seven parts and a piece of the eighth, which is each branch's own.
+        let tiles = laid(&[(5, 1_000, 0); 100], 0, 16);
+        assert_eq!(tiles.len(), 34);
+        assert_eq!(tiles[..2], [[0, 15, 7], [15, 15, 7]]);
+        assert_eq!(tiles[33], [495, 5, 0]);
+        // So is what a tile may hold at most of what is not shared.
+        assert_eq!(laid(&[(1, 1_000, 0); 9], 0, 16), [[0, 7, 7], [7, 2, 7]]);
+        // Rows that are alone come first, and are no tile's.
+        assert_eq!(laid(&[(1, 1_000, 0), (2, 1_000, 0), (3, 1_000, 0)], 1, 16), [[1, 5, 7]]);
+        assert_eq!(laid(&[(1, 1_000, 0); 3], 8, 16), [[0; 3]; 0]);
+    }
+
+    #[test]
+    fn what_shares_little_attends_by_itself() {
+        // Another trunk, one that is no longer than a part, and another one behind the first part.
+        assert_eq!(laid(&[(5, 1_000, 0), (5, 1_000, 100)], 0, 16), [[0, 5, 0], [5, 5, 0]]);
+        assert_eq!(laid(&[(5, 127, 0), (5, 127, 0)], 0, 16), [[0, 5, 0], [5, 5, 0]]);
+        assert_eq!(laid(&[(5, 128, 0), (5, 128, 0)], 0, 16), [[0, 5, 0], [5, 5, 0]]);
+        assert_eq!(laid(&[(5, 256, 0), (5, 256, 0)], 0, 16), [[0, 10, 2]]);
+        let mut forked = pass(&[(5, 1_000, 0), (5, 1_000, 0)]);
+        forked.seen[forked.groups[1].pages.start + 8].page = 77;
+        assert_eq!(tiles(&forked, 0, 16).count(), 2);
+        // What many rows attend to, they do tile by tile, and with nobody else.
+        let tiles = laid(&[(37, 1_000, 0), (3, 1_000, 0), (4, 1_000, 0)], 0, 16);
+        assert_eq!(tiles, [[0, 16, 0], [16, 16, 0], [32, 5, 0], [37, 7, 7]]);
+    }
+
+    #[test]
+    fn rows_share_the_least_that_two_of_them_do() {
+        // The shorter one leaves the trunk in its sixth part.
+        let tiles = laid(&[(3, 1_000, 0), (3, 700, 0), (3, 1_000, 0)], 0, 16);
+        assert_eq!(tiles, [[0, 6, 5], [6, 3, 0]]);
     }
 }
