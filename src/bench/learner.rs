@@ -2,7 +2,7 @@
 
 use crate::nn::decoder::Model;
 use crate::train::learner::{Learner, Plan, Scope, Step};
-use crate::train::lesson::{Lesson, Order};
+use crate::train::lesson::{Lesson, Order, Reinforce};
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device};
 use serde::Serialize;
@@ -24,6 +24,8 @@ pub struct LearnerOptions {
     pub lessons: PathBuf,
     /// How.
     pub plan: Plan,
+    /// Whether lessons are taken for texts that the model wrote itself, half of which were worth something.
+    pub reinforce: bool,
     /// JSON in place of lines.
     pub json: bool,
 }
@@ -33,6 +35,10 @@ pub struct LearnerOptions {
 struct Report {
     threads: usize,
     parameters: usize,
+    /// The rank of the adapters, if those are what is trained.
+    rank: Option<usize>,
+    /// Memory of a GPU that the training holds.
+    gpu_bytes: Option<usize>,
     /// The tokens of a step over the median time of a step.
     tokens_per_second: f64,
     step_seconds: f64,
@@ -44,20 +50,25 @@ struct Report {
 
 /// Trains a model for some steps.
 pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
-    let LearnerOptions { model, lessons, plan, json } = options;
+    let LearnerOptions { model, lessons, plan, reinforce, json } = options;
     ensure!(plan.steps > COLD_STEPS, "`steps` is {}, not above {COLD_STEPS}", plan.steps);
     let tensors = candle_core::safetensors::load(lessons, &Device::Cpu)
         .with_context(|| format!("reading {}", lessons.display()))?;
     let tokens = tensors.get(TOKENS).with_context(|| format!("there is no tensor `{TOKENS}`"))?;
     let tokens = tokens.to_dtype(DType::U32)?.to_vec2()?;
-    let lessons: Vec<Lesson> = tokens.into_iter().map(Lesson::text).collect();
     // What learns is in f32, whatever is multiplied.
-    let kept = match plan.scope {
-        Scope::Adapters { .. } => plan.dtype.into(),
-        Scope::Everything | Scope::NewTokens { .. } => DType::F32,
+    let (rank, kept) = match plan.scope {
+        Scope::Adapters { rank, .. } => (Some(rank), plan.dtype.into()),
+        Scope::Everything | Scope::NewTokens { .. } => (None, DType::F32),
     };
     let opened = Model::open_in(model, kept);
     let model = opened.with_context(|| format!("opening {}", model.display()))?;
+    let lessons: Vec<Lesson> = if *reinforce {
+        let lessons = tokens.into_iter().enumerate();
+        lessons.map(|(at, tokens)| written(tokens, at, model.config.vocabulary)).collect()
+    } else {
+        tokens.into_iter().map(Lesson::text).collect()
+    };
     let parameters = model.parameters.iter().map(|(_, tensor)| tensor.elem_count()).sum();
     let mut steps: Vec<Step> = Vec::new();
     let mut learner = Learner::new(model, *plan, &lessons)?;
@@ -70,6 +81,8 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     let report = Report {
         threads: rayon::current_num_threads(),
         parameters,
+        rank,
+        gpu_bytes: learner.gpu_bytes(),
         tokens_per_second: median.tokens as f64 / median.seconds,
         step_seconds: median.seconds,
         losses: steps.iter().map(|step| step.loss).collect(),
@@ -79,9 +92,22 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     if *json {
         return Ok(writeln!(out, "{}", serde_json::to_string(&report)?)?);
     }
-    let Report { threads, tokens_per_second, step_seconds, losses, .. } = report;
-    writeln!(out, "{parameters} parameters, {threads} threads")?;
+    let Report { threads, tokens_per_second, step_seconds, losses, gpu_bytes, .. } = report;
+    match gpu_bytes {
+        Some(bytes) => writeln!(out, "{parameters} parameters, {bytes} bytes on a GPU")?,
+        None => writeln!(out, "{parameters} parameters, {threads} threads")?,
+    }
     writeln!(out, "{tokens_per_second:.0} tokens/s, {step_seconds:.3} s a step")?;
     writeln!(out, "loss {:.4} -> {:.4}", losses[0], losses[losses.len() - 1])?;
     Ok(())
+}
+
+/// A text as if the model had drawn it, every token as likely as any other; every second one was worth less than nothing.
+fn written(tokens: Vec<u32>, at: usize, vocabulary: usize) -> Lesson {
+    let count = tokens.len();
+    let worth = if at.is_multiple_of(2) { 1.0 } else { -1.0 };
+    let advantages = (0..count).map(|place| if place > 0 { worth } else { 0.0 }).collect();
+    let before = vec![-(vocabulary as f32).ln(); count];
+    let total = (count - 1) as f64;
+    Lesson::written(tokens, Reinforce { advantages, before, clip: [0.2, 0.28], total })
 }

@@ -139,6 +139,9 @@ struct LearnerBench {
     /// Multiplies and keeps bf16, to keep less in memory.
     #[arg(long)]
     bf16: bool,
+    /// Takes lessons for texts that the model wrote itself, and makes every second one likelier and the others less so.
+    #[arg(long)]
+    reinforce: bool,
     /// Trains adapters of this rank in place of everything.
     #[arg(long)]
     adapter_rank: Option<usize>,
@@ -305,7 +308,7 @@ impl ScorerBench {
 
 impl LearnerBench {
     fn run(self) -> anyhow::Result<()> {
-        let Self { model, lessons, steps, batch, rows_max, recompute, json, .. } = self;
+        let Self { model, lessons, steps, batch, rows_max, recompute, reinforce, json, .. } = self;
         let dtype = if self.bf16 { Dtype::Bf16 } else { Dtype::F32 };
         let plan = Plan {
             scope: Scope::of(self.adapter_rank),
@@ -318,7 +321,7 @@ impl LearnerBench {
             warm_up: 5,
             ..Plan::default()
         };
-        let options = bench::LearnerOptions { model, lessons, plan, json };
+        let options = bench::LearnerOptions { model, lessons, plan, reinforce, json };
         bench::learner(&options, &mut std::io::stdout().lock())
     }
 }

@@ -42,6 +42,11 @@ mod with_cuda {
             Ok(Some(Self(Box::new(backprop))))
         }
 
+        /// Bytes of its memory that are taken.
+        pub fn bytes(&self) -> usize {
+            self.0.bytes()
+        }
+
         /// Goes over the batches of a step. `origin` is where that comes from which a batch leaves out.
         pub fn step(
             &mut self,
@@ -83,6 +88,10 @@ mod without {
                 Place::Processor => Ok(None),
                 Place::Gpu(_) => Err(PlaceError::NotBuilt.into()),
             }
+        }
+
+        pub fn bytes(&self) -> usize {
+            match *self {}
         }
 
         pub fn step(

@@ -199,6 +199,11 @@ impl<'a> Learner<'a> {
         self.model
     }
 
+    /// Bytes of a GPU's memory that the training holds, if one takes part in it.
+    pub fn gpu_bytes(&self) -> Option<usize> {
+        self.gpu.as_ref().map(Gpu::bytes)
+    }
+
     /// Steps that were made.
     pub fn steps(&self) -> usize {
         self.losses.len()

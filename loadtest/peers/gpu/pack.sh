@@ -10,7 +10,7 @@ mkdir -p "$out"
 NVCC=$(scripts/cuda-toolchain "$target/cuda/toolchain")
 export NVCC
 cargo build --release --features cuda
-tests=$(cargo test --release --features cuda --test cuda --test cuda_scorer --no-run --message-format=json |
+tests=$(cargo test --release --features cuda --test cuda --test cuda_scorer --test cuda_backprop --no-run --message-format=json |
   python3 -c 'import json, sys
 for line in sys.stdin:
     made = json.loads(line)

@@ -5,16 +5,19 @@
                                 beside transformers' own in bf16: the first may not be much further off, others
                                 are weights of fewer bits
   peer.py time DIR              prints what transformers does in a second, as JSON
+  peer.py learn DIR REPORT      trains adapters as `raisonne bench learner` did, whose report (JSON) that is, and
+                                holds the first loss and the first norm against it
 """
 
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, StaticCache
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,6 +32,13 @@ TINY = dict(
 # Tokens of the text that is checked, and of the prompts and texts that are timed.
 CHECKED, PROMPT, WRITTEN = 700, 1_024, 64
 BATCHES = (1, 64)
+# Lessons and their tokens, on a GPU and in a tiny model; and how many PyTorch takes at a time, for whose logits all at
+# once there is no room.
+LESSONS, TINY_LESSONS, TOGETHER = (16, 1_024), (4, 64), 4
+# `ALPHA_PER_RANK`, the schedule and the bounds of the learner.
+ALPHA_PER_RANK, RATE, WARM_UP, FLOOR, NORM_MAX, COLD_STEPS = 2.0, 3e-4, 5, 0.1, 1.0, 2
+# How far a first loss may be from the other; and a first norm, which depends on how adapters are drawn.
+LOSS_NEAR, NORM_NEAR = 0.005, 0.1
 # How much further from float32 than transformers' bf16 the engine may be.
 SLACK = 1.5
 
@@ -47,6 +57,8 @@ def make(folder, tiny):
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, config.vocab_size, (CHECKED,), generator=draw)
     (folder / "tokens.json").write_text(json.dumps(tokens.tolist()))
+    lessons = torch.randint(0, config.vocab_size, TINY_LESSONS if tiny else LESSONS, generator=draw)
+    save_file({"tokens": lessons.to(torch.int32)}, folder / "lessons.safetensors")
 
 
 def load(folder, dtype):
@@ -145,17 +157,87 @@ def timed(folder):
     print(json.dumps(report))
 
 
+class Adapted(torch.nn.Module):
+    """A frozen matrix in bf16, and a small trained one beside it (LoRA)."""
+
+    def __init__(self, frozen, rank):
+        super().__init__()
+        self.frozen = frozen
+        bound = frozen.in_features**-0.5
+        self.down = torch.nn.Parameter(torch.empty(rank, frozen.in_features, device=DEVICE).uniform_(-bound, bound))
+        self.up = torch.nn.Parameter(torch.zeros(frozen.out_features, rank, device=DEVICE))
+
+    def forward(self, rows):
+        down, up = self.down.to(rows.dtype), self.up.to(rows.dtype)
+        return self.frozen(rows) + ALPHA_PER_RANK * torch.nn.functional.linear(torch.nn.functional.linear(rows, down), up)
+
+
+def rate(step, steps):
+    if step < WARM_UP:
+        return RATE * (step + 1) / WARM_UP
+    way = (step - WARM_UP) / max(steps - WARM_UP, 1)
+    return RATE * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * way)))
+
+
+def learn(folder, report):
+    """The same lessons, in the same order, with gradient checkpointing."""
+    ours = json.loads(report.read_text())
+    lessons = load_file(folder / "lessons.safetensors")["tokens"].long().to(DEVICE)
+    model = load(folder, torch.bfloat16)
+    for layer in model.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, matrix in list(part.named_children()):
+                if isinstance(matrix, torch.nn.Linear):
+                    setattr(part, name, Adapted(matrix, ours["rank"]))
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.dtype == torch.float32)
+    adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    optimiser = torch.optim.AdamW(adapters, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+    losses, norms, seconds = [], [], []
+    for step, places in enumerate(ours["order"]):
+        wait()
+        begun = time.perf_counter()
+        tokens = lessons[places]
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step, len(ours["order"]))
+        optimiser.zero_grad()
+        sum_of_losses = 0.0
+        for some in tokens.split(TOGETHER):
+            logits = model(some[:, :-1], use_cache=False).logits.float()
+            surprise = torch.nn.functional.cross_entropy(logits.flatten(0, 1), some[:, 1:].flatten(), reduction="sum")
+            loss = surprise / tokens[:, 1:].numel()
+            loss.backward()
+            sum_of_losses += loss.item()
+        norms.append(torch.nn.utils.clip_grad_norm_(adapters, NORM_MAX).item())
+        optimiser.step()
+        wait()
+        losses.append(sum_of_losses)
+        seconds.append(time.perf_counter() - begun)
+    theirs = tokens.numel() / statistics.median(seconds[COLD_STEPS:])
+    memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else math.nan
+    print(f"{ours['tokens_per_second']:.0f} tokens/s, PyTorch {theirs:.0f} ({ours['tokens_per_second'] / theirs:.2f}x)")
+    print(f"{(ours['gpu_bytes'] or math.nan) / 1e9:.1f} GB, PyTorch {memory:.1f}")
+    print(f"losses {ours['losses'][0]:.4f} to {ours['losses'][-1]:.4f}, PyTorch {losses[0]:.4f} to {losses[-1]:.4f}")
+    print(f"first norm {ours['norms'][0]:.4f}, PyTorch {norms[0]:.4f}")
+    if abs(ours["losses"][0] / losses[0] - 1) > LOSS_NEAR or abs(ours["norms"][0] / norms[0] - 1) > NORM_NEAR:
+        raise SystemExit("the learner learns something else")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "check", "time"))
+    parser.add_argument("what", choices=("make", "check", "time", "learn"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("logits", nargs="*", type=Path)
+    parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     if args.what == "make":
         make(args.folder, args.tiny)
     elif args.what == "check":
-        check(args.folder, args.logits)
+        check(args.folder, args.files)
+    elif args.what == "learn":
+        learn(args.folder, *args.files)
     else:
         timed(args.folder)
 

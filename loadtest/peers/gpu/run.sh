@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, PyTorch and transformers: is the engine right there, and how fast, beside transformers
 # with a static cache and CUDA graphs? Needs what pack.sh made, and builds nothing. In this order, each step only if
-# the one before it holds: the small models of the fixtures, and the scorer; logits of an 8B, read and written; times.
+# the one before it holds: the small models of the fixtures, the scorer and the gradients of adapters; logits of an 8B,
+# read and written; times; and what the learner learns, beside PyTorch.
 #
 #   loadtest/peers/gpu/run.sh [MODEL]     MODEL is made if it is not there, 16 GB of it, in /dev/shm by default
 #
@@ -13,7 +14,7 @@ model=${1:-/dev/shm/raisonne-model}
 device=${DEVICE:-cuda}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-for name in raisonne cuda cuda_scorer; do
+for name in raisonne cuda cuda_scorer cuda_backprop; do
   python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2], "wb"))' \
     "$here/packed/$name.xz" "$scratch/$name"
   chmod +x "$scratch/$name"
@@ -31,9 +32,10 @@ step() { printf '\n-- %s\n' "$*"; }
 if [ "$device" != cpu ]; then
   step "device"
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
-  step "the small models, and the scorer"
+  step "the small models, the scorer, and the gradients of adapters"
   "$scratch/cuda" --test-threads 1
   "$scratch/cuda_scorer" --test-threads 1
+  "$scratch/cuda_backprop" --test-threads 1 --nocapture
   step "the scorer's times"
   "$scratch/raisonne" bench scorer --device "$device" --slates 64 --candidates 100
 fi
@@ -58,3 +60,13 @@ for quantize in $kept; do
   "$scratch/raisonne" bench engine --model "$model" --quantize "$quantize" --device "$device" --rows-max 2048 \
     --bandwidth "$bandwidth" --peak "$peak" --batches 1,8,64 --prompt-tokens 1024 --tokens 64
 done
+step "the learner"
+rank=16 batch=16 rows=16384
+[ -z "${TINY:-}" ] || { rank=4 batch=4 rows=256; }
+learn() {
+  "$scratch/raisonne" bench learner --model "$model" --lessons "$model/lessons.safetensors" --device "$device" \
+    --adapter-rank "$rank" --bf16 --recompute --steps 6 --batch "$batch" --rows-max "$rows" "$@"
+}
+learn --reinforce
+learn --json > "$scratch/learned.json"
+python3 "$here/peer.py" learn "$model" "$scratch/learned.json"

@@ -70,6 +70,7 @@ pub struct Backprop {
     dropout: f32,
     plan: Plan,
     work: Work,
+    bytes: usize,
 }
 
 /// Why gradients can't be calculated on a GPU.
@@ -135,6 +136,7 @@ impl Backprop {
         check(&config, super::products::Format::Bf16)?;
         let adapters = model.adapters.as_ref().ok_or(BackpropError::NoAdapters)?;
         let device = Device::open(options.ordinal, DECODER)?;
+        let free = device.free()?;
         let loader = Loader { model, adapters, device: &device };
         let layers = (0..config.layers).map(|layer| loader.layer(layer));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
@@ -142,10 +144,12 @@ impl Backprop {
         let turns = loader.turns(options.length_max)?;
         let work = Work::new(&device, &config, options, adapters.plan())?;
         let plan = Plan::new(&device, options.rows_max)?;
+        let (launches, blas) = (Launches::find(&device)?, Blas::open(&device)?);
         device.wait()?;
+        let bytes = free.saturating_sub(device.free()?);
         Ok(Self {
-            launches: Launches::find(&device)?,
-            blas: Blas::open(&device)?,
+            launches,
+            blas,
             scale: adapters.scale() as f32,
             dropout: adapters.plan().dropout,
             config,
@@ -157,7 +161,13 @@ impl Backprop {
             turns,
             plan,
             work,
+            bytes,
         })
+    }
+
+    /// Bytes of the GPU's memory that the model and its largest batch take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes over what the adapters are now. The gradients begin at nothing.
