@@ -41,14 +41,21 @@ static __device__ float4 scaled(const float4 &four, float factor, const float4 &
 }
 
 // What weights and rows came to: sums (rows, columns). Weights of 8 bits have a scale for each column, and the rows that
-// they were multiplied with one each. What there is none of is null.
+// they were multiplied with one each. What there is none of is null. Sums of integers are integers, of as many bits.
 struct Product {
   const float *sums, *bias, *row_scales, *column_scales;
+  bool integers;
 };
 
 // Four neighbouring numbers of what a product comes to.
 static __device__ float4 result(const Product &of, u32 row, u32 columns, u32 column) {
   float4 value = *reinterpret_cast<const float4 *>(of.sums + (size_t)row * columns + column);
+  if (of.integers) {
+    value.x = (float)__float_as_int(value.x);
+    value.y = (float)__float_as_int(value.y);
+    value.z = (float)__float_as_int(value.z);
+    value.w = (float)__float_as_int(value.w);
+  }
   if (of.column_scales) {
     const float scale = of.row_scales[row];
     const float4 scales = *reinterpret_cast<const float4 *>(of.column_scales + column);
@@ -73,12 +80,18 @@ static const u32 NARROW = 4, WIDE = 8;
 // Where a thread's numbers begin the `nth` time.
 static __device__ u32 place_of(u32 nth) { return (nth * blockDim.x + threadIdx.x) * 4; }
 
-// Writes the row that a block keeps: in 16 bits, or, where rows have scales, in 8, so that its greatest number is the
-// greatest that 8 bits hold.
+// The nearest number of 8 bits. Not-a-number is 0 among integers, which have none.
+static __device__ u32 byte_of(float value, Format format) {
+  return format == INT8 ? (u32)__float2int_rn(value) & 0xff : to_float8(value);
+}
+
+// Writes the row that a block keeps: in 16 bits, or in 8, with a scale, so that its greatest number is the greatest that
+// 8 bits hold.
 template <u32 TIMES>
-static __device__ void write_row(void *rows, float *scales, const float4 (&kept)[TIMES], u32 row, u32 width) {
+static __device__ void write_row(void *rows, float *scales, Format format, const float4 (&kept)[TIMES], u32 row, u32 width) {
   float factor = 1.0f;
-  if (scales) {
+  if (format != BF16) {
+    const float greatest = format == INT8 ? INT8_MOST : FLOAT8_MOST;
     float most = 0.0f;
 #pragma unroll
     for (u32 nth = 0; nth < TIMES; nth++)
@@ -88,8 +101,8 @@ static __device__ void write_row(void *rows, float *scales, const float4 (&kept)
       }
     most = block_max(most);
     // A row of nothing stays that.
-    factor = most > 0.0f ? FLOAT8_MOST / most : 0.0f;
-    if (threadIdx.x == 0) scales[row] = most / FLOAT8_MOST;
+    factor = most > 0.0f ? greatest / most : 0.0f;
+    if (threadIdx.x == 0) scales[row] = most / greatest;
   }
 #pragma unroll
   for (u32 nth = 0; nth < TIMES; nth++) {
@@ -97,9 +110,9 @@ static __device__ void write_row(void *rows, float *scales, const float4 (&kept)
     if (i >= width) continue;
     const float4 &four = kept[nth];
     const size_t at = (size_t)row * width + i;
-    if (scales) {
-      static_cast<u32 *>(rows)[at / 4] = to_float8(four.x * factor) | to_float8(four.y * factor) << 8 |
-                                         to_float8(four.z * factor) << 16 | to_float8(four.w * factor) << 24;
+    if (format != BF16) {
+      static_cast<u32 *>(rows)[at / 4] = byte_of(four.x * factor, format) | byte_of(four.y * factor, format) << 8 |
+                                         byte_of(four.z * factor, format) << 16 | byte_of(four.w * factor, format) << 24;
     } else {
       uint2 pairs;
       pairs.x = pair_of(four.x, four.y);
@@ -152,7 +165,8 @@ static __device__ float norm_of(float4 (&kept)[NARROW], const float *stream, con
 // stream += delta; normed = stream / rms(stream) * scale. Grid: rows, of at most 16 times as many numbers as a block
 // has threads.
 extern "C" __global__ void __launch_bounds__(NORM_THREADS)
-    add_norm(void *normed, float *scales, float *stream, Product delta, const float *scale, float epsilon, u32 width) {
+    add_norm(void *normed, float *scales, Format format, float *stream, Product delta, const float *scale, float epsilon,
+             u32 width) {
   let_next_begin();
   // The scale is there before the row is.
   float4 scales_of[NARROW];
@@ -168,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS)
     if (delta.sums) *reinterpret_cast<float4 *>(stream + (size_t)blockIdx.x * width + i) = four;
     four = scaled(four, factor, scales_of[nth]);
   }
-  write_row(normed, scales, kept, blockIdx.x, width);
+  write_row(normed, scales, format, kept, blockIdx.x, width);
 }
 
 // The same of the rows that something is wanted of; the stream stays as it is. Grid: wanted rows.
@@ -186,12 +200,12 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS)
     kept[nth] = scaled(kept[nth], factor, *reinterpret_cast<const float4 *>(scale + i));
     *reinterpret_cast<float4 *>(exact + (size_t)blockIdx.x * width + i) = kept[nth];
   }
-  write_row(normed, nullptr, kept, blockIdx.x, width);
+  write_row(normed, nullptr, BF16, kept, blockIdx.x, width);
 }
 
 // Rows of 16 bits in 8. Grid: rows, of at most 32 times as many numbers as a block has threads.
 extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
-    quantize(u32 *bytes, float *scales, const bf16 *rows, u32 width) {
+    quantize(u32 *bytes, float *scales, Format format, const bf16 *rows, u32 width) {
   let_next_begin();
   wait_for_last();
   float4 kept[WIDE];
@@ -199,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
     const bf16 *from = rows + (size_t)blockIdx.x * width + i;
     return float4{__bfloat162float(from[0]), __bfloat162float(from[1]), __bfloat162float(from[2]), __bfloat162float(from[3])};
   });
-  write_row(bytes, scales, kept, blockIdx.x, width);
+  write_row(bytes, scales, format, kept, blockIdx.x, width);
 }
 
 // The logit of one token for one picked row: pairs are (picked row, token). A warp a pair.
@@ -287,7 +301,7 @@ extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, 
 // activated = silu(gate) * up, of gates_ups (rows, 2 width), gates first. Grid: rows, of at most 32 times as many
 // numbers as a block has threads.
 extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
-    silu_mul(void *activated, float *scales, Product gates_ups, u32 width) {
+    silu_mul(void *activated, float *scales, Format format, Product gates_ups, u32 width) {
   let_next_begin();
   wait_for_last();
   float4 kept[WIDE];
@@ -296,7 +310,7 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
     const float4 up = result(gates_ups, blockIdx.x, 2 * width, width + i);
     return float4{gated(gate.x, up.x), gated(gate.y, up.y), gated(gate.z, up.z), gated(gate.w, up.w)};
   });
-  write_row(activated, scales, kept, blockIdx.x, width);
+  write_row(activated, scales, format, kept, blockIdx.x, width);
 }
 
 #include "backprop.h"

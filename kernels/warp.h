@@ -17,8 +17,12 @@
 
 typedef unsigned int u32;
 
-// The greatest number of 8 bits: four of an exponent and three behind the point (E4M3).
-static const float FLOAT8_MOST = 448.0f;
+// How weights, and the rows that they are multiplied with, are kept: in 16 bits, or in 8, as floating-point numbers of
+// four bits of an exponent and three behind the point (E4M3), or as integers.
+enum Format : u32 { BF16, FLOAT8, INT8 };
+
+// The greatest numbers of 8 bits. Integers have one more below zero, which nothing is brought to.
+static const float FLOAT8_MOST = 448.0f, INT8_MOST = 127.0f;
 
 #ifndef EMULATED
 // To the nearest number of 8 bits, or the greatest.

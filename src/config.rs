@@ -118,9 +118,9 @@ pub enum Quantize {
     F32,
     /// 16 bits.
     Bf16,
-    /// 8 bits, with a scale for each 32.
-    #[serde(rename = "q8_0")]
-    #[value(name = "q8_0")]
+    /// 8 bits, with a scale for each 32 on a processor, and for each row on a GPU; `int8` says the same.
+    #[serde(rename = "q8_0", alias = "int8")]
+    #[value(name = "q8_0", alias = "int8")]
     Q8_0,
     /// 4 bits.
     #[serde(rename = "q4_k")]

@@ -22,7 +22,7 @@ use raisonne::engine::{
     Failure, Generate, Limits, Place, Read, Reply, Runner, RunnerError, Sampling, Span, Step,
     Wanted, Weigh, What, Work,
 };
-use raisonne::nn::cuda;
+use raisonne::nn::cuda::{self, Format};
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
 use raisonne::telemetry::Metrics;
@@ -70,7 +70,14 @@ fn fixture(name: &str) -> PathBuf {
 
 fn options(decodes_max: usize) -> cuda::Options {
     let (pages, rows_max, context_tokens_max) = (PAGES, ROWS_MAX, CONTEXT);
-    cuda::Options { ordinal: 0, pages, rows_max, context_tokens_max, decodes_max, float8: false }
+    cuda::Options {
+        ordinal: 0,
+        pages,
+        rows_max,
+        context_tokens_max,
+        decodes_max,
+        format: Format::Bf16,
+    }
 }
 
 /// The model, with graphs of steps with up to so many texts.
@@ -182,31 +189,37 @@ fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
 
 #[test]
 fn weights_of_eight_bits_say_almost_the_same() {
-    /// How far they may be from f32: each number has three bits behind the point. An H200 was .124 off.
-    const FAR: f32 = 0.2;
     let _device = device();
-    for model in MODELS {
-        let step = || {
-            let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
-            // Of few rows as well.
-            steps.span(&tokens(5, 1), 0, 8, false).read(What::Hidden)
-        };
-        let exact = step().run(&mut on_processor(model, Precision::F32));
-        let halves = step().run(&mut on_gpu(model));
-        let checkpoint = Checkpoint::open(&fixture(model)).unwrap();
-        let short = cuda::Options { float8: true, ..options(2) };
-        let mut runner = CudaRunner::load(&checkpoint, short).unwrap();
-        let found = step().run(&mut runner);
-        let (found, halves) = (error(&found, &exact), error(&halves, &exact));
-        assert!(found < FAR && found > halves, "{model}: {found} off, and bf16 {halves}");
-        // In any company, and token by token.
-        let text = tokens(20, 2);
-        let whole = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
-        let whole = whole.run(&mut runner);
-        Steps::default().span(&text[..19], 0, 8, false).run(&mut runner);
-        let last = Steps::default().span(&text[19..], 19, 8, false).read(What::Vocabulary);
-        assert_eq!(whole, last.run(&mut runner), "{model}");
+    // How far they may be from f32: floating-point numbers have three bits behind the point, and an H200 was .124 off.
+    for (format, far) in [(Format::Float8, 0.2), (Format::Int8, 0.06)] {
+        for model in MODELS {
+            say_almost_the_same(model, format, far);
+        }
     }
+}
+
+fn say_almost_the_same(model: &str, format: Format, far: f32) {
+    let step = || {
+        let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
+        // Of few rows as well.
+        steps.span(&tokens(5, 1), 0, 8, false).read(What::Hidden)
+    };
+    let exact = step().run(&mut on_processor(model, Precision::F32));
+    let halves = step().run(&mut on_gpu(model));
+    let checkpoint = Checkpoint::open(&fixture(model)).unwrap();
+    let short = cuda::Options { format, ..options(2) };
+    let mut runner = CudaRunner::load(&checkpoint, short).unwrap();
+    let found = step().run(&mut runner);
+    let (found, halves) = (error(&found, &exact), error(&halves, &exact));
+    assert!(found < far && found > halves, "{model}, {format:?}: {found} off, and bf16 {halves}");
+    // In any company, and token by token, which is a graph.
+    let text = tokens(20, 2);
+    let whole = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+    let whole = whole.run(&mut runner);
+    let company = Steps::default().span(&tokens(9, 4), 0, 16, false);
+    company.span(&text[..19], 0, 8, false).run(&mut runner);
+    let last = Steps::default().span(&text[19..], 19, 8, false).read(What::Vocabulary);
+    assert_eq!(whole, last.run(&mut runner), "{model}, {format:?}");
 }
 
 #[test]

@@ -59,24 +59,52 @@ double rms(const std::vector<double> &row, double epsilon) {
   return 1.0 / std::sqrt(squares / (double)row.size() + epsilon);
 }
 
-// Rows of 8 bits, and what each is multiplied by, as numbers.
-std::vector<double> lengthened(const std::vector<u32> &bytes, const std::vector<float> &scales, size_t width) {
-  std::vector<double> values(bytes.size() * 4);
-  for (size_t i = 0; i < values.size(); i++)
-    values[i] = (double)from_float8((uint8_t)(bytes[i / 4] >> i % 4 * 8)) * scales[i / width];
-  return values;
+// Rows of 8 bits, written by `write` with a scale for each, against numbers. A floating-point number is off by a share of
+// itself, and an integer by at most half of what two of its row are apart.
+template <class Write>
+void hold_bytes(const char *name, const std::vector<double> &expected, size_t width, Write write) {
+  for (Format format : {FLOAT8, INT8}) {
+    std::vector<u32> bytes(expected.size() / 4, 0x7f7f7f7f);
+    std::vector<float> scales(expected.size() / width, NOTHING);
+    write(bytes.data(), scales.data(), format);
+    std::vector<double> values;
+    double apart = 0, all = 0;
+    for (size_t row = 0; row < scales.size(); row++) {
+      double most = 0;
+      for (size_t i = row * width; i < (row + 1) * width; i++) {
+        const uint8_t byte = (uint8_t)(bytes[i / 4] >> i % 4 * 8);
+        values.push_back((format == INT8 ? (double)(int8_t)byte : from_float8(byte)) * scales[row]);
+        most = std::max(most, std::abs(expected[i]));
+        all += expected[i] * expected[i];
+      }
+      apart += std::pow(most / 127, 2) * (double)width;
+    }
+    const bool integers = format == INT8;
+    hold((name + std::string(integers ? ", in integers" : ", in 8 bits")).c_str(), values, expected, integers ? std::sqrt(apart / all) / 2 : EIGHTH);
+  }
 }
 
-// Numbers, some of them with scales of rows and columns, and what they stand for with a bias.
+// Numbers, some of them with scales of rows and columns, and what they stand for with a bias. Integers are of as many bits.
 struct Sums {
   std::vector<float> sums, bias, row_scales, column_scales;
   std::vector<double> values;
+  bool integers;
 
-  Sums(u32 rows, u32 columns) : sums(floats(rows * columns)), bias(floats(columns)), row_scales(floats(rows)), column_scales(floats(columns)) {
+  Sums(u32 rows, u32 columns, bool integers = false)
+      : sums(floats(rows * columns)), bias(floats(columns)), row_scales(floats(rows)), column_scales(floats(columns)), integers(integers) {
     for (u32 row = 0; row < rows; row++)
-      for (u32 i = 0; i < columns; i++) values.push_back((double)sums[row * columns + i] * row_scales[row] * column_scales[i] + bias[i]);
+      for (u32 i = 0; i < columns; i++) {
+        float &sum = sums[row * columns + i];
+        double value = sum;
+        if (integers) {
+          const int whole = (int)(sum * 1000.0f);
+          value = whole;
+          memcpy(&sum, &whole, sizeof whole);
+        }
+        values.push_back(value * row_scales[row] * column_scales[i] + bias[i]);
+      }
   }
-  Product product() const { return {sums.data(), bias.data(), row_scales.data(), column_scales.data()}; }
+  Product product() const { return {sums.data(), bias.data(), row_scales.data(), column_scales.data(), integers}; }
 };
 
 void norms() {
@@ -100,24 +128,24 @@ void norms() {
   });
   hold("pick", halves_out, picked, HALF);
   hold("pick, exact", exact, picked, EXACT);
-  std::vector<u32> bytes(rows * width / 4, 0x7f7f7f7f);
-  std::vector<float> scales(rows, NOTHING);
   const auto before = stream;
-  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
-    add_norm(bytes.data(), scales.data(), stream.data(), delta.product(), scale.data(), epsilon, width);
+  hold_bytes("add_norm", normed, width, [&](u32 *bytes, float *scales, Format format) {
+    stream = before;
+    emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
+      add_norm(bytes, scales, format, stream.data(), delta.product(), scale.data(), epsilon, width);
+    });
   });
-  hold("add_norm, in 8 bits", lengthened(bytes, scales, width), normed, EIGHTH);
   hold("add_norm, stream", stream, sums, EXACT);
   stream = before;
   auto out = unwritten(rows * width);
   emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
-    add_norm(out.data(), nullptr, stream.data(), delta.product(), scale.data(), epsilon, width);
+    add_norm(out.data(), nullptr, BF16, stream.data(), delta.product(), scale.data(), epsilon, width);
   });
   hold("add_norm", out, normed, HALF);
   // What is in the stream already is only normed.
   out = unwritten(rows * width);
   emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
-    add_norm(out.data(), nullptr, stream.data(), Product{}, scale.data(), epsilon, width);
+    add_norm(out.data(), nullptr, BF16, stream.data(), Product{}, scale.data(), epsilon, width);
   });
   hold("add_norm, of nothing more", out, normed, HALF);
 }
@@ -130,10 +158,9 @@ void quantized() {
   from[2 * width + 7] = __float2bfloat16(-30.0f);
   std::vector<double> expected;
   for (bf16 value : from) expected.push_back(number(value));
-  std::vector<u32> bytes(rows * width / 4, 0x7f7f7f7f);
-  std::vector<float> scales(rows, NOTHING);
-  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { quantize(bytes.data(), scales.data(), from.data(), width); });
-  hold("quantize", lengthened(bytes, scales, width), expected, EIGHTH);
+  hold_bytes("quantize", expected, width, [&](u32 *bytes, float *scales, Format format) {
+    emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { quantize(bytes, scales, format, from.data(), width); });
+  });
 }
 
 // Few rows of any number, weights that end within a step, and more steps than are begun ahead.
@@ -175,7 +202,7 @@ void few_gates() {
   }, few_shared(FEW_AHEAD));
   auto expected = unwritten(FEW_ROWS * outputs / 2), found = expected;
   emulated::launch({FEW_ROWS, 1, 1}, {64, 1, 1}, [&] {
-    silu_mul(expected.data(), nullptr, {sums.data(), bias.data(), nullptr, nullptr}, outputs / 2);
+    silu_mul(expected.data(), nullptr, BF16, {sums.data(), bias.data(), nullptr, nullptr, false}, outputs / 2);
   });
   emulated::launch({outputs / 16, 1, 1}, {WARP, 1, 1}, [&] {
     gate_few(found.data(), inputs.data(), weights.data(), FEW_ROWS, outputs, width, bias.data());
@@ -262,20 +289,22 @@ void tables() {
 
 void gates() {
   const u32 rows = 2, width = 580;
-  const Sums both(rows, 2 * width);
-  std::vector<double> expected;
-  for (u32 row = 0; row < rows; row++)
-    for (u32 i = 0; i < width; i++) {
-      const double gate = both.values[row * 2 * width + i], up = both.values[(row * 2 + 1) * width + i];
-      expected.push_back(gate / (1 + std::exp(-gate)) * up);
-    }
-  auto out = unwritten(rows * width);
-  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(out.data(), nullptr, both.product(), width); });
-  hold("silu_mul", out, expected, HALF);
-  std::vector<u32> bytes(rows * width / 4, 0x7f7f7f7f);
-  std::vector<float> scales(rows, NOTHING);
-  emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(bytes.data(), scales.data(), both.product(), width); });
-  hold("silu_mul, in 8 bits", lengthened(bytes, scales, width), expected, EIGHTH);
+  for (bool integers : {false, true}) {
+    const char *name = integers ? "silu_mul, of integers" : "silu_mul";
+    const Sums both(rows, 2 * width, integers);
+    std::vector<double> expected;
+    for (u32 row = 0; row < rows; row++)
+      for (u32 i = 0; i < width; i++) {
+        const double gate = both.values[row * 2 * width + i], up = both.values[(row * 2 + 1) * width + i];
+        expected.push_back(gate / (1 + std::exp(-gate)) * up);
+      }
+    auto out = unwritten(rows * width);
+    emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(out.data(), nullptr, BF16, both.product(), width); });
+    hold(name, out, expected, HALF);
+    hold_bytes(name, expected, width, [&](u32 *bytes, float *scales, Format format) {
+      emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(bytes, scales, format, both.product(), width); });
+    });
+  }
 }
 
 // Texts whose pages lie anywhere, and what each of their rows is told.

@@ -63,6 +63,15 @@ static inline __nv_bfloat16 __float2bfloat16(float value) {
   return {(uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+// To the nearest, ties to even; not-a-number to zero.
+static inline int __float2int_rn(float value) { return value == value ? (int)lrintf(value) : 0; }
+
+static inline int __float_as_int(float value) {
+  int bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
 static inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
 static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 static inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }

@@ -286,9 +286,9 @@ struct Layout {
   int64_t apart = 0;
 };
 
-// Whether a product turns its left side, and its right one.
-struct Turned {
-  int left = 0, right = 0;
+// Which sides a product turns, what sums are added up in, and what their factors are.
+struct Description {
+  int left, right, adds, factors;
 };
 
 // A kernel of cuBLAS: in how many parts it cuts a sum.
@@ -305,13 +305,12 @@ struct Offer {
 
 int cublasLtCreate(void **handle) { *handle = (void *)4; return FINE; }
 int cublasLtDestroy(void *) { return FINE; }
-int cublasLtMatmulDescCreate(void **what, int, int) { *what = new Turned; return FINE; }
-int cublasLtMatmulDescDestroy(void *what) { delete static_cast<Turned *>(what); return FINE; }
-int cublasLtMatmulDescSetAttribute(void *what, int attribute, const void *value, size_t bytes) {
+int cublasLtMatmulDescCreate(Description **what, int adds, int factors) { *what = new Description{0, 0, adds, factors}; return FINE; }
+int cublasLtMatmulDescDestroy(Description *what) { delete what; return FINE; }
+int cublasLtMatmulDescSetAttribute(Description *what, int attribute, const void *value, size_t bytes) {
   const int OF_THE_LEFT = 3, OF_THE_RIGHT = 4, UNSUPPORTED = 15;
   if ((attribute != OF_THE_LEFT && attribute != OF_THE_RIGHT) || bytes != sizeof(int)) return UNSUPPORTED;
-  Turned &turned = *static_cast<Turned *>(what);
-  (attribute == OF_THE_LEFT ? turned.left : turned.right) = *static_cast<const int *>(value);
+  (attribute == OF_THE_LEFT ? what->left : what->right) = *static_cast<const int *>(value);
   return FINE;
 }
 int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t columns, int64_t leading) {
@@ -347,43 +346,56 @@ int cublasLtMatmulAlgoCheck(void *, void *, void *, void *, void *, void *, cons
   return FINE;
 }
 
-// D = alpha op(A) op(B) + beta C, in columns: bf16 or E4M3 into f32 or bf16.
-int cublasLtMatmul(void *, void *what, const void *alpha, const void *a, const Layout *of_a, const void *b, const Layout *of_b,
-                   const void *beta, const void *c, const Layout *of_c, void *d, const Layout *of_d, const Algorithm *algorithm,
-                   void *, size_t, void *) {
-  const int F32 = 0, BF16 = 14, FLOAT8 = 28, ALLOC_FAILED = 3, INVALID = 7, EXECUTION_FAILED = 13, UNSUPPORTED = 15;
-  const Turned turned = *static_cast<Turned *>(what);
-  const float factor = *(const float *)alpha, kept = *(const float *)beta;
+// D = alpha op(A) op(B) + beta C, in columns: bf16 or E4M3 into f32 or bf16, or integers of 8 bits into those of 32.
+int cublasLtMatmul(void *, const Description *what, const void *alpha, const void *a, const Layout *of_a, const void *b,
+                   const Layout *of_b, const void *beta, const void *c, const Layout *of_c, void *d, const Layout *of_d,
+                   const Algorithm *algorithm, void *, size_t, void *) {
+  const int F32 = 0, I8 = 3, I32 = 10, HALF = 14, E4M3 = 28, ADDS_F32 = 68, ADDS_I32 = 72;
+  const int ALLOC_FAILED = 3, INVALID = 7, EXECUTION_FAILED = 13, UNSUPPORTED = 15;
+  const Description of = *what;
   const Layout left = *of_a, right = *of_b, out = *of_d, old = *of_c;
-  const size_t m = out.rows, n = out.columns, k = turned.left ? left.rows : left.columns;
-  const bool known = left.type == right.type && (out.type == F32 || out.type == BF16) && old.type == out.type &&
-                     (left.type == BF16 || left.type == FLOAT8);
+  const size_t m = out.rows, n = out.columns, k = of.left ? left.rows : left.columns;
+  const bool integers = left.type == I8;
+  const bool adds = of.adds == (integers ? ADDS_I32 : ADDS_F32) && of.factors == (integers ? I32 : F32);
+  const bool known = adds && left.type == right.type && old.type == out.type &&
+                     (integers ? out.type == I32 : (left.type == HALF || left.type == E4M3) && (out.type == F32 || out.type == HALF));
   if (!known) return UNSUPPORTED;
+  const float factor = integers ? (float)*(const int *)alpha : *(const float *)alpha;
+  const float kept = integers ? (float)*(const int *)beta : *(const float *)beta;
+  if (integers && (factor != 1.0f || kept != 0.0f)) return UNSUPPORTED;
   const auto is = [](const Layout &of, size_t rows, size_t columns, bool turned) {
     return of.rows == (turned ? columns : rows) && of.columns == (turned ? rows : columns) && of.leading >= (int64_t)of.rows;
   };
   const bool alike = left.count == out.count && right.count == out.count && old.count == out.count;
-  if (!is(left, m, k, turned.left) || !is(right, k, n, turned.right) || !is(old, m, n, false) || !is(out, m, n, false) || !alike)
+  if (!is(left, m, k, of.left) || !is(right, k, n, of.right) || !is(old, m, n, false) || !is(out, m, n, false) || !alike)
     return INVALID;
-  // Of 8 bits only whole rows, sixteen numbers after the other.
-  if (left.type == FLOAT8 && (!turned.left || turned.right || k % 16 || m % 16)) return UNSUPPORTED;
+  // Of 8 bits only whole rows, so many numbers after the other.
+  const size_t among = left.type == E4M3 ? 16 : integers ? 4 : 1;
+  if (k % among || m % among || (left.type != HALF && (!of.left || of.right))) return UNSUPPORTED;
   const size_t pieces = algorithm ? algorithm->data[0] : 1;
   const int error = launch("cublasLtMatmul", [=] {
     // Sixteen numbers after the other, as a tensor core does.
     const size_t AT_ONCE = 16;
-    const bool halves = left.type == BF16;
-    const auto number_of = [&](const void *of, size_t at) {
-      return halves ? __bfloat162float(((const bf16 *)of)[at]) : from_float8(((const uint8_t *)of)[at]);
+    const auto number_of = [&](const void *of, size_t at) -> float {
+      if (integers) return ((const int8_t *)of)[at];
+      return left.type == HALF ? __bfloat162float(((const bf16 *)of)[at]) : from_float8(((const uint8_t *)of)[at]);
     };
     std::vector<float> ones(k), others(k * m);
     for (int32_t nth = 0; nth < out.count; nth++) {
       for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < k; j++)
-          others[i * k + j] = number_of(a, nth * left.apart + (turned.left ? i * left.leading + j : j * left.leading + i));
+          others[i * k + j] = number_of(a, nth * left.apart + (of.left ? i * left.leading + j : j * left.leading + i));
       for (size_t row = 0; row < n; row++) {
         for (size_t j = 0; j < k; j++)
-          ones[j] = number_of(b, nth * right.apart + (turned.right ? j * right.leading + row : row * right.leading + j));
+          ones[j] = number_of(b, nth * right.apart + (of.right ? j * right.leading + row : row * right.leading + j));
         for (size_t column = 0; column < m; column++) {
+          const size_t at = nth * out.apart + row * out.leading + column;
+          if (integers) {
+            int sum = 0;
+            for (size_t j = 0; j < k; j++) sum += (int)others[column * k + j] * (int)ones[j];
+            ((int *)d)[at] = sum;
+            continue;
+          }
           float sum = 0.0f;
           for (size_t piece = 0; piece < pieces; piece++) {
             float part = 0.0f;
@@ -395,7 +407,6 @@ int cublasLtMatmul(void *, void *what, const void *alpha, const void *a, const L
             }
             sum += part;
           }
-          const size_t at = nth * out.apart + row * out.leading + column;
           sum *= factor;
           if (kept != 0.0f) {
             const size_t before = nth * old.apart + row * old.leading + column;

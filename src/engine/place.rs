@@ -31,7 +31,7 @@ pub enum PlaceError {
     #[error("{0:?} is no device: it must be \"cpu\", \"cuda\" or \"cuda:N\"")]
     Unknown(String),
     /// There are no kernels for these weights on a GPU.
-    #[error("weights are kept as {0}, and a GPU keeps them as bf16 or fp8")]
+    #[error("weights are kept as {0}, and a GPU keeps them as bf16, fp8 or int8")]
     OnGpu(&'static str),
     /// There are none on a processor.
     #[error("weights are kept as {0}, and a processor keeps them as f32, bf16, q8_0 or q4_k")]
@@ -51,7 +51,9 @@ impl Place {
                 Err(PlaceError::OnProcessor(precision.as_str()))
             }
             (Self::Gpu(_), Precision::F32 | Precision::Bf16) => Ok(Precision::Bf16),
-            (Self::Processor, _) | (Self::Gpu(_), Precision::Float8) => Ok(precision),
+            (Self::Processor, _) | (Self::Gpu(_), Precision::Float8 | Precision::Int8) => {
+                Ok(precision)
+            }
             (Self::Gpu(_), _) => Err(PlaceError::OnGpu(precision.as_str())),
         }
     }
@@ -83,15 +85,20 @@ fn gpu(
     options: Options,
     [context_tokens_max, decodes_max]: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
+    use crate::nn::cuda::Format;
     let Options { precision, pages, rows_max, .. } = options;
-    let float8 = precision == Precision::Float8;
+    let format = match precision {
+        Precision::Float8 => Format::Float8,
+        Precision::Int8 => Format::Int8,
+        Precision::F32 | Precision::Bf16 | Precision::Int4 => Format::Bf16,
+    };
     let options = crate::nn::cuda::Options {
         ordinal,
         pages,
         rows_max,
         context_tokens_max,
         decodes_max,
-        float8,
+        format,
     };
     let runner = super::CudaRunner::load(checkpoint, options);
     Ok(Box::new(runner.map_err(|error| RunnerError::Failed(error.into()))?))
@@ -181,10 +188,12 @@ mod tests {
         let gpu = Place::Gpu(0);
         assert_eq!(gpu.precision(Precision::F32), Ok(Precision::Bf16));
         assert_eq!(Place::Processor.precision(Precision::Int4), Ok(Precision::Int4));
-        let refused = gpu.precision(Precision::Int8).unwrap_err();
-        let right = "weights are kept as q8_0, and a GPU keeps them as bf16 or fp8";
+        let refused = gpu.precision(Precision::Int4).unwrap_err();
+        let right = "weights are kept as q4_k, and a GPU keeps them as bf16, fp8 or int8";
         assert_eq!(refused.to_string(), right);
-        assert_eq!(gpu.precision(Precision::Float8), Ok(Precision::Float8));
+        for of_eight in [Precision::Float8, Precision::Int8] {
+            assert_eq!(gpu.precision(of_eight), Ok(of_eight));
+        }
         let refused = Place::Processor.precision(Precision::Float8).unwrap_err();
         assert!(refused.to_string().starts_with("weights are kept as fp8, and a processor"));
     }

@@ -42,9 +42,9 @@ fi
 step "model"
 [ -f "$model/config.json" ] || python3 "$here/peer.py" make "$model" ${TINY:+--tiny}
 step "logits"
-# Weights of 8 bits are a GPU's alone.
+# A processor knows no E4M3, and keeps integers of 8 bits in another way.
 kept=bf16
-[ "$device" = cpu ] || kept="bf16 fp8"
+[ "$device" = cpu ] || kept="bf16 fp8 int8"
 for quantize in $kept; do
   "$scratch/raisonne" bench logits --model "$model" --quantize "$quantize" --device "$device" \
     --tokens "$model/tokens.json" --out "$scratch/$quantize.safetensors"

@@ -364,6 +364,8 @@ pub(super) struct Product {
     pub bias: Address,
     pub row_scales: Address,
     pub column_scales: Address,
+    /// Whether sums are integers.
+    pub integers: bool,
 }
 
 /// Where heads lie: `Heads` of the kernels.

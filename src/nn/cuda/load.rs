@@ -82,7 +82,9 @@ pub(super) fn check(config: &Config, format: Format) -> Result<(), ConfigError> 
     let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
     let (among, supported) = match format {
         Format::Bf16 => (4, "multiples of 4 on a GPU"),
-        Format::Float8 => (16, "multiples of 16 on a GPU, where weights have 8 bits"),
+        Format::Float8 | Format::Int8 => {
+            (16, "multiples of 16 on a GPU, where weights have 8 bits")
+        }
     };
     let widths = [
         ("hidden_size", config.width, WIDTH_MAX, "up to 8,192 on a GPU"),
@@ -192,6 +194,7 @@ impl<'a> Loader<'a> {
         let arguments = [
             Argument::Table(numbers.at(0)),
             Argument::Table(scales.at(0)),
+            Argument::Count(self.format as u32),
             Argument::Table(halves.at(0)),
             Argument::Count(width as u32),
         ];

@@ -5,7 +5,8 @@
 //! says which one is missing. Everything that a pass writes to is taken when the model is loaded; a pass then is a
 //! sequence of launches, or one launch of a graph, after one upload of what the engine planned.
 //!
-//! Weights, keys and values of a decoder, and what goes into products are bf16. The rows between them, and all sums, are f32.
+//! Weights, keys and values of a decoder, and what goes into products are bf16; weights of layers, and what they are multiplied
+//! with, may have 8 bits. The rows between them are f32, and so are all sums, but for those of integers.
 
 mod backprop;
 mod batch;
@@ -24,5 +25,6 @@ pub use backprop::{Backprop, BackpropError, BackpropOptions};
 pub use device::DeviceError;
 pub use load::LoadError;
 pub use model::{Model, Options};
+pub use products::Format;
 pub use rows::{Found, Wanted};
 pub use scorer::{Bounds, Done, Job, ScoreError, Scorer, Tables};

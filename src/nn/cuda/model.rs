@@ -42,8 +42,8 @@ pub struct Options {
     pub context_tokens_max: usize,
     /// Texts that go on at once, at most: passes over a token of each are captured. With 0, none are.
     pub decodes_max: usize,
-    /// Whether the layers' weights are brought into 8 bits (E4M3), with a scale for each row of them.
-    pub float8: bool,
+    /// What the layers' weights are brought into.
+    pub format: Format,
 }
 
 /// A decoder that serves on a GPU.
@@ -105,7 +105,7 @@ impl Model {
     /// Loads a checkpoint.
     pub fn load(checkpoint: &Checkpoint, options: Options) -> Result<Self, LoadError> {
         let config = Arc::new(checkpoint.config().clone());
-        let format = if options.float8 { Format::Float8 } else { Format::Bf16 };
+        let format = options.format;
         check(&config, format)?;
         let device = Device::open(options.ordinal, DECODER)?;
         let products = Products::open(&device)?;

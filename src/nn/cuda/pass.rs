@@ -8,7 +8,7 @@
 use super::device::{Address, Argument, DeviceError, Product, Table};
 use super::load::Weights;
 use super::model::{Model, ROW_THREADS, WARP};
-use super::products::{Operands, Shape};
+use super::products::{Format, Operands, Shape};
 use super::rows::{ACTIVATED, ATTENDED, NORMED, TILE_WARPS, norm_threads, wide_threads};
 use crate::nn::decoder::{Kernels, Linear, Norm};
 use std::mem;
@@ -66,6 +66,7 @@ impl<'a> OnePass<'a> {
         let arguments = [
             Argument::Table(rows.normed.at(0)),
             Argument::Table(rows.scales(NORMED)),
+            Argument::Count(rows.format as u32),
             Argument::Table(rows.stream.at(0)),
             Argument::Product(mem::take(&mut self.pending)),
             Argument::Table(scale),
@@ -170,6 +171,7 @@ impl<'a> OnePass<'a> {
         let arguments = [
             Argument::Table(bytes.at(0)),
             Argument::Table(rows.scales(ATTENDED)),
+            Argument::Count(rows.format as u32),
             Argument::Table(rows.attended.at(0)),
             Argument::Count(width as u32),
         ];
@@ -191,6 +193,7 @@ impl<'a> OnePass<'a> {
             bias: Table::address(weights.bias.as_ref()),
             row_scales,
             column_scales: Table::address(weights.scales.as_ref()),
+            integers: shape.format == Format::Int8,
         };
         match out {
             At::Delta => self.pending = product,
@@ -316,6 +319,7 @@ impl Kernels for OnePass<'_> {
         let arguments = [
             Argument::Table(rows.activated.at(0)),
             Argument::Table(rows.scales(ACTIVATED)),
+            Argument::Count(rows.format as u32),
             Argument::Product(self.gates_ups),
             Argument::Count(config.mlp_width as u32),
         ];

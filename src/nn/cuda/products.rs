@@ -4,7 +4,7 @@
 //! (of bf16; more of 8 bits), whatever the rows beside it and the kernel's tile. Kernels that cut sums in parts and add those
 //! up are not used, so what a row comes to does not depend on its company. That is looked at when a model is loaded,
 //! not believed: of the kernels that cuBLAS offers for so many rows, the fastest serves whose sums have the bits of
-//! the others'.
+//! the others'. Sums of integers are exact, and the same however they are added up.
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
@@ -46,12 +46,17 @@ pub(super) struct Products {
     gate_few: Kernel,
 }
 
-/// How weights, and the rows that they are multiplied with, lie on a device.
+/// How the layers' weights, and the rows that they are multiplied with, lie on a device: `Format` of the kernels. Those
+/// of 8 bits have a scale for each row, so that its greatest number is the greatest that 8 bits hold.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
+    /// 16 bits.
     Bf16,
-    /// E4M3.
+    /// 8 bits of a floating-point number (E4M3).
     Float8,
+    /// 8 bits of an integer. Sums are integers of 32 bits: those of the widest rows, 32,768 times 127 times 127, fit in.
+    Int8,
 }
 
 /// Products with weights of one shape.
@@ -66,6 +71,8 @@ pub(super) struct Shape {
 
 /// What cuBLAS is told of a product; gone when it was told.
 struct Told {
+    /// The bits of the factor that sums have.
+    one: u32,
     what: blas::cublasLtMatmulDesc_t,
     weights: blas::cublasLtMatrixLayout_t,
     inputs: blas::cublasLtMatrixLayout_t,
@@ -87,7 +94,7 @@ impl Format {
     pub fn bytes(self) -> usize {
         match self {
             Self::Bf16 => size_of::<bf16>(),
-            Self::Float8 => 1,
+            Self::Float8 | Self::Int8 => 1,
         }
     }
 
@@ -95,6 +102,17 @@ impl Format {
         match self {
             Self::Bf16 => blas::cudaDataType::CUDA_R_16BF,
             Self::Float8 => blas::cudaDataType::CUDA_R_8F_E4M3,
+            Self::Int8 => blas::cudaDataType::CUDA_R_8I,
+        }
+    }
+
+    /// What sums are added up in, what they are, and the bits of a factor of one.
+    fn sums(self) -> (blas::cublasComputeType_t, blas::cudaDataType, u32) {
+        use blas::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32I};
+        use blas::cudaDataType::{CUDA_R_32F, CUDA_R_32I};
+        match self {
+            Self::Bf16 | Self::Float8 => (CUBLAS_COMPUTE_32F, CUDA_R_32F, 1.0_f32.to_bits()),
+            Self::Int8 => (CUBLAS_COMPUTE_32I, CUDA_R_32I, 1),
         }
     }
 
@@ -113,6 +131,7 @@ impl Format {
             }
             // All but the largest, among which is not-a-number.
             Self::Float8 => (0..count).map(|_| next() as u8 & 0xb7).collect(),
+            Self::Int8 => (0..count).map(|_| next() as u8).collect(),
         }
     }
 }
@@ -148,7 +167,7 @@ impl Products {
         Ok(Self { handle, stream, workspace, few, gate_few })
     }
 
-    /// `sums (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, in f32.
+    /// `sums (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, in f32, or of integers in i32.
     ///
     /// # Safety
     ///
@@ -230,7 +249,8 @@ impl Products {
         operands: Operands,
         kernel: *const blas::cublasLtMatmulAlgo_t,
     ) -> Result<(), DeviceError> {
-        let (one, zero) = (1.0_f32, 0.0_f32);
+        // Zero has the same bits as a floating-point number and as an integer.
+        let (one, zero) = (told.one, 0_u32);
         let Operands { sums, inputs, weights } = operands;
         let sums = sums as *mut c_void;
         // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because they lie
@@ -270,13 +290,14 @@ impl Products {
         let sample = shape.format.sample(rows_max * shape.width);
         let mut inputs = device.zeroed::<u8>(sample.len())?;
         device.write(&mut inputs, 0, &sample)?;
-        let sums = device.zeroed::<f32>(rows_max * shape.outputs)?;
+        // Sums are compared bit by bit, whether they are floating-point numbers or integers.
+        let sums = device.zeroed::<u32>(rows_max * shape.outputs)?;
         let mut right = None;
         if shape.is_few(1) {
             let at = Operands { sums: sums.at(0), inputs: inputs.at(0), weights: weights[0] };
             // SAFETY: there are an input and room for its sums; the caller's weights have this shape.
             unsafe { self.launch_few(device, shape, at, None, 1)? };
-            let mut found = vec![0.0_f32; shape.outputs];
+            let mut found = vec![0; shape.outputs];
             device.read(&sums, &mut found)?;
             device.wait()?;
             right = Some(found);
@@ -296,11 +317,10 @@ impl Products {
                 let run =
                     |index: usize| unsafe { self.launch(&told, at(index), &raw const kernel) };
                 run(0)?;
-                let mut found = vec![0.0_f32; shape.outputs];
+                let mut found = vec![0; shape.outputs];
                 device.read(&sums, &mut found)?;
                 device.wait()?;
-                let right = right.get_or_insert_with(|| found.clone());
-                let same = found.iter().zip(right).all(|(a, b)| a.to_bits() == b.to_bits());
+                let same = found == *right.get_or_insert_with(|| found.clone());
                 let begun = Instant::now();
                 (0..TIMES).try_for_each(run)?;
                 device.wait()?;
@@ -440,14 +460,14 @@ fn buckets(rows_max: usize) -> impl Iterator<Item = usize> {
 impl Told {
     fn of(shape: &Shape, rows: usize) -> Result<Self, DeviceError> {
         use blas::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        use blas::cudaDataType::CUDA_R_32F;
         // `CUBLAS_OP_T`, which these bindings have no name for.
         let transposed: c_int = 1;
         let told = || -> Result<Self, lt::CublasError> {
             let (outputs, width, rows) = (shape.outputs as u64, shape.width as u64, rows as u64);
-            let exact = blas::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+            let (exact, of_sums, one) = shape.format.sums();
             let mut told = Self {
-                what: lt::create_matmul_desc(exact, CUDA_R_32F)?,
+                one,
+                what: lt::create_matmul_desc(exact, of_sums)?,
                 weights: ptr::null_mut(),
                 inputs: ptr::null_mut(),
                 sums: ptr::null_mut(),
@@ -466,7 +486,7 @@ impl Told {
             let name = shape.format.name();
             told.weights = lt::create_matrix_layout(name, width, outputs, width as i64)?;
             told.inputs = lt::create_matrix_layout(name, width, rows, width as i64)?;
-            told.sums = lt::create_matrix_layout(CUDA_R_32F, outputs, rows, outputs as i64)?;
+            told.sums = lt::create_matrix_layout(of_sums, outputs, rows, outputs as i64)?;
             Ok(told)
         };
         told().map_err(DeviceError::blas("hear of a product"))

@@ -61,6 +61,8 @@ pub(super) struct Room {
 /// What a pass writes to.
 #[derive(Debug)]
 pub(super) struct Rows {
+    /// How rows lie that weights are multiplied with.
+    pub format: Format,
     pub stream: Table<f32>,
     /// What the last product came to, to be added to the stream.
     pub delta: Table<f32>,
@@ -249,11 +251,12 @@ impl Rows {
     ) -> Result<Self, DeviceError> {
         let rows = room.rows;
         let bytes = |width: usize| device.zeroed(rows * width * format.bytes());
-        let is_short = format == Format::Float8;
+        let is_short = format != Format::Bf16;
         let scales = || Ok([device.zeroed(rows)?, device.zeroed(rows)?, device.zeroed(rows)?]);
         let heads = config.heads * config.head_dim;
         let all = heads + 2 * config.kv_heads * config.head_dim;
         Ok(Self {
+            format,
             stream: device.zeroed(rows * config.width)?,
             delta: device.zeroed(rows * config.width)?,
             normed: bytes(config.width)?,

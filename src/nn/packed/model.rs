@@ -23,7 +23,8 @@ pub enum Precision {
     F32,
     /// 16 bits; keys and values as well.
     Bf16,
-    /// 8 bits with a scale for each 32; keys and values in 16 bits.
+    /// 8 bits with a scale for each 32; keys and values in 16 bits. On a GPU with a scale for each row of a matrix, and
+    /// each row that it is multiplied with, and the unembedding in 16 bits.
     Int8,
     /// 4 bits, by candle's products of `Q4_K`; keys and values in 16 bits. A matrix that a GGUF file
     /// holds in other blocks is multiplied as it is.
@@ -160,7 +161,7 @@ impl Precision {
         match self {
             Self::F32 => 32.0,
             Self::Bf16 => 16.0,
-            // A scale of 16 bits for each 32.
+            // A scale of 16 bits for each 32; on a GPU less, but for the unembedding.
             Self::Int8 => 8.5,
             // A block of 256 takes 144 bytes.
             Self::Int4 => 4.5,
