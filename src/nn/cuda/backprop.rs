@@ -18,6 +18,7 @@ mod work;
 use super::blas::{Blas, Matrix, Sizes};
 use super::device::{Address, Argument, DECODER, Device, DeviceError, Kernel, Table};
 use super::load::check;
+use super::products::Format;
 use super::rows::norm_threads;
 use crate::nn::Aims;
 use crate::nn::decoder::{Adapters, Batch, Config, ConfigError, Model};
@@ -133,7 +134,7 @@ impl Backprop {
     /// Brings a model onto a GPU, and takes the memory that its largest batch needs.
     pub fn load(model: &Model, options: BackpropOptions) -> Result<Self, BackpropError> {
         let config = model.config.clone();
-        check(&config, super::products::Format::Bf16)?;
+        check(&config, Format::Bf16)?;
         let adapters = model.adapters.as_ref().ok_or(BackpropError::NoAdapters)?;
         let device = Device::open(options.ordinal, DECODER)?;
         let free = device.free()?;

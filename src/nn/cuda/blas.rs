@@ -5,7 +5,6 @@
 use super::device::{Address, Device, DeviceError, Table};
 use cudarc::cublaslt::{result as lt, sys as blas};
 use cudarc::driver::CudaStream;
-use half::bf16;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -25,20 +24,23 @@ pub(super) struct Blas {
     workspace: Table<u8>,
 }
 
-/// How the numbers of a matrix lie.
+/// What the numbers of a matrix are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum Numbers {
     F32,
+    /// Sums of integers.
+    I32,
     Bf16,
     /// E4M3.
     Float8,
+    Int8,
 }
 
 /// A matrix on a device, of rows that lie one after the other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Matrix {
     pub at: Address,
-    pub format: Format,
+    pub numbers: Numbers,
     /// Numbers from where a row begins to where the next one does.
     pub pitch: usize,
     /// Whether its columns are meant as rows.
@@ -59,6 +61,8 @@ pub(super) struct Sizes {
 /// What cuBLAS is told of a product; gone when it was told.
 #[derive(Debug)]
 pub(super) struct Told {
+    /// What its sums are, and so what their factors are.
+    sums_are: Numbers,
     pub what: blas::cublasLtMatmulDesc_t,
     /// cuBLAS thinks in columns, so the right side of a product in rows is its left one.
     pub left: blas::cublasLtMatrixLayout_t,
@@ -75,23 +79,41 @@ pub(super) struct Operands {
     pub old: Address,
 }
 
-// === impl Format ===
+// === impl Numbers ===
 
-impl Format {
+impl Numbers {
     /// Bytes of a number.
     pub fn bytes(self) -> usize {
         match self {
-            Self::F32 => size_of::<f32>(),
-            Self::Bf16 => size_of::<bf16>(),
-            Self::Float8 => 1,
+            Self::F32 | Self::I32 => 4,
+            Self::Bf16 => 2,
+            Self::Float8 | Self::Int8 => 1,
         }
     }
 
     fn name(self) -> blas::cudaDataType {
         match self {
             Self::F32 => blas::cudaDataType::CUDA_R_32F,
+            Self::I32 => blas::cudaDataType::CUDA_R_32I,
             Self::Bf16 => blas::cudaDataType::CUDA_R_16BF,
             Self::Float8 => blas::cudaDataType::CUDA_R_8F_E4M3,
+            Self::Int8 => blas::cudaDataType::CUDA_R_8I,
+        }
+    }
+
+    /// What such numbers, multiplied, are added up in.
+    fn sums(self) -> (blas::cublasComputeType_t, Self) {
+        match self {
+            Self::Int8 => (blas::cublasComputeType_t::CUBLAS_COMPUTE_32I, Self::I32),
+            _ => (blas::cublasComputeType_t::CUBLAS_COMPUTE_32F, Self::F32),
+        }
+    }
+
+    /// The bits of a factor of sums.
+    fn factor(self, factor: f32) -> u32 {
+        match self {
+            Self::I32 => factor as i32 as u32,
+            _ => factor.to_bits(),
         }
     }
 }
@@ -99,14 +121,19 @@ impl Format {
 // === impl Matrix ===
 
 impl Matrix {
-    /// Numbers of 32 bits, so many in a row.
-    pub fn exact(at: Address, pitch: usize) -> Self {
-        Self { at, format: Format::F32, pitch, turned: false, apart: 0 }
+    /// Rows of so many numbers.
+    pub fn of(numbers: Numbers, at: Address, pitch: usize) -> Self {
+        Self { at, numbers, pitch, turned: false, apart: 0 }
     }
 
-    /// Numbers of 16 bits, so many in a row.
+    /// The same of 32 bits.
+    pub fn exact(at: Address, pitch: usize) -> Self {
+        Self::of(Numbers::F32, at, pitch)
+    }
+
+    /// The same of 16 bits.
     pub fn short(at: Address, pitch: usize) -> Self {
-        Self { format: Format::Bf16, ..Self::exact(at, pitch) }
+        Self::of(Numbers::Bf16, at, pitch)
     }
 
     pub fn turned(self) -> Self {
@@ -119,7 +146,7 @@ impl Matrix {
 
     /// From this number of it on.
     pub fn from(self, number: usize) -> Self {
-        Self { at: self.at + (number * self.format.bytes()) as Address, ..self }
+        Self { at: self.at + (number * self.numbers.bytes()) as Address, ..self }
     }
 }
 
@@ -136,7 +163,8 @@ impl Blas {
         Ok(Self { handle, stream, workspace })
     }
 
-    /// `out = times · left right + kept · old`, where `old` lies as `out` does; sums are in f32.
+    /// `out = times · left right (+ old)`, where `old` lies as `out` does. Sums are in f32, and those of integers are
+    /// integers.
     ///
     /// # Safety
     ///
@@ -170,6 +198,7 @@ impl Blas {
         kernel: *const Algorithm,
     ) -> Result<(), DeviceError> {
         let Operands { sums, left, right, old } = operands;
+        let [times, kept] = [times, kept].map(|factor| told.sums_are.factor(factor));
         // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because they lie
         // with the host.
         let done = unsafe {
@@ -210,9 +239,10 @@ impl Told {
         use blas::cublasLtMatmulDescAttributes_t as Attribute;
         let Sizes { rows, columns, inner, count } = sizes;
         let told = || -> Result<Self, lt::CublasError> {
-            let exact = blas::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+            let (adds, sums_are) = left.numbers.sums();
             let mut told = Self {
-                what: lt::create_matmul_desc(exact, blas::cudaDataType::CUDA_R_32F)?,
+                sums_are,
+                what: lt::create_matmul_desc(adds, sums_are.name())?,
                 left: ptr::null_mut(),
                 right: ptr::null_mut(),
                 sums: ptr::null_mut(),
@@ -247,7 +277,7 @@ fn layout(
     count: usize,
 ) -> Result<blas::cublasLtMatrixLayout_t, lt::CublasError> {
     use blas::cublasLtMatrixLayoutAttribute_t as Attribute;
-    let name = of.format.name();
+    let name = of.numbers.name();
     let layout = lt::create_matrix_layout(name, columns as u64, rows as u64, of.pitch as i64)?;
     if count > 1 {
         let (count, apart) = (count as i32, of.apart as i64);

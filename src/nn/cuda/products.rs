@@ -1,4 +1,4 @@
-//! Products on a device, which are cuBLAS's, but for those of a few rows.
+//! Products of a decoder that serves, which are cuBLAS's, but for those of a few rows.
 //!
 //! A sum that cuBLAS's kernels add up in one piece has the same bits in each of them: sixteen numbers after the other
 //! (of bf16; more of 8 bits), whatever the rows beside it and the kernel's tile. Kernels that cut sums in parts and add those
@@ -8,18 +8,15 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Argument, Device, DeviceError, Kernel, Table};
+use super::blas::{self, Algorithm, Blas, Matrix, Numbers, Sizes, Told, WORKSPACE};
+use super::device::{Address, Argument, Device, DeviceError, Kernel};
 use super::model::WARP;
-use cudarc::cublaslt::{result as lt, sys as blas};
-use cudarc::driver::CudaStream;
+use cudarc::cublaslt::{result as lt, sys};
 use half::bf16;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::ptr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes that cuBLAS may work in: what it wants on Hopper.
-const WORKSPACE: usize = 32 << 20;
 /// Kernels that cuBLAS is asked for, for so many rows of one kind of weights.
 const OFFERS_MAX: usize = 16;
 /// How often each is timed.
@@ -38,10 +35,7 @@ const GATE_FEW_SHARED: usize = 6 * (FEW_OUTPUTS + FEW_ROWS) * FEW_STEP * 2 / 4;
 /// cuBLAS on a device's stream, and the kernels for a few rows.
 #[derive(Debug)]
 pub(super) struct Products {
-    handle: blas::cublasLtHandle_t,
-    /// What it works on, which must not end before it.
-    stream: Arc<CudaStream>,
-    workspace: Table<u8>,
+    blas: Blas,
     few: Kernel,
     gate_few: Kernel,
 }
@@ -66,17 +60,7 @@ pub(super) struct Shape {
     pub width: usize,
     pub format: Format,
     /// For up to so many rows, this kernel of cuBLAS; the fewest first.
-    kernels: Vec<(usize, blas::cublasLtMatmulAlgo_t)>,
-}
-
-/// What cuBLAS is told of a product; gone when it was told.
-struct Told {
-    /// The bits of the factor that sums have.
-    one: u32,
-    what: blas::cublasLtMatmulDesc_t,
-    weights: blas::cublasLtMatrixLayout_t,
-    inputs: blas::cublasLtMatrixLayout_t,
-    sums: blas::cublasLtMatrixLayout_t,
+    kernels: Vec<(usize, Algorithm)>,
 }
 
 /// Where a product's numbers lie.
@@ -98,22 +82,17 @@ impl Format {
         }
     }
 
-    fn name(self) -> blas::cudaDataType {
+    fn numbers(self) -> Numbers {
         match self {
-            Self::Bf16 => blas::cudaDataType::CUDA_R_16BF,
-            Self::Float8 => blas::cudaDataType::CUDA_R_8F_E4M3,
-            Self::Int8 => blas::cudaDataType::CUDA_R_8I,
+            Self::Bf16 => Numbers::Bf16,
+            Self::Float8 => Numbers::Float8,
+            Self::Int8 => Numbers::Int8,
         }
     }
 
-    /// What sums are added up in, what they are, and the bits of a factor of one.
-    fn sums(self) -> (blas::cublasComputeType_t, blas::cudaDataType, u32) {
-        use blas::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32I};
-        use blas::cudaDataType::{CUDA_R_32F, CUDA_R_32I};
-        match self {
-            Self::Bf16 | Self::Float8 => (CUBLAS_COMPUTE_32F, CUDA_R_32F, 1.0_f32.to_bits()),
-            Self::Int8 => (CUBLAS_COMPUTE_32I, CUDA_R_32I, 1),
-        }
+    /// What sums are.
+    fn sums(self) -> Numbers {
+        if self == Self::Int8 { Numbers::I32 } else { Numbers::F32 }
     }
 
     /// So many numbers that look like those of a model, as bytes.
@@ -143,6 +122,15 @@ impl Shape {
         Self { outputs, width, format, kernels: Vec::new() }
     }
 
+    /// What cuBLAS is told of it, for so many rows.
+    fn told(&self, rows: usize) -> Result<Told, DeviceError> {
+        let Self { outputs: columns, width: inner, format, .. } = *self;
+        let numbers = |pitch| Matrix::of(format.numbers(), 0, pitch);
+        let sums = Matrix::of(format.sums(), 0, columns);
+        let sizes = Sizes { rows, columns, inner, count: 1 };
+        Told::of(sums, [numbers(inner), numbers(inner).turned()], sizes)
+    }
+
     /// Whether so few rows have kernels of their own.
     pub fn is_few(&self, rows: usize) -> bool {
         self.format == Format::Bf16
@@ -156,15 +144,9 @@ impl Shape {
 
 impl Products {
     pub fn open(device: &Device) -> Result<Self, DeviceError> {
-        // SAFETY: the library is NVIDIA's, and is looked for by its name.
-        if unsafe { !blas::is_culib_present() } {
-            return Err(DeviceError::Library("libcublasLt"));
-        }
         let few = device.kernel_that_shares("multiply_few", FEW_SHARED)?;
         let gate_few = device.kernel_that_shares("gate_few", GATE_FEW_SHARED)?;
-        let (stream, workspace) = (device.stream.clone(), device.zeroed(WORKSPACE)?);
-        let handle = lt::create_handle().map_err(DeviceError::blas("start"))?;
-        Ok(Self { handle, stream, workspace, few, gate_few })
+        Ok(Self { blas: Blas::open(device)?, few, gate_few })
     }
 
     /// `sums (rows, outputs) = inputs (rows, width) weights (outputs, width)^T`, in f32, or of integers in i32.
@@ -185,7 +167,7 @@ impl Products {
         }
         let at = shape.kernels.partition_point(|(most, _)| *most < rows);
         let kernel = shape.kernels.get(at).map_or(ptr::null(), |(_, kernel)| ptr::from_ref(kernel));
-        let told = Told::of(shape, rows)?;
+        let told = shape.told(rows)?;
         // SAFETY: the caller vouches for the addresses.
         unsafe { self.launch(&told, operands, kernel) }
     }
@@ -246,36 +228,12 @@ impl Products {
     unsafe fn launch(
         &self,
         told: &Told,
-        operands: Operands,
-        kernel: *const blas::cublasLtMatmulAlgo_t,
+        Operands { sums, inputs, weights }: Operands,
+        kernel: *const Algorithm,
     ) -> Result<(), DeviceError> {
-        // Zero has the same bits as a floating-point number and as an integer.
-        let (one, zero) = (told.one, 0_u32);
-        let Operands { sums, inputs, weights } = operands;
-        let sums = sums as *mut c_void;
-        // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because they lie
-        // with the host.
-        let done = unsafe {
-            lt::matmul(
-                self.handle,
-                told.what,
-                (&raw const one).cast(),
-                (&raw const zero).cast(),
-                weights as *const c_void,
-                told.weights,
-                inputs as *const c_void,
-                told.inputs,
-                sums,
-                told.sums,
-                sums,
-                told.sums,
-                kernel,
-                self.workspace.at(0) as *mut c_void,
-                WORKSPACE,
-                self.stream.cu_stream().cast(),
-            )
-        };
-        done.map_err(DeviceError::blas("multiply"))
+        let operands = blas::Operands { sums, left: inputs, right: weights, old: sums };
+        // SAFETY: the caller vouches for the addresses.
+        unsafe { self.blas.launch(told, operands, [1.0, 0.0], kernel) }
     }
 
     /// Finds the kernels for weights of a shape and up to so many rows. It is tried with some of the weights, so that
@@ -305,8 +263,8 @@ impl Products {
         let mut buckets: Vec<usize> = buckets(rows_max).collect();
         buckets.reverse();
         for rows in buckets {
-            let told = Told::of(shape, rows)?;
-            let mut best: Option<(Duration, bool, blas::cublasLtMatmulAlgo_t)> = None;
+            let told = shape.told(rows)?;
+            let mut best: Option<(Duration, bool, Algorithm)> = None;
             for kernel in self.offers(&told)? {
                 let at = |index: usize| Operands {
                     sums: sums.at(0),
@@ -352,8 +310,8 @@ impl Products {
     }
 
     /// The kernels that cuBLAS has, told to leave sums in one piece.
-    fn offers(&self, told: &Told) -> Result<Vec<blas::cublasLtMatmulAlgo_t>, DeviceError> {
-        use blas::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+    fn offers(&self, told: &Told) -> Result<Vec<Algorithm>, DeviceError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         let wants = lt::create_matmul_pref().map_err(DeviceError::blas("hear what is wanted"))?;
         // SAFETY: an attribute is as wide as the value that is read; there is room for as many offers as are asked for.
         let (offered, offers) = unsafe {
@@ -364,16 +322,16 @@ impl Products {
                 most,
                 size_of::<usize>(),
             );
-            let mut offers = [const {
-                std::mem::MaybeUninit::<blas::cublasLtMatmulHeuristicResult_t>::zeroed()
-            }; OFFERS_MAX];
+            let mut offers =
+                [const { std::mem::MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed() };
+                    OFFERS_MAX];
             let mut count: c_int = 0;
             let asked = set.and_then(|()| {
-                blas::cublasLtMatmulAlgoGetHeuristic(
-                    self.handle,
+                sys::cublasLtMatmulAlgoGetHeuristic(
+                    self.blas.handle,
                     told.what,
-                    told.weights,
-                    told.inputs,
+                    told.right,
+                    told.left,
                     told.sums,
                     told.sums,
                     wants,
@@ -388,12 +346,12 @@ impl Products {
         };
         // That it knows none is no failure.
         let offered = offered.unwrap_or(0).min(OFFERS_MAX);
-        let mut kernels: Vec<blas::cublasLtMatmulAlgo_t> = Vec::new();
+        let mut kernels: Vec<Algorithm> = Vec::new();
         for offer in &offers[..offered] {
             // SAFETY: cuBLAS has written it.
             let offer = unsafe { offer.assume_init_ref() };
             let Some(kernel) = in_one_piece(offer.algo) else { continue };
-            let sound = offer.state == blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+            let sound = offer.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
             let fits = sound && self.takes(told, &kernel);
             if fits && !kernels.contains(&kernel) {
                 kernels.push(kernel);
@@ -403,15 +361,15 @@ impl Products {
     }
 
     /// Whether cuBLAS can do it that way.
-    fn takes(&self, told: &Told, kernel: &blas::cublasLtMatmulAlgo_t) -> bool {
-        let mut said = std::mem::MaybeUninit::<blas::cublasLtMatmulHeuristicResult_t>::zeroed();
+    fn takes(&self, told: &Told, kernel: &Algorithm) -> bool {
+        let mut said = std::mem::MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
         // SAFETY: what was told lives as long as this call.
         let checked = unsafe {
-            blas::cublasLtMatmulAlgoCheck(
-                self.handle,
+            sys::cublasLtMatmulAlgoCheck(
+                self.blas.handle,
                 told.what,
-                told.weights,
-                told.inputs,
+                told.right,
+                told.left,
                 told.sums,
                 told.sums,
                 ptr::from_ref(kernel),
@@ -423,16 +381,9 @@ impl Products {
     }
 }
 
-impl Drop for Products {
-    fn drop(&mut self) {
-        // SAFETY: nobody multiplies any more. On a device that is lost it may fail, and then there is nothing to end.
-        let _ = unsafe { lt::destroy_handle(self.handle) };
-    }
-}
-
 /// The same kernel, told to leave sums in one piece, if it can.
-fn in_one_piece(mut kernel: blas::cublasLtMatmulAlgo_t) -> Option<blas::cublasLtMatmulAlgo_t> {
-    use blas::cublasLtMatmulAlgoConfigAttributes_t as Config;
+fn in_one_piece(mut kernel: Algorithm) -> Option<Algorithm> {
+    use sys::cublasLtMatmulAlgoConfigAttributes_t as Config;
     let (pieces, nothing) = (1_u32, 0_u32);
     for (attribute, value) in [
         (Config::CUBLASLT_ALGO_CONFIG_SPLITK_NUM, pieces),
@@ -441,7 +392,7 @@ fn in_one_piece(mut kernel: blas::cublasLtMatmulAlgo_t) -> Option<blas::cublasLt
         // SAFETY: the attribute is as wide as the value, and the kernel is cuBLAS's own.
         let set = unsafe {
             let (value, bytes) = (ptr::from_ref(&value).cast(), size_of_val(&value));
-            blas::cublasLtMatmulAlgoConfigSetAttribute(&raw mut kernel, attribute, value, bytes)
+            sys::cublasLtMatmulAlgoConfigSetAttribute(&raw mut kernel, attribute, value, bytes)
         };
         set.result().ok()?;
     }
@@ -453,58 +404,6 @@ fn buckets(rows_max: usize) -> impl Iterator<Item = usize> {
     let first = (2 * FEW_ROWS).min(rows_max);
     let powers = std::iter::successors(Some(first), |rows| Some(rows * 2));
     powers.take_while(move |&rows| rows < rows_max).chain([rows_max])
-}
-
-// === impl Told ===
-
-impl Told {
-    fn of(shape: &Shape, rows: usize) -> Result<Self, DeviceError> {
-        use blas::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        // `CUBLAS_OP_T`, which these bindings have no name for.
-        let transposed: c_int = 1;
-        let told = || -> Result<Self, lt::CublasError> {
-            let (outputs, width, rows) = (shape.outputs as u64, shape.width as u64, rows as u64);
-            let (exact, of_sums, one) = shape.format.sums();
-            let mut told = Self {
-                one,
-                what: lt::create_matmul_desc(exact, of_sums)?,
-                weights: ptr::null_mut(),
-                inputs: ptr::null_mut(),
-                sums: ptr::null_mut(),
-            };
-            // SAFETY: the attribute is as wide as the value.
-            unsafe {
-                let value = (&raw const transposed).cast();
-                let bytes = size_of_val(&transposed);
-                lt::set_matmul_desc_attribute(
-                    told.what,
-                    CUBLASLT_MATMUL_DESC_TRANSA,
-                    value,
-                    bytes,
-                )?;
-            }
-            let name = shape.format.name();
-            told.weights = lt::create_matrix_layout(name, width, outputs, width as i64)?;
-            told.inputs = lt::create_matrix_layout(name, width, rows, width as i64)?;
-            told.sums = lt::create_matrix_layout(of_sums, outputs, rows, outputs as i64)?;
-            Ok(told)
-        };
-        told().map_err(DeviceError::blas("hear of a product"))
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        // SAFETY: what was made is given back once, and nothing was made where there is no address.
-        unsafe {
-            let _ = lt::destroy_matmul_desc(self.what);
-            for layout in [self.weights, self.inputs, self.sums] {
-                if !layout.is_null() {
-                    let _ = lt::destroy_matrix_layout(layout);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

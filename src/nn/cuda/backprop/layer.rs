@@ -7,6 +7,7 @@
 
 use super::super::blas::{Matrix, Sizes};
 use super::super::device::{Address, Argument, DeviceError, Product, Table};
+use super::super::products::Format;
 use super::super::rows::{norm_threads, wide_threads};
 use super::load::{Adapter, Frozen};
 use super::{BLOCKS_MAX, Backprop, FOUR, ORIGINS_APART, THREADS};
@@ -118,6 +119,7 @@ impl Backprop {
         let arguments = [
             Argument::Table(to.at(0)),
             Argument::Table(0),
+            Argument::Count(Format::Bf16 as u32),
             Argument::Table(from),
             Argument::Product(Product::default()),
             Argument::Table(scale.at(0)),
@@ -296,6 +298,7 @@ impl Backprop {
         let arguments = [
             Argument::Table(self.work.activated.at(0)),
             Argument::Table(0),
+            Argument::Count(Format::Bf16 as u32),
             Argument::Product(self.gates_ups(layer)),
             Argument::Count(width as u32),
         ];
