@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=NVCC");
     println!("cargo:rerun-if-env-changed=CUDA_PATH");
-    for header in ["attention", "backprop", "draw", "few", "tensor", "warp"] {
+    for header in ["attention", "backprop", "draw", "few", "rows", "tensor", "warp"] {
         println!("cargo:rerun-if-changed=kernels/{header}.h");
     }
     let of_path = env::var_os("CUDA_PATH").map(|path| Path::new(&path).join("bin/nvcc"));

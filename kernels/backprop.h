@@ -5,7 +5,7 @@
 // of queries that share a head of keys are neighbours, so they are the rows of one product with it. Gradients of rows are
 // f32; what goes into products is bf16.
 #pragma once
-#include "tensor.h"
+#include "rows.h"
 
 // How the heads of a batch lie, and how many rows a sequence has.
 struct Sequences {

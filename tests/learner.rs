@@ -5,6 +5,8 @@
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use raisonne::domain::Criticality;
+#[cfg(not(feature = "cuda"))]
+use raisonne::engine::Place;
 use raisonne::engine::{
     Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Sampling, Wanted, Weigh, Work,
 };
@@ -326,6 +328,15 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
     // Nothing but the bound has held it back.
     let [likelier, _] = ratios([0.999, 1e3]);
     assert!(likelier > 3.0, "{likelier}");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_gpu_needs_a_program_that_knows_one() {
+    let scope = Scope::of(Some(4));
+    let plan = Plan { scope, dtype: Dtype::Bf16, device: Place::Gpu(0), ..plan() };
+    let error = Learner::new(model(1), plan, &texts()).unwrap_err().to_string();
+    assert_eq!(error, "this program was built without the feature `cuda`, and can't use a GPU");
 }
 
 // === What is trained ===

@@ -117,6 +117,7 @@ struct LogitsBench {
 }
 
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct LearnerBench {
     /// A Hugging Face folder (config.json, *.safetensors).
     #[arg(long)]

@@ -289,16 +289,12 @@ impl<'a> Learner<'a> {
         let step = self.steps();
         let Self { model, plan, gpu, .. } = self;
         let origin = |part| origin(plan.seed, step, part);
-        match gpu {
-            Some(gpu) => vec![gpu.step(model, batches, totals, origin)],
-            None => {
-                let batches = batches.par_iter();
-                let part = |(at, lessons): &(usize, Vec<&Lesson>)| {
-                    part(model, plan, lessons, totals, origin(*at))
-                };
-                batches.map(part).collect()
-            }
+        if let Some(gpu) = gpu {
+            return vec![gpu.step(model, batches, totals, origin)];
         }
+        let part =
+            |(at, lessons): &(usize, Vec<&Lesson>)| part(model, plan, lessons, totals, origin(*at));
+        batches.par_iter().map(part).collect()
     }
 
     /// Puts the training down in a file.

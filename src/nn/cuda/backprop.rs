@@ -16,12 +16,12 @@ mod load;
 mod work;
 
 use super::blas::{Blas, Matrix, Sizes};
-use super::device::{Address, Argument, DECODER, Device, DeviceError, Kernel, Table};
+use super::device::{Address, Argument, DECODER, Device, DeviceError, Kernel, Product, Table};
 use super::load::check;
 use super::products::Format;
 use super::rows::norm_threads;
 use crate::nn::Aims;
-use crate::nn::decoder::{Adapters, Batch, Config, ConfigError, Model};
+use crate::nn::decoder::{Adapters, Batch, Config, ConfigError, EMBEDDING, Linear, Model, Norm};
 use candle_core::backprop::GradStore;
 use half::bf16;
 use load::{Layer, Loader};
@@ -141,7 +141,10 @@ impl Backprop {
         let loader = Loader { model, adapters, device: &device };
         let layers = (0..config.layers).map(|layer| loader.layer(layer));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
-        let (embedding, unembedding, last_norm) = loader.tables()?;
+        let embedding = loader.short(&[EMBEDDING.into()])?;
+        let unembedding =
+            (!config.tied).then(|| loader.short(&[Linear::Unembed.name()])).transpose()?;
+        let last_norm = loader.exact(&[Norm::Last.name()])?;
         let turns = loader.turns(options.length_max)?;
         let work = Work::new(&device, &config, options, adapters.plan())?;
         let plan = Plan::new(&device, options.rows_max)?;
@@ -261,7 +264,7 @@ impl Backprop {
             let unembedding = Matrix::short(table, width);
             // SAFETY: there is room for the logits of so many rows, and their gradients.
             unsafe {
-                self.blas.multiply(logits, [normed, unembedding.turned()], sizes, 1.0, None)?
+                self.blas.multiply(logits, [normed, unembedding.turned()], sizes, 1.0, None)?;
             };
             let arguments = [
                 Argument::Table(work.logits_back.at(0)),
@@ -321,7 +324,7 @@ impl Backprop {
             Argument::Table(work.normed[0].at(0)),
             Argument::Table(work.middle.at(0)),
             Argument::Table(work.stream[config.layers].at(0)),
-            Argument::Product(Default::default()),
+            Argument::Product(Product::default()),
             Argument::Table(plan.at(plan.wanted + first)),
             Argument::Table(self.last_norm.at(0)),
             Argument::Number(config.norm_epsilon as f32),

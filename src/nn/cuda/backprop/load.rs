@@ -3,7 +3,7 @@
 use super::super::device::{Device, Table};
 use super::super::model::turns;
 use super::BackpropError;
-use crate::nn::decoder::{Adapters, EMBEDDING, Linear, Model, Norm};
+use crate::nn::decoder::{Adapters, Linear, Model, Norm};
 use candle_core::{DType, Device as Processor, Tensor};
 use half::bf16;
 
@@ -74,13 +74,6 @@ impl Loader<'_> {
         })
     }
 
-    /// The embedding, the unembedding where it is another table, and the scale of the last norm.
-    pub fn tables(&self) -> Result<(Table<bf16>, Option<Table<bf16>>, Table<f32>), BackpropError> {
-        let untied = !self.model.config.tied;
-        let unembedding = untied.then(|| self.short(&[Linear::Unembed.name()])).transpose()?;
-        Ok((self.short(&[EMBEDDING.into()])?, unembedding, self.exact(&[Norm::Last.name()])?))
-    }
-
     /// Cosines and sines of so many positions.
     pub fn turns(&self, positions: usize) -> Result<Table<f32>, BackpropError> {
         let turns = turns(&self.model.config, positions);
@@ -114,7 +107,7 @@ impl Loader<'_> {
     }
 
     /// Tables one below the other, in bf16.
-    fn short(&self, names: &[String]) -> Result<Table<bf16>, BackpropError> {
+    pub fn short(&self, names: &[String]) -> Result<Table<bf16>, BackpropError> {
         let tensors = self.tensors(names)?;
         let all = tensors.iter().map(|tensor| tensor.elem_count()).sum();
         let mut table = self.device.zeroed(all)?;
@@ -126,7 +119,7 @@ impl Loader<'_> {
     }
 
     /// Rows of numbers one after the other, as they are.
-    fn exact(&self, names: &[String]) -> Result<Table<f32>, BackpropError> {
+    pub fn exact(&self, names: &[String]) -> Result<Table<f32>, BackpropError> {
         let mut all = Vec::new();
         for tensor in self.tensors(names)? {
             all.extend(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
