@@ -58,16 +58,43 @@ static __device__ Halves turned(const Halves &of, const float2 *angles, float wa
   return out;
 }
 
-// Which of all heads a warp goes over, and which of its own kind that is.
+// The head of a row that a warp goes over: which of all, and which of its own kind. A lane has four numbers of its first
+// half and those half a head on, if there are so many.
 struct Head {
-  u32 all, among, index, heads;
-  bool is_query, is_value;
+  u32 row, all, among, index, heads, half, first;
+  bool is_query, is_value, has;
 };
 
-static __device__ Head head_of(const Sequences &of, u32 among) {
-  const bool is_query = among < of.heads;
-  const u32 index = is_query ? among : (among - of.heads) % of.kv_heads;
-  return {of.heads + 2 * of.kv_heads, among, index, is_query ? of.heads : of.kv_heads, is_query, among >= of.heads + of.kv_heads};
+// What is a head's of what there is for queries, keys and values.
+template <class T>
+static __device__ T *of_kind(const Head &head, T *queries, T *keys, T *values) {
+  return head.is_query ? queries : head.is_value ? values : keys;
+}
+
+static __device__ Head head_of(const Sequences &of) {
+  const u32 among = blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP, half = of.dim / 2, first = threadIdx.x % WARP * 4;
+  const bool is_query = among < of.heads, is_value = among >= of.heads + of.kv_heads;
+  const u32 index = is_query ? among : (among - of.heads) % of.kv_heads, heads = is_query ? of.heads : of.kv_heads;
+  return {blockIdx.x, of.heads + 2 * of.kv_heads, among, index, heads, half, first, is_query, is_value, first < half};
+}
+
+// Where a lane's numbers lie among those of the head's kind.
+static __device__ size_t place_of_head(const Sequences &of, const Head &head) {
+  return place_of_head(of, head.heads, head.row, head.index) + head.first;
+}
+
+// What projections came to for a head.
+static __device__ Halves projected(const Product &qkv, const Head &head) {
+  const u32 dim = 2 * head.half, from = head.among * dim + head.first;
+  return {result(qkv, head.row, head.all * dim, from), result(qkv, head.row, head.all * dim, from + head.half)};
+}
+
+static __device__ Halves product(const Halves &a, const Halves &b) { return {product(a.a, b.a), product(a.b, b.b)}; }
+
+static __device__ float along_head(const Halves &a, const Halves &b) { return warp_sum(dot(a.a, b.a) + dot(a.b, b.b)); }
+
+static __device__ float norm_factor(const Halves &kept, u32 dim, float epsilon) {
+  return rsqrtf(along_head(kept, kept) / dim + epsilon);
 }
 
 // Queries, keys and values, head by head, of what projections came to: queries and keys are normed if there are scales,
@@ -77,27 +104,21 @@ extern "C" __global__ void turn_heads(bf16 *queries, bf16 *keys, bf16 *values, P
                                       Sequences of) {
   let_next_begin();
   wait_for_last();
-  const u32 row = blockIdx.x, half = of.dim / 2, first = threadIdx.x % WARP * 4;
-  const Head head = head_of(of, blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP);
+  const Head head = head_of(of);
   if (head.among >= head.all) return;
-  const bool has = first < half;
   Halves kept = {};
-  if (has) {
-    kept.a = result(qkv, row, head.all * of.dim, head.among * of.dim + first);
-    kept.b = result(qkv, row, head.all * of.dim, head.among * of.dim + half + first);
-  }
-  const float *scale = head.is_query ? query_scale : head.is_value ? nullptr : key_scale;
+  if (head.has) kept = projected(qkv, head);
+  const float *scale = of_kind<const float>(head, query_scale, key_scale, nullptr);
   if (scale) {
-    const float factor = rsqrtf(warp_sum(dot(kept.a, kept.a) + dot(kept.b, kept.b)) / of.dim + epsilon);
-    if (has) {
-      const Halves scales = load_halves(scale + first, half);
+    const float factor = norm_factor(kept, of.dim, epsilon);
+    if (head.has) {
+      const Halves scales = load_halves(scale + head.first, head.half);
       kept = {scaled(kept.a, factor, scales.a), scaled(kept.b, factor, scales.b)};
     }
   }
-  if (!has) return;
-  if (!head.is_value) kept = turned(kept, turns + (size_t)positions[row] * half + first, 1.0f);
-  bf16 *to = head.is_query ? queries : head.is_value ? values : keys;
-  store_halves(to + place_of_head(of, head.heads, row, head.index) + first, half, kept);
+  if (!head.has) return;
+  if (!head.is_value) kept = turned(kept, turns + (size_t)positions[head.row] * head.half + head.first, 1.0f);
+  store_halves(of_kind(head, queries, keys, values) + place_of_head(of, head), head.half, kept);
 }
 
 // The way back: the gradient of what projections came to (rows, all heads), from those of queries, keys and values. A
@@ -107,28 +128,24 @@ extern "C" __global__ void turn_heads_back(bf16 *gradient, const float *queries,
                                            const float2 *turns, float epsilon, const u32 *positions, Sequences of) {
   let_next_begin();
   wait_for_last();
-  const u32 row = blockIdx.x, half = of.dim / 2, first = threadIdx.x % WARP * 4;
-  const Head head = head_of(of, blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP);
+  const Head head = head_of(of);
   if (head.among >= head.all) return;
-  const bool has = first < half;
-  const float *from = head.is_query ? queries : head.is_value ? values : keys;
   Halves back = {};
-  if (has) back = load_halves(from + place_of_head(of, head.heads, row, head.index) + first, half);
-  if (has && !head.is_value) back = turned(back, turns + (size_t)positions[row] * half + first, -1.0f);
-  const float *scale = head.is_query ? query_scale : head.is_value ? nullptr : key_scale;
+  if (head.has) back = load_halves(of_kind(head, queries, keys, values) + place_of_head(of, head), head.half);
+  if (head.has && !head.is_value)
+    back = turned(back, turns + (size_t)positions[head.row] * head.half + head.first, -1.0f);
+  const float *scale = of_kind<const float>(head, query_scale, key_scale, nullptr);
   if (scale) {
     Halves kept = {};
-    if (has) {
-      const Halves scales = load_halves(scale + first, half);
-      back = {product(back.a, scales.a), product(back.b, scales.b)};
-      kept.a = result(qkv, row, head.all * of.dim, head.among * of.dim + first);
-      kept.b = result(qkv, row, head.all * of.dim, head.among * of.dim + half + first);
+    if (head.has) {
+      back = product(back, load_halves(scale + head.first, head.half));
+      kept = projected(qkv, head);
     }
-    const float factor = rsqrtf(warp_sum(dot(kept.a, kept.a) + dot(kept.b, kept.b)) / of.dim + epsilon);
-    const float along = warp_sum(dot(kept.a, back.a) + dot(kept.b, back.b)) * factor * factor / of.dim;
+    const float factor = norm_factor(kept, of.dim, epsilon);
+    const float along = along_head(kept, back) * factor * factor / of.dim;
     back = {across(back.a, kept.a, factor, along), across(back.b, kept.b, factor, along)};
   }
-  if (has) store_halves(gradient + ((size_t)row * head.all + head.among) * of.dim + first, half, back);
+  if (head.has) store_halves(gradient + ((size_t)head.row * head.all + head.among) * of.dim + head.first, head.half, back);
 }
 
 // Whether a row of a sequence sees one at or before it: of the trunk or its own segment, and near enough.
