@@ -26,6 +26,8 @@ struct Heads {
 // pages. What they share is then loaded once for all of them, and after it what each group has of its own, group after
 // group. Each row still meets the parts of its own list in their order, and of those of other groups it sees nothing.
 //
+// Where pages keep 8 bits, a block makes 16 of those of a part once they are there, and goes on as with any other.
+//
 // While the scores of a part are calculated, its values are being loaded, and while values are mixed, the keys of the
 // next part are.
 
@@ -48,13 +50,34 @@ static constexpr u32 WARP_TOKENS = FRAGMENT_ROWS / GROUP;
 template <int GROUP>
 static constexpr u32 TILE_TOKENS = ROWS_WARPS * WARP_TOKENS<GROUP>;
 
+// What a page keeps of a head's keys, or of its values: the numbers of one token after the other, of 16 bits or of 8; and
+// behind those of 8 bits, a byte for each token: the exponent of a power of two that all of its numbers are multiplied by,
+// as f32 has it. So they are numbers of 16 bits as well, none of them rounded again. Where a token has no byte, as behind
+// the last one, zero does: it stands for nothing.
+template <class Kept>
+static constexpr u32 BESIDE_NUMBERS = sizeof(Kept) == 1 ? 1 : 0;
+template <int DIM, class Kept>
+static constexpr u32 KEPT_OF_HEAD = PAGE_TOKENS * (DIM + BESIDE_NUMBERS<Kept>);
+
+// The power of two of an exponent, and what makes it one; and the exponent of the least power that is enough for numbers
+// up to the greatest to have 8 bits.
+static __device__ __forceinline__ float power_of(u32 exponent) { return __uint_as_float(exponent << 23); }
+static __device__ __forceinline__ float inverse_power_of(u32 exponent) { return power_of(254 - exponent); }
+static __device__ __forceinline__ u32 exponent_for(float greatest) {
+  const u32 bits = __float_as_uint(__fdiv_rn(greatest, FLOAT8_MOST));
+  return min(max((bits >> 23) + ((bits & 0x7fffff) != 0), 1u), 253u);
+}
+
 // Numbers of a token in what a block shares: what is shorter than a step of a product is filled up with zeros, and 8
 // numbers lie between two tokens, so that 8 of them, loaded at once, are in different banks. And the bytes that a
-// block shares, of either kind, which whoever launches it has to say: keys and values of a part.
+// block shares, of either kind, which whoever launches it has to say: keys and values of a part, and where those are kept
+// in 8 bits, both of them as they lie, and either of them in 16.
 template <int DIM>
 static constexpr u32 SHARED_ROW = (DIM < 16 ? 16 : DIM) + 8;
-template <int DIM>
-static constexpr u32 SHARED_BYTES = 2 * PAGES_A_PART * PAGE_TOKENS * SHARED_ROW<DIM> * 2;
+template <int DIM, class Kept>
+static constexpr u32 SHARED_BYTES =
+    sizeof(Kept) == 1 ? PAGES_A_PART * (PAGE_TOKENS * SHARED_ROW<DIM> * 2 + 2 * KEPT_OF_HEAD<DIM, Kept>)
+                      : 2 * PAGES_A_PART * PAGE_TOKENS * SHARED_ROW<DIM> * 2;
 
 // Parts that the pages of a row are cut into: one at least.
 static __device__ u32 parts_of(const u32 *ranges, u32 row) {
@@ -213,16 +236,23 @@ static __device__ __forceinline__ u32 find_stretches(Stretch *stretches, const u
 }
 
 // How a block attends: WARPS of it with TOKENS each, of which GROUP query heads see one key head.
-template <int DIM, int GROUP, int WARPS, int TOKENS, class Turns>
+template <int DIM, int GROUP, class Kept, int WARPS, int TOKENS, class Turns>
 struct Attention {
   static constexpr int ROW = SHARED_ROW<DIM>;
   static constexpr int STEPS = (ROW - 8) / 16, TILES = 2 * STEPS;
   // Rows of the fragment that a lane has a share in: where the upper half is empty, one.
   static constexpr int HALVES = TOKENS * GROUP > 8 ? 2 : 1;
+  // Numbers of a part in 16 bits, and what a page keeps of a head.
+  static constexpr int PART = PAGES_A_PART * PAGE_TOKENS * ROW;
+  static constexpr int KEPT = KEPT_OF_HEAD<DIM, Kept>;
+  static constexpr bool IS_SHORT = sizeof(Kept) == 1;
+  // Tokens of a page that a block goes over at once, each thread over the same 8 numbers of theirs.
+  static constexpr int TOKENS_AT_ONCE = WARPS * WARP / TILES;
 
-  const bf16 *keys, *values;
-  // Of a page, and of it before those of the key head.
-  u32 page_numbers, head_numbers;
+  // Of the key head, in the first page.
+  const Kept *keys, *values;
+  // From there to the next page.
+  u32 page_numbers;
   const Seen *seen;
   Turns turns;
   u32 window;
@@ -273,10 +303,8 @@ struct Attention {
 
   // Begins to load keys or values of a part: the chunks of it that anybody of the block sees.
   __device__ __forceinline__ void load(bf16 *to, const bf16 *from, const Look &look, u32 turn) const {
-    // Each thread copies the same 8 numbers of every so many tokens of a page.
-    constexpr int TOKENS_AT_ONCE = WARPS * WARP / TILES;
     const int its = threadIdx.x / TILES, number = threadIdx.x % TILES * 8;
-    from += head_numbers + its * DIM + number;
+    from += its * DIM + number;
     to += its * ROW + number;
     const u32 chunks = chunks_with(of_part(look.block, turn));
 #pragma unroll 1
@@ -293,12 +321,59 @@ struct Attention {
     }
   }
 
+  // The same of 8 bits: as they lie.
+  __device__ __forceinline__ void load(float8 *to, const float8 *from, const Look &look, u32 turn) const {
+    const int thread = threadIdx.x;
+    const u32 chunks = chunks_with(of_part(look.block, turn));
+#pragma unroll 1
+    for (u32 left = chunks | chunks << 1; left; left &= left - 1) {
+      const int in_part = __ffs(left) - 1, at = turn % PARTS_A_LOOK * PAGES_A_PART + in_part;
+      const u32 page = __shfl_sync(EVERYONE, look.page.page, at);
+      const int tokens = __shfl_sync(EVERYONE, look.page.tokens, at);
+      const float8 *of_page = from + (size_t)page * page_numbers;
+      float8 *to_page = to + in_part * KEPT;
+      for (int byte = thread * 16; byte < (int)PAGE_TOKENS * DIM; byte += WARPS * WARP * 16)
+        begin_copy_of(to_page + byte, of_page + byte, min(max(tokens * DIM - byte, 0), 16));
+      if (thread == in_part) begin_copy_of(to_page + PAGE_TOKENS * DIM, of_page + PAGE_TOKENS * DIM, tokens);
+    }
+  }
+
+  // Makes numbers of 16 bits of what was loaded of some chunks in 8, for the whole block.
+  __device__ __forceinline__ void lengthen(bf16 *to, const float8 *from, u32 chunks) const {
+    const int its = threadIdx.x / TILES, number = threadIdx.x % TILES * 8;
+#pragma unroll 1
+    for (u32 left = chunks | chunks << 1; left; left &= left - 1) {
+      const int in_part = __ffs(left) - 1;
+      const float8 *page = from + in_part * KEPT;
+#pragma unroll
+      for (int first = 0; first < (int)PAGE_TOKENS; first += TOKENS_AT_ONCE) {
+        const int token = first + its;
+        if (TOKENS_AT_ONCE > (int)PAGE_TOKENS && its >= (int)PAGE_TOKENS) continue;
+        uint4 eight = {0, 0, 0, 0};
+        if (number < DIM) {
+          const uint2 bytes = *reinterpret_cast<const uint2 *>(page + token * DIM + number);
+          const float factor = power_of(page[PAGE_TOKENS * DIM + token]);
+          const uint2 four = pairs_of_float8s(bytes.x, factor), next = pairs_of_float8s(bytes.y, factor);
+          eight = uint4{four.x, four.y, next.x, next.y};
+        }
+        *reinterpret_cast<uint4 *>(to + (in_part * PAGE_TOKENS + token) * ROW + number) = eight;
+      }
+    }
+    meet();
+  }
+
+  __device__ __forceinline__ void lengthen(bf16 *, const bf16 *, u32) const {}
+
+  static __device__ __forceinline__ void meet() {
+    if (WARPS > 1) __syncthreads();
+    else __syncwarp();
+  }
+
   // Waits until copies are there, those of others as well, and until nobody reads what was there before.
   template <int GROUPS>
   static __device__ __forceinline__ void await_all() {
     await_copies<GROUPS>();
-    if (WARPS > 1) __syncthreads();
-    else __syncwarp();
+    meet();
   }
 
   // Goes over all parts in their order. `row_positions` are those of the rows of the fragment that the lane has a share
@@ -308,21 +383,26 @@ struct Attention {
   __device__ __forceinline__ void attend(const u32 (&queries)[STEPS][4], const u32 (&row_positions)[HALVES], Take take,
                                          Pass pass) const {
     const int lane = threadIdx.x % WARP;
-    bf16 *const part_keys = room, *const part_values = room + PAGES_A_PART * PAGE_TOKENS * ROW;
+    // Of 8 bits, keys and values take turns at one place where they have 16.
+    bf16 *const part_keys = room, *const part_values = IS_SHORT ? room : room + PART;
+    Kept *const loaded_keys = reinterpret_cast<Kept *>(IS_SHORT ? room + PART : room);
+    Kept *const loaded_values = loaded_keys + (IS_SHORT ? PAGES_A_PART * KEPT : PART);
     const bf16 *const keys_of_lane = part_keys + (lane / 16 * 8 + lane % 8) * ROW + lane / 8 % 2 * 8;
     const bf16 *const values_of_lane = part_values + lane % 16 * ROW + lane / 16 * 8;
     Look look;
     u32 turn = next_seen(look, 0, pass);
     if (turn == turns.count) return;
-    load(part_keys, keys, look, turn);
+    load(loaded_keys, keys, look, turn);
     close_copies();
-    load(part_values, values, look, turn);
+    load(loaded_values, values, look, turn);
     for (bool first = true; turn < turns.count; first = false) {
       const u32 own = chunks_with(of_part(look.warp, turn)), whole = chunks_within(of_part(look.whole, turn));
       // Besides the keys, there is one group: of nothing, or else of the first values.
       close_copies();
       await_all<1>();
-      if (!first) load(part_values, values, look, turn);
+      const u32 loaded = chunks_with(of_part(look.block, turn));
+      lengthen(part_keys, loaded_keys, loaded);
+      if (!first) load(loaded_values, values, look, turn);
       close_copies();
 
       // Positions behind those of rows that may see the part; of others, that of the very first, so they see nothing.
@@ -418,7 +498,8 @@ struct Attention {
       const u32 this_turn = turn;
       turn = next_seen(look, turn + 1, pass);
       await_all<0>();
-      if (turn < turns.count) load(part_keys, keys, look, turn);
+      lengthen(part_values, loaded_values, loaded);
+      if (turn < turns.count) load(loaded_keys, keys, look, turn);
       close_copies();
       float mixed[TILES][4];
 #pragma unroll
@@ -470,13 +551,13 @@ static __device__ __forceinline__ void load_queries(u32 (&queries)[STEPS][4], u3
 static __device__ __forceinline__ float in_powers_of_two(float scale) { return __fmul_rn(scale, 1.44269504f); }
 
 // What rows of texts see, tile by tile: chunks and branches of them. Grid: (tiles, kv_heads).
-template <int DIM, int GROUP>
-static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *queries, const bf16 *keys,
-                                                   const bf16 *values, const u32 *positions, const u32 *ranges,
+template <int DIM, int GROUP, class Kept>
+static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *queries, const Kept *keys,
+                                                   const Kept *values, const u32 *positions, const u32 *ranges,
                                                    const Seen *seen, const RowTile *tiles, float scale, u32 window,
                                                    const Heads &of) {
   constexpr int TOKENS = WARP_TOKENS<GROUP>;
-  typedef Attention<DIM, GROUP, ROWS_WARPS, TOKENS, TurnsOfTile> Shape;
+  typedef Attention<DIM, GROUP, Kept, ROWS_WARPS, TOKENS, TurnsOfTile> Shape;
   __shared__ Stretch stretches[TILE_TOKENS<GROUP> + 2];
   __shared__ u32 turns;
   ROOM(room);
@@ -487,10 +568,9 @@ static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *q
   const u32 kv_head = blockIdx.y, lane = threadIdx.x % WARP, before = threadIdx.x / WARP * TOKENS;
   const u32 first = tile.first + before, tokens = tile.rows > before ? min(tile.rows - before, (u32)TOKENS) : 0;
   Shape shape;
-  shape.keys = keys;
-  shape.values = values;
-  shape.page_numbers = of.kv_heads * PAGE_TOKENS * DIM;
-  shape.head_numbers = kv_head * PAGE_TOKENS * DIM;
+  shape.keys = keys + kv_head * Shape::KEPT;
+  shape.values = values + kv_head * Shape::KEPT;
+  shape.page_numbers = of.kv_heads * Shape::KEPT;
   shape.seen = seen;
   shape.window = window;
   shape.scale = in_powers_of_two(scale);
@@ -540,20 +620,19 @@ static __device__ __forceinline__ void attend_rows(bf16 *attended, const bf16 *q
 // What one row of a text sees, part by part: for steps of many texts. Grid: (rows, kv_heads, blocks); blocks take turns
 // at the parts of a row, so any number of them is right for any number of parts, of which there is room for `most`. Of
 // a part that the row sees nothing of, only the sum is written.
-template <int DIM, int GROUP>
-static __device__ __forceinline__ void attend_parts(float *parts, Sum *sums, const bf16 *queries, const bf16 *keys,
-                                                    const bf16 *values, const u32 *positions, const u32 *ranges,
+template <int DIM, int GROUP, class Kept>
+static __device__ __forceinline__ void attend_parts(float *parts, Sum *sums, const bf16 *queries, const Kept *keys,
+                                                    const Kept *values, const u32 *positions, const u32 *ranges,
                                                     const Seen *seen, float scale, u32 window, u32 most, const Heads &of) {
-  typedef Attention<DIM, GROUP, 1, 1, TurnsOfRow> Shape;
+  typedef Attention<DIM, GROUP, Kept, 1, 1, TurnsOfRow> Shape;
   ROOM(room);
   let_next_begin();
   wait_for_last();
   const u32 row = blockIdx.x, kv_head = blockIdx.y, count = parts_of(ranges, row), head = threadIdx.x / 4;
   Shape shape;
-  shape.keys = keys;
-  shape.values = values;
-  shape.page_numbers = of.kv_heads * PAGE_TOKENS * DIM;
-  shape.head_numbers = kv_head * PAGE_TOKENS * DIM;
+  shape.keys = keys + kv_head * Shape::KEPT;
+  shape.values = values + kv_head * Shape::KEPT;
+  shape.page_numbers = of.kv_heads * Shape::KEPT;
   shape.seen = seen;
   shape.turns.begin = ranges[2 * row] + blockIdx.z * PAGES_A_PART;
   shape.turns.end = ranges[2 * row + 1];
@@ -607,21 +686,24 @@ extern "C" __global__ void attend_merge(bf16 *attended, const float *parts, cons
 }
 
 // Registers are limited so that two blocks of `attend_rows` fit, and more of `attend_parts` than what they share allows.
-#define ATTEND(DIM, GROUP)                                                                          \
-  extern "C" __global__ void __launch_bounds__(ROWS_THREADS, 2) attend_rows_##DIM##_##GROUP(        \
-      bf16 *attended, const bf16 *queries, const bf16 *keys, const bf16 *values,                    \
-      const u32 *positions, const u32 *ranges, const Seen *seen, const RowTile *tiles, float scale, \
-      u32 window, Heads of) {                                                                       \
-    attend_rows<DIM, GROUP>(attended, queries, keys, values, positions, ranges, seen, tiles, scale, \
-                            window, of);                                                            \
-  }                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(PARTS_THREADS, 8) attend_parts_##DIM##_##GROUP(      \
-      float *parts, Sum *sums, const bf16 *queries, const bf16 *keys, const bf16 *values,           \
-      const u32 *positions, const u32 *ranges, const Seen *seen, float scale, u32 window,           \
-      u32 most, Heads of) {                                                                         \
-    attend_parts<DIM, GROUP>(parts, sums, queries, keys, values, positions, ranges, seen, scale,    \
-                             window, most, of);                                                     \
+#define ATTEND_TO(ROWS, PARTS, KEPT, DIM, GROUP)                                                          \
+  extern "C" __global__ void __launch_bounds__(ROWS_THREADS, 2) ROWS##_##DIM##_##GROUP(                   \
+      bf16 *attended, const bf16 *queries, const KEPT *keys, const KEPT *values,                          \
+      const u32 *positions, const u32 *ranges, const Seen *seen, const RowTile *tiles, float scale,       \
+      u32 window, Heads of) {                                                                             \
+    attend_rows<DIM, GROUP, KEPT>(attended, queries, keys, values, positions, ranges, seen, tiles, scale, \
+                                  window, of);                                                            \
+  }                                                                                                       \
+  extern "C" __global__ void __launch_bounds__(PARTS_THREADS, 8) PARTS##_##DIM##_##GROUP(                 \
+      float *parts, Sum *sums, const bf16 *queries, const KEPT *keys, const KEPT *values,                 \
+      const u32 *positions, const u32 *ranges, const Seen *seen, float scale, u32 window,                 \
+      u32 most, Heads of) {                                                                               \
+    attend_parts<DIM, GROUP, KEPT>(parts, sums, queries, keys, values, positions, ranges, seen, scale,    \
+                                   window, most, of);                                                     \
   }
+#define ATTEND(DIM, GROUP)                                   \
+  ATTEND_TO(attend_rows, attend_parts, bf16, DIM, GROUP)     \
+  ATTEND_TO(attend_rows_float8, attend_parts_float8, float8, DIM, GROUP)
 #define ATTEND_GROUPS(DIM)                                                                          \
   ATTEND(DIM, 1) ATTEND(DIM, 2) ATTEND(DIM, 3) ATTEND(DIM, 4) ATTEND(DIM, 5) ATTEND(DIM, 6)         \
   ATTEND(DIM, 7) ATTEND(DIM, 8)

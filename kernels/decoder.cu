@@ -1,7 +1,7 @@
 // A decoder's forward pass on the GPU: everything between its products, which are cuBLAS's.
 //
 // A step's rows are laid out by the engine: each has a token, a position, a slot for its key and
-// value, and the pages that it sees. Pages hold bf16 and are laid out (page, kv head, token, head_dim),
+// value, and the pages that it sees. Pages hold bf16, or 8 bits, and are laid out (page, kv head, token, head_dim),
 // layer by layer. The stream of rows is f32, as are the results of products; what goes into products
 // is bf16. Sums are f32, in an order that depends on the row alone, so that company changes nothing.
 
@@ -112,26 +112,60 @@ extern "C" __global__ void columns(float *logits, const bf16 *normed, const bf16
   if (lane == 0) logits[pair] = sum;
 }
 
+// Keeps the numbers of a head that a warp has, as a token's of a page: those of a lane begin at `first`, and, half a head
+// on, again; lanes behind the last have zeros.
+static __device__ __forceinline__ void keep_head(bf16 *page, u32 token, const float4 &a, const float4 &b, u32 first,
+                                                 u32 half) {
+  if (first >= half) return;
+  bf16 *to = page + token * 2 * half + first;
+  *reinterpret_cast<uint2 *>(to) = uint2{pair_of(a.x, a.y), pair_of(a.z, a.w)};
+  *reinterpret_cast<uint2 *>(to + half) = uint2{pair_of(b.x, b.y), pair_of(b.z, b.w)};
+}
+
+// Four numbers in 8 bits, times a factor.
+static __device__ __forceinline__ u32 float8s_of(const float4 &four, float factor) {
+  return to_float8(four.x * factor) | to_float8(four.y * factor) << 8 | to_float8(four.z * factor) << 16 |
+         to_float8(four.w * factor) << 24;
+}
+
+// The greatest of four numbers, whatever their signs.
+static __device__ __forceinline__ float greatest_of(const float4 &four) {
+  return fmaxf(fmaxf(fabsf(four.x), fabsf(four.y)), fmaxf(fabsf(four.z), fabsf(four.w)));
+}
+
+// The same in 8 bits, with a power of two for all of the head's numbers. The greatest of them is brought near to the
+// greatest there is, so that what is far smaller keeps its bits as well.
+static __device__ __forceinline__ void keep_head(float8 *page, u32 token, const float4 &a, const float4 &b, u32 first,
+                                                 u32 half) {
+  float most = fmaxf(greatest_of(a), greatest_of(b));
+  for (int far = WARP / 2; far > 0; far /= 2) most = fmaxf(most, __shfl_xor_sync(EVERYONE, most, far));
+  const u32 exponent = exponent_for(most);
+  const float factor = inverse_power_of(exponent);
+  if (first == 0) page[PAGE_TOKENS * 2 * half + token] = (float8)exponent;
+  if (first >= half) return;
+  float8 *to = page + token * 2 * half + first;
+  *reinterpret_cast<u32 *>(to) = float8s_of(a, factor);
+  *reinterpret_cast<u32 *>(to + half) = float8s_of(b, factor);
+}
+
 // What a projection came to becomes queries, and keys and values in their pages: queries and keys are normed head by
 // head if there are scales, and turned by their positions: turns (positions, dim / 2) are cosines and sines.
 // qkv: (rows, (heads + 2 kv_heads) dim). A warp a head. Grid: (rows, warps).
-extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, Product qkv, const float *query_scale,
-                                       const float *key_scale, const float2 *turns, float epsilon,
-                                       const u32 *positions, const u32 *slots, Heads of) {
+template <class Kept>
+static __device__ __forceinline__ void place(bf16 *queries, Kept *keys, Kept *values, const Product &qkv,
+                                             const float *query_scale, const float *key_scale, const float2 *turns,
+                                             float epsilon, const u32 *positions, const u32 *slots,
+                                             const Heads &of) {
   let_next_begin();
   const u32 row = blockIdx.x, head = blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP, half = of.dim / 2;
   const u32 all = of.heads + 2 * of.kv_heads, lane = threadIdx.x % WARP;
   if (head >= all) return;
   const bool is_query = head < of.heads, is_value = head >= of.heads + of.kv_heads;
   const float *scale = is_query ? query_scale : is_value ? nullptr : key_scale;
-  bf16 *to;
-  if (is_query) {
-    to = queries + ((size_t)row * of.heads + head) * of.dim;
-  } else {
-    const u32 kv_head = (head - of.heads) % of.kv_heads;
-    const size_t place = ((size_t)slots[2 * row] * of.kv_heads + kv_head) * of.page_tokens + slots[2 * row + 1];
-    to = (is_value ? values : keys) + place * of.dim;
-  }
+  bf16 *const query = queries + ((size_t)row * of.heads + head) * of.dim;
+  const u32 kv_head = is_query ? 0 : (head - of.heads) % of.kv_heads, token = slots[2 * row + 1];
+  const u32 kept = of.page_tokens * (of.dim + BESIDE_NUMBERS<Kept>);
+  Kept *const page = (is_value ? values : keys) + ((size_t)slots[2 * row] * of.kv_heads + kv_head) * kept;
   // A lane keeps what is turned together: numbers of the first half of a head, and those half a head on.
   const u32 first = lane * 4;
   const bool has = first < half;
@@ -160,8 +194,7 @@ extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, 
       b = scaled(b, factor, scale_b);
     }
   }
-  if (!has) return;
-  if (!is_value) {
+  if (has && !is_value) {
     float *x = &a.x, *y = &b.x;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -170,13 +203,20 @@ extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, 
       x[i] = turned;
     }
   }
-  uint2 pairs;
-  pairs.x = pair_of(a.x, a.y);
-  pairs.y = pair_of(a.z, a.w);
-  *reinterpret_cast<uint2 *>(to + first) = pairs;
-  pairs.x = pair_of(b.x, b.y);
-  pairs.y = pair_of(b.z, b.w);
-  *reinterpret_cast<uint2 *>(to + half + first) = pairs;
+  if (is_query) keep_head(query, 0, a, b, first, half);
+  else keep_head(page, token, a, b, first, half);
+}
+
+extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, Product qkv, const float *query_scale,
+                                       const float *key_scale, const float2 *turns, float epsilon,
+                                       const u32 *positions, const u32 *slots, Heads of) {
+  place(queries, keys, values, qkv, query_scale, key_scale, turns, epsilon, positions, slots, of);
+}
+
+extern "C" __global__ void place_heads_float8(bf16 *queries, float8 *keys, float8 *values, Product qkv,
+                                              const float *query_scale, const float *key_scale, const float2 *turns,
+                                              float epsilon, const u32 *positions, const u32 *slots, Heads of) {
+  place(queries, keys, values, qkv, query_scale, key_scale, turns, epsilon, positions, slots, of);
 }
 
 // activated = silu(gate) * up, of gates_ups (rows, 2 width), gates first. Grid: rows, of at most 32 times as many

@@ -33,11 +33,15 @@ static __device__ __forceinline__ void load_matrices_turned(u32 (&to)[4], const 
                : "memory");
 }
 
-// Begins to copy 16 bytes to what the block shares, or, if there is nothing to copy, zeros.
-static __device__ __forceinline__ void begin_copy(void *to, const void *from, bool something) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from),
-               "r"(something ? 16 : 0)
+// Begins to copy up to 16 bytes to what the block shares; zeros make up what is missing of 16.
+static __device__ __forceinline__ void begin_copy_of(void *to, const void *from, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes)
                : "memory");
+}
+
+// The same of all 16, or, if there is nothing to copy, of none.
+static __device__ __forceinline__ void begin_copy(void *to, const void *from, bool something) {
+  begin_copy_of(to, from, something ? 16 : 0);
 }
 
 // Makes one group of the copies that this thread began since the last group.
@@ -69,3 +73,12 @@ static __device__ __forceinline__ u32 load_pair(const __nv_bfloat16 *from) { ret
 static __device__ __forceinline__ void store_pair(__nv_bfloat16 *to, u32 pair) { *reinterpret_cast<u32 *>(to) = pair; }
 
 #endif
+
+// Four numbers of 8 bits, times a factor, as pairs of bf16.
+static __device__ __forceinline__ uint2 pairs_of_float8s(u32 four, float factor) {
+  const float2 first = from_float8s(four & 0xffff), second = from_float8s(four >> 16);
+  uint2 pairs;
+  pairs.x = pair_of(__fmul_rn(first.x, factor), __fmul_rn(first.y, factor));
+  pairs.y = pair_of(__fmul_rn(second.x, factor), __fmul_rn(second.y, factor));
+  return pairs;
+}

@@ -6,6 +6,7 @@
 #include "emulated/float8.h"
 #else
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_fp8.h>
 #include <math_constants.h>
 #define INFINITE CUDART_INF_F
@@ -16,6 +17,8 @@
 #endif
 
 typedef unsigned int u32;
+// The bits of a number of 8 bits.
+typedef unsigned char float8;
 
 // How weights, and the rows that they are multiplied with, are kept: in 16 bits, or in 8, as floating-point numbers of
 // four bits of an exponent and three behind the point (E4M3), or as integers.
@@ -27,6 +30,11 @@ static const float FLOAT8_MOST = 448.0f, INT8_MOST = 127.0f;
 #ifndef EMULATED
 // To the nearest number of 8 bits, or the greatest.
 static __device__ __forceinline__ u32 to_float8(float value) { return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3); }
+
+// What two of them are, the first of them in the lower bits.
+static __device__ __forceinline__ float2 from_float8s(u32 two) {
+  return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3)));
+}
 
 // Kernels of a pass follow each other closely: one may be brought onto the device while the one before is still at
 // work, and reads what it left only once it has waited for it. What no kernel writes can be read before.

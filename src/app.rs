@@ -87,6 +87,7 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
             threads: NonZeroUsize::new(of.threads).unwrap_or(cores),
             cache: of.cache.0,
             precision: of.quantize.map(Quantize::precision),
+            cache_precision: of.quantize_cache.map(Quantize::precision),
             rows_max: some(of.rows_max),
             graphs: of.graphs,
             sequences: engine::Limits {

@@ -92,6 +92,8 @@ pub struct Engine {
     pub cache: Size,
     /// How weights are kept in memory; as they are stored, without it.
     pub quantize: Option<Quantize>,
+    /// How keys and values are, on a GPU: `bf16`, or `fp8` for twice as many.
+    pub quantize_cache: Option<Quantize>,
     /// Whether a GPU replays steps of texts that go on as CUDA graphs, captured when it starts; without, it launches
     /// their kernels one by one.
     pub graphs: bool,
@@ -110,7 +112,7 @@ pub struct Engine {
 #[serde(try_from = "String")]
 pub struct Device(pub Place);
 
-/// How a language model's weights are kept, by the names that people know.
+/// How a language model's weights, or its keys and values, are kept, by the names that people know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantize {
@@ -341,6 +343,7 @@ impl Default for Engine {
             threads: 0,
             cache: Size(256 << 20),
             quantize: None,
+            quantize_cache: None,
             graphs: true,
             rows_max: 1_024,
             share_max: 512,

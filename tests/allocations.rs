@@ -12,7 +12,7 @@
 
 use raisonne::engine::{Answers, CpuRunner, Read, Runner, Span, Step, What};
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use raisonne::nn::packed::{Kept, Level, Options, PAGE_TOKENS, Precision};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -63,7 +63,8 @@ const CONTEXT: usize = 128;
 fn runner(precision: Precision, level: Level) -> CpuRunner {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder/qwen3");
     let threads = NonZeroUsize::new(THREADS).unwrap();
-    let options = Options { precision, threads, level, pages: 64, rows_max: 128 };
+    let options =
+        Options { precision, kept: Kept::Plain, threads, level, pages: 64, rows_max: 128 };
     CpuRunner::load(Checkpoint::open(&folder).unwrap(), options, CONTEXT).unwrap()
 }
 

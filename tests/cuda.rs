@@ -24,7 +24,7 @@ use raisonne::engine::{
 };
 use raisonne::nn::cuda::{self, Format};
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use raisonne::nn::packed::{Kept, Level, Options, PAGE_TOKENS, Precision};
 use raisonne::telemetry::Metrics;
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -70,14 +70,8 @@ fn fixture(name: &str) -> PathBuf {
 
 fn options(decodes_max: usize) -> cuda::Options {
     let (pages, rows_max, context_tokens_max) = (PAGES, ROWS_MAX, CONTEXT);
-    cuda::Options {
-        ordinal: 0,
-        pages,
-        rows_max,
-        context_tokens_max,
-        decodes_max,
-        format: Format::Bf16,
-    }
+    let (format, kept) = (Format::Bf16, Kept::Plain);
+    cuda::Options { ordinal: 0, pages, rows_max, context_tokens_max, decodes_max, format, kept }
 }
 
 /// The model, with graphs of steps with up to so many texts.
@@ -106,8 +100,8 @@ fn of_long_texts(name: &str, context_tokens_max: usize, options: cuda::Options) 
 
 fn on_processor(name: &str, precision: Precision) -> CpuRunner {
     let threads = NonZeroUsize::MIN;
-    let options =
-        Options { precision, threads, level: Level::best(), pages: PAGES, rows_max: ROWS_MAX };
+    let (kept, level) = (Kept::Plain, Level::best());
+    let options = Options { precision, kept, threads, level, pages: PAGES, rows_max: ROWS_MAX };
     CpuRunner::load(Checkpoint::open(&fixture(name)).unwrap(), options, CONTEXT).unwrap()
 }
 
@@ -223,6 +217,46 @@ fn say_almost_the_same(model: &str, format: Format, far: f32) {
 }
 
 #[test]
+fn keys_and_values_of_eight_bits_say_almost_the_same() {
+    /// How far they may be from f32: each number has three bits behind the point.
+    const FAR: f32 = 0.1;
+    let _device = device();
+    for model in MODELS {
+        let short = |decodes_max| {
+            let options = cuda::Options { kept: Kept::Float8, ..options(decodes_max) };
+            CudaRunner::load(&Checkpoint::open(&fixture(model)).unwrap(), options).unwrap()
+        };
+        let step = || {
+            let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
+            steps.span(&tokens(5, 1), 0, 8, false).read(What::Hidden)
+        };
+        let exact = step().run(&mut on_processor(model, Precision::F32));
+        let halves = step().run(&mut on_gpu(model));
+        let (mut graphs, mut eager) = (short(2), short(0));
+        let found = step().run(&mut eager);
+        assert_eq!(found, step().run(&mut graphs), "{model}");
+        let (found, halves) = (error(&found, &exact), error(&halves, &exact));
+        assert!(found < FAR && found > halves, "{model}: {found} off, and bf16 {halves}");
+        // In two chunks beside another text, token by token, and as a branch.
+        let text = tokens(40, 2);
+        let whole = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+        let whole = whole.run(&mut eager);
+        for runner in [&mut graphs, &mut eager] {
+            Steps::default().span(&text[..23], 0, 8, false).run(runner);
+            let second = Steps::default().span(&tokens(9, 4), 0, 16, false);
+            let second = second.span(&text[23..], 23, 8, false).read(What::Vocabulary);
+            assert_eq!(whole, second.run(runner), "{model}");
+            Steps::default().span(&text[..39], 0, 24, false).run(runner);
+            let last = Steps::default().span(&text[39..], 39, 24, false).read(What::Vocabulary);
+            assert_eq!(whole, last.run(runner), "{model}");
+            let branches = Steps::default().span(&tokens(3, 5), 30, 24, true);
+            let branches = branches.span(&text[30..], 30, 24, true).read(What::Vocabulary);
+            assert_eq!(whole, branches.run(runner), "{model}");
+        }
+    }
+}
+
+#[test]
 fn a_token_is_drawn_as_the_sampler_draws_it() {
     let _device = device();
     let mut runner = with_graphs("qwen3", 11);
@@ -299,8 +333,10 @@ fn branches_of_a_long_trunk_say_what_each_says_alone() {
     // Three parts of pages, of which all branches share two.
     const TRUNK: usize = 20 * PAGE_TOKENS - 3;
     let _device = device();
-    for model in MODELS {
-        let mut runner = of_long_texts(model, 2 * TRUNK, options(0));
+    for (model, kept) in
+        MODELS.into_iter().flat_map(|model| [Kept::Plain, Kept::Float8].map(|kept| (model, kept)))
+    {
+        let mut runner = of_long_texts(model, 2 * TRUNK, cuda::Options { kept, ..options(0) });
         let text = tokens(TRUNK + 5, 12);
         for (at, chunk) in text[..TRUNK].chunks(ROWS_MAX).enumerate() {
             Steps::default().span(chunk, at * ROWS_MAX, 0, false).run(&mut runner);
@@ -316,8 +352,8 @@ fn branches_of_a_long_trunk_say_what_each_says_alone() {
         let on = |steps: Steps| steps.span(&text[TRUNK..], TRUNK, 0, false).read(What::Hidden);
         let gone_on = on(Steps::default()).run(&mut runner);
         let together = on((0..14).fold(other(Steps::default()), branch)).run(&mut runner);
-        assert_eq!(together[..14], alone, "{model}");
-        assert_eq!(together[14..], gone_on, "{model}");
+        assert_eq!(together[..14], alone, "{model}, {kept:?}");
+        assert_eq!(together[14..], gone_on, "{model}, {kept:?}");
     }
 }
 
@@ -478,6 +514,24 @@ fn a_model_makes_do_with_the_memory_that_there_is() {
         }
     }
     assert_eq!(before, 1);
+}
+
+#[test]
+fn keys_and_values_of_eight_bits_fit_almost_twice() {
+    /// What is left to pages beside what stays free, what cuBLAS works in, and what a model takes, is a few megabytes.
+    const MEMORY: u64 = (512 << 20) + (32 << 20) + (8 << 20);
+    let _device = device();
+    let pages = |kept| {
+        fault("memory", MEMORY, 0).then(|| {
+            let options = cuda::Options { pages: 10_000, kept, ..options(0) };
+            let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
+            CudaRunner::load(&checkpoint, options).unwrap().shape().pages + ROWS_MAX
+        })
+    };
+    let (Some(plain), Some(short)) = (pages(Kept::Plain), pages(Kept::Float8)) else { return };
+    // Of 16 numbers a head, 17 bytes in place of 32.
+    let most = plain * 32 / 17;
+    assert!((most - 2..=most + 2).contains(&short), "{plain} pages, and {short} of 8 bits");
 }
 
 #[test]

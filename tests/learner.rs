@@ -13,7 +13,7 @@ use raisonne::engine::{
 use raisonne::nn::decoder::{Adapters, Batch, Checkpoint, EMBEDDING, Model, forward};
 use raisonne::nn::ops::{Targets, surprise};
 use raisonne::nn::optim::{AdamW, Settings, Trained};
-use raisonne::nn::packed::{Level, Options, Precision};
+use raisonne::nn::packed::{Kept, Level, Options, Precision};
 use raisonne::telemetry::Metrics;
 use raisonne::train::learner::{Dtype, Keeping, Learner, Plan, Report, Scope, measure};
 use raisonne::train::lesson::{Choose, Lesson, Reinforce, Taught, totals};
@@ -125,6 +125,7 @@ impl Served {
         let one = NonZeroUsize::MIN;
         let options = Options {
             precision: Precision::F32,
+            kept: Kept::Plain,
             threads: one,
             level: Level::best(),
             pages: 64,

@@ -12,7 +12,7 @@ use raisonne::engine::{
     Work,
 };
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Level, Options, Precision};
+use raisonne::nn::packed::{Kept, Level, Options, Precision};
 use raisonne::telemetry::Metrics;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -36,6 +36,7 @@ fn engine() -> Engine {
     let nonzero = |n| NonZeroUsize::new(n).unwrap();
     let options = Options {
         precision: Precision::Int8,
+        kept: Kept::Plain,
         threads: nonzero(2),
         level: Level::best(),
         // Few enough that texts are preempted and cached pages are taken again.

@@ -11,7 +11,7 @@ use raisonne::engine::{
     Runner, Sampling, Span, Step, Trie, Wanted, Weigh, What, Work,
 };
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use raisonne::nn::packed::{Kept, Level, Options, PAGE_TOKENS, Precision};
 use raisonne::telemetry::Metrics;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -39,7 +39,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn options(precision: Precision, level: Level, rows_max: usize) -> Options {
     let threads = NonZeroUsize::new(2).unwrap();
-    Options { precision, threads, level, pages: 256, rows_max }
+    Options { precision, kept: Kept::Plain, threads, level, pages: 256, rows_max }
 }
 
 fn runner(folder: &Path, options: Options) -> CpuRunner {
@@ -119,6 +119,7 @@ fn what_is_written_down_for_another_engine_is_what_the_model_says() {
     let options = |last| LogitsOptions {
         model: fixture("qwen3"),
         precision: Some(Precision::F32),
+        cache_precision: None,
         threads: NonZeroUsize::MIN,
         level: Level::best(),
         place: Place::Processor,

@@ -346,14 +346,22 @@ bool same(const char *name, const char *what, const std::vector<bf16> &found, co
   return holds;
 }
 
+// A number of a token, as a page keeps it of a head.
+double kept_number(const bf16 *head, u32 token, int i, int dim) { return number(head[token * dim + i]); }
+double kept_number(const float8 *head, u32 token, int i, int dim) {
+  return (double)from_float8(head[token * dim + i]) * power_of(head[PAGE_TOKENS * dim + token]);
+}
+
 // Heads are placed, and attend: a text of several parts, and many branches that begin with all of it or most of it, one
 // of them of several parts of its own; a text that two branches begin with in the middle of a page; and one that is
 // shorter than a page. Nobody writes to the rest of pages, so whoever reads it finds not-a-number.
-template <int DIM, int GROUP>
+template <int DIM, int GROUP, class Kept>
 void attention(const char *name,
-               void (*by_rows)(bf16 *, const bf16 *, const bf16 *, const bf16 *, const u32 *, const u32 *, const Seen *,
+               void (*place)(bf16 *, Kept *, Kept *, Product, const float *, const float *, const float2 *, float, const u32 *,
+                             const u32 *, Heads),
+               void (*by_rows)(bf16 *, const bf16 *, const Kept *, const Kept *, const u32 *, const u32 *, const Seen *,
                                const RowTile *, float, u32, Heads),
-               void (*by_parts)(float *, Sum *, const bf16 *, const bf16 *, const bf16 *, const u32 *, const u32 *,
+               void (*by_parts)(float *, Sum *, const bf16 *, const Kept *, const Kept *, const u32 *, const u32 *,
                                 const Seen *, float, u32, u32, Heads),
                u32 window) {
   const u32 kv_heads = 2, heads = kv_heads * GROUP, all = heads + 2 * kv_heads, pages = 64, parts = 4;
@@ -387,7 +395,9 @@ void attention(const char *name,
   std::vector<float> frequencies;
   for (int i = 0; i < DIM / 2; i++) frequencies.push_back(std::pow(10000.0f, -2.0f * (float)i / DIM));
   auto queries = unwritten((size_t)rows * row_numbers);
-  auto keys = unwritten((size_t)pages * kv_heads * PAGE_TOKENS * DIM), values = keys;
+  std::vector<Kept> keys((size_t)pages * kv_heads * KEPT_OF_HEAD<DIM, Kept>), values;
+  memset(keys.data(), 0xff, keys.size() * sizeof(Kept));
+  values = keys;
   std::vector<float2> turns;
   for (u32 position = 0; position <= *std::max_element(positions.begin(), positions.end()); position++)
     for (float frequency : frequencies) {
@@ -396,7 +406,7 @@ void attention(const char *name,
     }
   const u32 warps = 3;
   emulated::launch({rows, (all + warps - 1) / warps, 1}, {warps * WARP, 1, 1}, [&] {
-    place_heads(queries.data(), keys.data(), values.data(), qkv.product(), query_scale.data(), key_scale.data(), turns.data(),
+    place(queries.data(), keys.data(), values.data(), qkv.product(), query_scale.data(), key_scale.data(), turns.data(),
                 epsilon, positions.data(), slots.data(), of);
   });
   // What each head should be, as it is kept.
@@ -415,6 +425,17 @@ void attention(const char *name,
       of_queries.insert(of_queries.end(), head_of.begin(), head_of.end());
     }
   hold((std::string(name) + ", queries").c_str(), queries, of_queries, HALF);
+  const auto kept = [&](const std::vector<Kept> &of, u32 page, u32 kv_head, u32 token, int i) {
+    return kept_number(&of[((size_t)page * kv_heads + kv_head) * KEPT_OF_HEAD<DIM, Kept>], token, i, DIM);
+  };
+  std::vector<double> of_values, found_values;
+  for (u32 row = 0; row < rows; row++)
+    for (u32 head = 0; head < kv_heads; head++)
+      for (int i = 0; i < DIM; i++) {
+        of_values.push_back(qkv.values[((size_t)row * all + heads + kv_heads + head) * DIM + i]);
+        found_values.push_back(kept(values, slots[2 * row], head, slots[2 * row + 1], i));
+      }
+  hold((std::string(name) + ", values").c_str(), found_values, of_values, sizeof(Kept) == 1 ? EIGHTH : HALF);
 
   // What attention of them comes to, as they are kept.
   std::vector<double> expected((size_t)rows * row_numbers);
@@ -427,12 +448,11 @@ void attention(const char *name,
         for (u32 token = 0; token < seen[s].tokens; token++) {
           const u32 at = seen[s].first + token;
           if (at > positions[row] || (window && at + window <= positions[row])) continue;
-          const size_t place = (((size_t)seen[s].page * kv_heads + kv_head) * PAGE_TOKENS + token) * DIM;
           double score = 0;
-          for (int i = 0; i < DIM; i++) score += number(queries[((size_t)row * heads + head) * DIM + i]) * number(keys[place + i]);
+          for (int i = 0; i < DIM; i++) score += number(queries[((size_t)row * heads + head) * DIM + i]) * kept(keys, seen[s].page, kv_head, token, i);
           const double weight = std::exp(score * scale);
           total += weight;
-          for (int i = 0; i < DIM; i++) to[i] += weight * number(values[place + i]);
+          for (int i = 0; i < DIM; i++) to[i] += weight * kept(values, seen[s].page, kv_head, token, i);
         }
       for (int i = 0; i < DIM; i++) to[i] /= total;
     }
@@ -442,7 +462,7 @@ void attention(const char *name,
     auto attended = unwritten((size_t)rows * row_numbers);
     emulated::launch({(u32)tiles.size(), kv_heads, 1}, {ROWS_THREADS, 1, 1}, [&] {
       by_rows(attended.data(), queries.data(), keys.data(), values.data(), positions.data(), ranges.data(), seen.data(), tiles.data(), scale, window, of);
-    }, SHARED_BYTES<DIM>);
+    }, SHARED_BYTES<DIM, Kept>);
     return attended;
   };
   std::vector<RowTile> tiles;
@@ -509,7 +529,7 @@ void attention(const char *name,
     auto merged = unwritten((size_t)count * row_numbers);
     emulated::launch({count, kv_heads, blocks}, {PARTS_THREADS, 1, 1}, [&] {
       by_parts(out.data(), sums.data(), their_queries.data(), keys.data(), values.data(), their_positions.data(), of_rows.data(), list.data(), scale, window, parts, of);
-    }, SHARED_BYTES<DIM>);
+    }, SHARED_BYTES<DIM, Kept>);
     emulated::launch({count, heads, 1}, {64, 1, 1}, [&] {
       attend_merge(merged.data(), out.data(), sums.data(), of_rows.data(), parts, of);
     });
@@ -746,8 +766,12 @@ int main() {
   few_gates();
   draws();
   backprop();
-#define ATTENTION(DIM, GROUP, WINDOW) \
-  attention<DIM, GROUP>("attend_" #DIM "_" #GROUP ", window of " #WINDOW, attend_rows_##DIM##_##GROUP, attend_parts_##DIM##_##GROUP, WINDOW)
+#define ATTENTION(DIM, GROUP, WINDOW)                                                                            \
+  attention<DIM, GROUP, bf16>("attend_" #DIM "_" #GROUP ", window of " #WINDOW, place_heads, attend_rows_##DIM##_##GROUP, \
+                              attend_parts_##DIM##_##GROUP, WINDOW)
+#define ATTENTION_FLOAT8(DIM, GROUP, WINDOW)                                                                        \
+  attention<DIM, GROUP, float8>("attend_float8_" #DIM "_" #GROUP ", window of " #WINDOW, place_heads_float8,        \
+                                attend_rows_float8_##DIM##_##GROUP, attend_parts_float8_##DIM##_##GROUP, WINDOW)
   ATTENTION(8, 1, 0);
   ATTENTION(8, 3, 40);
   ATTENTION(8, 4, 0);
@@ -761,6 +785,11 @@ int main() {
   ATTENTION(128, 3, 150);
   ATTENTION(128, 4, 0);
   ATTENTION(128, 8, 1);
+  ATTENTION_FLOAT8(8, 1, 0);
+  ATTENTION_FLOAT8(8, 3, 40);
+  ATTENTION_FLOAT8(16, 8, 0);
+  ATTENTION_FLOAT8(64, 2, 150);
+  ATTENTION_FLOAT8(128, 4, 0);
   // (width, text, reasons, features, history, ages, kinds, heads, layers, ffn, columns, head_first, head_second, meeting)
   slates("scorer", {64, 64, 10, 30, 50, 24, 5, 4, 2, 128, 32, 128, 32, 64});
   slates("scorer, odd", {21, 130, 3, 5, 9, 4, 3, 3, 1, 13, 64, 11, 7, 9});

@@ -72,6 +72,16 @@ static inline int __float_as_int(float value) {
   return bits;
 }
 
+static inline float __uint_as_float(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+static inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
 static inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
 static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 static inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
@@ -105,11 +115,11 @@ union Handed {
   } fragment;
 };
 
-// 16 bytes that are being copied, or zeros in their stead.
+// Up to 16 bytes that are being copied; zeros make up what is missing.
 struct Copy {
   void *to;
   const void *from;
-  bool something;
+  size_t bytes;
 };
 
 // A fiber is begun once, and then jumped to: changing over by `swapcontext` asks the system each time.
@@ -317,10 +327,12 @@ static inline void load_matrices_turned(unsigned (&to)[4], const void *row) {
 
 // What is copied is not-a-number until somebody has waited for it, so who doesn't wait shows, and so does who copies to
 // what is still being read.
-static inline void begin_copy(void *to, const void *from, bool something) {
+static inline void begin_copy_of(void *to, const void *from, unsigned bytes) {
   memset((void *)emulated::aligned(to), 0xff, 16);
-  emulated::threads[emulated::current].begun_copies.push_back({to, something ? emulated::aligned(from) : nullptr, something});
+  emulated::threads[emulated::current].begun_copies.push_back({to, bytes ? emulated::aligned(from) : nullptr, bytes});
 }
+
+static inline void begin_copy(void *to, const void *from, bool something) { begin_copy_of(to, from, something ? 16 : 0); }
 
 static inline void close_copies() {
   emulated::Thread &thread = emulated::threads[emulated::current];
@@ -333,8 +345,8 @@ static inline void await_copies() {
   auto &groups = emulated::threads[emulated::current].groups;
   for (; groups.size() > GROUPS; groups.pop_front())
     for (const emulated::Copy &copy : groups.front()) {
-      if (copy.something) memcpy(copy.to, copy.from, 16);
-      else memset(copy.to, 0, 16);
+      memset(copy.to, 0, 16);
+      if (copy.bytes) memcpy(copy.to, copy.from, copy.bytes);
     }
 }
 

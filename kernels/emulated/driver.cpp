@@ -128,13 +128,16 @@ int launch(const char *name, Work work) {
 
 std::map<std::string, Function> &functions() {
 #define NAMED(KERNEL) {#KERNEL, callable(KERNEL)}
-#define GROUP(DIM, NUMBER) NAMED(attend_rows_##DIM##_##NUMBER), NAMED(attend_parts_##DIM##_##NUMBER)
+#define GROUP(DIM, NUMBER)                                                        \
+  NAMED(attend_rows_##DIM##_##NUMBER), NAMED(attend_parts_##DIM##_##NUMBER),      \
+      NAMED(attend_rows_float8_##DIM##_##NUMBER), NAMED(attend_parts_float8_##DIM##_##NUMBER)
 #define GROUPS(DIM) GROUP(DIM, 1), GROUP(DIM, 2), GROUP(DIM, 3), GROUP(DIM, 4)
 #define MORE_GROUPS(DIM) GROUPS(DIM), GROUP(DIM, 5), GROUP(DIM, 6), GROUP(DIM, 7), GROUP(DIM, 8)
   static std::map<std::string, Function> all = {
       NAMED(embed),        NAMED(add_norm),         NAMED(pick),         NAMED(columns),
       NAMED(place_heads),  NAMED(attend_merge),     NAMED(silu_mul),     NAMED(quantize),
       NAMED(multiply_few), NAMED(gate_few),         NAMED(draw),         GROUPS(8),
+      NAMED(place_heads_float8),
       MORE_GROUPS(16),
       MORE_GROUPS(32),     MORE_GROUPS(64),         MORE_GROUPS(128),
       NAMED(turn_heads),   NAMED(turn_heads_back),  NAMED(share),        NAMED(share_back),

@@ -21,3 +21,7 @@ static inline unsigned to_float8(float value) {
   }
   return best | (std::signbit(value) ? 0x80 : 0);
 }
+
+static inline float2 from_float8s(unsigned two) {
+  return {from_float8((uint8_t)two), from_float8((uint8_t)(two >> 8))};
+}

@@ -7,7 +7,9 @@ use crate::engine::{
     RunnerError, Sampling, Shape, Step, Wanted, Weigh, Work,
 };
 use crate::nn::decoder::{Checkpoint, Config, Linear};
-use crate::nn::packed::{Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth};
+use crate::nn::packed::{
+    Kept, Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth,
+};
 use crate::telemetry::Metrics;
 use anyhow::{Result, bail, ensure};
 use rand::{Rng as _, SeedableRng as _};
@@ -30,6 +32,8 @@ pub struct EngineOptions {
     pub model: PathBuf,
     /// How its weights are kept; as they are stored, without it.
     pub precision: Option<Precision>,
+    /// How keys and values are; as their place does by itself, without it.
+    pub cache_precision: Option<Precision>,
     /// Threads that compute.
     pub threads: NonZeroUsize,
     /// The processor's instructions.
@@ -131,6 +135,7 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         None => Precision::of(&checkpoint)?,
     };
     let precision = options.place.precision(precision)?;
+    let kept = options.place.kept(options.cache_precision)?;
     let unknown = "what a GPU reads and computes in a second is not measured: `bandwidth` and `peak` have to be given";
     ensure!(
         options.place == Place::Processor || options.bandwidth.is_some() && options.peak.is_some(),
@@ -146,11 +151,11 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     };
     let before = memory_bytes();
     let between = Arc::default();
-    let (engine, memory) = start(checkpoint, precision, options, &between)?;
+    let (engine, memory) = start(checkpoint, (precision, kept), options, &between)?;
     let pages = pages(options);
-    let computed = computed(&config, precision, pages);
+    let computed = computed(&config, (precision, kept), pages);
     let memory = memory.unwrap_or(computed);
-    let machine = Machine { bandwidth, peak, memory, config: &config, precision };
+    let machine = Machine { bandwidth, peak, memory, config: &config, precision, kept };
     let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options, between };
     let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
     let batches = batches.collect::<Result<Vec<_>>>()?;
@@ -192,7 +197,7 @@ fn pages(options: &EngineOptions) -> usize {
 /// Starts the engine, and says what the model takes, where that can be seen.
 fn start(
     checkpoint: Checkpoint,
-    precision: Precision,
+    (precision, kept): (Precision, Kept),
     options: &EngineOptions,
     between: &Arc<Mutex<Vec<f64>>>,
 ) -> Result<(Engine, Option<Memory>)> {
@@ -200,6 +205,7 @@ fn start(
         (options.prompt_tokens + options.tokens).max(options.trunk_tokens + options.branch_tokens);
     let load = Options {
         precision,
+        kept,
         threads: options.threads,
         level: options.level,
         pages: pages(options),
@@ -237,16 +243,21 @@ struct Machine<'a> {
     memory: Memory,
     config: &'a Config,
     precision: Precision,
+    kept: Kept,
 }
 
 /// Bytes of keys and values of one token.
-fn token_bytes(config: &Config, precision: Precision) -> f64 {
-    let number = if precision == Precision::F32 { 4 } else { 2 };
+fn token_bytes(config: &Config, precision: Precision, kept: Kept) -> f64 {
+    let number = match kept {
+        Kept::Float8 => 1,
+        Kept::Plain if precision == Precision::F32 => 4,
+        Kept::Plain => 2,
+    };
     (2 * config.layers * config.kv_heads * config.head_dim * number) as f64
 }
 
 /// What a model must take: all weights, and keys and values of all pages that last.
-fn computed(config: &Config, precision: Precision, pages: usize) -> Memory {
+fn computed(config: &Config, (precision, kept): (Precision, Kept), pages: usize) -> Memory {
     let linears = (0..config.layers).flat_map(Linear::of_layer).chain([Linear::Unembed]);
     let numbers: usize = linears
         .map(|linear| {
@@ -254,9 +265,9 @@ fn computed(config: &Config, precision: Precision, pages: usize) -> Memory {
             outputs * inputs
         })
         .sum();
-    let kept = (pages * PAGE_TOKENS) as f64 * token_bytes(config, precision);
+    let cache = (pages * PAGE_TOKENS) as f64 * token_bytes(config, precision, kept);
     let weights = numbers as f64 * precision.bits() / 8.0;
-    Memory { weights: weights as usize, cache: kept as usize }
+    Memory { weights: weights as usize, cache: cache as usize }
 }
 
 impl Machine<'_> {
@@ -272,7 +283,8 @@ impl Machine<'_> {
 
     /// Seconds of a step of single rows.
     fn step(&self, texts: usize, context: usize) -> f64 {
-        let kept = texts as f64 * context as f64 * token_bytes(self.config, self.precision);
+        let of_token = token_bytes(self.config, self.precision, self.kept);
+        let kept = texts as f64 * context as f64 * of_token;
         let bytes = (self.memory.weights as f64 + kept) / self.bandwidth;
         bytes.max(texts as f64 * self.operations(context, true) / self.peak)
     }

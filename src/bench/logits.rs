@@ -16,6 +16,8 @@ pub struct LogitsOptions {
     pub model: PathBuf,
     /// How its weights are kept; as they are stored, without it.
     pub precision: Option<Precision>,
+    /// How keys and values are; as their place does by itself, without it.
+    pub cache_precision: Option<Precision>,
     /// Threads that compute, and the processor's instructions.
     pub threads: NonZeroUsize,
     /// See `threads`.
@@ -55,6 +57,7 @@ pub fn logits(options: &LogitsOptions) -> Result<()> {
     };
     let load = Options {
         precision: options.place.precision(precision)?,
+        kept: options.place.kept(options.cache_precision)?,
         threads: options.threads,
         level: options.level,
         pages: tokens.len().div_ceil(PAGE_TOKENS),

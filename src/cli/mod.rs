@@ -354,6 +354,7 @@ impl LogitsBench {
     fn run(self) -> anyhow::Result<()> {
         bench::logits(&bench::LogitsOptions {
             precision: self.model.precision(),
+            cache_precision: self.model.cache_precision(),
             threads: self.model.threads(),
             level: self.model.level(),
             model: self.model.model,
@@ -371,6 +372,7 @@ impl EngineBench {
         let options = bench::EngineOptions {
             model: self.model.model.clone(),
             precision: self.model.precision(),
+            cache_precision: self.model.cache_precision(),
             threads: self.model.threads(),
             level: self.model.level(),
             place: self.device,

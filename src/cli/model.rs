@@ -26,6 +26,9 @@ pub(super) struct LoadArgs {
     /// How weights are kept in memory; as they are stored, without it.
     #[arg(long, value_enum)]
     quantize: Option<Quantize>,
+    /// How keys and values are, on a GPU: bf16, or fp8 for twice as many; bf16, without it.
+    #[arg(long, value_enum)]
+    quantize_cache: Option<Quantize>,
     /// Threads that compute; all cores, without it.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -59,14 +62,20 @@ impl LoadArgs {
             Some(precision) => precision,
         };
         let precision = place.precision(precision)?;
+        let kept = place.kept(self.cache_precision())?;
         let (threads, level) = (self.threads(), self.level());
-        let options = Options { precision, threads, level, pages: 0, rows_max: ROWS_MAX };
+        let options = Options { precision, kept, threads, level, pages: 0, rows_max: ROWS_MAX };
         Ok(Opened { checkpoint, place, options, vocabulary })
     }
 
     /// How weights are to be kept, if that was said.
     pub(super) fn precision(&self) -> Option<Precision> {
         self.quantize.map(Quantize::precision)
+    }
+
+    /// How keys and values are to be, if that was said.
+    pub(super) fn cache_precision(&self) -> Option<Precision> {
+        self.quantize_cache.map(Quantize::precision)
     }
 
     /// The instructions that were asked for, or the best there are.

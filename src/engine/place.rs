@@ -3,7 +3,7 @@
 use super::runner::CpuRunner;
 use super::step::{Answers, Runner, RunnerError, Shape, Step};
 use crate::nn::decoder::Checkpoint;
-use crate::nn::packed::{Options, Precision};
+use crate::nn::packed::{Kept, Options, Precision};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -36,6 +36,14 @@ pub enum PlaceError {
     /// There are none on a processor.
     #[error("weights are kept as {0}, and a processor keeps them as f32, bf16, q8_0 or q4_k")]
     OnProcessor(&'static str),
+    /// There are no kernels for these keys and values on a GPU.
+    #[error("keys and values are kept as {0}, and a GPU keeps them as bf16 or fp8")]
+    CacheOnGpu(&'static str),
+    /// There are none on a processor, whatever they are.
+    #[error(
+        "keys and values are kept as {0}, and a processor keeps them as its weights want: it has no choice"
+    )]
+    CacheOnProcessor(&'static str),
     /// This program is for processors.
     #[error("this program was built without the feature `cuda`, and can't use a GPU")]
     NotBuilt,
@@ -55,6 +63,16 @@ impl Place {
                 Ok(precision)
             }
             (Self::Gpu(_), _) => Err(PlaceError::OnGpu(precision.as_str())),
+        }
+    }
+
+    /// How keys and values are kept there, if they are wanted so.
+    pub fn kept(self, precision: Option<Precision>) -> Result<Kept, PlaceError> {
+        match (self, precision) {
+            (_, None) | (Self::Gpu(_), Some(Precision::Bf16)) => Ok(Kept::Plain),
+            (Self::Gpu(_), Some(Precision::Float8)) => Ok(Kept::Float8),
+            (Self::Gpu(_), Some(other)) => Err(PlaceError::CacheOnGpu(other.as_str())),
+            (Self::Processor, Some(any)) => Err(PlaceError::CacheOnProcessor(any.as_str())),
         }
     }
 
@@ -86,7 +104,7 @@ fn gpu(
     [context_tokens_max, decodes_max]: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
     use crate::nn::cuda::Format;
-    let Options { precision, pages, rows_max, .. } = options;
+    let Options { precision, kept, pages, rows_max, .. } = options;
     let format = match precision {
         Precision::Float8 => Format::Float8,
         Precision::Int8 => Format::Int8,
@@ -99,6 +117,7 @@ fn gpu(
         context_tokens_max,
         decodes_max,
         format,
+        kept,
     };
     let runner = super::CudaRunner::load(checkpoint, options);
     Ok(Box::new(runner.map_err(|error| RunnerError::Failed(error.into()))?))
@@ -181,6 +200,22 @@ mod tests {
             let error = text.parse::<Place>().unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?} is no device")), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_and_values_are_kept_as_there_are_kernels_for() {
+        let gpu = Place::Gpu(0);
+        assert_eq!(gpu.kept(None), Ok(Kept::Plain));
+        assert_eq!(gpu.kept(Some(Precision::Bf16)), Ok(Kept::Plain));
+        assert_eq!(gpu.kept(Some(Precision::Float8)), Ok(Kept::Float8));
+        let refused = gpu.kept(Some(Precision::Int8)).unwrap_err();
+        let right = "keys and values are kept as q8_0, and a GPU keeps them as bf16 or fp8";
+        assert_eq!(refused.to_string(), right);
+        assert_eq!(Place::Processor.kept(None), Ok(Kept::Plain));
+        let refused = Place::Processor.kept(Some(Precision::Float8)).unwrap_err();
+        assert!(
+            refused.to_string().starts_with("keys and values are kept as fp8, and a processor")
+        );
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct RunLimits {
     pub cache: u64,
     /// How weights are kept; as they are stored, without it.
     pub precision: Option<Precision>,
+    /// How keys and values are; as their place does by itself, without it.
+    pub cache_precision: Option<Precision>,
     /// Rows of a step.
     pub rows_max: NonZeroUsize,
     /// Whether a GPU replays steps of texts that go on as CUDA graphs.
@@ -169,11 +171,13 @@ impl Reranker {
             None => Precision::of(&checkpoint)?,
         };
         let precision = limits.place.precision(precision)?;
+        let kept = limits.place.kept(limits.cache_precision)?;
         let options = Options {
             precision,
+            kept,
             threads: limits.threads,
             level: Level::best(),
-            pages: (limits.cache / precision.page_bytes(config) as u64) as usize,
+            pages: (limits.cache / precision.page_bytes(kept, config) as u64) as usize,
             rows_max: limits.rows_max.get(),
         };
         let (tokens, ends) = (config.positions_max, config.ends.clone());

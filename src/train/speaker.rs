@@ -64,6 +64,7 @@ impl Speaker {
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             cache: CACHE,
             precision: None,
+            cache_precision: None,
             rows_max: some(ROWS_MAX),
             graphs: false,
             sequences: Limits {

@@ -25,6 +25,7 @@ pub fn building(metrics: Arc<Metrics>) -> Building {
             threads: some(2),
             cache: 8 << 20,
             precision: None,
+            cache_precision: None,
             rows_max: some(256),
             graphs: false,
             sequences: engine::Limits {

@@ -45,10 +45,13 @@ step "logits"
 # A processor knows no E4M3, and keeps integers of 8 bits in another way.
 kept=bf16
 [ "$device" = cpu ] || kept="bf16 fp8 int8"
-for quantize in $kept; do
-  "$scratch/raisonne" bench logits --model "$model" --quantize "$quantize" --device "$device" \
-    --tokens "$model/tokens.json" --out "$scratch/$quantize.safetensors"
-done
+say() {
+  "$scratch/raisonne" bench logits --model "$model" --device "$device" --tokens "$model/tokens.json" \
+    --out "$scratch/$1.safetensors" "${@:2}"
+}
+for quantize in $kept; do say "$quantize" --quantize "$quantize"; done
+# So may keys and values.
+[ "$device" = cpu ] || say cache_fp8 --quantize bf16 --quantize-cache fp8
 python3 "$here/peer.py" check "$model" "$scratch"/*.safetensors
 step "transformers"
 python3 "$here/peer.py" time "$model" | tee "$scratch/theirs.json"
@@ -56,10 +59,12 @@ read -r bandwidth peak < <(python3 -c 'import json, sys
 said = json.load(open(sys.argv[1]))
 print(said.get("bandwidth", 10e9) / 1e9, said.get("peak", 1e11) / 1e12)' "$scratch/theirs.json")
 step "the engine"
-for quantize in $kept; do
-  "$scratch/raisonne" bench engine --model "$model" --quantize "$quantize" --device "$device" --rows-max 2048 \
-    --bandwidth "$bandwidth" --peak "$peak" --batches 1,8,64 --prompt-tokens 1024 --tokens 64
-done
+measure() {
+  "$scratch/raisonne" bench engine --model "$model" --device "$device" --rows-max 2048 \
+    --bandwidth "$bandwidth" --peak "$peak" --batches 1,8,64 --prompt-tokens 1024 --tokens 64 "$@"
+}
+for quantize in $kept; do measure --quantize "$quantize"; done
+[ "$device" = cpu ] || measure --quantize fp8 --quantize-cache fp8
 step "the learner"
 rank=16 batch=16 rows=16384
 [ -z "${TINY:-}" ] || { rank=4 batch=4 rows=256; }

@@ -13,7 +13,7 @@ use super::rows::{
     DRAW_NUMBERS, FRAGMENT_ROWS, Found, PAGES_A_PART, Plan, Room, Rows, Wanted, norm_threads,
 };
 use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, Linear, Norm};
-use crate::nn::packed::{Group, PAGE_TOKENS, Pass, Seen, Slot};
+use crate::nn::packed::{Group, Kept, PAGE_TOKENS, Pass, Seen, Slot};
 use crate::nn::softmax::Draw;
 use half::bf16;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct Options {
     pub decodes_max: usize,
     /// What the layers' weights are brought into.
     pub format: Format,
+    /// How keys and values are kept.
+    pub kept: Kept,
 }
 
 /// A decoder that serves on a GPU.
@@ -62,7 +64,7 @@ pub struct Model {
     /// Cosines and sines of each position.
     pub(super) turns: Table<f32>,
     /// Keys and values: a layer's pages, and then the next one's.
-    cache: [Table<bf16>; 2],
+    cache: [Table<u8>; 2],
     pages: usize,
     pub(super) room: Room,
     pub(super) rows: Rows,
@@ -119,7 +121,7 @@ impl Model {
         let of_turns = turns(&config, options.context_tokens_max);
         let mut turns = device.zeroed(of_turns.len())?;
         device.write(&mut turns, 0, &of_turns)?;
-        let launches = Launches::find(&device, &config)?;
+        let launches = Launches::find(&device, &config, options.kept)?;
         let room = Room::of(&config, options);
         let rows = Rows::new(&device, &config, &room, format)?;
         let plan = Plan::new(&device, &room)?;
@@ -128,7 +130,7 @@ impl Model {
         let unembeds = unembedding.as_ref().unwrap_or(&embedding).at(0);
         shapes.tune(&device, &products, &layers, unembeds, &room)?;
         // At worst every row of a pass is a branch of its own.
-        let (pages, cache) = pages(&device, &config, options.pages, options.rows_max)?;
+        let (pages, cache) = pages(&device, &config, options)?;
         let mut model = Self {
             config,
             device,
@@ -396,16 +398,16 @@ pub(super) fn turns(config: &Config, positions: usize) -> Vec<f32> {
     (0..positions).flat_map(of).collect()
 }
 
-/// Takes memory for keys and values: for as many pages as are wanted, or as there is room for, and `scratch` more. Says
-/// how many it is.
+/// Takes memory for keys and values: for as many pages as are wanted, or as there is room for, and for those of branches.
+/// Says how many it is.
 fn pages(
     device: &Device,
     config: &Config,
-    wanted: usize,
-    scratch: usize,
-) -> Result<(usize, [Table<bf16>; 2]), DeviceError> {
-    let page = config.kv_heads * PAGE_TOKENS * config.head_dim * config.layers;
-    let room = device.free()?.saturating_sub(RESERVE) / (2 * page * size_of::<bf16>());
+    options: Options,
+) -> Result<(usize, [Table<u8>; 2]), DeviceError> {
+    let Options { pages: wanted, rows_max: scratch, kept, .. } = options;
+    let page = config.layers * config.kv_heads * kept.head_bytes(config);
+    let room = device.free()?.saturating_sub(RESERVE) / (2 * page);
     let mut pages = wanted.min(room.saturating_sub(scratch)).max(1);
     let cache = loop {
         let all = (pages + scratch) * page;
@@ -458,22 +460,34 @@ impl Shapes {
     }
 }
 
+/// Bytes that a block shares while it attends: keys and values of a part, in rows of 16 bits that are padded so that they
+/// are in each other's way nowhere. Of those that are kept in 8, it shares all as they lie, and one of both in 16.
+fn shared_bytes(config: &Config, kept: Kept) -> usize {
+    let of_page = PAGE_TOKENS * (config.head_dim.max(FRAGMENT_ROWS) + 8) * size_of::<bf16>();
+    PAGES_A_PART
+        * match kept {
+            Kept::Plain => 2 * of_page,
+            Kept::Float8 => of_page + 2 * kept.head_bytes(config),
+        }
+}
+
 // === impl Launches ===
 
 impl Launches {
-    fn find(device: &Device, config: &Config) -> Result<Self, DeviceError> {
+    fn find(device: &Device, config: &Config, kept: Kept) -> Result<Self, DeviceError> {
         let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
-        // Keys and values of a part, in rows that are padded so that they are in each other's way nowhere; half the
-        // numbers, because they have 16 bits.
-        let shared = PAGES_A_PART * PAGE_TOKENS * (dim.max(FRAGMENT_ROWS) + 8);
-        let attends =
-            |what: &str| device.kernel_that_shares(&format!("attend_{what}_{dim}_{group}"), shared);
+        let bytes = shared_bytes(config, kept);
+        let kept = if kept == Kept::Float8 { "_float8" } else { "" };
+        let attends = |what: &str| {
+            let name = format!("attend_{what}{kept}_{dim}_{group}");
+            device.kernel_that_shares(&name, bytes / size_of::<f32>())
+        };
         Ok(Self {
             embed: device.kernel("embed")?,
             add_norm: device.kernel("add_norm")?,
             pick: device.kernel("pick")?,
             columns: device.kernel("columns")?,
-            place_heads: device.kernel("place_heads")?,
+            place_heads: device.kernel(&format!("place_heads{kept}"))?,
             attend_rows: attends("rows")?,
             attend_parts: attends("parts")?,
             attend_merge: device.kernel("attend_merge")?,

@@ -21,4 +21,4 @@ pub use attention::{Group, Seen};
 pub use kv::{PAGE_TOKENS, Slot};
 pub use lanes::Level;
 pub use measure::{peak, read_bandwidth};
-pub use model::{Buffer, Columns, Memory, Options, Packed, Pass, Precision};
+pub use model::{Buffer, Columns, Kept, Memory, Options, Packed, Pass, Precision};

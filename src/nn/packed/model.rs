@@ -3,7 +3,7 @@
 use super::attention::{Group, HEAD_DIM_MAX, Heads, Seen, Tasks, attend};
 use super::blocks::Blocks;
 use super::crew::Crew;
-use super::kv::{Cache, Layout, Slot};
+use super::kv::{Cache, Layout, PAGE_TOKENS, Slot};
 use super::lanes::Level;
 use super::lines::Lines;
 use super::matrix::{Format, Inputs, Matrix, PANEL, Plan, Product, multiply};
@@ -30,7 +30,17 @@ pub enum Precision {
     /// holds in other blocks is multiplied as it is.
     Int4,
     /// 8 bits of a floating-point number (E4M3), with a scale for each row of a matrix, and each row that it is
-    /// multiplied with; keys, values and the unembedding in 16 bits. On a GPU alone.
+    /// multiplied with; the unembedding in 16 bits. On a GPU alone.
+    Float8,
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// As what is computed with weights of a precision: in 32 bits or in 16.
+    #[default]
+    Plain,
+    /// 8 bits of a floating-point number (E4M3), with a power of two for each token of a head. On a GPU alone.
     Float8,
 }
 
@@ -39,6 +49,8 @@ pub enum Precision {
 pub struct Options {
     /// How weights are kept.
     pub precision: Precision,
+    /// How keys and values are.
+    pub kept: Kept,
     /// Threads that compute.
     pub threads: NonZeroUsize,
     /// The processor's instructions.
@@ -180,8 +192,11 @@ impl Precision {
     }
 
     /// Bytes of a page of keys and values.
-    pub fn page_bytes(self, config: &Config) -> usize {
-        self.layout(config).page_bytes()
+    pub fn page_bytes(self, kept: Kept, config: &Config) -> usize {
+        match kept {
+            Kept::Plain => self.layout(config).page_bytes(),
+            Kept::Float8 => 2 * config.layers * config.kv_heads * kept.head_bytes(config),
+        }
     }
 
     fn layout(self, config: &Config) -> Layout {
@@ -191,6 +206,19 @@ impl Precision {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         }
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// Bytes of the keys of one head in a page of a GPU, or of its values: tokens of 8 bits have one beside their numbers.
+    pub fn head_bytes(self, config: &Config) -> usize {
+        let of_token = match self {
+            Self::Plain => config.head_dim * size_of::<half::bf16>(),
+            Self::Float8 => config.head_dim + 1,
+        };
+        PAGE_TOKENS * of_token
     }
 }
 
@@ -208,6 +236,10 @@ impl Packed {
         if options.precision == Precision::Float8 {
             let value = options.precision.as_str().to_owned();
             return Err(ConfigError::unsupported("quantize", value, "kept on a GPU").into());
+        }
+        if options.kept == Kept::Float8 {
+            let value = Precision::Float8.as_str().to_owned();
+            return Err(ConfigError::unsupported("quantize_cache", value, "kept on a GPU").into());
         }
         let crew = Crew::new(options.threads);
         let weights = load_weights(&checkpoint, &crew, options.precision)?;
