@@ -1,10 +1,8 @@
 // Each kernel, emulated, against the same sum in double precision. What kernels write to is filled with not-a-number
-// before, so what they forget shows as well.
-#define EMULATED
-#include "../decoder.cu"
-#include "../scorer.cu"
+// before, so what they forget shows as well. It lies in one library with the emulated driver, because compiling all
+// kernels takes longer than either.
+#include "driver.cpp"
 
-#include <cstdio>
 #include <random>
 
 namespace {
@@ -757,7 +755,8 @@ void slates(const char *name, const Sizes &of) {
 
 }  // namespace
 
-int main() {
+// Whether a kernel is off.
+extern "C" int check_kernels() {
   norms();
   quantized();
   tables();
@@ -778,14 +777,11 @@ int main() {
   ATTENTION(16, 1, 150);
   ATTENTION(16, 8, 0);
   ATTENTION(32, 3, 0);
-  ATTENTION(32, 5, 40);
   ATTENTION(64, 2, 0);
   ATTENTION(64, 7, 150);
   ATTENTION(128, 1, 40);
-  ATTENTION(128, 3, 150);
   ATTENTION(128, 4, 0);
-  ATTENTION(128, 8, 1);
-  ATTENTION_FLOAT8(8, 1, 0);
+  ATTENTION(64, 8, 1);
   ATTENTION_FLOAT8(8, 3, 40);
   ATTENTION_FLOAT8(16, 8, 0);
   ATTENTION_FLOAT8(64, 2, 150);
