@@ -269,6 +269,12 @@ fn what_does_not_fit_is_named() {
     let error = backprop.pass(&batch, taught.aims(totals), 0).unwrap_err().to_string();
     let right = "a batch has 25 rows in sequences of 25, and there is room for 96 in such of 24";
     assert_eq!(error, right);
+    let plan = lora::Plan { rank: RANK, ..lora::Plan::default() };
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let adapters = Adapters::new(&model.config, plan, [Linear::Unembed], &mut random, &Device::Cpu);
+    model.adapters = Some(adapters.unwrap());
+    let error = Backprop::load(&model, options(24)).unwrap_err().to_string();
+    assert!(error.ends_with("has one on `lm_head.weight`"), "{error}");
     model.adapters = None;
     let error = Backprop::load(&model, options(24)).unwrap_err();
     assert!(matches!(error, BackpropError::NoAdapters), "{error}");

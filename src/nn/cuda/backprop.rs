@@ -89,6 +89,9 @@ pub enum BackpropError {
     /// A model has no adapters.
     #[error("a GPU trains adapters only, and the model has none")]
     NoAdapters,
+    /// It has one on its unembedding.
+    #[error("a GPU trains adapters of layers, and the model has one on `{}`", Linear::Unembed.name())]
+    OnUnembedding,
     /// A batch is larger than what was asked for.
     #[error(
         "a batch has {rows} rows in sequences of {length}, and there is room for {rows_max} in such of {length_max}"
@@ -136,6 +139,9 @@ impl Backprop {
         let config = model.config.clone();
         check(&config, Format::Bf16)?;
         let adapters = model.adapters.as_ref().ok_or(BackpropError::NoAdapters)?;
+        if adapters.pair(Linear::Unembed).is_some() {
+            return Err(BackpropError::OnUnembedding);
+        }
         let device = Device::open(options.ordinal, DECODER)?;
         let free = device.free()?;
         let loader = Loader { model, adapters, device: &device };
