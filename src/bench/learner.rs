@@ -108,6 +108,6 @@ fn written(tokens: Vec<u32>, at: usize, vocabulary: usize) -> Lesson {
     let worth = if at.is_multiple_of(2) { 1.0 } else { -1.0 };
     let advantages = (0..count).map(|place| if place > 0 { worth } else { 0.0 }).collect();
     let before = vec![-(vocabulary as f32).ln(); count];
-    let total = (count - 1) as f64;
+    let total = count.saturating_sub(1) as f64;
     Lesson::written(tokens, Reinforce { advantages, before, clip: [0.2, 0.28], total })
 }
