@@ -106,6 +106,16 @@ pub enum BackpropError {
         /// The limit of a sequence.
         length_max: usize,
     },
+    /// A batch has something that the model has not.
+    #[error("a batch has {what} {value}, and there are {count}")]
+    OutOfBounds {
+        /// What it has, by its number.
+        what: &'static str,
+        /// That number.
+        value: u32,
+        /// How many there are.
+        count: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -196,7 +206,7 @@ impl Backprop {
         aims: Aims<'_>,
         origin: u64,
     ) -> Result<f64, BackpropError> {
-        self.check(batch)?;
+        self.check(batch, &aims)?;
         self.plan.fill(batch, &aims);
         self.plan.upload(&self.device)?;
         let last = self.config.layers;
@@ -228,12 +238,24 @@ impl Backprop {
         Ok(gradients)
     }
 
-    fn check(&self, batch: &Batch) -> Result<(), BackpropError> {
+    /// Whether there is room for a batch, and nothing in it leads anywhere else.
+    fn check(&self, batch: &Batch, aims: &Aims<'_>) -> Result<(), BackpropError> {
         let Batch { sequences, length, .. } = *batch;
         let Work { rows_max, length_max, .. } = self.work;
         let rows = sequences * length;
         if rows > rows_max || length > length_max {
             return Err(BackpropError::TooLarge { rows, length, rows_max, length_max });
+        }
+        batch.check()?;
+        aims.check(rows, self.config.vocabulary)?;
+        let bounds = [
+            ("token", &batch.tokens, self.config.vocabulary),
+            ("position", &batch.positions, length_max),
+        ];
+        for (what, values, count) in bounds {
+            if let Some(&value) = values.iter().find(|&&value| value as usize >= count) {
+                return Err(BackpropError::OutOfBounds { what, value, count });
+            }
         }
         Ok(())
     }

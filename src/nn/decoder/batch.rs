@@ -65,7 +65,7 @@ impl Batch {
     }
 
     /// Whether there is a token, a position and a segment for each row.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let rows = self.sequences.checked_mul(self.length).filter(|&rows| rows > 0);
         let lengths = [self.tokens.len(), self.positions.len(), self.segments.len()];
         if lengths.iter().all(|&length| Some(length) == rows) {

@@ -95,7 +95,8 @@ struct Back<'a> {
 // === impl Targets ===
 
 impl Targets<'_> {
-    fn check(&self, rows: usize, vocabulary: usize) -> Result<()> {
+    /// Whether there is a target for each of so many rows, and each is a token of the vocabulary.
+    pub fn check(&self, rows: usize, vocabulary: usize) -> Result<()> {
         let wrong = |what: String| Err(Error::Msg(what));
         let (tokens, weights) = (self.tokens.len(), self.weights.len());
         if tokens != rows || weights != rows {

@@ -103,6 +103,8 @@ impl Work {
         let all = queries + 2 * keys;
         let group = config.heads / config.kv_heads;
         let scores = logits_max.max(group * length * length).min(config.heads * rows * length);
+        // The ends of branches have a score each as well.
+        let scores = scores.max(rows);
         let logit_rows = (logits_max / vocabulary).clamp(1, rows);
         let exact = |numbers: usize| device.zeroed::<f32>(numbers);
         let short = |numbers: usize| device.zeroed::<bf16>(numbers);
