@@ -22,7 +22,7 @@ fn kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=CUDAARCHS");
     println!("cargo:rerun-if-env-changed=NVCC");
     println!("cargo:rerun-if-env-changed=CUDA_PATH");
-    for header in ["attention", "backprop", "draw", "few", "rows", "tensor", "warp"] {
+    for header in ["attention", "backprop", "draw", "few", "heads", "rows", "tensor", "warp"] {
         println!("cargo:rerun-if-changed=kernels/{header}.h");
     }
     let of_path = env::var_os("CUDA_PATH").map(|path| Path::new(&path).join("bin/nvcc"));

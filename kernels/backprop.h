@@ -5,7 +5,7 @@
 // of queries that share a head of keys are neighbours, so they are the rows of one product with it. Gradients of rows are
 // f32; what goes into products is bf16.
 #pragma once
-#include "rows.h"
+#include "heads.h"
 
 // How the heads of a batch lie, and how many rows a sequence has.
 struct Sequences {
@@ -20,20 +20,6 @@ static __device__ size_t place_of_head(const Sequences &of, u32 heads, u32 row, 
   return (((size_t)(row / of.length) * heads + head) * of.length + row % of.length) * of.dim;
 }
 
-// Four numbers of a head's first half that a lane keeps, and the four half a head on, which are turned with them.
-struct Halves {
-  float4 a, b;
-};
-
-static __device__ Halves load_halves(const float *head, u32 half) {
-  return {*reinterpret_cast<const float4 *>(head), *reinterpret_cast<const float4 *>(head + half)};
-}
-
-static __device__ void store_halves(bf16 *head, u32 half, const Halves &of) {
-  *reinterpret_cast<uint2 *>(head) = uint2{pair_of(of.a.x, of.a.y), pair_of(of.a.z, of.a.w)};
-  *reinterpret_cast<uint2 *>(head + half) = uint2{pair_of(of.b.x, of.b.y), pair_of(of.b.z, of.b.w)};
-}
-
 static __device__ float dot(const float4 &a, const float4 &b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
 
 static __device__ float4 product(const float4 &a, const float4 &b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
@@ -42,20 +28,6 @@ static __device__ float4 product(const float4 &a, const float4 &b) { return {a.x
 static __device__ float4 across(const float4 &back, const float4 &was, float factor, float along) {
   return {factor * (back.x - was.x * along), factor * (back.y - was.y * along), factor * (back.z - was.z * along),
           factor * (back.w - was.w * along)};
-}
-
-// Turns a lane's numbers by their angles, forwards (1) or back (-1).
-static __device__ Halves turned(const Halves &of, const float2 *angles, float way) {
-  Halves out;
-  const float *x = &of.a.x, *y = &of.b.x;
-  float *to_x = &out.a.x, *to_y = &out.b.x;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const float cosine = angles[i].x, sine = way * angles[i].y;
-    to_x[i] = x[i] * cosine - y[i] * sine;
-    to_y[i] = y[i] * cosine + x[i] * sine;
-  }
-  return out;
 }
 
 // The head of a row that a warp goes over: which of all, and which of its own kind. A lane has four numbers of its first
@@ -85,8 +57,7 @@ static __device__ size_t place_of_head(const Sequences &of, const Head &head) {
 
 // What projections came to for a head.
 static __device__ Halves projected(const Product &qkv, const Head &head) {
-  const u32 dim = 2 * head.half, from = head.among * dim + head.first;
-  return {result(qkv, head.row, head.all * dim, from), result(qkv, head.row, head.all * dim, from + head.half)};
+  return result_of_head(qkv, head.row, head.all, head.among, head.half, head.first);
 }
 
 static __device__ Halves product(const Halves &a, const Halves &b) { return {product(a.a, b.a), product(a.b, b.b)}; }
@@ -221,7 +192,7 @@ extern "C" __global__ void split_heads(bf16 *heads, const float *rows, Sequences
   for (u32 i = threadIdx.x * 4; i < of.heads * of.dim; i += blockDim.x * 4) {
     const float4 four = *reinterpret_cast<const float4 *>(rows + (size_t)blockIdx.x * of.heads * of.dim + i);
     *reinterpret_cast<uint2 *>(heads + place_of_head(of, of.heads, blockIdx.x, i / of.dim) + i % of.dim) =
-        uint2{pair_of(four.x, four.y), pair_of(four.z, four.w)};
+        shortened(four);
   }
 }
 
@@ -233,16 +204,17 @@ extern "C" __global__ void gate_back(bf16 *gradient, Product gates_ups, const fl
     const float4 gate = result(gates_ups, blockIdx.x, 2 * width, i), up = result(gates_ups, blockIdx.x, 2 * width, width + i);
     const float4 back = *reinterpret_cast<const float4 *>(activated + (size_t)blockIdx.x * width + i);
     const float *g = &gate.x, *u = &up.x, *d = &back.x;
-    float to_gate[4], to_up[4];
+    float4 to_gate, to_up;
+    float *of_gate = &to_gate.x, *of_up = &to_up.x;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
       const float open = 1.0f / (1.0f + __expf(-g[n]));
-      to_gate[n] = d[n] * u[n] * open * (1.0f + g[n] * (1.0f - open));
-      to_up[n] = d[n] * g[n] * open;
+      of_gate[n] = d[n] * u[n] * open * (1.0f + g[n] * (1.0f - open));
+      of_up[n] = d[n] * g[n] * open;
     }
     bf16 *to = gradient + (size_t)blockIdx.x * 2 * width + i;
-    *reinterpret_cast<uint2 *>(to) = uint2{pair_of(to_gate[0], to_gate[1]), pair_of(to_gate[2], to_gate[3])};
-    *reinterpret_cast<uint2 *>(to + width) = uint2{pair_of(to_up[0], to_up[1]), pair_of(to_up[2], to_up[3])};
+    *reinterpret_cast<uint2 *>(to) = shortened(to_gate);
+    *reinterpret_cast<uint2 *>(to + width) = shortened(to_up);
   }
 }
 
@@ -292,8 +264,7 @@ extern "C" __global__ void shorten(bf16 *to, const float *from, u32 fours) {
   let_next_begin();
   wait_for_last();
   for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < fours; i += gridDim.x * blockDim.x) {
-    const float4 four = reinterpret_cast<const float4 *>(from)[i];
-    reinterpret_cast<uint2 *>(to)[i] = uint2{pair_of(four.x, four.y), pair_of(four.z, four.w)};
+    reinterpret_cast<uint2 *>(to)[i] = shortened(reinterpret_cast<const float4 *>(from)[i]);
   }
 }
 

@@ -9,7 +9,7 @@
 #include "backprop.h"
 #include "draw.h"
 #include "few.h"
-#include "rows.h"
+#include "heads.h"
 
 // stream (rows, width) = the embeddings of tokens. Grid: rows.
 extern "C" __global__ void embed(float *stream, const bf16 *table, const u32 *tokens, u32 width) {
@@ -114,38 +114,22 @@ extern "C" __global__ void columns(float *logits, const bf16 *normed, const bf16
 
 // Keeps the numbers of a head that a warp has, as a token's of a page: those of a lane begin at `first`, and, half a head
 // on, again; lanes behind the last have zeros.
-static __device__ __forceinline__ void keep_head(bf16 *page, u32 token, const float4 &a, const float4 &b, u32 first,
-                                                 u32 half) {
-  if (first >= half) return;
-  bf16 *to = page + token * 2 * half + first;
-  *reinterpret_cast<uint2 *>(to) = uint2{pair_of(a.x, a.y), pair_of(a.z, a.w)};
-  *reinterpret_cast<uint2 *>(to + half) = uint2{pair_of(b.x, b.y), pair_of(b.z, b.w)};
-}
-
-// Four numbers in 8 bits, times a factor.
-static __device__ __forceinline__ u32 float8s_of(const float4 &four, float factor) {
-  return to_float8(four.x * factor) | to_float8(four.y * factor) << 8 | to_float8(four.z * factor) << 16 |
-         to_float8(four.w * factor) << 24;
-}
-
-// The greatest of four numbers, whatever their signs.
-static __device__ __forceinline__ float greatest_of(const float4 &four) {
-  return fmaxf(fmaxf(fabsf(four.x), fabsf(four.y)), fmaxf(fabsf(four.z), fabsf(four.w)));
+static __device__ __forceinline__ void keep_head(bf16 *page, u32 token, const Halves &of, u32 first, u32 half) {
+  if (first < half) store_halves(page + token * 2 * half + first, half, of);
 }
 
 // The same in 8 bits, with a power of two for all of the head's numbers. The greatest of them is brought near to the
 // greatest there is, so that what is far smaller keeps its bits as well.
-static __device__ __forceinline__ void keep_head(float8 *page, u32 token, const float4 &a, const float4 &b, u32 first,
-                                                 u32 half) {
-  float most = fmaxf(greatest_of(a), greatest_of(b));
+static __device__ __forceinline__ void keep_head(float8 *page, u32 token, const Halves &of, u32 first, u32 half) {
+  float most = fmaxf(greatest_of(of.a), greatest_of(of.b));
   for (int far = WARP / 2; far > 0; far /= 2) most = fmaxf(most, __shfl_xor_sync(EVERYONE, most, far));
   const u32 exponent = exponent_for(most);
   const float factor = inverse_power_of(exponent);
   if (first == 0) page[PAGE_TOKENS * 2 * half + token] = (float8)exponent;
   if (first >= half) return;
   float8 *to = page + token * 2 * half + first;
-  *reinterpret_cast<u32 *>(to) = float8s_of(a, factor);
-  *reinterpret_cast<u32 *>(to + half) = float8s_of(b, factor);
+  *reinterpret_cast<u32 *>(to) = bytes_of(of.a, factor, FLOAT8);
+  *reinterpret_cast<u32 *>(to + half) = bytes_of(of.b, factor, FLOAT8);
 }
 
 // What a projection came to becomes queries, and keys and values in their pages: queries and keys are normed head by
@@ -169,7 +153,7 @@ static __device__ __forceinline__ void place(bf16 *queries, Kept *keys, Kept *va
   // A lane keeps what is turned together: numbers of the first half of a head, and those half a head on.
   const u32 first = lane * 4;
   const bool has = first < half;
-  float4 a = {0.0f, 0.0f, 0.0f, 0.0f}, b = a, scale_a = a, scale_b = a;
+  Halves numbers = {}, scales = {};
   // What no kernel writes is there before what the last one does.
   float2 turn[4] = {};
   if (has && !is_value) {
@@ -177,34 +161,18 @@ static __device__ __forceinline__ void place(bf16 *queries, Kept *keys, Kept *va
 #pragma unroll
     for (int i = 0; i < 4; i++) turn[i] = at[i];
   }
-  if (has && scale) {
-    scale_a = *reinterpret_cast<const float4 *>(scale + first);
-    scale_b = *reinterpret_cast<const float4 *>(scale + half + first);
-  }
+  if (has && scale) scales = load_halves(scale + first, half);
   wait_for_last();
-  if (has) {
-    a = result(qkv, row, all * of.dim, head * of.dim + first);
-    b = result(qkv, row, all * of.dim, head * of.dim + half + first);
-  }
+  if (has) numbers = result_of_head(qkv, row, all, head, half, first);
   if (scale) {
+    const float4 &a = numbers.a, &b = numbers.b;
     const float squares = a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
     const float factor = rsqrtf(warp_sum(squares) / of.dim + epsilon);
-    if (has) {
-      a = scaled(a, factor, scale_a);
-      b = scaled(b, factor, scale_b);
-    }
+    if (has) numbers = {scaled(a, factor, scales.a), scaled(b, factor, scales.b)};
   }
-  if (has && !is_value) {
-    float *x = &a.x, *y = &b.x;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float turned = x[i] * turn[i].x - y[i] * turn[i].y;
-      y[i] = y[i] * turn[i].x + x[i] * turn[i].y;
-      x[i] = turned;
-    }
-  }
-  if (is_query) keep_head(query, 0, a, b, first, half);
-  else keep_head(page, token, a, b, first, half);
+  if (has && !is_value) numbers = turned(numbers, turn, 1.0f);
+  if (is_query) keep_head(query, 0, numbers, first, half);
+  else keep_head(page, token, numbers, first, half);
 }
 
 extern "C" __global__ void place_heads(bf16 *queries, bf16 *keys, bf16 *values, Product qkv, const float *query_scale,

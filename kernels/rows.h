@@ -78,6 +78,20 @@ static __device__ u32 byte_of(float value, Format format) {
   return format == INT8 ? (u32)__float2int_rn(value) & 0xff : to_float8(value);
 }
 
+// Four numbers in 16 bits; in 8, times a factor; and the greatest of them, whatever their signs.
+static __device__ __forceinline__ uint2 shortened(const float4 &four) {
+  return {pair_of(four.x, four.y), pair_of(four.z, four.w)};
+}
+
+static __device__ __forceinline__ u32 bytes_of(const float4 &four, float factor, Format format) {
+  return byte_of(four.x * factor, format) | byte_of(four.y * factor, format) << 8 |
+         byte_of(four.z * factor, format) << 16 | byte_of(four.w * factor, format) << 24;
+}
+
+static __device__ __forceinline__ float greatest_of(const float4 &four) {
+  return fmaxf(fmaxf(fabsf(four.x), fabsf(four.y)), fmaxf(fabsf(four.z), fabsf(four.w)));
+}
+
 // Writes the row that a block keeps: in 16 bits, or in 8, with a scale, so that its greatest number is the greatest that
 // 8 bits hold.
 template <u32 TIMES>
@@ -88,10 +102,7 @@ static __device__ void write_row(void *rows, float *scales, Format format, const
     float most = 0.0f;
 #pragma unroll
     for (u32 nth = 0; nth < TIMES; nth++)
-      if (place_of(nth) < width) {
-        const float4 &four = kept[nth];
-        most = fmaxf(fmaxf(most, fmaxf(fabsf(four.x), fabsf(four.y))), fmaxf(fabsf(four.z), fabsf(four.w)));
-      }
+      if (place_of(nth) < width) most = fmaxf(most, greatest_of(kept[nth]));
     most = block_max(most);
     // A row of nothing stays that.
     factor = most > 0.0f ? greatest / most : 0.0f;
@@ -101,17 +112,9 @@ static __device__ void write_row(void *rows, float *scales, Format format, const
   for (u32 nth = 0; nth < TIMES; nth++) {
     const u32 i = place_of(nth);
     if (i >= width) continue;
-    const float4 &four = kept[nth];
     const size_t at = (size_t)row * width + i;
-    if (format != BF16) {
-      static_cast<u32 *>(rows)[at / 4] = byte_of(four.x * factor, format) | byte_of(four.y * factor, format) << 8 |
-                                         byte_of(four.z * factor, format) << 16 | byte_of(four.w * factor, format) << 24;
-    } else {
-      uint2 pairs;
-      pairs.x = pair_of(four.x, four.y);
-      pairs.y = pair_of(four.z, four.w);
-      *reinterpret_cast<uint2 *>(static_cast<bf16 *>(rows) + at) = pairs;
-    }
+    if (format != BF16) static_cast<u32 *>(rows)[at / 4] = bytes_of(kept[nth], factor, format);
+    else *reinterpret_cast<uint2 *>(static_cast<bf16 *>(rows) + at) = shortened(kept[nth]);
   }
 }
 

@@ -66,22 +66,17 @@ static inline __nv_bfloat16 __float2bfloat16(float value) {
 // To the nearest, ties to even; not-a-number to zero.
 static inline int __float2int_rn(float value) { return value == value ? (int)lrintf(value) : 0; }
 
-static inline int __float_as_int(float value) {
-  int bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
+// The same bits, as something else.
+template <class To, class From>
+static inline To bits_as(From value) {
+  To to;
+  memcpy(&to, &value, sizeof to);
+  return to;
 }
 
-static inline float __uint_as_float(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-static inline uint32_t __float_as_uint(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
+static inline int __float_as_int(float value) { return bits_as<int>(value); }
+static inline float __uint_as_float(uint32_t bits) { return bits_as<float>(bits); }
+static inline uint32_t __float_as_uint(float value) { return bits_as<uint32_t>(value); }
 static inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
 static inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 static inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }

@@ -18,6 +18,7 @@ mod work;
 use super::blas::{Blas, Matrix, Sizes};
 use super::device::{Address, Argument, DECODER, Device, DeviceError, Kernel, Product, Table};
 use super::load::check;
+use super::model::{ROW_THREADS as THREADS, WARP};
 use super::products::Format;
 use super::rows::norm_threads;
 use crate::nn::Aims;
@@ -28,9 +29,6 @@ use load::{Layer, Loader};
 use std::ops::Range;
 use work::{Plan, Work};
 
-/// Threads of a block that goes over a row, or over numbers wherever they lie; and those of a warp.
-const THREADS: u32 = 256;
-const WARP: u32 = 32;
 /// Threads of a block that goes over a row of logits.
 const LOGIT_THREADS: u32 = 1_024;
 /// Blocks of kernels that go over numbers wherever they lie.

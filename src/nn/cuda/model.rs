@@ -19,7 +19,7 @@ use half::bf16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Threads of a block that embeds a row, of one that draws a token, and of a warp.
+/// Threads of a block that embeds a row or goes over numbers wherever they lie, of one that draws a token, and of a warp.
 pub(super) const ROW_THREADS: u32 = 256;
 const DRAW_THREADS: u32 = 1_024;
 pub(super) const WARP: u32 = 32;
