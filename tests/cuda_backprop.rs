@@ -8,7 +8,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use raisonne::engine::Place;
 use raisonne::nn::cuda::{Backprop, BackpropError, BackpropOptions};
-use raisonne::nn::decoder::{Adapters, Batch, Linear, Model, backprop, lora};
+use raisonne::nn::decoder::{Adapters, Batch, LinearId, Model, backprop, lora};
 use raisonne::nn::{Aims, Choice};
 use raisonne::train::learner::{Dtype, Learner, Plan, Scope};
 use raisonne::train::lesson::{Choose, Lesson, Reinforce, Taught, totals};
@@ -40,13 +40,13 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// A model of the fixtures whose adapters have learned something already, on some matrices or on all.
-fn model(name: &str, dropout: f32, matrices: impl Fn(Linear) -> bool) -> Model {
+fn model(name: &str, dropout: f32, matrices: impl Fn(LinearId) -> bool) -> Model {
     let mut model = Model::open(&fixture(name)).unwrap();
     model.parameters.freeze();
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let plan = lora::Plan { rank: RANK, alpha: 8.0, dropout };
     let all =
-        (0..model.config.layers).flat_map(Linear::of_layer).filter(|matrix| matrices(*matrix));
+        (0..model.config.layers).flat_map(LinearId::of_layer).filter(|matrix| matrices(*matrix));
     let adapters = Adapters::new(&model.config, plan, all, &mut random, &Device::Cpu).unwrap();
     for variable in adapters.variables().unwrap() {
         let drawn = (0..variable.elem_count()).map(|_| random.random_range(-0.2_f32..0.2));
@@ -141,12 +141,12 @@ fn gradients_are_as_near_to_f32_as_the_processors_in_16_bits() {
 #[test]
 fn only_what_has_an_adapter_is_trained() {
     let _one = device();
-    let model = model("qwen3", 0.0, |of| matches!(of, Linear::Query(_) | Linear::Value(1)));
+    let model = model("qwen3", 0.0, |of| matches!(of, LinearId::Query(_) | LinearId::Value(1)));
     let lessons = lessons(model.config.vocabulary as u32);
     let lessons: Vec<&Lesson> = lessons.iter().collect();
     let (_, right) = on_processor(&model, &lessons, DType::F32);
     let (_, found) = on_gpu(&mut load(&model, 24), &model, &[&lessons]);
-    let of_all = (0..model.config.layers).flat_map(Linear::of_layer).count();
+    let of_all = (0..model.config.layers).flat_map(LinearId::of_layer).count();
     assert!(model.adapters.as_ref().unwrap().variables().unwrap().len() < of_all);
     assert!(off(&found, &right) < SHORT, "{} off", off(&found, &right));
 }
@@ -283,7 +283,7 @@ fn what_does_not_fit_is_named() {
     assert_eq!(error, "2 rows of a choice are not two of 9 or more");
     let plan = lora::Plan { rank: RANK, ..lora::Plan::default() };
     let mut random = ChaCha8Rng::seed_from_u64(3);
-    let adapters = Adapters::new(&model.config, plan, [Linear::Unembed], &mut random, &Device::Cpu);
+    let adapters = Adapters::new(&model.config, plan, [LinearId::Unembed], &mut random, &Device::Cpu);
     model.adapters = Some(adapters.unwrap());
     let error = Backprop::load(&model, options(24)).unwrap_err().to_string();
     assert!(error.ends_with("has one on `lm_head.weight`"), "{error}");

@@ -10,7 +10,7 @@ use candle_core::{D, DType, Device, Module, Tensor, Var};
 use candle_nn::ops::log_softmax;
 use raisonne::nn::decoder::lora::Plan;
 use raisonne::nn::decoder::{
-    Adapters, Batch, Checkpoint, Config, Exact, Kernels, Linear, Parameters, backprop, block,
+    Adapters, Batch, Checkpoint, Config, Exact, Kernels, LinearId, Parameters, backprop, block,
     forward, tensors,
 };
 use raisonne::nn::packed::Precision;
@@ -204,7 +204,7 @@ fn plain(exact: &mut Exact<'_>, batch: &Batch) -> (Tensor, GradStore) {
 fn adapters(case: &Case, dropout: f32) -> Adapters {
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let plan = Plan { rank: 3, alpha: 6.0, dropout };
-    let layers = (0..case.config.layers).flat_map(Linear::of_layer);
+    let layers = (0..case.config.layers).flat_map(LinearId::of_layer);
     let adapters = Adapters::new(&case.config, plan, layers, &mut random, &Device::Cpu).unwrap();
     for (name, tensor) in adapters.tensors() {
         if name.ends_with("lora_B.weight") {
@@ -252,7 +252,7 @@ fn adapters_get_gradients_and_the_frozen_decoder_none() {
         let batch = Batch::plain(&case.tokens());
         let (_, gradients) = plain(&mut case.exact(&batch).with_adapters(&adapters), &batch);
         assert_reached(adapters.tensors(), &gradients);
-        for matrix in (0..case.config.layers).flat_map(Linear::of_layer) {
+        for matrix in (0..case.config.layers).flat_map(LinearId::of_layer) {
             let weight = case.parameters.get(&matrix.name()).unwrap();
             assert!(gradients.get(weight).is_none(), "{name}: {matrix:?} is frozen");
         }
@@ -264,7 +264,7 @@ fn training_lowers_the_loss() {
     use candle_nn::{AdamW, Optimizer, ParamsAdamW};
     let case = Case::open("qwen3");
     let mut random = ChaCha8Rng::seed_from_u64(4);
-    let layers = (0..case.config.layers).flat_map(Linear::of_layer);
+    let layers = (0..case.config.layers).flat_map(LinearId::of_layer);
     let adapters =
         Adapters::new(&case.config, Plan::default(), layers, &mut random, &Device::Cpu).unwrap();
     let batch = Batch::plain(&case.tokens());
@@ -362,7 +362,7 @@ fn merged_adapters_do_what_they_did_beside() {
 fn fresh_adapters_change_nothing() {
     let case = Case::open("llama-biased");
     let mut random = ChaCha8Rng::seed_from_u64(6);
-    let matrices = [Linear::Query(0), Linear::Down(1)];
+    let matrices = [LinearId::Query(0), LinearId::Down(1)];
     let fresh =
         Adapters::new(&case.config, Plan::default(), matrices, &mut random, &Device::Cpu).unwrap();
     let batch = Batch::plain(&case.tokens());
@@ -521,7 +521,7 @@ fn a_gguf_file_of_llama_cpps_is_read() {
     assert!(error < 0.05, "logits are {error} off");
 
     // The products of blocks are those of what the blocks hold, the order of the rows included.
-    let query = Linear::Query(0);
+    let query = LinearId::Query(0);
     let (rows, columns) = query.dims(checkpoint.config());
     let blocks = checkpoint.quantize_q4k(query, 0..rows).unwrap();
     let input = Tensor::eye(columns, DType::F32, &Device::Cpu).unwrap();
@@ -549,12 +549,12 @@ fn a_gguf_file_is_served_in_the_bits_of_its_layers_and_not_of_its_unembedding() 
         (GgmlDType::F32, GgmlDType::F16, Precision::F32),
     ] {
         let (dir, file) = gguf_folder();
-        let unembeds = Linear::Unembed.name();
+        let unembeds = LinearId::Unembed.name();
         let kind = |name: &str| if name == unembeds { unembedding } else { layers };
         write_gguf(&case, "qwen3", kind, &file);
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         let of = |linear| checkpoint.matrix(linear).unwrap().format();
-        assert_ne!(of(Linear::Unembed), of(Linear::Gate(0)), "the file is of both kinds");
+        assert_ne!(of(LinearId::Unembed), of(LinearId::Gate(0)), "the file is of both kinds");
         let chosen = Precision::of(&checkpoint).unwrap();
         assert_eq!(chosen, precision, "{layers:?} with an unembedding in {unembedding:?}");
     }
@@ -569,7 +569,7 @@ fn a_gguf_file_without_a_tokenizer_is_refused() {
 #[test]
 fn inputs_that_are_no_whole_blocks_of_four_bits_get_eight() {
     let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
-    let gate = Linear::Gate(0);
+    let gate = LinearId::Gate(0);
     let (rows, columns) = gate.dims(checkpoint.config());
     let product = checkpoint.quantize_q4k(gate, 0..rows).unwrap();
     let input = Tensor::eye(columns, DType::F32, &Device::Cpu).unwrap();

@@ -6,7 +6,7 @@ use crate::engine::{
     Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Reply, Runner,
     RunnerError, Sampling, Shape, Step, Wanted, Weigh, Work,
 };
-use crate::nn::decoder::{Checkpoint, Config, Linear};
+use crate::nn::decoder::{Checkpoint, Config, LinearId};
 use crate::nn::packed::{
     Kept, Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth,
 };
@@ -258,7 +258,7 @@ fn token_bytes(config: &Config, precision: Precision, kept: Kept) -> f64 {
 
 /// What a model must take: all weights, and keys and values of all pages that last.
 fn computed(config: &Config, (precision, kept): (Precision, Kept), pages: usize) -> Memory {
-    let linears = (0..config.layers).flat_map(Linear::of_layer).chain([Linear::Unembed]);
+    let linears = (0..config.layers).flat_map(LinearId::of_layer).chain([LinearId::Unembed]);
     let numbers: usize = linears
         .map(|linear| {
             let (outputs, inputs) = linear.dims(config);

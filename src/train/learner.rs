@@ -14,7 +14,7 @@ use super::lesson::{Lesson, Order, Taught, Totals, pack, totals};
 use super::resume::{self, Mark};
 use crate::engine::Place;
 use crate::nn::decoder::{
-    Adapters, EMBEDDING, Linear, Model, backprop, forward, lora, lora::RANK_MAX,
+    Adapters, EMBEDDING, LinearId, Model, backprop, forward, lora, lora::RANK_MAX,
 };
 use crate::nn::optim::{AdamW, Settings, Trained};
 use anyhow::{Context as _, ensure};
@@ -382,7 +382,7 @@ fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
     match plan.scope {
         Scope::Everything => model.parameters.train(|_| true)?,
         Scope::NewTokens { from } => {
-            let unembedding = Linear::Unembed.name();
+            let unembedding = LinearId::Unembed.name();
             model.parameters.train(|name| name == EMBEDDING || name == unembedding)?;
             let tables = model.parameters.iter().filter(|(_, tensor)| tensor.is_variable());
             let tables = tables.map(|(name, tensor)| (name.to_owned(), tensor));
@@ -391,7 +391,7 @@ fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
         Scope::Adapters { rank, alpha, dropout } => {
             model.parameters.keep_in(plan.dtype.into())?;
             let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
-            let matrices = (0..model.config.layers).flat_map(Linear::of_layer);
+            let matrices = (0..model.config.layers).flat_map(LinearId::of_layer);
             let plan = lora::Plan { rank, alpha, dropout };
             let adapters = match model.adapters.take() {
                 Some(adapters) => adapters,

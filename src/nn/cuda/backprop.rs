@@ -22,7 +22,7 @@ use super::model::{ROW_THREADS as THREADS, WARP};
 use super::products::Format;
 use super::rows::norm_threads;
 use crate::nn::Aims;
-use crate::nn::decoder::{Adapters, Batch, Config, ConfigError, EMBEDDING, Linear, Model, Norm};
+use crate::nn::decoder::{Adapters, Batch, Config, ConfigError, EMBEDDING, LinearId, Model, NormId};
 use candle_core::backprop::GradStore;
 use half::bf16;
 use load::{Layer, Loader};
@@ -88,7 +88,7 @@ pub enum BackpropError {
     #[error("a GPU trains adapters only, and the model has none")]
     NoAdapters,
     /// It has one on its unembedding.
-    #[error("a GPU trains adapters of layers, and the model has one on `{}`", Linear::Unembed.name())]
+    #[error("a GPU trains adapters of layers, and the model has one on `{}`", LinearId::Unembed.name())]
     OnUnembedding,
     /// A batch is larger than what was asked for.
     #[error(
@@ -147,7 +147,7 @@ impl Backprop {
         let config = model.config.clone();
         check(&config, Format::Bf16)?;
         let adapters = model.adapters.as_ref().ok_or(BackpropError::NoAdapters)?;
-        if adapters.pair(Linear::Unembed).is_some() {
+        if adapters.pair(LinearId::Unembed).is_some() {
             return Err(BackpropError::OnUnembedding);
         }
         let device = Device::open(options.ordinal, DECODER)?;
@@ -157,8 +157,8 @@ impl Backprop {
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let embedding = loader.short(&[EMBEDDING.into()])?;
         let unembedding =
-            (!config.tied).then(|| loader.short(&[Linear::Unembed.name()])).transpose()?;
-        let last_norm = loader.exact(&[Norm::Last.name()])?;
+            (!config.tied).then(|| loader.short(&[LinearId::Unembed.name()])).transpose()?;
+        let last_norm = loader.exact(&[NormId::Last.name()])?;
         let turns = loader.turns(options.length_max)?;
         let work = Work::new(&device, &config, options, adapters.plan())?;
         let plan = Plan::new(&device, options.rows_max)?;

@@ -5,7 +5,7 @@
 use super::device::{Argument, Device, DeviceError, Kernel, Table};
 use super::products::Format;
 use super::rows::wide_threads;
-use crate::nn::decoder::{self, Checkpoint, CheckpointError, Config, ConfigError, Linear, Norm};
+use crate::nn::decoder::{self, Checkpoint, CheckpointError, Config, ConfigError, LinearId, NormId};
 use half::bf16;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -161,12 +161,12 @@ impl<'a> Loader<'a> {
 
     /// All of a layer.
     pub fn layer(&self, layer: usize) -> Result<Layer, LoadError> {
-        let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
-        let gates_ups = [Linear::Gate(layer), Linear::Up(layer)];
-        let (output, down) = ([Linear::Output(layer)], [Linear::Down(layer)]);
+        let qkv = [LinearId::Query(layer), LinearId::Key(layer), LinearId::Value(layer)];
+        let gates_ups = [LinearId::Gate(layer), LinearId::Up(layer)];
+        let (output, down) = ([LinearId::Output(layer)], [LinearId::Down(layer)]);
         let head_norms = self.config.head_norms.then(|| {
             let norms =
-                [Norm::Query(layer), Norm::Key(layer)].map(|norm| self.numbers(&[norm.name()]));
+                [NormId::Query(layer), NormId::Key(layer)].map(|norm| self.numbers(&[norm.name()]));
             let [query, key] = norms;
             Ok::<_, LoadError>([query?, key?])
         });
@@ -175,13 +175,13 @@ impl<'a> Loader<'a> {
             output: self.weights(&output)?,
             gates_ups: self.weights(&gates_ups)?,
             down: self.weights(&down)?,
-            attention_norm: self.numbers(&[Norm::Attention(layer).name()])?,
-            mlp_norm: self.numbers(&[Norm::Mlp(layer).name()])?,
+            attention_norm: self.numbers(&[NormId::Attention(layer).name()])?,
+            mlp_norm: self.numbers(&[NormId::Mlp(layer).name()])?,
             head_norms: head_norms.transpose()?,
         })
     }
 
-    fn weights(&self, of: &[Linear]) -> Result<Weights, LoadError> {
+    fn weights(&self, of: &[LinearId]) -> Result<Weights, LoadError> {
         let halves = self.table(&of.iter().map(|linear| linear.name()).collect::<Vec<_>>())?;
         let bias = self.biases(of)?;
         if self.format == Format::Bf16 {
@@ -207,7 +207,7 @@ impl<'a> Loader<'a> {
         Ok(Weights { numbers, scales: Some(scales), bias })
     }
 
-    fn biases(&self, of: &[Linear]) -> Result<Option<Table<f32>>, LoadError> {
+    fn biases(&self, of: &[LinearId]) -> Result<Option<Table<f32>>, LoadError> {
         let names: Option<Vec<String>> = of.iter().map(|linear| linear.bias(self.config)).collect();
         names.map(|names| self.numbers(&names)).transpose()
     }

@@ -12,7 +12,7 @@ use super::products::{Format, Operands, Products, Shape};
 use super::rows::{
     DRAW_NUMBERS, FRAGMENT_ROWS, Found, PAGES_A_PART, Plan, Room, Rows, Wanted, norm_threads,
 };
-use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, Linear, Norm};
+use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, LinearId, NormId};
 use crate::nn::packed::{Group, Kept, PAGE_TOKENS, Pass, Seen, Slot};
 use crate::nn::softmax::Draw;
 use half::bf16;
@@ -116,8 +116,8 @@ impl Model {
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let embedding = loader.table(&[EMBEDDING.into()])?;
         let unembedding =
-            (!config.tied).then(|| loader.table(&[Linear::Unembed.name()])).transpose()?;
-        let last_norm = loader.numbers(&[Norm::Last.name()])?;
+            (!config.tied).then(|| loader.table(&[LinearId::Unembed.name()])).transpose()?;
+        let last_norm = loader.numbers(&[NormId::Last.name()])?;
         let of_turns = turns(&config, options.context_tokens_max);
         let mut turns = device.zeroed(of_turns.len())?;
         device.write(&mut turns, 0, &of_turns)?;

@@ -10,7 +10,7 @@ use super::load::Weights;
 use super::model::{Model, ROW_THREADS, WARP};
 use super::products::{Format, Operands, Shape};
 use super::rows::{ACTIVATED, ATTENDED, NORMED, TILE_WARPS, norm_threads, wide_threads};
-use crate::nn::decoder::{Kernels, Linear, Norm};
+use crate::nn::decoder::{Kernels, LinearId, NormId};
 use std::mem;
 
 /// Threads of a block that attends for neighbouring rows.
@@ -221,31 +221,31 @@ impl Kernels for OnePass<'_> {
         Ok(At::Stream)
     }
 
-    fn norm(&mut self, _rows: &At, norm: Norm) -> Result<At, DeviceError> {
+    fn norm(&mut self, _rows: &At, norm: NormId) -> Result<At, DeviceError> {
         let scale = match norm {
-            Norm::Attention(layer) => self.of.layers[layer].attention_norm.at(0),
-            Norm::Mlp(layer) => self.of.layers[layer].mlp_norm.at(0),
-            Norm::Query(_) | Norm::Key(_) | Norm::Last => unreachable!("those are normed in place"),
+            NormId::Attention(layer) => self.of.layers[layer].attention_norm.at(0),
+            NormId::Mlp(layer) => self.of.layers[layer].mlp_norm.at(0),
+            NormId::Query(_) | NormId::Key(_) | NormId::Last => unreachable!("those are normed in place"),
         };
         self.add_norm(scale)?;
         Ok(At::Normed)
     }
 
     /// Heads are normed where they are turned, and the last norm is that of the rows that are wanted.
-    fn norm_in_place(&mut self, rows: At, _norm: Norm) -> Result<At, DeviceError> {
+    fn norm_in_place(&mut self, rows: At, _norm: NormId) -> Result<At, DeviceError> {
         Ok(rows)
     }
 
     fn linear<const N: usize>(
         &mut self,
         rows: At,
-        layers: [Linear; N],
+        layers: [LinearId; N],
     ) -> Result<[At; N], DeviceError> {
         let Model { rows: room, layers: weights, shapes, device, products, plan, .. } = self.of;
         let attended =
             room.attended_bytes.as_ref().map_or(room.attended.at(0), |bytes| bytes.at(0));
         let multiplied = match layers[0] {
-            Linear::Query(layer) => Multiplied {
+            LinearId::Query(layer) => Multiplied {
                 out: At::Heads,
                 sums: room.qkv.at(0),
                 inputs: room.normed.at(0),
@@ -253,7 +253,7 @@ impl Kernels for OnePass<'_> {
                 weights: &weights[layer].qkv,
                 shape: &shapes.qkv,
             },
-            Linear::Output(layer) => Multiplied {
+            LinearId::Output(layer) => Multiplied {
                 out: At::Delta,
                 sums: room.delta.at(0),
                 inputs: attended,
@@ -262,7 +262,7 @@ impl Kernels for OnePass<'_> {
                 shape: &shapes.output,
             },
             // Of a few rows, gates are applied where they are multiplied.
-            Linear::Gate(layer) if shapes.gates_ups.is_few(plan.rows) => {
+            LinearId::Gate(layer) if shapes.gates_ups.is_few(plan.rows) => {
                 let weights = &weights[layer].gates_ups;
                 let operands = Operands {
                     sums: room.activated.at(0),
@@ -276,7 +276,7 @@ impl Kernels for OnePass<'_> {
                 }
                 return Ok([At::Activated; N]);
             }
-            Linear::Gate(layer) => Multiplied {
+            LinearId::Gate(layer) => Multiplied {
                 out: At::GatesUps,
                 sums: room.gates_ups.at(0),
                 inputs: room.normed.at(0),
@@ -284,7 +284,7 @@ impl Kernels for OnePass<'_> {
                 weights: &weights[layer].gates_ups,
                 shape: &shapes.gates_ups,
             },
-            Linear::Down(layer) => Multiplied {
+            LinearId::Down(layer) => Multiplied {
                 out: At::Delta,
                 sums: room.delta.at(0),
                 inputs: room.activated.at(0),

@@ -4,7 +4,7 @@
 //! row by row without ever being in memory as a whole.
 
 use super::view::Format;
-use super::{Config, ConfigError, EMBEDDING, Linear, View, gguf, tensors};
+use super::{Config, ConfigError, EMBEDDING, LinearId, View, gguf, tensors};
 use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -235,9 +235,9 @@ impl Checkpoint {
     }
 
     /// The weights of a matrix.
-    pub fn matrix(&self, matrix: Linear) -> Result<View<'_>, CheckpointError> {
+    pub fn matrix(&self, matrix: LinearId) -> Result<View<'_>, CheckpointError> {
         match matrix {
-            Linear::Unembed if self.config.tied => self.tensor(EMBEDDING),
+            LinearId::Unembed if self.config.tied => self.tensor(EMBEDDING),
             matrix => self.tensor(&matrix.name()),
         }
     }
@@ -256,7 +256,7 @@ impl Checkpoint {
     /// its inputs are not whole blocks; one that a GGUF file holds in blocks stays as it is.
     pub fn quantize_q4k(
         &self,
-        matrix: Linear,
+        matrix: LinearId,
         rows: Range<usize>,
     ) -> Result<QMatMul, CheckpointError> {
         let view = self.matrix(matrix)?;
@@ -412,7 +412,7 @@ mod tests {
         let numbers: usize = all.values().map(|dims| dims.iter().product::<usize>()).sum();
         assert_eq!((single.parameters(), single.bytes()), (numbers, 2 * numbers));
         assert_eq!(single.config().vocabulary, 12);
-        let unembedding = single.matrix(Linear::Unembed).unwrap();
+        let unembedding = single.matrix(LinearId::Unembed).unwrap();
         assert_eq!((unembedding.dims(), unembedding.format()), (&[12, 8][..], Format::Bf16));
 
         let rest = all.split_off("model.layers.1");

@@ -4,7 +4,7 @@
 //! [`ops`] are used here. This is what trains a decoder, and the twin that the serving kernels are
 //! held against.
 
-use super::{Adapters, Batch, Config, EMBEDDING, Kernels, Linear, Norm, Parameters};
+use super::{Adapters, Batch, Config, EMBEDDING, Kernels, LinearId, NormId, Parameters};
 use crate::nn::ops::{self, Sight, Targets};
 use candle_core::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
@@ -81,7 +81,7 @@ impl<'a> Exact<'a> {
 
     /// `(…, numbers)` after the last norm to `(…, vocabulary)` in f32.
     pub fn logits(&self, rows: &Tensor) -> Result<Tensor> {
-        self.project(rows, Linear::Unembed)?.to_dtype(DType::F32)
+        self.project(rows, LinearId::Unembed)?.to_dtype(DType::F32)
     }
 
     /// `(rows, numbers)` after the last norm to the f32 logits of one token: `(rows)`.
@@ -98,17 +98,17 @@ impl<'a> Exact<'a> {
 
     /// `(vocabulary, width)`, with what an adapter adds to it.
     fn unembedding(&self) -> Result<Tensor> {
-        let weight = self.parameter(&self.weight_name(Linear::Unembed))?;
-        match self.adapters.map(|adapters| adapters.weight(Linear::Unembed)).transpose()?.flatten()
+        let weight = self.parameter(&self.weight_name(LinearId::Unembed))?;
+        match self.adapters.map(|adapters| adapters.weight(LinearId::Unembed)).transpose()?.flatten()
         {
             Some(more) => weight + more.to_dtype(self.dtype)?,
             None => Ok(weight),
         }
     }
 
-    fn weight_name(&self, matrix: Linear) -> String {
+    fn weight_name(&self, matrix: LinearId) -> String {
         match matrix {
-            Linear::Unembed if self.config.tied => EMBEDDING.into(),
+            LinearId::Unembed if self.config.tied => EMBEDDING.into(),
             matrix => matrix.name(),
         }
     }
@@ -119,7 +119,7 @@ impl<'a> Exact<'a> {
     }
 
     /// `rows W^T + b`, and what an adapter adds.
-    fn project(&self, rows: &Tensor, matrix: Linear) -> Result<Tensor> {
+    fn project(&self, rows: &Tensor, matrix: LinearId) -> Result<Tensor> {
         let weight = self.parameter(&self.weight_name(matrix))?;
         let mut out = ops::linear(rows, &weight)?;
         if let Some(bias) = matrix.bias(self.config) {
@@ -131,7 +131,7 @@ impl<'a> Exact<'a> {
         Ok(out)
     }
 
-    fn normed(&self, rows: &Tensor, norm: Norm) -> Result<Tensor> {
+    fn normed(&self, rows: &Tensor, norm: NormId) -> Result<Tensor> {
         let scale = self.parameters.get(&norm.name())?.to_dtype(DType::F32)?;
         ops::rms_norm(rows, &scale, self.config.norm_epsilon)
     }
@@ -152,18 +152,18 @@ impl Kernels for Exact<'_> {
         rows.reshape((sequences, length, ()))?.to_dtype(self.dtype)
     }
 
-    fn norm(&mut self, rows: &Tensor, norm: Norm) -> Result<Tensor> {
+    fn norm(&mut self, rows: &Tensor, norm: NormId) -> Result<Tensor> {
         self.normed(rows, norm)
     }
 
-    fn norm_in_place(&mut self, rows: Tensor, norm: Norm) -> Result<Tensor> {
+    fn norm_in_place(&mut self, rows: Tensor, norm: NormId) -> Result<Tensor> {
         self.normed(&rows, norm)
     }
 
     fn linear<const N: usize>(
         &mut self,
         rows: Tensor,
-        matrices: [Linear; N],
+        matrices: [LinearId; N],
     ) -> Result<[Tensor; N]> {
         let out = matrices.map(|matrix| self.project(&rows, matrix));
         let out = out.into_iter().collect::<Result<Vec<_>>>()?;

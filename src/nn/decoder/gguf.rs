@@ -4,7 +4,7 @@ use super::checkpoint::Place;
 use super::config::LAYERS_MAX;
 use super::rope::yarn_attention;
 use super::view::{Format, View};
-use super::{CheckpointError, Config, ConfigError, EMBEDDING, Linear, Norm, RopeScaling, tensors};
+use super::{CheckpointError, Config, ConfigError, EMBEDDING, LinearId, NormId, RopeScaling, tensors};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use std::collections::HashMap;
@@ -61,32 +61,32 @@ pub(super) fn read(
 fn names(config: &Config) -> HashMap<String, (String, bool)> {
     let mut names = HashMap::from([
         (EMBEDDING.into(), ("token_embd.weight".into(), false)),
-        (Norm::Last.name(), ("output_norm.weight".into(), false)),
-        (Linear::Unembed.name(), ("output.weight".into(), false)),
+        (NormId::Last.name(), ("output_norm.weight".into(), false)),
+        (LinearId::Unembed.name(), ("output.weight".into(), false)),
     ]);
     for layer in 0..config.layers {
-        for matrix in Linear::of_layer(layer) {
+        for matrix in LinearId::of_layer(layer) {
             let part = match matrix {
-                Linear::Query(_) => "attn_q",
-                Linear::Key(_) => "attn_k",
-                Linear::Value(_) => "attn_v",
-                Linear::Output(_) => "attn_output",
-                Linear::Gate(_) => "ffn_gate",
-                Linear::Up(_) => "ffn_up",
-                Linear::Down(_) => "ffn_down",
-                Linear::Unembed => continue,
+                LinearId::Query(_) => "attn_q",
+                LinearId::Key(_) => "attn_k",
+                LinearId::Value(_) => "attn_v",
+                LinearId::Output(_) => "attn_output",
+                LinearId::Gate(_) => "ffn_gate",
+                LinearId::Up(_) => "ffn_up",
+                LinearId::Down(_) => "ffn_down",
+                LinearId::Unembed => continue,
             };
-            let turned = matches!(matrix, Linear::Query(_) | Linear::Key(_));
+            let turned = matches!(matrix, LinearId::Query(_) | LinearId::Key(_));
             names.insert(matrix.name(), (format!("blk.{layer}.{part}.weight"), turned));
             if let Some(bias) = matrix.bias(config) {
                 names.insert(bias, (format!("blk.{layer}.{part}.bias"), turned));
             }
         }
         for (norm, part) in [
-            (Norm::Attention(layer), "attn_norm"),
-            (Norm::Query(layer), "attn_q_norm"),
-            (Norm::Key(layer), "attn_k_norm"),
-            (Norm::Mlp(layer), "ffn_norm"),
+            (NormId::Attention(layer), "attn_norm"),
+            (NormId::Query(layer), "attn_q_norm"),
+            (NormId::Key(layer), "attn_k_norm"),
+            (NormId::Mlp(layer), "ffn_norm"),
         ] {
             names.insert(norm.name(), (format!("blk.{layer}.{part}.weight"), false));
         }

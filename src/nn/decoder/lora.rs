@@ -1,6 +1,6 @@
 //! Low-rank adapters (Hu et al. 2021): a frozen matrix and a small trained one beside it.
 
-use super::{Config, Linear, Parameters};
+use super::{Config, LinearId, Parameters};
 use crate::nn::ops::linear;
 use candle_core::{DType, Device, Error, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
@@ -91,7 +91,7 @@ impl Adapters {
     pub fn new(
         config: &Config,
         plan: Plan,
-        matrices: impl IntoIterator<Item = Linear>,
+        matrices: impl IntoIterator<Item = LinearId>,
         random: &mut impl Rng,
         device: &Device,
     ) -> Result<Self> {
@@ -134,12 +134,12 @@ impl Adapters {
     }
 
     /// The two matrices of the adapter of a matrix, if it has one: `(rank, inputs)` and `(outputs, rank)`.
-    pub fn pair(&self, matrix: Linear) -> Option<[&Tensor; 2]> {
+    pub fn pair(&self, matrix: LinearId) -> Option<[&Tensor; 2]> {
         self.pairs.get(&matrix.name()).map(|Pair { down, up }| [down, up])
     }
 
     /// What the adapter of a matrix, if it has one, adds to the output for `(rows, inputs)`.
-    pub(super) fn forward(&self, matrix: Linear, rows: &Tensor) -> Result<Option<Tensor>> {
+    pub(super) fn forward(&self, matrix: LinearId, rows: &Tensor) -> Result<Option<Tensor>> {
         let Some(pair) = self.pairs.get(&matrix.name()) else { return Ok(None) };
         let rows = match self.dropping {
             Some(origin) if self.plan.dropout > 0.0 => {
@@ -154,13 +154,13 @@ impl Adapters {
 
     /// `alpha / rank · B A` for a matrix that has an adapter. No input is left out: the product with
     /// inputs comes later.
-    pub(super) fn weight(&self, matrix: Linear) -> Result<Option<Tensor>> {
+    pub(super) fn weight(&self, matrix: LinearId) -> Result<Option<Tensor>> {
         let Some(Pair { down, up }) = self.pairs.get(&matrix.name()) else { return Ok(None) };
         Ok(Some((up.matmul(down)? * self.scale())?))
     }
 
     /// What each input is multiplied by: zero, or so much that the mean stays.
-    fn kept(&self, matrix: &Linear, origin: u64, rows: &Tensor) -> Result<Tensor> {
+    fn kept(&self, matrix: &LinearId, origin: u64, rows: &Tensor) -> Result<Tensor> {
         let mut random = ChaCha8Rng::seed_from_u64(origin);
         let place = self.pairs.keys().position(|name| *name == matrix.name());
         random.set_stream(place.unwrap_or_default() as u64);
@@ -222,8 +222,8 @@ impl Adapters {
         let plan = description.plan()?;
         let mut tensors = candle_core::safetensors::load(dir.join(WEIGHTS), device)?;
         let mut pairs = BTreeMap::new();
-        let layers = (0..config.layers).flat_map(Linear::of_layer);
-        for matrix in layers.chain([Linear::Unembed]) {
+        let layers = (0..config.layers).flat_map(LinearId::of_layer);
+        for matrix in layers.chain([LinearId::Unembed]) {
             let [down, up] = peft_names(&matrix.name()).map(|name| tensors.remove(&name));
             let (down, up) = match (down, up) {
                 (Some(down), Some(up)) => (down, up),

@@ -35,7 +35,7 @@ use std::iter;
 
 /// A weight matrix, `outputs x inputs`, of one layer or of the whole model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Linear {
+pub enum LinearId {
     /// Rows to queries, of a layer.
     Query(usize),
     /// Rows to keys.
@@ -56,7 +56,7 @@ pub enum Linear {
 
 /// The scale of a root-mean-square norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Norm {
+pub enum NormId {
     /// Before a layer's attention.
     Attention(usize),
     /// Of each head of the queries (Qwen3).
@@ -81,15 +81,15 @@ pub trait Kernels {
     /// The embeddings of the tokens at hand.
     fn embed(&mut self) -> Result<Self::Rows, Self::Error>;
     /// `rows / rms(rows) * scale`, row by row.
-    fn norm(&mut self, rows: &Self::Rows, norm: Norm) -> Result<Self::Rows, Self::Error>;
+    fn norm(&mut self, rows: &Self::Rows, norm: NormId) -> Result<Self::Rows, Self::Error>;
     /// The same of rows that nobody needs as they were, over each part that is as long as the
     /// scale: a head, or the whole row.
-    fn norm_in_place(&mut self, rows: Self::Rows, norm: Norm) -> Result<Self::Rows, Self::Error>;
+    fn norm_in_place(&mut self, rows: Self::Rows, norm: NormId) -> Result<Self::Rows, Self::Error>;
     /// `rows W^T (+ b)` for several matrices of the same input.
     fn linear<const N: usize>(
         &mut self,
         rows: Self::Rows,
-        layers: [Linear; N],
+        layers: [LinearId; N],
     ) -> Result<[Self::Rows; N], Self::Error>;
     /// Rotates each head by its row's position (half-split, as Hugging Face does).
     fn rotate(&mut self, rows: Self::Rows) -> Result<Self::Rows, Self::Error>;
@@ -111,7 +111,7 @@ pub fn forward<K: Kernels>(config: &Config, kernels: &mut K) -> Result<K::Rows, 
     for layer in 0..config.layers {
         rows = block(config, kernels, layer, rows)?;
     }
-    kernels.norm_in_place(rows, Norm::Last)
+    kernels.norm_in_place(rows, NormId::Last)
 }
 
 /// One layer: attention, then a gated MLP, each added to what came in.
@@ -121,28 +121,28 @@ pub fn block<K: Kernels>(
     layer: usize,
     rows: K::Rows,
 ) -> Result<K::Rows, K::Error> {
-    let normed = kernels.norm(&rows, Norm::Attention(layer))?;
-    let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
+    let normed = kernels.norm(&rows, NormId::Attention(layer))?;
+    let qkv = [LinearId::Query(layer), LinearId::Key(layer), LinearId::Value(layer)];
     let [mut queries, mut keys, values] = kernels.linear(normed, qkv)?;
     if config.head_norms {
-        queries = kernels.norm_in_place(queries, Norm::Query(layer))?;
-        keys = kernels.norm_in_place(keys, Norm::Key(layer))?;
+        queries = kernels.norm_in_place(queries, NormId::Query(layer))?;
+        keys = kernels.norm_in_place(keys, NormId::Key(layer))?;
     }
     let (queries, keys) = (kernels.rotate(queries)?, kernels.rotate(keys)?);
     let seen = kernels.attend(layer, [queries, keys, values])?;
-    let [seen] = kernels.linear(seen, [Linear::Output(layer)])?;
+    let [seen] = kernels.linear(seen, [LinearId::Output(layer)])?;
     let rows = kernels.add(rows, seen)?;
 
-    let normed = kernels.norm(&rows, Norm::Mlp(layer))?;
-    let [gate, up] = kernels.linear(normed, [Linear::Gate(layer), Linear::Up(layer)])?;
+    let normed = kernels.norm(&rows, NormId::Mlp(layer))?;
+    let [gate, up] = kernels.linear(normed, [LinearId::Gate(layer), LinearId::Up(layer)])?;
     let gated = kernels.gate(gate, up)?;
-    let [down] = kernels.linear(gated, [Linear::Down(layer)])?;
+    let [down] = kernels.linear(gated, [LinearId::Down(layer)])?;
     kernels.add(rows, down)
 }
 
-// === impl Linear ===
+// === impl LinearId ===
 
-impl Linear {
+impl LinearId {
     /// The name of its weight in a Hugging Face folder.
     pub fn name(self) -> String {
         match self {
@@ -204,9 +204,9 @@ impl Linear {
     }
 }
 
-// === impl Norm ===
+// === impl NormId ===
 
-impl Norm {
+impl NormId {
     /// The name of its scale in a Hugging Face folder.
     pub fn name(self) -> String {
         match self {
@@ -238,17 +238,17 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 pub fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
     let mut tensors = vec![(EMBEDDING.into(), vec![config.vocabulary, config.width])];
     for layer in 0..config.layers {
-        for matrix in Linear::of_layer(layer) {
+        for matrix in LinearId::of_layer(layer) {
             tensors.extend(matrix.tensors(config));
         }
-        let norms = [Norm::Attention(layer), Norm::Mlp(layer)];
-        let head_norms = [Norm::Query(layer), Norm::Key(layer)];
+        let norms = [NormId::Attention(layer), NormId::Mlp(layer)];
+        let head_norms = [NormId::Query(layer), NormId::Key(layer)];
         let head_norms = head_norms.into_iter().filter(|_| config.head_norms);
         tensors.extend(norms.into_iter().chain(head_norms).map(|norm| norm.tensor(config)));
     }
-    tensors.push(Norm::Last.tensor(config));
+    tensors.push(NormId::Last.tensor(config));
     if !config.tied {
-        tensors.extend(Linear::Unembed.tensors(config));
+        tensors.extend(LinearId::Unembed.tensors(config));
     }
     tensors
 }

@@ -2,7 +2,7 @@
 //! folder of Hugging Face's.
 
 use super::{
-    Adapters, Batch, Checkpoint, CheckpointError, Config, EMBEDDING, Exact, Linear, Parameters,
+    Adapters, Batch, Checkpoint, CheckpointError, Config, EMBEDDING, Exact, LinearId, Parameters,
     config::VOCABULARY_MAX,
 };
 use candle_core::{D, DType, Device, Error, Result, Tensor};
@@ -74,7 +74,7 @@ impl Model {
             return Err(Error::Msg("a vocabulary grows before a model gets adapters".into()));
         }
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let unembedding = Linear::Unembed.name();
+        let unembedding = LinearId::Unembed.name();
         let tables = [Some(EMBEDDING), (!self.config.tied).then_some(&*unembedding)];
         for name in tables.into_iter().flatten() {
             let table = self.parameters.get(name)?.detach();

@@ -10,7 +10,7 @@ use super::matrix::{Format, Inputs, Matrix, PANEL, Plan, Product, multiply};
 use super::rows::{Add, Gate, InPlace, Norm as NormRows, Turns, each_row};
 use crate::nn::decoder::{
     self, Checkpoint, CheckpointError, Config, ConfigError, EMBEDDING, Format as Stored, Kernels,
-    Linear, Norm,
+    LinearId, NormId,
 };
 use candle_core::quantized::GgmlDType;
 use std::io;
@@ -148,7 +148,7 @@ impl Precision {
     /// What keeps a checkpoint's weights as they are, as far as there is such a thing here.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         // Files of four bits often keep the unembedding in six: a layer tells.
-        let stored = checkpoint.matrix(Linear::Gate(0))?.format();
+        let stored = checkpoint.matrix(LinearId::Gate(0))?.format();
         Ok(match stored {
             Stored::F32 => Self::F32,
             Stored::F16 | Stored::Bf16 => Self::Bf16,
@@ -375,9 +375,9 @@ fn load_weights(
     precision: Precision,
 ) -> Result<Vec<Weight>, CheckpointError> {
     let config = checkpoint.config();
-    let mut wanted: Vec<Linear> = (0..config.layers).flat_map(Linear::of_layer).collect();
-    wanted.push(Linear::Unembed);
-    let bias = |linear: Linear| linear.bias(config).map(|name| checkpoint.tensor(&name)?.read());
+    let mut wanted: Vec<LinearId> = (0..config.layers).flat_map(LinearId::of_layer).collect();
+    wanted.push(LinearId::Unembed);
+    let bias = |linear: LinearId| linear.bias(config).map(|name| checkpoint.tensor(&name)?.read());
     let Some(format) = precision.format() else {
         let blocks = wanted.into_iter().map(|linear| {
             let bias = bias(linear).transpose()?.unwrap_or_default();
@@ -424,17 +424,17 @@ impl Weight {
 impl Norms {
     fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
-        let read = |norm: Norm| checkpoint.tensor(&norm.name())?.read();
-        let all = |norm: fn(usize) -> Norm, there: bool| {
+        let read = |norm: NormId| checkpoint.tensor(&norm.name())?.read();
+        let all = |norm: fn(usize) -> NormId, there: bool| {
             let layers = if there { config.layers } else { 0 };
             (0..layers).map(|layer| read(norm(layer))).collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
-            attention: all(Norm::Attention, true)?,
-            query: all(Norm::Query, config.head_norms)?,
-            key: all(Norm::Key, config.head_norms)?,
-            mlp: all(Norm::Mlp, true)?,
-            last: read(Norm::Last)?,
+            attention: all(NormId::Attention, true)?,
+            query: all(NormId::Query, config.head_norms)?,
+            key: all(NormId::Key, config.head_norms)?,
+            mlp: all(NormId::Mlp, true)?,
+            last: read(NormId::Last)?,
         })
     }
 
@@ -444,13 +444,13 @@ impl Norms {
         (numbers + self.last.len()) * size_of::<f32>()
     }
 
-    fn scale(&self, norm: Norm) -> &[f32] {
+    fn scale(&self, norm: NormId) -> &[f32] {
         match norm {
-            Norm::Attention(layer) => &self.attention[layer],
-            Norm::Query(layer) => &self.query[layer],
-            Norm::Key(layer) => &self.key[layer],
-            Norm::Mlp(layer) => &self.mlp[layer],
-            Norm::Last => &self.last,
+            NormId::Attention(layer) => &self.attention[layer],
+            NormId::Query(layer) => &self.query[layer],
+            NormId::Key(layer) => &self.key[layer],
+            NormId::Mlp(layer) => &self.mlp[layer],
+            NormId::Last => &self.last,
         }
     }
 }
@@ -508,21 +508,21 @@ struct Serve<'a> {
 }
 
 impl<'a> Serve<'a> {
-    fn weight(&self, linear: Linear) -> &'a Weight {
+    fn weight(&self, linear: LinearId) -> &'a Weight {
         let (layer, place) = match linear {
-            Linear::Query(layer) => (layer, 0),
-            Linear::Key(layer) => (layer, 1),
-            Linear::Value(layer) => (layer, 2),
-            Linear::Output(layer) => (layer, 3),
-            Linear::Gate(layer) => (layer, 4),
-            Linear::Up(layer) => (layer, 5),
-            Linear::Down(layer) => (layer, 6),
-            Linear::Unembed => return &self.weights[self.weights.len() - 1],
+            LinearId::Query(layer) => (layer, 0),
+            LinearId::Key(layer) => (layer, 1),
+            LinearId::Value(layer) => (layer, 2),
+            LinearId::Output(layer) => (layer, 3),
+            LinearId::Gate(layer) => (layer, 4),
+            LinearId::Up(layer) => (layer, 5),
+            LinearId::Down(layer) => (layer, 6),
+            LinearId::Unembed => return &self.weights[self.weights.len() - 1],
         };
-        &self.weights[layer * Linear::of_layer(layer).len() + place]
+        &self.weights[layer * LinearId::of_layer(layer).len() + place]
     }
 
-    fn norm_rows(&self, norm: Norm) -> NormRows<'_> {
+    fn norm_rows(&self, norm: NormId) -> NormRows<'_> {
         let epsilon = self.checkpoint.config().norm_epsilon as f32;
         NormRows { scale: self.norms.scale(norm), epsilon }
     }
@@ -543,7 +543,7 @@ impl Kernels for Serve<'_> {
         Ok(rows)
     }
 
-    fn norm(&mut self, rows: &Buffer, norm: Norm) -> Result<Buffer, CheckpointError> {
+    fn norm(&mut self, rows: &Buffer, norm: NormId) -> Result<Buffer, CheckpointError> {
         let mut normed = self.state.take(rows.width, rows.rows());
         let (on, width) = ((self.level, self.crew), rows.width);
         let others = (rows.values.as_slice(), width);
@@ -551,7 +551,7 @@ impl Kernels for Serve<'_> {
         Ok(normed)
     }
 
-    fn norm_in_place(&mut self, mut rows: Buffer, norm: Norm) -> Result<Buffer, CheckpointError> {
+    fn norm_in_place(&mut self, mut rows: Buffer, norm: NormId) -> Result<Buffer, CheckpointError> {
         let (on, width) = ((self.level, self.crew), rows.width);
         each_row(on, &InPlace(self.norm_rows(norm)), (&mut rows.values, width), (&[], 0));
         Ok(rows)
@@ -560,7 +560,7 @@ impl Kernels for Serve<'_> {
     fn linear<const N: usize>(
         &mut self,
         rows: Buffer,
-        layers: [Linear; N],
+        layers: [LinearId; N],
     ) -> Result<[Buffer; N], CheckpointError> {
         let count = rows.rows();
         let mut outs = layers.map(|linear| {

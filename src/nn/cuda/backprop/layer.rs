@@ -12,7 +12,7 @@ use super::super::rows::{norm_threads, wide_threads};
 use super::load::{Adapter, Frozen};
 use super::{BLOCKS_MAX, Backprop, FOUR, ORIGINS_APART, THREADS};
 
-/// The places of a layer's adapters: the order of `Linear::of_layer`.
+/// The places of a layer's adapters: the order of `LinearId::of_layer`.
 const QUERY: usize = 0;
 const KEY: usize = 1;
 const VALUE: usize = 2;

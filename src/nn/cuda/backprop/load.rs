@@ -3,7 +3,7 @@
 use super::super::device::{Device, Table};
 use super::super::model::turns;
 use super::BackpropError;
-use crate::nn::decoder::{Adapters, Linear, Model, Norm};
+use crate::nn::decoder::{Adapters, LinearId, Model, NormId};
 use candle_core::{DType, Device as Processor, Tensor};
 use half::bf16;
 
@@ -17,7 +17,7 @@ pub(super) struct Layer {
     pub attention_norm: Table<f32>,
     pub mlp_norm: Table<f32>,
     pub head_norms: Option<[Table<f32>; 2]>,
-    /// In the order of [`Linear::of_layer`].
+    /// In the order of [`LinearId::of_layer`].
     pub adapters: [Option<Adapter>; 7],
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Frozen {
 /// What is trained beside a frozen matrix: `(rank, inputs)` and `(outputs, rank)`, and their gradients.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    matrix: Linear,
+    matrix: LinearId,
     pub outputs: usize,
     pub inputs: usize,
     pub rank: usize,
@@ -52,23 +52,23 @@ pub(super) struct Loader<'a> {
 
 impl Loader<'_> {
     pub fn layer(&self, layer: usize) -> Result<Layer, BackpropError> {
-        let qkv = [Linear::Query(layer), Linear::Key(layer), Linear::Value(layer)];
-        let norm = |norm: Norm| self.exact(&[norm.name()]);
+        let qkv = [LinearId::Query(layer), LinearId::Key(layer), LinearId::Value(layer)];
+        let norm = |norm: NormId| self.exact(&[norm.name()]);
         let head_norms =
             self.model.config.head_norms.then(|| {
-                Ok::<_, BackpropError>([norm(Norm::Query(layer))?, norm(Norm::Key(layer))?])
+                Ok::<_, BackpropError>([norm(NormId::Query(layer))?, norm(NormId::Key(layer))?])
             });
         let mut adapters = [const { None }; 7];
-        for (place, matrix) in adapters.iter_mut().zip(Linear::of_layer(layer)) {
+        for (place, matrix) in adapters.iter_mut().zip(LinearId::of_layer(layer)) {
             *place = self.adapter(matrix)?;
         }
         Ok(Layer {
             qkv: self.frozen(&qkv)?,
-            output: self.frozen(&[Linear::Output(layer)])?,
-            gates_ups: self.frozen(&[Linear::Gate(layer), Linear::Up(layer)])?,
-            down: self.frozen(&[Linear::Down(layer)])?,
-            attention_norm: norm(Norm::Attention(layer))?,
-            mlp_norm: norm(Norm::Mlp(layer))?,
+            output: self.frozen(&[LinearId::Output(layer)])?,
+            gates_ups: self.frozen(&[LinearId::Gate(layer), LinearId::Up(layer)])?,
+            down: self.frozen(&[LinearId::Down(layer)])?,
+            attention_norm: norm(NormId::Attention(layer))?,
+            mlp_norm: norm(NormId::Mlp(layer))?,
             head_norms: head_norms.transpose()?,
             adapters,
         })
@@ -84,7 +84,7 @@ impl Loader<'_> {
         Ok(table)
     }
 
-    fn frozen(&self, of: &[Linear]) -> Result<Frozen, BackpropError> {
+    fn frozen(&self, of: &[LinearId]) -> Result<Frozen, BackpropError> {
         let biases: Option<Vec<String>> =
             of.iter().map(|matrix| matrix.bias(&self.model.config)).collect();
         let names: Vec<String> = of.iter().map(|matrix| matrix.name()).collect();
@@ -92,7 +92,7 @@ impl Loader<'_> {
         Ok(Frozen { numbers: self.short(&names)?, bias })
     }
 
-    fn adapter(&self, matrix: Linear) -> Result<Option<Adapter>, BackpropError> {
+    fn adapter(&self, matrix: LinearId) -> Result<Option<Adapter>, BackpropError> {
         let Some([down, up]) = self.adapters.pair(matrix) else { return Ok(None) };
         let ((rank, inputs), (outputs, _)) = (down.dims2()?, up.dims2()?);
         let zeroed = |of: &Tensor| self.device.zeroed(of.elem_count());
