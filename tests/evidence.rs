@@ -5,7 +5,7 @@
 
 mod shops;
 
-use raisonne::bundle::{Catalog, Past};
+use raisonne::bundle::{Catalog, HistoryEvent};
 use raisonne::domain::{EventKind, EvidenceKind};
 use raisonne::evidence::{BUYERS_MIN, Purchase, pattern};
 use raisonne::train::dataset::Dataset;
@@ -173,9 +173,11 @@ fn cards_know_nothing_of_what_came_after_them() {
 #[test]
 fn different_histories_have_different_patterns() {
     let world = World::small();
-    let history = |user: usize| -> Vec<Past> {
+    let history = |user: usize| -> Vec<HistoryEvent> {
         let bought = world.dataset.bought[user].iter();
-        bought.map(|b| Past { item: b.item, time: b.time, kind: EventKind::Purchase }).collect()
+        bought
+            .map(|b| HistoryEvent { item: b.item, time: b.time, kind: EventKind::Purchase })
+            .collect()
     };
     let as_of = world.dataset.split.end;
     let (_, cards) = Snapshot::write(&world.dataset, &world.catalog, as_of, "£");

@@ -5,7 +5,7 @@
 
 use raisonne::domain::EventKind::{Click, Purchase};
 use raisonne::domain::UserId;
-use raisonne::shop::{Import, ImportError, Report, Shop, ShopError, import};
+use raisonne::shop::{ImportError, ImportReport, ImportSpec, Shop, ShopError, import};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -48,13 +48,13 @@ impl Desk {
         path
     }
 
-    fn plan(&self, items: &str, events: &str) -> Import {
-        let mut plan = Import::new(self.path(items), self.path(events), NOW);
+    fn plan(&self, items: &str, events: &str) -> ImportSpec {
+        let mut plan = ImportSpec::new(self.path(items), self.path(events), NOW);
         plan.attributes = vec!["color".to_owned()];
         plan
     }
 
-    fn import(&self, plan: &Import) -> Result<Report, ImportError> {
+    fn import(&self, plan: &ImportSpec) -> Result<ImportReport, ImportError> {
         import(plan, &self.path("shop"), &mut |_, _| {})
     }
 
@@ -330,7 +330,7 @@ fn a_list_of_rejects_is_bounded_and_counted() {
     let desk = Desk::new();
     desk.file("items.csv", format!("{ITEMS}5,Jug,,free,,\n"));
     desk.file("events.csv", "user_id,item_id,time\n".to_owned() + &"ann,9,5\n".repeat(50));
-    let plan = Import { rejects_max: 3, ..desk.plan("items.csv", "events.csv") };
+    let plan = ImportSpec { rejects_max: 3, ..desk.plan("items.csv", "events.csv") };
     let Err(ImportError::Rejected(rejects)) = desk.import(&plan) else { panic!("rejects") };
     assert_eq!((rejects.first.len(), rejects.total()), (3, 51));
     assert_eq!(rejects.counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [1, 50]);
@@ -342,7 +342,7 @@ fn wrong_rows_can_be_left_out() {
     let desk = Desk::new();
     desk.file("items.csv", ITEMS);
     desk.file("events.csv", format!("{EVENTS}f,eve,9,5,,,,\ng,bob,1,never,,,,\n"));
-    let plan = Import { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
+    let plan = ImportSpec { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
     let report = desk.import(&plan).unwrap();
     assert_eq!((report.events, report.rejects.total()), (5, 2));
     assert_eq!(report.rejects.first[1].value, "never");
@@ -351,7 +351,7 @@ fn wrong_rows_can_be_left_out() {
     let desk = Desk::new();
     desk.file("items.csv", ITEMS);
     desk.file("events.csv", "user_id,item_id,time\neve,9,5\n");
-    let plan = Import { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
+    let plan = ImportSpec { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
     assert!(matches!(desk.import(&plan), Err(ImportError::Empty(path)) if path == plan.events));
 }
 
@@ -360,7 +360,7 @@ fn columns_go_by_other_names_when_told() {
     let desk = Desk::new();
     desk.file("items.csv", ITEMS);
     desk.file("events.csv", EVENTS.replace("time", "when").replace("user_id", "buyer"));
-    let map = |pairs: &[(&str, &str)]| Import {
+    let map = |pairs: &[(&str, &str)]| ImportSpec {
         columns: pairs.iter().map(|(ours, theirs)| ((*ours).into(), (*theirs).into())).collect(),
         ..desk.plan("items.csv", "events.csv")
     };
@@ -385,7 +385,8 @@ fn an_attribute_that_is_not_there_is_named() {
         let desk = Desk::new();
         desk.file(items, content);
         desk.file("events.csv", EVENTS);
-        let plan = Import { attributes: vec!["colour".into()], ..desk.plan(items, "events.csv") };
+        let plan =
+            ImportSpec { attributes: vec!["colour".into()], ..desk.plan(items, "events.csv") };
         let error = desk.import(&plan).unwrap_err();
         assert!(matches!(error, ImportError::Column { .. }), "{error:?}");
         assert!(error.to_string().contains("looked for colour; it has"), "{error}");
@@ -515,7 +516,7 @@ fn a_real_shop_is_the_same_from_csv_and_from_parquet() {
     let Some(dir) = real("online-retail-ii") else { return };
     let shops = ["events.csv.zst", "events.parquet"].map(|events| {
         let desk = Desk::new();
-        let plan = Import::new(dir.join("items.csv.zst"), dir.join(events), NOW);
+        let plan = ImportSpec::new(dir.join("items.csv.zst"), dir.join(events), NOW);
         let report = desk.import(&plan).unwrap();
         assert_eq!((report.items, report.users, report.events), (4_607, 5_838, 759_500));
         assert_eq!(report.baskets, 36_303);
@@ -531,7 +532,8 @@ fn a_real_shop_is_the_same_from_csv_and_from_parquet() {
 fn a_real_catalogue_gives_attributes() {
     let Some(dir) = real("ml-1m") else { return };
     let desk = Desk::new();
-    let mut plan = Import::new(dir.join("items.csv.zst"), dir.join("interactions.csv.zst"), NOW);
+    let mut plan =
+        ImportSpec::new(dir.join("items.csv.zst"), dir.join("interactions.csv.zst"), NOW);
     plan.attributes = ["genres", "director"].map(str::to_owned).into();
     let report = desk.import(&plan).unwrap();
     assert_eq!((report.items, report.users, report.events), (3_416, 6_040, 999_611));
@@ -550,7 +552,7 @@ fn speed() {
     let Some(dir) = real("online-retail-ii") else { return };
     for events in ["events.csv.zst", "events.parquet"] {
         let desk = Desk::new();
-        let plan = Import::new(dir.join("items.csv.zst"), dir.join(events), NOW);
+        let plan = ImportSpec::new(dir.join("items.csv.zst"), dir.join(events), NOW);
         let begun = tokio::time::Instant::now();
         desk.import(&plan).unwrap();
         println!("import of {events}: {:?}", begun.elapsed());

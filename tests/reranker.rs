@@ -11,7 +11,7 @@ use raisonne::bundle::{Bundle, Manifest, Part};
 use raisonne::domain::{
     Candidate, Criticality, Deadline, Effort, Explain, ItemText, Quality, Query, Source,
 };
-use raisonne::language::Vocabulary;
+use raisonne::language::LmTokenizer;
 use raisonne::nn::decoder::Model;
 use raisonne::rank::{self, Answer, Building, Ladder, Shortfall, Update};
 use raisonne::reranker::{
@@ -47,7 +47,7 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     fs::write(home.path().join(Part::Golden.file()), golden.to_string()).unwrap();
     let catalog = raisonne::bundle::read_catalog(home.path()).unwrap();
     let words: Vec<_> = Prompts::words().chain(Prompts::words()).collect();
-    let prompts = Prompts::new(Vocabulary::fit(words, 300).unwrap(), &catalog).unwrap();
+    let prompts = Prompts::new(LmTokenizer::fit(words, 300).unwrap(), &catalog).unwrap();
     let sizes = Sizes {
         vocabulary: 300,
         width: 32,
@@ -404,7 +404,7 @@ async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
     // A tokenizer with more tokens than the model knows.
     let home = bundle();
     let decoder = home.path().join("decoder");
-    let mut vocabulary = Vocabulary::load(&decoder).unwrap();
+    let mut vocabulary = LmTokenizer::load(&decoder).unwrap();
     vocabulary.add_semantic_ids(5, 256).unwrap();
     let config = decoder.join("config.json");
     let text = fs::read_to_string(&config).unwrap();

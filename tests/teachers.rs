@@ -12,7 +12,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use raisonne::bundle::{Catalog, Manifest, Part};
 use raisonne::reranker::{ComparedFile, RerankerFile, WeighedFile};
-use raisonne::train::{Bench, Recipe, STAGES, Silence, publish, run};
+use raisonne::train::{NoProgress, Recipe, STAGES, Workspace, publish, run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -30,17 +30,17 @@ const KEY_ENV: &str = "CARGO_PKG_NAME";
 /// What no item of the shop is.
 const NOTHING: &str = "unobtainable";
 
-/// A bench on which every stage has run, with the evidence writer as the teacher, and its bundle.
+/// A workspace on which every stage has run, with the evidence writer as the teacher, and its bundle.
 static MADE: LazyLock<TempDir> = LazyLock::new(|| {
     let home = tempfile::tempdir().unwrap();
     let recipe = recipe(home.path(), &["language_model.compare.targeted=true".to_owned()]);
     let text = toml::to_string(&recipe).unwrap();
-    let mut silence = Silence;
-    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let mut progress = NoProgress;
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
     for stage in STAGES {
-        run(*stage, &mut bench).unwrap();
+        run(*stage, &mut workspace).unwrap();
     }
-    publish::publish(&bench, &text, &home.path().join("bundle")).unwrap();
+    publish::publish(&workspace, &text, &home.path().join("bundle")).unwrap();
     home
 });
 
@@ -52,7 +52,7 @@ fn recipe(home: &Path, set: &[String]) -> Recipe {
     small::recipe(home, &[&own, set].concat())
 }
 
-/// A bench of one's own with everything on it that a teacher needs.
+/// A workspace of one's own with everything on it that a teacher needs.
 struct Classroom {
     home: TempDir,
 }
@@ -70,9 +70,9 @@ impl Classroom {
     fn traces(&self, set: &[String]) -> anyhow::Result<Value> {
         let recipe = recipe(self.home.path(), set);
         let stage = STAGES.iter().find(|stage| stage.name() == "traces").unwrap();
-        let mut silence = Silence;
-        let mut bench = Bench::new(&self.home.path().join("work"), recipe, &mut silence)?;
-        Ok(run(*stage, &mut bench)?["measured"].take())
+        let mut progress = NoProgress;
+        let mut workspace = Workspace::new(&self.home.path().join("work"), recipe, &mut progress)?;
+        Ok(run(*stage, &mut workspace)?["measured"].take())
     }
 
     fn work(&self, file: &str) -> std::path::PathBuf {

@@ -6,14 +6,14 @@
 mod small;
 
 use raisonne::bundle::{Bundle, BundleError, Manifest, Part};
-use raisonne::language::Vocabulary;
+use raisonne::language::LmTokenizer;
 use raisonne::nn::decoder::Model;
 use raisonne::nn::rqvae::Quantizer;
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
 use raisonne::scorer::Opened;
 use raisonne::train::recipe::Sizes;
 use raisonne::train::stages::assign;
-use raisonne::train::{Bench, Recipe, STAGES, Silence, publish, run};
+use raisonne::train::{NoProgress, Recipe, STAGES, Workspace, publish, run};
 use rand::SeedableRng as _;
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,17 +29,17 @@ fn recipe(home: &Path, set: &[&str]) -> Recipe {
 fn make(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
     let recipe = recipe(home.path(), set);
     let text = toml::to_string(&recipe).unwrap();
-    let mut silence = Silence;
-    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let mut progress = NoProgress;
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
     for stage in STAGES {
-        run(*stage, &mut bench).unwrap();
-        for part in stage.makes() {
-            assert!(bench.path(*part).exists(), "{} makes {part:?}", stage.name());
+        run(*stage, &mut workspace).unwrap();
+        for part in stage.outputs() {
+            assert!(workspace.path(*part).exists(), "{} makes {part:?}", stage.name());
         }
         assert!(home.path().join("work").join(format!("{}.report.json", stage.name())).exists());
     }
     let out = home.path().join("bundle");
-    let manifest = publish::publish(&bench, &text, &out).unwrap();
+    let manifest = publish::publish(&workspace, &text, &out).unwrap();
     (out, manifest)
 }
 
@@ -59,16 +59,16 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     // Cards come with vectors of the Rechead that wrote them, and of no other.
     let mut bundle = Bundle::open(&out).unwrap();
     let cards = &mut bundle.cards;
-    assert!(!cards.head_vectors.is_empty());
+    assert!(!cards.rechead_vectors.is_empty());
     assert!(cards.users.values().all(|card| !card.head.is_empty()));
-    cards.head_vectors = cards.head_vectors.iter().map(|value| -value).collect();
+    cards.rechead_vectors = cards.rechead_vectors.iter().map(|value| -value).collect();
     let error = Opened::of(bundle).unwrap().check_golden().unwrap_err().to_string();
     assert!(error.contains("those of another Rechead"), "{error}");
 
     // Every rung that there is gets its figures.
-    let mut silence = Silence;
+    let mut progress = NoProgress;
     let recipe = recipe(home.path(), &[]);
-    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
     let compared = |thought_tokens_max| ComparedFile {
         weight: 1.0,
         rechead_weight: 1.0,
@@ -81,8 +81,8 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
         reranked: Some(compared(0)),
         reasoned: Some(compared(6)),
     };
-    fs::write(bench.path(Part::Reranker), toml::to_string(&file).unwrap()).unwrap();
-    let report = run(*STAGES.last().unwrap(), &mut bench).unwrap();
+    fs::write(workspace.path(Part::Reranker), toml::to_string(&file).unwrap()).unwrap();
+    let report = run(*STAGES.last().unwrap(), &mut workspace).unwrap();
     let figure = &report["measured"]["next_basket"]["all"]["figures"]["ndcg@10"];
     let rungs = ["given", "scored", "weighed", "reranked", "reasoned"];
     for rung in rungs.into_iter().chain([
@@ -148,15 +148,15 @@ fn a_bundle_that_was_changed_or_lacks_a_file_is_refused_by_name() {
 #[test]
 fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
     let home = tempfile::tempdir().unwrap();
-    let mut silence = Silence;
+    let mut progress = NoProgress;
     let recipe = recipe(home.path(), &["semantic_ids.epochs=60"]);
-    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
     let mut report = serde_json::Value::Null;
     for stage in STAGES.iter().take_while(|stage| stage.name() != "reward_model") {
-        report = run(*stage, &mut bench).unwrap();
+        report = run(*stage, &mut workspace).unwrap();
     }
-    let (catalog, reader) = (bench.catalog().unwrap(), bench.reader().unwrap());
-    let quantizer = Quantizer::load(&bench.path(Part::Quantizer)).unwrap();
+    let (catalog, reader) = (workspace.catalog().unwrap(), workspace.reader().unwrap());
+    let quantizer = Quantizer::load(&workspace.path(Part::Quantizer)).unwrap();
     let ids = catalog.semantic_ids().unwrap();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), catalog.len());
     let alike: BTreeSet<_> = ids.iter().map(|id| &id[..3]).collect();
@@ -175,9 +175,9 @@ fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
     assert_eq!(new[..3], ids.of(0)[..3], "it means the same");
     assert_eq!((ids.item(&new), more.item(&new)), (None, Some(catalog.len() as u32)));
 
-    bench.recipe.semantic_ids.codes = 1;
+    workspace.recipe.semantic_ids.codes = 1;
     let stage = STAGES.iter().find(|stage| stage.name() == "semantic_ids").unwrap();
-    let error = format!("{:#}", run(*stage, &mut bench).unwrap_err());
+    let error = format!("{:#}", run(*stage, &mut workspace).unwrap_err());
     assert!(error.contains("200 items have ids that begin with [0, 0, 0]"), "{error}");
 }
 
@@ -185,7 +185,7 @@ fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
 fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("elsewhere");
-    let vocabulary = Vocabulary::fit(Prompts::words().chain(Prompts::words()), 300).unwrap();
+    let vocabulary = LmTokenizer::fit(Prompts::words().chain(Prompts::words()), 300).unwrap();
     let known = vocabulary.len();
     let sizes = Sizes {
         vocabulary: 300,
@@ -204,14 +204,15 @@ fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() 
     let new_tokens = format!("language_model.midtrain.new_tokens={teaching} }}");
     let adapters = format!("language_model.midtrain.teaching={teaching}, adapter_rank = 2 }}");
     let recipe = recipe(home.path(), &[&begin, &new_tokens, &adapters]);
-    let mut silence = Silence;
-    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let mut progress = NoProgress;
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
     for name in ["prepare", "text_encoder", "semantic_ids", "midtrain"] {
         let stage = STAGES.iter().find(|stage| stage.name() == name).unwrap();
-        run(*stage, &mut bench).unwrap();
+        run(*stage, &mut workspace).unwrap();
     }
-    let (old, new) =
-        [folder, bench.path(Part::Midtrained)].map(|folder| Model::open(&folder).unwrap()).into();
+    let (old, new) = [folder, workspace.path(Part::Midtrained)]
+        .map(|folder| Model::open(&folder).unwrap())
+        .into();
     let rows = |model: &Model, name: &str| -> Vec<Vec<f32>> {
         model.parameters.get(name).unwrap().to_vec2().unwrap()
     };
@@ -221,7 +222,8 @@ fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() 
     assert_eq!(before, after[..known], "what it knew, it still knows");
     let query = "model.layers.0.self_attn.q_proj.weight";
     assert_ne!(rows(&old, query), rows(&new, query), "the adapters are part of it");
-    let prompts = Prompts::open(&bench.path(Part::Midtrained), &bench.catalog().unwrap()).unwrap();
+    let prompts =
+        Prompts::open(&workspace.path(Part::Midtrained), &workspace.catalog().unwrap()).unwrap();
     prompts.fit(new.config.vocabulary).unwrap();
 }
 
@@ -230,7 +232,7 @@ fn golden_scores_that_do_not_come_out_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let (out, manifest) = make(&home, &[]);
     let path = out.join(Part::Golden.file());
-    let mut golden: Vec<raisonne::bundle::Golden> =
+    let mut golden: Vec<raisonne::bundle::GoldenRequest> =
         serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     golden[0].scores[3] += 0.1;
     fs::write(&path, serde_json::to_vec(&golden).unwrap()).unwrap();
@@ -245,10 +247,10 @@ fn golden_scores_that_do_not_come_out_are_refused() {
 fn a_stage_without_its_inputs_says_what_is_missing() {
     let home = tempfile::tempdir().unwrap();
     let recipe = recipe(home.path(), &[]);
-    let mut silence = Silence;
-    let mut bench = Bench::new(&home.path().join("work"), recipe, &mut silence).unwrap();
+    let mut progress = NoProgress;
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
     let last = STAGES.last().unwrap();
-    let error = run(*last, &mut bench).unwrap_err().to_string();
+    let error = run(*last, &mut workspace).unwrap_err().to_string();
     assert!(error.contains("evaluate needs catalog.jsonl.zst"), "{error}");
 }
 
@@ -256,12 +258,12 @@ fn a_stage_without_its_inputs_says_what_is_missing() {
 fn stages_have_names_of_their_own_and_say_what_they_do() {
     let names: BTreeSet<_> = STAGES.iter().map(|stage| stage.name()).collect();
     assert_eq!(names.len(), STAGES.len());
-    assert!(STAGES.iter().all(|stage| stage.about().len() > 20 && !stage.makes().is_empty()));
-    let made: BTreeSet<_> = STAGES.iter().flat_map(|stage| stage.makes()).copied().collect();
+    assert!(STAGES.iter().all(|stage| stage.about().len() > 20 && !stage.outputs().is_empty()));
+    let made: BTreeSet<_> = STAGES.iter().flat_map(|stage| stage.outputs()).copied().collect();
     let mut so_far: BTreeSet<Part> = BTreeSet::new();
     for stage in STAGES {
-        assert!(stage.needs().iter().all(|part| so_far.contains(part)), "{}", stage.name());
-        so_far.extend(stage.makes());
+        assert!(stage.inputs().iter().all(|part| so_far.contains(part)), "{}", stage.name());
+        so_far.extend(stage.outputs());
     }
     let published = [Part::Golden, Part::Recipe];
     assert!(Part::ALL.iter().all(|part| made.contains(part) || published.contains(part)));

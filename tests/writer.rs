@@ -8,7 +8,7 @@ mod small;
 use raisonne::bundle::{Bundle, Part};
 use raisonne::domain::Source;
 use raisonne::evidence;
-use raisonne::train::{Bench, Progress, Recipe, STAGES, Silence, publish, run};
+use raisonne::train::{NoProgress, Progress, Recipe, STAGES, Workspace, publish, run};
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,10 +35,10 @@ impl Room {
     fn trained() -> Self {
         let room = Self { home: tempfile::tempdir().unwrap() };
         let recipe = room.recipe(&[]);
-        let mut silence = Silence;
-        let mut bench = Bench::new(&room.work(), recipe, &mut silence).unwrap();
+        let mut progress = NoProgress;
+        let mut workspace = Workspace::new(&room.work(), recipe, &mut progress).unwrap();
         for stage in STAGES.iter().take_while(|stage| stage.name() != "write") {
-            run(*stage, &mut bench).unwrap();
+            run(*stage, &mut workspace).unwrap();
         }
         room
     }
@@ -53,9 +53,9 @@ impl Room {
     }
 
     fn write(&self, set: &[&str], progress: &mut dyn Progress) -> serde_json::Value {
-        let mut bench = Bench::new(&self.work(), self.recipe(set), progress).unwrap();
+        let mut workspace = Workspace::new(&self.work(), self.recipe(set), progress).unwrap();
         let stage = STAGES.iter().find(|stage| stage.name() == "write").unwrap();
-        run(*stage, &mut bench).unwrap()["measured"].clone()
+        run(*stage, &mut workspace).unwrap()["measured"].clone()
     }
 
     /// The files of the cards.
@@ -68,12 +68,12 @@ impl Room {
     fn bundle(&self, name: &str) -> Bundle {
         let recipe = self.recipe(&[]);
         let text = toml::to_string(&recipe).unwrap();
-        let mut silence = Silence;
-        let mut bench = Bench::new(&self.work(), recipe, &mut silence).unwrap();
+        let mut progress = NoProgress;
+        let mut workspace = Workspace::new(&self.work(), recipe, &mut progress).unwrap();
         let last = STAGES.last().unwrap();
-        run(*last, &mut bench).unwrap();
+        run(*last, &mut workspace).unwrap();
         let out = self.home.path().join(name);
-        publish::publish(&bench, &text, &out).unwrap();
+        publish::publish(&workspace, &text, &out).unwrap();
         Bundle::open(&out).unwrap()
     }
 
@@ -107,19 +107,19 @@ fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
     assert!(lines[1].starts_with("{\"question\":0,"), "{}", lines[1]);
     lines[1] = nothing;
     fs::write(&path, lines.join("\n") + "\n").unwrap();
-    let resumed = room.write(&[], &mut Silence);
+    let resumed = room.write(&[], &mut NoProgress);
     let reasons = &resumed["by_language_model"]["reasons"];
     let [asked, answered] =
         ["asked", "answered"].map(|count| reasons[count].as_u64().unwrap() as usize);
     assert!(leftovers(&room.work()).is_empty());
 
     // Asked all over again, it says the same; the question that was lost is answered.
-    let whole = room.write(&[], &mut Silence);
+    let whole = room.write(&[], &mut NoProgress);
     let reasons = &whole["by_language_model"]["reasons"];
     assert_eq!(reasons["asked"].as_u64().unwrap() as usize, asked);
     assert_eq!(reasons["answered"].as_u64().unwrap() as usize, answered + 1);
     let cards = room.cards();
-    room.write(&[], &mut Silence);
+    room.write(&[], &mut NoProgress);
     assert!(cards == room.cards(), "the same model writes the same cards");
 
     let bundle = room.bundle("bundle");
@@ -150,7 +150,7 @@ fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
 #[test]
 fn cards_are_written_as_of_a_moment() {
     let room = Room::trained();
-    let end = room.write(&["cards.as_of=2100-01-01T00:00:00Z"], &mut Silence)["users"].clone();
+    let end = room.write(&["cards.as_of=2100-01-01T00:00:00Z"], &mut NoProgress)["users"].clone();
     let past = bundle_at(&room, "cards.as_of=2024-06-01T00:00:00Z");
     let as_of = past.cards.as_of;
     assert_eq!(as_of, "2024-06-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_second());
@@ -162,6 +162,6 @@ fn cards_are_written_as_of_a_moment() {
 }
 
 fn bundle_at(room: &Room, moment: &str) -> Bundle {
-    room.write(&[moment], &mut Silence);
+    room.write(&[moment], &mut NoProgress);
     room.bundle("past")
 }

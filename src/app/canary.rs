@@ -1,6 +1,6 @@
 //! Does it still answer as it should?
 
-use crate::bundle::Golden;
+use crate::bundle::GoldenRequest;
 use crate::domain::{Candidate, Criticality, Deadline, Effort, Explain, Query};
 use crate::rank::{Answer, Ladder, Live, Shortfall, Update};
 use futures_util::future::BoxFuture;
@@ -44,7 +44,7 @@ fn is_broken(answer: &Answer) -> bool {
     answer.shortfalls.iter().any(|(_, why)| *why == Shortfall::Broken)
 }
 
-fn query(golden: Golden) -> Query {
+fn query(golden: GoldenRequest) -> Query {
     let candidate = |item: String| Candidate { item: item.into(), prior_score: None, inline: None };
     Query {
         request_id: "canary".into(),
@@ -98,8 +98,11 @@ mod tests {
     async fn canary_of(ails: Option<&'static str>) -> Result<(), &'static str> {
         let rungs: Vec<Arc<dyn Rung>> =
             vec![Arc::new(Stub(Quality::Scored, None)), Arc::new(Stub(Quality::Weighed, ails))];
-        let golden =
-            Golden { user: "u".into(), items: vec!["a".into(), "b".into()], ..Golden::default() };
+        let golden = GoldenRequest {
+            user: "u".into(),
+            items: vec!["a".into(), "b".into()],
+            ..GoldenRequest::default()
+        };
         let ladder = Ladder::new(rungs, "one".into(), Arc::new(Metrics::new()));
         comes_back(Arc::new(ladder.with_golden(Some(golden)))).await
     }

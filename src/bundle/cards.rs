@@ -24,27 +24,27 @@ pub struct Cards {
     /// By user.
     pub users: FxHashMap<UserId, Arc<UserCard>>,
     /// Each item's partners: the cosine says how alike their buyers are.
-    pub partners: Ties,
+    pub partners: NeighbourTable,
     /// Each item's companions: the cosine says how alike the baskets are that hold them.
-    pub companions: Ties,
+    pub companions: NeighbourTable,
     /// The vector of each item's text: (items, width).
     pub item_vectors: Vec<f32>,
     /// The vector of each reason, items in order and their reasons in order: (reasons, width).
     pub reason_vectors: Vec<f32>,
     /// Each item's vector in the Rechead's space: (items, its width). Empty where there is no Rechead,
     /// and where cards were written without it.
-    pub head_vectors: Arc<[f32]>,
+    pub rechead_vectors: Arc<[f32]>,
 }
 
 /// Stands where an item has no more ties.
-pub const NOBODY: u32 = u32::MAX;
+pub const NO_NEIGHBOUR: u32 = u32::MAX;
 
 /// Which items each item is tied to, and how closely: a table of as many columns for each.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ties {
+pub struct NeighbourTable {
     /// Ties of one item, at most.
     pub columns: usize,
-    /// Closest first: (items, columns), filled up with [`NOBODY`].
+    /// Closest first: (items, columns), filled up with [`NO_NEIGHBOUR`].
     pub items: Vec<u32>,
     /// How close they are, in `0..=1`, in the same places.
     pub closeness: Vec<f32>,
@@ -119,7 +119,7 @@ pub struct UserCard {
     /// The vector of that text.
     pub vector: Vec<f32>,
     /// Their last events, oldest first: at most [`HISTORY_LEN`].
-    pub history: Vec<Past>,
+    pub history: Vec<HistoryEvent>,
     /// The number of the item that a language model expects them to want, if one was asked.
     pub expects: Option<u32>,
     /// Their vector in the Rechead's space. Empty where there is no Rechead, and where the card was
@@ -129,7 +129,7 @@ pub struct UserCard {
 
 /// An event of a history, with its item by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Past {
+pub struct HistoryEvent {
     /// The number of the item.
     pub item: u32,
     /// When.
@@ -138,9 +138,9 @@ pub struct Past {
     pub kind: EventKind,
 }
 
-// === impl Ties ===
+// === impl NeighbourTable ===
 
-impl Ties {
+impl NeighbourTable {
     /// A table with room for this many ties of each item.
     pub fn new(columns: usize) -> Self {
         Self { columns, ..Self::default() }
@@ -153,7 +153,7 @@ impl Ties {
             self.items.push(item);
             self.closeness.push(closeness);
         }
-        self.items.resize(full, NOBODY);
+        self.items.resize(full, NO_NEIGHBOUR);
         self.closeness.resize(full, 0.0);
     }
 
@@ -163,7 +163,7 @@ impl Ties {
         self.items[row.clone()]
             .iter()
             .zip(&self.closeness[row])
-            .take_while(|(item, _)| **item != NOBODY)
+            .take_while(|(item, _)| **item != NO_NEIGHBOUR)
             .map(|(&item, &closeness)| (item, closeness))
     }
 }

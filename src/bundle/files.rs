@@ -1,8 +1,9 @@
 //! Parts as files.
 
 use super::{
-    Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, ItemCard, ItemStats,
-    Manifest, NOBODY, PARTNERS, Part, Past, SemanticIds, Ties, UserCard,
+    Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, HistoryEvent,
+    ItemCard, ItemStats, Manifest, NO_NEIGHBOUR, NeighbourTable, PARTNERS, Part, SemanticIds,
+    UserCard,
 };
 use crate::domain::{EventKind, Evidence, EvidenceKind, Source, Timestamp, UserId};
 use half::f16;
@@ -31,12 +32,12 @@ pub struct Bundle {
     /// What it knows about users and items.
     pub cards: Cards,
     /// Requests with the scores that they must get.
-    pub golden: Vec<Golden>,
+    pub golden: Vec<GoldenRequest>,
 }
 
 /// A request with the scores that it must get on every machine, within a tolerance.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Golden {
+pub struct GoldenRequest {
     /// The user, whose card is in the bundle.
     pub user: String,
     /// When the request came.
@@ -87,7 +88,7 @@ pub fn write_catalog(dir: &Path, catalog: &Catalog) -> Result<(), BundleError> {
 }
 
 /// Writes golden requests into `dir`.
-pub fn write_golden(dir: &Path, golden: &[Golden]) -> Result<(), BundleError> {
+pub fn write_golden(dir: &Path, golden: &[GoldenRequest]) -> Result<(), BundleError> {
     let path = dir.join(Part::Golden.file());
     let text = serde_json::to_vec(golden).expect("golden requests are strings and finite numbers");
     fs::write(&path, text).map_err(|source| BundleError::Io { path, source })
@@ -243,7 +244,7 @@ impl UserRow {
     fn card(self, vector: &[f32], head: &[f32], items: usize) -> Option<(UserId, Arc<UserCard>)> {
         let past = |(item, time, kind): (u32, Timestamp, u8)| {
             let kind = *EventKind::ALL.get(usize::from(kind))?;
-            ((item as usize) < items).then_some(Past { item, time, kind })
+            ((item as usize) < items).then_some(HistoryEvent { item, time, kind })
         };
         let history = self.history.into_iter().map(past).collect::<Option<_>>()?;
         let expects = self.expects.filter(|item| (*item as usize) < items);
@@ -283,7 +284,7 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
     if items.len() != catalog.len() {
         return Err(wrong(Part::ItemCards, "there is not one card per item of the catalogue"));
     }
-    let (head_vectors, heads): (Arc<[f32]>, _) = match tensors.tensor(HEADS[0]) {
+    let (rechead_vectors, heads): (Arc<[f32]>, _) = match tensors.tensor(HEADS[0]) {
         Ok(_) => (
             read_vectors(&tensors, HEADS[0], items.len())?.into(),
             read_vectors(&tensors, HEADS[1], rows.len())?,
@@ -292,7 +293,7 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
     };
     let width = item_vectors.len() / items.len().max(1);
     let head_width = heads.len() / rows.len().max(1);
-    if !rows.is_empty() && head_width != head_vectors.len() / items.len().max(1) {
+    if !rows.is_empty() && head_width != rechead_vectors.len() / items.len().max(1) {
         let [of_items, of_users] = HEADS;
         let why = format!("{of_items} and {of_users} are of two widths");
         return Err(wrong(Part::CardVectors, &why));
@@ -312,7 +313,7 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
         companions,
         item_vectors,
         reason_vectors,
-        head_vectors,
+        rechead_vectors,
     })
 }
 
@@ -341,7 +342,7 @@ fn read_ties(
     tensors: &SafeTensors<'_>,
     (name, closeness, columns): (&str, &str, usize),
     rows: usize,
-) -> Result<Ties, BundleError> {
+) -> Result<NeighbourTable, BundleError> {
     let wrong = |why: &str| BundleError::malformed(Part::CardVectors.file(), why);
     let tensor = tensors.tensor(name).map_err(|error| wrong(&error.to_string()))?;
     if tensor.dtype() != Dtype::U32 || tensor.shape() != [rows, columns] {
@@ -349,14 +350,14 @@ fn read_ties(
     }
     let (words, _) = tensor.data().as_chunks::<4>();
     let items: Vec<u32> = words.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
-    if items.iter().any(|&item| item != NOBODY && item as usize >= rows) {
+    if items.iter().any(|&item| item != NO_NEIGHBOUR && item as usize >= rows) {
         return Err(wrong(&format!("one of {name} is no item of the catalogue")));
     }
     let closeness = read_vectors(tensors, closeness, rows)?;
     if closeness.len() != items.len() {
         return Err(wrong(&format!("there is not one closeness for each of {name}")));
     }
-    Ok(Ties { columns, items, closeness })
+    Ok(NeighbourTable { columns, items, closeness })
 }
 
 fn write_vectors(
@@ -374,9 +375,9 @@ fn write_vectors(
         ("patterns", Dtype::F16, width, halves(patterns)),
         ("reasons", Dtype::F16, width, halves(&cards.reason_vectors)),
     ];
-    if !cards.head_vectors.is_empty() {
-        let width = cards.head_vectors.len() / cards.items.len().max(1);
-        let [items, users] = [&*cards.head_vectors, heads].map(halves);
+    if !cards.rechead_vectors.is_empty() {
+        let width = cards.rechead_vectors.len() / cards.items.len().max(1);
+        let [items, users] = [&*cards.rechead_vectors, heads].map(halves);
         let [of_items, of_users] = HEADS;
         tables.push((of_items, Dtype::F16, width, items));
         tables.push((of_users, Dtype::F16, width, users));

@@ -10,11 +10,11 @@ mod manifest;
 mod semantic_ids;
 
 pub use cards::{
-    Backing, COMPANIONS, CardReason, Cards, HISTORY_LEN, ItemCard, ItemStats, NOBODY, PARTNERS,
-    Past, REASONS_MAX, Ties, UserCard, month,
+    Backing, COMPANIONS, CardReason, Cards, HISTORY_LEN, HistoryEvent, ItemCard, ItemStats,
+    NO_NEIGHBOUR, NeighbourTable, PARTNERS, REASONS_MAX, UserCard, month,
 };
 pub use catalog::{Catalog, CatalogItem, CatalogRow, inline_text};
-pub use files::{Bundle, Golden, read_catalog, write_cards, write_catalog, write_golden};
+pub use files::{Bundle, GoldenRequest, read_catalog, write_cards, write_catalog, write_golden};
 pub use manifest::{FileEntry, MANIFEST, Manifest, Part};
 pub use semantic_ids::{PrefixFull, SemanticIds};
 

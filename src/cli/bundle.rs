@@ -6,7 +6,7 @@ use crate::app;
 use crate::bundle::{Manifest, Part};
 use crate::config::Config;
 use crate::train::stages::{evaluate, table};
-use crate::train::{self, Bench, Recipe, STAGES, export, publish};
+use crate::train::{self, Recipe, STAGES, Workspace, export, publish};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use std::io::Write as _;
@@ -115,7 +115,7 @@ impl Stage {
         })?;
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
         let mut bar = Bar::new();
-        let report = train::run(*stage, &mut Bench::new(&self.work, recipe, &mut bar)?)?;
+        let report = train::run(*stage, &mut Workspace::new(&self.work, recipe, &mut bar)?)?;
         bar.end();
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
@@ -127,7 +127,7 @@ impl Export {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
         let mut bar = Bar::new();
-        export::export(&mut Bench::new(&self.work, recipe, &mut bar)?, &self.out)?;
+        export::export(&mut Workspace::new(&self.work, recipe, &mut bar)?, &self.out)?;
         bar.end();
         writeln!(std::io::stdout(), "written to {}", self.out.display())?;
         Ok(())
@@ -150,13 +150,13 @@ impl Make {
         let mut bar = Bar::new();
         let mut reports = Vec::new();
         {
-            let mut bench = Bench::new(&self.work, recipe.clone(), &mut bar)?;
-            for stage in self.stages()?.iter().filter(|stage| stage.is_wanted(&recipe)) {
-                reports.push(train::run(*stage, &mut bench)?);
+            let mut workspace = Workspace::new(&self.work, recipe.clone(), &mut bar)?;
+            for stage in self.stages()?.iter().filter(|stage| stage.is_enabled(&recipe)) {
+                reports.push(train::run(*stage, &mut workspace)?);
             }
         }
         let manifest =
-            publish::publish(&Bench::new(&self.work, recipe, &mut bar)?, &text, &self.out)?;
+            publish::publish(&Workspace::new(&self.work, recipe, &mut bar)?, &text, &self.out)?;
         bar.end();
         let mut out = std::io::stdout().lock();
         for report in &reports {
@@ -206,9 +206,9 @@ impl Eval {
             recipe.shop.imported = Some(std::path::absolute(data)?);
             recipe.shop.simulated = None;
         }
-        let mut bench = Bench::new(work.path(), recipe, &mut bar)?;
-        if bench.recipe.shop.simulated.is_some() {
-            train::run(STAGES[0], &mut bench)?;
+        let mut workspace = Workspace::new(work.path(), recipe, &mut bar)?;
+        if workspace.recipe.shop.simulated.is_some() {
+            train::run(STAGES[0], &mut workspace)?;
         }
         // The bundle's own parts, its catalogue among them, take the place of what was made anew.
         for file in &manifest.file {
@@ -216,7 +216,7 @@ impl Eval {
             std::fs::create_dir_all(to.parent().unwrap_or(work.path()))?;
             std::fs::copy(self.bundle.join(&file.name), to)?;
         }
-        let report = evaluate(&mut bench)?;
+        let report = evaluate(&mut workspace)?;
         bar.end();
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -2,7 +2,7 @@
 
 use crate::config::Quantize;
 use crate::engine::{Engine, Limits, Place};
-use crate::language::Vocabulary;
+use crate::language::LmTokenizer;
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
 use crate::telemetry::Metrics;
@@ -43,7 +43,7 @@ pub(super) struct Opened {
     checkpoint: Checkpoint,
     place: Place,
     options: Options,
-    pub vocabulary: Vocabulary,
+    pub vocabulary: LmTokenizer,
 }
 
 impl LoadArgs {
@@ -56,7 +56,7 @@ impl LoadArgs {
         } else {
             self.model.parent().unwrap_or(&self.model)
         };
-        let vocabulary = Vocabulary::load(folder)?;
+        let vocabulary = LmTokenizer::load(folder)?;
         let precision = match self.precision() {
             None => Precision::of(&checkpoint)?,
             Some(precision) => precision,
@@ -101,7 +101,7 @@ impl Opened {
     }
 
     /// Loads the model, with room for one text of so many tokens, or as many as it was made for.
-    pub(super) fn start(self, tokens: usize) -> anyhow::Result<(Engine, Vocabulary)> {
+    pub(super) fn start(self, tokens: usize) -> anyhow::Result<(Engine, LmTokenizer)> {
         let Self { checkpoint, place, options, vocabulary } = self;
         let tokens = tokens.min(checkpoint.config().positions_max);
         let options = Options { pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };

@@ -81,7 +81,7 @@ impl Simulate {
 
 impl Import {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let plan = shop::Import {
+        let plan = shop::ImportSpec {
             items: self.items,
             events: self.events,
             attributes: self.attributes,

@@ -1,7 +1,7 @@
 //! A shopper's interests in words.
 
 use super::wording;
-use crate::bundle::{Catalog, HISTORY_LEN, ItemCard, Past};
+use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct Pattern {
 impl Pattern {
     /// Of a history, oldest first: `None` of an empty one. Prices are those of the `cards`, which know
     /// nothing later than themselves.
-    pub fn of(catalog: &Catalog, cards: &[ItemCard], history: &[Past]) -> Option<Self> {
+    pub fn of(catalog: &Catalog, cards: &[ItemCard], history: &[HistoryEvent]) -> Option<Self> {
         let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
         let latest = history.last()?;
         let categories = history.iter().map(|past| catalog.item(past.item).category);
@@ -70,14 +70,19 @@ impl Pattern {
 
 /// What a history (oldest first) says about its owner in words: their categories, what their things have
 /// in common, what they usually pay, and what they chose last. Empty for an empty history.
-pub fn pattern(catalog: &Catalog, cards: &[ItemCard], history: &[Past], currency: &str) -> String {
+pub fn pattern(
+    catalog: &Catalog,
+    cards: &[ItemCard],
+    history: &[HistoryEvent],
+    currency: &str,
+) -> String {
     let pattern = Pattern::of(catalog, cards, history);
     pattern.map_or_else(String::new, |pattern| pattern.text(catalog, currency))
 }
 
 /// The attributes that the last things of a history have in common and that can be said, commonest first:
 /// more than a pattern tells.
-pub fn liked(catalog: &Catalog, history: &[Past]) -> Vec<u32> {
+pub fn liked(catalog: &Catalog, history: &[HistoryEvent]) -> Vec<u32> {
     let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
     shared(catalog, history.iter(), |value| !value.is_empty(), LIKES_KNOWN, 2)
 }
@@ -86,7 +91,7 @@ pub fn liked(catalog: &Catalog, history: &[Past]) -> Vec<u32> {
 /// at least `least` of them have, commonest first.
 pub fn shared<'a>(
     catalog: &Catalog,
-    things: impl Iterator<Item = &'a Past>,
+    things: impl Iterator<Item = &'a HistoryEvent>,
     fit: impl Fn(&str) -> bool,
     most: usize,
     least: usize,
@@ -99,7 +104,11 @@ pub fn shared<'a>(
     commonest(said, most, least)
 }
 
-fn last_titles(catalog: &Catalog, history: &[Past], latest: &Past) -> Vec<Arc<str>> {
+fn last_titles(
+    catalog: &Catalog,
+    history: &[HistoryEvent],
+    latest: &HistoryEvent,
+) -> Vec<Arc<str>> {
     let mut titles = vec![catalog.item(latest.item).title.clone()];
     for past in history.iter().rev() {
         let title = &catalog.item(past.item).title;
@@ -156,8 +165,8 @@ mod tests {
         vec![card(3, Some(2.0)), card(1, Some(4.5)), card(0, Some(30.0))]
     }
 
-    fn past(item: u32) -> Past {
-        Past { item, time: i64::from(item), kind: EventKind::Purchase }
+    fn past(item: u32) -> HistoryEvent {
+        HistoryEvent { item, time: i64::from(item), kind: EventKind::Purchase }
     }
 
     #[test]

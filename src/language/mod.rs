@@ -9,5 +9,5 @@ mod words;
 
 pub use attributes::{Mining, mine};
 pub use semantic::{SemanticTokens, SemanticTokensError, read_id, write_id};
-pub use tokens::{TEXT_TOKENS_MAX, Tokens, TokensError};
-pub use vocabulary::{END, Vocabulary, VocabularyError, Written};
+pub use tokens::{TEXT_TOKENS_MAX, TextTokenizer, TextTokenizerError};
+pub use vocabulary::{END, IncrementalDetokenizer, LmTokenizer, LmTokenizerError};

@@ -130,12 +130,15 @@ fn letter(level: usize) -> Option<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::language::Tokens;
+    use crate::language::TextTokenizer;
 
     fn tokenizer() -> Tokenizer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
-        Tokens::fit(["red mug and blue mug", "Red Mug, A Gift"], 300).unwrap().save(&path).unwrap();
+        TextTokenizer::fit(["red mug and blue mug", "Red Mug, A Gift"], 300)
+            .unwrap()
+            .save(&path)
+            .unwrap();
         Tokenizer::from_file(&path).unwrap()
     }
 

@@ -14,49 +14,49 @@ const TEXT_BYTES_MAX: usize = 4 << 10;
 /// Times that a pair of pieces has to occur to become a token: what occurs once teaches nothing.
 const PAIR_COUNT_MIN: u64 = 2;
 
-/// Turns a shop's texts into numbers below [`Tokens::vocabulary`], regardless of case.
+/// Turns a shop's texts into numbers below [`TextTokenizer::vocabulary`], regardless of case.
 #[derive(Clone, Debug)]
-pub struct Tokens {
+pub struct TextTokenizer {
     tokenizer: Tokenizer,
 }
 
 /// Why a tokenizer could not be made, read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("the tokenizer could not be {action}")]
-pub struct TokensError {
+pub struct TextTokenizerError {
     action: &'static str,
     source: tokenizers::Error,
 }
 
-impl TokensError {
+impl TextTokenizerError {
     fn when(action: &'static str) -> impl Fn(tokenizers::Error) -> Self {
         move |source| Self { action, source }
     }
 }
 
-impl Tokens {
+impl TextTokenizer {
     /// Learns up to `vocabulary` tokens (256 at least: the bytes); the same texts, in any order,
     /// give the same tokens.
     pub fn fit<'a>(
         texts: impl IntoIterator<Item = &'a str>,
         vocabulary: usize,
-    ) -> Result<Self, TokensError> {
+    ) -> Result<Self, TextTokenizerError> {
         // A space in front makes the first word of a text the same token as anywhere else.
         let pieces = ByteLevel::default().add_prefix_space(true);
         let normalizer = Sequence::new(vec![NFKC.into(), Lowercase.into()]);
         let tokenizer = learn(texts, vocabulary, pieces, normalizer);
-        Ok(Self { tokenizer: tokenizer.map_err(TokensError::when("made"))? })
+        Ok(Self { tokenizer: tokenizer.map_err(TextTokenizerError::when("made"))? })
     }
 
     /// Reads a `tokenizer.json`.
-    pub fn load(path: &Path) -> Result<Self, TokensError> {
-        let tokenizer = Tokenizer::from_file(path).map_err(TokensError::when("read"))?;
+    pub fn load(path: &Path) -> Result<Self, TextTokenizerError> {
+        let tokenizer = Tokenizer::from_file(path).map_err(TextTokenizerError::when("read"))?;
         Ok(Self { tokenizer })
     }
 
     /// Writes a `tokenizer.json`, which any program of the Hugging Face family reads.
-    pub fn save(&self, path: &Path) -> Result<(), TokensError> {
-        self.tokenizer.save(path, false).map_err(TokensError::when("written"))
+    pub fn save(&self, path: &Path) -> Result<(), TextTokenizerError> {
+        self.tokenizer.save(path, false).map_err(TextTokenizerError::when("written"))
     }
 
     /// How many tokens there are.
@@ -114,11 +114,11 @@ mod tests {
         "Wooden Cake Box",
     ];
 
-    fn tokens() -> Tokens {
-        Tokens::fit(TITLES, 300).unwrap()
+    fn tokens() -> TextTokenizer {
+        TextTokenizer::fit(TITLES, 300).unwrap()
     }
 
-    fn json(tokens: &Tokens) -> String {
+    fn json(tokens: &TextTokenizer) -> String {
         tokens.tokenizer.to_string(false).unwrap()
     }
 
@@ -134,10 +134,10 @@ mod tests {
     #[test]
     fn the_same_texts_in_any_order_give_the_same_tokens() {
         let mut titles = many_titles();
-        let once = Tokens::fit(titles.iter().map(String::as_str), 600).unwrap();
+        let once = TextTokenizer::fit(titles.iter().map(String::as_str), 600).unwrap();
         for _ in 0..4 {
             titles.rotate_left(123);
-            let again = Tokens::fit(titles.iter().map(String::as_str), 600).unwrap();
+            let again = TextTokenizer::fit(titles.iter().map(String::as_str), 600).unwrap();
             assert_eq!(json(&once), json(&again));
         }
     }
@@ -169,10 +169,13 @@ mod tests {
         let path = folder.path().join("tokenizer.json");
         let tokens = tokens();
         tokens.save(&path).unwrap();
-        let loaded = Tokens::load(&path).unwrap();
+        let loaded = TextTokenizer::load(&path).unwrap();
         assert_eq!(json(&loaded), json(&tokens));
         assert_eq!(loaded.encode("red cake"), tokens.encode("red cake"));
         std::fs::write(&path, "{").unwrap();
-        assert_eq!(Tokens::load(&path).unwrap_err().to_string(), "the tokenizer could not be read");
+        assert_eq!(
+            TextTokenizer::load(&path).unwrap_err().to_string(),
+            "the tokenizer could not be read"
+        );
     }
 }

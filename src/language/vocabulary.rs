@@ -13,13 +13,13 @@ pub const END: &str = "<|endoftext|>";
 
 /// The text of a model's tokens.
 #[derive(Clone, Debug)]
-pub struct Vocabulary {
+pub struct LmTokenizer {
     tokenizer: Tokenizer,
 }
 
 /// What a model writes, as text, token by token.
 #[derive(Debug)]
-pub struct Written<'a> {
+pub struct IncrementalDetokenizer<'a> {
     tokenizer: &'a Tokenizer,
     tokens: Vec<u32>,
     prefix: String,
@@ -31,7 +31,7 @@ pub struct Written<'a> {
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum VocabularyError {
+pub enum LmTokenizerError {
     /// There is no file, or not one of a tokenizer.
     #[error("cannot read the tokenizer `{}`", path.display())]
     Read {
@@ -58,16 +58,16 @@ pub enum VocabularyError {
     },
 }
 
-// === impl Vocabulary ===
+// === impl LmTokenizer ===
 
-impl Vocabulary {
+impl LmTokenizer {
     /// Learns the tokens of a model that is made from nothing: pieces of these texts as they are
     /// written, `vocabulary` of them at most (257 at least: the bytes, and [`END`]).
     pub fn fit<'a>(
         texts: impl IntoIterator<Item = &'a str>,
         vocabulary: usize,
-    ) -> Result<Self, VocabularyError> {
-        let made = |source| VocabularyError::Refused { what: "the texts", source };
+    ) -> Result<Self, LmTokenizerError> {
+        let made = |source| LmTokenizerError::Refused { what: "the texts", source };
         let pieces = ByteLevel::default().add_prefix_space(false);
         let mut tokenizer =
             learn(texts, vocabulary.saturating_sub(1), pieces, NFC).map_err(made)?;
@@ -81,18 +81,18 @@ impl Vocabulary {
     }
 
     /// Reads the `tokenizer.json` of a model's folder.
-    pub fn load(folder: &Path) -> Result<Self, VocabularyError> {
+    pub fn load(folder: &Path) -> Result<Self, LmTokenizerError> {
         let path = folder.join("tokenizer.json");
         let tokenizer = Tokenizer::from_file(&path);
-        let tokenizer = tokenizer.map_err(|source| VocabularyError::Read { path, source })?;
+        let tokenizer = tokenizer.map_err(|source| LmTokenizerError::Read { path, source })?;
         Ok(Self { tokenizer })
     }
 
     /// Writes it into a model's folder.
-    pub fn save(&self, folder: &Path) -> Result<(), VocabularyError> {
+    pub fn save(&self, folder: &Path) -> Result<(), LmTokenizerError> {
         let path = folder.join("tokenizer.json");
         let saved = self.tokenizer.save(&path, false);
-        saved.map_err(|source| VocabularyError::Write { path, source })
+        saved.map_err(|source| LmTokenizerError::Write { path, source })
     }
 
     /// How many tokens there are.
@@ -121,8 +121,8 @@ impl Vocabulary {
     }
 
     /// Makes sure that each of these is one token: what is missing is added at the end.
-    pub fn add(&mut self, words: &[String]) -> Result<Vec<u32>, VocabularyError> {
-        let refused = |source| VocabularyError::Refused { what: "a word", source };
+    pub fn add(&mut self, words: &[String]) -> Result<Vec<u32>, LmTokenizerError> {
+        let refused = |source| LmTokenizerError::Refused { what: "a word", source };
         let added = words.iter().map(|word| AddedToken::from(word, false).normalized(false));
         self.tokenizer.add_tokens(added).map_err(refused)?;
         let token = |word: &String| {
@@ -133,21 +133,21 @@ impl Vocabulary {
     }
 
     /// The tokens of a text, with those that the tokenizer itself puts around one.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, VocabularyError> {
-        let refused = |source| VocabularyError::Refused { what: "the text", source };
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmTokenizerError> {
+        let refused = |source| LmTokenizerError::Refused { what: "the text", source };
         let encoding = self.tokenizer.encode_fast(text, true).map_err(refused)?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of tokens, without those that are no text.
-    pub fn decode(&self, tokens: &[u32]) -> Result<String, VocabularyError> {
-        let refused = |source| VocabularyError::Refused { what: "the tokens", source };
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, LmTokenizerError> {
+        let refused = |source| LmTokenizerError::Refused { what: "the tokens", source };
         self.tokenizer.decode(tokens, true).map_err(refused)
     }
 
     /// A text that is read as it is written.
-    pub fn written(&self) -> Written<'_> {
-        Written {
+    pub fn detokenizer(&self) -> IncrementalDetokenizer<'_> {
+        IncrementalDetokenizer {
             tokenizer: &self.tokenizer,
             tokens: Vec::new(),
             prefix: String::new(),
@@ -158,12 +158,12 @@ impl Vocabulary {
     }
 }
 
-// === impl Written ===
+// === impl IncrementalDetokenizer ===
 
-impl Written<'_> {
+impl IncrementalDetokenizer<'_> {
     /// What a token adds to the text: nothing while a character is not whole.
-    pub fn add(&mut self, token: u32) -> Result<String, VocabularyError> {
-        let refused = |source| VocabularyError::Refused { what: "a token", source };
+    pub fn add(&mut self, token: u32) -> Result<String, LmTokenizerError> {
+        let refused = |source| LmTokenizerError::Refused { what: "a token", source };
         let step = tokenizers::step_decode_stream(
             self.tokenizer,
             vec![token],
@@ -180,8 +180,8 @@ impl Written<'_> {
 
     /// What is left of the text: a character that the model began and did not finish, as the mark for
     /// what is no character.
-    pub fn finish(&self) -> Result<String, VocabularyError> {
-        let refused = |source| VocabularyError::Refused { what: "the tokens", source };
+    pub fn finish(&self) -> Result<String, LmTokenizerError> {
+        let refused = |source| LmTokenizerError::Refused { what: "the tokens", source };
         let whole = self.tokenizer.decode(&self.all, true).map_err(refused)?;
         Ok(whole.strip_prefix(&self.text).unwrap_or_default().to_owned())
     }
@@ -193,7 +193,7 @@ mod tests {
     use tokenizers::models::bpe::BPE;
 
     /// Every byte is a token.
-    fn bytes() -> Vocabulary {
+    fn bytes() -> LmTokenizer {
         let mut characters: Vec<_> = ByteLevel::alphabet().into_iter().collect();
         characters.sort_unstable();
         let tokens: [(String, u32); 256] =
@@ -203,7 +203,7 @@ mod tests {
         let bytes = ByteLevel::default().add_prefix_space(false);
         tokenizer.with_pre_tokenizer(Some(bytes));
         tokenizer.with_decoder(Some(bytes));
-        Vocabulary { tokenizer }
+        LmTokenizer { tokenizer }
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         let tokens = vocabulary.encode(text).unwrap();
         assert_eq!(tokens.len(), text.len());
         assert_eq!(vocabulary.decode(&tokens).unwrap(), text);
-        let mut written = vocabulary.written();
+        let mut written = vocabulary.detokenizer();
         let parts: Vec<_> = tokens.iter().map(|token| written.add(*token).unwrap()).collect();
         assert_eq!(parts.concat(), text);
         assert!(parts.iter().all(|part| !part.contains('\u{fffd}')), "{parts:?}");
@@ -224,7 +224,7 @@ mod tests {
     fn a_character_that_is_cut_off_is_not_lost() {
         let vocabulary = bytes();
         let tokens = vocabulary.encode("4 €").unwrap();
-        let mut written = vocabulary.written();
+        let mut written = vocabulary.detokenizer();
         let parts: Vec<_> = tokens[..4].iter().map(|t| written.add(*t).unwrap()).collect();
         assert_eq!(parts.concat(), "4 ");
         let rest = written.finish().unwrap();
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(vocabulary.len(), 256 + 20);
         let folder = tempfile::tempdir().unwrap();
         vocabulary.save(folder.path()).unwrap();
-        let mut loaded = Vocabulary::load(folder.path()).unwrap();
+        let mut loaded = LmTokenizer::load(folder.path()).unwrap();
         assert_eq!(loaded.add_semantic_ids(2, 10).unwrap(), tokens);
         let text = format!("A {}!", crate::language::write_id(&[7, 3]));
         let written = loaded.encode(&text).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_folder_without_a_tokenizer_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Vocabulary::load(folder.path()).unwrap_err().to_string();
+        let error = LmTokenizer::load(folder.path()).unwrap_err().to_string();
         assert!(error.ends_with("tokenizer.json`"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::end::{End, Ending};
 use super::{Aloud, Pace, Receipt, Refined, Rung, Shortfall};
-use crate::bundle::Golden;
+use crate::bundle::GoldenRequest;
 use crate::domain::{Effort, ItemId, Quality, Query, Ranking, Reason, Version};
 use crate::telemetry::Metrics;
 use async_stream::stream;
@@ -16,7 +16,7 @@ pub struct Ladder {
     steps: Ending<Vec<Step>>,
     /// The rungs of its bundle that it does without, and why.
     lacks: Vec<(Quality, Shortfall)>,
-    golden: Option<Golden>,
+    golden: Option<GoldenRequest>,
     version: Version,
     metrics: Arc<Metrics>,
 }
@@ -65,7 +65,7 @@ impl Ladder {
     }
 
     /// The same ladder, with a request that shows whether it holds.
-    pub fn with_golden(self, golden: Option<Golden>) -> Self {
+    pub fn with_golden(self, golden: Option<GoldenRequest>) -> Self {
         Self { golden, ..self }
     }
 
@@ -75,7 +75,7 @@ impl Ladder {
     }
 
     /// A request that shows whether it holds.
-    pub fn golden(&self) -> Option<&Golden> {
+    pub fn golden(&self) -> Option<&GoldenRequest> {
         self.golden.as_ref()
     }
 

@@ -1,7 +1,7 @@
 //! Who is asking? Their history and pattern: from the request, from memory, from the store, or
 //! from the bundle's cards.
 
-use crate::bundle::{HISTORY_LEN, Past, UserCard};
+use crate::bundle::{HISTORY_LEN, HistoryEvent, UserCard};
 use crate::domain::{Event, EventKind, Query, UserId};
 use crate::evidence;
 use crate::scorer::{Model, Written};
@@ -106,12 +106,12 @@ impl Profiles {
     }
 
     /// Events of items that the catalogue holds, of kinds that the network reads.
-    fn known<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Vec<Past> {
+    fn known<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Vec<HistoryEvent> {
         events
             .filter(|event| event.kind.is_read())
             .filter_map(|event| {
                 let item = self.model.catalog.number(&event.item)?;
-                Some(Past { item, time: event.time, kind: event.kind })
+                Some(HistoryEvent { item, time: event.time, kind: event.kind })
             })
             .collect()
     }
@@ -128,7 +128,7 @@ impl Profiles {
     }
 
     /// Writes a card for a history that no card was written for.
-    fn write(&self, mut history: Vec<Past>, expects: Option<u32>) -> UserCard {
+    fn write(&self, mut history: Vec<HistoryEvent>, expects: Option<u32>) -> UserCard {
         history.drain(..history.len().saturating_sub(HISTORY_LEN));
         let Model { catalog, cards, .. } = &*self.model;
         let pattern = evidence::pattern(catalog, &cards.items, &history, &self.currency);
@@ -151,11 +151,11 @@ impl std::fmt::Debug for Profiles {
 // === impl StoredCard ===
 
 impl StoredCard {
-    fn events(self, model: &Model) -> Vec<Past> {
+    fn events(self, model: &Model) -> Vec<HistoryEvent> {
         let past = |(item, time, kind): (String, i64, String)| {
             let item = model.catalog.number(&item.into())?;
             let kind = EventKind::parse(&kind).filter(|kind| kind.is_read())?;
-            Some(Past { item, time, kind })
+            Some(HistoryEvent { item, time, kind })
         };
         self.history.into_iter().filter_map(past).collect()
     }

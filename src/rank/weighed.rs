@@ -4,7 +4,7 @@
 use super::fuse::{ails, fused, known, offered, shortfall, words};
 use super::profile::Profiles;
 use super::{Aloud, Receipt, Refined, Rung, Shortfall};
-use crate::bundle::{BundleError, Golden, Part};
+use crate::bundle::{BundleError, GoldenRequest, Part};
 use crate::domain::{Criticality, Quality, Query, Ranking};
 use crate::nn::packed::Precision;
 use crate::reranker::{self, AskError, Offer, Reranker, Shopper, Urgency, WeighedFile};
@@ -68,7 +68,7 @@ impl Weighed {
 
     /// Weighs the golden requests: a bundle whose logits don't come out on this machine must not
     /// serve. Waits for the engine, so it is not for threads that serve.
-    pub fn check_golden(&self, golden: &[Golden]) -> Result<(), BundleError> {
+    pub fn check_golden(&self, golden: &[GoldenRequest]) -> Result<(), BundleError> {
         let wrong = |why: String| BundleError::malformed(Part::Golden.file(), &why);
         let tolerance = tolerance(self.reranker.precision());
         for golden in golden.iter().filter(|golden| !golden.weighed.is_empty()) {

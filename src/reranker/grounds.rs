@@ -4,7 +4,7 @@
 //! can't say what is not so.
 
 use super::prompt::Prompts;
-use crate::bundle::{Backing, Catalog, ItemCard, Past};
+use crate::bundle::{Backing, Catalog, HistoryEvent, ItemCard};
 use crate::domain::EventKind;
 use crate::evidence;
 
@@ -26,7 +26,12 @@ pub struct Grounds {
 
 impl Grounds {
     /// What these cards show of these candidates to the shopper with this history.
-    pub fn of(catalog: &Catalog, cards: &[ItemCard], history: &[Past], offered: &[u32]) -> Self {
+    pub fn of(
+        catalog: &Catalog,
+        cards: &[ItemCard],
+        history: &[HistoryEvent],
+        offered: &[u32],
+    ) -> Self {
         let claims = offered.iter().flat_map(|&item| {
             let reasons = cards[item as usize].reasons.iter().map(|reason| reason.backing);
             let can_be_said = |backing: &Backing| match backing {
@@ -70,7 +75,7 @@ fn distinct(told: &mut Vec<Vec<u32>>) {
 }
 
 /// Whether a history backs a reason.
-pub(super) fn backs(catalog: &Catalog, history: &[Past], backing: Backing) -> bool {
+pub(super) fn backs(catalog: &Catalog, history: &[HistoryEvent], backing: Backing) -> bool {
     match backing {
         Backing::Item(other) => history.iter().any(|past| past.item == other),
         Backing::Attribute(attribute) => {
@@ -81,7 +86,7 @@ pub(super) fn backs(catalog: &Catalog, history: &[Past], backing: Backing) -> bo
 }
 
 /// What a shopper chose again and again, of attributes that can be said.
-pub fn likes(catalog: &Catalog, history: &[Past]) -> Vec<u32> {
+pub fn likes(catalog: &Catalog, history: &[HistoryEvent]) -> Vec<u32> {
     let bought = history.iter().filter(|past| past.kind == EventKind::Purchase);
     evidence::shared(catalog, bought, |value| !value.contains('.'), LIKED_MAX, LIKED_MIN)
 }

@@ -4,7 +4,7 @@ use super::facts::Offer;
 use super::grounds::Grounds;
 use super::prompt::{OFFERED_MAX, PromptError, Prompts, Words};
 use super::spoken::Spoken;
-use crate::bundle::{Catalog, Past};
+use crate::bundle::{Catalog, HistoryEvent};
 use crate::domain::{Criticality, Deadline, Timestamp};
 use crate::engine::{
     Ask, Constraint, ConstraintError, Engine, EngineError, Event, Failure, Generate, Limits, Place,
@@ -52,7 +52,7 @@ pub struct RunLimits {
 #[derive(Clone, Copy, Debug)]
 pub struct Shopper<'a> {
     /// What they did, oldest first.
-    pub history: &'a [Past],
+    pub history: &'a [HistoryEvent],
     /// When they want something.
     pub now: Timestamp,
     /// What is said in words.
@@ -61,7 +61,7 @@ pub struct Shopper<'a> {
 
 impl<'a> Shopper<'a> {
     /// A shopper of whom nothing is said in words.
-    pub fn of(history: &'a [Past], now: Timestamp) -> Self {
+    pub fn of(history: &'a [HistoryEvent], now: Timestamp) -> Self {
         Self { history, now, words: Words::default() }
     }
 }
@@ -149,7 +149,7 @@ pub enum AskError {
     Constraint(#[from] ConstraintError),
     /// What was written is no text.
     #[error(transparent)]
-    Words(#[from] crate::language::VocabularyError),
+    Words(#[from] crate::language::LmTokenizerError),
 }
 
 // === impl Reranker ===

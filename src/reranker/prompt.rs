@@ -42,9 +42,9 @@ pub use words::Words;
 use super::Shopper;
 use super::facts::{Facts, Offer};
 use super::thought::{AND, GOES_WITH, IS, LIKES};
-use crate::bundle::{Backing, Catalog, Past, month};
+use crate::bundle::{Backing, Catalog, HistoryEvent, month};
 use crate::domain::{EventKind, Timestamp};
-use crate::language::{SemanticTokensError, Vocabulary, VocabularyError};
+use crate::language::{LmTokenizer, LmTokenizerError, SemanticTokensError};
 use rustc_hash::FxHashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ pub const TRUNK_TOKENS_MAX: usize = 512;
 /// Shoppers and items in the tokens of one language model.
 #[derive(Clone, Debug)]
 pub struct Prompts {
-    vocabulary: Vocabulary,
+    vocabulary: LmTokenizer,
     begin: Vec<u32>,
     about: Vec<u32>,
     asks: Vec<u32>,
@@ -158,7 +158,7 @@ pub struct Prompts {
 pub enum PromptError {
     /// Its tokenizer cannot be used.
     #[error(transparent)]
-    Vocabulary(#[from] VocabularyError),
+    Tokenizer(#[from] LmTokenizerError),
     /// Its tokenizer cannot have the tokens of semantic ids.
     #[error(transparent)]
     Semantic(#[from] SemanticTokensError),
@@ -183,12 +183,12 @@ pub enum PromptError {
 impl Prompts {
     /// Reads the tokenizer of a model's folder, and puts the catalogue into its tokens.
     pub fn open(folder: &Path, catalog: &Catalog) -> Result<Self, PromptError> {
-        Self::new(Vocabulary::load(folder)?, catalog)
+        Self::new(LmTokenizer::load(folder)?, catalog)
     }
 
     /// Puts the catalogue into the tokens of a vocabulary, which gets those of semantic ids if it
     /// lacks them.
-    pub fn new(mut vocabulary: Vocabulary, catalog: &Catalog) -> Result<Self, PromptError> {
+    pub fn new(mut vocabulary: LmTokenizer, catalog: &Catalog) -> Result<Self, PromptError> {
         let ids = catalog.semantic_ids().ok_or(PromptError::NoIds)?;
         let tokens = vocabulary.add_semantic_ids(ids.levels(), ids.codes())?;
         let items = ids.iter().map(|id| tokens.encode(id).ok_or(PromptError::NoIds));
@@ -246,7 +246,7 @@ impl Prompts {
     }
 
     /// The model's words.
-    pub fn vocabulary(&self) -> &Vocabulary {
+    pub fn vocabulary(&self) -> &LmTokenizer {
         &self.vocabulary
     }
 
@@ -283,7 +283,7 @@ impl Prompts {
     fn whole_trunk(
         &self,
         profile: &[u32],
-        history: &[Past],
+        history: &[HistoryEvent],
         request: &[u32],
         now: Timestamp,
     ) -> Vec<u32> {
@@ -440,11 +440,11 @@ mod tests {
 
     fn prompts() -> Prompts {
         let words: Vec<_> = std::iter::repeat_n(Prompts::words(), 4).flatten().collect();
-        Prompts::new(Vocabulary::fit(words, 512).unwrap(), &catalog()).unwrap()
+        Prompts::new(LmTokenizer::fit(words, 512).unwrap(), &catalog()).unwrap()
     }
 
-    fn past(item: u32, days: i64, kind: EventKind) -> Past {
-        Past { item, time: NOW - days * DAY_S, kind }
+    fn past(item: u32, days: i64, kind: EventKind) -> HistoryEvent {
+        HistoryEvent { item, time: NOW - days * DAY_S, kind }
     }
 
     /// Midday of the first of December 2025.

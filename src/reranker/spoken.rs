@@ -1,13 +1,13 @@
 //! What a language model writes, as people read it: titles in the place of ids.
 
 use super::prompt::Prompts;
-use crate::language::{VocabularyError, Written};
+use crate::language::{IncrementalDetokenizer, LmTokenizerError};
 
 /// A text that is read out while it is written.
 #[derive(Debug)]
 pub struct Spoken<'a> {
     prompts: &'a Prompts,
-    written: Written<'a>,
+    written: IncrementalDetokenizer<'a>,
     /// The last tokens: fewer than an id has, and perhaps how one begins.
     pending: Vec<u32>,
 }
@@ -17,11 +17,11 @@ pub struct Spoken<'a> {
 impl<'a> Spoken<'a> {
     /// Of a text that nothing is written of yet.
     pub fn new(prompts: &'a Prompts) -> Self {
-        Self { prompts, written: prompts.vocabulary().written(), pending: Vec::new() }
+        Self { prompts, written: prompts.vocabulary().detokenizer(), pending: Vec::new() }
     }
 
     /// All of a text.
-    pub fn all(prompts: &'a Prompts, tokens: &[u32]) -> Result<String, VocabularyError> {
+    pub fn all(prompts: &'a Prompts, tokens: &[u32]) -> Result<String, LmTokenizerError> {
         let mut spoken = Self::new(prompts);
         let mut text = String::new();
         for &token in tokens {
@@ -32,7 +32,7 @@ impl<'a> Spoken<'a> {
     }
 
     /// What can be read out once this token is written: nothing while an id is not whole.
-    pub fn add(&mut self, token: u32) -> Result<String, VocabularyError> {
+    pub fn add(&mut self, token: u32) -> Result<String, LmTokenizerError> {
         self.pending.push(token);
         if self.pending.len() < self.prompts.levels() {
             return Ok(String::new());
@@ -46,7 +46,7 @@ impl<'a> Spoken<'a> {
     }
 
     /// What is left to be read out, once all is written.
-    pub fn rest(&mut self) -> Result<String, VocabularyError> {
+    pub fn rest(&mut self) -> Result<String, LmTokenizerError> {
         let mut text = String::new();
         for token in std::mem::take(&mut self.pending) {
             text += &self.written.add(token)?;
@@ -59,14 +59,14 @@ impl<'a> Spoken<'a> {
 mod tests {
     use super::*;
     use crate::bundle::read_catalog;
-    use crate::language::Vocabulary;
+    use crate::language::LmTokenizer;
     use std::path::Path;
 
     #[test]
     fn ids_are_read_out_as_titles_however_they_are_cut() {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
         let prompts = Prompts::open(&demo.join("decoder"), &read_catalog(&demo).unwrap()).unwrap();
-        let vocabulary: &Vocabulary = prompts.vocabulary();
+        let vocabulary: &LmTokenizer = prompts.vocabulary();
         let mut tokens = vocabulary.encode(" Likes red.").unwrap();
         tokens.extend(prompts.item(7));
         tokens.extend(vocabulary.encode(" goes with").unwrap());

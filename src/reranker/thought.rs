@@ -4,7 +4,7 @@
 //! that was written can be read again, and what it claims can be held against the shop's own data.
 
 use super::grounds::backs;
-use crate::bundle::{Backing, Catalog, ItemCard, Past};
+use crate::bundle::{Backing, Catalog, HistoryEvent, ItemCard};
 use std::fmt;
 
 /// What a thought says.
@@ -93,7 +93,7 @@ impl Thought {
         &self,
         catalog: &Catalog,
         cards: &[ItemCard],
-        history: &[Past],
+        history: &[HistoryEvent],
         offered: &[u32],
     ) -> Option<Proof> {
         let liked = |value: &String| {

@@ -1,7 +1,7 @@
 //! From histories and cards to the numbers that the network reads: one definition, used by
 //! training and serving alike.
 
-use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, ItemCard, Past};
+use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};
 use rustc_hash::FxHashMap;
 
@@ -30,7 +30,7 @@ const DAY_S: f32 = 86_400.0;
 #[derive(Debug)]
 pub struct Context<'a> {
     catalog: &'a Catalog,
-    history: &'a [Past],
+    history: &'a [HistoryEvent],
     now: Timestamp,
     month: usize,
     items: FxHashMap<u32, Met>,
@@ -90,7 +90,7 @@ impl<'a> Context<'a> {
     pub fn new(
         catalog: &'a Catalog,
         cards: &Cards,
-        history: &'a [Past],
+        history: &'a [HistoryEvent],
         now: Timestamp,
         month: usize,
     ) -> Self {
@@ -133,7 +133,7 @@ impl<'a> Context<'a> {
     }
 
     /// Whether an event put something into the basket that is being filled.
-    fn is_in_basket(&self, past: &Past) -> bool {
+    fn is_in_basket(&self, past: &HistoryEvent) -> bool {
         matches!(past.kind, EventKind::Cart | EventKind::Purchase)
             && past.time >= self.now - VISIT_S
     }
@@ -164,12 +164,12 @@ impl<'a> Context<'a> {
     }
 
     /// The events that the network reads, oldest first.
-    pub fn history(&self) -> &'a [Past] {
+    pub fn history(&self) -> &'a [HistoryEvent] {
         self.history
     }
 
     /// The bucket of an event's age: fine for hours, coarse for years.
-    pub fn age(&self, past: &Past) -> u8 {
+    pub fn age(&self, past: &HistoryEvent) -> u8 {
         let hours = (self.now - past.time).max(0) as f32 / HOUR_S;
         ((hours + 1.0).log2() * 1.6).min((AGES - 1) as f32) as u8
     }
@@ -297,7 +297,7 @@ impl<'a> Context<'a> {
 // === impl Met ===
 
 impl Met {
-    fn count(&mut self, past: &Past) {
+    fn count(&mut self, past: &HistoryEvent) {
         let (count, last) = match past.kind {
             EventKind::Purchase => (&mut self.bought, &mut self.bought_last),
             _ => (&mut self.browsed, &mut self.browsed_last),
@@ -314,7 +314,7 @@ impl Met {
 // === impl Had ===
 
 impl Had {
-    fn count(&mut self, past: &Past, in_basket: bool) {
+    fn count(&mut self, past: &HistoryEvent, in_basket: bool) {
         self.in_basket |= in_basket;
         if past.kind == EventKind::Purchase && !in_basket {
             self.bought += 1;
@@ -326,7 +326,7 @@ impl Had {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::{CatalogRow, ItemStats, Ties};
+    use crate::bundle::{CatalogRow, ItemStats, NeighbourTable};
 
     const NOW: Timestamp = 400 * 86_400;
 
@@ -344,24 +344,24 @@ mod tests {
     /// The bowl goes into baskets with the mug; everything sold for 2.
     fn cards() -> Cards {
         let stats = ItemStats { sales: 5, price: Some(2.0), ..ItemStats::default() };
-        let mut companions = Ties::new(2);
+        let mut companions = NeighbourTable::new(2);
         companions.push([(1, 0.5)].into_iter());
         companions.push([(0, 0.5), (2, 0.25)].into_iter());
         companions.push([].into_iter());
-        let mut partners = Ties::new(1);
+        let mut partners = NeighbourTable::new(1);
         (0..3).for_each(|_| partners.push([].into_iter()));
         let items = vec![ItemCard { stats, ..ItemCard::default() }; 3];
         Cards { items, partners, companions, ..Cards::default() }
     }
 
-    fn features(history: &[Past], of: u32) -> [f32; FEATURES] {
+    fn features(history: &[HistoryEvent], of: u32) -> [f32; FEATURES] {
         let (catalog, cards) = (catalog(), cards());
         let context = Context::new(&catalog, &cards, history, NOW, 0);
         context.features(Candidate::Known(of, &cards.items[of as usize]), &[])
     }
 
-    fn past(item: u32, ago_s: i64, kind: EventKind) -> Past {
-        Past { item, time: NOW - ago_s, kind }
+    fn past(item: u32, ago_s: i64, kind: EventKind) -> HistoryEvent {
+        HistoryEvent { item, time: NOW - ago_s, kind }
     }
 
     #[test]

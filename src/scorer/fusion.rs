@@ -1,6 +1,6 @@
 //! How much the order given still counts beside the scorer.
 
-use crate::bundle::Past;
+use crate::bundle::HistoryEvent;
 use crate::domain::EventKind;
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub struct Prior {
 }
 
 /// Whether little is known of the shopper with this history.
-pub fn is_cold(history: &[Past]) -> bool {
+pub fn is_cold(history: &[HistoryEvent]) -> bool {
     let purchases = history.iter().filter(|past| past.kind == EventKind::Purchase);
     purchases.take(COLD_PURCHASES + 1).count() <= COLD_PURCHASES
 }
@@ -40,7 +40,7 @@ pub fn is_cold(history: &[Past]) -> bool {
 
 impl Fusion {
     /// What places cost the shopper with this history.
-    pub fn prior(self, history: &[Past]) -> Prior {
+    pub fn prior(self, history: &[HistoryEvent]) -> Prior {
         Prior { weight: if is_cold(history) { self.cold_prior_weight } else { self.prior_weight } }
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn only_purchases_warm_a_shopper_up() {
         let fusion = Fusion { prior_weight: 0.2, cold_prior_weight: 1.0 };
-        let past = |kind| Past { item: 0, time: 0, kind };
+        let past = |kind| HistoryEvent { item: 0, time: 0, kind };
         let clicks = [past(EventKind::Click); 9];
         assert!((fusion.prior(&clicks).weight - 1.0).abs() < 1e-6);
         let bought = [past(EventKind::Purchase); COLD_PURCHASES + 1];

@@ -3,7 +3,7 @@
 use super::features::{Candidate, Context, FEATURES};
 use super::rechead::{Head, Written};
 use super::{Prior, Reader};
-use crate::bundle::{CardReason, Cards, Catalog, Past, REASONS_MAX, UserCard, inline_text};
+use crate::bundle::{CardReason, Cards, Catalog, HistoryEvent, REASONS_MAX, UserCard, inline_text};
 use crate::domain::{ItemText, Timestamp, UserId};
 use crate::nn::{
     self, CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, Misfit, ReasonTable,
@@ -36,7 +36,7 @@ pub struct Slate<'a> {
     /// When.
     pub now: Timestamp,
     /// What they did before, oldest first.
-    pub history: &'a [Past],
+    pub history: &'a [HistoryEvent],
     /// The vector of their pattern, if they have one.
     pub pattern: Option<&'a [f32]>,
     /// Their vector in the Rechead's space, if it was made before.

@@ -2,8 +2,8 @@
 
 use super::rechead::RecheadFile;
 use super::{Desk, Entry, Fusion, Gpu, Model, Reader, Scores, Slate};
-use crate::bundle::{Bundle, BundleError, Golden, Part};
-use crate::language::Tokens;
+use crate::bundle::{Bundle, BundleError, GoldenRequest, Part};
+use crate::language::TextTokenizer;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
 use crate::nn::{Fused, Rechead, Shape, Weights};
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ pub struct Opened {
     pub file: ScorerFile,
     /// The bundle's version.
     pub version: String,
-    golden: Vec<Golden>,
+    golden: Vec<GoldenRequest>,
 }
 
 // === impl Opened ===
@@ -55,12 +55,13 @@ impl Opened {
             let why = format!("it knows {} items, not the catalogue's", file.shape.items);
             return Err(BundleError::malformed(Part::Scorer.file(), &why));
         }
-        let tokens = Tokens::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
+        let tokens =
+            TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
         let reader = Arc::new(Reader { tokens, encoder });
         let head = rechead(&bundle)?;
         if let Some((network, _)) = &head {
-            let kept = bundle.cards.head_vectors.len();
+            let kept = bundle.cards.rechead_vectors.len();
             let numbers = network.width() * bundle.catalog.len();
             if kept != 0 && kept != numbers {
                 let why = format!("the Rechead's table of items has {kept} numbers, not {numbers}");
@@ -78,7 +79,7 @@ impl Opened {
     }
 
     /// The golden requests.
-    pub fn golden(&self) -> &[Golden] {
+    pub fn golden(&self) -> &[GoldenRequest] {
         &self.golden
     }
 
@@ -102,7 +103,7 @@ impl Opened {
 
     fn compare_golden(
         &self,
-        mut score: impl FnMut(&Golden) -> Result<Scores, BundleError>,
+        mut score: impl FnMut(&GoldenRequest) -> Result<Scores, BundleError>,
     ) -> Result<(), BundleError> {
         for golden in &self.golden {
             let card = self.model.cards.users.get(&golden.user.as_str().into());

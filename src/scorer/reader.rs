@@ -1,6 +1,6 @@
 //! Texts to vectors.
 
-use crate::language::Tokens;
+use crate::language::TextTokenizer;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 #[derive(Debug)]
 pub struct Reader {
     /// Words to tokens.
-    pub tokens: Tokens,
+    pub tokens: TextTokenizer,
     /// Tokens to vectors.
     pub encoder: TextEncoder,
 }

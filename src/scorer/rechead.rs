@@ -1,6 +1,6 @@
 //! The Rechead beside the scorer's network: what a shopper's texts, taken together, say of an item's.
 
-use crate::bundle::{Cards, Past, UserCard};
+use crate::bundle::{Cards, HistoryEvent, UserCard};
 use crate::domain::EventKind;
 use crate::nn::{Rechead, RecheadRoom, RecheadShape};
 use rustc_hash::FxHashMap;
@@ -40,7 +40,7 @@ pub struct Head {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written<'a> {
     /// What they did, oldest first.
-    pub history: &'a [Past],
+    pub history: &'a [HistoryEvent],
     /// The vector of a thought about them: their pattern, if nobody thought aloud.
     pub thought: Option<&'a [f32]>,
     /// The number of the item that they are expected to want, if a language model said so. The shop's
@@ -62,22 +62,22 @@ impl Head {
     /// Takes the vectors of all items from cards that were written with it, and makes them where cards
     /// have none.
     pub fn of(network: Rechead, weight: f32, cards: &Cards) -> Self {
-        if cards.head_vectors.is_empty() {
+        if cards.rechead_vectors.is_empty() {
             return Self::new(network, weight, &cards.item_vectors);
         }
-        Self { network, weight, items: cards.head_vectors.clone() }
+        Self { network, weight, items: cards.rechead_vectors.clone() }
     }
 
     /// Whether cards were written with this very network, to the precision that they are kept in: told
     /// by the vectors of `user`, and of the item that they met last.
     pub fn wrote(&self, user: &UserCard, cards: &Cards) -> bool {
         let UserCard { history, vector, expects, head, .. } = user;
-        if head.is_empty() && cards.head_vectors.is_empty() {
+        if head.is_empty() && cards.rechead_vectors.is_empty() {
             return true;
         }
         let written = Written { history, thought: Some(vector), answer: *expects };
         let texts = cards.item_vectors.chunks_exact(self.network.text_width());
-        let mut both = texts.zip(cards.head_vectors.chunks_exact(self.network.width()));
+        let mut both = texts.zip(cards.rechead_vectors.chunks_exact(self.network.width()));
         let met = history.last().and_then(|past| both.nth(past.item as usize));
         let is_made_of = |(text, of_item): (&[f32], &[f32])| {
             near(of_item, &self.network.item(text, &mut RecheadRoom::default()))
@@ -121,7 +121,7 @@ impl Head {
 
 /// The vector of a history's text: that of its latest items' texts, each of which counts the same, as
 /// the static encoder would make it of all of them together.
-pub fn history_text(history: &[Past], item_texts: &[f32], width: usize) -> Vec<f32> {
+pub fn history_text(history: &[HistoryEvent], item_texts: &[f32], width: usize) -> Vec<f32> {
     let mut text = vec![0.0; width];
     for past in history.iter().rev().take(HISTORY_ITEMS) {
         let of_it = &item_texts[past.item as usize * width..][..width];
@@ -140,7 +140,7 @@ pub fn history_text(history: &[Past], item_texts: &[f32], width: usize) -> Vec<f
 
 /// The item that buyers of a shopper's latest purchases bought most, of those that they have not bought:
 /// an item-kNN's first guess, which stands in where no language model was asked.
-pub fn foreseen(history: &[Past], cards: &Cards) -> Option<u32> {
+pub fn foreseen(history: &[HistoryEvent], cards: &Cards) -> Option<u32> {
     let bought = || history.iter().rev().filter(|past| past.kind == EventKind::Purchase);
     let mut backed: FxHashMap<u32, f32> = FxHashMap::default();
     let mut share = 1.0;
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_latest_items_make_up_the_text_of_a_history() {
-        let past = |item| Past { item, time: 0, kind: EventKind::Purchase };
+        let past = |item| HistoryEvent { item, time: 0, kind: EventKind::Purchase };
         let texts = [1.0, 0.0, 0.0, 1.0];
         assert_eq!(history_text(&[], &texts, 2), [0.0, 0.0]);
         assert_eq!(history_text(&[past(1)], &texts, 2), [0.0, 1.0]);

@@ -1,6 +1,6 @@
 //! The folder in which a shop lies: written whole or not at all, and checked when it is opened.
 
-use super::{Item, Line, Shop};
+use super::{Shop, ShopEvent, ShopItem};
 use crate::domain::{EventKind, Timestamp, UserId};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -201,8 +201,8 @@ impl Manifest {
 
 // === impl WrittenItem ===
 
-impl<'a> From<&'a Item> for WrittenItem<'a> {
-    fn from(item: &'a Item) -> Self {
+impl<'a> From<&'a ShopItem> for WrittenItem<'a> {
+    fn from(item: &'a ShopItem) -> Self {
         let mut attributes = BTreeMap::<_, Vec<_>>::new();
         for (name, value) in &item.attributes {
             attributes.entry(name.into()).or_default().push(value.into());
@@ -218,7 +218,7 @@ impl<'a> From<&'a Item> for WrittenItem<'a> {
     }
 }
 
-impl From<WrittenItem<'_>> for Item {
+impl From<WrittenItem<'_>> for ShopItem {
     fn from(item: WrittenItem<'_>) -> Self {
         let pairs = item.attributes.into_iter().flat_map(|(name, values)| {
             let pair = move |value: Cow<'_, str>| (name.to_string(), value.into_owned());
@@ -282,7 +282,7 @@ fn unpack(path: &Path) -> Result<impl BufRead + use<>, ShopError> {
     Ok(BufReader::new(zstd::Decoder::new(file).map_err(at(path))?))
 }
 
-fn read_items(path: &Path) -> Result<Vec<Item>, ShopError> {
+fn read_items(path: &Path) -> Result<Vec<ShopItem>, ShopError> {
     let mut items = Vec::new();
     for line in unpack(path)?.lines() {
         let line = line.map_err(at(path))?;
@@ -293,7 +293,10 @@ fn read_items(path: &Path) -> Result<Vec<Item>, ShopError> {
     Ok(items)
 }
 
-fn read_events(path: &Path, items: &[Item]) -> Result<(Vec<UserId>, Vec<Line>), ShopError> {
+fn read_events(
+    path: &Path,
+    items: &[ShopItem],
+) -> Result<(Vec<UserId>, Vec<ShopEvent>), ShopError> {
     let index: FxHashMap<&str, u32> = items.iter().map(|item| item.id.as_str()).zip(0..).collect();
     let mut table = csv::Reader::from_reader(unpack(path)?);
     let mut users = Users::default();
@@ -311,9 +314,9 @@ fn read_line(
     row: &csv::StringRecord,
     items: &FxHashMap<&str, u32>,
     users: &mut Users,
-) -> Option<Line> {
+) -> Option<ShopEvent> {
     let price = row.get(5)?;
-    Some(Line {
+    Some(ShopEvent {
         time: row.get(0)?.parse().ok()?,
         user: users.number(row.get(1)?),
         item: *items.get(row.get(2)?)?,

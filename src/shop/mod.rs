@@ -8,7 +8,7 @@ mod folder;
 mod import;
 
 pub use folder::ShopError;
-pub use import::{Ignored, Import, ImportError, Reject, Rejects, Report, import};
+pub use import::{Ignored, ImportError, ImportReport, ImportSpec, Reject, Rejects, import};
 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};
 use rustc_hash::FxHashMap;
@@ -22,16 +22,16 @@ pub const ATTRIBUTE_BYTES_MAX: usize = 512;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shop {
     /// What it sells. Ids are distinct.
-    pub items: Vec<Item>,
+    pub items: Vec<ShopItem>,
     /// Who did something, by first appearance in the events. Ids are distinct.
     pub users: Vec<UserId>,
     /// What they did, sorted by (time, user, basket); ties lie in the order of the source.
-    pub events: Vec<Line>,
+    pub events: Vec<ShopEvent>,
 }
 
 /// A product.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Item {
+pub struct ShopItem {
     /// Its id.
     pub id: ItemId,
     /// Its name.
@@ -48,7 +48,7 @@ pub struct Item {
 
 /// One event: a line of an invoice, or a click.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
+pub struct ShopEvent {
     /// When.
     pub time: Timestamp,
     /// Who: an index into [`Shop::users`].

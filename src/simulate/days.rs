@@ -2,7 +2,7 @@
 
 use super::catalogue::Catalogue;
 use super::dice::{Purpose, stream};
-use super::memory::{Bought, Memory};
+use super::memory::{Memory, SimPurchase};
 use super::mood::Mood;
 use super::persona::Persona;
 use super::season::{bustle, day_of_year};
@@ -148,7 +148,7 @@ impl<'a> Town<'a> {
         self.baskets += 1;
         self.shelf.sell(&bought);
         for item in bought {
-            memory.remember(Bought { item, day });
+            memory.remember(SimPurchase { item, day });
         }
     }
 

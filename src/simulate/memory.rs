@@ -16,7 +16,7 @@ pub struct Memory {
 
 /// A purchase that is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bought {
+pub struct SimPurchase {
     /// The product's number.
     pub item: u32,
     /// The day.
@@ -29,7 +29,7 @@ impl Memory {
         Self { items: [0; REMEMBERED], days: [0; REMEMBERED], bought: 0, visits: 0 };
 
     /// Remembers a purchase, perhaps in the place of the oldest.
-    pub fn remember(&mut self, bought: Bought) {
+    pub fn remember(&mut self, bought: SimPurchase) {
         let place = self.bought as usize % REMEMBERED;
         self.items[place] = bought.item;
         self.days[place] = bought.day;
@@ -37,12 +37,12 @@ impl Memory {
     }
 
     /// What is remembered, latest first.
-    pub fn latest(&self) -> impl Iterator<Item = Bought> {
+    pub fn latest(&self) -> impl Iterator<Item = SimPurchase> {
         let bought = self.bought as usize;
         let kept = bought.min(REMEMBERED);
         (1..=kept).map(move |back| {
             let place = (bought - back) % REMEMBERED;
-            Bought { item: self.items[place], day: self.days[place] }
+            SimPurchase { item: self.items[place], day: self.days[place] }
         })
     }
 }
@@ -56,7 +56,7 @@ mod tests {
         let mut memory = Memory::EMPTY;
         let total = REMEMBERED as u32 + 8;
         for item in 0..total {
-            memory.remember(Bought { item, day: item as u16 });
+            memory.remember(SimPurchase { item, day: item as u16 });
         }
         let latest: Vec<_> = memory.latest().map(|bought| bought.item).collect();
         assert_eq!(latest, (8..total).rev().collect::<Vec<_>>());

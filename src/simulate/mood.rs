@@ -192,7 +192,7 @@ fn find(pairs: &[(u32, f32)], key: u32) -> Option<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::memory::Bought;
+    use super::super::memory::SimPurchase;
     use super::*;
 
     /// Utilities of item `of`, before and `ago` days after a purchase of `bought`.
@@ -204,7 +204,7 @@ mod tests {
             |memory: &Memory| Mood::of(&catalogue, &persona, memory, &config, 400).utility(of, 1.0);
         let mut memory = Memory::EMPTY;
         let before = utility(&memory);
-        memory.remember(Bought { item: bought, day: 400 - ago });
+        memory.remember(SimPurchase { item: bought, day: 400 - ago });
         (before, utility(&memory))
     }
 

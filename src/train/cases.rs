@@ -1,9 +1,9 @@
 //! Slates that the shop's own ranker would have shown, and what was then bought.
 
-use super::dataset::{Bought, Dataset};
+use super::dataset::{Dataset, PurchaseLine};
 use super::remarks::Remarks;
 use super::snapshot::Snapshot;
-use crate::bundle::{Catalog, HISTORY_LEN, Past};
+use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent};
 use crate::domain::Timestamp;
 use crate::evidence;
 use crate::reranker::{self, Offer, Shopper};
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 /// What is to be foreseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
+pub enum PredictionTask {
     /// The next item that the shopper never bought before; what is already in the basket is
     /// known, and items bought before are not in the slate.
     FirstPurchase,
@@ -31,7 +31,7 @@ pub struct Case {
     /// When it was shown.
     pub now: Timestamp,
     /// What the user had done by then, oldest first.
-    pub history: Vec<Past>,
+    pub history: Vec<HistoryEvent>,
     /// The vector of the user's pattern as of then, if there is a history.
     pub pattern: Option<Vec<f32>>,
     /// What is said of the user in words: nothing, unless somebody made it up.
@@ -63,9 +63,9 @@ pub struct Cases<'a> {
     pub currency: &'a str,
 }
 
-// === impl Task ===
+// === impl PredictionTask ===
 
-impl Task {
+impl PredictionTask {
     /// The word for tables and files.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -80,14 +80,14 @@ impl Task {
 impl Cases<'_> {
     /// One case per user who bought something in `from..until`: their last such purchase (or
     /// basket), everything before it as history.
-    pub fn last(&self, task: Task, from: Timestamp, until: Timestamp) -> Vec<Case> {
+    pub fn last(&self, task: PredictionTask, from: Timestamp, until: Timestamp) -> Vec<Case> {
         (0..self.dataset.users.len())
             .into_par_iter()
             .filter_map(|user| {
                 let mut baskets = self.dataset.baskets(user, from, until).rev();
                 let line = match task {
-                    Task::NextBasket => baskets.next()?.start,
-                    Task::FirstPurchase => baskets
+                    PredictionTask::NextBasket => baskets.next()?.start,
+                    PredictionTask::FirstPurchase => baskets
                         .flat_map(Iterator::rev)
                         .find(|&line| self.dataset.bought[user][line].first)?,
                 };
@@ -112,7 +112,11 @@ impl Cases<'_> {
                 lines.shuffle(rng);
                 for &line in lines.iter().take(most) {
                     let first = self.dataset.bought[user][line].first && rng.random_bool(0.5);
-                    let task = if first { Task::FirstPurchase } else { Task::NextBasket };
+                    let task = if first {
+                        PredictionTask::FirstPurchase
+                    } else {
+                        PredictionTask::NextBasket
+                    };
                     picked.push((user, line, task));
                 }
             }
@@ -121,24 +125,24 @@ impl Cases<'_> {
         picked.into_par_iter().map(|(user, line, task)| self.case(user, line, task)).collect()
     }
 
-    fn case(&self, user: usize, line: usize, task: Task) -> Case {
+    fn case(&self, user: usize, line: usize, task: PredictionTask) -> Case {
         let bought = &self.dataset.bought[user];
         let now = bought[line].time;
-        let within_basket = task == Task::FirstPurchase;
+        let within_basket = task == PredictionTask::FirstPurchase;
         let history = self.dataset.history(user, line, within_basket, HISTORY_LEN);
         let snapshot = self.snapshots.partition_point(|s| s.cards.as_of <= now).saturating_sub(1);
         let upstream = &self.snapshots[snapshot].upstream;
         let had = &bought[..line];
         let basket = || bought.iter().filter(|b| b.basket == bought[line].basket);
         let (slate, relevant) = match task {
-            Task::FirstPurchase => {
+            PredictionTask::FirstPurchase => {
                 let seen: rustc_hash::FxHashSet<u32> = had.iter().map(|b| b.item).collect();
                 let slate =
                     upstream.slate(&purchases(had), self.size, &|item| seen.contains(&item));
                 (slate, vec![bought[line].item])
             }
-            Task::NextBasket => {
-                let before: Vec<Bought> =
+            PredictionTask::NextBasket => {
+                let before: Vec<PurchaseLine> =
                     had.iter().copied().filter(|b| b.basket != bought[line].basket).collect();
                 let mut relevant: Vec<u32> = basket().map(|b| b.item).collect();
                 relevant.sort_unstable();
@@ -179,6 +183,6 @@ impl Case {
     }
 }
 
-fn purchases(bought: &[Bought]) -> Vec<(u32, Timestamp)> {
+fn purchases(bought: &[PurchaseLine]) -> Vec<(u32, Timestamp)> {
     bought.iter().map(|b| (b.item, b.time)).collect()
 }

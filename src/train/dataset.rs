@@ -4,7 +4,7 @@
 //! files often sort them by product, and a model would learn that. A recipe can leave them as they are
 //! listed, for the sake of published figures that do.
 
-use crate::bundle::{Catalog, Past};
+use crate::bundle::{Catalog, HistoryEvent};
 use crate::domain::{EventKind, Timestamp, UserId};
 use crate::evidence::Purchase;
 use crate::shop::Shop;
@@ -55,9 +55,9 @@ pub struct Dataset {
     /// Users by number.
     pub users: Vec<UserId>,
     /// Each user's purchases, in time order.
-    pub bought: Vec<Vec<Bought>>,
+    pub bought: Vec<Vec<PurchaseLine>>,
     /// Each user's other events (clicks, carts), in time order.
-    pub browsed: Vec<Vec<Past>>,
+    pub browsed: Vec<Vec<HistoryEvent>>,
     /// All purchases, in time order.
     pub purchases: Vec<Purchase>,
     /// Where time is cut.
@@ -66,7 +66,7 @@ pub struct Dataset {
 
 /// A purchase line of a user.
 #[derive(Clone, Copy, Debug)]
-pub struct Bought {
+pub struct PurchaseLine {
     /// The number of the item.
     pub item: u32,
     /// When.
@@ -101,7 +101,7 @@ impl Dataset {
             let time = line.time;
             match line.kind {
                 EventKind::Purchase => {
-                    dataset.bought[user].push(Bought {
+                    dataset.bought[user].push(PurchaseLine {
                         item,
                         time,
                         basket: line.basket,
@@ -110,7 +110,9 @@ impl Dataset {
                     let price = line.price;
                     dataset.purchases.push(Purchase { user: line.user, item, time, price });
                 }
-                kind if kind.is_read() => dataset.browsed[user].push(Past { item, time, kind }),
+                kind if kind.is_read() => {
+                    dataset.browsed[user].push(HistoryEvent { item, time, kind })
+                }
                 _ => {}
             }
         }
@@ -124,7 +126,13 @@ impl Dataset {
     /// What the user had done before line `line` of their purchases, oldest first, at most `most`
     /// events: the lines of the same basket that come before it are part of that only
     /// `within_basket`.
-    pub fn history(&self, user: usize, line: usize, within_basket: bool, most: usize) -> Vec<Past> {
+    pub fn history(
+        &self,
+        user: usize,
+        line: usize,
+        within_basket: bool,
+        most: usize,
+    ) -> Vec<HistoryEvent> {
         let bought = &self.bought[user];
         let basket = bought[line].basket;
         let start = bought[..line].iter().rposition(|b| b.basket != basket).map_or(0, |at| at + 1);
@@ -141,7 +149,11 @@ impl Dataset {
             };
             if take_bought {
                 let (last, rest) = bought.split_last().expect("it was just looked at");
-                history.push(Past { item: last.item, time: last.time, kind: EventKind::Purchase });
+                history.push(HistoryEvent {
+                    item: last.item,
+                    time: last.time,
+                    kind: EventKind::Purchase,
+                });
                 bought = rest;
             } else {
                 let (last, rest) = browsed.split_last().expect("it was just looked at");
@@ -186,7 +198,7 @@ impl Dataset {
 
 /// Puts a user's lines into time order with baskets whole, and shuffled unless they are to stay
 /// `as_listed`, and marks first purchases.
-fn settle(bought: &mut [Bought], as_listed: bool, rng: &mut ChaCha8Rng) {
+fn settle(bought: &mut [PurchaseLine], as_listed: bool, rng: &mut ChaCha8Rng) {
     bought.sort_by_key(|b| (b.time, b.basket));
     let mut had = rustc_hash::FxHashSet::default();
     for basket in bought.chunk_by_mut(|a, b| a.basket == b.basket) {
@@ -231,9 +243,9 @@ mod tests {
     #[test]
     fn lines_of_a_basket_are_shuffled_unless_they_stay_as_listed() {
         // Two baskets of twenty, listed by item; the second buys the first's items again.
-        let line = |at: u32| Bought { item: at % 20, time: 1, basket: at / 20, first: false };
-        let listed: Vec<Bought> = (0..40).map(line).collect();
-        let items = |bought: &[Bought]| bought.iter().map(|b| b.item).collect::<Vec<_>>();
+        let line = |at: u32| PurchaseLine { item: at % 20, time: 1, basket: at / 20, first: false };
+        let listed: Vec<PurchaseLine> = (0..40).map(line).collect();
+        let items = |bought: &[PurchaseLine]| bought.iter().map(|b| b.item).collect::<Vec<_>>();
         let settled = |as_listed| {
             let mut bought = listed.clone();
             settle(&mut bought, as_listed, &mut ChaCha8Rng::seed_from_u64(7));

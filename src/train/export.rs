@@ -1,10 +1,10 @@
 //! The examples and cases of a recipe as plain numbers, for whoever wants to train or judge
 //! another model on the very same slates.
 
-use super::bench::Bench;
 use super::cases::Case;
 use super::stages::examples;
-use super::world::World;
+use super::training_data::TrainingData;
+use super::workspace::Workspace;
 use crate::bundle::{Catalog, HISTORY_LEN};
 use anyhow::Context as _;
 use safetensors::tensor::{Dtype, TensorView};
@@ -17,25 +17,25 @@ struct Table {
     bytes: Vec<u8>,
 }
 
-/// Writes the training examples, the validation cases and the test cases of the bench's recipe
+/// Writes the training examples, the validation cases and the test cases of the workspace's recipe
 /// into one safetensors file. Items count from 1, and 0 fills up what is short.
 ///
 /// For `train`, `validate/TASK` and `test/TASK` each: `history` (cases, events), oldest first;
 /// `slate` (cases, candidates), in the order given; `taken`, of the slate's shape: 1 where an item
 /// was then bought; `relevant` (cases), how many were bought in all. And `categories` (items + 1).
-pub fn export(bench: &mut Bench<'_>, out: &Path) -> anyhow::Result<()> {
-    let catalog = bench.catalog()?;
-    let split = bench.dataset(&catalog)?.split;
-    let recipe = bench.recipe.clone();
+pub fn export(workspace: &mut Workspace<'_>, out: &Path) -> anyhow::Result<()> {
+    let catalog = workspace.catalog()?;
+    let split = workspace.dataset(&catalog)?.split;
+    let recipe = workspace.recipe.clone();
     let (size, currency) = (recipe.slates.size, &recipe.shop.currency);
     let mut tables = vec![categories(&catalog)];
-    let world = World::open(bench, split.train, split.test)?;
-    tables.extend(columns("train", &examples(&world, &recipe), recipe.slates.train_size));
-    for (task, cases) in world.last_cases(size, currency, split.validate, split.test) {
+    let data = TrainingData::open(workspace, split.train, split.test)?;
+    tables.extend(columns("train", &examples(&data, &recipe), recipe.slates.train_size));
+    for (task, cases) in data.last_cases(size, currency, split.validate, split.test) {
         tables.extend(columns(&format!("validate/{}", task.as_str()), &cases, size));
     }
-    let world = World::open(bench, split.test, split.end)?;
-    for (task, cases) in world.last_cases(size, currency, split.test, split.end) {
+    let data = TrainingData::open(workspace, split.test, split.end)?;
+    for (task, cases) in data.last_cases(size, currency, split.test, split.end) {
         tables.extend(columns(&format!("test/{}", task.as_str()), &cases, size));
     }
     let views = tables.iter().map(|table| {
@@ -86,13 +86,13 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::Past;
+    use crate::bundle::HistoryEvent;
     use crate::domain::EventKind;
     use crate::train::remarks::Remarks;
 
     #[test]
     fn short_rows_are_filled_up() {
-        let past = Past { item: 4, time: 0, kind: EventKind::Purchase };
+        let past = HistoryEvent { item: 4, time: 0, kind: EventKind::Purchase };
         let case = Case {
             user: 0,
             now: 1,

@@ -1,13 +1,13 @@
-//! The ladder on a bench: what each rung makes of slates, by the models and the engine that serve.
+//! The ladder on a workspace: what each rung makes of slates, by the models and the engine that serve.
 
-use super::bench::Bench;
 use super::cases::Case;
 use super::measure;
 use super::remarks::{self, Remarks};
 use super::scored::Scorer;
 use super::snapshot::Snapshot;
 use super::speaker::Speaker;
-use super::world::World;
+use super::training_data::TrainingData;
+use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::Rechead;
 use crate::reranker::{Compared, ComparedFile, Order, RerankerFile};
@@ -19,10 +19,10 @@ use rand_chacha::ChaCha8Rng;
 /// The figure that rungs are fitted by: NDCG at this cut.
 const CUT: usize = 10;
 
-/// The models of a bench.
+/// The models of a workspace.
 pub struct Ladder {
     scorer: Scorer,
-    /// The language model, if the bench has one.
+    /// The language model, if the workspace has one.
     model: Option<Speaker>,
     file: RerankerFile,
     /// Whether the language model is asked which item it expects.
@@ -48,36 +48,36 @@ pub struct Rung {
 // === impl Ladder ===
 
 impl Ladder {
-    /// Reads what lies on the bench.
-    pub fn read(bench: &Bench<'_>, world: &World) -> anyhow::Result<Self> {
-        let scorer = Scorer::read(bench)?;
-        let answers = bench.recipe.expects() && scorer.head().is_some();
-        let (path, folder) = (bench.path(Part::Reranker), bench.path(Part::Decoder));
+    /// Reads what lies on the workspace.
+    pub fn read(workspace: &Workspace<'_>, data: &TrainingData) -> anyhow::Result<Self> {
+        let scorer = Scorer::read(workspace)?;
+        let answers = workspace.recipe.expects() && scorer.head().is_some();
+        let (path, folder) = (workspace.path(Part::Reranker), workspace.path(Part::Decoder));
         if !path.exists() {
             return Ok(Self { scorer, model: None, file: RerankerFile::default(), answers });
         }
         let text = std::fs::read_to_string(&path).context("reading the reranker's file")?;
         let file = toml::from_str(&text).context("reading the reranker's file")?;
-        Ok(Self { scorer, model: Some(Speaker::start(&folder, &world.catalog)?), file, answers })
+        Ok(Self { scorer, model: Some(Speaker::start(&folder, &data.catalog)?), file, answers })
     }
 
     /// The orders of every rung, and of their parts.
     pub fn climb(
         &self,
-        world: &World,
+        data: &TrainingData,
         cases: &mut [Case],
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Climb> {
         if let Some(model) = self.model.as_ref().filter(|_| self.answers) {
             model.expect(cases, progress)?;
         }
-        let orders = scored(&self.scorer, world, cases)?;
+        let orders = scored(&self.scorer, data, cases)?;
         let mut rungs = vec![Rung { name: "scored", orders }];
         let mut parts = Vec::new();
         if let Some(network) = self.scorer.head() {
-            let orders = scored(&self.scorer.alone(), world, cases)?;
+            let orders = scored(&self.scorer.alone(), data, cases)?;
             parts.push(Rung { name: "without_rechead", orders });
-            let reader = Listener::new(network, world);
+            let reader = Listener::new(network, data);
             let orders = cases.iter().map(|case| sorted(&reader.scores(case))).collect();
             parts.push(Rung { name: "rechead_alone", orders });
         }
@@ -85,7 +85,7 @@ impl Ladder {
             return Ok(Climb { rungs, parts });
         };
         if let Some(file) = file.weighed {
-            let logits = model.weigh(cases, &world.snapshots, progress)?;
+            let logits = model.weigh(cases, &data.snapshots, progress)?;
             let below = last(&rungs);
             let fused = |logits: &[Vec<f32>]| {
                 let mut orders = below.clone();
@@ -98,14 +98,14 @@ impl Ladder {
             rungs.push(Rung { name: "weighed", orders });
             let orders = logits.iter().map(|logits| sorted(logits)).collect();
             parts.push(Rung { name: "weighed_alone", orders });
-            let logits = model.weigh(&asking(world, cases), &world.snapshots, progress)?;
+            let logits = model.weigh(&asking(data, cases), &data.snapshots, progress)?;
             parts.push(Rung { name: "weighed_asked", orders: fused(&logits) });
         }
         for (name, file) in [("reranked", file.reranked), ("reasoned", file.reasoned)] {
             let Some(file) = file else { continue };
             let mut orders = last(&rungs);
-            let answers = compare(model, cases, &world.snapshots, &orders, file, progress)?;
-            let listener = self.scorer.head().map(|network| Listener::new(network, world));
+            let answers = compare(model, cases, &data.snapshots, &orders, file, progress)?;
+            let listener = self.scorer.head().map(|network| Listener::new(network, data));
             for ((order, answer), case) in orders.iter_mut().zip(&answers).zip(&*cases) {
                 let heard = listener.as_ref().map(|listener| listener.answered(case, &answer.1));
                 file.fuse(order, &answer.0, &heard.unwrap_or_default());
@@ -118,29 +118,29 @@ impl Ladder {
 
 /// The same cases, if each shopper had asked for what they then took, in words as it is asked for in
 /// training. What it says of a model is whether it listens, and not how good its orders are.
-fn asking(world: &World, cases: &[Case]) -> Vec<Case> {
+fn asking(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
     let asking = |case: &Case| {
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(case.user));
         let taken = case.slate.iter().find(|item| case.relevant.contains(item));
-        let asked = taken.map(|&item| remarks::request(&world.catalog, item, &mut rng));
+        let asked = taken.map(|&item| remarks::request(&data.catalog, item, &mut rng));
         let remarks = Remarks { request: asked.unwrap_or_default(), ..Remarks::default() };
         Case { remarks, ..case.clone() }
     };
     cases.iter().map(asking).collect()
 }
 
-/// The Rechead on a bench: what it says once it has read what was written.
+/// The Rechead on a workspace: what it says once it has read what was written.
 pub struct Listener<'a> {
     head: Head,
-    world: &'a World,
+    data: &'a TrainingData,
 }
 
 impl<'a> Listener<'a> {
-    /// A Rechead that listens in this world.
-    pub fn new(network: &Rechead, world: &'a World) -> Self {
+    /// A Rechead that listens in this data.
+    pub fn new(network: &Rechead, data: &'a TrainingData) -> Self {
         // No time changes the texts of items.
-        let texts = &world.snapshots[0].cards.item_vectors;
-        Self { head: Head::new(network.clone(), 0.0, texts), world }
+        let texts = &data.snapshots[0].cards.item_vectors;
+        Self { head: Head::new(network.clone(), 0.0, texts), data }
     }
 
     /// What it says of each candidate of a case's slate.
@@ -155,7 +155,7 @@ impl<'a> Listener<'a> {
         if answer.thought.is_empty() {
             return Vec::new();
         }
-        let thought = self.world.reader.vector(&answer.thought);
+        let thought = self.data.reader.vector(&answer.thought);
         let answered = answer.order.first().copied();
         let written = Written { history: &case.history, thought: Some(&thought), answer: answered };
         let shopper = self.shopper(case, written);
@@ -163,13 +163,13 @@ impl<'a> Listener<'a> {
     }
 
     fn shopper(&self, case: &Case, written: Written<'_>) -> Vec<f32> {
-        self.head.shopper(written, &self.world.snapshots[case.snapshot].cards)
+        self.head.shopper(written, &self.data.snapshots[case.snapshot].cards)
     }
 }
 
 /// The scored rung's orders.
-pub fn scored(scorer: &Scorer, world: &World, cases: &[Case]) -> anyhow::Result<Vec<Order>> {
-    Ok(scorer.scores(world, cases)?.iter().map(|scores| sorted(scores)).collect())
+pub fn scored(scorer: &Scorer, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<Order>> {
+    Ok(scorer.scores(data, cases)?.iter().map(|scores| sorted(scores)).collect())
 }
 
 /// Lets the language model compare the best of each order. An answer names candidates by their

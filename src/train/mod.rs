@@ -5,7 +5,6 @@
 
 mod answers;
 pub mod batch;
-pub mod bench;
 pub mod cases;
 pub mod dataset;
 pub mod export;
@@ -26,15 +25,16 @@ pub mod stages;
 mod teach;
 mod teachers;
 mod trace;
+pub mod training_data;
 mod weight;
-pub mod world;
+pub mod workspace;
 mod writer;
 
-pub use bench::{Bench, Progress, Silence};
 pub use learner::Learner;
 pub use lesson::Lesson;
 pub use recipe::Recipe;
 pub use stages::STAGES;
+pub use workspace::{NoProgress, Progress, Workspace};
 
 use crate::bundle::Part;
 use serde_json::Value;
@@ -48,42 +48,42 @@ pub trait Stage: Sync {
     fn about(&self) -> &'static str;
 
     /// The parts that it reads.
-    fn needs(&self) -> &'static [Part];
+    fn inputs(&self) -> &'static [Part];
 
     /// The parts that it writes.
-    fn makes(&self) -> &'static [Part];
+    fn outputs(&self) -> &'static [Part];
 
     /// Whether a recipe asks for it at all.
-    fn is_wanted(&self, _recipe: &Recipe) -> bool {
+    fn is_enabled(&self, _recipe: &Recipe) -> bool {
         true
     }
 
     /// Does it, and reports losses and metrics.
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value>;
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value>;
 }
 
 /// Carries out a stage, and writes its report: seed and seconds beside what the stage measured.
 /// The report is written last, so its presence means success.
-pub fn run(stage: &dyn Stage, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
+pub fn run(stage: &dyn Stage, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
     use anyhow::Context as _;
-    for part in stage.needs() {
+    for part in stage.inputs() {
         anyhow::ensure!(
-            bench.path(*part).exists(),
+            workspace.path(*part).exists(),
             "{} needs {}, which {} does not hold: run the stages before it first",
             stage.name(),
             part.file(),
-            bench.dir.display()
+            workspace.dir.display()
         );
     }
     let begun = tokio::time::Instant::now();
-    let measured = stage.run(bench).with_context(|| format!("stage {}", stage.name()))?;
+    let measured = stage.run(workspace).with_context(|| format!("stage {}", stage.name()))?;
     let report = serde_json::json!({
         "stage": stage.name(),
-        "seed": bench.recipe.seed,
+        "seed": workspace.recipe.seed,
         "seconds": (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
         "measured": measured,
     });
-    let path = bench.dir.join(format!("{}.report.json", stage.name()));
+    let path = workspace.dir.join(format!("{}.report.json", stage.name()));
     std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
         .with_context(|| format!("writing {}", path.display()))?;
     Ok(report)

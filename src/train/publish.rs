@@ -1,8 +1,8 @@
 //! From a workbench to a bundle: golden requests, a manifest, and a rename at the end.
 
-use super::bench::Bench;
 use super::speaker::Speaker;
-use crate::bundle::{Bundle, Golden, MANIFEST, Manifest, Part, write_golden};
+use super::workspace::Workspace;
+use crate::bundle::{Bundle, GoldenRequest, MANIFEST, Manifest, Part, write_golden};
 use crate::domain::UserId;
 use crate::reranker::RerankerFile;
 use crate::scorer::{Opened, Scores, score_golden};
@@ -15,9 +15,9 @@ const GOLDEN: usize = 8;
 /// Items of a golden slate.
 const GOLDEN_SLATE: usize = 20;
 
-/// Publishes the parts on the bench as the bundle `out`, which must not exist or be a bundle. It
+/// Publishes the parts on the workspace as the bundle `out`, which must not exist or be a bundle. It
 /// is there wholly or not at all.
-pub fn publish(bench: &Bench<'_>, recipe: &str, out: &Path) -> anyhow::Result<Manifest> {
+pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::Result<Manifest> {
     anyhow::ensure!(
         !out.exists() || out.join(MANIFEST).exists(),
         "{} exists and is no bundle: it is left alone",
@@ -29,26 +29,26 @@ pub fn publish(bench: &Bench<'_>, recipe: &str, out: &Path) -> anyhow::Result<Ma
         .prefix(".draft-")
         .tempdir_in(home)
         .with_context(|| format!("writing to {}", home.display()))?;
-    let mute = !speaks(bench)?;
+    let mute = !speaks(workspace)?;
     for part in Part::ALL {
-        let absent = part.is_optional() && !bench.path(part).exists()
+        let absent = part.is_optional() && !workspace.path(part).exists()
             || mute && matches!(part, Part::Decoder | Part::Reranker);
         if absent || matches!(part, Part::Golden | Part::Recipe) {
             continue;
         }
-        for file in part.files(&bench.dir)? {
+        for file in part.files(&workspace.dir)? {
             let to = draft.path().join(&file);
             let copy = fs::create_dir_all(to.parent().unwrap_or(draft.path()))
-                .and_then(|()| fs::copy(bench.dir.join(&file), &to));
-            copy.with_context(|| format!("taking {file} from the bench"))?;
+                .and_then(|()| fs::copy(workspace.dir.join(&file), &to));
+            copy.with_context(|| format!("taking {file} from the workspace"))?;
         }
     }
     fs::write(draft.path().join(Part::Recipe.file()), recipe)?;
     write_golden(draft.path(), &[])?;
-    Manifest::of(draft.path(), &bench.recipe.name)?.write(draft.path())?;
+    Manifest::of(draft.path(), &workspace.recipe.name)?.write(draft.path())?;
     let golden = golden(draft.path())?;
     write_golden(draft.path(), &golden)?;
-    let manifest = Manifest::of(draft.path(), &bench.recipe.name)?;
+    let manifest = Manifest::of(draft.path(), &workspace.recipe.name)?;
     manifest.write(draft.path())?;
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| format!("replacing {}", out.display()))?;
@@ -59,8 +59,8 @@ pub fn publish(bench: &Bench<'_>, recipe: &str, out: &Path) -> anyhow::Result<Ma
 }
 
 /// Whether a rung of the ladder is the language model's: one that no rung asks is not shipped.
-fn speaks(bench: &Bench<'_>) -> anyhow::Result<bool> {
-    let path = bench.path(Part::Reranker);
+fn speaks(workspace: &Workspace<'_>) -> anyhow::Result<bool> {
+    let path = workspace.path(Part::Reranker);
     if !path.exists() {
         return Ok(false);
     }
@@ -72,7 +72,7 @@ fn speaks(bench: &Bench<'_>) -> anyhow::Result<bool> {
 
 /// Requests of a few users for items spread over the catalogue, with the scores that they get
 /// here: a machine where they come out otherwise must not serve this bundle.
-fn golden(dir: &Path) -> anyhow::Result<Vec<Golden>> {
+fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
     let bundle = Bundle::open(dir)?;
     let decoder = bundle.path(Part::Decoder);
     let model = Opened::of(bundle)?.model;
@@ -87,9 +87,9 @@ fn golden(dir: &Path) -> anyhow::Result<Vec<Golden>> {
         let slate = spread.take(GOLDEN_SLATE).map(|item| item.id.as_str().into()).collect();
         let now = model.cards.as_of;
         let user = user.as_str().into();
-        let blank = Golden { user, now, items: slate, ..Golden::default() };
+        let blank = GoldenRequest { user, now, items: slate, ..GoldenRequest::default() };
         let Scores { logits: scores, rechead, .. } = score_golden(&model, &blank, &mut desk)?;
-        Ok(Golden { scores, rechead, ..blank })
+        Ok(GoldenRequest { scores, rechead, ..blank })
     });
     let mut golden = golden.collect::<anyhow::Result<Vec<_>>>()?;
     if decoder.exists() {

@@ -255,9 +255,9 @@ pub struct MidtrainRecipe {
     /// How the rows of new tokens are learned before everything else, where a model is not made from
     /// nothing.
     #[serde(default)]
-    pub new_tokens: Option<Teaching>,
+    pub new_tokens: Option<TrainingRecipe>,
     /// How it learns.
-    pub teaching: Teaching,
+    pub teaching: TrainingRecipe,
 }
 
 /// How a language model learns to compare candidates.
@@ -284,7 +284,7 @@ pub struct CompareRecipe {
     /// Lessons that are learned again while the model learns to weigh, so that it does not forget.
     pub rehearsed_max: usize,
     /// How it learns.
-    pub teaching: Teaching,
+    pub teaching: TrainingRecipe,
 }
 
 /// How a language model writes cards.
@@ -309,7 +309,7 @@ pub struct WeighRecipe {
     /// Examples, at most.
     pub examples_max: usize,
     /// How it learns.
-    pub teaching: Teaching,
+    pub teaching: TrainingRecipe,
 }
 
 /// What a language model's word counts when it serves.
@@ -332,13 +332,13 @@ pub struct FuseRecipe {
 /// How long and how fast a language model learns.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Teaching {
+pub struct TrainingRecipe {
     /// Passes over the lessons.
     pub epochs: f64,
     /// Lessons of a step.
     pub batch: usize,
     /// Rows that a thread calculates at a time.
-    #[serde(default = "Teaching::rows_max")]
+    #[serde(default = "TrainingRecipe::rows_max")]
     pub rows_max: usize,
     /// The highest step of the optimiser; it rises first and then falls along a cosine.
     pub learning_rate: f64,
@@ -466,9 +466,9 @@ impl LanguageModelRecipe {
     }
 }
 
-// === impl Teaching ===
+// === impl TrainingRecipe ===
 
-impl Teaching {
+impl TrainingRecipe {
     fn rows_max() -> usize {
         2048
     }

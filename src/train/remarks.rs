@@ -3,7 +3,7 @@
 //!
 //! A model that has learned from a share of such lessons listens to requests; and it can do without.
 
-use crate::bundle::{Catalog, Past};
+use crate::bundle::{Catalog, HistoryEvent};
 use crate::reranker::Words;
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
@@ -27,7 +27,12 @@ pub struct Remarks {
 
 impl Remarks {
     /// What is told of a shopper who did this and then took that item.
-    pub fn of(catalog: &Catalog, history: &[Past], taken: u32, rng: &mut ChaCha8Rng) -> Self {
+    pub fn of(
+        catalog: &Catalog,
+        history: &[HistoryEvent],
+        taken: u32,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
         let mut remarks = Self::default();
         if !rng.random_bool(SILENT) {
             remarks.request = request(catalog, taken, rng);
@@ -58,7 +63,7 @@ pub fn request(catalog: &Catalog, item: u32, rng: &mut ChaCha8Rng) -> String {
 }
 
 /// Something that some of the items of a history have.
-fn profile(catalog: &Catalog, history: &[Past], rng: &mut ChaCha8Rng) -> String {
+fn profile(catalog: &Catalog, history: &[HistoryEvent], rng: &mut ChaCha8Rng) -> String {
     let some: Vec<u32> = history.choose_multiple(rng, 2).map(|past| past.item).collect();
     let mut values: Vec<&str> = Vec::new();
     for item in some {

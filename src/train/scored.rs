@@ -1,15 +1,15 @@
-//! The small models on the bench: what the rung below a language model says of slates.
+//! The small models on the workspace: what the rung below a language model says of slates.
 
-use super::bench::Bench;
 use super::cases::Case;
-use super::world::World;
+use super::training_data::TrainingData;
+use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::{Rechead, Weights};
 use crate::scorer::{RecheadFile, ScorerFile};
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
-/// The scorer that lies on a bench, with the Rechead beside it.
+/// The scorer that lies on a workspace, with the Rechead beside it.
 pub struct Scorer {
     weights: Weights,
     file: ScorerFile,
@@ -20,14 +20,14 @@ pub struct Scorer {
 
 impl Scorer {
     /// Reads it, and the Rechead if there is one.
-    pub fn read(bench: &Bench<'_>) -> anyhow::Result<Self> {
-        Ok(Self { head: rechead(bench)?, ..Self::without_head(bench)? })
+    pub fn read(workspace: &Workspace<'_>) -> anyhow::Result<Self> {
+        Ok(Self { head: rechead(workspace)?, ..Self::without_head(workspace)? })
     }
 
     /// Reads the scorer alone, for stages that come before the Rechead is there.
-    pub fn without_head(bench: &Bench<'_>) -> anyhow::Result<Self> {
-        let weights = weights(bench, Part::Scorer)?;
-        Ok(Self { weights, file: shape(bench, Part::ScorerShape)?, head: None })
+    pub fn without_head(workspace: &Workspace<'_>) -> anyhow::Result<Self> {
+        let weights = weights(workspace, Part::Scorer)?;
+        Ok(Self { weights, file: shape(workspace, Part::ScorerShape)?, head: None })
     }
 
     /// The Rechead.
@@ -41,8 +41,8 @@ impl Scorer {
     }
 
     /// The final scores of the scored rung for each candidate of each case's slate.
-    pub fn scores(&self, world: &World, cases: &[Case]) -> anyhow::Result<Vec<Vec<f32>>> {
-        let said = world.score((&self.weights, &self.file.shape), self.head.as_ref(), cases)?;
+    pub fn scores(&self, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<Vec<f32>>> {
+        let said = data.score((&self.weights, &self.file.shape), self.head.as_ref(), cases)?;
         let fused = cases.iter().zip(said).map(|(case, scores)| {
             let prior = self.file.fusion.prior(&case.history);
             (0..case.slate.len()).map(|place| scores.fused(place, prior, place)).collect()
@@ -51,24 +51,24 @@ impl Scorer {
     }
 }
 
-/// The Rechead that lies on a bench and what it counts, if there is one.
-pub fn rechead(bench: &Bench<'_>) -> anyhow::Result<Option<(Rechead, f32)>> {
-    if !bench.path(Part::RecheadShape).exists() {
+/// The Rechead that lies on a workspace and what it counts, if there is one.
+pub fn rechead(workspace: &Workspace<'_>) -> anyhow::Result<Option<(Rechead, f32)>> {
+    if !workspace.path(Part::RecheadShape).exists() {
         return Ok(None);
     }
-    let file: RecheadFile = shape(bench, Part::RecheadShape)?;
-    let network = Rechead::new(&weights(bench, Part::Rechead)?, &file.shape)?;
+    let file: RecheadFile = shape(workspace, Part::RecheadShape)?;
+    let network = Rechead::new(&weights(workspace, Part::Rechead)?, &file.shape)?;
     Ok(Some((network, file.weight)))
 }
 
-fn weights(bench: &Bench<'_>, part: Part) -> anyhow::Result<Weights> {
+fn weights(workspace: &Workspace<'_>, part: Part) -> anyhow::Result<Weights> {
     let bytes =
-        std::fs::read(bench.path(part)).with_context(|| format!("reading {}", part.file()))?;
+        std::fs::read(workspace.path(part)).with_context(|| format!("reading {}", part.file()))?;
     Ok(Weights::from_bytes(&bytes)?)
 }
 
-fn shape<T: DeserializeOwned>(bench: &Bench<'_>, part: Part) -> anyhow::Result<T> {
+fn shape<T: DeserializeOwned>(workspace: &Workspace<'_>, part: Part) -> anyhow::Result<T> {
     let reading = || format!("reading {}", part.file());
-    let text = std::fs::read_to_string(bench.path(part)).with_context(reading)?;
+    let text = std::fs::read_to_string(workspace.path(part)).with_context(reading)?;
     toml::from_str(&text).with_context(reading)
 }

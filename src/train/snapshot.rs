@@ -1,7 +1,7 @@
 //! The shop as it was known at one moment: the retriever, the cards and their vectors.
 
 use super::dataset::{DAY_S, Dataset};
-use crate::bundle::{COMPANIONS, Cards, Catalog, PARTNERS, Ties};
+use crate::bundle::{COMPANIONS, Cards, Catalog, NeighbourTable, PARTNERS};
 use crate::domain::Timestamp;
 use crate::evidence::{self, Ledger, Partner};
 use crate::scorer::Reader;
@@ -88,8 +88,8 @@ fn in_baskets(dataset: &Dataset, catalog: &Catalog, as_of: Timestamp) -> CoPurch
     CoPurchase::build(baskets.iter().map(Vec::as_slice), catalog.len(), &plan)
 }
 
-fn ties(of: &CoPurchase, items: usize, columns: usize) -> Ties {
-    let mut ties = Ties::new(columns);
+fn ties(of: &CoPurchase, items: usize, columns: usize) -> NeighbourTable {
+    let mut ties = NeighbourTable::new(columns);
     for item in 0..items as u32 {
         ties.push(of.neighbours(item).iter().map(|near| (near.item, near.cosine)));
     }

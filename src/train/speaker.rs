@@ -1,8 +1,8 @@
-//! A language model on the bench: what it says of many slates.
+//! A language model on the workspace: what it says of many slates.
 
 use super::cases::Case;
 use super::snapshot::Snapshot;
-use crate::bundle::{Catalog, Golden};
+use crate::bundle::{Catalog, GoldenRequest};
 use crate::domain::Criticality;
 use crate::engine::{Limits, Place, Sampling, Trie, Usage};
 use crate::reranker::{
@@ -23,7 +23,7 @@ pub const AT_ONCE: usize = 8;
 const ROWS_MAX: usize = 2048;
 /// Bytes of keys and values.
 const CACHE: u64 = 512 << 20;
-/// Nobody waits for a bench.
+/// Nobody waits for a workspace.
 const NO_HURRY: Urgency = Urgency { criticality: Criticality::Default, deadline: None };
 
 /// What is to be written after a prompt: so many of what may be said.
@@ -169,7 +169,7 @@ impl Speaker {
     }
 
     /// The logits of a golden request, which is made of the model's own users and items.
-    pub fn weigh_golden(&self, model: &Model, golden: &Golden) -> anyhow::Result<Vec<f32>> {
+    pub fn weigh_golden(&self, model: &Model, golden: &GoldenRequest) -> anyhow::Result<Vec<f32>> {
         let history = &model.cards.users[&golden.user.as_str().into()].history;
         let shopper = Shopper::of(history, golden.now);
         let number = |item: &String| model.catalog.number(&item.as_str().into());

@@ -1,10 +1,10 @@
 //! Lessons to a language model, as a recipe has it: with progress, and taken up where they were
 //! put down.
 
-use super::bench::Bench;
 use super::learner::{Keeping, Learner, Plan, Report, Scope};
 use super::lesson::Lesson;
-use super::recipe::Teaching;
+use super::recipe::TrainingRecipe;
+use super::workspace::Workspace;
 use crate::nn::decoder::Model;
 use crate::reranker::Prompts;
 use anyhow::Context as _;
@@ -37,10 +37,10 @@ pub fn save(model: &Model, prompts: &Prompts, folder: &Path) -> anyhow::Result<(
 /// Teaches a model what is in `lessons`. `what` names the training in its progress and in the file
 /// that it is put down in: if there is one from before, it goes on from there.
 pub fn teach(
-    bench: &mut Bench<'_>,
+    workspace: &mut Workspace<'_>,
     what: &str,
     model: Model,
-    teaching: &Teaching,
+    teaching: &TrainingRecipe,
     scope: Scope,
     lessons: &[Lesson],
 ) -> anyhow::Result<(Model, Report)> {
@@ -56,18 +56,18 @@ pub fn teach(
         recompute: teaching.recompute,
         dtype: teaching.dtype,
         device: teaching.device,
-        seed: bench.recipe.seed,
+        seed: workspace.recipe.seed,
         ..Plan::default()
     };
     let mut learner = Learner::new(model, plan, lessons)?;
-    let file = bench.dir.join(format!("{what}.training.safetensors"));
+    let file = workspace.dir.join(format!("{what}.training.safetensors"));
     if file.exists() {
         learner.resume(&file)?;
     }
     let keeping = Keeping { file: &file, every: KEPT_EVERY };
     let report = learner.run(Some(keeping), &AtomicBool::new(false), |step| {
         let told = format!("{what}, loss {:.3}", step.loss);
-        bench.progress.show(&told, step.number as u64, step.of as u64);
+        workspace.progress.show(&told, step.number as u64, step.of as u64);
     })?;
     std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
     Ok((learner.into_model(), report))

@@ -1,6 +1,6 @@
 //! What came of a slate that a teacher thought about: a thought, and the order that follows from it.
 
-use crate::bundle::Past;
+use crate::bundle::HistoryEvent;
 use crate::domain::{EventKind, Timestamp};
 use crate::reranker::Offer;
 use serde::{Deserialize, Serialize};
@@ -22,10 +22,10 @@ pub struct Trace {
 
 impl Trace {
     /// Its history, as prompts read it.
-    pub fn history(&self) -> Vec<Past> {
+    pub fn history(&self) -> Vec<HistoryEvent> {
         let past = |(item, time, kind): &(u32, Timestamp, String)| {
             let kind = EventKind::parse(kind)?;
-            Some(Past { item: *item, time: *time, kind })
+            Some(HistoryEvent { item: *item, time: *time, kind })
         };
         self.history.iter().filter_map(past).collect()
     }

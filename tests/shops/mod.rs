@@ -48,7 +48,7 @@ pub fn shop(folder: &Path, shoppers: u32, products: u32) {
     let config = simulate::Config { seed: SEED, shoppers, products, ..simulate::Config::default() };
     let raw = folder.join("raw");
     simulate::simulate(&config, &raw, &mut |_, _| {}).unwrap();
-    let plan = raisonne::shop::Import {
+    let plan = raisonne::shop::ImportSpec {
         items: raw.join("items.csv.zst"),
         events: raw.join("events.csv.zst"),
         attributes: ["color", "material", "style", "season"].map(String::from).to_vec(),

@@ -2,7 +2,7 @@
 
 use super::Prompts;
 use crate::bundle::Backing;
-use crate::language::VocabularyError;
+use crate::language::LmTokenizerError;
 use crate::reranker::Shopper;
 
 impl Prompts {
@@ -13,7 +13,7 @@ impl Prompts {
     }
 
     /// A reason that can be shown by this: with an id in the place of the title that it cites.
-    pub fn reason(&self, text: &str, backing: Backing) -> Result<Vec<u32>, VocabularyError> {
+    pub fn reason(&self, text: &str, backing: Backing) -> Result<Vec<u32>, LmTokenizerError> {
         let cited = match backing {
             Backing::Item(other) => text.split_once(self.title(other)).map(|parts| (parts, other)),
             _ => None,

@@ -1,8 +1,8 @@
 //! Thoughts in a language model's tokens: with ids in the place of titles.
 
 use super::{Prompts, STOP};
-use crate::bundle::{Backing, Past};
-use crate::language::VocabularyError;
+use crate::bundle::{Backing, HistoryEvent};
+use crate::language::LmTokenizerError;
 use crate::reranker::thought::IS;
 use crate::reranker::{Because, Offer, Thought};
 
@@ -13,8 +13,8 @@ impl Prompts {
         &self,
         thought: &Thought,
         offered: &[Offer],
-        history: &[Past],
-    ) -> Result<Option<Vec<u32>>, VocabularyError> {
+        history: &[HistoryEvent],
+    ) -> Result<Option<Vec<u32>>, LmTokenizerError> {
         let is = |item: u32, title: &str| *self.titles[item as usize] == *title;
         let item = offered.iter().find(|offer| is(offer.item, &thought.title));
         let Some(item) = item.map(|offer| offer.item) else { return Ok(None) };

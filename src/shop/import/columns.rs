@@ -1,6 +1,6 @@
 //! Which column of theirs is which of ours?
 
-use super::{Import, ImportError, events, items};
+use super::{ImportError, ImportSpec, events, items};
 use std::collections::BTreeSet;
 
 /// A column that we know.
@@ -46,7 +46,7 @@ impl Known {
     }
 
     /// Looks for it under the names that the plan maps to it first.
-    pub(super) fn wanted(&self, plan: &Import) -> Wanted {
+    pub(super) fn wanted(&self, plan: &ImportSpec) -> Wanted {
         let mapped = plan.columns.iter().filter(|(ours, _)| ours == self.ours);
         let mapped = mapped.map(|(_, theirs)| theirs.clone());
         let known = std::iter::once(&self.ours).chain(self.aliases);
@@ -68,7 +68,7 @@ impl Wanted {
 }
 
 /// Refuses mappings to names that are not ours.
-pub(super) fn check_names(plan: &Import) -> Result<(), ImportError> {
+pub(super) fn check_names(plan: &ImportSpec) -> Result<(), ImportError> {
     let known = || items::COLUMNS.iter().chain(&events::COLUMNS).map(|column| column.ours);
     for (ours, _) in &plan.columns {
         if !known().any(|name| name == ours) {
@@ -82,7 +82,7 @@ pub(super) fn check_names(plan: &Import) -> Result<(), ImportError> {
 }
 
 /// Refuses mappings of columns that no file has; `read` are the columns that were read.
-pub(super) fn check_mapped(plan: &Import, read: &BTreeSet<String>) -> Result<(), ImportError> {
+pub(super) fn check_mapped(plan: &ImportSpec, read: &BTreeSet<String>) -> Result<(), ImportError> {
     match plan.columns.iter().find(|(_, theirs)| !read.contains(theirs)).cloned() {
         Some((ours, theirs)) => Err(ImportError::Unmapped { ours, theirs }),
         None => Ok(()),

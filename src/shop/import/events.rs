@@ -3,9 +3,9 @@
 use super::cell::{self, Wrong};
 use super::columns::{Columns, Known};
 use super::table::Row;
-use super::{Import, Item};
+use super::{ImportSpec, ShopItem};
 use crate::domain::{EventKind, Timestamp, UserId};
-use crate::shop::Line;
+use crate::shop::ShopEvent;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// The columns of an event.
@@ -29,7 +29,7 @@ const BASKET: usize = 6;
 const EVENT: usize = 7;
 
 /// What to look for in a table of events.
-pub(super) fn columns(plan: &Import) -> Columns {
+pub(super) fn columns(plan: &ImportSpec) -> Columns {
     COLUMNS.iter().map(|column| column.wanted(plan)).collect()
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Events<'a> {
     ids: Vec<UserId>,
     baskets: FxHashMap<(u32, Basket), u32>,
     seen: FxHashSet<Box<str>>,
-    lines: Vec<Line>,
+    lines: Vec<ShopEvent>,
 }
 
 /// What holds the lines of a user together: the basket that the shop names, or the moment.
@@ -55,7 +55,7 @@ enum Basket {
 
 impl<'a> Events<'a> {
     /// Ready for events of `items`, none of them later than a day after `now`.
-    pub(super) fn new(items: &'a [Item], now: Timestamp) -> Self {
+    pub(super) fn new(items: &'a [ShopItem], now: Timestamp) -> Self {
         Self {
             now,
             items: items.iter().map(|item| item.id.as_str()).zip(0..).collect(),
@@ -90,7 +90,7 @@ impl<'a> Events<'a> {
         let user = self.user(user);
         let next = self.baskets.len() as u32;
         let basket = *self.baskets.entry((user, basket)).or_insert(next);
-        self.lines.push(Line { time, user, item, kind, quantity, price, basket });
+        self.lines.push(ShopEvent { time, user, item, kind, quantity, price, basket });
         Ok(())
     }
 
@@ -105,13 +105,13 @@ impl<'a> Events<'a> {
     }
 
     /// The users by first appearance, and the events sorted by (time, user, basket).
-    pub(super) fn finish(mut self) -> (Vec<UserId>, Vec<Line>) {
-        let by_time = |line: &Line| line.time;
+    pub(super) fn finish(mut self) -> (Vec<UserId>, Vec<ShopEvent>) {
+        let by_time = |line: &ShopEvent| line.time;
         let users = ranks(self.ids.len(), &self.lines, |line| line.user, by_time);
         for line in &mut self.lines {
             line.user = users[line.user as usize];
         }
-        let by_time_and_user = |line: &Line| (line.time, line.user);
+        let by_time_and_user = |line: &ShopEvent| (line.time, line.user);
         let baskets = ranks(self.baskets.len(), &self.lines, |line| line.basket, by_time_and_user);
         for line in &mut self.lines {
             line.basket = baskets[line.basket as usize];
@@ -127,9 +127,9 @@ impl<'a> Events<'a> {
 /// The rank of each group of lines by the least key among them; ties keep their numbers' order.
 fn ranks<K: Ord + Copy>(
     groups: usize,
-    lines: &[Line],
-    group: impl Fn(&Line) -> u32,
-    key: impl Fn(&Line) -> K,
+    lines: &[ShopEvent],
+    group: impl Fn(&ShopEvent) -> u32,
+    key: impl Fn(&ShopEvent) -> K,
 ) -> Vec<u32> {
     let mut first: Vec<Option<K>> = vec![None; groups];
     for line in lines {

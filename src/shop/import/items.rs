@@ -4,7 +4,7 @@ use super::attributes::Pairs;
 use super::cell::{self, Wrong};
 use super::columns::{Columns, Known, Wanted};
 use super::table::Row;
-use super::{Import, Item};
+use super::{ImportSpec, ShopItem};
 use crate::domain::limits::TITLE_BYTES_MAX;
 use crate::shop::DESCRIPTION_BYTES_MAX;
 use rustc_hash::FxHashMap;
@@ -26,7 +26,7 @@ const PRICE: usize = 4;
 const ATTRIBUTES: usize = 5;
 
 /// What to look for in a table of items.
-pub(super) fn columns(plan: &Import) -> Columns {
+pub(super) fn columns(plan: &ImportSpec) -> Columns {
     let known = COLUMNS.iter().map(|column| column.wanted(plan));
     known.chain(plan.attributes.iter().map(|name| Wanted::attribute(name))).collect()
 }
@@ -34,7 +34,7 @@ pub(super) fn columns(plan: &Import) -> Columns {
 /// The items read so far.
 #[derive(Default)]
 pub(super) struct Items {
-    items: Vec<Item>,
+    items: Vec<ShopItem>,
     /// The line of each id.
     lines: FxHashMap<String, u64>,
 }
@@ -49,7 +49,7 @@ impl Items {
             let expected = format!("an id of its own: line {line} has this one").into();
             return Err(Wrong { column: ID, expected });
         }
-        let item = Item {
+        let item = ShopItem {
             id: id.into(),
             title: row.read(TITLE, cell::text(TITLE_BYTES_MAX))?,
             category: row.read(CATEGORY, cell::text(TITLE_BYTES_MAX))?,
@@ -62,7 +62,7 @@ impl Items {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Vec<Item> {
+    pub(super) fn finish(self) -> Vec<ShopItem> {
         self.items
     }
 }

@@ -18,7 +18,7 @@ mod table;
 pub use rejects::{Reject, Rejects};
 
 use super::folder::{ShopError, refuse_existing};
-use super::{Item, Shop};
+use super::{Shop, ShopItem};
 use crate::domain::Timestamp;
 use cell::Wrong;
 use columns::Columns;
@@ -39,7 +39,7 @@ const PROGRESS_ROWS: u64 = 4_096;
 
 /// What to import, and how.
 #[derive(Clone, Debug)]
-pub struct Import {
+pub struct ImportSpec {
     /// The table of items.
     pub items: PathBuf,
     /// The table of events.
@@ -58,7 +58,7 @@ pub struct Import {
 
 /// What was imported.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct ImportReport {
     /// How many items.
     pub items: usize,
     /// How many users.
@@ -150,10 +150,10 @@ struct Tally<'a> {
 
 /// Imports a shop into the new folder `out`. `progress` is told the bytes read, and of how many.
 pub fn import(
-    plan: &Import,
+    plan: &ImportSpec,
     out: &Path,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Report, ImportError> {
+) -> Result<ImportReport, ImportError> {
     refuse_existing(out)?;
     columns::check_names(plan)?;
     let mut tally = Tally::new(plan, progress)?;
@@ -177,12 +177,12 @@ pub fn import(
     }
     let shop = Shop { items, users, events };
     shop.write(out)?;
-    Ok(Report::of(&shop, ignored, rejects))
+    Ok(ImportReport::of(&shop, ignored, rejects))
 }
 
-// === impl Import ===
+// === impl ImportSpec ===
 
-impl Import {
+impl ImportSpec {
     /// A plan to import these files at the time `now`, whole or not at all.
     pub fn new(items: PathBuf, events: PathBuf, now: Timestamp) -> Self {
         let (attributes, columns) = (Vec::new(), Vec::new());
@@ -191,9 +191,9 @@ impl Import {
     }
 }
 
-// === impl Report ===
+// === impl ImportReport ===
 
-impl Report {
+impl ImportReport {
     fn of(shop: &Shop, ignored: Vec<Ignored>, rejects: Rejects) -> Self {
         Self {
             items: shop.items.len(),
@@ -210,7 +210,7 @@ impl Report {
 // === impl Tally ===
 
 impl<'a> Tally<'a> {
-    fn new(plan: &Import, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Self, ImportError> {
+    fn new(plan: &ImportSpec, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Self, ImportError> {
         Ok(Self {
             rejects: Rejects::new(plan.rejects_max),
             ignored: Vec::new(),

@@ -1,12 +1,12 @@
 //! Is each rung of the ladder better than the one below it?
 
 use crate::bundle::Part;
-use crate::train::cases::{Case, Task};
+use crate::train::cases::{Case, PredictionTask};
 use crate::train::dataset::DAY_S;
 use crate::train::ladder::{Climb, Ladder, Rung};
 use crate::train::measure::{self, Comparison, Interval};
-use crate::train::world::World;
-use crate::train::{Bench, Stage};
+use crate::train::training_data::TrainingData;
+use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ const FAVOURITE_DAYS: f64 = 90.0;
 const COVERED: usize = 10;
 
 /// Whether a case belongs to a slice of the table.
-type Slice = fn(&World, &Case) -> bool;
+type Slice = fn(&TrainingData, &Case) -> bool;
 type Figure = fn(&[u32], &[u32]) -> f64;
 
 impl Stage for Evaluate {
@@ -43,37 +43,37 @@ impl Stage for Evaluate {
         "Compares each rung's order with that of the rung below on slates of the test time, with bootstrap intervals"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Report]
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let evaluation = evaluate(bench)?;
-        std::fs::write(bench.path(Part::Report), serde_json::to_vec_pretty(&evaluation)?)
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let evaluation = evaluate(workspace)?;
+        std::fs::write(workspace.path(Part::Report), serde_json::to_vec_pretty(&evaluation)?)
             .context("writing the report")?;
         Ok(evaluation)
     }
 }
 
-/// Measures the bench's models on the test time of the bench's shop: by task, then by slice, then
+/// Measures the workspace's models on the test time of the workspace's shop: by task, then by slice, then
 /// by figure.
-pub fn evaluate(bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-    let split = bench.dataset(&*bench.catalog()?)?.split;
-    let world = World::open(bench, split.test, split.end)?;
-    let ladder = Ladder::read(bench, &world)?;
-    let recipe = bench.recipe.clone();
+pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+    let split = workspace.dataset(&*workspace.catalog()?)?.split;
+    let data = TrainingData::open(workspace, split.test, split.end)?;
+    let ladder = Ladder::read(workspace, &data)?;
+    let recipe = workspace.recipe.clone();
     let mut report = Map::new();
-    let tasks = world.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
+    let tasks = data.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
     for (task, mut cases) in tasks {
         let (what, of) = (format!("evaluating {}", task.as_str()), cases.len() as u64);
-        bench.progress.show(&what, 0, of);
-        let show = &mut |done| bench.progress.show(&what, done as u64, of);
-        let climb = ladder.climb(&world, &mut cases, show)?;
-        let judged = Judged { task, world: &world, cases: &cases, climb: &climb };
+        workspace.progress.show(&what, 0, of);
+        let show = &mut |done| workspace.progress.show(&what, done as u64, of);
+        let climb = ladder.climb(&data, &mut cases, show)?;
+        let judged = Judged { task, data: &data, cases: &cases, climb: &climb };
         let table = judged.table(recipe.evaluate.resamples, recipe.seed);
         report.insert(task.as_str().into(), table);
     }
@@ -82,8 +82,8 @@ pub fn evaluate(bench: &mut Bench<'_>) -> anyhow::Result<Value> {
 
 /// The cases of a task with what each rung said of them.
 struct Judged<'a> {
-    task: Task,
-    world: &'a World,
+    task: PredictionTask,
+    data: &'a TrainingData,
     cases: &'a [Case],
     climb: &'a Climb,
 }
@@ -94,12 +94,12 @@ impl Judged<'_> {
             ("all", |_, _| true),
             ("conditional", |_, case| holds(case)),
             ("cold_shoppers", |_, case| case.is_cold()),
-            ("cold_items", |world, case| is_new(world, case)),
+            ("cold_items", |data, case| is_new(data, case)),
         ];
         let mut table = Map::new();
         for (name, belongs) in slices {
             let chosen: Vec<usize> =
-                (0..self.cases.len()).filter(|&at| belongs(self.world, &self.cases[at])).collect();
+                (0..self.cases.len()).filter(|&at| belongs(self.data, &self.cases[at])).collect();
             table.insert(name.into(), self.slice(&chosen, resamples, seed));
         }
         Value::Object(table)
@@ -149,7 +149,7 @@ impl Judged<'_> {
         let pairs = given.iter().map(Vec::as_slice).zip(scored.iter().map(Vec::as_slice));
         let covered = |orders: &[Vec<u32>]| {
             let orders = orders.iter().map(Vec::as_slice);
-            measure::coverage(orders, COVERED, self.world.catalog.len())
+            measure::coverage(orders, COVERED, self.data.catalog.len())
         };
         json!({
             "cases": chosen.len(),
@@ -183,7 +183,7 @@ impl Judged<'_> {
     /// The items that this user bought before, by how often and how lately.
     fn own_favourites(&self, case: &Case) -> Vec<u32> {
         let mut weights: BTreeMap<u32, f64> = BTreeMap::new();
-        let bought = &self.world.dataset.bought[case.user as usize];
+        let bought = &self.data.dataset.bought[case.user as usize];
         for line in bought.iter().take_while(|line| line.time < case.now) {
             let days = (case.now - line.time) as f64 / DAY_S as f64;
             *weights.entry(line.item).or_default() += (-days / FAVOURITE_DAYS).exp();
@@ -195,9 +195,9 @@ impl Judged<'_> {
 
     /// The items that were bought most in the weeks before, without those that the task rules out.
     fn popular(&self, case: &Case) -> Vec<u32> {
-        let popular = self.world.snapshots[case.snapshot].upstream.popular();
-        let bought = &self.world.dataset.bought[case.user as usize];
-        let first = self.task == Task::FirstPurchase;
+        let popular = self.data.snapshots[case.snapshot].upstream.popular();
+        let bought = &self.data.dataset.bought[case.user as usize];
+        let first = self.task == PredictionTask::FirstPurchase;
         let had = |item: &u32| bought.iter().any(|line| line.time < case.now && line.item == *item);
         popular.iter().copied().filter(|item| !(first && had(item))).take(COVERED).collect()
     }
@@ -219,12 +219,12 @@ fn holds(case: &Case) -> bool {
 }
 
 /// Whether what was bought was new to the shop: without a sale in most of the log.
-fn is_new(world: &World, case: &Case) -> bool {
+fn is_new(data: &TrainingData, case: &Case) -> bool {
     let first =
-        |item: &u32| world.snapshots[case.snapshot].cards.items[*item as usize].stats.first_sale;
+        |item: &u32| data.snapshots[case.snapshot].cards.items[*item as usize].stats.first_sale;
     case.relevant
         .iter()
-        .any(|item| first(item).is_none_or(|first| first >= world.dataset.split.validate))
+        .any(|item| first(item).is_none_or(|first| first >= data.dataset.split.validate))
 }
 
 fn figures_of(comparison: &Comparison) -> Value {

@@ -10,9 +10,9 @@ use crate::train::measure;
 use crate::train::recipe::{FuseRecipe, Recipe};
 use crate::train::scored::Scorer;
 use crate::train::speaker::Speaker;
+use crate::train::training_data::TrainingData;
 use crate::train::weight::{self, Figures, Fitted, WEIGHTS, rounded};
-use crate::train::world::World;
-use crate::train::{Bench, Stage};
+use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::seq::SliceRandom as _;
@@ -37,7 +37,7 @@ impl Stage for Fuse {
         "Fits what the language model's word counts beside the scorer's on validation slates; a rung that does not pay is left out"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[
             Part::Catalog,
             Part::Tokenizer,
@@ -48,39 +48,39 @@ impl Stage for Fuse {
         ]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Reranker]
     }
 
-    fn is_wanted(&self, recipe: &Recipe) -> bool {
+    fn is_enabled(&self, recipe: &Recipe) -> bool {
         recipe.language_model.is_some()
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let recipe = bench.recipe.clone();
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let recipe = workspace.recipe.clone();
         let of = recipe.language_model()?.fuse;
-        let split = bench.dataset(&*bench.catalog()?)?.split;
-        let world = World::open(bench, split.validate, split.test)?;
-        let scorer = Scorer::read(bench)?;
-        let model = Speaker::start(&bench.path(Part::Decoder), &world.catalog)?;
+        let split = workspace.dataset(&*workspace.catalog()?)?.split;
+        let data = TrainingData::open(workspace, split.validate, split.test)?;
+        let scorer = Scorer::read(workspace)?;
+        let model = Speaker::start(&workspace.path(Part::Decoder), &data.catalog)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut judged = Vec::new();
         for (task, mut cases) in
-            world.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)
+            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)
         {
             cases.shuffle(&mut rng);
             cases.truncate(of.judged_max);
             if recipe.expects() && scorer.head().is_some() {
                 model.expect(&mut cases, &mut |_| {})?;
             }
-            let orders = scored(&scorer, &world, &cases)?;
+            let orders = scored(&scorer, &data, &cases)?;
             judged.push(Judged { task: task.as_str(), cases, orders });
         }
         let mut report = Map::new();
         report.insert("scored".into(), json!({ "ndcg@10": rounded(ndcg(&judged)) }));
-        let listener = scorer.head().map(|network| Listener::new(network, &world));
+        let listener = scorer.head().map(|network| Listener::new(network, &data));
         let mut fitting =
-            Fitting { bench, model: &model, listener, world: &world, judged, seed: recipe.seed };
+            Fitting { workspace, model: &model, listener, data: &data, judged, seed: recipe.seed };
         let mut file = RerankerFile::default();
 
         let (weight, told) = fitting.weighed(of)?;
@@ -107,8 +107,8 @@ impl Stage for Fuse {
             file.reasoned = Some(reasoned).filter(|file| pays(file) || holds);
             report.insert("reasoned".into(), told);
         }
-        let Fitting { bench, judged, .. } = fitting;
-        std::fs::write(bench.path(Part::Reranker), toml::to_string(&file)?)
+        let Fitting { workspace, judged, .. } = fitting;
+        std::fs::write(workspace.path(Part::Reranker), toml::to_string(&file)?)
             .context("writing how the language model is fused")?;
         report.insert("cases".into(), cases(&judged));
         Ok(Value::Object(report))
@@ -124,11 +124,11 @@ struct Judged {
 
 /// Rungs that are fitted one upon the other.
 struct Fitting<'a, 'p> {
-    bench: &'a mut Bench<'p>,
+    workspace: &'a mut Workspace<'p>,
     model: &'a Speaker,
     /// The Rechead, if there is one.
     listener: Option<Listener<'a>>,
-    world: &'a World,
+    data: &'a TrainingData,
     judged: Vec<Judged>,
     seed: u64,
 }
@@ -138,8 +138,8 @@ impl Fitting<'_, '_> {
     fn weighed(&mut self, of: FuseRecipe) -> anyhow::Result<(f32, Value)> {
         let mut logits = Vec::new();
         for judged in &self.judged {
-            let show = &mut showing(self.bench, "weighing", judged);
-            logits.push(self.model.weigh(&judged.cases, &self.world.snapshots, show)?);
+            let show = &mut showing(self.workspace, "weighing", judged);
+            logits.push(self.model.weigh(&judged.cases, &self.data.snapshots, show)?);
         }
         let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
             let file = WeighedFile { weight, candidates_max: of.weighed_max };
@@ -166,9 +166,9 @@ impl Fitting<'_, '_> {
         let mut answers = Vec::new();
         let (mut kept, mut first) = (0, 0);
         for judged in &self.judged {
-            let mut show = showing(self.bench, name, judged);
+            let mut show = showing(self.workspace, name, judged);
             let Judged { cases, orders, .. } = judged;
-            let heard = compare(self.model, cases, &self.world.snapshots, orders, file, &mut show)?;
+            let heard = compare(self.model, cases, &self.data.snapshots, orders, file, &mut show)?;
             let orders = || heard.iter().map(|(order, _)| order).filter(|order| order.len() > 1);
             kept += orders().filter(|order| order.is_sorted()).count();
             first += orders().filter(|order| order[0] == 0).count();
@@ -236,8 +236,8 @@ impl Fitting<'_, '_> {
                 all.push(answer.thought.as_str());
                 let Some(thought) = Thought::read(&answer.thought) else { continue };
                 read += 1;
-                let cards = &self.world.snapshots[case.snapshot].cards.items;
-                let catalog = &self.world.catalog;
+                let cards = &self.data.snapshots[case.snapshot].cards.items;
+                let catalog = &self.data.catalog;
                 let proof = thought.prove(catalog, cards, &case.history, &answer.order);
                 hold += usize::from(proof.is_some());
             }
@@ -290,12 +290,12 @@ fn ndcg(judged: &[Judged]) -> f64 {
 }
 
 fn showing<'b, 'p>(
-    bench: &'b mut Bench<'p>,
+    workspace: &'b mut Workspace<'p>,
     what: &str,
     judged: &Judged,
 ) -> impl FnMut(usize) + use<'b, 'p> {
     let (what, of) = (format!("{what} {}", judged.task), judged.cases.len() as u64);
-    let progress = &mut *bench.progress;
+    let progress = &mut *workspace.progress;
     move |done| progress.show(&what, done as u64, of)
 }
 

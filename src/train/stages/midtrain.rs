@@ -3,18 +3,18 @@
 //! GR2's mid-training (B2): next tokens of four kinds of text. Everything in them is from before
 //! validation starts: of an item that nobody touched by then, nothing is told.
 
-use crate::bundle::{Cards, Catalog, HISTORY_LEN, Part, Past};
+use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part};
 use crate::domain::EventKind;
 use crate::evidence;
-use crate::language::{END, Vocabulary};
+use crate::language::{END, LmTokenizer};
 use crate::nn::decoder::Model;
 use crate::reranker::{EVENTS_MAX, Prompts, Shopper, TRUNK_TOKENS_MAX};
-use crate::train::dataset::{Bought, Dataset};
+use crate::train::dataset::{Dataset, PurchaseLine};
 use crate::train::learner::{Scope, measure};
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{Begin, LanguageModelRecipe, Recipe};
 use crate::train::snapshot::Snapshot;
-use crate::train::{Bench, Stage, teach};
+use crate::train::{Stage, Workspace, teach};
 use anyhow::Context as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng};
@@ -43,24 +43,24 @@ impl Stage for Midtrain {
         "Teaches a language model the shop's items: sequences of semantic ids, captions, shoppers in words, plain texts"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::SemanticIds]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Midtrained]
     }
 
-    fn is_wanted(&self, recipe: &Recipe) -> bool {
+    fn is_enabled(&self, recipe: &Recipe) -> bool {
         recipe.language_model.is_some()
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let of = bench.recipe.language_model()?.clone();
-        let catalog = bench.catalog()?;
-        let dataset = bench.dataset(&catalog)?;
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let of = workspace.recipe.language_model()?.clone();
+        let catalog = workspace.catalog()?;
+        let dataset = workspace.dataset(&catalog)?;
         let until = dataset.split.validate;
-        let currency = bench.recipe.shop.currency.clone();
+        let currency = workspace.recipe.shop.currency.clone();
         let (_, cards) = Snapshot::write(&dataset, &catalog, until, &currency);
         let known = dataset.touched(catalog.len(), until);
         let shop = Shop {
@@ -70,9 +70,9 @@ impl Stage for Midtrain {
             known: &known,
             currency: &currency,
         };
-        let (mut model, prompts, grown) = begin(&of.begin, &shop, bench.recipe.seed)?;
+        let (mut model, prompts, grown) = begin(&of.begin, &shop, workspace.recipe.seed)?;
 
-        let mut rng = ChaCha8Rng::seed_from_u64(bench.recipe.seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(workspace.recipe.seed);
         let mut kinds = shop.lessons(&of, &prompts, &mut rng)?;
         let mut kept_back = Vec::new();
         for (_, lessons) in &mut kinds {
@@ -84,16 +84,18 @@ impl Stage for Midtrain {
         if let (Some(teaching), Some(from)) = (&of.midtrain.new_tokens, grown) {
             let scope = Scope::NewTokens { from };
             let what = "midtrain_new_tokens";
-            let (learned, report) = teach::teach(bench, what, model, teaching, scope, &lessons)?;
+            let (learned, report) =
+                teach::teach(workspace, what, model, teaching, scope, &lessons)?;
             model = learned;
             trainings.insert("new_tokens".into(), teach::told(&report));
         }
         let teaching = &of.midtrain.teaching;
         let scope = Scope::of(teaching.adapter_rank);
-        let (model, report) = teach::teach(bench, "midtrain", model, teaching, scope, &lessons)?;
+        let (model, report) =
+            teach::teach(workspace, "midtrain", model, teaching, scope, &lessons)?;
         trainings.insert("everything".into(), teach::told(&report));
 
-        let folder = bench.path(Part::Midtrained);
+        let folder = workspace.path(Part::Midtrained);
         teach::save(&model, &prompts, &folder)?;
         let told = kinds.iter().zip(&kept_back).map(|((kind, lessons), others)| {
             let rows = lessons.iter().map(Lesson::rows).sum::<usize>();
@@ -131,7 +133,7 @@ fn begin(
             let words = Prompts::words().map(str::to_owned);
             texts.extend(std::iter::repeat_n(words, texts.len()).flatten());
             let texts = texts.iter().map(String::as_str);
-            let prompts = Prompts::new(Vocabulary::fit(texts, sizes.vocabulary)?, shop.catalog)?;
+            let prompts = Prompts::new(LmTokenizer::fit(texts, sizes.vocabulary)?, shop.catalog)?;
             let ends = prompts.vocabulary().token(END).into_iter().collect();
             let config = sizes.config(prompts.vocabulary().len(), POSITIONS_MAX, ends);
             Ok((Model::random(config, seed)?, prompts, None))
@@ -240,7 +242,7 @@ impl Shop<'_> {
         }
         let pattern = evidence::pattern(self.catalog, &self.cards.items, &history, self.currency);
         let vocabulary = prompts.vocabulary();
-        let mut tokens = vocabulary.encode(&format!("{pattern} Bought"))?;
+        let mut tokens = vocabulary.encode(&format!("{pattern} PurchaseLine"))?;
         let bought = history.iter().filter(|past| past.kind == EventKind::Purchase).rev();
         for past in bought.take(PERSONA_ITEMS) {
             tokens.extend(prompts.item(past.item));
@@ -250,14 +252,14 @@ impl Shop<'_> {
     }
 
     /// A shopper's last events before the end of the training time.
-    fn past(&self, user: usize) -> Vec<Past> {
+    fn past(&self, user: usize) -> Vec<HistoryEvent> {
         let until = self.dataset.split.validate;
         let bought = &self.dataset.bought[user];
         let line = bought.partition_point(|b| b.time < until);
         let Some(last) = line.checked_sub(1) else { return Vec::new() };
         let mut history = self.dataset.history(user, last, true, HISTORY_LEN - 1);
-        let Bought { item, time, .. } = bought[last];
-        history.push(Past { item, time, kind: EventKind::Purchase });
+        let PurchaseLine { item, time, .. } = bought[last];
+        history.push(HistoryEvent { item, time, kind: EventKind::Purchase });
         history
     }
 
@@ -302,8 +304,8 @@ mod tests {
             price: Some(1.0),
         };
         let catalog = Catalog::new(["Old Mug", "Seen Bowl", "New Jar", "Lone Pan"].map(row));
-        let bought = |item, time: Timestamp| Bought { item, time, basket: item, first: true };
-        let past = |item, time| Past { item, time, kind: EventKind::Click };
+        let bought = |item, time: Timestamp| PurchaseLine { item, time, basket: item, first: true };
+        let past = |item, time| HistoryEvent { item, time, kind: EventKind::Click };
         let dataset = Dataset {
             users: vec!["u".into()],
             bought: vec![vec![bought(0, 10), bought(2, 60)]],
@@ -319,10 +321,11 @@ mod tests {
         let (catalog, mut dataset) = shop();
         let ids = SemanticIds::draw(&[0, 1, 2, 3], 2, 4, &mut ChaCha8Rng::seed_from_u64(1));
         let catalog = Catalog::new(catalog.rows()).with_semantic_ids(Some(ids.unwrap()));
-        let line = |at: usize| Bought { item: at as u32 % 4, time: 10, basket: 0, first: false };
+        let line =
+            |at: usize| PurchaseLine { item: at as u32 % 4, time: 10, basket: 0, first: false };
         dataset.bought[0] = (0..600).map(line).collect();
         let words: Vec<_> = std::iter::repeat_n(Prompts::words(), 4).flatten().collect();
-        let prompts = Prompts::new(Vocabulary::fit(words, 512).unwrap(), &catalog).unwrap();
+        let prompts = Prompts::new(LmTokenizer::fit(words, 512).unwrap(), &catalog).unwrap();
         let (_, cards) = Snapshot::write(&dataset, &catalog, dataset.split.validate, "");
         let known = [true; 4];
         let (catalog, dataset, cards) = (&catalog, &dataset, &cards);

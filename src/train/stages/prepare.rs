@@ -2,10 +2,10 @@
 
 use crate::bundle::{Catalog, CatalogRow, Part, write_catalog};
 use crate::language::{self, Mining};
-use crate::shop::{Item, Shop};
+use crate::shop::{Shop, ShopItem};
 use crate::simulate;
 use crate::train::dataset::DAY_S;
-use crate::train::{Bench, Stage};
+use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -26,29 +26,29 @@ impl Stage for Prepare {
         "Opens or simulates the shop, mines attributes from titles if asked to, and writes the catalogue"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Catalog]
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        if let Some(simulated) = bench.recipe.shop.simulated {
-            simulated_shop(bench, simulated)?;
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        if let Some(simulated) = workspace.recipe.shop.simulated {
+            simulated_shop(workspace, simulated)?;
         }
-        let dir = bench.shop_dir();
+        let dir = workspace.shop_dir();
         let shop =
             Shop::open(&dir).with_context(|| format!("opening the shop {}", dir.display()))?;
         let mut rows: Vec<CatalogRow> = shop.items.iter().map(row).collect();
-        if bench.recipe.shop.mine_attributes {
+        if workspace.recipe.shop.mine_attributes {
             mine(&mut rows);
         }
         let catalog = Catalog::new(rows);
-        write_catalog(&bench.dir, &catalog)?;
-        forget_ids(&bench.path(Part::SemanticIds))?;
-        let dataset = bench.dataset(&catalog)?;
+        write_catalog(&workspace.dir, &catalog)?;
+        forget_ids(&workspace.path(Part::SemanticIds))?;
+        let dataset = workspace.dataset(&catalog)?;
         let mut named: BTreeMap<&str, usize> = BTreeMap::new();
         for item in catalog.items() {
             let mut names: Vec<&str> =
@@ -93,25 +93,27 @@ fn forget_ids(path: &std::path::Path) -> anyhow::Result<()> {
 }
 
 fn simulated_shop(
-    bench: &mut Bench<'_>,
+    workspace: &mut Workspace<'_>,
     of: crate::train::recipe::Simulated,
 ) -> anyhow::Result<()> {
     let config = simulate::Config {
-        seed: bench.recipe.seed,
+        seed: workspace.recipe.seed,
         shoppers: of.shoppers,
         products: of.products,
         days: of.days,
         ..simulate::Config::default()
     };
-    let (raw, shop) = (bench.dir.join("simulated"), bench.shop_dir());
+    let (raw, shop) = (workspace.dir.join("simulated"), workspace.shop_dir());
     for stale in [&raw, &shop] {
         if stale.exists() {
             std::fs::remove_dir_all(stale)
                 .with_context(|| format!("clearing {}", stale.display()))?;
         }
     }
-    simulate::simulate(&config, &raw, &mut |done, of| bench.progress.show("simulating", done, of))?;
-    let plan = crate::shop::Import {
+    simulate::simulate(&config, &raw, &mut |done, of| {
+        workspace.progress.show("simulating", done, of)
+    })?;
+    let plan = crate::shop::ImportSpec {
         items: raw.join("items.csv.zst"),
         events: raw.join("events.csv.zst"),
         attributes: ATTRIBUTES.iter().map(|&name| name.to_owned()).collect(),
@@ -120,7 +122,9 @@ fn simulated_shop(
         rejects_max: 1,
         now: config.start + i64::from(of.days) * DAY_S,
     };
-    crate::shop::import(&plan, &shop, &mut |done, of| bench.progress.show("importing", done, of))?;
+    crate::shop::import(&plan, &shop, &mut |done, of| {
+        workspace.progress.show("importing", done, of)
+    })?;
     Ok(())
 }
 
@@ -128,7 +132,7 @@ fn simulated_shop(
 const ATTRIBUTES: [&str; 8] =
     ["color", "material", "style", "occasion", "season", "brand", "brand_tier", "product_type"];
 
-fn row(item: &Item) -> CatalogRow {
+fn row(item: &ShopItem) -> CatalogRow {
     CatalogRow {
         id: item.id.as_str().into(),
         title: item.title.clone(),

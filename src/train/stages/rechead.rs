@@ -11,15 +11,15 @@ use crate::bundle::Part;
 use crate::nn::text::TEXT_WIDTH;
 use crate::nn::{Rechead, RecheadBatch, RecheadNetwork, RecheadShape, Weights, softmax_loss};
 use crate::scorer::{RecheadFile, foreseen, history_text};
-use crate::train::cases::{Case, Task};
+use crate::train::cases::{Case, PredictionTask};
 use crate::train::fit::{self, Plan};
 use crate::train::ladder::{Listener, figures, sorted};
 use crate::train::recipe::{RecheadRecipe, Recipe};
 use crate::train::scored::Scorer;
 use crate::train::speaker::Speaker;
+use crate::train::training_data::TrainingData;
 use crate::train::weight::{self, Figures, Fitted, WEIGHTS};
-use crate::train::world::World;
-use crate::train::{Bench, Stage};
+use crate::train::{Stage, Workspace};
 use anyhow::{Context as _, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -44,36 +44,36 @@ impl Stage for RecheadStage {
         "Trains the Rechead (RPORec: history, thought and answer as texts, a dot product with every item's text)"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Rechead, Part::RecheadShape]
     }
 
-    fn is_wanted(&self, recipe: &Recipe) -> bool {
+    fn is_enabled(&self, recipe: &Recipe) -> bool {
         recipe.rechead.is_some()
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let recipe = bench.recipe.clone();
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let recipe = workspace.recipe.clone();
         let of = recipe.rechead.context("the recipe has no `rechead`")?;
-        let split = bench.dataset(&*bench.catalog()?)?.split;
-        let world = World::open(bench, split.train, split.test)?;
+        let split = workspace.dataset(&*workspace.catalog()?)?.split;
+        let data = TrainingData::open(workspace, split.train, split.test)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 4);
-        let mut taught = examples(&world, &recipe);
+        let mut taught = examples(&data, &recipe);
         taught.shuffle(&mut rng);
         taught.truncate(of.examples_max);
         ensure!(!taught.is_empty(), "no slate of the training time holds what was bought");
         let mut judged =
-            world.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
+            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
         let mut answers = Value::Null;
         if of.answers {
-            let model = Speaker::start(&bench.path(Part::Decoder), &world.catalog)?;
+            let model = Speaker::start(&workspace.path(Part::Decoder), &data.catalog)?;
             let mut ask = |what: &str, cases: &mut [Case]| -> anyhow::Result<f64> {
                 let total = cases.len() as u64;
-                let show = &mut |done| bench.progress.show(what, done as u64, total);
+                let show = &mut |done| workspace.progress.show(what, done as u64, total);
                 model.expect(cases, show)?;
                 Ok(hits(cases))
             };
@@ -86,14 +86,14 @@ impl Stage for RecheadStage {
             answers = Value::Object(told);
         }
         let shape = RecheadShape::of(TEXT_WIDTH, of.width, of.gamma);
-        let training = Training { world: &world, of: &of, shape: &shape, seed: recipe.seed };
-        let trained = training.run(&taught, &judged, bench)?;
+        let training = Training { data: &data, of: &of, shape: &shape, seed: recipe.seed };
+        let trained = training.run(&taught, &judged, workspace)?;
 
-        let fitted = training.weigh(bench, &trained.network, &judged)?;
+        let fitted = training.weigh(workspace, &trained.network, &judged)?;
         let file = RecheadFile { weight: fitted.weight, shape };
-        std::fs::write(bench.path(Part::Rechead), trained.weights.to_bytes()?)
+        std::fs::write(workspace.path(Part::Rechead), trained.weights.to_bytes()?)
             .context("writing the Rechead")?;
-        std::fs::write(bench.path(Part::RecheadShape), toml::to_string(&file)?)
+        std::fs::write(workspace.path(Part::RecheadShape), toml::to_string(&file)?)
             .context("writing the Rechead's shape")?;
         Ok(json!({
             "examples": taught.len(),
@@ -117,7 +117,7 @@ fn hits(cases: &[Case]) -> f64 {
 
 /// What a training is given.
 struct Training<'a> {
-    world: &'a World,
+    data: &'a TrainingData,
     of: &'a RecheadRecipe,
     shape: &'a RecheadShape,
     seed: u64,
@@ -131,14 +131,14 @@ struct Trained {
     epochs: Vec<fit::Epoch>,
 }
 
-type Judged = [(Task, Vec<Case>)];
+type Judged = [(PredictionTask, Vec<Case>)];
 
 impl Training<'_> {
     fn run(
         &self,
         examples: &[Case],
         judged: &Judged,
-        bench: &mut Bench<'_>,
+        workspace: &mut Workspace<'_>,
     ) -> anyhow::Result<Trained> {
         let of = self.of;
         let variables = self.shape.random(self.seed)?.to_varmap(&Device::Cpu)?;
@@ -172,7 +172,7 @@ impl Training<'_> {
         };
         let total = (plan.epochs * steps) as u64;
         let epochs = fit::fit(&variables, plan, loss_of, judge, |loss, step| {
-            bench.progress.show(&format!("rechead, loss {loss:.3}"), step as u64, total);
+            workspace.progress.show(&format!("rechead, loss {loss:.3}"), step as u64, total);
         })?;
         let (best, weights, network) = best.context("the recipe allows no epoch")?;
         Ok(Trained { weights, network, best, epochs })
@@ -188,7 +188,7 @@ impl Training<'_> {
             history.extend(history_text(&case.history, texts, TEXT_WIDTH));
             let nothing = || vec![0.0; TEXT_WIDTH];
             thought.extend(case.pattern.clone().unwrap_or_else(nothing));
-            let cards = &self.world.snapshots[case.snapshot].cards;
+            let cards = &self.data.snapshots[case.snapshot].cards;
             let expects = case.expects.or_else(|| foreseen(&case.history, cards));
             let expects = expects.filter(|_| !rng.random_bool(HIDDEN_SHARE));
             answer.extend(expects.map_or_else(nothing, |item| text(texts, item).to_vec()));
@@ -214,7 +214,7 @@ impl Training<'_> {
             case.slate.iter().copied().partition(|item| case.relevant.contains(item));
         let mut chosen: Vec<u32> = taken.choose(rng).copied().into_iter().collect();
         chosen.extend(others.choose_multiple(rng, self.of.candidates));
-        let items = self.world.catalog.len() as u32;
+        let items = self.data.catalog.len() as u32;
         while chosen.len() < 1 + self.of.candidates + self.of.sampled {
             let item = rng.random_range(0..items);
             // A shop may have sold all of its few items in one basket.
@@ -227,22 +227,22 @@ impl Training<'_> {
 
     /// How good its own order is: the mean over tasks of NDCG.
     fn alone(&self, network: &Rechead, judged: &Judged) -> f64 {
-        let listener = Listener::new(network, self.world);
+        let listener = Listener::new(network, self.data);
         weight::mean(&sorted_figures(judged, |case| listener.scores(case)))
     }
 
     /// What it counts beside the scorer.
     fn weigh(
         &self,
-        bench: &Bench<'_>,
+        workspace: &Workspace<'_>,
         network: &Rechead,
         judged: &Judged,
     ) -> anyhow::Result<Fitted> {
-        let scorer = Scorer::without_head(bench)?;
-        let listener = Listener::new(network, self.world);
+        let scorer = Scorer::without_head(workspace)?;
+        let listener = Listener::new(network, self.data);
         let mut below = Vec::new();
         for (_, cases) in judged {
-            below.extend(scorer.scores(self.world, cases)?);
+            below.extend(scorer.scores(self.data, cases)?);
         }
         let beside = |weight: f32| {
             let mut below = below.iter();
@@ -256,7 +256,7 @@ impl Training<'_> {
 
     /// (items, e): the texts of all items, which no time changes.
     fn texts(&self) -> &[f32] {
-        &self.world.snapshots[0].cards.item_vectors
+        &self.data.snapshots[0].cards.item_vectors
     }
 }
 
@@ -266,7 +266,7 @@ fn text(texts: &[f32], item: u32) -> &[f32] {
 
 /// The figures of slates that are sorted by these scores.
 fn sorted_figures(judged: &Judged, mut scores: impl FnMut(&Case) -> Vec<f32>) -> Figures {
-    let of_task = |(_, cases): &(Task, Vec<Case>)| {
+    let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
         let orders: Vec<_> = cases.iter().map(|case| sorted(&scores(case))).collect();
         figures(cases, &orders)
     };

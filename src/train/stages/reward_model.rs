@@ -5,12 +5,12 @@ use crate::nn::{self, Din, Dropout, Shape, Weights};
 use crate::scorer::features::{AGES, FEATURES};
 use crate::scorer::{Fusion, Prior, ScorerFile};
 use crate::train::batch::Batcher;
-use crate::train::cases::{Case, Task};
+use crate::train::cases::{Case, PredictionTask};
 use crate::train::fit::{self, Plan};
 use crate::train::measure;
 use crate::train::recipe::{Loss, Recipe};
-use crate::train::world::World;
-use crate::train::{Bench, Stage};
+use crate::train::training_data::TrainingData;
+use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -36,33 +36,33 @@ impl Stage for RewardModel {
         "Trains the scorer (CURec's reward model: reasons, history, target attention, ids) on slates of the shop's ranker"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::Tokenizer, Part::Text]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Scorer, Part::ScorerShape]
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let split = bench.dataset(&*bench.catalog()?)?.split;
-        let world = World::open(bench, split.train, split.test)?;
-        let recipe = bench.recipe.clone();
-        let examples = examples(&world, &recipe);
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let split = workspace.dataset(&*workspace.catalog()?)?.split;
+        let data = TrainingData::open(workspace, split.train, split.test)?;
+        let recipe = workspace.recipe.clone();
+        let examples = examples(&data, &recipe);
         anyhow::ensure!(
             !examples.is_empty(),
             "no slate of the training time holds what was bought"
         );
         let judges =
-            world.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
-        let shape = shape(&world, &recipe);
-        let trained = Training { world: &world, recipe: &recipe, shape: &shape, judges: &judges }
-            .run(&examples, bench)?;
-        std::fs::write(bench.path(Part::Scorer), trained.weights.to_bytes()?)
+            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
+        let shape = shape(&data, &recipe);
+        let trained = Training { data: &data, recipe: &recipe, shape: &shape, judges: &judges }
+            .run(&examples, workspace)?;
+        std::fs::write(workspace.path(Part::Scorer), trained.weights.to_bytes()?)
             .context("writing the scorer")?;
         let file =
             ScorerFile { currency: recipe.shop.currency.clone(), fusion: trained.fusion, shape };
-        std::fs::write(bench.path(Part::ScorerShape), toml::to_string(&file)?)
+        std::fs::write(workspace.path(Part::ScorerShape), toml::to_string(&file)?)
             .context("writing the scorer's shape")?;
         Ok(json!({
             "examples": examples.len(),
@@ -81,10 +81,10 @@ impl Stage for RewardModel {
 }
 
 /// Slates of the training time that hold what was bought: the others can't teach an order.
-pub fn examples(world: &World, recipe: &Recipe) -> Vec<Case> {
+pub fn examples(data: &TrainingData, recipe: &Recipe) -> Vec<Case> {
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
-    let split = world.dataset.split;
-    let mut examples = world.cases(recipe.slates.train_size, &recipe.shop.currency).many(
+    let split = data.dataset.split;
+    let mut examples = data.cases(recipe.slates.train_size, &recipe.shop.currency).many(
         split.train,
         split.validate,
         recipe.reward_model.per_basket,
@@ -98,9 +98,9 @@ pub fn examples(world: &World, recipe: &Recipe) -> Vec<Case> {
     examples
 }
 
-fn shape(world: &World, recipe: &Recipe) -> Shape {
+fn shape(data: &TrainingData, recipe: &Recipe) -> Shape {
     Shape {
-        items: world.catalog.len(),
+        items: data.catalog.len(),
         text: nn::text::TEXT_WIDTH,
         reasons: REASONS_MAX,
         features: FEATURES,
@@ -114,10 +114,10 @@ fn shape(world: &World, recipe: &Recipe) -> Shape {
 
 /// What a training is given.
 struct Training<'a> {
-    world: &'a World,
+    data: &'a TrainingData,
     recipe: &'a Recipe,
     shape: &'a Shape,
-    judges: &'a [(Task, Vec<Case>)],
+    judges: &'a [(PredictionTask, Vec<Case>)],
 }
 
 /// What came of it.
@@ -130,10 +130,10 @@ struct Trained {
 }
 
 impl Training<'_> {
-    fn run(&self, examples: &[Case], bench: &mut Bench<'_>) -> anyhow::Result<Trained> {
+    fn run(&self, examples: &[Case], workspace: &mut Workspace<'_>) -> anyhow::Result<Trained> {
         let recipe = &self.recipe.reward_model;
         if recipe.epochs == 0 {
-            return self.refit(bench);
+            return self.refit(workspace);
         }
         let variables = Weights::random(self.shape, self.recipe.seed)?.to_varmap(&Device::Cpu)?;
         let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
@@ -141,9 +141,9 @@ impl Training<'_> {
         let rng = ChaCha8Rng::seed_from_u64(self.recipe.seed ^ 2);
         let mut dropout = Dropout { rate: recipe.dropout, rng };
         let batcher = Batcher {
-            catalog: &self.world.catalog,
-            users: &self.world.dataset.users,
-            snapshots: &self.world.snapshots,
+            catalog: &self.data.catalog,
+            users: &self.data.dataset.users,
+            snapshots: &self.data.snapshots,
             shape: self.shape.clone(),
             candidates: recipe.candidates,
             id_dropout: recipe.id_dropout,
@@ -158,7 +158,7 @@ impl Training<'_> {
         };
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.seed ^ 1);
         let mut best: Option<(f64, Fusion, Weights)> = None;
-        let seen = seen_items(examples, self.world.catalog.len());
+        let seen = seen_items(examples, self.data.catalog.len());
         let loss_of = |step: usize| -> anyhow::Result<Tensor> {
             let start = step % steps * recipe.batch;
             let cases: Vec<&Case> =
@@ -177,7 +177,7 @@ impl Training<'_> {
         };
         let of = (plan.epochs * steps) as u64;
         let epochs = fit::fit(&variables, plan, loss_of, judge, |loss, step| {
-            bench.progress.show(&format!("reward model, loss {loss:.3}"), step as u64, of);
+            workspace.progress.show(&format!("reward model, loss {loss:.3}"), step as u64, of);
         })?;
         let (best, fusion, weights) = best.context("the recipe allows no epoch")?;
         let steps = steps * epochs.len();
@@ -189,7 +189,7 @@ impl Training<'_> {
     fn verdict(&self, weights: &Weights) -> anyhow::Result<(f64, Fusion)> {
         let mut logits: Vec<Vec<Vec<f32>>> = Vec::new();
         for (_, cases) in self.judges {
-            let scores = self.world.score((weights, self.shape), None, cases)?;
+            let scores = self.data.score((weights, self.shape), None, cases)?;
             logits.push(scores.into_iter().map(|scores| scores.logits).collect());
         }
         let (verdict, prior) = self.best_prior(&logits, |_| true);
@@ -204,7 +204,7 @@ impl Training<'_> {
     fn best_prior(&self, logits: &[Vec<Vec<f32>>], counted: fn(&Case) -> bool) -> (f64, Prior) {
         let verdicts = PRIOR_WEIGHTS.map(|weight| {
             let prior = Prior { weight };
-            let of_task = |(at, (_, cases)): (usize, &(Task, Vec<Case>))| {
+            let of_task = |(at, (_, cases)): (usize, &(PredictionTask, Vec<Case>))| {
                 let cases = cases.iter().zip(&logits[at]).filter(|(case, _)| counted(case));
                 let each = cases.map(|(case, logits)| {
                     let order: Vec<u32> =
@@ -219,9 +219,9 @@ impl Training<'_> {
         verdicts.into_iter().fold(first, |best, next| if next.0 > best.0 { next } else { best })
     }
 
-    /// Takes the scorer that lies on the bench as it is, and fits its fusion anew.
-    fn refit(&self, bench: &Bench<'_>) -> anyhow::Result<Trained> {
-        let bytes = std::fs::read(bench.path(Part::Scorer))
+    /// Takes the scorer that lies on the workspace as it is, and fits its fusion anew.
+    fn refit(&self, workspace: &Workspace<'_>) -> anyhow::Result<Trained> {
+        let bytes = std::fs::read(workspace.path(Part::Scorer))
             .context("reading the scorer whose fusion is to be fitted")?;
         let weights = Weights::from_bytes(&bytes)?;
         let (best, fusion) = self.verdict(&weights)?;
@@ -265,8 +265,8 @@ fn forget_unseen(mut weights: Weights, seen: &[bool], shape: &Shape) -> Weights 
     weights
 }
 
-fn ndcg(judges: &[(Task, Vec<Case>)], order: impl Fn(&Case, usize) -> Vec<u32>) -> f64 {
-    let of_task = |(_, cases): &(Task, Vec<Case>)| {
+fn ndcg(judges: &[(PredictionTask, Vec<Case>)], order: impl Fn(&Case, usize) -> Vec<u32>) -> f64 {
+    let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
         let each = cases
             .iter()
             .enumerate()

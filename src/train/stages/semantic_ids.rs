@@ -5,7 +5,7 @@ use crate::bundle::{Part, PrefixFull, SemanticIds};
 use crate::nn::rqvae::{self, Quantizer};
 use crate::nn::text::TEXT_WIDTH;
 use crate::train::dataset::Dataset;
-use crate::train::{Bench, Stage};
+use crate::train::{Stage, Workspace};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -28,38 +28,38 @@ impl Stage for SemanticIdsStage {
         "Trains a residual quantiser on the items' texts, and gives each item a semantic id of its own"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::Tokenizer, Part::Text]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Quantizer, Part::SemanticIds]
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let (catalog, reader) = (bench.catalog()?, bench.reader()?);
-        let (plan, seed) = (bench.recipe.semantic_ids, bench.recipe.seed);
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let (catalog, reader) = (workspace.catalog()?, workspace.reader()?);
+        let (plan, seed) = (workspace.recipe.semantic_ids, workspace.recipe.seed);
         let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
         let vectors = reader.vectors(&texts);
-        let known = Known::of(&bench.dataset(&catalog)?, catalog.len());
+        let known = Known::of(&workspace.dataset(&catalog)?, catalog.len());
 
         let mut losses = Vec::new();
         let learnt_from = known.vectors(&vectors);
         let show = &mut |step: rqvae::Step| {
             let what = format!("semantic ids, error {:.3}", step.losses.reconstruction);
-            bench.progress.show(&what, step.done as u64, step.of as u64);
+            workspace.progress.show(&what, step.done as u64, step.of as u64);
             if step.done.is_multiple_of((step.of / LOSSES_SHOWN).max(1)) {
                 losses.push(step.losses);
             }
         };
         let quantizer = rqvae::fit(&learnt_from, TEXT_WIDTH, &known.pairs, &plan, seed, show)?;
-        quantizer.save(&bench.path(Part::Quantizer))?;
+        quantizer.save(&workspace.path(Part::Quantizer))?;
 
         let prefixes: Vec<u16> =
             vectors.par_chunks(TEXT_WIDTH).flat_map_iter(|text| quantizer.encode(text)).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let ids = SemanticIds::draw(&prefixes, plan.levels + 1, plan.codes, &mut rng)?;
-        ids.write(&bench.dir)?;
+        ids.write(&workspace.dir)?;
         let measured = Measured { vectors: &vectors, ids: &ids, known: &known };
         Ok(measured.report(&quantizer, &losses))
     }

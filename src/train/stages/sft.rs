@@ -12,7 +12,7 @@ use crate::train::lesson::Lesson;
 use crate::train::recipe::{CompareRecipe, Recipe};
 use crate::train::remarks::Remarks;
 use crate::train::trace::Trace;
-use crate::train::{Bench, Stage, teach};
+use crate::train::{Stage, Workspace, teach};
 use anyhow::Context as _;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng};
@@ -32,28 +32,28 @@ impl Stage for Sft {
         "Teaches a language model to compare the best candidates, and to think aloud first, from the traces"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::SemanticIds, Part::Midtrained, Part::Traces]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Compared]
     }
 
-    fn is_wanted(&self, recipe: &Recipe) -> bool {
+    fn is_enabled(&self, recipe: &Recipe) -> bool {
         recipe.compare().is_some()
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let recipe = bench.recipe.clone();
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let recipe = workspace.recipe.clone();
         let of = recipe.compare().context("the recipe has no `language_model.compare`")?;
-        let (from, to) = (bench.path(Part::Midtrained), bench.path(Part::Compared));
-        let prompts = Prompts::open(&from, &*bench.catalog()?)?;
-        let traces = traces::read(bench)?;
-        let lessons = lessons(bench, &traces, of, &prompts)?;
-        let model = teach::open(&from, &prompts, bench.recipe.seed)?;
+        let (from, to) = (workspace.path(Part::Midtrained), workspace.path(Part::Compared));
+        let prompts = Prompts::open(&from, &*workspace.catalog()?)?;
+        let traces = traces::read(workspace)?;
+        let lessons = lessons(workspace, &traces, of, &prompts)?;
+        let model = teach::open(&from, &prompts, workspace.recipe.seed)?;
         let scope = Scope::of(of.teaching.adapter_rank);
-        let (model, report) = teach::teach(bench, "sft", model, &of.teaching, scope, &lessons)?;
+        let (model, report) = teach::teach(workspace, "sft", model, &of.teaching, scope, &lessons)?;
         teach::save(&model, &prompts, &to)?;
         Ok(json!({
             "traces": traces.len(),
@@ -66,13 +66,13 @@ impl Stage for Sft {
 
 /// What the traces teach. In a share of the lessons something is said of the shopper in words.
 fn lessons(
-    bench: &Bench<'_>,
+    workspace: &Workspace<'_>,
     traces: &[Trace],
     of: &CompareRecipe,
     prompts: &Prompts,
 ) -> anyhow::Result<Vec<Lesson>> {
-    let (catalog, share) = (bench.catalog()?, bench.recipe.language_model()?.remark_share);
-    let mut rng = ChaCha8Rng::seed_from_u64(bench.recipe.seed);
+    let (catalog, share) = (workspace.catalog()?, workspace.recipe.language_model()?.remark_share);
+    let mut rng = ChaCha8Rng::seed_from_u64(workspace.recipe.seed);
     let mut lessons = Vec::new();
     for trace in traces {
         let history = trace.history();
@@ -128,12 +128,12 @@ fn lesson(
 
 /// Some of the lessons again, for a stage that teaches something else and is not to undo this.
 pub fn rehearsal(
-    bench: &Bench<'_>,
+    workspace: &Workspace<'_>,
     of: &CompareRecipe,
     prompts: &Prompts,
     seed: u64,
 ) -> anyhow::Result<Vec<Lesson>> {
-    let mut lessons = lessons(bench, &traces::read(bench)?, of, prompts)?;
+    let mut lessons = lessons(workspace, &traces::read(workspace)?, of, prompts)?;
     lessons.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     lessons.truncate(of.rehearsed_max);
     Ok(lessons)

@@ -2,11 +2,11 @@
 
 use crate::bundle::{Catalog, HISTORY_LEN, Part};
 use crate::evidence;
-use crate::language::Tokens;
+use crate::language::TextTokenizer;
 use crate::nn::text::{self, Plan};
 use crate::train::dataset::Dataset;
 use crate::train::snapshot::Snapshot;
-use crate::train::{Bench, Stage};
+use crate::train::{Stage, Workspace};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -28,17 +28,17 @@ impl Stage for TextEncoderStage {
         "Trains a BPE tokenizer and a static text encoder on patterns, reasons and titles that belong together"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Tokenizer, Part::Text]
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let (catalog, recipe) = (bench.catalog()?, bench.recipe.clone());
-        let dataset = bench.dataset(&catalog)?;
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let (catalog, recipe) = (workspace.catalog()?, workspace.recipe.clone());
+        let dataset = workspace.dataset(&catalog)?;
         let texts = Texts::gather(
             &dataset,
             &catalog,
@@ -46,8 +46,8 @@ impl Stage for TextEncoderStage {
             recipe.text_encoder.pairs_max,
             recipe.seed,
         );
-        let tokens = Tokens::fit(texts.all(), recipe.text_encoder.vocabulary)?;
-        tokens.save(&bench.path(Part::Tokenizer))?;
+        let tokens = TextTokenizer::fit(texts.all(), recipe.text_encoder.vocabulary)?;
+        tokens.save(&workspace.path(Part::Tokenizer))?;
         let pairs: Vec<_> =
             texts.pairs.iter().map(|(a, b)| (tokens.encode(a), tokens.encode(b))).collect();
         let plan = Plan {
@@ -60,12 +60,12 @@ impl Stage for TextEncoderStage {
         let mut losses = Vec::new();
         let encoder = text::fit(&pairs, tokens.vocabulary(), &plan, &mut |step| {
             let what = format!("text encoder, loss {:.3}", step.loss);
-            bench.progress.show(&what, step.done as u64, step.of as u64);
+            workspace.progress.show(&what, step.done as u64, step.of as u64);
             if step.done % (step.of / 20).max(1) == 0 {
                 losses.push((f64::from(step.loss) * 1e4).round() / 1e4);
             }
         })?;
-        encoder.save(&bench.path(Part::Text))?;
+        encoder.save(&workspace.path(Part::Text))?;
         Ok(json!({ "vocabulary": tokens.vocabulary(), "pairs": pairs.len(), "losses": losses }))
     }
 }

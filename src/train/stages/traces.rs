@@ -13,8 +13,8 @@ use crate::train::recipe::Recipe;
 use crate::train::scored::Scorer;
 use crate::train::teachers::{self, Answer, Asking, Posed, Question, ask_all};
 use crate::train::trace::Trace;
-use crate::train::world::World;
-use crate::train::{Bench, Stage};
+use crate::train::training_data::TrainingData;
+use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng};
@@ -39,38 +39,38 @@ impl Stage for Traces {
         "Lets a teacher think aloud about slates, and keeps the thoughts that hold and lead to what was taken"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Traces]
     }
 
-    fn is_wanted(&self, recipe: &Recipe) -> bool {
+    fn is_enabled(&self, recipe: &Recipe) -> bool {
         recipe.compare().is_some()
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let recipe = bench.recipe.clone();
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let recipe = workspace.recipe.clone();
         let of = recipe.compare().context("the recipe has no `language_model.compare`")?;
-        let split = bench.dataset(&*bench.catalog()?)?.split;
-        let world = World::open(bench, split.train, split.test)?;
-        let mut examples = examples(&world, &recipe);
+        let split = workspace.dataset(&*workspace.catalog()?)?.split;
+        let data = TrainingData::open(workspace, split.train, split.test)?;
+        let mut examples = examples(&data, &recipe);
         examples.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed ^ 3));
         examples.truncate(of.examples_max);
-        let scored = Scorer::without_head(bench)?.scores(&world, &examples)?;
+        let scored = Scorer::without_head(workspace)?.scores(&data, &examples)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 5);
         let (orders, posed): (Vec<Vec<u32>>, Vec<Posed<'_>>) = examples
             .iter()
             .zip(&scored)
-            .filter_map(|(case, scores)| pose(&world, case, scores, &mut rng))
+            .filter_map(|(case, scores)| pose(&data, case, scores, &mut rng))
             .unzip();
-        let teacher = teachers::open(&of.teacher, &world.catalog)?;
-        let file = bench.dir.join(SO_FAR);
+        let teacher = teachers::open(&of.teacher, &data.catalog)?;
+        let file = workspace.dir.join(SO_FAR);
         let asking = Asking { file: &file, targeted: of.targeted };
-        let (answers, known) = ask_all(&*teacher, &posed, asking, bench.progress)?;
-        write(bench, traces(&world, &orders, &posed, &answers))?;
+        let (answers, known) = ask_all(&*teacher, &posed, asking, workspace.progress)?;
+        write(workspace, traces(&data, &orders, &posed, &answers))?;
         fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         let mut all = Answer::default();
         for answer in &answers {
@@ -90,7 +90,7 @@ impl Stage for Traces {
 /// A slate's best candidates, the one that was taken among them, in the order to be learned; and the
 /// question that is asked about them, in another that says nothing.
 fn pose<'a>(
-    world: &'a World,
+    data: &'a TrainingData,
     case: &'a Case,
     scores: &[f32],
     rng: &mut ChaCha8Rng,
@@ -106,9 +106,9 @@ fn pose<'a>(
     offered.shuffle(rng);
     let question = Question {
         case,
-        user: &world.dataset.users[case.user as usize],
-        catalog: &world.catalog,
-        cards: &world.snapshots[case.snapshot].cards,
+        user: &data.dataset.users[case.user as usize],
+        catalog: &data.catalog,
+        cards: &data.snapshots[case.snapshot].cards,
         offered,
         seed: rng.random::<u32>() >> 1,
     };
@@ -117,7 +117,7 @@ fn pose<'a>(
 
 /// What is learned from.
 fn traces<'a>(
-    world: &'a World,
+    data: &'a TrainingData,
     orders: &'a [Vec<u32>],
     posed: &'a [Posed<'a>],
     answers: &'a [Answer],
@@ -129,14 +129,14 @@ fn traces<'a>(
         Trace {
             history: history.collect(),
             now: case.now,
-            order: case.offers(&world.catalog, &world.snapshots, order),
+            order: case.offers(&data.catalog, &data.snapshots, order),
             thought: answer.thought.clone(),
         }
     })
 }
 
-fn write(bench: &Bench<'_>, traces: impl Iterator<Item = Trace>) -> anyhow::Result<()> {
-    let path = bench.path(Part::Traces);
+fn write(workspace: &Workspace<'_>, traces: impl Iterator<Item = Trace>) -> anyhow::Result<()> {
+    let path = workspace.path(Part::Traces);
     let writing = || format!("writing {}", path.display());
     let file = fs::File::create(&path).with_context(writing)?;
     let mut file = std::io::BufWriter::new(file);
@@ -148,8 +148,8 @@ fn write(bench: &Bench<'_>, traces: impl Iterator<Item = Trace>) -> anyhow::Resu
 }
 
 /// Reads what the stage wrote.
-pub fn read(bench: &Bench<'_>) -> anyhow::Result<Vec<Trace>> {
-    let path = bench.path(Part::Traces);
+pub fn read(workspace: &Workspace<'_>) -> anyhow::Result<Vec<Trace>> {
+    let path = workspace.path(Part::Traces);
     let text = fs::read_to_string(&path);
     let text = text.with_context(|| format!("reading {}", path.display()))?;
     let traces = text.lines().enumerate().map(|(number, line)| {

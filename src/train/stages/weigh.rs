@@ -10,8 +10,8 @@ use crate::train::learner::Scope;
 use crate::train::lesson::{Choose, Lesson};
 use crate::train::recipe::Recipe;
 use crate::train::remarks::Remarks;
-use crate::train::world::World;
-use crate::train::{Bench, Stage, teach, writer};
+use crate::train::training_data::TrainingData;
+use crate::train::{Stage, Workspace, teach, writer};
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -30,47 +30,47 @@ impl Stage for Weigh {
         "Teaches a language model to weigh each candidate of a slate alone, in the layout in which it will be served"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Midtrained]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::Decoder]
     }
 
-    fn is_wanted(&self, recipe: &Recipe) -> bool {
+    fn is_enabled(&self, recipe: &Recipe) -> bool {
         recipe.language_model.is_some()
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let recipe = bench.recipe.clone();
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let recipe = workspace.recipe.clone();
         let of = &recipe.language_model()?.weigh;
-        let split = bench.dataset(&*bench.catalog()?)?.split;
-        let world = World::open(bench, split.train, split.test)?;
+        let split = workspace.dataset(&*workspace.catalog()?)?.split;
+        let data = TrainingData::open(workspace, split.train, split.test)?;
         let compare = recipe.compare();
         let from = if compare.is_some() { Part::Compared } else { Part::Midtrained };
-        let (from, to) = (bench.path(from), bench.path(Part::Decoder));
-        let prompts = Prompts::open(&from, &world.catalog)?;
+        let (from, to) = (workspace.path(from), workspace.path(Part::Decoder));
+        let prompts = Prompts::open(&from, &data.catalog)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
-        let mut examples = examples(&world, &recipe);
+        let mut examples = examples(&data, &recipe);
         examples.shuffle(&mut rng);
         examples.truncate(of.examples_max);
         let remark_share = recipe.language_model()?.remark_share;
         let mut lessons: Vec<Lesson> = examples
             .iter()
-            .map(|case| lesson(&world, case, (of.candidates, remark_share), &prompts, &mut rng))
+            .map(|case| lesson(&data, case, (of.candidates, remark_share), &prompts, &mut rng))
             .collect();
         if let Some(write) = &recipe.language_model()?.write {
             let currency = &recipe.shop.currency;
-            lessons
-                .extend(writer::lessons(&world, &examples, currency, &prompts, write, &mut rng)?);
+            lessons.extend(writer::lessons(&data, &examples, currency, &prompts, write, &mut rng)?);
         }
         if let Some(compare) = compare {
-            lessons.extend(sft::rehearsal(bench, compare, &prompts, recipe.seed)?);
+            lessons.extend(sft::rehearsal(workspace, compare, &prompts, recipe.seed)?);
         }
         let model = teach::open(&from, &prompts, recipe.seed)?;
         let scope = Scope::of(of.teaching.adapter_rank);
-        let (model, report) = teach::teach(bench, "weigh", model, &of.teaching, scope, &lessons)?;
+        let (model, report) =
+            teach::teach(workspace, "weigh", model, &of.teaching, scope, &lessons)?;
         teach::save(&model, &prompts, &to)?;
 
         Ok(json!({
@@ -84,7 +84,7 @@ impl Stage for Weigh {
 /// The one taken among others of its slate, after its shopper, of whom something is said in words in a
 /// share of the lessons.
 fn lesson(
-    world: &World,
+    data: &TrainingData,
     case: &Case,
     (candidates, remark_share): (usize, f64),
     prompts: &Prompts,
@@ -94,11 +94,11 @@ fn lesson(
         case.slate.iter().copied().partition(|item| case.relevant.contains(item));
     let taken = taken.choose(rng).copied();
     let spoken_of = taken.filter(|_| rng.random_bool(remark_share));
-    let remarks = spoken_of.map(|taken| Remarks::of(&world.catalog, &case.history, taken, rng));
+    let remarks = spoken_of.map(|taken| Remarks::of(&data.catalog, &case.history, taken, rng));
     let remarks = remarks.unwrap_or_default();
     let others = others.choose_multiple(rng, candidates.saturating_sub(1)).copied();
     let items: Vec<u32> = taken.into_iter().chain(others).collect();
-    let offers = case.offers(&world.catalog, &world.snapshots, &items);
+    let offers = case.offers(&data.catalog, &data.snapshots, &items);
     let branches = offers.iter().map(|offer| prompts.branch(offer));
     let choose = Choose { branches: branches.collect(), taken: 0, asked: prompts.asked() };
     let shopper = Shopper { words: remarks.words(), ..case.shopper() };

@@ -2,7 +2,7 @@
 //!
 //! The evidence writer writes them, and the language model after it, if the recipe has one that does.
 
-use crate::bundle::{Cards, Catalog, HISTORY_LEN, Part, Past, UserCard, write_cards};
+use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part, UserCard, write_cards};
 use crate::domain::{EventKind, Timestamp};
 use crate::evidence::Pattern;
 use crate::reranker::Shopper;
@@ -12,7 +12,7 @@ use crate::train::scored::rechead;
 use crate::train::snapshot::Snapshot;
 use crate::train::speaker::Speaker;
 use crate::train::writer::{self, AT_ONCE, Writer};
-use crate::train::{Bench, Stage};
+use crate::train::{Stage, Workspace};
 use crate::upstream::CoPurchase;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -36,53 +36,54 @@ impl Stage for Write {
         "Writes user and item cards from all evidence up to a moment, in the language model's words if it is to write, and the vectors of their texts and of the Rechead"
     }
 
-    fn needs(&self) -> &'static [Part] {
+    fn inputs(&self) -> &'static [Part] {
         &[Part::Catalog, Part::Tokenizer, Part::Text]
     }
 
-    fn makes(&self) -> &'static [Part] {
+    fn outputs(&self) -> &'static [Part] {
         &[Part::ItemCards, Part::UserCards, Part::CardVectors, Part::Samples]
     }
 
-    fn run(&self, bench: &mut Bench<'_>) -> anyhow::Result<Value> {
-        let (catalog, reader) = (bench.catalog()?, bench.reader()?);
-        let dataset = bench.dataset(&catalog)?;
-        let currency = &bench.recipe.shop.currency;
+    fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
+        let (catalog, reader) = (workspace.catalog()?, workspace.reader()?);
+        let dataset = workspace.dataset(&catalog)?;
+        let currency = &workspace.recipe.shop.currency;
         let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
         let vectors = reader.vectors(&texts);
-        let as_of = bench.recipe.cards.as_of.map_or(dataset.split.end, jiff::Timestamp::as_second);
+        let as_of =
+            workspace.recipe.cards.as_of.map_or(dataset.split.end, jiff::Timestamp::as_second);
         let mut snapshot = Snapshot::take(&dataset, &catalog, &reader, &vectors, as_of, currency);
-        let histories: Vec<Vec<Past>> =
+        let histories: Vec<Vec<HistoryEvent>> =
             (0..dataset.users.len()).map(|user| latest(&dataset, user, as_of)).collect();
         let shoppers: Vec<Shopper<'_>> =
             histories.iter().map(|history| Shopper::of(history, as_of)).collect();
         let items = &snapshot.cards.items;
-        let pattern = |history: &Vec<Past>| Pattern::of(&catalog, items, history);
+        let pattern = |history: &Vec<HistoryEvent>| Pattern::of(&catalog, items, history);
         let told = |pattern: Pattern| pattern.text(&catalog, currency);
         let mut patterns: Vec<Option<String>> =
             histories.iter().map(|history| pattern(history).map(told)).collect();
         let mut expected = vec![None; shoppers.len()];
         let mut by_model = Value::Null;
-        let writes = bench.recipe.language_model.as_ref().and_then(|of| of.write);
-        if writes.is_some() || bench.recipe.expects() {
-            let speaker = Speaker::with_room(&bench.path(Part::Decoder), &catalog, AT_ONCE)?;
+        let writes = workspace.recipe.language_model.as_ref().and_then(|of| of.write);
+        if writes.is_some() || workspace.recipe.expects() {
+            let speaker = Speaker::with_room(&workspace.path(Part::Decoder), &catalog, AT_ONCE)?;
             if let Some(of) = writes {
-                let currency = bench.recipe.shop.currency.clone();
-                let writer = Writer::new(bench, &speaker, &catalog, &currency, of)?;
+                let currency = workspace.recipe.shop.currency.clone();
+                let writer = Writer::new(workspace, &speaker, &catalog, &currency, of)?;
                 let cards = &mut snapshot.cards;
-                by_model = rewrite(bench, &writer, &dataset, cards, &shoppers, &mut patterns)?;
+                by_model = rewrite(workspace, &writer, &dataset, cards, &shoppers, &mut patterns)?;
                 snapshot.reread(&reader);
             }
-            if bench.recipe.expects() {
+            if workspace.recipe.expects() {
                 let total = shoppers.len() as u64;
-                let progress = &mut *bench.progress;
+                let progress = &mut *workspace.progress;
                 let show = &mut |done| progress.show("expecting", done as u64, total);
                 expected = speaker.expected(&shoppers, show)?;
             }
         }
         let Snapshot { upstream, mut cards } = snapshot;
-        let head = rechead(bench)?.map(|(network, weight)| Head::of(network, weight, &cards));
-        cards.head_vectors = head.as_ref().map(|head| head.items().clone()).unwrap_or_default();
+        let head = rechead(workspace)?.map(|(network, weight)| Head::of(network, weight, &cards));
+        cards.rechead_vectors = head.as_ref().map(|head| head.items().clone()).unwrap_or_default();
         let shoppers = dataset.users.iter().zip(histories).zip(patterns).zip(expected);
         for (((user, history), pattern), expects) in shoppers {
             let Some(pattern) = pattern else { continue };
@@ -93,10 +94,10 @@ impl Stage for Write {
             let card = UserCard { pattern, vector, history, expects, head };
             cards.users.insert(user.clone(), Arc::new(card));
         }
-        write_cards(&bench.dir, &cards)?;
-        writer::done(bench)?;
-        let samples = samples(&dataset, &catalog, &upstream, as_of, bench.recipe.slates.size);
-        std::fs::write(bench.path(Part::Samples), serde_json::to_vec_pretty(&samples)?)?;
+        write_cards(&workspace.dir, &cards)?;
+        writer::done(workspace)?;
+        let samples = samples(&dataset, &catalog, &upstream, as_of, workspace.recipe.slates.size);
+        std::fs::write(workspace.path(Part::Samples), serde_json::to_vec_pretty(&samples)?)?;
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         for reason in cards.items.iter().flat_map(|card| &card.reasons) {
             *kinds.entry(reason.evidence[0].kind.as_str()).or_default() += 1;
@@ -105,7 +106,7 @@ impl Stage for Write {
             "as_of": as_of,
             "users": cards.users.len(),
             "items": cards.items.len(),
-            "rechead_width": cards.head_vectors.len() / cards.items.len().max(1),
+            "rechead_width": cards.rechead_vectors.len() / cards.items.len().max(1),
             "items_without_reasons": cards.items.iter().filter(|card| card.reasons.is_empty()).count(),
             "reasons": kinds,
             "by_language_model": by_model,
@@ -115,22 +116,22 @@ impl Stage for Write {
 
 /// Lets the language model write, where its cards are no clear loss to the scorer.
 fn rewrite(
-    bench: &mut Bench<'_>,
+    workspace: &mut Workspace<'_>,
     writer: &Writer<'_>,
     dataset: &Dataset,
     cards: &mut Cards,
     shoppers: &[Shopper<'_>],
     patterns: &mut Vec<Option<String>>,
 ) -> anyhow::Result<Value> {
-    let (worth, judged) = writer.judge(bench)?;
+    let (worth, judged) = writer.judge(workspace)?;
     let mut told = json!({ "judged": judged });
     let Cards { as_of, items, .. } = cards;
     if worth.reasons {
-        told["reasons"] = writer.reasons(bench, writer::REASONS, dataset, items, *as_of)?;
+        told["reasons"] = writer.reasons(workspace, writer::REASONS, dataset, items, *as_of)?;
     }
     if worth.patterns {
         (*patterns, told["patterns"]) =
-            writer.patterns(bench, writer::PATTERNS, items, shoppers)?;
+            writer.patterns(workspace, writer::PATTERNS, items, shoppers)?;
     }
     Ok(told)
 }
@@ -170,14 +171,14 @@ fn samples(
 }
 
 /// A user's latest events of every kind that is read before a moment, oldest first.
-fn latest(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<Past> {
-    let bought = dataset.bought[user].iter().map(|b| Past {
+fn latest(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<HistoryEvent> {
+    let bought = dataset.bought[user].iter().map(|b| HistoryEvent {
         item: b.item,
         time: b.time,
         kind: EventKind::Purchase,
     });
     let all = dataset.browsed[user].iter().copied().chain(bought);
-    let mut all: Vec<Past> = all.filter(|past| past.time < as_of).collect();
+    let mut all: Vec<HistoryEvent> = all.filter(|past| past.time < as_of).collect();
     all.sort_by_key(|past| past.time);
     all.split_off(all.len().saturating_sub(HISTORY_LEN))
 }

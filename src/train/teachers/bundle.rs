@@ -5,7 +5,7 @@
 //! means. Such a model is served elsewhere and asked in words, as an `endpoint`.
 
 use super::{Question, Said, Teacher};
-use crate::bundle::{Backing, Bundle, Catalog, Part, Past};
+use crate::bundle::{Backing, Bundle, Catalog, HistoryEvent, Part};
 use crate::reranker::{Offer, RerankerFile, Shopper, Thought};
 use crate::train::speaker::{self, Speaker};
 use anyhow::Context as _;
@@ -62,8 +62,10 @@ impl BundleTeacher {
     }
 
     /// A history as it knows it: without what it never heard of.
-    fn history(&self, history: &[Past]) -> Vec<Past> {
-        let past = |past: &Past| Some(Past { item: self.numbers[past.item as usize]?, ..*past });
+    fn history(&self, history: &[HistoryEvent]) -> Vec<HistoryEvent> {
+        let past = |past: &HistoryEvent| {
+            Some(HistoryEvent { item: self.numbers[past.item as usize]?, ..*past })
+        };
         history.iter().filter_map(past).collect()
     }
 

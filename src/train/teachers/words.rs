@@ -9,7 +9,7 @@
 
 use super::Said;
 use super::question::Question;
-use crate::bundle::{Past, month};
+use crate::bundle::{HistoryEvent, month};
 use crate::domain::EventKind;
 use crate::evidence::MONTHS;
 use crate::reranker::{EVENTS_MAX, Thought};
@@ -98,7 +98,7 @@ fn slate(question: &Question<'_>, told: Option<u32>) -> String {
     text
 }
 
-fn deed(question: &Question<'_>, past: &Past) -> String {
+fn deed(question: &Question<'_>, past: &HistoryEvent) -> String {
     let days = (question.case.now - past.time).max(0) / DAY_S;
     let deed = match past.kind {
         EventKind::Purchase => "bought",
@@ -135,7 +135,9 @@ fn known<'a>(question: &Question<'a>, context: &Context<'a>, item: u32, text: &m
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::{Backing, CardReason, Cards, Catalog, CatalogRow, ItemCard, Ties};
+    use crate::bundle::{
+        Backing, CardReason, Cards, Catalog, CatalogRow, ItemCard, NeighbourTable,
+    };
     use crate::domain::{Source, Timestamp, UserId};
     use crate::reranker::Because;
     use crate::train::cases::Case;
@@ -166,7 +168,7 @@ mod tests {
             supporters: supporters.to_vec(),
         };
         let card = |reasons| ItemCard { reasons, ..ItemCard::default() };
-        let mut ties = Ties::new(1);
+        let mut ties = NeighbourTable::new(1);
         (0..3).for_each(|_| ties.push([].into_iter()));
         let items = vec![
             card(vec![]),
@@ -179,7 +181,7 @@ mod tests {
     fn asked<T>(then: impl FnOnce(&Question<'_>) -> T) -> T {
         let (catalog, user) = (catalog(), UserId::from("u"));
         let cards = cards(&user);
-        let past = |item, days, kind| Past { item, time: NOW - days * DAY_S, kind };
+        let past = |item, days, kind| HistoryEvent { item, time: NOW - days * DAY_S, kind };
         let case = Case {
             user: 0,
             now: NOW,

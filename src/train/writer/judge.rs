@@ -4,13 +4,13 @@
 //! evidence writer's cards, and the model's.
 
 use super::{JUDGED_PATTERNS, JUDGED_REASONS, Writer};
-use crate::train::Bench;
+use crate::train::Workspace;
 use crate::train::cases::Case;
 use crate::train::dataset::DAY_S;
 use crate::train::ladder::sorted;
 use crate::train::measure::{Interval, RESAMPLES, compare, ndcg};
 use crate::train::scored::Scorer;
-use crate::train::world::World;
+use crate::train::training_data::TrainingData;
 use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::seq::SliceRandom as _;
@@ -31,42 +31,42 @@ pub struct Worth {
 
 impl Writer<'_> {
     /// Writes cards as of the beginning of validation, and lets the scorer read them.
-    pub fn judge(&self, bench: &mut Bench<'_>) -> anyhow::Result<(Worth, Value)> {
-        let recipe = bench.recipe.clone();
-        let split = bench.dataset(self.catalog)?.split;
-        let mut world = World::open(bench, split.validate, split.validate + 1)?;
-        let scorer = Scorer::read(bench)?;
+    pub fn judge(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<(Worth, Value)> {
+        let recipe = workspace.recipe.clone();
+        let split = workspace.dataset(self.catalog)?.split;
+        let mut data = TrainingData::open(workspace, split.validate, split.validate + 1)?;
+        let scorer = Scorer::read(workspace)?;
         let until = (split.validate + recipe.slates.refresh_days * DAY_S).min(split.test);
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut cases = Vec::new();
         for (_, mut of_task) in
-            world.last_cases(recipe.slates.size, self.currency, split.validate, until)
+            data.last_cases(recipe.slates.size, self.currency, split.validate, until)
         {
             of_task.shuffle(&mut rng);
             of_task.truncate(self.of.judged_max);
             cases.extend(of_task);
         }
-        let before = figures(&scorer, &world, &cases)?;
-        let gain = |world: &World, cases: &[Case]| {
-            let of = compare(&before, &figures(&scorer, world, cases)?, RESAMPLES, recipe.seed);
+        let before = figures(&scorer, &data, &cases)?;
+        let gain = |data: &TrainingData, cases: &[Case]| {
+            let of = compare(&before, &figures(&scorer, data, cases)?, RESAMPLES, recipe.seed);
             of.map(|of| of.gain).context("there are no validation cases to judge cards on")
         };
 
-        let items = &world.snapshots[0].cards.items;
+        let items = &data.snapshots[0].cards.items;
         let shoppers: Vec<_> = cases.iter().map(Case::shopper).collect();
-        let (texts, _) = self.patterns(bench, JUDGED_PATTERNS, items, &shoppers)?;
+        let (texts, _) = self.patterns(workspace, JUDGED_PATTERNS, items, &shoppers)?;
         let mut with_patterns = cases.clone();
         for (case, text) in with_patterns.iter_mut().zip(texts) {
-            case.pattern = text.map(|text| world.reader.vector(&text));
+            case.pattern = text.map(|text| data.reader.vector(&text));
         }
-        let patterns = gain(&world, &with_patterns)?;
+        let patterns = gain(&data, &with_patterns)?;
 
-        let World { dataset, snapshots, reader, .. } = &mut world;
+        let TrainingData { dataset, snapshots, reader, .. } = &mut data;
         let snapshot = &mut snapshots[0];
         let as_of = snapshot.cards.as_of;
-        self.reasons(bench, JUDGED_REASONS, dataset, &mut snapshot.cards.items, as_of)?;
+        self.reasons(workspace, JUDGED_REASONS, dataset, &mut snapshot.cards.items, as_of)?;
         snapshot.reread(reader);
-        let (reasons, both) = (gain(&world, &cases)?, gain(&world, &with_patterns)?);
+        let (reasons, both) = (gain(&data, &cases)?, gain(&data, &with_patterns)?);
         let worth = Worth { reasons: bears(reasons), patterns: bears(patterns) };
         let told = json!({
             "cases": cases.len(),
@@ -88,8 +88,8 @@ fn told(gain: Interval) -> Value {
 }
 
 /// The figure of each case, as the scorer orders its slate.
-fn figures(scorer: &Scorer, world: &World, cases: &[Case]) -> anyhow::Result<Vec<f64>> {
-    let scores = scorer.scores(world, cases)?;
+fn figures(scorer: &Scorer, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<f64>> {
+    let scores = scorer.scores(data, cases)?;
     let figures = cases.iter().zip(&scores).map(|(case, scores)| {
         let order: Vec<u32> =
             sorted(scores).into_iter().map(|(place, _)| case.slate[place]).collect();

@@ -7,14 +7,14 @@ use crate::reranker::Prompts;
 use crate::train::cases::Case;
 use crate::train::lesson::Lesson;
 use crate::train::recipe::WriterRecipe;
-use crate::train::world::World;
+use crate::train::training_data::TrainingData;
 use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
 
 /// What teaches a model to write: why what was taken was taken, and what mattered.
 pub fn lessons(
-    world: &World,
+    data: &TrainingData,
     examples: &[Case],
     currency: &str,
     prompts: &Prompts,
@@ -23,8 +23,8 @@ pub fn lessons(
 ) -> anyhow::Result<Vec<Lesson>> {
     let mut lessons = Vec::new();
     for case in examples.iter().take(of.examples_max) {
-        lessons.extend(tastes_lesson(&world.catalog, case, prompts));
-        lessons.extend(reason_lesson(world, case, currency, prompts, rng)?);
+        lessons.extend(tastes_lesson(&data.catalog, case, prompts));
+        lessons.extend(reason_lesson(data, case, currency, prompts, rng)?);
     }
     Ok(lessons)
 }
@@ -32,7 +32,7 @@ pub fn lessons(
 /// Why an item was taken: the reason on its card that the history backs most, or the first, in one of the
 /// ways in which it can be said.
 fn reason_lesson(
-    world: &World,
+    data: &TrainingData,
     case: &Case,
     currency: &str,
     prompts: &Prompts,
@@ -40,11 +40,11 @@ fn reason_lesson(
 ) -> anyhow::Result<Option<Lesson>> {
     let taken = case.slate.iter().copied().find(|item| case.relevant.contains(item));
     let Some(item) = taken else { return Ok(None) };
-    let card = &world.snapshots[case.snapshot].cards.items[item as usize];
-    let offers = case.offers(&world.catalog, &world.snapshots, &[item]);
+    let card = &data.snapshots[case.snapshot].cards.items[item as usize];
+    let offers = case.offers(&data.catalog, &data.snapshots, &[item]);
     let backed = offers.first().map_or(Backing::Nothing, |offer| offer.because);
     let place = card.reasons.iter().position(|reason| reason.backing == backed).unwrap_or(0);
-    let all = sayings(&world.catalog, currency, prompts, item, card)?;
+    let all = sayings(&data.catalog, currency, prompts, item, card)?;
     let of_it: Vec<&Saying> = all.iter().filter(|saying| saying.reason == place).collect();
     let Some(saying) = of_it.choose(rng) else { return Ok(None) };
     Ok(Some(after(&prompts.why(case.shopper(), item), &saying.tokens)))

@@ -10,13 +10,13 @@ mod lessons;
 
 pub use lessons::lessons;
 
-use super::Bench;
+use super::Workspace;
 use super::answers::{Answers, Mark};
 use super::dataset::Dataset;
 use super::measure::{distinct_2, overlap};
 use super::recipe::WriterRecipe;
 use super::speaker::{Asked, Speaker};
-use crate::bundle::{CardReason, Catalog, ItemCard, Part, Past};
+use crate::bundle::{CardReason, Catalog, HistoryEvent, ItemCard, Part};
 use crate::domain::{Source, Timestamp};
 use crate::engine::Usage;
 use crate::evidence::{self, LIKES_TOLD, Pattern};
@@ -103,15 +103,15 @@ impl Work {
 // === impl Writer ===
 
 impl<'a> Writer<'a> {
-    /// A writer that speaks by the model of a bench.
+    /// A writer that speaks by the model of a workspace.
     pub fn new(
-        bench: &Bench<'_>,
+        workspace: &Workspace<'_>,
         speaker: &'a Speaker,
         catalog: &'a Catalog,
         currency: &'a str,
         of: WriterRecipe,
     ) -> anyhow::Result<Self> {
-        let model = hash_of(&bench.path(Part::Decoder))?;
+        let model = hash_of(&workspace.path(Part::Decoder))?;
         Ok(Self { speaker, catalog, currency, of, model })
     }
 
@@ -120,7 +120,7 @@ impl<'a> Writer<'a> {
     /// The cards' vectors are those of the old texts. `what` names the work.
     pub fn reasons(
         &self,
-        bench: &mut Bench<'_>,
+        workspace: &mut Workspace<'_>,
         what: &str,
         dataset: &Dataset,
         cards: &mut [ItemCard],
@@ -152,7 +152,7 @@ impl<'a> Writer<'a> {
         for text in sayings.iter().flatten().map(|saying| saying.text.as_bytes()) {
             questions.update(text);
         }
-        let (answers, work) = self.ask_all(bench, (what, questions), buyers.len(), &ask)?;
+        let (answers, work) = self.ask_all(workspace, (what, questions), buyers.len(), &ask)?;
         let mut said: Vec<Vec<usize>> = vec![Vec::new(); cards.len()];
         for (taken, answer) in buyers.iter().zip(&answers) {
             said[taken.item as usize].extend(answer.chosen.first());
@@ -180,7 +180,7 @@ impl<'a> Writer<'a> {
     /// whom nothing is known. `what` names the work.
     pub fn patterns(
         &self,
-        bench: &mut Bench<'_>,
+        workspace: &mut Workspace<'_>,
         what: &str,
         cards: &[ItemCard],
         shoppers: &[Shopper<'_>],
@@ -204,7 +204,7 @@ impl<'a> Writer<'a> {
                 questions.update(&past.item.to_le_bytes()).update(&past.time.to_le_bytes());
             }
         }
-        let (answers, work) = self.ask_all(bench, (what, questions), shoppers.len(), &ask)?;
+        let (answers, work) = self.ask_all(workspace, (what, questions), shoppers.len(), &ask)?;
         let asked = answers.iter().filter(|answer| !answer.chosen.is_empty()).count();
         let told = shoppers.iter().zip(known).zip(answers).map(|((shopper, known), answer)| {
             let mut pattern = Pattern::of(self.catalog, cards, shopper.history)?;
@@ -219,19 +219,19 @@ impl<'a> Writer<'a> {
     /// Asks all that was not asked before.
     fn ask_all(
         &self,
-        bench: &mut Bench<'_>,
+        workspace: &mut Workspace<'_>,
         (what, questions): (&str, blake3::Hasher),
         count: usize,
         ask: &dyn Fn(usize) -> Option<Asked>,
     ) -> anyhow::Result<(Vec<Chosen>, Work)> {
         let questions = questions.finalize().to_hex().to_string();
         let mark = Mark { by: self.model.clone(), questions };
-        let mut answers = Answers::open(&so_far(bench, what), &mark)?;
+        let mut answers = Answers::open(&so_far(workspace, what), &mark)?;
         let missing = answers.missing(count);
         let known = count - missing.len();
         let (begun, mut work) = (Instant::now(), Work::default());
         for (done, some) in missing.chunks(AT_ONCE).enumerate() {
-            bench.progress.show(what, (known + done * AT_ONCE) as u64, count as u64);
+            workspace.progress.show(what, (known + done * AT_ONCE) as u64, count as u64);
             let asked: Vec<Option<Asked>> = some.iter().map(|&at| ask(at)).collect();
             for (&at, (chosen, usage)) in some.iter().zip(self.speaker.choose(asked)?) {
                 answers.add(at, Chosen { chosen })?;
@@ -304,14 +304,14 @@ fn latest_buyers(dataset: &Dataset, items: usize, as_of: Timestamp, most: usize)
 }
 
 /// What a shopper had done before they took an item.
-fn before(dataset: &Dataset, user: u32, item: u32, time: Timestamp) -> Option<Vec<Past>> {
+fn before(dataset: &Dataset, user: u32, item: u32, time: Timestamp) -> Option<Vec<HistoryEvent>> {
     let user = user as usize;
     let line = dataset.bought[user].iter().position(|b| b.item == item && b.time == time)?;
     Some(dataset.history(user, line, true, EVENTS_MAX))
 }
 
 /// What a shopper's things have in common, as far as it can be told apart in tokens.
-fn tastes(catalog: &Catalog, prompts: &Prompts, history: &[Past]) -> Vec<u32> {
+fn tastes(catalog: &Catalog, prompts: &Prompts, history: &[HistoryEvent]) -> Vec<u32> {
     let mut tastes = evidence::liked(catalog, history);
     let mut met: Vec<Vec<u32>> = Vec::new();
     tastes.retain(|&attribute| {
@@ -324,9 +324,9 @@ fn tastes(catalog: &Catalog, prompts: &Prompts, history: &[Past]) -> Vec<u32> {
 }
 
 /// Forgets what was answered, once it stands on cards.
-pub fn done(bench: &Bench<'_>) -> anyhow::Result<()> {
+pub fn done(workspace: &Workspace<'_>) -> anyhow::Result<()> {
     for what in [REASONS, PATTERNS, JUDGED_REASONS, JUDGED_PATTERNS] {
-        let file = so_far(bench, what);
+        let file = so_far(workspace, what);
         if file.exists() {
             fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         }
@@ -334,8 +334,8 @@ pub fn done(bench: &Bench<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn so_far(bench: &Bench<'_>, what: &str) -> PathBuf {
-    bench.dir.join(format!("write.{}.jsonl", what.replace(' ', "_")))
+fn so_far(workspace: &Workspace<'_>, what: &str) -> PathBuf {
+    workspace.dir.join(format!("write.{}.jsonl", what.replace(' ', "_")))
 }
 
 /// A hash of a model's folder: of its files' names and contents.

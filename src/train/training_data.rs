@@ -1,10 +1,10 @@
 //! What the stages that learn from slates have before them: the log, its items, and the shop as it
 //! was known at each of many moments.
 
-use super::bench::Bench;
-use super::cases::{Case, Cases, Task};
+use super::cases::{Case, Cases, PredictionTask};
 use super::dataset::Dataset;
 use super::snapshot::{Snapshot, moments};
+use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
 use crate::nn::{Fused, Rechead, Shape, Weights};
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// The log, its items, the text encoder, and the shop at each of many moments.
 #[derive(Debug)]
-pub struct World {
+pub struct TrainingData {
     /// The items.
     pub catalog: Arc<Catalog>,
     /// The log.
@@ -32,21 +32,25 @@ pub struct World {
     given: Option<FxHashMap<u32, Vec<u32>>>,
 }
 
-// === impl World ===
+// === impl TrainingData ===
 
-impl World {
+impl TrainingData {
     /// Takes snapshots so that every moment in `from..until` has a recent one.
-    pub fn open(bench: &mut Bench<'_>, from: Timestamp, until: Timestamp) -> anyhow::Result<Self> {
-        let catalog = bench.catalog()?;
-        let dataset = bench.dataset(&catalog)?;
-        let reader = bench.reader()?;
-        let recipe = &bench.recipe;
+    pub fn open(
+        workspace: &mut Workspace<'_>,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> anyhow::Result<Self> {
+        let catalog = workspace.catalog()?;
+        let dataset = workspace.dataset(&catalog)?;
+        let reader = workspace.reader()?;
+        let recipe = &workspace.recipe;
         let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
         let vectors = reader.vectors(&texts);
         let moments = moments(from, until, recipe.slates.refresh_days);
         let mut snapshots = Vec::with_capacity(moments.len());
         for (done, &as_of) in moments.iter().enumerate() {
-            bench.progress.show("snapshots", done as u64, moments.len() as u64);
+            workspace.progress.show("snapshots", done as u64, moments.len() as u64);
             let currency = &recipe.shop.currency;
             let mut snapshot =
                 Snapshot::take(&dataset, &catalog, &reader, &vectors, as_of, currency);
@@ -81,9 +85,9 @@ impl World {
         currency: &str,
         from: Timestamp,
         until: Timestamp,
-    ) -> [(Task, Vec<Case>); 2] {
+    ) -> [(PredictionTask, Vec<Case>); 2] {
         let cases = self.cases(size, currency);
-        [Task::FirstPurchase, Task::NextBasket].map(|task| {
+        [PredictionTask::FirstPurchase, PredictionTask::NextBasket].map(|task| {
             let last = cases.last(task, from, until);
             (
                 task,
@@ -99,12 +103,12 @@ impl World {
     fn with_given(
         &self,
         cases: Vec<Case>,
-        task: Task,
+        task: PredictionTask,
         given: &FxHashMap<u32, Vec<u32>>,
     ) -> Vec<Case> {
         let is_last = |case: &Case| {
             let last = self.dataset.bought[case.user as usize].last();
-            task == Task::FirstPurchase && last.is_some_and(|b| case.relevant == [b.item])
+            task == PredictionTask::FirstPurchase && last.is_some_and(|b| case.relevant == [b.item])
         };
         let with_slate = |case: Case| Some(Case { slate: given.get(&case.user)?.clone(), ..case });
         cases.into_iter().filter(is_last).filter_map(with_slate).collect()

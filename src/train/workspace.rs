@@ -4,7 +4,7 @@
 use super::dataset::Dataset;
 use super::recipe::Recipe;
 use crate::bundle::{Catalog, Part, read_catalog};
-use crate::language::Tokens;
+use crate::language::TextTokenizer;
 use crate::nn::text::TextEncoder;
 use crate::scorer::Reader;
 use crate::shop::Shop;
@@ -20,7 +20,7 @@ pub trait Progress {
 }
 
 /// What a stage works on.
-pub struct Bench<'a> {
+pub struct Workspace<'a> {
     /// The folder of all parts.
     pub dir: PathBuf,
     /// What to make, and how.
@@ -31,16 +31,16 @@ pub struct Bench<'a> {
 
 /// A silent one, for tests.
 #[derive(Debug, Default)]
-pub struct Silence;
+pub struct NoProgress;
 
-impl Progress for Silence {
+impl Progress for NoProgress {
     fn show(&mut self, _what: &str, _done: u64, _of: u64) {}
 }
 
-// === impl Bench ===
+// === impl Workspace ===
 
-impl<'a> Bench<'a> {
-    /// A bench in `dir`, which is made if need be.
+impl<'a> Workspace<'a> {
+    /// A workspace in `dir`, which is made if need be.
     pub fn new(dir: &Path, recipe: Recipe, progress: &'a mut dyn Progress) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("making the folder {}", dir.display()))?;
         let dir = dir.to_owned();
@@ -72,14 +72,14 @@ impl<'a> Bench<'a> {
 
     /// The text encoder that `text_encoder` trained.
     pub fn reader(&self) -> anyhow::Result<Arc<Reader>> {
-        let tokens = Tokens::load(&self.path(Part::Tokenizer))?;
+        let tokens = TextTokenizer::load(&self.path(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&self.path(Part::Text))?;
         Ok(Arc::new(Reader { tokens, encoder }))
     }
 }
 
-impl std::fmt::Debug for Bench<'_> {
+impl std::fmt::Debug for Workspace<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bench").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Workspace").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
