@@ -22,7 +22,7 @@ use raisonne::engine::{
     Failure, Generate, Limits, Place, Read, Reply, Runner, RunnerError, Sampling, Span, Step,
     Wanted, Weigh, What, Work,
 };
-use raisonne::nn::cuda::{self, Format};
+use raisonne::nn::cuda::{CudaOptions, CudaWeightDtype};
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{Kept, Level, Options, PAGE_TOKENS, Precision};
 use raisonne::telemetry::Metrics;
@@ -68,10 +68,16 @@ fn fixture(name: &str) -> PathBuf {
     Path::new("tests/fixtures/decoder").join(name)
 }
 
-fn options(decodes_max: usize) -> cuda::Options {
-    let (pages, rows_max, context_tokens_max) = (PAGES, ROWS_MAX, CONTEXT);
-    let (format, kept) = (Format::Bf16, Kept::Plain);
-    cuda::Options { ordinal: 0, pages, rows_max, context_tokens_max, decodes_max, format, kept }
+fn options(decodes_max: usize) -> CudaOptions {
+    CudaOptions {
+        ordinal: 0,
+        kv_pages: PAGES,
+        max_batched_tokens: ROWS_MAX,
+        context_tokens_max: CONTEXT,
+        decodes_max,
+        weight_dtype: CudaWeightDtype::Bf16,
+        kv_dtype: Kept::Plain,
+    }
 }
 
 /// The model, with graphs of steps with up to so many texts.
@@ -84,7 +90,7 @@ fn on_gpu(name: &str) -> CudaRunner {
 }
 
 /// The model, for longer texts than it was made for.
-fn of_long_texts(name: &str, context_tokens_max: usize, options: cuda::Options) -> CudaRunner {
+fn of_long_texts(name: &str, context_tokens_max: usize, options: CudaOptions) -> CudaRunner {
     let home = tempfile::tempdir().unwrap();
     let files = fs::read_dir(fixture(name)).unwrap().map(|file| file.unwrap().path());
     for file in files.filter(|path| path.is_file()) {
@@ -95,7 +101,7 @@ fn of_long_texts(name: &str, context_tokens_max: usize, options: cuda::Options) 
     config["max_position_embeddings"] = context_tokens_max.into();
     fs::write(&path, config.to_string()).unwrap();
     let checkpoint = Checkpoint::open(home.path()).unwrap();
-    CudaRunner::load(&checkpoint, cuda::Options { context_tokens_max, ..options }).unwrap()
+    CudaRunner::load(&checkpoint, CudaOptions { context_tokens_max, ..options }).unwrap()
 }
 
 fn on_processor(name: &str, precision: Precision) -> CpuRunner {
@@ -185,14 +191,14 @@ fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
 fn weights_of_eight_bits_say_almost_the_same() {
     let _device = device();
     // How far they may be from f32: floating-point numbers have three bits behind the point, and an H200 was .124 off.
-    for (format, far) in [(Format::Float8, 0.2), (Format::Int8, 0.06)] {
+    for (format, far) in [(CudaWeightDtype::Float8, 0.2), (CudaWeightDtype::Int8, 0.06)] {
         for model in MODELS {
             say_almost_the_same(model, format, far);
         }
     }
 }
 
-fn say_almost_the_same(model: &str, format: Format, far: f32) {
+fn say_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
     let step = || {
         let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
         // Of few rows as well.
@@ -201,7 +207,7 @@ fn say_almost_the_same(model: &str, format: Format, far: f32) {
     let exact = step().run(&mut on_processor(model, Precision::F32));
     let halves = step().run(&mut on_gpu(model));
     let checkpoint = Checkpoint::open(&fixture(model)).unwrap();
-    let short = cuda::Options { format, ..options(2) };
+    let short = CudaOptions { weight_dtype: format, ..options(2) };
     let mut runner = CudaRunner::load(&checkpoint, short).unwrap();
     let found = step().run(&mut runner);
     let (found, halves) = (error(&found, &exact), error(&halves, &exact));
@@ -223,7 +229,7 @@ fn keys_and_values_of_eight_bits_say_almost_the_same() {
     let _device = device();
     for model in MODELS {
         let short = |decodes_max| {
-            let options = cuda::Options { kept: Kept::Float8, ..options(decodes_max) };
+            let options = CudaOptions { kv_dtype: Kept::Float8, ..options(decodes_max) };
             CudaRunner::load(&Checkpoint::open(&fixture(model)).unwrap(), options).unwrap()
         };
         let step = || {
@@ -336,7 +342,8 @@ fn branches_of_a_long_trunk_say_what_each_says_alone() {
     for (model, kept) in
         MODELS.into_iter().flat_map(|model| [Kept::Plain, Kept::Float8].map(|kept| (model, kept)))
     {
-        let mut runner = of_long_texts(model, 2 * TRUNK, cuda::Options { kept, ..options(0) });
+        let mut runner =
+            of_long_texts(model, 2 * TRUNK, CudaOptions { kv_dtype: kept, ..options(0) });
         let text = tokens(TRUNK + 5, 12);
         for (at, chunk) in text[..TRUNK].chunks(ROWS_MAX).enumerate() {
             Steps::default().span(chunk, at * ROWS_MAX, 0, false).run(&mut runner);
@@ -503,7 +510,7 @@ fn a_model_makes_do_with_the_memory_that_there_is() {
         }
         let mut runner = CudaRunner::load(
             &Checkpoint::open(&fixture("qwen3")).unwrap(),
-            cuda::Options { pages: 10_000, ..options(2) },
+            CudaOptions { kv_pages: 10_000, ..options(2) },
         )
         .unwrap();
         let pages = runner.shape().pages;
@@ -523,7 +530,7 @@ fn keys_and_values_of_eight_bits_fit_almost_twice() {
     let _device = device();
     let pages = |kept| {
         fault("memory", MEMORY, 0).then(|| {
-            let options = cuda::Options { pages: 10_000, kept, ..options(0) };
+            let options = CudaOptions { kv_pages: 10_000, kv_dtype: kept, ..options(0) };
             let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
             CudaRunner::load(&checkpoint, options).unwrap().shape().pages + ROWS_MAX
         })

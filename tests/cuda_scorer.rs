@@ -7,7 +7,9 @@
 use raisonne::bench::{Case, Fill, Lent, Prepared};
 use raisonne::bundle::{Bundle, UserCard};
 use raisonne::domain::{ItemText, UserId};
-use raisonne::nn::cuda::{Bounds, Done, Job, ScoreError, Scorer, Tables};
+use raisonne::nn::cuda::{
+    CudaScorer, CudaScorerError, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate,
+};
 use raisonne::nn::{
     Ablation, CandidateRow, Fused, ItemRef, LEFT_OUT, Misfit, Scores, Shape, Slate, Weights,
 };
@@ -25,8 +27,13 @@ const TOLERANCE: f32 = 1e-5;
 /// The file in which an emulated device counts what is asked of it.
 const CALLS: &str = "EMULATED_CALLS";
 /// Room for whatever these tests do.
-const ROOMY: Bounds =
-    Bounds { slates_max: 16, candidates_max: 300, rows_max: 600, items_max: 600, cards_max: 300 };
+const ROOMY: CudaScorerLimits = CudaScorerLimits {
+    slates_max: 16,
+    candidates_max: 300,
+    rows_max: 600,
+    items_max: 600,
+    cards_max: 300,
+};
 
 /// One test at a time: an emulated device has one thread, and its counts are everybody's.
 static DEVICE: Mutex<()> = Mutex::new(());
@@ -42,21 +49,21 @@ fn full_size() -> Shape {
 /// A network on both machines, and slates that share its tables.
 struct Both {
     fused: Arc<Fused>,
-    scorer: Scorer,
+    scorer: CudaScorer,
     slates: Vec<Prepared>,
 }
 
 impl Both {
-    fn of(case: &Case, bounds: Bounds) -> Self {
+    fn of(case: &Case, bounds: CudaScorerLimits) -> Self {
         let fused = Arc::new(Fused::new(&case.weights, &case.shape).unwrap());
         let slates = case.prepare_all(&fused, 0..case.sizes().0).unwrap();
         let (items, reasons) = (slates[0].items.clone(), slates[0].reasons.clone());
-        let tables = Tables { items, reasons, meetings: [].into() };
-        let scorer = Scorer::load(fused.clone(), tables, bounds, 0).unwrap();
+        let tables = CudaScorerTables { items, reasons, rechead_items: [].into() };
+        let scorer = CudaScorer::load(fused.clone(), tables, bounds, 0).unwrap();
         Self { fused, scorer, slates }
     }
 
-    fn random(shape: &Shape, seed: u64, sizes: (usize, usize), bounds: Bounds) -> Self {
+    fn random(shape: &Shape, seed: u64, sizes: (usize, usize), bounds: CudaScorerLimits) -> Self {
         Self::of(&Case::random(shape, seed, sizes, Fill::Ragged).unwrap(), bounds)
     }
 
@@ -73,15 +80,16 @@ impl Both {
     }
 }
 
-fn on_gpu(scorer: &mut Scorer, slates: &[Slate<'_>]) -> Vec<Scores> {
-    let jobs: Vec<Job<'_>> = slates.iter().map(|&slate| Job { slate, shopper: &[] }).collect();
-    let mut done: Vec<Done> = slates.iter().map(|_| Done::default()).collect();
+fn on_gpu(scorer: &mut CudaScorer, slates: &[Slate<'_>]) -> Vec<Scores> {
+    let jobs: Vec<CudaSlate<'_>> =
+        slates.iter().map(|&slate| CudaSlate { slate, shopper: &[] }).collect();
+    let mut done: Vec<CudaScores> = slates.iter().map(|_| CudaScores::default()).collect();
     scorer.score(&jobs, &mut done).unwrap();
     done.into_iter().map(|done| done.scores).collect()
 }
 
 #[track_caller]
-fn check(fused: &Fused, scorer: &mut Scorer, slates: &[Slate<'_>]) {
+fn check(fused: &Fused, scorer: &mut CudaScorer, slates: &[Slate<'_>]) {
     for (at, (found, slate)) in on_gpu(scorer, slates).iter().zip(slates).enumerate() {
         let mut right = Scores::default();
         fused.score(slate, &mut fused.scratch(), &mut right).unwrap();
@@ -234,7 +242,7 @@ fn what_is_missing_or_left_out_counts_as_on_the_processor() {
 fn rows_that_give_way_come_back() {
     let _device = device();
     // Fewer places than one slate has items, and than all have cards: nearly every batch brings and drops some.
-    let bounds = Bounds { items_max: 60, cards_max: 7, ..ROOMY };
+    let bounds = CudaScorerLimits { items_max: 60, cards_max: 7, ..ROOMY };
     let mut both = Both::random(&full_size(), 5, (12, 15), bounds);
     for _ in 0..2 {
         both.check();
@@ -246,10 +254,16 @@ fn what_is_too_much_for_a_batch_becomes_several() {
     let _device = device();
     let case = Case::random(&full_size(), 6, (7, 23), Fill::Ragged).unwrap();
     let small = |bounds| Both::of(&case, bounds).check();
-    small(Bounds { slates_max: 2, ..ROOMY });
-    small(Bounds { candidates_max: 11, ..ROOMY });
-    small(Bounds { rows_max: 51, ..ROOMY });
-    small(Bounds { slates_max: 1, candidates_max: 1, rows_max: 51, items_max: 51, cards_max: 1 });
+    small(CudaScorerLimits { slates_max: 2, ..ROOMY });
+    small(CudaScorerLimits { candidates_max: 11, ..ROOMY });
+    small(CudaScorerLimits { rows_max: 51, ..ROOMY });
+    small(CudaScorerLimits {
+        slates_max: 1,
+        candidates_max: 1,
+        rows_max: 51,
+        items_max: 51,
+        cards_max: 1,
+    });
 }
 
 #[test]
@@ -284,35 +298,35 @@ fn shoppers_meet_items_in_the_rechead_s_space() {
     let slates = case.prepare_all(&fused, 0..3).unwrap();
     let (width, count) = (40, slates[0].items.len());
     let number = |at: usize| (at as f32 * 0.7).sin();
-    let meetings: Arc<[f32]> = (0..count * width).map(number).collect();
-    let tables = Tables {
+    let rechead_items: Arc<[f32]> = (0..count * width).map(number).collect();
+    let tables = CudaScorerTables {
         items: slates[0].items.clone(),
         reasons: slates[0].reasons.clone(),
-        meetings: meetings.clone(),
+        rechead_items: rechead_items.clone(),
     };
-    let mut scorer = Scorer::load(fused, tables, ROOMY, 0).unwrap();
+    let mut scorer = CudaScorer::load(fused, tables, ROOMY, 0).unwrap();
     let shoppers: Vec<f32> = (0..2 * width).map(|at| number(at + 5)).collect();
     let (one, other) = shoppers.split_at(width);
     let lent = Both::lent(&slates);
-    let jobs: Vec<Job<'_>> = lent
+    let jobs: Vec<CudaSlate<'_>> = lent
         .iter()
         .zip([one, &[], other])
-        .map(|(lent, shopper)| Job { slate: lent.slate(), shopper })
+        .map(|(lent, shopper)| CudaSlate { slate: lent.slate(), shopper })
         .collect();
-    let mut done = [Done::default(), Done::default(), Done::default()];
+    let mut done = [CudaScores::default(), CudaScores::default(), CudaScores::default()];
     scorer.score(&jobs, &mut done).unwrap();
     for (job, done) in jobs.iter().zip(&done) {
         for (candidate, found) in job.slate.candidates.iter().zip(&done.rechead) {
             let item = match candidate.item {
-                ItemRef::Row(row) => &meetings[row as usize * width..][..width],
+                ItemRef::Row(row) => &rechead_items[row as usize * width..][..width],
                 ItemRef::Inline(_) => &[],
             };
             let right: f32 = job.shopper.iter().zip(item).map(|(a, b)| a * b).sum();
             assert!((found - right).abs() < 1e-4, "{found} is not {right}");
         }
     }
-    let short = Job { shopper: &one[1..], ..jobs[0] };
-    assert!(matches!(scorer.score(&[short], &mut done), Err(ScoreError::Shopper)));
+    let short = CudaSlate { shopper: &one[1..], ..jobs[0] };
+    assert!(matches!(scorer.score(&[short], &mut done), Err(CudaScorerError::Shopper)));
 }
 
 #[test]
@@ -322,25 +336,30 @@ fn what_does_not_fit_is_refused() {
     let mut both = Both::of(&case, ROOMY);
     let others = case.prepare(&both.fused, 0).unwrap();
     let other = others.lend();
-    let jobs = [Job { slate: other.slate(), shopper: &[] }];
-    let refused = both.scorer.score(&jobs, &mut [Done::default()]);
-    assert!(matches!(refused, Err(ScoreError::Misfit(Misfit::Tables))));
+    let jobs = [CudaSlate { slate: other.slate(), shopper: &[] }];
+    let refused = both.scorer.score(&jobs, &mut [CudaScores::default()]);
+    assert!(matches!(refused, Err(CudaScorerError::Misfit(Misfit::Tables))));
     let lent = both.slates[0].lend();
     let unknown = CandidateRow { item: ItemRef::Row(80), ..lent.slate().candidates[0].clone() };
     let slate = Slate { candidates: &[unknown], ..lent.slate() };
-    let refused = both.scorer.score(&[Job { slate, shopper: &[] }], &mut [Done::default()]);
-    assert!(matches!(refused, Err(ScoreError::Misfit(Misfit::Item))));
+    let refused =
+        both.scorer.score(&[CudaSlate { slate, shopper: &[] }], &mut [CudaScores::default()]);
+    assert!(matches!(refused, Err(CudaScorerError::Misfit(Misfit::Item))));
     let load = |shape: &Shape, bounds| {
         let case = Case::random(shape, 1, (1, 1), Fill::Full).unwrap();
         let fused = Arc::new(Fused::new(&case.weights, shape).unwrap());
         let slate = case.prepare(&fused, 0).unwrap();
-        let tables = Tables { items: slate.items, reasons: slate.reasons, meetings: [].into() };
-        Scorer::load(fused, tables, bounds, 0).unwrap_err()
+        let tables = CudaScorerTables {
+            items: slate.items,
+            reasons: slate.reasons,
+            rechead_items: [].into(),
+        };
+        CudaScorer::load(fused, tables, bounds, 0).unwrap_err()
     };
     let wide = Shape { attention: [32, 17], ..full_size() };
-    assert!(matches!(load(&wide, ROOMY), ScoreError::Attention(17)));
-    let few = Bounds { rows_max: 50, ..ROOMY };
-    assert!(matches!(load(&full_size(), few), ScoreError::Bounds));
+    assert!(matches!(load(&wide, ROOMY), CudaScorerError::Attention(17)));
+    let few = CudaScorerLimits { rows_max: 50, ..ROOMY };
+    assert!(matches!(load(&full_size(), few), CudaScorerError::Limits));
 }
 
 /// What an emulated device was asked for so far.

@@ -1,7 +1,7 @@
 //! How large must slates be for a GPU to pay?
 
 use super::{Case, Fill, ITEMS, Lent, Prepared, ScorerOptions, median_us};
-use crate::nn::cuda::{Bounds, Done, Job, Scorer, Tables};
+use crate::nn::cuda::{CudaScorer, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate};
 use crate::nn::{Fused, Scores, Shape, Slate};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -54,21 +54,25 @@ fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Bes
     let (slates, candidates) = sizes;
     let prepared = case.prepare_all(&fused, 0..slates)?;
     let first = prepared.first().context("there must be at least one slate")?;
-    let tables =
-        Tables { items: first.items.clone(), reasons: first.reasons.clone(), meetings: [].into() };
+    let tables = CudaScorerTables {
+        items: first.items.clone(),
+        reasons: first.reasons.clone(),
+        rechead_items: [].into(),
+    };
     let all = slates * (candidates + shape.history);
-    let bounds = Bounds {
+    let bounds = CudaScorerLimits {
         slates_max: slates,
         candidates_max: slates * candidates,
         rows_max: all,
         items_max: all,
         cards_max: all,
     };
-    let mut scorer = Scorer::load(fused.clone(), tables, bounds, ordinal)?;
+    let mut scorer = CudaScorer::load(fused.clone(), tables, bounds, ordinal)?;
     let lent: Vec<Lent<'_>> = prepared.iter().map(Prepared::lend).collect();
     let asked: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
-    let jobs: Vec<Job<'_>> = asked.iter().map(|&slate| Job { slate, shopper: &[] }).collect();
-    let mut done: Vec<Done> = jobs.iter().map(|_| Done::default()).collect();
+    let jobs: Vec<CudaSlate<'_>> =
+        asked.iter().map(|&slate| CudaSlate { slate, shopper: &[] }).collect();
+    let mut done: Vec<CudaScores> = jobs.iter().map(|_| CudaScores::default()).collect();
     let gpu_us = median_us(repetitions, || Ok(scorer.score(&jobs, &mut done)?))?;
     let mut scratch = fused.scratch();
     let mut scores: Vec<Scores> = asked.iter().map(|_| Scores::default()).collect();

@@ -3,32 +3,32 @@
 use super::runner::{lay_out, shape_of};
 use super::sampler::{Drawn, SampleError};
 use super::step::{Answers, Runner, RunnerError, Shape, Step, What};
-use crate::nn::cuda::{DeviceError, Found, LoadError, Model, Options, Wanted};
+use crate::nn::cuda::{CudaDecoder, CudaError, CudaOptions, CudaOutput, CudaOutputSpec, LoadError};
 use crate::nn::decoder::Checkpoint;
 use std::time::Duration;
 
 /// A decoder on a GPU, with keys and values in pages there.
 #[derive(Debug)]
 pub struct CudaRunner {
-    model: Model,
+    model: CudaDecoder,
     shape: Shape,
     /// Rows of which something is wanted, and which logits of them, kept from step to step.
     rows: Vec<u32>,
     pairs: Vec<[u32; 2]>,
-    found: Found,
+    found: CudaOutput,
 }
 
 // === impl CudaRunner ===
 
 impl CudaRunner {
     /// Loads a checkpoint.
-    pub fn load(checkpoint: &Checkpoint, options: Options) -> Result<Self, LoadError> {
+    pub fn load(checkpoint: &Checkpoint, options: CudaOptions) -> Result<Self, LoadError> {
         let config = checkpoint.config();
         let context_tokens_max = options.context_tokens_max.min(config.positions_max);
-        let model = Model::load(checkpoint, Options { context_tokens_max, ..options })?;
-        let shape = shape_of(config, model.pages(), options.rows_max, context_tokens_max);
+        let model = CudaDecoder::load(checkpoint, CudaOptions { context_tokens_max, ..options })?;
+        let shape = shape_of(config, model.pages(), options.max_batched_tokens, context_tokens_max);
         let shape = Shape { draws: true, ..shape };
-        let (rows, pairs, found) = (Vec::new(), Vec::new(), Found::default());
+        let (rows, pairs, found) = (Vec::new(), Vec::new(), CudaOutput::default());
         Ok(Self { model, shape, rows, pairs, found })
     }
 
@@ -53,7 +53,7 @@ impl CudaRunner {
 
     /// What it means for the engine that a pass failed. What cuBLAS says of a device that is lost may be anything, so
     /// the device is asked as well.
-    fn failed(&self, error: DeviceError) -> RunnerError {
+    fn failed(&self, error: CudaError) -> RunnerError {
         if error.is_full() {
             return RunnerError::Full(error.into());
         }
@@ -84,18 +84,18 @@ impl Runner for CudaRunner {
         let read = self.want(step);
         out.lay_out(&step.reads, self.shape);
         let hidden = step.reads.iter().filter(|read| read.what == What::Hidden).count();
-        let wanted = Wanted {
+        let wanted = CudaOutputSpec {
             rows: &self.rows,
-            whole: read + step.draws.len(),
-            pairs: &self.pairs,
+            full_logits: read + step.draws.len(),
+            chosen: &self.pairs,
             draws: &step.draws,
             banned: &step.banned,
-            exact: hidden > 0,
+            hidden: hidden > 0,
         };
         let done = self.model.forward(wanted, out.table(read, self.shape), &mut self.found);
         done.map_err(|error| self.failed(error))?;
         out.drawn.extend(self.found.drawn.iter().copied().map(drawn));
-        let (mut logits, mut rows) = (self.found.logits.as_slice(), self.found.rows.as_slice());
+        let (mut logits, mut rows) = (self.found.chosen.as_slice(), self.found.hidden.as_slice());
         rows = rows.get((self.rows.len() - hidden) * self.shape.width..).unwrap_or_default();
         for (index, read) in step.reads.iter().enumerate() {
             let found = match read.what {

@@ -103,21 +103,21 @@ fn gpu(
     options: Options,
     [context_tokens_max, decodes_max]: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
-    use crate::nn::cuda::Format;
+    use crate::nn::cuda::{CudaOptions, CudaWeightDtype};
     let Options { precision, kept, pages, rows_max, .. } = options;
-    let format = match precision {
-        Precision::Float8 => Format::Float8,
-        Precision::Int8 => Format::Int8,
-        Precision::F32 | Precision::Bf16 | Precision::Int4 => Format::Bf16,
+    let weight_dtype = match precision {
+        Precision::Float8 => CudaWeightDtype::Float8,
+        Precision::Int8 => CudaWeightDtype::Int8,
+        Precision::F32 | Precision::Bf16 | Precision::Int4 => CudaWeightDtype::Bf16,
     };
-    let options = crate::nn::cuda::Options {
+    let options = CudaOptions {
         ordinal,
-        pages,
-        rows_max,
+        kv_pages: pages,
+        max_batched_tokens: rows_max,
         context_tokens_max,
         decodes_max,
-        format,
-        kept,
+        weight_dtype,
+        kv_dtype: kept,
     };
     let runner = super::CudaRunner::load(checkpoint, options);
     Ok(Box::new(runner.map_err(|error| RunnerError::Failed(error.into()))?))

@@ -3,10 +3,10 @@
 use super::model::Sheet;
 use super::{Entry, GpuLimits, Model, Scores, Slate};
 use crate::nn::CandidateRow;
-use crate::nn::cuda::{Bounds, Done, Job, Scorer, Tables};
+use crate::nn::cuda::{CudaScorer, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate};
 use std::borrow::Cow;
 
-pub use crate::nn::cuda::ScoreError as GpuError;
+pub use crate::nn::cuda::CudaScorerError as GpuError;
 
 /// Candidates of one batch, and rows that it may bring: more become another batch.
 const CANDIDATES_MAX: usize = 8_192;
@@ -15,25 +15,30 @@ const BROUGHT_MAX: usize = 4_096;
 /// A model's network on a GPU. Memory is used again and again.
 #[derive(Debug)]
 pub struct Gpu {
-    scorer: Scorer,
+    scorer: CudaScorer,
     sheets: Vec<Sheet>,
-    done: Vec<Done>,
+    done: Vec<CudaScores>,
 }
 
 impl Model {
     /// Brings the network to a GPU, with room for so many slates of a batch.
     pub fn on_gpu(&self, limits: GpuLimits, slates_max: usize) -> Result<Gpu, GpuError> {
         let GpuLimits { ordinal, rows_max, .. } = limits;
-        let bounds = Bounds {
+        let bounds = CudaScorerLimits {
             slates_max,
             candidates_max: CANDIDATES_MAX,
             rows_max: BROUGHT_MAX,
             items_max: rows_max,
             cards_max: rows_max,
         };
-        let meetings = self.head.as_ref().map_or_else(|| [].into(), |head| head.items().clone());
-        let tables = Tables { items: self.items.clone(), reasons: self.reasons.clone(), meetings };
-        let scorer = Scorer::load(self.network.clone(), tables, bounds, ordinal)?;
+        let rechead_items =
+            self.head.as_ref().map_or_else(|| [].into(), |head| head.items().clone());
+        let tables = CudaScorerTables {
+            items: self.items.clone(),
+            reasons: self.reasons.clone(),
+            rechead_items,
+        };
+        let scorer = CudaScorer::load(self.network.clone(), tables, bounds, ordinal)?;
         Ok(Gpu { scorer, sheets: Vec::new(), done: Vec::new() })
     }
 
@@ -42,7 +47,7 @@ impl Model {
         let Gpu { scorer, sheets, done } = gpu;
         let room = slates.len().max(sheets.len());
         sheets.resize_with(room, Sheet::default);
-        done.resize_with(room, Done::default);
+        done.resize_with(room, CudaScores::default);
         for (slate, sheet) in slates.iter().zip(&mut *sheets) {
             self.describe(slate, sheet);
         }
@@ -52,7 +57,7 @@ impl Model {
         let shoppers: Vec<Cow<'_, [f32]>> =
             slates.iter().map(|slate| self.shopper_of(slate)).collect();
         let jobs = described().zip(&candidates).zip(&shoppers);
-        let jobs = jobs.map(|(((slate, sheet), candidates), shopper)| Job {
+        let jobs = jobs.map(|(((slate, sheet), candidates), shopper)| CudaSlate {
             slate: self.asked(slate, sheet, candidates),
             shopper,
         });

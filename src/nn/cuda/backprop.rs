@@ -16,13 +16,15 @@ mod load;
 mod work;
 
 use super::blas::{Blas, Matrix, Sizes};
-use super::device::{Address, Argument, DECODER, Device, DeviceError, Kernel, Product, Table};
+use super::device::{Address, Argument, CudaError, DECODER, Device, Kernel, Product, Table};
 use super::load::check;
 use super::model::{ROW_THREADS as THREADS, WARP};
-use super::products::Format;
+use super::products::CudaWeightDtype;
 use super::rows::norm_threads;
 use crate::nn::Aims;
-use crate::nn::decoder::{Adapters, Batch, Config, ConfigError, EMBEDDING, LinearId, Model, NormId};
+use crate::nn::decoder::{
+    Adapters, Batch, Config, ConfigError, EMBEDDING, LinearId, Model, NormId,
+};
 use candle_core::backprop::GradStore;
 use half::bf16;
 use load::{Layer, Loader};
@@ -80,7 +82,7 @@ pub enum BackpropError {
     Config(#[from] ConfigError),
     /// The device refuses.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    Device(#[from] CudaError),
     /// A tensor is not what the model says.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -145,7 +147,7 @@ impl Backprop {
     /// Brings a model onto a GPU, and takes the memory that its largest batch needs.
     pub fn load(model: &Model, options: BackpropOptions) -> Result<Self, BackpropError> {
         let config = model.config.clone();
-        check(&config, Format::Bf16)?;
+        check(&config, CudaWeightDtype::Bf16)?;
         let adapters = model.adapters.as_ref().ok_or(BackpropError::NoAdapters)?;
         if adapters.pair(LinearId::Unembed).is_some() {
             return Err(BackpropError::OnUnembedding);
@@ -258,7 +260,7 @@ impl Backprop {
         Ok(())
     }
 
-    fn embed(&self) -> Result<(), DeviceError> {
+    fn embed(&self) -> Result<(), CudaError> {
         let arguments = [
             Argument::Table(self.work.stream[0].at(0)),
             Argument::Table(self.embedding.at(0)),
@@ -272,7 +274,7 @@ impl Backprop {
     }
 
     /// From the rows after the last layer to the losses, and back to the gradient of those rows.
-    fn head(&self, aims: &Aims<'_>) -> Result<(), DeviceError> {
+    fn head(&self, aims: &Aims<'_>) -> Result<(), CudaError> {
         let (width, vocabulary) = (self.config.width, self.config.vocabulary);
         let table = self.unembedding.as_ref().unwrap_or(&self.embedding).at(0);
         let work = &self.work;
@@ -344,7 +346,7 @@ impl Backprop {
     }
 
     /// Norms some of the rows that something is asked of.
-    fn pick(&self, first: usize, count: usize) -> Result<(), DeviceError> {
+    fn pick(&self, first: usize, count: usize) -> Result<(), CudaError> {
         let Self { config, work, plan, .. } = self;
         let arguments = [
             Argument::Table(work.normed[0].at(0)),
@@ -362,7 +364,7 @@ impl Backprop {
     }
 
     /// The way back of [`Backprop::pick`].
-    fn picked_back(&self, first: usize, count: usize) -> Result<(), DeviceError> {
+    fn picked_back(&self, first: usize, count: usize) -> Result<(), CudaError> {
         let rows = self.work.stream[self.config.layers].at(0);
         let list = self.plan.at(self.plan.wanted + first);
         self.norm_back(rows, Some(list), self.last_norm.at(0), count)
@@ -375,7 +377,7 @@ impl Backprop {
         list: Option<Address>,
         scale: Address,
         count: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let arguments = [
             Argument::Table(self.work.back.at(0)),
             Argument::Table(self.work.normed_back.at(0)),
@@ -398,7 +400,7 @@ impl Backprop {
 // === impl Launches ===
 
 impl Launches {
-    fn find(device: &Device) -> Result<Self, DeviceError> {
+    fn find(device: &Device) -> Result<Self, CudaError> {
         Ok(Self {
             embed: device.kernel("embed")?,
             norm: device.kernel("add_norm")?,

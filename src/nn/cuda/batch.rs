@@ -1,6 +1,6 @@
 //! What a batch of slates brings to a device: numbers that say where things lie, and the rows that don't lie there yet.
 
-use super::scorer::{Bounds, Job, Tables};
+use super::scorer::{CudaScorerLimits, CudaScorerTables, CudaSlate};
 use super::slots::{Place, Slots};
 use crate::nn::fused::Columns;
 use crate::nn::{Fused, ItemRef, Shape};
@@ -14,7 +14,7 @@ const NO_PATTERN: u32 = u32::MAX;
 /// The batch at hand. Its memory is used again and again, and never grows.
 #[derive(Debug)]
 pub(super) struct Batch {
-    bounds: Bounds,
+    bounds: CudaScorerLimits,
     columns: Columns,
     items: Slots,
     cards: Slots,
@@ -76,7 +76,7 @@ enum Source {
 // === impl Source ===
 
 impl Source {
-    fn item<'a>(self, jobs: &[Job<'a>]) -> ItemRef<'a> {
+    fn item<'a>(self, jobs: &[CudaSlate<'a>]) -> ItemRef<'a> {
         match self {
             Self::Event(job, event) => jobs[job].slate.history[event].item,
             Self::Candidate(job, candidate) => jobs[job].slate.candidates[candidate].item,
@@ -87,8 +87,14 @@ impl Source {
 // === impl Batch ===
 
 impl Batch {
-    pub fn new(bounds: Bounds, shape: &Shape, columns: Columns, tables: &Tables) -> Self {
-        let Bounds { slates_max, candidates_max, rows_max, items_max, cards_max } = bounds;
+    pub fn new(
+        bounds: CudaScorerLimits,
+        shape: &Shape,
+        columns: Columns,
+        tables: &CudaScorerTables,
+    ) -> Self {
+        let CudaScorerLimits { slates_max, candidates_max, rows_max, items_max, cards_max } =
+            bounds;
         Self {
             bounds,
             columns,
@@ -104,9 +110,14 @@ impl Batch {
     }
 
     /// Numbers that a batch brings at most.
-    pub fn numbers_max(bounds: Bounds, shape: &Shape, columns: Columns, tables: &Tables) -> usize {
-        let Bounds { slates_max, candidates_max, rows_max, .. } = bounds;
-        let of_slate = 3 + 3 * shape.history + shape.text + tables.meeting();
+    pub fn numbers_max(
+        bounds: CudaScorerLimits,
+        shape: &Shape,
+        columns: Columns,
+        tables: &CudaScorerTables,
+    ) -> usize {
+        let CudaScorerLimits { slates_max, candidates_max, rows_max, .. } = bounds;
+        let of_slate = 3 + 3 * shape.history + shape.text + tables.rechead_width();
         let of_candidate = 3 + shape.features + shape.reasons;
         let of_rows = 2 + item_row(shape, columns, tables) + card_row(shape);
         let tiles_max = slates_max + candidates_max.div_ceil(TILE);
@@ -114,7 +125,7 @@ impl Batch {
     }
 
     /// Takes candidates from here on until nothing more fits, and says where it stopped.
-    pub fn gather(&mut self, jobs: &[Job<'_>], fused: &Fused, from: Cursor) -> Cursor {
+    pub fn gather(&mut self, jobs: &[CudaSlate<'_>], fused: &Fused, from: Cursor) -> Cursor {
         let mut at = from;
         self.items.begin();
         self.cards.begin();
@@ -154,7 +165,7 @@ impl Batch {
         self.cards.forget();
     }
 
-    fn take_events(&mut self, job: &Job<'_>, number: usize) -> bool {
+    fn take_events(&mut self, job: &CudaSlate<'_>, number: usize) -> bool {
         job.slate.history.iter().enumerate().all(|(event, row)| {
             let item = self.take_item(row.item, Source::Event(number, event));
             self.events.extend(item.map(|item| [item, row.age.into(), row.kind.into()]));
@@ -162,7 +173,7 @@ impl Batch {
         })
     }
 
-    fn take_candidate(&mut self, job: &Job<'_>, at: Cursor, fused: &Fused) -> bool {
+    fn take_candidate(&mut self, job: &CudaSlate<'_>, at: Cursor, fused: &Fused) -> bool {
         if self.candidates.len() == self.bounds.candidates_max {
             return false;
         }
@@ -201,8 +212,13 @@ impl Batch {
     }
 
     /// Lays out what the kernels read: one list after the other.
-    pub fn lay_out(&mut self, jobs: &[Job<'_>], fused: &Fused, tables: &Tables) -> Lists {
-        let (shape, meeting) = (fused.shape(), tables.meeting());
+    pub fn lay_out(
+        &mut self,
+        jobs: &[CudaSlate<'_>],
+        fused: &Fused,
+        tables: &CudaScorerTables,
+    ) -> Lists {
+        let (shape, meeting) = (fused.shape(), tables.rechead_width());
         let out = &mut self.numbers;
         out.clear();
         let mut lists = Lists {
@@ -262,7 +278,7 @@ impl Batch {
             fused.write_item(&tables.items, item, self.columns, out);
             let end = out.len() + meeting;
             if let ItemRef::Row(row) = item {
-                out.extend(bits(&tables.meetings[row as usize * meeting..][..meeting]));
+                out.extend(bits(&tables.rechead_items[row as usize * meeting..][..meeting]));
             }
             out.resize(end, 0);
         }
@@ -275,8 +291,8 @@ impl Batch {
 }
 
 /// Numbers of an item's row on the device.
-pub(super) fn item_row(shape: &Shape, columns: Columns, tables: &Tables) -> usize {
-    shape.width + columns.first + shape.head[0] + tables.meeting()
+pub(super) fn item_row(shape: &Shape, columns: Columns, tables: &CudaScorerTables) -> usize {
+    shape.width + columns.first + shape.head[0] + tables.rechead_width()
 }
 
 /// Numbers of a card's row: keys and values.
@@ -286,7 +302,7 @@ pub(super) fn card_row(shape: &Shape) -> usize {
 
 fn candidates<'a>(
     pieces: &[Piece],
-    jobs: &[Job<'a>],
+    jobs: &[CudaSlate<'a>],
 ) -> impl Iterator<Item = &'a crate::nn::CandidateRow<'a>> {
     pieces.iter().flat_map(|piece| &jobs[piece.job].slate.candidates[piece.candidates.clone()])
 }

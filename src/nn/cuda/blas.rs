@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Device, DeviceError, Table};
+use super::device::{Address, CudaError, Device, Table};
 use cudarc::cublaslt::{result as lt, sys as blas};
 use cudarc::driver::CudaStream;
 use std::ffi::{c_int, c_void};
@@ -153,13 +153,13 @@ impl Matrix {
 // === impl Blas ===
 
 impl Blas {
-    pub fn open(device: &Device) -> Result<Self, DeviceError> {
+    pub fn open(device: &Device) -> Result<Self, CudaError> {
         // SAFETY: the library is NVIDIA's, and is looked for by its name.
         if unsafe { !blas::is_culib_present() } {
-            return Err(DeviceError::Library("libcublasLt"));
+            return Err(CudaError::Library("libcublasLt"));
         }
         let (stream, workspace) = (device.stream.clone(), device.zeroed(WORKSPACE)?);
-        let handle = lt::create_handle().map_err(DeviceError::blas("start"))?;
+        let handle = lt::create_handle().map_err(CudaError::blas("start"))?;
         Ok(Self { handle, stream, workspace })
     }
 
@@ -176,7 +176,7 @@ impl Blas {
         sizes: Sizes,
         times: f32,
         old: Option<Address>,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let told = Told::of(out, [left, right], sizes)?;
         let operands =
             Operands { sums: out.at, left: left.at, right: right.at, old: old.unwrap_or(out.at) };
@@ -196,7 +196,7 @@ impl Blas {
         operands: Operands,
         [times, kept]: [f32; 2],
         kernel: *const Algorithm,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let Operands { sums, left, right, old } = operands;
         let [times, kept] = [times, kept].map(|factor| told.sums_are.factor(factor));
         // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because they lie
@@ -221,7 +221,7 @@ impl Blas {
                 self.stream.cu_stream().cast(),
             )
         };
-        done.map_err(DeviceError::blas("multiply"))
+        done.map_err(CudaError::blas("multiply"))
     }
 }
 
@@ -235,7 +235,7 @@ impl Drop for Blas {
 // === impl Told ===
 
 impl Told {
-    pub fn of(out: Matrix, [left, right]: [Matrix; 2], sizes: Sizes) -> Result<Self, DeviceError> {
+    pub fn of(out: Matrix, [left, right]: [Matrix; 2], sizes: Sizes) -> Result<Self, CudaError> {
         use blas::cublasLtMatmulDescAttributes_t as Attribute;
         let Sizes { rows, columns, inner, count } = sizes;
         let told = || -> Result<Self, lt::CublasError> {
@@ -266,7 +266,7 @@ impl Told {
             told.sums = layout(out, [rows, columns])?;
             Ok(told)
         };
-        told().map_err(DeviceError::blas("hear of a product"))
+        told().map_err(CudaError::blas("hear of a product"))
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Graph {
 
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
+pub enum CudaError {
     /// A library of CUDA is not on this machine.
     #[error("{0} is not on this machine: a GPU needs NVIDIA's driver and cuBLAS 13")]
     Library(&'static str),
@@ -80,9 +80,9 @@ pub enum DeviceError {
     },
 }
 
-// === impl DeviceError ===
+// === impl CudaError ===
 
-impl DeviceError {
+impl CudaError {
     /// Whether there was too little memory, so that less of the same may go well.
     pub fn is_full(&self) -> bool {
         match self {
@@ -135,24 +135,24 @@ impl DeviceError {
 
 impl Device {
     /// Opens a GPU by its number, for these kernels.
-    pub(super) fn open(ordinal: usize, kernels: &[u8]) -> Result<Self, DeviceError> {
+    pub(super) fn open(ordinal: usize, kernels: &[u8]) -> Result<Self, CudaError> {
         // SAFETY: the library is NVIDIA's, and is looked for by its name.
         if unsafe { !driver::sys::is_culib_present() } {
-            return Err(DeviceError::Library("libcuda"));
+            return Err(CudaError::Library("libcuda"));
         }
-        let context = CudaContext::new(ordinal).map_err(DeviceError::driver("open the device"))?;
+        let context = CudaContext::new(ordinal).map_err(CudaError::driver("open the device"))?;
         // SAFETY: everything is done on one stream, in order, so nothing needs events to wait for.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(DeviceError::driver("start a stream"))?;
+        let stream = context.new_stream().map_err(CudaError::driver("start a stream"))?;
         let module = context.load_module(Ptx::from_binary(kernels.to_vec()));
-        let module = module.map_err(DeviceError::driver("load the kernels"))?;
+        let module = module.map_err(CudaError::driver("load the kernels"))?;
         Ok(Self { stream, module })
     }
 
     /// A kernel by its name.
-    pub(super) fn kernel(&self, name: &str) -> Result<Kernel, DeviceError> {
+    pub(super) fn kernel(&self, name: &str) -> Result<Kernel, CudaError> {
         let function = self.module.load_function(name);
-        let function = function.map_err(DeviceError::driver("find a kernel"))?;
+        let function = function.map_err(CudaError::driver("find a kernel"))?;
         Ok(Kernel { function, shared: 0 })
     }
 
@@ -161,7 +161,7 @@ impl Device {
         &self,
         name: &str,
         numbers: usize,
-    ) -> Result<Kernel, DeviceError> {
+    ) -> Result<Kernel, CudaError> {
         use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let shared = (numbers * size_of::<f32>()) as u32;
         let kernel = Kernel { shared, ..self.kernel(name)? };
@@ -169,7 +169,7 @@ impl Device {
         let asked = kernel
             .function
             .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared as i32);
-        asked.map_err(DeviceError::driver("let a block share as much memory"))?;
+        asked.map_err(CudaError::driver("let a block share as much memory"))?;
         Ok(kernel)
     }
 
@@ -177,7 +177,7 @@ impl Device {
     pub(super) fn zeroed<T: DeviceRepr + driver::ValidAsZeroBits>(
         &self,
         count: usize,
-    ) -> Result<Table<T>, DeviceError> {
+    ) -> Result<Table<T>, CudaError> {
         Table::zeroed(&self.stream, count)
     }
 
@@ -187,10 +187,10 @@ impl Device {
         table: &mut Table<T>,
         from: usize,
         values: &[T],
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let mut place = table.memory.slice_mut(from..from + values.len());
         let written = self.stream.memcpy_htod(values, &mut place);
-        written.map_err(DeviceError::driver("copy to the device"))
+        written.map_err(CudaError::driver("copy to the device"))
     }
 
     /// Writes numbers of a file, as they lie there, into a table from a place on. They are read where they are, and
@@ -200,47 +200,47 @@ impl Device {
         table: &mut Table<T>,
         from: usize,
         bytes: &[u8],
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let count = bytes.len() / size_of::<T>();
         let mut place = table.memory.slice_mut(from..from + count);
         // SAFETY: the place holds as many bytes as are written, and any bits are numbers to a device.
         let place = unsafe { place.transmute_mut::<u8>(count * size_of::<T>()) };
         let mut place = place.expect("a place holds its own bytes");
         let written = self.stream.memcpy_htod(bytes, &mut place);
-        written.map_err(DeviceError::driver("copy to the device"))
+        written.map_err(CudaError::driver("copy to the device"))
     }
 
     /// Makes all numbers of a table zero.
     pub(super) fn clear<T: DeviceRepr + driver::ValidAsZeroBits>(
         &self,
         table: &mut Table<T>,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let cleared = self.stream.memset_zeros(&mut table.memory);
-        cleared.map_err(DeviceError::driver("clear memory"))
+        cleared.map_err(CudaError::driver("clear memory"))
     }
 
     /// Bytes of memory that nobody has taken.
-    pub(super) fn free(&self) -> Result<usize, DeviceError> {
+    pub(super) fn free(&self) -> Result<usize, CudaError> {
         let info = self.stream.context().mem_get_info();
-        Ok(info.map_err(DeviceError::driver("count its memory"))?.0)
+        Ok(info.map_err(CudaError::driver("count its memory"))?.0)
     }
 
     /// Captures what is launched, in place of doing it. Nothing else may be asked of the device meanwhile.
     pub(super) fn capture(
         &self,
-        launches: impl FnOnce() -> Result<(), DeviceError>,
-    ) -> Result<Graph, DeviceError> {
+        launches: impl FnOnce() -> Result<(), CudaError>,
+    ) -> Result<Graph, CudaError> {
         // Other threads may serve another model on this device while this one is captured.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream.begin_capture(mode).map_err(DeviceError::driver("begin to capture"))?;
+        self.stream.begin_capture(mode).map_err(CudaError::driver("begin to capture"))?;
         let launched = launches();
         // What was begun is ended, whatever came of it.
         let ended = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
         launched?;
-        let graph = ended.map_err(DeviceError::driver("instantiate a graph"))?;
+        let graph = ended.map_err(CudaError::driver("instantiate a graph"))?;
         let nothing = DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-        let graph = graph.ok_or(nothing).map_err(DeviceError::driver("capture launches"))?;
-        graph.upload().map_err(DeviceError::driver("upload a graph"))?;
+        let graph = graph.ok_or(nothing).map_err(CudaError::driver("capture launches"))?;
+        graph.upload().map_err(CudaError::driver("upload a graph"))?;
         Ok(Graph { graph })
     }
 
@@ -249,15 +249,15 @@ impl Device {
         &self,
         table: &Table<T>,
         values: &mut [T],
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let place = table.memory.slice(..values.len());
         let read = self.stream.memcpy_dtoh(&place, values);
-        read.map_err(DeviceError::driver("copy from the device"))
+        read.map_err(CudaError::driver("copy from the device"))
     }
 
     /// Waits until all that was launched is done.
-    pub(super) fn wait(&self) -> Result<(), DeviceError> {
-        self.stream.synchronize().map_err(DeviceError::driver("come to an end"))
+    pub(super) fn wait(&self) -> Result<(), CudaError> {
+        self.stream.synchronize().map_err(CudaError::driver("come to an end"))
     }
 
     /// Launches a kernel with these arguments. It may be brought onto the device while the one before is still at
@@ -273,7 +273,7 @@ impl Device {
         grid: [usize; 3],
         threads: u32,
         arguments: &[Argument],
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let [x, y, z] = grid.map(|blocks| blocks as u32);
         if x * y * z == 0 {
             return Ok(());
@@ -304,7 +304,7 @@ impl Device {
         let launched = unsafe {
             sys::cuLaunchKernelEx(&raw const config, function, places.as_mut_ptr(), ptr::null_mut())
         };
-        launched.result().map_err(DeviceError::driver("launch a kernel"))
+        launched.result().map_err(CudaError::driver("launch a kernel"))
     }
 }
 
@@ -312,8 +312,8 @@ impl Device {
 
 impl Graph {
     /// Launches again what was captured, on the stream of its device.
-    pub fn replay(&self) -> Result<(), DeviceError> {
-        self.graph.launch().map_err(DeviceError::driver("launch a graph"))
+    pub fn replay(&self) -> Result<(), CudaError> {
+        self.graph.launch().map_err(CudaError::driver("launch a graph"))
     }
 }
 
@@ -411,13 +411,13 @@ pub(super) struct Sizes {
 // === impl Table ===
 
 impl<T: DeviceRepr> Table<T> {
-    fn zeroed(stream: &Arc<CudaStream>, count: usize) -> Result<Self, DeviceError>
+    fn zeroed(stream: &Arc<CudaStream>, count: usize) -> Result<Self, CudaError>
     where
         T: driver::ValidAsZeroBits,
     {
         // The driver gives no memory of no bytes.
         let memory = stream.alloc_zeros(count.max(1));
-        Ok(Self { memory: memory.map_err(DeviceError::driver("take memory"))? })
+        Ok(Self { memory: memory.map_err(CudaError::driver("take memory"))? })
     }
 }
 

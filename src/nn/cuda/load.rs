@@ -2,10 +2,12 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Argument, Device, DeviceError, Kernel, Table};
-use super::products::Format;
+use super::device::{Argument, CudaError, Device, Kernel, Table};
+use super::products::CudaWeightDtype;
 use super::rows::wide_threads;
-use crate::nn::decoder::{self, Checkpoint, CheckpointError, Config, ConfigError, LinearId, NormId};
+use crate::nn::decoder::{
+    self, Checkpoint, CheckpointError, Config, ConfigError, LinearId, NormId,
+};
 use half::bf16;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -55,7 +57,7 @@ pub enum LoadError {
     Config(#[from] ConfigError),
     /// The device refuses.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    Device(#[from] CudaError),
 }
 
 /// Brings weights onto the device.
@@ -63,7 +65,7 @@ pub(super) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a Config,
     device: &'a Device,
-    format: Format,
+    format: CudaWeightDtype,
     quantize: Kernel,
     progress: Progress,
 }
@@ -78,11 +80,11 @@ struct Progress {
 }
 
 /// Refuses what there are no kernels for.
-pub(super) fn check(config: &Config, format: Format) -> Result<(), ConfigError> {
+pub(super) fn check(config: &Config, format: CudaWeightDtype) -> Result<(), ConfigError> {
     let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
     let (among, supported) = match format {
-        Format::Bf16 => (4, "multiples of 4 on a GPU"),
-        Format::Float8 | Format::Int8 => {
+        CudaWeightDtype::Bf16 => (4, "multiples of 4 on a GPU"),
+        CudaWeightDtype::Float8 | CudaWeightDtype::Int8 => {
             (16, "multiples of 16 on a GPU, where weights have 8 bits")
         }
     };
@@ -146,8 +148,8 @@ impl<'a> Loader<'a> {
         checkpoint: &'a Checkpoint,
         config: &'a Config,
         device: &'a Device,
-        format: Format,
-    ) -> Result<Self, DeviceError> {
+        format: CudaWeightDtype,
+    ) -> Result<Self, CudaError> {
         let progress = Progress::new(checkpoint.parameters(), Instant::now());
         let quantize = device.kernel("quantize")?;
         Ok(Self { checkpoint, config, device, format, quantize, progress })
@@ -184,7 +186,7 @@ impl<'a> Loader<'a> {
     fn weights(&self, of: &[LinearId]) -> Result<Weights, LoadError> {
         let halves = self.table(&of.iter().map(|linear| linear.name()).collect::<Vec<_>>())?;
         let bias = self.biases(of)?;
-        if self.format == Format::Bf16 {
+        if self.format == CudaWeightDtype::Bf16 {
             return Ok(Weights { numbers: halves.into_bytes(), scales: None, bias });
         }
         let (_, width) = of[0].dims(self.config);

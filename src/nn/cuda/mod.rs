@@ -22,9 +22,11 @@ mod scorer;
 mod slots;
 
 pub use backprop::{Backprop, BackpropError, BackpropOptions};
-pub use device::DeviceError;
+pub use device::CudaError;
 pub use load::LoadError;
-pub use model::{Model, Options};
-pub use products::Format;
-pub use rows::{Found, Wanted};
-pub use scorer::{Bounds, Done, Job, ScoreError, Scorer, Tables};
+pub use model::{CudaDecoder, CudaOptions};
+pub use products::CudaWeightDtype;
+pub use rows::{CudaOutput, CudaOutputSpec};
+pub use scorer::{
+    CudaScorer, CudaScorerError, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate,
+};

@@ -3,14 +3,15 @@
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
 use super::device::{
-    Address, Argument, DECODER, Device, DeviceError, Graph, Heads, Kernel, Product, Table,
+    Address, Argument, CudaError, DECODER, Device, Graph, Heads, Kernel, Product, Table,
 };
 use super::graphs::{self, Graphs};
 use super::load::{Layer, LoadError, Loader, Weights, check};
 use super::pass::OnePass;
-use super::products::{Format, Operands, Products, Shape};
+use super::products::{CudaWeightDtype, Operands, Products, Shape};
 use super::rows::{
-    DRAW_NUMBERS, FRAGMENT_ROWS, Found, PAGES_A_PART, Plan, Room, Rows, Wanted, norm_threads,
+    CudaOutput, CudaOutputSpec, DRAW_NUMBERS, FRAGMENT_ROWS, PAGES_A_PART, Plan, Room, Rows,
+    norm_threads,
 };
 use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, LinearId, NormId};
 use crate::nn::packed::{Group, Kept, PAGE_TOKENS, Pass, Seen, Slot};
@@ -31,26 +32,26 @@ const RESERVE: usize = 512 << 20;
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct CudaOptions {
     /// The number of the GPU.
     pub ordinal: usize,
     /// Pages of keys and values; fewer, if the GPU has no room for so many.
-    pub pages: usize,
+    pub kv_pages: usize,
     /// Rows of a pass.
-    pub rows_max: usize,
+    pub max_batched_tokens: usize,
     /// Tokens of a text.
     pub context_tokens_max: usize,
     /// Texts that go on at once, at most: passes over a token of each are captured. With 0, none are.
     pub decodes_max: usize,
     /// What the layers' weights are brought into.
-    pub format: Format,
+    pub weight_dtype: CudaWeightDtype,
     /// How keys and values are kept.
-    pub kept: Kept,
+    pub kv_dtype: Kept,
 }
 
 /// A decoder that serves on a GPU.
 #[derive(Debug)]
-pub struct Model {
+pub struct CudaDecoder {
     pub(super) config: Arc<Config>,
     pub(super) device: Device,
     pub(super) products: Products,
@@ -72,7 +73,7 @@ pub struct Model {
     graphs: Graphs,
     /// How long the last pass took until all of it was asked of the device.
     asked_in: Duration,
-    /// The pass to fill before [`Model::forward`].
+    /// The pass to fill before [`CudaDecoder::forward`].
     pub pass: Pass,
 }
 
@@ -101,13 +102,13 @@ pub(super) struct Launches {
     draw: Kernel,
 }
 
-// === impl Model ===
+// === impl CudaDecoder ===
 
-impl Model {
+impl CudaDecoder {
     /// Loads a checkpoint.
-    pub fn load(checkpoint: &Checkpoint, options: Options) -> Result<Self, LoadError> {
+    pub fn load(checkpoint: &Checkpoint, options: CudaOptions) -> Result<Self, LoadError> {
         let config = Arc::new(checkpoint.config().clone());
-        let format = options.format;
+        let format = options.weight_dtype;
         check(&config, format)?;
         let device = Device::open(options.ordinal, DECODER)?;
         let products = Products::open(&device)?;
@@ -121,7 +122,7 @@ impl Model {
         let of_turns = turns(&config, options.context_tokens_max);
         let mut turns = device.zeroed(of_turns.len())?;
         device.write(&mut turns, 0, &of_turns)?;
-        let launches = Launches::find(&device, &config, options.kept)?;
+        let launches = Launches::find(&device, &config, options.kv_dtype)?;
         let room = Room::of(&config, options);
         let rows = Rows::new(&device, &config, &room, format)?;
         let plan = Plan::new(&device, &room)?;
@@ -158,20 +159,20 @@ impl Model {
 
     /// Runs all kernels once, those of a text that goes on and those of as long a text as there can be, so that
     /// whatever the libraries put off until something is first needed is done before anybody waits for it.
-    fn warm(&mut self) -> Result<(), DeviceError> {
+    fn warm(&mut self) -> Result<(), CudaError> {
         let draw = [Draw { temperature: 0.0, chance: 0.0, banned: 0..0 }];
-        let wanted = Wanted {
+        let wanted = CudaOutputSpec {
             rows: &[0],
-            whole: 1,
-            pairs: &[[0, 0]],
+            full_logits: 1,
+            chosen: &[[0, 0]],
             draws: &draw,
-            exact: true,
-            ..Wanted::default()
+            hidden: true,
+            ..CudaOutputSpec::default()
         };
         self.fill_bucket(wanted, 1);
         self.plan.upload(&self.device)?;
         self.compute()?;
-        self.answer(wanted, &mut [], &mut Found::default())?;
+        self.answer(wanted, &mut [], &mut CudaOutput::default())?;
 
         let rows = self.room.rows.min(self.turns.len() / self.config.head_dim);
         let scratch = self.pages;
@@ -188,7 +189,7 @@ impl Model {
         pass.slots.extend((0..rows).map(|row| slot(row / PAGE_TOKENS, row % PAGE_TOKENS)));
         pass.seen.extend(seen);
         pass.groups.push(Group { rows: 0..rows, pages: 0..pages, past: 0 });
-        self.plan.fill(&self.pass, Wanted::default(), &self.room);
+        self.plan.fill(&self.pass, CudaOutputSpec::default(), &self.room);
         self.pass = Pass::default();
         self.plan.upload(&self.device)?;
         self.compute()?;
@@ -197,7 +198,7 @@ impl Model {
 
     /// Captures passes over a token of each of up to so many texts. What can't be captured will be launched one by
     /// one, unless the device is lost.
-    fn capture(&mut self, decodes_max: usize) -> Result<(), DeviceError> {
+    fn capture(&mut self, decodes_max: usize) -> Result<(), CudaError> {
         for rows in graphs::buckets(decodes_max, self.room.rows) {
             match self.capture_bucket(rows) {
                 Ok(graph) => self.graphs.add(rows, graph),
@@ -216,8 +217,8 @@ impl Model {
         Ok(())
     }
 
-    fn capture_bucket(&mut self, rows: usize) -> Result<Graph, DeviceError> {
-        self.fill_bucket(Wanted::default(), rows);
+    fn capture_bucket(&mut self, rows: usize) -> Result<Graph, CudaError> {
+        self.fill_bucket(CudaOutputSpec::default(), rows);
         self.plan.upload(&self.device)?;
         // What a product of so many rows needs is loaded before, because nothing can be while it is captured.
         self.compute()?;
@@ -226,7 +227,7 @@ impl Model {
     }
 
     /// Plans the pass as one of so many texts, of which those that it lacks are made up.
-    fn fill_bucket(&mut self, wanted: Wanted<'_>, rows: usize) {
+    fn fill_bucket(&mut self, wanted: CudaOutputSpec<'_>, rows: usize) {
         let Self { plan, pass, pages, room, .. } = self;
         plan.fill_bucket(pass, wanted, rows, *pages as u32, room);
     }
@@ -240,18 +241,18 @@ impl Model {
     /// one row after the other.
     pub fn forward(
         &mut self,
-        wanted: Wanted<'_>,
+        wanted: CudaOutputSpec<'_>,
         whole: &mut [f32],
-        found: &mut Found,
-    ) -> Result<(), DeviceError> {
+        found: &mut CudaOutput,
+    ) -> Result<(), CudaError> {
         let begun = Instant::now();
         let Self { device, plan, graphs, pass, pages, room, .. } = self;
         for (what, wanted, room) in [
-            ("logits of chosen tokens", wanted.pairs.len(), room.pairs),
+            ("logits of chosen tokens", wanted.chosen.len(), room.pairs),
             ("tokens that aren't allowed", wanted.banned.len(), room.banned),
         ] {
             if wanted > room {
-                return Err(DeviceError::Room { what, wanted, room });
+                return Err(CudaError::Room { what, wanted, room });
             }
         }
         let rows = pass.tokens.len();
@@ -276,12 +277,12 @@ impl Model {
     }
 
     /// Waits until the device has done all that was asked of it, and says whether it still does.
-    pub fn wait(&self) -> Result<(), DeviceError> {
+    pub fn wait(&self) -> Result<(), CudaError> {
         self.device.wait()
     }
 
     /// Launches what was planned.
-    fn compute(&self) -> Result<(), DeviceError> {
+    fn compute(&self) -> Result<(), CudaError> {
         let mut pass = OnePass::of(self);
         decoder::forward(&self.config, &mut pass)?;
         let pending = pass.pending;
@@ -289,7 +290,7 @@ impl Model {
     }
 
     /// Norms the rows that something is wanted of.
-    fn pick(&self, pending: Product) -> Result<(), DeviceError> {
+    fn pick(&self, pending: Product) -> Result<(), CudaError> {
         let Self { config, device, launches, rows, plan, last_norm, .. } = self;
         let arguments = [
             Argument::Table(rows.picked.at(0)),
@@ -308,19 +309,19 @@ impl Model {
 
     fn answer(
         &mut self,
-        wanted: Wanted<'_>,
+        wanted: CudaOutputSpec<'_>,
         whole: &mut [f32],
-        found: &mut Found,
-    ) -> Result<(), DeviceError> {
+        found: &mut CudaOutput,
+    ) -> Result<(), CudaError> {
         let Self { config, device, products, launches, rows, plan, room, shapes, .. } = self;
         let Self { embedding, unembedding, .. } = self;
         let table = unembedding.as_ref().unwrap_or(embedding).at(0);
-        found.logits.resize(wanted.pairs.len(), 0.0);
-        let pairs = wanted.pairs.len();
+        found.chosen.resize(wanted.chosen.len(), 0.0);
+        let pairs = wanted.chosen.len();
         // Rows whose logits are read come before those of which a token is drawn.
-        let read = wanted.whole - wanted.draws.len();
-        for row in (0..wanted.whole).step_by(room.whole) {
-            let count = room.whole.min(wanted.whole - row);
+        let read = wanted.full_logits - wanted.draws.len();
+        for row in (0..wanted.full_logits).step_by(room.whole) {
+            let count = room.whole.min(wanted.full_logits - row);
             let (sums, inputs) = (rows.logits.at(0), rows.picked.at(row * config.width));
             let operands = Operands { sums, inputs, weights: table };
             // SAFETY: the picked rows that want all logits come first, and there is room for so many's logits.
@@ -360,12 +361,12 @@ impl Model {
             let blocks = (pairs * WARP as usize).div_ceil(ROW_THREADS as usize);
             // SAFETY: the arguments of `columns`; there is room for a logit of each pair.
             unsafe { device.launch(&launches.columns, [blocks, 1, 1], ROW_THREADS, &arguments)? };
-            device.read(&rows.logits, &mut found.logits)?;
+            device.read(&rows.logits, &mut found.chosen)?;
         }
-        found.rows.clear();
-        if wanted.exact {
-            found.rows.resize(wanted.rows.len() * config.width, 0.0);
-            device.read(&rows.exact, &mut found.rows)?;
+        found.hidden.clear();
+        if wanted.hidden {
+            found.hidden.resize(wanted.rows.len() * config.width, 0.0);
+            device.read(&rows.exact, &mut found.hidden)?;
         }
         device.wait()
     }
@@ -403,9 +404,9 @@ pub(super) fn turns(config: &Config, positions: usize) -> Vec<f32> {
 fn pages(
     device: &Device,
     config: &Config,
-    options: Options,
-) -> Result<(usize, [Table<u8>; 2]), DeviceError> {
-    let Options { pages: wanted, rows_max: scratch, kept, .. } = options;
+    options: CudaOptions,
+) -> Result<(usize, [Table<u8>; 2]), CudaError> {
+    let CudaOptions { kv_pages: wanted, max_batched_tokens: scratch, kv_dtype: kept, .. } = options;
     let page = config.layers * config.kv_heads * kept.head_bytes(config);
     let room = device.free()?.saturating_sub(RESERVE) / (2 * page);
     let mut pages = wanted.min(room.saturating_sub(scratch)).max(1);
@@ -428,7 +429,7 @@ fn pages(
 // === impl Shapes ===
 
 impl Shapes {
-    fn of(config: &Config, format: Format) -> Self {
+    fn of(config: &Config, format: CudaWeightDtype) -> Self {
         let heads = config.heads * config.head_dim;
         let all = heads + 2 * config.kv_heads * config.head_dim;
         Self {
@@ -436,7 +437,7 @@ impl Shapes {
             output: Shape::new([config.width, heads], format),
             gates_ups: Shape::new([2 * config.mlp_width, config.width], format),
             down: Shape::new([config.width, config.mlp_width], format),
-            unembedding: Shape::new([config.vocabulary, config.width], Format::Bf16),
+            unembedding: Shape::new([config.vocabulary, config.width], CudaWeightDtype::Bf16),
         }
     }
 
@@ -448,7 +449,7 @@ impl Shapes {
         layers: &[Layer],
         unembedding: Address,
         room: &Room,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let some = |of: fn(&Layer) -> &Weights| -> Vec<Address> {
             layers.iter().take(TRIED_LAYERS).map(|layer| of(layer).numbers.at(0)).collect()
         };
@@ -474,7 +475,7 @@ fn shared_bytes(config: &Config, kept: Kept) -> usize {
 // === impl Launches ===
 
 impl Launches {
-    fn find(device: &Device, config: &Config, kept: Kept) -> Result<Self, DeviceError> {
+    fn find(device: &Device, config: &Config, kept: Kept) -> Result<Self, CudaError> {
         let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
         let bytes = shared_bytes(config, kept);
         let kept = if kept == Kept::Float8 { "_float8" } else { "" };

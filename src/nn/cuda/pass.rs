@@ -5,10 +5,10 @@
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Argument, DeviceError, Product, Table};
+use super::device::{Address, Argument, CudaError, Product, Table};
 use super::load::Weights;
-use super::model::{Model, ROW_THREADS, WARP};
-use super::products::{Format, Operands, Shape};
+use super::model::{CudaDecoder, ROW_THREADS, WARP};
+use super::products::{CudaWeightDtype, Operands, Shape};
 use super::rows::{ACTIVATED, ATTENDED, NORMED, TILE_WARPS, norm_threads, wide_threads};
 use crate::nn::decoder::{Kernels, LinearId, NormId};
 use std::mem;
@@ -33,7 +33,7 @@ pub(super) enum At {
 
 /// The pass at hand: the wiring says what comes next, and what can be done together waits for the rest.
 pub(super) struct OnePass<'a> {
-    pub of: &'a Model,
+    pub of: &'a CudaDecoder,
     /// What has to be added to the stream, if anything has; and what heads, gates and what is gated are made of.
     pub pending: Product,
     pub heads: Product,
@@ -55,14 +55,14 @@ struct Multiplied<'a> {
 // === impl OnePass ===
 
 impl<'a> OnePass<'a> {
-    pub fn of(model: &'a Model) -> Self {
+    pub fn of(model: &'a CudaDecoder) -> Self {
         let nothing = Product::default();
         Self { of: model, pending: nothing, heads: nothing, gates_ups: nothing }
     }
 
     /// Adds what is pending, and norms.
-    fn add_norm(&mut self, scale: Address) -> Result<(), DeviceError> {
-        let Model { config, device, launches, rows, plan, .. } = self.of;
+    fn add_norm(&mut self, scale: Address) -> Result<(), CudaError> {
+        let CudaDecoder { config, device, launches, rows, plan, .. } = self.of;
         let arguments = [
             Argument::Table(rows.normed.at(0)),
             Argument::Table(rows.scales(NORMED)),
@@ -78,9 +78,9 @@ impl<'a> OnePass<'a> {
         unsafe { device.launch(&launches.add_norm, [plan.rows, 1, 1], threads, &arguments) }
     }
 
-    fn place_heads(&mut self, layer: usize) -> Result<(), DeviceError> {
+    fn place_heads(&mut self, layer: usize) -> Result<(), CudaError> {
         let model = self.of;
-        let Model { config, device, launches, rows, plan, .. } = model;
+        let CudaDecoder { config, device, launches, rows, plan, .. } = model;
         let norms = model.layers[layer].head_norms.as_ref();
         let norm = |which: usize| Argument::Table(Table::address(norms.map(|norms| &norms[which])));
         let arguments = [
@@ -106,9 +106,9 @@ impl<'a> OnePass<'a> {
 
     /// Rows that are alone see part by part what they see, as many of them at a time as there is room for the parts of;
     /// others see it together with their neighbours.
-    fn attend_pages(&mut self, layer: usize) -> Result<(), DeviceError> {
+    fn attend_pages(&mut self, layer: usize) -> Result<(), CudaError> {
         let model = self.of;
-        let Model { config, device, launches, rows, plan, room, .. } = model;
+        let CudaDecoder { config, device, launches, rows, plan, room, .. } = model;
         let width = config.heads * config.head_dim;
         let scale = Argument::Number((config.head_dim as f32).sqrt().recip());
         let window = Argument::Count(config.windows[layer].unwrap_or(0) as u32);
@@ -164,8 +164,8 @@ impl<'a> OnePass<'a> {
     }
 
     /// Brings what was attended to into 8 bits, where weights have those.
-    fn shorten_attended(&self) -> Result<(), DeviceError> {
-        let Model { config, device, launches, rows, plan, .. } = self.of;
+    fn shorten_attended(&self) -> Result<(), CudaError> {
+        let CudaDecoder { config, device, launches, rows, plan, .. } = self.of;
         let Some(bytes) = &rows.attended_bytes else { return Ok(()) };
         let width = config.heads * config.head_dim;
         let arguments = [
@@ -182,9 +182,9 @@ impl<'a> OnePass<'a> {
     }
 
     /// Multiplies all rows, and leaves scales and bias to whoever reads what comes of it.
-    fn multiply(&mut self, multiplied: Multiplied<'_>) -> Result<(), DeviceError> {
+    fn multiply(&mut self, multiplied: Multiplied<'_>) -> Result<(), CudaError> {
         let Multiplied { out, sums, inputs, row_scales, weights, shape } = multiplied;
-        let Model { device, products, plan, .. } = self.of;
+        let CudaDecoder { device, products, plan, .. } = self.of;
         let operands = Operands { sums, inputs, weights: weights.numbers.at(0) };
         // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
         unsafe { products.multiply(device, shape, operands, plan.rows)? };
@@ -193,7 +193,7 @@ impl<'a> OnePass<'a> {
             bias: Table::address(weights.bias.as_ref()),
             row_scales,
             column_scales: Table::address(weights.scales.as_ref()),
-            integers: shape.format == Format::Int8,
+            integers: shape.format == CudaWeightDtype::Int8,
         };
         match out {
             At::Delta => self.pending = product,
@@ -206,10 +206,10 @@ impl<'a> OnePass<'a> {
 
 impl Kernels for OnePass<'_> {
     type Rows = At;
-    type Error = DeviceError;
+    type Error = CudaError;
 
-    fn embed(&mut self) -> Result<At, DeviceError> {
-        let Model { config, device, launches, rows, plan, embedding, .. } = self.of;
+    fn embed(&mut self) -> Result<At, CudaError> {
+        let CudaDecoder { config, device, launches, rows, plan, embedding, .. } = self.of;
         let arguments = [
             Argument::Table(rows.stream.at(0)),
             Argument::Table(embedding.at(0)),
@@ -221,18 +221,20 @@ impl Kernels for OnePass<'_> {
         Ok(At::Stream)
     }
 
-    fn norm(&mut self, _rows: &At, norm: NormId) -> Result<At, DeviceError> {
+    fn norm(&mut self, _rows: &At, norm: NormId) -> Result<At, CudaError> {
         let scale = match norm {
             NormId::Attention(layer) => self.of.layers[layer].attention_norm.at(0),
             NormId::Mlp(layer) => self.of.layers[layer].mlp_norm.at(0),
-            NormId::Query(_) | NormId::Key(_) | NormId::Last => unreachable!("those are normed in place"),
+            NormId::Query(_) | NormId::Key(_) | NormId::Last => {
+                unreachable!("those are normed in place")
+            }
         };
         self.add_norm(scale)?;
         Ok(At::Normed)
     }
 
     /// Heads are normed where they are turned, and the last norm is that of the rows that are wanted.
-    fn norm_in_place(&mut self, rows: At, _norm: NormId) -> Result<At, DeviceError> {
+    fn norm_in_place(&mut self, rows: At, _norm: NormId) -> Result<At, CudaError> {
         Ok(rows)
     }
 
@@ -240,8 +242,9 @@ impl Kernels for OnePass<'_> {
         &mut self,
         rows: At,
         layers: [LinearId; N],
-    ) -> Result<[At; N], DeviceError> {
-        let Model { rows: room, layers: weights, shapes, device, products, plan, .. } = self.of;
+    ) -> Result<[At; N], CudaError> {
+        let CudaDecoder { rows: room, layers: weights, shapes, device, products, plan, .. } =
+            self.of;
         let attended =
             room.attended_bytes.as_ref().map_or(room.attended.at(0), |bytes| bytes.at(0));
         let multiplied = match layers[0] {
@@ -300,22 +303,22 @@ impl Kernels for OnePass<'_> {
     }
 
     /// They are turned where they are placed.
-    fn rotate(&mut self, rows: At) -> Result<At, DeviceError> {
+    fn rotate(&mut self, rows: At) -> Result<At, CudaError> {
         Ok(rows)
     }
 
-    fn attend(&mut self, layer: usize, _queries_keys_values: [At; 3]) -> Result<At, DeviceError> {
+    fn attend(&mut self, layer: usize, _queries_keys_values: [At; 3]) -> Result<At, CudaError> {
         self.place_heads(layer)?;
         self.attend_pages(layer)?;
         self.shorten_attended()?;
         Ok(At::Attended)
     }
 
-    fn gate(&mut self, gate: At, _up: At) -> Result<At, DeviceError> {
+    fn gate(&mut self, gate: At, _up: At) -> Result<At, CudaError> {
         if matches!(gate, At::Activated) {
             return Ok(gate);
         }
-        let Model { config, device, launches, rows, plan, .. } = self.of;
+        let CudaDecoder { config, device, launches, rows, plan, .. } = self.of;
         let arguments = [
             Argument::Table(rows.activated.at(0)),
             Argument::Table(rows.scales(ACTIVATED)),
@@ -330,7 +333,7 @@ impl Kernels for OnePass<'_> {
     }
 
     /// What was added is pending until it is normed.
-    fn add(&mut self, _rows: At, _more: At) -> Result<At, DeviceError> {
+    fn add(&mut self, _rows: At, _more: At) -> Result<At, CudaError> {
         Ok(At::Stream)
     }
 }

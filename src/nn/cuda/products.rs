@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
 use super::blas::{self, Algorithm, Blas, Matrix, Numbers, Sizes, Told, WORKSPACE};
-use super::device::{Address, Argument, Device, DeviceError, Kernel};
+use super::device::{Address, Argument, CudaError, Device, Kernel};
 use super::model::WARP;
 use cudarc::cublaslt::{result as lt, sys};
 use half::bf16;
@@ -44,7 +44,7 @@ pub(super) struct Products {
 /// of 8 bits have a scale for each row, so that its greatest number is the greatest that 8 bits hold.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum CudaWeightDtype {
     /// 16 bits.
     Bf16,
     /// 8 bits of a floating-point number (E4M3).
@@ -58,7 +58,7 @@ pub enum Format {
 pub(super) struct Shape {
     pub outputs: usize,
     pub width: usize,
-    pub format: Format,
+    pub format: CudaWeightDtype,
     /// For up to so many rows, this kernel of cuBLAS; the fewest first.
     kernels: Vec<(usize, Algorithm)>,
 }
@@ -71,9 +71,9 @@ pub(super) struct Operands {
     pub weights: Address,
 }
 
-// === impl Format ===
+// === impl CudaWeightDtype ===
 
-impl Format {
+impl CudaWeightDtype {
     /// Bytes of a number.
     pub fn bytes(self) -> usize {
         match self {
@@ -118,12 +118,12 @@ impl Format {
 // === impl Shape ===
 
 impl Shape {
-    pub fn new([outputs, width]: [usize; 2], format: Format) -> Self {
+    pub fn new([outputs, width]: [usize; 2], format: CudaWeightDtype) -> Self {
         Self { outputs, width, format, kernels: Vec::new() }
     }
 
     /// What cuBLAS is told of it, for so many rows.
-    fn told(&self, rows: usize) -> Result<Told, DeviceError> {
+    fn told(&self, rows: usize) -> Result<Told, CudaError> {
         let Self { outputs: columns, width: inner, format, .. } = *self;
         let numbers = |pitch| Matrix::of(format.numbers(), 0, pitch);
         let sums = Matrix::of(format.sums(), 0, columns);
@@ -133,7 +133,7 @@ impl Shape {
 
     /// Whether so few rows have kernels of their own.
     pub fn is_few(&self, rows: usize) -> bool {
-        self.format == Format::Bf16
+        self.format == CudaWeightDtype::Bf16
             && rows <= FEW_ROWS
             && self.outputs.is_multiple_of(FEW_OUTPUTS)
             && self.width.is_multiple_of(FEW_WIDTH)
@@ -143,7 +143,7 @@ impl Shape {
 // === impl Products ===
 
 impl Products {
-    pub fn open(device: &Device) -> Result<Self, DeviceError> {
+    pub fn open(device: &Device) -> Result<Self, CudaError> {
         let few = device.kernel_that_shares("multiply_few", FEW_SHARED)?;
         let gate_few = device.kernel_that_shares("gate_few", GATE_FEW_SHARED)?;
         Ok(Self { blas: Blas::open(device)?, few, gate_few })
@@ -160,7 +160,7 @@ impl Products {
         shape: &Shape,
         operands: Operands,
         rows: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         if shape.is_few(rows) {
             // SAFETY: the caller vouches for the addresses.
             return unsafe { self.launch_few(device, shape, operands, None, rows) };
@@ -185,7 +185,7 @@ impl Products {
         operands: Operands,
         bias: Address,
         rows: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         // SAFETY: the caller vouches for the addresses.
         unsafe { self.launch_few(device, shape, operands, Some(bias), rows) }
     }
@@ -202,7 +202,7 @@ impl Products {
         operands: Operands,
         bias: Option<Address>,
         rows: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let Operands { sums, inputs, weights } = operands;
         let arguments = [
             Argument::Table(sums),
@@ -230,7 +230,7 @@ impl Products {
         told: &Told,
         Operands { sums, inputs, weights }: Operands,
         kernel: *const Algorithm,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let operands = blas::Operands { sums, left: inputs, right: weights, old: sums };
         // SAFETY: the caller vouches for the addresses.
         unsafe { self.blas.launch(told, operands, [1.0, 0.0], kernel) }
@@ -244,7 +244,7 @@ impl Products {
         shape: &mut Shape,
         weights: &[Address],
         rows_max: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let sample = shape.format.sample(rows_max * shape.width);
         let mut inputs = device.zeroed::<u8>(sample.len())?;
         device.write(&mut inputs, 0, &sample)?;
@@ -310,9 +310,9 @@ impl Products {
     }
 
     /// The kernels that cuBLAS has, told to leave sums in one piece.
-    fn offers(&self, told: &Told) -> Result<Vec<Algorithm>, DeviceError> {
+    fn offers(&self, told: &Told) -> Result<Vec<Algorithm>, CudaError> {
         use sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        let wants = lt::create_matmul_pref().map_err(DeviceError::blas("hear what is wanted"))?;
+        let wants = lt::create_matmul_pref().map_err(CudaError::blas("hear what is wanted"))?;
         // SAFETY: an attribute is as wide as the value that is read; there is room for as many offers as are asked for.
         let (offered, offers) = unsafe {
             let most = ptr::from_ref(&WORKSPACE).cast();
@@ -419,11 +419,11 @@ mod tests {
 
     #[test]
     fn samples_are_numbers() {
-        let halves = Format::Bf16.sample(1_000);
+        let halves = CudaWeightDtype::Bf16.sample(1_000);
         let numbers = halves.chunks_exact(2).map(|two| bf16::from_le_bytes([two[0], two[1]]));
         assert!(numbers.clone().all(|number| number.to_f32().abs() <= 1.0));
         assert!(numbers.filter(|number| number.to_f32() < 0.0).count() > 400);
         // E4M3 has not-a-number where all bits but the sign are set.
-        assert!(Format::Float8.sample(1_000).iter().all(|byte| byte & 0x7f != 0x7f));
+        assert!(CudaWeightDtype::Float8.sample(1_000).iter().all(|byte| byte & 0x7f != 0x7f));
     }
 }

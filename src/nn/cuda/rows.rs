@@ -1,9 +1,9 @@
 //! What a pass reads and writes on a device, beside weights and pages. All of it is taken when the model is loaded,
 //! and stays where it is.
 
-use super::device::{Address, Device, DeviceError, Table};
-use super::model::{Options, WARP};
-use super::products::Format;
+use super::device::{Address, CudaError, Device, Table};
+use super::model::{CudaOptions, WARP};
+use super::products::CudaWeightDtype;
 use crate::nn::decoder::Config;
 use crate::nn::packed::{Group, PAGE_TOKENS, Pass, Seen, Slot};
 use crate::nn::softmax::Draw;
@@ -62,7 +62,7 @@ pub(super) struct Room {
 #[derive(Debug)]
 pub(super) struct Rows {
     /// How rows lie that weights are multiplied with.
-    pub format: Format,
+    pub format: CudaWeightDtype,
     pub stream: Table<f32>,
     /// What the last product came to, to be added to the stream.
     pub delta: Table<f32>,
@@ -115,31 +115,31 @@ pub(super) struct Plan {
 
 /// What is wanted of a pass: rows by number, and logits of tokens by the places of rows in that list.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted<'a> {
+pub struct CudaOutputSpec<'a> {
     /// The rows; those whose whole logits are wanted come first.
     pub rows: &'a [u32],
     /// How many of them want those.
-    pub whole: usize,
+    pub full_logits: usize,
     /// The place of a row, and a token.
-    pub pairs: &'a [[u32; 2]],
+    pub chosen: &'a [[u32; 2]],
     /// Of which rows that want their whole logits a token is drawn instead: those come last among them.
     pub draws: &'a [Draw],
     /// Tokens that aren't allowed there.
     pub banned: &'a [u32],
     /// Whether rows are wanted themselves.
-    pub exact: bool,
+    pub hidden: bool,
 }
 
 /// What came of a pass, kept from pass to pass.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct CudaOutput {
     /// Of each draw: a token, and the bits of its log-probability. If that is not a number, nothing could be drawn,
     /// and the token is the one whose logit is broken, or `u32::MAX` if none has a probability.
     pub drawn: Vec<[u32; 2]>,
     /// Of each pair.
-    pub logits: Vec<f32>,
+    pub chosen: Vec<f32>,
     /// Of each wanted row, if they are: the row after the last norm.
-    pub rows: Vec<f32>,
+    pub hidden: Vec<f32>,
 }
 
 /// Neighbouring rows that attend as one, and how many parts the lists of all of their groups begin with; none, where there
@@ -209,8 +209,14 @@ fn threads(width: usize, most: usize) -> u32 {
 // === impl Room ===
 
 impl Room {
-    pub fn of(config: &Config, options: Options) -> Self {
-        let Options { pages, rows_max: rows, context_tokens_max, decodes_max, .. } = options;
+    pub fn of(config: &Config, options: CudaOptions) -> Self {
+        let CudaOptions {
+            kv_pages: pages,
+            max_batched_tokens: rows,
+            context_tokens_max,
+            decodes_max,
+            ..
+        } = options;
         // A branch sees pages that last, and then some of its own.
         let pages_of_row = context_tokens_max.div_ceil(PAGE_TOKENS) + 1;
         let pages_of_row = pages_of_row.min(pages + rows.div_ceil(PAGE_TOKENS));
@@ -247,11 +253,11 @@ impl Rows {
         device: &Device,
         config: &Config,
         room: &Room,
-        format: Format,
-    ) -> Result<Self, DeviceError> {
+        format: CudaWeightDtype,
+    ) -> Result<Self, CudaError> {
         let rows = room.rows;
         let bytes = |width: usize| device.zeroed(rows * width * format.bytes());
-        let is_short = format != Format::Bf16;
+        let is_short = format != CudaWeightDtype::Bf16;
         let scales = || Ok([device.zeroed(rows)?, device.zeroed(rows)?, device.zeroed(rows)?]);
         let heads = config.heads * config.head_dim;
         let all = heads + 2 * config.kv_heads * config.head_dim;
@@ -285,7 +291,7 @@ impl Rows {
 // === impl Plan ===
 
 impl Plan {
-    pub fn new(device: &Device, room: &Room) -> Result<Self, DeviceError> {
+    pub fn new(device: &Device, room: &Room) -> Result<Self, CudaError> {
         Ok(Self {
             numbers: Vec::with_capacity(room.numbers),
             table: device.zeroed(room.numbers)?,
@@ -309,7 +315,7 @@ impl Plan {
     }
 
     /// Lays out what the kernels read: one list after the other, in one table.
-    pub fn fill(&mut self, pass: &Pass, wanted: Wanted<'_>, room: &Room) {
+    pub fn fill(&mut self, pass: &Pass, wanted: CudaOutputSpec<'_>, room: &Room) {
         let singles = pass.groups.iter().take_while(|group| group.rows.len() == 1);
         self.parts = 1;
         self.singles = 0;
@@ -327,7 +333,7 @@ impl Plan {
     pub fn fill_bucket(
         &mut self,
         pass: &Pass,
-        wanted: Wanted<'_>,
+        wanted: CudaOutputSpec<'_>,
         rows: usize,
         scratch: u32,
         room: &Room,
@@ -341,7 +347,7 @@ impl Plan {
     fn lay(
         &mut self,
         pass: &Pass,
-        wanted: Wanted<'_>,
+        wanted: CudaOutputSpec<'_>,
         [rows, picked]: [usize; 2],
         [scratch, tile]: [usize; 2],
     ) {
@@ -381,7 +387,7 @@ impl Plan {
         let seen = pass.seen.iter().copied().chain(own);
         numbers.extend(seen.flat_map(|seen| [seen.page, seen.first, seen.tokens]));
         self.pairs = numbers.len();
-        numbers.extend(wanted.pairs.iter().flatten());
+        numbers.extend(wanted.chosen.iter().flatten());
         self.draws = numbers.len();
         for draw in wanted.draws {
             let chance = draw.chance.to_bits();
@@ -393,7 +399,7 @@ impl Plan {
         numbers.extend(wanted.banned);
     }
 
-    pub fn upload(&mut self, device: &Device) -> Result<(), DeviceError> {
+    pub fn upload(&mut self, device: &Device) -> Result<(), CudaError> {
         device.write(&mut self.table, 0, &self.numbers)
     }
 }

@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
 use super::batch::{Batch, Cursor, Lists, TILE, card_row, item_row};
-use super::device::{Argument, Device, DeviceError, Kernel, SCORER, Sizes, Table};
+use super::device::{Argument, CudaError, Device, Kernel, SCORER, Sizes, Table};
 use crate::nn::fused::Columns;
 use crate::nn::{Fused, ItemTable, Misfit, ReasonTable, Scores, Shape, Slate};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const WARP: usize = 32;
 
 /// How much a scorer has room for.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct CudaScorerLimits {
     /// Slates of a batch.
     pub slates_max: usize,
     /// Candidates of a batch, of all its slates.
@@ -39,18 +39,18 @@ pub struct Bounds {
 
 /// What is known before a request.
 #[derive(Clone, Debug)]
-pub struct Tables {
+pub struct CudaScorerTables {
     /// The catalogue's items.
     pub items: Arc<ItemTable>,
     /// The reasons on their cards.
     pub reasons: Arc<ReasonTable>,
     /// (items, d): the items' vectors in the Rechead's space; empty where there is no Rechead.
-    pub meetings: Arc<[f32]>,
+    pub rechead_items: Arc<[f32]>,
 }
 
 /// A slate to be scored.
 #[derive(Clone, Copy, Debug)]
-pub struct Job<'a> {
+pub struct CudaSlate<'a> {
     /// The slate: of the scorer's own tables.
     pub slate: Slate<'a>,
     /// (d): the shopper's vector in the Rechead's space; empty if there is none.
@@ -59,7 +59,7 @@ pub struct Job<'a> {
 
 /// What comes of it.
 #[derive(Debug, Default)]
-pub struct Done {
+pub struct CudaScores {
     /// As the processor gives them.
     pub scores: Scores,
     /// (N): `h_u · h_v`; 0 for items that came inline, whose vectors only those have who just made them, and where
@@ -69,7 +69,7 @@ pub struct Done {
 
 /// Why slates can't be scored on a device.
 #[derive(Debug, thiserror::Error)]
-pub enum ScoreError {
+pub enum CudaScorerError {
     /// One of them is not of this network, or of other tables.
     #[error(transparent)]
     Misfit(#[from] Misfit),
@@ -81,17 +81,17 @@ pub enum ScoreError {
     Attention(usize),
     /// A batch may be too small to hold anything.
     #[error("a batch on a GPU has to hold a slate of one candidate and the longest history")]
-    Bounds,
+    Limits,
     /// The device refuses.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    Device(#[from] CudaError),
 }
 
 /// A network that scores on a GPU.
 #[derive(Debug)]
-pub struct Scorer {
+pub struct CudaScorer {
     fused: Arc<Fused>,
-    tables: Tables,
+    tables: CudaScorerTables,
     device: Device,
     place_rows: Kernel,
     encode_histories: Kernel,
@@ -113,34 +113,35 @@ pub struct Scorer {
     found: Vec<f32>,
 }
 
-// === impl Tables ===
+// === impl CudaScorerTables ===
 
-impl Tables {
+impl CudaScorerTables {
     /// Width of the vectors in the Rechead's space.
     pub(super) fn meeting(&self) -> usize {
-        self.meetings.len().checked_div(self.items.len()).unwrap_or(0)
+        self.rechead_items.len().checked_div(self.items.len()).unwrap_or(0)
     }
 }
 
-// === impl Scorer ===
+// === impl CudaScorer ===
 
-impl Scorer {
+impl CudaScorer {
     /// Brings a network to the GPU of this number. Rows follow when they are asked for.
     pub fn load(
         fused: Arc<Fused>,
-        tables: Tables,
-        bounds: Bounds,
+        tables: CudaScorerTables,
+        bounds: CudaScorerLimits,
         ordinal: usize,
-    ) -> Result<Self, ScoreError> {
+    ) -> Result<Self, CudaScorerError> {
         let shape = fused.shape().clone();
         if shape.attention[1] > SECOND {
-            return Err(ScoreError::Attention(shape.attention[1]));
+            return Err(CudaScorerError::Attention(shape.attention[1]));
         }
-        let Bounds { slates_max, candidates_max, rows_max, items_max, cards_max } = bounds;
+        let CudaScorerLimits { slates_max, candidates_max, rows_max, items_max, cards_max } =
+            bounds;
         let of_a_slate = shape.history + 1;
         if items_max.min(rows_max) < of_a_slate || slates_max.min(candidates_max).min(cards_max) < 1
         {
-            return Err(ScoreError::Bounds);
+            return Err(CudaScorerError::Limits);
         }
         let columns = Columns { first: shape.attention[0].next_multiple_of(FIRST), second: SECOND };
         let device = Device::open(ordinal, SCORER)?;
@@ -149,7 +150,7 @@ impl Scorer {
             device.write(&mut table, 0, values)?;
             // What is being copied must not change.
             device.wait()?;
-            Ok::<_, DeviceError>(table)
+            Ok::<_, CudaError>(table)
         };
         let histories = slates_max * shape.history;
         let numbers = Batch::numbers_max(bounds, &shape, columns, &tables);
@@ -159,7 +160,7 @@ impl Scorer {
             place_rows: device.kernel("place_rows")?,
             encode_histories: device.kernel_that_shares("encode_histories", history_room)?,
             score_candidates: device.kernel_that_shares("score_candidates", tile_room)?,
-            sizes: sizes(&shape, columns, tables.meeting()),
+            sizes: sizes(&shape, columns, tables.rechead_width()),
             of_histories: table(&fused.plain_history(columns))?,
             of_candidates: table(&fused.plain_candidates(columns, FIRST))?,
             items: device.zeroed(items_max * item_row(&shape, columns, &tables))?,
@@ -180,7 +181,11 @@ impl Scorer {
     }
 
     /// Scores slates, as many batches as they need. `done` is left as it was when one of them does not fit.
-    pub fn score(&mut self, jobs: &[Job<'_>], done: &mut [Done]) -> Result<(), ScoreError> {
+    pub fn score(
+        &mut self,
+        jobs: &[CudaSlate<'_>],
+        done: &mut [CudaScores],
+    ) -> Result<(), CudaScorerError> {
         for job in jobs {
             self.check(job)?;
         }
@@ -208,21 +213,21 @@ impl Scorer {
         }
     }
 
-    fn check(&self, job: &Job<'_>) -> Result<(), ScoreError> {
+    fn check(&self, job: &CudaSlate<'_>) -> Result<(), CudaScorerError> {
         let Slate { items, reasons, .. } = job.slate;
         let own = std::ptr::eq(items, Arc::as_ptr(&self.tables.items))
             && std::ptr::eq(reasons, Arc::as_ptr(&self.tables.reasons));
         if !own {
             return Err(Misfit::Tables.into());
         }
-        if !job.shopper.is_empty() && job.shopper.len() != self.tables.meeting() {
-            return Err(ScoreError::Shopper);
+        if !job.shopper.is_empty() && job.shopper.len() != self.tables.rechead_width() {
+            return Err(CudaScorerError::Shopper);
         }
         Ok(self.fused.check(&job.slate)?)
     }
 
     /// Computes what was laid out.
-    fn compute(&mut self, lists: Lists) -> Result<(), DeviceError> {
+    fn compute(&mut self, lists: Lists) -> Result<(), CudaError> {
         let Self { device, batch, uploaded, .. } = self;
         device.write(uploaded, 0, &batch.numbers)?;
         let (items, cards) = (&self.items, &self.cards);
@@ -282,7 +287,7 @@ impl Scorer {
         table: &Table<f32>,
         [rows, places, count]: [usize; 3],
         width: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let arguments = [
             Argument::Table(table.at(0)),
             Argument::Table(self.uploaded.at(rows)),
@@ -299,7 +304,7 @@ impl Scorer {
     }
 
     /// Gives each slate what was found for it.
-    fn hand_out(&self, count: usize, done: &mut [Done]) {
+    fn hand_out(&self, count: usize, done: &mut [CudaScores]) {
         let reasons = self.fused.shape().reasons;
         let (logits, rest) = self.found.split_at(count);
         let (met, attention) = rest.split_at(count);

@@ -99,7 +99,11 @@ impl<'a> Exact<'a> {
     /// `(vocabulary, width)`, with what an adapter adds to it.
     fn unembedding(&self) -> Result<Tensor> {
         let weight = self.parameter(&self.weight_name(LinearId::Unembed))?;
-        match self.adapters.map(|adapters| adapters.weight(LinearId::Unembed)).transpose()?.flatten()
+        match self
+            .adapters
+            .map(|adapters| adapters.weight(LinearId::Unembed))
+            .transpose()?
+            .flatten()
         {
             Some(more) => weight + more.to_dtype(self.dtype)?,
             None => Ok(weight),

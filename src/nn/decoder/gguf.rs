@@ -4,7 +4,9 @@ use super::checkpoint::Place;
 use super::config::LAYERS_MAX;
 use super::rope::yarn_attention;
 use super::view::{Format, View};
-use super::{CheckpointError, Config, ConfigError, EMBEDDING, LinearId, NormId, RopeScaling, tensors};
+use super::{
+    CheckpointError, Config, ConfigError, EMBEDDING, LinearId, NormId, RopeScaling, tensors,
+};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use std::collections::HashMap;

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
 use super::super::blas::{Matrix, Sizes};
-use super::super::device::{Argument, DeviceError, Product, Sequences, Table};
+use super::super::device::{Argument, CudaError, Product, Sequences, Table};
 use super::{Backprop, THREADS, WARP};
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ struct Heads {
 
 impl Backprop {
     /// From what projections came to, to what is attended to.
-    pub(super) fn attend(&self, layer: usize) -> Result<(), DeviceError> {
+    pub(super) fn attend(&self, layer: usize) -> Result<(), CudaError> {
         self.turn_heads(layer)?;
         for some in self.heads_at_once() {
             let heads = self.heads(&some);
@@ -51,7 +51,7 @@ impl Backprop {
     }
 
     /// From the gradient of what was attended to, to that of what projections came to.
-    pub(super) fn attend_back(&self, layer: usize) -> Result<(), DeviceError> {
+    pub(super) fn attend_back(&self, layer: usize) -> Result<(), CudaError> {
         let work = &self.work;
         let arguments = [
             Argument::Table(work.seen_back.at(0)),
@@ -124,7 +124,7 @@ impl Backprop {
     }
 
     /// The shares that queries give to keys.
-    fn share(&self, layer: usize, heads: &Heads, some: &Range<usize>) -> Result<(), DeviceError> {
+    fn share(&self, layer: usize, heads: &Heads, some: &Range<usize>) -> Result<(), CudaError> {
         let sides = [heads.queries, heads.keys.turned()];
         let sizes = heads.sizes([heads.rows, heads.length, heads.dim]);
         // SAFETY: there is room for the logits of these heads.
@@ -144,7 +144,7 @@ impl Backprop {
         unsafe { self.device.launch(&self.launches.share, [blocks, 1, 1], THREADS, &arguments) }
     }
 
-    fn share_back(&self, heads: &Heads) -> Result<(), DeviceError> {
+    fn share_back(&self, heads: &Heads) -> Result<(), CudaError> {
         let rows = heads.rows * heads.count;
         let arguments = [
             Argument::Table(heads.shares.at),
@@ -159,7 +159,7 @@ impl Backprop {
         }
     }
 
-    fn turn_heads(&self, layer: usize) -> Result<(), DeviceError> {
+    fn turn_heads(&self, layer: usize) -> Result<(), CudaError> {
         let work = &self.work;
         let to = [work.queries.at(0), work.keys.at(0), work.values.at(0)].map(Argument::Table);
         let arguments: Vec<_> = to.into_iter().chain(self.turn(layer)).collect();
@@ -168,7 +168,7 @@ impl Backprop {
         unsafe { self.device.launch(&self.launches.turn_heads, grid, THREADS, &arguments) }
     }
 
-    fn turn_heads_back(&self, layer: usize) -> Result<(), DeviceError> {
+    fn turn_heads_back(&self, layer: usize) -> Result<(), CudaError> {
         let work = &self.work;
         let gradients = [&work.queries_back, &work.keys_back, &work.values_back];
         let to = [Argument::Table(work.qkv_back.at(0))];

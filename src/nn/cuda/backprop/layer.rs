@@ -6,8 +6,8 @@
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
 use super::super::blas::{Matrix, Sizes};
-use super::super::device::{Address, Argument, DeviceError, Product, Table};
-use super::super::products::Format;
+use super::super::device::{Address, Argument, CudaError, Product, Table};
+use super::super::products::CudaWeightDtype;
 use super::super::rows::{norm_threads, wide_threads};
 use super::load::{Adapter, Frozen};
 use super::{BLOCKS_MAX, Backprop, FOUR, ORIGINS_APART, THREADS};
@@ -31,7 +31,7 @@ struct At {
 
 impl Backprop {
     /// What a layer makes of its rows, up to what its last matrix is multiplied with.
-    pub(super) fn forward(&self, layer: usize, origin: u64) -> Result<(), DeviceError> {
+    pub(super) fn forward(&self, layer: usize, origin: u64) -> Result<(), CudaError> {
         let of = &self.layers[layer];
         let (work, config) = (&self.work, &self.config);
         let at = |place| At { layer, place, origin };
@@ -61,7 +61,7 @@ impl Backprop {
     }
 
     /// What the last matrix of a layer makes of it: what comes into the next layer.
-    pub(super) fn project_down(&self, layer: usize, origin: u64) -> Result<(), DeviceError> {
+    pub(super) fn project_down(&self, layer: usize, origin: u64) -> Result<(), CudaError> {
         let (work, of) = (&self.work, &self.layers[layer]);
         let activated = Matrix::short(work.activated.at(0), self.config.mlp_width);
         let out = Matrix::exact(work.stream[layer + 1].at(0), self.config.width);
@@ -72,7 +72,7 @@ impl Backprop {
 
     /// From the gradient of what came out of a layer to that of what came into it, once [`Backprop::forward`] has
     /// calculated the layer again.
-    pub(super) fn back(&self, layer: usize, origin: u64) -> Result<(), DeviceError> {
+    pub(super) fn back(&self, layer: usize, origin: u64) -> Result<(), CudaError> {
         let of = &self.layers[layer];
         let (work, config) = (&self.work, &self.config);
         let (width, mlp_width) = (config.width, config.mlp_width);
@@ -115,11 +115,11 @@ impl Backprop {
         to: &Table<half::bf16>,
         from: Address,
         scale: &Table<f32>,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let arguments = [
             Argument::Table(to.at(0)),
             Argument::Table(0),
-            Argument::Count(Format::Bf16 as u32),
+            Argument::Count(CudaWeightDtype::Bf16 as u32),
             Argument::Table(from),
             Argument::Product(Product::default()),
             Argument::Table(scale.at(0)),
@@ -138,7 +138,7 @@ impl Backprop {
         rows: Matrix,
         of: &Frozen,
         old: Option<Address>,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let inner = rows.pitch;
         let weights = Matrix::short(of.numbers.at(0), inner);
         let sizes = Sizes { rows: self.rows(), columns: of.numbers.len() / inner, inner, count: 1 };
@@ -153,7 +153,7 @@ impl Backprop {
         back: Matrix,
         inner: usize,
         of: &Frozen,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let weights = Matrix::short(of.numbers.at(0), to.pitch);
         let sizes = Sizes { rows: self.rows(), columns: to.pitch, inner, count: 1 };
         // SAFETY: as of `frozen`.
@@ -161,7 +161,7 @@ impl Backprop {
     }
 
     /// `out += s B A rows`, if there is an adapter.
-    fn adapt(&self, at: At, rows: Matrix, out: Matrix) -> Result<(), DeviceError> {
+    fn adapt(&self, at: At, rows: Matrix, out: Matrix) -> Result<(), CudaError> {
         let Some(adapter) = &self.layers[at.layer].adapters[at.place] else { return Ok(()) };
         let (_, low) = self.lower(adapter, at, rows)?;
         let up = Matrix::short(adapter.up.at(0), adapter.rank).turned();
@@ -177,7 +177,7 @@ impl Backprop {
         adapter: &Adapter,
         at: At,
         rows: Matrix,
-    ) -> Result<(Matrix, Matrix), DeviceError> {
+    ) -> Result<(Matrix, Matrix), CudaError> {
         let Adapter { inputs: inner, rank: columns, .. } = *adapter;
         let rows = self.leave_out(at, adapter, rows)?;
         let low = Matrix::short(self.work.low.at(0), columns);
@@ -189,13 +189,7 @@ impl Backprop {
     }
 
     /// Adds to the gradients of an adapter, if there is one, and to that of its inputs.
-    fn adapt_back(
-        &self,
-        at: At,
-        rows: Matrix,
-        back: Matrix,
-        to: Matrix,
-    ) -> Result<(), DeviceError> {
+    fn adapt_back(&self, at: At, rows: Matrix, back: Matrix, to: Matrix) -> Result<(), CudaError> {
         let Some(adapter) = &self.layers[at.layer].adapters[at.place] else { return Ok(()) };
         let Adapter { inputs, outputs, rank, .. } = *adapter;
         // It is calculated once more rather than kept for seven adapters: it is as cheap as it is small.
@@ -231,7 +225,7 @@ impl Backprop {
     }
 
     /// An adapter's inputs in training, without those that are left out.
-    fn leave_out(&self, at: At, adapter: &Adapter, rows: Matrix) -> Result<Matrix, DeviceError> {
+    fn leave_out(&self, at: At, adapter: &Adapter, rows: Matrix) -> Result<Matrix, CudaError> {
         let Some((left, _)) = &self.work.left else { return Ok(rows) };
         let count = self.rows() * adapter.inputs;
         // SAFETY: the arguments of `leave_out`; there is room for the widest inputs.
@@ -245,7 +239,7 @@ impl Backprop {
         to: Address,
         from: Address,
         count: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         // SAFETY: the arguments of `leave_out_back`; both have as many numbers.
         unsafe { self.launch_left(&self.launches.leave_out_back, at, [to, from], count) }
     }
@@ -259,7 +253,7 @@ impl Backprop {
         at: At,
         [to, from]: [Address; 2],
         count: usize,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<(), CudaError> {
         let nth = (at.layer * self.layers[0].adapters.len() + at.place) as u64;
         let origin = at.origin ^ nth.wrapping_mul(ORIGINS_APART);
         let arguments = [
@@ -275,7 +269,7 @@ impl Backprop {
         unsafe { self.device.launch(kernel, [blocks, 1, 1], THREADS, &arguments) }
     }
 
-    fn add_bias(&self, rows: &Table<f32>, of: &Frozen) -> Result<(), DeviceError> {
+    fn add_bias(&self, rows: &Table<f32>, of: &Frozen) -> Result<(), CudaError> {
         let Some(bias) = &of.bias else { return Ok(()) };
         let arguments = [
             Argument::Table(rows.at(0)),
@@ -293,12 +287,12 @@ impl Backprop {
         Product { sums: self.work.gates_ups.at(0), bias, ..Product::default() }
     }
 
-    fn gate(&self, layer: usize) -> Result<(), DeviceError> {
+    fn gate(&self, layer: usize) -> Result<(), CudaError> {
         let width = self.config.mlp_width;
         let arguments = [
             Argument::Table(self.work.activated.at(0)),
             Argument::Table(0),
-            Argument::Count(Format::Bf16 as u32),
+            Argument::Count(CudaWeightDtype::Bf16 as u32),
             Argument::Product(self.gates_ups(layer)),
             Argument::Count(width as u32),
         ];
@@ -313,7 +307,7 @@ impl Backprop {
         }
     }
 
-    fn gate_back(&self, layer: usize) -> Result<(), DeviceError> {
+    fn gate_back(&self, layer: usize) -> Result<(), CudaError> {
         let arguments = [
             Argument::Table(self.work.gates_ups_back.at(0)),
             Argument::Product(self.gates_ups(layer)),
@@ -327,7 +321,7 @@ impl Backprop {
     }
 
     /// The gradient of the stream in 16 bits, for products.
-    fn shorten_back(&self) -> Result<(), DeviceError> {
+    fn shorten_back(&self) -> Result<(), CudaError> {
         let fours = self.rows() * self.config.width / FOUR;
         let arguments = [
             Argument::Table(self.work.back_short.at(0)),

@@ -54,10 +54,9 @@ impl Loader<'_> {
     pub fn layer(&self, layer: usize) -> Result<Layer, BackpropError> {
         let qkv = [LinearId::Query(layer), LinearId::Key(layer), LinearId::Value(layer)];
         let norm = |norm: NormId| self.exact(&[norm.name()]);
-        let head_norms =
-            self.model.config.head_norms.then(|| {
-                Ok::<_, BackpropError>([norm(NormId::Query(layer))?, norm(NormId::Key(layer))?])
-            });
+        let head_norms = self.model.config.head_norms.then(|| {
+            Ok::<_, BackpropError>([norm(NormId::Query(layer))?, norm(NormId::Key(layer))?])
+        });
         let mut adapters = [const { None }; 7];
         for (place, matrix) in adapters.iter_mut().zip(LinearId::of_layer(layer)) {
             *place = self.adapter(matrix)?;

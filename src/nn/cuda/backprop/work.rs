@@ -1,6 +1,6 @@
 //! What the way there and back writes to, taken once for the largest batch, and what is uploaded for the one at hand.
 
-use super::super::device::{Address, Device, DeviceError, Table};
+use super::super::device::{Address, CudaError, Device, Table};
 use super::BackpropOptions;
 use crate::nn::decoder::{Batch, Config, lora};
 use crate::nn::{Aims, Followed};
@@ -95,7 +95,7 @@ impl Work {
         config: &Config,
         options: BackpropOptions,
         adapters: &lora::Plan,
-    ) -> Result<Self, DeviceError> {
+    ) -> Result<Self, CudaError> {
         let BackpropOptions { rows_max: rows, length_max: length, logits_max, .. } = options;
         let Config { width, mlp_width, vocabulary, layers, .. } = *config;
         let queries = config.heads * config.head_dim;
@@ -150,7 +150,7 @@ impl Work {
     }
 
     /// The gradient of the stream begins at nothing.
-    pub fn clear(&mut self, device: &Device) -> Result<(), DeviceError> {
+    pub fn clear(&mut self, device: &Device) -> Result<(), CudaError> {
         device.clear(&mut self.back)
     }
 }
@@ -158,7 +158,7 @@ impl Work {
 // === impl Plan ===
 
 impl Plan {
-    pub fn new(device: &Device, rows: usize) -> Result<Self, DeviceError> {
+    pub fn new(device: &Device, rows: usize) -> Result<Self, CudaError> {
         Ok(Self {
             numbers: Vec::with_capacity(rows * NUMBERS_A_ROW),
             table: device.zeroed(rows * NUMBERS_A_ROW)?,
@@ -216,7 +216,7 @@ impl Plan {
         self.losses = self.weights - self.followers + aims.choices.len();
     }
 
-    pub fn upload(&mut self, device: &Device) -> Result<(), DeviceError> {
+    pub fn upload(&mut self, device: &Device) -> Result<(), CudaError> {
         device.write(&mut self.table, 0, &self.numbers)
     }
 
