@@ -10,8 +10,8 @@ use candle_core::{D, DType, Device, Module, Tensor, Var};
 use candle_nn::ops::log_softmax;
 use raisonne::nn::decoder::lora::Plan;
 use raisonne::nn::decoder::{
-    Adapters, Batch, Checkpoint, Config, Exact, Kernels, LinearId, Parameters, backprop, block,
-    forward, tensors,
+    Adapters, Batch, Checkpoint, Config, Exact, LinearId, Parameters, UnfusedKernels, backprop,
+    block, forward, tensors,
 };
 use raisonne::nn::packed::Precision;
 use rand::SeedableRng;
@@ -330,7 +330,7 @@ fn recomputing_keeps_a_fraction() {
     let mut exact = case.exact(&batch);
     let rows = forward(&case.config, &mut exact).unwrap();
     let plain = kept(&rows);
-    let input = Var::from_tensor(&exact.embed().unwrap()).unwrap();
+    let input = Var::from_tensor(&exact.embedding().unwrap()).unwrap();
     let layer = kept(&block(&case.config, &mut exact, 0, input.as_tensor().clone()).unwrap());
     let recomputed = case.config.layers * input.elem_count() + layer;
     println!("a plain pass keeps {plain} numbers, a recomputed one {recomputed}");

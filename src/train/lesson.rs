@@ -378,10 +378,10 @@ impl Taught {
         };
         let mut losses = Vec::new();
         for Followed { rows, targets } in aims.texts.into_iter().filter(|of| !of.rows.is_empty()) {
-            losses.push(exact.surprise(&picked(rows)?, targets)?);
+            losses.push(exact.cross_entropy(&picked(rows)?, targets)?);
         }
         for choice in aims.choices {
-            let scores = exact.logits_of(&picked(&choice.rows)?, choice.asked)?.unsqueeze(0)?;
+            let scores = exact.token_logits(&picked(&choice.rows)?, choice.asked)?.unsqueeze(0)?;
             losses.push((softmax_loss(&scores, &scores.ones_like()?)? / aims.choices_total)?);
         }
         let none = Tensor::zeros((), DType::F32, &Device::Cpu)?;
@@ -395,7 +395,7 @@ impl Taught {
             let mut places = choice.rows.clone();
             places.sort_unstable();
             let places = Tensor::from_vec(places, choice.rows.len(), rows.device())?;
-            exact.logits_of(&rows.index_select(&places, 0)?, choice.asked)?.to_vec1()
+            exact.token_logits(&rows.index_select(&places, 0)?, choice.asked)?.to_vec1()
         });
         scores.collect()
     }

@@ -1,19 +1,18 @@
 //! The decoder's arithmetic on candle's tensors, in operations that all have gradients.
 //!
-//! candle's fast softmax, norms and rotations lose the gradient without a word, so those of
-//! [`ops`] are used here. This is what trains a decoder, and the twin that the serving kernels are
-//! held against.
+//! candle's fast softmax, norms and rotations drop the gradient silently, so those of [`ops`] are used here. They
+//! train a decoder, and are the reference that the serving kernels are compared with.
 
-use super::{Adapters, Batch, Config, EMBEDDING, Kernels, LinearId, NormId, Parameters};
+use super::{Adapters, Batch, Config, EMBEDDING, LinearId, NormId, Parameters, UnfusedKernels};
 use crate::nn::ops::{self, Sight, Targets};
 use candle_core::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-/// A pass over a batch; its rows are `(sequences, length, numbers)`.
+/// A forward pass over a batch. Its rows are `(sequences, length, numbers)`.
 ///
-/// In bf16, weights are multiplied as bf16 and rows are kept as bf16; products add up in f32, and norms,
-/// rotations, gates, attention and losses are calculated in f32.
+/// In bf16, weights and rows are bf16. Products are summed in f32, and norms, rotations, gates, attention and losses
+/// are computed in f32.
 #[derive(Debug)]
 pub struct Exact<'a> {
     config: &'a Config,
@@ -23,14 +22,14 @@ pub struct Exact<'a> {
     shape: (usize, usize),
     tokens: Tensor,
     rotations: [Tensor; 2],
-    /// By window, so that layers which see alike share one.
+    /// By window: layers with the same window share a mask.
     masks: BTreeMap<Option<usize>, Tensor>,
 }
 
 // === impl Exact ===
 
 impl<'a> Exact<'a> {
-    /// A pass over `batch` that is calculated in `dtype`.
+    /// A pass over `batch`, computed in `dtype`.
     pub fn new(
         config: &'a Config,
         parameters: &'a Parameters,
@@ -41,10 +40,10 @@ impl<'a> Exact<'a> {
         let device = &parameters.get(EMBEDDING)?.device().clone();
         let mut masks = BTreeMap::new();
         for &window in &config.windows {
-            // A window that no row looks beyond hides nothing.
+            // A window as long as the batch hides nothing.
             let window = window.filter(|&window| window < batch.length);
-            if let Entry::Vacant(place) = masks.entry(window) {
-                place.insert(batch.mask(window, device)?);
+            if let Entry::Vacant(vacant) = masks.entry(window) {
+                vacant.insert(batch.mask(window, device)?);
             }
         }
         Ok(Self {
@@ -59,22 +58,22 @@ impl<'a> Exact<'a> {
         })
     }
 
-    /// The same with low-rank adapters on some of its matrices.
+    /// The same pass with low-rank adapters on some of its matrices.
     pub fn with_adapters(self, adapters: &'a Adapters) -> Self {
         Self { adapters: Some(adapters), ..self }
     }
 
-    /// The sizes and switches of the decoder.
+    /// The decoder's configuration.
     pub fn config(&self) -> &'a Config {
         self.config
     }
 
-    /// What the decoder is made of.
+    /// The decoder's tensors.
     pub fn parameters(&self) -> &'a Parameters {
         self.parameters
     }
 
-    /// The adapters on it.
+    /// The decoder's adapters.
     pub fn adapters(&self) -> Option<&'a Adapters> {
         self.adapters
     }
@@ -85,18 +84,17 @@ impl<'a> Exact<'a> {
     }
 
     /// `(rows, numbers)` after the last norm to the f32 logits of one token: `(rows)`.
-    pub fn logits_of(&self, rows: &Tensor, token: u32) -> Result<Tensor> {
+    pub fn token_logits(&self, rows: &Tensor, token: u32) -> Result<Tensor> {
         let weight = self.unembedding()?.narrow(0, token as usize, 1)?.contiguous()?;
         ops::linear(&rows.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?)?.squeeze(1)
     }
 
-    /// How surprised `(rows, numbers)` after the last norm are by the tokens that follow them; see
-    /// [`ops::surprise`].
-    pub fn surprise(&self, rows: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
+    /// The cross-entropy of the target tokens, from `(rows, numbers)` after the last norm; see [`ops::surprise`].
+    pub fn cross_entropy(&self, rows: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
         ops::surprise(rows, &self.unembedding()?, targets)
     }
 
-    /// `(vocabulary, width)`, with what an adapter adds to it.
+    /// `(vocabulary, width)`, with its adapter's product added.
     fn unembedding(&self) -> Result<Tensor> {
         let weight = self.parameter(&self.weight_name(LinearId::Unembed))?;
         match self
@@ -117,12 +115,12 @@ impl<'a> Exact<'a> {
         }
     }
 
-    /// A parameter in the type that the pass is calculated in.
+    /// A parameter in the dtype of the pass.
     fn parameter(&self, name: &str) -> Result<Tensor> {
         self.parameters.get(name)?.to_dtype(self.dtype)
     }
 
-    /// `rows W^T + b`, and what an adapter adds.
+    /// `rows W^T + b`, plus the adapter's output.
     fn project(&self, rows: &Tensor, matrix: LinearId) -> Result<Tensor> {
         let weight = self.parameter(&self.weight_name(matrix))?;
         let mut out = ops::linear(rows, &weight)?;
@@ -140,27 +138,27 @@ impl<'a> Exact<'a> {
         ops::rms_norm(rows, &scale, self.config.norm_epsilon)
     }
 
-    /// The device that the pass is calculated on.
+    /// The device that computes the pass.
     pub fn device(&self) -> &Device {
         self.tokens.device()
     }
 }
 
-impl Kernels for Exact<'_> {
+impl UnfusedKernels for Exact<'_> {
     type Rows = Tensor;
     type Error = candle_core::Error;
 
-    fn embed(&mut self) -> Result<Tensor> {
+    fn embedding(&mut self) -> Result<Tensor> {
         let (sequences, length) = self.shape;
         let rows = self.parameters.get(EMBEDDING)?.index_select(&self.tokens, 0)?;
         rows.reshape((sequences, length, ()))?.to_dtype(self.dtype)
     }
 
-    fn norm(&mut self, rows: &Tensor, norm: NormId) -> Result<Tensor> {
+    fn rms_norm(&mut self, rows: &Tensor, norm: NormId) -> Result<Tensor> {
         self.normed(rows, norm)
     }
 
-    fn norm_in_place(&mut self, rows: Tensor, norm: NormId) -> Result<Tensor> {
+    fn rms_norm_in_place(&mut self, rows: Tensor, norm: NormId) -> Result<Tensor> {
         self.normed(&rows, norm)
     }
 
@@ -174,22 +172,22 @@ impl Kernels for Exact<'_> {
         Ok(out.try_into().expect("each matrix has an output"))
     }
 
-    fn rotate(&mut self, rows: Tensor) -> Result<Tensor> {
+    fn rope(&mut self, rows: Tensor) -> Result<Tensor> {
         ops::rotate(&rows, &self.rotations)
     }
 
-    fn attend(&mut self, layer: usize, queries_keys_values: [Tensor; 3]) -> Result<Tensor> {
+    fn attention(&mut self, layer: usize, queries_keys_values: [Tensor; 3]) -> Result<Tensor> {
         let Config { kv_heads, head_dim, .. } = *self.config;
         let window = self.config.windows[layer].filter(|&window| window < self.shape.1);
         let mask = self.masks[&window].clone();
         ops::attend(&queries_keys_values, Sight { kv_heads, head_dim, mask })
     }
 
-    fn gate(&mut self, gate: Tensor, up: Tensor) -> Result<Tensor> {
+    fn silu_mul(&mut self, gate: Tensor, up: Tensor) -> Result<Tensor> {
         ops::gate(&gate, &up)
     }
 
-    fn add(&mut self, rows: Tensor, more: Tensor) -> Result<Tensor> {
-        rows + more
+    fn add(&mut self, rows: Tensor, delta: Tensor) -> Result<Tensor> {
+        rows + delta
     }
 }

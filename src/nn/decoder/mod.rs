@@ -1,9 +1,10 @@
 //! A decoder of the Llama family (Llama, Qwen2.5, Qwen3), wired once for serving and for training.
 //!
-//! The wiring knows no tensor. It says which layer follows which, and a set of [`Kernels`] does the
-//! arithmetic on rows of its own kind: candle's tensors where gradients are needed, pooled buffers
-//! over paged keys and values where speed is. So a model is served by the very wiring that trained
-//! it, and the two sets of kernels are held against each other.
+//! [`forward`] says which operation follows which, and knows no tensor. [`Kernels`] are its operations: each consumes
+//! the type that an earlier one returns, so an operation that is missing, left out or in another place is a compile
+//! error on every backend. A backend that fuses implements [`Kernels`] itself (`nn/cuda`). One that computes operation
+//! by operation implements [`UnfusedKernels`] (candle's tensors for gradients, pooled buffers over paged KV for
+//! serving on a CPU), and the composition below makes [`Kernels`] of that. So the wiring that trained a model serves it.
 
 mod batch;
 mod checkpoint;
@@ -36,19 +37,19 @@ use std::iter;
 /// A weight matrix, `outputs x inputs`, of one layer or of the whole model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinearId {
-    /// Rows to queries, of a layer.
+    /// Normed rows to queries, of a layer.
     Query(usize),
-    /// Rows to keys.
+    /// Normed rows to keys.
     Key(usize),
-    /// Rows to values.
+    /// Normed rows to values.
     Value(usize),
-    /// What was attended to, back to rows.
+    /// Attention's output to the residual stream.
     Output(usize),
-    /// The gate of the gated MLP.
+    /// Normed rows to the gate of the gated MLP.
     Gate(usize),
-    /// What is gated.
+    /// Normed rows to the numbers that are gated.
     Up(usize),
-    /// What came through, back to rows.
+    /// The gated numbers to the residual stream.
     Down(usize),
     /// Rows to logits.
     Unembed,
@@ -69,75 +70,255 @@ pub enum NormId {
     Last,
 }
 
-/// The arithmetic of a decoder, on rows: one row per token.
+/// The operations of the wiring, one row per token.
 ///
-/// What an operation takes by value it may write over or put back in its pool.
+/// Associated types differ where a backend fuses: a value may be a buffer, a product that is still to be scaled, or a
+/// proof that a buffer was written. An operation may write over what it takes by value.
 pub trait Kernels {
-    /// Rows of numbers, one row per token.
-    type Rows;
-    /// Why arithmetic can fail.
+    /// The residual stream.
+    type Stream;
+    /// Normed rows of the stream.
+    type Normed;
+    /// Projected queries, keys and values.
+    type Heads;
+    /// The same, normed and rotated.
+    type RotatedHeads;
+    /// Attention's output, before its projection.
+    type Attended;
+    /// The gated numbers of the MLP.
+    type Gated;
+    /// A sublayer's output, which is still to be added to the stream.
+    type Delta;
+    /// The rows after the last norm.
+    type Output;
+    /// Why an operation fails.
     type Error;
 
-    /// The embeddings of the tokens at hand.
-    fn embed(&mut self) -> Result<Self::Rows, Self::Error>;
+    /// The embeddings of the tokens of the pass.
+    fn embed(&mut self) -> Result<Self::Stream, Self::Error>;
+    /// `stream / rms(stream) * scale`, row by row.
+    fn norm(&mut self, stream: &Self::Stream, norm: NormId) -> Result<Self::Normed, Self::Error>;
+    /// `stream + delta`, and the norm of the sum.
+    fn add_and_norm(
+        &mut self,
+        stream: Self::Stream,
+        delta: Self::Delta,
+        norm: NormId,
+    ) -> Result<(Self::Stream, Self::Normed), Self::Error>;
+    /// The norm of `stream + delta` for the rows that are read.
+    fn add_and_norm_last(
+        &mut self,
+        stream: Self::Stream,
+        delta: Self::Delta,
+        norm: NormId,
+    ) -> Result<Self::Output, Self::Error>;
+    /// The projections of [`LinearId::qkv`].
+    fn project_heads(
+        &mut self,
+        layer: usize,
+        normed: Self::Normed,
+    ) -> Result<Self::Heads, Self::Error>;
+    /// Norms each head of queries and keys, if `head_norms`, and rotates it by its row's position. A backend with a
+    /// paged KV cache may write keys and values to their pages here.
+    fn norm_and_rope(
+        &mut self,
+        layer: usize,
+        heads: Self::Heads,
+        head_norms: bool,
+    ) -> Result<Self::RotatedHeads, Self::Error>;
+    /// Causal attention: each row sees the rows before it in its own sequence, and itself.
+    fn attend(
+        &mut self,
+        layer: usize,
+        heads: Self::RotatedHeads,
+    ) -> Result<Self::Attended, Self::Error>;
+    /// The projection of [`LinearId::Output`].
+    fn project_attended(
+        &mut self,
+        layer: usize,
+        attended: Self::Attended,
+    ) -> Result<Self::Delta, Self::Error>;
+    /// `silu(gate) * up` of the projections of [`LinearId::gate_up`].
+    fn project_gated(
+        &mut self,
+        layer: usize,
+        normed: Self::Normed,
+    ) -> Result<Self::Gated, Self::Error>;
+    /// The projection of [`LinearId::Down`].
+    fn project_down(
+        &mut self,
+        layer: usize,
+        gated: Self::Gated,
+    ) -> Result<Self::Delta, Self::Error>;
+}
+
+/// The operations of a backend that computes them one by one. Each backend gets [`Kernels`] from them.
+///
+/// An operation may write over what it takes by value, or return it to a pool.
+pub trait UnfusedKernels {
+    /// Rows of numbers, one row per token.
+    type Rows;
+    /// Why an operation fails.
+    type Error;
+
+    /// The embeddings of the tokens of the pass.
+    fn embedding(&mut self) -> Result<Self::Rows, Self::Error>;
     /// `rows / rms(rows) * scale`, row by row.
-    fn norm(&mut self, rows: &Self::Rows, norm: NormId) -> Result<Self::Rows, Self::Error>;
-    /// The same of rows that nobody needs as they were, over each part that is as long as the
-    /// scale: a head, or the whole row.
-    fn norm_in_place(&mut self, rows: Self::Rows, norm: NormId) -> Result<Self::Rows, Self::Error>;
+    fn rms_norm(&mut self, rows: &Self::Rows, norm: NormId) -> Result<Self::Rows, Self::Error>;
+    /// The same for rows that are not needed afterwards, over each part that is as long as the scale: a head, or the
+    /// whole row.
+    fn rms_norm_in_place(
+        &mut self,
+        rows: Self::Rows,
+        norm: NormId,
+    ) -> Result<Self::Rows, Self::Error>;
     /// `rows W^T (+ b)` for several matrices of the same input.
     fn linear<const N: usize>(
         &mut self,
         rows: Self::Rows,
-        layers: [LinearId; N],
+        matrices: [LinearId; N],
     ) -> Result<[Self::Rows; N], Self::Error>;
     /// Rotates each head by its row's position (half-split, as Hugging Face does).
-    fn rotate(&mut self, rows: Self::Rows) -> Result<Self::Rows, Self::Error>;
-    /// What each row's queries see: everything before the row in its own sequence, and itself.
-    fn attend(
+    fn rope(&mut self, rows: Self::Rows) -> Result<Self::Rows, Self::Error>;
+    /// Causal attention of queries over keys and values.
+    fn attention(
         &mut self,
         layer: usize,
         queries_keys_values: [Self::Rows; 3],
     ) -> Result<Self::Rows, Self::Error>;
     /// `silu(gate) * up`
-    fn gate(&mut self, gate: Self::Rows, up: Self::Rows) -> Result<Self::Rows, Self::Error>;
-    /// `rows + more`
-    fn add(&mut self, rows: Self::Rows, more: Self::Rows) -> Result<Self::Rows, Self::Error>;
+    fn silu_mul(&mut self, gate: Self::Rows, up: Self::Rows) -> Result<Self::Rows, Self::Error>;
+    /// `rows + delta`
+    fn add(&mut self, rows: Self::Rows, delta: Self::Rows) -> Result<Self::Rows, Self::Error>;
 }
 
-/// The rows after the last norm, from the tokens that the kernels have at hand.
-pub fn forward<K: Kernels>(config: &Config, kernels: &mut K) -> Result<K::Rows, K::Error> {
-    let mut rows = kernels.embed()?;
-    for layer in 0..config.layers {
-        rows = block(config, kernels, layer, rows)?;
+impl<K: UnfusedKernels> Kernels for K {
+    type Stream = K::Rows;
+    type Normed = K::Rows;
+    type Heads = [K::Rows; 3];
+    type RotatedHeads = [K::Rows; 3];
+    type Attended = K::Rows;
+    type Gated = K::Rows;
+    type Delta = K::Rows;
+    type Output = K::Rows;
+    type Error = K::Error;
+
+    fn embed(&mut self) -> Result<K::Rows, K::Error> {
+        self.embedding()
     }
-    kernels.norm_in_place(rows, NormId::Last)
+
+    fn norm(&mut self, stream: &K::Rows, norm: NormId) -> Result<K::Rows, K::Error> {
+        self.rms_norm(stream, norm)
+    }
+
+    fn add_and_norm(
+        &mut self,
+        stream: K::Rows,
+        delta: K::Rows,
+        norm: NormId,
+    ) -> Result<(K::Rows, K::Rows), K::Error> {
+        let stream = self.add(stream, delta)?;
+        let normed = self.rms_norm(&stream, norm)?;
+        Ok((stream, normed))
+    }
+
+    fn add_and_norm_last(
+        &mut self,
+        stream: K::Rows,
+        delta: K::Rows,
+        norm: NormId,
+    ) -> Result<K::Rows, K::Error> {
+        let stream = self.add(stream, delta)?;
+        self.rms_norm_in_place(stream, norm)
+    }
+
+    fn project_heads(&mut self, layer: usize, normed: K::Rows) -> Result<[K::Rows; 3], K::Error> {
+        self.linear(normed, LinearId::qkv(layer))
+    }
+
+    fn norm_and_rope(
+        &mut self,
+        layer: usize,
+        [mut queries, mut keys, values]: [K::Rows; 3],
+        head_norms: bool,
+    ) -> Result<[K::Rows; 3], K::Error> {
+        if head_norms {
+            queries = self.rms_norm_in_place(queries, NormId::Query(layer))?;
+            keys = self.rms_norm_in_place(keys, NormId::Key(layer))?;
+        }
+        Ok([self.rope(queries)?, self.rope(keys)?, values])
+    }
+
+    fn attend(&mut self, layer: usize, heads: [K::Rows; 3]) -> Result<K::Rows, K::Error> {
+        self.attention(layer, heads)
+    }
+
+    fn project_attended(&mut self, layer: usize, attended: K::Rows) -> Result<K::Rows, K::Error> {
+        let [delta] = self.linear(attended, [LinearId::Output(layer)])?;
+        Ok(delta)
+    }
+
+    fn project_gated(&mut self, layer: usize, normed: K::Rows) -> Result<K::Rows, K::Error> {
+        let [gate, up] = self.linear(normed, LinearId::gate_up(layer))?;
+        self.silu_mul(gate, up)
+    }
+
+    fn project_down(&mut self, layer: usize, gated: K::Rows) -> Result<K::Rows, K::Error> {
+        let [delta] = self.linear(gated, [LinearId::Down(layer)])?;
+        Ok(delta)
+    }
 }
 
-/// One layer: attention, then a gated MLP, each added to what came in.
-pub fn block<K: Kernels>(
+/// The rows after the last norm, from the tokens of the pass. `config` has at least one layer, as its check says.
+pub fn forward<K: Kernels>(config: &Config, kernels: &mut K) -> Result<K::Output, K::Error> {
+    let mut stream = kernels.embed()?;
+    let mut normed = kernels.norm(&stream, NormId::Attention(0))?;
+    for layer in 1..config.layers {
+        let (rows, delta) = sublayers(config, kernels, layer - 1, stream, normed)?;
+        (stream, normed) = kernels.add_and_norm(rows, delta, NormId::Attention(layer))?;
+    }
+    let (stream, delta) = sublayers(config, kernels, config.layers - 1, stream, normed)?;
+    kernels.add_and_norm_last(stream, delta, NormId::Last)
+}
+
+/// One layer by itself: the stream after its attention, and its MLP's output, which is still to be added to that.
+pub fn residual_block<K: Kernels>(
+    config: &Config,
+    kernels: &mut K,
+    layer: usize,
+    stream: K::Stream,
+) -> Result<(K::Stream, K::Delta), K::Error> {
+    let normed = kernels.norm(&stream, NormId::Attention(layer))?;
+    sublayers(config, kernels, layer, stream, normed)
+}
+
+/// One layer by itself, from the rows that come in to those that go out.
+pub fn block<K: UnfusedKernels>(
     config: &Config,
     kernels: &mut K,
     layer: usize,
     rows: K::Rows,
 ) -> Result<K::Rows, K::Error> {
-    let normed = kernels.norm(&rows, NormId::Attention(layer))?;
-    let qkv = [LinearId::Query(layer), LinearId::Key(layer), LinearId::Value(layer)];
-    let [mut queries, mut keys, values] = kernels.linear(normed, qkv)?;
-    if config.head_norms {
-        queries = kernels.norm_in_place(queries, NormId::Query(layer))?;
-        keys = kernels.norm_in_place(keys, NormId::Key(layer))?;
-    }
-    let (queries, keys) = (kernels.rotate(queries)?, kernels.rotate(keys)?);
-    let seen = kernels.attend(layer, [queries, keys, values])?;
-    let [seen] = kernels.linear(seen, [LinearId::Output(layer)])?;
-    let rows = kernels.add(rows, seen)?;
+    let (rows, delta) = residual_block(config, kernels, layer, rows)?;
+    kernels.add(rows, delta)
+}
 
-    let normed = kernels.norm(&rows, NormId::Mlp(layer))?;
-    let [gate, up] = kernels.linear(normed, [LinearId::Gate(layer), LinearId::Up(layer)])?;
-    let gated = kernels.gate(gate, up)?;
-    let [down] = kernels.linear(gated, [LinearId::Down(layer)])?;
-    kernels.add(rows, down)
+/// Attention, its addition to the stream, and a gated MLP. `normed` is the norm of `stream`.
+fn sublayers<K: Kernels>(
+    config: &Config,
+    kernels: &mut K,
+    layer: usize,
+    stream: K::Stream,
+    normed: K::Normed,
+) -> Result<(K::Stream, K::Delta), K::Error> {
+    let heads = kernels.project_heads(layer, normed)?;
+    let heads = kernels.norm_and_rope(layer, heads, config.head_norms)?;
+    let attended = kernels.attend(layer, heads)?;
+    let delta = kernels.project_attended(layer, attended)?;
+    let (stream, normed) = kernels.add_and_norm(stream, delta, NormId::Mlp(layer))?;
+    let gated = kernels.project_gated(layer, normed)?;
+    let delta = kernels.project_down(layer, gated)?;
+    Ok((stream, delta))
 }
 
 // === impl LinearId ===
@@ -157,7 +338,7 @@ impl LinearId {
         }
     }
 
-    /// The name of its bias, for a layer that has one.
+    /// The name of its bias, if the configuration gives it one.
     pub fn bias(self, config: &Config) -> Option<String> {
         let biased = match self {
             Self::Query(_) | Self::Key(_) | Self::Value(_) => config.qkv_bias,
@@ -182,11 +363,21 @@ impl LinearId {
         }
     }
 
-    /// The names and dimensions of its weight and of the bias that it may have.
+    /// The names and dimensions of its weight and of its bias, if it has one.
     fn tensors(self, config: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
         let (outputs, inputs) = self.dims(config);
         let bias = self.bias(config).map(|bias| (bias, vec![outputs]));
         iter::once((self.name(), vec![outputs, inputs])).chain(bias)
+    }
+
+    /// The matrices of a layer that make queries, keys and values of the same rows.
+    pub fn qkv(layer: usize) -> [Self; 3] {
+        [Self::Query(layer), Self::Key(layer), Self::Value(layer)]
+    }
+
+    /// The matrices of a layer's gated MLP that have the same rows as input.
+    pub fn gate_up(layer: usize) -> [Self; 2] {
+        [Self::Gate(layer), Self::Up(layer)]
     }
 
     /// The matrices of one layer.
@@ -231,10 +422,10 @@ impl NormId {
     }
 }
 
-/// The name of the table of token embeddings, which a tied model unembeds with as well.
+/// The name of the table of token embeddings. A tied model unembeds with it as well.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// The names and dimensions of all tensors that a decoder is made of.
+/// The names and dimensions of all tensors of a decoder.
 pub fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
     let mut tensors = vec![(EMBEDDING.into(), vec![config.vocabulary, config.width])];
     for layer in 0..config.layers {

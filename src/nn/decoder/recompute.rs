@@ -5,7 +5,7 @@
 //! kept. On the way back a layer is calculated once more, from the last to the first, and forgotten
 //! again, at the price of a second pass forward (Chen et al. 2016).
 
-use super::{Adapters, Exact, Kernels, NormId, block};
+use super::{Adapters, Exact, NormId, UnfusedKernels, block};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 
@@ -18,7 +18,7 @@ pub fn backprop<'a>(
 ) -> Result<(Tensor, GradStore)> {
     let trained = trained(exact)?;
     let mut gradients = GradStore::default();
-    let embedded = exact.embed()?;
+    let embedded = exact.embedding()?;
     let mut inputs = vec![embedded.detach()];
     for layer in 0..exact.config().layers {
         let rows = block(exact.config(), exact, layer, inputs[layer].clone())?;
@@ -26,7 +26,7 @@ pub fn backprop<'a>(
     }
 
     let rows = input(&mut inputs)?;
-    let normed = exact.norm(&rows, NormId::Last)?;
+    let normed = exact.rms_norm(&rows, NormId::Last)?;
     let loss = loss(exact, &normed)?;
     let mut upstream = collect(&loss, &rows, &trained, &mut gradients)?;
     for layer in (0..exact.config().layers).rev() {

@@ -9,8 +9,8 @@ use super::lines::Lines;
 use super::matrix::{Format, Inputs, Matrix, PANEL, Plan, Product, multiply};
 use super::rows::{Add, Gate, InPlace, Norm as NormRows, Turns, each_row};
 use crate::nn::decoder::{
-    self, Checkpoint, CheckpointError, Config, ConfigError, EMBEDDING, Format as Stored, Kernels,
-    LinearId, NormId,
+    self, Checkpoint, CheckpointError, Config, ConfigError, EMBEDDING, Format as Stored, LinearId,
+    NormId, UnfusedKernels,
 };
 use candle_core::quantized::GgmlDType;
 use std::io;
@@ -528,11 +528,11 @@ impl<'a> Serve<'a> {
     }
 }
 
-impl Kernels for Serve<'_> {
+impl UnfusedKernels for Serve<'_> {
     type Rows = Buffer;
     type Error = CheckpointError;
 
-    fn embed(&mut self) -> Result<Buffer, CheckpointError> {
+    fn embedding(&mut self) -> Result<Buffer, CheckpointError> {
         let width = self.checkpoint.config().width;
         let view = self.checkpoint.tensor(EMBEDDING)?;
         let mut rows = self.state.take(width, self.state.pass.tokens.len());
@@ -543,7 +543,7 @@ impl Kernels for Serve<'_> {
         Ok(rows)
     }
 
-    fn norm(&mut self, rows: &Buffer, norm: NormId) -> Result<Buffer, CheckpointError> {
+    fn rms_norm(&mut self, rows: &Buffer, norm: NormId) -> Result<Buffer, CheckpointError> {
         let mut normed = self.state.take(rows.width, rows.rows());
         let (on, width) = ((self.level, self.crew), rows.width);
         let others = (rows.values.as_slice(), width);
@@ -551,7 +551,11 @@ impl Kernels for Serve<'_> {
         Ok(normed)
     }
 
-    fn norm_in_place(&mut self, mut rows: Buffer, norm: NormId) -> Result<Buffer, CheckpointError> {
+    fn rms_norm_in_place(
+        &mut self,
+        mut rows: Buffer,
+        norm: NormId,
+    ) -> Result<Buffer, CheckpointError> {
         let (on, width) = ((self.level, self.crew), rows.width);
         each_row(on, &InPlace(self.norm_rows(norm)), (&mut rows.values, width), (&[], 0));
         Ok(rows)
@@ -560,26 +564,26 @@ impl Kernels for Serve<'_> {
     fn linear<const N: usize>(
         &mut self,
         rows: Buffer,
-        layers: [LinearId; N],
+        matrices: [LinearId; N],
     ) -> Result<[Buffer; N], CheckpointError> {
         let count = rows.rows();
-        let mut outs = layers.map(|linear| {
+        let mut outs = matrices.map(|linear| {
             let outputs = self.weight(linear).outputs();
             self.state.take(outputs, count)
         });
-        if let Weight::Packed(first) = self.weight(layers[0]) {
+        if let Weight::Packed(first) = self.weight(matrices[0]) {
             let mut inputs = std::mem::take(&mut self.state.inputs);
             inputs.fill(self.level, self.crew, first.format(), &rows.values, rows.width);
-            let mut layers = layers.iter();
+            let mut matrices = matrices.iter();
             let products =
-                outs.each_mut().map(|out| match layers.next().map(|l| self.weight(*l)) {
+                outs.each_mut().map(|out| match matrices.next().map(|l| self.weight(*l)) {
                     Some(Weight::Packed(matrix)) => Product::whole(matrix, &mut out.values),
                     _ => unreachable!("all matrices of a model are kept alike"),
                 });
             multiply(self.level, self.crew, &inputs, &products);
             self.state.inputs = inputs;
         } else {
-            for (linear, out) in layers.into_iter().zip(&mut outs) {
+            for (linear, out) in matrices.into_iter().zip(&mut outs) {
                 if let Weight::Blocks(blocks) = self.weight(linear) {
                     blocks.multiply(self.crew, &rows.values, rows.width, &mut out.values)?;
                 }
@@ -589,13 +593,13 @@ impl Kernels for Serve<'_> {
         Ok(outs)
     }
 
-    fn rotate(&mut self, mut rows: Buffer) -> Result<Buffer, CheckpointError> {
+    fn rope(&mut self, mut rows: Buffer) -> Result<Buffer, CheckpointError> {
         let (on, width) = ((self.level, self.crew), rows.width);
         each_row(on, &self.state.turns, (&mut rows.values, width), (&[], 0));
         Ok(rows)
     }
 
-    fn attend(
+    fn attention(
         &mut self,
         layer: usize,
         [queries, keys, values]: [Buffer; 3],
@@ -613,17 +617,17 @@ impl Kernels for Serve<'_> {
         Ok(out)
     }
 
-    fn gate(&mut self, mut gate: Buffer, up: Buffer) -> Result<Buffer, CheckpointError> {
+    fn silu_mul(&mut self, mut gate: Buffer, up: Buffer) -> Result<Buffer, CheckpointError> {
         let (on, width) = ((self.level, self.crew), gate.width);
         each_row(on, &Gate, (&mut gate.values, width), (&up.values, width));
         self.state.give(up);
         Ok(gate)
     }
 
-    fn add(&mut self, mut rows: Buffer, more: Buffer) -> Result<Buffer, CheckpointError> {
+    fn add(&mut self, mut rows: Buffer, delta: Buffer) -> Result<Buffer, CheckpointError> {
         let (on, width) = ((self.level, self.crew), rows.width);
-        each_row(on, &Add, (&mut rows.values, width), (&more.values, width));
-        self.state.give(more);
+        each_row(on, &Add, (&mut rows.values, width), (&delta.values, width));
+        self.state.give(delta);
         Ok(rows)
     }
 }
