@@ -9,7 +9,7 @@ pub use signals::{HangUps, told_to_stop};
 use crate::api::{BindError, CutOff, Desk, Door, Limits, Readiness, State, router};
 use crate::config::{self, Config, Quantize};
 use crate::engine;
-use crate::rank::{self, Building, Live, MemoryLimits};
+use crate::rank::{self, CardCacheLimits, LadderOptions, LiveLadder};
 use crate::reranker::RunLimits;
 use crate::scorer::{self, Opened};
 use crate::store::{Embedded, Store};
@@ -32,7 +32,7 @@ const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 /// What a server is made from.
 pub struct Parts {
     /// What answers.
-    pub live: Arc<Live>,
+    pub live: Arc<LiveLadder>,
     /// What shows that it does.
     pub canary: Canary,
     /// Where things are counted: the ladders' own.
@@ -71,9 +71,12 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
     let some = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let of = &config.engine;
-    let building = Building {
+    let building = LadderOptions {
         store,
-        memory: MemoryLimits { bytes: config.rank.profile_cache.0, ttl: config.rank.profile_ttl.0 },
+        memory: CardCacheLimits {
+            bytes: config.rank.profile_cache.0,
+            ttl: config.rank.profile_ttl.0,
+        },
         scorer: scorer::Limits {
             threads: some(config.scorer.threads),
             slates: worker::Limits {
@@ -102,7 +105,7 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
     let (ladder, opened) = rank::open(dir, &building)
         .await
         .with_context(|| format!("opening the bundle {}", dir.display()))?;
-    let live = Arc::new(Live::start(ladder, building, config.bundle.swap.manner()));
+    let live = Arc::new(LiveLadder::start(ladder, building, config.bundle.swap.manner()));
     let canary = canary::canary(live.clone());
     Ok((Parts { live, canary, metrics, samples: None }, opened))
 }

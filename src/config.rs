@@ -5,7 +5,7 @@
 
 use crate::engine::{Place, PlaceError};
 use crate::nn::packed::Precision;
-use crate::rank::Manner;
+use crate::rank::SwapStrategy;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -294,10 +294,10 @@ impl Quantize {
 
 impl Swap {
     /// The manner of that name.
-    pub fn manner(self) -> Manner {
+    pub fn manner(self) -> SwapStrategy {
         match self {
-            Self::SideBySide => Manner::SideBySide,
-            Self::OneAtATime => Manner::OneAtATime,
+            Self::SideBySide => SwapStrategy::SideBySide,
+            Self::OneAtATime => SwapStrategy::OneAtATime,
         }
     }
 }

@@ -20,7 +20,7 @@ fn query(budget_ms: u64) -> Query {
         user: "u".into(),
         history: None,
         profile: None,
-        request: None,
+        query_text: None,
         candidates: ["a", "b", "c"].map(candidate).into(),
         top_n: 3,
         effort: Effort::Auto,

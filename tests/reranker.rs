@@ -9,11 +9,11 @@ mod support;
 use futures_util::StreamExt as _;
 use raisonne::bundle::{Bundle, Manifest, Part};
 use raisonne::domain::{
-    Candidate, Criticality, Deadline, Effort, Explain, ItemText, Quality, Query, Source,
+    Candidate, Criticality, Deadline, Effort, Explain, ItemText, Quality, Query, ReasonSource,
 };
 use raisonne::language::LmTokenizer;
 use raisonne::nn::decoder::Model;
-use raisonne::rank::{self, Answer, Building, Ladder, Shortfall, Update};
+use raisonne::rank::{self, Answer, Ladder, LadderOptions, Shortfall, Update};
 use raisonne::reranker::{
     ComparedFile, Grounds, Prompts, RerankerFile, RunLimits, Thought, WeighedFile,
 };
@@ -84,7 +84,7 @@ fn bundle() -> TempDir {
     bundle_with(RerankerFile { weighed, ..RerankerFile::default() })
 }
 
-fn building(change: impl FnOnce(&mut RunLimits)) -> Building {
+fn building(change: impl FnOnce(&mut RunLimits)) -> LadderOptions {
     let mut building = support::building(Arc::new(Metrics::new()));
     change(&mut building.engine);
     building
@@ -112,7 +112,7 @@ fn query_of(bundle: &Bundle, candidates: usize, effort: Effort) -> Query {
         user,
         history: None,
         profile: None,
-        request: None,
+        query_text: None,
         candidates: items.map(|item| candidate(&item.id)).collect(),
         top_n: 5,
         effort,
@@ -204,7 +204,7 @@ async fn whatever_is_thought_the_best_are_put_into_an_order() {
         let last = &answers.last().unwrap().ranking;
         assert_eq!(last.rationale, None);
         let reasons = last.order.iter().flat_map(|ranked| &ranked.reasons);
-        assert!(reasons.map(|reason| reason.source).all(|source| source != Source::Live));
+        assert!(reasons.map(|reason| reason.source).all(|source| source != ReasonSource::Live));
     }
     let alone = query(&home, 1, Effort::Reasoned);
     let answer = climb(&ladder, &alone).await.pop().unwrap();
@@ -251,7 +251,7 @@ async fn what_can_be_shown_holds_whoever_thinks_it() {
         let thought = Thought::read(&told).unwrap();
         assert!(thought.prove(catalog, cards, &card.history, &offered).is_some(), "{told}");
         let live = last.order.iter().flat_map(|ranked| &ranked.reasons);
-        let live: Vec<_> = live.filter(|reason| reason.source == Source::Live).collect();
+        let live: Vec<_> = live.filter(|reason| reason.source == ReasonSource::Live).collect();
         assert_eq!(live.len(), 1);
         assert!(told.ends_with(&*live[0].text), "{told}");
     }

@@ -17,7 +17,7 @@ use raisonne::api::pb::rerank_service_client::RerankServiceClient;
 use raisonne::api::{BindError, State, pb};
 use raisonne::app::{App, Parts};
 use raisonne::config;
-use raisonne::rank::{Ladder, Live, Manner, Shortfall};
+use raisonne::rank::{Ladder, LiveLadder, Shortfall, SwapStrategy};
 use raisonne::telemetry::Metrics;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -121,9 +121,9 @@ impl Server {
 }
 
 /// A ladder that nobody swaps.
-fn live(ladder: Ladder, metrics: &Arc<Metrics>) -> Arc<Live> {
+fn live(ladder: Ladder, metrics: &Arc<Metrics>) -> Arc<LiveLadder> {
     let building = wiring::building(metrics.clone());
-    Arc::new(Live::start(Arc::new(ladder), building, Manner::default()))
+    Arc::new(LiveLadder::start(Arc::new(ladder), building, SwapStrategy::default()))
 }
 
 fn api() -> config::Api {

@@ -18,7 +18,7 @@ use raisonne::app::{App, Canary, furnish};
 use raisonne::bundle::{Manifest, Part};
 use raisonne::config::{Config, Span, Swap};
 use raisonne::domain::{self, Candidate, Criticality, Deadline, Effort, Explain, Query};
-use raisonne::rank::{self, Ladder, Live, Manner, SwapError, Swapped, Update};
+use raisonne::rank::{self, Ladder, LiveLadder, SwapError, SwapOutcome, SwapStrategy, Update};
 use raisonne::telemetry::Metrics;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ const CLIENTS: usize = 4;
 /// A server, its ladders, and what speaks to it.
 struct Served {
     app: App,
-    live: Arc<Live>,
+    live: Arc<LiveLadder>,
     canary: Canary,
     metrics: Arc<Metrics>,
     client: RerankServiceClient<Channel>,
@@ -147,7 +147,7 @@ impl Served {
         self.live.ladder().version().to_string()
     }
 
-    async fn swap(&self, dir: &Path) -> Result<Swapped, SwapError> {
+    async fn swap(&self, dir: &Path) -> Result<SwapOutcome, SwapError> {
         timeout(PATIENCE, self.live.swap(dir)).await.expect("a swap ends")
     }
 
@@ -281,7 +281,7 @@ fn golden_query(ladder: &Ladder) -> Query {
         user: golden.user.as_str().into(),
         history: None,
         profile: None,
-        request: None,
+        query_text: None,
         candidates: golden.items.iter().map(candidate).collect(),
         top_n: 5,
         effort: Effort::Auto,
@@ -302,7 +302,7 @@ async fn under_load_no_request_fails_and_each_answer_is_wholly_of_one_version() 
     let served = Served::start(Swap::SideBySide).await;
     let (here, there) = (Shelf::demo(), shelf.other());
     let mut expected = BTreeMap::from([served.answers().await]);
-    assert_eq!(served.swap(&there).await.unwrap(), Swapped::Now);
+    assert_eq!(served.swap(&there).await.unwrap(), SwapOutcome::Swapped);
     expected.extend([served.answers().await]);
     let [one, two] = [&here, &there].map(|dir| &expected[&version(dir)]);
     assert!(!one.iter().zip(two).any(|(a, b)| a.is_like(b)), "they answer alike");
@@ -311,7 +311,7 @@ async fn under_load_no_request_fails_and_each_answer_is_wholly_of_one_version() 
     let mut old = Vec::new();
     for dir in [&here, &there, &here, &there] {
         old.push(Arc::downgrade(&served.live.ladder()));
-        assert_eq!(served.swap(dir).await.unwrap(), Swapped::Now);
+        assert_eq!(served.swap(dir).await.unwrap(), SwapOutcome::Swapped);
         assert_eq!(served.version(), version(dir));
         sleep(Duration::from_millis(300)).await;
     }
@@ -359,7 +359,7 @@ async fn a_bundle_that_does_not_hold_leaves_the_old_one_serving() {
         assert!(Arc::ptr_eq(&before, &served.live.ladder()));
         served.counts(&format!(r#"raisonne_bundle_swaps_total{{outcome="refused"}} {refused}"#));
     }
-    assert_eq!(served.swap(&Shelf::demo()).await.unwrap(), Swapped::Already);
+    assert_eq!(served.swap(&Shelf::demo()).await.unwrap(), SwapOutcome::Unchanged);
     assert!(Arc::ptr_eq(&before, &served.live.ladder()), "the same version is not opened again");
     served.counts(r#"raisonne_bundle_swaps_total{outcome="already"} 1"#);
     served.is_well().await;
@@ -381,7 +381,7 @@ async fn an_old_ladder_stays_until_its_last_climb_ends_and_then_goes() {
     climb.next().await.unwrap();
     served.swap(&shelf.other()).await.unwrap();
     sleep(Duration::from_millis(100)).await;
-    assert!(old.upgrade().is_some() && !end.has_come(), "somebody still climbs it");
+    assert!(old.upgrade().is_some() && !end.has_dropped(), "somebody still climbs it");
 
     let pinned = RerankRequest { bundle: version(&Shelf::demo()), ..served.samples[0].clone() };
     let status = client.rerank(pinned).await.unwrap_err();
@@ -393,7 +393,7 @@ async fn an_old_ladder_stays_until_its_last_climb_ends_and_then_goes() {
     assert_eq!(last.ranking.quality, domain::Quality::Reasoned);
     drop(climb);
     gone(&old).await;
-    timeout(PATIENCE, end.come()).await.expect("its owners end");
+    timeout(PATIENCE, end.dropped()).await.expect("its owners end");
     served.stop().await;
 }
 
@@ -425,7 +425,7 @@ async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there(
     }
     // What was planned is no reason to send nobody here.
     served.is_well().await;
-    assert!(!swap.is_finished() && !old.end().has_come());
+    assert!(!swap.is_finished() && !old.end().has_dropped());
     // Another swap may wait meanwhile, and no more.
     let mut second = Box::pin(served.live.swap(&there));
     assert!((&mut second).now_or_never().is_none());
@@ -433,9 +433,9 @@ async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there(
 
     let end = old.end();
     drop(old);
-    assert_eq!(swap.await.unwrap().unwrap(), Swapped::Now);
-    assert!(end.has_come(), "the old one is gone before the new one is there");
-    assert_eq!(second.await.unwrap(), Swapped::Already);
+    assert_eq!(swap.await.unwrap().unwrap(), SwapOutcome::Swapped);
+    assert!(end.has_dropped(), "the old one is gone before the new one is there");
+    assert_eq!(second.await.unwrap(), SwapOutcome::Unchanged);
     let answer = client.rerank(served.samples[0].clone()).await.unwrap().into_inner();
     assert_eq!((answer.quality(), &*answer.bundle), (TOP, &*version(&there)));
     for (_, answer, why) in load.end().await {
@@ -472,7 +472,7 @@ async fn one_at_a_time_a_language_model_that_does_not_hold_leaves_its_ladder_wit
     timeout(PATIENCE, degraded).await.unwrap();
     served.counts(r#"raisonne_bundle_swaps_total{outcome="lacking"} 1"#);
 
-    assert_eq!(served.swap(&Shelf::demo()).await.unwrap(), Swapped::Now);
+    assert_eq!(served.swap(&Shelf::demo()).await.unwrap(), SwapOutcome::Swapped);
     served.is_well().await;
     served.stop().await;
 }
@@ -483,15 +483,15 @@ async fn one_at_a_time_a_swap_does_not_wait_for_ever_and_can_be_tried_again() {
     let there = shelf.other();
     let building = building::building(Arc::new(Metrics::new()));
     let (ladder, _) = rank::open(&Shelf::demo(), &building).await.unwrap();
-    let live = Live::start(ladder.clone(), building, Manner::OneAtATime);
+    let live = LiveLadder::start(ladder.clone(), building, SwapStrategy::OneAtATime);
     let begun = Instant::now();
     let error = live.swap(&there).await.unwrap_err();
     assert!(matches!(error, SwapError::Held), "{error:?}");
-    assert!(begun.elapsed() >= Manner::LEAVING_MAX);
+    assert!(begun.elapsed() >= SwapStrategy::LEAVING_MAX);
     let lacking = live.ladder();
     assert!(!lacking.is_whole() && lacking.version().as_str() == version(&there));
     drop((ladder, lacking));
-    assert_eq!(live.swap(&there).await.unwrap(), Swapped::Now);
+    assert_eq!(live.swap(&there).await.unwrap(), SwapOutcome::Swapped);
     assert!(live.ladder().is_whole());
 }
 

@@ -6,7 +6,7 @@
 mod small;
 
 use raisonne::bundle::{Bundle, Part};
-use raisonne::domain::Source;
+use raisonne::domain::ReasonSource;
 use raisonne::evidence;
 use raisonne::train::{NoProgress, Progress, Recipe, STAGES, Workspace, publish, run};
 use std::collections::BTreeSet;
@@ -130,8 +130,12 @@ fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
         for reason in &card.reasons {
             let sayings = evidence::sayings(&reason.evidence[0], category, "£");
             assert!(sayings.iter().any(|saying| **saying == *reason.text), "{reason:?}");
-            ended |= reason.source == Source::Evidence;
-            assert_eq!(ended, reason.source == Source::Evidence, "its own come first: {card:?}");
+            ended |= reason.source == ReasonSource::Evidence;
+            assert_eq!(
+                ended,
+                reason.source == ReasonSource::Evidence,
+                "its own come first: {card:?}"
+            );
             written += usize::from(!ended);
             left += usize::from(ended);
         }

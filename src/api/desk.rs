@@ -6,7 +6,7 @@ use super::pb;
 use super::readiness::Readiness;
 use super::wire::{self, Envelope, Slip};
 use crate::domain::{Criticality, Query};
-use crate::rank::{Ladder, Live, Update};
+use crate::rank::{Ladder, LiveLadder, Update};
 use crate::telemetry::Metrics;
 use async_stream::stream;
 use axum::body::Bytes;
@@ -36,7 +36,7 @@ pub struct Limits {
 /// What both protocols share: the ladder that serves, and who may climb it.
 #[derive(Debug)]
 pub struct Desk {
-    live: Arc<Live>,
+    live: Arc<LiveLadder>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     limits: Limits,
@@ -47,7 +47,7 @@ pub struct Desk {
 impl Desk {
     /// A desk in front of the ladder that is live. `samples` is a JSON document of requests to try.
     pub fn new(
-        live: Arc<Live>,
+        live: Arc<LiveLadder>,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
         limits: Limits,

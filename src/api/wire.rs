@@ -11,7 +11,8 @@ use crate::domain::limits::{
 };
 use crate::domain::{
     Candidate, Criticality, Deadline, Effort, Event, EventKind, Evidence, EvidenceKind, Explain,
-    ItemId, ItemText, Quality, Query, Ranked, Reason, Scores, Source, Timestamp, UserId, Version,
+    ItemId, ItemText, Quality, Query, Ranked, Reason, ReasonSource, Scores, Timestamp, UserId,
+    Version,
 };
 use crate::rank::{Answer, Receipt, Shortfall};
 use std::collections::HashMap;
@@ -75,7 +76,7 @@ pub fn query(request: pb::RerankRequest, envelope: Envelope) -> Result<Query, Fa
         user,
         history,
         profile,
-        request: (!query.is_empty()).then(|| query.into()),
+        query_text: (!query.is_empty()).then(|| query.into()),
         candidates,
         top_n: if top_n == 0 { all } else { top_n as usize },
         effort: bounds.named::<pb::Effort>("effort", effort).into(),
@@ -103,7 +104,7 @@ pub fn question(request: pb::ExplainRequest, envelope: Envelope) -> Result<Query
         user,
         history,
         profile: None,
-        request: None,
+        query_text: None,
         top_n: item_ids.len(),
         candidates: item_ids.into_iter().map(bare).collect(),
         effort: Effort::Scored,
@@ -410,9 +411,9 @@ impl From<Reason> for pb::Reason {
     fn from(reason: Reason) -> Self {
         let Reason { text, source, evidence, weight, bundle, written_at } = reason;
         let source = match source {
-            Source::Evidence => pb::Source::Evidence,
-            Source::Cached => pb::Source::Cached,
-            Source::Live => pb::Source::Live,
+            ReasonSource::Evidence => pb::Source::Evidence,
+            ReasonSource::Cached => pb::Source::Cached,
+            ReasonSource::Live => pb::Source::Live,
         };
         Self {
             text: text.to_string(),

@@ -2,7 +2,7 @@
 
 use crate::bundle::GoldenRequest;
 use crate::domain::{Candidate, Criticality, Deadline, Effort, Explain, Query};
-use crate::rank::{Answer, Ladder, Live, Shortfall, Update};
+use crate::rank::{Answer, Ladder, LiveLadder, Shortfall, Update};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use std::sync::Arc;
@@ -19,12 +19,12 @@ pub(super) const LATE: &str = "a canary slate did not reach the top in time";
 pub type Canary = Arc<dyn Fn() -> BoxFuture<'static, Result<(), &'static str>> + Send + Sync>;
 
 /// Sends a golden request through the whole of the ladder that is live then.
-pub(super) fn canary(live: Arc<Live>) -> Canary {
+pub(super) fn canary(live: Arc<LiveLadder>) -> Canary {
     Arc::new(move || comes_back(live.ladder()).boxed())
 }
 
 async fn comes_back(ladder: Arc<Ladder>) -> Result<(), &'static str> {
-    if let Some(why) = ladder.ails() {
+    if let Some(why) = ladder.unhealthy() {
         return Err(why);
     }
     let golden = ladder.golden().cloned().ok_or("the bundle has no golden request")?;
@@ -51,7 +51,7 @@ fn query(golden: GoldenRequest) -> Query {
         user: golden.user.into(),
         history: None,
         profile: None,
-        request: None,
+        query_text: None,
         top_n: golden.items.len(),
         candidates: golden.items.into_iter().map(candidate).collect(),
         effort: Effort::Auto,
@@ -68,10 +68,10 @@ fn query(golden: GoldenRequest) -> Query {
 mod tests {
     use super::*;
     use crate::domain::{Quality, Ranking};
-    use crate::rank::{Aloud, Receipt, Refined, Rung};
+    use crate::rank::{Receipt, Rung, RungOutcome, ThoughtSender};
     use crate::telemetry::Metrics;
 
-    /// A rung that answers, or ails for good.
+    /// A rung that answers, or is unhealthy for good.
     struct Stub(Quality, Option<&'static str>);
 
     impl Rung for Stub {
@@ -83,21 +83,23 @@ mod tests {
             &'a self,
             _query: &'a Query,
             best: &'a Ranking,
-            _aloud: &'a Aloud,
-        ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+            _thoughts: &'a ThoughtSender,
+        ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
             let ranking = Ranking { quality: self.0, ..best.clone() };
-            let refined = Refined { ranking, receipt: Receipt::default(), shortfall: None };
+            let refined = RungOutcome { ranking, receipt: Receipt::default(), shortfall: None };
             async move { self.1.map_or(Ok(refined), |_| Err(Shortfall::Broken)) }.boxed()
         }
 
-        fn ails(&self) -> Option<&'static str> {
+        fn unhealthy(&self) -> Option<&'static str> {
             self.1
         }
     }
 
-    async fn canary_of(ails: Option<&'static str>) -> Result<(), &'static str> {
-        let rungs: Vec<Arc<dyn Rung>> =
-            vec![Arc::new(Stub(Quality::Scored, None)), Arc::new(Stub(Quality::Weighed, ails))];
+    async fn canary_of(unhealthy: Option<&'static str>) -> Result<(), &'static str> {
+        let rungs: Vec<Arc<dyn Rung>> = vec![
+            Arc::new(Stub(Quality::Scored, None)),
+            Arc::new(Stub(Quality::Weighed, unhealthy)),
+        ];
         let golden = GoldenRequest {
             user: "u".into(),
             items: vec!["a".into(), "b".into()],

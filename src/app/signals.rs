@@ -1,6 +1,6 @@
 //! What an operator tells a running process.
 
-use crate::rank::{Live, SwapError};
+use crate::rank::{LiveLadder, SwapError};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl HangUps {
 
     /// At each hang-up, opens the bundle in `dir` again and swaps it in. Those that come while a
     /// swap is carried out count as one.
-    pub async fn swap(mut self, live: Arc<Live>, dir: PathBuf) {
+    pub async fn swap(mut self, live: Arc<LiveLadder>, dir: PathBuf) {
         while self.next().await {
             tracing::info!(dir = %dir.display(), "told to open the bundle again");
             // What came of a swap that was carried out has been logged.

@@ -1,6 +1,6 @@
 //! What we know about users and items, written ahead of time.
 
-use crate::domain::{EventKind, Evidence, Source, Timestamp, UserId};
+use crate::domain::{EventKind, Evidence, ReasonSource, Timestamp, UserId};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -87,7 +87,7 @@ pub struct CardReason {
     /// The sentence.
     pub text: Arc<str>,
     /// Who wrote it.
-    pub source: Source,
+    pub source: ReasonSource,
     /// What it rests on.
     pub evidence: Arc<[Evidence]>,
     /// How strong the tie is, in `0..=1`: the cosine, for co-purchases.

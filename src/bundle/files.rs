@@ -5,7 +5,7 @@ use super::{
     ItemCard, ItemStats, Manifest, NO_NEIGHBOUR, NeighbourTable, PARTNERS, Part, SemanticIds,
     UserCard,
 };
-use crate::domain::{EventKind, Evidence, EvidenceKind, Source, Timestamp, UserId};
+use crate::domain::{EventKind, Evidence, EvidenceKind, ReasonSource, Timestamp, UserId};
 use half::f16;
 use rustc_hash::FxHashMap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -189,7 +189,7 @@ impl ReasonRow {
         let evidence = &reason.evidence[0];
         Self {
             text: reason.text.to_string(),
-            cached: reason.source == Source::Cached,
+            cached: reason.source == ReasonSource::Cached,
             kind: evidence.kind.as_str().into(),
             item: evidence.item.as_ref().map(|item| item.as_str().into()),
             attribute: evidence.attribute.to_string(),
@@ -221,7 +221,7 @@ impl ReasonRow {
         };
         Some(CardReason {
             text: self.text.into(),
-            source: if self.cached { Source::Cached } else { Source::Evidence },
+            source: if self.cached { ReasonSource::Cached } else { ReasonSource::Evidence },
             evidence: Arc::new([evidence]),
             strength: self.strength,
             backing,

@@ -15,7 +15,7 @@ pub use ids::{ItemId, UserId, Version};
 pub use item::{Event, EventKind, ItemText, Timestamp};
 pub use query::{Candidate, Criticality, Effort, Explain, Query};
 pub use ranking::{Quality, Ranked, Ranking, Scores};
-pub use reason::{Evidence, EvidenceKind, Reason, Source};
+pub use reason::{Evidence, EvidenceKind, Reason, ReasonSource};
 
 /// Limits on a request: each has a name, a unit and a default, and the API quotes them in errors.
 pub mod limits {

@@ -16,7 +16,7 @@ pub struct Query {
     /// What the shop knows about the shopper in words.
     pub profile: Option<Arc<str>>,
     /// A request in the shopper's own words.
-    pub request: Option<Arc<str>>,
+    pub query_text: Option<Arc<str>>,
     /// The slate in the order given: `1..=CANDIDATES_MAX` distinct items.
     pub candidates: Vec<Candidate>,
     /// How many results to return.

@@ -9,7 +9,7 @@ pub struct Reason {
     /// The sentence.
     pub text: Arc<str>,
     /// Who wrote it.
-    pub source: Source,
+    pub source: ReasonSource,
     /// What it claims, so that a program can check it.
     pub evidence: Arc<[Evidence]>,
     /// How much the scorer attended to it for this shopper, in `0..=1`.
@@ -22,7 +22,7 @@ pub struct Reason {
 
 /// Who wrote a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum ReasonSource {
     /// The evidence writer, from data alone.
     Evidence,
     /// A language model, ahead of time.

@@ -3,7 +3,7 @@
 use super::ledger::RECENT_DAYS;
 use super::{Ledger, wording};
 use crate::bundle::{Backing, CardReason, Catalog, ItemCard, ItemStats, REASONS_MAX};
-use crate::domain::{Evidence, EvidenceKind, Source, UserId};
+use crate::domain::{Evidence, EvidenceKind, ReasonSource, UserId};
 use std::sync::Arc;
 
 /// Fewer buyers than this and a claim would be about a person, not about an item.
@@ -238,7 +238,7 @@ impl Page<'_> {
         let turn = self.item.wrapping_add(about) as usize % sayings.len().max(1);
         (!sayings.is_empty()).then(|| CardReason {
             text: sayings.swap_remove(turn).into(),
-            source: Source::Evidence,
+            source: ReasonSource::Evidence,
             evidence: Arc::new([evidence]),
             strength,
             backing: Backing::Nothing,

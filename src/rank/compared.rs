@@ -1,11 +1,11 @@
 //! The rungs of the language model that compares: the best candidates at once, straight away or after a
 //! thought.
 
-use super::fuse::{ails, fused, offered, shortfall, words};
-use super::profile::Profiles;
-use super::{Aloud, Receipt, Refined, Rung, Shortfall};
+use super::fuse::{fused, offered, shortfall, unhealthy, words};
+use super::user_cards::UserCards;
+use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::bundle::UserCard;
-use crate::domain::{Explain, Quality, Query, Ranking, Reason, Source};
+use crate::domain::{Explain, Quality, Query, Ranking, Reason, ReasonSource};
 use crate::reranker::{self, ComparedFile, Grounds, Proof, Reranker, Shopper, Thought, Urgency};
 use crate::scorer::{Model, Written};
 use futures_util::FutureExt as _;
@@ -19,7 +19,7 @@ pub struct Compared {
     quality: Quality,
     reranker: Arc<Reranker>,
     model: Arc<Model>,
-    profiles: Arc<Profiles>,
+    profiles: Arc<UserCards>,
     file: ComparedFile,
 }
 
@@ -29,7 +29,7 @@ impl Compared {
         quality: Quality,
         reranker: Arc<Reranker>,
         model: Arc<Model>,
-        profiles: Arc<Profiles>,
+        profiles: Arc<UserCards>,
         file: ComparedFile,
     ) -> Self {
         Self { quality, reranker, model, profiles, file }
@@ -39,8 +39,8 @@ impl Compared {
         &self,
         query: &Query,
         best: &Ranking,
-        aloud: &Aloud,
-    ) -> Result<Refined, Shortfall> {
+        thoughts: &ThoughtSender,
+    ) -> Result<RungOutcome, Shortfall> {
         let (places, items) = offered(query, best, &self.model.catalog, self.file.offered_max);
         if items.len() < 2 {
             return Err(Shortfall::Missing("items"));
@@ -54,7 +54,7 @@ impl Compared {
         let thinks = self.file.thinks(|| Grounds::of(catalog, cards, &card.history, &items));
         let asked = self.reranker.compare(shopper, &offers, &thinks, urgency);
         let answer =
-            asked.map_err(|error| shortfall(&error))?.answer(|piece| aloud.say(piece)).await;
+            asked.map_err(|error| shortfall(&error))?.answer(|piece| thoughts.send(piece)).await;
         let answer = answer.map_err(|error| shortfall(&error))?;
 
         let place = |item: &u32| items.iter().position(|other| other == item).map(|at| places[at]);
@@ -82,7 +82,7 @@ impl Compared {
         let ranking = fused(ranking, self.quality, |below| {
             self.file.fuse(below, &order, &heard);
         });
-        Ok(Refined { ranking, receipt, shortfall: None })
+        Ok(RungOutcome { ranking, receipt, shortfall: None })
     }
 
     /// What the Rechead says of the candidates in their answered order, to a shopper of whom this was
@@ -119,7 +119,7 @@ impl Compared {
         let card = &self.model.cards.items[proof.item as usize].reasons[proof.reason];
         Reason {
             text: thought.sentence().into(),
-            source: Source::Live,
+            source: ReasonSource::Live,
             evidence: card.evidence.clone(),
             weight: 1.0,
             bundle: ranking.version.clone(),
@@ -133,16 +133,16 @@ impl Rung for Compared {
         self.quality
     }
 
-    fn ails(&self) -> Option<&'static str> {
-        ails(&self.reranker)
+    fn unhealthy(&self) -> Option<&'static str> {
+        unhealthy(&self.reranker)
     }
 
     fn refine<'a>(
         &'a self,
         query: &'a Query,
         best: &'a Ranking,
-        aloud: &'a Aloud,
-    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
-        self.compare(query, best, aloud).boxed()
+        thoughts: &'a ThoughtSender,
+    ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
+        self.compare(query, best, thoughts).boxed()
     }
 }

@@ -5,14 +5,14 @@ use super::Shortfall;
 use crate::bundle::Catalog;
 use crate::domain::{Quality, Query, Ranked, Ranking};
 use crate::engine::{EngineError, Failure, Refused};
-use crate::reranker::{AskError, Order, Reranker, Words};
+use crate::reranker::{AskError, Reranker, ScoredOrder, Words};
 
 /// Why a rung is out of order whose language model can't be asked any more.
 const GONE: &str =
     "the language model is gone: its engine has ended, and this process must be started anew";
 
 /// Why a rung of this language model will never better a ranking again, if so.
-pub(super) fn ails(reranker: &Reranker) -> Option<&'static str> {
+pub(super) fn unhealthy(reranker: &Reranker) -> Option<&'static str> {
     (!reranker.is_alive()).then_some(GONE)
 }
 
@@ -27,7 +27,7 @@ pub(super) fn known(ranking: &Ranking) -> impl Iterator<Item = &Ranked> {
 pub(super) fn words(query: &Query) -> Words<'_> {
     Words {
         profile: query.profile.as_deref().unwrap_or_default(),
-        request: query.request.as_deref().unwrap_or_default(),
+        request: query.query_text.as_deref().unwrap_or_default(),
     }
 }
 
@@ -49,12 +49,12 @@ pub(super) fn offered(
 pub(super) fn fused(
     mut ranking: Ranking,
     quality: Quality,
-    fuse: impl FnOnce(&mut Order),
+    fuse: impl FnOnce(&mut ScoredOrder),
 ) -> Ranking {
     // An order that was never scored says no more than who came first.
     let is_scored = ranking.quality >= Quality::Scored;
     let each = ranking.order.iter().enumerate();
-    let mut order: Order = each
+    let mut order: ScoredOrder = each
         .map(|(place, ranked)| {
             (ranked.input, if is_scored { ranked.score } else { -(place as f32) })
         })

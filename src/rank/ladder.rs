@@ -1,7 +1,7 @@
 //! The climb: from the order given to the best order that the deadline allows.
 
-use super::end::{End, Ending};
-use super::{Aloud, Pace, Receipt, Refined, Rung, Shortfall};
+use super::background_drop::{BackgroundDrop, DropSignal};
+use super::{Receipt, Rung, RungOutcome, RungPace, Shortfall, ThoughtSender};
 use crate::bundle::GoldenRequest;
 use crate::domain::{Effort, ItemId, Quality, Query, Ranking, Reason, Version};
 use crate::telemetry::Metrics;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// The rungs of one bundle, lowest first.
 pub struct Ladder {
-    steps: Ending<Vec<Step>>,
+    steps: BackgroundDrop<Vec<TimedRung>>,
     /// The rungs of its bundle that it does without, and why.
     lacks: Vec<(Quality, Shortfall)>,
     golden: Option<GoldenRequest>,
@@ -22,9 +22,9 @@ pub struct Ladder {
 }
 
 /// A rung with its pace: begun only if it fits, cut off at the deadline, timed either way.
-struct Step {
+struct TimedRung {
     rung: Arc<dyn Rung>,
-    pace: Pace,
+    pace: RungPace,
 }
 
 /// The best order so far, and what was met on the way to it.
@@ -54,8 +54,8 @@ pub enum Update {
 impl Ladder {
     /// A ladder of `rungs`, lowest first.
     pub fn new(rungs: Vec<Arc<dyn Rung>>, version: Version, metrics: Arc<Metrics>) -> Self {
-        let steps = rungs.into_iter().map(|rung| Step { rung, pace: Pace::default() });
-        let steps = Ending::new(steps.collect());
+        let steps = rungs.into_iter().map(|rung| TimedRung { rung, pace: RungPace::default() });
+        let steps = BackgroundDrop::new(steps.collect());
         Self { steps, lacks: Vec::new(), golden: None, version, metrics }
     }
 
@@ -85,12 +85,12 @@ impl Ladder {
     }
 
     /// Why it will never reach its top again, in words for operators; `None` while it may.
-    pub fn ails(&self) -> Option<&'static str> {
-        self.steps.iter().find_map(|step| step.rung.ails())
+    pub fn unhealthy(&self) -> Option<&'static str> {
+        self.steps.iter().find_map(|step| step.rung.unhealthy())
     }
 
     /// When it will have been dropped, and with it whatever it alone owns.
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> DropSignal {
         self.steps.end()
     }
 
@@ -112,9 +112,9 @@ impl Ladder {
             };
             for step in self.steps.iter().filter(|step| within(step.rung.quality(), query.effort)) {
                 yield Update::Answer(Box::new(answer.clone()));
-                let (aloud, mut thoughts) = Aloud::new();
+                let (sender, mut thoughts) = ThoughtSender::new();
                 let outcome = {
-                    let mut attempt = pin!(self.attempt(step, &query, &answer.ranking, aloud));
+                    let mut attempt = pin!(self.attempt(step, &query, &answer.ranking, sender));
                     loop {
                         tokio::select! {
                             biased;
@@ -157,16 +157,16 @@ impl Ladder {
 
     async fn attempt(
         &self,
-        step: &Step,
+        step: &TimedRung,
         query: &Query,
         best: &Ranking,
-        aloud: Aloud,
-    ) -> Result<Refined, Shortfall> {
+        thoughts: ThoughtSender,
+    ) -> Result<RungOutcome, Shortfall> {
         let begun = Instant::now();
         let remaining = query.deadline.remaining(begun);
         let attempt = step.pace.begin(remaining, begun).ok_or(Shortfall::TooSlow)?;
         let outcome =
-            timeout_at(query.deadline.instant(), step.rung.refine(query, best, &aloud)).await;
+            timeout_at(query.deadline.instant(), step.rung.refine(query, best, &thoughts)).await;
         let outcome = outcome.unwrap_or(Err(Shortfall::Late));
         match &outcome {
             Ok(_) => attempt.done(Instant::now()),
@@ -201,7 +201,7 @@ fn within(quality: Quality, effort: Effort) -> bool {
 // === impl Answer ===
 
 impl Answer {
-    fn take(&mut self, quality: Quality, refined: Refined) {
+    fn take(&mut self, quality: Quality, refined: RungOutcome) {
         debug_assert!(refined.ranking.is_permutation(self.ranking.order.len()));
         self.ranking = refined.ranking;
         self.receipt += refined.receipt;

@@ -1,7 +1,7 @@
 //! The ladder that serves now.
 
-use super::swap::{Errand, Keeper};
-use super::{Building, Ladder, OpenError};
+use super::swap::{SwapRequest, Swapper};
+use super::{Ladder, LadderOptions, OpenError};
 use arc_swap::ArcSwap;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ const WAITING_MAX: usize = 1;
 /// answer is of one version. Nothing is invalidated: what belongs to an old version belongs to its
 /// ladder, and goes with it when the last request that climbs it has ended.
 #[derive(Debug)]
-pub struct Live {
+pub struct LiveLadder {
     ladder: Arc<ArcSwap<Ladder>>,
-    errands: mpsc::Sender<Errand>,
+    errands: mpsc::Sender<SwapRequest>,
 }
 
 /// How one version follows another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Manner {
+pub enum SwapStrategy {
     /// The new one is whole before the old one leaves: for as long, there are two language models.
     #[default]
     SideBySide,
@@ -36,11 +36,11 @@ pub enum Manner {
 
 /// What came of a swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Swapped {
+pub enum SwapOutcome {
     /// The version serves now.
-    Now,
+    Swapped,
     /// It did already: nothing was done.
-    Already,
+    Unchanged,
 }
 
 /// Why a version does not serve, or not all of it.
@@ -55,7 +55,7 @@ pub enum SwapError {
     /// It serves, but its language model was not loaded.
     #[error(
         "the bundle serves without its language model: the one before was still in use after {} s",
-        Manner::LEAVING_MAX.as_secs()
+        SwapStrategy::LEAVING_MAX.as_secs()
     )]
     Held,
     /// As many swaps wait as may.
@@ -66,15 +66,15 @@ pub enum SwapError {
     Gone,
 }
 
-// === impl Live ===
+// === impl LiveLadder ===
 
-impl Live {
+impl LiveLadder {
     /// Serves this ladder first, and swaps others in in this manner, each built from a bundle as
     /// `building` says. Needs a runtime: a task of its own carries swaps out, one at a time.
-    pub fn start(ladder: Arc<Ladder>, building: Building, manner: Manner) -> Self {
+    pub fn start(ladder: Arc<Ladder>, building: LadderOptions, manner: SwapStrategy) -> Self {
         let (errands, inbox) = mpsc::channel(WAITING_MAX);
         let ladder = Arc::new(ArcSwap::new(ladder));
-        tokio::spawn(Keeper::new(ladder.clone(), building, manner).run(inbox));
+        tokio::spawn(Swapper::new(ladder.clone(), building, manner).run(inbox));
         Self { ladder, errands }
     }
 
@@ -85,9 +85,9 @@ impl Live {
 
     /// Swaps in the bundle of this folder, once all of it has been verified. If it does not hold,
     /// the one before goes on. A swap that was begun is carried out, whoever stops waiting for it.
-    pub async fn swap(&self, dir: &Path) -> Result<Swapped, SwapError> {
+    pub async fn swap(&self, dir: &Path) -> Result<SwapOutcome, SwapError> {
         let (reply, outcome) = oneshot::channel();
-        let sent = self.errands.try_send(Errand { dir: dir.into(), reply });
+        let sent = self.errands.try_send(SwapRequest { dir: dir.into(), reply });
         sent.map_err(|error| match error {
             TrySendError::Full(_) => SwapError::Busy,
             TrySendError::Closed(_) => SwapError::Gone,
@@ -96,22 +96,22 @@ impl Live {
     }
 }
 
-// === impl Manner ===
+// === impl SwapStrategy ===
 
-impl Manner {
+impl SwapStrategy {
     /// How long the language model before may stay in use once its ladder serves no more: longer
     /// than any deadline. What holds it longer is a stream that nobody reads.
     pub const LEAVING_MAX: Duration = Duration::from_mins(2);
 }
 
-// === impl Swapped ===
+// === impl SwapOutcome ===
 
-impl Swapped {
+impl SwapOutcome {
     /// The word for metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Now => "swapped",
-            Self::Already => "already",
+            Self::Swapped => "swapped",
+            Self::Unchanged => "already",
         }
     }
 }

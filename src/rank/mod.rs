@@ -3,26 +3,26 @@
 //! A ranking can always be improved, so every request climbs a [`Ladder`]: the order given, then
 //! a scored order, and so on until its deadline. The last order reached is the answer.
 
+mod background_drop;
 mod compared;
-mod end;
 mod fuse;
 mod ladder;
 mod live;
 mod open;
 mod pace;
-mod profile;
 mod scored;
 mod swap;
+mod user_cards;
 mod weighed;
 
+pub use background_drop::DropSignal;
 pub use compared::Compared;
-pub use end::End;
 pub use ladder::{Answer, Ladder, Update};
-pub use live::{Live, Manner, SwapError, Swapped};
-pub use open::{Building, OpenError, open};
-pub use pace::Pace;
-pub use profile::{MemoryLimits, Profiles, StoredCard};
+pub use live::{LiveLadder, SwapError, SwapOutcome, SwapStrategy};
+pub use open::{LadderOptions, OpenError, open};
+pub use pace::RungPace;
 pub use scored::Scored;
+pub use user_cards::{CardCacheLimits, StoredCard, UserCards};
 pub use weighed::Weighed;
 
 use crate::domain::{ItemId, Quality, Query, Ranking, Reason};
@@ -44,11 +44,11 @@ pub trait Rung: Send + Sync {
         &'a self,
         query: &'a Query,
         best: &'a Ranking,
-        aloud: &'a Aloud,
-    ) -> BoxFuture<'a, Result<Refined, Shortfall>>;
+        thoughts: &'a ThoughtSender,
+    ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>>;
 
     /// Why it will never better a ranking again, in words for operators; `None` while it may.
-    fn ails(&self) -> Option<&'static str> {
+    fn unhealthy(&self) -> Option<&'static str> {
         None
     }
 
@@ -59,16 +59,16 @@ pub trait Rung: Send + Sync {
     }
 }
 
-/// Where a rung thinks aloud, while it works on a better ranking.
+/// Sends a rung's thought, piece by piece, while the rung works on a better ranking.
 #[derive(Clone, Debug)]
-pub struct Aloud(mpsc::Sender<Arc<str>>);
+pub struct ThoughtSender(mpsc::Sender<Arc<str>>);
 
-/// Pieces of a thought that may wait to be told: more than a thought has tokens.
+/// Pieces of a thought that may wait in the channel: more than a thought has tokens.
 const PIECES_MAX: usize = 1_024;
 
 /// What a rung made.
 #[derive(Clone, Debug)]
-pub struct Refined {
+pub struct RungOutcome {
     /// The better ranking.
     pub ranking: Ranking,
     /// What it cost.
@@ -116,15 +116,15 @@ pub enum Shortfall {
     Broken,
 }
 
-impl Aloud {
-    /// A rung's end, and the listener's.
+impl ThoughtSender {
+    /// A channel for one thought: the rung's end and the climb's.
     pub fn new() -> (Self, mpsc::Receiver<Arc<str>>) {
-        let (say, hear) = mpsc::channel(PIECES_MAX);
-        (Self(say), hear)
+        let (sender, pieces) = mpsc::channel(PIECES_MAX);
+        (Self(sender), pieces)
     }
 
-    /// Says the next piece. Thoughts are there to be watched: what finds no room is lost.
-    pub fn say(&self, piece: &str) {
+    /// Sends the next piece. A piece that finds the channel full is lost: nothing depends on it.
+    pub fn send(&self, piece: &str) {
         if !piece.is_empty() {
             let _ = self.0.try_send(piece.into());
         }

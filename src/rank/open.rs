@@ -1,8 +1,8 @@
 //! From a bundle on disk to a ladder that can serve.
 
 use super::compared::Compared;
-use super::profile::{MemoryLimits, Profiles};
 use super::scored::Scored;
+use super::user_cards::{CardCacheLimits, UserCards};
 use super::weighed::Weighed;
 use super::{Ladder, Rung, Shortfall};
 use crate::bundle::{Bundle, BundleError, Part};
@@ -17,11 +17,11 @@ use tokio::task::{JoinError, spawn_blocking};
 
 /// What a ladder is built with beside its bundle.
 #[derive(Clone, Debug)]
-pub struct Building {
+pub struct LadderOptions {
     /// Fresh facts, if there is a store.
     pub store: Option<Arc<dyn Store>>,
     /// How much may be remembered.
-    pub memory: MemoryLimits,
+    pub memory: CardCacheLimits,
     /// How much the scorer may take on.
     pub scorer: scorer::Limits,
     /// How the language model runs, if the bundle has one.
@@ -49,25 +49,25 @@ pub enum OpenError {
 
 /// The foot of a ladder: a bundle that is open and verified, and the rungs that need no language
 /// model. They can serve, while the language model is still to be loaded.
-pub(super) struct Foot {
+pub(super) struct LowerRungs {
     pub(super) opened: Arc<Opened>,
     scored: Arc<dyn Rung>,
-    profiles: Arc<Profiles>,
+    profiles: Arc<UserCards>,
     reranker: RerankerFile,
     decoder: PathBuf,
     version: Version,
-    building: Building,
+    building: LadderOptions,
 }
 
 /// Opens a bundle, verifies it, sends its golden requests through each rung, which also warms it,
 /// and builds its ladder.
 pub async fn open(
     dir: &Path,
-    building: &Building,
+    building: &LadderOptions,
 ) -> Result<(Arc<Ladder>, Arc<Opened>), OpenError> {
     let (dir, building) = (dir.to_owned(), building.clone());
     apart(move || {
-        let foot = Foot::open(&settled(&dir), building)?;
+        let foot = LowerRungs::open(&settled(&dir), building)?;
         Ok((foot.whole()?, foot.opened))
     })
     .await
@@ -87,11 +87,11 @@ pub(super) fn settled(dir: &Path) -> PathBuf {
     dir.canonicalize().unwrap_or_else(|_| dir.into())
 }
 
-// === impl Foot ===
+// === impl LowerRungs ===
 
-impl Foot {
+impl LowerRungs {
     /// Opens the bundle, verifies it and scores its golden requests. Not for threads that serve.
-    pub(super) fn open(dir: &Path, building: Building) -> Result<Self, OpenError> {
+    pub(super) fn open(dir: &Path, building: LadderOptions) -> Result<Self, OpenError> {
         let bundle = Bundle::open(dir)?;
         let reranker = reranker(&bundle)?;
         let decoder = bundle.path(Part::Decoder);
@@ -99,7 +99,7 @@ impl Foot {
         opened.check_golden()?;
         let (model, metrics) = (opened.model.clone(), &building.metrics);
         let version = Version::from(opened.version.as_str());
-        let profiles = Arc::new(Profiles::new(
+        let profiles = Arc::new(UserCards::new(
             model.clone(),
             opened.file.currency.clone(),
             building.store.clone(),

@@ -20,7 +20,7 @@ const BLEND: f64 = 0.1;
 /// one slow spell cannot close a rung for ever. Torn reads between the three atomics cost one
 /// misjudged request, which the deadline forgives.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RungPace {
     mean_us: AtomicU64,
     stray_us: AtomicU64,
     /// Microseconds from the first observation to the last one.
@@ -33,13 +33,13 @@ pub struct Pace {
 /// An attempt that is being made, until it is dropped.
 #[derive(Debug)]
 pub struct Attempt<'a> {
-    pace: &'a Pace,
+    pace: &'a RungPace,
     begun: Instant,
     /// How many there were when it began, itself among them.
     company: usize,
 }
 
-impl Pace {
+impl RungPace {
     /// Begins an attempt at `now`, if it is likely to end within `remaining`.
     pub fn begin(&self, remaining: Duration, now: Instant) -> Option<Attempt<'_>> {
         let company = self.company.fetch_add(1, Ordering::Relaxed) + 1;
@@ -112,19 +112,19 @@ mod tests {
     }
 
     /// An attempt that takes so long.
-    async fn attempt(pace: &Pace, took: Duration) {
+    async fn attempt(pace: &RungPace, took: Duration) {
         let attempt = pace.begin(Duration::MAX, Instant::now()).unwrap();
         tokio::time::advance(took).await;
         attempt.done(Instant::now());
     }
 
-    fn fits(pace: &Pace, remaining: Duration) -> bool {
+    fn fits(pace: &RungPace, remaining: Duration) -> bool {
         pace.begin(remaining, Instant::now()).is_some()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rung_that_cannot_finish_is_not_begun() {
-        let pace = Pace::default();
+        let pace = RungPace::default();
         assert!(fits(&pace, ms(1)), "nothing is known yet");
         attempt(&pace, ms(40)).await;
         assert!(!fits(&pace, ms(20)));
@@ -134,7 +134,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_spell_is_forgotten() {
-        let pace = Pace::default();
+        let pace = RungPace::default();
         attempt(&pace, ms(400)).await;
         assert!(!fits(&pace, ms(50)));
         tokio::time::advance(HALF_LIFE * 4).await;
@@ -143,7 +143,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn as_many_are_let_in_as_will_be_done_in_time() {
-        let pace = Pace::default();
+        let pace = RungPace::default();
         attempt(&pace, ms(10)).await;
         let let_in: Vec<_> = (0..20).map(|_| pace.begin(ms(55), Instant::now())).collect();
         assert_eq!(let_in.iter().flatten().count(), 5);
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_cut_off_counts_as_slower_than_it_was_seen_to_be() {
-        let pace = Pace::default();
+        let pace = RungPace::default();
         let cut = pace.begin(ms(30), Instant::now()).unwrap();
         tokio::time::advance(ms(30)).await;
         cut.cut(Instant::now());

@@ -1,8 +1,8 @@
 //! The rung of the small models: every candidate gets a score from the reward model, and the
 //! reasons that it attended to most.
 
-use super::profile::Profiles;
-use super::{Aloud, Receipt, Refined, Rung, Shortfall};
+use super::user_cards::UserCards;
+use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::domain::{
     Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Version,
 };
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct Scored {
     model: Arc<Model>,
     scorer: Scorer,
-    profiles: Arc<Profiles>,
+    profiles: Arc<UserCards>,
     fusion: Fusion,
     version: Version,
     /// Candidates that a rung above may still bring to the front: they need reasons as well.
@@ -29,7 +29,7 @@ impl Scored {
     pub fn new(
         model: Arc<Model>,
         scorer: Scorer,
-        profiles: Arc<Profiles>,
+        profiles: Arc<UserCards>,
         fusion: Fusion,
         version: Version,
         movable: usize,
@@ -132,8 +132,8 @@ impl Rung for Scored {
         &'a self,
         query: &'a Query,
         _best: &'a Ranking,
-        _aloud: &'a Aloud,
-    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+        _thoughts: &'a ThoughtSender,
+    ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
         async move {
             let (places, request, reply) = self.score(query).await?;
             let ranking = self.rank(query, &places, &request, &reply);
@@ -146,7 +146,7 @@ impl Rung for Scored {
                 ..Receipt::default()
             };
             let shortfall = (unknown > 0).then_some(Shortfall::Missing("items"));
-            Ok(Refined { ranking, receipt, shortfall })
+            Ok(RungOutcome { ranking, receipt, shortfall })
         }
         .boxed()
     }

@@ -1,7 +1,9 @@
 //! Another version goes live: open, verify, warm, swap, drop.
 
-use super::open::{Foot, apart, settled};
-use super::{Building, End, Ladder, Manner, OpenError, Shortfall, SwapError, Swapped};
+use super::open::{LowerRungs, apart, settled};
+use super::{
+    DropSignal, Ladder, LadderOptions, OpenError, Shortfall, SwapError, SwapOutcome, SwapStrategy,
+};
 use crate::bundle::Manifest;
 use crate::domain::Quality;
 use arc_swap::ArcSwap;
@@ -17,24 +19,28 @@ const SLOT: &str = "stable";
 
 /// A swap that somebody wants.
 #[derive(Debug)]
-pub(super) struct Errand {
+pub(super) struct SwapRequest {
     pub(super) dir: PathBuf,
-    pub(super) reply: oneshot::Sender<Result<Swapped, SwapError>>,
+    pub(super) reply: oneshot::Sender<Result<SwapOutcome, SwapError>>,
 }
 
 /// Who swaps: the only one that puts up ladders.
-pub(super) struct Keeper {
+pub(super) struct Swapper {
     ladder: Arc<ArcSwap<Ladder>>,
-    building: Building,
-    manner: Manner,
+    building: LadderOptions,
+    manner: SwapStrategy,
     /// The end of the latest language model.
-    engine: Option<End>,
+    engine: Option<DropSignal>,
 }
 
-// === impl Keeper ===
+// === impl Swapper ===
 
-impl Keeper {
-    pub(super) fn new(ladder: Arc<ArcSwap<Ladder>>, building: Building, manner: Manner) -> Self {
+impl Swapper {
+    pub(super) fn new(
+        ladder: Arc<ArcSwap<Ladder>>,
+        building: LadderOptions,
+        manner: SwapStrategy,
+    ) -> Self {
         let first = ladder.load();
         building.metrics.bundle(SLOT, first.version().as_str(), None);
         let engine = engine(&first);
@@ -42,8 +48,8 @@ impl Keeper {
     }
 
     /// Carries out one swap after the other, until nobody can want one any more.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Errand>) {
-        while let Some(Errand { dir, reply }) = inbox.recv().await {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<SwapRequest>) {
+        while let Some(SwapRequest { dir, reply }) = inbox.recv().await {
             let outcome = self.swap(&dir).await;
             self.tell(&dir, &outcome);
             // Whoever asked may have left.
@@ -51,9 +57,9 @@ impl Keeper {
         }
     }
 
-    async fn swap(&mut self, dir: &Path) -> Result<Swapped, SwapError> {
+    async fn swap(&mut self, dir: &Path) -> Result<SwapOutcome, SwapError> {
         let Some(foot) = self.open(dir).await.map_err(SwapError::Refused)? else {
-            return Ok(Swapped::Already);
+            return Ok(SwapOutcome::Unchanged);
         };
         let foot = Arc::new(foot);
         if self.is_in_the_way(&foot) {
@@ -63,11 +69,11 @@ impl Keeper {
         }
         let whole = apart(move || foot.whole()).await.map_err(SwapError::Refused)?;
         self.put(whole);
-        Ok(Swapped::Now)
+        Ok(SwapOutcome::Swapped)
     }
 
     /// Opens all of the bundle but its language model: none, if all of it serves already.
-    async fn open(&self, dir: &Path) -> Result<Option<Foot>, OpenError> {
+    async fn open(&self, dir: &Path) -> Result<Option<LowerRungs>, OpenError> {
         let current = self.ladder.load();
         let serves = current.is_whole().then(|| current.version().clone());
         drop(current);
@@ -78,25 +84,27 @@ impl Keeper {
             if serves.is_some_and(|serves| serves.as_str() == version) {
                 return Ok(None);
             }
-            Foot::open(&dir, building).map(Some)
+            LowerRungs::open(&dir, building).map(Some)
         })
         .await
     }
 
     /// Whether the language model before has to leave before another may come.
-    fn is_in_the_way(&self, foot: &Foot) -> bool {
-        let is_there = self.engine.as_ref().is_some_and(|engine| !engine.has_come());
-        self.manner == Manner::OneAtATime && is_there && !foot.above().is_empty()
+    fn is_in_the_way(&self, foot: &LowerRungs) -> bool {
+        let is_there = self.engine.as_ref().is_some_and(|engine| !engine.has_dropped());
+        self.manner == SwapStrategy::OneAtATime && is_there && !foot.above().is_empty()
     }
 
     /// Waits until the language model before is gone, and puts up the ladder with its own.
-    async fn complete(&mut self, foot: &Arc<Foot>) -> Result<Swapped, SwapError> {
+    async fn complete(&mut self, foot: &Arc<LowerRungs>) -> Result<SwapOutcome, SwapError> {
         if let Some(engine) = &mut self.engine {
-            timeout(Manner::LEAVING_MAX, engine.come()).await.map_err(|_| SwapError::Held)?;
+            timeout(SwapStrategy::LEAVING_MAX, engine.dropped())
+                .await
+                .map_err(|_| SwapError::Held)?;
         }
         let foot = foot.clone();
         self.put(apart(move || foot.whole()).await.map_err(SwapError::Lacking)?);
-        Ok(Swapped::Now)
+        Ok(SwapOutcome::Swapped)
     }
 
     /// From now on this ladder is the one that requests take.
@@ -110,7 +118,7 @@ impl Keeper {
     }
 
     /// Logs and counts what came of a swap.
-    fn tell(&self, dir: &Path, outcome: &Result<Swapped, SwapError>) {
+    fn tell(&self, dir: &Path, outcome: &Result<SwapOutcome, SwapError>) {
         let word = match outcome {
             Ok(swapped) => swapped.as_str(),
             Err(error) => error.as_str(),
@@ -118,8 +126,8 @@ impl Keeper {
         self.building.metrics.swap(word);
         let (dir, version) = (dir.display(), self.ladder.load().version().clone());
         match outcome {
-            Ok(Swapped::Now) => tracing::info!(%version, %dir, "swapped in"),
-            Ok(Swapped::Already) => tracing::info!(%version, %dir, "serves already"),
+            Ok(SwapOutcome::Swapped) => tracing::info!(%version, %dir, "swapped in"),
+            Ok(SwapOutcome::Unchanged) => tracing::info!(%version, %dir, "serves already"),
             Err(error) => {
                 let error = chain(error);
                 tracing::error!(error, serving = %version, %dir, "a swap failed");
@@ -129,7 +137,7 @@ impl Keeper {
 }
 
 /// The end of a ladder with a language model, which is also that of the language model.
-fn engine(ladder: &Ladder) -> Option<End> {
+fn engine(ladder: &Ladder) -> Option<DropSignal> {
     (ladder.top() > Quality::Scored).then(|| ladder.end())
 }
 

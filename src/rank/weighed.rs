@@ -1,9 +1,9 @@
 //! The rung of the language model that weighs: one prefill, with the shopper as the trunk and a
 //! branch for each of the best candidates.
 
-use super::fuse::{ails, fused, known, offered, shortfall, words};
-use super::profile::Profiles;
-use super::{Aloud, Receipt, Refined, Rung, Shortfall};
+use super::fuse::{fused, known, offered, shortfall, unhealthy, words};
+use super::user_cards::UserCards;
+use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::bundle::{BundleError, GoldenRequest, Part};
 use crate::domain::{Criticality, Quality, Query, Ranking};
 use crate::nn::packed::Precision;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 pub struct Weighed {
     reranker: Arc<Reranker>,
     model: Arc<Model>,
-    profiles: Arc<Profiles>,
+    profiles: Arc<UserCards>,
     file: WeighedFile,
 }
 
@@ -31,13 +31,13 @@ impl Weighed {
     pub fn new(
         reranker: Arc<Reranker>,
         model: Arc<Model>,
-        profiles: Arc<Profiles>,
+        profiles: Arc<UserCards>,
         file: WeighedFile,
     ) -> Self {
         Self { reranker, model, profiles, file }
     }
 
-    async fn weigh(&self, query: &Query, best: &Ranking) -> Result<Refined, Shortfall> {
+    async fn weigh(&self, query: &Query, best: &Ranking) -> Result<RungOutcome, Shortfall> {
         let most = self.file.candidates_max;
         let (places, items) = offered(query, best, &self.model.catalog, most);
         if items.is_empty() {
@@ -59,7 +59,7 @@ impl Weighed {
             ranking.order[place].scores.weighed = Some(logit);
         }
         let ranking = fused(ranking, Quality::Weighed, |order| self.file.fuse(order, &weighed));
-        Ok(Refined { ranking, receipt, shortfall: None })
+        Ok(RungOutcome { ranking, receipt, shortfall: None })
     }
 
     fn offers(&self, shopper: Shopper<'_>, items: &[u32]) -> Vec<Offer> {
@@ -117,16 +117,16 @@ impl Rung for Weighed {
         Quality::Weighed
     }
 
-    fn ails(&self) -> Option<&'static str> {
-        ails(&self.reranker)
+    fn unhealthy(&self) -> Option<&'static str> {
+        unhealthy(&self.reranker)
     }
 
     fn refine<'a>(
         &'a self,
         query: &'a Query,
         best: &'a Ranking,
-        _aloud: &'a Aloud,
-    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+        _thoughts: &'a ThoughtSender,
+    ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
         self.weigh(query, best).boxed()
     }
 }

@@ -55,14 +55,14 @@ pub struct ComparedFile {
 }
 
 /// An order of candidates, best first: each by its number, with its score.
-pub type Order = Vec<(usize, f32)>;
+pub type ScoredOrder = Vec<(usize, f32)>;
 
 // === impl WeighedFile ===
 
 impl WeighedFile {
     /// The order below with the logits of its first candidates fused in. One that could not be
     /// weighed is taken for an ordinary one.
-    pub fn fuse(self, order: &mut Order, logits: &[Option<f32>]) {
+    pub fn fuse(self, order: &mut ScoredOrder, logits: &[Option<f32>]) {
         let known = || logits.iter().flatten();
         let ordinary = known().sum::<f32>() / known().count().max(1) as f32;
         improve(order, self.candidates_max.min(logits.len()), |place, score| {
@@ -88,7 +88,7 @@ impl ComparedFile {
     /// The order below with an answer fused in: `answer` names its first candidates by their places
     /// in it, best first, and `rechead` says something of each of them, or of none. A candidate that
     /// was not offered, since the language model has no name for it, is taken for an ordinary one.
-    pub fn fuse(self, order: &mut Order, answer: &[usize], rechead: &[f32]) {
+    pub fn fuse(self, order: &mut ScoredOrder, answer: &[usize], rechead: &[f32]) {
         let cost = |answered: usize| self.weight * (answered as f32).ln_1p();
         let mean = |sum: f32| sum / answer.len().max(1) as f32;
         let ordinary = mean(rechead.iter().sum::<f32>()) * self.rechead_weight
@@ -106,7 +106,7 @@ impl ComparedFile {
 
 /// Gives the first `best` of an order new scores and sorts them by those; equal ones by their
 /// numbers. The others keep their places behind them.
-fn improve(order: &mut Order, best: usize, score: impl Fn(usize, f32) -> f32) {
+fn improve(order: &mut ScoredOrder, best: usize, score: impl Fn(usize, f32) -> f32) {
     let best = best.min(order.len());
     let (best, behind) = order.split_at_mut(best);
     for (place, (_, old)) in best.iter_mut().enumerate() {
@@ -124,7 +124,7 @@ fn improve(order: &mut Order, best: usize, score: impl Fn(usize, f32) -> f32) {
 mod tests {
     use super::*;
 
-    fn numbers(order: &Order) -> Vec<usize> {
+    fn numbers(order: &ScoredOrder) -> Vec<usize> {
         order.iter().map(|(number, _)| *number).collect()
     }
 

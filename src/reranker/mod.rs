@@ -13,7 +13,7 @@ mod spoken;
 mod thought;
 
 pub use facts::{DEGREES, FACTS, Facts, Offer, offers};
-pub use file::{ComparedFile, Order, RerankerFile, WeighedFile};
+pub use file::{ComparedFile, RerankerFile, ScoredOrder, WeighedFile};
 pub use grounds::{Grounds, likes};
 pub use model::{
     AskError, Choosing, Compared, Comparing, Reranker, RerankerError, RunLimits, Shopper, Thinks,

@@ -20,11 +20,11 @@ const ERRORS_MIN: f64 = 1.2816;
 const ERRORS_OF_INTERVAL: f64 = 1.9600;
 
 /// A figure for each case of each task.
-pub type Figures = Vec<Vec<f64>>;
+pub type TaskFigures = Vec<Vec<f64>>;
 
 /// A weight that was fitted.
 #[derive(Clone, Debug)]
-pub struct Fitted {
+pub struct FittedWeight {
     /// What the word counts: nothing where it does not pay.
     pub weight: f32,
     /// The mean over tasks without the word, and with it at each of [`WEIGHTS`].
@@ -35,7 +35,7 @@ pub struct Fitted {
 }
 
 /// Fits a weight: `without` are the figures of the order below, `with` those at each of [`WEIGHTS`].
-pub fn fit(without: &Figures, with: &[Figures], seed: u64) -> Fitted {
+pub fn fit(without: &TaskFigures, with: &[TaskFigures], seed: u64) -> FittedWeight {
     debug_assert_eq!(with.len(), WEIGHTS.len());
     let best = best(without, with, |_| true);
     let mut before = Vec::new();
@@ -57,7 +57,7 @@ pub fn fit(without: &Figures, with: &[Figures], seed: u64) -> Fitted {
         let error = (gain.high - gain.low) / 2.0 / ERRORS_OF_INTERVAL;
         gain.mean > ERRORS_MIN * error
     });
-    Fitted {
+    FittedWeight {
         weight: best.filter(|_| pays).map_or(0.0, |best| WEIGHTS[best]),
         without: mean(without),
         tried: with.iter().map(mean).collect(),
@@ -66,7 +66,11 @@ pub fn fit(without: &Figures, with: &[Figures], seed: u64) -> Fitted {
 }
 
 /// Which weight is best on the cases that are counted, if any is better than none.
-fn best(without: &Figures, with: &[Figures], counted: impl Fn(usize) -> bool) -> Option<usize> {
+fn best(
+    without: &TaskFigures,
+    with: &[TaskFigures],
+    counted: impl Fn(usize) -> bool,
+) -> Option<usize> {
     let mut best = (mean_of(without, &counted), None);
     for (weight, figures) in with.iter().enumerate() {
         let figure = mean_of(figures, &counted);
@@ -78,12 +82,12 @@ fn best(without: &Figures, with: &[Figures], counted: impl Fn(usize) -> bool) ->
 }
 
 /// The mean over tasks.
-pub fn mean(figures: &Figures) -> f64 {
+pub fn mean(figures: &TaskFigures) -> f64 {
     mean_of(figures, |_| true)
 }
 
 /// The mean over tasks of the mean over the cases that are counted.
-fn mean_of(figures: &Figures, counted: impl Fn(usize) -> bool) -> f64 {
+fn mean_of(figures: &TaskFigures, counted: impl Fn(usize) -> bool) -> f64 {
     let of_task = |figures: &Vec<f64>| {
         let counted = figures.iter().enumerate().filter(|(at, _)| counted(*at));
         let (sum, count) =
@@ -93,9 +97,9 @@ fn mean_of(figures: &Figures, counted: impl Fn(usize) -> bool) -> f64 {
     figures.iter().map(of_task).sum::<f64>() / figures.len().max(1) as f64
 }
 
-// === impl Fitted ===
+// === impl FittedWeight ===
 
-impl Fitted {
+impl FittedWeight {
     /// For a stage's report; the figures are those called `figure`.
     pub fn told(&self, figure: &str) -> Value {
         let tried = WEIGHTS.iter().zip(&self.tried).map(|(weight, tried)| {
@@ -127,9 +131,9 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     /// Figures of two tasks, and with each weight those and `of(weight)` and noise.
-    fn figures(seed: u64, of: fn(f32) -> f64) -> (Figures, Vec<Figures>) {
+    fn figures(seed: u64, of: fn(f32) -> f64) -> (TaskFigures, Vec<TaskFigures>) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut some = |more: f64| -> Figures {
+        let mut some = |more: f64| -> TaskFigures {
             [300, 500]
                 .map(|count| (0..count).map(|_| more + random.random::<f64>()).collect())
                 .into()

@@ -1,7 +1,7 @@
 //! What ladders are built with in tests: little of everything.
 
 use raisonne::engine;
-use raisonne::rank::{Building, MemoryLimits};
+use raisonne::rank::{CardCacheLimits, LadderOptions};
 use raisonne::reranker::RunLimits;
 use raisonne::scorer;
 use raisonne::telemetry::Metrics;
@@ -10,11 +10,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub fn building(metrics: Arc<Metrics>) -> Building {
+pub fn building(metrics: Arc<Metrics>) -> LadderOptions {
     let some = |count| NonZeroUsize::new(count).unwrap();
-    Building {
+    LadderOptions {
         store: None,
-        memory: MemoryLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
+        memory: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
         scorer: scorer::Limits {
             threads: some(1),
             slates: worker::Limits { waiting_max: some(64), batch_max: some(8) },

@@ -3,9 +3,9 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use raisonne::domain::{
-    Evidence, EvidenceKind, ItemId, Quality, Query, Ranked, Ranking, Reason, Source,
+    Evidence, EvidenceKind, ItemId, Quality, Query, Ranked, Ranking, Reason, ReasonSource,
 };
-use raisonne::rank::{Aloud, Receipt, Refined, Rung, Shortfall};
+use raisonne::rank::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,10 +42,10 @@ impl Rung for Stub {
         &'a self,
         query: &'a Query,
         best: &'a Ranking,
-        aloud: &'a Aloud,
-    ) -> BoxFuture<'a, Result<Refined, Shortfall>> {
+        thoughts: &'a ThoughtSender,
+    ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
         async move {
-            self.thinks.iter().for_each(|piece| aloud.say(piece));
+            self.thinks.iter().for_each(|piece| thoughts.send(piece));
             if !self.takes.is_zero() {
                 tokio::time::sleep(self.takes).await;
             }
@@ -60,7 +60,7 @@ impl Rung for Stub {
                 scores.scorer = Some(ranked.score);
                 Ranked { input, score: ranked.score, scores, reasons: vec![reason(query, input)] }
             });
-            Ok(Refined {
+            Ok(RungOutcome {
                 ranking: Ranking {
                     order: order.collect(),
                     quality: Quality::Scored,
@@ -94,7 +94,7 @@ fn reason(query: &Query, input: usize) -> Reason {
     let item = &query.candidates[input].item;
     Reason {
         text: format!("{} often goes with what {} buys", item, query.user).into(),
-        source: Source::Evidence,
+        source: ReasonSource::Evidence,
         evidence: [Evidence {
             kind: EvidenceKind::CoPurchase,
             item: Some("mug".into()),

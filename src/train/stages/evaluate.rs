@@ -3,8 +3,8 @@
 use crate::bundle::Part;
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::dataset::DAY_S;
-use crate::train::ladder::{Climb, Ladder, Rung};
 use crate::train::measure::{self, Comparison, Interval};
+use crate::train::offline_ladder::{OfflineClimb, OfflineLadder, RungOrders};
 use crate::train::training_data::TrainingData;
 use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
@@ -64,7 +64,7 @@ impl Stage for Evaluate {
 pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
     let split = workspace.dataset(&*workspace.catalog()?)?.split;
     let data = TrainingData::open(workspace, split.test, split.end)?;
-    let ladder = Ladder::read(workspace, &data)?;
+    let ladder = OfflineLadder::read(workspace, &data)?;
     let recipe = workspace.recipe.clone();
     let mut report = Map::new();
     let tasks = data.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
@@ -85,7 +85,7 @@ struct Judged<'a> {
     task: PredictionTask,
     data: &'a TrainingData,
     cases: &'a [Case],
-    climb: &'a Climb,
+    climb: &'a OfflineClimb,
 }
 
 impl Judged<'_> {
@@ -107,7 +107,7 @@ impl Judged<'_> {
 
     fn slice(&self, chosen: &[usize], resamples: usize, seed: u64) -> Value {
         let given: Vec<Vec<u32>> = chosen.iter().map(|&at| self.cases[at].slate.clone()).collect();
-        let orders = |rung: &Rung| -> Vec<Vec<u32>> {
+        let orders = |rung: &RungOrders| -> Vec<Vec<u32>> {
             let order = |&at: &usize| {
                 let slate = &self.cases[at].slate;
                 rung.orders[at].iter().map(|&(place, _)| slate[place]).collect()

@@ -2,16 +2,18 @@
 
 use crate::bundle::Part;
 use crate::reranker::{
-    Compared, ComparedFile, OFFERED_MAX, Order, RerankerFile, Thought, WeighedFile,
+    Compared, ComparedFile, OFFERED_MAX, RerankerFile, ScoredOrder, Thought, WeighedFile,
 };
 use crate::train::cases::Case;
-use crate::train::ladder::{Listener, compare, figures, of_the_first, scored, sorted};
 use crate::train::measure;
+use crate::train::offline_ladder::{
+    RecheadJudge, compare, logits_of_first, ndcg_at_10, order_by_score, scored,
+};
+use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::{FuseRecipe, Recipe};
-use crate::train::scored::Scorer;
 use crate::train::speaker::Speaker;
 use crate::train::training_data::TrainingData;
-use crate::train::weight::{self, Figures, Fitted, WEIGHTS, rounded};
+use crate::train::weight::{self, FittedWeight, TaskFigures, WEIGHTS, rounded};
 use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use rand::SeedableRng;
@@ -61,7 +63,7 @@ impl Stage for Fuse {
         let of = recipe.language_model()?.fuse;
         let split = workspace.dataset(&*workspace.catalog()?)?.split;
         let data = TrainingData::open(workspace, split.validate, split.test)?;
-        let scorer = Scorer::read(workspace)?;
+        let scorer = OfflineScorer::read(workspace)?;
         let model = Speaker::start(&workspace.path(Part::Decoder), &data.catalog)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut judged = Vec::new();
@@ -78,9 +80,9 @@ impl Stage for Fuse {
         }
         let mut report = Map::new();
         report.insert("scored".into(), json!({ "ndcg@10": rounded(ndcg(&judged)) }));
-        let listener = scorer.head().map(|network| Listener::new(network, &data));
+        let judge = scorer.head().map(|network| RecheadJudge::new(network, &data));
         let mut fitting =
-            Fitting { workspace, model: &model, listener, data: &data, judged, seed: recipe.seed };
+            Fitting { workspace, model: &model, judge, data: &data, judged, seed: recipe.seed };
         let mut file = RerankerFile::default();
 
         let (weight, told) = fitting.weighed(of)?;
@@ -119,7 +121,7 @@ impl Stage for Fuse {
 struct Judged {
     task: &'static str,
     cases: Vec<Case>,
-    orders: Vec<Order>,
+    orders: Vec<ScoredOrder>,
 }
 
 /// Rungs that are fitted one upon the other.
@@ -127,7 +129,7 @@ struct Fitting<'a, 'p> {
     workspace: &'a mut Workspace<'p>,
     model: &'a Speaker,
     /// The Rechead, if there is one.
-    listener: Option<Listener<'a>>,
+    judge: Option<RecheadJudge<'a>>,
     data: &'a TrainingData,
     judged: Vec<Judged>,
     seed: u64,
@@ -141,14 +143,16 @@ impl Fitting<'_, '_> {
             let show = &mut showing(self.workspace, "weighing", judged);
             logits.push(self.model.weigh(&judged.cases, &self.data.snapshots, show)?);
         }
-        let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
+        let fuse = |weight: f32, task: usize, at: usize, order: &mut ScoredOrder| {
             let file = WeighedFile { weight, candidates_max: of.weighed_max };
-            let logits = of_the_first(order, &logits[task][at], of.weighed_max);
+            let logits = logits_of_first(order, &logits[task][at], of.weighed_max);
             file.fuse(order, &logits);
         };
         let fitted = fit(&mut self.judged, self.seed, fuse);
-        let alone: Vec<Vec<Order>> =
-            logits.iter().map(|task| task.iter().map(|logits| sorted(logits)).collect()).collect();
+        let alone: Vec<Vec<ScoredOrder>> = logits
+            .iter()
+            .map(|task| task.iter().map(|logits| order_by_score(logits)).collect())
+            .collect();
         let told = json!({
             "fitted": fitted.told("ndcg@10"),
             "ndcg@10": rounded(ndcg(&self.judged)),
@@ -174,9 +178,9 @@ impl Fitting<'_, '_> {
             first += orders().filter(|order| order[0] == 0).count();
             answers.push(heard);
         }
-        let below: Vec<Vec<Order>> =
+        let below: Vec<Vec<ScoredOrder>> =
             self.judged.iter().map(|judged| judged.orders.clone()).collect();
-        let fuse = |weight: f32, task: usize, at: usize, order: &mut Order| {
+        let fuse = |weight: f32, task: usize, at: usize, order: &mut ScoredOrder| {
             ComparedFile { weight, ..file }.fuse(order, &answers[task][at].0, &[]);
         };
         let fitted = fit(&mut self.judged, self.seed, fuse);
@@ -202,9 +206,9 @@ impl Fitting<'_, '_> {
         &mut self,
         file: ComparedFile,
         answers: &[Vec<(Vec<usize>, Compared)>],
-        below: &[Vec<Order>],
+        below: &[Vec<ScoredOrder>],
     ) -> (ComparedFile, Value) {
-        let Some(listener) = self.listener.as_ref().filter(|_| file.thought_tokens_max > 0) else {
+        let Some(judge) = self.judge.as_ref().filter(|_| file.thought_tokens_max > 0) else {
             return (file, Value::Null);
         };
         let heard: Vec<Vec<Vec<f32>>> = self
@@ -213,10 +217,10 @@ impl Fitting<'_, '_> {
             .zip(answers)
             .map(|(judged, answers)| {
                 let cases = judged.cases.iter().zip(answers);
-                cases.map(|(case, (_, answer))| listener.answered(case, answer)).collect()
+                cases.map(|(case, (_, answer))| judge.answered(case, answer)).collect()
             })
             .collect();
-        let fuse = |rechead_weight: f32, task: usize, at: usize, order: &mut Order| {
+        let fuse = |rechead_weight: f32, task: usize, at: usize, order: &mut ScoredOrder| {
             order.clone_from(&below[task][at]);
             let file = ComparedFile { rechead_weight, ..file };
             file.fuse(order, &answers[task][at].0, &heard[task][at]);
@@ -255,8 +259,12 @@ impl Fitting<'_, '_> {
 }
 
 /// Fits a weight, and leaves the judged with the orders that come of it.
-fn fit(judged: &mut [Judged], seed: u64, fuse: impl Fn(f32, usize, usize, &mut Order)) -> Fitted {
-    let fused = |judged: &[Judged], weight: f32| -> Vec<Vec<Order>> {
+fn fit(
+    judged: &mut [Judged],
+    seed: u64,
+    fuse: impl Fn(f32, usize, usize, &mut ScoredOrder),
+) -> FittedWeight {
+    let fused = |judged: &[Judged], weight: f32| -> Vec<Vec<ScoredOrder>> {
         let mut fused: Vec<_> = judged.iter().map(|judged| judged.orders.clone()).collect();
         for (task, orders) in fused.iter_mut().enumerate() {
             for (at, order) in orders.iter_mut().enumerate() {
@@ -275,13 +283,13 @@ fn fit(judged: &mut [Judged], seed: u64, fuse: impl Fn(f32, usize, usize, &mut O
 }
 
 /// The figures of the orders that the judged have.
-fn figures_of(judged: &[Judged]) -> Figures {
-    judged.iter().map(|judged| figures(&judged.cases, &judged.orders)).collect()
+fn figures_of(judged: &[Judged]) -> TaskFigures {
+    judged.iter().map(|judged| ndcg_at_10(&judged.cases, &judged.orders)).collect()
 }
 
 /// The figures with these orders of each task.
-fn of_orders(judged: &[Judged], orders: &[Vec<Order>]) -> Figures {
-    judged.iter().zip(orders).map(|(judged, orders)| figures(&judged.cases, orders)).collect()
+fn of_orders(judged: &[Judged], orders: &[Vec<ScoredOrder>]) -> TaskFigures {
+    judged.iter().zip(orders).map(|(judged, orders)| ndcg_at_10(&judged.cases, orders)).collect()
 }
 
 /// The mean over tasks of NDCG.

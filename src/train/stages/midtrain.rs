@@ -344,7 +344,7 @@ mod tests {
         let (_, mut cards) = Snapshot::write(&dataset, &catalog, until, "");
         let reason = crate::bundle::CardReason {
             text: "A reason.".into(),
-            source: crate::domain::Source::Evidence,
+            source: crate::domain::ReasonSource::Evidence,
             evidence: Vec::new().into(),
             strength: 1.0,
             backing: crate::bundle::Backing::Nothing,

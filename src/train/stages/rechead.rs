@@ -13,12 +13,12 @@ use crate::nn::{Rechead, RecheadBatch, RecheadNetwork, RecheadShape, Weights, so
 use crate::scorer::{RecheadFile, foreseen, history_text};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::fit::{self, Plan};
-use crate::train::ladder::{Listener, figures, sorted};
+use crate::train::offline_ladder::{RecheadJudge, ndcg_at_10, order_by_score};
+use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::{RecheadRecipe, Recipe};
-use crate::train::scored::Scorer;
 use crate::train::speaker::Speaker;
 use crate::train::training_data::TrainingData;
-use crate::train::weight::{self, Figures, Fitted, WEIGHTS};
+use crate::train::weight::{self, FittedWeight, TaskFigures, WEIGHTS};
 use crate::train::{Stage, Workspace};
 use anyhow::{Context as _, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -227,8 +227,8 @@ impl Training<'_> {
 
     /// How good its own order is: the mean over tasks of NDCG.
     fn alone(&self, network: &Rechead, judged: &Judged) -> f64 {
-        let listener = Listener::new(network, self.data);
-        weight::mean(&sorted_figures(judged, |case| listener.scores(case)))
+        let judge = RecheadJudge::new(network, self.data);
+        weight::mean(&sorted_figures(judged, |case| judge.scores(case)))
     }
 
     /// What it counts beside the scorer.
@@ -237,9 +237,9 @@ impl Training<'_> {
         workspace: &Workspace<'_>,
         network: &Rechead,
         judged: &Judged,
-    ) -> anyhow::Result<Fitted> {
-        let scorer = Scorer::without_head(workspace)?;
-        let listener = Listener::new(network, self.data);
+    ) -> anyhow::Result<FittedWeight> {
+        let scorer = OfflineScorer::without_head(workspace)?;
+        let judge = RecheadJudge::new(network, self.data);
         let mut below = Vec::new();
         for (_, cases) in judged {
             below.extend(scorer.scores(self.data, cases)?);
@@ -247,7 +247,7 @@ impl Training<'_> {
         let beside = |weight: f32| {
             let mut below = below.iter();
             sorted_figures(judged, |case| {
-                let scores = below.next().into_iter().flatten().zip(listener.scores(case));
+                let scores = below.next().into_iter().flatten().zip(judge.scores(case));
                 scores.map(|(score, heard)| score + weight * heard).collect()
             })
         };
@@ -265,10 +265,10 @@ fn text(texts: &[f32], item: u32) -> &[f32] {
 }
 
 /// The figures of slates that are sorted by these scores.
-fn sorted_figures(judged: &Judged, mut scores: impl FnMut(&Case) -> Vec<f32>) -> Figures {
+fn sorted_figures(judged: &Judged, mut scores: impl FnMut(&Case) -> Vec<f32>) -> TaskFigures {
     let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
-        let orders: Vec<_> = cases.iter().map(|case| sorted(&scores(case))).collect();
-        figures(cases, &orders)
+        let orders: Vec<_> = cases.iter().map(|case| order_by_score(&scores(case))).collect();
+        ndcg_at_10(cases, &orders)
     };
     judged.iter().map(of_task).collect()
 }

@@ -9,8 +9,8 @@ use super::reward_model::examples;
 use crate::bundle::Part;
 use crate::reranker::OFFERED_MAX;
 use crate::train::cases::Case;
+use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::Recipe;
-use crate::train::scored::Scorer;
 use crate::train::teachers::{self, Answer, Asking, Posed, Question, ask_all};
 use crate::train::trace::Trace;
 use crate::train::training_data::TrainingData;
@@ -59,7 +59,7 @@ impl Stage for Traces {
         let mut examples = examples(&data, &recipe);
         examples.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed ^ 3));
         examples.truncate(of.examples_max);
-        let scored = Scorer::without_head(workspace)?.scores(&data, &examples)?;
+        let scored = OfflineScorer::without_head(workspace)?.scores(&data, &examples)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 5);
         let (orders, posed): (Vec<Vec<u32>>, Vec<Posed<'_>>) = examples
             .iter()

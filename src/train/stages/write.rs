@@ -8,7 +8,7 @@ use crate::evidence::Pattern;
 use crate::reranker::Shopper;
 use crate::scorer::{Head, Written};
 use crate::train::dataset::Dataset;
-use crate::train::scored::rechead;
+use crate::train::offline_scorer::rechead;
 use crate::train::snapshot::Snapshot;
 use crate::train::speaker::Speaker;
 use crate::train::writer::{self, AT_ONCE, Writer};

@@ -138,7 +138,7 @@ mod tests {
     use crate::bundle::{
         Backing, CardReason, Cards, Catalog, CatalogRow, ItemCard, NeighbourTable,
     };
-    use crate::domain::{Source, Timestamp, UserId};
+    use crate::domain::{ReasonSource, Timestamp, UserId};
     use crate::reranker::Because;
     use crate::train::cases::Case;
     use crate::train::remarks::Remarks;
@@ -161,7 +161,7 @@ mod tests {
     fn cards(user: &UserId) -> Cards {
         let reason = |text: &str, supporters: &[UserId]| CardReason {
             text: text.into(),
-            source: Source::Evidence,
+            source: ReasonSource::Evidence,
             evidence: Vec::new().into(),
             strength: 0.5,
             backing: Backing::Item(0),

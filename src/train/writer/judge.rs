@@ -7,9 +7,9 @@ use super::{JUDGED_PATTERNS, JUDGED_REASONS, Writer};
 use crate::train::Workspace;
 use crate::train::cases::Case;
 use crate::train::dataset::DAY_S;
-use crate::train::ladder::sorted;
 use crate::train::measure::{Interval, RESAMPLES, compare, ndcg};
-use crate::train::scored::Scorer;
+use crate::train::offline_ladder::order_by_score;
+use crate::train::offline_scorer::OfflineScorer;
 use crate::train::training_data::TrainingData;
 use anyhow::Context as _;
 use rand::SeedableRng;
@@ -35,7 +35,7 @@ impl Writer<'_> {
         let recipe = workspace.recipe.clone();
         let split = workspace.dataset(self.catalog)?.split;
         let mut data = TrainingData::open(workspace, split.validate, split.validate + 1)?;
-        let scorer = Scorer::read(workspace)?;
+        let scorer = OfflineScorer::read(workspace)?;
         let until = (split.validate + recipe.slates.refresh_days * DAY_S).min(split.test);
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut cases = Vec::new();
@@ -88,11 +88,15 @@ fn told(gain: Interval) -> Value {
 }
 
 /// The figure of each case, as the scorer orders its slate.
-fn figures(scorer: &Scorer, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<f64>> {
+fn figures(
+    scorer: &OfflineScorer,
+    data: &TrainingData,
+    cases: &[Case],
+) -> anyhow::Result<Vec<f64>> {
     let scores = scorer.scores(data, cases)?;
     let figures = cases.iter().zip(&scores).map(|(case, scores)| {
         let order: Vec<u32> =
-            sorted(scores).into_iter().map(|(place, _)| case.slate[place]).collect();
+            order_by_score(scores).into_iter().map(|(place, _)| case.slate[place]).collect();
         ndcg(&order, &case.relevant, CUT)
     });
     Ok(figures.collect())

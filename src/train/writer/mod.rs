@@ -17,7 +17,7 @@ use super::measure::{distinct_2, overlap};
 use super::recipe::WriterRecipe;
 use super::speaker::{Asked, Speaker};
 use crate::bundle::{CardReason, Catalog, HistoryEvent, ItemCard, Part};
-use crate::domain::{Source, Timestamp};
+use crate::domain::{ReasonSource, Timestamp};
 use crate::engine::Usage;
 use crate::evidence::{self, LIKES_TOLD, Pattern};
 use crate::reranker::{EVENTS_MAX, Prompts, Shopper};
@@ -161,8 +161,10 @@ impl<'a> Writer<'a> {
             retell(card, said, sayings);
         }
         let told = cards.iter().flat_map(|card| &card.reasons);
-        let told: Vec<&str> =
-            told.filter(|told| told.source == Source::Cached).map(|told| &*told.text).collect();
+        let told: Vec<&str> = told
+            .filter(|told| told.source == ReasonSource::Cached)
+            .map(|told| &*told.text)
+            .collect();
         let apart = (told.len() / SHOWN).max(1);
         Ok(json!({
             "asked": buyers.len(),
@@ -279,7 +281,7 @@ fn retell(card: &mut ItemCard, said: &[usize], sayings: &[Saying]) {
     let reasons = places.into_iter().map(|place| {
         let reason = card.reasons[place].clone();
         match words.get(&place) {
-            Some(&text) => CardReason { text: text.into(), source: Source::Cached, ..reason },
+            Some(&text) => CardReason { text: text.into(), source: ReasonSource::Cached, ..reason },
             None => reason,
         }
     });

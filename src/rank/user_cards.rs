@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Remembers the cards of the users who came lately.
-pub struct Profiles {
+pub struct UserCards {
     model: Arc<Model>,
     currency: String,
     store: Option<Arc<dyn Store>>,
@@ -34,22 +34,22 @@ pub struct StoredCard {
 
 /// How large and how old memory may grow.
 #[derive(Clone, Copy, Debug)]
-pub struct MemoryLimits {
+pub struct CardCacheLimits {
     /// Bytes of all remembered cards.
     pub bytes: u64,
     /// How long a card is remembered.
     pub ttl: Duration,
 }
 
-// === impl Profiles ===
+// === impl UserCards ===
 
-impl Profiles {
-    /// Profiles that are looked up in memory, then in the store, then in the model's cards.
+impl UserCards {
+    /// Cards are looked up in memory, then in the store, then in the model's cards.
     pub fn new(
         model: Arc<Model>,
         currency: String,
         store: Option<Arc<dyn Store>>,
-        limits: MemoryLimits,
+        limits: CardCacheLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
         let memory = Cache::builder()
@@ -140,9 +140,9 @@ impl Profiles {
     }
 }
 
-impl std::fmt::Debug for Profiles {
+impl std::fmt::Debug for UserCards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Profiles")
+        f.debug_struct("UserCards")
             .field("remembered", &self.memory.entry_count())
             .finish_non_exhaustive()
     }

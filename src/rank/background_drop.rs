@@ -9,30 +9,30 @@ use tokio::sync::watch;
 /// Something that takes its time to drop: it joins threads, and gives much memory back.
 ///
 /// Whoever is the last to hold it is likely a request, on a thread that others wait for. So what is
-/// held leaves on the pool for what blocks, if there is one, and its [`End`] comes afterwards.
-pub(super) struct Ending<T: Default + Send + 'static> {
+/// held leaves on the pool for what blocks, if there is one, and its [`DropSignal`] comes afterwards.
+pub(super) struct BackgroundDrop<T: Default + Send + 'static> {
     held: T,
     alive: watch::Sender<()>,
 }
 
 /// The end of a ladder: its owners have ended, and their memory is given back.
 #[derive(Clone, Debug)]
-pub struct End(watch::Receiver<()>);
+pub struct DropSignal(watch::Receiver<()>);
 
-// === impl Ending ===
+// === impl BackgroundDrop ===
 
-impl<T: Default + Send + 'static> Ending<T> {
+impl<T: Default + Send + 'static> BackgroundDrop<T> {
     pub(super) fn new(held: T) -> Self {
         Self { held, alive: watch::Sender::new(()) }
     }
 
     /// When it will have been dropped.
-    pub(super) fn end(&self) -> End {
-        End(self.alive.subscribe())
+    pub(super) fn end(&self) -> DropSignal {
+        DropSignal(self.alive.subscribe())
     }
 }
 
-impl<T: Default + Send + 'static> Deref for Ending<T> {
+impl<T: Default + Send + 'static> Deref for BackgroundDrop<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -40,7 +40,7 @@ impl<T: Default + Send + 'static> Deref for Ending<T> {
     }
 }
 
-impl<T: Default + Send + 'static> Drop for Ending<T> {
+impl<T: Default + Send + 'static> Drop for BackgroundDrop<T> {
     fn drop(&mut self) {
         let (held, alive) = (mem::take(&mut self.held), self.alive.clone());
         let leave = move || {
@@ -54,22 +54,22 @@ impl<T: Default + Send + 'static> Drop for Ending<T> {
     }
 }
 
-impl<T: Default + Send + 'static> fmt::Debug for Ending<T> {
+impl<T: Default + Send + 'static> fmt::Debug for BackgroundDrop<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ending").finish_non_exhaustive()
+        f.debug_struct("BackgroundDrop").finish_non_exhaustive()
     }
 }
 
-// === impl End ===
+// === impl DropSignal ===
 
-impl End {
+impl DropSignal {
     /// Whether it has come.
-    pub fn has_come(&self) -> bool {
+    pub fn has_dropped(&self) -> bool {
         self.0.has_changed().is_err()
     }
 
     /// Completes when it comes.
-    pub async fn come(&mut self) {
+    pub async fn dropped(&mut self) {
         // Nothing is ever sent: all that can be heard is that the sender is gone.
         while self.0.changed().await.is_ok() {}
     }
@@ -95,21 +95,21 @@ mod tests {
     #[tokio::test]
     async fn the_thread_that_drops_it_does_not_wait_and_the_end_comes_afterwards() {
         let slow = Duration::from_millis(300);
-        let ending = Ending::new(Slow(slow));
+        let ending = BackgroundDrop::new(Slow(slow));
         let mut end = ending.end();
         let begun = Instant::now();
         drop(ending);
         assert!(begun.elapsed() < slow / 2, "{:?}", begun.elapsed());
-        assert!(!end.has_come());
-        end.come().await;
-        assert!(begun.elapsed() >= slow && end.has_come());
+        assert!(!end.has_dropped());
+        end.dropped().await;
+        assert!(begun.elapsed() >= slow && end.has_dropped());
     }
 
     #[test]
     fn without_a_runtime_it_is_dropped_where_it_is() {
-        let ending = Ending::new(Slow(Duration::from_millis(1)));
+        let ending = BackgroundDrop::new(Slow(Duration::from_millis(1)));
         let end = ending.end();
         drop(ending);
-        assert!(end.has_come());
+        assert!(end.has_dropped());
     }
 }

@@ -10,15 +10,15 @@ use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
 /// The scorer that lies on a workspace, with the Rechead beside it.
-pub struct Scorer {
+pub struct OfflineScorer {
     weights: Weights,
     file: ScorerFile,
     head: Option<(Rechead, f32)>,
 }
 
-// === impl Scorer ===
+// === impl OfflineScorer ===
 
-impl Scorer {
+impl OfflineScorer {
     /// Reads it, and the Rechead if there is one.
     pub fn read(workspace: &Workspace<'_>) -> anyhow::Result<Self> {
         Ok(Self { head: rechead(workspace)?, ..Self::without_head(workspace)? })

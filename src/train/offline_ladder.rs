@@ -2,15 +2,15 @@
 
 use super::cases::Case;
 use super::measure;
+use super::offline_scorer::OfflineScorer;
 use super::remarks::{self, Remarks};
-use super::scored::Scorer;
 use super::snapshot::Snapshot;
 use super::speaker::Speaker;
 use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::Rechead;
-use crate::reranker::{Compared, ComparedFile, Order, RerankerFile};
+use crate::reranker::{Compared, ComparedFile, RerankerFile, ScoredOrder};
 use crate::scorer::{Head, Written};
 use anyhow::Context as _;
 use rand::SeedableRng as _;
@@ -20,8 +20,8 @@ use rand_chacha::ChaCha8Rng;
 const CUT: usize = 10;
 
 /// The models of a workspace.
-pub struct Ladder {
-    scorer: Scorer,
+pub struct OfflineLadder {
+    scorer: OfflineScorer,
     /// The language model, if the workspace has one.
     model: Option<Speaker>,
     file: RerankerFile,
@@ -30,27 +30,27 @@ pub struct Ladder {
 }
 
 /// What the rungs of a ladder made of cases.
-pub struct Climb {
+pub struct OfflineClimb {
     /// The orders of every rung, lowest first: the first is the scored one.
-    pub rungs: Vec<Rung>,
+    pub rungs: Vec<RungOrders>,
     /// Orders that are no rung's: what parts are worth without the others.
-    pub parts: Vec<Rung>,
+    pub parts: Vec<RungOrders>,
 }
 
 /// What one rung made of each case: its slate's places, best first.
-pub struct Rung {
+pub struct RungOrders {
     /// Its name.
     pub name: &'static str,
     /// An order for each case.
-    pub orders: Vec<Order>,
+    pub orders: Vec<ScoredOrder>,
 }
 
-// === impl Ladder ===
+// === impl OfflineLadder ===
 
-impl Ladder {
+impl OfflineLadder {
     /// Reads what lies on the workspace.
     pub fn read(workspace: &Workspace<'_>, data: &TrainingData) -> anyhow::Result<Self> {
-        let scorer = Scorer::read(workspace)?;
+        let scorer = OfflineScorer::read(workspace)?;
         let answers = workspace.recipe.expects() && scorer.head().is_some();
         let (path, folder) = (workspace.path(Part::Reranker), workspace.path(Part::Decoder));
         if !path.exists() {
@@ -67,22 +67,22 @@ impl Ladder {
         data: &TrainingData,
         cases: &mut [Case],
         progress: &mut dyn FnMut(usize),
-    ) -> anyhow::Result<Climb> {
+    ) -> anyhow::Result<OfflineClimb> {
         if let Some(model) = self.model.as_ref().filter(|_| self.answers) {
             model.expect(cases, progress)?;
         }
         let orders = scored(&self.scorer, data, cases)?;
-        let mut rungs = vec![Rung { name: "scored", orders }];
+        let mut rungs = vec![RungOrders { name: "scored", orders }];
         let mut parts = Vec::new();
         if let Some(network) = self.scorer.head() {
             let orders = scored(&self.scorer.alone(), data, cases)?;
-            parts.push(Rung { name: "without_rechead", orders });
-            let reader = Listener::new(network, data);
-            let orders = cases.iter().map(|case| sorted(&reader.scores(case))).collect();
-            parts.push(Rung { name: "rechead_alone", orders });
+            parts.push(RungOrders { name: "without_rechead", orders });
+            let reader = RecheadJudge::new(network, data);
+            let orders = cases.iter().map(|case| order_by_score(&reader.scores(case))).collect();
+            parts.push(RungOrders { name: "rechead_alone", orders });
         }
         let (Some(model), file) = (&self.model, self.file) else {
-            return Ok(Climb { rungs, parts });
+            return Ok(OfflineClimb { rungs, parts });
         };
         if let Some(file) = file.weighed {
             let logits = model.weigh(cases, &data.snapshots, progress)?;
@@ -90,29 +90,29 @@ impl Ladder {
             let fused = |logits: &[Vec<f32>]| {
                 let mut orders = below.clone();
                 for (order, logits) in orders.iter_mut().zip(logits) {
-                    file.fuse(order, &of_the_first(order, logits, file.candidates_max));
+                    file.fuse(order, &logits_of_first(order, logits, file.candidates_max));
                 }
                 orders
             };
             let orders = fused(&logits);
-            rungs.push(Rung { name: "weighed", orders });
-            let orders = logits.iter().map(|logits| sorted(logits)).collect();
-            parts.push(Rung { name: "weighed_alone", orders });
+            rungs.push(RungOrders { name: "weighed", orders });
+            let orders = logits.iter().map(|logits| order_by_score(logits)).collect();
+            parts.push(RungOrders { name: "weighed_alone", orders });
             let logits = model.weigh(&asking(data, cases), &data.snapshots, progress)?;
-            parts.push(Rung { name: "weighed_asked", orders: fused(&logits) });
+            parts.push(RungOrders { name: "weighed_asked", orders: fused(&logits) });
         }
         for (name, file) in [("reranked", file.reranked), ("reasoned", file.reasoned)] {
             let Some(file) = file else { continue };
             let mut orders = last(&rungs);
             let answers = compare(model, cases, &data.snapshots, &orders, file, progress)?;
-            let listener = self.scorer.head().map(|network| Listener::new(network, data));
+            let judge = self.scorer.head().map(|network| RecheadJudge::new(network, data));
             for ((order, answer), case) in orders.iter_mut().zip(&answers).zip(&*cases) {
-                let heard = listener.as_ref().map(|listener| listener.answered(case, &answer.1));
+                let heard = judge.as_ref().map(|judge| judge.answered(case, &answer.1));
                 file.fuse(order, &answer.0, &heard.unwrap_or_default());
             }
-            rungs.push(Rung { name, orders });
+            rungs.push(RungOrders { name, orders });
         }
-        Ok(Climb { rungs, parts })
+        Ok(OfflineClimb { rungs, parts })
     }
 }
 
@@ -130,12 +130,12 @@ fn asking(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
 }
 
 /// The Rechead on a workspace: what it says once it has read what was written.
-pub struct Listener<'a> {
+pub struct RecheadJudge<'a> {
     head: Head,
     data: &'a TrainingData,
 }
 
-impl<'a> Listener<'a> {
+impl<'a> RecheadJudge<'a> {
     /// A Rechead that listens in this data.
     pub fn new(network: &Rechead, data: &'a TrainingData) -> Self {
         // No time changes the texts of items.
@@ -168,8 +168,12 @@ impl<'a> Listener<'a> {
 }
 
 /// The scored rung's orders.
-pub fn scored(scorer: &Scorer, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<Order>> {
-    Ok(scorer.scores(data, cases)?.iter().map(|scores| sorted(scores)).collect())
+pub fn scored(
+    scorer: &OfflineScorer,
+    data: &TrainingData,
+    cases: &[Case],
+) -> anyhow::Result<Vec<ScoredOrder>> {
+    Ok(scorer.scores(data, cases)?.iter().map(|scores| order_by_score(scores)).collect())
 }
 
 /// Lets the language model compare the best of each order. An answer names candidates by their
@@ -178,7 +182,7 @@ pub fn compare(
     model: &Speaker,
     cases: &[Case],
     snapshots: &[Snapshot],
-    orders: &[Order],
+    orders: &[ScoredOrder],
     file: ComparedFile,
     progress: &mut dyn FnMut(usize),
 ) -> anyhow::Result<Vec<(Vec<usize>, Compared)>> {
@@ -196,13 +200,16 @@ pub fn compare(
 }
 
 /// The logits of the first candidates of an order, in that order.
-pub fn of_the_first(order: &Order, logits: &[f32], most: usize) -> Vec<Option<f32>> {
+pub fn logits_of_first(order: &ScoredOrder, logits: &[f32], most: usize) -> Vec<Option<f32>> {
     order.iter().take(most).map(|&(place, _)| Some(logits[place])).collect()
 }
 
 /// NDCG@10 of each case, with these orders.
-pub fn figures<'o>(cases: &[Case], orders: impl IntoIterator<Item = &'o Order>) -> Vec<f64> {
-    let figure = |(case, order): (&Case, &Order)| {
+pub fn ndcg_at_10<'o>(
+    cases: &[Case],
+    orders: impl IntoIterator<Item = &'o ScoredOrder>,
+) -> Vec<f64> {
+    let figure = |(case, order): (&Case, &ScoredOrder)| {
         let order: Vec<u32> = order.iter().map(|&(place, _)| case.slate[place]).collect();
         measure::ndcg(&order, &case.relevant, CUT)
     };
@@ -210,12 +217,12 @@ pub fn figures<'o>(cases: &[Case], orders: impl IntoIterator<Item = &'o Order>) 
 }
 
 /// Places by score, best first.
-pub fn sorted(scores: &[f32]) -> Order {
-    let mut order: Order = scores.iter().copied().enumerate().collect();
+pub fn order_by_score(scores: &[f32]) -> ScoredOrder {
+    let mut order: ScoredOrder = scores.iter().copied().enumerate().collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     order
 }
 
-fn last(rungs: &[Rung]) -> Vec<Order> {
+fn last(rungs: &[RungOrders]) -> Vec<ScoredOrder> {
     rungs.last().map(|rung| rung.orders.clone()).unwrap_or_default()
 }
