@@ -4,15 +4,18 @@ mod canary;
 mod signals;
 
 pub use canary::Canary;
-pub use signals::{HangUps, told_to_stop};
+pub use signals::{HangupSignals, shutdown_signal};
 
-use crate::api::{BindError, CutOff, Desk, Door, Limits, Readiness, State, router};
+use crate::api::{
+    ApiLimits, ApiListener, BindError, Readiness, ReadinessState, RerankHandler, ShutdownTimeout,
+    router,
+};
 use crate::config::{self, Config, Quantize};
 use crate::engine;
 use crate::rank::{self, CardCacheLimits, LadderOptions, LiveLadder};
 use crate::reranker::RunLimits;
 use crate::scorer::{self, Opened};
-use crate::store::{Embedded, Store};
+use crate::store::{EmbeddedStore, Store};
 use crate::telemetry::Metrics;
 use crate::worker;
 use anyhow::Context as _;
@@ -30,7 +33,7 @@ const CANARY_INTERVAL: Duration = Duration::from_secs(2);
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a server is made from.
-pub struct Parts {
+pub struct Services {
     /// What answers.
     pub live: Arc<LiveLadder>,
     /// What shows that it does.
@@ -46,7 +49,7 @@ pub struct Parts {
 pub struct App {
     address: SocketAddr,
     readiness: Arc<Readiness>,
-    serving: JoinHandle<Result<(), CutOff>>,
+    serving: JoinHandle<Result<(), ShutdownTimeout>>,
 }
 
 /// Why a server did not end as it should.
@@ -54,16 +57,16 @@ pub struct App {
 pub enum StopError {
     /// Requests were cut off.
     #[error(transparent)]
-    CutOff(#[from] CutOff),
+    ShutdownTimeout(#[from] ShutdownTimeout),
     /// The task that serves has panicked.
     #[error("the server broke down")]
     Broken(#[from] JoinError),
 }
 
 /// Opens the store and the bundle that a configuration names, and builds the ladder.
-pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
+pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Opened>)> {
     let store = match &config.store.path {
-        Some(path) => Some(Arc::new(Embedded::open(path)?) as Arc<dyn Store>),
+        Some(path) => Some(Arc::new(EmbeddedStore::open(path)?) as Arc<dyn Store>),
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
@@ -79,7 +82,7 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
         },
         scorer: scorer::Limits {
             threads: some(config.scorer.threads),
-            slates: worker::Limits {
+            slates: worker::InboxLimits {
                 waiting_max: some(config.scorer.slates_waiting_max),
                 batch_max: some(config.scorer.slates_max),
             },
@@ -107,11 +110,11 @@ pub async fn furnish(config: &Config) -> anyhow::Result<(Parts, Arc<Opened>)> {
         .with_context(|| format!("opening the bundle {}", dir.display()))?;
     let live = Arc::new(LiveLadder::start(ladder, building, config.bundle.swap.manner()));
     let canary = canary::canary(live.clone());
-    Ok((Parts { live, canary, metrics, samples: None }, opened))
+    Ok((Services { live, canary, metrics, samples: None }, opened))
 }
 
 /// What of the scorer goes to a GPU, if something does.
-fn gpu(config: &config::Scorer) -> Option<scorer::GpuLimits> {
+fn gpu(config: &config::ScorerConfig) -> Option<scorer::GpuLimits> {
     match config.device.0 {
         engine::Place::Processor => None,
         engine::Place::Gpu(ordinal) => Some(scorer::GpuLimits {
@@ -124,23 +127,23 @@ fn gpu(config: &config::Scorer) -> Option<scorer::GpuLimits> {
 
 impl App {
     /// Takes the port and serves on it.
-    pub async fn start(config: &config::Api, parts: Parts) -> Result<Self, BindError> {
-        let Parts { live, canary, metrics, samples } = parts;
-        let door = Door::bind(config.listen).await?;
+    pub async fn start(config: &config::ApiConfig, services: Services) -> Result<Self, BindError> {
+        let Services { live, canary, metrics, samples } = services;
+        let listener = ApiListener::bind(config.listen).await?;
         let readiness = Arc::new(Readiness::starting().await);
-        let limits = Limits {
+        let limits = ApiLimits {
             requests_max: config.requests_max,
             deadline_default: config.deadline_default.0,
             reply_reserve: config.reply_reserve.0,
         };
         let samples = samples.map(|samples| samples.to_string().into());
-        let desk = Desk::new(live, metrics.clone(), readiness.clone(), limits, samples);
+        let handler = RerankHandler::new(live, metrics.clone(), readiness.clone(), limits, samples);
         tokio::spawn(watch(canary, readiness.clone()));
         tokio::spawn(fold(metrics, readiness.clone()));
-        let (address, grace) = (door.address(), config.shutdown_grace.0);
+        let (address, grace) = (listener.address(), config.shutdown_grace.0);
         let drained = readiness.clone();
         let stop = async move { drained.drained().await };
-        let serving = tokio::spawn(door.serve(router(Arc::new(desk)), stop, grace));
+        let serving = tokio::spawn(listener.serve(router(Arc::new(handler)), stop, grace));
         tracing::info!(%address, "serving gRPC and HTTP");
         Ok(Self { address, readiness, serving })
     }
@@ -157,14 +160,14 @@ impl App {
 
     /// Says that it is leaving, finishes what is in flight, and ends.
     pub async fn stop(self) -> Result<(), StopError> {
-        self.readiness.turn(State::Draining).await;
+        self.readiness.turn(ReadinessState::Draining).await;
         Ok(self.serving.await??)
     }
 }
 
-impl std::fmt::Debug for Parts {
+impl std::fmt::Debug for Services {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts").field("live", &self.live).finish_non_exhaustive()
+        f.debug_struct("Services").field("live", &self.live).finish_non_exhaustive()
     }
 }
 
@@ -174,7 +177,9 @@ async fn watch(canary: Canary, readiness: Arc<Readiness>) {
     while !readiness.is_draining() {
         ticks.tick().await;
         let outcome = timeout(CANARY_TIMEOUT, canary()).await.unwrap_or(Err(LATE));
-        readiness.turn(outcome.map_or_else(State::Degraded, |()| State::Ready)).await;
+        readiness
+            .turn(outcome.map_or_else(ReadinessState::Degraded, |()| ReadinessState::Ready))
+            .await;
     }
 }
 

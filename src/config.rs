@@ -23,49 +23,49 @@ const MARK: &str = "__";
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The door.
-    pub api: Api,
+    pub api: ApiConfig,
     /// The climb.
-    pub rank: Rank,
+    pub rank: RankConfig,
     /// The small models.
-    pub scorer: Scorer,
+    pub scorer: ScorerConfig,
     /// The language model.
-    pub engine: Engine,
+    pub engine: EngineConfig,
     /// Mutable facts.
-    pub store: Store,
+    pub store: StoreConfig,
     /// The models.
-    pub bundle: Bundle,
+    pub bundle: BundleConfig,
 }
 
 /// `[api]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Api {
+pub struct ApiConfig {
     /// Where gRPC and HTTP are served.
     pub listen: SocketAddr,
     /// Requests in flight; more are refused at once.
     pub requests_max: usize,
     /// Time for an answer where the caller does not say.
-    pub deadline_default: Span,
+    pub deadline_default: HumanDuration,
     /// Time kept back from a deadline for writing the answer down and sending it.
-    pub reply_reserve: Span,
+    pub reply_reserve: HumanDuration,
     /// Time that requests in flight get when the server stops.
-    pub shutdown_grace: Span,
+    pub shutdown_grace: HumanDuration,
 }
 
 /// `[rank]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Rank {
+pub struct RankConfig {
     /// Memory for shoppers' cards.
-    pub profile_cache: Size,
+    pub profile_cache: ByteSize,
     /// How long a shopper's card is remembered: how stale an answer may be.
-    pub profile_ttl: Span,
+    pub profile_ttl: HumanDuration,
 }
 
 /// `[scorer]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Scorer {
+pub struct ScorerConfig {
     /// Owner threads.
     pub threads: usize,
     /// Slates scored in one turn.
@@ -73,7 +73,7 @@ pub struct Scorer {
     /// Slates that may wait for a turn.
     pub slates_waiting_max: usize,
     /// Where large slates are scored: `cpu`, or `cuda` or `cuda:N` where the program was built for that.
-    pub device: Device,
+    pub device: DeviceSetting,
     /// Candidates times events from which a slate is large.
     pub device_from: usize,
     /// Items that lie on the device, and as many cards: those that were used longest ago give way.
@@ -83,13 +83,13 @@ pub struct Scorer {
 /// `[engine]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Engine {
+pub struct EngineConfig {
     /// Where it runs: `cpu`, or `cuda` or `cuda:N` where the program was built for that.
-    pub device: Device,
+    pub device: DeviceSetting,
     /// Threads that compute; 0 for as many as there are cores.
     pub threads: usize,
     /// Memory for keys and values: what remembers the beginnings of prompts.
-    pub cache: Size,
+    pub cache: ByteSize,
     /// How weights are kept in memory; as they are stored, without it.
     pub quantize: Option<Quantize>,
     /// How keys and values are, on a GPU: `bf16`, or `fp8` for twice as many.
@@ -110,7 +110,7 @@ pub struct Engine {
 /// Where a model runs, by the names that people know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Device(pub Place);
+pub struct DeviceSetting(pub Place);
 
 /// How a language model's weights, or its keys and values, are kept, by the names that people know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -135,7 +135,7 @@ pub enum Quantize {
 /// `[store]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Store {
+pub struct StoreConfig {
     /// The file; without one, there are only the bundle's cards.
     pub path: Option<PathBuf>,
 }
@@ -143,17 +143,17 @@ pub struct Store {
 /// `[bundle]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Bundle {
+pub struct BundleConfig {
     /// The folder.
     pub path: PathBuf,
     /// How another version follows the one that serves.
-    pub swap: Swap,
+    pub swap: SwapSetting,
 }
 
 /// How one version follows another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Swap {
+pub enum SwapSetting {
     /// The new one is whole before the old one leaves: memory has to hold both.
     #[default]
     SideBySide,
@@ -164,11 +164,11 @@ pub enum Swap {
 
 /// A time with its unit: `"150ms"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+pub struct HumanDuration(pub Duration);
 
 /// A number of bytes with its unit: `"64MiB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub u64);
+pub struct ByteSize(pub u64);
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -271,7 +271,7 @@ fn put(table: &mut Table, section: &str, key: String, value: &str) {
     }
 }
 
-impl TryFrom<String> for Device {
+impl TryFrom<String> for DeviceSetting {
     type Error = PlaceError;
 
     fn try_from(text: String) -> Result<Self, PlaceError> {
@@ -292,7 +292,7 @@ impl Quantize {
     }
 }
 
-impl Swap {
+impl SwapSetting {
     /// The manner of that name.
     pub fn manner(self) -> SwapStrategy {
         match self {
@@ -304,31 +304,34 @@ impl Swap {
 
 // === Defaults ===
 
-impl Default for Api {
+impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
             requests_max: 512,
-            deadline_default: Span(Duration::from_millis(150)),
-            reply_reserve: Span(Duration::from_millis(5)),
-            shutdown_grace: Span(Duration::from_secs(10)),
+            deadline_default: HumanDuration(Duration::from_millis(150)),
+            reply_reserve: HumanDuration(Duration::from_millis(5)),
+            shutdown_grace: HumanDuration(Duration::from_secs(10)),
         }
     }
 }
 
-impl Default for Rank {
+impl Default for RankConfig {
     fn default() -> Self {
-        Self { profile_cache: Size(64 << 20), profile_ttl: Span(Duration::from_mins(1)) }
+        Self {
+            profile_cache: ByteSize(64 << 20),
+            profile_ttl: HumanDuration(Duration::from_mins(1)),
+        }
     }
 }
 
-impl Default for Scorer {
+impl Default for ScorerConfig {
     fn default() -> Self {
         Self {
             threads: 1,
             slates_max: 64,
             slates_waiting_max: 1_024,
-            device: Device::default(),
+            device: DeviceSetting::default(),
             // Where an H200 took half of the time of the processor beside it.
             device_from: 5_000,
             device_rows_max: 16_384,
@@ -336,12 +339,12 @@ impl Default for Scorer {
     }
 }
 
-impl Default for Engine {
+impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            device: Device::default(),
+            device: DeviceSetting::default(),
             threads: 0,
-            cache: Size(256 << 20),
+            cache: ByteSize(256 << 20),
             quantize: None,
             quantize_cache: None,
             graphs: true,
@@ -353,9 +356,9 @@ impl Default for Engine {
     }
 }
 
-impl Default for Bundle {
+impl Default for BundleConfig {
     fn default() -> Self {
-        Self { path: "models/demo".into(), swap: Swap::default() }
+        Self { path: "models/demo".into(), swap: SwapSetting::default() }
     }
 }
 
@@ -380,13 +383,13 @@ fn measured<'de, D: Deserializer<'de>>(from: D, units: &[(&str, u64)]) -> Result
     })
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Ok(Self(Duration::from_micros(measured(from, &SPANS)?)))
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Ok(Self(measured(from, &SIZES)?))
     }
@@ -430,12 +433,12 @@ mod tests {
         .unwrap();
         assert_eq!(config.api.listen, "[::1]:9000".parse().unwrap());
         assert_eq!(config.api.requests_max, 7);
-        assert_eq!(config.api.deadline_default, Span(Duration::from_millis(40)));
+        assert_eq!(config.api.deadline_default, HumanDuration(Duration::from_millis(40)));
         assert_eq!(config.scorer.threads, 3);
         assert_eq!((config.scorer.device.0, config.scorer.device_from), (Place::Gpu(0), 5_000));
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
-        assert_eq!(config.bundle.swap, Swap::OneAtATime);
-        assert_eq!(config.engine.device, Device(Place::Gpu(1)));
+        assert_eq!(config.bundle.swap, SwapSetting::OneAtATime);
+        assert_eq!(config.engine.device, DeviceSetting(Place::Gpu(1)));
         assert!(!config.engine.graphs);
     }
 

@@ -21,7 +21,7 @@ pub struct Worker {
 
 /// How much an owner takes on.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct InboxLimits {
     /// Messages that may wait.
     pub waiting_max: NonZeroUsize,
     /// Messages that one turn takes.
@@ -30,7 +30,7 @@ pub struct Limits {
 
 /// What an owner sees when it begins a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
+pub struct InboxLoad {
     /// Messages taken for this turn.
     pub batch: usize,
     /// Messages left waiting for the next one.
@@ -39,18 +39,18 @@ pub struct Load {
 
 /// Whether an owner has work of its own after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum NextTurn {
     /// The next turn comes at once, with whatever messages there are.
-    Go,
+    AtOnce,
     /// The next turn comes with the next message.
-    Rest,
+    OnMessage,
     /// There is no next turn: the owner ends.
-    End,
+    Never,
 }
 
 /// A message that was not taken, handed back.
 #[derive(Debug, thiserror::Error)]
-pub enum Rejected<T> {
+pub enum PostError<T> {
     /// As many messages wait as may.
     #[error("the inbox is full")]
     Full(T),
@@ -67,8 +67,8 @@ pub enum Rejected<T> {
 /// inbox closes, and the messages in it are dropped along with their reply channels.
 pub fn start<T, S>(
     name: &str,
-    limits: Limits,
-    mut observe: impl FnMut(Load) + Send + 'static,
+    limits: InboxLimits,
+    mut observe: impl FnMut(InboxLoad) + Send + 'static,
     build: impl FnOnce() -> S + Send + 'static,
     mut turn: impl FnMut(&mut S, &mut Vec<T>) + Send + 'static,
 ) -> (Inbox<T>, Worker)
@@ -80,7 +80,7 @@ where
         let mut state = build();
         let mut batch = Vec::new();
         while receiver.blocking_recv_many(&mut batch, limits.batch_max.get()) > 0 {
-            observe(Load { batch: batch.len(), waiting: receiver.len() });
+            observe(InboxLoad { batch: batch.len(), waiting: receiver.len() });
             turn(&mut state, &mut batch);
             batch.clear();
         }
@@ -97,7 +97,7 @@ pub fn start_busy<T, S>(
     name: &str,
     waiting_max: NonZeroUsize,
     build: impl FnOnce() -> Option<S> + Send + 'static,
-    mut turn: impl FnMut(&mut S, &mut Vec<T>) -> Pace + Send + 'static,
+    mut turn: impl FnMut(&mut S, &mut Vec<T>) -> NextTurn + Send + 'static,
 ) -> (Inbox<T>, Worker)
 where
     T: Send + 'static,
@@ -105,9 +105,10 @@ where
     let (sender, mut receiver) = mpsc::channel(waiting_max.get());
     let own = move || {
         let Some(mut state) = build() else { return };
-        let (mut batch, mut pace) = (Vec::new(), Pace::Rest);
+        let (mut batch, mut pace) = (Vec::new(), NextTurn::OnMessage);
         loop {
-            if pace == Pace::Rest && receiver.blocking_recv_many(&mut batch, waiting_max.get()) == 0
+            if pace == NextTurn::OnMessage
+                && receiver.blocking_recv_many(&mut batch, waiting_max.get()) == 0
             {
                 return;
             }
@@ -125,7 +126,7 @@ where
             }
             pace = turn(&mut state, &mut batch);
             batch.clear();
-            if pace == Pace::End {
+            if pace == NextTurn::Never {
                 // Nobody waits for an owner who is giving back what it owned.
                 drop(receiver);
                 return;
@@ -139,10 +140,10 @@ where
 
 impl<T> Inbox<T> {
     /// Posts a message without waiting, or hands it back.
-    pub fn try_post(&self, message: T) -> Result<(), Rejected<T>> {
+    pub fn try_post(&self, message: T) -> Result<(), PostError<T>> {
         self.0.try_send(message).map_err(|error| match error {
-            TrySendError::Full(message) => Rejected::Full(message),
-            TrySendError::Closed(message) => Rejected::Closed(message),
+            TrySendError::Full(message) => PostError::Full(message),
+            TrySendError::Closed(message) => PostError::Closed(message),
         })
     }
 
@@ -201,16 +202,16 @@ mod tests {
     use std::sync::mpsc as std_mpsc;
     use tokio::sync::oneshot;
 
-    fn limits(waiting_max: usize, batch_max: usize) -> Limits {
+    fn limits(waiting_max: usize, batch_max: usize) -> InboxLimits {
         let nonzero = |n| NonZeroUsize::new(n).unwrap();
-        Limits { waiting_max: nonzero(waiting_max), batch_max: nonzero(batch_max) }
+        InboxLimits { waiting_max: nonzero(waiting_max), batch_max: nonzero(batch_max) }
     }
 
     type Gate = std_mpsc::Sender<()>;
     type Turns = std_mpsc::Receiver<Vec<u32>>;
 
     /// An owner that shows each batch, then waits at a gate before its turn ends.
-    fn gated(limits: Limits) -> (Inbox<u32>, Worker, Gate, Turns) {
+    fn gated(limits: InboxLimits) -> (Inbox<u32>, Worker, Gate, Turns) {
         let (gate, opened) = std_mpsc::channel();
         let (show, turns) = std_mpsc::channel();
         let turn = move |(): &mut (), batch: &mut Vec<u32>| {
@@ -242,7 +243,7 @@ mod tests {
         turns.recv().unwrap();
         inbox.try_post(1).unwrap();
         inbox.try_post(2).unwrap();
-        assert!(matches!(inbox.try_post(3), Err(Rejected::Full(3))));
+        assert!(matches!(inbox.try_post(3), Err(PostError::Full(3))));
         gate.send(()).unwrap();
         assert_eq!(turns.recv().unwrap(), [1, 2]);
         inbox.try_post(4).unwrap();
@@ -277,7 +278,7 @@ mod tests {
             thread::yield_now();
         }
         assert!(!inbox.is_alive());
-        assert!(matches!(inbox.try_post(oneshot::channel().0), Err(Rejected::Closed(_))));
+        assert!(matches!(inbox.try_post(oneshot::channel().0), Err(PostError::Closed(_))));
     }
 
     #[test]
@@ -287,7 +288,7 @@ mod tests {
         while worker.is_alive() {
             thread::yield_now();
         }
-        assert!(matches!(inbox.try_post(1), Err(Rejected::Closed(1))));
+        assert!(matches!(inbox.try_post(1), Err(PostError::Closed(1))));
     }
 
     #[test]
@@ -300,10 +301,10 @@ mod tests {
         };
         let (inbox, _worker) = start("observed", limits(8, 2), observe, || (), turn);
         inbox.try_post(0).unwrap();
-        assert_eq!(loads.recv().unwrap(), Load { batch: 1, waiting: 0 });
+        assert_eq!(loads.recv().unwrap(), InboxLoad { batch: 1, waiting: 0 });
         (1..=3).for_each(|n| inbox.try_post(n).unwrap());
         gate.send(()).unwrap();
-        assert_eq!(loads.recv().unwrap(), Load { batch: 2, waiting: 1 });
+        assert_eq!(loads.recv().unwrap(), InboxLoad { batch: 2, waiting: 1 });
         drop((gate, inbox));
     }
 
@@ -327,7 +328,7 @@ mod tests {
             show.send((*work, batch.clone())).ok();
             *work += batch.drain(..).sum::<u32>();
             *work = work.saturating_sub(1);
-            if *work > 0 { Pace::Go } else { Pace::Rest }
+            if *work > 0 { NextTurn::AtOnce } else { NextTurn::OnMessage }
         };
         let (inbox, worker) = start_busy("busy", limits(8, 8).waiting_max, || Some(0), turn);
         inbox.try_post(3).unwrap();
@@ -339,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_busy_owner_ends_with_its_last_inbox() {
-        let turn = |(): &mut (), _: &mut Vec<u32>| Pace::Go;
+        let turn = |(): &mut (), _: &mut Vec<u32>| NextTurn::AtOnce;
         let (inbox, worker) = start_busy("endless", limits(1, 1).waiting_max, || Some(()), turn);
         inbox.try_post(1).unwrap();
         drop(inbox);
@@ -351,7 +352,7 @@ mod tests {
         let (gate, opened) = std_mpsc::channel::<()>();
         let turn = move |(): &mut (), _: &mut Vec<oneshot::Sender<()>>| {
             opened.recv().ok();
-            Pace::End
+            NextTurn::Never
         };
         let (inbox, _worker) = start_busy("ends", limits(8, 8).waiting_max, || Some(()), turn);
         inbox.try_post(oneshot::channel().0).unwrap();
@@ -367,12 +368,12 @@ mod tests {
 
     #[test]
     fn a_busy_owner_that_was_not_built_takes_nothing() {
-        let turn = |(): &mut (), _: &mut Vec<u32>| Pace::Rest;
+        let turn = |(): &mut (), _: &mut Vec<u32>| NextTurn::OnMessage;
         let (inbox, worker) = start_busy("unbuilt", limits(1, 1).waiting_max, || None, turn);
         while worker.is_alive() {
             thread::yield_now();
         }
-        assert!(matches!(inbox.try_post(1), Err(Rejected::Closed(1))));
+        assert!(matches!(inbox.try_post(1), Err(PostError::Closed(1))));
     }
 
     /// Prints what a hop to an owner and back costs: `cargo test --release hop -- --ignored

@@ -9,12 +9,12 @@
 #[expect(dead_code, reason = "a bundle is copied here, and never damaged")]
 mod bundle;
 
-use raisonne::api::State;
+use raisonne::api::ReadinessState;
 use raisonne::api::pb::rerank_service_client::RerankServiceClient;
 use raisonne::api::pb::{Quality, RerankRequest, Why};
-use raisonne::app::{App, furnish};
+use raisonne::app::{App, open_services};
 use raisonne::bundle::{Manifest, Part};
-use raisonne::config::{self, Config, Device, Size};
+use raisonne::config::{self, ByteSize, Config, DeviceSetting};
 use raisonne::domain::Criticality;
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
@@ -718,21 +718,23 @@ async fn serves_without_its_device() {
     let home = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.api.listen = "127.0.0.1:0".parse().unwrap();
-    config.api.deadline_default = config::Span(PATIENCE);
+    config.api.deadline_default = config::HumanDuration(PATIENCE);
     config.bundle.path = unweighed_demo(home.path());
-    config.engine.device = Device(Place::Gpu(0));
-    config.engine.cache = Size(8 << 20);
+    config.engine.device = DeviceSetting(Place::Gpu(0));
+    config.engine.cache = ByteSize(8 << 20);
     (config.engine.rows_max, config.engine.running_max) = (64, 2);
-    let (parts, _) = furnish(&config).await.unwrap();
+    let (services, _) = open_services(&config).await.unwrap();
     let (canary, metrics, mut end) =
-        (parts.canary.clone(), parts.metrics.clone(), parts.live.ladder().end());
+        (services.canary.clone(), services.metrics.clone(), services.live.ladder().end());
     // The first canary is the first to ask.
     fault("launch", 1, LAUNCH_FAILED);
-    let app = App::start(&config.api, parts).await.unwrap();
+    let app = App::start(&config.api, services).await.unwrap();
     let said = async {
         loop {
             match app.readiness().state() {
-                State::Degraded(why) if why.contains("the language model is gone") => break,
+                ReadinessState::Degraded(why) if why.contains("the language model is gone") => {
+                    break;
+                }
                 _ => sleep(Duration::from_millis(50)).await,
             }
         }

@@ -170,7 +170,7 @@ fn large_slates_are_served_from_a_gpu() {
     let one = NonZeroUsize::MIN;
     let many = NonZeroUsize::new(64).unwrap();
     let gpu = GpuLimits { ordinal: 0, pairs_min: 200, rows_max: 300 };
-    let slates = worker::Limits { waiting_max: many, batch_max: many };
+    let slates = worker::InboxLimits { waiting_max: many, batch_max: many };
     let limits = scorer::Limits { threads: one, slates, gpu: Some(gpu) };
     let model = &opened.model;
     let on_gpu = model.on_gpu(gpu, 64).unwrap();

@@ -6,7 +6,7 @@
 
 use raisonne::api::pb::rerank_service_client::RerankServiceClient;
 use raisonne::api::pb::{self, EvidenceKind, Quality, RerankRequest, RerankResponse};
-use raisonne::app::{App, furnish};
+use raisonne::app::{App, open_services};
 use raisonne::bundle::{Bundle, Part};
 use raisonne::config::Config;
 use std::collections::BTreeSet;
@@ -32,10 +32,11 @@ impl Demo {
         config.api.listen = "127.0.0.1:0".parse().unwrap();
         config.bundle.path = home();
         // Tests run many at a time on slow machines: what they check is not speed.
-        config.api.deadline_default = raisonne::config::Span(std::time::Duration::from_secs(20));
-        let (parts, _) = furnish(&config).await.unwrap();
-        let top = parts.live.ladder().top().into();
-        let app = App::start(&config.api, parts).await.unwrap();
+        config.api.deadline_default =
+            raisonne::config::HumanDuration(std::time::Duration::from_secs(20));
+        let (services, _) = open_services(&config).await.unwrap();
+        let top = services.live.ladder().top().into();
+        let app = App::start(&config.api, services).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
         let client = RerankServiceClient::new(channel.connect().await.unwrap());
         let samples = std::fs::read(home().join(Part::Samples.file())).unwrap();

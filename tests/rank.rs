@@ -10,7 +10,7 @@ use raisonne::rank::{Answer, Ladder, Shortfall, Update};
 use raisonne::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
-use support::Stub;
+use support::StubRung;
 use tokio::time::Instant;
 
 fn query(budget_ms: u64) -> Query {
@@ -33,9 +33,9 @@ fn query(budget_ms: u64) -> Query {
     }
 }
 
-fn ladder(rungs: Vec<Stub>) -> (Arc<Ladder>, Arc<Metrics>) {
+fn ladder(rungs: Vec<StubRung>) -> (Arc<Ladder>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let rungs = rungs.into_iter().map(Stub::rung).collect();
+    let rungs = rungs.into_iter().map(StubRung::rung).collect();
     (Arc::new(Ladder::new(rungs, "test-1".into(), metrics.clone())), metrics)
 }
 
@@ -58,7 +58,7 @@ fn order(ranking: &Ranking) -> Vec<usize> {
 
 #[tokio::test(start_paused = true)]
 async fn the_climb_goes_from_the_order_given_to_the_best() {
-    let (ladder, _) = ladder(vec![Stub::taking(10)]);
+    let (ladder, _) = ladder(vec![StubRung::taking(10)]);
     let answers = climb(&ladder, query(100)).await;
     assert_eq!(order(&answers[0].ranking), [0, 1, 2]);
     assert_eq!(answers[0].ranking.quality, Quality::Given);
@@ -78,7 +78,7 @@ async fn without_rungs_the_order_given_is_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_rung_is_cut_off_at_the_deadline() {
-    let (ladder, metrics) = ladder(vec![Stub::taking(500)]);
+    let (ladder, metrics) = ladder(vec![StubRung::taking(500)]);
     let begun = Instant::now();
     let answers = climb(&ladder, query(100)).await;
     assert_eq!(begun.elapsed(), Duration::from_millis(100));
@@ -89,7 +89,7 @@ async fn a_late_rung_is_cut_off_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rung_that_was_late_is_not_begun_until_that_is_forgotten() {
-    let (ladder, _) = ladder(vec![Stub::taking(500)]);
+    let (ladder, _) = ladder(vec![StubRung::taking(500)]);
     climb(&ladder, query(100)).await;
     let begun = Instant::now();
     let answers = climb(&ladder, query(100)).await;
@@ -103,7 +103,7 @@ async fn a_rung_that_was_late_is_not_begun_until_that_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn a_rung_that_falls_short_leaves_the_best_so_far() {
     for shortfall in [Shortfall::Busy, Shortfall::Missing("cards"), Shortfall::Broken] {
-        let (ladder, _) = ladder(vec![Stub::taking(1), Stub::failing(shortfall.clone())]);
+        let (ladder, _) = ladder(vec![StubRung::taking(1), StubRung::failing(shortfall.clone())]);
         let answers = climb(&ladder, query(100)).await;
         let answer = answers.last().unwrap();
         assert_eq!(order(&answer.ranking), [2, 1, 0]);
@@ -113,7 +113,7 @@ async fn a_rung_that_falls_short_leaves_the_best_so_far() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_missing_is_told_although_there_is_an_order() {
-    let lacking = Stub { lacks: Some(Shortfall::Missing("cards")), ..Stub::default() };
+    let lacking = StubRung { lacks: Some(Shortfall::Missing("cards")), ..StubRung::default() };
     let (ladder, _) = ladder(vec![lacking]);
     let answers = climb(&ladder, query(100)).await;
     assert_eq!(answers[1].ranking.quality, Quality::Scored);
@@ -122,17 +122,17 @@ async fn what_was_missing_is_told_although_there_is_an_order() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_has_passed_still_gets_the_order_given() {
-    let (ladder, _) = ladder(vec![Stub::default()]);
+    let (ladder, _) = ladder(vec![StubRung::default()]);
     let answers = climb(&ladder, query(0)).await;
     assert_eq!(answers.last().unwrap().shortfalls, [(Quality::Scored, Shortfall::TooSlow)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_stays_as_given_is_counted() {
-    let (ladder, metrics) = ladder(vec![Stub { keeps_order: true, ..Stub::default() }]);
+    let (ladder, metrics) = ladder(vec![StubRung { keeps_order: true, ..StubRung::default() }]);
     climb(&ladder, query(100)).await;
     assert!(metrics.render().contains("raisonne_order_identity_total 1"));
-    let (ladder, metrics) = self::ladder(vec![Stub::default()]);
+    let (ladder, metrics) = self::ladder(vec![StubRung::default()]);
     climb(&ladder, query(100)).await;
     assert!(!metrics.render().contains("raisonne_order_identity_total"));
 }
@@ -140,7 +140,7 @@ async fn an_order_that_stays_as_given_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn thoughts_are_told_while_the_rung_works_and_before_its_order() {
     let thinks = vec!["Likes ", "", "red."];
-    let (ladder, _) = ladder(vec![Stub { thinks, ..Stub::taking(10) }]);
+    let (ladder, _) = ladder(vec![StubRung { thinks, ..StubRung::taking(10) }]);
     let mut told = Vec::new();
     let mut climb = std::pin::pin!(ladder.climb(query(100)));
     while let Some(update) = climb.next().await {

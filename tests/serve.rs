@@ -14,8 +14,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use raisonne::api::pb::rerank_service_client::RerankServiceClient;
-use raisonne::api::{BindError, State, pb};
-use raisonne::app::{App, Parts};
+use raisonne::api::{BindError, ReadinessState, pb};
+use raisonne::app::{App, Services};
 use raisonne::config;
 use raisonne::rank::{Ladder, LiveLadder, Shortfall, SwapStrategy};
 use raisonne::telemetry::Metrics;
@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use support::Stub;
+use support::StubRung;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -59,16 +59,16 @@ impl Reply {
 }
 
 impl Server {
-    async fn of(stub: Stub) -> Self {
+    async fn of(stub: StubRung) -> Self {
         Self::with(stub, api()).await
     }
 
-    async fn with(stub: Stub, config: config::Api) -> Self {
+    async fn with(stub: StubRung, config: config::ApiConfig) -> Self {
         let metrics = Arc::new(Metrics::new());
         let ladder = Ladder::new(vec![stub.rung()], "test-1".into(), metrics.clone());
         let alive = Arc::new(AtomicBool::new(true));
         let heart = alive.clone();
-        let parts = Parts {
+        let services = Services {
             live: live(ladder, &metrics),
             canary: Arc::new(move || {
                 let beats = heart.load(Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Server {
             metrics,
             samples: Some(json!([rerank_json()])),
         };
-        let app = App::start(&config, parts).await.unwrap();
+        let app = App::start(&config, services).await.unwrap();
         let http = Client::builder(TokioExecutor::new()).build_http();
         Self { app, http, alive }
     }
@@ -126,8 +126,8 @@ fn live(ladder: Ladder, metrics: &Arc<Metrics>) -> Arc<LiveLadder> {
     Arc::new(LiveLadder::start(Arc::new(ladder), building, SwapStrategy::default()))
 }
 
-fn api() -> config::Api {
-    config::Api { listen: ([127, 0, 0, 1], 0).into(), ..config::Api::default() }
+fn api() -> config::ApiConfig {
+    config::ApiConfig { listen: ([127, 0, 0, 1], 0).into(), ..config::ApiConfig::default() }
 }
 
 fn now() -> i64 {
@@ -180,7 +180,7 @@ fn fields(status: &Status) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn both_protocols_give_equal_answers() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let grpc = server.grpc().await.rerank(rerank()).await.unwrap().into_inner();
     let http = server.post("/api/v1/rerank", rerank_json().to_string()).await;
     assert_eq!(http.status, StatusCode::OK);
@@ -199,7 +199,7 @@ async fn both_protocols_give_equal_answers() {
 
 #[tokio::test]
 async fn only_the_top_is_returned_if_asked() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let request = pb::RerankRequest { top_n: 2, ..rerank() };
     let response = server.grpc().await.rerank(request).await.unwrap().into_inner();
     assert_eq!(items(&response), ["c", "b"]);
@@ -207,7 +207,7 @@ async fn only_the_top_is_returned_if_asked() {
 
 #[tokio::test]
 async fn a_full_slate_with_everything_in_it_is_taken() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let mut request = slate(2_000);
     request.query = "something warm".into();
     request.top_n = 2_000;
@@ -232,7 +232,7 @@ async fn a_full_slate_with_everything_in_it_is_taken() {
 
 #[tokio::test]
 async fn a_stream_begins_with_the_order_given_and_ends_with_the_answer() {
-    let server = Server::of(Stub::taking(20)).await;
+    let server = Server::of(StubRung::taking(20)).await;
     let request = pb::StreamRerankRequest { request: Some(rerank()) };
     let stream = server.grpc().await.stream_rerank(request).await.unwrap().into_inner();
     let grpc: Vec<_> = stream.map(Result::unwrap).collect().await;
@@ -254,7 +254,7 @@ async fn a_stream_begins_with_the_order_given_and_ends_with_the_answer() {
 
 #[tokio::test]
 async fn the_first_ranking_of_a_stream_does_not_wait_for_the_second() {
-    let server = Server::of(Stub::taking(100)).await;
+    let server = Server::of(StubRung::taking(100)).await;
     let begun = Instant::now();
     let request = pb::StreamRerankRequest { request: Some(rerank()) };
     let mut stream = server.grpc().await.stream_rerank(request).await.unwrap().into_inner();
@@ -267,7 +267,7 @@ async fn the_first_ranking_of_a_stream_does_not_wait_for_the_second() {
 
 #[tokio::test]
 async fn explanations_come_in_the_order_asked_for() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let request = pb::ExplainRequest {
         request_id: "e-1".into(),
         user: rerank().user,
@@ -284,7 +284,7 @@ async fn explanations_come_in_the_order_asked_for() {
 
 #[tokio::test]
 async fn compressed_calls_are_answered() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
         let mut client = server.grpc().await.send_compressed(encoding).accept_compressed(encoding);
         let response = client.rerank(slate(500)).await.unwrap();
@@ -297,7 +297,7 @@ async fn compressed_calls_are_answered() {
 
 #[tokio::test]
 async fn a_calls_name_and_timing_are_told() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let asked = server
         .request(Method::POST, "/api/v1/rerank")
         .header("x-request-id", "from-head")
@@ -324,7 +324,7 @@ async fn a_calls_name_and_timing_are_told() {
 
 #[tokio::test]
 async fn a_slow_rung_leaves_the_order_given_in_time() {
-    let server = Server::of(Stub::taking(5_000)).await;
+    let server = Server::of(StubRung::taking(5_000)).await;
     let begun = Instant::now();
     let mut request = tonic::Request::new(rerank());
     request.set_timeout(Duration::from_millis(300));
@@ -343,7 +343,7 @@ async fn a_slow_rung_leaves_the_order_given_in_time() {
 
 #[tokio::test]
 async fn the_default_deadline_holds_where_none_is_given() {
-    let server = Server::of(Stub::taking(5_000)).await;
+    let server = Server::of(StubRung::taking(5_000)).await;
     let begun = Instant::now();
     let response = server.grpc().await.rerank(rerank()).await.unwrap().into_inner();
     assert_eq!(response.shortfalls[0].why(), pb::Why::Late);
@@ -352,7 +352,7 @@ async fn the_default_deadline_holds_where_none_is_given() {
 
 #[tokio::test]
 async fn an_expired_deadline_is_said_to_be_one() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     // The raw client, because tonic's own would not even send it.
     let asked = server
         .request(Method::POST, "/raisonne.v1.RerankService/Rerank")
@@ -369,7 +369,7 @@ async fn an_expired_deadline_is_said_to_be_one() {
 
 #[tokio::test]
 async fn a_timeout_that_is_none_is_refused() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let asked =
         server.request(Method::POST, "/api/v1/rerank").header("x-request-timeout-ms", "soon");
     let reply = server.send(asked, rerank_json().to_string()).await;
@@ -379,8 +379,8 @@ async fn a_timeout_that_is_none_is_refused() {
 
 #[tokio::test]
 async fn a_body_that_never_comes_does_not_keep_its_seat() {
-    let config = config::Api { requests_max: 1, ..api() };
-    let server = Server::with(Stub::default(), config).await;
+    let config = config::ApiConfig { requests_max: 1, ..api() };
+    let server = Server::with(StubRung::default(), config).await;
     let mut slow = TcpStream::connect(server.address()).await.unwrap();
     let head = "POST /api/v1/rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n{\"user\":";
     slow.write_all(head.as_bytes()).await.unwrap();
@@ -395,8 +395,8 @@ async fn a_body_that_never_comes_does_not_keep_its_seat() {
 
 #[tokio::test]
 async fn a_full_server_refuses_at_once() {
-    let config = config::Api { requests_max: 1, ..api() };
-    let server = Server::with(Stub::taking(400), config).await;
+    let config = config::ApiConfig { requests_max: 1, ..api() };
+    let server = Server::with(StubRung::taking(400), config).await;
     let mut request = tonic::Request::new(rerank());
     request.set_timeout(Duration::from_secs(2));
     let mut client = server.grpc().await;
@@ -420,8 +420,8 @@ async fn a_full_server_refuses_at_once() {
 
 #[tokio::test]
 async fn sheddable_requests_are_refused_before_the_others() {
-    let config = config::Api { requests_max: 4, ..api() };
-    let server = Server::with(Stub::taking(300), config).await;
+    let config = config::ApiConfig { requests_max: 4, ..api() };
+    let server = Server::with(StubRung::taking(300), config).await;
     let mut busy = Vec::new();
     for _ in 0..3 {
         let mut request = tonic::Request::new(rerank());
@@ -447,7 +447,7 @@ async fn sheddable_requests_are_refused_before_the_others() {
 
 #[tokio::test]
 async fn another_bundle_is_not_found() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let request = pb::RerankRequest { bundle: "test-0".into(), ..rerank() };
     let status = server.refused(request).await;
     assert_eq!(status.code(), Code::NotFound);
@@ -464,7 +464,7 @@ async fn another_bundle_is_not_found() {
 
 #[tokio::test]
 async fn a_stop_loses_nothing_that_was_begun() {
-    let server = Server::of(Stub::taking(300)).await;
+    let server = Server::of(StubRung::taking(300)).await;
     let mut calls = Vec::new();
     for _ in 0..8 {
         let mut client = server.grpc().await;
@@ -490,7 +490,7 @@ async fn a_stop_loses_nothing_that_was_begun() {
 
 #[tokio::test]
 async fn a_draining_server_says_so() {
-    let server = Server::of(Stub::taking(600)).await;
+    let server = Server::of(StubRung::taking(600)).await;
     let mut client = server.grpc().await;
     let (mut busy, mut late) = (client.clone(), client.clone());
     client.explain(explain_now()).await.unwrap();
@@ -498,7 +498,7 @@ async fn a_draining_server_says_so() {
     request.set_timeout(Duration::from_secs(3));
     let first = tokio::spawn(async move { busy.rerank(request).await });
     sleep(Duration::from_millis(100)).await;
-    server.app.readiness().turn(State::Draining).await;
+    server.app.readiness().turn(ReadinessState::Draining).await;
     // On the open connection: either refused with the reason, or told that it is closing.
     let status = late.rerank(rerank()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
@@ -517,8 +517,11 @@ fn explain_now() -> tonic::Request<pb::ExplainRequest> {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
-    let config = config::Api { shutdown_grace: config::Span(Duration::from_millis(100)), ..api() };
-    let server = Server::with(Stub::taking(3_000), config).await;
+    let config = config::ApiConfig {
+        shutdown_grace: config::HumanDuration(Duration::from_millis(100)),
+        ..api()
+    };
+    let server = Server::with(StubRung::taking(3_000), config).await;
     let mut request = tonic::Request::new(rerank());
     request.set_timeout(Duration::from_secs(5));
     let mut client = server.grpc().await;
@@ -531,16 +534,16 @@ async fn a_stop_does_not_wait_for_ever() {
 
 #[tokio::test]
 async fn a_port_in_use_is_named() {
-    let server = Server::of(Stub::default()).await;
-    let config = config::Api { listen: server.address(), ..api() };
+    let server = Server::of(StubRung::default()).await;
+    let config = config::ApiConfig { listen: server.address(), ..api() };
     let metrics = Arc::new(Metrics::new());
-    let parts = Parts {
+    let services = Services {
         live: live(Ladder::new(vec![], "test-1".into(), metrics.clone()), &metrics),
         canary: Arc::new(|| Box::pin(async { Ok(()) })),
         metrics,
         samples: None,
     };
-    let error = App::start(&config, parts).await.unwrap_err();
+    let error = App::start(&config, services).await.unwrap_err();
     assert!(matches!(error, BindError::InUse(_)));
     assert!(error.to_string().contains(&server.address().to_string()));
 }
@@ -550,7 +553,7 @@ async fn a_port_in_use_is_named() {
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test]
 async fn wrong_fields_are_named_with_their_limits() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let future = |ahead| {
         let mut request = rerank();
         request.user.as_mut().unwrap().history = vec![pb::Event {
@@ -668,7 +671,7 @@ async fn wrong_fields_are_named_with_their_limits() {
 
 #[tokio::test]
 async fn all_that_is_wrong_is_told_at_once() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let request = pb::RerankRequest { top_n: 9, effort: 9, ..slate(1) };
     let status = server.refused(request).await;
     assert_eq!(fields(&status).len(), 2);
@@ -681,7 +684,7 @@ async fn all_that_is_wrong_is_told_at_once() {
 
 #[tokio::test]
 async fn a_wrong_stream_request_is_refused_in_its_own_words() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let request = pb::StreamRerankRequest { request: Some(slate(0)) };
     let status = server.grpc().await.stream_rerank(request).await.unwrap_err();
     assert_eq!(fields(&status)[0].0, "request.candidates");
@@ -689,7 +692,7 @@ async fn a_wrong_stream_request_is_refused_in_its_own_words() {
 
 #[tokio::test]
 async fn json_that_is_wrong_is_told_where() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let cases: [(&[u8], Option<&str>, &str); 9] = [
         (b"", None, "EOF"),
         (b"{\"user\":{\"userId\":\"u\"", None, "EOF"),
@@ -721,7 +724,7 @@ async fn json_that_is_wrong_is_told_where() {
 
 #[tokio::test]
 async fn a_body_of_five_megabytes_is_not_read() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let reply = server.post("/api/v1/rerank", vec![b' '; 5 << 20]).await;
     assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(reply.json()["error"]["message"].as_str().unwrap().contains("4194304"));
@@ -740,7 +743,7 @@ fn frame(message: &impl prost::Message) -> Vec<u8> {
 
 #[tokio::test]
 async fn broken_frames_are_refused_and_survived() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let whole = frame(&rerank());
     let mut garbled = whole.clone();
     garbled[5] = 0xff;
@@ -765,7 +768,7 @@ async fn broken_frames_are_refused_and_survived() {
 
 #[tokio::test]
 async fn unknown_paths_and_methods_are_told_in_the_callers_protocol() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let reply = server.get("/nowhere").await;
     assert_eq!(reply.status, StatusCode::NOT_FOUND);
     assert_eq!(reply.json()["error"]["code"], "NOT_FOUND");
@@ -783,7 +786,7 @@ async fn unknown_paths_and_methods_are_told_in_the_callers_protocol() {
 
 #[tokio::test]
 async fn readiness_follows_the_canary() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let service = "raisonne.v1.RerankService";
     let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel().await);
     let mut check = async |service: &str| {
@@ -813,7 +816,7 @@ async fn readiness_follows_the_canary() {
 #[tokio::test]
 async fn reflection_describes_the_service_in_both_versions() {
     use tonic_reflection::pb::{v1, v1alpha};
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
 
     let ask = v1::ServerReflectionRequest {
         host: String::new(),
@@ -852,7 +855,7 @@ async fn reflection_describes_the_service_in_both_versions() {
 
 #[tokio::test]
 async fn every_request_is_counted_once() {
-    let server = Server::of(Stub::failing(Shortfall::Busy)).await;
+    let server = Server::of(StubRung::failing(Shortfall::Busy)).await;
     let mut client = server.grpc().await;
     client.rerank(rerank()).await.unwrap();
     client.rerank(slate(0)).await.unwrap_err();
@@ -882,7 +885,7 @@ async fn every_request_is_counted_once() {
 
 #[tokio::test]
 async fn samples_are_ready_to_post() {
-    let server = Server::of(Stub::default()).await;
+    let server = Server::of(StubRung::default()).await;
     let samples = server.get("/api/v1/samples").await.json();
     let reply = server.post("/api/v1/rerank", samples[0].to_string()).await;
     assert_eq!(reply.status, StatusCode::OK);

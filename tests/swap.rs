@@ -9,14 +9,14 @@ mod bundle;
 
 use bundle::{copied_bundle, flip};
 use futures_util::{FutureExt as _, StreamExt as _};
-use raisonne::api::State;
+use raisonne::api::ReadinessState;
 use raisonne::api::pb::rerank_service_client::RerankServiceClient;
 use raisonne::api::pb::{
     self, ExplainRequest, Quality, RerankRequest, RerankResponse, StreamRerankRequest, Why,
 };
-use raisonne::app::{App, Canary, furnish};
+use raisonne::app::{App, Canary, open_services};
 use raisonne::bundle::{Manifest, Part};
-use raisonne::config::{Config, Span, Swap};
+use raisonne::config::{Config, HumanDuration, SwapSetting};
 use raisonne::domain::{self, Candidate, Criticality, Deadline, Effort, Explain, Query};
 use raisonne::rank::{self, Ladder, LiveLadder, SwapError, SwapOutcome, SwapStrategy, Update};
 use raisonne::telemetry::Metrics;
@@ -119,16 +119,16 @@ fn version(dir: &Path) -> String {
 
 impl Served {
     /// Serves the demo.
-    async fn start(swap: Swap) -> Self {
+    async fn start(swap: SwapSetting) -> Self {
         let mut config = Config::default();
         config.api.listen = "127.0.0.1:0".parse().unwrap();
         config.bundle.path = Shelf::demo();
         config.bundle.swap = swap;
-        config.api.deadline_default = Span(PATIENCE);
-        let (parts, _) = furnish(&config).await.unwrap();
+        config.api.deadline_default = HumanDuration(PATIENCE);
+        let (services, _) = open_services(&config).await.unwrap();
         let (live, canary, metrics) =
-            (parts.live.clone(), parts.canary.clone(), parts.metrics.clone());
-        let app = App::start(&config.api, parts).await.unwrap();
+            (services.live.clone(), services.canary.clone(), services.metrics.clone());
+        let app = App::start(&config.api, services).await.unwrap();
         let client = client(app.address()).await;
         Self { app, live, canary, metrics, client, samples: samples() }
     }
@@ -299,7 +299,7 @@ fn golden_query(ladder: &Ladder) -> Query {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_no_request_fails_and_each_answer_is_wholly_of_one_version() {
     let shelf = Shelf::new();
-    let served = Served::start(Swap::SideBySide).await;
+    let served = Served::start(SwapSetting::SideBySide).await;
     let (here, there) = (Shelf::demo(), shelf.other());
     let mut expected = BTreeMap::from([served.answers().await]);
     assert_eq!(served.swap(&there).await.unwrap(), SwapOutcome::Swapped);
@@ -339,7 +339,7 @@ async fn under_load_no_request_fails_and_each_answer_is_wholly_of_one_version() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_does_not_hold_leaves_the_old_one_serving() {
     let shelf = Shelf::new();
-    let served = Served::start(Swap::SideBySide).await;
+    let served = Served::start(SwapSetting::SideBySide).await;
     let before = served.live.ladder();
     let flipped = shelf.other();
     flip(&flipped.join(Part::CardVectors.file()));
@@ -372,7 +372,7 @@ async fn a_bundle_that_does_not_hold_leaves_the_old_one_serving() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_ladder_stays_until_its_last_climb_ends_and_then_goes() {
     let shelf = Shelf::new();
-    let served = Served::start(Swap::SideBySide).await;
+    let served = Served::start(SwapSetting::SideBySide).await;
     let mut client = served.client.clone();
     let ladder = served.live.ladder();
     let (old, mut end) = (Arc::downgrade(&ladder), ladder.end());
@@ -402,7 +402,7 @@ async fn an_old_ladder_stays_until_its_last_climb_ends_and_then_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there() {
     let shelf = Shelf::new();
-    let served = Served::start(Swap::OneAtATime).await;
+    let served = Served::start(SwapSetting::OneAtATime).await;
     let there = shelf.other();
     let load = Load::on(&served.client, &served.samples);
     // As a request in flight does, this holds the old language model.
@@ -448,7 +448,7 @@ async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there(
 #[tokio::test(flavor = "multi_thread")]
 async fn one_at_a_time_a_language_model_that_does_not_hold_leaves_its_ladder_without_it() {
     let shelf = Shelf::new();
-    let served = Served::start(Swap::OneAtATime).await;
+    let served = Served::start(SwapSetting::OneAtATime).await;
     let error = served.swap(&shelf.with_golden("scores", "scores")).await.unwrap_err();
     assert!(matches!(error, SwapError::Refused(_)), "all but the language model is checked first");
     assert!(served.live.ladder().is_whole());
@@ -465,7 +465,7 @@ async fn one_at_a_time_a_language_model_that_does_not_hold_leaves_its_ladder_wit
         assert_eq!((served.canary)().await, Err("a rung is out of order"));
     }
     let degraded = async {
-        while !matches!(served.app.readiness().state(), State::Degraded(_)) {
+        while !matches!(served.app.readiness().state(), ReadinessState::Degraded(_)) {
             sleep(Duration::from_millis(20)).await;
         }
     };

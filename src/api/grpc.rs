@@ -1,7 +1,7 @@
 //! The gRPC side: the contract's service, health and reflection.
 
-use super::desk::Desk;
-use super::fault::Fault;
+use super::error::ApiError;
+use super::handler::RerankHandler;
 use super::layers::Call;
 use super::pb;
 use super::pb::rerank_service_server::{RerankService, RerankServiceServer};
@@ -17,11 +17,11 @@ use tonic::{Request, Response, Status};
 const VALID: &str = "descriptors made by our own build are valid";
 
 /// The service behind the contract.
-struct Service(Arc<Desk>);
+struct Service(Arc<RerankHandler>);
 
 /// The calls that are admitted, timed and observed.
-pub fn calls(desk: Arc<Desk>) -> Router<Arc<Desk>> {
-    let service = RerankServiceServer::new(Service(desk))
+pub fn calls(handler: Arc<RerankHandler>) -> Router<Arc<RerankHandler>> {
+    let service = RerankServiceServer::new(Service(handler))
         .accept_compressed(Gzip)
         .accept_compressed(Zstd)
         .send_compressed(Gzip)
@@ -31,13 +31,13 @@ pub fn calls(desk: Arc<Desk>) -> Router<Arc<Desk>> {
 }
 
 /// What tells about the service: health, and reflection in both versions that clients speak.
-pub fn about(desk: &Desk) -> Router<Arc<Desk>> {
+pub fn about(handler: &RerankHandler) -> Router<Arc<RerankHandler>> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Routes::new(desk.readiness().service())
+    Routes::new(handler.readiness().service())
         .add_service(reflection().build_v1().expect(VALID))
         .add_service(reflection().build_v1alpha().expect(VALID))
         .into_axum_router()
@@ -77,8 +77,8 @@ impl RerankService for Service {
 }
 
 /// The call that `layers::attend` left with a request, and its message.
-fn open<T>(mut request: Request<T>) -> Result<(Call, T), Fault> {
+fn open<T>(mut request: Request<T>) -> Result<(Call, T), ApiError> {
     let call = request.extensions_mut().remove::<Call>();
-    let call = call.ok_or_else(|| Fault::internal(&"a call came past the layers"))?;
+    let call = call.ok_or_else(|| ApiError::internal(&"a call came past the layers"))?;
     Ok((call, request.into_inner()))
 }

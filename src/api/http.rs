@@ -1,9 +1,9 @@
 //! The HTTP side: the contract's messages as JSON, and what operators ask.
 
-use super::desk::Desk;
-use super::fault::{Fault, Protocol};
+use super::error::{ApiError, Protocol};
+use super::handler::RerankHandler;
 use super::layers::{Call, wants_events};
-use super::readiness::State as Readiness;
+use super::readiness::ReadinessState;
 use crate::domain::limits::BODY_BYTES_MAX;
 use axum::Json;
 use axum::body::Bytes;
@@ -25,27 +25,27 @@ type Body = Result<Bytes, BytesRejection>;
 
 /// `POST /api/v1/rerank`: one answer, or the whole climb as server-sent events.
 pub async fn rerank(
-    State(desk): State<Arc<Desk>>,
+    State(handler): State<Arc<RerankHandler>>,
     Extension(call): Extension<Call>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Fault> {
+) -> Result<Response, ApiError> {
     let request = read(body)?;
     if !wants_events(&headers) {
-        return Ok(Json(desk.rerank(call, request).await?).into_response());
+        return Ok(Json(handler.rerank(call, request).await?).into_response());
     }
-    let climb = desk.stream(call, request)?;
+    let climb = handler.stream(call, request)?;
     let events = climb.map(|step| Event::default().event("ranking").json_data(step));
     Ok(Sse::new(events).into_response())
 }
 
 /// `POST /api/v1/explain`.
 pub async fn explain(
-    State(desk): State<Arc<Desk>>,
+    State(handler): State<Arc<RerankHandler>>,
     Extension(call): Extension<Call>,
     body: Body,
-) -> Result<Response, Fault> {
-    Ok(Json(desk.explain(call, read(body)?).await?).into_response())
+) -> Result<Response, ApiError> {
+    Ok(Json(handler.explain(call, read(body)?).await?).into_response())
 }
 
 /// `GET /livez`: the process answers.
@@ -54,27 +54,30 @@ pub async fn live() -> &'static str {
 }
 
 /// `GET /readyz`: a canary slate went through every rung in the last seconds; if not, why.
-pub async fn ready(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
-    let state = desk.readiness().state();
-    let status = if state == Readiness::Ready { StatusCode::OK } else { UNAVAILABLE };
+pub async fn ready(State(handler): State<Arc<RerankHandler>>) -> impl IntoResponse {
+    let state = handler.readiness().state();
+    let status = if state == ReadinessState::Ready { StatusCode::OK } else { UNAVAILABLE };
     (status, format!("{state}\n"))
 }
 
 /// `GET /startupz`: the first canary slate has come back.
-pub async fn started(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
-    let state = desk.readiness().state();
-    let status = if state == Readiness::Starting { UNAVAILABLE } else { StatusCode::OK };
+pub async fn started(State(handler): State<Arc<RerankHandler>>) -> impl IntoResponse {
+    let state = handler.readiness().state();
+    let status = if state == ReadinessState::Starting { UNAVAILABLE } else { StatusCode::OK };
     (status, format!("{state}\n"))
 }
 
 /// `GET /metrics`: the Prometheus text format.
-pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, PROMETHEUS)], desk.metrics().render())
+pub async fn metrics(State(handler): State<Arc<RerankHandler>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, PROMETHEUS)], handler.metrics().render())
 }
 
 /// `GET /api/v1/samples`: ready-made requests, in a demo.
-pub async fn samples(State(desk): State<Arc<Desk>>, uri: Uri) -> Result<Response, Fault> {
-    let samples = desk.samples().ok_or_else(|| Fault::not_found("path", uri.path()))?;
+pub async fn samples(
+    State(handler): State<Arc<RerankHandler>>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let samples = handler.samples().ok_or_else(|| ApiError::not_found("path", uri.path()))?;
     Ok(([(CONTENT_TYPE, "application/json")], samples.clone()).into_response())
 }
 
@@ -82,13 +85,13 @@ pub async fn samples(State(desk): State<Arc<Desk>>, uri: Uri) -> Result<Response
 pub async fn nowhere(uri: Uri, headers: HeaderMap) -> Response {
     match Protocol::of(&headers) {
         Protocol::Grpc => Status::unimplemented(format!("there is no {uri}")).into_http(),
-        Protocol::Http => Fault::not_found("path", uri.path()).into_response(),
+        Protocol::Http => ApiError::not_found("path", uri.path()).into_response(),
     }
 }
 
 /// A path of ours, asked with another method.
-pub async fn wrong_method() -> Fault {
-    Fault::wrong_method()
+pub async fn wrong_method() -> ApiError {
+    ApiError::wrong_method()
 }
 
 /// Stops reading a body where it grows too large. gRPC has its own limit, per message.
@@ -99,17 +102,17 @@ pub fn body_limit() -> DefaultBodyLimit {
 const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 
 /// Reads a message from JSON; an error names the path of the field where reading stopped.
-fn read<M: DeserializeOwned>(body: Body) -> Result<M, Fault> {
+fn read<M: DeserializeOwned>(body: Body) -> Result<M, ApiError> {
     let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Fault::too_large(BODY_BYTES_MAX),
-        _ => Fault::wrong("", format!("the body could not be read: {rejection}")),
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(BODY_BYTES_MAX),
+        _ => ApiError::wrong("", format!("the body could not be read: {rejection}")),
     })?;
     let mut json = serde_json::Deserializer::from_slice(&body);
     let message: M = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let path = if path == "." { String::new() } else { path };
-        Fault::wrong(path, format!("is not what it should be: {}", error.inner()))
+        ApiError::wrong(path, format!("is not what it should be: {}", error.inner()))
     })?;
-    json.end().map_err(|error| Fault::wrong("", format!("more than one message: {error}")))?;
+    json.end().map_err(|error| ApiError::wrong("", format!("more than one message: {error}")))?;
     Ok(message)
 }

@@ -1,7 +1,7 @@
 //! What happens to every call before and after its handler: admission, deadline, observation.
 
-use super::desk::{Desk, Limits};
-use super::fault::{Fault, Protocol, code_of, word};
+use super::error::{ApiError, Protocol, code_of, word};
+use super::handler::{ApiLimits, RerankHandler};
 use crate::domain::limits::ID_BYTES_MAX;
 use crate::domain::{Deadline, Quality};
 use crate::rank::{Answer, Receipt};
@@ -40,31 +40,31 @@ pub struct Call {
     /// When the caller stops waiting: a reserve later.
     pub expires: Deadline,
     /// What the handler leaves behind for the response's head and the metrics.
-    pub trail: Arc<Trail>,
+    pub trail: Arc<CallRecord>,
     /// Held as long as there is work.
     _seat: Arc<OwnedSemaphorePermit>,
 }
 
 /// What is learnt about a call on its way.
 #[derive(Debug, Default)]
-pub struct Trail {
+pub struct CallRecord {
     id: OnceLock<Arc<str>>,
-    outcome: OnceLock<Outcome>,
+    outcome: OnceLock<CallOutcome>,
 }
 
 /// What an answer was.
 #[derive(Clone, Copy, Debug)]
-pub struct Outcome {
+pub struct CallOutcome {
     quality: Quality,
     receipt: Receipt,
 }
 
 /// A call that is being watched; dropping it records it.
-struct Watched {
+struct CallObserver {
     metrics: Arc<Metrics>,
     method: Method,
     begun: Instant,
-    trail: Arc<Trail>,
+    trail: Arc<CallRecord>,
     /// The code of the response's head; none yet if the caller leaves before it.
     code: Option<Code>,
 }
@@ -79,11 +79,15 @@ enum Method {
 }
 
 /// Admits a call, sets its deadline, and watches it to the end of its body.
-pub async fn attend(State(desk): State<Arc<Desk>>, mut request: Request, next: Next) -> Response {
+pub async fn attend(
+    State(handler): State<Arc<RerankHandler>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let protocol = Protocol::of(request.headers());
-    let mut watched = Watched::of(&desk, &request);
+    let mut watched = CallObserver::of(&handler, &request);
     let span = watched.span(request.headers());
-    let answered = match enter(&desk, request.headers(), &watched) {
+    let answered = match enter(&handler, request.headers(), &watched) {
         Ok(call) => {
             let stalled = call.expires.instant() + STALL_GRACE;
             request.extensions_mut().insert(call);
@@ -91,17 +95,21 @@ pub async fn attend(State(desk): State<Arc<Desk>>, mut request: Request, next: N
         }
         Err(fault) => Ok(fault.respond(protocol)),
     };
-    let response = answered.unwrap_or_else(|_| Fault::late().respond(protocol));
+    let response = answered.unwrap_or_else(|_| ApiError::late().respond(protocol));
     watched.code = Some(code_of(&response));
     watched.seal(response)
 }
 
-fn enter(desk: &Desk, headers: &HeaderMap, watched: &Watched) -> Result<Call, Fault> {
-    let seat = Arc::new(desk.admit()?);
-    let Limits { deadline_default, reply_reserve, .. } = *desk.limits();
+fn enter(
+    handler: &RerankHandler,
+    headers: &HeaderMap,
+    watched: &CallObserver,
+) -> Result<Call, ApiError> {
+    let seat = Arc::new(handler.admit()?);
+    let ApiLimits { deadline_default, reply_reserve, .. } = *handler.limits();
     let budget = budget(headers)?.unwrap_or(deadline_default).min(DEADLINE_MAX);
     if budget.is_zero() {
-        return Err(Fault::late());
+        return Err(ApiError::late());
     }
     let to_climb = budget.checked_sub(reply_reserve).filter(|left| !left.is_zero());
     Ok(Call {
@@ -113,12 +121,14 @@ fn enter(desk: &Desk, headers: &HeaderMap, watched: &Watched) -> Result<Call, Fa
 }
 
 /// The time that the caller gives us; the shorter one, if they say it twice.
-fn budget(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
+fn budget(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let read = |name: &HeaderName, parse: fn(&str) -> Option<Duration>| match headers.get(name) {
         None => Ok(None),
         Some(value) => match value.to_str().ok().and_then(parse) {
             Some(budget) => Ok(Some(budget)),
-            None => Err(Fault::wrong(name.as_str(), format!("is {value:?}, which is no timeout"))),
+            None => {
+                Err(ApiError::wrong(name.as_str(), format!("is {value:?}, which is no timeout")))
+            }
         },
     };
     let (grpc, http) = (read(&GRPC_TIMEOUT, grpc_timeout)?, read(&HTTP_TIMEOUT, milliseconds)?);
@@ -162,41 +172,41 @@ pub fn wants_events(headers: &HeaderMap) -> bool {
     accepted.is_some_and(|accepted| accepted.contains("text/event-stream"))
 }
 
-// === impl Trail ===
+// === impl CallRecord ===
 
-impl Trail {
+impl CallRecord {
     /// The name of the call: the caller's, or one made up.
     pub fn id(&self) -> Arc<str> {
         self.id.get_or_init(|| format!("{:016x}", rand::random::<u64>()).into()).clone()
     }
 
     /// Takes note of the answer.
-    pub fn reached(&self, outcome: Outcome) {
+    pub fn reached(&self, outcome: CallOutcome) {
         // A climb has one last answer, so there is no second outcome to lose.
         let _ = self.outcome.set(outcome);
     }
 }
 
-// === impl Outcome ===
+// === impl CallOutcome ===
 
-impl Outcome {
+impl CallOutcome {
     /// Of a climb's last answer.
     pub fn of(answer: &Answer) -> Self {
         Self { quality: answer.ranking.quality, receipt: answer.receipt }
     }
 }
 
-// === impl Watched ===
+// === impl CallObserver ===
 
-impl Watched {
-    fn of(desk: &Desk, request: &Request) -> Self {
-        let trail = Trail::default();
+impl CallObserver {
+    fn of(handler: &RerankHandler, request: &Request) -> Self {
+        let trail = CallRecord::default();
         let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
         if let Some(id) = given.filter(|id| (1..=ID_BYTES_MAX).contains(&id.len())) {
             let _ = trail.id.set(id.into());
         }
         Self {
-            metrics: desk.metrics().clone(),
+            metrics: handler.metrics().clone(),
             method: Method::of(request),
             begun: Instant::now(),
             trail: Arc::new(trail),
@@ -235,7 +245,7 @@ impl Watched {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let total = ms(self.begun.elapsed());
         match self.trail.outcome.get() {
-            Some(Outcome { receipt: Receipt { queue, compute, .. }, .. }) => format!(
+            Some(CallOutcome { receipt: Receipt { queue, compute, .. }, .. }) => format!(
                 "queue;dur={:.3}, compute;dur={:.3}, total;dur={total:.3}",
                 ms(*queue),
                 ms(*compute)
@@ -245,7 +255,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for CallObserver {
     fn drop(&mut self) {
         let outcome = self.trail.outcome.get();
         let code = match self.code {

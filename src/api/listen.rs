@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A port that we hold.
 #[derive(Debug)]
-pub struct Door {
+pub struct ApiListener {
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -54,9 +54,9 @@ pub enum BindError {
 /// The grace time was over before every connection had finished.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("connections were still busy when the grace time was over")]
-pub struct CutOff;
+pub struct ShutdownTimeout;
 
-impl Door {
+impl ApiListener {
     /// Takes the port.
     pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let taken = async {
@@ -82,7 +82,7 @@ impl Door {
         router: Router,
         stop: impl Future<Output = ()>,
         grace: Duration,
-    ) -> Result<(), CutOff> {
+    ) -> Result<(), ShutdownTimeout> {
         let speech = speech();
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let open = GracefulShutdown::new();
@@ -103,7 +103,7 @@ impl Door {
             });
         }
         drop(self.listener);
-        timeout(grace, open.shutdown()).await.map_err(|_| CutOff)
+        timeout(grace, open.shutdown()).await.map_err(|_| ShutdownTimeout)
     }
 }
 

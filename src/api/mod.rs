@@ -1,22 +1,22 @@
 //! How do outsiders talk to us?
 //!
-//! gRPC and HTTP share one port and one [`Desk`]: both decode into the messages of
+//! gRPC and HTTP share one port and one [`RerankHandler`]: both decode into the messages of
 //! `proto/raisonne/v1`, so equal requests get equal answers. Only `wire` knows both those
 //! messages and the words of the house, and `fault` is the one table of errors.
 
-mod bounds;
-mod desk;
-mod fault;
+mod error;
 mod grpc;
+mod handler;
 mod http;
 mod layers;
 mod listen;
 mod readiness;
+mod validator;
 mod wire;
 
-pub use desk::{Desk, Limits};
-pub use listen::{BindError, CutOff, Door};
-pub use readiness::{Readiness, State};
+pub use handler::{ApiLimits, RerankHandler};
+pub use listen::{ApiListener, BindError, ShutdownTimeout};
+pub use readiness::{Readiness, ReadinessState};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -39,19 +39,19 @@ pub mod pb {
 }
 
 /// Everything that the port answers.
-pub fn router(desk: Arc<Desk>) -> Router {
-    let calls = grpc::calls(desk.clone())
+pub fn router(handler: Arc<RerankHandler>) -> Router {
+    let calls = grpc::calls(handler.clone())
         .route("/api/v1/rerank", post(http::rerank))
         .route("/api/v1/explain", post(http::explain))
-        .with_state(desk.clone())
+        .with_state(handler.clone())
         .layer(http::body_limit())
-        .route_layer(from_fn_with_state(desk.clone(), layers::attend));
-    let about = grpc::about(&desk)
+        .route_layer(from_fn_with_state(handler.clone(), layers::attend));
+    let about = grpc::about(&handler)
         .route("/livez", get(http::live))
         .route("/readyz", get(http::ready))
         .route("/startupz", get(http::started))
         .route("/metrics", get(http::metrics))
         .route("/api/v1/samples", get(http::samples))
-        .with_state(desk);
+        .with_state(handler);
     calls.merge(about).fallback(http::nowhere).method_not_allowed_fallback(http::wrong_method)
 }

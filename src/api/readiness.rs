@@ -14,13 +14,13 @@ const SERVICES: [&str; 2] = ["", <RerankServiceServer<()> as NamedService>::NAME
 /// What state the server is in, for HTTP and gRPC alike.
 #[derive(Debug)]
 pub struct Readiness {
-    state: watch::Sender<State>,
+    state: watch::Sender<ReadinessState>,
     reporter: HealthReporter,
 }
 
 /// A state of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ReadinessState {
     /// No canary has come back yet.
     Starting,
     /// The last canary went through every rung that is there, and none is out of order.
@@ -34,16 +34,18 @@ pub enum State {
 impl Readiness {
     /// Of a server that starts.
     pub async fn starting() -> Self {
-        let readiness =
-            Self { state: watch::Sender::new(State::Starting), reporter: HealthReporter::new() };
-        readiness.report(State::Starting).await;
+        let readiness = Self {
+            state: watch::Sender::new(ReadinessState::Starting),
+            reporter: HealthReporter::new(),
+        };
+        readiness.report(ReadinessState::Starting).await;
         readiness
     }
 
     /// Takes note of a new state, unless the server is draining.
-    pub async fn turn(&self, to: State) {
+    pub async fn turn(&self, to: ReadinessState) {
         let turned = self.state.send_if_modified(|state| {
-            let turns = *state != to && *state != State::Draining;
+            let turns = *state != to && *state != ReadinessState::Draining;
             if turns {
                 *state = to;
             }
@@ -56,19 +58,19 @@ impl Readiness {
     }
 
     /// The state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ReadinessState {
         *self.state.borrow()
     }
 
     /// Whether the server is shutting down.
     pub fn is_draining(&self) -> bool {
-        self.state() == State::Draining
+        self.state() == ReadinessState::Draining
     }
 
     /// Completes once the server has begun to shut down.
     pub async fn drained(&self) {
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.state.subscribe().wait_for(|state| *state == State::Draining).await;
+        let _ = self.state.subscribe().wait_for(|state| *state == ReadinessState::Draining).await;
     }
 
     /// The gRPC health service that tells it.
@@ -76,10 +78,12 @@ impl Readiness {
         HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
     }
 
-    async fn report(&self, state: State) {
+    async fn report(&self, state: ReadinessState) {
         let status = match state {
-            State::Ready => ServingStatus::Serving,
-            State::Starting | State::Degraded(_) | State::Draining => ServingStatus::NotServing,
+            ReadinessState::Ready => ServingStatus::Serving,
+            ReadinessState::Starting | ReadinessState::Degraded(_) | ReadinessState::Draining => {
+                ServingStatus::NotServing
+            }
         };
         for service in SERVICES {
             self.reporter.set_service_status(service, status).await;
@@ -87,7 +91,7 @@ impl Readiness {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ReadinessState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Starting => f.write_str("starting"),

@@ -2,9 +2,9 @@
 //!
 //! Conversions destructure every field, so a new one cannot be forgotten here.
 
-use super::bounds::Bounds;
-use super::fault::Fault;
+use super::error::ApiError;
 use super::pb;
+use super::validator::Validator;
 use crate::domain::limits::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, CANDIDATES_MAX, CLOCK_SKEW_S_MAX, HISTORY_MAX,
     ID_BYTES_MAX, LABELS_MAX, QUERY_BYTES_MAX, REASONS_PER_ITEM_MAX, TITLE_BYTES_MAX,
@@ -29,7 +29,7 @@ const TIME_MIN: Timestamp = -62_135_596_800;
 
 /// What a request says outside its message.
 #[derive(Clone, Debug)]
-pub struct Envelope {
+pub struct RequestContext {
     /// Its name where the message gives none.
     pub request_id: Arc<str>,
     /// When it came, by the wall clock.
@@ -40,14 +40,14 @@ pub struct Envelope {
 
 /// What is needed of a query to write its answer down, once the ladder has the query.
 #[derive(Debug)]
-pub struct Slip {
+pub struct ResponseContext {
     request_id: Arc<str>,
     items: Vec<ItemId>,
     top_n: usize,
 }
 
 /// The query that a request asks, or all that is wrong with it.
-pub fn query(request: pb::RerankRequest, envelope: Envelope) -> Result<Query, Fault> {
+pub fn query(request: pb::RerankRequest, envelope: RequestContext) -> Result<Query, ApiError> {
     let pb::RerankRequest {
         request_id,
         user,
@@ -63,7 +63,7 @@ pub fn query(request: pb::RerankRequest, envelope: Envelope) -> Result<Query, Fa
         labels,
         seed: _, // Nothing in this release draws a random number.
     } = request;
-    let mut bounds = Bounds::default();
+    let mut bounds = Validator::default();
     let (user, history, profile) = shopper(&mut bounds, user, envelope.now);
     bounds.bytes("query", &query, QUERY_BYTES_MAX);
     bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
@@ -91,10 +91,10 @@ pub fn query(request: pb::RerankRequest, envelope: Envelope) -> Result<Query, Fa
 }
 
 /// The query for reasons that a request asks, or all that is wrong with it.
-pub fn question(request: pb::ExplainRequest, envelope: Envelope) -> Result<Query, Fault> {
+pub fn question(request: pb::ExplainRequest, envelope: RequestContext) -> Result<Query, ApiError> {
     let pb::ExplainRequest { request_id, user, item_ids, reasons_per_item, locale, bundle } =
         request;
-    let mut bounds = Bounds::default();
+    let mut bounds = Validator::default();
     let (user, history, _) = shopper(&mut bounds, user, envelope.now);
     bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
     distinct(&mut bounds, "item_ids", "", item_ids.iter().map(String::as_str));
@@ -120,7 +120,7 @@ pub fn question(request: pb::ExplainRequest, envelope: Envelope) -> Result<Query
 
 /// Reasons as a response, in the order asked for.
 pub fn explained(
-    slip: &Slip,
+    slip: &ResponseContext,
     bundle: &Version,
     reasons: Vec<(ItemId, Vec<Reason>)>,
 ) -> pb::ExplainResponse {
@@ -141,9 +141,9 @@ pub fn thought(piece: &str) -> pb::StreamRerankResponse {
     pb::StreamRerankResponse { thought: piece.to_owned(), ..Default::default() }
 }
 
-// === impl Slip ===
+// === impl ResponseContext ===
 
-impl Slip {
+impl ResponseContext {
     /// Of a query that is about to climb.
     pub fn of(query: &Query) -> Self {
         Self {
@@ -184,23 +184,23 @@ impl Slip {
 
 // === Parts of a request ===
 
-fn name(bounds: &mut Bounds, given: String, otherwise: Arc<str>) -> Arc<str> {
+fn name(bounds: &mut Validator, given: String, otherwise: Arc<str>) -> Arc<str> {
     bounds.bytes("request_id", &given, ID_BYTES_MAX);
     if given.is_empty() { otherwise } else { given.into() }
 }
 
-fn pinned(bounds: &mut Bounds, bundle: String) -> Option<Version> {
+fn pinned(bounds: &mut Validator, bundle: String) -> Option<Version> {
     bounds.bytes("bundle", &bundle, ID_BYTES_MAX);
     (!bundle.is_empty()).then(|| bundle.into())
 }
 
-fn reasons(bounds: &mut Bounds, per_item: u32) -> usize {
+fn reasons(bounds: &mut Validator, per_item: u32) -> usize {
     bounds.at_most("reasons_per_item", per_item as usize, REASONS_PER_ITEM_MAX);
     if per_item == 0 { REASONS_PER_ITEM_DEFAULT } else { per_item as usize }
 }
 
 fn shopper(
-    bounds: &mut Bounds,
+    bounds: &mut Validator,
     user: Option<pb::User>,
     now: Timestamp,
 ) -> (UserId, Option<Vec<Event>>, Option<Arc<str>>) {
@@ -219,7 +219,7 @@ fn shopper(
     (user_id.into(), (!events.is_empty()).then_some(events), profile)
 }
 
-fn event(bounds: &mut Bounds, i: usize, event: pb::Event, now: Timestamp) -> Event {
+fn event(bounds: &mut Validator, i: usize, event: pb::Event, now: Timestamp) -> Event {
     let pb::Event { item_id, time, kind } = event;
     bounds.id(format_args!("user.history[{i}].item_id"), &item_id);
     let field = format_args!("user.history[{i}].time");
@@ -254,7 +254,7 @@ fn event(bounds: &mut Bounds, i: usize, event: pb::Event, now: Timestamp) -> Eve
     Event { item: item_id.into(), time: time.unwrap_or_default(), kind }
 }
 
-fn slate(bounds: &mut Bounds, candidates: Vec<pb::Candidate>) -> Vec<Candidate> {
+fn slate(bounds: &mut Validator, candidates: Vec<pb::Candidate>) -> Vec<Candidate> {
     let ids = candidates.iter().map(|candidate| candidate.item_id.as_str());
     distinct(bounds, "candidates", ".item_id", ids);
     candidates
@@ -272,7 +272,7 @@ fn slate(bounds: &mut Bounds, candidates: Vec<pb::Candidate>) -> Vec<Candidate> 
 
 /// Ids of a list of things to rank: some, not too many, none twice.
 fn distinct<'a>(
-    bounds: &mut Bounds,
+    bounds: &mut Validator,
     list: &str,
     field: &str,
     ids: impl ExactSizeIterator<Item = &'a str>,
@@ -298,7 +298,7 @@ fn distinct<'a>(
     }
 }
 
-fn text(bounds: &mut Bounds, i: usize, item: pb::Item) -> ItemText {
+fn text(bounds: &mut Validator, i: usize, item: pb::Item) -> ItemText {
     let pb::Item { title, category, attributes } = item;
     bounds.bytes(format_args!("candidates[{i}].item.title"), &title, TITLE_BYTES_MAX);
     bounds.bytes(format_args!("candidates[{i}].item.category"), &category, TITLE_BYTES_MAX);
@@ -308,7 +308,7 @@ fn text(bounds: &mut Bounds, i: usize, item: pb::Item) -> ItemText {
 }
 
 fn pairs<'a>(
-    bounds: &mut Bounds,
+    bounds: &mut Validator,
     field: impl Display,
     pairs: impl IntoIterator<Item = (&'a String, &'a String), IntoIter: ExactSizeIterator>,
     count_max: usize,

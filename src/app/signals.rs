@@ -9,12 +9,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Hang-ups (SIGHUP). From the moment that this exists, they no longer end the process.
 #[derive(Debug)]
-pub struct HangUps {
+pub struct HangupSignals {
     #[cfg(unix)]
     signal: Signal,
 }
 
-impl HangUps {
+impl HangupSignals {
     /// Begins to listen.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
@@ -47,7 +47,7 @@ impl HangUps {
 }
 
 /// Completes when the operator wants the process to end: Ctrl-C, or SIGTERM.
-pub async fn told_to_stop() -> io::Result<()> {
+pub async fn shutdown_signal() -> io::Result<()> {
     #[cfg(unix)]
     {
         let mut terminate = signal(SignalKind::terminate())?;

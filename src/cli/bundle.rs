@@ -188,8 +188,8 @@ impl Verify {
     fn run(self) -> anyhow::Result<()> {
         let mut config = Config::default();
         config.bundle.path = self.bundle;
-        let (parts, opened) = runtime()?.block_on(app::furnish(&config))?;
-        let (version, top) = (&opened.version, parts.live.ladder().top().as_str());
+        let (services, opened) = runtime()?.block_on(app::open_services(&config))?;
+        let (version, top) = (&opened.version, services.live.ladder().top().as_str());
         writeln!(std::io::stdout(), "{version} is whole, and answers as it should up to {top}")?;
         Ok(())
     }

@@ -54,10 +54,10 @@ impl Demo {
         let mut config = Config::default();
         config.api.listen = self.listen;
         config.bundle.path = self.bundle.unwrap_or_else(home);
-        let (mut parts, opened) = app::furnish(&config).await?;
+        let (mut services, opened) = app::open_services(&config).await?;
         let samples = samples(&config.bundle.path)?;
-        parts.samples = Some(serde_json::to_value(&samples)?);
-        let app = App::start(&config.api, parts).await?;
+        services.samples = Some(serde_json::to_value(&samples)?);
+        let app = App::start(&config.api, services).await?;
         let endpoint = format!("http://{}", app.address());
         let channel = Channel::from_shared(endpoint.clone())?.connect().await?;
         let mut client = RerankServiceClient::new(channel);
@@ -91,7 +91,7 @@ impl Demo {
             out,
             "Try: curl -s {endpoint}/api/v1/samples | jq '.[0]' | curl -s {endpoint}/api/v1/rerank -d @-"
         )?;
-        app::told_to_stop().await?;
+        app::shutdown_signal().await?;
         Ok(app.stop().await?)
     }
 }

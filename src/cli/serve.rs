@@ -1,6 +1,6 @@
 //! `serve` and `check`.
 
-use crate::app::{self, App, HangUps};
+use crate::app::{self, App, HangupSignals};
 use crate::config::Config;
 use crate::telemetry::{TraceFormat, start_tracing};
 use anyhow::Context as _;
@@ -47,12 +47,12 @@ impl Serve {
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             // First of all, so that one that comes early does not end the process.
-            let hang_ups = HangUps::listen()?;
-            let (parts, _) = app::furnish(&config).await?;
-            let live = parts.live.clone();
-            let app = App::start(&config.api, parts).await?;
-            tokio::spawn(hang_ups.swap(live, config.bundle.path.clone()));
-            app::told_to_stop().await?;
+            let hangups = HangupSignals::listen()?;
+            let (services, _) = app::open_services(&config).await?;
+            let live = services.live.clone();
+            let app = App::start(&config.api, services).await?;
+            tokio::spawn(hangups.swap(live, config.bundle.path.clone()));
+            app::shutdown_signal().await?;
             tracing::info!("told to stop: finishing what is in flight");
             Ok(app.stop().await?)
         });
@@ -65,14 +65,14 @@ impl Serve {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = self.source.read()?;
-        let (parts, opened) = runtime()?.block_on(app::furnish(&config))?;
+        let (services, opened) = runtime()?.block_on(app::open_services(&config))?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "{config:#?}")?;
         writeln!(
             out,
             "{} is whole, scores as it should, and reaches {}: {} items, {} users",
             opened.version,
-            parts.live.ladder().top().as_str(),
+            services.live.ladder().top().as_str(),
             opened.model.catalog.len(),
             opened.model.cards.users.len(),
         )?;

@@ -48,7 +48,7 @@ pub use scheduler::Scheduler;
 pub use step::{Answers, BANNED_MAX, Read, Runner, RunnerError, Shape, Span, Step, What};
 
 use crate::telemetry::{EngineLoad, EngineStep, Metrics};
-use crate::worker::{self, Inbox, Pace, Rejected, Worker};
+use crate::worker::{self, Inbox, NextTurn, PostError, Worker};
 use ask::Admission;
 use rustc_hash::FxHashMap;
 use scheduler::Id;
@@ -153,8 +153,8 @@ impl Engine {
         // All that can become of it fits, so a slow reader never holds up the owner.
         let (events, heard) = mpsc::channel(ask.events_max());
         self.inbox.try_post(Job { ask, events, room }).map_err(|rejected| match rejected {
-            Rejected::Full(_) => EngineError::Refused(full()),
-            Rejected::Closed(_) => EngineError::Gone,
+            PostError::Full(_) => EngineError::Refused(full()),
+            PostError::Closed(_) => EngineError::Gone,
         })?;
         Ok(Reply::new(heard, sequences))
     }
@@ -180,7 +180,7 @@ impl<R: Runner> Owner<R> {
     }
 
     /// Takes what was asked, computes a step, and tells what became of it.
-    fn turn(&mut self, jobs: &mut Vec<Job>) -> Pace {
+    fn turn(&mut self, jobs: &mut Vec<Job>) -> NextTurn {
         let now = Instant::now();
         jobs.drain(..).for_each(|job| self.admit(job, now));
         self.hang_up();
@@ -189,11 +189,11 @@ impl<R: Runner> Owner<R> {
         self.tell();
         self.scheduler.settle();
         if self.lost {
-            Pace::End
+            NextTurn::Never
         } else if self.scheduler.is_idle() {
-            Pace::Rest
+            NextTurn::OnMessage
         } else {
-            Pace::Go
+            NextTurn::AtOnce
         }
     }
 

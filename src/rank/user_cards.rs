@@ -5,7 +5,7 @@ use crate::bundle::{HISTORY_LEN, HistoryEvent, UserCard};
 use crate::domain::{Event, EventKind, Query, UserId};
 use crate::evidence;
 use crate::scorer::{Model, Written};
-use crate::store::{Store, Table};
+use crate::store::{Store, StoreTable};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ impl UserCards {
 
     async fn stored(&self, user: &UserId) -> Option<UserCard> {
         let store = self.store.as_ref()?;
-        let bytes = match store.get(Table::UserCards, user.as_str().as_bytes()).await {
+        let bytes = match store.get(StoreTable::UserCards, user.as_str().as_bytes()).await {
             Ok(bytes) => bytes?,
             Err(error) => {
                 tracing::warn!(%error, "the store can't be read: the bundle's card stands in");

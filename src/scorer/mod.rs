@@ -26,7 +26,7 @@ pub use rechead::{Head, RecheadFile, Written, foreseen, history_text};
 use crate::bundle::{HISTORY_LEN, UserCard};
 use crate::domain::{Timestamp, UserId};
 use crate::telemetry::Metrics;
-use crate::worker::{self, Inbox, Rejected, Worker};
+use crate::worker::{self, Inbox, PostError, Worker};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,7 +55,7 @@ pub struct Limits {
     /// Owner threads.
     pub threads: NonZeroUsize,
     /// How many slates may wait for one owner, and how many it scores in one turn.
-    pub slates: worker::Limits,
+    pub slates: worker::InboxLimits,
     /// Whether large slates go to a GPU.
     pub gpu: Option<GpuLimits>,
 }
@@ -136,8 +136,8 @@ impl Scorer {
         let (reply, answer) = oneshot::channel();
         let job = Job { request, posted: Instant::now(), reply };
         owner.inbox.try_post(job).map_err(|rejected| match rejected {
-            Rejected::Full(_) => ScorerError::Full,
-            Rejected::Closed(_) => ScorerError::Gone,
+            PostError::Full(_) => ScorerError::Full,
+            PostError::Closed(_) => ScorerError::Gone,
         })?;
         answer.await.map_err(|_| ScorerError::Gone)
     }

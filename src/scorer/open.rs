@@ -159,7 +159,7 @@ fn rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
 /// The scores of a golden request, whose own are not read.
 pub fn score_golden(
     model: &Model,
-    golden: &Golden,
+    golden: &GoldenRequest,
     desk: &mut Desk,
 ) -> Result<Scores, BundleError> {
     with_golden(model, golden, |slate| model.score(slate, desk))
@@ -168,7 +168,7 @@ pub fn score_golden(
 /// Lends the slate of a golden request.
 fn with_golden<T>(
     model: &Model,
-    golden: &Golden,
+    golden: &GoldenRequest,
     use_it: impl FnOnce(&Slate<'_>) -> T,
 ) -> Result<T, BundleError> {
     let unknown = |what: &str| wrong_golden(&format!("{what} is not in the bundle"));

@@ -3,7 +3,7 @@
 //! A get is a few page reads from redb's cache, so it runs where it is called; puts wait for the
 //! disk and scans may be long, so they run on the blocking pool.
 
-use super::{Answer, Fact, SCAN_FACTS_MAX, Store, StoreError, Table, check_size};
+use super::{SCAN_ENTRIES_MAX, Store, StoreEntry, StoreError, StoreFuture, StoreTable, check_size};
 use bytes::Bytes;
 use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition};
 use std::io;
@@ -14,9 +14,9 @@ use std::sync::Arc;
 /// Bytes of pages that redb keeps in memory.
 const CACHE_BYTES_MAX: usize = 64 << 20;
 
-/// Facts in a redb file.
+/// Entries in a redb file.
 #[derive(Clone)]
-pub struct Embedded {
+pub struct EmbeddedStore {
     file: Arc<File>,
 }
 
@@ -25,9 +25,9 @@ struct File {
     database: Database,
 }
 
-// === impl Embedded ===
+// === impl EmbeddedStore ===
 
-impl Embedded {
+impl EmbeddedStore {
     /// Opens the store at `path`, and makes it (and the folders above it) if it is not there.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let not_writable = |source| StoreError::NotWritable { path: path.to_owned(), source };
@@ -63,18 +63,18 @@ impl Embedded {
     }
 }
 
-impl std::fmt::Debug for Embedded {
+impl std::fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Embedded").field("path", &self.file.path).finish_non_exhaustive()
+        f.debug_struct("EmbeddedStore").field("path", &self.file.path).finish_non_exhaustive()
     }
 }
 
-impl Store for Embedded {
-    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> Answer<'a, Option<Bytes>> {
+impl Store for EmbeddedStore {
+    fn get<'a>(&'a self, table: StoreTable, key: &'a [u8]) -> StoreFuture<'a, Option<Bytes>> {
         Box::pin(async move { self.file.run(|file| file.get(table, key)) })
     }
 
-    fn put<'a>(&'a self, table: Table, key: &'a [u8], value: Bytes) -> Answer<'a, ()> {
+    fn put<'a>(&'a self, table: StoreTable, key: &'a [u8], value: Bytes) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             check_size(key, &value)?;
             let key = key.to_owned();
@@ -82,10 +82,15 @@ impl Store for Embedded {
         })
     }
 
-    fn scan<'a>(&'a self, table: Table, prefix: &'a [u8], limit: usize) -> Answer<'a, Vec<Fact>> {
+    fn scan<'a>(
+        &'a self,
+        table: StoreTable,
+        prefix: &'a [u8],
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<StoreEntry>> {
         Box::pin(async move {
             let prefix = prefix.to_owned();
-            self.elsewhere(move |file| file.scan(table, &prefix, limit.min(SCAN_FACTS_MAX))).await
+            self.elsewhere(move |file| file.scan(table, &prefix, limit.min(SCAN_ENTRIES_MAX))).await
         })
     }
 }
@@ -101,24 +106,29 @@ impl File {
 
     fn make_tables(&self) -> Result<(), redb::Error> {
         let change = self.database.begin_write()?;
-        for table in Table::ALL {
+        for table in StoreTable::ALL {
             change.open_table(definition(table))?;
         }
         Ok(change.commit()?)
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, redb::Error> {
+    fn get(&self, table: StoreTable, key: &[u8]) -> Result<Option<Bytes>, redb::Error> {
         let table = self.database.begin_read()?.open_table(definition(table))?;
         Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
-    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
+    fn put(&self, table: StoreTable, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
         let change = self.database.begin_write()?;
         change.open_table(definition(table))?.insert(key, value)?;
         Ok(change.commit()?)
     }
 
-    fn scan(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Fact>, redb::Error> {
+    fn scan(
+        &self,
+        table: StoreTable,
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<StoreEntry>, redb::Error> {
         let table = self.database.begin_read()?.open_table(definition(table))?;
         let mut facts = Vec::new();
         for fact in table.range(prefix..)?.take(limit) {
@@ -148,7 +158,7 @@ impl File {
     }
 }
 
-fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.as_str())
 }
 
@@ -179,23 +189,23 @@ mod tests {
     async fn facts_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/facts.redb");
-        let store = Embedded::open(&path).unwrap();
-        store.put(Table::UserCards, b"ann", Bytes::from_static(b"tea")).await.unwrap();
+        let store = EmbeddedStore::open(&path).unwrap();
+        store.put(StoreTable::UserCards, b"ann", Bytes::from_static(b"tea")).await.unwrap();
         drop(store);
-        let store = Embedded::open(&path).unwrap();
-        assert_eq!(&*store.get(Table::UserCards, b"ann").await.unwrap().unwrap(), b"tea");
+        let store = EmbeddedStore::open(&path).unwrap();
+        assert_eq!(&*store.get(StoreTable::UserCards, b"ann").await.unwrap().unwrap(), b"tea");
     }
 
     #[test]
     fn a_second_opener_is_told_who_is_in_the_way() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("facts.redb");
-        let first = Embedded::open(&path).unwrap();
-        let error = Embedded::open(&path).unwrap_err();
+        let first = EmbeddedStore::open(&path).unwrap();
+        let error = EmbeddedStore::open(&path).unwrap_err();
         assert!(matches!(error, StoreError::InUse { .. }), "{error:?}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         drop(first);
-        Embedded::open(&path).unwrap();
+        EmbeddedStore::open(&path).unwrap();
     }
 
     #[test]
@@ -203,7 +213,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         for path in [dir.path().join("file/facts.redb"), dir.path().to_owned()] {
-            let error = Embedded::open(&path).unwrap_err();
+            let error = EmbeddedStore::open(&path).unwrap_err();
             assert!(matches!(error, StoreError::NotWritable { .. }), "{error:?}");
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         }
@@ -213,7 +223,7 @@ mod tests {
     fn a_damaged_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("facts.redb");
-        drop(Embedded::open(&path).unwrap());
+        drop(EmbeddedStore::open(&path).unwrap());
         let whole = fs::read(&path).unwrap();
         let mut flipped = whole.clone();
         flipped[0] ^= 1;
@@ -221,7 +231,7 @@ mod tests {
             [b"not a database at all".to_vec(), flipped, whole[..whole.len() / 2].to_vec()]
         {
             fs::write(&path, damaged).unwrap();
-            let error = Embedded::open(&path).unwrap_err();
+            let error = EmbeddedStore::open(&path).unwrap_err();
             assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         }
@@ -232,10 +242,10 @@ mod tests {
         const FACTS: u32 = 200;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("facts.redb");
-        let store = Embedded::open(&path).unwrap();
+        let store = EmbeddedStore::open(&path).unwrap();
         for n in 0..FACTS {
             let value = Bytes::from_static(&[7; 300]);
-            store.put(Table::UserCards, &n.to_be_bytes(), value).await.unwrap();
+            store.put(StoreTable::UserCards, &n.to_be_bytes(), value).await.unwrap();
         }
         drop(store);
         let whole = fs::read(&path).unwrap();
@@ -247,9 +257,9 @@ mod tests {
             damaged[*at] ^= 0x81;
             fs::write(&path, damaged).unwrap();
             let read = async || {
-                let store = Embedded::open(&path)?;
+                let store = EmbeddedStore::open(&path)?;
                 for n in 0..FACTS {
-                    store.get(Table::UserCards, &n.to_be_bytes()).await?;
+                    store.get(StoreTable::UserCards, &n.to_be_bytes()).await?;
                 }
                 Ok(())
             };

@@ -6,8 +6,8 @@
 mod embedded;
 mod memory;
 
-pub use embedded::Embedded;
-pub use memory::Memory;
+pub use embedded::EmbeddedStore;
+pub use memory::MemoryStore;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,31 +19,36 @@ use std::path::PathBuf;
 pub const KEY_BYTES_MAX: usize = 512;
 /// Bytes of a value.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
-/// Facts that one scan returns at most, whatever its caller asks for.
-pub const SCAN_FACTS_MAX: usize = 10_000;
+/// Entries that one scan returns at most, whatever its caller asks for.
+pub const SCAN_ENTRIES_MAX: usize = 10_000;
 
 /// Mutable facts by table and key.
 pub trait Store: Send + Sync + Debug {
     /// The value of a key, if it has one.
-    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> Answer<'a, Option<Bytes>>;
+    fn get<'a>(&'a self, table: StoreTable, key: &'a [u8]) -> StoreFuture<'a, Option<Bytes>>;
 
     /// Sets the value of a key, durably.
-    fn put<'a>(&'a self, table: Table, key: &'a [u8], value: Bytes) -> Answer<'a, ()>;
+    fn put<'a>(&'a self, table: StoreTable, key: &'a [u8], value: Bytes) -> StoreFuture<'a, ()>;
 
     /// The facts whose keys begin with `prefix`, in the order of their keys: the first `limit` of
-    /// them, and no more than [`SCAN_FACTS_MAX`].
-    fn scan<'a>(&'a self, table: Table, prefix: &'a [u8], limit: usize) -> Answer<'a, Vec<Fact>>;
+    /// them, and no more than [`SCAN_ENTRIES_MAX`].
+    fn scan<'a>(
+        &'a self,
+        table: StoreTable,
+        prefix: &'a [u8],
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<StoreEntry>>;
 }
 
 /// What a store answers, in a while.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// A key and its value.
-pub type Fact = (Bytes, Bytes);
+pub type StoreEntry = (Bytes, Bytes);
 
 /// The tables of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Table {
+pub enum StoreTable {
     /// What we know about users since the bundle was made.
     UserCards,
     /// What we know about items since the bundle was made.
@@ -95,9 +100,9 @@ pub enum StoreError {
     },
 }
 
-// === impl Table ===
+// === impl StoreTable ===
 
-impl Table {
+impl StoreTable {
     /// Every table, in the order of their numbers.
     pub const ALL: [Self; 2] = [Self::UserCards, Self::ItemCards];
 
@@ -129,9 +134,9 @@ mod tests {
 
     /// Runs a check against every implementation.
     async fn each<F: Future>(check: impl Fn(Arc<dyn Store>) -> F) {
-        check(Arc::new(Memory::default())).await;
+        check(Arc::new(MemoryStore::default())).await;
         let dir = tempfile::tempdir().unwrap();
-        check(Arc::new(Embedded::open(&dir.path().join("facts.redb")).unwrap())).await;
+        check(Arc::new(EmbeddedStore::open(&dir.path().join("facts.redb")).unwrap())).await;
     }
 
     fn bytes(text: &'static str) -> Bytes {
@@ -141,14 +146,21 @@ mod tests {
     #[tokio::test]
     async fn what_was_put_is_got() {
         each(|store| async move {
-            assert_eq!(store.get(Table::UserCards, b"ann").await.unwrap(), None);
-            store.put(Table::UserCards, b"ann", bytes("tea")).await.unwrap();
-            assert_eq!(store.get(Table::UserCards, b"ann").await.unwrap(), Some(bytes("tea")));
-            store.put(Table::UserCards, b"ann", bytes("coffee")).await.unwrap();
-            assert_eq!(store.get(Table::UserCards, b"ann").await.unwrap(), Some(bytes("coffee")));
-            assert_eq!(store.get(Table::ItemCards, b"ann").await.unwrap(), None, "another table");
-            store.put(Table::ItemCards, b"", Bytes::new()).await.unwrap();
-            assert_eq!(store.get(Table::ItemCards, b"").await.unwrap(), Some(Bytes::new()));
+            assert_eq!(store.get(StoreTable::UserCards, b"ann").await.unwrap(), None);
+            store.put(StoreTable::UserCards, b"ann", bytes("tea")).await.unwrap();
+            assert_eq!(store.get(StoreTable::UserCards, b"ann").await.unwrap(), Some(bytes("tea")));
+            store.put(StoreTable::UserCards, b"ann", bytes("coffee")).await.unwrap();
+            assert_eq!(
+                store.get(StoreTable::UserCards, b"ann").await.unwrap(),
+                Some(bytes("coffee"))
+            );
+            assert_eq!(
+                store.get(StoreTable::ItemCards, b"ann").await.unwrap(),
+                None,
+                "another table"
+            );
+            store.put(StoreTable::ItemCards, b"", Bytes::new()).await.unwrap();
+            assert_eq!(store.get(StoreTable::ItemCards, b"").await.unwrap(), Some(Bytes::new()));
         })
         .await;
     }
@@ -157,10 +169,10 @@ mod tests {
     async fn a_scan_gives_the_facts_of_a_prefix_in_order() {
         each(|store| async move {
             for key in ["b", "ab", "a", "ac", "\u{10ffff}"] {
-                store.put(Table::ItemCards, key.as_bytes(), bytes("x")).await.unwrap();
+                store.put(StoreTable::ItemCards, key.as_bytes(), bytes("x")).await.unwrap();
             }
             let scan = async |prefix: &'static [u8], limit| {
-                let facts = store.scan(Table::ItemCards, prefix, limit).await.unwrap();
+                let facts = store.scan(StoreTable::ItemCards, prefix, limit).await.unwrap();
                 facts.into_iter().map(|(key, _)| String::from_utf8(key.into()).unwrap()).collect()
             };
             let keys: [(&[u8], usize, Vec<&str>); 6] = [
@@ -175,7 +187,7 @@ mod tests {
                 let found: Vec<String> = scan(prefix, limit).await;
                 assert_eq!(found, expected, "{prefix:?} {limit}");
             }
-            assert_eq!(store.scan(Table::UserCards, b"", 9).await.unwrap(), []);
+            assert_eq!(store.scan(StoreTable::UserCards, b"", 9).await.unwrap(), []);
         })
         .await;
     }
@@ -184,19 +196,19 @@ mod tests {
     async fn facts_beyond_the_limits_are_refused() {
         each(|store| async move {
             let value = Bytes::from(vec![0; VALUE_BYTES_MAX]);
-            store.put(Table::UserCards, &[7; KEY_BYTES_MAX], value).await.unwrap();
-            let key = store.put(Table::UserCards, &[7; KEY_BYTES_MAX + 1], Bytes::new()).await;
+            store.put(StoreTable::UserCards, &[7; KEY_BYTES_MAX], value).await.unwrap();
+            let key = store.put(StoreTable::UserCards, &[7; KEY_BYTES_MAX + 1], Bytes::new()).await;
             assert!(matches!(key, Err(StoreError::TooLarge { what: "key", .. })), "{key:?}");
             let value = Bytes::from(vec![0; VALUE_BYTES_MAX + 1]);
-            let value = store.put(Table::UserCards, b"k", value).await;
+            let value = store.put(StoreTable::UserCards, b"k", value).await;
             assert!(matches!(value, Err(StoreError::TooLarge { what: "value", .. })), "{value:?}");
-            assert_eq!(store.get(Table::UserCards, b"k").await.unwrap(), None);
+            assert_eq!(store.get(StoreTable::UserCards, b"k").await.unwrap(), None);
         })
         .await;
     }
 
     #[test]
     fn tables_have_names_of_their_own() {
-        assert_ne!(Table::ALL[0].as_str(), Table::ALL[1].as_str());
+        assert_ne!(StoreTable::ALL[0].as_str(), StoreTable::ALL[1].as_str());
     }
 }

@@ -25,28 +25,28 @@ const METADATA: Metadata<'static> = Metadata::new("raisonne", Level::INFO, None)
 /// in one test do not count each other's requests.
 pub struct Metrics {
     recorder: PrometheusRecorder,
-    request: Family<Histogram, 3>,
-    rung: Family<Histogram, 1>,
-    shortfall: Family<Counter, 2>,
-    identity: Family<Counter, 0>,
-    scorer_rows: Family<Histogram, 0>,
-    scorer_seconds: Family<Histogram, 0>,
-    cards: Family<Counter, 1>,
-    swaps: Family<Counter, 1>,
+    request: MetricFamily<Histogram, 3>,
+    rung: MetricFamily<Histogram, 1>,
+    shortfall: MetricFamily<Counter, 2>,
+    identity: MetricFamily<Counter, 0>,
+    scorer_rows: MetricFamily<Histogram, 0>,
+    scorer_seconds: MetricFamily<Histogram, 0>,
+    cards: MetricFamily<Counter, 1>,
+    swaps: MetricFamily<Counter, 1>,
     engine: EngineInstruments,
 }
 
 struct EngineInstruments {
-    running: Family<Gauge, 0>,
-    waiting: Family<Gauge, 0>,
-    pages: Family<Gauge, 1>,
-    batch: Family<Histogram, 0>,
-    prefill: Family<Counter, 0>,
-    decode: Family<Counter, 0>,
-    hits: Family<Counter, 0>,
-    preempted: Family<Counter, 0>,
-    step: Family<Histogram, 0>,
-    failed: Family<Counter, 1>,
+    running: MetricFamily<Gauge, 0>,
+    waiting: MetricFamily<Gauge, 0>,
+    pages: MetricFamily<Gauge, 1>,
+    batch: MetricFamily<Histogram, 0>,
+    prefill: MetricFamily<Counter, 0>,
+    decode: MetricFamily<Counter, 0>,
+    hits: MetricFamily<Counter, 0>,
+    preempted: MetricFamily<Counter, 0>,
+    step: MetricFamily<Histogram, 0>,
+    failed: MetricFamily<Counter, 1>,
 }
 
 /// One step of the engine.
@@ -81,7 +81,7 @@ pub struct EngineLoad {
 ///
 /// Label values are words of the program (`&'static str`), never of a request, so the cells are
 /// few; finding one is a short walk without a lock.
-struct Family<I, const LABELS: usize> {
+struct MetricFamily<I, const LABELS: usize> {
     name: &'static str,
     labels: [&'static str; LABELS],
     cells: Box<[Cell<I, LABELS>]>,
@@ -115,49 +115,49 @@ impl Metrics {
         );
         let r = &recorder;
         Self {
-            request: Family::new(
+            request: MetricFamily::new(
                 r,
                 "raisonne_request_seconds",
                 "Time from a request's head to the end of its answer.",
                 ["method", "quality", "code"],
             ),
-            rung: Family::new(
+            rung: MetricFamily::new(
                 r,
                 "raisonne_rank_rung_seconds",
                 "Time that an attempt at a rung took, however it ended.",
                 ["rung"],
             ),
-            shortfall: Family::new(
+            shortfall: MetricFamily::new(
                 r,
                 "raisonne_rank_shortfall_total",
                 "Rungs that fell short, by reason.",
                 ["rung", "why"],
             ),
-            identity: Family::new(
+            identity: MetricFamily::new(
                 r,
                 "raisonne_order_identity_total",
                 "Answers above the order given whose order is the one given.",
                 [],
             ),
-            scorer_rows: Family::new(
+            scorer_rows: MetricFamily::new(
                 r,
                 "raisonne_scorer_batch_rows",
                 "Candidates scored in one batch.",
                 [],
             ),
-            scorer_seconds: Family::new(
+            scorer_seconds: MetricFamily::new(
                 r,
                 "raisonne_scorer_seconds",
                 "Time that the scorer computed for one batch.",
                 [],
             ),
-            cards: Family::new(
+            cards: MetricFamily::new(
                 r,
                 "raisonne_cards_total",
                 "Cards asked for, by where they were found.",
                 ["source"],
             ),
-            swaps: Family::new(
+            swaps: MetricFamily::new(
                 r,
                 "raisonne_bundle_swaps_total",
                 "Swaps of bundles, by what came of them.",
@@ -278,51 +278,56 @@ impl fmt::Debug for Metrics {
 impl EngineInstruments {
     fn new(r: &PrometheusRecorder) -> Self {
         Self {
-            running: Family::new(r, "raisonne_engine_running", "Sequences in work.", []),
-            waiting: Family::new(
+            running: MetricFamily::new(r, "raisonne_engine_running", "Sequences in work.", []),
+            waiting: MetricFamily::new(
                 r,
                 "raisonne_engine_waiting",
                 "Sequences that wait for the engine.",
                 [],
             ),
-            pages: Family::new(
+            pages: MetricFamily::new(
                 r,
                 "raisonne_engine_pages",
                 "Pages of keys and values, by state.",
                 ["state"],
             ),
-            batch: Family::new(
+            batch: MetricFamily::new(
                 r,
                 "raisonne_engine_batch_tokens",
                 "Tokens computed in one step.",
                 [],
             ),
-            prefill: Family::new(
+            prefill: MetricFamily::new(
                 r,
                 "raisonne_engine_prefill_tokens_total",
                 "Tokens of prompts, trunks and branches computed.",
                 [],
             ),
-            decode: Family::new(
+            decode: MetricFamily::new(
                 r,
                 "raisonne_engine_decode_tokens_total",
                 "Tokens of texts that go on computed.",
                 [],
             ),
-            hits: Family::new(
+            hits: MetricFamily::new(
                 r,
                 "raisonne_engine_prefix_hit_tokens_total",
                 "Tokens of prompts and trunks found in cached pages.",
                 [],
             ),
-            preempted: Family::new(
+            preempted: MetricFamily::new(
                 r,
                 "raisonne_engine_preempted_total",
                 "Sequences that lost their pages to more urgent ones.",
                 [],
             ),
-            step: Family::new(r, "raisonne_engine_step_seconds", "Time that one step took.", []),
-            failed: Family::new(
+            step: MetricFamily::new(
+                r,
+                "raisonne_engine_step_seconds",
+                "Time that one step took.",
+                [],
+            ),
+            failed: MetricFamily::new(
                 r,
                 "raisonne_engine_failed_total",
                 "Steps that failed: `full` is tried again in halves, after `lost` there is no engine.",
@@ -332,9 +337,9 @@ impl EngineInstruments {
     }
 }
 
-// === impl Family ===
+// === impl MetricFamily ===
 
-impl<I: Instrument, const LABELS: usize> Family<I, LABELS> {
+impl<I: Instrument, const LABELS: usize> MetricFamily<I, LABELS> {
     fn new(
         recorder: &PrometheusRecorder,
         name: &'static str,

@@ -17,7 +17,7 @@ pub fn building(metrics: Arc<Metrics>) -> LadderOptions {
         memory: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
         scorer: scorer::Limits {
             threads: some(1),
-            slates: worker::Limits { waiting_max: some(64), batch_max: some(8) },
+            slates: worker::InboxLimits { waiting_max: some(64), batch_max: some(8) },
             gpu: None,
         },
         engine: RunLimits {

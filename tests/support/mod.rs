@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// A rung that turns the slate around after a while, or falls short.
 #[derive(Clone, Debug, Default)]
-pub struct Stub {
+pub struct StubRung {
     pub takes: Duration,
     pub fails: Option<Shortfall>,
     pub lacks: Option<Shortfall>,
@@ -19,7 +19,7 @@ pub struct Stub {
     pub thinks: Vec<&'static str>,
 }
 
-impl Stub {
+impl StubRung {
     pub fn rung(self) -> Arc<dyn Rung> {
         Arc::new(self)
     }
@@ -33,7 +33,7 @@ impl Stub {
     }
 }
 
-impl Rung for Stub {
+impl Rung for StubRung {
     fn quality(&self) -> Quality {
         Quality::Scored
     }

@@ -1,10 +1,10 @@
-//! The desk that both protocols hand their requests to.
+//! The handler that both protocols hand their requests to.
 
-use super::fault::Fault;
-use super::layers::{Call, Outcome};
+use super::error::ApiError;
+use super::layers::{Call, CallOutcome};
 use super::pb;
 use super::readiness::Readiness;
-use super::wire::{self, Envelope, Slip};
+use super::wire::{self, RequestContext, ResponseContext};
 use crate::domain::{Criticality, Query};
 use crate::rank::{Ladder, LiveLadder, Update};
 use crate::telemetry::Metrics;
@@ -22,9 +22,9 @@ const CRITICAL_SHARE: usize = 16;
 /// The part of `requests_max` that sheddable requests leave free: one in four.
 const UNSHEDDABLE_SHARE: usize = 4;
 
-/// How much the door lets in, and how long it gives an answer.
+/// How much the listener lets in, and how long it gives an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ApiLimits {
     /// Requests in flight.
     pub requests_max: usize,
     /// Time for an answer where the caller does not say.
@@ -35,22 +35,22 @@ pub struct Limits {
 
 /// What both protocols share: the ladder that serves, and who may climb it.
 #[derive(Debug)]
-pub struct Desk {
+pub struct RerankHandler {
     live: Arc<LiveLadder>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
-    limits: Limits,
+    limits: ApiLimits,
     seats: Arc<Semaphore>,
     samples: Option<Bytes>,
 }
 
-impl Desk {
-    /// A desk in front of the ladder that is live. `samples` is a JSON document of requests to try.
+impl RerankHandler {
+    /// A handler in front of the ladder that is live. `samples` is a JSON document of requests to try.
     pub fn new(
         live: Arc<LiveLadder>,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
-        limits: Limits,
+        limits: ApiLimits,
         samples: Option<Bytes>,
     ) -> Self {
         let seats = Arc::new(Semaphore::new(limits.requests_max));
@@ -62,7 +62,7 @@ impl Desk {
         &self,
         call: Call,
         request: pb::RerankRequest,
-    ) -> Result<pb::RerankResponse, Fault> {
+    ) -> Result<pb::RerankResponse, ApiError> {
         let (slip, climb) = self.climb(&call, request)?;
         let mut climb = pin!(climb);
         let mut answer = None;
@@ -72,7 +72,7 @@ impl Desk {
             }
         }
         let answer = answer.expect("a climb is never empty");
-        call.trail.reached(Outcome::of(&answer));
+        call.trail.reached(CallOutcome::of(&answer));
         Ok(slip.response(*answer))
     }
 
@@ -81,7 +81,7 @@ impl Desk {
         &self,
         call: Call,
         request: pb::RerankRequest,
-    ) -> Result<impl Stream<Item = pb::StreamRerankResponse> + Send + use<>, Fault> {
+    ) -> Result<impl Stream<Item = pb::StreamRerankResponse> + Send + use<>, ApiError> {
         let (slip, climb) = self.climb(&call, request)?;
         Ok(stream! {
             // The call moves in here with its seat: both last as long as the climb.
@@ -93,7 +93,7 @@ impl Desk {
                     Update::Answer(answer) => {
                         let last = answer.last;
                         if last {
-                            call.trail.reached(Outcome::of(&answer));
+                            call.trail.reached(CallOutcome::of(&answer));
                         }
                         let ranking = Some(slip.response(*answer));
                         pb::StreamRerankResponse { ranking, last, ..Default::default() }
@@ -108,25 +108,25 @@ impl Desk {
         &self,
         call: Call,
         request: pb::ExplainRequest,
-    ) -> Result<pb::ExplainResponse, Fault> {
+    ) -> Result<pb::ExplainResponse, ApiError> {
         let query = wire::question(request, envelope(&call))?;
         let ladder = self.ladder(&call, &query)?;
-        let slip = Slip::of(&query);
+        let slip = ResponseContext::of(&query);
         let reasons = timeout_at(query.deadline.instant(), ladder.explain(&query));
-        let reasons = reasons.await.map_err(|_| Fault::late())?;
+        let reasons = reasons.await.map_err(|_| ApiError::late())?;
         Ok(wire::explained(&slip, ladder.version(), reasons))
     }
 
     /// A seat for one more request, if there is one.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Fault> {
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         if self.readiness.is_draining() {
-            return Err(Fault::draining());
+            return Err(ApiError::draining());
         }
-        self.seats.clone().try_acquire_owned().map_err(|_| Fault::busy())
+        self.seats.clone().try_acquire_owned().map_err(|_| ApiError::busy())
     }
 
     /// The limits in force.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &ApiLimits {
         &self.limits
     }
 
@@ -149,34 +149,38 @@ impl Desk {
         &self,
         call: &Call,
         request: pb::RerankRequest,
-    ) -> Result<(Slip, impl Stream<Item = Update> + Send + use<>), Fault> {
+    ) -> Result<(ResponseContext, impl Stream<Item = Update> + Send + use<>), ApiError> {
         let query = wire::query(request, envelope(call))?;
         let ladder = self.ladder(call, &query)?;
-        Ok((Slip::of(&query), ladder.climb(query)))
+        Ok((ResponseContext::of(&query), ladder.climb(query)))
     }
 
     /// The ladder for a valid query, taken once, so that its answer is of one version; and what only
-    /// the desk can know: whether the query is for us, in time, and important enough.
-    fn ladder(&self, call: &Call, query: &Query) -> Result<Arc<Ladder>, Fault> {
+    /// the handler can know: whether the query is for us, in time, and important enough.
+    fn ladder(&self, call: &Call, query: &Query) -> Result<Arc<Ladder>, ApiError> {
         let ladder = self.live.ladder();
         let pinned = query.bundle.as_ref();
         if let Some(other) = pinned.filter(|version| *version != ladder.version()) {
-            return Err(Fault::not_found("bundle", other.as_str()));
+            return Err(ApiError::not_found("bundle", other.as_str()));
         }
         if call.expires.passed(Instant::now()) {
-            return Err(Fault::late());
+            return Err(ApiError::late());
         }
         let kept_free = match query.criticality {
             Criticality::Critical => 0,
             Criticality::Default => self.limits.requests_max / CRITICAL_SHARE,
             Criticality::Sheddable => self.limits.requests_max / UNSHEDDABLE_SHARE,
         };
-        if self.seats.available_permits() < kept_free { Err(Fault::busy()) } else { Ok(ladder) }
+        if self.seats.available_permits() < kept_free { Err(ApiError::busy()) } else { Ok(ladder) }
     }
 }
 
 /// What a call says outside its message. The wall clock is read here, once.
-fn envelope(call: &Call) -> Envelope {
+fn envelope(call: &Call) -> RequestContext {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Envelope { request_id: call.trail.id(), now: now.as_secs() as i64, deadline: call.deadline }
+    RequestContext {
+        request_id: call.trail.id(),
+        now: now.as_secs() as i64,
+        deadline: call.deadline,
+    }
 }

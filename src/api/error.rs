@@ -14,8 +14,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Why there is no answer. Everything short of these is an answer of lower quality.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fault {
-    kind: Kind,
+pub struct ApiError {
+    kind: ApiErrorKind,
     /// What the caller reads.
     message: String,
     violations: Vec<Violation>,
@@ -33,7 +33,7 @@ pub struct Violation {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum ApiErrorKind {
     Invalid,
     TooLarge,
     NotFound,
@@ -53,9 +53,9 @@ pub enum Protocol {
     Http,
 }
 
-// === impl Kind ===
+// === impl ApiErrorKind ===
 
-impl Kind {
+impl ApiErrorKind {
     /// The table: gRPC code, HTTP status, and the family that JSON names.
     fn row(self) -> (Code, StatusCode, &'static str) {
         match self {
@@ -77,10 +77,10 @@ impl Kind {
     }
 }
 
-// === impl Fault ===
+// === impl ApiError ===
 
-impl Fault {
-    fn of(kind: Kind, message: impl Into<String>) -> Self {
+impl ApiError {
+    fn of(kind: ApiErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), violations: Vec::new(), resource: None }
     }
 
@@ -93,7 +93,7 @@ impl Fault {
             told.push(format!("and {more} more"));
         }
         let message = told.join("; ").trim_start().to_owned();
-        Self { violations, ..Self::of(Kind::Invalid, message) }
+        Self { violations, ..Self::of(ApiErrorKind::Invalid, message) }
     }
 
     /// One field, or the whole body where `field` is empty, is wrong.
@@ -103,40 +103,40 @@ impl Fault {
 
     /// The body is larger than we read.
     pub fn too_large(bytes_max: usize) -> Self {
-        Self::of(Kind::TooLarge, format!("the body is larger than {bytes_max} bytes"))
+        Self::of(ApiErrorKind::TooLarge, format!("the body is larger than {bytes_max} bytes"))
     }
 
     /// There is no `name` of this `resource`.
     pub fn not_found(resource: &'static str, name: impl Into<String>) -> Self {
         let name = name.into();
         let message = format!("there is no {resource} `{name}` here");
-        Self { resource: Some((resource, name)), ..Self::of(Kind::NotFound, message) }
+        Self { resource: Some((resource, name)), ..Self::of(ApiErrorKind::NotFound, message) }
     }
 
     /// The path is there, but not for this HTTP method.
     pub fn wrong_method() -> Self {
-        Self::of(Kind::WrongMethod, "this path does not answer this HTTP method")
+        Self::of(ApiErrorKind::WrongMethod, "this path does not answer this HTTP method")
     }
 
     /// We are full.
     pub fn busy() -> Self {
-        Self::of(Kind::Busy, "too many requests are in flight")
+        Self::of(ApiErrorKind::Busy, "too many requests are in flight")
     }
 
     /// We are leaving.
     pub fn draining() -> Self {
-        Self::of(Kind::Draining, "the server is shutting down")
+        Self::of(ApiErrorKind::Draining, "the server is shutting down")
     }
 
     /// The deadline passed before there was any answer.
     pub fn late() -> Self {
-        Self::of(Kind::Late, "the deadline passed before there was any answer")
+        Self::of(ApiErrorKind::Late, "the deadline passed before there was any answer")
     }
 
     /// Something of ours is broken; `private` is for the log alone.
     pub fn internal(private: &dyn std::fmt::Display) -> Self {
         tracing::error!(error = %private, "internal fault");
-        Self::of(Kind::Internal, "something is broken here")
+        Self::of(ApiErrorKind::Internal, "something is broken here")
     }
 
     /// The same fault in a request that lies in `field` of another one.
@@ -156,9 +156,9 @@ impl Fault {
     }
 }
 
-impl From<Fault> for Status {
-    fn from(fault: Fault) -> Self {
-        let Fault { kind, message, violations, resource } = fault;
+impl From<ApiError> for Status {
+    fn from(fault: ApiError) -> Self {
+        let ApiError { kind, message, violations, resource } = fault;
         let mut details = ErrorDetails::new();
         if !violations.is_empty() {
             let fields = violations.into_iter().map(|v| FieldViolation::new(v.field, v.problem));
@@ -174,7 +174,7 @@ impl From<Fault> for Status {
     }
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Self { kind, message, violations, resource: _ } = self;
         let (code, status, family) = kind.row();

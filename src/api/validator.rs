@@ -1,6 +1,6 @@
 //! Checks of fields against their limits: all that are wrong are told at once.
 
-use super::fault::{Fault, Violation};
+use super::error::{ApiError, Violation};
 use crate::domain::limits::ID_BYTES_MAX;
 use std::fmt::Display;
 
@@ -11,12 +11,12 @@ const ECHO_CHARS_MAX: usize = 40;
 
 /// The wrong fields found so far. A field's path is written only where it is wrong.
 #[derive(Debug, Default)]
-pub struct Bounds {
+pub struct Validator {
     violations: Vec<Violation>,
     more: usize,
 }
 
-impl Bounds {
+impl Validator {
     /// Says that `field` is wrong.
     pub fn refuse(&mut self, field: impl Display, problem: impl Display) {
         if self.violations.len() < VIOLATIONS_MAX {
@@ -75,9 +75,9 @@ impl Bounds {
     }
 
     /// `value`, if nothing is wrong.
-    pub fn admit<T>(self, value: T) -> Result<T, Fault> {
+    pub fn admit<T>(self, value: T) -> Result<T, ApiError> {
         let Self { violations, more } = self;
-        if violations.is_empty() { Ok(value) } else { Err(Fault::invalid(violations, more)) }
+        if violations.is_empty() { Ok(value) } else { Err(ApiError::invalid(violations, more)) }
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn wrong_fields_are_told_up_to_a_bound() {
-        let mut bounds = Bounds::default();
+        let mut bounds = Validator::default();
         for number in 0..20 {
             bounds.id(format_args!("candidates[{number}].item_id"), "");
         }
