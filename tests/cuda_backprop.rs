@@ -10,8 +10,8 @@ use raisonne::engine::Place;
 use raisonne::nn::cuda::{Backprop, BackpropError, BackpropOptions};
 use raisonne::nn::decoder::{Adapters, Batch, LinearId, Model, backprop, lora};
 use raisonne::nn::{Aims, Choice};
-use raisonne::train::learner::{Dtype, Learner, Plan, Scope};
-use raisonne::train::lesson::{Choose, Lesson, Reinforce, Taught, totals};
+use raisonne::train::learner::{ComputeDtype, Learner, LearnerConfig, TrainScope};
+use raisonne::train::lesson::{Choose, Lesson, LessonBatch, Reinforce, totals};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
@@ -64,15 +64,20 @@ fn lessons(vocabulary: u32) -> Vec<Lesson> {
         (0..length).map(|at| (at * at * turn + at) % vocabulary).collect()
     };
     let branches = vec![vec![3, 9], vec![17], vec![5, 11, 2], vec![8]];
-    let choose = Choose { branches, taken: 2, asked: 7 };
+    let choose = Choose { branches, taken: 2, label_token: 7 };
     let mut choice = Lesson::choice((1..15).map(|at| at * 5 % vocabulary).collect(), choose);
-    choice.imitate[5] = 0.5;
-    choice.imitate[9] = 2.0;
+    choice.sft_weights[5] = 0.5;
+    choice.sft_weights[9] = 2.0;
     // It may go far: what lies beyond a bound is for the kernels to show.
     let advantages = (0..19).map(|at| [0.0, 1.0, -0.5][at % 3]).collect();
-    let reinforce = Reinforce { advantages, before: vec![-5.0; 19], clip: [0.9, 1e6], total: 40.0 };
+    let reinforce = Reinforce {
+        advantages,
+        old_logprobs: vec![-5.0; 19],
+        clip_eps: [0.9, 1e6],
+        normaliser: 40.0,
+    };
     let mut written = Lesson::written(tokens(19, 7), reinforce);
-    written.imitate[4] = 1.0;
+    written.sft_weights[4] = 1.0;
     vec![Lesson::text(tokens(23, 3)), choice, written]
 }
 
@@ -87,7 +92,7 @@ fn numbers(model: &Model, gradients: &GradStore) -> Vec<f32> {
 }
 
 fn on_processor(model: &Model, lessons: &[&Lesson], dtype: DType) -> (f64, Vec<f32>) {
-    let (taught, totals) = (Taught::new(lessons), totals(lessons.iter().copied()));
+    let (taught, totals) = (LessonBatch::new(lessons), totals(lessons.iter().copied()));
     let mut exact = model.exact(&taught.batch, dtype).unwrap();
     let (loss, gradients) =
         backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals)).unwrap();
@@ -107,8 +112,8 @@ fn on_gpu(backprop: &mut Backprop, model: &Model, lessons: &[&[&Lesson]]) -> (f6
     let adapters = model.adapters.as_ref().unwrap();
     backprop.take(adapters).unwrap();
     let pass = |lessons: &&[&Lesson]| {
-        let taught = Taught::new(lessons);
-        backprop.pass(&taught.batch, taught.aims(totals), 7).unwrap()
+        let taught = LessonBatch::new(lessons);
+        backprop.pass(&taught.batch, taught.row_targets(totals), 7).unwrap()
     };
     let loss = lessons.iter().map(pass).sum();
     (loss, numbers(model, &backprop.gradients(adapters).unwrap()))
@@ -223,18 +228,19 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     };
     let vocabulary = begin().config.vocabulary as u32;
     let lessons = lessons(vocabulary);
-    let plan = Plan {
-        scope: Scope::of(Some(RANK)),
+    let plan = LearnerConfig {
+        scope: TrainScope::of(Some(RANK)),
         steps: 8,
-        lessons: 3,
-        rows_max: ROWS_MAX,
+        lessons_per_step: 3,
+        max_batched_tokens: ROWS_MAX,
         learning_rate: 1e-2,
-        warm_up: 2,
-        dtype: Dtype::Bf16,
-        ..Plan::default()
+        warmup_steps: 2,
+        dtype: ComputeDtype::Bf16,
+        ..LearnerConfig::default()
     };
     let train = |device: Place| {
-        let mut learner = Learner::new(begin(), Plan { device, ..plan }, &lessons).unwrap();
+        let mut learner =
+            Learner::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
         learner.run(None, &AtomicBool::new(false), |_| {}).unwrap().losses
     };
     let (right, found) = (train(Place::Processor), train(Place::Gpu(0)));
@@ -246,13 +252,13 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     // What was put down on one goes on on the other.
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("training.safetensors");
-    let some = Plan { device: Place::Gpu(0), ..plan };
+    let some = LearnerConfig { device: Place::Gpu(0), ..plan };
     let mut first = Learner::new(begin(), some, &lessons).unwrap();
     (0..4).for_each(|_| assert!(first.step().unwrap().loss > 0.0));
     first.keep(&file).unwrap();
     drop(first);
     for (device, near) in [(Place::Gpu(0), 1e-9), (Place::Processor, 0.02)] {
-        let mut second = Learner::new(begin(), Plan { device, ..plan }, &lessons).unwrap();
+        let mut second = Learner::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
         second.resume(&file).unwrap();
         let losses = second.run(None, &AtomicBool::new(false), |_| {}).unwrap().losses;
         assert!((losses[7] / found[7] - 1.0).abs() < near, "{}, not {}", losses[7], found[7]);
@@ -265,25 +271,26 @@ fn what_does_not_fit_is_named() {
     let mut model = model("qwen3", 0.0, |_| true);
     let mut backprop = load(&model, 24);
     let batch = Batch::plain(&[vec![1; 25]]);
-    let taught = Taught::default();
+    let taught = LessonBatch::default();
     let totals = totals([]);
-    let error = backprop.pass(&batch, taught.aims(totals), 0).unwrap_err().to_string();
+    let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
     let right = "a batch has 25 rows in sequences of 25, and there is room for 96 in such of 24";
     assert_eq!(error, right);
     let mut batch = Batch::plain(&[vec![1; 9]]);
     batch.positions[3] = 24;
-    let error = backprop.pass(&batch, taught.aims(totals), 0).unwrap_err().to_string();
+    let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
     assert_eq!(error, "a batch has position 24, and there are 24");
     let batch = Batch::plain(&[vec![model.config.vocabulary as u32]]);
-    let error = backprop.pass(&batch, taught.aims(totals), 0).unwrap_err().to_string();
+    let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
     assert!(error.starts_with("a batch has token "), "{error}");
     let choices = [Choice { rows: vec![8, 9], asked: 3 }];
-    let aims = Aims { choices: &choices, choices_total: 1.0, ..taught.aims(totals) };
+    let aims = Aims { choices: &choices, choices_total: 1.0, ..taught.row_targets(totals) };
     let error = backprop.pass(&Batch::plain(&[vec![1; 9]]), aims, 0).unwrap_err().to_string();
     assert_eq!(error, "2 rows of a choice are not two of 9 or more");
     let plan = lora::Plan { rank: RANK, ..lora::Plan::default() };
     let mut random = ChaCha8Rng::seed_from_u64(3);
-    let adapters = Adapters::new(&model.config, plan, [LinearId::Unembed], &mut random, &Device::Cpu);
+    let adapters =
+        Adapters::new(&model.config, plan, [LinearId::Unembed], &mut random, &Device::Cpu);
     model.adapters = Some(adapters.unwrap());
     let error = Backprop::load(&model, options(24)).unwrap_err().to_string();
     assert!(error.ends_with("has one on `lm_head.weight`"), "{error}");

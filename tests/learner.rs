@@ -15,8 +15,10 @@ use raisonne::nn::ops::{Targets, surprise};
 use raisonne::nn::optim::{AdamW, Settings, Trained};
 use raisonne::nn::packed::{Kept, Level, Options, Precision};
 use raisonne::telemetry::Metrics;
-use raisonne::train::learner::{Dtype, Keeping, Learner, Plan, Report, Scope, measure};
-use raisonne::train::lesson::{Choose, Lesson, Reinforce, Taught, totals};
+use raisonne::train::learner::{
+    CheckpointPolicy, ComputeDtype, Learner, LearnerConfig, TrainReport, TrainScope, measure,
+};
+use raisonne::train::lesson::{Choose, Lesson, LessonBatch, Reinforce, totals};
 use raisonne::train::recipe::Sizes;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -27,7 +29,7 @@ use tempfile::TempDir;
 
 const VOCABULARY: usize = 40;
 /// The token whose logit scores a branch.
-const ASKED: u32 = 33;
+const LABEL_TOKEN: u32 = 33;
 
 /// A decoder of the Qwen3 shape: two layers, 32 wide.
 fn model(seed: u64) -> Model {
@@ -54,31 +56,31 @@ fn texts() -> Vec<Lesson> {
 fn choices() -> Vec<Lesson> {
     let choice = |which: u32| {
         let branches = vec![vec![20, 21], vec![22], vec![24, 25, 26]];
-        let choose = Choose { branches, taken: which as usize, asked: ASKED };
+        let choose = Choose { branches, taken: which as usize, label_token: LABEL_TOKEN };
         Lesson::choice(vec![5, 6 + which, 9, 10 + which], choose)
     };
     (0..3).map(choice).collect()
 }
 
-fn plan() -> Plan {
-    Plan {
+fn plan() -> LearnerConfig {
+    LearnerConfig {
         steps: 6,
-        lessons: 4,
-        rows_max: 64,
+        lessons_per_step: 4,
+        max_batched_tokens: 64,
         learning_rate: 1e-2,
-        warm_up: 2,
+        warmup_steps: 2,
         weight_decay: 0.01,
         seed: 5,
-        ..Plan::default()
+        ..LearnerConfig::default()
     }
 }
 
-fn run(learner: &mut Learner<'_>) -> Report {
+fn run(learner: &mut Learner<'_>) -> TrainReport {
     learner.run(None, &AtomicBool::new(false), |_| {}).unwrap()
 }
 
 /// The losses of a training, and what became of the model.
-fn train(model: Model, plan: Plan, lessons: &[Lesson]) -> (Vec<f64>, Model) {
+fn train(model: Model, plan: LearnerConfig, lessons: &[Lesson]) -> (Vec<f64>, Model) {
     let mut learner = Learner::new(model, plan, lessons).unwrap();
     let losses = run(&mut learner).losses;
     (losses, learner.into_model())
@@ -167,7 +169,8 @@ impl Served {
 
     fn weighs(&self, trunk: &[u32], branches: &[Vec<u32>]) -> Vec<f32> {
         let (trunk, branches) = (trunk.to_vec(), branches.to_vec());
-        self.hear(Work::Weigh(Weigh { trunk, branches, wanted: Wanted::Chosen(vec![ASKED]) })).1
+        self.hear(Work::Weigh(Weigh { trunk, branches, wanted: Wanted::Chosen(vec![LABEL_TOKEN]) }))
+            .1
     }
 }
 
@@ -230,7 +233,7 @@ fn the_optimiser_steps_as_pytorchs() {
 
 #[test]
 fn texts_are_learned_by_heart_and_written_again() {
-    let plan = Plan { steps: 150, lessons: 5, ..plan() };
+    let plan = LearnerConfig { steps: 150, lessons_per_step: 5, ..plan() };
     let (losses, model) = train(model(1), plan, &texts());
     let last = losses[losses.len() - 1];
     assert!(losses[0] > 3.0 && last < 0.05, "from {} to {last}", losses[0]);
@@ -245,13 +248,13 @@ fn texts_are_learned_by_heart_and_written_again() {
 
 #[test]
 fn choices_are_learned_as_they_are_served() {
-    let plan = Plan { steps: 80, lessons: 3, ..plan() };
+    let plan = LearnerConfig { steps: 80, lessons_per_step: 3, ..plan() };
     let (losses, model) = train(model(2), plan, &choices());
     assert!((losses[0] - 3_f64.ln()).abs() < 0.5, "{}", losses[0]);
     assert!(losses[losses.len() - 1] < 0.05, "{}", losses[losses.len() - 1]);
 
     let lessons = choices();
-    let taught = Taught::new(&lessons.iter().collect::<Vec<_>>());
+    let taught = LessonBatch::new(&lessons.iter().collect::<Vec<_>>());
     let mut exact = model.exact(&taught.batch, DType::F32).unwrap();
     let rows = forward(&model.config, &mut exact).unwrap();
     let trained = taught.scores(&exact, &rows).unwrap();
@@ -268,17 +271,18 @@ fn choices_are_learned_as_they_are_served() {
 #[test]
 fn only_tokens_that_count_are_learned() {
     let mut lesson = texts().remove(0);
-    lesson.imitate[7..].fill(0.0);
-    let plan = Plan { steps: 80, lessons: 1, ..plan() };
+    lesson.sft_weights[7..].fill(0.0);
+    let plan = LearnerConfig { steps: 80, lessons_per_step: 1, ..plan() };
     let (_, model) = train(model(1), plan, &[lesson.clone()]);
-    let of =
-        |imitate: Vec<f32>| measure(&model, &[Lesson { imitate, ..lesson.clone() }], 64).unwrap();
-    let others = lesson.imitate.iter().enumerate();
+    let of = |sft_weights: Vec<f32>| {
+        measure(&model, &[Lesson { sft_weights, ..lesson.clone() }], 64).unwrap()
+    };
+    let others = lesson.sft_weights.iter().enumerate();
     let others = others.map(|(at, weight)| f32::from(u8::from(at > 0 && *weight == 0.0))).collect();
-    let (counted, left_out) = (of(lesson.imitate.clone()), of(others));
+    let (counted, left_out) = (of(lesson.sft_weights.clone()), of(others));
     assert!(counted < 0.05 && left_out > 1.0, "{counted} and {left_out}");
     // Weights are relative: all twice as large are the same.
-    let double = lesson.imitate.iter().map(|weight| 2.0 * weight).collect();
+    let double = lesson.sft_weights.iter().map(|weight| 2.0 * weight).collect();
     assert!((of(double) - counted).abs() < 1e-6);
 }
 
@@ -286,11 +290,11 @@ fn only_tokens_that_count_are_learned() {
 fn a_heavier_token_pulls_harder() {
     // The same beginning goes on in two ways; one counts for three times as much.
     let lesson = |follower, weight| Lesson {
-        imitate: vec![0.0, 0.0, weight],
+        sft_weights: vec![0.0, 0.0, weight],
         ..Lesson::text(vec![1, 2, follower])
     };
     let lessons = [lesson(5, 0.75), lesson(6, 0.25)];
-    let plan = Plan { steps: 200, lessons: 2, weight_decay: 0.0, ..plan() };
+    let plan = LearnerConfig { steps: 200, lessons_per_step: 2, weight_decay: 0.0, ..plan() };
     let (losses, model) = train(model(1), plan, &lessons);
     // The least loss that there is: the entropy of three to one.
     let least = -(0.75 * 0.75_f64.ln() + 0.25 * 0.25_f64.ln());
@@ -304,20 +308,27 @@ fn a_heavier_token_pulls_harder() {
 fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
     // The same beginning went on in two ways; one was worth something, the other less than nothing.
     let surprise = |model: &Model, follower| {
-        let lesson = Lesson { imitate: vec![0.0, 0.0, 1.0], ..Lesson::text(vec![1, 2, follower]) };
+        let lesson =
+            Lesson { sft_weights: vec![0.0, 0.0, 1.0], ..Lesson::text(vec![1, 2, follower]) };
         measure(model, &[lesson], 64).unwrap()
     };
     let before = model(1);
-    let ratios = |clip: [f32; 2]| {
+    let ratios = |clip_eps: [f32; 2]| {
         let lesson = |follower, advantage| {
             let chance = -surprise(&before, follower) as f32;
             let advantages = vec![0.0, 0.0, advantage];
-            let known = vec![0.0, 0.0, chance];
-            let reinforce = Reinforce { advantages, before: known, clip, total: 1.0 };
+            let old_logprobs = vec![0.0, 0.0, chance];
+            let reinforce = Reinforce { advantages, old_logprobs, clip_eps, normaliser: 1.0 };
             Lesson::written(vec![1, 2, follower], reinforce)
         };
         let lessons = [lesson(5, 1.0), lesson(6, -1.0)];
-        let plan = Plan { steps: 30, lessons: 2, learning_rate: 2e-3, weight_decay: 0.0, ..plan() };
+        let plan = LearnerConfig {
+            steps: 30,
+            lessons_per_step: 2,
+            learning_rate: 2e-3,
+            weight_decay: 0.0,
+            ..plan()
+        };
         let (losses, after) = train(before.clone(), plan, &lessons);
         // Before anything is learned, both ratios are 1 and their worths cancel.
         assert!(losses[0].abs() < 1e-5, "{losses:?}");
@@ -334,8 +345,8 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn a_gpu_needs_a_program_that_knows_one() {
-    let scope = Scope::of(Some(4));
-    let plan = Plan { scope, dtype: Dtype::Bf16, device: Place::Gpu(0), ..plan() };
+    let scope = TrainScope::of(Some(4));
+    let plan = LearnerConfig { scope, dtype: ComputeDtype::Bf16, device: Place::Gpu(0), ..plan() };
     let error = Learner::new(model(1), plan, &texts()).unwrap_err().to_string();
     assert_eq!(error, "this program was built without the feature `cuda`, and can't use a GPU");
 }
@@ -355,7 +366,7 @@ fn changed(before: &Model, after: &Model) -> Vec<String> {
 fn everything_moves_and_everything_gets_a_gradient() {
     let before = model(1);
     let lessons = [texts(), choices()].concat();
-    let plan = Plan { steps: 1, lessons: 8, weight_decay: 0.0, ..plan() };
+    let plan = LearnerConfig { steps: 1, lessons_per_step: 8, weight_decay: 0.0, ..plan() };
     let (_, after) = train(before.clone(), plan, &lessons);
     // Without weight decay, only a gradient moves anything.
     assert_eq!(changed(&before, &after).len(), before.parameters.iter().count());
@@ -364,8 +375,8 @@ fn everything_moves_and_everything_gets_a_gradient() {
 #[test]
 fn adapters_alone_move_where_adapters_are_trained() {
     let before = model(1);
-    let scope = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.1 };
-    let plan = Plan { steps: 20, scope, ..plan() };
+    let scope = TrainScope::Lora { rank: 4, alpha: 8.0, dropout: 0.1 };
+    let plan = LearnerConfig { steps: 20, scope, ..plan() };
     let (losses, after) = train(before.clone(), plan, &texts());
     let changed = changed(&before, &after);
     assert_eq!(changed.len(), 2 * 7 * 2);
@@ -384,8 +395,12 @@ fn new_tokens_alone_move_where_they_are_trained() {
     before.grow(VOCABULARY + 3, 9).unwrap();
     let new = VOCABULARY as u32;
     let lessons = [Lesson::text(vec![1, new, 2, new + 1, 3, new + 2])];
-    let plan =
-        Plan { steps: 40, lessons: 1, scope: Scope::NewTokens { from: VOCABULARY }, ..plan() };
+    let plan = LearnerConfig {
+        steps: 40,
+        lessons_per_step: 1,
+        scope: TrainScope::NewTokens { from: VOCABULARY },
+        ..plan()
+    };
     let (losses, after) = train(before.clone(), plan, &lessons);
     assert_eq!(changed(&before, &after), [EMBEDDING]);
     let rows = |model: &Model| model.parameters.get(EMBEDDING).unwrap().to_vec2::<f32>().unwrap();
@@ -393,8 +408,11 @@ fn new_tokens_alone_move_where_they_are_trained() {
     assert_eq!(old[..VOCABULARY], now[..VOCABULARY]);
     assert!((VOCABULARY..VOCABULARY + 3).all(|row| old[row] != now[row]));
     assert!(losses[39] < losses[0], "{losses:?}");
-    let error =
-        Learner::new(before, Plan { scope: Scope::NewTokens { from: 43 }, ..plan }, &lessons);
+    let error = Learner::new(
+        before,
+        LearnerConfig { scope: TrainScope::NewTokens { from: 43 }, ..plan },
+        &lessons,
+    );
     assert!(error.unwrap_err().to_string().contains("none from 43 on"));
 }
 
@@ -403,8 +421,14 @@ fn new_tokens_alone_move_where_they_are_trained() {
 #[test]
 fn small_batches_add_up_to_the_big_one() {
     let lessons = [texts(), choices()].concat();
-    let with = |rows_max| {
-        let plan = Plan { steps: 4, lessons: 8, rows_max, learning_rate: 1e-3, ..plan() };
+    let with = |max_batched_tokens| {
+        let plan = LearnerConfig {
+            steps: 4,
+            lessons_per_step: 8,
+            max_batched_tokens,
+            learning_rate: 1e-3,
+            ..plan()
+        };
         train(model(3), plan, &lessons)
     };
     let ((big, one), (small, many)) = (with(1000), with(14));
@@ -418,10 +442,11 @@ fn small_batches_add_up_to_the_big_one() {
 #[test]
 fn recomputed_layers_learn_the_same() {
     let lessons = [texts(), choices()].concat();
-    let with = |recompute| {
-        let scope = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.2 };
-        [Scope::Everything, scope]
-            .map(|scope| train(model(3), Plan { recompute, scope, ..plan() }, &lessons).0)
+    let with = |gradient_checkpointing| {
+        let scope = TrainScope::Lora { rank: 4, alpha: 8.0, dropout: 0.2 };
+        [TrainScope::Full, scope].map(|scope| {
+            train(model(3), LearnerConfig { gradient_checkpointing, scope, ..plan() }, &lessons).0
+        })
     };
     let (plain, recomputed) = (with(false), with(true));
     for (plain, recomputed) in plain.iter().zip(&recomputed) {
@@ -432,11 +457,20 @@ fn recomputed_layers_learn_the_same() {
 #[test]
 fn in_bf16_the_same_is_learned_from_smaller_rows() {
     let lessons = [texts(), choices()].concat();
-    let scope = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.0 };
-    for (scope, recompute) in [(Scope::Everything, false), (scope, false), (scope, true)] {
-        let plan = Plan { scope, recompute, steps: 20, learning_rate: 3e-3, ..plan() };
+    let scope = TrainScope::Lora { rank: 4, alpha: 8.0, dropout: 0.0 };
+    for (scope, gradient_checkpointing) in
+        [(TrainScope::Full, false), (scope, false), (scope, true)]
+    {
+        let plan = LearnerConfig {
+            scope,
+            gradient_checkpointing,
+            steps: 20,
+            learning_rate: 3e-3,
+            ..plan()
+        };
         let (full, _) = train(model(3), plan, &lessons);
-        let (half, learned) = train(model(3), Plan { dtype: Dtype::Bf16, ..plan }, &lessons);
+        let (half, learned) =
+            train(model(3), LearnerConfig { dtype: ComputeDtype::Bf16, ..plan }, &lessons);
         for (full, half) in full.iter().zip(&half) {
             assert!((half / full - 1.0).abs() < 0.03, "{half} is not near {full}");
         }
@@ -444,7 +478,7 @@ fn in_bf16_the_same_is_learned_from_smaller_rows() {
         // What is trained is stepped in 32 bits, and what is frozen is kept in 16.
         let kept = learned.parameters.iter().filter(|(_, tensor)| tensor.rank() > 1);
         let kept: Vec<_> = kept.map(|(_, tensor)| tensor.dtype()).collect();
-        let expected = if scope == Scope::Everything { DType::F32 } else { DType::BF16 };
+        let expected = if scope == TrainScope::Full { DType::F32 } else { DType::BF16 };
         assert!(kept.iter().all(|dtype| *dtype == expected), "{kept:?}");
         let home = tempfile::tempdir().unwrap();
         learned.save(home.path(), Path::new("")).unwrap();
@@ -458,7 +492,7 @@ fn gradients_of_a_pass_in_bf16_are_near_and_all_there() {
     let mut model = model(3);
     model.parameters.train(|_| true).unwrap();
     let lessons = [texts(), choices()].concat();
-    let taught = Taught::new(&lessons.iter().collect::<Vec<_>>());
+    let taught = LessonBatch::new(&lessons.iter().collect::<Vec<_>>());
     let gradients = |dtype| {
         let mut exact = model.exact(&taught.batch, dtype).unwrap();
         let rows = forward(&model.config, &mut exact).unwrap();
@@ -479,14 +513,18 @@ fn gradients_of_a_pass_in_bf16_are_near_and_all_there() {
 #[test]
 fn a_resumed_training_goes_on_as_if_it_had_not_stopped() {
     let lessons = texts();
-    let adapters = Scope::Adapters { rank: 4, alpha: 8.0, dropout: 0.2 };
-    let kinds = [(Scope::Everything, Dtype::F32), (adapters, Dtype::F32), (adapters, Dtype::Bf16)];
+    let adapters = TrainScope::Lora { rank: 4, alpha: 8.0, dropout: 0.2 };
+    let kinds = [
+        (TrainScope::Full, ComputeDtype::F32),
+        (adapters, ComputeDtype::F32),
+        (adapters, ComputeDtype::Bf16),
+    ];
     for (scope, dtype) in kinds {
-        let plan = Plan { scope, dtype, ..plan() };
+        let plan = LearnerConfig { scope, dtype, ..plan() };
         let (straight, straight_model) = train(model(4), plan, &lessons);
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("kept/training.safetensors");
-        let keeping = Some(Keeping { file: &file, every: 100 });
+        let keeping = Some(CheckpointPolicy { file: &file, every: 100 });
         let stop = AtomicBool::new(false);
         let mut first = Learner::new(model(4), plan, &lessons).unwrap();
         let report = first.run(keeping, &stop, |step| {
@@ -507,7 +545,7 @@ fn a_resumed_training_goes_on_as_if_it_had_not_stopped() {
             let error = Learner::new(model(4), plan, lessons).unwrap().resume(&file).unwrap_err();
             format!("{error:#}")
         };
-        assert!(says(Plan { seed: 6, ..plan }, &lessons).contains("its plan is another"));
+        assert!(says(LearnerConfig { seed: 6, ..plan }, &lessons).contains("its plan is another"));
         assert!(says(plan, &lessons[1..]).contains("it learns other lessons"));
     }
 }

@@ -1,7 +1,7 @@
 //! How many tokens does the learner learn from in a second?
 
 use crate::nn::decoder::Model;
-use crate::train::learner::{Learner, Plan, Scope, Step};
+use crate::train::learner::{Learner, LearnerConfig, StepReport, TrainScope};
 use crate::train::lesson::{Lesson, Order, Reinforce};
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device};
@@ -23,7 +23,7 @@ pub struct LearnerOptions {
     /// What it learns.
     pub lessons: PathBuf,
     /// How.
-    pub plan: Plan,
+    pub plan: LearnerConfig,
     /// Whether lessons are taken for texts that the model wrote itself, half of which were worth something.
     pub reinforce: bool,
     /// JSON in place of lines.
@@ -58,8 +58,8 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     let tokens = tokens.to_dtype(DType::U32)?.to_vec2()?;
     // What learns is in f32, whatever is multiplied.
     let (rank, kept) = match plan.scope {
-        Scope::Adapters { rank, .. } => (Some(rank), plan.dtype.into()),
-        Scope::Everything | Scope::NewTokens { .. } => (None, DType::F32),
+        TrainScope::Lora { rank, .. } => (Some(rank), plan.dtype.into()),
+        TrainScope::Full | TrainScope::NewTokens { .. } => (None, DType::F32),
     };
     let opened = Model::open_in(model, kept);
     let model = opened.with_context(|| format!("opening {}", model.display()))?;
@@ -70,12 +70,12 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
         tokens.into_iter().map(Lesson::text).collect()
     };
     let parameters = model.parameters.iter().map(|(_, tensor)| tensor.elem_count()).sum();
-    let mut steps: Vec<Step> = Vec::new();
+    let mut steps: Vec<StepReport> = Vec::new();
     let mut learner = Learner::new(model, *plan, &lessons)?;
     learner.run(None, &AtomicBool::new(false), |step| steps.push(*step))?;
 
     let mut order = Order::new(lessons.len(), plan.seed);
-    let mut times: Vec<Step> = steps[COLD_STEPS..].to_vec();
+    let mut times: Vec<StepReport> = steps[COLD_STEPS..].to_vec();
     times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let median = times[times.len() / 2];
     let report = Report {
@@ -87,7 +87,9 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
         step_seconds: median.seconds,
         losses: steps.iter().map(|step| step.loss).collect(),
         norms: steps.iter().map(|step| step.norm).collect(),
-        order: (0..plan.steps).map(|step| order.of_step(step, plan.lessons).collect()).collect(),
+        order: (0..plan.steps)
+            .map(|step| order.of_step(step, plan.lessons_per_step).collect())
+            .collect(),
     };
     if *json {
         return Ok(writeln!(out, "{}", serde_json::to_string(&report)?)?);
@@ -107,7 +109,10 @@ fn written(tokens: Vec<u32>, at: usize, vocabulary: usize) -> Lesson {
     let count = tokens.len();
     let worth = if at.is_multiple_of(2) { 1.0 } else { -1.0 };
     let advantages = (0..count).map(|place| if place > 0 { worth } else { 0.0 }).collect();
-    let before = vec![-(vocabulary as f32).ln(); count];
-    let total = count.saturating_sub(1) as f64;
-    Lesson::written(tokens, Reinforce { advantages, before, clip: [0.2, 0.28], total })
+    let old_logprobs = vec![-(vocabulary as f32).ln(); count];
+    let normaliser = count.saturating_sub(1) as f64;
+    Lesson::written(
+        tokens,
+        Reinforce { advantages, old_logprobs, clip_eps: [0.2, 0.28], normaliser },
+    )
 }

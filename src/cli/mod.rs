@@ -13,7 +13,7 @@ mod shop;
 use crate::api::pb;
 use crate::bench;
 use crate::engine::Place;
-use crate::train::learner::{Dtype, Plan, Scope};
+use crate::train::learner::{ComputeDtype, LearnerConfig, TrainScope};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -310,17 +310,17 @@ impl ScorerBench {
 impl LearnerBench {
     fn run(self) -> anyhow::Result<()> {
         let Self { model, lessons, steps, batch, rows_max, recompute, reinforce, json, .. } = self;
-        let dtype = if self.bf16 { Dtype::Bf16 } else { Dtype::F32 };
-        let plan = Plan {
-            scope: Scope::of(self.adapter_rank),
+        let dtype = if self.bf16 { ComputeDtype::Bf16 } else { ComputeDtype::F32 };
+        let plan = LearnerConfig {
+            scope: TrainScope::of(self.adapter_rank),
             steps,
-            lessons: batch,
-            rows_max,
-            recompute,
+            lessons_per_step: batch,
+            max_batched_tokens: rows_max,
+            gradient_checkpointing: recompute,
             dtype,
             device: self.device,
-            warm_up: 5,
-            ..Plan::default()
+            warmup_steps: 5,
+            ..LearnerConfig::default()
         };
         let options = bench::LearnerOptions { model, lessons, plan, reinforce, json };
         bench::learner(&options, &mut std::io::stdout().lock())

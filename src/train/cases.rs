@@ -1,8 +1,8 @@
 //! Slates that the shop's own ranker would have shown, and what was then bought.
 
 use super::dataset::{Dataset, PurchaseLine};
-use super::remarks::Remarks;
 use super::snapshot::Snapshot;
+use super::synthetic_query::SyntheticQuery;
 use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent};
 use crate::domain::Timestamp;
 use crate::evidence;
@@ -35,7 +35,7 @@ pub struct Case {
     /// The vector of the user's pattern as of then, if there is a history.
     pub pattern: Option<Vec<f32>>,
     /// What is said of the user in words: nothing, unless somebody made it up.
-    pub remarks: Remarks,
+    pub synthetic_query: SyntheticQuery,
     /// The item that a language model expects them to want, if one was asked.
     pub expects: Option<u32>,
     /// The slate, in the order given.
@@ -156,15 +156,15 @@ impl Cases<'_> {
         });
         let slate = slate.into_iter().map(|(item, _)| item).collect();
         let user = user as u32;
-        let (remarks, expects) = (Remarks::default(), None);
-        Case { user, now, history, pattern, remarks, expects, slate, relevant, snapshot }
+        let (synthetic_query, expects) = (SyntheticQuery::default(), None);
+        Case { user, now, history, pattern, synthetic_query, expects, slate, relevant, snapshot }
     }
 }
 
 impl Case {
     /// The shopper, as a language model's prompts read them.
     pub fn shopper(&self) -> Shopper<'_> {
-        Shopper { history: &self.history, now: self.now, words: self.remarks.words() }
+        Shopper { history: &self.history, now: self.now, words: self.synthetic_query.words() }
     }
 
     /// What was written about the shopper, as the Rechead reads it.

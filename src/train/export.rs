@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::bundle::HistoryEvent;
     use crate::domain::EventKind;
-    use crate::train::remarks::Remarks;
+    use crate::train::synthetic_query::SyntheticQuery;
 
     #[test]
     fn short_rows_are_filled_up() {
@@ -98,7 +98,7 @@ mod tests {
             now: 1,
             history: vec![past],
             pattern: None,
-            remarks: Remarks::default(),
+            synthetic_query: SyntheticQuery::default(),
             expects: None,
             slate: vec![2, 0],
             relevant: vec![0, 9],

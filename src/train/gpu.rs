@@ -1,8 +1,8 @@
 //! A GPU goes over a step's batches: it has the frozen model and what an adapter's gradients need, and the learner
 //! keeps all that is learned.
 
-use super::learner::{Part, Plan};
-use super::lesson::{Lesson, Totals};
+use super::learner::{LearnerConfig, Part};
+use super::lesson::{Lesson, LossTotals};
 use crate::nn::decoder::Model;
 
 #[cfg(feature = "cuda")]
@@ -12,10 +12,10 @@ pub(super) use without::Gpu;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{Lesson, Model, Part, Plan, Totals};
+    use super::{LearnerConfig, Lesson, LossTotals, Model, Part};
     use crate::engine::Place;
     use crate::nn::cuda::{Backprop, BackpropOptions};
-    use crate::train::lesson::Taught;
+    use crate::train::lesson::LessonBatch;
     use anyhow::Context as _;
 
     /// Logits that are there at a time: 1 GB of them.
@@ -29,15 +29,18 @@ mod with_cuda {
         /// Brings the model to the plan's device, if that is a GPU.
         pub fn open(
             model: &Model,
-            plan: &Plan,
+            plan: &LearnerConfig,
             lessons: &[Lesson],
         ) -> anyhow::Result<Option<Self>> {
             let Place::Gpu(ordinal) = plan.device else { return Ok(None) };
             let length_max = lessons.iter().map(Lesson::rows).max().unwrap_or(0);
-            let (rows_max, logits_max) = (plan.rows_max, LOGITS_MAX);
+            let (rows_max, logits_max) = (plan.max_batched_tokens, LOGITS_MAX);
             let options = BackpropOptions { ordinal, rows_max, length_max, logits_max };
             let backprop = Backprop::load(model, options).with_context(|| {
-                format!("a model on {} for batches of {} rows", plan.device, plan.rows_max)
+                format!(
+                    "a model on {} for batches of {} rows",
+                    plan.device, plan.max_batched_tokens
+                )
             })?;
             Ok(Some(Self(Box::new(backprop))))
         }
@@ -52,15 +55,15 @@ mod with_cuda {
             &mut self,
             model: &Model,
             batches: &[(usize, Vec<&Lesson>)],
-            totals: Totals,
+            totals: LossTotals,
             origin: impl Fn(usize) -> u64,
         ) -> anyhow::Result<Part> {
             let adapters = model.adapters.as_ref().context("a GPU trains adapters")?;
             self.0.take(adapters)?;
             let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
             for (part, lessons) in batches {
-                let taught = Taught::new(lessons);
-                loss += self.0.pass(&taught.batch, taught.aims(totals), origin(*part))?;
+                let taught = LessonBatch::new(lessons);
+                loss += self.0.pass(&taught.batch, taught.row_targets(totals), origin(*part))?;
                 padding += taught.padding();
                 tokens += taught.batch.tokens.len() - taught.padding();
             }
@@ -71,7 +74,7 @@ mod with_cuda {
 
 #[cfg(not(feature = "cuda"))]
 mod without {
-    use super::{Lesson, Model, Part, Plan, Totals};
+    use super::{LearnerConfig, Lesson, LossTotals, Model, Part};
     use crate::engine::{Place, PlaceError};
 
     /// There is none in a program that was built without.
@@ -81,7 +84,7 @@ mod without {
     impl Gpu {
         pub fn open(
             _model: &Model,
-            plan: &Plan,
+            plan: &LearnerConfig,
             _lessons: &[Lesson],
         ) -> anyhow::Result<Option<Self>> {
             match plan.device {
@@ -98,7 +101,7 @@ mod without {
             &mut self,
             _model: &Model,
             _batches: &[(usize, Vec<&Lesson>)],
-            _totals: Totals,
+            _totals: LossTotals,
             _origin: impl Fn(usize) -> u64,
         ) -> anyhow::Result<Part> {
             match *self {}

@@ -10,8 +10,8 @@
 //! A GPU may go over the batches where adapters are trained; the optimiser stays here.
 
 use super::gpu::Gpu;
-use super::lesson::{Lesson, Order, Taught, Totals, pack, totals};
-use super::resume::{self, Mark};
+use super::lesson::{Lesson, LessonBatch, LossTotals, Order, pack, totals};
+use super::resume::{self, Fingerprint};
 use crate::engine::Place;
 use crate::nn::decoder::{
     Adapters, EMBEDDING, LinearId, Model, backprop, forward, lora, lora::RANK_MAX,
@@ -37,17 +37,19 @@ pub const LESSONS_MAX: usize = 1 << 16;
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Scope {
+pub enum TrainScope {
     /// Every weight.
-    Everything,
+    #[serde(rename = "everything")]
+    Full,
     /// The rows of new tokens alone, from this token on: what comes before everything else when a
     /// vocabulary has grown, so that the rest is not torn by rows that say nothing yet.
     NewTokens {
         /// The first of them.
         from: usize,
     },
-    /// Low-rank adapters on every matrix of every layer.
-    Adapters {
+    /// Low-rank adapters (LoRA) on every matrix of every layer.
+    #[serde(rename = "adapters")]
+    Lora {
         /// Inputs of the second of an adapter's two matrices.
         rank: usize,
         /// What an adapter adds is multiplied by `alpha / rank`.
@@ -63,7 +65,7 @@ const ALPHA_PER_RANK: f64 = 2.0;
 /// What a pass multiplies and keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Dtype {
+pub enum ComputeDtype {
     /// 32 bits.
     #[default]
     F32,
@@ -75,29 +77,35 @@ pub enum Dtype {
 /// How it is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
+pub struct LearnerConfig {
     /// What is trained.
-    pub scope: Scope,
+    pub scope: TrainScope,
     /// Steps of the optimiser.
     pub steps: usize,
     /// Lessons of a step.
-    pub lessons: usize,
+    #[serde(rename = "lessons")]
+    pub lessons_per_step: usize,
     /// Rows that a thread calculates at a time, padding included.
-    pub rows_max: usize,
+    #[serde(rename = "rows_max")]
+    pub max_batched_tokens: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
     /// Steps over which it rises.
-    pub warm_up: usize,
+    #[serde(rename = "warm_up")]
+    pub warmup_steps: usize,
     /// The share of it that is left when it has fallen along a cosine.
-    pub learning_rate_floor: f64,
+    #[serde(rename = "learning_rate_floor")]
+    pub min_lr_ratio: f64,
     /// What a matrix loses in a step, times the learning rate.
     pub weight_decay: f64,
     /// What the norm of all gradients together is shortened to.
-    pub norm_max: f64,
+    #[serde(rename = "norm_max")]
+    pub max_grad_norm: f64,
     /// Whether each layer is calculated a second time on the way back, to keep little in memory.
-    pub recompute: bool,
+    #[serde(rename = "recompute")]
+    pub gradient_checkpointing: bool,
     /// What a pass multiplies and keeps.
-    pub dtype: Dtype,
+    pub dtype: ComputeDtype,
     /// Where passes are calculated. A training that was put down may go on elsewhere.
     #[serde(default, skip_serializing)]
     pub device: Place,
@@ -107,7 +115,7 @@ pub struct Plan {
 
 /// What happened in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Step {
+pub struct StepReport {
     /// Its number, from 1 on.
     pub number: usize,
     /// Steps of the whole training.
@@ -128,7 +136,7 @@ pub struct Step {
 
 /// What a run did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct TrainReport {
     /// The loss of each step since the training began, in earlier runs as well.
     pub losses: Vec<f64>,
     /// Whether it was told to stop before it was done.
@@ -143,7 +151,7 @@ pub struct Report {
 
 /// Where a training is put down, and how often.
 #[derive(Clone, Copy, Debug)]
-pub struct Keeping<'a> {
+pub struct CheckpointPolicy<'a> {
     /// The file.
     pub file: &'a Path,
     /// Steps between.
@@ -154,7 +162,7 @@ pub struct Keeping<'a> {
 #[derive(Debug)]
 pub struct Learner<'a> {
     model: Model,
-    plan: Plan,
+    plan: LearnerConfig,
     lessons: &'a [Lesson],
     order: Order,
     optimiser: AdamW,
@@ -175,11 +183,15 @@ pub(super) struct Part {
 
 impl<'a> Learner<'a> {
     /// Lays out a training of `model` on `lessons`.
-    pub fn new(mut model: Model, plan: Plan, lessons: &'a [Lesson]) -> anyhow::Result<Self> {
+    pub fn new(
+        mut model: Model,
+        plan: LearnerConfig,
+        lessons: &'a [Lesson],
+    ) -> anyhow::Result<Self> {
         plan.check()?;
         ensure!(!lessons.is_empty(), "`lessons` is empty");
         for (place, lesson) in lessons.iter().enumerate() {
-            lesson.check(place, &model.config, plan.rows_max)?;
+            lesson.check(place, &model.config, plan.max_batched_tokens)?;
         }
         let trained = choose(&mut model, &plan)?;
         let settings = Settings { weight_decay: plan.weight_decay, ..Settings::default() };
@@ -213,10 +225,10 @@ impl<'a> Learner<'a> {
     /// are to be kept, they are also kept at the end.
     pub fn run(
         &mut self,
-        keeping: Option<Keeping<'_>>,
+        keeping: Option<CheckpointPolicy<'_>>,
         stop: &AtomicBool,
-        mut progress: impl FnMut(&Step),
-    ) -> anyhow::Result<Report> {
+        mut progress: impl FnMut(&StepReport),
+    ) -> anyhow::Result<TrainReport> {
         let begun = Instant::now();
         let (mut tokens, mut padding) = (0, 0);
         while self.steps() < self.plan.steps && !stop.load(Ordering::Relaxed) {
@@ -232,7 +244,7 @@ impl<'a> Learner<'a> {
             self.keep(keeping.file)?;
         }
         let seconds = begun.elapsed().as_secs_f64();
-        Ok(Report {
+        Ok(TrainReport {
             losses: self.losses.clone(),
             stopped: self.steps() < self.plan.steps,
             tokens_per_second: tokens as f64 / seconds,
@@ -242,14 +254,15 @@ impl<'a> Learner<'a> {
     }
 
     /// Makes one step.
-    pub fn step(&mut self) -> anyhow::Result<Step> {
+    pub fn step(&mut self) -> anyhow::Result<StepReport> {
         let begun = Instant::now();
         let at = self.steps();
-        let places = self.order.of_step(at, self.plan.lessons);
+        let places = self.order.of_step(at, self.plan.lessons_per_step);
         let lessons: Vec<_> = places.map(|place| &self.lessons[place]).collect();
         let totals = totals(lessons.iter().copied());
         let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
-        let batches: Vec<_> = pack(&lessons, self.plan.rows_max).into_iter().enumerate().collect();
+        let batches: Vec<_> =
+            pack(&lessons, self.plan.max_batched_tokens).into_iter().enumerate().collect();
         // As many at a time as there are threads, or all where a GPU goes over them one after the other.
         let at_once = self.gpu.as_ref().map_or_else(rayon::current_num_threads, |_| batches.len());
         for some in batches.chunks(at_once) {
@@ -265,10 +278,10 @@ impl<'a> Learner<'a> {
         }
         ensure!(loss.is_finite(), "the loss is {loss} at step {}", at + 1);
         let learning_rate = self.plan.learning_rate_at(at);
-        let norm = self.optimiser.step(learning_rate, self.plan.norm_max)?;
+        let norm = self.optimiser.step(learning_rate, self.plan.max_grad_norm)?;
         ensure!(norm.is_finite(), "the gradients' norm is {norm} at step {}", at + 1);
         self.losses.push(loss);
-        Ok(Step {
+        Ok(StepReport {
             number: at + 1,
             of: self.plan.steps,
             loss,
@@ -284,7 +297,7 @@ impl<'a> Learner<'a> {
     fn parts(
         &mut self,
         batches: &[(usize, Vec<&Lesson>)],
-        totals: Totals,
+        totals: LossTotals,
     ) -> Vec<anyhow::Result<Part>> {
         let step = self.steps();
         let Self { model, plan, gpu, .. } = self;
@@ -314,26 +327,26 @@ impl<'a> Learner<'a> {
         Ok(())
     }
 
-    fn mark(&self) -> anyhow::Result<Mark> {
-        Mark::new(&self.plan, self.lessons)
+    fn mark(&self) -> anyhow::Result<Fingerprint> {
+        Fingerprint::new(&self.plan, self.lessons)
     }
 }
 
 /// Goes over one of a step's batches on the processor.
 fn part(
     model: &Model,
-    plan: &Plan,
+    plan: &LearnerConfig,
     lessons: &[&Lesson],
-    totals: Totals,
+    totals: LossTotals,
     origin: u64,
 ) -> anyhow::Result<Part> {
-    let taught = Taught::new(lessons);
+    let taught = LessonBatch::new(lessons);
     let mut model = model.clone();
     if let Some(adapters) = &mut model.adapters {
         adapters.drop_out(Some(origin));
     }
     let mut exact = model.exact(&taught.batch, plan.dtype.into())?;
-    let (loss, gradients) = if plan.recompute {
+    let (loss, gradients) = if plan.gradient_checkpointing {
         backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals))?
     } else {
         let rows = forward(&model.config, &mut exact)?;
@@ -364,7 +377,7 @@ pub fn measure(model: &Model, lessons: &[Lesson], rows_max: usize) -> anyhow::Re
     let (totals, all) = (totals(lessons), lessons.iter().collect::<Vec<_>>());
     let mut sum = 0.0;
     for lessons in pack(&all, rows_max) {
-        let taught = Taught::new(&lessons);
+        let taught = LessonBatch::new(&lessons);
         let mut exact = model.exact(&taught.batch, DType::F32)?;
         let rows = forward(&model.config, &mut exact)?.detach();
         sum += f64::from(taught.loss(&exact, &rows, totals)?.to_scalar::<f32>()?);
@@ -373,22 +386,22 @@ pub fn measure(model: &Model, lessons: &[Lesson], rows_max: usize) -> anyhow::Re
 }
 
 /// Makes variables of what the plan trains, and constants of the rest.
-fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
+fn choose(model: &mut Model, plan: &LearnerConfig) -> anyhow::Result<Vec<Trained>> {
     model.parameters.freeze();
     let variable = |(name, tensor): (String, &candle_core::Tensor), decays, from| {
         let variable = Var::from_tensor(tensor)?;
         Ok(Trained { name, variable, decays, from })
     };
     match plan.scope {
-        Scope::Everything => model.parameters.train(|_| true)?,
-        Scope::NewTokens { from } => {
+        TrainScope::Full => model.parameters.train(|_| true)?,
+        TrainScope::NewTokens { from } => {
             let unembedding = LinearId::Unembed.name();
             model.parameters.train(|name| name == EMBEDDING || name == unembedding)?;
             let tables = model.parameters.iter().filter(|(_, tensor)| tensor.is_variable());
             let tables = tables.map(|(name, tensor)| (name.to_owned(), tensor));
             return tables.map(|table| variable(table, false, from)).collect();
         }
-        Scope::Adapters { rank, alpha, dropout } => {
+        TrainScope::Lora { rank, alpha, dropout } => {
             model.parameters.keep_in(plan.dtype.into())?;
             let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
             let matrices = (0..model.config.layers).flat_map(LinearId::of_layer);
@@ -405,68 +418,67 @@ fn choose(model: &mut Model, plan: &Plan) -> anyhow::Result<Vec<Trained>> {
     all.map(|(name, tensor)| variable((name, tensor), tensor.rank() > 1, 0)).collect()
 }
 
-// === impl Scope ===
+// === impl TrainScope ===
 
-impl Scope {
+impl TrainScope {
     /// Adapters of a rank, or everything where there is none.
     pub fn of(adapter_rank: Option<usize>) -> Self {
         match adapter_rank {
-            None => Self::Everything,
-            Some(rank) => {
-                Self::Adapters { rank, alpha: ALPHA_PER_RANK * rank as f64, dropout: 0.0 }
-            }
+            None => Self::Full,
+            Some(rank) => Self::Lora { rank, alpha: ALPHA_PER_RANK * rank as f64, dropout: 0.0 },
         }
     }
 }
 
-// === impl Dtype ===
+// === impl ComputeDtype ===
 
-impl From<Dtype> for DType {
-    fn from(dtype: Dtype) -> Self {
+impl From<ComputeDtype> for DType {
+    fn from(dtype: ComputeDtype) -> Self {
         match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::Bf16 => Self::BF16,
+            ComputeDtype::F32 => Self::F32,
+            ComputeDtype::Bf16 => Self::BF16,
         }
     }
 }
 
-// === impl Plan ===
+// === impl LearnerConfig ===
 
-impl Default for Plan {
+impl Default for LearnerConfig {
     fn default() -> Self {
         Self {
-            scope: Scope::Everything,
+            scope: TrainScope::Full,
             steps: 1000,
-            lessons: 32,
-            rows_max: 2048,
+            lessons_per_step: 32,
+            max_batched_tokens: 2048,
             learning_rate: 3e-4,
-            warm_up: 50,
-            learning_rate_floor: 0.1,
+            warmup_steps: 50,
+            min_lr_ratio: 0.1,
             weight_decay: 0.1,
-            norm_max: 1.0,
-            recompute: false,
-            dtype: Dtype::F32,
+            max_grad_norm: 1.0,
+            gradient_checkpointing: false,
+            dtype: ComputeDtype::F32,
             device: Place::Processor,
             seed: 0,
         }
     }
 }
 
-impl Plan {
+impl LearnerConfig {
     /// Whether it can be carried out.
     pub fn check(&self) -> anyhow::Result<()> {
         let counts = [
             ("steps", self.steps, STEPS_MAX),
-            ("lessons", self.lessons, LESSONS_MAX),
-            ("rows_max", self.rows_max, super::lesson::ROWS_MAX),
+            ("lessons_per_step", self.lessons_per_step, LESSONS_MAX),
+            ("max_batched_tokens", self.max_batched_tokens, super::lesson::ROWS_MAX),
         ];
         for (field, value, max) in counts {
             ensure!((1..=max).contains(&value), "`{field}` is {value}, not from 1 to {max}");
         }
-        if let Scope::Adapters { rank, .. } = self.scope {
+        if let TrainScope::Lora { rank, .. } = self.scope {
             ensure!((1..=RANK_MAX).contains(&rank), "`rank` is {rank}, not from 1 to {RANK_MAX}");
         }
-        let adapts = matches!(self.scope, Scope::Adapters { .. }) && self.dtype == Dtype::Bf16;
+        let adapts =
+            matches!(self.scope, TrainScope::Lora { .. }) && self.dtype == ComputeDtype::Bf16;
         ensure!(
             self.device == Place::Processor || adapts,
             "`device` is \"{}\", and a GPU trains adapters alone, in bf16",
@@ -474,9 +486,9 @@ impl Plan {
         );
         let sizes = [
             ("learning_rate", self.learning_rate, 0.0..=1.0),
-            ("learning_rate_floor", self.learning_rate_floor, 0.0..=1.0),
+            ("min_lr_ratio", self.min_lr_ratio, 0.0..=1.0),
             ("weight_decay", self.weight_decay, 0.0..=1.0),
-            ("norm_max", self.norm_max, f64::MIN_POSITIVE..=f64::INFINITY),
+            ("max_grad_norm", self.max_grad_norm, f64::MIN_POSITIVE..=f64::INFINITY),
         ];
         for (field, value, bounds) in sizes {
             let (least, most) = (bounds.start(), bounds.end());
@@ -487,12 +499,13 @@ impl Plan {
 
     /// Up a ramp, then down a cosine to the floor.
     fn learning_rate_at(&self, step: usize) -> f64 {
-        if step < self.warm_up {
-            return self.learning_rate * (step + 1) as f64 / self.warm_up as f64;
+        if step < self.warmup_steps {
+            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
         }
-        let way = (step - self.warm_up) as f64 / (self.steps - self.warm_up).max(1) as f64;
+        let way =
+            (step - self.warmup_steps) as f64 / (self.steps - self.warmup_steps).max(1) as f64;
         let fall = 0.5 * (1.0 + (PI * way).cos());
-        self.learning_rate * (self.learning_rate_floor + (1.0 - self.learning_rate_floor) * fall)
+        self.learning_rate * (self.min_lr_ratio + (1.0 - self.min_lr_ratio) * fall)
     }
 }
 
@@ -502,28 +515,36 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_and_falls_to_its_floor() {
-        let plan = Plan { steps: 110, warm_up: 10, learning_rate: 2.0, ..Plan::default() };
+        let plan = LearnerConfig {
+            steps: 110,
+            warmup_steps: 10,
+            learning_rate: 2.0,
+            ..LearnerConfig::default()
+        };
         let at = |step| plan.learning_rate_at(step);
         assert!((at(0) - 0.2).abs() < 1e-12 && (at(9) - 2.0).abs() < 1e-12);
         assert!((at(10) - 2.0).abs() < 1e-12 && (at(60) - 1.1).abs() < 1e-12);
         assert!((10..109).all(|step| at(step) > at(step + 1)));
         assert!((at(110) - 0.2).abs() < 1e-12);
         // A training that ends on the ramp divides by nothing.
-        let short = Plan { steps: 5, warm_up: 10, ..plan };
+        let short = LearnerConfig { steps: 5, warmup_steps: 10, ..plan };
         assert!((short.learning_rate_at(4) - 1.0).abs() < 1e-12);
     }
 
     #[test]
     fn plans_that_cannot_be_carried_out_are_named() {
-        let says = |plan: Plan| plan.check().unwrap_err().to_string();
-        let plan = Plan::default();
+        let says = |plan: LearnerConfig| plan.check().unwrap_err().to_string();
+        let plan = LearnerConfig::default();
         plan.check().unwrap();
-        assert_eq!(says(Plan { steps: 0, ..plan }), "`steps` is 0, not from 1 to 16777216");
-        let nan = says(Plan { learning_rate: f64::NAN, ..plan });
+        assert_eq!(
+            says(LearnerConfig { steps: 0, ..plan }),
+            "`steps` is 0, not from 1 to 16777216"
+        );
+        let nan = says(LearnerConfig { learning_rate: f64::NAN, ..plan });
         assert_eq!(nan, "`learning_rate` is NaN, not from 0 to 1");
-        let scope = Scope::Adapters { rank: 0, alpha: 1.0, dropout: 0.0 };
-        assert_eq!(says(Plan { scope, ..plan }), "`rank` is 0, not from 1 to 1024");
-        let gpu = says(Plan { device: Place::Gpu(1), ..plan });
+        let scope = TrainScope::Lora { rank: 0, alpha: 1.0, dropout: 0.0 };
+        assert_eq!(says(LearnerConfig { scope, ..plan }), "`rank` is 0, not from 1 to 1024");
+        let gpu = says(LearnerConfig { device: Place::Gpu(1), ..plan });
         assert_eq!(gpu, "`device` is \"cuda:1\", and a GPU trains adapters alone, in bf16");
     }
 }

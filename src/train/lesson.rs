@@ -25,7 +25,7 @@ pub struct Lesson {
     /// The sequence, or the trunk that branches go on from.
     pub tokens: Vec<u32>,
     /// How much each token counts as one that has to be written: the weight of its cross-entropy.
-    pub imitate: Vec<f32>,
+    pub sft_weights: Vec<f32>,
     /// What it was worth to write it.
     pub reinforce: Option<Reinforce>,
     /// Which of several ways to go on was taken.
@@ -39,12 +39,12 @@ pub struct Reinforce {
     /// How much better each token was than what else might have been written, and 0 for those that were given.
     pub advantages: Vec<f32>,
     /// The log-probability of each when it was written.
-    pub before: Vec<f32>,
+    pub old_logprobs: Vec<f32>,
     /// How much less likely, and how much likelier, a token may become before it gains nothing more: shares of what it was.
-    pub clip: [f32; 2],
+    pub clip_eps: [f32; 2],
     /// What it adds to what a step's sum is divided by: its tokens, where each of those counts alike (DAPO); or 1, where
     /// advantages are divided by a text's length, so that each text does (GRPO).
-    pub total: f64,
+    pub normaliser: f64,
 }
 
 /// Branches of a trunk, laid out as they are weighed in serving: each sees the trunk and itself.
@@ -58,7 +58,7 @@ pub struct Choose {
     /// The one that was taken.
     pub taken: usize,
     /// The token whose logit is the score.
-    pub asked: u32,
+    pub label_token: u32,
 }
 
 /// Why a lesson cannot be learned.
@@ -100,7 +100,7 @@ pub struct Order {
 
 /// A batch, and what its rows teach.
 #[derive(Clone, Debug, Default)]
-pub struct Taught {
+pub struct LessonBatch {
     /// Tokens, positions and segments.
     pub batch: Batch,
     /// What is imitated, and what is reinforced.
@@ -120,9 +120,9 @@ struct Followers {
 
 /// What lessons weigh together: each kind of loss is divided by its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Totals {
+pub struct LossTotals {
     /// The weights of tokens.
-    pub imitate: f64,
+    pub sft_weights: f64,
     /// What reinforced texts add up to.
     pub reinforce: f64,
     /// Choices.
@@ -134,20 +134,20 @@ pub struct Totals {
 impl Lesson {
     /// A text whose every token counts alike; the first follows nothing and is given.
     pub fn text(tokens: Vec<u32>) -> Self {
-        let imitate = (0..tokens.len()).map(|place| f32::from(u8::from(place > 0))).collect();
-        Self { tokens, imitate, ..Self::default() }
+        let sft_weights = (0..tokens.len()).map(|place| f32::from(u8::from(place > 0))).collect();
+        Self { tokens, sft_weights, ..Self::default() }
     }
 
     /// A text that the model wrote itself, after a prompt or not.
     pub fn written(tokens: Vec<u32>, reinforce: Reinforce) -> Self {
-        let imitate = vec![0.0; tokens.len()];
-        Self { tokens, imitate, reinforce: Some(reinforce), choose: None }
+        let sft_weights = vec![0.0; tokens.len()];
+        Self { tokens, sft_weights, reinforce: Some(reinforce), choose: None }
     }
 
     /// A trunk and its branches.
     pub fn choice(trunk: Vec<u32>, choose: Choose) -> Self {
-        let imitate = vec![0.0; trunk.len()];
-        Self { imitate, tokens: trunk, choose: Some(choose), reinforce: None }
+        let sft_weights = vec![0.0; trunk.len()];
+        Self { sft_weights, tokens: trunk, choose: Some(choose), reinforce: None }
     }
 
     /// Tokens, those of branches included.
@@ -156,10 +156,10 @@ impl Lesson {
     }
 
     /// What it adds to the totals.
-    pub fn totals(&self) -> Totals {
-        let imitate = self.imitate.iter().copied().map(f64::from).sum();
-        let reinforce = self.reinforce.as_ref().map_or(0.0, |reinforce| reinforce.total);
-        Totals { imitate, reinforce, choices: f64::from(u8::from(self.choose.is_some())) }
+    pub fn totals(&self) -> LossTotals {
+        let sft_weights = self.sft_weights.iter().copied().map(f64::from).sum();
+        let reinforce = self.reinforce.as_ref().map_or(0.0, |reinforce| reinforce.normaliser);
+        LossTotals { sft_weights, reinforce, choices: f64::from(u8::from(self.choose.is_some())) }
     }
 
     fn branches(&self) -> &[Vec<u32>] {
@@ -174,28 +174,28 @@ impl Lesson {
         rows_max: usize,
     ) -> Result<(), LessonError> {
         let malformed = |why: String| Err(LessonError::Malformed { lesson, why });
-        let (tokens, weights) = (self.tokens.len(), self.imitate.len());
+        let (tokens, weights) = (self.tokens.len(), self.sft_weights.len());
         if tokens == 0 {
             return malformed("`tokens` is empty".into());
         }
         if weights != tokens {
-            return malformed(format!("{tokens} tokens have {weights} weights in `imitate`"));
+            return malformed(format!("{tokens} tokens have {weights} weights in `sft_weights`"));
         }
-        if self.imitate[0] != 0.0 {
+        if self.sft_weights[0] != 0.0 {
             return malformed(format!(
-                "`imitate[0]` is {}: nothing comes before it",
-                self.imitate[0]
+                "`sft_weights[0]` is {}: nothing comes before it",
+                self.sft_weights[0]
             ));
         }
         if let Some(weight) =
-            self.imitate.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite()))
+            self.sft_weights.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite()))
         {
-            return malformed(format!("`imitate` holds {weight}"));
+            return malformed(format!("`sft_weights` holds {weight}"));
         }
         if let Some(why) = self.reinforce.as_ref().and_then(|reinforce| reinforce.wrong(tokens)) {
             return malformed(why);
         }
-        if self.totals() == Totals::default() {
+        if self.totals() == LossTotals::default() {
             return malformed("it teaches nothing: no token counts, and nothing is chosen".into());
         }
         if let Some(Choose { branches, taken, .. }) = &self.choose {
@@ -217,7 +217,7 @@ impl Lesson {
         rows_max: usize,
     ) -> Result<(), LessonError> {
         let longest = self.branches().iter().map(Vec::len).max().unwrap_or(0);
-        let asked = self.choose.iter().map(|choose| choose.asked);
+        let asked = self.choose.iter().map(|choose| choose.label_token);
         let all = self.tokens.iter().chain(self.branches().iter().flatten()).copied().chain(asked);
         let highest = all.max().map_or(0, |token| token as usize);
         let bounds = [
@@ -239,32 +239,38 @@ impl Lesson {
 impl Reinforce {
     /// What is wrong with it, for a text of so many tokens.
     fn wrong(&self, tokens: usize) -> Option<String> {
-        let Self { advantages, before, clip, total } = self;
-        let lengths = [advantages.len(), before.len()];
+        let Self { advantages, old_logprobs, clip_eps, normaliser } = self;
+        let lengths = [advantages.len(), old_logprobs.len()];
         if lengths != [tokens; 2] {
-            let [advantages, before] = lengths;
+            let [advantages, old_logprobs] = lengths;
             return Some(format!(
-                "{tokens} tokens have {advantages} `advantages`, and {before} are known from `before`"
+                "{tokens} tokens have {advantages} `advantages` and {old_logprobs} `old_logprobs`"
             ));
         }
         if advantages[0] != 0.0 {
             return Some(format!("`advantages[0]` is {}: nothing comes before it", advantages[0]));
         }
-        let broken = advantages.iter().chain(before).chain(clip).find(|number| !number.is_finite());
+        let broken = advantages
+            .iter()
+            .chain(old_logprobs)
+            .chain(clip_eps)
+            .find(|number| !number.is_finite());
         if let Some(number) = broken {
             return Some(format!("`reinforce` holds {number}"));
         }
-        if !(0.0..1.0).contains(&clip[0]) || clip[1] < 0.0 {
-            return Some(format!("`clip` is {clip:?}, not shares from 0 on, the first below 1"));
+        if !(0.0..1.0).contains(&clip_eps[0]) || clip_eps[1] < 0.0 {
+            return Some(format!(
+                "`clip_eps` is {clip_eps:?}, not shares from 0 on, the first below 1"
+            ));
         }
-        let is_positive = total.is_finite() && *total > 0.0;
-        (!is_positive).then(|| format!("`total` is {total}, not above 0"))
+        let is_positive = normaliser.is_finite() && *normaliser > 0.0;
+        (!is_positive).then(|| format!("`normaliser` is {normaliser}, not above 0"))
     }
 }
 
-impl AddAssign for Totals {
+impl AddAssign for LossTotals {
     fn add_assign(&mut self, other: Self) {
-        self.imitate += other.imitate;
+        self.sft_weights += other.sft_weights;
         self.reinforce += other.reinforce;
         self.choices += other.choices;
     }
@@ -318,9 +324,9 @@ pub fn pack<'a>(lessons: &[&'a Lesson], rows_max: usize) -> Vec<Vec<&'a Lesson>>
     batches
 }
 
-// === impl Taught ===
+// === impl LessonBatch ===
 
-impl Taught {
+impl LessonBatch {
     /// Lays lessons out.
     pub fn new(lessons: &[&Lesson]) -> Self {
         let texts: Vec<_> =
@@ -335,14 +341,17 @@ impl Taught {
     /// Adds what a lesson whose rows begin at `first` teaches.
     fn teach(&mut self, lesson: &Lesson, first: usize) {
         let [imitated, reinforced] = &mut self.texts;
-        imitated.add(lesson, &lesson.imitate, first);
-        if let Some(Reinforce { advantages, before, clip: [less, more], .. }) = &lesson.reinforce {
-            let bounds = [1.0 - less, 1.0 + more];
+        imitated.add(lesson, &lesson.sft_weights, first);
+        if let Some(Reinforce { advantages, old_logprobs, clip_eps: [below, above], .. }) =
+            &lesson.reinforce
+        {
+            let bounds = [1.0 - below, 1.0 + above];
             reinforced.add(lesson, advantages, first);
-            let counts = before.iter().zip(advantages).filter(|(_, advantage)| **advantage != 0.0);
+            let counts =
+                old_logprobs.iter().zip(advantages).filter(|(_, advantage)| **advantage != 0.0);
             reinforced.written.extend(counts.map(|(&before, _)| Written { before, bounds }));
         }
-        if let Some(Choose { branches, taken, asked }) = &lesson.choose {
+        if let Some(Choose { branches, taken, label_token }) = &lesson.choose {
             let mut end = first + lesson.tokens.len();
             let ends = branches.iter().map(|branch| {
                 end += branch.len();
@@ -350,28 +359,28 @@ impl Taught {
             });
             let mut rows: Vec<u32> = ends.collect();
             rows.swap(0, *taken);
-            self.choices.push(Choice { rows, asked: *asked });
+            self.choices.push(Choice { rows, asked: *label_token });
         }
     }
 
     /// What its rows should say: their part of what `totals` are divided by.
-    pub fn aims(&self, totals: Totals) -> Aims<'_> {
+    pub fn row_targets(&self, totals: LossTotals) -> Aims<'_> {
         let [imitated, reinforced] = &self.texts;
         Aims {
-            texts: [imitated.followed(totals.imitate), reinforced.followed(totals.reinforce)],
+            texts: [imitated.followed(totals.sft_weights), reinforced.followed(totals.reinforce)],
             choices: &self.choices,
             choices_total: totals.choices,
         }
     }
 
-    /// The loss of the rows after the last norm: how far they are from [`Taught::aims`].
+    /// The loss of the rows after the last norm: how far they are from [`LessonBatch::row_targets`].
     pub fn loss(
         &self,
         exact: &Exact<'_>,
         rows: &Tensor,
-        totals: Totals,
+        totals: LossTotals,
     ) -> candle_core::Result<Tensor> {
-        let aims = self.aims(totals);
+        let aims = self.row_targets(totals);
         let rows = rows.flatten_to(1)?;
         let picked = |places: &[u32]| {
             rows.index_select(&Tensor::from_slice(places, places.len(), rows.device())?, 0)
@@ -426,8 +435,8 @@ impl Followers {
 }
 
 /// What lessons weigh together.
-pub fn totals<'a>(lessons: impl IntoIterator<Item = &'a Lesson>) -> Totals {
-    let mut sum = Totals::default();
+pub fn totals<'a>(lessons: impl IntoIterator<Item = &'a Lesson>) -> LossTotals {
+    let mut sum = LossTotals::default();
     lessons.into_iter().for_each(|lesson| sum += lesson.totals());
     sum
 }
@@ -443,12 +452,12 @@ mod tests {
     }
 
     fn choose() -> Choose {
-        Choose { branches: vec![vec![4, 5], vec![6], vec![7]], taken: 2, asked: 9 }
+        Choose { branches: vec![vec![4, 5], vec![6], vec![7]], taken: 2, label_token: 9 }
     }
 
     fn reinforce() -> Reinforce {
-        let (advantages, before) = (vec![0.0, 0.0, -0.5], vec![0.0, -1.0, -2.0]);
-        Reinforce { advantages, before, clip: [0.2, 0.28], total: 2.0 }
+        let (advantages, old_logprobs) = (vec![0.0, 0.0, -0.5], vec![0.0, -1.0, -2.0]);
+        Reinforce { advantages, old_logprobs, clip_eps: [0.2, 0.28], normaliser: 2.0 }
     }
 
     #[test]
@@ -476,7 +485,7 @@ mod tests {
         assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), lessons.len());
         let (mut rows, mut padding) = (0, 0);
         for batch in &batches {
-            let taught = Taught::new(batch);
+            let taught = LessonBatch::new(batch);
             assert!(taught.batch.tokens.len() <= 64);
             rows += taught.batch.tokens.len();
             padding += taught.padding();
@@ -487,11 +496,11 @@ mod tests {
 
     #[test]
     fn rows_teach_the_tokens_that_follow_them() {
-        let text = Lesson { imitate: vec![0.0, 0.0, 0.5], ..Lesson::text(vec![1, 2, 3]) };
+        let text = Lesson { sft_weights: vec![0.0, 0.0, 0.5], ..Lesson::text(vec![1, 2, 3]) };
         let mut trunk = Lesson::choice(vec![8, 9], choose());
-        trunk.imitate = vec![0.0, 2.0];
+        trunk.sft_weights = vec![0.0, 2.0];
         let written = Lesson::written(vec![4, 5, 6], reinforce());
-        let taught = Taught::new(&[&trunk, &text, &written]);
+        let taught = LessonBatch::new(&[&trunk, &text, &written]);
         assert_eq!(taught.batch.length, 6);
         let [imitated, reinforced] = &taught.texts;
         assert_eq!((&*imitated.rows, &*imitated.tokens), (&[0, 7][..], &[9, 3][..]));
@@ -504,7 +513,7 @@ mod tests {
         // The branch that was taken comes first.
         assert_eq!(taught.choices[0].rows, [5, 4, 3]);
         assert_eq!(taught.padding(), 6);
-        let right = Totals { imitate: 2.5, reinforce: 2.0, choices: 1.0 };
+        let right = LossTotals { sft_weights: 2.5, reinforce: 2.0, choices: 1.0 };
         assert_eq!(totals([&trunk, &text, &written]), right);
     }
 
@@ -518,11 +527,11 @@ mod tests {
         Lesson::choice(vec![1, 2], choose()).check(3, &config(), 10).unwrap();
         assert_eq!(says(|l| l.tokens.clear()), "lesson 3: `tokens` is empty");
         assert_eq!(
-            says(|l| l.imitate = vec![0.0]),
-            "lesson 3: 2 tokens have 1 weights in `imitate`"
+            says(|l| l.sft_weights = vec![0.0]),
+            "lesson 3: 2 tokens have 1 weights in `sft_weights`"
         );
-        assert!(says(|l| l.imitate[0] = 1.0).contains("nothing comes before it"));
-        assert_eq!(says(|l| l.imitate[1] = f32::NAN), "lesson 3: `imitate` holds NaN");
+        assert!(says(|l| l.sft_weights[0] = 1.0).contains("nothing comes before it"));
+        assert_eq!(says(|l| l.sft_weights[1] = f32::NAN), "lesson 3: `sft_weights` holds NaN");
         assert!(says(|l| l.choose = None).contains("teaches nothing"));
         let written = |change: fn(&mut Reinforce)| {
             let mut reinforce = reinforce();
@@ -530,12 +539,14 @@ mod tests {
             let lesson = Lesson::written(vec![1, 2, 3], reinforce);
             lesson.check(3, &config(), 10).unwrap_err().to_string()
         };
-        let wrong = "lesson 3: 3 tokens have 3 `advantages`, and 2 are known from `before`";
-        assert_eq!(written(|of| of.before.truncate(2)), wrong);
+        let wrong = "lesson 3: 3 tokens have 3 `advantages` and 2 `old_logprobs`";
+        assert_eq!(written(|of| of.old_logprobs.truncate(2)), wrong);
         assert!(written(|of| of.advantages[0] = 1.0).contains("nothing comes before it"));
-        assert_eq!(written(|of| of.before[1] = f32::NAN), "lesson 3: `reinforce` holds NaN");
-        assert!(written(|of| of.clip[0] = 1.0).contains("`clip` is [1.0, 0.28], not shares"));
-        assert_eq!(written(|of| of.total = 0.0), "lesson 3: `total` is 0, not above 0");
+        assert_eq!(written(|of| of.old_logprobs[1] = f32::NAN), "lesson 3: `reinforce` holds NaN");
+        assert!(
+            written(|of| of.clip_eps[0] = 1.0).contains("`clip_eps` is [1.0, 0.28], not shares")
+        );
+        assert_eq!(written(|of| of.normaliser = 0.0), "lesson 3: `normaliser` is 0, not above 0");
         let with = |change: fn(&mut Choose)| {
             let mut choose = choose();
             change(&mut choose);
@@ -544,7 +555,7 @@ mod tests {
         };
         assert!(with(|c| c.branches.truncate(1)).contains("are no choice"));
         assert_eq!(with(|c| c.taken = 3), "lesson 3: `taken` is 3, and there are 3 branches");
-        let limits = with(|c| c.asked = 12);
+        let limits = with(|c| c.label_token = 12);
         assert_eq!(limits, "lesson 3: `token` is 12, and `the highest token` is 11");
         let limits = with(|c| c.branches[0] = vec![1; 7]);
         assert_eq!(limits, "lesson 3: `rows` is 11, and `rows_max` is 10");

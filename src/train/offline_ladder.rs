@@ -3,9 +3,9 @@
 use super::cases::Case;
 use super::measure;
 use super::offline_scorer::OfflineScorer;
-use super::remarks::{self, Remarks};
+use super::offline_reranker::OfflineReranker;
 use super::snapshot::Snapshot;
-use super::speaker::Speaker;
+use super::synthetic_query::{self, SyntheticQuery};
 use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::Part;
@@ -23,7 +23,7 @@ const CUT: usize = 10;
 pub struct OfflineLadder {
     scorer: OfflineScorer,
     /// The language model, if the workspace has one.
-    model: Option<Speaker>,
+    model: Option<OfflineReranker>,
     file: RerankerFile,
     /// Whether the language model is asked which item it expects.
     answers: bool,
@@ -58,7 +58,12 @@ impl OfflineLadder {
         }
         let text = std::fs::read_to_string(&path).context("reading the reranker's file")?;
         let file = toml::from_str(&text).context("reading the reranker's file")?;
-        Ok(Self { scorer, model: Some(Speaker::start(&folder, &data.catalog)?), file, answers })
+        Ok(Self {
+            scorer,
+            model: Some(OfflineReranker::start(&folder, &data.catalog)?),
+            file,
+            answers,
+        })
     }
 
     /// The orders of every rung, and of their parts.
@@ -122,9 +127,10 @@ fn asking(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
     let asking = |case: &Case| {
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(case.user));
         let taken = case.slate.iter().find(|item| case.relevant.contains(item));
-        let asked = taken.map(|&item| remarks::request(&data.catalog, item, &mut rng));
-        let remarks = Remarks { request: asked.unwrap_or_default(), ..Remarks::default() };
-        Case { remarks, ..case.clone() }
+        let asked = taken.map(|&item| synthetic_query::query_text(&data.catalog, item, &mut rng));
+        let synthetic_query =
+            SyntheticQuery { query_text: asked.unwrap_or_default(), ..SyntheticQuery::default() };
+        Case { synthetic_query, ..case.clone() }
     };
     cases.iter().map(asking).collect()
 }
@@ -179,7 +185,7 @@ pub fn scored(
 /// Lets the language model compare the best of each order. An answer names candidates by their
 /// places in the order below.
 pub fn compare(
-    model: &Speaker,
+    model: &OfflineReranker,
     cases: &[Case],
     snapshots: &[Snapshot],
     orders: &[ScoredOrder],

@@ -1,6 +1,6 @@
 //! From a workbench to a bundle: golden requests, a manifest, and a rename at the end.
 
-use super::speaker::Speaker;
+use super::offline_reranker::OfflineReranker;
 use super::workspace::Workspace;
 use crate::bundle::{Bundle, GoldenRequest, MANIFEST, Manifest, Part, write_golden};
 use crate::domain::UserId;
@@ -93,9 +93,9 @@ fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
     });
     let mut golden = golden.collect::<anyhow::Result<Vec<_>>>()?;
     if decoder.exists() {
-        let speaker = Speaker::start(&decoder, &model.catalog)?;
+        let reranker = OfflineReranker::start(&decoder, &model.catalog)?;
         for golden in &mut golden {
-            golden.weighed = speaker.weigh_golden(&model, golden)?;
+            golden.weighed = reranker.weigh_golden(&model, golden)?;
         }
     }
     Ok(golden)

@@ -1,7 +1,7 @@
 //! What a bundle is made from, and how: one TOML file.
 
 use super::dataset::Cuts;
-use super::learner::Dtype;
+use super::learner::ComputeDtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::engine::Place;
 use crate::nn::decoder::{Config, RopeScaling};
@@ -194,10 +194,10 @@ pub struct LanguageModelRecipe {
     pub begin: Begin,
     /// It learns to read and write the shop's items.
     pub midtrain: MidtrainRecipe,
-    /// The share of the lessons on slates that say something of the shopper in words, so that it learns
-    /// to listen to requests. It is made up of what the shopper had, and of what was then taken.
-    #[serde(default = "LanguageModelRecipe::remark_share")]
-    pub remark_share: f64,
+    /// The share of lessons on slates that carry a synthetic query and profile, so that the model learns to
+    /// follow a shopper's query. Both are generated from the history and the item taken. Earlier key: `remark_share`.
+    #[serde(alias = "remark_share", default = "LanguageModelRecipe::synthetic_query_share")]
+    pub synthetic_query_share: f64,
     /// It learns to compare candidates and to think aloud, if it is to do that.
     #[serde(default)]
     pub compare: Option<CompareRecipe>,
@@ -352,7 +352,7 @@ pub struct TrainingRecipe {
     pub recompute: bool,
     /// What a pass multiplies and keeps: `f32`, or `bf16` where memory is short and time is not.
     #[serde(default)]
-    pub dtype: Dtype,
+    pub dtype: ComputeDtype,
     /// Where passes are calculated: `cpu`, or `cuda:N` for adapters in `bf16`.
     #[serde(default)]
     pub device: Place,
@@ -461,7 +461,7 @@ impl Sizes {
 // === impl LanguageModelRecipe ===
 
 impl LanguageModelRecipe {
-    fn remark_share() -> f64 {
+    fn synthetic_query_share() -> f64 {
         0.2
     }
 }

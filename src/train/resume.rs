@@ -1,7 +1,7 @@
 //! Where a training was put down: one file with the weights that are trained, what the optimiser
 //! knows about them, and how far it came.
 
-use super::learner::Plan;
+use super::learner::LearnerConfig;
 use super::lesson::{Lesson, Reinforce};
 use crate::nn::optim::AdamW;
 use anyhow::{Context as _, ensure};
@@ -21,28 +21,33 @@ const UNFINISHED: &str = "part";
 
 /// What a training is: another one is not taken up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct Fingerprint {
     /// How it is trained, as JSON: numbers would not all survive being read.
     plan: String,
     /// A hash of what is learned.
     lessons: String,
 }
 
-// === impl Mark ===
+// === impl Fingerprint ===
 
-impl Mark {
-    pub(super) fn new(plan: &Plan, lessons: &[Lesson]) -> anyhow::Result<Self> {
+impl Fingerprint {
+    pub(super) fn new(plan: &LearnerConfig, lessons: &[Lesson]) -> anyhow::Result<Self> {
         let mut hash = blake3::Hasher::new();
         for lesson in lessons {
             add(&mut hash, lesson.tokens.iter().map(|token| token.to_le_bytes()));
-            add(&mut hash, lesson.imitate.iter().map(|weight| weight.to_le_bytes()));
-            if let Some(Reinforce { advantages, before, clip, total }) = &lesson.reinforce {
-                let numbers = advantages.iter().chain(before).chain(clip).copied();
-                let numbers: Vec<f32> = numbers.chain([*total as f32]).collect();
+            add(&mut hash, lesson.sft_weights.iter().map(|weight| weight.to_le_bytes()));
+            if let Some(Reinforce { advantages, old_logprobs, clip_eps, normaliser }) =
+                &lesson.reinforce
+            {
+                let numbers = advantages.iter().chain(old_logprobs).chain(clip_eps).copied();
+                let numbers: Vec<f32> = numbers.chain([*normaliser as f32]).collect();
                 add(&mut hash, numbers.into_iter().map(f32::to_le_bytes));
             }
             let Some(choose) = &lesson.choose else { continue };
-            add(&mut hash, [choose.taken as u32, choose.asked].map(u32::to_le_bytes).into_iter());
+            add(
+                &mut hash,
+                [choose.taken as u32, choose.label_token].map(u32::to_le_bytes).into_iter(),
+            );
             for branch in &choose.branches {
                 add(&mut hash, branch.iter().map(|token| token.to_le_bytes()));
             }
@@ -63,7 +68,7 @@ fn add(hash: &mut blake3::Hasher, numbers: impl ExactSizeIterator<Item = [u8; 4]
 /// Writes a file whole or not at all.
 pub(super) fn write(
     file: &Path,
-    mark: &Mark,
+    mark: &Fingerprint,
     optimiser: &AdamW,
     losses: &[f64],
 ) -> anyhow::Result<()> {
@@ -87,13 +92,13 @@ pub(super) fn write(
 /// training that goes on: another one is refused.
 pub(super) fn read(
     file: &Path,
-    expected: &Mark,
+    expected: &Fingerprint,
     optimiser: &mut AdamW,
 ) -> anyhow::Result<Vec<f64>> {
     let bytes = fs::read(file)?;
     let (_, about) = SafeTensors::read_metadata(&bytes)?;
     let about = about.metadata().as_ref().and_then(|about| about.get(MARK));
-    let mark: Mark = serde_json::from_str(about.context("it is no training of ours")?)?;
+    let mark: Fingerprint = serde_json::from_str(about.context("it is no training of ours")?)?;
     ensure!(mark.plan == expected.plan, "its plan is another: {}", mark.plan);
     ensure!(mark.lessons == expected.lessons, "it learns other lessons");
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;

@@ -1,7 +1,7 @@
 //! Lessons to a language model, as a recipe has it: with progress, and taken up where they were
 //! put down.
 
-use super::learner::{Keeping, Learner, Plan, Report, Scope};
+use super::learner::{CheckpointPolicy, Learner, LearnerConfig, TrainReport, TrainScope};
 use super::lesson::Lesson;
 use super::recipe::TrainingRecipe;
 use super::workspace::Workspace;
@@ -41,30 +41,30 @@ pub fn teach(
     what: &str,
     model: Model,
     teaching: &TrainingRecipe,
-    scope: Scope,
+    scope: TrainScope,
     lessons: &[Lesson],
-) -> anyhow::Result<(Model, Report)> {
+) -> anyhow::Result<(Model, TrainReport)> {
     let steps = (teaching.epochs * lessons.len() as f64 / teaching.batch as f64).ceil() as usize;
-    let plan = Plan {
+    let plan = LearnerConfig {
         scope,
         steps,
-        lessons: teaching.batch,
-        rows_max: teaching.rows_max,
+        lessons_per_step: teaching.batch,
+        max_batched_tokens: teaching.rows_max,
         learning_rate: teaching.learning_rate,
-        warm_up: ((steps as f64 * WARM_UP.0) as usize).min(WARM_UP.1),
+        warmup_steps: ((steps as f64 * WARM_UP.0) as usize).min(WARM_UP.1),
         weight_decay: teaching.weight_decay,
-        recompute: teaching.recompute,
+        gradient_checkpointing: teaching.recompute,
         dtype: teaching.dtype,
         device: teaching.device,
         seed: workspace.recipe.seed,
-        ..Plan::default()
+        ..LearnerConfig::default()
     };
     let mut learner = Learner::new(model, plan, lessons)?;
     let file = workspace.dir.join(format!("{what}.training.safetensors"));
     if file.exists() {
         learner.resume(&file)?;
     }
-    let keeping = Keeping { file: &file, every: KEPT_EVERY };
+    let keeping = CheckpointPolicy { file: &file, every: KEPT_EVERY };
     let report = learner.run(Some(keeping), &AtomicBool::new(false), |step| {
         let told = format!("{what}, loss {:.3}", step.loss);
         workspace.progress.show(&told, step.number as u64, step.of as u64);
@@ -74,7 +74,7 @@ pub fn teach(
 }
 
 /// What a training did, for a stage's report.
-pub fn told(report: &Report) -> Value {
+pub fn told(report: &TrainReport) -> Value {
     let losses = &report.losses;
     let each = losses.len().div_ceil(LOSSES_SHOWN).max(1);
     let mean = |part: &[f64]| {

@@ -11,7 +11,7 @@ use crate::train::offline_ladder::{
 };
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::{FuseRecipe, Recipe};
-use crate::train::speaker::Speaker;
+use crate::train::offline_reranker::OfflineReranker;
 use crate::train::training_data::TrainingData;
 use crate::train::weight::{self, FittedWeight, TaskFigures, WEIGHTS, rounded};
 use crate::train::{Stage, Workspace};
@@ -64,7 +64,7 @@ impl Stage for Fuse {
         let split = workspace.dataset(&*workspace.catalog()?)?.split;
         let data = TrainingData::open(workspace, split.validate, split.test)?;
         let scorer = OfflineScorer::read(workspace)?;
-        let model = Speaker::start(&workspace.path(Part::Decoder), &data.catalog)?;
+        let model = OfflineReranker::start(&workspace.path(Part::Decoder), &data.catalog)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut judged = Vec::new();
         for (task, mut cases) in
@@ -127,7 +127,7 @@ struct Judged {
 /// Rungs that are fitted one upon the other.
 struct Fitting<'a, 'p> {
     workspace: &'a mut Workspace<'p>,
-    model: &'a Speaker,
+    model: &'a OfflineReranker,
     /// The Rechead, if there is one.
     judge: Option<RecheadJudge<'a>>,
     data: &'a TrainingData,

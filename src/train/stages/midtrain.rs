@@ -10,7 +10,7 @@ use crate::language::{END, LmTokenizer};
 use crate::nn::decoder::Model;
 use crate::reranker::{EVENTS_MAX, Prompts, Shopper, TRUNK_TOKENS_MAX};
 use crate::train::dataset::{Dataset, PurchaseLine};
-use crate::train::learner::{Scope, measure};
+use crate::train::learner::{TrainScope, measure};
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{Begin, LanguageModelRecipe, Recipe};
 use crate::train::snapshot::Snapshot;
@@ -82,7 +82,7 @@ impl Stage for Midtrain {
         let lessons: Vec<Lesson> = kinds.iter().flat_map(|(_, lessons)| lessons).cloned().collect();
         let mut trainings = Map::new();
         if let (Some(teaching), Some(from)) = (&of.midtrain.new_tokens, grown) {
-            let scope = Scope::NewTokens { from };
+            let scope = TrainScope::NewTokens { from };
             let what = "midtrain_new_tokens";
             let (learned, report) =
                 teach::teach(workspace, what, model, teaching, scope, &lessons)?;
@@ -90,7 +90,7 @@ impl Stage for Midtrain {
             trainings.insert("new_tokens".into(), teach::told(&report));
         }
         let teaching = &of.midtrain.teaching;
-        let scope = Scope::of(teaching.adapter_rank);
+        let scope = TrainScope::of(teaching.adapter_rank);
         let (model, report) =
             teach::teach(workspace, "midtrain", model, teaching, scope, &lessons)?;
         trainings.insert("everything".into(), teach::told(&report));

@@ -16,7 +16,7 @@ use crate::train::fit::{self, Plan};
 use crate::train::offline_ladder::{RecheadJudge, ndcg_at_10, order_by_score};
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::{RecheadRecipe, Recipe};
-use crate::train::speaker::Speaker;
+use crate::train::offline_reranker::OfflineReranker;
 use crate::train::training_data::TrainingData;
 use crate::train::weight::{self, FittedWeight, TaskFigures, WEIGHTS};
 use crate::train::{Stage, Workspace};
@@ -70,7 +70,7 @@ impl Stage for RecheadStage {
             data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
         let mut answers = Value::Null;
         if of.answers {
-            let model = Speaker::start(&workspace.path(Part::Decoder), &data.catalog)?;
+            let model = OfflineReranker::start(&workspace.path(Part::Decoder), &data.catalog)?;
             let mut ask = |what: &str, cases: &mut [Case]| -> anyhow::Result<f64> {
                 let total = cases.len() as u64;
                 let show = &mut |done| workspace.progress.show(what, done as u64, total);

@@ -7,10 +7,10 @@
 use super::traces;
 use crate::bundle::Part;
 use crate::reranker::{Prompts, Shopper, Thought};
-use crate::train::learner::Scope;
+use crate::train::learner::TrainScope;
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{CompareRecipe, Recipe};
-use crate::train::remarks::Remarks;
+use crate::train::synthetic_query::SyntheticQuery;
 use crate::train::trace::Trace;
 use crate::train::{Stage, Workspace, teach};
 use anyhow::Context as _;
@@ -52,7 +52,7 @@ impl Stage for Sft {
         let traces = traces::read(workspace)?;
         let lessons = lessons(workspace, &traces, of, &prompts)?;
         let model = teach::open(&from, &prompts, workspace.recipe.seed)?;
-        let scope = Scope::of(of.teaching.adapter_rank);
+        let scope = TrainScope::of(of.teaching.adapter_rank);
         let (model, report) = teach::teach(workspace, "sft", model, &of.teaching, scope, &lessons)?;
         teach::save(&model, &prompts, &to)?;
         Ok(json!({
@@ -71,15 +71,18 @@ fn lessons(
     of: &CompareRecipe,
     prompts: &Prompts,
 ) -> anyhow::Result<Vec<Lesson>> {
-    let (catalog, share) = (workspace.catalog()?, workspace.recipe.language_model()?.remark_share);
+    let (catalog, share) =
+        (workspace.catalog()?, workspace.recipe.language_model()?.synthetic_query_share);
     let mut rng = ChaCha8Rng::seed_from_u64(workspace.recipe.seed);
     let mut lessons = Vec::new();
     for trace in traces {
         let history = trace.history();
         let taken = trace.order.first().filter(|_| rng.random_bool(share));
-        let remarks = taken.map(|taken| Remarks::of(&catalog, &history, taken.item, &mut rng));
-        let remarks = remarks.unwrap_or_default();
-        let shopper = Shopper { words: remarks.words(), ..Shopper::of(&history, trace.now) };
+        let synthetic_query =
+            taken.map(|taken| SyntheticQuery::of(&catalog, &history, taken.item, &mut rng));
+        let synthetic_query = synthetic_query.unwrap_or_default();
+        let shopper =
+            Shopper { words: synthetic_query.words(), ..Shopper::of(&history, trace.now) };
         if of.at_once {
             lessons.push(lesson(shopper, trace, None, of, prompts)?);
         }
@@ -103,10 +106,10 @@ fn lesson(
     prompts.offer_order(&mut offered);
     let mut tokens = prompts.trunk(shopper);
     tokens.extend(prompts.offer(&offered));
-    let mut imitate = vec![0.0; tokens.len()];
+    let mut sft_weights = vec![0.0; tokens.len()];
     let mut write = |part: &[u32], weight: f32| {
         tokens.extend(part);
-        imitate.resize(tokens.len(), weight);
+        sft_weights.resize(tokens.len(), weight);
     };
     if let Some(thought) = thought {
         write(prompts.think(), 0.0);
@@ -123,7 +126,7 @@ fn lesson(
         let weight = if place == 0 { of.first_weight } else { of.order_weight };
         write(&prompts.labels()[label], weight);
     }
-    Ok(Lesson { tokens, imitate, ..Lesson::default() })
+    Ok(Lesson { tokens, sft_weights, ..Lesson::default() })
 }
 
 /// Some of the lessons again, for a stage that teaches something else and is not to undo this.

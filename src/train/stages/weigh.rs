@@ -6,10 +6,10 @@ use super::sft;
 use crate::bundle::Part;
 use crate::reranker::{Prompts, Shopper};
 use crate::train::cases::Case;
-use crate::train::learner::Scope;
+use crate::train::learner::TrainScope;
 use crate::train::lesson::{Choose, Lesson};
 use crate::train::recipe::Recipe;
-use crate::train::remarks::Remarks;
+use crate::train::synthetic_query::SyntheticQuery;
 use crate::train::training_data::TrainingData;
 use crate::train::{Stage, Workspace, teach, writer};
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -55,10 +55,12 @@ impl Stage for Weigh {
         let mut examples = examples(&data, &recipe);
         examples.shuffle(&mut rng);
         examples.truncate(of.examples_max);
-        let remark_share = recipe.language_model()?.remark_share;
+        let synthetic_query_share = recipe.language_model()?.synthetic_query_share;
         let mut lessons: Vec<Lesson> = examples
             .iter()
-            .map(|case| lesson(&data, case, (of.candidates, remark_share), &prompts, &mut rng))
+            .map(|case| {
+                lesson(&data, case, (of.candidates, synthetic_query_share), &prompts, &mut rng)
+            })
             .collect();
         if let Some(write) = &recipe.language_model()?.write {
             let currency = &recipe.shop.currency;
@@ -68,7 +70,7 @@ impl Stage for Weigh {
             lessons.extend(sft::rehearsal(workspace, compare, &prompts, recipe.seed)?);
         }
         let model = teach::open(&from, &prompts, recipe.seed)?;
-        let scope = Scope::of(of.teaching.adapter_rank);
+        let scope = TrainScope::of(of.teaching.adapter_rank);
         let (model, report) =
             teach::teach(workspace, "weigh", model, &of.teaching, scope, &lessons)?;
         teach::save(&model, &prompts, &to)?;
@@ -86,21 +88,22 @@ impl Stage for Weigh {
 fn lesson(
     data: &TrainingData,
     case: &Case,
-    (candidates, remark_share): (usize, f64),
+    (candidates, synthetic_query_share): (usize, f64),
     prompts: &Prompts,
     rng: &mut ChaCha8Rng,
 ) -> Lesson {
     let (taken, others): (Vec<u32>, Vec<u32>) =
         case.slate.iter().copied().partition(|item| case.relevant.contains(item));
     let taken = taken.choose(rng).copied();
-    let spoken_of = taken.filter(|_| rng.random_bool(remark_share));
-    let remarks = spoken_of.map(|taken| Remarks::of(&data.catalog, &case.history, taken, rng));
-    let remarks = remarks.unwrap_or_default();
+    let spoken_of = taken.filter(|_| rng.random_bool(synthetic_query_share));
+    let synthetic_query =
+        spoken_of.map(|taken| SyntheticQuery::of(&data.catalog, &case.history, taken, rng));
+    let synthetic_query = synthetic_query.unwrap_or_default();
     let others = others.choose_multiple(rng, candidates.saturating_sub(1)).copied();
     let items: Vec<u32> = taken.into_iter().chain(others).collect();
     let offers = case.offers(&data.catalog, &data.snapshots, &items);
     let branches = offers.iter().map(|offer| prompts.branch(offer));
-    let choose = Choose { branches: branches.collect(), taken: 0, asked: prompts.asked() };
-    let shopper = Shopper { words: remarks.words(), ..case.shopper() };
+    let choose = Choose { branches: branches.collect(), taken: 0, label_token: prompts.asked() };
+    let shopper = Shopper { words: synthetic_query.words(), ..case.shopper() };
     Lesson::choice(prompts.trunk(shopper), choose)
 }

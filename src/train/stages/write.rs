@@ -8,9 +8,9 @@ use crate::evidence::Pattern;
 use crate::reranker::Shopper;
 use crate::scorer::{Head, Written};
 use crate::train::dataset::Dataset;
+use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::rechead;
 use crate::train::snapshot::Snapshot;
-use crate::train::speaker::Speaker;
 use crate::train::writer::{self, AT_ONCE, Writer};
 use crate::train::{Stage, Workspace};
 use crate::upstream::CoPurchase;
@@ -66,10 +66,14 @@ impl Stage for Write {
         let mut by_model = Value::Null;
         let writes = workspace.recipe.language_model.as_ref().and_then(|of| of.write);
         if writes.is_some() || workspace.recipe.expects() {
-            let speaker = Speaker::with_room(&workspace.path(Part::Decoder), &catalog, AT_ONCE)?;
+            let reranker = OfflineReranker::with_concurrency(
+                &workspace.path(Part::Decoder),
+                &catalog,
+                AT_ONCE,
+            )?;
             if let Some(of) = writes {
                 let currency = workspace.recipe.shop.currency.clone();
-                let writer = Writer::new(workspace, &speaker, &catalog, &currency, of)?;
+                let writer = Writer::new(workspace, &reranker, &catalog, &currency, of)?;
                 let cards = &mut snapshot.cards;
                 by_model = rewrite(workspace, &writer, &dataset, cards, &shoppers, &mut patterns)?;
                 snapshot.reread(&reader);
@@ -78,7 +82,7 @@ impl Stage for Write {
                 let total = shoppers.len() as u64;
                 let progress = &mut *workspace.progress;
                 let show = &mut |done| progress.show("expecting", done as u64, total);
-                expected = speaker.expected(&shoppers, show)?;
+                expected = reranker.expected(&shoppers, show)?;
             }
         }
         let Snapshot { upstream, mut cards } = snapshot;

@@ -7,7 +7,7 @@
 use super::{Question, Said, Teacher};
 use crate::bundle::{Backing, Bundle, Catalog, HistoryEvent, Part};
 use crate::reranker::{Offer, RerankerFile, Shopper, Thought};
-use crate::train::speaker::{self, Speaker};
+use crate::train::offline_reranker::{self, OfflineReranker};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// words for a candidate that was taken, so it can't be told.
 pub struct BundleTeacher {
     version: String,
-    speaker: Speaker,
+    reranker: OfflineReranker,
     thought_tokens_max: usize,
     /// What the items of our catalogue are to it.
     numbers: Vec<Option<u32>>,
@@ -51,10 +51,10 @@ impl BundleTeacher {
         });
         let attributes = attributes.collect();
         let decoder = bundle.path(Part::Decoder);
-        let speaker = Speaker::start(&decoder, &Arc::new(bundle.catalog))?;
+        let reranker = OfflineReranker::start(&decoder, &Arc::new(bundle.catalog))?;
         Ok(Self {
             version: bundle.manifest.version,
-            speaker,
+            reranker,
             thought_tokens_max,
             numbers,
             attributes,
@@ -98,14 +98,14 @@ impl Teacher for BundleTeacher {
     }
 
     fn at_once(&self) -> NonZeroUsize {
-        NonZeroUsize::MIN.saturating_add(speaker::AT_ONCE - 1)
+        NonZeroUsize::MIN.saturating_add(offline_reranker::CONCURRENCY - 1)
     }
 
     fn attempt(&self, question: &Question<'_>, _number: u32) -> anyhow::Result<Said> {
         let Some(offers) = self.offers(question) else { return Ok(Said::Nothing) };
         let history = self.history(&question.case.history);
         let shopper = Shopper::of(&history, question.case.now);
-        let compared = self.speaker.think(shopper, &offers, self.thought_tokens_max)?;
+        let compared = self.reranker.think(shopper, &offers, self.thought_tokens_max)?;
         let first = offers.iter().position(|offer| Some(&offer.item) == compared.order.first());
         let Some(place) = first else { return Ok(Said::Nothing) };
         let thought = Thought::read(&compared.thought);

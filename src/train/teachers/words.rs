@@ -141,7 +141,7 @@ mod tests {
     use crate::domain::{ReasonSource, Timestamp, UserId};
     use crate::reranker::Because;
     use crate::train::cases::Case;
-    use crate::train::remarks::Remarks;
+    use crate::train::synthetic_query::SyntheticQuery;
 
     /// Midday of the first of December 2025.
     const NOW: Timestamp = 1_764_590_400;
@@ -187,7 +187,7 @@ mod tests {
             now: NOW,
             history: vec![past(0, 40, EventKind::Purchase), past(2, 1, EventKind::Click)],
             pattern: None,
-            remarks: Remarks::default(),
+            synthetic_query: SyntheticQuery::default(),
             expects: None,
             slate: vec![1, 2],
             relevant: vec![1],

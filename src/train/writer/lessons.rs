@@ -66,8 +66,8 @@ fn tastes_lesson(catalog: &Catalog, case: &Case, prompts: &Prompts) -> Option<Le
 
 /// A lesson of which only what comes after the prompt counts.
 fn after(prompt: &[u32], told: &[u32]) -> Lesson {
-    let mut imitate = vec![0.0; prompt.len()];
+    let mut sft_weights = vec![0.0; prompt.len()];
     let tokens = [prompt, told].concat();
-    imitate.resize(tokens.len(), 1.0);
-    Lesson { tokens, imitate, ..Lesson::default() }
+    sft_weights.resize(tokens.len(), 1.0);
+    Lesson { tokens, sft_weights, ..Lesson::default() }
 }

@@ -14,8 +14,8 @@ use super::Workspace;
 use super::answers::{Answers, Mark};
 use super::dataset::Dataset;
 use super::measure::{distinct_2, overlap};
+use super::offline_reranker::{ChoicePrompt, OfflineReranker};
 use super::recipe::WriterRecipe;
-use super::speaker::{Asked, Speaker};
 use crate::bundle::{CardReason, Catalog, HistoryEvent, ItemCard, Part};
 use crate::domain::{ReasonSource, Timestamp};
 use crate::engine::Usage;
@@ -46,7 +46,7 @@ const SHOWN: usize = 5;
 /// A language model that writes.
 pub struct Writer<'a> {
     /// The model.
-    speaker: &'a Speaker,
+    reranker: &'a OfflineReranker,
     /// The items.
     catalog: &'a Catalog,
     /// The sign before prices.
@@ -106,13 +106,13 @@ impl<'a> Writer<'a> {
     /// A writer that speaks by the model of a workspace.
     pub fn new(
         workspace: &Workspace<'_>,
-        speaker: &'a Speaker,
+        reranker: &'a OfflineReranker,
         catalog: &'a Catalog,
         currency: &'a str,
         of: WriterRecipe,
     ) -> anyhow::Result<Self> {
         let model = hash_of(&workspace.path(Part::Decoder))?;
-        Ok(Self { speaker, catalog, currency, of, model })
+        Ok(Self { reranker, catalog, currency, of, model })
     }
 
     /// Lets the latest buyers' reasons stand first on every card, in the model's words: those that it
@@ -126,7 +126,7 @@ impl<'a> Writer<'a> {
         cards: &mut [ItemCard],
         as_of: Timestamp,
     ) -> anyhow::Result<Value> {
-        let prompts = self.speaker.prompts();
+        let prompts = self.reranker.prompts();
         let buyers = latest_buyers(dataset, self.catalog.len(), as_of, self.of.buyers_max);
         let sayings = (0_u32..)
             .zip(&*cards)
@@ -137,9 +137,9 @@ impl<'a> Writer<'a> {
             let history = before(dataset, user, item, time)?;
             let shopper = Shopper::of(&history, time);
             let sayings = sayings[item as usize].iter();
-            Some(Asked {
+            Some(ChoicePrompt {
                 prompt: prompts.why(shopper, item),
-                among: sayings.map(|saying| saying.tokens.clone()).collect(),
+                options: sayings.map(|saying| saying.tokens.clone()).collect(),
                 count: 1,
                 seed: Some(u64::from(user) << 32 | u64::from(item)),
             })
@@ -187,14 +187,14 @@ impl<'a> Writer<'a> {
         cards: &[ItemCard],
         shoppers: &[Shopper<'_>],
     ) -> anyhow::Result<(Vec<Option<String>>, Value)> {
-        let prompts = self.speaker.prompts();
+        let prompts = self.reranker.prompts();
         let known: Vec<Vec<u32>> =
             shoppers.iter().map(|of| tastes(self.catalog, prompts, of.history)).collect();
         let ask = |at: usize| {
             let tokens = known[at].iter().map(|&attribute| prompts.taste(attribute));
-            Some(Asked {
+            Some(ChoicePrompt {
                 prompt: prompts.tastes(shoppers[at]),
-                among: tokens.collect(),
+                options: tokens.collect(),
                 count: known[at].len().min(LIKES_TOLD),
                 seed: None,
             })
@@ -224,7 +224,7 @@ impl<'a> Writer<'a> {
         workspace: &mut Workspace<'_>,
         (what, questions): (&str, blake3::Hasher),
         count: usize,
-        ask: &dyn Fn(usize) -> Option<Asked>,
+        ask: &dyn Fn(usize) -> Option<ChoicePrompt>,
     ) -> anyhow::Result<(Vec<Chosen>, Work)> {
         let questions = questions.finalize().to_hex().to_string();
         let mark = Mark { by: self.model.clone(), questions };
@@ -234,8 +234,8 @@ impl<'a> Writer<'a> {
         let (begun, mut work) = (Instant::now(), Work::default());
         for (done, some) in missing.chunks(AT_ONCE).enumerate() {
             workspace.progress.show(what, (known + done * AT_ONCE) as u64, count as u64);
-            let asked: Vec<Option<Asked>> = some.iter().map(|&at| ask(at)).collect();
-            for (&at, (chosen, usage)) in some.iter().zip(self.speaker.choose(asked)?) {
+            let asked: Vec<Option<ChoicePrompt>> = some.iter().map(|&at| ask(at)).collect();
+            for (&at, (chosen, usage)) in some.iter().zip(self.reranker.choose(asked)?) {
                 answers.add(at, Chosen { chosen })?;
                 work.add(usage);
             }

@@ -16,16 +16,16 @@ const SILENT: f64 = 0.3;
 
 /// What is said of a shopper.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remarks {
+pub struct SyntheticQuery {
     /// What the shop knows about them.
     pub profile: String,
     /// What they ask for.
-    pub request: String,
+    pub query_text: String,
 }
 
-// === impl Remarks ===
+// === impl SyntheticQuery ===
 
-impl Remarks {
+impl SyntheticQuery {
     /// What is told of a shopper who did this and then took that item.
     pub fn of(
         catalog: &Catalog,
@@ -33,24 +33,24 @@ impl Remarks {
         taken: u32,
         rng: &mut ChaCha8Rng,
     ) -> Self {
-        let mut remarks = Self::default();
+        let mut query = Self::default();
         if !rng.random_bool(SILENT) {
-            remarks.request = request(catalog, taken, rng);
+            query.query_text = query_text(catalog, taken, rng);
         }
         if !rng.random_bool(SILENT) {
-            remarks.profile = profile(catalog, history, rng);
+            query.profile = profile(catalog, history, rng);
         }
-        remarks
+        query
     }
 
     /// The same, as a prompt tells it.
     pub fn words(&self) -> Words<'_> {
-        Words { profile: &self.profile, request: &self.request }
+        Words { profile: &self.profile, request: &self.query_text }
     }
 }
 
 /// Words for an item: some of its attributes, and what kind of thing it is.
-pub fn request(catalog: &Catalog, item: u32, rng: &mut ChaCha8Rng) -> String {
+pub fn query_text(catalog: &Catalog, item: u32, rng: &mut ChaCha8Rng) -> String {
     let item = catalog.item(item);
     let others: Vec<u32> =
         item.attributes.iter().copied().filter(|number| Some(*number) != item.kind).collect();
@@ -93,10 +93,10 @@ mod tests {
         let catalog = Catalog::new([row, bare]);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..50 {
-            let asked = request(&catalog, 0, &mut rng);
+            let asked = query_text(&catalog, 0, &mut rng);
             assert!(asked.ends_with("mug"), "{asked}");
             assert!(asked.split(' ').all(|word| ["red", "oak", "mug"].contains(&word)), "{asked}");
-            assert_eq!(request(&catalog, 1, &mut rng), "kitchen");
+            assert_eq!(query_text(&catalog, 1, &mut rng), "kitchen");
         }
         assert_eq!(profile(&catalog, &[], &mut rng), "");
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 /// Slates that are with the engine at a time.
-pub const AT_ONCE: usize = 8;
+pub const CONCURRENCY: usize = 8;
 /// Rows of a step.
 const ROWS_MAX: usize = 2048;
 /// Bytes of keys and values.
@@ -27,11 +27,11 @@ const CACHE: u64 = 512 << 20;
 const NO_HURRY: Urgency = Urgency { criticality: Criticality::Default, deadline: None };
 
 /// What is to be written after a prompt: so many of what may be said.
-pub struct Asked {
+pub struct ChoicePrompt {
     /// What comes before.
     pub prompt: Vec<u32>,
     /// What may be said, in tokens.
-    pub among: Vec<Vec<u32>>,
+    pub options: Vec<Vec<u32>>,
     /// How many of it.
     pub count: usize,
     /// Where chance comes from; without it the likeliest is said.
@@ -39,24 +39,24 @@ pub struct Asked {
 }
 
 /// A language model that reads slates.
-pub struct Speaker {
+pub struct OfflineReranker {
     reranker: Reranker,
     catalog: Arc<Catalog>,
 }
 
-// === impl Speaker ===
+// === impl OfflineReranker ===
 
-impl Speaker {
+impl OfflineReranker {
     /// Starts the model of a folder, for slates.
     pub fn start(folder: &Path, catalog: &Arc<Catalog>) -> anyhow::Result<Self> {
-        Self::with_room(folder, catalog, AT_ONCE)
+        Self::with_concurrency(folder, catalog, CONCURRENCY)
     }
 
     /// Starts the model of a folder, for so many asks at a time.
-    pub fn with_room(
+    pub fn with_concurrency(
         folder: &Path,
         catalog: &Arc<Catalog>,
-        at_once: usize,
+        concurrency: usize,
     ) -> anyhow::Result<Self> {
         let some = |count| NonZeroUsize::MIN.saturating_add(count - 1);
         let limits = RunLimits {
@@ -68,9 +68,9 @@ impl Speaker {
             rows_max: some(ROWS_MAX),
             graphs: false,
             sequences: Limits {
-                running_max: some(at_once),
+                running_max: some(concurrency),
                 // One that is done may hold its place for a moment while the next is asked.
-                waiting_max: some(at_once),
+                waiting_max: some(concurrency),
                 share_max: some(ROWS_MAX),
             },
         };
@@ -87,10 +87,13 @@ impl Speaker {
 
     /// What it chooses of what may be said, by places, and what that took: nothing where there is nothing to
     /// choose from, or nothing that can be told apart.
-    pub fn choose(&self, asked: Vec<Option<Asked>>) -> anyhow::Result<Vec<(Vec<usize>, Usage)>> {
+    pub fn choose(
+        &self,
+        asked: Vec<Option<ChoicePrompt>>,
+    ) -> anyhow::Result<Vec<(Vec<usize>, Usage)>> {
         let begun = asked.into_iter().map(|asked| {
             let Some(asked) = asked else { return Ok(None) };
-            let Ok(among) = Trie::new(&asked.among) else { return Ok(None) };
+            let Ok(among) = Trie::new(&asked.options) else { return Ok(None) };
             let sampling = match asked.seed {
                 Some(seed) => Sampling { temperature: 1.0, seed, ..Sampling::GREEDY },
                 None => Sampling::GREEDY,
@@ -114,7 +117,7 @@ impl Speaker {
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut logits = Vec::with_capacity(cases.len());
-        for some in cases.chunks(AT_ONCE) {
+        for some in cases.chunks(CONCURRENCY) {
             progress(logits.len());
             let asked = some.iter().map(|case| {
                 // There is nothing to ask of an empty slate.
@@ -157,7 +160,7 @@ impl Speaker {
     ) -> anyhow::Result<Vec<Option<u32>>> {
         let items = self.reranker.items()?;
         let mut expected = Vec::with_capacity(shoppers.len());
-        for some in shoppers.chunks(AT_ONCE) {
+        for some in shoppers.chunks(CONCURRENCY) {
             progress(expected.len());
             let asked = some.iter().map(|&shopper| self.reranker.expect(shopper, &items, NO_HURRY));
             for expecting in asked.collect::<Result<Vec<_>, _>>()? {
@@ -200,7 +203,7 @@ impl Speaker {
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<Compared>> {
         let mut answers = Vec::with_capacity(cases.len());
-        for (some, offers) in cases.chunks(AT_ONCE).zip(offers.chunks(AT_ONCE)) {
+        for (some, offers) in cases.chunks(CONCURRENCY).zip(offers.chunks(CONCURRENCY)) {
             progress(answers.len());
             let asked = some.iter().zip(offers).map(|(case, offer)| {
                 let cards = &snapshots[case.snapshot].cards.items;
