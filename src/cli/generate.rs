@@ -69,7 +69,8 @@ impl Generate {
         let begun = Instant::now();
         let mut reply = engine.ask(ask)?;
         let mut out = stdout().lock();
-        let (mut written, mut tokens, mut text) = (vocabulary.detokenizer(), Vec::new(), String::new());
+        let (mut written, mut tokens, mut text) =
+            (vocabulary.detokenizer(), Vec::new(), String::new());
         let mut first = None;
         while let Some(event) = reply.blocking_next() {
             match event {

@@ -2,8 +2,8 @@
 
 use super::cases::Case;
 use super::measure;
-use super::offline_scorer::OfflineScorer;
 use super::offline_reranker::OfflineReranker;
+use super::offline_scorer::OfflineScorer;
 use super::snapshot::Snapshot;
 use super::synthetic_query::{self, SyntheticQuery};
 use super::training_data::TrainingData;

@@ -9,9 +9,9 @@ use crate::train::measure;
 use crate::train::offline_ladder::{
     RecheadJudge, compare, logits_of_first, ndcg_at_10, order_by_score, scored,
 };
+use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::{FuseRecipe, Recipe};
-use crate::train::offline_reranker::OfflineReranker;
 use crate::train::training_data::TrainingData;
 use crate::train::weight::{self, FittedWeight, TaskFigures, WEIGHTS, rounded};
 use crate::train::{Stage, Workspace};
