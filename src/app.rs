@@ -14,7 +14,7 @@ use crate::config::{self, Config, Quantize};
 use crate::engine;
 use crate::rank::{self, CardCacheLimits, LadderOptions, LiveLadder};
 use crate::reranker::RunLimits;
-use crate::scorer::{self, Opened};
+use crate::scorer::{self, OpenedScorer};
 use crate::store::{EmbeddedStore, Store};
 use crate::telemetry::Metrics;
 use crate::worker;
@@ -64,7 +64,7 @@ pub enum StopError {
 }
 
 /// Opens the store and the bundle that a configuration names, and builds the ladder.
-pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Opened>)> {
+pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<OpenedScorer>)> {
     let store = match &config.store.path {
         Some(path) => Some(Arc::new(EmbeddedStore::open(path)?) as Arc<dyn Store>),
         None => None,
@@ -80,7 +80,7 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
             bytes: config.rank.profile_cache.0,
             ttl: config.rank.profile_ttl.0,
         },
-        scorer: scorer::Limits {
+        scorer: scorer::ScorerLimits {
             threads: some(config.scorer.threads),
             slates: worker::InboxLimits {
                 waiting_max: some(config.scorer.slates_waiting_max),

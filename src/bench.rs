@@ -9,7 +9,7 @@ mod logits;
 mod process;
 mod service;
 
-pub use case::{Case, Fill, Lent, Prepared};
+pub use case::{BenchCase, PreparedRows, PreparedSlate, SlateFill};
 pub use engine::{EngineOptions, engine};
 pub use learner::{LearnerOptions, learner};
 pub use logits::{LogitsOptions, logits};
@@ -70,10 +70,10 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
     }
     let case = if let Some(path) = &options.case {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        Case::read(&bytes).with_context(|| path.display().to_string())?
+        BenchCase::read(&bytes).with_context(|| path.display().to_string())?
     } else {
         let shape = Shape { items: ITEMS, ..Shape::default() };
-        Case::random(&shape, 0, (1, options.candidates), Fill::Full)?
+        BenchCase::random(&shape, 0, (1, options.candidates), SlateFill::Full)?
     };
     let mut report = BTreeMap::new();
     if options.fused > 0 {
@@ -101,7 +101,7 @@ fn beside(_options: &ScorerOptions, _ordinal: usize, _out: &mut dyn Write) -> Re
     Err(PlaceError::NotBuilt.into())
 }
 
-fn fused(case: &Case, repetitions: usize) -> Result<Timed> {
+fn fused(case: &BenchCase, repetitions: usize) -> Result<Timed> {
     let fused = Fused::new(&case.weights, &case.shape)?;
     let (mut scratch, mut scores) = (fused.scratch(), Scores::default());
     let median_us = case.prepare(&fused, 0)?.with_slate(|slate| {
@@ -111,7 +111,7 @@ fn fused(case: &Case, repetitions: usize) -> Result<Timed> {
     Ok(Timed { median_us, logits, attention })
 }
 
-fn candle(case: &Case, repetitions: usize) -> Result<Timed> {
+fn candle(case: &BenchCase, repetitions: usize) -> Result<Timed> {
     let weights = case.weights.to_tensors(&Device::Cpu)?;
     let din = Din::new(&case.shape, &VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu))?;
     let batch = case.batch()?;
@@ -130,7 +130,7 @@ pub fn training(
     out: &mut dyn Write,
 ) -> Result<()> {
     let shape = Shape { items: ITEMS, ..Shape::default() };
-    let case = Case::random(&shape, 0, (slates, candidates), Fill::Full)?;
+    let case = BenchCase::random(&shape, 0, (slates, candidates), SlateFill::Full)?;
     let vars = case.weights.to_varmap(&Device::Cpu)?;
     let din = Din::new(&shape, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
     let mask = Tensor::ones((slates, candidates), DType::F32, &Device::Cpu)?;

@@ -4,7 +4,7 @@
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
-use raisonne::bench::{Case, Fill, Lent, Prepared};
+use raisonne::bench::{BenchCase, PreparedRows, PreparedSlate, SlateFill};
 use raisonne::bundle::{Bundle, UserCard};
 use raisonne::domain::{ItemText, UserId};
 use raisonne::nn::cuda::{
@@ -13,7 +13,7 @@ use raisonne::nn::cuda::{
 use raisonne::nn::{
     Ablation, CandidateRow, Fused, ItemRef, LEFT_OUT, Misfit, Scores, Shape, Slate, Weights,
 };
-use raisonne::scorer::{self, Entry, GpuLimits, Opened, Request, ScorerFile};
+use raisonne::scorer::{self, GpuLimits, OpenedScorer, ScoreRequest, ScorerFile, SlateItem};
 use raisonne::telemetry::Metrics;
 use raisonne::worker;
 use std::collections::HashMap;
@@ -50,11 +50,11 @@ fn full_size() -> Shape {
 struct Both {
     fused: Arc<Fused>,
     scorer: CudaScorer,
-    slates: Vec<Prepared>,
+    slates: Vec<PreparedSlate>,
 }
 
 impl Both {
-    fn of(case: &Case, bounds: CudaScorerLimits) -> Self {
+    fn of(case: &BenchCase, bounds: CudaScorerLimits) -> Self {
         let fused = Arc::new(Fused::new(&case.weights, &case.shape).unwrap());
         let slates = case.prepare_all(&fused, 0..case.sizes().0).unwrap();
         let (items, reasons) = (slates[0].items.clone(), slates[0].reasons.clone());
@@ -64,18 +64,18 @@ impl Both {
     }
 
     fn random(shape: &Shape, seed: u64, sizes: (usize, usize), bounds: CudaScorerLimits) -> Self {
-        Self::of(&Case::random(shape, seed, sizes, Fill::Ragged).unwrap(), bounds)
+        Self::of(&BenchCase::random(shape, seed, sizes, SlateFill::Ragged).unwrap(), bounds)
     }
 
-    fn lent(slates: &[Prepared]) -> Vec<Lent<'_>> {
-        slates.iter().map(Prepared::lend).collect()
+    fn lent(slates: &[PreparedSlate]) -> Vec<PreparedRows<'_>> {
+        slates.iter().map(PreparedSlate::lend).collect()
     }
 
     /// What both say of all slates.
     #[track_caller]
     fn check(&mut self) {
         let lent = Self::lent(&self.slates);
-        let slates: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+        let slates: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
         check(&self.fused, &mut self.scorer, &slates);
     }
 }
@@ -109,12 +109,12 @@ fn check(fused: &Fused, scorer: &mut CudaScorer, slates: &[Slate<'_>]) {
 fn a_batch_says_on_a_gpu_what_it_says_on_the_processor() {
     let _device = device();
     let fixture = include_bytes!("fixtures/din/fixture.safetensors");
-    Both::of(&Case::read(fixture).unwrap(), ROOMY).check();
+    Both::of(&BenchCase::read(fixture).unwrap(), ROOMY).check();
     // Every length of histories and lists of reasons, unknown items, missing patterns.
     for (seed, sizes) in [(16, 3), (5, 21), (1, 100)].into_iter().enumerate() {
         Both::random(&full_size(), seed as u64, sizes, ROOMY).check();
     }
-    Both::of(&Case::random(&full_size(), 9, (2, 23), Fill::Full).unwrap(), ROOMY).check();
+    Both::of(&BenchCase::random(&full_size(), 9, (2, 23), SlateFill::Full).unwrap(), ROOMY).check();
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn other_shapes_and_ablations_say_the_same() {
     }
 }
 
-fn demo() -> Opened {
+fn demo() -> OpenedScorer {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-    Opened::of(Bundle::open(&dir).unwrap()).unwrap()
+    OpenedScorer::of(Bundle::open(&dir).unwrap()).unwrap()
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn the_demo_scores_as_it_does_on_the_processor() {
     let file: ScorerFile =
         toml::from_str(&fs::read_to_string(demo.join("scorer.toml")).unwrap()).unwrap();
     let weights = Weights::from_bytes(&fs::read(demo.join("scorer.safetensors")).unwrap()).unwrap();
-    let mut case = Case::random(&file.shape, 11, (6, 17), Fill::Ragged).unwrap();
+    let mut case = BenchCase::random(&file.shape, 11, (6, 17), SlateFill::Ragged).unwrap();
     case.weights = weights;
     Both::of(&case, ROOMY).check();
 }
@@ -171,22 +171,22 @@ fn large_slates_are_served_from_a_gpu() {
     let many = NonZeroUsize::new(64).unwrap();
     let gpu = GpuLimits { ordinal: 0, pairs_min: 200, rows_max: 300 };
     let slates = worker::InboxLimits { waiting_max: many, batch_max: many };
-    let limits = scorer::Limits { threads: one, slates, gpu: Some(gpu) };
+    let limits = scorer::ScorerLimits { threads: one, slates, gpu: Some(gpu) };
     let model = &opened.model;
     let on_gpu = model.on_gpu(gpu, 64).unwrap();
     let scorer = scorer::Scorer::start(model, Some(on_gpu), limits, &Arc::new(Metrics::new()));
     let inline = || {
         let text = ItemText { title: "A blue teapot".into(), ..ItemText::default() };
-        Entry::Inline(text)
+        SlateItem::Inline(text)
     };
     let request = |(at, (user, card)): (usize, (&UserId, &Arc<UserCard>))| {
         let count = if at % 4 == 0 { 1 } else { 30 };
-        let known = (0..count).map(|row| Entry::Known((at as u32 * 31 + row * 7) % 3_000));
-        let entries: Vec<Entry> = known.chain([inline()]).collect();
+        let known = (0..count).map(|row| SlateItem::Known((at as u32 * 31 + row * 7) % 3_000));
+        let entries: Vec<SlateItem> = known.chain([inline()]).collect();
         let (user, card) = (user.clone(), card.clone());
-        Request { user, now: 1_500_000_000, card, entries: entries.into() }
+        ScoreRequest { user, now: 1_500_000_000, card, items: entries.into() }
     };
-    let requests: Vec<Request> =
+    let requests: Vec<ScoreRequest> =
         model.cards.users.iter().take(12).enumerate().map(request).collect();
     let before = calls();
     let replies = requests.iter().map(|request| scorer.score(request.clone()));
@@ -195,9 +195,9 @@ fn large_slates_are_served_from_a_gpu() {
     if let Some((before, after)) = before.zip(calls()) {
         assert!(after["score_candidates"] > before.get("score_candidates").copied().unwrap_or(0));
     }
-    let mut desk = model.desk();
+    let mut scratch = model.scratch();
     for (request, reply) in requests.iter().zip(replies) {
-        let right = model.score(&request.slate(), &mut desk);
+        let right = model.score(&request.slate(), &mut scratch);
         let found = reply.unwrap().scores;
         let rows = found.logits.iter().zip(&right.logits);
         let rows = rows.chain(found.rechead.iter().zip(&right.rechead));
@@ -205,7 +205,7 @@ fn large_slates_are_served_from_a_gpu() {
             assert!((found - right).abs() < 1e-4, "{found} is not {right}");
         }
         assert_eq!(found.rechead.len(), right.rechead.len());
-        for row in 0..request.entries.len() {
+        for row in 0..request.items.len() {
             let rows = found.attention(row).iter().zip(right.attention(row));
             assert!(rows.into_iter().all(|(found, right)| (found - right).abs() < 1e-4));
         }
@@ -215,7 +215,8 @@ fn large_slates_are_served_from_a_gpu() {
 #[test]
 fn what_is_missing_or_left_out_counts_as_on_the_processor() {
     let _device = device();
-    let mut both = Both::of(&Case::random(&full_size(), 4, (1, 9), Fill::Full).unwrap(), ROOMY);
+    let mut both =
+        Both::of(&BenchCase::random(&full_size(), 4, (1, 9), SlateFill::Full).unwrap(), ROOMY);
     let lent = Both::lent(&both.slates);
     let slate = lent[0].slate();
     let mut left_out = [0.5; 10];
@@ -252,7 +253,7 @@ fn rows_that_give_way_come_back() {
 #[test]
 fn what_is_too_much_for_a_batch_becomes_several() {
     let _device = device();
-    let case = Case::random(&full_size(), 6, (7, 23), Fill::Ragged).unwrap();
+    let case = BenchCase::random(&full_size(), 6, (7, 23), SlateFill::Ragged).unwrap();
     let small = |bounds| Both::of(&case, bounds).check();
     small(CudaScorerLimits { slates_max: 2, ..ROOMY });
     small(CudaScorerLimits { candidates_max: 11, ..ROOMY });
@@ -271,7 +272,7 @@ fn company_changes_nothing() {
     let _device = device();
     let mut both = Both::random(&full_size(), 7, (6, 22), ROOMY);
     let lent = Both::lent(&both.slates);
-    let slates: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+    let slates: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
     let together = on_gpu(&mut both.scorer, &slates);
     let mut backwards: Vec<Slate<'_>> = slates.clone();
     backwards.reverse();
@@ -293,7 +294,7 @@ fn company_changes_nothing() {
 #[test]
 fn shoppers_meet_items_in_the_rechead_s_space() {
     let _device = device();
-    let case = Case::random(&full_size(), 8, (3, 12), Fill::Ragged).unwrap();
+    let case = BenchCase::random(&full_size(), 8, (3, 12), SlateFill::Ragged).unwrap();
     let fused = Arc::new(Fused::new(&case.weights, &case.shape).unwrap());
     let slates = case.prepare_all(&fused, 0..3).unwrap();
     let (width, count) = (40, slates[0].items.len());
@@ -332,7 +333,7 @@ fn shoppers_meet_items_in_the_rechead_s_space() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let _device = device();
-    let case = Case::random(&full_size(), 10, (1, 3), Fill::Full).unwrap();
+    let case = BenchCase::random(&full_size(), 10, (1, 3), SlateFill::Full).unwrap();
     let mut both = Both::of(&case, ROOMY);
     let others = case.prepare(&both.fused, 0).unwrap();
     let other = others.lend();
@@ -346,7 +347,7 @@ fn what_does_not_fit_is_refused() {
         both.scorer.score(&[CudaSlate { slate, shopper: &[] }], &mut [CudaScores::default()]);
     assert!(matches!(refused, Err(CudaScorerError::Misfit(Misfit::Item))));
     let load = |shape: &Shape, bounds| {
-        let case = Case::random(shape, 1, (1, 1), Fill::Full).unwrap();
+        let case = BenchCase::random(shape, 1, (1, 1), SlateFill::Full).unwrap();
         let fused = Arc::new(Fused::new(&case.weights, shape).unwrap());
         let slate = case.prepare(&fused, 0).unwrap();
         let tables = CudaScorerTables {
@@ -372,10 +373,10 @@ fn calls() -> Option<HashMap<String, u64>> {
 #[test]
 fn a_batch_takes_one_upload_two_launches_one_download_and_no_memory() {
     let _device = device();
-    let case = Case::random(&full_size(), 12, (8, 20), Fill::Full).unwrap();
+    let case = BenchCase::random(&full_size(), 12, (8, 20), SlateFill::Full).unwrap();
     let mut both = Both::of(&case, ROOMY);
     let lent = Both::lent(&both.slates);
-    let slates: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+    let slates: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
     let mut asked = || {
         let before = calls()?;
         on_gpu(&mut both.scorer, &slates);

@@ -7,7 +7,7 @@ mod shops;
 
 use raisonne::bundle::{Catalog, HistoryEvent};
 use raisonne::domain::{EventKind, EvidenceKind};
-use raisonne::evidence::{BUYERS_MIN, Purchase, pattern};
+use raisonne::evidence::{BUYERS_MIN, Purchase, pattern_text};
 use raisonne::train::dataset::Dataset;
 use raisonne::train::snapshot::Snapshot;
 use shops::World;
@@ -188,7 +188,7 @@ fn different_histories_have_different_patterns() {
             continue;
         }
         let items = history.iter().map(|past| past.item).collect();
-        let text = pattern(&world.catalog, &cards.items, &history, "£");
+        let text = pattern_text(&world.catalog, &cards.items, &history, "£");
         let before = seen.insert(text.clone(), items);
         assert!(before.is_none(), "two shoppers share the pattern {text:?}");
     }

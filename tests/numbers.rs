@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use raisonne::bench::{Case, Fill};
+use raisonne::bench::{BenchCase, SlateFill};
 use raisonne::nn::{
     Ablation, CandidateRow, Din, Dropout, Fused, Misfit, Scores, Shape, Slate, bce_loss,
     softmax_loss,
@@ -20,7 +20,7 @@ fn full_size() -> Shape {
 }
 
 /// (logits, attention) of all slates by candle.
-fn candle(case: &Case) -> (Vec<f32>, Vec<f32>) {
+fn candle(case: &BenchCase) -> (Vec<f32>, Vec<f32>) {
     let tensors = case.weights.to_tensors(&Device::Cpu).unwrap();
     let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let scored = Din::new(&case.shape, &vb).unwrap().forward(&case.batch().unwrap()).unwrap();
@@ -29,7 +29,7 @@ fn candle(case: &Case) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// (logits, attention) of all slates by the serving pass.
-fn served(case: &Case, fused: &Fused) -> (Vec<f32>, Vec<f32>) {
+fn served(case: &BenchCase, fused: &Fused) -> (Vec<f32>, Vec<f32>) {
     let (mut logits, mut attention) = (Vec::new(), Vec::new());
     for slate in 0..case.sizes().0 {
         let scores = case.score(fused, slate).unwrap();
@@ -50,7 +50,7 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32]) {
 
 /// Serving, with vectors and without, says what candle says.
 #[track_caller]
-fn check(case: &Case) {
+fn check(case: &BenchCase) {
     let (logits, attention) = candle(case);
     let kinds = [("vector", Fused::new as fn(&_, &_) -> _), ("scalar", Fused::scalar)];
     for (name, make) in kinds {
@@ -62,7 +62,7 @@ fn check(case: &Case) {
 
 #[test]
 fn candle_and_serving_equal_pytorch() {
-    let case = Case::read(include_bytes!("fixtures/din/fixture.safetensors")).unwrap();
+    let case = BenchCase::read(include_bytes!("fixtures/din/fixture.safetensors")).unwrap();
     let expected = |name| case.expected.get(name).unwrap();
     let (logits, attention) = candle(&case);
     assert_close("logit", &logits, expected("logits"));
@@ -73,9 +73,9 @@ fn candle_and_serving_equal_pytorch() {
 #[test]
 fn serving_equals_candle_at_every_length() {
     for (seed, sizes) in [(60, 1), (12, 2), (8, 7), (2, 100), (1, 1_000)].into_iter().enumerate() {
-        check(&Case::random(&full_size(), seed as u64, sizes, Fill::Ragged).unwrap());
+        check(&BenchCase::random(&full_size(), seed as u64, sizes, SlateFill::Ragged).unwrap());
     }
-    check(&Case::random(&full_size(), 9, (1, 7), Fill::Full).unwrap());
+    check(&BenchCase::random(&full_size(), 9, (1, 7), SlateFill::Full).unwrap());
 }
 
 #[test]
@@ -94,13 +94,13 @@ fn serving_equals_candle_in_other_shapes_and_ablations() {
     };
     let shapes = Ablation::each().map(|ablation| Shape { ablation, ..full_size() });
     for shape in shapes.into_iter().chain([odd]) {
-        check(&Case::random(&shape, 3, (6, 6), Fill::Ragged).unwrap());
+        check(&BenchCase::random(&shape, 3, (6, 6), SlateFill::Ragged).unwrap());
     }
 }
 
 /// A case, and its first slate's candidates in the hands of `use_them`.
 fn with_slate<T>(use_them: impl FnOnce(&Fused, &Slate<'_>) -> T) -> T {
-    let case = Case::random(&full_size(), 5, (1, 23), Fill::Ragged).unwrap();
+    let case = BenchCase::random(&full_size(), 5, (1, 23), SlateFill::Ragged).unwrap();
     let fused = Fused::new(&case.weights, &case.shape).unwrap();
     case.prepare(&fused, 0).unwrap().with_slate(|slate| use_them(&fused, slate))
 }
@@ -131,7 +131,7 @@ fn a_candidate_scores_the_same_alone_and_in_any_order() {
 #[test]
 fn a_used_scratch_changes_nothing_and_nothing_grows() {
     let shape = full_size();
-    let large = Case::random(&shape, 6, (1, 40), Fill::Full).unwrap();
+    let large = BenchCase::random(&shape, 6, (1, 40), SlateFill::Full).unwrap();
     let fused = Fused::new(&large.weights, &shape).unwrap();
     let (mut scratch, mut scores) = (fused.scratch(), Scores::default());
     large.prepare(&fused, 0).unwrap().with_slate(|slate| {
@@ -139,7 +139,7 @@ fn a_used_scratch_changes_nothing_and_nothing_grows() {
     });
     let (logits, attention) = (scores.logits.as_ptr(), scores.attention.as_ptr());
     let bytes = scratch.bytes();
-    let small = Case::random(&shape, 7, (20, 11), Fill::Ragged).unwrap();
+    let small = BenchCase::random(&shape, 7, (20, 11), SlateFill::Ragged).unwrap();
     for slate in 0..20 {
         let fresh = small.score(&fused, slate).unwrap();
         small.prepare(&fused, slate).unwrap().with_slate(|slate| {
@@ -184,7 +184,7 @@ fn a_slate_that_does_not_fit_is_refused() {
 
 #[test]
 fn every_variable_is_trained() {
-    let case = Case::random(&full_size(), 4, (12, 5), Fill::Ragged).unwrap();
+    let case = BenchCase::random(&full_size(), 4, (12, 5), SlateFill::Ragged).unwrap();
     let vars = case.weights.to_varmap(&Device::Cpu).unwrap();
     let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
     let din = Din::new(&case.shape, &vb).unwrap();

@@ -10,7 +10,7 @@ use raisonne::language::LmTokenizer;
 use raisonne::nn::decoder::Model;
 use raisonne::nn::rqvae::Quantizer;
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
-use raisonne::scorer::Opened;
+use raisonne::scorer::OpenedScorer;
 use raisonne::train::recipe::Sizes;
 use raisonne::train::stages::assign;
 use raisonne::train::{NoProgress, Recipe, STAGES, Workspace, publish, run};
@@ -47,7 +47,7 @@ fn make(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
 fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let home = tempfile::tempdir().unwrap();
     let (out, manifest) = make(&home, &[]);
-    let opened = Opened::of(Bundle::open(&out).unwrap()).unwrap();
+    let opened = OpenedScorer::of(Bundle::open(&out).unwrap()).unwrap();
     opened.check_golden().unwrap();
     assert!(opened.version.starts_with("small-"));
     assert!(!opened.golden().is_empty());
@@ -62,7 +62,7 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     assert!(!cards.rechead_vectors.is_empty());
     assert!(cards.users.values().all(|card| !card.head.is_empty()));
     cards.rechead_vectors = cards.rechead_vectors.iter().map(|value| -value).collect();
-    let error = Opened::of(bundle).unwrap().check_golden().unwrap_err().to_string();
+    let error = OpenedScorer::of(bundle).unwrap().check_golden().unwrap_err().to_string();
     assert!(error.contains("those of another Rechead"), "{error}");
 
     // Every rung that there is gets its figures.
@@ -238,7 +238,7 @@ fn golden_scores_that_do_not_come_out_are_refused() {
     fs::write(&path, serde_json::to_vec(&golden).unwrap()).unwrap();
     assert_eq!(manifest.version.split('-').next(), Some("small"));
     Manifest::of(&out, "small").unwrap().write(&out).unwrap();
-    let opened = Opened::of(Bundle::open(&out).unwrap()).unwrap();
+    let opened = OpenedScorer::of(Bundle::open(&out).unwrap()).unwrap();
     let error = opened.check_golden().unwrap_err().to_string();
     assert!(error.contains("golden"), "{error}");
 }

@@ -128,7 +128,7 @@ fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
         let category = bundle.catalog.category(bundle.catalog.item(item).category);
         let mut ended = false;
         for reason in &card.reasons {
-            let sayings = evidence::sayings(&reason.evidence[0], category, "£");
+            let sayings = evidence::phrasings(&reason.evidence[0], category, "£");
             assert!(sayings.iter().any(|saying| **saying == *reason.text), "{reason:?}");
             ended |= reason.source == ReasonSource::Evidence;
             assert_eq!(
@@ -142,7 +142,7 @@ fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
     }
     assert!(written > 100 && left > 0, "{written} written, {left} left as they were");
     for card in bundle.cards.users.values() {
-        let liked = evidence::liked(&bundle.catalog, &card.history);
+        let liked = evidence::liked_attributes(&bundle.catalog, &card.history);
         let values: BTreeSet<&str> =
             liked.iter().map(|&number| &**bundle.catalog.attribute(number).1).collect();
         let Some((_, told)) = card.pattern.split_once("; likes ") else { continue };

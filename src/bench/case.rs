@@ -18,7 +18,7 @@ const UNREST: f32 = 0.02;
 
 /// A network and slates of one size, padded as a training batch is.
 #[derive(Debug)]
-pub struct Case {
+pub struct BenchCase {
     /// Sizes of the network.
     pub shape: Shape,
     /// The network.
@@ -31,7 +31,7 @@ pub struct Case {
 
 /// How full the slates of a random case are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
+pub enum SlateFill {
     /// The longest history, all reasons, known items.
     Full,
     /// Every length from none, unknown items, missing patterns.
@@ -40,43 +40,43 @@ pub enum Fill {
 
 /// A slate of a case as the serving pass takes it.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedSlate {
     /// The catalogue.
     pub items: Arc<ItemTable>,
     /// The reasons of all slates that were prepared together.
     pub reasons: Arc<ReasonTable>,
     inline: Vec<ItemRow>,
-    history: Vec<(Item, u8, u8)>,
+    history: Vec<(PreparedItem, u8, u8)>,
     pattern: Option<Vec<f32>>,
-    candidates: Vec<Row>,
+    candidates: Vec<PreparedCandidate>,
 }
 
 /// The rows of a slate, as it is lent.
 #[derive(Debug)]
-pub struct Lent<'a> {
-    of: &'a Prepared,
+pub struct PreparedRows<'a> {
+    of: &'a PreparedSlate,
     history: Vec<HistoryRow<'a>>,
     candidates: Vec<CandidateRow<'a>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Item {
+enum PreparedItem {
     Known(u32),
     Inline(usize),
 }
 
 /// Inline items, events, pattern and candidates of a slate.
-type Rows = (Vec<ItemRow>, Vec<(Item, u8, u8)>, Option<Vec<f32>>, Vec<Row>);
+type Rows = (Vec<ItemRow>, Vec<(PreparedItem, u8, u8)>, Option<Vec<f32>>, Vec<PreparedCandidate>);
 
 #[derive(Debug)]
-struct Row {
-    item: Item,
+struct PreparedCandidate {
+    item: PreparedItem,
     features: Vec<f32>,
     reasons: Range<u32>,
     overlap: Vec<f32>,
 }
 
-impl Case {
+impl BenchCase {
     /// Reads safetensors: `weights.*`, `inputs.*`, `expected.*`, and the shape in its metadata.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
@@ -102,9 +102,9 @@ impl Case {
         shape: &Shape,
         seed: u64,
         (slates, candidates): (usize, usize),
-        fill: Fill,
+        fill: SlateFill,
     ) -> Result<Self> {
-        let mut draw = Draw { rng: ChaCha8Rng::seed_from_u64(seed), fill };
+        let mut draw = CaseGenerator { rng: ChaCha8Rng::seed_from_u64(seed), fill };
         let mut inputs = Weights::default();
         let (b, n, h, m, e) = (slates, candidates, shape.history, shape.reasons, shape.text);
         let catalogue = draw.normal(shape.items * e);
@@ -172,13 +172,13 @@ impl Case {
     }
 
     /// Slate `index` as the serving pass takes it, with what it may compute beforehand.
-    pub fn prepare(&self, fused: &Fused, index: usize) -> Result<Prepared> {
+    pub fn prepare(&self, fused: &Fused, index: usize) -> Result<PreparedSlate> {
         let prepared = self.prepare_all(fused, index..index + 1)?.pop();
         prepared.context("a range of one slate holds one")
     }
 
     /// The same of several slates, which share their tables.
-    pub fn prepare_all(&self, fused: &Fused, slates: Range<usize>) -> Result<Vec<Prepared>> {
+    pub fn prepare_all(&self, fused: &Fused, slates: Range<usize>) -> Result<Vec<PreparedSlate>> {
         let items = Arc::new(fused.items(self.values("catalogue")?)?);
         let mut texts = Vec::new();
         let rows = slates.map(|index| self.rows(fused, index, &mut texts));
@@ -186,7 +186,7 @@ impl Case {
         let reasons = Arc::new(fused.reasons(&texts)?);
         let prepared = rows.into_iter().map(|(inline, history, pattern, candidates)| {
             let (items, reasons) = (items.clone(), reasons.clone());
-            Prepared { items, reasons, inline, history, pattern, candidates }
+            PreparedSlate { items, reasons, inline, history, pattern, candidates }
         });
         Ok(prepared.collect())
     }
@@ -197,13 +197,13 @@ impl Case {
         let (h, m, e, f) =
             (self.shape.history, self.shape.reasons, self.shape.text, self.shape.features);
         let mut inline = Vec::new();
-        let mut item = |ids: &str, texts: &str, at: usize| -> Result<Item> {
+        let mut item = |ids: &str, texts: &str, at: usize| -> Result<PreparedItem> {
             let id = self.values(ids)?[at] as u32;
             if let Some(row) = id.checked_sub(1) {
-                return Ok(Item::Known(row));
+                return Ok(PreparedItem::Known(row));
             }
             inline.push(fused.item_inline(&self.values(texts)?[at * e..][..e])?);
-            Ok(Item::Inline(inline.len() - 1))
+            Ok(PreparedItem::Inline(inline.len() - 1))
         };
         let (ages, kinds) = (self.values("history_ages")?, self.values("history_kinds")?);
         let events = length(&self.values("history_mask")?[index * h..][..h])?;
@@ -217,7 +217,7 @@ impl Case {
             let count = length(&self.values("reason_mask")?[at * m..][..m])?;
             let first = (reasons.len() / e) as u32;
             reasons.extend_from_slice(&self.values("reasons")?[at * m * e..][..count * e]);
-            candidates.push(Row {
+            candidates.push(PreparedCandidate {
                 item: item("item_ids", "item_texts", at)?,
                 features: self.values("features")?[at * f..][..f].into(),
                 reasons: first..first + count as u32,
@@ -242,19 +242,20 @@ impl Case {
     }
 }
 
-impl Prepared {
+impl PreparedSlate {
     /// Lends the slate.
     pub fn with_slate<T>(&self, use_it: impl FnOnce(&Slate<'_>) -> T) -> T {
         use_it(&self.lend().slate())
     }
 
     /// Lends the slate for as long as its rows are kept.
-    pub fn lend(&self) -> Lent<'_> {
+    pub fn lend(&self) -> PreparedRows<'_> {
         let item = |item| match item {
-            Item::Known(row) => ItemRef::Row(row),
-            Item::Inline(index) => ItemRef::Inline(&self.inline[index]),
+            PreparedItem::Known(row) => ItemRef::Row(row),
+            PreparedItem::Inline(index) => ItemRef::Inline(&self.inline[index]),
         };
-        let event = |&(at, age, kind): &(Item, u8, u8)| HistoryRow { item: item(at), age, kind };
+        let event =
+            |&(at, age, kind): &(PreparedItem, u8, u8)| HistoryRow { item: item(at), age, kind };
         let candidates = self.candidates.iter().map(|row| CandidateRow {
             item: item(row.item),
             features: &row.features,
@@ -262,11 +263,11 @@ impl Prepared {
             overlap: &row.overlap,
         });
         let candidates = candidates.collect();
-        Lent { of: self, history: self.history.iter().map(event).collect(), candidates }
+        PreparedRows { of: self, history: self.history.iter().map(event).collect(), candidates }
     }
 }
 
-impl Lent<'_> {
+impl PreparedRows<'_> {
     /// The slate.
     pub fn slate(&self) -> Slate<'_> {
         Slate {
@@ -286,12 +287,12 @@ fn length(mask: &[f32]) -> Result<usize> {
     Ok(ones)
 }
 
-struct Draw {
+struct CaseGenerator {
     rng: ChaCha8Rng,
-    fill: Fill,
+    fill: SlateFill,
 }
 
-impl Draw {
+impl CaseGenerator {
     fn normal(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.rng.sample(StandardNormal)).collect()
     }
@@ -306,7 +307,7 @@ impl Draw {
 
     /// Ids up to `items`; a ragged case has the unknown item among them.
     fn ids(&mut self, count: usize, items: usize) -> Vec<usize> {
-        let lowest = usize::from(self.fill == Fill::Full);
+        let lowest = usize::from(self.fill == SlateFill::Full);
         (0..count).map(|_| self.rng.random_range(lowest..=items)).collect()
     }
 
@@ -314,7 +315,7 @@ impl Draw {
     fn prefixes(&mut self, rows: usize, size: usize) -> Vec<f32> {
         let mut mask = Vec::with_capacity(rows * size);
         for _ in 0..rows {
-            let lowest = if self.fill == Fill::Full { size } else { 0 };
+            let lowest = if self.fill == SlateFill::Full { size } else { 0 };
             let ones = self.rng.random_range(lowest..=size);
             mask.extend((0..size).map(|at| if at < ones { 1.0 } else { 0.0 }));
         }

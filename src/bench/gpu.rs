@@ -1,6 +1,6 @@
 //! How large must slates be for a GPU to pay?
 
-use super::{Case, Fill, ITEMS, Lent, Prepared, ScorerOptions, median_us};
+use super::{BenchCase, ITEMS, PreparedRows, PreparedSlate, ScorerOptions, SlateFill, median_us};
 use crate::nn::cuda::{CudaScorer, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate};
 use crate::nn::{Fused, Scores, Shape, Slate};
 use anyhow::{Context, Result};
@@ -49,7 +49,7 @@ pub(super) fn beside(options: &ScorerOptions, ordinal: usize, out: &mut dyn Writ
 
 fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Beside> {
     let shape = Shape { items: ITEMS, ..Shape::default() };
-    let case = Case::random(&shape, 0, sizes, Fill::Full)?;
+    let case = BenchCase::random(&shape, 0, sizes, SlateFill::Full)?;
     let fused = Arc::new(Fused::new(&case.weights, &shape)?);
     let (slates, candidates) = sizes;
     let prepared = case.prepare_all(&fused, 0..slates)?;
@@ -68,8 +68,8 @@ fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Bes
         cards_max: all,
     };
     let mut scorer = CudaScorer::load(fused.clone(), tables, bounds, ordinal)?;
-    let lent: Vec<Lent<'_>> = prepared.iter().map(Prepared::lend).collect();
-    let asked: Vec<Slate<'_>> = lent.iter().map(Lent::slate).collect();
+    let lent: Vec<PreparedRows<'_>> = prepared.iter().map(PreparedSlate::lend).collect();
+    let asked: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
     let jobs: Vec<CudaSlate<'_>> =
         asked.iter().map(|&slate| CudaSlate { slate, shopper: &[] }).collect();
     let mut done: Vec<CudaScores> = jobs.iter().map(|_| CudaScores::default()).collect();

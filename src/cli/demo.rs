@@ -8,7 +8,7 @@ use crate::api::pb::{
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
 use crate::config::Config;
-use crate::scorer::Opened;
+use crate::scorer::OpenedScorer;
 use anyhow::Context as _;
 use clap::Args;
 use std::io::Write;
@@ -142,7 +142,7 @@ async fn climb(
 
 fn tell(
     out: &mut impl Write,
-    opened: &Opened,
+    opened: &OpenedScorer,
     sample: &RerankRequest,
     climb: &Climb,
 ) -> anyhow::Result<()> {

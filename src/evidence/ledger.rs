@@ -23,7 +23,7 @@ pub struct Purchase {
 
 /// Everything bought before a moment, counted by item.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct PurchaseCounts {
     /// Nothing at or after this moment was read.
     pub as_of: Timestamp,
     /// Figures by item.
@@ -38,7 +38,7 @@ pub struct Ledger {
     pub returners: Vec<u32>,
 }
 
-impl Ledger {
+impl PurchaseCounts {
     /// Counts the `purchases` before `as_of`. They must be sorted by time.
     pub fn new(catalog: &Catalog, users: usize, purchases: &[Purchase], as_of: Timestamp) -> Self {
         let known = &purchases[..purchases.partition_point(|purchase| purchase.time < as_of)];

@@ -9,7 +9,7 @@ mod pattern;
 mod reasons;
 mod wording;
 
-pub use ledger::{Ledger, Purchase};
-pub use pattern::{LIKES_TOLD, Pattern, liked, pattern, shared};
-pub use reasons::{BUYERS_MIN, Partner, item_cards};
-pub use wording::{MONTHS, describes, sayings, speaks};
+pub use ledger::{Purchase, PurchaseCounts};
+pub use pattern::{PATTERN_LIKES_MAX, Pattern, common_attributes, liked_attributes, pattern_text};
+pub use reasons::{BUYERS_MIN, SimilarItem, item_cards};
+pub use wording::{MONTHS, can_be_said, is_descriptive, phrasings};

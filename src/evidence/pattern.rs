@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Categories named in a pattern.
 const CATEGORIES: usize = 3;
 /// Attributes named in a pattern.
-pub const LIKES_TOLD: usize = 6;
+pub const PATTERN_LIKES_MAX: usize = 6;
 /// Attributes that those are chosen from.
 const LIKES_KNOWN: usize = 12;
 /// Items named in a pattern.
@@ -34,8 +34,8 @@ impl Pattern {
         let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
         let latest = history.last()?;
         let categories = history.iter().map(|past| catalog.item(past.item).category);
-        let mut likes = liked(catalog, history);
-        likes.truncate(LIKES_TOLD);
+        let mut likes = liked_attributes(catalog, history);
+        likes.truncate(PATTERN_LIKES_MAX);
         let paid = history.iter().filter_map(|past| cards[past.item as usize].stats.price_paid());
         Some(Self {
             categories: commonest(categories, CATEGORIES, 1),
@@ -70,7 +70,7 @@ impl Pattern {
 
 /// What a history (oldest first) says about its owner in words: their categories, what their things have
 /// in common, what they usually pay, and what they chose last. Empty for an empty history.
-pub fn pattern(
+pub fn pattern_text(
     catalog: &Catalog,
     cards: &[ItemCard],
     history: &[HistoryEvent],
@@ -82,14 +82,14 @@ pub fn pattern(
 
 /// The attributes that the last things of a history have in common and that can be said, commonest first:
 /// more than a pattern tells.
-pub fn liked(catalog: &Catalog, history: &[HistoryEvent]) -> Vec<u32> {
+pub fn liked_attributes(catalog: &Catalog, history: &[HistoryEvent]) -> Vec<u32> {
     let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
-    shared(catalog, history.iter(), |value| !value.is_empty(), LIKES_KNOWN, 2)
+    common_attributes(catalog, history.iter(), |value| !value.is_empty(), LIKES_KNOWN, 2)
 }
 
 /// The `most` commonest attributes of these things that can be said and have a value that is `fit`, and that
 /// at least `least` of them have, commonest first.
-pub fn shared<'a>(
+pub fn common_attributes<'a>(
     catalog: &Catalog,
     things: impl Iterator<Item = &'a HistoryEvent>,
     fit: impl Fn(&str) -> bool,
@@ -99,7 +99,7 @@ pub fn shared<'a>(
     let attributes = things.flat_map(|past| &catalog.item(past.item).attributes).copied();
     let said = attributes.filter(|&number| {
         let (name, value) = catalog.attribute(number);
-        wording::speaks(name) && fit(value)
+        wording::can_be_said(name) && fit(value)
     });
     commonest(said, most, least)
 }
@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn a_pattern_says_what_the_history_says() {
-        let text = pattern(&catalog(), &cards(), &[past(0), past(1), past(2)], "£");
+        let text = pattern_text(&catalog(), &cards(), &[past(0), past(1), past(2)], "£");
         insta::assert_snapshot!(text, @"Buys kitchen and lighting; likes red; usually pays about £4.50; last chose Blue Lamp, Red Bowl and Red Mug.");
     }
 
     #[test]
     fn an_empty_history_has_no_pattern() {
-        assert_eq!(pattern(&catalog(), &cards(), &[], "£"), "");
+        assert_eq!(pattern_text(&catalog(), &cards(), &[], "£"), "");
     }
 }

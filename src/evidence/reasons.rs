@@ -1,7 +1,7 @@
 //! The reasons on an item's card.
 
 use super::ledger::RECENT_DAYS;
-use super::{Ledger, wording};
+use super::{PurchaseCounts, wording};
 use crate::bundle::{Backing, CardReason, Catalog, ItemCard, ItemStats, REASONS_MAX};
 use crate::domain::{Evidence, EvidenceKind, ReasonSource, UserId};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const RISE_BUYERS_MIN: u32 = 5;
 
 /// An item that tends to be bought by the same shoppers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Partner {
+pub struct SimilarItem {
     /// Its number.
     pub item: u32,
     /// How alike their buyers are, in `0..=1`.
@@ -33,8 +33,8 @@ pub struct Partner {
 pub fn item_cards(
     catalog: &Catalog,
     users: &[UserId],
-    ledger: &Ledger,
-    partners: &[Vec<Partner>],
+    ledger: &PurchaseCounts,
+    partners: &[Vec<SimilarItem>],
     currency: &str,
 ) -> Vec<ItemCard> {
     let sharers = Sharers::count(catalog, ledger);
@@ -61,7 +61,7 @@ pub fn item_cards(
 struct Page<'a> {
     catalog: &'a Catalog,
     users: &'a [UserId],
-    ledger: &'a Ledger,
+    ledger: &'a PurchaseCounts,
     currency: &'a str,
     item: u32,
 }
@@ -85,7 +85,7 @@ impl Page<'_> {
         of.iter().map(|&user| self.users[user as usize].clone()).collect()
     }
 
-    fn co_purchases(&self, partners: &[Partner]) -> Vec<CardReason> {
+    fn co_purchases(&self, partners: &[SimilarItem]) -> Vec<CardReason> {
         let title = &self.catalog.item(self.item).title;
         let mut reasons: Vec<CardReason> = Vec::new();
         for partner in partners {
@@ -121,7 +121,7 @@ impl Page<'_> {
                 .copied()
                 .filter(|&user| sharers.owned(user, attribute) > 1)
                 .collect();
-            if wording::speaks(name) && !value.is_empty() && also.len() >= BUYERS_MIN {
+            if wording::can_be_said(name) && !value.is_empty() && also.len() >= BUYERS_MIN {
                 // Common attributes are shared by chance: what counts is the surprise.
                 let share = also.len() as f32 / self.buyers().len() as f32;
                 let lift = share / sharers.share(attribute).max(1e-3);
@@ -234,7 +234,7 @@ impl Page<'_> {
     /// whose turn it is.
     fn reason(&self, evidence: Evidence, strength: f32, about: u32) -> Option<CardReason> {
         let category = self.catalog.category(self.catalog.item(self.item).category);
-        let mut sayings = wording::sayings(&evidence, category, self.currency);
+        let mut sayings = wording::phrasings(&evidence, category, self.currency);
         let turn = self.item.wrapping_add(about) as usize % sayings.len().max(1);
         (!sayings.is_empty()).then(|| CardReason {
             text: sayings.swap_remove(turn).into(),
@@ -264,7 +264,7 @@ struct Sharers {
 }
 
 impl Sharers {
-    fn count(catalog: &Catalog, ledger: &Ledger) -> Self {
+    fn count(catalog: &Catalog, ledger: &PurchaseCounts) -> Self {
         let mut share = Vec::new();
         let owned: Vec<_> = ledger
             .baskets

@@ -30,7 +30,7 @@ pub const MONTHS: [&str; 12] = [
 
 /// All the ways in which a claim about an item of this `category` can be said: none, where it is not
 /// fit for a sentence.
-pub fn sayings(evidence: &Evidence, category: &str, currency: &str) -> Vec<String> {
+pub fn phrasings(evidence: &Evidence, category: &str, currency: &str) -> Vec<String> {
     let Evidence { attribute, value, count, of, .. } = evidence;
     match evidence.kind {
         EvidenceKind::CoPurchase => vec![
@@ -57,7 +57,7 @@ pub fn sayings(evidence: &Evidence, category: &str, currency: &str) -> Vec<Strin
 
 /// `count` of the item's `of` buyers bought another item with this attribute.
 fn shared(name: &str, value: &str, count: u32, of: u32) -> Vec<String> {
-    if !speaks(name) || value.is_empty() {
+    if !can_be_said(name) || value.is_empty() {
         return Vec::new();
     }
     match name {
@@ -116,13 +116,13 @@ pub(super) fn months_in_words(months: &[usize]) -> String {
 }
 
 /// Whether an attribute can stand in a shopper's pattern.
-pub fn speaks(name: &str) -> bool {
+pub fn can_be_said(name: &str) -> bool {
     !SILENT.contains(&name)
 }
 
 /// Whether an item can be said to be what this attribute says: red, or folk, but not a maker's name.
-pub fn describes(name: &str) -> bool {
-    speaks(name) && !KINDS.contains(&name) && !NAMES.contains(&name)
+pub fn is_descriptive(name: &str) -> bool {
+    can_be_said(name) && !KINDS.contains(&name) && !NAMES.contains(&name)
 }
 
 /// "a", "a and b", "a, b and c".

@@ -7,7 +7,7 @@ use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::bundle::UserCard;
 use crate::domain::{Explain, Quality, Query, Ranking, Reason, ReasonSource};
 use crate::reranker::{self, ComparedFile, Grounds, Proof, Reranker, Shopper, Thought, Urgency};
-use crate::scorer::{Model, Written};
+use crate::scorer::{ScorerModel, ShopperTexts};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub struct Compared {
     quality: Quality,
     reranker: Arc<Reranker>,
-    model: Arc<Model>,
+    model: Arc<ScorerModel>,
     profiles: Arc<UserCards>,
     file: ComparedFile,
 }
@@ -28,7 +28,7 @@ impl Compared {
     pub fn new(
         quality: Quality,
         reranker: Arc<Reranker>,
-        model: Arc<Model>,
+        model: Arc<ScorerModel>,
         profiles: Arc<UserCards>,
         file: ComparedFile,
     ) -> Self {
@@ -92,13 +92,13 @@ impl Compared {
             return Vec::new();
         }
         let thought = self.model.reader.vector(&answer.thought);
-        let written = Written {
+        let written = ShopperTexts {
             history: &card.history,
             thought: Some(&thought),
             answer: answer.order.first().copied(),
         };
-        let shopper = self.model.shopper(written);
-        answer.order.iter().filter_map(|&item| self.model.rechead(&shopper, item)).collect()
+        let shopper = self.model.shopper_vector(written);
+        answer.order.iter().filter_map(|&item| self.model.rechead_score(&shopper, item)).collect()
     }
 
     /// What was thought, if all of it holds.

@@ -8,7 +8,7 @@ use super::{Ladder, Rung, Shortfall};
 use crate::bundle::{Bundle, BundleError, Part};
 use crate::domain::{Quality, Version};
 use crate::reranker::{ComparedFile, Reranker, RerankerError, RerankerFile, RunLimits};
-use crate::scorer::{self, GpuError, Opened, Scorer};
+use crate::scorer::{self, GpuError, OpenedScorer, Scorer};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub struct LadderOptions {
     /// How much may be remembered.
     pub memory: CardCacheLimits,
     /// How much the scorer may take on.
-    pub scorer: scorer::Limits,
+    pub scorer: scorer::ScorerLimits,
     /// How the language model runs, if the bundle has one.
     pub engine: RunLimits,
     /// Where things are counted.
@@ -50,7 +50,7 @@ pub enum OpenError {
 /// The foot of a ladder: a bundle that is open and verified, and the rungs that need no language
 /// model. They can serve, while the language model is still to be loaded.
 pub(super) struct LowerRungs {
-    pub(super) opened: Arc<Opened>,
+    pub(super) opened: Arc<OpenedScorer>,
     scored: Arc<dyn Rung>,
     profiles: Arc<UserCards>,
     reranker: RerankerFile,
@@ -64,7 +64,7 @@ pub(super) struct LowerRungs {
 pub async fn open(
     dir: &Path,
     building: &LadderOptions,
-) -> Result<(Arc<Ladder>, Arc<Opened>), OpenError> {
+) -> Result<(Arc<Ladder>, Arc<OpenedScorer>), OpenError> {
     let (dir, building) = (dir.to_owned(), building.clone());
     apart(move || {
         let foot = LowerRungs::open(&settled(&dir), building)?;
@@ -95,7 +95,7 @@ impl LowerRungs {
         let bundle = Bundle::open(dir)?;
         let reranker = reranker(&bundle)?;
         let decoder = bundle.path(Part::Decoder);
-        let opened = Arc::new(Opened::of(bundle)?);
+        let opened = Arc::new(OpenedScorer::of(bundle)?);
         opened.check_golden()?;
         let (model, metrics) = (opened.model.clone(), &building.metrics);
         let version = Version::from(opened.version.as_str());

@@ -6,7 +6,9 @@ use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::domain::{
     Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Version,
 };
-use crate::scorer::{Entry, Fusion, Model, Reply, Request, Scorer, ScorerError};
+use crate::scorer::{
+    Fusion, ScoreReply, ScoreRequest, Scorer, ScorerError, ScorerModel, SlateItem,
+};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 /// Scores a slate with the reward model.
 #[derive(Debug)]
 pub struct Scored {
-    model: Arc<Model>,
+    model: Arc<ScorerModel>,
     scorer: Scorer,
     profiles: Arc<UserCards>,
     fusion: Fusion,
@@ -27,7 +29,7 @@ impl Scored {
     /// The rung of this model. `fusion` says how much the order given still counts; `movable`, how
     /// many of the best candidates a rung above may still put into another order.
     pub fn new(
-        model: Arc<Model>,
+        model: Arc<ScorerModel>,
         scorer: Scorer,
         profiles: Arc<UserCards>,
         fusion: Fusion,
@@ -38,14 +40,17 @@ impl Scored {
     }
 
     /// What the scorer says of the candidates that it can know, and their places in the slate.
-    async fn score(&self, query: &Query) -> Result<(Vec<usize>, Request, Reply), Shortfall> {
-        let (places, entries): (Vec<usize>, Vec<Entry>) = self.entries(query).unzip();
+    async fn score(
+        &self,
+        query: &Query,
+    ) -> Result<(Vec<usize>, ScoreRequest, ScoreReply), Shortfall> {
+        let (places, entries): (Vec<usize>, Vec<SlateItem>) = self.entries(query).unzip();
         if entries.is_empty() {
             return Err(Shortfall::Missing("items"));
         }
         let card = self.profiles.of(query).await;
         let request =
-            Request { user: query.user.clone(), now: query.now, card, entries: entries.into() };
+            ScoreRequest { user: query.user.clone(), now: query.now, card, items: entries.into() };
         let reply = self.scorer.score(request.clone()).await.map_err(|error| match error {
             ScorerError::Full => Shortfall::Busy,
             ScorerError::Gone => Shortfall::Broken,
@@ -55,22 +60,28 @@ impl Scored {
 
     /// The candidates that can be scored: those of the catalogue, and those that say inline what
     /// they are.
-    fn entries<'q>(&'q self, query: &'q Query) -> impl Iterator<Item = (usize, Entry)> + 'q {
+    fn entries<'q>(&'q self, query: &'q Query) -> impl Iterator<Item = (usize, SlateItem)> + 'q {
         query.candidates.iter().enumerate().filter_map(|(place, candidate)| {
-            let known = self.model.catalog.number(&candidate.item).map(Entry::Known);
-            let entry = known.or_else(|| candidate.inline.clone().map(Entry::Inline))?;
+            let known = self.model.catalog.number(&candidate.item).map(SlateItem::Known);
+            let entry = known.or_else(|| candidate.inline.clone().map(SlateItem::Inline))?;
             Some((place, entry))
         })
     }
 
-    fn rank(&self, query: &Query, places: &[usize], request: &Request, reply: &Reply) -> Ranking {
+    fn rank(
+        &self,
+        query: &Query,
+        places: &[usize],
+        request: &ScoreRequest,
+        reply: &ScoreReply,
+    ) -> Ranking {
         let mut ranking = Ranking {
             order: Vec::with_capacity(query.candidates.len()),
             quality: Quality::Scored,
             version: self.version.clone(),
             rationale: None,
         };
-        let prior = self.fusion.prior(&request.card.history);
+        let prior = self.fusion.position_penalty(&request.card.history);
         for (row, &place) in places.iter().enumerate() {
             let logit = reply.scores.logits[row];
             ranking.order.push(Ranked {
@@ -106,8 +117,14 @@ impl Scored {
     }
 
     /// The reasons of one candidate that the scorer attended to most.
-    fn reasons(&self, request: &Request, reply: &Reply, row: usize, most: usize) -> Vec<Reason> {
-        let card = self.model.reasons(&request.entries[row]);
+    fn reasons(
+        &self,
+        request: &ScoreRequest,
+        reply: &ScoreReply,
+        row: usize,
+        most: usize,
+    ) -> Vec<Reason> {
+        let card = self.model.reasons(&request.items[row]);
         let attention = reply.scores.attention(row);
         let mut order: Vec<usize> = (0..card.len()).filter(|&m| attention[m] > 0.0).collect();
         order.sort_by(|&a, &b| attention[b].total_cmp(&attention[a]).then(a.cmp(&b)));

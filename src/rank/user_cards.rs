@@ -4,7 +4,7 @@
 use crate::bundle::{HISTORY_LEN, HistoryEvent, UserCard};
 use crate::domain::{Event, EventKind, Query, UserId};
 use crate::evidence;
-use crate::scorer::{Model, Written};
+use crate::scorer::{ScorerModel, ShopperTexts};
 use crate::store::{Store, StoreTable};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Remembers the cards of the users who came lately.
 pub struct UserCards {
-    model: Arc<Model>,
+    model: Arc<ScorerModel>,
     currency: String,
     store: Option<Arc<dyn Store>>,
     memory: Cache<UserId, Arc<UserCard>>,
@@ -46,7 +46,7 @@ pub struct CardCacheLimits {
 impl UserCards {
     /// Cards are looked up in memory, then in the store, then in the model's cards.
     pub fn new(
-        model: Arc<Model>,
+        model: Arc<ScorerModel>,
         currency: String,
         store: Option<Arc<dyn Store>>,
         limits: CardCacheLimits,
@@ -124,14 +124,14 @@ impl UserCards {
 
     fn head(&self, card: &UserCard) -> Vec<f32> {
         let UserCard { history, vector, expects, .. } = card;
-        self.model.shopper(Written { history, thought: Some(vector), answer: *expects })
+        self.model.shopper_vector(ShopperTexts { history, thought: Some(vector), answer: *expects })
     }
 
     /// Writes a card for a history that no card was written for.
     fn write(&self, mut history: Vec<HistoryEvent>, expects: Option<u32>) -> UserCard {
         history.drain(..history.len().saturating_sub(HISTORY_LEN));
-        let Model { catalog, cards, .. } = &*self.model;
-        let pattern = evidence::pattern(catalog, &cards.items, &history, &self.currency);
+        let ScorerModel { catalog, cards, .. } = &*self.model;
+        let pattern = evidence::pattern_text(catalog, &cards.items, &history, &self.currency);
         let vector =
             if pattern.is_empty() { Vec::new() } else { self.model.reader.vector(&pattern) };
         let head = Vec::new();
@@ -151,7 +151,7 @@ impl std::fmt::Debug for UserCards {
 // === impl StoredCard ===
 
 impl StoredCard {
-    fn events(self, model: &Model) -> Vec<HistoryEvent> {
+    fn events(self, model: &ScorerModel) -> Vec<HistoryEvent> {
         let past = |(item, time, kind): (String, i64, String)| {
             let item = model.catalog.number(&item.into())?;
             let kind = EventKind::parse(&kind).filter(|kind| kind.is_read())?;

@@ -8,7 +8,7 @@ use crate::bundle::{BundleError, GoldenRequest, Part};
 use crate::domain::{Criticality, Quality, Query, Ranking};
 use crate::nn::packed::Precision;
 use crate::reranker::{self, AskError, Offer, Reranker, Shopper, Urgency, WeighedFile};
-use crate::scorer::Model;
+use crate::scorer::ScorerModel;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct Weighed {
     reranker: Arc<Reranker>,
-    model: Arc<Model>,
+    model: Arc<ScorerModel>,
     profiles: Arc<UserCards>,
     file: WeighedFile,
 }
@@ -30,7 +30,7 @@ impl Weighed {
     /// The rung of this language model.
     pub fn new(
         reranker: Arc<Reranker>,
-        model: Arc<Model>,
+        model: Arc<ScorerModel>,
         profiles: Arc<UserCards>,
         file: WeighedFile,
     ) -> Self {

@@ -6,7 +6,7 @@
 
 use super::model::Shopper;
 use crate::bundle::{Backing, Cards, Catalog, month};
-use crate::scorer::features::{Candidate, Context, FEATURES};
+use crate::scorer::features::{CandidateItem, FEATURE_COUNT, FeatureContext};
 
 /// Facts that may be told of a candidate.
 pub const FACTS: usize = 10;
@@ -31,7 +31,7 @@ pub struct Offer {
 /// A fact: the word for it, the number that it is told from, and where its degrees begin.
 struct Fact {
     word: &'static str,
-    number: fn(&[f32; FEATURES]) -> f32,
+    number: fn(&[f32; FEATURE_COUNT]) -> f32,
     from: [f32; DEGREES],
 }
 
@@ -79,7 +79,7 @@ const TOLD: [Fact; FACTS] = [
 
 impl Facts {
     /// What the scorer's features of a candidate say.
-    fn of(features: &[f32; FEATURES]) -> Self {
+    fn of(features: &[f32; FEATURE_COUNT]) -> Self {
         Self(TOLD.each_ref().map(|fact| {
             let number = (fact.number)(features);
             fact.from.iter().take_while(|from| number >= **from).count() as u8
@@ -101,16 +101,16 @@ impl Facts {
 /// Candidates as they are told to a language model, for this shopper.
 pub fn offers(catalog: &Catalog, cards: &Cards, shopper: Shopper<'_>, items: &[u32]) -> Vec<Offer> {
     let Shopper { history, now, words: _ } = shopper;
-    let context = Context::new(catalog, cards, history, now, month(now));
+    let context = FeatureContext::new(catalog, cards, history, now, month(now));
     let offer = |&item: &u32| {
         let card = &cards.items[item as usize];
         let overlaps: Vec<f32> =
             card.reasons.iter().map(|reason| context.overlap(reason)).collect();
-        let features = context.features(Candidate::Known(item, card), &overlaps);
+        let features = context.features(CandidateItem::Known(item, card), &overlaps);
         let backed = overlaps
             .iter()
             .zip(&card.reasons)
-            .map(|(&overlap, reason)| (Context::backing(overlap, reason), reason.backing));
+            .map(|(&overlap, reason)| (FeatureContext::backing(overlap, reason), reason.backing));
         let most = backed.filter(|(backing, _)| *backing > 0.0).max_by(|a, b| a.0.total_cmp(&b.0));
         let because = most.map_or(Backing::Nothing, |(_, backing)| backing);
         Offer { item, facts: Facts::of(&features), because }
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_fact_is_told_in_degrees_or_not_at_all() {
-        let mut features = [0.0; FEATURES];
+        let mut features = [0.0; FEATURE_COUNT];
         features[10] = 9.0;
         assert_eq!(Facts::of(&features), Facts::default());
         assert_eq!(Facts::default().told().count(), 0);

@@ -37,7 +37,7 @@ impl Grounds {
             let can_be_said = |backing: &Backing| match backing {
                 Backing::Attribute(number) => {
                     let (name, value) = catalog.attribute(*number);
-                    evidence::describes(name) && !value.contains('.')
+                    evidence::is_descriptive(name) && !value.contains('.')
                 }
                 _ => true,
             };
@@ -88,5 +88,5 @@ pub(super) fn backs(catalog: &Catalog, history: &[HistoryEvent], backing: Backin
 /// What a shopper chose again and again, of attributes that can be said.
 pub fn likes(catalog: &Catalog, history: &[HistoryEvent]) -> Vec<u32> {
     let bought = history.iter().filter(|past| past.kind == EventKind::Purchase);
-    evidence::shared(catalog, bought, |value| !value.contains('.'), LIKED_MAX, LIKED_MIN)
+    evidence::common_attributes(catalog, bought, |value| !value.contains('.'), LIKED_MAX, LIKED_MIN)
 }

@@ -6,9 +6,9 @@ use crate::domain::{EventKind, ItemText, Timestamp, UserId};
 use rustc_hash::FxHashMap;
 
 /// Dense features of a (user, item) pair.
-pub const FEATURES: usize = 30;
+pub const FEATURE_COUNT: usize = 30;
 /// Buckets of an event's age.
-pub const AGES: usize = 24;
+pub const AGE_BUCKETS: usize = 24;
 
 /// Distinct items of a history whose partners are looked at, latest first.
 const LED_BY: usize = 20;
@@ -28,7 +28,7 @@ const DAY_S: f32 = 86_400.0;
 
 /// What a request's history says, counted once and asked for every candidate.
 #[derive(Debug)]
-pub struct Context<'a> {
+pub struct FeatureContext<'a> {
     catalog: &'a Catalog,
     history: &'a [HistoryEvent],
     now: Timestamp,
@@ -76,16 +76,16 @@ struct Near {
 
 /// What is known of a candidate.
 #[derive(Clone, Copy, Debug)]
-pub enum Candidate<'a> {
+pub enum CandidateItem<'a> {
     /// An item of the catalogue, and its card.
     Known(u32, &'a ItemCard),
     /// An item that only comes inline.
     Inline(&'a ItemText),
 }
 
-// === impl Context ===
+// === impl FeatureContext ===
 
-impl<'a> Context<'a> {
+impl<'a> FeatureContext<'a> {
     /// Counts the last [`HISTORY_LEN`] events of a history (oldest first), as seen at `now`.
     pub fn new(
         catalog: &'a Catalog,
@@ -171,14 +171,14 @@ impl<'a> Context<'a> {
     /// The bucket of an event's age: fine for hours, coarse for years.
     pub fn age(&self, past: &HistoryEvent) -> u8 {
         let hours = (self.now - past.time).max(0) as f32 / HOUR_S;
-        ((hours + 1.0).log2() * 1.6).min((AGES - 1) as f32) as u8
+        ((hours + 1.0).log2() * 1.6).min((AGE_BUCKETS - 1) as f32) as u8
     }
 
     /// The features of a candidate. `overlaps` are its reasons' backings, in order.
-    pub fn features(&self, candidate: Candidate<'_>, overlaps: &[f32]) -> [f32; FEATURES] {
-        let mut f = [0.0; FEATURES];
+    pub fn features(&self, candidate: CandidateItem<'_>, overlaps: &[f32]) -> [f32; FEATURE_COUNT] {
+        let mut f = [0.0; FEATURE_COUNT];
         match candidate {
-            Candidate::Known(number, card) => {
+            CandidateItem::Known(number, card) => {
                 self.repeats(number, &mut f);
                 self.sales(card, &mut f);
                 let item = self.catalog.item(number);
@@ -198,7 +198,7 @@ impl<'a> Context<'a> {
                     self.alike(kind, &mut f);
                 }
             }
-            Candidate::Inline(text) => {
+            CandidateItem::Inline(text) => {
                 let category = self.catalog.category_number(&text.category);
                 f[12] = category.map_or(0.0, |number| self.share(&self.categories, number));
             }
@@ -225,11 +225,11 @@ impl<'a> Context<'a> {
     }
 
     /// Whether a reason would not stand without this very user.
-    pub fn is_own(reason: &CardReason, user: &UserId) -> bool {
+    pub fn is_supported_by(reason: &CardReason, user: &UserId) -> bool {
         reason.supporters.contains(user)
     }
 
-    fn repeats(&self, number: u32, f: &mut [f32; FEATURES]) {
+    fn repeats(&self, number: u32, f: &mut [f32; FEATURE_COUNT]) {
         let Some(met) = self.items.get(&number) else { return };
         if met.bought > 0 {
             let days = self.days_since(met.bought_last);
@@ -244,7 +244,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn sales(&self, card: &ItemCard, f: &mut [f32; FEATURES]) {
+    fn sales(&self, card: &ItemCard, f: &mut [f32; FEATURE_COUNT]) {
         let stats = &card.stats;
         let [sales, recent] = [stats.sales, stats.sales_recent].map(|count| count as f32);
         f[4] = recent.ln_1p() / 5.0;
@@ -257,7 +257,7 @@ impl<'a> Context<'a> {
     }
 
     /// Whether it costs what the history's things cost, in money and among its own category.
-    fn price_fit(&self, card: &ItemCard, f: &mut [f32; FEATURES]) {
+    fn price_fit(&self, card: &ItemCard, f: &mut [f32; FEATURE_COUNT]) {
         if let (Some(price), Some((usual, rank))) = (card.stats.price, self.price) {
             let gap = (price.max(0.01).ln() - usual).clamp(-3.0, 3.0);
             f[10] = gap.abs();
@@ -267,7 +267,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn nearness(&self, number: u32, f: &mut [f32; FEATURES]) {
+    fn nearness(&self, number: u32, f: &mut [f32; FEATURE_COUNT]) {
         let near = self.near.get(&number).copied().unwrap_or_default();
         (f[16], f[17]) = near.partner;
         (f[18], f[19]) = (near.basket.0.min(SUM_MAX), near.basket.1);
@@ -276,7 +276,7 @@ impl<'a> Context<'a> {
     }
 
     /// Whether a thing of this kind was taken already: of many, one is enough.
-    fn alike(&self, kind: u32, f: &mut [f32; FEATURES]) {
+    fn alike(&self, kind: u32, f: &mut [f32; FEATURE_COUNT]) {
         let Some(had) = self.kinds.get(&kind) else { return };
         f[23] = f32::from(u8::from(had.in_basket));
         if had.bought > 0 {
@@ -354,10 +354,10 @@ mod tests {
         Cards { items, partners, companions, ..Cards::default() }
     }
 
-    fn features(history: &[HistoryEvent], of: u32) -> [f32; FEATURES] {
+    fn features(history: &[HistoryEvent], of: u32) -> [f32; FEATURE_COUNT] {
         let (catalog, cards) = (catalog(), cards());
-        let context = Context::new(&catalog, &cards, history, NOW, 0);
-        context.features(Candidate::Known(of, &cards.items[of as usize]), &[])
+        let context = FeatureContext::new(&catalog, &cards, history, NOW, 0);
+        context.features(CandidateItem::Known(of, &cards.items[of as usize]), &[])
     }
 
     fn past(item: u32, ago_s: i64, kind: EventKind) -> HistoryEvent {
@@ -399,6 +399,6 @@ mod tests {
         // The mug sold for the first time after the cards were written.
         cards.items[0].stats.sales = 0;
         let history = [past(0, 86_400, EventKind::Purchase)];
-        assert_eq!(Context::new(&catalog, &cards, &history, NOW, 0).price, None);
+        assert_eq!(FeatureContext::new(&catalog, &cards, &history, NOW, 0).price, None);
     }
 }

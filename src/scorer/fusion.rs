@@ -25,7 +25,7 @@ pub struct Fusion {
 /// upstream ranker's score, so it makes no difference on what scale that ranker works, or whether
 /// it tells its scores at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Prior {
+pub struct PositionPenalty {
     /// What a place costs.
     pub weight: f32,
 }
@@ -40,14 +40,16 @@ pub fn is_cold(history: &[HistoryEvent]) -> bool {
 
 impl Fusion {
     /// What places cost the shopper with this history.
-    pub fn prior(self, history: &[HistoryEvent]) -> Prior {
-        Prior { weight: if is_cold(history) { self.cold_prior_weight } else { self.prior_weight } }
+    pub fn position_penalty(self, history: &[HistoryEvent]) -> PositionPenalty {
+        PositionPenalty {
+            weight: if is_cold(history) { self.cold_prior_weight } else { self.prior_weight },
+        }
     }
 }
 
-// === impl Prior ===
+// === impl PositionPenalty ===
 
-impl Prior {
+impl PositionPenalty {
     /// The final score of a candidate with this logit that came at this place (0 is the first).
     pub fn fuse(self, logit: f32, place: usize) -> f32 {
         logit - self.weight * (place as f32).ln_1p()
@@ -68,13 +70,13 @@ mod tests {
 
     #[test]
     fn without_weight_the_logits_decide() {
-        assert_eq!(Prior::default().order(&[0.1, 0.3, 0.2]), [1, 2, 0]);
+        assert_eq!(PositionPenalty::default().order(&[0.1, 0.3, 0.2]), [1, 2, 0]);
     }
 
     #[test]
     fn with_weight_the_order_given_breaks_near_ties() {
-        assert_eq!(Prior { weight: 1.0 }.order(&[0.1, 0.3, 0.2]), [0, 1, 2]);
-        assert_eq!(Prior { weight: 1.0 }.order(&[0.1, 0.3, 5.0]), [2, 0, 1]);
+        assert_eq!(PositionPenalty { weight: 1.0 }.order(&[0.1, 0.3, 0.2]), [0, 1, 2]);
+        assert_eq!(PositionPenalty { weight: 1.0 }.order(&[0.1, 0.3, 5.0]), [2, 0, 1]);
     }
 
     #[test]
@@ -82,9 +84,9 @@ mod tests {
         let fusion = Fusion { prior_weight: 0.2, cold_prior_weight: 1.0 };
         let past = |kind| HistoryEvent { item: 0, time: 0, kind };
         let clicks = [past(EventKind::Click); 9];
-        assert!((fusion.prior(&clicks).weight - 1.0).abs() < 1e-6);
+        assert!((fusion.position_penalty(&clicks).weight - 1.0).abs() < 1e-6);
         let bought = [past(EventKind::Purchase); COLD_PURCHASES + 1];
-        assert!((fusion.prior(&bought).weight - 0.2).abs() < 1e-6);
+        assert!((fusion.position_penalty(&bought).weight - 0.2).abs() < 1e-6);
         assert!(is_cold(&bought[1..]));
     }
 }

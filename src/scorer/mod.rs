@@ -16,12 +16,12 @@ mod open;
 mod reader;
 mod rechead;
 
-pub use fusion::{Fusion, Prior, is_cold};
+pub use fusion::{Fusion, PositionPenalty, is_cold};
 pub use gpu::{Gpu, GpuError};
-pub use model::{Desk, Entry, Model, Scores, Slate};
-pub use open::{Opened, ScorerFile, score_golden};
-pub use reader::Reader;
-pub use rechead::{Head, RecheadFile, Written, foreseen, history_text};
+pub use model::{ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores};
+pub use open::{OpenedScorer, ScorerFile, score_golden};
+pub use reader::TextReader;
+pub use rechead::{RecheadFile, RecheadScorer, ShopperTexts, history_vector, predicted_next_item};
 
 use crate::bundle::{HISTORY_LEN, UserCard};
 use crate::domain::{Timestamp, UserId};
@@ -45,13 +45,13 @@ pub struct Scorer {
 
 #[derive(Debug)]
 struct Owner {
-    inbox: Inbox<Job>,
+    inbox: Inbox<ScoreJob>,
     _thread: Worker,
 }
 
 /// How much the owners may take on.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ScorerLimits {
     /// Owner threads.
     pub threads: NonZeroUsize,
     /// How many slates may wait for one owner, and how many it scores in one turn.
@@ -73,7 +73,7 @@ pub struct GpuLimits {
 
 /// A slate to be scored for a user.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct ScoreRequest {
     /// For whom.
     pub user: UserId,
     /// When.
@@ -81,14 +81,14 @@ pub struct Request {
     /// What we know about them.
     pub card: Arc<UserCard>,
     /// What they may be shown.
-    pub entries: Arc<[Entry]>,
+    pub items: Arc<[SlateItem]>,
 }
 
 /// What an owner answers.
 #[derive(Debug)]
-pub struct Reply {
-    /// The scores, in the order of the entries.
-    pub scores: Scores,
+pub struct ScoreReply {
+    /// The scores, in the order of the items.
+    pub scores: SlateScores,
     /// How long the request waited.
     pub queue: Duration,
     /// How long it was worked on.
@@ -107,10 +107,10 @@ pub enum ScorerError {
 }
 
 #[derive(Debug)]
-struct Job {
-    request: Request,
+struct ScoreJob {
+    request: ScoreRequest,
     posted: Instant,
-    reply: oneshot::Sender<Reply>,
+    reply: oneshot::Sender<ScoreReply>,
 }
 
 // === impl Scorer ===
@@ -118,9 +118,9 @@ struct Job {
 impl Scorer {
     /// Starts the owners of a model, and that of a GPU that it lies on.
     pub fn start(
-        model: &Arc<Model>,
+        model: &Arc<ScorerModel>,
         gpu: Option<Gpu>,
-        limits: Limits,
+        limits: ScorerLimits,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let owners = (0..limits.threads.get()).map(|_| Owner::start(model, limits, metrics));
@@ -131,10 +131,10 @@ impl Scorer {
     }
 
     /// Scores a slate. Dropping the future cancels the work if it has not begun.
-    pub async fn score(&self, request: Request) -> Result<Reply, ScorerError> {
+    pub async fn score(&self, request: ScoreRequest) -> Result<ScoreReply, ScorerError> {
         let owner = self.owner_for(&request);
         let (reply, answer) = oneshot::channel();
-        let job = Job { request, posted: Instant::now(), reply };
+        let job = ScoreJob { request, posted: Instant::now(), reply };
         owner.inbox.try_post(job).map_err(|rejected| match rejected {
             PostError::Full(_) => ScorerError::Full,
             PostError::Closed(_) => ScorerError::Gone,
@@ -142,7 +142,7 @@ impl Scorer {
         answer.await.map_err(|_| ScorerError::Gone)
     }
 
-    fn owner_for(&self, request: &Request) -> &Owner {
+    fn owner_for(&self, request: &ScoreRequest) -> &Owner {
         match &self.gpu {
             Some((owner, pairs_min)) if request.pairs() >= *pairs_min => owner,
             _ => {
@@ -162,32 +162,37 @@ impl Scorer {
 // === impl Owner ===
 
 impl Owner {
-    fn start(model: &Arc<Model>, limits: Limits, metrics: &Arc<Metrics>) -> Self {
+    fn start(model: &Arc<ScorerModel>, limits: ScorerLimits, metrics: &Arc<Metrics>) -> Self {
         let (model, metrics) = (model.clone(), metrics.clone());
-        let desk = {
+        let scratch = {
             let model = model.clone();
-            move || model.desk()
+            move || model.scratch()
         };
-        let turn = move |desk: &mut Desk, jobs: &mut Vec<Job>| {
+        let turn = move |scratch: &mut ScoringScratch, jobs: &mut Vec<ScoreJob>| {
             for job in jobs.drain(..) {
-                job.serve(&model, desk, &metrics);
+                job.serve(&model, scratch, &metrics);
             }
         };
-        let (inbox, thread) = worker::start("scorer", limits.slates, |_| {}, desk, turn);
+        let (inbox, thread) = worker::start("scorer", limits.slates, |_| {}, scratch, turn);
         Self { inbox, _thread: thread }
     }
 
     /// The owner of a GPU: what waits is one batch. A GPU that fails costs time, not answers.
-    fn start_gpu(model: &Arc<Model>, gpu: Gpu, limits: Limits, metrics: &Arc<Metrics>) -> Self {
+    fn start_gpu(
+        model: &Arc<ScorerModel>,
+        gpu: Gpu,
+        limits: ScorerLimits,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let (model, metrics) = (model.clone(), metrics.clone());
         let state = {
             let model = model.clone();
-            move || (gpu, model.desk())
+            move || (gpu, model.scratch())
         };
-        let turn = move |(gpu, desk): &mut (Gpu, Desk), jobs: &mut Vec<Job>| {
+        let turn = move |(gpu, scratch): &mut (Gpu, ScoringScratch), jobs: &mut Vec<ScoreJob>| {
             jobs.retain(|job| !job.reply.is_closed());
             let begun = Instant::now();
-            let slates: Vec<Slate<'_>> = jobs.iter().map(|job| job.request.slate()).collect();
+            let slates: Vec<ScorerSlate<'_>> = jobs.iter().map(|job| job.request.slate()).collect();
             match model.score_on(&slates, gpu) {
                 Ok(scores) => {
                     drop(slates);
@@ -202,7 +207,7 @@ impl Owner {
                     );
                     drop(slates);
                     for job in jobs.drain(..) {
-                        job.serve(&model, desk, &metrics);
+                        job.serve(&model, scratch, &metrics);
                     }
                 }
             }
@@ -212,47 +217,47 @@ impl Owner {
     }
 }
 
-// === impl Job ===
+// === impl ScoreJob ===
 
-impl Job {
-    fn serve(self, model: &Model, desk: &mut Desk, metrics: &Metrics) {
+impl ScoreJob {
+    fn serve(self, model: &ScorerModel, scratch: &mut ScoringScratch, metrics: &Metrics) {
         // A caller who hung up, or whose deadline came, waits for nothing.
         if self.reply.is_closed() {
             return;
         }
         let begun = Instant::now();
-        let scores = model.score(&self.request.slate(), desk);
+        let scores = model.score(&self.request.slate(), scratch);
         self.answer(scores, begun, metrics);
     }
 
     /// Answers with scores that were begun then.
-    fn answer(self, scores: Scores, begun: Instant, metrics: &Metrics) {
+    fn answer(self, scores: SlateScores, begun: Instant, metrics: &Metrics) {
         let compute = begun.elapsed();
-        metrics.scored(self.request.entries.len(), compute);
+        metrics.scored(self.request.items.len(), compute);
         // The caller may have hung up meanwhile.
-        let _ = self.reply.send(Reply { scores, queue: begun - self.posted, compute });
+        let _ = self.reply.send(ScoreReply { scores, queue: begun - self.posted, compute });
     }
 }
 
-// === impl Request ===
+// === impl ScoreRequest ===
 
-impl Request {
+impl ScoreRequest {
     /// What is to be scored.
-    pub fn slate(&self) -> Slate<'_> {
-        let Self { user, now, card, entries } = self;
-        Slate {
+    pub fn slate(&self) -> ScorerSlate<'_> {
+        let Self { user, now, card, items } = self;
+        ScorerSlate {
             user,
             now: *now,
             history: &card.history,
             pattern: Some(&card.vector),
-            head: Some(&card.head),
-            expects: card.expects,
-            candidates: entries,
+            rechead: Some(&card.head),
+            expected_item: card.expects,
+            candidates: items,
         }
     }
 
     /// Pairs of a candidate and an event: what the time of a slate goes by.
     fn pairs(&self) -> usize {
-        self.entries.len() * self.card.history.len().clamp(1, HISTORY_LEN)
+        self.items.len() * self.card.history.len().clamp(1, HISTORY_LEN)
     }
 }

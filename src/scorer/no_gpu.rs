@@ -1,6 +1,6 @@
 //! What stands for a GPU in a program that was built without the feature `cuda`: there is none.
 
-use super::{GpuLimits, Model, Scores, Slate};
+use super::{GpuLimits, ScorerModel, ScorerSlate, SlateScores};
 use std::convert::Infallible;
 
 /// A GPU that nobody has.
@@ -12,14 +12,18 @@ pub struct Gpu(Infallible);
 #[error("this program was built without the feature `cuda`, and can't use a GPU")]
 pub struct GpuError;
 
-impl Model {
+impl ScorerModel {
     /// Says that there is none.
     pub fn on_gpu(&self, _limits: GpuLimits, _slates_max: usize) -> Result<Gpu, GpuError> {
         Err(GpuError)
     }
 
     /// Scores slates on a GPU that nobody has.
-    pub fn score_on(&self, _slates: &[Slate<'_>], gpu: &mut Gpu) -> Result<Vec<Scores>, GpuError> {
+    pub fn score_on(
+        &self,
+        _slates: &[ScorerSlate<'_>],
+        gpu: &mut Gpu,
+    ) -> Result<Vec<SlateScores>, GpuError> {
         match gpu.0 {}
     }
 }

@@ -1,7 +1,9 @@
 //! From a bundle to a scorer's model.
 
 use super::rechead::RecheadFile;
-use super::{Desk, Entry, Fusion, Gpu, Model, Reader, Scores, Slate};
+use super::{
+    Fusion, Gpu, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
+};
 use crate::bundle::{Bundle, BundleError, GoldenRequest, Part};
 use crate::language::TextTokenizer;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
@@ -27,9 +29,9 @@ pub struct ScorerFile {
 
 /// A model, and what serving must know beside it.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedScorer {
     /// The model.
-    pub model: Arc<Model>,
+    pub model: Arc<ScorerModel>,
     /// Its shape and its fusion.
     pub file: ScorerFile,
     /// The bundle's version.
@@ -37,9 +39,9 @@ pub struct Opened {
     golden: Vec<GoldenRequest>,
 }
 
-// === impl Opened ===
+// === impl OpenedScorer ===
 
-impl Opened {
+impl OpenedScorer {
     /// Makes the model of an opened bundle.
     pub fn of(bundle: Bundle) -> Result<Self, BundleError> {
         fn wrong<E: Display>(part: Part) -> impl Fn(E) -> BundleError {
@@ -58,7 +60,7 @@ impl Opened {
         let tokens =
             TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
-        let reader = Arc::new(Reader { tokens, encoder });
+        let reader = Arc::new(TextReader { tokens, encoder });
         let head = rechead(&bundle)?;
         if let Some((network, _)) = &head {
             let kept = bundle.cards.rechead_vectors.len();
@@ -69,10 +71,10 @@ impl Opened {
             }
         }
         let catalog = Arc::new(bundle.catalog);
-        let model = Model::new(catalog, bundle.cards, reader, Arc::new(network));
+        let model = ScorerModel::new(catalog, bundle.cards, reader, Arc::new(network));
         let mut model = model.map_err(wrong(Part::CardVectors))?;
         if let Some((network, weight)) = head {
-            model = model.with_head(network, weight);
+            model = model.with_rechead(network, weight);
         }
         let model = Arc::new(model);
         Ok(Self { model, file, version: bundle.manifest.version, golden: bundle.golden })
@@ -86,8 +88,8 @@ impl Opened {
     /// Scores the golden requests: a bundle whose scores don't come out on this machine must not
     /// serve.
     pub fn check_golden(&self) -> Result<(), BundleError> {
-        let mut desk = self.model.desk();
-        self.compare_golden(|golden| score_golden(&self.model, golden, &mut desk))
+        let mut scratch = self.model.scratch();
+        self.compare_golden(|golden| score_golden(&self.model, golden, &mut scratch))
     }
 
     /// The same on a GPU, which warms it.
@@ -103,11 +105,11 @@ impl Opened {
 
     fn compare_golden(
         &self,
-        mut score: impl FnMut(&GoldenRequest) -> Result<Scores, BundleError>,
+        mut score: impl FnMut(&GoldenRequest) -> Result<SlateScores, BundleError>,
     ) -> Result<(), BundleError> {
         for golden in &self.golden {
             let card = self.model.cards.users.get(&golden.user.as_str().into());
-            if card.is_some_and(|card| !self.model.is_of_this_head(card)) {
+            if card.is_some_and(|card| !self.model.matches_rechead_vectors(card)) {
                 let why = "its vectors in the Rechead's space are those of another Rechead";
                 return Err(BundleError::malformed(Part::CardVectors.file(), why));
             }
@@ -158,34 +160,34 @@ fn rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
 
 /// The scores of a golden request, whose own are not read.
 pub fn score_golden(
-    model: &Model,
+    model: &ScorerModel,
     golden: &GoldenRequest,
-    desk: &mut Desk,
-) -> Result<Scores, BundleError> {
-    with_golden(model, golden, |slate| model.score(slate, desk))
+    scratch: &mut ScoringScratch,
+) -> Result<SlateScores, BundleError> {
+    with_golden(model, golden, |slate| model.score(slate, scratch))
 }
 
 /// Lends the slate of a golden request.
 fn with_golden<T>(
-    model: &Model,
+    model: &ScorerModel,
     golden: &GoldenRequest,
-    use_it: impl FnOnce(&Slate<'_>) -> T,
+    use_it: impl FnOnce(&ScorerSlate<'_>) -> T,
 ) -> Result<T, BundleError> {
     let unknown = |what: &str| wrong_golden(&format!("{what} is not in the bundle"));
     let user = golden.user.as_str().into();
     let card = model.cards.users.get(&user).ok_or_else(|| unknown(&golden.user))?;
     let number = |item: &String| {
         let number = model.catalog.number(&item.as_str().into());
-        number.map(Entry::Known).ok_or_else(|| unknown(item))
+        number.map(SlateItem::Known).ok_or_else(|| unknown(item))
     };
     let candidates = golden.items.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-    Ok(use_it(&Slate {
+    Ok(use_it(&ScorerSlate {
         user: &user,
         now: golden.now,
         history: &card.history,
         pattern: Some(&card.vector),
-        head: Some(&card.head),
-        expects: card.expects,
+        rechead: Some(&card.head),
+        expected_item: card.expects,
         candidates: &candidates,
     }))
 }

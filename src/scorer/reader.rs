@@ -6,14 +6,14 @@ use rayon::prelude::*;
 
 /// The static text encoder and the tokenizer that it was trained with.
 #[derive(Debug)]
-pub struct Reader {
+pub struct TextReader {
     /// Words to tokens.
     pub tokens: TextTokenizer,
     /// Tokens to vectors.
     pub encoder: TextEncoder,
 }
 
-impl Reader {
+impl TextReader {
     /// The vector of a text: (width).
     pub fn vector(&self, text: &str) -> Vec<f32> {
         let mut vector = vec![0.0; TEXT_WIDTH];

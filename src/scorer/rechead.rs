@@ -29,7 +29,7 @@ pub struct RecheadFile {
 
 /// A Rechead, and the vectors of the catalogue's items in its space.
 #[derive(Debug)]
-pub struct Head {
+pub struct RecheadScorer {
     network: Rechead,
     weight: f32,
     /// (items, d)
@@ -38,19 +38,19 @@ pub struct Head {
 
 /// What was written about a shopper.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Written<'a> {
+pub struct ShopperTexts<'a> {
     /// What they did, oldest first.
     pub history: &'a [HistoryEvent],
     /// The vector of a thought about them: their pattern, if nobody thought aloud.
     pub thought: Option<&'a [f32]>,
     /// The number of the item that they are expected to want, if a language model said so. The shop's
-    /// own counts [foresee](foreseen) one otherwise.
+    /// own counts [foresee](predicted_next_item) one otherwise.
     pub answer: Option<u32>,
 }
 
-// === impl Head ===
+// === impl RecheadScorer ===
 
-impl Head {
+impl RecheadScorer {
     /// Makes the vectors of all items, whose texts have these vectors (items, e).
     pub fn new(network: Rechead, weight: f32, item_texts: &[f32]) -> Self {
         let mut room = RecheadRoom::default();
@@ -61,7 +61,7 @@ impl Head {
 
     /// Takes the vectors of all items from cards that were written with it, and makes them where cards
     /// have none.
-    pub fn of(network: Rechead, weight: f32, cards: &Cards) -> Self {
+    pub fn from_cards(network: Rechead, weight: f32, cards: &Cards) -> Self {
         if cards.rechead_vectors.is_empty() {
             return Self::new(network, weight, &cards.item_vectors);
         }
@@ -70,23 +70,23 @@ impl Head {
 
     /// Whether cards were written with this very network, to the precision that they are kept in: told
     /// by the vectors of `user`, and of the item that they met last.
-    pub fn wrote(&self, user: &UserCard, cards: &Cards) -> bool {
+    pub fn matches_vectors(&self, user: &UserCard, cards: &Cards) -> bool {
         let UserCard { history, vector, expects, head, .. } = user;
         if head.is_empty() && cards.rechead_vectors.is_empty() {
             return true;
         }
-        let written = Written { history, thought: Some(vector), answer: *expects };
+        let written = ShopperTexts { history, thought: Some(vector), answer: *expects };
         let texts = cards.item_vectors.chunks_exact(self.network.text_width());
         let mut both = texts.zip(cards.rechead_vectors.chunks_exact(self.network.width()));
         let met = history.last().and_then(|past| both.nth(past.item as usize));
         let is_made_of = |(text, of_item): (&[f32], &[f32])| {
             near(of_item, &self.network.item(text, &mut RecheadRoom::default()))
         };
-        near(head, &self.shopper(written, cards)) && met.is_none_or(is_made_of)
+        near(head, &self.shopper_vector(written, cards)) && met.is_none_or(is_made_of)
     }
 
     /// The vectors of the catalogue's items: (items, d).
-    pub fn items(&self) -> &Arc<[f32]> {
+    pub fn item_vectors(&self) -> &Arc<[f32]> {
         &self.items
     }
 
@@ -96,14 +96,14 @@ impl Head {
     }
 
     /// The vector of a shopper, by what these cards know.
-    pub fn shopper(&self, of: Written<'_>, cards: &Cards) -> Vec<f32> {
+    pub fn shopper_vector(&self, of: ShopperTexts<'_>, cards: &Cards) -> Vec<f32> {
         let item_texts = &cards.item_vectors;
         let width = self.network.text_width();
         let nothing = vec![0.0; width];
         let thought = of.thought.filter(|thought| thought.len() == width).unwrap_or(&nothing);
-        let answer = of.answer.or_else(|| foreseen(of.history, cards));
+        let answer = of.answer.or_else(|| predicted_next_item(of.history, cards));
         let answer = answer.and_then(|item| item_texts.chunks_exact(width).nth(item as usize));
-        let history = history_text(of.history, item_texts, width);
+        let history = history_vector(of.history, item_texts, width);
         self.network.shopper(&history, thought, answer, &mut RecheadRoom::default())
     }
 
@@ -121,7 +121,7 @@ impl Head {
 
 /// The vector of a history's text: that of its latest items' texts, each of which counts the same, as
 /// the static encoder would make it of all of them together.
-pub fn history_text(history: &[HistoryEvent], item_texts: &[f32], width: usize) -> Vec<f32> {
+pub fn history_vector(history: &[HistoryEvent], item_texts: &[f32], width: usize) -> Vec<f32> {
     let mut text = vec![0.0; width];
     for past in history.iter().rev().take(HISTORY_ITEMS) {
         let of_it = &item_texts[past.item as usize * width..][..width];
@@ -140,7 +140,7 @@ pub fn history_text(history: &[HistoryEvent], item_texts: &[f32], width: usize) 
 
 /// The item that buyers of a shopper's latest purchases bought most, of those that they have not bought:
 /// an item-kNN's first guess, which stands in where no language model was asked.
-pub fn foreseen(history: &[HistoryEvent], cards: &Cards) -> Option<u32> {
+pub fn predicted_next_item(history: &[HistoryEvent], cards: &Cards) -> Option<u32> {
     let bought = || history.iter().rev().filter(|past| past.kind == EventKind::Purchase);
     let mut backed: FxHashMap<u32, f32> = FxHashMap::default();
     let mut share = 1.0;
@@ -176,12 +176,12 @@ mod tests {
     fn the_latest_items_make_up_the_text_of_a_history() {
         let past = |item| HistoryEvent { item, time: 0, kind: EventKind::Purchase };
         let texts = [1.0, 0.0, 0.0, 1.0];
-        assert_eq!(history_text(&[], &texts, 2), [0.0, 0.0]);
-        assert_eq!(history_text(&[past(1)], &texts, 2), [0.0, 1.0]);
+        assert_eq!(history_vector(&[], &texts, 2), [0.0, 0.0]);
+        assert_eq!(history_vector(&[past(1)], &texts, 2), [0.0, 1.0]);
         let mut long = vec![past(1); 9];
         long.extend([past(0); HISTORY_ITEMS]);
-        assert_eq!(history_text(&long, &texts, 2), [1.0, 0.0]);
-        let even = history_text(&[past(0), past(1)], &texts, 2);
+        assert_eq!(history_vector(&long, &texts, 2), [1.0, 0.0]);
+        let even = history_vector(&[past(0), past(1)], &texts, 2);
         assert!(even.iter().all(|value| (value - 0.5_f32.sqrt()).abs() < 1e-6));
     }
 }

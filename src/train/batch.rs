@@ -5,7 +5,7 @@ use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, HISTORY_LEN, REASONS_MAX, month};
 use crate::domain::UserId;
 use crate::nn::{Batch, Shape};
-use crate::scorer::features::{Candidate, Context, FEATURES};
+use crate::scorer::features::{CandidateItem, FEATURE_COUNT, FeatureContext};
 use candle_core::{Device, Result, Tensor};
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -77,7 +77,7 @@ impl Batcher<'_> {
     fn example(&self, case: &Case, shown: &[u32], rng: &mut ChaCha8Rng, to: &mut Columns) {
         let cards = &self.snapshots[case.snapshot].cards;
         let month = month(case.now);
-        let context = Context::new(self.catalog, cards, &case.history, case.now, month);
+        let context = FeatureContext::new(self.catalog, cards, &case.history, case.now, month);
         let width = self.shape.text;
         let text = |item: u32| &cards.item_vectors[item as usize * width..][..width];
         for past in context.history() {
@@ -98,13 +98,13 @@ impl Batcher<'_> {
             let overlaps: Vec<f32> = card.reasons.iter().map(|r| context.overlap(r)).collect();
             to.item_ids.push(self.id(item, rng));
             to.item_texts.extend_from_slice(text(item));
-            let features = context.features(Candidate::Known(item, card), &overlaps);
+            let features = context.features(CandidateItem::Known(item, card), &overlaps);
             to.features.extend_from_slice(&features);
             let first = card.first_reason as usize * width;
             to.reasons
                 .extend_from_slice(&cards.reason_vectors[first..][..card.reasons.len() * width]);
             for (reason, overlap) in card.reasons.iter().zip(&overlaps) {
-                let own = Context::is_own(reason, &self.users[case.user as usize]);
+                let own = FeatureContext::is_supported_by(reason, &self.users[case.user as usize]);
                 to.overlap.push(*overlap);
                 to.reason_mask.push(f32::from(u8::from(!own)));
             }
@@ -141,7 +141,7 @@ impl Columns {
         Ok(Batch {
             item_ids: Tensor::from_vec(self.item_ids, (b, n), cpu)?,
             item_texts: Tensor::from_vec(self.item_texts, (b, n, e), cpu)?,
-            features: Tensor::from_vec(self.features, (b, n, FEATURES), cpu)?,
+            features: Tensor::from_vec(self.features, (b, n, FEATURE_COUNT), cpu)?,
             history_ids: Tensor::from_vec(self.history_ids, (b, h), cpu)?,
             history_texts: Tensor::from_vec(self.history_texts, (b, h, e), cpu)?,
             history_ages: Tensor::from_vec(self.history_ages, (b, h), cpu)?,

@@ -7,13 +7,13 @@ use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent};
 use crate::domain::Timestamp;
 use crate::evidence;
 use crate::reranker::{self, Offer, Shopper};
-use crate::scorer::{Reader, Written, is_cold};
+use crate::scorer::{ShopperTexts, TextReader, is_cold};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-/// What is to be foreseen.
+/// What is to be predicted_next_item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PredictionTask {
     /// The next item that the shopper never bought before; what is already in the basket is
@@ -54,7 +54,7 @@ pub struct Cases<'a> {
     /// Its items.
     pub catalog: &'a Catalog,
     /// The text encoder.
-    pub reader: &'a Reader,
+    pub reader: &'a TextReader,
     /// In time order; a case uses the latest one that is not newer than itself.
     pub snapshots: &'a [Snapshot],
     /// Items of a slate.
@@ -152,7 +152,12 @@ impl Cases<'_> {
         };
         let cards = &self.snapshots[snapshot].cards.items;
         let pattern = (!history.is_empty()).then(|| {
-            self.reader.vector(&evidence::pattern(self.catalog, cards, &history, self.currency))
+            self.reader.vector(&evidence::pattern_text(
+                self.catalog,
+                cards,
+                &history,
+                self.currency,
+            ))
         });
         let slate = slate.into_iter().map(|(item, _)| item).collect();
         let user = user as u32;
@@ -168,8 +173,12 @@ impl Case {
     }
 
     /// What was written about the shopper, as the Rechead reads it.
-    pub fn written(&self) -> Written<'_> {
-        Written { history: &self.history, thought: self.pattern.as_deref(), answer: self.expects }
+    pub fn written(&self) -> ShopperTexts<'_> {
+        ShopperTexts {
+            history: &self.history,
+            thought: self.pattern.as_deref(),
+            answer: self.expects,
+        }
     }
 
     /// Items as they are offered to the shopper, by what was known then.

@@ -11,7 +11,7 @@ use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::Rechead;
 use crate::reranker::{Compared, ComparedFile, RerankerFile, ScoredOrder};
-use crate::scorer::{Head, Written};
+use crate::scorer::{RecheadScorer, ShopperTexts};
 use anyhow::Context as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -137,7 +137,7 @@ fn asking(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
 
 /// The Rechead on a workspace: what it says once it has read what was written.
 pub struct RecheadJudge<'a> {
-    head: Head,
+    head: RecheadScorer,
     data: &'a TrainingData,
 }
 
@@ -146,7 +146,7 @@ impl<'a> RecheadJudge<'a> {
     pub fn new(network: &Rechead, data: &'a TrainingData) -> Self {
         // No time changes the texts of items.
         let texts = &data.snapshots[0].cards.item_vectors;
-        Self { head: Head::new(network.clone(), 0.0, texts), data }
+        Self { head: RecheadScorer::new(network.clone(), 0.0, texts), data }
     }
 
     /// What it says of each candidate of a case's slate.
@@ -163,13 +163,14 @@ impl<'a> RecheadJudge<'a> {
         }
         let thought = self.data.reader.vector(&answer.thought);
         let answered = answer.order.first().copied();
-        let written = Written { history: &case.history, thought: Some(&thought), answer: answered };
+        let written =
+            ShopperTexts { history: &case.history, thought: Some(&thought), answer: answered };
         let shopper = self.shopper(case, written);
         answer.order.iter().map(|&item| self.head.score(&shopper, item)).collect()
     }
 
-    fn shopper(&self, case: &Case, written: Written<'_>) -> Vec<f32> {
-        self.head.shopper(written, &self.data.snapshots[case.snapshot].cards)
+    fn shopper(&self, case: &Case, written: ShopperTexts<'_>) -> Vec<f32> {
+        self.head.shopper_vector(written, &self.data.snapshots[case.snapshot].cards)
     }
 }
 

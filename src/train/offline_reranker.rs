@@ -9,7 +9,7 @@ use crate::reranker::{
     self, Compared, ComparedFile, Grounds, Offer, Prompts, Reranker, RunLimits, Shopper, Thinks,
     Urgency,
 };
-use crate::scorer::Model;
+use crate::scorer::ScorerModel;
 use crate::telemetry::Metrics;
 use anyhow::{Context as _, ensure};
 use std::num::NonZeroUsize;
@@ -172,7 +172,11 @@ impl OfflineReranker {
     }
 
     /// The logits of a golden request, which is made of the model's own users and items.
-    pub fn weigh_golden(&self, model: &Model, golden: &GoldenRequest) -> anyhow::Result<Vec<f32>> {
+    pub fn weigh_golden(
+        &self,
+        model: &ScorerModel,
+        golden: &GoldenRequest,
+    ) -> anyhow::Result<Vec<f32>> {
         let history = &model.cards.users[&golden.user.as_str().into()].history;
         let shopper = Shopper::of(history, golden.now);
         let number = |item: &String| model.catalog.number(&item.as_str().into());

@@ -44,7 +44,7 @@ impl OfflineScorer {
     pub fn scores(&self, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<Vec<f32>>> {
         let said = data.score((&self.weights, &self.file.shape), self.head.as_ref(), cases)?;
         let fused = cases.iter().zip(said).map(|(case, scores)| {
-            let prior = self.file.fusion.prior(&case.history);
+            let prior = self.file.fusion.position_penalty(&case.history);
             (0..case.slate.len()).map(|place| scores.fused(place, prior, place)).collect()
         });
         Ok(fused.collect())

@@ -5,7 +5,7 @@ use super::workspace::Workspace;
 use crate::bundle::{Bundle, GoldenRequest, MANIFEST, Manifest, Part, write_golden};
 use crate::domain::UserId;
 use crate::reranker::RerankerFile;
-use crate::scorer::{Opened, Scores, score_golden};
+use crate::scorer::{OpenedScorer, SlateScores, score_golden};
 use anyhow::Context as _;
 use std::fs;
 use std::path::Path;
@@ -75,12 +75,12 @@ fn speaks(workspace: &Workspace<'_>) -> anyhow::Result<bool> {
 fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
     let bundle = Bundle::open(dir)?;
     let decoder = bundle.path(Part::Decoder);
-    let model = Opened::of(bundle)?.model;
+    let model = OpenedScorer::of(bundle)?.model;
     let mut users: Vec<&UserId> = model.cards.users.keys().collect();
     users.sort();
     let stride = (users.len() / GOLDEN).max(1);
     let items = model.catalog.items();
-    let mut desk = model.desk();
+    let mut scratch = model.scratch();
     let requests = users.into_iter().step_by(stride).take(GOLDEN).enumerate();
     let golden = requests.map(|(turn, user)| {
         let spread = items.iter().skip(turn).step_by((items.len() / GOLDEN_SLATE).max(1));
@@ -88,7 +88,8 @@ fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
         let now = model.cards.as_of;
         let user = user.as_str().into();
         let blank = GoldenRequest { user, now, items: slate, ..GoldenRequest::default() };
-        let Scores { logits: scores, rechead, .. } = score_golden(&model, &blank, &mut desk)?;
+        let SlateScores { logits: scores, rechead, .. } =
+            score_golden(&model, &blank, &mut scratch)?;
         Ok(GoldenRequest { scores, rechead, ..blank })
     });
     let mut golden = golden.collect::<anyhow::Result<Vec<_>>>()?;

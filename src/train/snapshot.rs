@@ -3,15 +3,15 @@
 use super::dataset::{DAY_S, Dataset};
 use crate::bundle::{COMPANIONS, Cards, Catalog, NeighbourTable, PARTNERS};
 use crate::domain::Timestamp;
-use crate::evidence::{self, Ledger, Partner};
-use crate::scorer::Reader;
-use crate::upstream::{CoPurchase, Plan};
+use crate::evidence::{self, PurchaseCounts, SimilarItem};
+use crate::scorer::TextReader;
+use crate::upstream::{ItemKnn, ItemKnnConfig};
 
 /// The shop as it was known at `cards.as_of`.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The shop's own ranker.
-    pub upstream: CoPurchase,
+    pub upstream: ItemKnn,
     /// The cards of all items; users' patterns are written when they are needed.
     pub cards: Cards,
 }
@@ -23,7 +23,7 @@ impl Snapshot {
     pub fn take(
         dataset: &Dataset,
         catalog: &Catalog,
-        reader: &Reader,
+        reader: &TextReader,
         item_vectors: &[f32],
         as_of: Timestamp,
         currency: &str,
@@ -36,7 +36,7 @@ impl Snapshot {
     }
 
     /// Makes the vectors of its reasons, whose texts are new.
-    pub fn reread(&mut self, reader: &Reader) {
+    pub fn reread(&mut self, reader: &TextReader) {
         let reasons = self.cards.items.iter().flat_map(|card| &card.reasons);
         let texts: Vec<_> = reasons.map(|reason| &*reason.text).collect();
         self.cards.reason_vectors = reader.vectors(&texts);
@@ -48,7 +48,7 @@ impl Snapshot {
         catalog: &Catalog,
         as_of: Timestamp,
         currency: &str,
-    ) -> (CoPurchase, Cards) {
+    ) -> (ItemKnn, Cards) {
         let known: Vec<Vec<(u32, Timestamp)>> = dataset
             .bought
             .iter()
@@ -57,15 +57,18 @@ impl Snapshot {
                 known.iter().map(|b| (b.item, b.time)).collect()
             })
             .collect();
-        let upstream =
-            CoPurchase::build(known.iter().map(Vec::as_slice), catalog.len(), &Plan::before(as_of));
-        let partners: Vec<Vec<Partner>> = (0..catalog.len() as u32)
+        let upstream = ItemKnn::build(
+            known.iter().map(Vec::as_slice),
+            catalog.len(),
+            &ItemKnnConfig::before(as_of),
+        );
+        let partners: Vec<Vec<SimilarItem>> = (0..catalog.len() as u32)
             .map(|item| {
                 let near = upstream.neighbours(item).iter().take(PARTNERS_LOOKED_AT);
-                near.map(|near| Partner { item: near.item, cosine: near.cosine }).collect()
+                near.map(|near| SimilarItem { item: near.item, cosine: near.cosine }).collect()
             })
             .collect();
-        let ledger = Ledger::new(catalog, dataset.users.len(), &dataset.purchases, as_of);
+        let ledger = PurchaseCounts::new(catalog, dataset.users.len(), &dataset.purchases, as_of);
         let items = evidence::item_cards(catalog, &dataset.users, &ledger, &partners, currency);
         let partners = ties(&upstream, catalog.len(), PARTNERS);
         let companions = ties(&in_baskets(dataset, catalog, as_of), catalog.len(), COMPANIONS);
@@ -74,7 +77,7 @@ impl Snapshot {
 }
 
 /// What lies in one basket: the same counts as for users, with each basket as a user of its own.
-fn in_baskets(dataset: &Dataset, catalog: &Catalog, as_of: Timestamp) -> CoPurchase {
+fn in_baskets(dataset: &Dataset, catalog: &Catalog, as_of: Timestamp) -> ItemKnn {
     let baskets: Vec<Vec<(u32, Timestamp)>> = dataset
         .bought
         .iter()
@@ -84,11 +87,11 @@ fn in_baskets(dataset: &Dataset, catalog: &Catalog, as_of: Timestamp) -> CoPurch
                 .map(|basket| basket.iter().map(|b| (b.item, b.time)).collect())
         })
         .collect();
-    let plan = Plan { neighbours: COMPANIONS, ..Plan::before(as_of) };
-    CoPurchase::build(baskets.iter().map(Vec::as_slice), catalog.len(), &plan)
+    let plan = ItemKnnConfig { neighbours: COMPANIONS, ..ItemKnnConfig::before(as_of) };
+    ItemKnn::build(baskets.iter().map(Vec::as_slice), catalog.len(), &plan)
 }
 
-fn ties(of: &CoPurchase, items: usize, columns: usize) -> NeighbourTable {
+fn ties(of: &ItemKnn, items: usize, columns: usize) -> NeighbourTable {
     let mut ties = NeighbourTable::new(columns);
     for item in 0..items as u32 {
         ties.push(of.neighbours(item).iter().map(|near| (near.item, near.cosine)));

@@ -8,7 +8,7 @@ use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
 use crate::nn::{Fused, Rechead, Shape, Weights};
-use crate::scorer::{Desk, Entry, Model, Reader, Scores, Slate};
+use crate::scorer::{ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader};
 use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -25,7 +25,7 @@ pub struct TrainingData {
     /// The log.
     pub dataset: Dataset,
     /// The text encoder.
-    pub reader: Arc<Reader>,
+    pub reader: Arc<TextReader>,
     /// In time order.
     pub snapshots: Vec<Snapshot>,
     /// Slates of another ranker, by user, if the recipe names some.
@@ -121,9 +121,9 @@ impl TrainingData {
         (weights, shape): (&Weights, &Shape),
         head: Option<&(Rechead, f32)>,
         cases: &[Case],
-    ) -> anyhow::Result<Vec<Scores>> {
+    ) -> anyhow::Result<Vec<SlateScores>> {
         let network = Arc::new(Fused::new(weights, shape)?);
-        let mut scores = vec![Scores::default(); cases.len()];
+        let mut scores = vec![SlateScores::default(); cases.len()];
         for (at, snapshot) in self.snapshots.iter().enumerate() {
             let mut of_it =
                 cases.iter().enumerate().filter(|(_, case)| case.snapshot == at).peekable();
@@ -131,30 +131,36 @@ impl TrainingData {
                 continue;
             }
             let (catalog, reader) = (self.catalog.clone(), self.reader.clone());
-            let mut model = Model::new(catalog, snapshot.cards.clone(), reader, network.clone())?;
+            let mut model =
+                ScorerModel::new(catalog, snapshot.cards.clone(), reader, network.clone())?;
             if let Some((network, weight)) = head {
-                model = model.with_head(network.clone(), *weight);
+                model = model.with_rechead(network.clone(), *weight);
             }
-            let mut desk = model.desk();
+            let mut scratch = model.scratch();
             for (place, case) in of_it {
-                scores[place] = self.score_case(&model, case, &mut desk);
+                scores[place] = self.score_case(&model, case, &mut scratch);
             }
         }
         Ok(scores)
     }
 
-    fn score_case(&self, model: &Model, case: &Case, desk: &mut Desk) -> Scores {
-        let candidates: Vec<Entry> = case.slate.iter().copied().map(Entry::Known).collect();
-        let slate = Slate {
+    fn score_case(
+        &self,
+        model: &ScorerModel,
+        case: &Case,
+        scratch: &mut ScoringScratch,
+    ) -> SlateScores {
+        let candidates: Vec<SlateItem> = case.slate.iter().copied().map(SlateItem::Known).collect();
+        let slate = ScorerSlate {
             user: &self.dataset.users[case.user as usize],
             now: case.now,
             history: &case.history,
             pattern: case.pattern.as_deref(),
-            head: None,
-            expects: case.expects,
+            rechead: None,
+            expected_item: case.expects,
             candidates: &candidates,
         };
-        model.score(&slate, desk)
+        model.score(&slate, scratch)
     }
 }
 

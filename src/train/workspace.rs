@@ -6,7 +6,7 @@ use super::recipe::Recipe;
 use crate::bundle::{Catalog, Part, read_catalog};
 use crate::language::TextTokenizer;
 use crate::nn::text::TextEncoder;
-use crate::scorer::Reader;
+use crate::scorer::TextReader;
 use crate::shop::Shop;
 use anyhow::Context as _;
 use std::fs;
@@ -71,10 +71,10 @@ impl<'a> Workspace<'a> {
     }
 
     /// The text encoder that `text_encoder` trained.
-    pub fn reader(&self) -> anyhow::Result<Arc<Reader>> {
+    pub fn reader(&self) -> anyhow::Result<Arc<TextReader>> {
         let tokens = TextTokenizer::load(&self.path(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&self.path(Part::Text))?;
-        Ok(Arc::new(Reader { tokens, encoder }))
+        Ok(Arc::new(TextReader { tokens, encoder }))
     }
 }
 

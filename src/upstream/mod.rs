@@ -3,6 +3,6 @@
 //! A plain co-purchase retriever: it stands for the shop's existing ranker, whose order is the one
 //! "given". The product's own ranking never reads it.
 
-mod copurchase;
+mod item_knn;
 
-pub use copurchase::{CoPurchase, Neighbour, Plan};
+pub use item_knn::{ItemKnn, ItemKnnConfig, Neighbour};

@@ -15,7 +15,7 @@ pub fn building(metrics: Arc<Metrics>) -> LadderOptions {
     LadderOptions {
         store: None,
         memory: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
-        scorer: scorer::Limits {
+        scorer: scorer::ScorerLimits {
             threads: some(1),
             slates: worker::InboxLimits { waiting_max: some(64), batch_max: some(8) },
             gpu: None,

@@ -240,7 +240,8 @@ impl Shop<'_> {
         if history.is_empty() {
             return Ok(None);
         }
-        let pattern = evidence::pattern(self.catalog, &self.cards.items, &history, self.currency);
+        let pattern =
+            evidence::pattern_text(self.catalog, &self.cards.items, &history, self.currency);
         let vocabulary = prompts.vocabulary();
         let mut tokens = vocabulary.encode(&format!("{pattern} PurchaseLine"))?;
         let bought = history.iter().filter(|past| past.kind == EventKind::Purchase).rev();

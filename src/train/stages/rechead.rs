@@ -10,7 +10,7 @@ use super::reward_model::examples;
 use crate::bundle::Part;
 use crate::nn::text::TEXT_WIDTH;
 use crate::nn::{Rechead, RecheadBatch, RecheadNetwork, RecheadShape, Weights, softmax_loss};
-use crate::scorer::{RecheadFile, foreseen, history_text};
+use crate::scorer::{RecheadFile, history_vector, predicted_next_item};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::fit::{self, Plan};
 use crate::train::offline_ladder::{RecheadJudge, ndcg_at_10, order_by_score};
@@ -185,11 +185,11 @@ impl Training<'_> {
         let (mut history, mut thought) = (Vec::new(), Vec::new());
         let (mut answer, mut answered, mut items) = (Vec::new(), Vec::new(), Vec::new());
         for case in cases {
-            history.extend(history_text(&case.history, texts, TEXT_WIDTH));
+            history.extend(history_vector(&case.history, texts, TEXT_WIDTH));
             let nothing = || vec![0.0; TEXT_WIDTH];
             thought.extend(case.pattern.clone().unwrap_or_else(nothing));
             let cards = &self.data.snapshots[case.snapshot].cards;
-            let expects = case.expects.or_else(|| foreseen(&case.history, cards));
+            let expects = case.expects.or_else(|| predicted_next_item(&case.history, cards));
             let expects = expects.filter(|_| !rng.random_bool(HIDDEN_SHARE));
             answer.extend(expects.map_or_else(nothing, |item| text(texts, item).to_vec()));
             answered.push(if expects.is_some() { 1.0_f32 } else { 0.0 });

@@ -2,8 +2,8 @@
 
 use crate::bundle::{HISTORY_LEN, Part, REASONS_MAX};
 use crate::nn::{self, Din, Dropout, Shape, Weights};
-use crate::scorer::features::{AGES, FEATURES};
-use crate::scorer::{Fusion, Prior, ScorerFile};
+use crate::scorer::features::{AGE_BUCKETS, FEATURE_COUNT};
+use crate::scorer::{Fusion, PositionPenalty, ScorerFile};
 use crate::train::batch::Batcher;
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::fit::{self, Plan};
@@ -103,9 +103,9 @@ fn shape(data: &TrainingData, recipe: &Recipe) -> Shape {
         items: data.catalog.len(),
         text: nn::text::TEXT_WIDTH,
         reasons: REASONS_MAX,
-        features: FEATURES,
+        features: FEATURE_COUNT,
         history: HISTORY_LEN,
-        ages: AGES,
+        ages: AGE_BUCKETS,
         layers: recipe.reward_model.layers,
         ablation: recipe.reward_model.ablation,
         ..Shape::default()
@@ -201,9 +201,13 @@ impl Training<'_> {
     }
 
     /// The best weight for the cases that are `counted`, and what it gets.
-    fn best_prior(&self, logits: &[Vec<Vec<f32>>], counted: fn(&Case) -> bool) -> (f64, Prior) {
+    fn best_prior(
+        &self,
+        logits: &[Vec<Vec<f32>>],
+        counted: fn(&Case) -> bool,
+    ) -> (f64, PositionPenalty) {
         let verdicts = PRIOR_WEIGHTS.map(|weight| {
-            let prior = Prior { weight };
+            let prior = PositionPenalty { weight };
             let of_task = |(at, (_, cases)): (usize, &(PredictionTask, Vec<Case>))| {
                 let cases = cases.iter().zip(&logits[at]).filter(|(case, _)| counted(case));
                 let each = cases.map(|(case, logits)| {

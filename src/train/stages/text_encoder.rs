@@ -110,7 +110,7 @@ impl Texts {
             let taken = items[bought[line].item as usize].clone();
             let beside = if rng.random_bool(0.5) {
                 let history = dataset.history(user, line, true, HISTORY_LEN);
-                evidence::pattern(catalog, &cards.items, &history, currency)
+                evidence::pattern_text(catalog, &cards.items, &history, currency)
             } else {
                 items[bought[line - 1].item as usize].clone()
             };

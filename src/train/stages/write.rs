@@ -6,14 +6,14 @@ use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part, UserCard, w
 use crate::domain::{EventKind, Timestamp};
 use crate::evidence::Pattern;
 use crate::reranker::Shopper;
-use crate::scorer::{Head, Written};
+use crate::scorer::{RecheadScorer, ShopperTexts};
 use crate::train::dataset::Dataset;
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::rechead;
 use crate::train::snapshot::Snapshot;
 use crate::train::writer::{self, AT_ONCE, Writer};
 use crate::train::{Stage, Workspace};
-use crate::upstream::CoPurchase;
+use crate::upstream::ItemKnn;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,14 +86,18 @@ impl Stage for Write {
             }
         }
         let Snapshot { upstream, mut cards } = snapshot;
-        let head = rechead(workspace)?.map(|(network, weight)| Head::of(network, weight, &cards));
-        cards.rechead_vectors = head.as_ref().map(|head| head.items().clone()).unwrap_or_default();
+        let head = rechead(workspace)?
+            .map(|(network, weight)| RecheadScorer::from_cards(network, weight, &cards));
+        cards.rechead_vectors =
+            head.as_ref().map(|head| head.item_vectors().clone()).unwrap_or_default();
         let shoppers = dataset.users.iter().zip(histories).zip(patterns).zip(expected);
         for (((user, history), pattern), expects) in shoppers {
             let Some(pattern) = pattern else { continue };
             let vector = reader.vector(&pattern);
-            let written = Written { history: &history, thought: Some(&vector), answer: expects };
-            let head = head.as_ref().map_or(Vec::new(), |head| head.shopper(written, &cards));
+            let written =
+                ShopperTexts { history: &history, thought: Some(&vector), answer: expects };
+            let head =
+                head.as_ref().map_or(Vec::new(), |head| head.shopper_vector(written, &cards));
             let pattern = pattern.into();
             let card = UserCard { pattern, vector, history, expects, head };
             cards.users.insert(user.clone(), Arc::new(card));
@@ -145,7 +149,7 @@ fn rewrite(
 fn samples(
     dataset: &Dataset,
     catalog: &Catalog,
-    upstream: &CoPurchase,
+    upstream: &ItemKnn,
     as_of: Timestamp,
     size: usize,
 ) -> Vec<Value> {

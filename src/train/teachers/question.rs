@@ -2,7 +2,7 @@
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, month};
 use crate::domain::UserId;
-use crate::scorer::features::Context;
+use crate::scorer::features::FeatureContext;
 use crate::train::cases::Case;
 
 /// What a teacher is asked: everything that was known when the slate was shown, and nothing that
@@ -39,20 +39,21 @@ pub type Backed<'a> = (f32, &'a CardReason);
 
 impl<'a> Question<'a> {
     /// What the shopper's history says, counted as the scorer counts it.
-    pub fn context(&self) -> Context<'a> {
+    pub fn context(&self) -> FeatureContext<'a> {
         let Case { history, now, .. } = self.case;
-        Context::new(self.catalog, self.cards, history, *now, month(*now))
+        FeatureContext::new(self.catalog, self.cards, history, *now, month(*now))
     }
 
     /// The reasons on a candidate's card that this shopper's history backs, but those that would
     /// not stand without this very shopper: those that a scorer attends to as well.
-    pub fn backed(&self, context: &Context<'a>, item: u32) -> Vec<Backed<'a>> {
+    pub fn backed(&self, context: &FeatureContext<'a>, item: u32) -> Vec<Backed<'a>> {
         let reasons = self.cards.items[item as usize].reasons.iter();
         let stands = |reason: &&CardReason| {
-            reason.backing != Backing::Nothing && !Context::is_own(reason, self.user)
+            reason.backing != Backing::Nothing
+                && !FeatureContext::is_supported_by(reason, self.user)
         };
         let backed = reasons.filter(stands).map(|reason| {
-            let backing = Context::backing(context.overlap(reason), reason);
+            let backing = FeatureContext::backing(context.overlap(reason), reason);
             (backing, reason)
         });
         backed.filter(|(backing, _)| *backing > 0.0).collect()

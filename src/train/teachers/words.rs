@@ -13,7 +13,7 @@ use crate::bundle::{HistoryEvent, month};
 use crate::domain::EventKind;
 use crate::evidence::MONTHS;
 use crate::reranker::{EVENTS_MAX, Thought};
-use crate::scorer::features::Context;
+use crate::scorer::features::FeatureContext;
 use crate::train::dataset::DAY_S;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -124,7 +124,7 @@ fn thing(question: &Question<'_>, number: u32) -> String {
 }
 
 /// What speaks for a candidate, strongest first.
-fn known<'a>(question: &Question<'a>, context: &Context<'a>, item: u32, text: &mut String) {
+fn known<'a>(question: &Question<'a>, context: &FeatureContext<'a>, item: u32, text: &mut String) {
     let mut backed = question.backed(context, item);
     backed.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (_, reason) in backed.into_iter().take(REASONS_TOLD) {

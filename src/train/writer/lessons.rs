@@ -2,7 +2,7 @@
 
 use super::{Saying, sayings, tastes};
 use crate::bundle::{Backing, Catalog};
-use crate::evidence::LIKES_TOLD;
+use crate::evidence::PATTERN_LIKES_MAX;
 use crate::reranker::Prompts;
 use crate::train::cases::Case;
 use crate::train::lesson::Lesson;
@@ -59,7 +59,7 @@ fn tastes_lesson(catalog: &Catalog, case: &Case, prompts: &Prompts) -> Option<Le
         taken.filter(|item| catalog.item(**item).attributes.contains(attribute)).count()
     };
     tastes.sort_by_key(|attribute| Reverse(mattered(attribute)));
-    tastes.truncate(LIKES_TOLD);
+    tastes.truncate(PATTERN_LIKES_MAX);
     let told: Vec<u32> = tastes.iter().flat_map(|&attribute| prompts.taste(attribute)).collect();
     (!told.is_empty()).then(|| after(&prompts.tastes(case.shopper()), &told))
 }

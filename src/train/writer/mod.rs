@@ -19,7 +19,7 @@ use super::recipe::WriterRecipe;
 use crate::bundle::{CardReason, Catalog, HistoryEvent, ItemCard, Part};
 use crate::domain::{ReasonSource, Timestamp};
 use crate::engine::Usage;
-use crate::evidence::{self, LIKES_TOLD, Pattern};
+use crate::evidence::{self, PATTERN_LIKES_MAX, Pattern};
 use crate::reranker::{EVENTS_MAX, Prompts, Shopper};
 use anyhow::Context as _;
 use rustc_hash::FxHashMap;
@@ -257,7 +257,7 @@ fn sayings(
     let mut all: Vec<Saying> = Vec::new();
     for (place, reason) in card.reasons.iter().enumerate() {
         let claims = reason.evidence.first();
-        for text in claims.into_iter().flat_map(|of| evidence::sayings(of, category, currency)) {
+        for text in claims.into_iter().flat_map(|of| evidence::phrasings(of, category, currency)) {
             let tokens = prompts.reason(&text, reason.backing)?;
             if all.iter().all(|other| other.tokens != tokens) {
                 all.push(Saying { reason: place, text, tokens });
@@ -314,7 +314,7 @@ fn before(dataset: &Dataset, user: u32, item: u32, time: Timestamp) -> Option<Ve
 
 /// What a shopper's things have in common, as far as it can be told apart in tokens.
 fn tastes(catalog: &Catalog, prompts: &Prompts, history: &[HistoryEvent]) -> Vec<u32> {
-    let mut tastes = evidence::liked(catalog, history);
+    let mut tastes = evidence::liked_attributes(catalog, history);
     let mut met: Vec<Vec<u32>> = Vec::new();
     tastes.retain(|&attribute| {
         let tokens = prompts.taste(attribute);

@@ -7,7 +7,7 @@ const DAY_S: i64 = 86_400;
 
 /// The numbers of a retriever.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct ItemKnnConfig {
     /// Only events before this moment are read (Unix seconds).
     pub as_of: i64,
     /// Distinct items of one user that count, the latest ones.
@@ -25,7 +25,7 @@ pub struct Plan {
     pub popularity_days: i64,
 }
 
-impl Plan {
+impl ItemKnnConfig {
     /// The numbers that the baselines were measured with, reading events before `as_of`.
     pub fn before(as_of: i64) -> Self {
         Self {
@@ -52,7 +52,7 @@ pub struct Neighbour {
 
 /// Which items are bought together, and which are bought most, before one moment.
 #[derive(Clone, Debug)]
-pub struct CoPurchase {
+pub struct ItemKnn {
     /// For each item: closest first.
     neighbours: Vec<Vec<Neighbour>>,
     /// Every item that was ever bought: most bought in the window first.
@@ -61,13 +61,13 @@ pub struct CoPurchase {
     decay: f32,
 }
 
-impl CoPurchase {
+impl ItemKnn {
     /// Learns from each user's `(item, time)` events, oldest first, with item numbers below
     /// `items`.
     pub fn build<'a>(
         users: impl IntoIterator<Item = &'a [(u32, i64)]>,
         items: usize,
-        plan: &Plan,
+        plan: &ItemKnnConfig,
     ) -> Self {
         let mut popularity = vec![(0_u32, 0_u32); items];
         let mut baskets = Grouped::default();
@@ -267,12 +267,12 @@ mod tests {
         &[(3, 500)],
     ];
 
-    fn plan() -> Plan {
-        Plan::before(1_000)
+    fn plan() -> ItemKnnConfig {
+        ItemKnnConfig::before(1_000)
     }
 
-    fn retriever() -> CoPurchase {
-        CoPurchase::build(USERS, 6, &plan())
+    fn retriever() -> ItemKnn {
+        ItemKnn::build(USERS, 6, &plan())
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_stranger_gets_what_is_popular_lately() {
         let users: [&[(u32, i64)]; 3] = [&[(0, 1)], &[(0, 2)], &[(1, 100 * DAY_S)]];
-        let retriever = CoPurchase::build(users, 3, &Plan::before(101 * DAY_S));
+        let retriever = ItemKnn::build(users, 3, &ItemKnnConfig::before(101 * DAY_S));
         assert_eq!(retriever.slate(&[], 2, &|_| false), [(1, 0.0), (0, 0.0)]);
         assert_eq!(retriever.slate(&[], 1, &|item| item == 1), [(0, 0.0)]);
         assert!(retriever.slate(&[], 0, &|_| false).is_empty());
@@ -317,8 +317,8 @@ mod tests {
     #[test]
     fn limits_keep_the_latest_items_and_the_closest_neighbours() {
         assert_eq!(latest_distinct(&[(1, 0), (2, 1), (1, 2), (3, 3)], 2), [3, 1]);
-        let narrow = Plan { neighbours: 1, ..plan() };
-        let retriever = CoPurchase::build(USERS, 6, &narrow);
+        let narrow = ItemKnnConfig { neighbours: 1, ..plan() };
+        let retriever = ItemKnn::build(USERS, 6, &narrow);
         assert_eq!(retriever.neighbours(1).len(), 1);
         assert_eq!(retriever.neighbours(1)[0].item, 0, "equals go by number");
     }
@@ -353,7 +353,7 @@ mod tests {
             return;
         };
         let known = histories.iter().map(|history| &history[..history.len() - 1]);
-        let retriever = CoPurchase::build(known.clone(), 5_000, &Plan::before(i64::MAX / 2));
+        let retriever = ItemKnn::build(known.clone(), 5_000, &ItemKnnConfig::before(i64::MAX / 2));
         let (mut related, mut popular) = (0.0, 0.0);
         for (known, history) in known.zip(&histories) {
             let next = history[known.len()].0;
