@@ -195,7 +195,7 @@ impl<'a> Writer<'a> {
             Some(ChoicePrompt {
                 prompt: prompts.tastes(shoppers[at]),
                 options: tokens.collect(),
-                count: known[at].len().min(LIKES_TOLD),
+                count: known[at].len().min(PATTERN_LIKES_MAX),
                 seed: None,
             })
         };
