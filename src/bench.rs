@@ -19,7 +19,7 @@ pub use service::{ServiceOptions, service};
 use crate::engine::Place;
 #[cfg(not(feature = "cuda"))]
 use crate::engine::PlaceError;
-use crate::nn::{Batch, Din, Dropout, Fused, Scores, Shape, softmax_loss};
+use crate::nn::{Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, softmax_loss};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -72,7 +72,7 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
         BenchCase::read(&bytes).with_context(|| path.display().to_string())?
     } else {
-        let shape = Shape { items: ITEMS, ..Shape::default() };
+        let shape = DinShape { items: ITEMS, ..DinShape::default() };
         BenchCase::random(&shape, 0, (1, options.candidates), SlateFill::Full)?
     };
     let mut report = BTreeMap::new();
@@ -102,12 +102,12 @@ fn beside(_options: &ScorerOptions, _ordinal: usize, _out: &mut dyn Write) -> Re
 }
 
 fn fused(case: &BenchCase, repetitions: usize) -> Result<Timed> {
-    let fused = Fused::new(&case.weights, &case.shape)?;
-    let (mut scratch, mut scores) = (fused.scratch(), Scores::default());
+    let fused = FusedDin::new(&case.weights, &case.shape)?;
+    let (mut scratch, mut scores) = (fused.scratch(), FusedScores::default());
     let median_us = case.prepare(&fused, 0)?.with_slate(|slate| {
         median_us(repetitions, || Ok(fused.score(slate, &mut scratch, &mut scores)?))
     })?;
-    let Scores { logits, attention } = scores;
+    let FusedScores { logits, attention } = scores;
     Ok(Timed { median_us, logits, attention })
 }
 
@@ -129,12 +129,12 @@ pub fn training(
     repetitions: usize,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let shape = Shape { items: ITEMS, ..Shape::default() };
+    let shape = DinShape { items: ITEMS, ..DinShape::default() };
     let case = BenchCase::random(&shape, 0, (slates, candidates), SlateFill::Full)?;
     let vars = case.weights.to_varmap(&Device::Cpu)?;
     let din = Din::new(&shape, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
     let mask = Tensor::ones((slates, candidates), DType::F32, &Device::Cpu)?;
-    let batch: Batch = case.batch()?;
+    let batch: DinBatch = case.batch()?;
     let mut dropout = Dropout { rate: 0.1, rng: ChaCha8Rng::seed_from_u64(0) };
     let forward =
         median_us(repetitions, || Ok(din.forward_train(&batch, &mut dropout).map(drop)?))?;

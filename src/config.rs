@@ -4,7 +4,7 @@
 //! durations and sizes carry their units (`"150ms"`, `"64MiB"`).
 
 use crate::engine::{Place, PlaceError};
-use crate::nn::packed::Precision;
+use crate::nn::packed::WeightDtype;
 use crate::rank::SwapStrategy;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
@@ -281,13 +281,13 @@ impl TryFrom<String> for DeviceSetting {
 
 impl Quantize {
     /// The precision of that name.
-    pub fn precision(self) -> Precision {
+    pub fn precision(self) -> WeightDtype {
         match self {
-            Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
-            Self::Q8_0 => Precision::Int8,
-            Self::Q4K => Precision::Int4,
-            Self::Fp8 => Precision::Float8,
+            Self::F32 => WeightDtype::F32,
+            Self::Bf16 => WeightDtype::Bf16,
+            Self::Q8_0 => WeightDtype::Int8,
+            Self::Q4K => WeightDtype::Int4,
+            Self::Fp8 => WeightDtype::Float8,
         }
     }
 }

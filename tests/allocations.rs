@@ -12,7 +12,7 @@
 
 use raisonne::engine::{Answers, CpuRunner, Read, Runner, Span, Step, What};
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Kept, Level, Options, PAGE_TOKENS, Precision};
+use raisonne::nn::packed::{KvDtype, PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -60,11 +60,17 @@ const THREADS: usize = 2;
 const VOCABULARY: u32 = 128;
 const CONTEXT: usize = 128;
 
-fn runner(precision: Precision, level: Level) -> CpuRunner {
+fn runner(precision: WeightDtype, level: SimdLevel) -> CpuRunner {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder/qwen3");
     let threads = NonZeroUsize::new(THREADS).unwrap();
-    let options =
-        Options { precision, kept: Kept::Plain, threads, level, pages: 64, rows_max: 128 };
+    let options = PackedOptions {
+        weight_dtype: precision,
+        kv_dtype: KvDtype::Model,
+        threads,
+        level,
+        kv_pages: 64,
+        max_batched_tokens: 128,
+    };
     CpuRunner::load(Checkpoint::open(&folder).unwrap(), options, CONTEXT).unwrap()
 }
 
@@ -132,8 +138,8 @@ fn a_step_on_a_warm_model_allocates_nothing_of_its_own() {
     let mixed = [decode(60), prefill(60), weigh(60)];
     let kinds =
         [("decode", &texts[..]), ("prefill", &prompts), ("weigh", &branches), ("mixed", &mixed)];
-    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        for level in Level::all_here() {
+    for precision in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8] {
+        for level in SimdLevel::all_here() {
             for (kind, steps) in kinds {
                 let mut runner = runner(precision, level);
                 let mut answers = Answers::default();

@@ -18,13 +18,13 @@ use raisonne::config::{self, ByteSize, Config, DeviceSetting};
 use raisonne::domain::Criticality;
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
-    Allowed, Answers, Ask, Constraint, CpuRunner, CudaRunner, Draw, Engine, EngineError, Event,
-    Failure, Generate, Limits, Place, Read, Reply, Runner, RunnerError, Sampling, Span, Step,
+    Allowed, Answers, Ask, Constraint, CpuRunner, CudaRunner, Engine, EngineError, Event, Failure,
+    Generate, Limits, Place, Read, Reply, Runner, RunnerError, SampleSpec, Sampling, Span, Step,
     Wanted, Weigh, What, Work,
 };
 use raisonne::nn::cuda::{CudaOptions, CudaWeightDtype};
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Kept, Level, Options, PAGE_TOKENS, Precision};
+use raisonne::nn::packed::{KvDtype, PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
 use raisonne::telemetry::Metrics;
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -76,7 +76,7 @@ fn options(decodes_max: usize) -> CudaOptions {
         context_tokens_max: CONTEXT,
         decodes_max,
         weight_dtype: CudaWeightDtype::Bf16,
-        kv_dtype: Kept::Plain,
+        kv_dtype: KvDtype::Model,
     }
 }
 
@@ -104,10 +104,17 @@ fn of_long_texts(name: &str, context_tokens_max: usize, options: CudaOptions) ->
     CudaRunner::load(&checkpoint, CudaOptions { context_tokens_max, ..options }).unwrap()
 }
 
-fn on_processor(name: &str, precision: Precision) -> CpuRunner {
+fn on_processor(name: &str, precision: WeightDtype) -> CpuRunner {
     let threads = NonZeroUsize::MIN;
-    let (kept, level) = (Kept::Plain, Level::best());
-    let options = Options { precision, kept, threads, level, pages: PAGES, rows_max: ROWS_MAX };
+    let (kept, level) = (KvDtype::Model, SimdLevel::best());
+    let options = PackedOptions {
+        weight_dtype: precision,
+        kv_dtype: kept,
+        threads,
+        level,
+        kv_pages: PAGES,
+        max_batched_tokens: ROWS_MAX,
+    };
     CpuRunner::load(Checkpoint::open(&fixture(name)).unwrap(), options, CONTEXT).unwrap()
 }
 
@@ -176,8 +183,8 @@ fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
                 steps.read_every(4).read(What::Hidden)
             })
         };
-        let exact = step().run(&mut on_processor(model, Precision::F32));
-        let halves = step().run(&mut on_processor(model, Precision::Bf16));
+        let exact = step().run(&mut on_processor(model, WeightDtype::F32));
+        let halves = step().run(&mut on_processor(model, WeightDtype::Bf16));
         let found = step().run(&mut on_gpu(model));
         let (found, halves) = (error(&found, &exact), error(&halves, &exact));
         assert!(
@@ -204,7 +211,7 @@ fn say_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
         // Of few rows as well.
         steps.span(&tokens(5, 1), 0, 8, false).read(What::Hidden)
     };
-    let exact = step().run(&mut on_processor(model, Precision::F32));
+    let exact = step().run(&mut on_processor(model, WeightDtype::F32));
     let halves = step().run(&mut on_gpu(model));
     let checkpoint = Checkpoint::open(&fixture(model)).unwrap();
     let short = CudaOptions { weight_dtype: format, ..options(2) };
@@ -229,14 +236,14 @@ fn keys_and_values_of_eight_bits_say_almost_the_same() {
     let _device = device();
     for model in MODELS {
         let short = |decodes_max| {
-            let options = CudaOptions { kv_dtype: Kept::Float8, ..options(decodes_max) };
+            let options = CudaOptions { kv_dtype: KvDtype::Float8, ..options(decodes_max) };
             CudaRunner::load(&Checkpoint::open(&fixture(model)).unwrap(), options).unwrap()
         };
         let step = || {
             let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
             steps.span(&tokens(5, 1), 0, 8, false).read(What::Hidden)
         };
-        let exact = step().run(&mut on_processor(model, Precision::F32));
+        let exact = step().run(&mut on_processor(model, WeightDtype::F32));
         let halves = step().run(&mut on_gpu(model));
         let (mut graphs, mut eager) = (short(2), short(0));
         let found = step().run(&mut eager);
@@ -281,7 +288,7 @@ fn a_token_is_drawn_as_the_sampler_draws_it() {
             });
             let chance = |text: u32| f64::from(text * 2 + 1) / f64::from(texts * 2);
             steps.step.banned = vec![3, 40, 41, 42];
-            let draw = |text| Draw { temperature, chance: chance(text), banned: 1..4 };
+            let draw = |text| SampleSpec { temperature, chance: chance(text), banned: 1..4 };
             steps.step.draws = (0..texts).map(draw).collect();
             let mut answers = Answers::default();
             runner.forward(&steps.step, &mut answers).unwrap();
@@ -339,8 +346,9 @@ fn branches_of_a_long_trunk_say_what_each_says_alone() {
     // Three parts of pages, of which all branches share two.
     const TRUNK: usize = 20 * PAGE_TOKENS - 3;
     let _device = device();
-    for (model, kept) in
-        MODELS.into_iter().flat_map(|model| [Kept::Plain, Kept::Float8].map(|kept| (model, kept)))
+    for (model, kept) in MODELS
+        .into_iter()
+        .flat_map(|model| [KvDtype::Model, KvDtype::Float8].map(|kept| (model, kept)))
     {
         let mut runner =
             of_long_texts(model, 2 * TRUNK, CudaOptions { kv_dtype: kept, ..options(0) });
@@ -535,7 +543,9 @@ fn keys_and_values_of_eight_bits_fit_almost_twice() {
             CudaRunner::load(&checkpoint, options).unwrap().shape().pages + ROWS_MAX
         })
     };
-    let (Some(plain), Some(short)) = (pages(Kept::Plain), pages(Kept::Float8)) else { return };
+    let (Some(plain), Some(short)) = (pages(KvDtype::Model), pages(KvDtype::Float8)) else {
+        return;
+    };
     // Of 16 numbers a head, 17 bytes in place of 32.
     let most = plain * 32 / 17;
     assert!((most - 2..=most + 2).contains(&short), "{plain} pages, and {short} of 8 bits");

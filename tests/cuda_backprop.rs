@@ -8,8 +8,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use raisonne::engine::Place;
 use raisonne::nn::cuda::{Backprop, BackpropError, BackpropOptions};
-use raisonne::nn::decoder::{Adapters, Batch, LinearId, Model, backprop, lora};
-use raisonne::nn::{Aims, Choice};
+use raisonne::nn::decoder::{Adapters, LinearId, TokenBatch, TrainableDecoder, backprop, lora};
+use raisonne::nn::{BranchTargets, RowTargets};
 use raisonne::train::learner::{ComputeDtype, Learner, LearnerConfig, TrainScope};
 use raisonne::train::lesson::{Choose, Lesson, LessonBatch, Reinforce, totals};
 use rand::{Rng as _, SeedableRng};
@@ -40,11 +40,11 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// A model of the fixtures whose adapters have learned something already, on some matrices or on all.
-fn model(name: &str, dropout: f32, matrices: impl Fn(LinearId) -> bool) -> Model {
-    let mut model = Model::open(&fixture(name)).unwrap();
+fn model(name: &str, dropout: f32, matrices: impl Fn(LinearId) -> bool) -> TrainableDecoder {
+    let mut model = TrainableDecoder::open(&fixture(name)).unwrap();
     model.parameters.freeze();
     let mut random = ChaCha8Rng::seed_from_u64(3);
-    let plan = lora::Plan { rank: RANK, alpha: 8.0, dropout };
+    let plan = lora::LoraConfig { rank: RANK, alpha: 8.0, dropout };
     let all =
         (0..model.config.layers).flat_map(LinearId::of_layer).filter(|matrix| matrices(*matrix));
     let adapters = Adapters::new(&model.config, plan, all, &mut random, &Device::Cpu).unwrap();
@@ -82,7 +82,7 @@ fn lessons(vocabulary: u32) -> Vec<Lesson> {
 }
 
 /// The gradients of a model's adapters by a store, one after the other.
-fn numbers(model: &Model, gradients: &GradStore) -> Vec<f32> {
+fn numbers(model: &TrainableDecoder, gradients: &GradStore) -> Vec<f32> {
     let adapters = model.adapters.as_ref().unwrap();
     let each = |variable: Var| {
         let gradient = gradients.get(&variable).unwrap();
@@ -91,7 +91,7 @@ fn numbers(model: &Model, gradients: &GradStore) -> Vec<f32> {
     adapters.variables().unwrap().into_iter().flat_map(each).collect()
 }
 
-fn on_processor(model: &Model, lessons: &[&Lesson], dtype: DType) -> (f64, Vec<f32>) {
+fn on_processor(model: &TrainableDecoder, lessons: &[&Lesson], dtype: DType) -> (f64, Vec<f32>) {
     let (taught, totals) = (LessonBatch::new(lessons), totals(lessons.iter().copied()));
     let mut exact = model.exact(&taught.batch, dtype).unwrap();
     let (loss, gradients) =
@@ -103,11 +103,15 @@ fn options(length_max: usize) -> BackpropOptions {
     BackpropOptions { ordinal: 0, rows_max: ROWS_MAX, length_max, logits_max: 1 << 20 }
 }
 
-fn load(model: &Model, length_max: usize) -> Backprop {
+fn load(model: &TrainableDecoder, length_max: usize) -> Backprop {
     Backprop::load(model, options(length_max)).unwrap()
 }
 
-fn on_gpu(backprop: &mut Backprop, model: &Model, lessons: &[&[&Lesson]]) -> (f64, Vec<f32>) {
+fn on_gpu(
+    backprop: &mut Backprop,
+    model: &TrainableDecoder,
+    lessons: &[&[&Lesson]],
+) -> (f64, Vec<f32>) {
     let totals = totals(lessons.iter().copied().flatten().copied());
     let adapters = model.adapters.as_ref().unwrap();
     backprop.take(adapters).unwrap();
@@ -222,7 +226,7 @@ fn what_is_left_out_is_left_out_on_the_way_back() {
 fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     let _one = device();
     let begin = || {
-        let mut model = Model::open(&fixture("qwen3")).unwrap();
+        let mut model = TrainableDecoder::open(&fixture("qwen3")).unwrap();
         model.parameters.freeze();
         model
     };
@@ -270,24 +274,25 @@ fn what_does_not_fit_is_named() {
     let _one = device();
     let mut model = model("qwen3", 0.0, |_| true);
     let mut backprop = load(&model, 24);
-    let batch = Batch::plain(&[vec![1; 25]]);
+    let batch = TokenBatch::plain(&[vec![1; 25]]);
     let taught = LessonBatch::default();
     let totals = totals([]);
     let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
     let right = "a batch has 25 rows in sequences of 25, and there is room for 96 in such of 24";
     assert_eq!(error, right);
-    let mut batch = Batch::plain(&[vec![1; 9]]);
+    let mut batch = TokenBatch::plain(&[vec![1; 9]]);
     batch.positions[3] = 24;
     let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
     assert_eq!(error, "a batch has position 24, and there are 24");
-    let batch = Batch::plain(&[vec![model.config.vocabulary as u32]]);
+    let batch = TokenBatch::plain(&[vec![model.config.vocabulary as u32]]);
     let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
     assert!(error.starts_with("a batch has token "), "{error}");
-    let choices = [Choice { rows: vec![8, 9], asked: 3 }];
-    let aims = Aims { choices: &choices, choices_total: 1.0, ..taught.row_targets(totals) };
-    let error = backprop.pass(&Batch::plain(&[vec![1; 9]]), aims, 0).unwrap_err().to_string();
+    let choices = [BranchTargets { rows: vec![8, 9], label_token: 3 }];
+    let aims =
+        RowTargets { branches: &choices, branches_normaliser: 1.0, ..taught.row_targets(totals) };
+    let error = backprop.pass(&TokenBatch::plain(&[vec![1; 9]]), aims, 0).unwrap_err().to_string();
     assert_eq!(error, "2 rows of a choice are not two of 9 or more");
-    let plan = lora::Plan { rank: RANK, ..lora::Plan::default() };
+    let plan = lora::LoraConfig { rank: RANK, ..lora::LoraConfig::default() };
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let adapters =
         Adapters::new(&model.config, plan, [LinearId::Unembed], &mut random, &Device::Cpu);

@@ -11,7 +11,8 @@ use raisonne::nn::cuda::{
     CudaScorer, CudaScorerError, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate,
 };
 use raisonne::nn::{
-    Ablation, CandidateRow, Fused, ItemRef, LEFT_OUT, Misfit, Scores, Shape, Slate, Weights,
+    Ablation, CandidateRow, DinShape, FusedDin, FusedScores, FusedShapeError, FusedSlate, ItemRef,
+    MASKED_OVERLAP, Weights,
 };
 use raisonne::scorer::{self, GpuLimits, OpenedScorer, ScoreRequest, ScorerFile, SlateItem};
 use raisonne::telemetry::Metrics;
@@ -42,20 +43,20 @@ fn device() -> MutexGuard<'static, ()> {
     DEVICE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn full_size() -> Shape {
-    Shape { items: 80, ..Shape::default() }
+fn full_size() -> DinShape {
+    DinShape { items: 80, ..DinShape::default() }
 }
 
 /// A network on both machines, and slates that share its tables.
 struct Both {
-    fused: Arc<Fused>,
+    fused: Arc<FusedDin>,
     scorer: CudaScorer,
     slates: Vec<PreparedSlate>,
 }
 
 impl Both {
     fn of(case: &BenchCase, bounds: CudaScorerLimits) -> Self {
-        let fused = Arc::new(Fused::new(&case.weights, &case.shape).unwrap());
+        let fused = Arc::new(FusedDin::new(&case.weights, &case.shape).unwrap());
         let slates = case.prepare_all(&fused, 0..case.sizes().0).unwrap();
         let (items, reasons) = (slates[0].items.clone(), slates[0].reasons.clone());
         let tables = CudaScorerTables { items, reasons, rechead_items: [].into() };
@@ -63,7 +64,12 @@ impl Both {
         Self { fused, scorer, slates }
     }
 
-    fn random(shape: &Shape, seed: u64, sizes: (usize, usize), bounds: CudaScorerLimits) -> Self {
+    fn random(
+        shape: &DinShape,
+        seed: u64,
+        sizes: (usize, usize),
+        bounds: CudaScorerLimits,
+    ) -> Self {
         Self::of(&BenchCase::random(shape, seed, sizes, SlateFill::Ragged).unwrap(), bounds)
     }
 
@@ -75,12 +81,12 @@ impl Both {
     #[track_caller]
     fn check(&mut self) {
         let lent = Self::lent(&self.slates);
-        let slates: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
+        let slates: Vec<FusedSlate<'_>> = lent.iter().map(PreparedRows::slate).collect();
         check(&self.fused, &mut self.scorer, &slates);
     }
 }
 
-fn on_gpu(scorer: &mut CudaScorer, slates: &[Slate<'_>]) -> Vec<Scores> {
+fn on_gpu(scorer: &mut CudaScorer, slates: &[FusedSlate<'_>]) -> Vec<FusedScores> {
     let jobs: Vec<CudaSlate<'_>> =
         slates.iter().map(|&slate| CudaSlate { slate, shopper: &[] }).collect();
     let mut done: Vec<CudaScores> = slates.iter().map(|_| CudaScores::default()).collect();
@@ -89,9 +95,9 @@ fn on_gpu(scorer: &mut CudaScorer, slates: &[Slate<'_>]) -> Vec<Scores> {
 }
 
 #[track_caller]
-fn check(fused: &Fused, scorer: &mut CudaScorer, slates: &[Slate<'_>]) {
+fn check(fused: &FusedDin, scorer: &mut CudaScorer, slates: &[FusedSlate<'_>]) {
     for (at, (found, slate)) in on_gpu(scorer, slates).iter().zip(slates).enumerate() {
-        let mut right = Scores::default();
+        let mut right = FusedScores::default();
         fused.score(slate, &mut fused.scratch(), &mut right).unwrap();
         let kinds = [(&found.logits, &right.logits), (&found.attention, &right.attention)];
         for (kind, (found, right)) in ["logit", "attention"].into_iter().zip(kinds) {
@@ -120,7 +126,7 @@ fn a_batch_says_on_a_gpu_what_it_says_on_the_processor() {
 #[test]
 fn other_shapes_and_ablations_say_the_same() {
     let _device = device();
-    let odd = Shape {
+    let odd = DinShape {
         items: 9,
         width: 22,
         text: 130,
@@ -130,9 +136,9 @@ fn other_shapes_and_ablations_say_the_same() {
         head: [41, 3],
         features: 31,
         history: 13,
-        ..Shape::default()
+        ..DinShape::default()
     };
-    let shapes = Ablation::each().map(|ablation| Shape { ablation, ..full_size() });
+    let shapes = Ablation::each().map(|ablation| DinShape { ablation, ..full_size() });
     for shape in shapes.into_iter().chain([odd]) {
         Both::random(&shape, 3, (4, 6), ROOMY).check();
     }
@@ -220,8 +226,8 @@ fn what_is_missing_or_left_out_counts_as_on_the_processor() {
     let lent = Both::lent(&both.slates);
     let slate = lent[0].slate();
     let mut left_out = [0.5; 10];
-    left_out[0] = LEFT_OUT;
-    left_out[7] = LEFT_OUT;
+    left_out[0] = MASKED_OVERLAP;
+    left_out[7] = MASKED_OVERLAP;
     let inline = both.fused.item_inline(&[0.3; 64]).unwrap();
     let candidates: Vec<CandidateRow<'_>> = (0..)
         .zip(slate.candidates)
@@ -231,10 +237,10 @@ fn what_is_missing_or_left_out_counts_as_on_the_processor() {
             _ => CandidateRow { item: ItemRef::Inline(&inline), ..candidate.clone() },
         })
         .collect();
-    let odd = Slate { candidates: &candidates, ..slate };
-    let new = Slate { history: &[], pattern: None, ..odd };
-    let one = Slate { history: &slate.history[..1], ..slate };
-    let nothing = Slate { candidates: &[], ..slate };
+    let odd = FusedSlate { candidates: &candidates, ..slate };
+    let new = FusedSlate { history: &[], pattern: None, ..odd };
+    let one = FusedSlate { history: &slate.history[..1], ..slate };
+    let nothing = FusedSlate { candidates: &[], ..slate };
     check(&both.fused, &mut both.scorer, &[odd, nothing, new, one, slate]);
     check(&both.fused, &mut both.scorer, &[]);
 }
@@ -272,9 +278,9 @@ fn company_changes_nothing() {
     let _device = device();
     let mut both = Both::random(&full_size(), 7, (6, 22), ROOMY);
     let lent = Both::lent(&both.slates);
-    let slates: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
+    let slates: Vec<FusedSlate<'_>> = lent.iter().map(PreparedRows::slate).collect();
     let together = on_gpu(&mut both.scorer, &slates);
-    let mut backwards: Vec<Slate<'_>> = slates.clone();
+    let mut backwards: Vec<FusedSlate<'_>> = slates.clone();
     backwards.reverse();
     let mut reversed = on_gpu(&mut both.scorer, &backwards);
     reversed.reverse();
@@ -285,7 +291,7 @@ fn company_changes_nothing() {
         assert_eq!(alone.attention, together[at].attention);
         // Candidates one by one.
         for (row, candidate) in slate.candidates.iter().enumerate().step_by(5) {
-            let slate = Slate { candidates: std::slice::from_ref(candidate), ..*slate };
+            let slate = FusedSlate { candidates: std::slice::from_ref(candidate), ..*slate };
             assert_eq!(on_gpu(&mut both.scorer, &[slate])[0].logits, [alone.logits[row]]);
         }
     }
@@ -295,7 +301,7 @@ fn company_changes_nothing() {
 fn shoppers_meet_items_in_the_rechead_s_space() {
     let _device = device();
     let case = BenchCase::random(&full_size(), 8, (3, 12), SlateFill::Ragged).unwrap();
-    let fused = Arc::new(Fused::new(&case.weights, &case.shape).unwrap());
+    let fused = Arc::new(FusedDin::new(&case.weights, &case.shape).unwrap());
     let slates = case.prepare_all(&fused, 0..3).unwrap();
     let (width, count) = (40, slates[0].items.len());
     let number = |at: usize| (at as f32 * 0.7).sin();
@@ -339,16 +345,16 @@ fn what_does_not_fit_is_refused() {
     let other = others.lend();
     let jobs = [CudaSlate { slate: other.slate(), shopper: &[] }];
     let refused = both.scorer.score(&jobs, &mut [CudaScores::default()]);
-    assert!(matches!(refused, Err(CudaScorerError::Misfit(Misfit::Tables))));
+    assert!(matches!(refused, Err(CudaScorerError::Misfit(FusedShapeError::Tables))));
     let lent = both.slates[0].lend();
     let unknown = CandidateRow { item: ItemRef::Row(80), ..lent.slate().candidates[0].clone() };
-    let slate = Slate { candidates: &[unknown], ..lent.slate() };
+    let slate = FusedSlate { candidates: &[unknown], ..lent.slate() };
     let refused =
         both.scorer.score(&[CudaSlate { slate, shopper: &[] }], &mut [CudaScores::default()]);
-    assert!(matches!(refused, Err(CudaScorerError::Misfit(Misfit::Item))));
-    let load = |shape: &Shape, bounds| {
+    assert!(matches!(refused, Err(CudaScorerError::Misfit(FusedShapeError::Item))));
+    let load = |shape: &DinShape, bounds| {
         let case = BenchCase::random(shape, 1, (1, 1), SlateFill::Full).unwrap();
-        let fused = Arc::new(Fused::new(&case.weights, shape).unwrap());
+        let fused = Arc::new(FusedDin::new(&case.weights, shape).unwrap());
         let slate = case.prepare(&fused, 0).unwrap();
         let tables = CudaScorerTables {
             items: slate.items,
@@ -357,7 +363,7 @@ fn what_does_not_fit_is_refused() {
         };
         CudaScorer::load(fused, tables, bounds, 0).unwrap_err()
     };
-    let wide = Shape { attention: [32, 17], ..full_size() };
+    let wide = DinShape { attention: [32, 17], ..full_size() };
     assert!(matches!(load(&wide, ROOMY), CudaScorerError::Attention(17)));
     let few = CudaScorerLimits { rows_max: 50, ..ROOMY };
     assert!(matches!(load(&full_size(), few), CudaScorerError::Limits));
@@ -376,7 +382,7 @@ fn a_batch_takes_one_upload_two_launches_one_download_and_no_memory() {
     let case = BenchCase::random(&full_size(), 12, (8, 20), SlateFill::Full).unwrap();
     let mut both = Both::of(&case, ROOMY);
     let lent = Both::lent(&both.slates);
-    let slates: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
+    let slates: Vec<FusedSlate<'_>> = lent.iter().map(PreparedRows::slate).collect();
     let mut asked = || {
         let before = calls()?;
         on_gpu(&mut both.scorer, &slates);

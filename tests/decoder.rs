@@ -8,12 +8,12 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{D, DType, Device, Module, Tensor, Var};
 use candle_nn::ops::log_softmax;
-use raisonne::nn::decoder::lora::Plan;
+use raisonne::nn::decoder::lora::LoraConfig;
 use raisonne::nn::decoder::{
-    Adapters, Batch, Checkpoint, Config, Exact, LinearId, Parameters, UnfusedKernels, backprop,
-    block, forward, tensors,
+    Adapters, Checkpoint, DecoderConfig, Exact, LinearId, Parameters, TokenBatch, UnfusedKernels,
+    backprop, block, forward, tensors,
 };
-use raisonne::nn::packed::Precision;
+use raisonne::nn::packed::WeightDtype;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashMap};
@@ -35,7 +35,7 @@ fn fixture(name: &str) -> PathBuf {
 
 /// A decoder, and what is said of it.
 struct Case {
-    config: Config,
+    config: DecoderConfig,
     parameters: Parameters,
     expected: HashMap<String, Tensor>,
 }
@@ -61,7 +61,7 @@ impl Case {
         case
     }
 
-    fn exact(&self, batch: &Batch) -> Exact<'_> {
+    fn exact(&self, batch: &TokenBatch) -> Exact<'_> {
         Exact::new(&self.config, &self.parameters, batch, DType::F32).unwrap()
     }
 
@@ -107,7 +107,7 @@ fn logits_are_those_of_transformers() {
     let mut positions = 0;
     for name in MODELS {
         let case = Case::open(name);
-        let batch = Batch::plain(&case.tokens());
+        let batch = TokenBatch::plain(&case.tokens());
         let logits = logits(&mut case.exact(&batch));
         let kept: Vec<u32> = (0..batch.length as u32).step_by(LOGITS_EVERY).collect();
         let kept = Tensor::new(kept, &Device::Cpu).unwrap();
@@ -143,7 +143,7 @@ fn a_real_model_goes_on_as_with_transformers() {
     let expected = fs::read_to_string(fixture("greedy.json")).unwrap();
     let expected: Vec<u32> = serde_json::from_str(&expected).unwrap();
     // All positions at once: each expected token has to follow from those before it.
-    let logits = logits(&mut case.exact(&Batch::plain(&[&expected[..expected.len() - 1]])));
+    let logits = logits(&mut case.exact(&TokenBatch::plain(&[&expected[..expected.len() - 1]])));
     assert_eq!(integers(&logits.argmax(D::Minus1).unwrap())[0], expected[1..]);
 }
 
@@ -156,11 +156,12 @@ fn a_branch_says_what_a_text_of_its_own_says() {
         let tokens = case.tokens().remove(0);
         let (trunk, rest) = tokens.split_at(20);
         let branches: Vec<&[u32]> = vec![&rest[..5], &rest[5..17], &rest[17..18]];
-        let together = Batch::branched(&[(trunk, &branches[..]), (&trunk[..9], &branches[1..])]);
+        let together =
+            TokenBatch::branched(&[(trunk, &branches[..]), (&trunk[..9], &branches[1..])]);
         let together = logits(&mut case.exact(&together));
         let mut start = trunk.len();
         for branch in branches {
-            let alone = Batch::plain(&[[trunk, branch].concat()]);
+            let alone = TokenBatch::plain(&[[trunk, branch].concat()]);
             let alone = logits(&mut case.exact(&alone));
             let alone = alone.narrow(1, trunk.len(), branch.len()).unwrap();
             let branched =
@@ -175,7 +176,7 @@ fn a_branch_says_what_a_text_of_its_own_says() {
 #[test]
 fn a_pass_in_bf16_is_near() {
     let case = Case::open("qwen3");
-    let batch = Batch::plain(&case.tokens());
+    let batch = TokenBatch::plain(&case.tokens());
     let mut half = Exact::new(&case.config, &case.parameters, &batch, DType::BF16).unwrap();
     let (half, full) = (logits(&mut half), logits(&mut case.exact(&batch)));
     assert!(spread(&(half - &full).unwrap()) < 0.05 * spread(&full));
@@ -183,8 +184,12 @@ fn a_pass_in_bf16_is_near() {
 
 // === Training ===
 
-/// The mean surprise of each next token.
-fn surprise(exact: &Exact<'_>, rows: &Tensor, batch: &Batch) -> candle_core::Result<Tensor> {
+/// The mean cross-entropy of each next token.
+fn cross_entropy(
+    exact: &Exact<'_>,
+    rows: &Tensor,
+    batch: &TokenBatch,
+) -> candle_core::Result<Tensor> {
     let length = batch.length - 1;
     let logits = exact.logits(&rows.narrow(1, 0, length)?.contiguous()?)?;
     let next = Tensor::from_slice(&batch.tokens, (batch.sequences, batch.length), &Device::Cpu)?;
@@ -193,9 +198,9 @@ fn surprise(exact: &Exact<'_>, rows: &Tensor, batch: &Batch) -> candle_core::Res
 }
 
 /// The loss of a plain pass and its gradients.
-fn plain(exact: &mut Exact<'_>, batch: &Batch) -> (Tensor, GradStore) {
+fn plain(exact: &mut Exact<'_>, batch: &TokenBatch) -> (Tensor, GradStore) {
     let rows = forward(exact.config(), exact).unwrap();
-    let loss = surprise(exact, &rows, batch).unwrap();
+    let loss = cross_entropy(exact, &rows, batch).unwrap();
     let gradients = loss.backward().unwrap();
     (loss, gradients)
 }
@@ -203,7 +208,7 @@ fn plain(exact: &mut Exact<'_>, batch: &Batch) -> (Tensor, GradStore) {
 /// Adapters on all matrices of `case`, whose B no longer is the zero that hides A from the gradient.
 fn adapters(case: &Case, dropout: f32) -> Adapters {
     let mut random = ChaCha8Rng::seed_from_u64(3);
-    let plan = Plan { rank: 3, alpha: 6.0, dropout };
+    let plan = LoraConfig { rank: 3, alpha: 6.0, dropout };
     let layers = (0..case.config.layers).flat_map(LinearId::of_layer);
     let adapters = Adapters::new(&case.config, plan, layers, &mut random, &Device::Cpu).unwrap();
     for (name, tensor) in adapters.tensors() {
@@ -237,7 +242,7 @@ fn every_variable_gets_a_gradient() {
     for name in MODELS {
         let case = Case::trained(name);
         assert_eq!(case.parameters.variables().unwrap().len(), tensors(&case.config).len());
-        let batch = Batch::plain(&case.tokens());
+        let batch = TokenBatch::plain(&case.tokens());
         let (_, gradients) = plain(&mut case.exact(&batch), &batch);
         let named = case.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor));
         assert_reached(named, &gradients);
@@ -249,7 +254,7 @@ fn adapters_get_gradients_and_the_frozen_decoder_none() {
     for name in MODELS {
         let case = Case::open(name);
         let adapters = adapters(&case, 0.0);
-        let batch = Batch::plain(&case.tokens());
+        let batch = TokenBatch::plain(&case.tokens());
         let (_, gradients) = plain(&mut case.exact(&batch).with_adapters(&adapters), &batch);
         assert_reached(adapters.tensors(), &gradients);
         for matrix in (0..case.config.layers).flat_map(LinearId::of_layer) {
@@ -266,15 +271,16 @@ fn training_lowers_the_loss() {
     let mut random = ChaCha8Rng::seed_from_u64(4);
     let layers = (0..case.config.layers).flat_map(LinearId::of_layer);
     let adapters =
-        Adapters::new(&case.config, Plan::default(), layers, &mut random, &Device::Cpu).unwrap();
-    let batch = Batch::plain(&case.tokens());
+        Adapters::new(&case.config, LoraConfig::default(), layers, &mut random, &Device::Cpu)
+            .unwrap();
+    let batch = TokenBatch::plain(&case.tokens());
     let params = ParamsAdamW { lr: 1e-2, ..ParamsAdamW::default() };
     let mut optimiser = AdamW::new(adapters.variables().unwrap(), params).unwrap();
     let mut losses = Vec::new();
     for _ in 0..8 {
         let mut exact = case.exact(&batch).with_adapters(&adapters);
         let (loss, gradients) =
-            backprop(&mut exact, |exact, rows| surprise(exact, rows, &batch)).unwrap();
+            backprop(&mut exact, |exact, rows| cross_entropy(exact, rows, &batch)).unwrap();
         optimiser.step(&gradients).unwrap();
         losses.push(loss.to_scalar::<f32>().unwrap());
     }
@@ -288,14 +294,14 @@ fn recomputed_gradients_are_plain_ones() {
             let case = if dropout.is_none() { Case::trained(name) } else { Case::open(name) };
             let mut adapters = adapters(&case, dropout.unwrap_or_default());
             adapters.drop_out(Some(11));
-            let batch = Batch::plain(&case.tokens());
+            let batch = TokenBatch::plain(&case.tokens());
             let exact = || match dropout {
                 None => case.exact(&batch),
                 Some(_) => case.exact(&batch).with_adapters(&adapters),
             };
             let (loss, expected) = plain(&mut exact(), &batch);
             let (again, got) =
-                backprop(&mut exact(), |exact, rows| surprise(exact, rows, &batch)).unwrap();
+                backprop(&mut exact(), |exact, rows| cross_entropy(exact, rows, &batch)).unwrap();
             assert!(apart(&loss, &again) < 1e-5);
             let trained = case.parameters.variables().unwrap().into_iter();
             let trained: Vec<Var> = match dropout {
@@ -326,7 +332,7 @@ fn recomputing_keeps_a_fraction() {
     case.config.windows = vec![None; 12];
     let mut random = ChaCha8Rng::seed_from_u64(5);
     case.parameters = Parameters::random(&case.config, &mut random, &Device::Cpu).unwrap();
-    let batch = Batch::plain(&case.tokens());
+    let batch = TokenBatch::plain(&case.tokens());
     let mut exact = case.exact(&batch);
     let rows = forward(&case.config, &mut exact).unwrap();
     let plain = kept(&rows);
@@ -343,7 +349,7 @@ fn recomputing_keeps_a_fraction() {
 fn merged_adapters_do_what_they_did_beside() {
     let case = Case::open("qwen2-yarn");
     let adapters = adapters(&case, 0.0);
-    let batch = Batch::plain(&case.tokens());
+    let batch = TokenBatch::plain(&case.tokens());
     let without = logits(&mut case.exact(&batch));
     let beside = logits(&mut case.exact(&batch).with_adapters(&adapters));
     let merged = Case { parameters: adapters.merge(&case.parameters).unwrap(), ..case };
@@ -364,8 +370,9 @@ fn fresh_adapters_change_nothing() {
     let mut random = ChaCha8Rng::seed_from_u64(6);
     let matrices = [LinearId::Query(0), LinearId::Down(1)];
     let fresh =
-        Adapters::new(&case.config, Plan::default(), matrices, &mut random, &Device::Cpu).unwrap();
-    let batch = Batch::plain(&case.tokens());
+        Adapters::new(&case.config, LoraConfig::default(), matrices, &mut random, &Device::Cpu)
+            .unwrap();
+    let batch = TokenBatch::plain(&case.tokens());
     let [without, with] = [case.exact(&batch), case.exact(&batch).with_adapters(&fresh)]
         .map(|mut exact| logits(&mut exact));
     assert!(apart(&without, &with) < 1e-6);
@@ -375,7 +382,7 @@ fn fresh_adapters_change_nothing() {
 fn adapters_of_pefts_do_what_they_do_there() {
     let case = Case::open("llama3");
     let adapters = Adapters::load(&case.config, &fixture("llama3/adapter"), &Device::Cpu).unwrap();
-    let batch = Batch::plain(&case.tokens());
+    let batch = TokenBatch::plain(&case.tokens());
     let adapted = logits(&mut case.exact(&batch).with_adapters(&adapters));
     let kept: Vec<u32> = (0..batch.length as u32).step_by(LOGITS_EVERY).collect();
     let kept = adapted.index_select(&Tensor::new(kept, &Device::Cpu).unwrap(), 1).unwrap();
@@ -400,7 +407,7 @@ fn adapters_survive_their_folder_under_pefts_names() {
     };
     assert_eq!(all(&read), all(&adapters));
 
-    let narrower = Config { mlp_width: 48, ..case.config.clone() };
+    let narrower = DecoderConfig { mlp_width: 48, ..case.config.clone() };
     let error = Adapters::load(&narrower, dir.path(), &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("mlp"), "{error}");
     let description = dir.path().join("adapter_config.json");
@@ -424,7 +431,7 @@ fn gguf_folder() -> (TempDir, PathBuf) {
 
 /// Writes a decoder of the Qwen family as a GGUF file. `kind` says how a matrix is kept.
 fn write_gguf(case: &Case, architecture: &str, kind: impl Fn(&str) -> GgmlDType, file: &Path) {
-    let Config { width, layers, heads, kv_heads, head_dim, mlp_width, .. } = case.config;
+    let DecoderConfig { width, layers, heads, kv_heads, head_dim, mlp_width, .. } = case.config;
     let sizes = [
         ("embedding_length", width),
         ("block_count", layers),
@@ -481,7 +488,7 @@ fn rounded(case: &Case, kind: GgmlDType) -> Parameters {
 fn a_gguf_file_says_what_the_folder_says() {
     for (name, architecture) in [("qwen3", "qwen3"), ("qwen2-tied", "qwen2")] {
         let case = Case::open(name);
-        let batch = Batch::plain(&case.tokens());
+        let batch = TokenBatch::plain(&case.tokens());
         let exact = logits(&mut case.exact(&batch));
         for kind in [GgmlDType::F32, GgmlDType::BF16, GgmlDType::Q8_0, GgmlDType::Q4_0] {
             let (dir, file) = gguf_folder();
@@ -514,7 +521,7 @@ fn a_gguf_file_of_llama_cpps_is_read() {
         assert!((got / expected - 1.0).abs() < 1e-6);
     }
     assert_eq!(read.config.ends, [2]);
-    let batch = Batch::plain(&case.tokens());
+    let batch = TokenBatch::plain(&case.tokens());
     let expected = logits(&mut case.exact(&batch));
     let error = (logits(&mut read.exact(&batch)) - &expected).unwrap();
     let error = spread(&error) / spread(&expected);
@@ -534,19 +541,20 @@ fn a_gguf_file_is_served_in_the_bits_of_its_layers_and_not_of_its_unembedding() 
     // Six bits come in blocks of 256 inputs.
     let (width, mlp_width, heads, head_dim) = (256, 256, 8, 32);
     let Case { config, .. } = Case::open("qwen3");
-    let config = Config { width, mlp_width, heads, head_dim, layers: 1, tied: false, ..config };
+    let config =
+        DecoderConfig { width, mlp_width, heads, head_dim, layers: 1, tied: false, ..config };
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let parameters = Parameters::random(&config, &mut rng, &Device::Cpu).unwrap();
     let case = Case { config, parameters, expected: HashMap::new() };
     for (layers, unembedding, precision) in [
-        (GgmlDType::Q4K, GgmlDType::Q6K, Precision::Int4),
-        (GgmlDType::Q4_0, GgmlDType::Q6K, Precision::Int4),
-        (GgmlDType::Q4_1, GgmlDType::F16, Precision::Int4),
-        (GgmlDType::Q6K, GgmlDType::Q4K, Precision::Int8),
-        (GgmlDType::Q8_0, GgmlDType::F32, Precision::Int8),
-        (GgmlDType::BF16, GgmlDType::Q8_0, Precision::Bf16),
-        (GgmlDType::F16, GgmlDType::F32, Precision::Bf16),
-        (GgmlDType::F32, GgmlDType::F16, Precision::F32),
+        (GgmlDType::Q4K, GgmlDType::Q6K, WeightDtype::Int4),
+        (GgmlDType::Q4_0, GgmlDType::Q6K, WeightDtype::Int4),
+        (GgmlDType::Q4_1, GgmlDType::F16, WeightDtype::Int4),
+        (GgmlDType::Q6K, GgmlDType::Q4K, WeightDtype::Int8),
+        (GgmlDType::Q8_0, GgmlDType::F32, WeightDtype::Int8),
+        (GgmlDType::BF16, GgmlDType::Q8_0, WeightDtype::Bf16),
+        (GgmlDType::F16, GgmlDType::F32, WeightDtype::Bf16),
+        (GgmlDType::F32, GgmlDType::F16, WeightDtype::F32),
     ] {
         let (dir, file) = gguf_folder();
         let unembeds = LinearId::Unembed.name();
@@ -555,7 +563,7 @@ fn a_gguf_file_is_served_in_the_bits_of_its_layers_and_not_of_its_unembedding() 
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         let of = |linear| checkpoint.matrix(linear).unwrap().format();
         assert_ne!(of(LinearId::Unembed), of(LinearId::Gate(0)), "the file is of both kinds");
-        let chosen = Precision::of(&checkpoint).unwrap();
+        let chosen = WeightDtype::of(&checkpoint).unwrap();
         assert_eq!(chosen, precision, "{layers:?} with an unembedding in {unembedding:?}");
     }
 }

@@ -10,10 +10,12 @@ use raisonne::engine::Place;
 use raisonne::engine::{
     Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Sampling, Wanted, Weigh, Work,
 };
-use raisonne::nn::decoder::{Adapters, Batch, Checkpoint, EMBEDDING, Model, forward};
-use raisonne::nn::ops::{Targets, surprise};
-use raisonne::nn::optim::{AdamW, Settings, Trained};
-use raisonne::nn::packed::{Kept, Level, Options, Precision};
+use raisonne::nn::decoder::{
+    Adapters, Checkpoint, EMBEDDING, TokenBatch, TrainableDecoder, forward,
+};
+use raisonne::nn::ops::{CrossEntropyTargets, cross_entropy};
+use raisonne::nn::optim::{AdamW, AdamWConfig, TrainedVariable};
+use raisonne::nn::packed::{KvDtype, PackedOptions, SimdLevel, WeightDtype};
 use raisonne::telemetry::Metrics;
 use raisonne::train::learner::{
     CheckpointPolicy, ComputeDtype, Learner, LearnerConfig, TrainReport, TrainScope, measure,
@@ -32,7 +34,7 @@ const VOCABULARY: usize = 40;
 const LABEL_TOKEN: u32 = 33;
 
 /// A decoder of the Qwen3 shape: two layers, 32 wide.
-fn model(seed: u64) -> Model {
+fn model(seed: u64) -> TrainableDecoder {
     let sizes = Sizes {
         vocabulary: VOCABULARY,
         width: 32,
@@ -42,7 +44,7 @@ fn model(seed: u64) -> Model {
         head_dim: 8,
         mlp_width: 64,
     };
-    Model::random(sizes.config(VOCABULARY, 128, Vec::new()), seed).unwrap()
+    TrainableDecoder::random(sizes.config(VOCABULARY, 128, Vec::new()), seed).unwrap()
 }
 
 fn texts() -> Vec<Lesson> {
@@ -80,13 +82,17 @@ fn run(learner: &mut Learner<'_>) -> TrainReport {
 }
 
 /// The losses of a training, and what became of the model.
-fn train(model: Model, plan: LearnerConfig, lessons: &[Lesson]) -> (Vec<f64>, Model) {
+fn train(
+    model: TrainableDecoder,
+    plan: LearnerConfig,
+    lessons: &[Lesson],
+) -> (Vec<f64>, TrainableDecoder) {
     let mut learner = Learner::new(model, plan, lessons).unwrap();
     let losses = run(&mut learner).losses;
     (losses, learner.into_model())
 }
 
-fn values(model: &Model) -> HashMap<String, Vec<f32>> {
+fn values(model: &TrainableDecoder) -> HashMap<String, Vec<f32>> {
     let parameters = model.parameters.iter().map(|(name, tensor)| (name.to_owned(), tensor));
     let adapters = model.adapters.iter().flat_map(Adapters::tensors);
     let values = |tensor: &Tensor| {
@@ -100,10 +106,10 @@ fn close(a: &[f64], b: &[f64], tolerance: f64) -> bool {
 }
 
 /// The likeliest tokens after a prompt, by the rows that train.
-fn exact_writes(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
+fn exact_writes(model: &TrainableDecoder, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
-        let batch = Batch::plain(&[&tokens]);
+        let batch = TokenBatch::plain(&[&tokens]);
         let mut exact = model.exact(&batch, DType::F32).unwrap();
         let rows = forward(&model.config, &mut exact).unwrap();
         let last = rows.narrow(1, tokens.len() - 1, 1).unwrap().flatten_to(1).unwrap();
@@ -120,18 +126,18 @@ struct Served {
 }
 
 impl Served {
-    fn new(model: &Model) -> Self {
+    fn new(model: &TrainableDecoder) -> Self {
         let (home, none) = (tempfile::tempdir().unwrap(), Path::new(""));
         model.save(home.path(), none).unwrap();
         let folder = home.path().to_owned();
         let one = NonZeroUsize::MIN;
-        let options = Options {
-            precision: Precision::F32,
-            kept: Kept::Plain,
+        let options = PackedOptions {
+            weight_dtype: WeightDtype::F32,
+            kv_dtype: KvDtype::Model,
             threads: one,
-            level: Level::best(),
-            pages: 64,
-            rows_max: 64,
+            level: SimdLevel::best(),
+            kv_pages: 64,
+            max_batched_tokens: 64,
         };
         let runner =
             move || Ok(CpuRunner::load(Checkpoint::open(&folder).unwrap(), options, 128).unwrap());
@@ -199,8 +205,9 @@ fn the_weighted_loss_and_its_gradients_are_pytorchs() {
     let tokens = expected["tokens"].to_dtype(DType::U32).unwrap().to_vec1::<u32>().unwrap();
     let weights = expected["weights"].to_vec1::<f32>().unwrap();
     let total = weights.iter().copied().map(f64::from).sum();
-    let targets = Targets { tokens: &tokens, weights: &weights, total, written: &[] };
-    let loss = surprise(&rows, &unembedding, targets).unwrap();
+    let targets =
+        CrossEntropyTargets { tokens: &tokens, weights: &weights, normaliser: total, rollout: &[] };
+    let loss = cross_entropy(&rows, &unembedding, targets).unwrap();
     assert_near(&loss, &expected["loss"]);
     let gradients = loss.backward().unwrap();
     assert_near(gradients.get(&rows).unwrap(), &expected["to_rows"]);
@@ -212,11 +219,11 @@ fn the_optimiser_steps_as_pytorchs() {
     let expected = expected();
     let trained = |name: &str, decays| {
         let variable = Var::from_tensor(&expected[name]).unwrap();
-        Trained { name: name.into(), variable, decays, from: 0 }
+        TrainedVariable { name: name.into(), variable, decays, from: 0 }
     };
     let (matrix, norm) = (trained("matrix", true), trained("norm", false));
     let variables = [matrix.variable.clone(), norm.variable.clone()];
-    let mut optimiser = AdamW::new(vec![matrix, norm], Settings::default()).unwrap();
+    let mut optimiser = AdamW::new(vec![matrix, norm], AdamWConfig::default()).unwrap();
     for norm_before in expected["norms"].to_vec1::<f32>().unwrap() {
         let [matrix, norm] = &variables;
         let out = expected["inputs"].matmul(&matrix.t().unwrap()).unwrap();
@@ -307,7 +314,7 @@ fn a_heavier_token_pulls_harder() {
 #[test]
 fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
     // The same beginning went on in two ways; one was worth something, the other less than nothing.
-    let surprise = |model: &Model, follower| {
+    let cross_entropy = |model: &TrainableDecoder, follower| {
         let lesson =
             Lesson { sft_weights: vec![0.0, 0.0, 1.0], ..Lesson::text(vec![1, 2, follower]) };
         measure(model, &[lesson], 64).unwrap()
@@ -315,7 +322,7 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
     let before = model(1);
     let ratios = |clip_eps: [f32; 2]| {
         let lesson = |follower, advantage| {
-            let chance = -surprise(&before, follower) as f32;
+            let chance = -cross_entropy(&before, follower) as f32;
             let advantages = vec![0.0, 0.0, advantage];
             let old_logprobs = vec![0.0, 0.0, chance];
             let reinforce = Reinforce { advantages, old_logprobs, clip_eps, normaliser: 1.0 };
@@ -332,7 +339,9 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
         let (losses, after) = train(before.clone(), plan, &lessons);
         // Before anything is learned, both ratios are 1 and their worths cancel.
         assert!(losses[0].abs() < 1e-5, "{losses:?}");
-        [5, 6].map(|follower| (surprise(&before, follower) - surprise(&after, follower)).exp())
+        [5, 6].map(|follower| {
+            (cross_entropy(&before, follower) - cross_entropy(&after, follower)).exp()
+        })
     };
     let [likelier, less_likely] = ratios([0.2, 0.28]);
     assert!((1.2..1.8).contains(&likelier), "{likelier}");
@@ -354,7 +363,7 @@ fn a_gpu_needs_a_program_that_knows_one() {
 // === What is trained ===
 
 /// The names of what changed.
-fn changed(before: &Model, after: &Model) -> Vec<String> {
+fn changed(before: &TrainableDecoder, after: &TrainableDecoder) -> Vec<String> {
     let (before, after) = (values(before), values(after));
     let mut names: Vec<_> =
         after.into_iter().filter(|(name, now)| before.get(name) != Some(now)).collect();
@@ -385,7 +394,7 @@ fn adapters_alone_move_where_adapters_are_trained() {
     // The folder that is served has learned what the adapters learned.
     let home = tempfile::tempdir().unwrap();
     after.save(home.path(), Path::new("")).unwrap();
-    let saved = measure(&Model::open(home.path()).unwrap(), &texts(), 64).unwrap();
+    let saved = measure(&TrainableDecoder::open(home.path()).unwrap(), &texts(), 64).unwrap();
     assert!((saved - measure(&after, &texts(), 64).unwrap()).abs() < 1e-4);
 }
 
@@ -403,7 +412,9 @@ fn new_tokens_alone_move_where_they_are_trained() {
     };
     let (losses, after) = train(before.clone(), plan, &lessons);
     assert_eq!(changed(&before, &after), [EMBEDDING]);
-    let rows = |model: &Model| model.parameters.get(EMBEDDING).unwrap().to_vec2::<f32>().unwrap();
+    let rows = |model: &TrainableDecoder| {
+        model.parameters.get(EMBEDDING).unwrap().to_vec2::<f32>().unwrap()
+    };
     let (old, now) = (rows(&before), rows(&after));
     assert_eq!(old[..VOCABULARY], now[..VOCABULARY]);
     assert!((VOCABULARY..VOCABULARY + 3).all(|row| old[row] != now[row]));
@@ -482,7 +493,7 @@ fn in_bf16_the_same_is_learned_from_smaller_rows() {
         assert!(kept.iter().all(|dtype| *dtype == expected), "{kept:?}");
         let home = tempfile::tempdir().unwrap();
         learned.save(home.path(), Path::new("")).unwrap();
-        let saved = measure(&Model::open(home.path()).unwrap(), &texts(), 64).unwrap();
+        let saved = measure(&TrainableDecoder::open(home.path()).unwrap(), &texts(), 64).unwrap();
         assert!((saved / measure(&learned, &texts(), 64).unwrap() - 1.0).abs() < 0.02);
     }
 }

@@ -12,7 +12,7 @@ use raisonne::engine::{
     Work,
 };
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Kept, Level, Options, Precision};
+use raisonne::nn::packed::{KvDtype, PackedOptions, SimdLevel, WeightDtype};
 use raisonne::telemetry::Metrics;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -34,14 +34,14 @@ const GROWTH_MAX: u64 = 800_000;
 fn engine() -> Engine {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder/qwen3");
     let nonzero = |n| NonZeroUsize::new(n).unwrap();
-    let options = Options {
-        precision: Precision::Int8,
-        kept: Kept::Plain,
+    let options = PackedOptions {
+        weight_dtype: WeightDtype::Int8,
+        kv_dtype: KvDtype::Model,
         threads: nonzero(2),
-        level: Level::best(),
+        level: SimdLevel::best(),
         // Few enough that texts are preempted and cached pages are taken again.
-        pages: 40,
-        rows_max: 64,
+        kv_pages: 40,
+        max_batched_tokens: 64,
     };
     let build = move || {
         let checkpoint = Checkpoint::open(&folder).unwrap();

@@ -7,16 +7,16 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use raisonne::bench::{BenchCase, SlateFill};
 use raisonne::nn::{
-    Ablation, CandidateRow, Din, Dropout, Fused, Misfit, Scores, Shape, Slate, bce_loss,
-    softmax_loss,
+    Ablation, CandidateRow, Din, DinShape, Dropout, FusedDin, FusedScores, FusedShapeError,
+    FusedSlate, bce_loss, softmax_loss,
 };
 use rand::SeedableRng;
 
 /// How far two implementations may be apart.
 const TOLERANCE: f32 = 1e-5;
 
-fn full_size() -> Shape {
-    Shape { items: 200, ..Shape::default() }
+fn full_size() -> DinShape {
+    DinShape { items: 200, ..DinShape::default() }
 }
 
 /// (logits, attention) of all slates by candle.
@@ -29,7 +29,7 @@ fn candle(case: &BenchCase) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// (logits, attention) of all slates by the serving pass.
-fn served(case: &BenchCase, fused: &Fused) -> (Vec<f32>, Vec<f32>) {
+fn served(case: &BenchCase, fused: &FusedDin) -> (Vec<f32>, Vec<f32>) {
     let (mut logits, mut attention) = (Vec::new(), Vec::new());
     for slate in 0..case.sizes().0 {
         let scores = case.score(fused, slate).unwrap();
@@ -52,7 +52,7 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32]) {
 #[track_caller]
 fn check(case: &BenchCase) {
     let (logits, attention) = candle(case);
-    let kinds = [("vector", Fused::new as fn(&_, &_) -> _), ("scalar", Fused::scalar)];
+    let kinds = [("vector", FusedDin::new as fn(&_, &_) -> _), ("scalar", FusedDin::scalar)];
     for (name, make) in kinds {
         let got = served(case, &make(&case.weights, &case.shape).unwrap());
         assert_close(&format!("{name} logit"), &got.0, &logits);
@@ -80,7 +80,7 @@ fn serving_equals_candle_at_every_length() {
 
 #[test]
 fn serving_equals_candle_in_other_shapes_and_ablations() {
-    let odd = Shape {
+    let odd = DinShape {
         items: 9,
         width: 24,
         text: 10,
@@ -90,18 +90,18 @@ fn serving_equals_candle_in_other_shapes_and_ablations() {
         head: [40, 3],
         features: 30,
         history: 13,
-        ..Shape::default()
+        ..DinShape::default()
     };
-    let shapes = Ablation::each().map(|ablation| Shape { ablation, ..full_size() });
+    let shapes = Ablation::each().map(|ablation| DinShape { ablation, ..full_size() });
     for shape in shapes.into_iter().chain([odd]) {
         check(&BenchCase::random(&shape, 3, (6, 6), SlateFill::Ragged).unwrap());
     }
 }
 
 /// A case, and its first slate's candidates in the hands of `use_them`.
-fn with_slate<T>(use_them: impl FnOnce(&Fused, &Slate<'_>) -> T) -> T {
+fn with_slate<T>(use_them: impl FnOnce(&FusedDin, &FusedSlate<'_>) -> T) -> T {
     let case = BenchCase::random(&full_size(), 5, (1, 23), SlateFill::Ragged).unwrap();
-    let fused = Fused::new(&case.weights, &case.shape).unwrap();
+    let fused = FusedDin::new(&case.weights, &case.shape).unwrap();
     case.prepare(&fused, 0).unwrap().with_slate(|slate| use_them(&fused, slate))
 }
 
@@ -109,8 +109,8 @@ fn with_slate<T>(use_them: impl FnOnce(&Fused, &Slate<'_>) -> T) -> T {
 fn a_candidate_scores_the_same_alone_and_in_any_order() {
     with_slate(|fused, slate| {
         let score = |candidates: &[CandidateRow<'_>]| {
-            let mut scores = Scores::default();
-            let slate = Slate { candidates, ..*slate };
+            let mut scores = FusedScores::default();
+            let slate = FusedSlate { candidates, ..*slate };
             fused.score(&slate, &mut fused.scratch(), &mut scores).unwrap();
             scores
         };
@@ -132,8 +132,8 @@ fn a_candidate_scores_the_same_alone_and_in_any_order() {
 fn a_used_scratch_changes_nothing_and_nothing_grows() {
     let shape = full_size();
     let large = BenchCase::random(&shape, 6, (1, 40), SlateFill::Full).unwrap();
-    let fused = Fused::new(&large.weights, &shape).unwrap();
-    let (mut scratch, mut scores) = (fused.scratch(), Scores::default());
+    let fused = FusedDin::new(&large.weights, &shape).unwrap();
+    let (mut scratch, mut scores) = (fused.scratch(), FusedScores::default());
     large.prepare(&fused, 0).unwrap().with_slate(|slate| {
         fused.score(slate, &mut scratch, &mut scores).unwrap();
     });
@@ -155,30 +155,36 @@ fn a_used_scratch_changes_nothing_and_nothing_grows() {
 #[test]
 fn a_slate_that_does_not_fit_is_refused() {
     with_slate(|fused, slate| {
-        let says = |slate: &Slate<'_>| {
-            fused.score(slate, &mut fused.scratch(), &mut Scores::default()).unwrap_err()
+        let says = |slate: &FusedSlate<'_>| {
+            fused.score(slate, &mut fused.scratch(), &mut FusedScores::default()).unwrap_err()
         };
         let with = |change: &dyn Fn(&mut CandidateRow<'_>)| {
             let mut candidates = slate.candidates.to_vec();
             change(&mut candidates[1]);
-            says(&Slate { candidates: &candidates, ..*slate })
+            says(&FusedSlate { candidates: &candidates, ..*slate })
         };
         let beyond = u32::try_from(slate.items.len()).unwrap();
-        assert_eq!(with(&|row| row.item = raisonne::nn::ItemRef::Row(beyond)), Misfit::Item);
-        assert_eq!(with(&|row| row.item = raisonne::nn::ItemRef::Row(u32::MAX)), Misfit::Item);
-        assert_eq!(with(&|row| row.features = &[]), Misfit::Features);
-        assert_eq!(with(&|row| row.overlap = &[0.0; 11]), Misfit::Reasons);
+        assert_eq!(
+            with(&|row| row.item = raisonne::nn::ItemRef::Row(beyond)),
+            FusedShapeError::Item
+        );
+        assert_eq!(
+            with(&|row| row.item = raisonne::nn::ItemRef::Row(u32::MAX)),
+            FusedShapeError::Item
+        );
+        assert_eq!(with(&|row| row.features = &[]), FusedShapeError::Features);
+        assert_eq!(with(&|row| row.overlap = &[0.0; 11]), FusedShapeError::Reasons);
         let past = u32::try_from(slate.reasons.len()).unwrap();
         assert_eq!(
             with(&|row| (row.reasons, row.overlap) = (past..past + 1, &[0.0])),
-            Misfit::Reasons
+            FusedShapeError::Reasons
         );
-        assert_eq!(says(&Slate { pattern: Some(&[0.0]), ..*slate }), Misfit::Text);
-        assert_eq!(fused.item_inline(&[0.0; 65]).unwrap_err(), Misfit::Text);
+        assert_eq!(says(&FusedSlate { pattern: Some(&[0.0]), ..*slate }), FusedShapeError::Text);
+        assert_eq!(fused.item_inline(&[0.0; 65]).unwrap_err(), FusedShapeError::Text);
         let mut event = slate.history[0];
-        assert_eq!(says(&Slate { history: &[event; 51], ..*slate }), Misfit::History);
+        assert_eq!(says(&FusedSlate { history: &[event; 51], ..*slate }), FusedShapeError::History);
         event.kind = 5;
-        assert_eq!(says(&Slate { history: &[event], ..*slate }), Misfit::Event);
+        assert_eq!(says(&FusedSlate { history: &[event], ..*slate }), FusedShapeError::Event);
     });
 }
 

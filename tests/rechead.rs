@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use raisonne::nn::{
-    Rechead, RecheadBatch, RecheadNetwork, RecheadRoom, RecheadShape, Weights, softmax_loss,
+    Rechead, RecheadBatch, RecheadNetwork, RecheadScratch, RecheadShape, Weights, softmax_loss,
 };
 use std::collections::HashMap;
 
@@ -66,7 +66,7 @@ fn served(rechead: &Rechead, batch: &RecheadBatch) -> (Vec<f32>, Vec<f32>) {
         (rows(&batch.history), rows(&batch.thought), rows(&batch.answer));
     let answered: Vec<f32> = batch.answered.to_vec1().unwrap();
     let items = batch.items.to_vec3::<f32>().unwrap();
-    let mut room = RecheadRoom::default();
+    let mut room = RecheadScratch::default();
     let (mut shoppers, mut scores) = (Vec::new(), Vec::new());
     for at in 0..answered.len() {
         let answer = (answered[at] > 0.0).then_some(answer[at].as_slice());
@@ -130,7 +130,7 @@ fn a_thought_corrects_no_more_than_it_may() {
     let texts = [vec![0.3; 12], vec![-0.2; 12], vec![0.1; 12]];
     let shopper = |shape: &RecheadShape, thought: &[f32]| {
         let rechead = Rechead::new(&fixture.weights, shape).unwrap();
-        rechead.shopper(&texts[0], thought, None, &mut RecheadRoom::default())
+        rechead.shopper(&texts[0], thought, None, &mut RecheadScratch::default())
     };
     assert_eq!(shopper(&mute, &texts[1]), shopper(&mute, &texts[2]));
     assert_ne!(shopper(&fixture.shape, &texts[1]), shopper(&fixture.shape, &texts[2]));

@@ -12,7 +12,7 @@ use raisonne::domain::{
     Candidate, Criticality, Deadline, Effort, Explain, ItemText, Quality, Query, ReasonSource,
 };
 use raisonne::language::LmTokenizer;
-use raisonne::nn::decoder::Model;
+use raisonne::nn::decoder::TrainableDecoder;
 use raisonne::rank::{self, Answer, Ladder, LadderOptions, Shortfall, Update};
 use raisonne::reranker::{
     ComparedFile, Grounds, Prompts, RerankerFile, RunLimits, Thought, WeighedFile,
@@ -59,7 +59,7 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     };
     let config = sizes.config(prompts.vocabulary().len(), 1024, Vec::new());
     let decoder = home.path().join(Part::Decoder.file());
-    Model::random(config, 5).unwrap().save(&decoder, Path::new("")).unwrap();
+    TrainableDecoder::random(config, 5).unwrap().save(&decoder, Path::new("")).unwrap();
     prompts.vocabulary().save(&decoder).unwrap();
     let file = toml::to_string(&file).unwrap();
     fs::write(home.path().join(Part::Reranker.file()), file).unwrap();
@@ -410,7 +410,7 @@ async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
     let text = fs::read_to_string(&config).unwrap();
     let known = vocabulary.len() - 256;
     assert!(text.contains(&format!("\"vocab_size\": {known}")), "{text}");
-    let mut model = Model::open(&decoder).unwrap();
+    let mut model = TrainableDecoder::open(&decoder).unwrap();
     model.config.vocabulary -= 10;
     let rows = model.parameters.get("model.embed_tokens.weight").unwrap();
     let fewer = rows.narrow(0, 0, model.config.vocabulary).unwrap();

@@ -11,7 +11,7 @@ use raisonne::engine::{
     Runner, Sampling, Span, Step, Trie, Wanted, Weigh, What, Work,
 };
 use raisonne::nn::decoder::Checkpoint;
-use raisonne::nn::packed::{Kept, Level, Options, PAGE_TOKENS, Precision};
+use raisonne::nn::packed::{KvDtype, PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
 use raisonne::telemetry::Metrics;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -37,12 +37,19 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
 }
 
-fn options(precision: Precision, level: Level, rows_max: usize) -> Options {
+fn options(precision: WeightDtype, level: SimdLevel, rows_max: usize) -> PackedOptions {
     let threads = NonZeroUsize::new(2).unwrap();
-    Options { precision, kept: Kept::Plain, threads, level, pages: 256, rows_max }
+    PackedOptions {
+        weight_dtype: precision,
+        kv_dtype: KvDtype::Model,
+        threads,
+        level,
+        kv_pages: 256,
+        max_batched_tokens: rows_max,
+    }
 }
 
-fn runner(folder: &Path, options: Options) -> CpuRunner {
+fn runner(folder: &Path, options: PackedOptions) -> CpuRunner {
     CpuRunner::load(Checkpoint::open(folder).unwrap(), options, CONTEXT).unwrap()
 }
 
@@ -118,10 +125,10 @@ fn what_is_written_down_for_another_engine_is_what_the_model_says() {
     fs::write(&file, serde_json::to_string(&tokens[0]).unwrap()).unwrap();
     let options = |last| LogitsOptions {
         model: fixture("qwen3"),
-        precision: Some(Precision::F32),
+        precision: Some(WeightDtype::F32),
         cache_precision: None,
         threads: NonZeroUsize::MIN,
-        level: Level::best(),
+        level: SimdLevel::best(),
         place: Place::Processor,
         tokens: file.clone(),
         rows_max: 7,
@@ -145,11 +152,11 @@ fn what_is_written_down_for_another_engine_is_what_the_model_says() {
 
 #[test]
 fn logits_are_those_of_transformers_at_every_level() {
-    for level in Level::all_here() {
+    for level in SimdLevel::all_here() {
         let mut positions = 0;
         for name in MODELS {
             let Expected { tokens, top: tops, logits: expected } = Expected::open(name);
-            let mut runner = runner(&fixture(name), options(Precision::F32, level, 512));
+            let mut runner = runner(&fixture(name), options(WeightDtype::F32, level, 512));
             let got = logits(&mut runner, &tokens, &[7, 1, 40]);
             let mut worst = 0.0_f32;
             for (text, got) in got.iter().enumerate() {
@@ -189,14 +196,14 @@ fn fewer_bits_are_as_close_as_those_of_others() {
             let runner = CpuRunner::load(checkpoint, options, CONTEXT);
             runner.map(|mut runner| logits(&mut runner, &tokens, &[16]))
         };
-        let right = of(Precision::F32, Level::best()).unwrap();
+        let right = of(WeightDtype::F32, SimdLevel::best()).unwrap();
         // These models are too narrow for blocks of four bits, so candle keeps them in its own
         // Q8_0: the twin of our eight bits.
-        let twin = of(Precision::Int4, Level::best());
+        let twin = of(WeightDtype::Int4, SimdLevel::best());
         let twin = twin.map_or(f64::INFINITY, |twin| relative_error(&twin, &right));
-        for level in Level::all_here() {
+        for level in SimdLevel::all_here() {
             let error = |precision| relative_error(&of(precision, level).unwrap(), &right);
-            let (bf16, int8) = (error(Precision::Bf16), error(Precision::Int8));
+            let (bf16, int8) = (error(WeightDtype::Bf16), error(WeightDtype::Int8));
             println!("{name} on {}: {bf16:.4}, {int8:.4}, candle {twin:.4}", level.as_str());
             assert!(bf16 < 0.015, "{name}: bf16 is {bf16} off");
             assert!(int8 < 1.25 * twin, "{name}: int8 is {int8} off, candle's Q8_0 {twin}");
@@ -204,13 +211,13 @@ fn fewer_bits_are_as_close_as_those_of_others() {
     }
 }
 
-fn engine(folder: &Path, options: Options, running_max: usize) -> Engine {
+fn engine(folder: &Path, options: PackedOptions, running_max: usize) -> Engine {
     observed_engine(folder, options, running_max, &Arc::new(Metrics::new()))
 }
 
 fn observed_engine(
     folder: &Path,
-    options: Options,
+    options: PackedOptions,
     running_max: usize,
     metrics: &Arc<Metrics>,
 ) -> Engine {
@@ -219,7 +226,7 @@ fn observed_engine(
     let limits = Limits {
         running_max: nonzero(running_max),
         waiting_max: nonzero(64),
-        share_max: nonzero(options.rows_max / 2),
+        share_max: nonzero(options.max_batched_tokens / 2),
     };
     Engine::start(move || Ok(runner(&folder, options)), limits, metrics).unwrap()
 }
@@ -272,7 +279,7 @@ fn a_real_model_writes_what_it_writes_with_transformers() {
     }
     let expected = fs::read_to_string(fixture("greedy.json")).unwrap();
     let expected: Vec<u32> = serde_json::from_str(&expected).unwrap();
-    let options = options(Precision::F32, Level::best(), 64);
+    let options = options(WeightDtype::F32, SimdLevel::best(), 64);
     let runner = move || {
         let checkpoint = Checkpoint::open(&folder).unwrap();
         Ok(CpuRunner::load(checkpoint, options, 512).unwrap())
@@ -295,7 +302,7 @@ fn branches_say_what_texts_of_their_own_say() {
             [rest[..5].to_vec(), rest[5..23].to_vec(), rest[23..24].to_vec(), rest[..4].to_vec()];
         let wanted = Wanted::Chosen(vec![3, 1, 40]);
         for rows_max in [24, 64] {
-            let options = options(Precision::F32, Level::best(), rows_max);
+            let options = options(WeightDtype::F32, SimdLevel::best(), rows_max);
             let alone: Vec<Vec<f32>> = branches
                 .iter()
                 .map(|branch| {
@@ -366,8 +373,8 @@ fn all_kinds(tokens: &[Vec<u32>]) -> Vec<Ask> {
 fn company_changes_no_bit() {
     let (folder, mut preempted) = (fixture("qwen3"), 0);
     let asks = all_kinds(&Expected::open("qwen3").tokens);
-    for precision in [Precision::F32, Precision::Bf16, Precision::Int8, Precision::Int4] {
-        for level in Level::all_here() {
+    for precision in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Int4] {
+        for level in SimdLevel::all_here() {
             let mut rng = ChaCha8Rng::seed_from_u64(1);
             let alone: Vec<_> = asks
                 .iter()
@@ -377,7 +384,7 @@ fn company_changes_no_bit() {
                 })
                 .collect();
             // Too few pages for all: some lose what was computed, and compute it again.
-            let few = Options { pages: 12, ..options(precision, level, 48) };
+            let few = PackedOptions { kv_pages: 12, ..options(precision, level, 48) };
             let metrics = Arc::new(Metrics::new());
             let engine = observed_engine(&folder, few, 8, &metrics);
             for _ in 0..20 {

@@ -7,7 +7,7 @@ mod small;
 
 use raisonne::bundle::{Bundle, BundleError, Manifest, Part};
 use raisonne::language::LmTokenizer;
-use raisonne::nn::decoder::Model;
+use raisonne::nn::decoder::TrainableDecoder;
 use raisonne::nn::rqvae::Quantizer;
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
 use raisonne::scorer::OpenedScorer;
@@ -197,7 +197,7 @@ fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() 
         mlp_width: 24,
     };
     let config = sizes.config(known, 1024, Vec::new());
-    Model::random(config, 5).unwrap().save(&folder, Path::new("")).unwrap();
+    TrainableDecoder::random(config, 5).unwrap().save(&folder, Path::new("")).unwrap();
     vocabulary.save(&folder).unwrap();
     let begin = format!("language_model.begin={{ folder = {:?} }}", folder.to_str().unwrap());
     let teaching = "{ epochs = 0.1, batch = 8, learning_rate = 0.01, weight_decay = 0.0";
@@ -211,9 +211,9 @@ fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() 
         run(*stage, &mut workspace).unwrap();
     }
     let (old, new) = [folder, workspace.path(Part::Midtrained)]
-        .map(|folder| Model::open(&folder).unwrap())
+        .map(|folder| TrainableDecoder::open(&folder).unwrap())
         .into();
-    let rows = |model: &Model, name: &str| -> Vec<Vec<f32>> {
+    let rows = |model: &TrainableDecoder, name: &str| -> Vec<Vec<f32>> {
         model.parameters.get(name).unwrap().to_vec2().unwrap()
     };
     let embedding = "model.embed_tokens.weight";

@@ -1,8 +1,8 @@
 //! Weights and slates to run the scorer's network on, from a file or from a seed.
 
 use crate::nn::{
-    Batch, CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, ReasonTable, Scores,
-    Shape, Slate, Weights,
+    CandidateRow, DinBatch, DinShape, FusedDin, FusedScores, FusedSlate, HistoryRow, InlineItem,
+    ItemRef, ItemTable, ReasonTable, Weights,
 };
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -20,12 +20,12 @@ const UNREST: f32 = 0.02;
 #[derive(Debug)]
 pub struct BenchCase {
     /// Sizes of the network.
-    pub shape: Shape,
+    pub shape: DinShape,
     /// The network.
     pub weights: Weights,
     /// What another program made of them, when the file says: `logits` and `attention`.
     pub expected: Weights,
-    /// The fields of [`Batch`] by name, and `catalogue`, (items, e).
+    /// The fields of [`DinBatch`] by name, and `catalogue`, (items, e).
     inputs: Weights,
 }
 
@@ -45,7 +45,7 @@ pub struct PreparedSlate {
     pub items: Arc<ItemTable>,
     /// The reasons of all slates that were prepared together.
     pub reasons: Arc<ReasonTable>,
-    inline: Vec<ItemRow>,
+    inline: Vec<InlineItem>,
     history: Vec<(PreparedItem, u8, u8)>,
     pattern: Option<Vec<f32>>,
     candidates: Vec<PreparedCandidate>,
@@ -66,7 +66,8 @@ enum PreparedItem {
 }
 
 /// Inline items, events, pattern and candidates of a slate.
-type Rows = (Vec<ItemRow>, Vec<(PreparedItem, u8, u8)>, Option<Vec<f32>>, Vec<PreparedCandidate>);
+type Rows =
+    (Vec<InlineItem>, Vec<(PreparedItem, u8, u8)>, Option<Vec<f32>>, Vec<PreparedCandidate>);
 
 #[derive(Debug)]
 struct PreparedCandidate {
@@ -99,7 +100,7 @@ impl BenchCase {
 
     /// Random weights, catalogue and slates; the same seed gives the same case.
     pub fn random(
-        shape: &Shape,
+        shape: &DinShape,
         seed: u64,
         (slates, candidates): (usize, usize),
         fill: SlateFill,
@@ -148,13 +149,13 @@ impl BenchCase {
     }
 
     /// The slates as the training network takes them.
-    pub fn batch(&self) -> Result<Batch> {
+    pub fn batch(&self) -> Result<DinBatch> {
         let tensor = |name: &str| -> Result<Tensor> {
             let dims = self.inputs.dims(name).with_context(|| format!("no input `{name}`"))?;
             Ok(Tensor::from_slice(self.values(name)?, dims, &Device::Cpu)?)
         };
         let whole = |name: &str| anyhow::Ok(tensor(name)?.to_dtype(DType::U32)?);
-        Ok(Batch {
+        Ok(DinBatch {
             item_ids: whole("item_ids")?,
             item_texts: tensor("item_texts")?,
             features: tensor("features")?,
@@ -172,13 +173,17 @@ impl BenchCase {
     }
 
     /// Slate `index` as the serving pass takes it, with what it may compute beforehand.
-    pub fn prepare(&self, fused: &Fused, index: usize) -> Result<PreparedSlate> {
+    pub fn prepare(&self, fused: &FusedDin, index: usize) -> Result<PreparedSlate> {
         let prepared = self.prepare_all(fused, index..index + 1)?.pop();
         prepared.context("a range of one slate holds one")
     }
 
     /// The same of several slates, which share their tables.
-    pub fn prepare_all(&self, fused: &Fused, slates: Range<usize>) -> Result<Vec<PreparedSlate>> {
+    pub fn prepare_all(
+        &self,
+        fused: &FusedDin,
+        slates: Range<usize>,
+    ) -> Result<Vec<PreparedSlate>> {
         let items = Arc::new(fused.items(self.values("catalogue")?)?);
         let mut texts = Vec::new();
         let rows = slates.map(|index| self.rows(fused, index, &mut texts));
@@ -192,7 +197,7 @@ impl BenchCase {
     }
 
     /// What is a slate's own; the texts of its reasons are appended.
-    fn rows(&self, fused: &Fused, index: usize, reasons: &mut Vec<f32>) -> Result<Rows> {
+    fn rows(&self, fused: &FusedDin, index: usize, reasons: &mut Vec<f32>) -> Result<Rows> {
         let (_, n) = self.sizes();
         let (h, m, e, f) =
             (self.shape.history, self.shape.reasons, self.shape.text, self.shape.features);
@@ -230,8 +235,8 @@ impl BenchCase {
     }
 
     /// Logits (N) and attention (N, M) of slate `index` by the serving pass.
-    pub fn score(&self, fused: &Fused, index: usize) -> Result<Scores> {
-        let mut scores = Scores::default();
+    pub fn score(&self, fused: &FusedDin, index: usize) -> Result<FusedScores> {
+        let mut scores = FusedScores::default();
         let prepared = self.prepare(fused, index)?;
         prepared.with_slate(|slate| fused.score(slate, &mut fused.scratch(), &mut scores))?;
         Ok(scores)
@@ -244,7 +249,7 @@ impl BenchCase {
 
 impl PreparedSlate {
     /// Lends the slate.
-    pub fn with_slate<T>(&self, use_it: impl FnOnce(&Slate<'_>) -> T) -> T {
+    pub fn with_slate<T>(&self, use_it: impl FnOnce(&FusedSlate<'_>) -> T) -> T {
         use_it(&self.lend().slate())
     }
 
@@ -269,8 +274,8 @@ impl PreparedSlate {
 
 impl PreparedRows<'_> {
     /// The slate.
-    pub fn slate(&self) -> Slate<'_> {
-        Slate {
+    pub fn slate(&self) -> FusedSlate<'_> {
+        FusedSlate {
             items: &self.of.items,
             reasons: &self.of.reasons,
             history: &self.history,

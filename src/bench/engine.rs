@@ -6,9 +6,10 @@ use crate::engine::{
     Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Reply, Runner,
     RunnerError, Sampling, Shape, Step, Wanted, Weigh, Work,
 };
-use crate::nn::decoder::{Checkpoint, Config, LinearId};
+use crate::nn::decoder::{Checkpoint, DecoderConfig, LinearId};
 use crate::nn::packed::{
-    Kept, Level, Memory, Options, PAGE_TOKENS, Precision, peak, read_bandwidth,
+    KvDtype, ModelMemory, PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype, peak_flops,
+    read_bandwidth,
 };
 use crate::telemetry::Metrics;
 use anyhow::{Result, bail, ensure};
@@ -31,13 +32,13 @@ pub struct EngineOptions {
     /// The model.
     pub model: PathBuf,
     /// How its weights are kept; as they are stored, without it.
-    pub precision: Option<Precision>,
+    pub precision: Option<WeightDtype>,
     /// How keys and values are; as their place does by itself, without it.
-    pub cache_precision: Option<Precision>,
+    pub cache_precision: Option<WeightDtype>,
     /// Threads that compute.
     pub threads: NonZeroUsize,
     /// The processor's instructions.
-    pub level: Level,
+    pub level: SimdLevel,
     /// Where it runs.
     pub place: Place,
     /// Whether a GPU replays steps of texts that go on as CUDA graphs.
@@ -132,7 +133,7 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     let config = checkpoint.config().clone();
     let precision = match options.precision {
         Some(precision) => precision,
-        None => Precision::of(&checkpoint)?,
+        None => WeightDtype::of(&checkpoint)?,
     };
     let precision = options.place.precision(precision)?;
     let kept = options.place.kept(options.cache_precision)?;
@@ -147,7 +148,7 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     };
     let peak = match options.peak {
         Some(peak) => peak,
-        None => peak(precision, options.threads, options.level)?,
+        None => peak_flops(precision, options.threads, options.level)?,
     };
     let before = memory_bytes();
     let between = Arc::default();
@@ -197,19 +198,19 @@ fn pages(options: &EngineOptions) -> usize {
 /// Starts the engine, and says what the model takes, where that can be seen.
 fn start(
     checkpoint: Checkpoint,
-    (precision, kept): (Precision, Kept),
+    (precision, kept): (WeightDtype, KvDtype),
     options: &EngineOptions,
     between: &Arc<Mutex<Vec<f64>>>,
-) -> Result<(Engine, Option<Memory>)> {
+) -> Result<(Engine, Option<ModelMemory>)> {
     let context =
         (options.prompt_tokens + options.tokens).max(options.trunk_tokens + options.branch_tokens);
-    let load = Options {
-        precision,
-        kept,
+    let load = PackedOptions {
+        weight_dtype: precision,
+        kv_dtype: kept,
         threads: options.threads,
         level: options.level,
-        pages: pages(options),
-        rows_max: options.rows_max,
+        kv_pages: pages(options),
+        max_batched_tokens: options.rows_max,
     };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let place = options.place;
@@ -240,24 +241,28 @@ fn start(
 struct Machine<'a> {
     bandwidth: f64,
     peak: f64,
-    memory: Memory,
-    config: &'a Config,
-    precision: Precision,
-    kept: Kept,
+    memory: ModelMemory,
+    config: &'a DecoderConfig,
+    precision: WeightDtype,
+    kept: KvDtype,
 }
 
 /// Bytes of keys and values of one token.
-fn token_bytes(config: &Config, precision: Precision, kept: Kept) -> f64 {
+fn token_bytes(config: &DecoderConfig, precision: WeightDtype, kept: KvDtype) -> f64 {
     let number = match kept {
-        Kept::Float8 => 1,
-        Kept::Plain if precision == Precision::F32 => 4,
-        Kept::Plain => 2,
+        KvDtype::Float8 => 1,
+        KvDtype::Model if precision == WeightDtype::F32 => 4,
+        KvDtype::Model => 2,
     };
     (2 * config.layers * config.kv_heads * config.head_dim * number) as f64
 }
 
 /// What a model must take: all weights, and keys and values of all pages that last.
-fn computed(config: &Config, (precision, kept): (Precision, Kept), pages: usize) -> Memory {
+fn computed(
+    config: &DecoderConfig,
+    (precision, kept): (WeightDtype, KvDtype),
+    pages: usize,
+) -> ModelMemory {
     let linears = (0..config.layers).flat_map(LinearId::of_layer).chain([LinearId::Unembed]);
     let numbers: usize = linears
         .map(|linear| {
@@ -267,7 +272,7 @@ fn computed(config: &Config, (precision, kept): (Precision, Kept), pages: usize)
         .sum();
     let cache = (pages * PAGE_TOKENS) as f64 * token_bytes(config, precision, kept);
     let weights = numbers as f64 * precision.bits() / 8.0;
-    Memory { weights: weights as usize, cache: cache as usize }
+    ModelMemory { weights: weights as usize, cache: cache as usize }
 }
 
 impl Machine<'_> {

@@ -2,7 +2,7 @@
 
 use super::{BenchCase, ITEMS, PreparedRows, PreparedSlate, ScorerOptions, SlateFill, median_us};
 use crate::nn::cuda::{CudaScorer, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate};
-use crate::nn::{Fused, Scores, Shape, Slate};
+use crate::nn::{DinShape, FusedDin, FusedScores, FusedSlate};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::Write;
@@ -48,9 +48,9 @@ pub(super) fn beside(options: &ScorerOptions, ordinal: usize, out: &mut dyn Writ
 }
 
 fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Beside> {
-    let shape = Shape { items: ITEMS, ..Shape::default() };
+    let shape = DinShape { items: ITEMS, ..DinShape::default() };
     let case = BenchCase::random(&shape, 0, sizes, SlateFill::Full)?;
-    let fused = Arc::new(Fused::new(&case.weights, &shape)?);
+    let fused = Arc::new(FusedDin::new(&case.weights, &shape)?);
     let (slates, candidates) = sizes;
     let prepared = case.prepare_all(&fused, 0..slates)?;
     let first = prepared.first().context("there must be at least one slate")?;
@@ -69,13 +69,13 @@ fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Bes
     };
     let mut scorer = CudaScorer::load(fused.clone(), tables, bounds, ordinal)?;
     let lent: Vec<PreparedRows<'_>> = prepared.iter().map(PreparedSlate::lend).collect();
-    let asked: Vec<Slate<'_>> = lent.iter().map(PreparedRows::slate).collect();
+    let asked: Vec<FusedSlate<'_>> = lent.iter().map(PreparedRows::slate).collect();
     let jobs: Vec<CudaSlate<'_>> =
         asked.iter().map(|&slate| CudaSlate { slate, shopper: &[] }).collect();
     let mut done: Vec<CudaScores> = jobs.iter().map(|_| CudaScores::default()).collect();
     let gpu_us = median_us(repetitions, || Ok(scorer.score(&jobs, &mut done)?))?;
     let mut scratch = fused.scratch();
-    let mut scores: Vec<Scores> = asked.iter().map(|_| Scores::default()).collect();
+    let mut scores: Vec<FusedScores> = asked.iter().map(|_| FusedScores::default()).collect();
     let cpu_us = median_us(repetitions, || {
         for (slate, scores) in asked.iter().zip(&mut scores) {
             fused.score(slate, &mut scratch, scores)?;

@@ -1,6 +1,6 @@
 //! How many tokens does the learner learn from in a second?
 
-use crate::nn::decoder::Model;
+use crate::nn::decoder::TrainableDecoder;
 use crate::train::learner::{Learner, LearnerConfig, StepReport, TrainScope};
 use crate::train::lesson::{Lesson, Order, Reinforce};
 use anyhow::{Context as _, Result, ensure};
@@ -61,7 +61,7 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
         TrainScope::Lora { rank, .. } => (Some(rank), plan.dtype.into()),
         TrainScope::Full | TrainScope::NewTokens { .. } => (None, DType::F32),
     };
-    let opened = Model::open_in(model, kept);
+    let opened = TrainableDecoder::open_in(model, kept);
     let model = opened.with_context(|| format!("opening {}", model.display()))?;
     let lessons: Vec<Lesson> = if *reinforce {
         let lessons = tokens.into_iter().enumerate();

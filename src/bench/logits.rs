@@ -2,7 +2,7 @@
 
 use crate::engine::{Answers, Place, Read, Runner, Span, Step, What};
 use crate::nn::decoder::Checkpoint;
-use crate::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use crate::nn::packed::{PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
@@ -15,13 +15,13 @@ pub struct LogitsOptions {
     /// The model.
     pub model: PathBuf,
     /// How its weights are kept; as they are stored, without it.
-    pub precision: Option<Precision>,
+    pub precision: Option<WeightDtype>,
     /// How keys and values are; as their place does by itself, without it.
-    pub cache_precision: Option<Precision>,
+    pub cache_precision: Option<WeightDtype>,
     /// Threads that compute, and the processor's instructions.
     pub threads: NonZeroUsize,
     /// See `threads`.
-    pub level: Level,
+    pub level: SimdLevel,
     /// Where it runs.
     pub place: Place,
     /// A JSON array of the text's tokens.
@@ -53,15 +53,15 @@ pub fn logits(options: &LogitsOptions) -> Result<()> {
     ensure!(unknown.is_none(), "the text has token {unknown:?}, and the model knows {vocabulary}");
     let precision = match options.precision {
         Some(precision) => precision,
-        None => Precision::of(&checkpoint)?,
+        None => WeightDtype::of(&checkpoint)?,
     };
-    let load = Options {
-        precision: options.place.precision(precision)?,
-        kept: options.place.kept(options.cache_precision)?,
+    let load = PackedOptions {
+        weight_dtype: options.place.precision(precision)?,
+        kv_dtype: options.place.kept(options.cache_precision)?,
         threads: options.threads,
         level: options.level,
-        pages: tokens.len().div_ceil(PAGE_TOKENS),
-        rows_max: *rows_max,
+        kv_pages: tokens.len().div_ceil(PAGE_TOKENS),
+        max_batched_tokens: *rows_max,
     };
     let mut runner = options.place.load(checkpoint, load, tokens.len(), 1)?;
     let mut tables = HashMap::new();

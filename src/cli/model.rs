@@ -4,7 +4,7 @@ use crate::config::Quantize;
 use crate::engine::{Engine, Limits, Place};
 use crate::language::LmTokenizer;
 use crate::nn::decoder::Checkpoint;
-use crate::nn::packed::{Level, Options, PAGE_TOKENS, Precision};
+use crate::nn::packed::{PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
 use crate::telemetry::Metrics;
 use anyhow::Context as _;
 use clap::Args;
@@ -35,14 +35,14 @@ pub(super) struct LoadArgs {
     /// The processor's instructions: avx512-bf16, avx512, avx2 or portable; the best for it,
     /// without it.
     #[arg(long, value_parser = level)]
-    instructions: Option<Level>,
+    instructions: Option<SimdLevel>,
 }
 
 /// A model's folder that was found sound, and the words that it knows.
 pub(super) struct Opened {
     checkpoint: Checkpoint,
     place: Place,
-    options: Options,
+    options: PackedOptions,
     pub vocabulary: LmTokenizer,
 }
 
@@ -58,29 +58,36 @@ impl LoadArgs {
         };
         let vocabulary = LmTokenizer::load(folder)?;
         let precision = match self.precision() {
-            None => Precision::of(&checkpoint)?,
+            None => WeightDtype::of(&checkpoint)?,
             Some(precision) => precision,
         };
         let precision = place.precision(precision)?;
         let kept = place.kept(self.cache_precision())?;
         let (threads, level) = (self.threads(), self.level());
-        let options = Options { precision, kept, threads, level, pages: 0, rows_max: ROWS_MAX };
+        let options = PackedOptions {
+            weight_dtype: precision,
+            kv_dtype: kept,
+            threads,
+            level,
+            kv_pages: 0,
+            max_batched_tokens: ROWS_MAX,
+        };
         Ok(Opened { checkpoint, place, options, vocabulary })
     }
 
     /// How weights are to be kept, if that was said.
-    pub(super) fn precision(&self) -> Option<Precision> {
+    pub(super) fn precision(&self) -> Option<WeightDtype> {
         self.quantize.map(Quantize::precision)
     }
 
     /// How keys and values are to be, if that was said.
-    pub(super) fn cache_precision(&self) -> Option<Precision> {
+    pub(super) fn cache_precision(&self) -> Option<WeightDtype> {
         self.quantize_cache.map(Quantize::precision)
     }
 
     /// The instructions that were asked for, or the best there are.
-    pub(super) fn level(&self) -> Level {
-        self.instructions.unwrap_or_else(Level::best)
+    pub(super) fn level(&self) -> SimdLevel {
+        self.instructions.unwrap_or_else(SimdLevel::best)
     }
 
     /// As many threads as were asked for, or as there are cores.
@@ -96,15 +103,15 @@ impl Opened {
     }
 
     /// How weights will be kept.
-    pub(super) fn precision(&self) -> Precision {
-        self.options.precision
+    pub(super) fn precision(&self) -> WeightDtype {
+        self.options.weight_dtype
     }
 
     /// Loads the model, with room for one text of so many tokens, or as many as it was made for.
     pub(super) fn start(self, tokens: usize) -> anyhow::Result<(Engine, LmTokenizer)> {
         let Self { checkpoint, place, options, vocabulary } = self;
         let tokens = tokens.min(checkpoint.config().positions_max);
-        let options = Options { pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
+        let options = PackedOptions { kv_pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
         let build = move || place.load(checkpoint, options, tokens, 1);
         let one = NonZeroUsize::MIN;
         let share_max = one.saturating_add(ROWS_MAX);
@@ -114,9 +121,9 @@ impl Opened {
 }
 
 /// A level of instructions by its name, if this processor has it.
-fn level(name: &str) -> Result<Level, String> {
-    Level::all_here().find(|level| level.as_str() == name).ok_or_else(|| {
-        let here: Vec<_> = Level::all_here().map(Level::as_str).collect();
+fn level(name: &str) -> Result<SimdLevel, String> {
+    SimdLevel::all_here().find(|level| level.as_str() == name).ok_or_else(|| {
+        let here: Vec<_> = SimdLevel::all_here().map(SimdLevel::as_str).collect();
         format!("this processor has {}", here.join(", "))
     })
 }

@@ -35,7 +35,7 @@ pub mod scheduler;
 mod sequence;
 mod step;
 
-pub use crate::nn::softmax::Draw;
+pub use crate::nn::softmax::SampleSpec;
 pub use ask::{Ask, Generate, Limits, Misfit, Refused, Wanted, Weigh, Work};
 pub use constraint::{Allowed, Constraint, ConstraintError, Thinking, Trie};
 #[cfg(feature = "cuda")]

@@ -3,7 +3,7 @@
 use super::runner::CpuRunner;
 use super::step::{Answers, Runner, RunnerError, Shape, Step};
 use crate::nn::decoder::Checkpoint;
-use crate::nn::packed::{Kept, Options, Precision};
+use crate::nn::packed::{KvDtype, PackedOptions, WeightDtype};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -53,13 +53,13 @@ pub enum PlaceError {
 
 impl Place {
     /// How weights are kept there that would be kept like this on a processor.
-    pub fn precision(self, precision: Precision) -> Result<Precision, PlaceError> {
+    pub fn precision(self, precision: WeightDtype) -> Result<WeightDtype, PlaceError> {
         match (self, precision) {
-            (Self::Processor, Precision::Float8) => {
+            (Self::Processor, WeightDtype::Float8) => {
                 Err(PlaceError::OnProcessor(precision.as_str()))
             }
-            (Self::Gpu(_), Precision::F32 | Precision::Bf16) => Ok(Precision::Bf16),
-            (Self::Processor, _) | (Self::Gpu(_), Precision::Float8 | Precision::Int8) => {
+            (Self::Gpu(_), WeightDtype::F32 | WeightDtype::Bf16) => Ok(WeightDtype::Bf16),
+            (Self::Processor, _) | (Self::Gpu(_), WeightDtype::Float8 | WeightDtype::Int8) => {
                 Ok(precision)
             }
             (Self::Gpu(_), _) => Err(PlaceError::OnGpu(precision.as_str())),
@@ -67,10 +67,10 @@ impl Place {
     }
 
     /// How keys and values are kept there, if they are wanted so.
-    pub fn kept(self, precision: Option<Precision>) -> Result<Kept, PlaceError> {
+    pub fn kept(self, precision: Option<WeightDtype>) -> Result<KvDtype, PlaceError> {
         match (self, precision) {
-            (_, None) | (Self::Gpu(_), Some(Precision::Bf16)) => Ok(Kept::Plain),
-            (Self::Gpu(_), Some(Precision::Float8)) => Ok(Kept::Float8),
+            (_, None) | (Self::Gpu(_), Some(WeightDtype::Bf16)) => Ok(KvDtype::Model),
+            (Self::Gpu(_), Some(WeightDtype::Float8)) => Ok(KvDtype::Float8),
             (Self::Gpu(_), Some(other)) => Err(PlaceError::CacheOnGpu(other.as_str())),
             (Self::Processor, Some(any)) => Err(PlaceError::CacheOnProcessor(any.as_str())),
         }
@@ -81,7 +81,7 @@ impl Place {
     pub fn load(
         self,
         checkpoint: Checkpoint,
-        options: Options,
+        options: PackedOptions,
         context_tokens_max: usize,
         decodes_max: usize,
     ) -> Result<Box<dyn Runner>, RunnerError> {
@@ -100,15 +100,21 @@ impl Place {
 fn gpu(
     ordinal: usize,
     checkpoint: &Checkpoint,
-    options: Options,
+    options: PackedOptions,
     [context_tokens_max, decodes_max]: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
     use crate::nn::cuda::{CudaOptions, CudaWeightDtype};
-    let Options { precision, kept, pages, rows_max, .. } = options;
+    let PackedOptions {
+        weight_dtype: precision,
+        kv_dtype: kept,
+        kv_pages: pages,
+        max_batched_tokens: rows_max,
+        ..
+    } = options;
     let weight_dtype = match precision {
-        Precision::Float8 => CudaWeightDtype::Float8,
-        Precision::Int8 => CudaWeightDtype::Int8,
-        Precision::F32 | Precision::Bf16 | Precision::Int4 => CudaWeightDtype::Bf16,
+        WeightDtype::Float8 => CudaWeightDtype::Float8,
+        WeightDtype::Int8 => CudaWeightDtype::Int8,
+        WeightDtype::F32 | WeightDtype::Bf16 | WeightDtype::Int4 => CudaWeightDtype::Bf16,
     };
     let options = CudaOptions {
         ordinal,
@@ -127,7 +133,7 @@ fn gpu(
 fn gpu(
     _ordinal: usize,
     _checkpoint: &Checkpoint,
-    _options: Options,
+    _options: PackedOptions,
     _most: [usize; 2],
 ) -> Result<Box<dyn Runner>, RunnerError> {
     Err(RunnerError::Failed(PlaceError::NotBuilt.into()))
@@ -205,14 +211,14 @@ mod tests {
     #[test]
     fn keys_and_values_are_kept_as_there_are_kernels_for() {
         let gpu = Place::Gpu(0);
-        assert_eq!(gpu.kept(None), Ok(Kept::Plain));
-        assert_eq!(gpu.kept(Some(Precision::Bf16)), Ok(Kept::Plain));
-        assert_eq!(gpu.kept(Some(Precision::Float8)), Ok(Kept::Float8));
-        let refused = gpu.kept(Some(Precision::Int8)).unwrap_err();
+        assert_eq!(gpu.kept(None), Ok(KvDtype::Model));
+        assert_eq!(gpu.kept(Some(WeightDtype::Bf16)), Ok(KvDtype::Model));
+        assert_eq!(gpu.kept(Some(WeightDtype::Float8)), Ok(KvDtype::Float8));
+        let refused = gpu.kept(Some(WeightDtype::Int8)).unwrap_err();
         let right = "keys and values are kept as q8_0, and a GPU keeps them as bf16 or fp8";
         assert_eq!(refused.to_string(), right);
-        assert_eq!(Place::Processor.kept(None), Ok(Kept::Plain));
-        let refused = Place::Processor.kept(Some(Precision::Float8)).unwrap_err();
+        assert_eq!(Place::Processor.kept(None), Ok(KvDtype::Model));
+        let refused = Place::Processor.kept(Some(WeightDtype::Float8)).unwrap_err();
         assert!(
             refused.to_string().starts_with("keys and values are kept as fp8, and a processor")
         );
@@ -221,15 +227,15 @@ mod tests {
     #[test]
     fn weights_are_kept_as_there_are_kernels_for() {
         let gpu = Place::Gpu(0);
-        assert_eq!(gpu.precision(Precision::F32), Ok(Precision::Bf16));
-        assert_eq!(Place::Processor.precision(Precision::Int4), Ok(Precision::Int4));
-        let refused = gpu.precision(Precision::Int4).unwrap_err();
+        assert_eq!(gpu.precision(WeightDtype::F32), Ok(WeightDtype::Bf16));
+        assert_eq!(Place::Processor.precision(WeightDtype::Int4), Ok(WeightDtype::Int4));
+        let refused = gpu.precision(WeightDtype::Int4).unwrap_err();
         let right = "weights are kept as q4_k, and a GPU keeps them as bf16, fp8 or int8";
         assert_eq!(refused.to_string(), right);
-        for of_eight in [Precision::Float8, Precision::Int8] {
+        for of_eight in [WeightDtype::Float8, WeightDtype::Int8] {
             assert_eq!(gpu.precision(of_eight), Ok(of_eight));
         }
-        let refused = Place::Processor.precision(Precision::Float8).unwrap_err();
+        let refused = Place::Processor.precision(WeightDtype::Float8).unwrap_err();
         assert!(refused.to_string().starts_with("weights are kept as fp8, and a processor"));
     }
 }

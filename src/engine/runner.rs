@@ -1,13 +1,16 @@
 //! The model on this machine's processor.
 
 use super::step::{Answers, Runner, RunnerError, Shape, Span, Step, What};
-use crate::nn::decoder::{Checkpoint, CheckpointError, Config};
-use crate::nn::packed::{Buffer, Group, Memory, Options, PAGE_TOKENS, Packed, Pass, Seen, Slot};
+use crate::nn::decoder::{Checkpoint, CheckpointError, DecoderConfig};
+use crate::nn::packed::{
+    Activations, AttentionGroup, BlockTableEntry, KvSlot, ModelMemory, PAGE_TOKENS, PackedDecoder,
+    PackedOptions, PagedBatch,
+};
 
 /// A decoder with packed weights, and keys and values in pages.
 #[derive(Debug)]
 pub struct CpuRunner {
-    model: Packed,
+    model: PackedDecoder,
     shape: Shape,
     /// Rows of which something is wanted, kept from step to step.
     wanted: Vec<usize>,
@@ -19,23 +22,23 @@ impl CpuRunner {
     /// Loads a checkpoint for sequences of up to `context_tokens_max` tokens.
     pub fn load(
         checkpoint: Checkpoint,
-        options: Options,
+        options: PackedOptions,
         context_tokens_max: usize,
     ) -> Result<Self, CheckpointError> {
-        let Options { pages, rows_max, .. } = options;
+        let PackedOptions { kv_pages: pages, max_batched_tokens: rows_max, .. } = options;
         let shape = shape_of(checkpoint.config(), pages, rows_max, context_tokens_max);
-        Ok(Self { model: Packed::load(checkpoint, options)?, shape, wanted: Vec::new() })
+        Ok(Self { model: PackedDecoder::load(checkpoint, options)?, shape, wanted: Vec::new() })
     }
 
     /// The bytes that the model takes.
-    pub fn memory(&self) -> Memory {
+    pub fn memory(&self) -> ModelMemory {
         self.model.memory()
     }
 
     fn answer(
         &mut self,
         step: &Step,
-        rows: &Buffer,
+        rows: &Activations,
         out: &mut Answers,
     ) -> Result<(), CheckpointError> {
         out.lay_out(&step.reads, self.shape);
@@ -98,7 +101,7 @@ impl From<CheckpointError> for RunnerError {
 
 /// The limits of a model with so many pages.
 pub(super) fn shape_of(
-    config: &Config,
+    config: &DecoderConfig,
     pages: usize,
     rows_max: usize,
     context_tokens_max: usize,
@@ -115,7 +118,7 @@ pub(super) fn shape_of(
 }
 
 /// Lays a step out for the model. Branches get pages from `scratch` on.
-pub(super) fn lay_out(step: &Step, mut scratch: u32, pass: &mut Pass) {
+pub(super) fn lay_out(step: &Step, mut scratch: u32, pass: &mut PagedBatch) {
     pass.tokens.clone_from(&step.tokens);
     pass.positions.clear();
     pass.slots.clear();
@@ -134,20 +137,25 @@ pub(super) fn lay_out(step: &Step, mut scratch: u32, pass: &mut Pass) {
             let at = if branch { row } else { past + row };
             let page =
                 if branch { scratch + (at / PAGE_TOKENS) as u32 } else { pages[at / PAGE_TOKENS] };
-            pass.slots.push(Slot { page, token: (at % PAGE_TOKENS) as u32 });
+            pass.slots.push(KvSlot { page, token: (at % PAGE_TOKENS) as u32 });
             pass.positions.push((past + row) as u32);
         }
         if branch {
             scratch += count.div_ceil(PAGE_TOKENS) as u32;
         }
-        pass.groups.push(Group { rows, pages: from..pass.seen.len(), past });
+        pass.groups.push(AttentionGroup { rows, pages: from..pass.seen.len(), past });
     }
 }
 
 /// Adds the pages that hold `tokens` tokens from position `first` on.
-fn see(pages: impl Iterator<Item = u32>, first: usize, tokens: usize, seen: &mut Vec<Seen>) {
+fn see(
+    pages: impl Iterator<Item = u32>,
+    first: usize,
+    tokens: usize,
+    seen: &mut Vec<BlockTableEntry>,
+) {
     let starts = (0..tokens).step_by(PAGE_TOKENS);
-    seen.extend(starts.zip(pages).map(|(start, page)| Seen {
+    seen.extend(starts.zip(pages).map(|(start, page)| BlockTableEntry {
         page,
         first: (first + start) as u32,
         tokens: PAGE_TOKENS.min(tokens - start) as u32,

@@ -1,7 +1,7 @@
 //! One step of the engine: what the scheduler chose, laid out for the model.
 
 use super::sampler::{Drawn, SampleError};
-use crate::nn::softmax::Draw;
+use crate::nn::softmax::SampleSpec;
 use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub struct Step {
     /// The tokens whose logits are wanted by [`What::Chosen`].
     pub chosen: Vec<u32>,
     /// How tokens are drawn for [`What::Drawn`].
-    pub draws: Vec<Draw>,
-    /// The tokens that are not allowed there: [`Draw::banned`] says which of them.
+    pub draws: Vec<SampleSpec>,
+    /// The tokens that are not allowed there: [`SampleSpec::banned`] says which of them.
     pub banned: Vec<u32>,
 }
 

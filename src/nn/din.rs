@@ -1,6 +1,6 @@
 //! The scorer's network as candle trains it: reasons, history, target attention, head.
 
-use super::Shape;
+use super::DinShape;
 use super::layers::{Attention, FAR, Layer, Linear, Norm, repeat, softmax};
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 ///
 /// Padded entries may hold anything finite and valid; the masks are 1 where an entry counts.
 #[derive(Debug, Clone)]
-pub struct Batch {
+pub struct DinBatch {
     /// (B, N) u32; 0 is the unknown item.
     pub item_ids: Tensor,
     /// (B, N, e)
@@ -42,7 +42,7 @@ pub struct Batch {
 
 /// What a pass gives.
 #[derive(Debug, Clone)]
-pub struct Scored {
+pub struct DinOutput {
     /// (B, N)
     pub logits: Tensor,
     /// (B, N, M): attention over the reasons, mean of the heads; zeros where there is none
@@ -58,10 +58,10 @@ pub struct Dropout {
     pub rng: ChaCha8Rng,
 }
 
-/// The network; its tensors are those of [`Shape::tensors`].
+/// The network; its tensors are those of [`DinShape::tensors`].
 #[derive(Debug)]
 pub struct Din {
-    shape: Shape,
+    shape: DinShape,
     item_id: Tensor,
     item_text: Linear,
     age: Tensor,
@@ -82,7 +82,7 @@ pub struct Din {
 
 impl Din {
     /// Takes the network's tensors from `vb`.
-    pub fn new(shape: &Shape, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub fn new(shape: &DinShape, vb: &VarBuilder<'_>) -> Result<Self> {
         shape.check().map_err(candle_core::Error::msg)?;
         let (d, e) = (shape.width, shape.text);
         let layers = 0..shape.depth();
@@ -125,16 +125,16 @@ fn mlp(inputs: usize, hidden: [usize; 2], vb: &VarBuilder<'_>) -> Result<[Linear
 
 impl Din {
     /// Scores the candidates of each slate.
-    pub fn forward(&self, batch: &Batch) -> Result<Scored> {
+    pub fn forward(&self, batch: &DinBatch) -> Result<DinOutput> {
         self.pass(batch, None)
     }
 
     /// The same with dropout on the events and on the head's first hidden layer.
-    pub fn forward_train(&self, batch: &Batch, dropout: &mut Dropout) -> Result<Scored> {
+    pub fn forward_train(&self, batch: &DinBatch, dropout: &mut Dropout) -> Result<DinOutput> {
         self.pass(batch, Some(dropout))
     }
 
-    fn pass(&self, batch: &Batch, mut dropout: Option<&mut Dropout>) -> Result<Scored> {
+    fn pass(&self, batch: &DinBatch, mut dropout: Option<&mut Dropout>) -> Result<DinOutput> {
         let (b, n) = batch.item_ids.dims2()?;
         let (items, events) = self.items_and_events(batch)?;
         let events = drop(dropout.as_deref_mut(), events)?;
@@ -153,13 +153,13 @@ impl Din {
         let hidden = self.head[0].forward(&inputs.reshape((b * n, ()))?)?.relu()?;
         let hidden = self.head[1].forward(&drop(dropout, hidden)?)?.relu()?;
         let logits = self.head[2].forward(&hidden)?.reshape((b, n))?;
-        Ok(Scored { logits, attention })
+        Ok(DinOutput { logits, attention })
     }
 
     /// v (B, N, d) and s (B, H, d).
     ///
     /// One gather for both, because each gather's gradient is a table as large as the catalogue.
-    fn items_and_events(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+    fn items_and_events(&self, batch: &DinBatch) -> Result<(Tensor, Tensor)> {
         let (b, n) = batch.item_ids.dims2()?;
         let h = batch.history_ids.dim(1)?;
         let texts =
@@ -223,7 +223,7 @@ impl Din {
     }
 
     /// x_p (B, d), the null vector where there is no pattern.
-    fn shopper_pattern(&self, batch: &Batch) -> Result<Tensor> {
+    fn shopper_pattern(&self, batch: &DinBatch) -> Result<Tensor> {
         let known = batch.pattern_known.unsqueeze(1)?;
         let pattern = self.pattern.forward(&batch.pattern)?.broadcast_mul(&known)?;
         let null = known.affine(-1.0, 1.0)?.matmul(&self.no_pattern.unsqueeze(0)?)?;
@@ -235,7 +235,7 @@ impl Din {
     /// The query is one per slate, so it is taken to the space of the texts, where the reasons
     /// already are; and values are mixed before they are projected. Both save projecting every
     /// reason. The key's bias adds the same to all logits of a head, which softmax takes out.
-    fn reasons(&self, batch: &Batch, pattern: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn reasons(&self, batch: &DinBatch, pattern: &Tensor) -> Result<(Tensor, Tensor)> {
         let (b, n, m, e) = batch.reasons.dims4()?;
         let (heads, width) = (self.shape.heads, self.shape.head_width());
         let none = self.no_reasons.reshape((1, 1, ()))?;

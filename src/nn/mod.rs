@@ -1,11 +1,10 @@
 //! What are the layers and losses of the models?
 //!
-//! [`Din`] is the scorer's network as candle trains it; [`Fused`] is the same network as the
+//! [`Din`] is the scorer's network as candle trains it; [`FusedDin`] is the same network as the
 //! service runs it. Both read the same named tensors, [`Weights`], and are held against each
 //! other and against a PyTorch copy by `tests/numbers.rs`. [`decoder`] is a language model's wiring:
 //! [`packed`] serves it, and [`ops`] and [`optim`] train it.
 
-mod aims;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod decoder;
@@ -20,18 +19,19 @@ mod rechead;
 pub mod rqvae;
 mod shape;
 pub mod softmax;
+mod targets;
 pub mod text;
 mod weights;
 
-pub use aims::{Aims, Choice, Followed};
-pub use din::{Batch, Din, Dropout, Scored};
+pub use din::{Din, DinBatch, DinOutput, Dropout};
 pub use fused::{
-    CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, LEFT_OUT, Misfit, ReasonTable,
-    Scores, Scratch, Slate,
+    CandidateRow, FusedDin, FusedScores, FusedScratch, FusedShapeError, FusedSlate, HistoryRow,
+    InlineItem, ItemRef, ItemTable, MASKED_OVERLAP, ReasonTable,
 };
 pub use loss::{bce_loss, softmax_loss};
-pub use rechead::{Rechead, RecheadBatch, RecheadNetwork, RecheadRoom, RecheadShape};
-pub use shape::{Ablation, Shape};
+pub use rechead::{Rechead, RecheadBatch, RecheadNetwork, RecheadScratch, RecheadShape};
+pub use shape::{Ablation, DinShape};
+pub use targets::{BranchTargets, RowTargets, TokenTargets};
 pub use weights::{Weights, WeightsError};
 
 /// The name of the table of id embeddings: row 0 is the unknown item's.

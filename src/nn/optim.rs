@@ -17,7 +17,7 @@ const MOMENTS: [&str; 2] = ["first", "second"];
 
 /// How steps are made.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub struct AdamWConfig {
     /// How much of the mean gradient is kept from step to step.
     pub beta1: f64,
     /// How much of the mean square is kept.
@@ -30,7 +30,7 @@ pub struct Settings {
 
 /// A variable that is trained.
 #[derive(Clone, Debug)]
-pub struct Trained {
+pub struct TrainedVariable {
     /// Its name.
     pub name: String,
     /// The variable.
@@ -44,7 +44,7 @@ pub struct Trained {
 /// The optimiser and its state.
 #[derive(Debug)]
 pub struct AdamW {
-    settings: Settings,
+    settings: AdamWConfig,
     steps: u64,
     held: Vec<Held>,
 }
@@ -52,14 +52,14 @@ pub struct AdamW {
 /// A variable, what was learned about it, and the gradients since the last step.
 #[derive(Debug)]
 struct Held {
-    trained: Trained,
+    trained: TrainedVariable,
     /// The rows that are trained; they share the variable's memory.
     weights: Tensor,
     moments: [Tensor; 2],
     gradient: Option<Tensor>,
 }
 
-impl Default for Settings {
+impl Default for AdamWConfig {
     /// As large language models are trained.
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 }
@@ -70,7 +70,7 @@ impl Default for Settings {
 
 impl AdamW {
     /// A fresh optimiser.
-    pub fn new(trained: Vec<Trained>, settings: Settings) -> Result<Self> {
+    pub fn new(trained: Vec<TrainedVariable>, settings: AdamWConfig) -> Result<Self> {
         let held = trained.into_iter().map(Held::new).collect::<Result<_>>()?;
         Ok(Self { settings, steps: 0, held })
     }
@@ -81,7 +81,7 @@ impl AdamW {
     }
 
     /// What it trains.
-    pub fn trained(&self) -> impl Iterator<Item = &Trained> {
+    pub fn trained(&self) -> impl Iterator<Item = &TrainedVariable> {
         self.held.iter().map(|held| &held.trained)
     }
 
@@ -140,7 +140,7 @@ fn moment_names(variable: &str) -> [String; 2] {
 // === impl Held ===
 
 impl Held {
-    fn new(trained: Trained) -> Result<Self> {
+    fn new(trained: TrainedVariable) -> Result<Self> {
         let (rows, first) = (trained.variable.dim(0)?, trained.from);
         if first >= rows {
             let name = &trained.name;
@@ -176,13 +176,13 @@ impl Held {
     /// A variable that no gradient reached stays as it is.
     fn step(
         &mut self,
-        settings: &Settings,
+        settings: &AdamWConfig,
         learning_rate: f64,
         shorten: f64,
         steps: u64,
     ) -> Result<()> {
         let Some(gradient) = self.gradient.take() else { return Ok(()) };
-        let Settings { beta1, beta2, epsilon, weight_decay } = *settings;
+        let AdamWConfig { beta1, beta2, epsilon, weight_decay } = *settings;
         let unbiased = |beta: f64| 1.0 - beta.powf(steps as f64);
         let decay = if self.trained.decays { weight_decay } else { 0.0 };
         let [first, second] = &self.moments;
@@ -292,8 +292,8 @@ mod tests {
     use super::*;
 
     /// Two variables, one that decays and one that doesn't.
-    fn trained() -> Vec<Trained> {
-        let of = |name: &str, values: &[f32], decays| Trained {
+    fn trained() -> Vec<TrainedVariable> {
+        let of = |name: &str, values: &[f32], decays| TrainedVariable {
             name: name.into(),
             variable: Var::new(values, &Device::Cpu).unwrap(),
             decays,
@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn weights(optimiser: &AdamW) -> Vec<f32> {
-        let each = |trained: &Trained| trained.variable.to_vec1::<f32>().unwrap();
+        let each = |trained: &TrainedVariable| trained.variable.to_vec1::<f32>().unwrap();
         optimiser.trained().flat_map(each).collect()
     }
 
@@ -323,7 +323,7 @@ mod tests {
     }
 
     impl Twin {
-        fn step(&mut self, step: i32, rate: f64, norm_max: f64, settings: &Settings) -> f64 {
+        fn step(&mut self, step: i32, rate: f64, norm_max: f64, settings: &AdamWConfig) -> f64 {
             let gradients = self.weights.map(|weight| 2.0 * weight);
             let norm = gradients.iter().map(|g| g * g).sum::<f64>().sqrt();
             for (at, gradient) in gradients.into_iter().enumerate() {
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn steps_are_those_of_the_paper() {
-        let settings = Settings::default();
+        let settings = AdamWConfig::default();
         for norm_max in [2.0, 1e9] {
             let mut optimiser = AdamW::new(trained(), settings).unwrap();
             let mut twin = Twin { weights: [1.0, -2.0, 3.0, 0.5], moments: [[0.0; 2]; 4] };
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn two_halves_are_a_whole() {
         let step = |parts: &[f64]| {
-            let mut optimiser = AdamW::new(trained(), Settings::default()).unwrap();
+            let mut optimiser = AdamW::new(trained(), AdamWConfig::default()).unwrap();
             for part in parts {
                 let mut found = gradients(&optimiser, *part);
                 optimiser.add(&mut found).unwrap();
@@ -385,12 +385,12 @@ mod tests {
                 optimiser.step(0.05, 1.0).unwrap();
             }
         };
-        let mut straight = AdamW::new(trained(), Settings::default()).unwrap();
+        let mut straight = AdamW::new(trained(), AdamWConfig::default()).unwrap();
         steps(&mut straight, 3);
         let state: HashMap<_, _> = straight.state().into_iter().collect();
         // The state is a snapshot only once it is copied, as a file does.
         let state = state.into_iter().map(|(name, held)| (name, held.copy().unwrap())).collect();
-        let mut resumed = AdamW::new(trained(), Settings::default()).unwrap();
+        let mut resumed = AdamW::new(trained(), AdamWConfig::default()).unwrap();
         for (resumed, straight) in resumed.trained().zip(straight.trained()) {
             resumed.variable.set(&straight.variable.copy().unwrap()).unwrap();
         }
@@ -405,9 +405,13 @@ mod tests {
     #[test]
     fn rows_before_the_first_trained_one_stay() {
         let variable = Var::new(&[[1_f32, 2.0], [3.0, 4.0]], &Device::Cpu).unwrap();
-        let trained =
-            |from| Trained { name: "table".into(), variable: variable.clone(), decays: true, from };
-        let mut optimiser = AdamW::new(vec![trained(1)], Settings::default()).unwrap();
+        let trained = |from| TrainedVariable {
+            name: "table".into(),
+            variable: variable.clone(),
+            decays: true,
+            from,
+        };
+        let mut optimiser = AdamW::new(vec![trained(1)], AdamWConfig::default()).unwrap();
         let mut found = variable.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         optimiser.add(&mut found).unwrap();
         // The norm is that of the rows that are trained: 2 · (3, 4).
@@ -415,13 +419,13 @@ mod tests {
         let rows = variable.to_vec2::<f32>().unwrap();
         assert_eq!(rows[0], [1.0, 2.0]);
         assert!(rows[1][0] < 3.0 && rows[1][1] < 4.0);
-        let error = AdamW::new(vec![trained(2)], Settings::default()).unwrap_err().to_string();
+        let error = AdamW::new(vec![trained(2)], AdamWConfig::default()).unwrap_err().to_string();
         assert_eq!(error, "`table` has 2 rows, and none from 2 on");
     }
 
     #[test]
     fn a_gradient_that_is_not_finite_makes_no_step() {
-        let mut optimiser = AdamW::new(trained(), Settings::default()).unwrap();
+        let mut optimiser = AdamW::new(trained(), AdamWConfig::default()).unwrap();
         let before = weights(&optimiser);
         let mut found = gradients(&optimiser, f64::INFINITY);
         optimiser.add(&mut found).unwrap();

@@ -15,7 +15,7 @@
 
 mod served;
 
-pub use served::{Rechead, RecheadRoom};
+pub use served::{Rechead, RecheadScratch};
 
 use super::layers::{Layer, Linear, Norm, sigmoid};
 use super::shape::Tensors;

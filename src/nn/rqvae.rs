@@ -21,7 +21,7 @@ mod fit;
 mod level;
 mod network;
 
-pub use fit::{Losses, Plan, Step, Techniques, fit};
+pub use fit::{Losses, RqVaeConfig, RqVaeProgress, Techniques, fit};
 
 use super::{Weights, WeightsError};
 use codebook::Codebook;

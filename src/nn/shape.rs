@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The sizes of the scorer's network; part of a bundle's manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Shape {
+pub struct DinShape {
     /// Items of the catalogue; ids are 1..=items, and 0 is the unknown item.
     pub items: usize,
     /// Width of every hidden vector (d).
@@ -36,7 +36,7 @@ pub struct Shape {
     pub ablation: Ablation,
 }
 
-impl Default for Shape {
+impl Default for DinShape {
     fn default() -> Self {
         Self {
             items: 0,
@@ -91,7 +91,7 @@ impl Default for Ablation {
     }
 }
 
-impl Shape {
+impl DinShape {
     /// Width of one attention head.
     pub fn head_width(&self) -> usize {
         self.width / self.heads
@@ -188,16 +188,16 @@ mod tests {
 
     #[test]
     fn sizes_that_do_not_fit_are_named() {
-        assert_eq!(Shape::default().check(), Ok(()));
-        let odd = Shape { heads: 5, ..Shape::default() };
+        assert_eq!(DinShape::default().check(), Ok(()));
+        let odd = DinShape { heads: 5, ..DinShape::default() };
         assert!(odd.check().is_err_and(|why| why.contains("5 heads")));
-        assert!(Shape { ffn: 0, ..Shape::default() }.check().is_err());
-        assert!(Shape { layers: 0, ..Shape::default() }.check().is_ok());
+        assert!(DinShape { ffn: 0, ..DinShape::default() }.check().is_err());
+        assert!(DinShape { layers: 0, ..DinShape::default() }.check().is_ok());
     }
 
     #[test]
     fn no_layer_means_no_tensor_of_the_transformer() {
-        let shape = Shape { layers: 0, ..Shape::default() };
+        let shape = DinShape { layers: 0, ..DinShape::default() };
         assert!(shape.tensors().iter().all(|(name, _)| !name.starts_with("encoder")));
     }
 }

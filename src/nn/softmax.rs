@@ -11,7 +11,7 @@ pub const BLOCK: usize = 1_024;
 
 /// A token that is to be drawn of the whole vocabulary, by whoever computes the logits, where they lie.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draw {
+pub struct SampleSpec {
     /// What the logits are divided by; zero takes the highest.
     pub temperature: f32,
     /// Where among all that weigh something the token lies, of 0 to 1.

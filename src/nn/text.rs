@@ -7,7 +7,7 @@
 
 mod fit;
 
-pub use fit::{Plan, Step, fit};
+pub use fit::{TextEncoderConfig, TextEncoderProgress, fit};
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use std::collections::HashMap;

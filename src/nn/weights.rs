@@ -1,6 +1,6 @@
 //! The network's named tensors, in memory and as safetensors.
 
-use super::Shape;
+use super::DinShape;
 use candle_core::{Device, Tensor, Var};
 use candle_nn::VarMap;
 use rand::SeedableRng;
@@ -66,7 +66,7 @@ impl Weights {
     ///
     /// Embeddings are normal, norms are the identity, and layers are uniform within one over the
     /// root of their inputs. A null vector starts as an embedding.
-    pub fn random(shape: &Shape, seed: u64) -> Result<Self, WeightsError> {
+    pub fn random(shape: &DinShape, seed: u64) -> Result<Self, WeightsError> {
         shape.check().map_err(WeightsError::Shape)?;
         Ok(Self::drawn(&shape.tensors(), seed))
     }
@@ -184,7 +184,7 @@ impl Weights {
     }
 
     /// Whether these are the tensors of a network of this shape, all finite.
-    pub fn check(&self, shape: &Shape) -> Result<(), WeightsError> {
+    pub fn check(&self, shape: &DinShape) -> Result<(), WeightsError> {
         shape.check().map_err(WeightsError::Shape)?;
         self.check_tensors(shape.tensors())
     }
@@ -211,8 +211,8 @@ impl Weights {
 mod tests {
     use super::*;
 
-    fn small() -> Shape {
-        Shape { items: 3, width: 8, text: 4, heads: 2, layers: 1, ffn: 8, ..Shape::default() }
+    fn small() -> DinShape {
+        DinShape { items: 3, width: 8, text: 4, heads: 2, layers: 1, ffn: 8, ..DinShape::default() }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::user_cards::UserCards;
 use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::bundle::{BundleError, GoldenRequest, Part};
 use crate::domain::{Criticality, Quality, Query, Ranking};
-use crate::nn::packed::Precision;
+use crate::nn::packed::WeightDtype;
 use crate::reranker::{self, AskError, Offer, Reranker, Shopper, Urgency, WeighedFile};
 use crate::scorer::ScorerModel;
 use futures_util::FutureExt as _;
@@ -103,12 +103,12 @@ impl Weighed {
 
 /// How far a golden logit may stray: machines add numbers in different orders, and weights of fewer
 /// bits than the bundle was made with say a little less.
-fn tolerance(precision: Precision) -> f32 {
+fn tolerance(precision: WeightDtype) -> f32 {
     match precision {
-        Precision::F32 => 0.01,
-        Precision::Bf16 => 0.2,
-        Precision::Int8 => 0.5,
-        Precision::Int4 | Precision::Float8 => 2.0,
+        WeightDtype::F32 => 0.01,
+        WeightDtype::Bf16 => 0.2,
+        WeightDtype::Int8 => 0.5,
+        WeightDtype::Int4 | WeightDtype::Float8 => 2.0,
     }
 }
 

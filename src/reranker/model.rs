@@ -11,7 +11,7 @@ use crate::engine::{
     PlaceError, Reply, Sampling, Thinking, Trie, Usage, Wanted, Weigh, Work,
 };
 use crate::nn::decoder::{Checkpoint, CheckpointError};
-use crate::nn::packed::{Level, Options, Precision};
+use crate::nn::packed::{PackedOptions, SimdLevel, WeightDtype};
 use crate::telemetry::Metrics;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub struct Reranker {
     prompts: Prompts,
     /// Tokens that end a text, which may not be thought.
     ends: Vec<u32>,
-    precision: Precision,
+    precision: WeightDtype,
 }
 
 /// How a language model runs, and how much it may take on.
@@ -37,9 +37,9 @@ pub struct RunLimits {
     /// Bytes of all keys and values.
     pub cache: u64,
     /// How weights are kept; as they are stored, without it.
-    pub precision: Option<Precision>,
+    pub precision: Option<WeightDtype>,
     /// How keys and values are; as their place does by itself, without it.
-    pub cache_precision: Option<Precision>,
+    pub cache_precision: Option<WeightDtype>,
     /// Rows of a step.
     pub rows_max: NonZeroUsize,
     /// Whether a GPU replays steps of texts that go on as CUDA graphs.
@@ -168,17 +168,17 @@ impl Reranker {
         prompts.fit(config.vocabulary)?;
         let precision = match limits.precision {
             Some(precision) => precision,
-            None => Precision::of(&checkpoint)?,
+            None => WeightDtype::of(&checkpoint)?,
         };
         let precision = limits.place.precision(precision)?;
         let kept = limits.place.kept(limits.cache_precision)?;
-        let options = Options {
-            precision,
-            kept,
+        let options = PackedOptions {
+            weight_dtype: precision,
+            kv_dtype: kept,
             threads: limits.threads,
-            level: Level::best(),
-            pages: (limits.cache / precision.page_bytes(kept, config) as u64) as usize,
-            rows_max: limits.rows_max.get(),
+            level: SimdLevel::best(),
+            kv_pages: (limits.cache / precision.page_bytes(kept, config) as u64) as usize,
+            max_batched_tokens: limits.rows_max.get(),
         };
         let (tokens, ends) = (config.positions_max, config.ends.clone());
         let decodes_max = if limits.graphs { limits.sequences.running_max.get() } else { 0 };
@@ -198,7 +198,7 @@ impl Reranker {
     }
 
     /// How its weights are kept.
-    pub fn precision(&self) -> Precision {
+    pub fn precision(&self) -> WeightDtype {
         self.precision
     }
 

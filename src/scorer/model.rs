@@ -6,8 +6,8 @@ use super::{PositionPenalty, TextReader};
 use crate::bundle::{CardReason, Cards, Catalog, HistoryEvent, REASONS_MAX, UserCard, inline_text};
 use crate::domain::{ItemText, Timestamp, UserId};
 use crate::nn::{
-    self, CandidateRow, Fused, HistoryRow, ItemRef, ItemRow, ItemTable, Misfit, ReasonTable,
-    Rechead,
+    self, CandidateRow, FusedDin, FusedShapeError, HistoryRow, InlineItem, ItemRef, ItemTable,
+    ReasonTable, Rechead,
 };
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub struct ScorerModel {
     pub cards: Cards,
     /// Texts to vectors.
     pub reader: Arc<TextReader>,
-    pub(super) network: Arc<Fused>,
+    pub(super) network: Arc<FusedDin>,
     pub(super) rechead: Option<RecheadScorer>,
     pub(super) items: Arc<ItemTable>,
     pub(super) reasons: Arc<ReasonTable>,
@@ -72,8 +72,8 @@ pub struct SlateScores {
 /// Memory that one owner uses again and again.
 #[derive(Debug)]
 pub struct ScoringScratch {
-    network: nn::Scratch,
-    scores: nn::Scores,
+    network: nn::FusedScratch,
+    scores: nn::FusedScores,
     inputs: NetworkInputs,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct NetworkInputs {
     /// (candidates, [`REASONS_MAX`])
     overlaps: Vec<[f32; REASONS_MAX]>,
     /// Of candidates that come inline.
-    inline: Vec<Option<ItemRow>>,
+    inline: Vec<Option<InlineItem>>,
 }
 
 // === impl ScorerModel ===
@@ -96,8 +96,8 @@ impl ScorerModel {
         catalog: Arc<Catalog>,
         cards: Cards,
         reader: Arc<TextReader>,
-        network: Arc<Fused>,
-    ) -> Result<Self, Misfit> {
+        network: Arc<FusedDin>,
+    ) -> Result<Self, FusedShapeError> {
         let items = Arc::new(network.items(&cards.item_vectors)?);
         let reasons = Arc::new(network.reasons(&cards.reason_vectors)?);
         Ok(Self { catalog, cards, reader, network, rechead: None, items, reasons })
@@ -129,7 +129,7 @@ impl ScorerModel {
     pub fn scratch(&self) -> ScoringScratch {
         ScoringScratch {
             network: self.network.scratch(),
-            scores: nn::Scores::default(),
+            scores: nn::FusedScores::default(),
             inputs: NetworkInputs::default(),
         }
     }
@@ -161,8 +161,8 @@ impl ScorerModel {
         slate: &ScorerSlate<'a>,
         inputs: &'a NetworkInputs,
         candidates: &'a [CandidateRow<'a>],
-    ) -> nn::Slate<'a> {
-        nn::Slate {
+    ) -> nn::FusedSlate<'a> {
+        nn::FusedSlate {
             items: &self.items,
             reasons: &self.reasons,
             history: &inputs.history,
@@ -174,7 +174,7 @@ impl ScorerModel {
     /// What it said.
     pub(super) fn slate_scores(
         &self,
-        scores: &nn::Scores,
+        scores: &nn::FusedScores,
         count: usize,
         rechead: Vec<f32>,
     ) -> SlateScores {
@@ -247,7 +247,7 @@ impl ScorerModel {
             features.push(context.features(candidate, &overlaps[..reasons.len()]));
             for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
                 if FeatureContext::is_supported_by(reason, slate.user) {
-                    *overlap = nn::LEFT_OUT;
+                    *overlap = nn::MASKED_OVERLAP;
                 }
             }
             all_overlaps.push(overlaps);
@@ -273,7 +273,7 @@ impl ScorerModel {
         slate.candidates.iter().enumerate().map(row).collect()
     }
 
-    fn inline_row(&self, entry: &SlateItem) -> Option<ItemRow> {
+    fn inline_row(&self, entry: &SlateItem) -> Option<InlineItem> {
         let SlateItem::Inline(text) = entry else { return None };
         let vector = self.reader.vector(&inline_text(text));
         let row = self.network.item_inline(&vector);
@@ -283,7 +283,9 @@ impl ScorerModel {
     /// The rows of a candidate's reasons and their overlaps: none where all are left out.
     fn standing<'d>(&self, entry: &SlateItem, overlaps: &'d [f32]) -> (Range<u32>, &'d [f32]) {
         match entry {
-            SlateItem::Known(number) if overlaps.iter().any(|&overlap| overlap != nn::LEFT_OUT) => {
+            SlateItem::Known(number)
+                if overlaps.iter().any(|&overlap| overlap != nn::MASKED_OVERLAP) =>
+            {
                 let first = self.cards.items[*number as usize].first_reason;
                 (first..first + overlaps.len() as u32, overlaps)
             }

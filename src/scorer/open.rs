@@ -7,7 +7,7 @@ use super::{
 use crate::bundle::{Bundle, BundleError, GoldenRequest, Part};
 use crate::language::TextTokenizer;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
-use crate::nn::{Fused, Rechead, Shape, Weights};
+use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct ScorerFile {
     /// How it is fused with the order given.
     pub fusion: Fusion,
     /// The network's shape.
-    pub shape: Shape,
+    pub shape: DinShape,
 }
 
 /// A model, and what serving must know beside it.
@@ -52,7 +52,7 @@ impl OpenedScorer {
         let file: ScorerFile = toml::from_str(&text).map_err(wrong(Part::ScorerShape))?;
         let bytes = std::fs::read(bundle.path(Part::Scorer)).map_err(wrong(Part::Scorer))?;
         let weights = Weights::from_bytes(&bytes).map_err(wrong(Part::Scorer))?;
-        let network = Fused::new(&weights, &file.shape).map_err(wrong(Part::Scorer))?;
+        let network = FusedDin::new(&weights, &file.shape).map_err(wrong(Part::Scorer))?;
         if file.shape.items != bundle.catalog.len() {
             let why = format!("it knows {} items, not the catalogue's", file.shape.items);
             return Err(BundleError::malformed(Part::Scorer.file(), &why));

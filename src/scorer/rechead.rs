@@ -2,7 +2,7 @@
 
 use crate::bundle::{Cards, HistoryEvent, UserCard};
 use crate::domain::EventKind;
-use crate::nn::{Rechead, RecheadRoom, RecheadShape};
+use crate::nn::{Rechead, RecheadScratch, RecheadShape};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub struct ShopperTexts<'a> {
 impl RecheadScorer {
     /// Makes the vectors of all items, whose texts have these vectors (items, e).
     pub fn new(network: Rechead, weight: f32, item_texts: &[f32]) -> Self {
-        let mut room = RecheadRoom::default();
+        let mut room = RecheadScratch::default();
         let texts = item_texts.chunks_exact(network.text_width());
         let items = texts.flat_map(|text| network.item(text, &mut room)).collect();
         Self { network, weight, items }
@@ -80,7 +80,7 @@ impl RecheadScorer {
         let mut both = texts.zip(cards.rechead_vectors.chunks_exact(self.network.width()));
         let met = history.last().and_then(|past| both.nth(past.item as usize));
         let is_made_of = |(text, of_item): (&[f32], &[f32])| {
-            near(of_item, &self.network.item(text, &mut RecheadRoom::default()))
+            near(of_item, &self.network.item(text, &mut RecheadScratch::default()))
         };
         near(head, &self.shopper_vector(written, cards)) && met.is_none_or(is_made_of)
     }
@@ -104,7 +104,7 @@ impl RecheadScorer {
         let answer = of.answer.or_else(|| predicted_next_item(of.history, cards));
         let answer = answer.and_then(|item| item_texts.chunks_exact(width).nth(item as usize));
         let history = history_vector(of.history, item_texts, width);
-        self.network.shopper(&history, thought, answer, &mut RecheadRoom::default())
+        self.network.shopper(&history, thought, answer, &mut RecheadScratch::default())
     }
 
     /// `h_u · h_v` of an item of the catalogue.
@@ -115,7 +115,7 @@ impl RecheadScorer {
 
     /// The same of an item that only comes inline, whose text has this vector.
     pub fn score_text(&self, shopper: &[f32], text: &[f32]) -> f32 {
-        dot(shopper, &self.network.item(text, &mut RecheadRoom::default()))
+        dot(shopper, &self.network.item(text, &mut RecheadScratch::default()))
     }
 }
 

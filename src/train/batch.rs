@@ -4,7 +4,7 @@ use super::cases::Case;
 use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, HISTORY_LEN, REASONS_MAX, month};
 use crate::domain::UserId;
-use crate::nn::{Batch, Shape};
+use crate::nn::{DinBatch, DinShape};
 use crate::scorer::features::{CandidateItem, FEATURE_COUNT, FeatureContext};
 use candle_core::{Device, Result, Tensor};
 use rand::Rng;
@@ -21,7 +21,7 @@ pub struct Batcher<'a> {
     /// The moments that the cases were taken at.
     pub snapshots: &'a [Snapshot],
     /// The network's shape.
-    pub shape: Shape,
+    pub shape: DinShape,
     /// Candidates per example: the one taken first.
     pub candidates: usize,
     /// The share of ids that are hidden.
@@ -51,7 +51,7 @@ struct Columns {
 impl Batcher<'_> {
     /// A batch of these cases. Each shows one item that was taken, then others of its slate, drawn
     /// anew each time.
-    pub fn batch(&self, cases: &[&Case], rng: &mut ChaCha8Rng) -> Result<Batch> {
+    pub fn batch(&self, cases: &[&Case], rng: &mut ChaCha8Rng) -> Result<DinBatch> {
         let mut columns = Columns::default();
         for case in cases {
             let shown = self.draw(case, rng);
@@ -135,10 +135,10 @@ impl Columns {
         self.reason_mask.resize(self.reason_mask.len() + missing, 0.0);
     }
 
-    fn batch(self, b: usize, n: usize, shape: &Shape) -> Result<Batch> {
+    fn batch(self, b: usize, n: usize, shape: &DinShape) -> Result<DinBatch> {
         let (h, m, e) = (HISTORY_LEN, REASONS_MAX, shape.text);
         let cpu = &Device::Cpu;
-        Ok(Batch {
+        Ok(DinBatch {
             item_ids: Tensor::from_vec(self.item_ids, (b, n), cpu)?,
             item_texts: Tensor::from_vec(self.item_texts, (b, n, e), cpu)?,
             features: Tensor::from_vec(self.features, (b, n, FEATURE_COUNT), cpu)?,

@@ -3,7 +3,7 @@
 
 use super::learner::{LearnerConfig, Part};
 use super::lesson::{Lesson, LossTotals};
-use crate::nn::decoder::Model;
+use crate::nn::decoder::TrainableDecoder;
 
 #[cfg(feature = "cuda")]
 pub(super) use with_cuda::Gpu;
@@ -12,7 +12,7 @@ pub(super) use without::Gpu;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{LearnerConfig, Lesson, LossTotals, Model, Part};
+    use super::{LearnerConfig, Lesson, LossTotals, Part, TrainableDecoder};
     use crate::engine::Place;
     use crate::nn::cuda::{Backprop, BackpropOptions};
     use crate::train::lesson::LessonBatch;
@@ -28,7 +28,7 @@ mod with_cuda {
     impl Gpu {
         /// Brings the model to the plan's device, if that is a GPU.
         pub fn open(
-            model: &Model,
+            model: &TrainableDecoder,
             plan: &LearnerConfig,
             lessons: &[Lesson],
         ) -> anyhow::Result<Option<Self>> {
@@ -53,7 +53,7 @@ mod with_cuda {
         /// Goes over the batches of a step. `origin` is where that comes from which a batch leaves out.
         pub fn step(
             &mut self,
-            model: &Model,
+            model: &TrainableDecoder,
             batches: &[(usize, Vec<&Lesson>)],
             totals: LossTotals,
             origin: impl Fn(usize) -> u64,
@@ -74,7 +74,7 @@ mod with_cuda {
 
 #[cfg(not(feature = "cuda"))]
 mod without {
-    use super::{LearnerConfig, Lesson, LossTotals, Model, Part};
+    use super::{LearnerConfig, Lesson, LossTotals, Part, TrainableDecoder};
     use crate::engine::{Place, PlaceError};
 
     /// There is none in a program that was built without.
@@ -83,7 +83,7 @@ mod without {
 
     impl Gpu {
         pub fn open(
-            _model: &Model,
+            _model: &TrainableDecoder,
             plan: &LearnerConfig,
             _lessons: &[Lesson],
         ) -> anyhow::Result<Option<Self>> {
@@ -99,7 +99,7 @@ mod without {
 
         pub fn step(
             &mut self,
-            _model: &Model,
+            _model: &TrainableDecoder,
             _batches: &[(usize, Vec<&Lesson>)],
             _totals: LossTotals,
             _origin: impl Fn(usize) -> u64,

@@ -14,9 +14,9 @@ use super::lesson::{Lesson, LessonBatch, LossTotals, Order, pack, totals};
 use super::resume::{self, Fingerprint};
 use crate::engine::Place;
 use crate::nn::decoder::{
-    Adapters, EMBEDDING, LinearId, Model, backprop, forward, lora, lora::RANK_MAX,
+    Adapters, EMBEDDING, LinearId, TrainableDecoder, backprop, forward, lora, lora::RANK_MAX,
 };
-use crate::nn::optim::{AdamW, Settings, Trained};
+use crate::nn::optim::{AdamW, AdamWConfig, TrainedVariable};
 use anyhow::{Context as _, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Var};
@@ -161,7 +161,7 @@ pub struct CheckpointPolicy<'a> {
 /// A model that is learning.
 #[derive(Debug)]
 pub struct Learner<'a> {
-    model: Model,
+    model: TrainableDecoder,
     plan: LearnerConfig,
     lessons: &'a [Lesson],
     order: Order,
@@ -184,7 +184,7 @@ pub(super) struct Part {
 impl<'a> Learner<'a> {
     /// Lays out a training of `model` on `lessons`.
     pub fn new(
-        mut model: Model,
+        mut model: TrainableDecoder,
         plan: LearnerConfig,
         lessons: &'a [Lesson],
     ) -> anyhow::Result<Self> {
@@ -194,7 +194,7 @@ impl<'a> Learner<'a> {
             lesson.check(place, &model.config, plan.max_batched_tokens)?;
         }
         let trained = choose(&mut model, &plan)?;
-        let settings = Settings { weight_decay: plan.weight_decay, ..Settings::default() };
+        let settings = AdamWConfig { weight_decay: plan.weight_decay, ..AdamWConfig::default() };
         let optimiser = AdamW::new(trained, settings)?;
         let order = Order::new(lessons.len(), plan.seed);
         let gpu = Gpu::open(&model, &plan, lessons)?;
@@ -202,12 +202,12 @@ impl<'a> Learner<'a> {
     }
 
     /// The model as it is.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &TrainableDecoder {
         &self.model
     }
 
     /// The model that has learned.
-    pub fn into_model(self) -> Model {
+    pub fn into_model(self) -> TrainableDecoder {
         self.model
     }
 
@@ -334,7 +334,7 @@ impl<'a> Learner<'a> {
 
 /// Goes over one of a step's batches on the processor.
 fn part(
-    model: &Model,
+    model: &TrainableDecoder,
     plan: &LearnerConfig,
     lessons: &[&Lesson],
     totals: LossTotals,
@@ -368,7 +368,11 @@ fn origin(seed: u64, step: usize, part: usize) -> u64 {
 }
 
 /// The mean loss of a model on lessons that it does not learn.
-pub fn measure(model: &Model, lessons: &[Lesson], rows_max: usize) -> anyhow::Result<f64> {
+pub fn measure(
+    model: &TrainableDecoder,
+    lessons: &[Lesson],
+    rows_max: usize,
+) -> anyhow::Result<f64> {
     let mut model = model.clone();
     model.parameters.freeze();
     if let Some(adapters) = &mut model.adapters {
@@ -386,11 +390,14 @@ pub fn measure(model: &Model, lessons: &[Lesson], rows_max: usize) -> anyhow::Re
 }
 
 /// Makes variables of what the plan trains, and constants of the rest.
-fn choose(model: &mut Model, plan: &LearnerConfig) -> anyhow::Result<Vec<Trained>> {
+fn choose(
+    model: &mut TrainableDecoder,
+    plan: &LearnerConfig,
+) -> anyhow::Result<Vec<TrainedVariable>> {
     model.parameters.freeze();
     let variable = |(name, tensor): (String, &candle_core::Tensor), decays, from| {
         let variable = Var::from_tensor(tensor)?;
-        Ok(Trained { name, variable, decays, from })
+        Ok(TrainedVariable { name, variable, decays, from })
     };
     match plan.scope {
         TrainScope::Full => model.parameters.train(|_| true)?,
@@ -405,7 +412,7 @@ fn choose(model: &mut Model, plan: &LearnerConfig) -> anyhow::Result<Vec<Trained
             model.parameters.keep_in(plan.dtype.into())?;
             let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
             let matrices = (0..model.config.layers).flat_map(LinearId::of_layer);
-            let plan = lora::Plan { rank, alpha, dropout };
+            let plan = lora::LoraConfig { rank, alpha, dropout };
             let adapters = match model.adapters.take() {
                 Some(adapters) => adapters,
                 None => Adapters::new(&model.config, plan, matrices, &mut random, &Device::Cpu)?,

@@ -3,9 +3,9 @@
 //! The stages that train a language model differ in their lessons alone; one
 //! [`Learner`](super::Learner) learns them all.
 
-use crate::nn::decoder::{Batch, Config, Exact, PADDING};
-use crate::nn::ops::{Targets, Written};
-use crate::nn::{Aims, Choice, Followed, softmax_loss};
+use crate::nn::decoder::{DecoderConfig, Exact, PADDING, TokenBatch};
+use crate::nn::ops::{CrossEntropyTargets, RolloutToken};
+use crate::nn::{BranchTargets, RowTargets, TokenTargets, softmax_loss};
 use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -102,11 +102,11 @@ pub struct Order {
 #[derive(Clone, Debug, Default)]
 pub struct LessonBatch {
     /// Tokens, positions and segments.
-    pub batch: Batch,
+    pub batch: TokenBatch,
     /// What is imitated, and what is reinforced.
     texts: [Followers; 2],
     /// The last rows of each trunk's branches, the one that was taken first.
-    choices: Vec<Choice>,
+    choices: Vec<BranchTargets>,
 }
 
 /// Rows that are followed by a token that counts, that token, how much it counts, and what is known of how it was written.
@@ -115,7 +115,7 @@ struct Followers {
     rows: Vec<u32>,
     tokens: Vec<u32>,
     weights: Vec<f32>,
-    written: Vec<Written>,
+    written: Vec<RolloutToken>,
 }
 
 /// What lessons weigh together: each kind of loss is divided by its own.
@@ -170,7 +170,7 @@ impl Lesson {
     pub fn check(
         &self,
         lesson: usize,
-        config: &Config,
+        config: &DecoderConfig,
         rows_max: usize,
     ) -> Result<(), LessonError> {
         let malformed = |why: String| Err(LessonError::Malformed { lesson, why });
@@ -213,7 +213,7 @@ impl Lesson {
     fn check_bounds(
         &self,
         lesson: usize,
-        config: &Config,
+        config: &DecoderConfig,
         rows_max: usize,
     ) -> Result<(), LessonError> {
         let longest = self.branches().iter().map(Vec::len).max().unwrap_or(0);
@@ -331,7 +331,7 @@ impl LessonBatch {
     pub fn new(lessons: &[&Lesson]) -> Self {
         let texts: Vec<_> =
             lessons.iter().map(|lesson| (lesson.tokens.as_slice(), lesson.branches())).collect();
-        let mut taught = Self { batch: Batch::branched(&texts), ..Self::default() };
+        let mut taught = Self { batch: TokenBatch::branched(&texts), ..Self::default() };
         for (at, lesson) in lessons.iter().enumerate() {
             taught.teach(lesson, at * taught.batch.length);
         }
@@ -349,7 +349,9 @@ impl LessonBatch {
             reinforced.add(lesson, advantages, first);
             let counts =
                 old_logprobs.iter().zip(advantages).filter(|(_, advantage)| **advantage != 0.0);
-            reinforced.written.extend(counts.map(|(&before, _)| Written { before, bounds }));
+            reinforced.written.extend(
+                counts.map(|(&old_logprob, _)| RolloutToken { old_logprob, ratio_bounds: bounds }),
+            );
         }
         if let Some(Choose { branches, taken, label_token }) = &lesson.choose {
             let mut end = first + lesson.tokens.len();
@@ -359,17 +361,17 @@ impl LessonBatch {
             });
             let mut rows: Vec<u32> = ends.collect();
             rows.swap(0, *taken);
-            self.choices.push(Choice { rows, asked: *label_token });
+            self.choices.push(BranchTargets { rows, label_token: *label_token });
         }
     }
 
     /// What its rows should say: their part of what `totals` are divided by.
-    pub fn row_targets(&self, totals: LossTotals) -> Aims<'_> {
+    pub fn row_targets(&self, totals: LossTotals) -> RowTargets<'_> {
         let [imitated, reinforced] = &self.texts;
-        Aims {
-            texts: [imitated.followed(totals.sft_weights), reinforced.followed(totals.reinforce)],
-            choices: &self.choices,
-            choices_total: totals.choices,
+        RowTargets {
+            tokens: [imitated.followed(totals.sft_weights), reinforced.followed(totals.reinforce)],
+            branches: &self.choices,
+            branches_normaliser: totals.choices,
         }
     }
 
@@ -386,12 +388,15 @@ impl LessonBatch {
             rows.index_select(&Tensor::from_slice(places, places.len(), rows.device())?, 0)
         };
         let mut losses = Vec::new();
-        for Followed { rows, targets } in aims.texts.into_iter().filter(|of| !of.rows.is_empty()) {
+        for TokenTargets { rows, targets } in
+            aims.tokens.into_iter().filter(|of| !of.rows.is_empty())
+        {
             losses.push(exact.cross_entropy(&picked(rows)?, targets)?);
         }
-        for choice in aims.choices {
-            let scores = exact.token_logits(&picked(&choice.rows)?, choice.asked)?.unsqueeze(0)?;
-            losses.push((softmax_loss(&scores, &scores.ones_like()?)? / aims.choices_total)?);
+        for choice in aims.branches {
+            let scores =
+                exact.token_logits(&picked(&choice.rows)?, choice.label_token)?.unsqueeze(0)?;
+            losses.push((softmax_loss(&scores, &scores.ones_like()?)? / aims.branches_normaliser)?);
         }
         let none = Tensor::zeros((), DType::F32, &Device::Cpu)?;
         losses.into_iter().try_fold(none, |sum, loss| sum + loss)
@@ -404,7 +409,7 @@ impl LessonBatch {
             let mut places = choice.rows.clone();
             places.sort_unstable();
             let places = Tensor::from_vec(places, choice.rows.len(), rows.device())?;
-            exact.token_logits(&rows.index_select(&places, 0)?, choice.asked)?.to_vec1()
+            exact.token_logits(&rows.index_select(&places, 0)?, choice.label_token)?.to_vec1()
         });
         scores.collect()
     }
@@ -428,9 +433,12 @@ impl Followers {
         }
     }
 
-    fn followed(&self, total: f64) -> Followed<'_> {
+    fn followed(&self, total: f64) -> TokenTargets<'_> {
         let Self { rows, tokens, weights, written } = self;
-        Followed { rows, targets: Targets { tokens, weights, total, written } }
+        TokenTargets {
+            rows,
+            targets: CrossEntropyTargets { tokens, weights, normaliser: total, rollout: written },
+        }
     }
 }
 
@@ -447,8 +455,8 @@ mod tests {
     use crate::nn::decoder::tiny;
     use std::collections::BTreeSet;
 
-    fn config() -> Config {
-        Config { positions_max: 16, ..tiny() }
+    fn config() -> DecoderConfig {
+        DecoderConfig { positions_max: 16, ..tiny() }
     }
 
     fn choose() -> Choose {
@@ -509,7 +517,7 @@ mod tests {
         assert_eq!((&*reinforced.rows, &*reinforced.tokens), (&[13][..], &[6][..]));
         let bounds = [1.0 - 0.2, 1.0 + 0.28];
         assert_eq!(reinforced.weights, [-0.5]);
-        assert_eq!(reinforced.written, [Written { before: -2.0, bounds }]);
+        assert_eq!(reinforced.written, [RolloutToken { old_logprob: -2.0, ratio_bounds: bounds }]);
         // The branch that was taken comes first.
         assert_eq!(taught.choices[0].rows, [5, 4, 3]);
         assert_eq!(taught.padding(), 6);

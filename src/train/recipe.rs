@@ -4,7 +4,7 @@ use super::dataset::Cuts;
 use super::learner::ComputeDtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::engine::Place;
-use crate::nn::decoder::{Config, RopeScaling};
+use crate::nn::decoder::{DecoderConfig, RopeScaling};
 use crate::nn::{Ablation, rqvae};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub struct Recipe {
     pub text_encoder: TextRecipe,
     /// The semantic ids. Bundles that were made before there were any say nothing of them.
     #[serde(default)]
-    pub semantic_ids: rqvae::Plan,
+    pub semantic_ids: rqvae::RqVaeConfig,
     /// The scorer.
     pub reward_model: RewardRecipe,
     /// The language model. A bundle without one is scored and no more.
@@ -434,8 +434,8 @@ impl Recipe {
 
 impl Sizes {
     /// A Qwen3 of this shape that knows so many tokens, of which `ends` end a text.
-    pub fn config(&self, vocabulary: usize, positions_max: usize, ends: Vec<u32>) -> Config {
-        Config {
+    pub fn config(&self, vocabulary: usize, positions_max: usize, ends: Vec<u32>) -> DecoderConfig {
+        DecoderConfig {
             vocabulary,
             width: self.width,
             layers: self.layers,

@@ -5,7 +5,7 @@ use super::learner::{CheckpointPolicy, Learner, LearnerConfig, TrainReport, Trai
 use super::lesson::Lesson;
 use super::recipe::TrainingRecipe;
 use super::workspace::Workspace;
-use crate::nn::decoder::Model;
+use crate::nn::decoder::TrainableDecoder;
 use crate::reranker::Prompts;
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -19,16 +19,16 @@ const WARM_UP: (f64, usize) = (0.05, 100);
 /// Losses that a report shows.
 const LOSSES_SHOWN: usize = 20;
 /// Opens a model that is to learn, with room for every token of the prompts.
-pub fn open(folder: &Path, prompts: &Prompts, seed: u64) -> anyhow::Result<Model> {
+pub fn open(folder: &Path, prompts: &Prompts, seed: u64) -> anyhow::Result<TrainableDecoder> {
     let opening = || format!("opening the language model {}", folder.display());
-    let mut model = Model::open(folder).with_context(opening)?;
+    let mut model = TrainableDecoder::open(folder).with_context(opening)?;
     let known = model.config.vocabulary;
     model.grow(known.max(prompts.vocabulary().len()), seed)?;
     Ok(model)
 }
 
 /// Writes a model that has learned, with its words.
-pub fn save(model: &Model, prompts: &Prompts, folder: &Path) -> anyhow::Result<()> {
+pub fn save(model: &TrainableDecoder, prompts: &Prompts, folder: &Path) -> anyhow::Result<()> {
     let writing = || format!("writing the language model {}", folder.display());
     model.save(folder, Path::new("")).with_context(writing)?;
     prompts.vocabulary().save(folder).with_context(writing)
@@ -39,11 +39,11 @@ pub fn save(model: &Model, prompts: &Prompts, folder: &Path) -> anyhow::Result<(
 pub fn teach(
     workspace: &mut Workspace<'_>,
     what: &str,
-    model: Model,
+    model: TrainableDecoder,
     teaching: &TrainingRecipe,
     scope: TrainScope,
     lessons: &[Lesson],
-) -> anyhow::Result<(Model, TrainReport)> {
+) -> anyhow::Result<(TrainableDecoder, TrainReport)> {
     let steps = (teaching.epochs * lessons.len() as f64 / teaching.batch as f64).ceil() as usize;
     let plan = LearnerConfig {
         scope,

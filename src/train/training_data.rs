@@ -7,7 +7,7 @@ use super::snapshot::{Snapshot, moments};
 use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
-use crate::nn::{Fused, Rechead, Shape, Weights};
+use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::scorer::{ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader};
 use anyhow::Context as _;
 use rand::SeedableRng;
@@ -118,11 +118,11 @@ impl TrainingData {
     /// there is one, whose score counts so much.
     pub fn score(
         &self,
-        (weights, shape): (&Weights, &Shape),
+        (weights, shape): (&Weights, &DinShape),
         head: Option<&(Rechead, f32)>,
         cases: &[Case],
     ) -> anyhow::Result<Vec<SlateScores>> {
-        let network = Arc::new(Fused::new(weights, shape)?);
+        let network = Arc::new(FusedDin::new(weights, shape)?);
         let mut scores = vec![SlateScores::default(); cases.len()];
         for (at, snapshot) in self.snapshots.iter().enumerate() {
             let mut of_it =

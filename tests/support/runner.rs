@@ -6,7 +6,7 @@
 
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
-    Allowed, Answers, Draw, Runner, RunnerError, Sampling, Shape, Span, Step, What,
+    Allowed, Answers, Runner, RunnerError, SampleSpec, Sampling, Shape, Span, Step, What,
 };
 use std::collections::HashMap;
 
@@ -118,7 +118,7 @@ impl Runner for FakeRunner {
                 }
                 What::Drawn(draw) => {
                     assert!(self.shape.draws, "a runner that doesn't draw is not asked to");
-                    let Draw { temperature, chance, banned } = step.draws[*draw].clone();
+                    let SampleSpec { temperature, chance, banned } = step.draws[*draw].clone();
                     let all: Vec<_> = (0..self.shape.vocabulary as u32).collect();
                     let allowed = Allowed::AllBut(&step.banned[banned]);
                     let sampling = Sampling { temperature, ..Sampling::GREEDY };

@@ -23,7 +23,7 @@ use crate::engine::constraint::Allowed;
 use crate::engine::sampler::{Place, Sampling};
 use crate::engine::sequence::Grant;
 use crate::engine::step::{BANNED_MAX, Read, Span, Step, What};
-use crate::nn::softmax::Draw;
+use crate::nn::softmax::SampleSpec;
 use rustc_hash::FxHashMap;
 use std::ops::Range;
 use tokio::time::Instant;
@@ -339,7 +339,7 @@ impl Step {
         self.banned.extend_from_slice(banned);
         let temperature = sampling.temperature;
         let chance = if temperature > 0.0 { sampling.chance(place) } else { 0.0 };
-        self.draws.push(Draw { temperature, chance, banned: from..self.banned.len() });
+        self.draws.push(SampleSpec { temperature, chance, banned: from..self.banned.len() });
         What::Drawn(self.draws.len() - 1)
     }
 

@@ -21,9 +21,10 @@ use super::load::check;
 use super::model::{ROW_THREADS as THREADS, WARP};
 use super::products::CudaWeightDtype;
 use super::rows::norm_threads;
-use crate::nn::Aims;
+use crate::nn::RowTargets;
 use crate::nn::decoder::{
-    Adapters, Batch, Config, ConfigError, EMBEDDING, LinearId, Model, NormId,
+    Adapters, DecoderConfig, DecoderConfigError, EMBEDDING, LinearId, NormId, TokenBatch,
+    TrainableDecoder,
 };
 use candle_core::backprop::GradStore;
 use half::bf16;
@@ -56,7 +57,7 @@ pub struct BackpropOptions {
 /// A decoder on a GPU whose adapters are trained.
 #[derive(Debug)]
 pub struct Backprop {
-    config: Config,
+    config: DecoderConfig,
     device: Device,
     blas: Blas,
     launches: Launches,
@@ -79,7 +80,7 @@ pub struct Backprop {
 pub enum BackpropError {
     /// The model is one that there are no kernels for.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] DecoderConfigError),
     /// The device refuses.
     #[error(transparent)]
     Device(#[from] CudaError),
@@ -145,7 +146,7 @@ struct Launches {
 
 impl Backprop {
     /// Brings a model onto a GPU, and takes the memory that its largest batch needs.
-    pub fn load(model: &Model, options: BackpropOptions) -> Result<Self, BackpropError> {
+    pub fn load(model: &TrainableDecoder, options: BackpropOptions) -> Result<Self, BackpropError> {
         let config = model.config.clone();
         check(&config, CudaWeightDtype::Bf16)?;
         let adapters = model.adapters.as_ref().ok_or(BackpropError::NoAdapters)?;
@@ -202,8 +203,8 @@ impl Backprop {
     /// where it comes from what is left out of the adapters' inputs.
     pub fn pass(
         &mut self,
-        batch: &Batch,
-        aims: Aims<'_>,
+        batch: &TokenBatch,
+        aims: RowTargets<'_>,
         origin: u64,
     ) -> Result<f64, BackpropError> {
         self.check(batch, &aims)?;
@@ -239,8 +240,8 @@ impl Backprop {
     }
 
     /// Whether there is room for a batch, and nothing in it leads anywhere else.
-    fn check(&self, batch: &Batch, aims: &Aims<'_>) -> Result<(), BackpropError> {
-        let Batch { sequences, length, .. } = *batch;
+    fn check(&self, batch: &TokenBatch, aims: &RowTargets<'_>) -> Result<(), BackpropError> {
+        let TokenBatch { sequences, length, .. } = *batch;
         let Work { rows_max, length_max, .. } = self.work;
         let rows = sequences * length;
         if rows > rows_max || length > length_max {
@@ -274,12 +275,12 @@ impl Backprop {
     }
 
     /// From the rows after the last layer to the losses, and back to the gradient of those rows.
-    fn head(&self, aims: &Aims<'_>) -> Result<(), CudaError> {
+    fn head(&self, aims: &RowTargets<'_>) -> Result<(), CudaError> {
         let (width, vocabulary) = (self.config.width, self.config.vocabulary);
         let table = self.unembedding.as_ref().unwrap_or(&self.embedding).at(0);
         let work = &self.work;
         let (normed, back) = (Matrix::short(work.normed[0].at(0), width), work.normed_back.at(0));
-        let [imitated, reinforced] = aims.texts.map(|text| text.rows.len());
+        let [imitated, reinforced] = aims.tokens.map(|text| text.rows.len());
         let followed = imitated + reinforced;
         let some = |rows: Range<usize>| {
             let each = rows.clone().step_by(work.logit_rows);
@@ -314,7 +315,7 @@ impl Backprop {
             }
             self.picked_back(row, count)?;
         }
-        if aims.choices.is_empty() {
+        if aims.branches.is_empty() {
             return Ok(());
         }
         let ends = self.plan.picked - followed;
@@ -336,10 +337,10 @@ impl Backprop {
             Argument::Table(work.scores.at(0)),
             Argument::Table(table),
             Argument::Table(self.plan.at(self.plan.choices)),
-            Argument::Number((1.0 / aims.choices_total) as f32),
+            Argument::Number((1.0 / aims.branches_normaliser) as f32),
             Argument::Count(width as u32),
         ];
-        let choices = aims.choices.len();
+        let choices = aims.branches.len();
         // SAFETY: the arguments of `choose`; choices are among the scores, and every score is in one of them.
         unsafe { self.device.launch(&self.launches.choose, [choices, 1, 1], THREADS, &arguments)? };
         self.picked_back(followed, ends)

@@ -2,8 +2,8 @@
 
 use super::scorer::{CudaScorerLimits, CudaScorerTables, CudaSlate};
 use super::slots::{Place, Slots};
-use crate::nn::fused::Columns;
-use crate::nn::{Fused, ItemRef, Shape};
+use crate::nn::fused::PaddedWidths;
+use crate::nn::{DinShape, FusedDin, ItemRef};
 use std::ops::Range;
 
 /// Candidates of a block: `TILE` of the kernels.
@@ -15,7 +15,7 @@ const NO_PATTERN: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Batch {
     bounds: CudaScorerLimits,
-    columns: Columns,
+    columns: PaddedWidths,
     items: Slots,
     cards: Slots,
     pub pieces: Vec<Piece>,
@@ -89,8 +89,8 @@ impl Source {
 impl Batch {
     pub fn new(
         bounds: CudaScorerLimits,
-        shape: &Shape,
-        columns: Columns,
+        shape: &DinShape,
+        columns: PaddedWidths,
         tables: &CudaScorerTables,
     ) -> Self {
         let CudaScorerLimits { slates_max, candidates_max, rows_max, items_max, cards_max } =
@@ -112,8 +112,8 @@ impl Batch {
     /// Numbers that a batch brings at most.
     pub fn numbers_max(
         bounds: CudaScorerLimits,
-        shape: &Shape,
-        columns: Columns,
+        shape: &DinShape,
+        columns: PaddedWidths,
         tables: &CudaScorerTables,
     ) -> usize {
         let CudaScorerLimits { slates_max, candidates_max, rows_max, .. } = bounds;
@@ -125,7 +125,7 @@ impl Batch {
     }
 
     /// Takes candidates from here on until nothing more fits, and says where it stopped.
-    pub fn gather(&mut self, jobs: &[CudaSlate<'_>], fused: &Fused, from: Cursor) -> Cursor {
+    pub fn gather(&mut self, jobs: &[CudaSlate<'_>], fused: &FusedDin, from: Cursor) -> Cursor {
         let mut at = from;
         self.items.begin();
         self.cards.begin();
@@ -173,7 +173,7 @@ impl Batch {
         })
     }
 
-    fn take_candidate(&mut self, job: &CudaSlate<'_>, at: Cursor, fused: &Fused) -> bool {
+    fn take_candidate(&mut self, job: &CudaSlate<'_>, at: Cursor, fused: &FusedDin) -> bool {
         if self.candidates.len() == self.bounds.candidates_max {
             return false;
         }
@@ -215,7 +215,7 @@ impl Batch {
     pub fn lay_out(
         &mut self,
         jobs: &[CudaSlate<'_>],
-        fused: &Fused,
+        fused: &FusedDin,
         tables: &CudaScorerTables,
     ) -> Lists {
         let (shape, meeting) = (fused.shape(), tables.rechead_width());
@@ -291,12 +291,16 @@ impl Batch {
 }
 
 /// Numbers of an item's row on the device.
-pub(super) fn item_row(shape: &Shape, columns: Columns, tables: &CudaScorerTables) -> usize {
+pub(super) fn item_row(
+    shape: &DinShape,
+    columns: PaddedWidths,
+    tables: &CudaScorerTables,
+) -> usize {
     shape.width + columns.first + shape.head[0] + tables.rechead_width()
 }
 
 /// Numbers of a card's row: keys and values.
-pub(super) fn card_row(shape: &Shape) -> usize {
+pub(super) fn card_row(shape: &DinShape) -> usize {
     shape.reasons * 2 * shape.width
 }
 

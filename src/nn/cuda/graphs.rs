@@ -5,7 +5,7 @@
 //! padded to the next bucket and replayed. All that differs between two steps of a bucket is uploaded.
 
 use super::device::Graph;
-use crate::nn::packed::Pass;
+use crate::nn::packed::PagedBatch;
 
 /// Up to here there is a bucket for every number of rows; then for powers of two.
 const EXACT_MAX: usize = 8;
@@ -26,7 +26,7 @@ pub(super) fn buckets(most: usize, rows_max: usize) -> impl Iterator<Item = usiz
 }
 
 /// Whether every row of a pass is a token of a text of its own, in pages that last: scratch begins at `pages`.
-pub(super) fn decodes(pass: &Pass, pages: usize) -> bool {
+pub(super) fn decodes(pass: &PagedBatch, pages: usize) -> bool {
     let lasts = |page: u32| (page as usize) < pages;
     pass.groups.len() == pass.tokens.len() && pass.slots.iter().all(|slot| lasts(slot.page))
 }

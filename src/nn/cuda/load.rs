@@ -6,7 +6,7 @@ use super::device::{Argument, CudaError, Device, Kernel, Table};
 use super::products::CudaWeightDtype;
 use super::rows::wide_threads;
 use crate::nn::decoder::{
-    self, Checkpoint, CheckpointError, Config, ConfigError, LinearId, NormId,
+    self, Checkpoint, CheckpointError, DecoderConfig, DecoderConfigError, LinearId, NormId,
 };
 use half::bf16;
 use std::cell::Cell;
@@ -54,7 +54,7 @@ pub enum LoadError {
     Checkpoint(#[from] CheckpointError),
     /// It is one that there are no kernels for.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] DecoderConfigError),
     /// The device refuses.
     #[error(transparent)]
     Device(#[from] CudaError),
@@ -63,7 +63,7 @@ pub enum LoadError {
 /// Brings weights onto the device.
 pub(super) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
-    config: &'a Config,
+    config: &'a DecoderConfig,
     device: &'a Device,
     format: CudaWeightDtype,
     quantize: Kernel,
@@ -80,7 +80,10 @@ struct Progress {
 }
 
 /// Refuses what there are no kernels for.
-pub(super) fn check(config: &Config, format: CudaWeightDtype) -> Result<(), ConfigError> {
+pub(super) fn check(
+    config: &DecoderConfig,
+    format: CudaWeightDtype,
+) -> Result<(), DecoderConfigError> {
     let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
     let (among, supported) = match format {
         CudaWeightDtype::Bf16 => (4, "multiples of 4 on a GPU"),
@@ -93,7 +96,8 @@ pub(super) fn check(config: &Config, format: CudaWeightDtype) -> Result<(), Conf
         ("intermediate_size", config.mlp_width, WIDE_MAX, "up to 32,768 on a GPU"),
     ];
     for (field, width, most, at_most) in widths {
-        let unsupported = |supported| ConfigError::unsupported(field, width.to_string(), supported);
+        let unsupported =
+            |supported| DecoderConfigError::unsupported(field, width.to_string(), supported);
         if width > most {
             return Err(unsupported(at_most));
         }
@@ -103,13 +107,13 @@ pub(super) fn check(config: &Config, format: CudaWeightDtype) -> Result<(), Conf
     }
     if !HEAD_DIMS.contains(&dim) {
         let supported = "8, 16, 32, 64 or 128 on a GPU";
-        return Err(ConfigError::unsupported("head_dim", dim.to_string(), supported));
+        return Err(DecoderConfigError::unsupported("head_dim", dim.to_string(), supported));
     }
     let most = if dim == HEAD_DIMS[0] { NARROW_GROUP_MAX } else { GROUP_MAX };
     if group > most {
         let supported =
             "at most 8 times `num_key_value_heads` on a GPU, and 4 where heads have 8 numbers";
-        return Err(ConfigError::unsupported(
+        return Err(DecoderConfigError::unsupported(
             "num_attention_heads",
             config.heads.to_string(),
             supported,
@@ -146,7 +150,7 @@ impl Progress {
 impl<'a> Loader<'a> {
     pub fn new(
         checkpoint: &'a Checkpoint,
-        config: &'a Config,
+        config: &'a DecoderConfig,
         device: &'a Device,
         format: CudaWeightDtype,
     ) -> Result<Self, CudaError> {
@@ -228,7 +232,7 @@ impl<'a> Loader<'a> {
                 let rows = from..view.rows().min(from + rows_at_once);
                 let count = rows.len() * view.columns();
                 match (view.format(), view.bytes()) {
-                    (decoder::Format::Bf16, Some(bytes)) if cfg!(target_endian = "little") => {
+                    (decoder::TensorDtype::Bf16, Some(bytes)) if cfg!(target_endian = "little") => {
                         let size = view.columns() * size_of::<bf16>();
                         let bytes = &bytes[rows.start * size..rows.end * size];
                         self.device.write_bytes(&mut table, place, bytes)?;

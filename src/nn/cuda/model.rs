@@ -13,9 +13,11 @@ use super::rows::{
     CudaOutput, CudaOutputSpec, DRAW_NUMBERS, FRAGMENT_ROWS, PAGES_A_PART, Plan, Room, Rows,
     norm_threads,
 };
-use crate::nn::decoder::{self, Checkpoint, Config, EMBEDDING, LinearId, NormId};
-use crate::nn::packed::{Group, Kept, PAGE_TOKENS, Pass, Seen, Slot};
-use crate::nn::softmax::Draw;
+use crate::nn::decoder::{self, Checkpoint, DecoderConfig, EMBEDDING, LinearId, NormId};
+use crate::nn::packed::{
+    AttentionGroup, BlockTableEntry, KvDtype, KvSlot, PAGE_TOKENS, PagedBatch,
+};
+use crate::nn::softmax::SampleSpec;
 use half::bf16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,13 +48,13 @@ pub struct CudaOptions {
     /// What the layers' weights are brought into.
     pub weight_dtype: CudaWeightDtype,
     /// How keys and values are kept.
-    pub kv_dtype: Kept,
+    pub kv_dtype: KvDtype,
 }
 
 /// A decoder that serves on a GPU.
 #[derive(Debug)]
 pub struct CudaDecoder {
-    pub(super) config: Arc<Config>,
+    pub(super) config: Arc<DecoderConfig>,
     pub(super) device: Device,
     pub(super) products: Products,
     pub(super) launches: Launches,
@@ -74,7 +76,7 @@ pub struct CudaDecoder {
     /// How long the last pass took until all of it was asked of the device.
     asked_in: Duration,
     /// The pass to fill before [`CudaDecoder::forward`].
-    pub pass: Pass,
+    pub pass: PagedBatch,
 }
 
 /// The shapes that weights have, and what multiplies them.
@@ -150,7 +152,7 @@ impl CudaDecoder {
             plan,
             graphs: Graphs::default(),
             asked_in: Duration::ZERO,
-            pass: Pass::default(),
+            pass: PagedBatch::default(),
         };
         model.warm()?;
         model.capture(options.decodes_max)?;
@@ -160,7 +162,7 @@ impl CudaDecoder {
     /// Runs all kernels once, those of a text that goes on and those of as long a text as there can be, so that
     /// whatever the libraries put off until something is first needed is done before anybody waits for it.
     fn warm(&mut self) -> Result<(), CudaError> {
-        let draw = [Draw { temperature: 0.0, chance: 0.0, banned: 0..0 }];
+        let draw = [SampleSpec { temperature: 0.0, chance: 0.0, banned: 0..0 }];
         let wanted = CudaOutputSpec {
             rows: &[0],
             full_logits: 1,
@@ -176,9 +178,9 @@ impl CudaDecoder {
 
         let rows = self.room.rows.min(self.turns.len() / self.config.head_dim);
         let scratch = self.pages;
-        let slot = |page, token| Slot { page: (scratch + page) as u32, token: token as u32 };
+        let slot = |page, token| KvSlot { page: (scratch + page) as u32, token: token as u32 };
         let pages = rows.div_ceil(PAGE_TOKENS);
-        let seen = (0..pages).map(|page| Seen {
+        let seen = (0..pages).map(|page| BlockTableEntry {
             page: (scratch + page) as u32,
             first: (page * PAGE_TOKENS) as u32,
             tokens: PAGE_TOKENS.min(rows - page * PAGE_TOKENS) as u32,
@@ -188,9 +190,9 @@ impl CudaDecoder {
         pass.positions.extend(0..rows as u32);
         pass.slots.extend((0..rows).map(|row| slot(row / PAGE_TOKENS, row % PAGE_TOKENS)));
         pass.seen.extend(seen);
-        pass.groups.push(Group { rows: 0..rows, pages: 0..pages, past: 0 });
+        pass.groups.push(AttentionGroup { rows: 0..rows, pages: 0..pages, past: 0 });
         self.plan.fill(&self.pass, CudaOutputSpec::default(), &self.room);
-        self.pass = Pass::default();
+        self.pass = PagedBatch::default();
         self.plan.upload(&self.device)?;
         self.compute()?;
         self.device.wait()
@@ -389,7 +391,7 @@ impl CudaDecoder {
 }
 
 /// The cosine and the sine of each pair of a head's numbers, at each position.
-pub(super) fn turns(config: &Config, positions: usize) -> Vec<f32> {
+pub(super) fn turns(config: &DecoderConfig, positions: usize) -> Vec<f32> {
     let (frequencies, scale) = config.inverse_frequencies();
     let turn = |position: usize, frequency: f32| {
         let (sine, cosine) = (position as f32 * frequency).sin_cos();
@@ -403,7 +405,7 @@ pub(super) fn turns(config: &Config, positions: usize) -> Vec<f32> {
 /// Says how many it is.
 fn pages(
     device: &Device,
-    config: &Config,
+    config: &DecoderConfig,
     options: CudaOptions,
 ) -> Result<(usize, [Table<u8>; 2]), CudaError> {
     let CudaOptions { kv_pages: wanted, max_batched_tokens: scratch, kv_dtype: kept, .. } = options;
@@ -429,7 +431,7 @@ fn pages(
 // === impl Shapes ===
 
 impl Shapes {
-    fn of(config: &Config, format: CudaWeightDtype) -> Self {
+    fn of(config: &DecoderConfig, format: CudaWeightDtype) -> Self {
         let heads = config.heads * config.head_dim;
         let all = heads + 2 * config.kv_heads * config.head_dim;
         Self {
@@ -463,22 +465,22 @@ impl Shapes {
 
 /// Bytes that a block shares while it attends: keys and values of a part, in rows of 16 bits that are padded so that they
 /// are in each other's way nowhere. Of those that are kept in 8, it shares all as they lie, and one of both in 16.
-fn shared_bytes(config: &Config, kept: Kept) -> usize {
+fn shared_bytes(config: &DecoderConfig, kept: KvDtype) -> usize {
     let of_page = PAGE_TOKENS * (config.head_dim.max(FRAGMENT_ROWS) + 8) * size_of::<bf16>();
     PAGES_A_PART
         * match kept {
-            Kept::Plain => 2 * of_page,
-            Kept::Float8 => of_page + 2 * kept.head_bytes(config),
+            KvDtype::Model => 2 * of_page,
+            KvDtype::Float8 => of_page + 2 * kept.head_bytes(config),
         }
 }
 
 // === impl Launches ===
 
 impl Launches {
-    fn find(device: &Device, config: &Config, kept: Kept) -> Result<Self, CudaError> {
+    fn find(device: &Device, config: &DecoderConfig, kept: KvDtype) -> Result<Self, CudaError> {
         let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
         let bytes = shared_bytes(config, kept);
-        let kept = if kept == Kept::Float8 { "_float8" } else { "" };
+        let kept = if kept == KvDtype::Float8 { "_float8" } else { "" };
         let attends = |what: &str| {
             let name = format!("attend_{what}{kept}_{dim}_{group}");
             device.kernel_that_shares(&name, bytes / size_of::<f32>())

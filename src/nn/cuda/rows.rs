@@ -4,9 +4,9 @@
 use super::device::{Address, CudaError, Device, Table};
 use super::model::{CudaOptions, WARP};
 use super::products::CudaWeightDtype;
-use crate::nn::decoder::Config;
-use crate::nn::packed::{Group, PAGE_TOKENS, Pass, Seen, Slot};
-use crate::nn::softmax::Draw;
+use crate::nn::decoder::DecoderConfig;
+use crate::nn::packed::{AttentionGroup, BlockTableEntry, KvSlot, PAGE_TOKENS, PagedBatch};
+use crate::nn::softmax::SampleSpec;
 use half::bf16;
 use std::iter;
 use std::ops::Range;
@@ -123,7 +123,7 @@ pub struct CudaOutputSpec<'a> {
     /// The place of a row, and a token.
     pub chosen: &'a [[u32; 2]],
     /// Of which rows that want their whole logits a token is drawn instead: those come last among them.
-    pub draws: &'a [Draw],
+    pub draws: &'a [SampleSpec],
     /// Tokens that aren't allowed there.
     pub banned: &'a [u32],
     /// Whether rows are wanted themselves.
@@ -151,7 +151,7 @@ struct Tile {
 }
 
 /// Tiles of at most so many rows, of all groups but those that come first.
-fn tiles(pass: &Pass, singles: usize, most: usize) -> impl Iterator<Item = Tile> {
+fn tiles(pass: &PagedBatch, singles: usize, most: usize) -> impl Iterator<Item = Tile> {
     // A bucket has more singles than its pass has groups.
     let mut left = pass.groups.get(singles..).unwrap_or_default();
     let joined = iter::from_fn(move || {
@@ -170,8 +170,8 @@ fn tiles(pass: &Pass, singles: usize, most: usize) -> impl Iterator<Item = Tile>
 /// How many groups from the first on attend as one, and how many parts they share. A tile takes what is shared once, but
 /// what each group has of its own one after the other, where tiles of their own would do so at the same time; so it may be
 /// no more than what is shared.
-fn join(groups: &[Group], seen: &[Seen], most: usize) -> (usize, usize) {
-    let parts = |group: &Group| group.pages.len().div_ceil(PAGES_A_PART);
+fn join(groups: &[AttentionGroup], seen: &[BlockTableEntry], most: usize) -> (usize, usize) {
+    let parts = |group: &AttentionGroup| group.pages.len().div_ceil(PAGES_A_PART);
     let first = &groups[0];
     let (mut shared, mut all) = (usize::MAX, parts(first));
     let mut joined = (1, 0);
@@ -187,8 +187,9 @@ fn join(groups: &[Group], seen: &[Seen], most: usize) -> (usize, usize) {
 }
 
 /// Whole parts that two groups begin with, of pages that are full, and past to all of their rows.
-fn shared_parts(a: &Group, b: &Group, seen: &[Seen]) -> usize {
-    let past = |group: &Group| seen[group.pages.clone()].iter().take(group.past / PAGE_TOKENS);
+fn shared_parts(a: &AttentionGroup, b: &AttentionGroup, seen: &[BlockTableEntry]) -> usize {
+    let past =
+        |group: &AttentionGroup| seen[group.pages.clone()].iter().take(group.past / PAGE_TOKENS);
     past(a).zip(past(b)).take_while(|(a, b)| a == b).count() / PAGES_A_PART
 }
 
@@ -209,7 +210,7 @@ fn threads(width: usize, most: usize) -> u32 {
 // === impl Room ===
 
 impl Room {
-    pub fn of(config: &Config, options: CudaOptions) -> Self {
+    pub fn of(config: &DecoderConfig, options: CudaOptions) -> Self {
         let CudaOptions {
             kv_pages: pages,
             max_batched_tokens: rows,
@@ -251,7 +252,7 @@ impl Room {
 impl Rows {
     pub fn new(
         device: &Device,
-        config: &Config,
+        config: &DecoderConfig,
         room: &Room,
         format: CudaWeightDtype,
     ) -> Result<Self, CudaError> {
@@ -315,7 +316,7 @@ impl Plan {
     }
 
     /// Lays out what the kernels read: one list after the other, in one table.
-    pub fn fill(&mut self, pass: &Pass, wanted: CudaOutputSpec<'_>, room: &Room) {
+    pub fn fill(&mut self, pass: &PagedBatch, wanted: CudaOutputSpec<'_>, room: &Room) {
         let singles = pass.groups.iter().take_while(|group| group.rows.len() == 1);
         self.parts = 1;
         self.singles = 0;
@@ -332,7 +333,7 @@ impl Plan {
     /// page of its own from `scratch` on.
     pub fn fill_bucket(
         &mut self,
-        pass: &Pass,
+        pass: &PagedBatch,
         wanted: CudaOutputSpec<'_>,
         rows: usize,
         scratch: u32,
@@ -346,7 +347,7 @@ impl Plan {
     /// Lays the lists out, those of `rows` rows and `picked` wanted ones, whatever the pass has of them.
     fn lay(
         &mut self,
-        pass: &Pass,
+        pass: &PagedBatch,
         wanted: CudaOutputSpec<'_>,
         [rows, picked]: [usize; 2],
         [scratch, tile]: [usize; 2],
@@ -363,7 +364,7 @@ impl Plan {
         numbers.extend(&pass.positions);
         numbers.extend(added.clone().map(|_| 0));
         self.slots = numbers.len();
-        let slots = added.clone().map(|index| Slot { page: scratch + index, token: 0 });
+        let slots = added.clone().map(|index| KvSlot { page: scratch + index, token: 0 });
         numbers.extend(
             pass.slots.iter().copied().chain(slots).flat_map(|slot| [slot.page, slot.token]),
         );
@@ -383,7 +384,7 @@ impl Plan {
         }
         self.tile_count = (numbers.len() - self.tiles) / TILE_NUMBERS;
         self.seen = numbers.len();
-        let own = added.map(|index| Seen { page: scratch + index, first: 0, tokens: 1 });
+        let own = added.map(|index| BlockTableEntry { page: scratch + index, first: 0, tokens: 1 });
         let seen = pass.seen.iter().copied().chain(own);
         numbers.extend(seen.flat_map(|seen| [seen.page, seen.first, seen.tokens]));
         self.pairs = numbers.len();
@@ -409,12 +410,12 @@ mod tests {
     use super::*;
 
     /// A pass of groups of so many rows, each of which sees so many tokens from a page on, and then its own.
-    fn pass(groups: &[(usize, usize, u32)]) -> Pass {
-        let mut pass = Pass::default();
+    fn pass(groups: &[(usize, usize, u32)]) -> PagedBatch {
+        let mut pass = PagedBatch::default();
         for (&(rows, past, first_page), own) in groups.iter().zip(1_000..) {
             let (row, from) =
                 (pass.groups.last().map_or(0, |group| group.rows.end), pass.seen.len());
-            let see = |(page, first): (u32, usize), end: usize| Seen {
+            let see = |(page, first): (u32, usize), end: usize| BlockTableEntry {
                 page,
                 first: first as u32,
                 tokens: PAGE_TOKENS.min(end - first) as u32,
@@ -423,7 +424,7 @@ mod tests {
             pass.seen.extend(pages.map(|page| see(page, past)));
             pass.seen.push(see((own, past), past + rows));
             let pages = from..pass.seen.len();
-            pass.groups.push(Group { rows: row..row + rows, pages, past });
+            pass.groups.push(AttentionGroup { rows: row..row + rows, pages, past });
         }
         pass
     }

@@ -8,8 +8,10 @@
 
 use super::batch::{Batch, Cursor, Lists, TILE, card_row, item_row};
 use super::device::{Argument, CudaError, Device, Kernel, SCORER, Sizes, Table};
-use crate::nn::fused::Columns;
-use crate::nn::{Fused, ItemTable, Misfit, ReasonTable, Scores, Shape, Slate};
+use crate::nn::fused::PaddedWidths;
+use crate::nn::{
+    DinShape, FusedDin, FusedScores, FusedShapeError, FusedSlate, ItemTable, ReasonTable,
+};
 use std::sync::Arc;
 
 /// Columns of the target attention's first layer that a thread has at a time, and the most of the second: `FIRST` and
@@ -52,7 +54,7 @@ pub struct CudaScorerTables {
 #[derive(Clone, Copy, Debug)]
 pub struct CudaSlate<'a> {
     /// The slate: of the scorer's own tables.
-    pub slate: Slate<'a>,
+    pub slate: FusedSlate<'a>,
     /// (d): the shopper's vector in the Rechead's space; empty if there is none.
     pub shopper: &'a [f32],
 }
@@ -61,7 +63,7 @@ pub struct CudaSlate<'a> {
 #[derive(Debug, Default)]
 pub struct CudaScores {
     /// As the processor gives them.
-    pub scores: Scores,
+    pub scores: FusedScores,
     /// (N): `h_u · h_v`; 0 for items that came inline, whose vectors only those have who just made them, and where
     /// there is no Rechead.
     pub rechead: Vec<f32>,
@@ -90,7 +92,7 @@ pub enum CudaScorerError {
 /// A network that scores on a GPU.
 #[derive(Debug)]
 pub struct CudaScorer {
-    fused: Arc<Fused>,
+    fused: Arc<FusedDin>,
     tables: CudaScorerTables,
     device: Device,
     place_rows: Kernel,
@@ -127,7 +129,7 @@ impl CudaScorerTables {
 impl CudaScorer {
     /// Brings a network to the GPU of this number. Rows follow when they are asked for.
     pub fn load(
-        fused: Arc<Fused>,
+        fused: Arc<FusedDin>,
         tables: CudaScorerTables,
         bounds: CudaScorerLimits,
         ordinal: usize,
@@ -143,7 +145,8 @@ impl CudaScorer {
         {
             return Err(CudaScorerError::Limits);
         }
-        let columns = Columns { first: shape.attention[0].next_multiple_of(FIRST), second: SECOND };
+        let columns =
+            PaddedWidths { first: shape.attention[0].next_multiple_of(FIRST), second: SECOND };
         let device = Device::open(ordinal, SCORER)?;
         let table = |values: &[f32]| {
             let mut table = device.zeroed(values.len())?;
@@ -214,11 +217,11 @@ impl CudaScorer {
     }
 
     fn check(&self, job: &CudaSlate<'_>) -> Result<(), CudaScorerError> {
-        let Slate { items, reasons, .. } = job.slate;
+        let FusedSlate { items, reasons, .. } = job.slate;
         let own = std::ptr::eq(items, Arc::as_ptr(&self.tables.items))
             && std::ptr::eq(reasons, Arc::as_ptr(&self.tables.reasons));
         if !own {
-            return Err(Misfit::Tables.into());
+            return Err(FusedShapeError::Tables.into());
         }
         if !job.shopper.is_empty() && job.shopper.len() != self.tables.rechead_width() {
             return Err(CudaScorerError::Shopper);
@@ -321,7 +324,7 @@ impl CudaScorer {
     }
 }
 
-fn sizes(shape: &Shape, columns: Columns, meeting: usize) -> Sizes {
+fn sizes(shape: &DinShape, columns: PaddedWidths, meeting: usize) -> Sizes {
     Sizes {
         width: shape.width as u32,
         text: shape.text as u32,
@@ -347,7 +350,7 @@ fn whole(count: usize) -> usize {
 
 /// Numbers that a block of `encode_histories` shares: events, normed and seen; projected or hidden; and the attention of each
 /// warp.
-fn history_room(shape: &Shape) -> usize {
+fn history_room(shape: &DinShape) -> usize {
     let events = shape.history * whole(shape.width);
     let projected = whole(shape.history * ((3 * shape.width) | 1).max(whole(shape.ffn)));
     let odds = HISTORY_THREADS as usize / WARP * shape.history;
@@ -355,8 +358,8 @@ fn history_room(shape: &Shape) -> usize {
 }
 
 /// Numbers that a block of `score_candidates` shares: weights, what each candidate has, and events with their terms.
-fn tile_room(shape: &Shape, columns: Columns) -> usize {
-    let Columns { first, second } = columns;
+fn tile_room(shape: &DinShape, columns: PaddedWidths) -> usize {
+    let PaddedWidths { first, second } = columns;
     let weights = first * shape.width + first * second + 2 * second;
     let inputs = whole(3 * shape.width + shape.features) + whole(shape.head[0]) + shape.head[1];
     let of_candidate = inputs + shape.width + first + shape.history + shape.heads * shape.reasons;

@@ -15,7 +15,7 @@ const UNSEEN: f32 = -1e9;
 /// branches is all trunk; and one with branches, each of which goes on where the trunk ended, says
 /// of every branch what a sequence of the trunk and that branch alone would say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
+pub struct TokenBatch {
     /// Sequences.
     pub sequences: usize,
     /// Rows of each.
@@ -28,9 +28,9 @@ pub struct Batch {
     pub segments: Vec<u32>,
 }
 
-// === impl Batch ===
+// === impl TokenBatch ===
 
-impl Batch {
+impl TokenBatch {
     /// Sequences of plain text, filled up to the longest.
     pub fn plain<T: AsRef<[u32]>>(sequences: &[T]) -> Self {
         let no_branches: &[&[u32]] = &[];
@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn branches_go_on_where_the_trunk_ends() {
         let branches: [&[u32]; 2] = [&[4, 5], &[6]];
-        let batch = Batch::branched(&[(&[1, 2, 3][..], &branches[..]), (&[7], &branches[1..])]);
+        let batch =
+            TokenBatch::branched(&[(&[1, 2, 3][..], &branches[..]), (&[7], &branches[1..])]);
         assert_eq!((batch.sequences, batch.length), (2, 6));
         assert_eq!(batch.tokens, [1, 2, 3, 4, 5, 6, 7, 6, 0, 0, 0, 0]);
         assert_eq!(batch.positions, [0, 1, 2, 3, 4, 3, 0, 1, 0, 1, 2, 3]);
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn a_row_sees_the_trunk_and_its_own_branch_within_the_window() {
         let branches: [&[u32]; 2] = [&[4, 5], &[6]];
-        let batch = Batch::branched(&[(&[1, 2, 3][..], &branches[..])]);
+        let batch = TokenBatch::branched(&[(&[1, 2, 3][..], &branches[..])]);
         let seen = |window, row: usize| -> Vec<usize> {
             (0..=row).filter(|&key| batch.sees(row, key, window)).collect()
         };
@@ -147,8 +148,8 @@ mod tests {
 
     #[test]
     fn rows_that_do_not_fill_the_sequences_are_refused() {
-        assert!(Batch::default().check().is_err());
-        let mut batch = Batch::plain(&[[1, 2]]);
+        assert!(TokenBatch::default().check().is_err());
+        let mut batch = TokenBatch::plain(&[[1, 2]]);
         batch.check().unwrap();
         batch.positions.pop();
         assert!(batch.check().is_err());

@@ -3,8 +3,8 @@
 //! Files are mapped into memory, so opening one reads its header alone, and a matrix can be packed
 //! row by row without ever being in memory as a whole.
 
-use super::view::Format;
-use super::{Config, ConfigError, EMBEDDING, LinearId, View, gguf, tensors};
+use super::view::TensorDtype;
+use super::{DecoderConfig, DecoderConfigError, EMBEDDING, LinearId, TensorView, gguf, tensors};
 use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -29,18 +29,18 @@ const PREFIX: &str = "model.";
 /// right dimensions.
 #[derive(Debug)]
 pub struct Checkpoint {
-    config: Config,
+    config: DecoderConfig,
     files: Vec<Mmap>,
-    places: HashMap<String, Place>,
+    places: HashMap<String, TensorLocation>,
 }
 
 /// Where a tensor lies.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct TensorLocation {
     pub file: usize,
     pub bytes: Range<usize>,
     pub dims: Vec<usize>,
-    pub format: Format,
+    pub format: TensorDtype,
     /// Numbers of a head whose rows a GGUF file interleaves.
     pub interleaved: Option<usize>,
 }
@@ -69,7 +69,7 @@ pub enum CheckpointError {
     Tokenizer(PathBuf),
     /// The configuration is not for us.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] DecoderConfigError),
     /// A file is not what its name says.
     #[error("`{}` is not a safetensors file", path.display())]
     Safetensors {
@@ -166,7 +166,7 @@ impl Checkpoint {
     }
 
     fn open_folder(dir: &Path) -> Result<Self, CheckpointError> {
-        let mut config = Config::from_json(&text(&dir.join("config.json"))?)?;
+        let mut config = DecoderConfig::from_json(&text(&dir.join("config.json"))?)?;
         let generation = dir.join("generation_config.json");
         if generation.is_file() {
             config.add_generation(&text(&generation)?)?;
@@ -209,7 +209,7 @@ impl Checkpoint {
     }
 
     /// What the model's configuration says.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
@@ -226,16 +226,16 @@ impl Checkpoint {
     /// A tensor by the name that Hugging Face gives it, whatever the file calls it.
     ///
     /// A tied model has no unembedding of its own: [`Checkpoint::matrix`] knows.
-    pub fn tensor(&self, name: &str) -> Result<View<'_>, CheckpointError> {
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
         let missing = || CheckpointError::Missing(name.into());
         let (name, place) = self.places.get_key_value(name).ok_or_else(missing)?;
-        let Place { file, bytes, dims, format, interleaved } = place;
+        let TensorLocation { file, bytes, dims, format, interleaved } = place;
         let bytes = &self.files[*file][bytes.clone()];
-        Ok(View { name, format: *format, dims, bytes, interleaved: *interleaved })
+        Ok(TensorView { name, format: *format, dims, bytes, interleaved: *interleaved })
     }
 
     /// The weights of a matrix.
-    pub fn matrix(&self, matrix: LinearId) -> Result<View<'_>, CheckpointError> {
+    pub fn matrix(&self, matrix: LinearId) -> Result<TensorView<'_>, CheckpointError> {
         match matrix {
             LinearId::Unembed if self.config.tied => self.tensor(EMBEDDING),
             matrix => self.tensor(&matrix.name()),
@@ -344,7 +344,7 @@ fn place_tensors(
     map: &Mmap,
     file: usize,
     path: &Path,
-    places: &mut HashMap<String, Place>,
+    places: &mut HashMap<String, TensorLocation>,
 ) -> Result<(), CheckpointError> {
     let (header, metadata) = SafeTensors::read_metadata(map)
         .map_err(|source| CheckpointError::Safetensors { path: path.into(), source })?;
@@ -352,16 +352,16 @@ fn place_tensors(
     let data = header + size_of::<u64>();
     for (name, info) in metadata.tensors() {
         let format = match info.dtype {
-            Dtype::F32 => Format::F32,
-            Dtype::F16 => Format::F16,
-            Dtype::BF16 => Format::Bf16,
+            Dtype::F32 => TensorDtype::F32,
+            Dtype::F16 => TensorDtype::F16,
+            Dtype::BF16 => TensorDtype::Bf16,
             other => {
                 return Err(CheckpointError::Type { name, found: format!("{other:?}") });
             }
         };
         let (start, end) = info.data_offsets;
         let (bytes, dims) = (data + start..data + end, info.shape.clone());
-        let place = Place { file, bytes, dims, format, interleaved: None };
+        let place = TensorLocation { file, bytes, dims, format, interleaved: None };
         if places.insert(name.clone(), place).is_some() {
             return Err(CheckpointError::Twice(name));
         }
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!((single.parameters(), single.bytes()), (numbers, 2 * numbers));
         assert_eq!(single.config().vocabulary, 12);
         let unembedding = single.matrix(LinearId::Unembed).unwrap();
-        assert_eq!((unembedding.dims(), unembedding.format()), (&[12, 8][..], Format::Bf16));
+        assert_eq!((unembedding.dims(), unembedding.format()), (&[12, 8][..], TensorDtype::Bf16));
 
         let rest = all.split_off("model.layers.1");
         let places = all.keys().map(|name| (name, "a.safetensors"));
@@ -423,7 +423,7 @@ mod tests {
         write(dir.path().join("b.safetensors"), &rest, Dtype::F16);
         fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
         let sharded = Checkpoint::open(dir.path()).unwrap();
-        assert_eq!(sharded.tensor(EMBEDDING).unwrap().format(), Format::F32);
+        assert_eq!(sharded.tensor(EMBEDDING).unwrap().format(), TensorDtype::F32);
         assert_eq!(sharded.parameters(), numbers);
         fs::remove_file(dir.path().join(INDEX)).unwrap();
         fs::remove_file(dir.path().join(SINGLE)).unwrap();

@@ -22,7 +22,7 @@ pub const ENDS_MAX: usize = 64;
 /// The sizes and switches of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "a checkpoint has each switch of its own")]
-pub struct Config {
+pub struct DecoderConfig {
     /// Tokens that have an embedding row.
     pub vocabulary: usize,
     /// Numbers in a row (`hidden_size`).
@@ -98,7 +98,7 @@ pub enum RopeScaling {
 
 /// Why a model's configuration is not for us.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub enum DecoderConfigError {
     /// It cannot be read as what it should be.
     #[error("the model's configuration: {0}")]
     Malformed(String),
@@ -116,9 +116,9 @@ pub enum ConfigError {
     },
 }
 
-// === impl ConfigError ===
+// === impl DecoderConfigError ===
 
-impl ConfigError {
+impl DecoderConfigError {
     pub(crate) fn unsupported(
         field: &'static str,
         value: impl Into<String>,
@@ -128,9 +128,9 @@ impl ConfigError {
     }
 }
 
-// === impl Config ===
+// === impl DecoderConfig ===
 
-impl Config {
+impl DecoderConfig {
     /// Adds tokens that end a text, and keeps them ascending and distinct.
     pub fn add_ends(&mut self, ends: impl IntoIterator<Item = u32>) {
         self.ends.extend(ends);
@@ -139,7 +139,7 @@ impl Config {
     }
 
     /// Whether the sizes are in their bounds and fit together.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), DecoderConfigError> {
         within("vocab_size", self.vocabulary, 1..=VOCABULARY_MAX)?;
         within("hidden_size", self.width, 1..=WIDTH_MAX)?;
         within("num_hidden_layers", self.layers, 1..=LAYERS_MAX)?;
@@ -148,7 +148,7 @@ impl Config {
         within("head_dim", self.head_dim, 2..=HEAD_DIM_MAX)?;
         within("intermediate_size", self.mlp_width, 1..=MLP_WIDTH_MAX)?;
         within("max_position_embeddings", self.positions_max, 1..=POSITIONS_MAX)?;
-        let malformed = |what: String| Err(ConfigError::Malformed(what));
+        let malformed = |what: String| Err(DecoderConfigError::Malformed(what));
         let (heads, kv_heads) = (self.heads, self.kv_heads);
         if !heads.is_multiple_of(kv_heads) {
             return malformed(format!("{heads} heads cannot share {kv_heads} key and value heads"));
@@ -176,12 +176,16 @@ impl Config {
     }
 }
 
-fn within(field: &str, value: usize, bounds: RangeInclusive<usize>) -> Result<(), ConfigError> {
+fn within(
+    field: &str,
+    value: usize,
+    bounds: RangeInclusive<usize>,
+) -> Result<(), DecoderConfigError> {
     if bounds.contains(&value) {
         return Ok(());
     }
     let (least, most) = (bounds.start(), bounds.end());
-    Err(ConfigError::Malformed(format!("`{field}` is {value}, not from {least} to {most}")))
+    Err(DecoderConfigError::Malformed(format!("`{field}` is {value}, not from {least} to {most}")))
 }
 
 #[cfg(test)]
@@ -189,8 +193,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// A decoder of a few thousand weights.
-    pub(crate) fn tiny() -> Config {
-        Config {
+    pub(crate) fn tiny() -> DecoderConfig {
+        DecoderConfig {
             vocabulary: 12,
             width: 8,
             layers: 2,
@@ -214,7 +218,7 @@ pub(crate) mod tests {
 
     #[test]
     fn sizes_that_do_not_fit_are_named() {
-        let says = |change: fn(&mut Config)| {
+        let says = |change: fn(&mut DecoderConfig)| {
             let mut config = tiny();
             change(&mut config);
             config.check().unwrap_err().to_string()

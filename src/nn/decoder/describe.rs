@@ -1,15 +1,15 @@
 //! A decoder's sizes and switches as a `config.json` that Hugging Face's transformers reads.
 
-use super::{Config, ConfigError, RopeScaling};
+use super::{DecoderConfig, DecoderConfigError, RopeScaling};
 use serde_json::{Map, Value, json};
 
-// === impl Config ===
+// === impl DecoderConfig ===
 
-impl Config {
-    /// Writes a `config.json`, which [`Config::from_json`] reads as the same configuration.
+impl DecoderConfig {
+    /// Writes a `config.json`, which [`DecoderConfig::from_json`] reads as the same configuration.
     ///
     /// Refused is what no family of Hugging Face's can say.
-    pub fn to_json(&self) -> Result<String, ConfigError> {
+    pub fn to_json(&self) -> Result<String, DecoderConfigError> {
         let (family, architecture) = self.family()?;
         let mut fields = json!({
             "architectures": [architecture],
@@ -45,7 +45,7 @@ impl Config {
     }
 
     /// The family whose switches these are, and its class.
-    fn family(&self) -> Result<(&'static str, &'static str), ConfigError> {
+    fn family(&self) -> Result<(&'static str, &'static str), DecoderConfigError> {
         let Self { head_norms, qkv_bias, output_bias, mlp_bias, .. } = *self;
         match (head_norms, qkv_bias, output_bias, mlp_bias) {
             (true, qkv, output, false) if qkv == output => Ok(("qwen3", "Qwen3ForCausalLM")),
@@ -53,7 +53,9 @@ impl Config {
             (false, qkv, output, _) if qkv == output && !self.slides() => {
                 Ok(("llama", "LlamaForCausalLM"))
             }
-            _ => Err(ConfigError::Malformed("no family of decoders has these switches".into())),
+            _ => Err(DecoderConfigError::Malformed(
+                "no family of decoders has these switches".into(),
+            )),
         }
     }
 
@@ -62,12 +64,12 @@ impl Config {
     }
 
     /// What the families of Qwen say about windows: one size for all layers that have one.
-    fn sliding(&self) -> Result<Map<String, Value>, ConfigError> {
+    fn sliding(&self) -> Result<Map<String, Value>, DecoderConfigError> {
         let mut sizes = self.windows.iter().copied().flatten();
         let size = sizes.next();
         if sizes.any(|other| Some(other) != size) {
             let windows = &self.windows;
-            return Err(ConfigError::Malformed(format!(
+            return Err(DecoderConfigError::Malformed(format!(
                 "layers look back differently: {windows:?}"
             )));
         }
@@ -82,7 +84,7 @@ impl Config {
         Ok(fields)
     }
 
-    fn scaling(&self) -> Result<Option<Value>, ConfigError> {
+    fn scaling(&self) -> Result<Option<Value>, DecoderConfigError> {
         Ok(Some(match &self.rope_scaling {
             RopeScaling::None => return Ok(None),
             RopeScaling::Linear(factor) => json!({ "rope_type": "linear", "factor": factor }),
@@ -103,7 +105,7 @@ impl Config {
             }),
             RopeScaling::Listed(_) => {
                 let what = "frequencies that a GGUF file lists have no name of their own";
-                return Err(ConfigError::Malformed(what.into()));
+                return Err(DecoderConfigError::Malformed(what.into()));
             }
         }))
     }
@@ -116,10 +118,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_as_the_same() {
-        let same = |change: fn(&mut Config)| {
+        let same = |change: fn(&mut DecoderConfig)| {
             let mut config = tiny();
             change(&mut config);
-            let read = Config::from_json(&config.to_json().unwrap()).unwrap();
+            let read = DecoderConfig::from_json(&config.to_json().unwrap()).unwrap();
             assert_eq!(read, config);
         };
         same(|c| c.ends = vec![2]);
@@ -141,14 +143,14 @@ mod tests {
 
     #[test]
     fn what_no_family_says_is_refused() {
-        let says = |change: fn(&mut Config)| {
+        let says = |change: fn(&mut DecoderConfig)| {
             let mut config = tiny();
             change(&mut config);
             config.to_json().unwrap_err().to_string()
         };
         assert!(says(|c| c.output_bias = true).contains("no family"));
         assert!(says(|c| (c.head_norms, c.mlp_bias) = (true, true)).contains("no family"));
-        let uneven: fn(&mut Config) =
+        let uneven: fn(&mut DecoderConfig) =
             |c| (c.head_norms, c.windows) = (true, vec![Some(5), Some(7)]);
         assert!(says(uneven).contains("look back differently"));
         assert!(says(|c| c.rope_scaling = RopeScaling::Listed(vec![1.0; 2])).contains("GGUF"));

@@ -3,8 +3,10 @@
 //! candle's fast softmax, norms and rotations drop the gradient silently, so those of [`ops`] are used here. They
 //! train a decoder, and are the reference that the serving kernels are compared with.
 
-use super::{Adapters, Batch, Config, EMBEDDING, LinearId, NormId, Parameters, UnfusedKernels};
-use crate::nn::ops::{self, Sight, Targets};
+use super::{
+    Adapters, DecoderConfig, EMBEDDING, LinearId, NormId, Parameters, TokenBatch, UnfusedKernels,
+};
+use crate::nn::ops::{self, AttentionSpec, CrossEntropyTargets};
 use candle_core::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,7 +17,7 @@ use std::collections::btree_map::Entry;
 /// are computed in f32.
 #[derive(Debug)]
 pub struct Exact<'a> {
-    config: &'a Config,
+    config: &'a DecoderConfig,
     parameters: &'a Parameters,
     adapters: Option<&'a Adapters>,
     dtype: DType,
@@ -31,9 +33,9 @@ pub struct Exact<'a> {
 impl<'a> Exact<'a> {
     /// A pass over `batch`, computed in `dtype`.
     pub fn new(
-        config: &'a Config,
+        config: &'a DecoderConfig,
         parameters: &'a Parameters,
-        batch: &Batch,
+        batch: &TokenBatch,
         dtype: DType,
     ) -> Result<Self> {
         batch.check()?;
@@ -64,7 +66,7 @@ impl<'a> Exact<'a> {
     }
 
     /// The decoder's configuration.
-    pub fn config(&self) -> &'a Config {
+    pub fn config(&self) -> &'a DecoderConfig {
         self.config
     }
 
@@ -89,9 +91,9 @@ impl<'a> Exact<'a> {
         ops::linear(&rows.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?)?.squeeze(1)
     }
 
-    /// The cross-entropy of the target tokens, from `(rows, numbers)` after the last norm; see [`ops::surprise`].
-    pub fn cross_entropy(&self, rows: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
-        ops::surprise(rows, &self.unembedding()?, targets)
+    /// The cross-entropy of the target tokens, from `(rows, numbers)` after the last norm; see [`ops::cross_entropy`].
+    pub fn cross_entropy(&self, rows: &Tensor, targets: CrossEntropyTargets<'_>) -> Result<Tensor> {
+        ops::cross_entropy(rows, &self.unembedding()?, targets)
     }
 
     /// `(vocabulary, width)`, with its adapter's product added.
@@ -173,14 +175,14 @@ impl UnfusedKernels for Exact<'_> {
     }
 
     fn rope(&mut self, rows: Tensor) -> Result<Tensor> {
-        ops::rotate(&rows, &self.rotations)
+        ops::rope(&rows, &self.rotations)
     }
 
     fn attention(&mut self, layer: usize, queries_keys_values: [Tensor; 3]) -> Result<Tensor> {
-        let Config { kv_heads, head_dim, .. } = *self.config;
+        let DecoderConfig { kv_heads, head_dim, .. } = *self.config;
         let window = self.config.windows[layer].filter(|&window| window < self.shape.1);
         let mask = self.masks[&window].clone();
-        ops::attend(&queries_keys_values, Sight { kv_heads, head_dim, mask })
+        ops::attend(&queries_keys_values, AttentionSpec { kv_heads, head_dim, mask })
     }
 
     fn silu_mul(&mut self, gate: Tensor, up: Tensor) -> Result<Tensor> {

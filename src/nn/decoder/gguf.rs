@@ -1,11 +1,12 @@
 //! A GGUF file: its metadata as a configuration, its tensors under Hugging Face's names.
 
-use super::checkpoint::Place;
+use super::checkpoint::TensorLocation;
 use super::config::LAYERS_MAX;
 use super::rope::yarn_attention;
-use super::view::{Format, View};
+use super::view::{TensorDtype, TensorView};
 use super::{
-    CheckpointError, Config, ConfigError, EMBEDDING, LinearId, NormId, RopeScaling, tensors,
+    CheckpointError, DecoderConfig, DecoderConfigError, EMBEDDING, LinearId, NormId, RopeScaling,
+    tensors,
 };
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -30,7 +31,7 @@ struct Metadata<'a> {
 pub(super) fn read(
     bytes: &[u8],
     path: &Path,
-) -> Result<(Config, HashMap<String, Place>), CheckpointError> {
+) -> Result<(DecoderConfig, HashMap<String, TensorLocation>), CheckpointError> {
     let unsound = |why: String| CheckpointError::Gguf { path: path.into(), why };
     let content = Content::read(&mut Cursor::new(bytes)).map_err(|why| unsound(why.to_string()))?;
     let metadata = Metadata::of(&content)?;
@@ -38,9 +39,10 @@ pub(super) fn read(
     config.check()?;
     if content.tensor_infos.contains_key(ROPE_FACTORS) {
         let place = place(&content, ROPE_FACTORS, bytes.len()).map_err(unsound)?;
-        let Place { format, dims, bytes: range, .. } = &place;
+        let TensorLocation { format, dims, bytes: range, .. } = &place;
         let bytes = &bytes[range.clone()];
-        let view = View { name: ROPE_FACTORS, format: *format, dims, bytes, interleaved: None };
+        let view =
+            TensorView { name: ROPE_FACTORS, format: *format, dims, bytes, interleaved: None };
         config.rope_scaling = RopeScaling::Listed(view.read()?);
         config.check()?;
     }
@@ -54,13 +56,13 @@ pub(super) fn read(
         }
         let place = place(&content, stored, bytes.len()).map_err(unsound)?;
         let interleaved = interleaved.filter(|_| *turned);
-        places.insert(name, Place { interleaved, ..place });
+        places.insert(name, TensorLocation { interleaved, ..place });
     }
     Ok((config, places))
 }
 
 /// What a file calls each tensor, and whether it is one whose heads are rotated.
-fn names(config: &Config) -> HashMap<String, (String, bool)> {
+fn names(config: &DecoderConfig) -> HashMap<String, (String, bool)> {
     let mut names = HashMap::from([
         (EMBEDDING.into(), ("token_embd.weight".into(), false)),
         (NormId::Last.name(), ("output_norm.weight".into(), false)),
@@ -97,13 +99,13 @@ fn names(config: &Config) -> HashMap<String, (String, bool)> {
 }
 
 /// Where a tensor lies, within a file of so many bytes.
-fn place(content: &Content, name: &str, file: usize) -> Result<Place, String> {
+fn place(content: &Content, name: &str, file: usize) -> Result<TensorLocation, String> {
     let info = &content.tensor_infos[name];
     let format = match info.ggml_dtype {
-        GgmlDType::F32 => Format::F32,
-        GgmlDType::F16 => Format::F16,
-        GgmlDType::BF16 => Format::Bf16,
-        kind => Format::Blocks(kind),
+        GgmlDType::F32 => TensorDtype::F32,
+        GgmlDType::F16 => TensorDtype::F16,
+        GgmlDType::BF16 => TensorDtype::Bf16,
+        kind => TensorDtype::Blocks(kind),
     };
     let dims = info.shape.dims().to_vec();
     let rows = dims.first().copied().unwrap_or(1);
@@ -117,25 +119,25 @@ fn place(content: &Content, name: &str, file: usize) -> Result<Place, String> {
     if !start.is_multiple_of(ALIGNMENT) {
         return Err(format!("tensor `{name}` does not begin at a multiple of {ALIGNMENT} bytes"));
     }
-    Ok(Place { file: 0, bytes: start..end, dims, format, interleaved: None })
+    Ok(TensorLocation { file: 0, bytes: start..end, dims, format, interleaved: None })
 }
 
 // === impl Metadata ===
 
 impl<'a> Metadata<'a> {
-    fn of(content: &'a Content) -> Result<Self, ConfigError> {
+    fn of(content: &'a Content) -> Result<Self, DecoderConfigError> {
         let field = "general.architecture";
         let architecture = match content.metadata.get(field) {
             Some(Value::String(name)) => name.as_str(),
             _ => "missing",
         };
         if !["llama", "qwen2", "qwen3"].contains(&architecture) {
-            return Err(ConfigError::unsupported(field, architecture, ARCHITECTURES));
+            return Err(DecoderConfigError::unsupported(field, architecture, ARCHITECTURES));
         }
         Ok(Self { architecture, content })
     }
 
-    fn config(&self) -> Result<Config, ConfigError> {
+    fn config(&self) -> Result<DecoderConfig, DecoderConfigError> {
         self.refuse()?;
         let (width, heads) =
             (self.needed("embedding_length")?, self.needed("attention.head_count")?);
@@ -146,12 +148,12 @@ impl<'a> Metadata<'a> {
             (None, Some(0)) => width / heads,
             (None, _) => {
                 let why = format!("{heads} heads do not divide {width} numbers");
-                return Err(ConfigError::Malformed(why));
+                return Err(DecoderConfigError::Malformed(why));
             }
         };
         let embedding = self.content.tensor_infos.get("token_embd.weight");
         let rows = embedding.and_then(|info| info.shape.dims().first().copied()).unwrap_or(0);
-        let mut config = Config {
+        let mut config = DecoderConfig {
             vocabulary: rows,
             width,
             layers,
@@ -178,16 +180,16 @@ impl<'a> Metadata<'a> {
     }
 
     /// Refuses what would be calculated wrongly.
-    fn refuse(&self) -> Result<(), ConfigError> {
+    fn refuse(&self) -> Result<(), DecoderConfigError> {
         if let Some(experts) = self.size("expert_count")?.filter(|&experts| experts > 0) {
-            return Err(ConfigError::unsupported(
+            return Err(DecoderConfigError::unsupported(
                 "expert_count",
                 experts.to_string(),
                 "0: a dense MLP",
             ));
         }
         if let Some(window) = self.size("attention.sliding_window")?.filter(|&window| window > 0) {
-            return Err(ConfigError::unsupported(
+            return Err(DecoderConfigError::unsupported(
                 "attention.sliding_window",
                 window.to_string(),
                 "0",
@@ -196,14 +198,16 @@ impl<'a> Metadata<'a> {
         Ok(())
     }
 
-    fn scaling(&self, positions_max: usize) -> Result<RopeScaling, ConfigError> {
+    fn scaling(&self, positions_max: usize) -> Result<RopeScaling, DecoderConfigError> {
         let kind = match self.value("rope.scaling.type") {
             Some(Value::String(kind)) => kind.as_str(),
             _ => "none",
         };
         let factor = || {
             let given = self.number("rope.scaling.factor")?;
-            given.ok_or_else(|| ConfigError::Malformed("`rope.scaling.factor` is missing".into()))
+            given.ok_or_else(|| {
+                DecoderConfigError::Malformed("`rope.scaling.factor` is missing".into())
+            })
         };
         Ok(match kind {
             "none" => RopeScaling::None,
@@ -223,7 +227,7 @@ impl<'a> Metadata<'a> {
             }
             other => {
                 let supported = "none, linear and yarn";
-                return Err(ConfigError::unsupported("rope.scaling.type", other, supported));
+                return Err(DecoderConfigError::unsupported("rope.scaling.type", other, supported));
             }
         })
     }
@@ -236,8 +240,8 @@ impl<'a> Metadata<'a> {
         self.content.metadata.get(&format!("{}.{key}", self.architecture))
     }
 
-    fn size(&self, key: &str) -> Result<Option<usize>, ConfigError> {
-        let malformed = || ConfigError::Malformed(format!("`{key}` is not a size"));
+    fn size(&self, key: &str) -> Result<Option<usize>, DecoderConfigError> {
+        let malformed = || DecoderConfigError::Malformed(format!("`{key}` is not a size"));
         let size = |value: &Value| {
             let whole = match value {
                 Value::I32(value) => u64::try_from(*value).ok(),
@@ -249,17 +253,17 @@ impl<'a> Metadata<'a> {
         self.value(key).map(size).transpose()
     }
 
-    fn needed(&self, key: &str) -> Result<usize, ConfigError> {
+    fn needed(&self, key: &str) -> Result<usize, DecoderConfigError> {
         let missing =
-            || ConfigError::Malformed(format!("`{}.{key}` is missing", self.architecture));
+            || DecoderConfigError::Malformed(format!("`{}.{key}` is missing", self.architecture));
         self.size(key)?.ok_or_else(missing)
     }
 
-    fn number(&self, key: &str) -> Result<Option<f64>, ConfigError> {
+    fn number(&self, key: &str) -> Result<Option<f64>, DecoderConfigError> {
         let number = |value: &Value| match value {
             Value::F32(value) => Ok(f64::from(*value)),
             Value::F64(value) => Ok(*value),
-            _ => Err(ConfigError::Malformed(format!("`{key}` is not a number"))),
+            _ => Err(DecoderConfigError::Malformed(format!("`{key}` is not a number"))),
         };
         self.value(key).map(number).transpose()
     }

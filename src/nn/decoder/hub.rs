@@ -1,7 +1,7 @@
 //! A `config.json` as Hugging Face writes it, with the defaults that transformers gives each family.
 
 use super::rope::yarn_attention;
-use super::{Config, ConfigError, RopeScaling};
+use super::{DecoderConfig, DecoderConfigError, RopeScaling};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -92,11 +92,11 @@ struct Generation {
     eos_token_id: Option<Ends>,
 }
 
-// === impl Config ===
+// === impl DecoderConfig ===
 
-impl Config {
+impl DecoderConfig {
     /// Reads a `config.json`.
-    pub fn from_json(json: &str) -> Result<Self, ConfigError> {
+    pub fn from_json(json: &str) -> Result<Self, DecoderConfigError> {
         let fields: Fields = parse(json)?;
         let family = fields.family()?;
         fields.refuse()?;
@@ -133,7 +133,7 @@ impl Config {
     }
 
     /// Adds the ends that a `generation_config.json` names: a chat model has more than its base.
-    pub fn add_generation(&mut self, json: &str) -> Result<(), ConfigError> {
+    pub fn add_generation(&mut self, json: &str) -> Result<(), DecoderConfigError> {
         let generation: Generation = parse(json)?;
         self.add_ends(generation.eos_token_id.into_iter().flatten());
         self.check()
@@ -141,10 +141,10 @@ impl Config {
 }
 
 /// Reads JSON, and names the field that does not hold what it should.
-fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, ConfigError> {
+fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, DecoderConfigError> {
     let from = &mut serde_json::Deserializer::from_str(json);
     serde_path_to_error::deserialize(from)
-        .map_err(|error| ConfigError::Malformed(error.to_string()))
+        .map_err(|error| DecoderConfigError::Malformed(error.to_string()))
 }
 
 // === impl Family ===
@@ -185,13 +185,13 @@ impl Family {
         if self == Self::Llama { heads } else { 32 }
     }
 
-    fn head_dim(self, width: usize, heads: usize) -> Result<usize, ConfigError> {
+    fn head_dim(self, width: usize, heads: usize) -> Result<usize, DecoderConfigError> {
         match width.checked_rem(heads) {
             _ if self == Self::Qwen3 => Ok(128),
             Some(0) => Ok(width / heads),
-            _ => {
-                Err(ConfigError::Malformed(format!("{heads} heads do not divide {width} numbers")))
-            }
+            _ => Err(DecoderConfigError::Malformed(format!(
+                "{heads} heads do not divide {width} numbers"
+            ))),
         }
     }
 }
@@ -200,8 +200,9 @@ impl Family {
 
 impl Fields {
     /// The family, which `model_type` and `architectures` have to agree on.
-    fn family(&self) -> Result<Family, ConfigError> {
-        let unsupported = |field, value: &str| ConfigError::unsupported(field, value, FAMILIES);
+    fn family(&self) -> Result<Family, DecoderConfigError> {
+        let unsupported =
+            |field, value: &str| DecoderConfigError::unsupported(field, value, FAMILIES);
         let typed = match &self.model_type {
             Some(name) => Some(Family::named(name).ok_or_else(|| unsupported("model_type", name))?),
             None => None,
@@ -216,9 +217,9 @@ impl Fields {
     }
 
     /// Refuses what would be calculated wrongly.
-    fn refuse(&self) -> Result<(), ConfigError> {
+    fn refuse(&self) -> Result<(), DecoderConfigError> {
         let unsupported =
-            |field, value: String, can| Err(ConfigError::unsupported(field, value, can));
+            |field, value: String, can| Err(DecoderConfigError::unsupported(field, value, can));
         if let Some(act) = self.hidden_act.as_ref().filter(|act| *act != "silu") {
             return unsupported("hidden_act", act.clone(), "silu");
         }
@@ -243,7 +244,7 @@ impl Fields {
     }
 
     /// The base of the frequencies and how they are stretched.
-    fn rope(&self, positions_max: usize) -> Result<(f64, RopeScaling), ConfigError> {
+    fn rope(&self, positions_max: usize) -> Result<(f64, RopeScaling), DecoderConfigError> {
         let none = Rotation::default();
         // A file that has both means the older one, as transformers reads it.
         let given = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
@@ -254,8 +255,13 @@ impl Fields {
     }
 
     /// What each layer looks back on.
-    fn windows(&self, family: Family, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
-        let unsupported = |kind: &str| ConfigError::unsupported("layer_types", kind, LAYER_TYPES);
+    fn windows(
+        &self,
+        family: Family,
+        layers: usize,
+    ) -> Result<Vec<Option<usize>>, DecoderConfigError> {
+        let unsupported =
+            |kind: &str| DecoderConfigError::unsupported("layer_types", kind, LAYER_TYPES);
         let slides = family != Family::Llama && self.use_sliding_window.unwrap_or(false);
         let window = slides.then_some(self.sliding_window.unwrap_or(4096));
         let layers = layers.min(super::config::LAYERS_MAX + 1);
@@ -275,9 +281,9 @@ impl Fields {
 // === impl Rotation ===
 
 impl Rotation {
-    fn scaling(&self, positions_max: usize) -> Result<RopeScaling, ConfigError> {
+    fn scaling(&self, positions_max: usize) -> Result<RopeScaling, DecoderConfigError> {
         let unsupported =
-            |field, value: &str, can| Err(ConfigError::unsupported(field, value, can));
+            |field, value: &str, can| Err(DecoderConfigError::unsupported(field, value, can));
         if self.mrope_section.is_some() {
             return unsupported("mrope_section", "given", "one position per token");
         }
@@ -319,8 +325,10 @@ impl Rotation {
     }
 }
 
-fn needed(field: &str, value: Option<f64>) -> Result<f64, ConfigError> {
-    value.ok_or_else(|| ConfigError::Malformed(format!("the rotary scaling has no `{field}`")))
+fn needed(field: &str, value: Option<f64>) -> Result<f64, DecoderConfigError> {
+    value.ok_or_else(|| {
+        DecoderConfigError::Malformed(format!("the rotary scaling has no `{field}`"))
+    })
 }
 
 // === impl Ends ===
@@ -343,8 +351,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(fields: &Value) -> Result<Config, ConfigError> {
-        Config::from_json(&fields.to_string())
+    fn read(fields: &Value) -> Result<DecoderConfig, DecoderConfigError> {
+        DecoderConfig::from_json(&fields.to_string())
     }
 
     fn says(fields: &Value) -> String {

@@ -1,6 +1,6 @@
 //! Low-rank adapters (Hu et al. 2021): a frozen matrix and a small trained one beside it.
 
-use super::{Config, LinearId, Parameters};
+use super::{DecoderConfig, LinearId, Parameters};
 use crate::nn::ops::linear;
 use candle_core::{DType, Device, Error, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
@@ -22,7 +22,7 @@ const DESCRIPTION: &str = "adapter_config.json";
 
 /// How adapters are made.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct LoraConfig {
     /// Inputs of the second of an adapter's two matrices.
     pub rank: usize,
     /// What an adapter adds is multiplied by `alpha / rank`.
@@ -34,7 +34,7 @@ pub struct Plan {
 /// Adapters on some of a decoder's matrices: each adds `alpha / rank · B A rows`.
 #[derive(Clone, Debug)]
 pub struct Adapters {
-    plan: Plan,
+    plan: LoraConfig,
     pairs: BTreeMap<String, Pair>,
     /// The origin of what is left out, in training.
     dropping: Option<u64>,
@@ -77,7 +77,7 @@ fn none() -> String {
     "none".into()
 }
 
-impl Default for Plan {
+impl Default for LoraConfig {
     fn default() -> Self {
         Self { rank: 8, alpha: 16.0, dropout: 0.0 }
     }
@@ -89,8 +89,8 @@ impl Adapters {
     /// Fresh adapters on `matrices`, which at first change nothing: A is drawn as Kaiming et al.
     /// do, and B is zero.
     pub fn new(
-        config: &Config,
-        plan: Plan,
+        config: &DecoderConfig,
+        plan: LoraConfig,
         matrices: impl IntoIterator<Item = LinearId>,
         random: &mut impl Rng,
         device: &Device,
@@ -110,7 +110,7 @@ impl Adapters {
     }
 
     /// How they were made.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &LoraConfig {
         &self.plan
     }
 
@@ -216,7 +216,7 @@ impl Adapters {
     }
 
     /// Reads a folder that PEFT or [`Adapters::save`] wrote.
-    pub fn load(config: &Config, dir: &Path, device: &Device) -> Result<Self> {
+    pub fn load(config: &DecoderConfig, dir: &Path, device: &Device) -> Result<Self> {
         let description = fs::read_to_string(dir.join(DESCRIPTION))?;
         let description: Description = serde_json::from_str(&description).map_err(Error::wrap)?;
         let plan = description.plan()?;
@@ -272,9 +272,9 @@ impl Pair {
     }
 }
 
-// === impl Plan ===
+// === impl LoraConfig ===
 
-impl Plan {
+impl LoraConfig {
     fn check(&self) -> Result<()> {
         if !(1..=RANK_MAX).contains(&self.rank) {
             return wrong(format!("an adapter's rank is {}, not from 1 to {RANK_MAX}", self.rank));
@@ -290,7 +290,7 @@ impl Plan {
 
 impl Description {
     /// What is not calculated here is refused, and not left out in silence.
-    fn plan(self) -> Result<Plan> {
+    fn plan(self) -> Result<LoraConfig> {
         let refused = [
             ("peft_type other than LORA", self.peft_type != "LORA"),
             ("bias", self.bias != "none"),
@@ -303,7 +303,7 @@ impl Description {
         if let Some((what, _)) = refused.iter().find(|(_, given)| *given) {
             return wrong(format!("adapters with {what} are not supported"));
         }
-        let plan = Plan { rank: self.r, alpha: self.lora_alpha, dropout: self.lora_dropout };
+        let plan = LoraConfig { rank: self.r, alpha: self.lora_alpha, dropout: self.lora_dropout };
         plan.check().map(|()| plan)
     }
 }

@@ -20,17 +20,17 @@ mod recompute;
 mod rope;
 mod view;
 
-pub use batch::{Batch, PADDING, TRUNK};
+pub use batch::{PADDING, TRUNK, TokenBatch};
 pub use checkpoint::{Checkpoint, CheckpointError};
 #[cfg(test)]
 pub(crate) use config::tests::tiny;
-pub use config::{Config, ConfigError, RopeScaling};
+pub use config::{DecoderConfig, DecoderConfigError, RopeScaling};
 pub use exact::Exact;
 pub use lora::Adapters;
-pub use model::Model;
+pub use model::TrainableDecoder;
 pub use parameters::Parameters;
 pub use recompute::backprop;
-pub use view::{Format, View};
+pub use view::{TensorDtype, TensorView};
 
 use std::iter;
 
@@ -270,7 +270,7 @@ impl<K: UnfusedKernels> Kernels for K {
 }
 
 /// The rows after the last norm, from the tokens of the pass. `config` has at least one layer, as its check says.
-pub fn forward<K: Kernels>(config: &Config, kernels: &mut K) -> Result<K::Output, K::Error> {
+pub fn forward<K: Kernels>(config: &DecoderConfig, kernels: &mut K) -> Result<K::Output, K::Error> {
     let mut stream = kernels.embed()?;
     let mut normed = kernels.norm(&stream, NormId::Attention(0))?;
     for layer in 1..config.layers {
@@ -283,7 +283,7 @@ pub fn forward<K: Kernels>(config: &Config, kernels: &mut K) -> Result<K::Output
 
 /// One layer by itself: the stream after its attention, and its MLP's output, which is still to be added to that.
 pub fn residual_block<K: Kernels>(
-    config: &Config,
+    config: &DecoderConfig,
     kernels: &mut K,
     layer: usize,
     stream: K::Stream,
@@ -294,7 +294,7 @@ pub fn residual_block<K: Kernels>(
 
 /// One layer by itself, from the rows that come in to those that go out.
 pub fn block<K: UnfusedKernels>(
-    config: &Config,
+    config: &DecoderConfig,
     kernels: &mut K,
     layer: usize,
     rows: K::Rows,
@@ -305,7 +305,7 @@ pub fn block<K: UnfusedKernels>(
 
 /// Attention, its addition to the stream, and a gated MLP. `normed` is the norm of `stream`.
 fn sublayers<K: Kernels>(
-    config: &Config,
+    config: &DecoderConfig,
     kernels: &mut K,
     layer: usize,
     stream: K::Stream,
@@ -339,7 +339,7 @@ impl LinearId {
     }
 
     /// The name of its bias, if the configuration gives it one.
-    pub fn bias(self, config: &Config) -> Option<String> {
+    pub fn bias(self, config: &DecoderConfig) -> Option<String> {
         let biased = match self {
             Self::Query(_) | Self::Key(_) | Self::Value(_) => config.qkv_bias,
             Self::Output(_) => config.output_bias,
@@ -350,7 +350,7 @@ impl LinearId {
     }
 
     /// Outputs and inputs.
-    pub fn dims(self, config: &Config) -> (usize, usize) {
+    pub fn dims(self, config: &DecoderConfig) -> (usize, usize) {
         let (width, inner) = (config.width, config.mlp_width);
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         match self {
@@ -364,7 +364,7 @@ impl LinearId {
     }
 
     /// The names and dimensions of its weight and of its bias, if it has one.
-    fn tensors(self, config: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
+    fn tensors(self, config: &DecoderConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
         let (outputs, inputs) = self.dims(config);
         let bias = self.bias(config).map(|bias| (bias, vec![outputs]));
         iter::once((self.name(), vec![outputs, inputs])).chain(bias)
@@ -410,14 +410,14 @@ impl NormId {
     }
 
     /// How many numbers it scales.
-    pub fn width(self, config: &Config) -> usize {
+    pub fn width(self, config: &DecoderConfig) -> usize {
         match self {
             Self::Query(_) | Self::Key(_) => config.head_dim,
             Self::Attention(_) | Self::Mlp(_) | Self::Last => config.width,
         }
     }
 
-    fn tensor(self, config: &Config) -> (String, Vec<usize>) {
+    fn tensor(self, config: &DecoderConfig) -> (String, Vec<usize>) {
         (self.name(), vec![self.width(config)])
     }
 }
@@ -426,7 +426,7 @@ impl NormId {
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// The names and dimensions of all tensors of a decoder.
-pub fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
+pub fn tensors(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
     let mut tensors = vec![(EMBEDDING.into(), vec![config.vocabulary, config.width])];
     for layer in 0..config.layers {
         for matrix in LinearId::of_layer(layer) {

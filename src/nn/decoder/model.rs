@@ -2,8 +2,8 @@
 //! folder of Hugging Face's.
 
 use super::{
-    Adapters, Batch, Checkpoint, CheckpointError, Config, EMBEDDING, Exact, LinearId, Parameters,
-    config::VOCABULARY_MAX,
+    Adapters, Checkpoint, CheckpointError, DecoderConfig, EMBEDDING, Exact, LinearId, Parameters,
+    TokenBatch, config::VOCABULARY_MAX,
 };
 use candle_core::{D, DType, Device, Error, Result, Tensor};
 use rand::SeedableRng;
@@ -20,18 +20,18 @@ const TOKENIZER: [&str; 4] =
 
 /// A decoder in f32 and in the processor's memory, and the adapters that it may have.
 #[derive(Clone, Debug)]
-pub struct Model {
+pub struct TrainableDecoder {
     /// Its sizes and switches.
-    pub config: Config,
+    pub config: DecoderConfig,
     /// What it is made of.
     pub parameters: Parameters,
     /// What is trained beside it.
     pub adapters: Option<Adapters>,
 }
 
-// === impl Model ===
+// === impl TrainableDecoder ===
 
-impl Model {
+impl TrainableDecoder {
     /// Reads a folder of Hugging Face's or a GGUF file.
     pub fn open(path: &Path) -> std::result::Result<Self, CheckpointError> {
         Self::open_in(path, DType::F32)
@@ -45,7 +45,7 @@ impl Model {
     }
 
     /// A fresh one; the same seed gives the same weights on every machine.
-    pub fn random(config: Config, seed: u64) -> Result<Self> {
+    pub fn random(config: DecoderConfig, seed: u64) -> Result<Self> {
         config.check().map_err(Error::wrap)?;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let parameters = Parameters::random(&config, &mut random, &Device::Cpu)?;
@@ -53,7 +53,7 @@ impl Model {
     }
 
     /// A pass over a batch, in f32 or in bf16.
-    pub fn exact(&self, batch: &Batch, dtype: DType) -> Result<Exact<'_>> {
+    pub fn exact(&self, batch: &TokenBatch, dtype: DType) -> Result<Exact<'_>> {
         let exact = Exact::new(&self.config, &self.parameters, batch, dtype)?;
         Ok(match &self.adapters {
             Some(adapters) => exact.with_adapters(adapters),
@@ -126,14 +126,14 @@ mod tests {
     use super::super::config::tests::tiny;
     use super::*;
 
-    fn rows(model: &Model, name: &str) -> Vec<Vec<f32>> {
+    fn rows(model: &TrainableDecoder, name: &str) -> Vec<Vec<f32>> {
         model.parameters.get(name).unwrap().to_vec2().unwrap()
     }
 
     #[test]
     fn new_rows_are_near_the_mean_and_the_old_ones_stay() {
         for tied in [true, false] {
-            let mut model = Model::random(Config { tied, ..tiny() }, 3).unwrap();
+            let mut model = TrainableDecoder::random(DecoderConfig { tied, ..tiny() }, 3).unwrap();
             let names = if tied { vec![EMBEDDING] } else { vec![EMBEDDING, "lm_head.weight"] };
             let before: Vec<_> = names.iter().map(|name| rows(&model, name)).collect();
             let mut again = model.clone();
@@ -151,7 +151,7 @@ mod tests {
                 }
             }
             // The model still fits its configuration.
-            let batch = Batch::plain(&[[14, 12]]);
+            let batch = TokenBatch::plain(&[[14, 12]]);
             let mut exact = model.exact(&batch, DType::F32).unwrap();
             super::super::forward(&model.config, &mut exact).unwrap();
         }
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_vocabulary_only_grows() {
-        let mut model = Model::random(tiny(), 3).unwrap();
+        let mut model = TrainableDecoder::random(tiny(), 3).unwrap();
         let error = model.grow(11, 0).unwrap_err().to_string();
         assert_eq!(error, "`vocabulary` is 11, not from 12 to 1048576");
     }
@@ -168,10 +168,11 @@ mod tests {
     fn what_is_saved_opens_as_it_was() {
         let (home, from) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(from.path().join("tokenizer.json"), "{}").unwrap();
-        let model = Model::random(Config { head_norms: true, ..tiny() }, 4).unwrap();
+        let model =
+            TrainableDecoder::random(DecoderConfig { head_norms: true, ..tiny() }, 4).unwrap();
         model.save(home.path(), from.path()).unwrap();
         assert!(home.path().join("tokenizer.json").is_file());
-        let read = Model::open(home.path()).unwrap();
+        let read = TrainableDecoder::open(home.path()).unwrap();
         assert_eq!(read.config, model.config);
         for (name, tensor) in model.parameters.iter() {
             let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -1,6 +1,6 @@
 //! A decoder's tensors by the names that Hugging Face gives them: constants, or what is trained.
 
-use super::{Checkpoint, CheckpointError, Config, tensors};
+use super::{Checkpoint, CheckpointError, DecoderConfig, tensors};
 use candle_core::{DType, Device, Error, Result, Tensor, Var};
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
@@ -27,7 +27,7 @@ impl Parameters {
     }
 
     /// Fresh weights, as variables: norms of one, biases of zero, matrices drawn.
-    pub fn random(config: &Config, random: &mut impl Rng, device: &Device) -> Result<Self> {
+    pub fn random(config: &DecoderConfig, random: &mut impl Rng, device: &Device) -> Result<Self> {
         let drawn = Normal::new(0.0, SPREAD).expect("the spread is a positive number");
         let mut parameters = Self::default();
         for (name, dims) in tensors(config) {

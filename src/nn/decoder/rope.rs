@@ -3,15 +3,15 @@
 //! They are calculated in the order and the precision in which Hugging Face does it, since an angle
 //! is a frequency times a position: an error in the last digit grows with the context.
 
-use super::{Config, ConfigError, RopeScaling};
+use super::{DecoderConfig, DecoderConfigError, RopeScaling};
 use std::f64::consts::TAU;
 
 /// What a ramp of no width is widened by, as Hugging Face does.
 const RAMP_MIN: f32 = 0.001;
 
-// === impl Config ===
+// === impl DecoderConfig ===
 
-impl Config {
+impl DecoderConfig {
     /// The angle that each pair of a head turns by from one position to the next, and what cosines
     /// and sines are multiplied by.
     pub fn inverse_frequencies(&self) -> (Vec<f32>, f32) {
@@ -55,8 +55,8 @@ impl Config {
     }
 
     /// Whether the frequencies can be calculated.
-    pub(super) fn check_rope(&self) -> Result<(), ConfigError> {
-        let malformed = |what: String| Err(ConfigError::Malformed(what));
+    pub(super) fn check_rope(&self) -> Result<(), DecoderConfigError> {
+        let malformed = |what: String| Err(DecoderConfigError::Malformed(what));
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
             return malformed(format!("`rope_theta` is {}", self.rope_theta));
         }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn frequencies(scaling: RopeScaling) -> (Vec<f32>, f32) {
-        let config = Config { head_dim: 64, rope_scaling: scaling, ..tiny() };
+        let config = DecoderConfig { head_dim: 64, rope_scaling: scaling, ..tiny() };
         config.check().unwrap();
         config.inverse_frequencies()
     }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn factors_that_do_not_fill_the_head_are_refused() {
-        let config = Config { rope_scaling: RopeScaling::Listed(vec![1.0]), ..tiny() };
+        let config = DecoderConfig { rope_scaling: RopeScaling::Listed(vec![1.0]), ..tiny() };
         assert!(config.check().is_err());
         let (listed, _) = frequencies(RopeScaling::Listed(vec![2.0; 32]));
         assert!((listed[0] - 0.5).abs() < 1e-9);

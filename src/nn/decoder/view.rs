@@ -12,7 +12,7 @@ const QUANTIZE_ROWS: usize = 1024;
 
 /// How numbers lie in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum TensorDtype {
     /// 32-bit floats.
     F32,
     /// 16-bit floats.
@@ -25,17 +25,17 @@ pub enum Format {
 
 /// A tensor of a checkpoint; its rows are as Hugging Face orders them.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct TensorView<'a> {
     pub(super) name: &'a str,
-    pub(super) format: Format,
+    pub(super) format: TensorDtype,
     pub(super) dims: &'a [usize],
     pub(super) bytes: &'a [u8],
     pub(super) interleaved: Option<usize>,
 }
 
-// === impl Format ===
+// === impl TensorDtype ===
 
-impl Format {
+impl TensorDtype {
     /// Numbers of a block, and its bytes.
     pub fn block(self) -> (usize, usize) {
         match self {
@@ -53,11 +53,11 @@ impl Format {
     }
 }
 
-// === impl View ===
+// === impl TensorView ===
 
-impl<'a> View<'a> {
+impl<'a> TensorView<'a> {
     /// How its numbers lie.
-    pub fn format(&self) -> Format {
+    pub fn format(&self) -> TensorDtype {
         self.format
     }
 
@@ -90,10 +90,10 @@ impl<'a> View<'a> {
         }
         let bytes = self.row_bytes(rows.clone());
         match self.format {
-            Format::F32 => decode(&bytes, out, f32::from_le_bytes),
-            Format::F16 => decode(&bytes, out, |two| f16::from_le_bytes(two).to_f32()),
-            Format::Bf16 => decode(&bytes, out, |two| bf16::from_le_bytes(two).to_f32()),
-            Format::Blocks(kind) => {
+            TensorDtype::F32 => decode(&bytes, out, f32::from_le_bytes),
+            TensorDtype::F16 => decode(&bytes, out, |two| f16::from_le_bytes(two).to_f32()),
+            TensorDtype::Bf16 => decode(&bytes, out, |two| bf16::from_le_bytes(two).to_f32()),
+            TensorDtype::Blocks(kind) => {
                 let storage = QStorage::from_data(bytes, &Device::Cpu, kind)?;
                 let tensor = QTensor::new(storage, (rows.len(), self.columns()))?;
                 let values = tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
@@ -122,7 +122,7 @@ impl<'a> View<'a> {
             let storage = QStorage::from_data(bytes, &Device::Cpu, kind)?;
             QMatMul::from_qtensor(QTensor::new(storage, (rows.len(), columns))?)
         };
-        if let Format::Blocks(kind) = self.format {
+        if let TensorDtype::Blocks(kind) = self.format {
             return Ok(tensor(self.row_bytes(rows.clone()), kind)?);
         }
         if !columns.is_multiple_of(kind.block_size()) {
@@ -172,8 +172,8 @@ fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], number: impl Fn([u8; N]
 mod tests {
     use super::*;
 
-    fn view<'a>(format: Format, dims: &'a [usize], bytes: &'a [u8]) -> View<'a> {
-        View { name: "matrix", format, dims, bytes, interleaved: None }
+    fn view<'a>(format: TensorDtype, dims: &'a [usize], bytes: &'a [u8]) -> TensorView<'a> {
+        TensorView { name: "matrix", format, dims, bytes, interleaved: None }
     }
 
     #[test]
@@ -182,7 +182,9 @@ mod tests {
         let f32s: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let f16s: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
         let bf16s: Vec<u8> = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
-        for (format, bytes) in [(Format::F32, f32s), (Format::F16, f16s), (Format::Bf16, bf16s)] {
+        for (format, bytes) in
+            [(TensorDtype::F32, f32s), (TensorDtype::F16, f16s), (TensorDtype::Bf16, bf16s)]
+        {
             let view = view(format, &[3, 2], &bytes);
             assert_eq!(view.read().unwrap(), values);
             let mut middle = vec![0.0; 2];
@@ -196,7 +198,7 @@ mod tests {
     #[test]
     fn interleaved_rows_come_in_halves() {
         let bytes: Vec<u8> = (0..8_u8).flat_map(|row| f32::from(row).to_le_bytes()).collect();
-        let view = View { interleaved: Some(4), ..view(Format::F32, &[8], &bytes) };
+        let view = TensorView { interleaved: Some(4), ..view(TensorDtype::F32, &[8], &bytes) };
         assert_eq!(view.read().unwrap(), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
         assert!(view.bytes().is_none());
     }
@@ -209,7 +211,7 @@ mod tests {
         let values: Vec<f32> = (0..rows * columns).map(value).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let dims = [rows, columns];
-        let view = view(Format::F32, &dims, &bytes);
+        let view = view(TensorDtype::F32, &dims, &bytes);
         let input = Tensor::ones((1, columns), candle_core::DType::F32, &Device::Cpu).unwrap();
         for (kind, error) in [(GgmlDType::Q8_0, 0.1), (GgmlDType::Q4K, 1.5)] {
             let products = view.quantize(0..rows, kind).unwrap().forward(&input).unwrap();

@@ -1,7 +1,7 @@
 //! The Transformer over a shopper's events, once per slate.
 #![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
 
-use super::Shape;
+use super::DinShape;
 use super::simd::{Dense, Finish, Lanes, Norm, Rows, product, softmax};
 use pulp::Simd;
 
@@ -60,7 +60,7 @@ impl Room {
         .sum()
     }
 
-    pub fn new(shape: &Shape, lanes: Lanes) -> Self {
+    pub fn new(shape: &DinShape, lanes: Lanes) -> Self {
         let (h, stride) = (shape.history, lanes.padded(shape.width));
         let (events, width) = (lanes.padded(h), shape.head_width());
         let zeros = |count| vec![0.0; count];

@@ -5,22 +5,22 @@ use super::reasons::Reasons;
 use super::score::Head;
 use super::simd::{Dense, Lanes, Norm};
 use super::target::Target;
-use super::{Fused, Shape};
+use super::{DinShape, FusedDin};
 use crate::nn::{Weights, WeightsError};
 use pulp::Arch;
 
-impl Fused {
+impl FusedDin {
     /// Packs the weights for the widest vectors of this processor.
-    pub fn new(weights: &Weights, shape: &Shape) -> Result<Self, WeightsError> {
+    pub fn new(weights: &Weights, shape: &DinShape) -> Result<Self, WeightsError> {
         Self::with_lanes(weights, shape, Lanes::Widest(Arch::new()))
     }
 
     /// Packs the weights for a processor without vectors.
-    pub fn scalar(weights: &Weights, shape: &Shape) -> Result<Self, WeightsError> {
+    pub fn scalar(weights: &Weights, shape: &DinShape) -> Result<Self, WeightsError> {
         Self::with_lanes(weights, shape, Lanes::One)
     }
 
-    fn with_lanes(weights: &Weights, shape: &Shape, lanes: Lanes) -> Result<Self, WeightsError> {
+    fn with_lanes(weights: &Weights, shape: &DinShape, lanes: Lanes) -> Result<Self, WeightsError> {
         weights.check(shape)?;
         let load = Load { weights, shape, lanes };
         Ok(Self {
@@ -44,7 +44,7 @@ impl Fused {
 
 struct Load<'a> {
     weights: &'a Weights,
-    shape: &'a Shape,
+    shape: &'a DinShape,
     lanes: Lanes,
 }
 

@@ -19,22 +19,22 @@ mod simd;
 mod tables;
 mod target;
 
-use super::Shape;
+use super::DinShape;
 use simd::{Dense, Lanes};
 use std::ops::Range;
 
 #[cfg(feature = "cuda")]
-pub(super) use plain::Columns;
-pub use score::{Misfit, Scores, Scratch};
-pub use tables::{ItemRow, ItemTable, ReasonTable};
+pub(super) use plain::PaddedWidths;
+pub use score::{FusedScores, FusedScratch, FusedShapeError};
+pub use tables::{InlineItem, ItemTable, ReasonTable};
 
 /// The overlap of a reason that is left out for this shopper; one must remain.
-pub const LEFT_OUT: f32 = f32::NEG_INFINITY;
+pub const MASKED_OVERLAP: f32 = f32::NEG_INFINITY;
 
 /// The network, packed for this processor.
 #[derive(Debug)]
-pub struct Fused {
-    shape: Shape,
+pub struct FusedDin {
+    shape: DinShape,
     lanes: Lanes,
     /// (items + 1, d)
     item_ids: Vec<f32>,
@@ -55,12 +55,12 @@ pub struct Fused {
 
 /// One ranking to score. Its candidates may be any number, none included.
 #[derive(Debug, Clone, Copy)]
-pub struct Slate<'a> {
+pub struct FusedSlate<'a> {
     /// The items that [`ItemRef::Row`] points into.
     pub items: &'a ItemTable,
     /// The reasons that [`CandidateRow::reasons`] points into.
     pub reasons: &'a ReasonTable,
-    /// The shopper's events, at most `Shape::history`; order does not matter, age does.
+    /// The shopper's events, at most `DinShape::history`; order does not matter, age does.
     pub history: &'a [HistoryRow<'a>],
     /// (e): the shopper's interest pattern, if one is known.
     pub pattern: Option<&'a [f32]>,
@@ -74,7 +74,7 @@ pub enum ItemRef<'a> {
     /// Index in the slate's [`ItemTable`].
     Row(u32),
     /// An item that the catalogue does not have.
-    Inline(&'a ItemRow),
+    Inline(&'a InlineItem),
 }
 
 /// An event of the shopper's history.
@@ -82,9 +82,9 @@ pub enum ItemRef<'a> {
 pub struct HistoryRow<'a> {
     /// What was seen or bought.
     pub item: ItemRef<'a>,
-    /// Bucket of its age, below `Shape::ages`.
+    /// Bucket of its age, below `DinShape::ages`.
     pub age: u8,
-    /// What the shopper did, below `Shape::kinds`.
+    /// What the shopper did, below `DinShape::kinds`.
     pub kind: u8,
 }
 
@@ -95,9 +95,9 @@ pub struct CandidateRow<'a> {
     pub item: ItemRef<'a>,
     /// (F)
     pub features: &'a [f32],
-    /// Its reasons in the slate's [`ReasonTable`], at most `Shape::reasons`.
+    /// Its reasons in the slate's [`ReasonTable`], at most `DinShape::reasons`.
     pub reasons: Range<u32>,
     /// One number per reason, 0 to 1: how strongly the shopper's own history backs its evidence;
-    /// or [`LEFT_OUT`].
+    /// or [`MASKED_OVERLAP`].
     pub overlap: &'a [f32],
 }

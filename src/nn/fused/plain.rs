@@ -1,29 +1,29 @@
 //! The same network for kernels that know no panels: plain rows, in the order in which `kernels/scorer.cu` reads them.
 
 use super::simd::{Dense, Norm};
-use super::{Fused, ItemRef, ItemTable, ReasonTable, Shape};
+use super::{DinShape, FusedDin, ItemRef, ItemTable, ReasonTable};
 
 /// What hidden widths of the target attention are padded to.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::nn) struct Columns {
+pub(in crate::nn) struct PaddedWidths {
     pub first: usize,
     pub second: usize,
 }
 
 /// The network's numbers, one layer after the other.
 struct Rows<'a> {
-    fused: &'a Fused,
+    fused: &'a FusedDin,
     values: Vec<f32>,
 }
 
-impl Fused {
+impl FusedDin {
     /// The sizes of the network.
-    pub(in crate::nn) fn shape(&self) -> &Shape {
+    pub(in crate::nn) fn shape(&self) -> &DinShape {
         &self.shape
     }
 
     /// What goes over the events of a slate, and over its pattern.
-    pub(in crate::nn) fn plain_history(&self, columns: Columns) -> Vec<f32> {
+    pub(in crate::nn) fn plain_history(&self, columns: PaddedWidths) -> Vec<f32> {
         let (shape, mut rows) = (&self.shape, Rows::of(self));
         let d = shape.width;
         rows.put(&self.ages);
@@ -48,7 +48,7 @@ impl Fused {
     }
 
     /// What goes over candidates. The target attention's first layer comes in parts of `part` columns each.
-    pub(in crate::nn) fn plain_candidates(&self, columns: Columns, part: usize) -> Vec<f32> {
+    pub(in crate::nn) fn plain_candidates(&self, columns: PaddedWidths, part: usize) -> Vec<f32> {
         let (shape, mut rows) = (&self.shape, Rows::of(self));
         let ([first, second], [head, last]) = (shape.attention, shape.head);
         for from in (0..columns.first).step_by(part) {
@@ -74,7 +74,7 @@ impl Fused {
         &self,
         table: &ItemTable,
         item: ItemRef<'_>,
-        columns: Columns,
+        columns: PaddedWidths,
         out: &mut Vec<u32>,
     ) {
         let row = self.item(table, item);
@@ -100,7 +100,7 @@ impl Fused {
 // === impl Rows ===
 
 impl<'a> Rows<'a> {
-    fn of(fused: &'a Fused) -> Self {
+    fn of(fused: &'a FusedDin) -> Self {
         Self { fused, values: Vec::new() }
     }
 

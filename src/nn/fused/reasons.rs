@@ -2,7 +2,7 @@
 #![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
 
 use super::simd::{Dense, Finish, Lanes, Rows, add_scaled, dot, softmax};
-use super::{CandidateRow, LEFT_OUT, ReasonTable, Shape};
+use super::{CandidateRow, DinShape, MASKED_OVERLAP, ReasonTable};
 use pulp::Simd;
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Room {
         [&self.query, &self.weights].iter().map(|buffer| buffer.capacity()).sum()
     }
 
-    pub fn new(shape: &Shape, lanes: Lanes) -> Self {
+    pub fn new(shape: &DinShape, lanes: Lanes) -> Self {
         let stride = lanes.padded(shape.reasons);
         let query = vec![0.0; lanes.padded(shape.width)];
         Self { query, weights: vec![0.0; shape.heads * stride], stride }
@@ -63,8 +63,8 @@ impl Reasons {
             let keys = reason(m).0.chunks_exact(width);
             for (head, (key, query)) in keys.zip(room.query.chunks_exact(width)).enumerate() {
                 let logit = dot(simd, key, query) + self.own[head] * overlap;
-                let stands = *overlap != LEFT_OUT;
-                room.weights[head * room.stride + m] = if stands { logit } else { LEFT_OUT };
+                let stands = *overlap != MASKED_OVERLAP;
+                room.weights[head * room.stride + m] = if stands { logit } else { MASKED_OVERLAP };
             }
         }
         out.fill(0.0);

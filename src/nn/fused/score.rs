@@ -2,7 +2,7 @@
 #![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
 
 use super::simd::{Dense, Finish, ROWS, Rows, add_scaled, dot};
-use super::{CandidateRow, Fused, HistoryRow, Slate, history, reasons, target};
+use super::{CandidateRow, FusedDin, FusedSlate, HistoryRow, history, reasons, target};
 use pulp::{Simd, WithSimd};
 
 /// The last part of the network: `MLP([h; v; h*v; c; x_p; f])`, its first layer taken apart.
@@ -22,7 +22,7 @@ pub(super) struct Head {
 
 /// Memory of the pass, as large as the longest history needs; one per thread.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct FusedScratch {
     history: history::Room,
     target: target::Room,
     reasons: reasons::Room,
@@ -37,7 +37,7 @@ pub struct Scratch {
 
 /// The scores of a slate; reused, it grows to the longest slate and no further.
 #[derive(Debug, Default)]
-pub struct Scores {
+pub struct FusedScores {
     /// (N)
     pub logits: Vec<f32>,
     /// (N, M): attention over the reasons, mean of the heads; zeros past a candidate's last.
@@ -46,7 +46,7 @@ pub struct Scores {
 
 /// What of a slate does not fit the network or its tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
+pub enum FusedShapeError {
     /// The tables were made by a network of other sizes.
     #[error("the tables are those of another network")]
     Tables,
@@ -70,7 +70,7 @@ pub enum Misfit {
     Reasons,
 }
 
-impl Scratch {
+impl FusedScratch {
     /// Bytes held; they never change.
     pub fn bytes(&self) -> usize {
         let own = [&self.pattern, &self.slate, &self.inputs, &self.first, &self.second];
@@ -80,11 +80,11 @@ impl Scratch {
     }
 }
 
-impl Fused {
+impl FusedDin {
     /// Memory for [`Self::score`].
-    pub fn scratch(&self) -> Scratch {
+    pub fn scratch(&self) -> FusedScratch {
         let (shape, lanes) = (&self.shape, self.lanes);
-        Scratch {
+        FusedScratch {
             history: history::Room::new(shape, lanes),
             target: target::Room::new(shape, lanes),
             reasons: reasons::Room::new(shape, lanes),
@@ -99,10 +99,10 @@ impl Fused {
     /// Scores a slate. `out` is left as it was when the slate does not fit.
     pub fn score(
         &self,
-        slate: &Slate<'_>,
-        scratch: &mut Scratch,
-        out: &mut Scores,
-    ) -> Result<(), Misfit> {
+        slate: &FusedSlate<'_>,
+        scratch: &mut FusedScratch,
+        out: &mut FusedScores,
+    ) -> Result<(), FusedShapeError> {
         self.check(slate)?;
         let count = slate.candidates.len();
         out.logits.resize(count, 0.0);
@@ -112,32 +112,32 @@ impl Fused {
     }
 
     /// Whether a slate fits the network and its tables.
-    pub(in crate::nn) fn check(&self, slate: &Slate<'_>) -> Result<(), Misfit> {
+    pub(in crate::nn) fn check(&self, slate: &FusedSlate<'_>) -> Result<(), FusedShapeError> {
         let (shape, items) = (&self.shape, slate.items);
         let strides = (items.stride, slate.reasons.stride);
         if strides != (self.item_stride(), self.reasons.project.outer()) {
-            return Err(Misfit::Tables);
+            return Err(FusedShapeError::Tables);
         }
         if slate.history.len() > shape.history {
-            return Err(Misfit::History);
+            return Err(FusedShapeError::History);
         }
         if slate.pattern.is_some_and(|pattern| pattern.len() != shape.text) {
-            return Err(Misfit::Text);
+            return Err(FusedShapeError::Text);
         }
         for event in slate.history {
             if !self.has(items, event.item) {
-                return Err(Misfit::Item);
+                return Err(FusedShapeError::Item);
             }
             if usize::from(event.age) >= shape.ages || usize::from(event.kind) >= shape.kinds {
-                return Err(Misfit::Event);
+                return Err(FusedShapeError::Event);
             }
         }
         for candidate in slate.candidates {
             if !self.has(items, candidate.item) {
-                return Err(Misfit::Item);
+                return Err(FusedShapeError::Item);
             }
             if candidate.features.len() != shape.features {
-                return Err(Misfit::Features);
+                return Err(FusedShapeError::Features);
             }
             let reasons = &candidate.reasons;
             let overlaps = candidate.overlap.len() == reasons.len();
@@ -145,7 +145,7 @@ impl Fused {
                 || reasons.len() > shape.reasons
                 || reasons.end as usize > slate.reasons.len()
             {
-                return Err(Misfit::Reasons);
+                return Err(FusedShapeError::Reasons);
             }
         }
         Ok(())
@@ -153,10 +153,10 @@ impl Fused {
 }
 
 struct Pass<'a> {
-    fused: &'a Fused,
-    slate: &'a Slate<'a>,
-    scratch: &'a mut Scratch,
-    out: &'a mut Scores,
+    fused: &'a FusedDin,
+    slate: &'a FusedSlate<'a>,
+    scratch: &'a mut FusedScratch,
+    out: &'a mut FusedScores,
 }
 
 impl WithSimd for Pass<'_> {
@@ -179,10 +179,10 @@ impl WithSimd for Pass<'_> {
     }
 }
 
-impl Fused {
+impl FusedDin {
     /// S of the slate's events, and their terms of the target attention.
     #[inline(always)]
-    fn encode_history<S: Simd>(&self, simd: S, slate: &Slate<'_>, scratch: &mut Scratch) {
+    fn encode_history<S: Simd>(&self, simd: S, slate: &FusedSlate<'_>, scratch: &mut FusedScratch) {
         let count = slate.history.len();
         if count == 0 {
             return;
@@ -199,7 +199,13 @@ impl Fused {
 
     /// s = v + age + kind
     #[inline(always)]
-    fn embed<S: Simd>(&self, simd: S, slate: &Slate<'_>, event: &HistoryRow<'_>, out: &mut [f32]) {
+    fn embed<S: Simd>(
+        &self,
+        simd: S,
+        slate: &FusedSlate<'_>,
+        event: &HistoryRow<'_>,
+        out: &mut [f32],
+    ) {
         let (d, item) = (out.len(), self.item(slate.items, event.item));
         out.copy_from_slice(item.vector);
         add_scaled(simd, 1.0, &self.ages[usize::from(event.age) * d..][..d], out);
@@ -208,7 +214,12 @@ impl Fused {
 
     /// x_p, its query for the reasons, and its share of the head.
     #[inline(always)]
-    fn prepare_pattern<S: Simd>(&self, simd: S, slate: &Slate<'_>, scratch: &mut Scratch) {
+    fn prepare_pattern<S: Simd>(
+        &self,
+        simd: S,
+        slate: &FusedSlate<'_>,
+        scratch: &mut FusedScratch,
+    ) {
         let d = self.shape.width;
         match slate.pattern {
             Some(values) => {
@@ -229,10 +240,10 @@ impl Fused {
     fn gather<S: Simd>(
         &self,
         simd: S,
-        slate: &Slate<'_>,
+        slate: &FusedSlate<'_>,
         candidate: &CandidateRow<'_>,
         r: usize,
-        scratch: &mut Scratch,
+        scratch: &mut FusedScratch,
         attention: &mut [f32],
     ) {
         let (d, head) = (self.shape.width, &self.head);
@@ -268,7 +279,7 @@ impl Fused {
 
     /// The head of a block of candidates.
     #[inline(always)]
-    fn head<S: Simd>(&self, simd: S, scratch: &mut Scratch, logits: &mut [f32]) {
+    fn head<S: Simd>(&self, simd: S, scratch: &mut FusedScratch, logits: &mut [f32]) {
         let (head, count) = (&self.head, logits.len());
         let (inner, columns) = (head.candidate.inner, head.candidate.outer());
         let inputs = Rows { values: &scratch.inputs, stride: inner, inner, count };

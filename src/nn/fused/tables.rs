@@ -1,7 +1,7 @@
 //! What is known before a request: items and reasons, already projected.
 
 use super::simd::{Apply, Finish, Rows};
-use super::{Fused, ItemRef, Misfit};
+use super::{FusedDin, FusedShapeError, ItemRef};
 
 /// The items of a catalogue: their vectors and their shares of the first layers.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ pub struct ItemTable {
 
 /// One item that came with a request, in the form of a table's row.
 #[derive(Debug, Clone)]
-pub struct ItemRow(Vec<f32>);
+pub struct InlineItem(Vec<f32>);
 
 /// The keys and values of reasons.
 #[derive(Debug, Clone)]
@@ -61,11 +61,11 @@ impl ReasonTable {
     }
 }
 
-impl Fused {
+impl FusedDin {
     /// Rows for the catalogue's items, whose ids are 1, 2, …; `texts` is (n, e).
     ///
-    /// Items past `Shape::items` are newer than the network, and get the unknown item's id.
-    pub fn items(&self, texts: &[f32]) -> Result<ItemTable, Misfit> {
+    /// Items past `DinShape::items` are newer than the network, and get the unknown item's id.
+    pub fn items(&self, texts: &[f32]) -> Result<ItemTable, FusedShapeError> {
         let texts = self.texts(texts)?;
         let known = |index| if index < self.shape.items { index + 1 } else { 0 };
         let values = self.item_rows(texts, (0..texts.count).map(known));
@@ -73,16 +73,16 @@ impl Fused {
     }
 
     /// The row of an item that the catalogue does not have; `text` is (e).
-    pub fn item_inline(&self, text: &[f32]) -> Result<ItemRow, Misfit> {
+    pub fn item_inline(&self, text: &[f32]) -> Result<InlineItem, FusedShapeError> {
         let text = self.texts(text)?;
         if text.count != 1 {
-            return Err(Misfit::Text);
+            return Err(FusedShapeError::Text);
         }
-        Ok(ItemRow(self.item_rows(text, std::iter::once(0))))
+        Ok(InlineItem(self.item_rows(text, std::iter::once(0))))
     }
 
     /// Keys and values of reasons; `texts` is (n, e).
-    pub fn reasons(&self, texts: &[f32]) -> Result<ReasonTable, Misfit> {
+    pub fn reasons(&self, texts: &[f32]) -> Result<ReasonTable, FusedShapeError> {
         let stride = self.reasons.project.outer();
         let rows = self.texts(texts)?;
         let mut values = vec![0.0; rows.count * stride];
@@ -114,10 +114,10 @@ impl Fused {
         Item { vector: &vector[..self.shape.width], target, head }
     }
 
-    fn texts<'a>(&self, values: &'a [f32]) -> Result<Rows<'a>, Misfit> {
+    fn texts<'a>(&self, values: &'a [f32]) -> Result<Rows<'a>, FusedShapeError> {
         let inner = self.shape.text;
         if !values.len().is_multiple_of(inner) {
-            return Err(Misfit::Text);
+            return Err(FusedShapeError::Text);
         }
         Ok(Rows { values, stride: inner, inner, count: values.len() / inner })
     }

@@ -1,7 +1,7 @@
 //! DIN's target attention: how much each event says about one candidate.
 #![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
 
-use super::Shape;
+use super::DinShape;
 use super::simd::{
     Dense, Finish, Lanes, ROWS, Rows, VECTORS, add_scaled, panel_width, tile, vectors, vectors_mut,
 };
@@ -39,7 +39,7 @@ impl Room {
         [&self.terms, &self.folded, &self.hidden].iter().map(|buffer| buffer.capacity()).sum()
     }
 
-    pub fn new(shape: &Shape, lanes: Lanes) -> Self {
+    pub fn new(shape: &DinShape, lanes: Lanes) -> Self {
         let columns = lanes.padded(shape.attention[0]);
         Self {
             terms: vec![0.0; shape.history * columns],

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 /// How queries see keys.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct AttentionSpec {
     /// Heads of keys and values; each serves as many heads of queries as there are for it.
     pub kv_heads: usize,
     /// Numbers in a head.
@@ -24,7 +24,7 @@ pub struct Sight {
 
 /// What `(sequences, length, heads · numbers)` queries see of values: `softmax(q k^T / √numbers +
 /// mask) v`, where `keys` and `values` are `(sequences, length, kv heads · numbers)`.
-pub fn attend(rows: &[Tensor; 3], sight: Sight) -> Result<Tensor> {
+pub fn attend(rows: &[Tensor; 3], sight: AttentionSpec) -> Result<Tensor> {
     let [queries, keys, values] = rows;
     if is_fast(queries) && is_fast(&sight.mask) {
         let wide = |rows: &Tensor| rows.detach().to_dtype(DType::F32);
@@ -35,7 +35,7 @@ pub fn attend(rows: &[Tensor; 3], sight: Sight) -> Result<Tensor> {
     composed(rows, &sight)
 }
 
-fn composed([queries, keys, values]: &[Tensor; 3], sight: &Sight) -> Result<Tensor> {
+fn composed([queries, keys, values]: &[Tensor; 3], sight: &AttentionSpec) -> Result<Tensor> {
     let dtype = queries.dtype();
     let [keys, values] = [keys, values].map(|rows| sight.split(rows));
     let queries = (sight.split(queries)? * sight.scale())?;
@@ -50,9 +50,9 @@ fn composed([queries, keys, values]: &[Tensor; 3], sight: &Sight) -> Result<Tens
     sight.join(&shares.reshape((sequences, kv_heads, rows, length))?.matmul(&values?)?)
 }
 
-// === impl Sight ===
+// === impl AttentionSpec ===
 
-impl Sight {
+impl AttentionSpec {
     fn scale(&self) -> f64 {
         (self.head_dim as f64).powf(-0.5)
     }
@@ -66,7 +66,7 @@ impl Sight {
         heads.contiguous()?.reshape((sequences, self.kv_heads, (), self.head_dim))
     }
 
-    /// The way back from [`Sight::split`].
+    /// The way back from [`AttentionSpec::split`].
     fn join(&self, heads: &Tensor) -> Result<Tensor> {
         let (sequences, length) = (heads.dim(0)?, self.mask.dim(D::Minus1)?);
         let heads = heads.reshape((sequences, (), length, self.head_dim))?.transpose(1, 2)?;
@@ -100,7 +100,7 @@ impl Sight {
 
 /// Attention that was calculated, with what its gradient needs.
 struct Attend {
-    sight: Sight,
+    sight: AttentionSpec,
     out: Tensor,
     /// `(sequences, kv heads, heads of each · length, length)`
     shares: Tensor,
@@ -109,7 +109,7 @@ struct Attend {
 // === impl Attend ===
 
 impl Attend {
-    fn calculate([queries, keys, values]: [Tensor; 3], sight: Sight) -> Result<Self> {
+    fn calculate([queries, keys, values]: [Tensor; 3], sight: AttentionSpec) -> Result<Self> {
         let [queries, keys, values] = [queries, keys, values].map(|rows| sight.split(&rows));
         let shares = queries?.matmul(&keys?.transpose(2, 3)?)?;
         shares.inplace_op1(&Softmax(&sight))?;
@@ -160,10 +160,10 @@ impl CustomOp3 for Attend {
 }
 
 /// Puts shares in place of products of queries and keys.
-struct Softmax<'a>(&'a Sight);
+struct Softmax<'a>(&'a AttentionSpec);
 
 /// Puts the gradient of the products in place of that of the shares.
-struct SoftmaxBack<'a>(&'a Sight);
+struct SoftmaxBack<'a>(&'a AttentionSpec);
 
 impl InplaceOp1 for Softmax<'_> {
     fn name(&self) -> &'static str {
@@ -235,7 +235,7 @@ mod tests {
         let mask: Vec<f32> = (0..sequences * length * length).map(unseen).collect();
         let shape = (sequences, 1, 1, length, length);
         let mask = Tensor::from_vec(mask, shape, &Device::Cpu).unwrap();
-        let sight = Sight { kv_heads: 3, head_dim: 8, mask };
+        let sight = AttentionSpec { kv_heads: 3, head_dim: 8, mask };
         let rows =
             |heads: usize, salt| (tensor(&[sequences, length, heads * 8], salt) * 3.0).unwrap();
         let fast = |rows: &[Tensor; 3]| attend(rows, sight.clone());

@@ -7,19 +7,19 @@
 //! fast one against.
 
 mod attend;
+mod cross_entropy;
 mod gate;
 mod linear;
 mod norm;
-mod rotate;
-mod surprise;
+mod rope;
 mod widened;
 
-pub(super) use attend::{Sight, attend};
+pub(super) use attend::{AttentionSpec, attend};
+pub use cross_entropy::{CrossEntropyTargets, RolloutToken, cross_entropy};
 pub(super) use gate::gate;
 pub(super) use linear::linear;
 pub(super) use norm::rms_norm;
-pub(super) use rotate::rotate;
-pub use surprise::{Targets, Written, surprise};
+pub(super) use rope::rope;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
 use pulp::Arch;

@@ -160,7 +160,7 @@ impl<O: CustomOp3> CustomOp3 for Widened<O> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::tensor;
-    use super::super::{Sight, attend, gate, rms_norm, rotate};
+    use super::super::{AttentionSpec, attend, gate, rms_norm, rope};
     use super::*;
     use candle_core::{Device, Var};
 
@@ -202,9 +202,9 @@ mod tests {
         assert_rounded(&[rows()], |[rows]| rms_norm(rows, &scale, 1e-6));
         assert_rounded(&[rows(), tensor(&[2, 9, 3 * 8], 3)], |[g, u]| gate(g, u));
         let turns = [tensor(&[2, 9, 1, 4], 4), tensor(&[2, 9, 1, 4], 5)];
-        assert_rounded(&[rows()], |[rows]| rotate(rows, &turns));
+        assert_rounded(&[rows()], |[rows]| rope(rows, &turns));
         let mask = Tensor::zeros((2, 1, 1, 9, 9), DType::F32, &Device::Cpu).unwrap();
-        let sight = Sight { kv_heads: 3, head_dim: 8, mask };
+        let sight = AttentionSpec { kv_heads: 3, head_dim: 8, mask };
         let inputs = [rows(), tensor(&[2, 9, 3 * 8], 6), tensor(&[2, 9, 3 * 8], 8)];
         assert_rounded(&inputs, |rows| attend(rows, sight.clone()));
     }

@@ -8,10 +8,10 @@
 #![expect(clippy::inline_always, reason = "see `lanes`")]
 #![expect(clippy::needless_range_loop, reason = "several tables are walked by one index")]
 
-use super::crew::{Crew, Shared};
 use super::kv::{Cache, Layout, PAGE_TOKENS};
-use super::lanes::{LANES, Lanes, Level, Line, Work};
+use super::lanes::{LANES, Lanes, Line, SimdLevel, Work};
 use super::matrix::{Apart, Dot, F32, Format, Pairs};
+use super::thread_pool::{DisjointMut, ThreadPool};
 use std::array::{from_mut, from_ref};
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ pub const HEAD_DIM_MAX: usize = 256;
 
 /// Rows that see the same pages.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub struct AttentionGroup {
     /// The rows.
     pub rows: Range<usize>,
     /// Pages that all rows see: a number for each, and how many tokens count.
@@ -36,7 +36,7 @@ pub struct Group {
 
 /// A page in the order in which a group sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct BlockTableEntry {
     /// The page.
     pub page: u32,
     /// Position of its first token.
@@ -73,7 +73,13 @@ struct Part {
 
 impl Tasks {
     /// Cuts a step's groups so that the queries of one key head over some rows fill a task.
-    pub fn cut(&mut self, level: Level, layout: Layout, heads: usize, groups: &[Group]) {
+    pub fn cut(
+        &mut self,
+        level: SimdLevel,
+        layout: Layout,
+        heads: usize,
+        groups: &[AttentionGroup],
+    ) {
         let queries_max = queries_max(level);
         self.per_key = heads / layout.kv_heads;
         self.cuts = self.per_key.div_ceil(queries_max);
@@ -91,16 +97,16 @@ impl Tasks {
 
 /// `out = softmax(queries keys^T / sqrt(head_dim)) values` for all rows of a step.
 pub fn attend(
-    (level, crew): (Level, &Crew),
+    (level, pool): (SimdLevel, &ThreadPool),
     cache: &Cache,
     (layer, heads): (usize, Heads),
-    (tasks, groups, seen): (&Tasks, &[Group], &[Seen]),
+    (tasks, groups, seen): (&Tasks, &[AttentionGroup], &[BlockTableEntry]),
     queries: &[f32],
     out: &mut [f32],
 ) {
     let Tasks { parts, per_key, cuts } = tasks;
-    let out = Shared::new(out);
-    crew.each(parts.len() * cache.layout().kv_heads * cuts, |index| {
+    let out = DisjointMut::new(out);
+    pool.each(parts.len() * cache.layout().kv_heads * cuts, |index| {
         // Tasks of one head follow one another, so that its pages stay in the cache.
         let (head, Part { group, rows }) = (index / parts.len(), &parts[index % parts.len()]);
         let (kv_head, cut) = (head / cuts, head % cuts);
@@ -125,7 +131,7 @@ pub fn attend(
     });
 }
 
-fn queries_max(level: Level) -> usize {
+fn queries_max(level: SimdLevel) -> usize {
     struct Ask<'a>(&'a mut usize);
     impl Work for Ask<'_> {
         #[inline(always)]
@@ -148,9 +154,9 @@ struct Task<'a> {
     rows: Range<usize>,
     /// Tokens before the first row.
     past: usize,
-    seen: &'a [Seen],
+    seen: &'a [BlockTableEntry],
     queries: &'a [f32],
-    out: &'a Shared<'a, f32>,
+    out: &'a DisjointMut<'a, f32>,
     /// Whether there is a fast product of pairs of bf16.
     pairs: bool,
 }
@@ -178,7 +184,7 @@ impl<const R: usize> Work for Queries<'_, R> {
 
 impl Task<'_> {
     /// Each number of queries is compiled for each level by itself.
-    fn run(&self, level: Level) {
+    fn run(&self, level: SimdLevel) {
         match self.rows.len() * self.heads.len() {
             1 => level.run(Queries::<1>(self)),
             2 => level.run(Queries::<2>(self)),
@@ -247,18 +253,18 @@ impl Task<'_> {
     }
 
     #[inline(always)]
-    fn keys(&self, seen: &Seen) -> &[Line] {
+    fn keys(&self, seen: &BlockTableEntry) -> &[Line] {
         self.cache.head(self.layer, seen.page, self.kv_head).0
     }
 
     #[inline(always)]
-    fn values(&self, seen: &Seen) -> &[Line] {
+    fn values(&self, seen: &BlockTableEntry) -> &[Line] {
         self.cache.head(self.layer, seen.page, self.kv_head).1
     }
 
     /// What is read after the keys of page `p` of a block.
     #[inline(always)]
-    fn after_keys(&self, block: &[Seen], p: usize) -> &[Line] {
+    fn after_keys(&self, block: &[BlockTableEntry], p: usize) -> &[Line] {
         block.get(p + 1).map_or_else(|| self.values(&block[0]), |next| self.keys(next))
     }
 
@@ -288,7 +294,7 @@ impl Task<'_> {
 
     /// Whether every row sees every token of a page, as of most pages.
     #[inline(always)]
-    fn sees_all(&self, seen: &Seen) -> bool {
+    fn sees_all(&self, seen: &BlockTableEntry) -> bool {
         let (first, last) = (seen.first as usize, self.past + self.rows.len());
         let far_enough = self.window.is_none_or(|window| first + window >= last);
         seen.tokens as usize == PAGE_TOKENS && first + PAGE_TOKENS <= self.past + 1 && far_enough
@@ -296,7 +302,7 @@ impl Task<'_> {
 
     /// Writes over the scores of what a row must not see.
     #[inline(always)]
-    fn hide(&self, row: usize, seen: &Seen, scores: &mut [f32; LANES], with: f32) {
+    fn hide(&self, row: usize, seen: &BlockTableEntry, scores: &mut [f32; LANES], with: f32) {
         let first = seen.first as usize;
         let end = (self.past + row + 1).saturating_sub(first).min(seen.tokens as usize);
         for score in &mut scores[end..] {
@@ -465,7 +471,7 @@ const _: () = assert!(HEAD_DIM_MAX.is_multiple_of(LANES));
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::packed::kv::Slot;
+    use crate::nn::packed::kv::KvSlot;
     use rand::{Rng as _, SeedableRng as _};
     use rand_chacha::ChaCha8Rng;
     use std::num::NonZeroUsize;
@@ -503,10 +509,10 @@ mod tests {
         }
 
         /// What the kernel says. Every place that nobody wrote holds numbers that are none.
-        fn attend(&self, level: Level) -> Vec<f32> {
-            let crew = Crew::new(NonZeroUsize::new(2).unwrap());
+        fn attend(&self, level: SimdLevel) -> Vec<f32> {
+            let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
             let mut cache = Cache::poisoned(self.layout, PAGES as usize, 4);
-            let place = |at: usize, pages: &[u32]| Slot {
+            let place = |at: usize, pages: &[u32]| KvSlot {
                 page: pages[at / PAGE_TOKENS],
                 token: (at % PAGE_TOKENS) as u32,
             };
@@ -520,15 +526,19 @@ mod tests {
                 see(&own, TRUNK, branch, &mut seen);
                 slots.extend((0..branch).map(|at| place(at, &own)));
                 scratch += own.len() as u32;
-                groups.push(Group { rows: row..slots.len(), pages: from..seen.len(), past: TRUNK });
+                groups.push(AttentionGroup {
+                    rows: row..slots.len(),
+                    pages: from..seen.len(),
+                    past: TRUNK,
+                });
             }
             let mut out = vec![f32::NAN; self.queries.len()];
-            cache.write(&crew, 1, &trunk, [&self.trunk[0], &self.trunk[1]]);
-            cache.write(&crew, 1, &slots, [&self.rows[0], &self.rows[1]]);
+            cache.write(&pool, 1, &trunk, [&self.trunk[0], &self.trunk[1]]);
+            cache.write(&pool, 1, &slots, [&self.rows[0], &self.rows[1]]);
             let mut tasks = Tasks::default();
             tasks.cut(level, self.layout, self.heads.heads, &groups);
             let view = (&tasks, groups.as_slice(), seen.as_slice());
-            attend((level, &crew), &cache, (1, self.heads), view, &self.queries, &mut out);
+            attend((level, &pool), &cache, (1, self.heads), view, &self.queries, &mut out);
             out
         }
 
@@ -570,11 +580,11 @@ mod tests {
         }
     }
 
-    fn see(pages: &[u32], first: usize, tokens: usize, seen: &mut Vec<Seen>) {
+    fn see(pages: &[u32], first: usize, tokens: usize, seen: &mut Vec<BlockTableEntry>) {
         for (p, page) in pages.iter().enumerate() {
             let start = p * PAGE_TOKENS;
             let tokens = PAGE_TOKENS.min(tokens - start) as u32;
-            seen.push(Seen { page: *page, first: (first + start) as u32, tokens });
+            seen.push(BlockTableEntry { page: *page, first: (first + start) as u32, tokens });
         }
     }
 
@@ -588,7 +598,7 @@ mod tests {
                     let mut case = Case::new(format, heads);
                     case.heads.window = window;
                     let right = case.plainly();
-                    for level in Level::all_here() {
+                    for level in SimdLevel::all_here() {
                         for (got, right) in case.attend(level).iter().zip(&right) {
                             let error = (f64::from(*got) - right).abs();
                             assert!(

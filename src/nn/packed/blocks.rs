@@ -1,7 +1,7 @@
 //! A matrix in candle's blocks, for formats that no kernel of ours reads: 4 bits, mostly.
 #![allow(unsafe_code, reason = "columns of one table are written by several threads at a time")]
 
-use super::crew::{Crew, Shared};
+use super::thread_pool::{DisjointMut, ThreadPool};
 use crate::nn::decoder::CheckpointError;
 use candle_core::quantized::QMatMul;
 use candle_core::{Device, Module as _, Tensor};
@@ -24,12 +24,12 @@ pub struct Blocks {
 impl Blocks {
     /// Loads a matrix of so many outputs by its rows.
     pub fn load(
-        crew: &Crew,
+        pool: &ThreadPool,
         outputs: usize,
         bias: Vec<f32>,
         load: impl Fn(Range<usize>) -> Result<QMatMul, CheckpointError>,
     ) -> Result<Self, CheckpointError> {
-        let rows = outputs.div_ceil(crew.threads()).next_multiple_of(TILE);
+        let rows = outputs.div_ceil(pool.threads()).next_multiple_of(TILE);
         let starts = (0..outputs).step_by(rows);
         let part = |from| {
             let rows = from..outputs.min(from + rows);
@@ -57,16 +57,16 @@ impl Blocks {
     /// `out = rows W^T + b`
     pub fn multiply(
         &self,
-        crew: &Crew,
+        pool: &ThreadPool,
         rows: &[f32],
         width: usize,
         out: &mut [f32],
     ) -> Result<(), CheckpointError> {
         let outputs = self.outputs();
         let rows = Tensor::from_slice(rows, (rows.len() / width, width), &Device::Cpu)?;
-        let out = Shared::new(out);
+        let out = DisjointMut::new(out);
         let outcome = Mutex::new(Ok(()));
-        crew.each(self.parts.len(), |part| {
+        pool.each(self.parts.len(), |part| {
             let (columns, product) = &self.parts[part];
             let products = product
                 .forward(&rows)

@@ -6,10 +6,10 @@
 //! meets sixteen keys per instruction, and nothing is gathered or turned around on the way.
 #![allow(unsafe_code, reason = "rows of one step are written by several threads at a time")]
 
-use super::crew::{Crew, Shared};
 use super::lanes::{LANES, Line};
 use super::lines::Lines;
 use super::matrix::{Format, round_bf16};
+use super::thread_pool::{DisjointMut, ThreadPool};
 use std::io;
 
 /// Tokens of a page: as many as there are lanes.
@@ -41,7 +41,7 @@ pub struct Layout {
 
 /// Where a row's keys and values go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
+pub struct KvSlot {
     /// The page. Pages past those that last are scratch.
     pub page: u32,
     /// The token in it.
@@ -144,18 +144,19 @@ impl Cache {
     /// Writes the keys and values of a step's rows to their slots.
     pub fn write(
         &mut self,
-        crew: &Crew,
+        pool: &ThreadPool,
         layer: usize,
-        slots: &[Slot],
+        slots: &[KvSlot],
         [keys, values]: [&[f32]; 2],
     ) {
         let layout = self.layout;
         let width = layout.kv_heads * layout.head_dim;
         let pages = self.pages;
-        let (lines, scratch) = (Shared::new(&mut self.lines), Shared::new(&mut self.scratch));
+        let (lines, scratch) =
+            (DisjointMut::new(&mut self.lines), DisjointMut::new(&mut self.scratch));
         // Rows of one page are written by one task, a head at a time: no line has two writers.
         let tasks = if slots.len() < PAGE_TOKENS { 1 } else { layout.kv_heads };
-        crew.each(tasks, |task| {
+        pool.each(tasks, |task| {
             for head in (0..layout.kv_heads).filter(|head| head % tasks == task) {
                 for (row, slot) in slots.iter().enumerate() {
                     let (lasts, from) = layout.place(pages, layer, slot.page);

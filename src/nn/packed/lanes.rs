@@ -1,13 +1,13 @@
 //! Sixteen numbers at a time, on whatever vector unit there is.
 //!
-//! Kernels are written once, over [`Lanes`], and compiled for each [`Level`] by [`Level::run`].
+//! Kernels are written once, over [`Lanes`], and compiled for each [`SimdLevel`] by [`SimdLevel::run`].
 //! A line of memory (64 bytes) holds sixteen f32, sixteen pairs of bf16, or sixteen fours of
 //! bytes; it is multiplied with a scalar of each row, which holds as many numbers of the other
 //! factor in one word, or in two where no instruction takes them together fast. So f32, bf16 and
 //! int8 products are the same loop.
 #![allow(
     unsafe_code,
-    reason = "vector instructions and loads: every `Lanes` is used below `Level::run`, which has \
+    reason = "vector instructions and loads: every `Lanes` is used below `SimdLevel::run`, which has \
               asked the processor first, and every load is of a reference"
 )]
 #![expect(
@@ -40,7 +40,7 @@ pub struct Line(pub [u8; 64]);
 
 /// A level of instructions that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(Kind);
+pub struct SimdLevel(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -246,9 +246,9 @@ pub fn high_half(pair: u32) -> u32 {
     pair & 0xffff_0000
 }
 
-// === impl Level ===
+// === impl SimdLevel ===
 
-impl Level {
+impl SimdLevel {
     /// The best that this processor has.
     pub fn best() -> Self {
         Self::all_here().next().unwrap_or(Self(Kind::Portable))
@@ -381,7 +381,7 @@ impl Wide {
     }
 }
 
-// SAFETY of this block: `Wide` is used below `Level::run` alone, where the features are on; loads
+// SAFETY of this block: `Wide` is used below `SimdLevel::run` alone, where the features are on; loads
 // and stores are of references to sixteen numbers or to an aligned line.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Wide {

@@ -8,9 +8,9 @@
 #![allow(unsafe_code, reason = "panels of one product are written by several threads at a time")]
 #![expect(clippy::inline_always, reason = "see `lanes`")]
 
-use super::crew::{Crew, Shared};
-use super::lanes::{LANES, Lanes, Level, Line, Plain, Tile, Work};
+use super::lanes::{LANES, Lanes, Line, Plain, SimdLevel, Tile, Work};
 use super::lines::Lines;
+use super::thread_pool::{DisjointMut, ThreadPool};
 use half::bf16;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -110,7 +110,7 @@ impl Matrix {
     /// Packs several matrices into `lines`, as many as [`Plan::lines`] says. `read(m, rows, out)`
     /// reads some rows of matrix `m`.
     pub fn pack<E: Send>(
-        crew: &Crew,
+        pool: &ThreadPool,
         plans: Vec<Plan>,
         mut lines: Lines,
         read: impl Fn(usize, Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
@@ -120,7 +120,7 @@ impl Matrix {
             starts.push(starts[starts.len() - 1] + plan.panels() * plan.panel_lines());
         }
         for (m, plan) in plans.iter().enumerate() {
-            plan.pack(crew, &mut lines[starts[m]..starts[m + 1]], |rows, out| read(m, rows, out))?;
+            plan.pack(pool, &mut lines[starts[m]..starts[m + 1]], |rows, out| read(m, rows, out))?;
         }
         let lines = Arc::new(lines);
         let matrices = plans.into_iter().zip(starts).map(|(plan, from)| {
@@ -179,14 +179,14 @@ impl Plan {
 
     fn pack<E: Send>(
         &self,
-        crew: &Crew,
+        pool: &ThreadPool,
         lines: &mut [Line],
         read: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<(), E> {
         let (outputs, inputs) = (self.outputs, self.inputs);
         let outcomes = Mutex::new(Ok(()));
-        let panels = Shared::new(lines);
-        crew.each(self.panels(), |p| {
+        let panels = DisjointMut::new(lines);
+        pool.each(self.panels(), |p| {
             // SAFETY: each panel is packed by one task.
             let panel = unsafe { panels.slice(p * self.panel_lines(), self.panel_lines()) };
             let taken = p * PANEL..outputs.min((p + 1) * PANEL);
@@ -276,7 +276,14 @@ fn round_up(value: f32) -> bf16 {
 
 impl Inputs {
     /// Packs rows of `width` numbers for matrices of a format.
-    pub fn fill(&mut self, level: Level, crew: &Crew, format: Format, rows: &[f32], width: usize) {
+    pub fn fill(
+        &mut self,
+        level: SimdLevel,
+        pool: &ThreadPool,
+        format: Format,
+        rows: &[f32],
+        width: usize,
+    ) {
         self.rows = rows.len() / width;
         let Wanted { tile_rows, scalar_words } = Wanted::of(level, format);
         self.words = format.steps(width) * scalar_words;
@@ -289,9 +296,10 @@ impl Inputs {
         self.starts.resize(self.rows * groups, 0);
         let (tile_rows, words, count) = (self.tile_rows, self.words, self.rows);
         let apart = self.apart;
-        let scalars = Shared::new(&mut self.scalars);
-        let (scales, starts) = (Shared::new(&mut self.scales), Shared::new(&mut self.starts));
-        crew.each(count.div_ceil(tile_rows), |t| {
+        let scalars = DisjointMut::new(&mut self.scalars);
+        let (scales, starts) =
+            (DisjointMut::new(&mut self.scales), DisjointMut::new(&mut self.starts));
+        pool.each(count.div_ceil(tile_rows), |t| {
             let first = t * tile_rows;
             let height = tile_rows.min(count - first);
             // SAFETY: each tile is filled by one task.
@@ -428,7 +436,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(level: Level, format: Format) -> Self {
+    fn of(level: SimdLevel, format: Format) -> Self {
         struct Ask<'a>(Format, &'a mut Wanted);
         impl Work for Ask<'_> {
             #[inline(always)]
@@ -460,7 +468,7 @@ fn tile_of<L: Lanes>(format: Format) -> Tile {
 pub struct Product<'a> {
     matrix: &'a Matrix,
     chosen: Option<&'a [usize]>,
-    out: Shared<'a, f32>,
+    out: DisjointMut<'a, f32>,
     /// Numbers of a row of the output.
     width: usize,
 }
@@ -468,14 +476,14 @@ pub struct Product<'a> {
 impl<'a> Product<'a> {
     /// All outputs of a matrix.
     pub fn whole(matrix: &'a Matrix, out: &'a mut [f32]) -> Self {
-        Self { matrix, chosen: None, out: Shared::new(out), width: matrix.outputs }
+        Self { matrix, chosen: None, out: DisjointMut::new(out), width: matrix.outputs }
     }
 
     /// The outputs of some panels, side by side. Past the last output of the matrix a panel leaves
     /// what it finds.
     pub fn of_panels(matrix: &'a Matrix, panels: &'a [usize], out: &'a mut [f32]) -> Self {
         let width = panels.len() * PANEL;
-        Self { matrix, chosen: Some(panels), out: Shared::new(out), width }
+        Self { matrix, chosen: Some(panels), out: DisjointMut::new(out), width }
     }
 
     fn panels(&self) -> usize {
@@ -483,7 +491,7 @@ impl<'a> Product<'a> {
     }
 
     /// The product of its panel `index` and the tile whose first row is `first`.
-    fn tile(&self, level: Level, inputs: &Inputs, index: usize, first: usize) {
+    fn tile(&self, level: SimdLevel, inputs: &Inputs, index: usize, first: usize) {
         let place = Place { index, panel: self.chosen.map_or(index, |chosen| chosen[index]) };
         // Each height is compiled for each level by itself: together they would be one huge
         // function.
@@ -518,13 +526,13 @@ struct Place {
 }
 
 /// `out = inputs W^T + b` for several products of the same inputs.
-pub fn multiply(level: Level, crew: &Crew, inputs: &Inputs, products: &[Product<'_>]) {
+pub fn multiply(level: SimdLevel, pool: &ThreadPool, inputs: &Inputs, products: &[Product<'_>]) {
     for product in products {
         assert_eq!(product.out.len(), inputs.rows * product.width, "a product fills its table");
     }
     let panels: usize = products.iter().map(Product::panels).sum();
-    let parts = panels.min(crew.threads() * PARTS_PER_THREAD).max(1);
-    crew.each(parts, |part| {
+    let parts = panels.min(pool.threads() * PARTS_PER_THREAD).max(1);
+    pool.each(parts, |part| {
         let taken = part * panels / parts..(part + 1) * panels / parts;
         let mut first = 0;
         for product in products {
@@ -813,11 +821,11 @@ mod tests {
         (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
     }
 
-    fn crew() -> Crew {
-        Crew::new(NonZeroUsize::new(2).unwrap())
+    fn pool() -> ThreadPool {
+        ThreadPool::new(NonZeroUsize::new(2).unwrap())
     }
 
-    fn pack(crew: &Crew, format: Format, dims: (usize, usize), weights: &[f32]) -> Matrix {
+    fn pack(pool: &ThreadPool, format: Format, dims: (usize, usize), weights: &[f32]) -> Matrix {
         let (outputs, inputs) = dims;
         let bias = Some((0..outputs).map(|output| output as f32 / 64.0).collect());
         let read = |_, rows: Range<usize>, out: &mut [f32]| {
@@ -827,17 +835,17 @@ mod tests {
         let plan = Plan { format, outputs, inputs, bias };
         let plans = vec![plan];
         let lines = Lines::zeroed(Plan::lines(&plans)).unwrap();
-        let Ok(mut matrices) = Matrix::pack(crew, plans, lines, read);
+        let Ok(mut matrices) = Matrix::pack(pool, plans, lines, read);
         matrices.remove(0)
     }
 
     /// A product into a table full of numbers that are none.
-    fn product(level: Level, crew: &Crew, matrix: &Matrix, rows: &[f32]) -> Vec<f32> {
+    fn product(level: SimdLevel, pool: &ThreadPool, matrix: &Matrix, rows: &[f32]) -> Vec<f32> {
         let count = rows.len() / matrix.inputs;
         let mut out = vec![f32::NAN; count * matrix.outputs];
         let mut inputs = Inputs::default();
-        inputs.fill(level, crew, matrix.format, rows, matrix.inputs);
-        multiply(level, crew, &inputs, &[Product::whole(matrix, &mut out)]);
+        inputs.fill(level, pool, matrix.format, rows, matrix.inputs);
+        multiply(level, pool, &inputs, &[Product::whole(matrix, &mut out)]);
         out
     }
 
@@ -857,7 +865,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_double_precision_at_every_level() {
-        let (crew, mut rng) = (crew(), ChaCha8Rng::seed_from_u64(0));
+        let (pool, mut rng) = (pool(), ChaCha8Rng::seed_from_u64(0));
         // Odd sizes: panels, groups and pairs that are not whole. Miri is slow, and gets little to do.
         let dims: &[_] =
             if cfg!(miri) { &[(33, 37)] } else { &[(70, 101), (32, 64), (5, 33), (1, 1)] };
@@ -865,11 +873,11 @@ mod tests {
             let weights = random(&mut rng, dims.0 * dims.1);
             for (format, bound) in [(Format::F32, 1e-6), (Format::Bf16, 5e-3), (Format::Int8, 1e-2)]
             {
-                let matrix = pack(&crew, format, dims, &weights);
+                let matrix = pack(&pool, format, dims, &weights);
                 for &count in if cfg!(miri) { &[3][..] } else { &[1, 2, 7, 13, 25] } {
                     let rows = random(&mut rng, count * dims.1);
-                    for level in Level::all_here() {
-                        let out = product(level, &crew, &matrix, &rows);
+                    for level in SimdLevel::all_here() {
+                        let out = product(level, &pool, &matrix, &rows);
                         let error = error(&out, &weights, &rows, dims);
                         let name = level.as_str();
                         assert!(error < bound, "{format:?} {dims:?} x{count} {name}: {error}");
@@ -881,16 +889,16 @@ mod tests {
 
     #[test]
     fn a_row_gets_the_same_bits_in_any_tile() {
-        let (crew, mut rng) = (crew(), ChaCha8Rng::seed_from_u64(1));
+        let (pool, mut rng) = (pool(), ChaCha8Rng::seed_from_u64(1));
         let (dims, count) = if cfg!(miri) { ((33, 5), 3) } else { ((70, 100), 13) };
         let weights = random(&mut rng, dims.0 * dims.1);
         for format in [Format::F32, Format::Bf16, Format::Int8] {
-            let matrix = pack(&crew, format, dims, &weights);
+            let matrix = pack(&pool, format, dims, &weights);
             let rows = random(&mut rng, count * dims.1);
-            for level in Level::all_here() {
-                let together = product(level, &crew, &matrix, &rows);
+            for level in SimdLevel::all_here() {
+                let together = product(level, &pool, &matrix, &rows);
                 for (row, together) in rows.chunks(dims.1).zip(together.chunks(dims.0)) {
-                    assert_eq!(product(level, &crew, &matrix, row), together, "{format:?}");
+                    assert_eq!(product(level, &pool, &matrix, row), together, "{format:?}");
                 }
             }
         }
@@ -898,20 +906,20 @@ mod tests {
 
     #[test]
     fn chosen_panels_have_the_bits_of_the_whole_product() {
-        let (crew, mut rng) = (crew(), ChaCha8Rng::seed_from_u64(2));
+        let (pool, mut rng) = (pool(), ChaCha8Rng::seed_from_u64(2));
         let dims = (70, if cfg!(miri) { 5 } else { 100 });
         let weights = random(&mut rng, dims.0 * dims.1);
         let rows = random(&mut rng, 3 * dims.1);
         for format in [Format::F32, Format::Bf16, Format::Int8] {
-            let matrix = pack(&crew, format, dims, &weights);
-            for level in Level::all_here() {
-                let whole = product(level, &crew, &matrix, &rows);
+            let matrix = pack(&pool, format, dims, &weights);
+            for level in SimdLevel::all_here() {
+                let whole = product(level, &pool, &matrix, &rows);
                 let chosen = [2, 0];
                 let mut out = vec![f32::NAN; 3 * chosen.len() * PANEL];
                 let mut inputs = Inputs::default();
-                inputs.fill(level, &crew, format, &rows, dims.1);
+                inputs.fill(level, &pool, format, &rows, dims.1);
                 let product = Product::of_panels(&matrix, &chosen, &mut out);
-                multiply(level, &crew, &inputs, &[product]);
+                multiply(level, &pool, &inputs, &[product]);
                 for (whole, some) in whole.chunks(dims.0).zip(out.chunks(2 * PANEL)) {
                     assert_eq!(some[..6], whole[2 * PANEL..], "the last panel has six outputs");
                     assert_eq!(some[PANEL..], whole[..PANEL]);
@@ -926,28 +934,28 @@ mod tests {
         assert_eq!(round_bf16(f32::INFINITY), 0x7f80);
         assert_eq!(round_bf16(1.0), 0x3f80);
         assert!(round_up(1.001).to_f32() >= 1.001);
-        let crew = crew();
+        let pool = pool();
         // A group of zeros has no scale, and no zero is divided by.
-        let matrix = pack(&crew, Format::Int8, (32, 32), &[0.0; 1024]);
-        let out = product(Level::best(), &crew, &matrix, &[0.0; 32]);
+        let matrix = pack(&pool, Format::Int8, (32, 32), &[0.0; 1024]);
+        let out = product(SimdLevel::best(), &pool, &matrix, &[0.0; 32]);
         assert_eq!(out[0].to_bits(), 0.0_f32.to_bits());
         // Nor has one of numbers whose reciprocal is infinite.
-        let out = product(Level::best(), &crew, &matrix, &[f32::MIN_POSITIVE; 32]);
+        let out = product(SimdLevel::best(), &pool, &matrix, &[f32::MIN_POSITIVE; 32]);
         assert_eq!(out[0].to_bits(), 0.0_f32.to_bits());
     }
 
     #[test]
     fn what_is_no_number_stays_none() {
-        let crew = crew();
+        let pool = pool();
         for format in [Format::F32, Format::Bf16, Format::Int8] {
             for broken in [f32::NAN, f32::INFINITY] {
                 let mut weights = vec![0.5; 2 * 64];
                 weights[70] = broken;
-                let matrix = pack(&crew, format, (2, 64), &weights);
+                let matrix = pack(&pool, format, (2, 64), &weights);
                 let mut rows = vec![0.25; 2 * 64];
                 rows[100] = broken;
-                for level in Level::all_here() {
-                    let out = product(level, &crew, &matrix, &rows);
+                for level in SimdLevel::all_here() {
+                    let out = product(level, &pool, &matrix, &rows);
                     let finite: Vec<_> = out.iter().map(|value| value.is_finite()).collect();
                     assert_eq!(finite, [true, false, false, false], "{format:?}");
                 }

@@ -2,11 +2,11 @@
 //! it need not fetch.
 #![expect(clippy::inline_always, reason = "see `lanes`")]
 
-use super::crew::Crew;
-use super::lanes::{Lanes, Level, Line, Work};
+use super::lanes::{Lanes, Line, SimdLevel, Work};
 use super::lines::Lines;
 use super::matrix::{AHEAD, Format, Inputs, Matrix, Plan, Product, multiply};
-use super::model::Precision;
+use super::model::WeightDtype;
+use super::thread_pool::ThreadPool;
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::io;
@@ -24,13 +24,13 @@ const WIDTH: usize = 512;
 const RUNS: usize = 40;
 
 /// Bytes per second that `threads` threads read from memory, fetching ahead as the kernels do.
-pub fn read_bandwidth(threads: NonZeroUsize, level: Level) -> io::Result<f64> {
-    let crew = Crew::new(threads);
+pub fn read_bandwidth(threads: NonZeroUsize, level: SimdLevel) -> io::Result<f64> {
+    let pool = ThreadPool::new(threads);
     let mut lines = Lines::zeroed(LINES)?;
     lines.iter_mut().for_each(|line| line.0[0] = 1);
     let part = LINES / threads;
     let took = best(|| {
-        crew.each(threads.get(), |thread| {
+        pool.each(threads.get(), |thread| {
             level.run(Read(&lines[thread * part..(thread + 1) * part]));
         });
     });
@@ -54,13 +54,17 @@ impl Work for Read<'_> {
 }
 
 /// Operations per second of the kernel, a multiplication and an addition each counting as one.
-pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> io::Result<f64> {
-    let crew = Crew::new(threads);
+pub fn peak_flops(
+    precision: WeightDtype,
+    threads: NonZeroUsize,
+    level: SimdLevel,
+) -> io::Result<f64> {
+    let pool = ThreadPool::new(threads);
     let format = match precision {
-        Precision::F32 => Format::F32,
-        Precision::Bf16 => Format::Bf16,
+        WeightDtype::F32 => Format::F32,
+        WeightDtype::Bf16 => Format::Bf16,
         // Four bits are candle's, which multiplies bytes in the end; a GPU's are not multiplied here.
-        Precision::Int8 | Precision::Int4 | Precision::Float8 => Format::Int8,
+        WeightDtype::Int8 | WeightDtype::Int4 | WeightDtype::Float8 => Format::Int8,
     };
     let outputs = WIDTH * threads.get();
     let plan = Plan { format, outputs, inputs: WIDTH, bias: None };
@@ -70,15 +74,15 @@ pub fn peak(precision: Precision, threads: NonZeroUsize, level: Level) -> io::Re
     };
     let plans = vec![plan];
     let lines = Lines::zeroed(Plan::lines(&plans))?;
-    let Ok(matrices) = Matrix::pack(&crew, plans, lines, read);
+    let Ok(matrices) = Matrix::pack(&pool, plans, lines, read);
     let rows = vec![1.0; ROWS * WIDTH];
     let mut out = vec![0.0; ROWS * outputs];
     let mut inputs = Inputs::default();
-    inputs.fill(level, &crew, format, &rows, WIDTH);
+    inputs.fill(level, &pool, format, &rows, WIDTH);
     let repeats = 20;
     let took = best(|| {
         for _ in 0..repeats {
-            multiply(level, &crew, &inputs, &[Product::whole(&matrices[0], &mut out)]);
+            multiply(level, &pool, &inputs, &[Product::whole(&matrices[0], &mut out)]);
         }
     });
     Ok((2 * repeats * ROWS * WIDTH * outputs) as f64 / took.as_secs_f64())

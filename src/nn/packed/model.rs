@@ -1,16 +1,16 @@
 //! A decoder that serves: packed weights, pooled buffers, and a cache of keys and values.
 
-use super::attention::{Group, HEAD_DIM_MAX, Heads, Seen, Tasks, attend};
+use super::attention::{AttentionGroup, BlockTableEntry, HEAD_DIM_MAX, Heads, Tasks, attend};
 use super::blocks::Blocks;
-use super::crew::Crew;
-use super::kv::{Cache, Layout, PAGE_TOKENS, Slot};
-use super::lanes::Level;
+use super::kv::{Cache, KvSlot, Layout, PAGE_TOKENS};
+use super::lanes::SimdLevel;
 use super::lines::Lines;
 use super::matrix::{Format, Inputs, Matrix, PANEL, Plan, Product, multiply};
-use super::rows::{Add, Gate, InPlace, Norm as NormRows, Turns, each_row};
+use super::rows::{Add, Gate, InPlace, Norm as NormRows, RopeTable, each_row};
+use super::thread_pool::ThreadPool;
 use crate::nn::decoder::{
-    self, Checkpoint, CheckpointError, Config, ConfigError, EMBEDDING, Format as Stored, LinearId,
-    NormId, UnfusedKernels,
+    self, Checkpoint, CheckpointError, DecoderConfig, DecoderConfigError, EMBEDDING, LinearId,
+    NormId, TensorDtype as Stored, UnfusedKernels,
 };
 use candle_core::quantized::GgmlDType;
 use std::io;
@@ -18,7 +18,7 @@ use std::num::NonZeroUsize;
 
 /// How a model's weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
+pub enum WeightDtype {
     /// 32 bits; keys and values as well.
     F32,
     /// 16 bits; keys and values as well.
@@ -36,34 +36,34 @@ pub enum Precision {
 
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kept {
+pub enum KvDtype {
     /// As what is computed with weights of a precision: in 32 bits or in 16.
     #[default]
-    Plain,
+    Model,
     /// 8 bits of a floating-point number (E4M3), with a power of two for each token of a head. On a GPU alone.
     Float8,
 }
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct PackedOptions {
     /// How weights are kept.
-    pub precision: Precision,
+    pub weight_dtype: WeightDtype,
     /// How keys and values are.
-    pub kept: Kept,
+    pub kv_dtype: KvDtype,
     /// Threads that compute.
     pub threads: NonZeroUsize,
     /// The processor's instructions.
-    pub level: Level,
+    pub level: SimdLevel,
     /// Pages of keys and values.
-    pub pages: usize,
+    pub kv_pages: usize,
     /// Rows of a pass.
-    pub rows_max: usize,
+    pub max_batched_tokens: usize,
 }
 
 /// What a model takes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct ModelMemory {
     /// Packed weights and norms.
     pub weights: usize,
     /// Keys and values, once every page was used.
@@ -72,25 +72,25 @@ pub struct Memory {
 
 /// The rows of one pass: tokens, where they stand, and what they see.
 #[derive(Clone, Debug, Default)]
-pub struct Pass {
+pub struct PagedBatch {
     /// The token of each row.
     pub tokens: Vec<u32>,
     /// The position of each row.
     pub positions: Vec<u32>,
     /// Where each row's keys and values go.
-    pub slots: Vec<Slot>,
+    pub slots: Vec<KvSlot>,
     /// Rows that see the same pages.
-    pub groups: Vec<Group>,
+    pub groups: Vec<AttentionGroup>,
     /// Those pages.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<BlockTableEntry>,
 }
 
 /// A decoder that serves.
 #[derive(Debug)]
-pub struct Packed {
+pub struct PackedDecoder {
     checkpoint: Checkpoint,
-    level: Level,
-    crew: Crew,
+    level: SimdLevel,
+    pool: ThreadPool,
     /// Layer by layer, and the unembedding last.
     weights: Vec<Weight>,
     norms: Norms,
@@ -118,10 +118,10 @@ struct Norms {
 #[derive(Debug)]
 struct State {
     cache: Cache,
-    pass: Pass,
-    turns: Turns,
+    pass: PagedBatch,
+    turns: RopeTable,
     inputs: Inputs,
-    pool: Vec<Vec<f32>>,
+    free_buffers: Vec<Vec<f32>>,
     /// Panels of the unembedding that hold the chosen tokens of a step.
     panels: Vec<usize>,
     tasks: Tasks,
@@ -129,22 +129,22 @@ struct State {
 
 /// A table of rows, from the pool.
 #[derive(Debug)]
-pub struct Buffer {
+pub struct Activations {
     values: Vec<f32>,
     width: usize,
 }
 
 /// Logits of some tokens.
 #[derive(Debug)]
-pub struct Columns {
-    table: Buffer,
+pub struct SelectedLogits {
+    table: Activations,
     /// The panels that it holds, in order; none where it holds the whole vocabulary.
     panels: Vec<usize>,
 }
 
-// === impl Precision ===
+// === impl WeightDtype ===
 
-impl Precision {
+impl WeightDtype {
     /// What keeps a checkpoint's weights as they are, as far as there is such a thing here.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         // Files of four bits often keep the unembedding in six: a layer tells.
@@ -192,14 +192,14 @@ impl Precision {
     }
 
     /// Bytes of a page of keys and values.
-    pub fn page_bytes(self, kept: Kept, config: &Config) -> usize {
+    pub fn page_bytes(self, kept: KvDtype, config: &DecoderConfig) -> usize {
         match kept {
-            Kept::Plain => self.layout(config).page_bytes(),
-            Kept::Float8 => 2 * config.layers * config.kv_heads * kept.head_bytes(config),
+            KvDtype::Model => self.layout(config).page_bytes(),
+            KvDtype::Float8 => 2 * config.layers * config.kv_heads * kept.head_bytes(config),
         }
     }
 
-    fn layout(self, config: &Config) -> Layout {
+    fn layout(self, config: &DecoderConfig) -> Layout {
         Layout {
             format: if self == Self::F32 { Format::F32 } else { Format::Bf16 },
             layers: config.layers,
@@ -209,61 +209,63 @@ impl Precision {
     }
 }
 
-// === impl Kept ===
+// === impl KvDtype ===
 
-impl Kept {
+impl KvDtype {
     /// Bytes of the keys of one head in a page of a GPU, or of its values: tokens of 8 bits have one beside their numbers.
-    pub fn head_bytes(self, config: &Config) -> usize {
+    pub fn head_bytes(self, config: &DecoderConfig) -> usize {
         let of_token = match self {
-            Self::Plain => config.head_dim * size_of::<half::bf16>(),
+            Self::Model => config.head_dim * size_of::<half::bf16>(),
             Self::Float8 => config.head_dim + 1,
         };
         PAGE_TOKENS * of_token
     }
 }
 
-// === impl Packed ===
+// === impl PackedDecoder ===
 
-impl Packed {
+impl PackedDecoder {
     /// Packs the weights of a checkpoint.
-    pub fn load(checkpoint: Checkpoint, options: Options) -> Result<Self, CheckpointError> {
+    pub fn load(checkpoint: Checkpoint, options: PackedOptions) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
         if config.head_dim > HEAD_DIM_MAX {
             let supported = "at most 256 where it serves";
             let value = config.head_dim.to_string();
-            return Err(ConfigError::unsupported("head_dim", value, supported).into());
+            return Err(DecoderConfigError::unsupported("head_dim", value, supported).into());
         }
-        if options.precision == Precision::Float8 {
-            let value = options.precision.as_str().to_owned();
-            return Err(ConfigError::unsupported("quantize", value, "kept on a GPU").into());
+        if options.weight_dtype == WeightDtype::Float8 {
+            let value = options.weight_dtype.as_str().to_owned();
+            return Err(DecoderConfigError::unsupported("quantize", value, "kept on a GPU").into());
         }
-        if options.kept == Kept::Float8 {
-            let value = Precision::Float8.as_str().to_owned();
-            return Err(ConfigError::unsupported("quantize_cache", value, "kept on a GPU").into());
+        if options.kv_dtype == KvDtype::Float8 {
+            let value = WeightDtype::Float8.as_str().to_owned();
+            return Err(
+                DecoderConfigError::unsupported("quantize_cache", value, "kept on a GPU").into()
+            );
         }
-        let crew = Crew::new(options.threads);
-        let weights = load_weights(&checkpoint, &crew, options.precision)?;
+        let pool = ThreadPool::new(options.threads);
+        let weights = load_weights(&checkpoint, &pool, options.weight_dtype)?;
         let norms = Norms::load(&checkpoint)?;
         let (frequencies, attention_scale) = config.inverse_frequencies();
-        let layout = options.precision.layout(config);
+        let layout = options.weight_dtype.layout(config);
         // At worst every row of a pass is a branch of its own.
-        let cache = Cache::new(layout, options.pages, options.rows_max);
+        let cache = Cache::new(layout, options.kv_pages, options.max_batched_tokens);
         let cache = cache.map_err(no_memory("keys and values"))?;
         let state = State {
             cache,
-            pass: Pass::default(),
-            turns: Turns::default(),
+            pass: PagedBatch::default(),
+            turns: RopeTable::default(),
             inputs: Inputs::default(),
-            pool: Vec::new(),
+            free_buffers: Vec::new(),
             panels: Vec::new(),
             tasks: Tasks::default(),
         };
         let level = options.level;
-        Ok(Self { checkpoint, level, crew, weights, norms, frequencies, attention_scale, state })
+        Ok(Self { checkpoint, level, pool, weights, norms, frequencies, attention_scale, state })
     }
 
     /// What the model's configuration says.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &DecoderConfig {
         self.checkpoint.config()
     }
 
@@ -273,31 +275,31 @@ impl Packed {
     }
 
     /// The bytes that it takes.
-    pub fn memory(&self) -> Memory {
+    pub fn memory(&self) -> ModelMemory {
         let weights: usize = self.weights.iter().map(Weight::bytes).sum();
-        Memory { weights: weights + self.norms.bytes(), cache: self.state.cache.bytes() }
+        ModelMemory { weights: weights + self.norms.bytes(), cache: self.state.cache.bytes() }
     }
 
-    /// The pass to fill before [`Packed::forward`].
-    pub fn pass(&mut self) -> &mut Pass {
+    /// The pass to fill before [`PackedDecoder::forward`].
+    pub fn pass(&mut self) -> &mut PagedBatch {
         &mut self.state.pass
     }
 
     /// The rows of the pass after the last norm.
-    pub fn forward(&mut self) -> Result<Buffer, CheckpointError> {
+    pub fn forward(&mut self) -> Result<Activations, CheckpointError> {
         let (frequencies, scale) = (&self.frequencies, self.attention_scale);
         let State { turns, pass, cache, tasks, .. } = &mut self.state;
         turns.fill(&pass.positions, frequencies, scale);
         tasks.cut(self.level, cache.layout(), self.checkpoint.config().heads, &pass.groups);
-        let Self { checkpoint, level, crew, weights, norms, state, .. } = self;
-        let mut kernels = Serve { checkpoint, level: *level, crew, weights, norms, state };
+        let Self { checkpoint, level, pool, weights, norms, state, .. } = self;
+        let mut kernels = Serve { checkpoint, level: *level, pool, weights, norms, state };
         decoder::forward(checkpoint.config(), &mut kernels)
     }
 
     /// The logits of the whole vocabulary for some of the rows, one after the other.
     pub fn logits(
         &mut self,
-        rows: &Buffer,
+        rows: &Activations,
         wanted: &[usize],
         out: &mut [f32],
     ) -> Result<(), CheckpointError> {
@@ -305,13 +307,13 @@ impl Packed {
     }
 
     /// The logits of some tokens, and of others that happen to lie beside them, for some of the rows.
-    /// They have the bits that [`Packed::logits`] gives them.
+    /// They have the bits that [`PackedDecoder::logits`] gives them.
     pub fn columns(
         &mut self,
-        rows: &Buffer,
+        rows: &Activations,
         wanted: &[usize],
         tokens: &[u32],
-    ) -> Result<Columns, CheckpointError> {
+    ) -> Result<SelectedLogits, CheckpointError> {
         let mut panels = std::mem::take(&mut self.state.panels);
         panels.clear();
         let last = &self.weights[self.weights.len() - 1];
@@ -325,11 +327,11 @@ impl Packed {
         };
         let mut table = self.state.take(width, wanted.len());
         self.unembed(rows, wanted, chosen, &mut table.values)?;
-        Ok(Columns { table, panels })
+        Ok(SelectedLogits { table, panels })
     }
 
     /// Gives them back to the pool.
-    pub fn give_columns_back(&mut self, columns: Columns) {
+    pub fn give_columns_back(&mut self, columns: SelectedLogits) {
         self.state.give(columns.table);
         self.state.panels = columns.panels;
     }
@@ -337,12 +339,12 @@ impl Packed {
     /// The logits of all panels, or of the chosen ones, for some of the rows.
     fn unembed(
         &mut self,
-        rows: &Buffer,
+        rows: &Activations,
         wanted: &[usize],
         panels: Option<&[usize]>,
         out: &mut [f32],
     ) -> Result<(), CheckpointError> {
-        let Self { level, crew, weights, state, .. } = self;
+        let Self { level, pool, weights, state, .. } = self;
         let mut picked = state.take(rows.width, wanted.len());
         for (row, to) in wanted.iter().zip(picked.values.chunks_exact_mut(rows.width)) {
             to.copy_from_slice(rows.row(*row));
@@ -350,29 +352,29 @@ impl Packed {
         match &weights[weights.len() - 1] {
             Weight::Packed(matrix) => {
                 let inputs = &mut state.inputs;
-                inputs.fill(*level, crew, matrix.format(), &picked.values, picked.width);
+                inputs.fill(*level, pool, matrix.format(), &picked.values, picked.width);
                 let product = match panels {
                     Some(panels) => Product::of_panels(matrix, panels, out),
                     None => Product::whole(matrix, out),
                 };
-                multiply(*level, crew, inputs, &[product]);
+                multiply(*level, pool, inputs, &[product]);
             }
-            Weight::Blocks(blocks) => blocks.multiply(crew, &picked.values, picked.width, out)?,
+            Weight::Blocks(blocks) => blocks.multiply(pool, &picked.values, picked.width, out)?,
         }
         state.give(picked);
         Ok(())
     }
 
     /// Gives a table back to the pool.
-    pub fn give_back(&mut self, buffer: Buffer) {
+    pub fn give_back(&mut self, buffer: Activations) {
         self.state.give(buffer);
     }
 }
 
 fn load_weights(
     checkpoint: &Checkpoint,
-    crew: &Crew,
-    precision: Precision,
+    pool: &ThreadPool,
+    precision: WeightDtype,
 ) -> Result<Vec<Weight>, CheckpointError> {
     let config = checkpoint.config();
     let mut wanted: Vec<LinearId> = (0..config.layers).flat_map(LinearId::of_layer).collect();
@@ -383,7 +385,7 @@ fn load_weights(
             let bias = bias(linear).transpose()?.unwrap_or_default();
             let outputs = linear.dims(config).0;
             let load = |rows| checkpoint.quantize_q4k(linear, rows);
-            Ok(Weight::Blocks(Blocks::load(crew, outputs, bias, load)?))
+            Ok(Weight::Blocks(Blocks::load(pool, outputs, bias, load)?))
         });
         return blocks.collect();
     };
@@ -394,7 +396,7 @@ fn load_weights(
     let plans = plans.collect::<Result<Vec<_>, CheckpointError>>()?;
     let read = |m: usize, rows, out: &mut [f32]| checkpoint.matrix(wanted[m])?.read_rows(rows, out);
     let lines = Lines::zeroed(Plan::lines(&plans)).map_err(no_memory("weights"))?;
-    Ok(Matrix::pack(crew, plans, lines, read)?.into_iter().map(Weight::Packed).collect())
+    Ok(Matrix::pack(pool, plans, lines, read)?.into_iter().map(Weight::Packed).collect())
 }
 
 fn no_memory(what: &'static str) -> impl Fn(io::Error) -> CheckpointError {
@@ -459,20 +461,20 @@ impl Norms {
 
 impl State {
     /// A table from the pool. It holds anything: whoever takes it writes all of it.
-    fn take(&mut self, width: usize, rows: usize) -> Buffer {
-        let mut values = self.pool.pop().unwrap_or_default();
+    fn take(&mut self, width: usize, rows: usize) -> Activations {
+        let mut values = self.free_buffers.pop().unwrap_or_default();
         values.resize(width * rows, 0.0);
-        Buffer { values, width }
+        Activations { values, width }
     }
 
-    fn give(&mut self, buffer: Buffer) {
-        self.pool.push(buffer.values);
+    fn give(&mut self, buffer: Activations) {
+        self.free_buffers.push(buffer.values);
     }
 }
 
-// === impl Buffer ===
+// === impl Activations ===
 
-impl Buffer {
+impl Activations {
     /// One of its rows.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.width..(index + 1) * self.width]
@@ -483,9 +485,9 @@ impl Buffer {
     }
 }
 
-// === impl Columns ===
+// === impl SelectedLogits ===
 
-impl Columns {
+impl SelectedLogits {
     /// The logit of a token that was asked for, in row `index` of those that were.
     pub fn get(&self, index: usize, token: u32) -> f32 {
         let token = token as usize;
@@ -500,8 +502,8 @@ impl Columns {
 /// The kernels at work on one pass.
 struct Serve<'a> {
     checkpoint: &'a Checkpoint,
-    level: Level,
-    crew: &'a Crew,
+    level: SimdLevel,
+    pool: &'a ThreadPool,
     weights: &'a [Weight],
     norms: &'a Norms,
     state: &'a mut State,
@@ -529,10 +531,10 @@ impl<'a> Serve<'a> {
 }
 
 impl UnfusedKernels for Serve<'_> {
-    type Rows = Buffer;
+    type Rows = Activations;
     type Error = CheckpointError;
 
-    fn embedding(&mut self) -> Result<Buffer, CheckpointError> {
+    fn embedding(&mut self) -> Result<Activations, CheckpointError> {
         let width = self.checkpoint.config().width;
         let view = self.checkpoint.tensor(EMBEDDING)?;
         let mut rows = self.state.take(width, self.state.pass.tokens.len());
@@ -543,9 +545,13 @@ impl UnfusedKernels for Serve<'_> {
         Ok(rows)
     }
 
-    fn rms_norm(&mut self, rows: &Buffer, norm: NormId) -> Result<Buffer, CheckpointError> {
+    fn rms_norm(
+        &mut self,
+        rows: &Activations,
+        norm: NormId,
+    ) -> Result<Activations, CheckpointError> {
         let mut normed = self.state.take(rows.width, rows.rows());
-        let (on, width) = ((self.level, self.crew), rows.width);
+        let (on, width) = ((self.level, self.pool), rows.width);
         let others = (rows.values.as_slice(), width);
         each_row(on, &self.norm_rows(norm), (&mut normed.values, width), others);
         Ok(normed)
@@ -553,19 +559,19 @@ impl UnfusedKernels for Serve<'_> {
 
     fn rms_norm_in_place(
         &mut self,
-        mut rows: Buffer,
+        mut rows: Activations,
         norm: NormId,
-    ) -> Result<Buffer, CheckpointError> {
-        let (on, width) = ((self.level, self.crew), rows.width);
+    ) -> Result<Activations, CheckpointError> {
+        let (on, width) = ((self.level, self.pool), rows.width);
         each_row(on, &InPlace(self.norm_rows(norm)), (&mut rows.values, width), (&[], 0));
         Ok(rows)
     }
 
     fn linear<const N: usize>(
         &mut self,
-        rows: Buffer,
+        rows: Activations,
         matrices: [LinearId; N],
-    ) -> Result<[Buffer; N], CheckpointError> {
+    ) -> Result<[Activations; N], CheckpointError> {
         let count = rows.rows();
         let mut outs = matrices.map(|linear| {
             let outputs = self.weight(linear).outputs();
@@ -573,19 +579,19 @@ impl UnfusedKernels for Serve<'_> {
         });
         if let Weight::Packed(first) = self.weight(matrices[0]) {
             let mut inputs = std::mem::take(&mut self.state.inputs);
-            inputs.fill(self.level, self.crew, first.format(), &rows.values, rows.width);
+            inputs.fill(self.level, self.pool, first.format(), &rows.values, rows.width);
             let mut matrices = matrices.iter();
             let products =
                 outs.each_mut().map(|out| match matrices.next().map(|l| self.weight(*l)) {
                     Some(Weight::Packed(matrix)) => Product::whole(matrix, &mut out.values),
                     _ => unreachable!("all matrices of a model are kept alike"),
                 });
-            multiply(self.level, self.crew, &inputs, &products);
+            multiply(self.level, self.pool, &inputs, &products);
             self.state.inputs = inputs;
         } else {
             for (linear, out) in matrices.into_iter().zip(&mut outs) {
                 if let Weight::Blocks(blocks) = self.weight(linear) {
-                    blocks.multiply(self.crew, &rows.values, rows.width, &mut out.values)?;
+                    blocks.multiply(self.pool, &rows.values, rows.width, &mut out.values)?;
                 }
             }
         }
@@ -593,8 +599,8 @@ impl UnfusedKernels for Serve<'_> {
         Ok(outs)
     }
 
-    fn rope(&mut self, mut rows: Buffer) -> Result<Buffer, CheckpointError> {
-        let (on, width) = ((self.level, self.crew), rows.width);
+    fn rope(&mut self, mut rows: Activations) -> Result<Activations, CheckpointError> {
+        let (on, width) = ((self.level, self.pool), rows.width);
         each_row(on, &self.state.turns, (&mut rows.values, width), (&[], 0));
         Ok(rows)
     }
@@ -602,14 +608,14 @@ impl UnfusedKernels for Serve<'_> {
     fn attention(
         &mut self,
         layer: usize,
-        [queries, keys, values]: [Buffer; 3],
-    ) -> Result<Buffer, CheckpointError> {
+        [queries, keys, values]: [Activations; 3],
+    ) -> Result<Activations, CheckpointError> {
         let config = self.checkpoint.config();
         let heads = Heads { heads: config.heads, window: config.windows[layer] };
         let mut out = self.state.take(queries.width, queries.rows());
         let State { cache, pass, tasks, .. } = &mut *self.state;
-        cache.write(self.crew, layer, &pass.slots, [&keys.values, &values.values]);
-        let (on, view) = ((self.level, self.crew), (&*tasks, &*pass.groups, &*pass.seen));
+        cache.write(self.pool, layer, &pass.slots, [&keys.values, &values.values]);
+        let (on, view) = ((self.level, self.pool), (&*tasks, &*pass.groups, &*pass.seen));
         attend(on, cache, (layer, heads), view, &queries.values, &mut out.values);
         for buffer in [queries, keys, values] {
             self.state.give(buffer);
@@ -617,15 +623,23 @@ impl UnfusedKernels for Serve<'_> {
         Ok(out)
     }
 
-    fn silu_mul(&mut self, mut gate: Buffer, up: Buffer) -> Result<Buffer, CheckpointError> {
-        let (on, width) = ((self.level, self.crew), gate.width);
+    fn silu_mul(
+        &mut self,
+        mut gate: Activations,
+        up: Activations,
+    ) -> Result<Activations, CheckpointError> {
+        let (on, width) = ((self.level, self.pool), gate.width);
         each_row(on, &Gate, (&mut gate.values, width), (&up.values, width));
         self.state.give(up);
         Ok(gate)
     }
 
-    fn add(&mut self, mut rows: Buffer, delta: Buffer) -> Result<Buffer, CheckpointError> {
-        let (on, width) = ((self.level, self.crew), rows.width);
+    fn add(
+        &mut self,
+        mut rows: Activations,
+        delta: Activations,
+    ) -> Result<Activations, CheckpointError> {
+        let (on, width) = ((self.level, self.pool), rows.width);
         each_row(on, &Add, (&mut rows.values, width), (&delta.values, width));
         self.state.give(delta);
         Ok(rows)

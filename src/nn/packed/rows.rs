@@ -2,8 +2,8 @@
 #![allow(unsafe_code, reason = "rows of one table are written by several threads at a time")]
 #![expect(clippy::inline_always, reason = "see `lanes`")]
 
-use super::crew::{Crew, Shared};
-use super::lanes::{LANES, Lanes, Level, Work};
+use super::lanes::{LANES, Lanes, SimdLevel, Work};
+use super::thread_pool::{DisjointMut, ThreadPool};
 
 /// Rows that a thread takes at a time: fewer are not worth waking another thread for.
 const ROWS_PER_TASK: usize = 8;
@@ -19,7 +19,7 @@ pub struct Norm<'a> {
 
 /// Cosines and sines of each row's position, for half a head.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub struct RopeTable {
     values: Vec<[f32; 2]>,
     half: usize,
 }
@@ -32,7 +32,7 @@ pub trait RowWork: Sync {
 
 /// Does some work on all rows. `rows` and `others` are tables of the widths given.
 pub fn each_row<R: RowWork>(
-    (level, crew): (Level, &Crew),
+    (level, pool): (SimdLevel, &ThreadPool),
     work: &R,
     (rows, width): (&mut [f32], usize),
     (others, other_width): (&[f32], usize),
@@ -56,8 +56,8 @@ pub fn each_row<R: RowWork>(
         }
     }
     let count = rows.len() / width;
-    let shared = Shared::new(rows);
-    crew.each(count.div_ceil(ROWS_PER_TASK), |task| {
+    let shared = DisjointMut::new(rows);
+    pool.each(count.div_ceil(ROWS_PER_TASK), |task| {
         let first = task * ROWS_PER_TASK;
         let taken = ROWS_PER_TASK.min(count - first);
         // SAFETY: each row is written by one task.
@@ -109,7 +109,7 @@ impl Norm<'_> {
     }
 }
 
-impl Turns {
+impl RopeTable {
     /// The turns of some positions: `position * frequency`, in f32 as others compute it.
     pub fn fill(&mut self, positions: &[u32], frequencies: &[f32], attention: f32) {
         self.half = frequencies.len();
@@ -123,8 +123,8 @@ impl Turns {
     }
 }
 
-impl RowWork for Turns {
-    /// Turns every head of a row.
+impl RowWork for RopeTable {
+    /// Rotates every head of a row.
     #[inline(always)]
     fn row<L: Lanes>(&self, index: usize, row: &mut [f32], _: &[f32]) {
         let turns = &self.values[index * self.half..(index + 1) * self.half];
@@ -187,15 +187,15 @@ mod tests {
 
     #[test]
     fn every_row_is_worked_on_once_at_every_level() {
-        let crew = Crew::new(NonZeroUsize::new(2).unwrap());
+        let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
         // More rows than a task takes, and a last task that has fewer.
         let (count, width) = (2 * ROWS_PER_TASK + 3, LANES + 5);
         let others: Vec<f32> = (0..count * width).map(|at| at as f32).collect();
         let right: Vec<f32> = others.iter().map(|other| other + 1.0).collect();
-        for level in Level::all_here() {
+        for level in SimdLevel::all_here() {
             let mut rows = vec![1.0; count * width];
             let tables = ((&mut *rows, width), (&*others, width));
-            each_row((level, &crew), &Add, tables.0, tables.1);
+            each_row((level, &pool), &Add, tables.0, tables.1);
             assert_eq!(rows, right, "{}", level.as_str());
         }
     }

@@ -27,7 +27,7 @@ pub struct Rechead {
 
 /// Memory of a pass, used again and again.
 #[derive(Clone, Debug, Default)]
-pub struct RecheadRoom {
+pub struct RecheadScratch {
     hidden: Vec<f32>,
     /// (rows, 3d): queries, keys, values.
     projected: Vec<f32>,
@@ -96,7 +96,7 @@ impl Rechead {
     }
 
     /// The vector of an item whose text has this vector (e): (d).
-    pub fn item(&self, text: &[f32], room: &mut RecheadRoom) -> Vec<f32> {
+    pub fn item(&self, text: &[f32], room: &mut RecheadScratch) -> Vec<f32> {
         let mut item = Vec::new();
         vectorised(|| self.item.apply(text, &mut room.hidden, &mut item));
         item
@@ -109,7 +109,7 @@ impl Rechead {
         history: &[f32],
         thought: &[f32],
         answer: Option<&[f32]>,
-        room: &mut RecheadRoom,
+        room: &mut RecheadScratch,
     ) -> Vec<f32> {
         let d = self.shape.width;
         // One closure, not a function: what is not inlined here loses the processor's features.
@@ -174,7 +174,7 @@ impl Layer {
     /// rows += attention(norm(rows))
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
-    fn attend(&self, heads: usize, room: &mut RecheadRoom) {
+    fn attend(&self, heads: usize, room: &mut RecheadScratch) {
         let d = self.out.bias.len();
         room.projected.clear();
         for row in &room.rows {
@@ -214,7 +214,7 @@ impl Layer {
     /// rows += down(relu(up(norm(rows))))
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
-    fn feed_forward(&self, room: &mut RecheadRoom) {
+    fn feed_forward(&self, room: &mut RecheadScratch) {
         for row in &mut room.rows {
             self.norms[1].apply(row, &mut room.normed);
             add_feed_forward(&self.up, &self.down, &room.normed, &mut room.hidden, row);

@@ -35,7 +35,7 @@ const RESET_AFTER_MAX: usize = 1_000_000;
 /// `loadtest/RESULTS.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Plan {
+pub struct RqVaeConfig {
     /// Levels that are learnt.
     pub levels: usize,
     /// Codes of each level.
@@ -85,7 +85,7 @@ pub struct Techniques {
 
 /// How far a training has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub struct RqVaeProgress {
     /// Steps done.
     pub done: usize,
     /// Steps in all.
@@ -107,7 +107,7 @@ pub struct Losses {
     pub contrast: f32,
 }
 
-impl Default for Plan {
+impl Default for RqVaeConfig {
     fn default() -> Self {
         Self {
             levels: 3,
@@ -140,9 +140,9 @@ pub fn fit(
     vectors: &[f32],
     text_width: usize,
     pairs: &[(u32, u32)],
-    plan: &Plan,
+    plan: &RqVaeConfig,
     seed: u64,
-    progress: &mut dyn FnMut(Step),
+    progress: &mut dyn FnMut(RqVaeProgress),
 ) -> Result<Quantizer> {
     plan.check()?;
     if vectors.is_empty() {
@@ -167,13 +167,13 @@ pub fn fit(
                 .set_learning_rate(plan.learning_rate * (1.0 - done as f64 / of as f64));
             let losses = learner.learn(&table, chosen, &partners)?;
             done += 1;
-            progress(Step { done, of, losses });
+            progress(RqVaeProgress { done, of, losses });
         }
     }
     learner.quantizer()
 }
 
-impl Plan {
+impl RqVaeConfig {
     /// Refuses what cannot be trained, by name, limit and value.
     fn check(&self) -> Result<()> {
         let counts = [
@@ -201,7 +201,7 @@ impl Plan {
 
 /// The quantiser while it is trained.
 struct Learner<'a> {
-    plan: &'a Plan,
+    plan: &'a RqVaeConfig,
     encoder: Layers,
     decoder: Layers,
     levels: Vec<Level>,
@@ -211,7 +211,7 @@ struct Learner<'a> {
 // === impl Learner ===
 
 impl<'a> Learner<'a> {
-    fn new(table: &Tensor, plan: &'a Plan, rng: &mut ChaCha8Rng) -> Result<Self> {
+    fn new(table: &Tensor, plan: &'a RqVaeConfig, rng: &mut ChaCha8Rng) -> Result<Self> {
         let text = table.dim(1)?;
         let encoder = Layers::new([text, plan.hidden, plan.width], rng)?;
         let decoder = Layers::new([plan.width, plan.hidden, text], rng)?;
@@ -323,19 +323,19 @@ mod tests {
             .collect()
     }
 
-    fn plan() -> Plan {
-        Plan {
+    fn plan() -> RqVaeConfig {
+        RqVaeConfig {
             codes: 32,
             width: 8,
             hidden: 24,
             epochs: 30,
             batch: 50,
             reset_after: 10,
-            ..Plan::default()
+            ..RqVaeConfig::default()
         }
     }
 
-    fn trained(plan: &Plan) -> (Quantizer, Losses, Losses) {
+    fn trained(plan: &RqVaeConfig) -> (Quantizer, Losses, Losses) {
         let vectors = vectors(300);
         let pairs: Vec<(u32, u32)> = (0..280).map(|item| (item, item + 20)).collect();
         let mut losses = Vec::new();
@@ -394,16 +394,20 @@ mod tests {
             let whole = if techniques.reset {
                 whole.clone()
             } else {
-                trained(&Plan { techniques: reset, ..plan() }).0
+                trained(&RqVaeConfig { techniques: reset, ..plan() }).0
             };
-            assert_ne!(trained(&Plan { techniques: with, ..plan() }).0, whole, "{techniques:?}");
+            assert_ne!(
+                trained(&RqVaeConfig { techniques: with, ..plan() }).0,
+                whole,
+                "{techniques:?}"
+            );
         }
     }
 
     #[test]
     fn every_layer_and_every_codebook_that_follows_a_gradient_learns() {
         let techniques = Techniques { ema: false, ..Techniques::default() };
-        let plan = Plan { techniques, ..plan() };
+        let plan = RqVaeConfig { techniques, ..plan() };
         let table = Tensor::from_vec(vectors(50), (50, TEXT), &Device::Cpu).unwrap();
         let mut learner = Learner::new(&table, &plan, &mut ChaCha8Rng::seed_from_u64(2)).unwrap();
         learner.optimizer.set_learning_rate(0.01);
@@ -423,12 +427,12 @@ mod tests {
 
     #[test]
     fn plans_that_cannot_be_are_refused_by_name() {
-        let says = |plan: Plan| {
+        let says = |plan: RqVaeConfig| {
             fit(&vectors(3), TEXT, &[], &plan, 0, &mut |_| {}).unwrap_err().to_string()
         };
-        let said = says(Plan { codes: 70_000, ..plan() });
+        let said = says(RqVaeConfig { codes: 70_000, ..plan() });
         assert!(said.starts_with("codes must be 1 to 65536, not 70000"), "{said}");
-        let said = says(Plan { decay: 1.0, ..plan() });
+        let said = says(RqVaeConfig { decay: 1.0, ..plan() });
         assert!(said.starts_with("decay must be at least 0 and below 1, not 1"), "{said}");
     }
 }

@@ -1,7 +1,7 @@
 //! One level of codes while they are trained: who follows what, and what becomes of the dead.
 
 use super::codebook::Codebook;
-use super::fit::{Plan, rows};
+use super::fit::{RqVaeConfig, rows};
 use candle_core::{D, Device, Result, Tensor, Var};
 use candle_nn::ops;
 use rand_chacha::ChaCha8Rng;
@@ -27,7 +27,7 @@ pub(super) struct Assigned {
 
 impl Level {
     /// A level that begins on these residuals, and leaves behind what it does not explain of them.
-    pub fn new(residuals: &mut [f32], plan: &Plan, rng: &mut ChaCha8Rng) -> Result<Self> {
+    pub fn new(residuals: &mut [f32], plan: &RqVaeConfig, rng: &mut ChaCha8Rng) -> Result<Self> {
         let (codes, width) = (plan.codes, plan.width);
         let codebook = if plan.techniques.kmeans {
             Codebook::of(residuals, codes, width, rng)
@@ -85,7 +85,7 @@ impl Level {
     }
 
     /// Moves the codes after a batch, and puts those elsewhere that have held nothing for long.
-    pub fn follow(&mut self, held: &Assigned, plan: &Plan) -> Result<()> {
+    pub fn follow(&mut self, held: &Assigned, plan: &RqVaeConfig) -> Result<()> {
         let codes: Vec<usize> = held.nearest.iter().map(|&(code, _)| code).collect();
         if let Some(variable) = &self.variable {
             let values = variable.flatten_all()?.to_vec1()?;

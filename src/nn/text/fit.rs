@@ -24,7 +24,7 @@ type Pair = (Vec<u32>, Vec<u32>);
 
 /// How an encoder is trained.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct TextEncoderConfig {
     /// Times that every pair is seen.
     pub epochs: usize,
     /// Pairs of a step; each is told apart from all the others of its step.
@@ -37,7 +37,7 @@ pub struct Plan {
     pub seed: u64,
 }
 
-impl Default for Plan {
+impl Default for TextEncoderConfig {
     fn default() -> Self {
         Self { epochs: 3, batch: 128, learning_rate: 5e-3, temperature: 0.07, seed: 0 }
     }
@@ -45,7 +45,7 @@ impl Default for Plan {
 
 /// How far a training has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub struct TextEncoderProgress {
     /// Steps done.
     pub done: usize,
     /// Steps in all.
@@ -62,8 +62,8 @@ pub struct Step {
 pub fn fit(
     pairs: &[Pair],
     vocabulary: usize,
-    plan: &Plan,
-    progress: &mut dyn FnMut(Step),
+    plan: &TextEncoderConfig,
+    progress: &mut dyn FnMut(TextEncoderProgress),
 ) -> Result<TextEncoder> {
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let mut network = Network::new(&token_weights(pairs, vocabulary)?, &mut random)?;
@@ -81,7 +81,7 @@ pub fn fit(
             let batch = Batch::new(pairs, &identities, chosen)?;
             done += 1;
             let loss = network.learn(&batch, plan.temperature, rate, done)?;
-            progress(Step { done, of, loss });
+            progress(TextEncoderProgress { done, of, loss });
         }
     }
     network.folded()
@@ -334,11 +334,16 @@ mod tests {
             .collect()
     }
 
-    fn plan() -> Plan {
-        Plan { epochs: 8, batch: 64, learning_rate: 0.02, ..Plan::default() }
+    fn plan() -> TextEncoderConfig {
+        TextEncoderConfig {
+            epochs: 8,
+            batch: 64,
+            learning_rate: 0.02,
+            ..TextEncoderConfig::default()
+        }
     }
 
-    fn train(pairs: &[Pair], plan: &Plan) -> TextEncoder {
+    fn train(pairs: &[Pair], plan: &TextEncoderConfig) -> TextEncoder {
         fit(pairs, VOCABULARY, plan, &mut |_| ()).unwrap()
     }
 
@@ -373,9 +378,12 @@ mod tests {
 
     #[test]
     fn training_repeats_from_its_seed() {
-        let plan = Plan { epochs: 1, ..plan() };
+        let plan = TextEncoderConfig { epochs: 1, ..plan() };
         assert_eq!(train(&topics(), &plan), train(&topics(), &plan));
-        assert_ne!(train(&topics(), &plan), train(&topics(), &Plan { seed: 1, ..plan.clone() }));
+        assert_ne!(
+            train(&topics(), &plan),
+            train(&topics(), &TextEncoderConfig { seed: 1, ..plan.clone() })
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part};
 use crate::domain::EventKind;
 use crate::evidence;
 use crate::language::{END, LmTokenizer};
-use crate::nn::decoder::Model;
+use crate::nn::decoder::TrainableDecoder;
 use crate::reranker::{EVENTS_MAX, Prompts, Shopper, TRUNK_TOKENS_MAX};
 use crate::train::dataset::{Dataset, PurchaseLine};
 use crate::train::learner::{TrainScope, measure};
@@ -125,7 +125,7 @@ fn begin(
     begin: &Begin,
     shop: &Shop<'_>,
     seed: u64,
-) -> anyhow::Result<(Model, Prompts, Option<usize>)> {
+) -> anyhow::Result<(TrainableDecoder, Prompts, Option<usize>)> {
     match begin {
         Begin::Nothing(sizes) => {
             let mut texts = shop.texts();
@@ -136,11 +136,11 @@ fn begin(
             let prompts = Prompts::new(LmTokenizer::fit(texts, sizes.vocabulary)?, shop.catalog)?;
             let ends = prompts.vocabulary().token(END).into_iter().collect();
             let config = sizes.config(prompts.vocabulary().len(), POSITIONS_MAX, ends);
-            Ok((Model::random(config, seed)?, prompts, None))
+            Ok((TrainableDecoder::random(config, seed)?, prompts, None))
         }
         Begin::Folder(folder) => {
             let opening = || format!("opening the language model {}", folder.display());
-            let mut model = Model::open(folder).with_context(opening)?;
+            let mut model = TrainableDecoder::open(folder).with_context(opening)?;
             let prompts = Prompts::open(folder, shop.catalog).with_context(opening)?;
             let known = model.config.vocabulary;
             model.grow(known.max(prompts.vocabulary().len()), seed)?;

@@ -1,7 +1,7 @@
 //! CURec's reward model: a recommender that reads reasons.
 
 use crate::bundle::{HISTORY_LEN, Part, REASONS_MAX};
-use crate::nn::{self, Din, Dropout, Shape, Weights};
+use crate::nn::{self, Din, DinShape, Dropout, Weights};
 use crate::scorer::features::{AGE_BUCKETS, FEATURE_COUNT};
 use crate::scorer::{Fusion, PositionPenalty, ScorerFile};
 use crate::train::batch::Batcher;
@@ -98,8 +98,8 @@ pub fn examples(data: &TrainingData, recipe: &Recipe) -> Vec<Case> {
     examples
 }
 
-fn shape(data: &TrainingData, recipe: &Recipe) -> Shape {
-    Shape {
+fn shape(data: &TrainingData, recipe: &Recipe) -> DinShape {
+    DinShape {
         items: data.catalog.len(),
         text: nn::text::TEXT_WIDTH,
         reasons: REASONS_MAX,
@@ -108,7 +108,7 @@ fn shape(data: &TrainingData, recipe: &Recipe) -> Shape {
         ages: AGE_BUCKETS,
         layers: recipe.reward_model.layers,
         ablation: recipe.reward_model.ablation,
-        ..Shape::default()
+        ..DinShape::default()
     }
 }
 
@@ -116,7 +116,7 @@ fn shape(data: &TrainingData, recipe: &Recipe) -> Shape {
 struct Training<'a> {
     data: &'a TrainingData,
     recipe: &'a Recipe,
-    shape: &'a Shape,
+    shape: &'a DinShape,
     judges: &'a [(PredictionTask, Vec<Case>)],
 }
 
@@ -258,7 +258,7 @@ fn seen_items(examples: &[Case], items: usize) -> Vec<bool> {
 }
 
 /// Gives items that training never saw the row of the unknown item: their own is still noise.
-fn forget_unseen(mut weights: Weights, seen: &[bool], shape: &Shape) -> Weights {
+fn forget_unseen(mut weights: Weights, seen: &[bool], shape: &DinShape) -> Weights {
     let Some(rows) = weights.get(nn::ITEM_IDS) else { return weights };
     let mut rows = rows.to_vec();
     let (unknown, known) = rows.split_at_mut(shape.width);

@@ -45,7 +45,7 @@ impl Stage for SemanticIdsStage {
 
         let mut losses = Vec::new();
         let learnt_from = known.vectors(&vectors);
-        let show = &mut |step: rqvae::Step| {
+        let show = &mut |step: rqvae::RqVaeProgress| {
             let what = format!("semantic ids, error {:.3}", step.losses.reconstruction);
             workspace.progress.show(&what, step.done as u64, step.of as u64);
             if step.done.is_multiple_of((step.of / LOSSES_SHOWN).max(1)) {

@@ -3,7 +3,7 @@
 use crate::bundle::{Catalog, HISTORY_LEN, Part};
 use crate::evidence;
 use crate::language::TextTokenizer;
-use crate::nn::text::{self, Plan};
+use crate::nn::text::{self, TextEncoderConfig};
 use crate::train::dataset::Dataset;
 use crate::train::snapshot::Snapshot;
 use crate::train::{Stage, Workspace};
@@ -50,7 +50,7 @@ impl Stage for TextEncoderStage {
         tokens.save(&workspace.path(Part::Tokenizer))?;
         let pairs: Vec<_> =
             texts.pairs.iter().map(|(a, b)| (tokens.encode(a), tokens.encode(b))).collect();
-        let plan = Plan {
+        let plan = TextEncoderConfig {
             epochs: recipe.text_encoder.epochs,
             batch: recipe.text_encoder.batch,
             learning_rate: recipe.text_encoder.learning_rate,

@@ -3,7 +3,7 @@
 use super::super::device::{Device, Table};
 use super::super::model::turns;
 use super::BackpropError;
-use crate::nn::decoder::{Adapters, LinearId, Model, NormId};
+use crate::nn::decoder::{Adapters, LinearId, NormId, TrainableDecoder};
 use candle_core::{DType, Device as Processor, Tensor};
 use half::bf16;
 
@@ -43,7 +43,7 @@ pub(super) struct Adapter {
 
 /// Brings tensors onto the device.
 pub(super) struct Loader<'a> {
-    pub model: &'a Model,
+    pub model: &'a TrainableDecoder,
     pub adapters: &'a Adapters,
     pub device: &'a Device,
 }

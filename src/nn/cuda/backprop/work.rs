@@ -2,8 +2,8 @@
 
 use super::super::device::{Address, CudaError, Device, Table};
 use super::BackpropOptions;
-use crate::nn::decoder::{Batch, Config, lora};
-use crate::nn::{Aims, Followed};
+use crate::nn::decoder::{DecoderConfig, TokenBatch, lora};
+use crate::nn::{RowTargets, TokenTargets};
 use half::bf16;
 
 /// What a batch's kernels write to.
@@ -92,12 +92,12 @@ const WRITTEN: usize = 3;
 impl Work {
     pub fn new(
         device: &Device,
-        config: &Config,
+        config: &DecoderConfig,
         options: BackpropOptions,
-        adapters: &lora::Plan,
+        adapters: &lora::LoraConfig,
     ) -> Result<Self, CudaError> {
         let BackpropOptions { rows_max: rows, length_max: length, logits_max, .. } = options;
-        let Config { width, mlp_width, vocabulary, layers, .. } = *config;
+        let DecoderConfig { width, mlp_width, vocabulary, layers, .. } = *config;
         let queries = config.heads * config.head_dim;
         let keys = config.kv_heads * config.head_dim;
         let all = queries + 2 * keys;
@@ -179,7 +179,7 @@ impl Plan {
         })
     }
 
-    pub fn fill(&mut self, batch: &Batch, aims: &Aims<'_>) {
+    pub fn fill(&mut self, batch: &TokenBatch, aims: &RowTargets<'_>) {
         (self.sequences, self.length) = (batch.sequences, batch.length);
         let numbers = &mut self.numbers;
         numbers.clear();
@@ -191,29 +191,30 @@ impl Plan {
         self.tokens = list(&mut batch.tokens.iter().copied());
         self.positions = list(&mut batch.positions.iter().copied());
         self.segments = list(&mut batch.segments.iter().copied());
-        let followed = aims.texts.iter().flat_map(|text| text.rows);
-        let ends = aims.choices.iter().flat_map(|choice| &choice.rows);
+        let followed = aims.tokens.iter().flat_map(|text| text.rows);
+        let ends = aims.branches.iter().flat_map(|choice| &choice.rows);
         self.wanted = list(&mut followed.chain(ends).copied());
-        self.followers = list(&mut aims.texts.iter().flat_map(|text| text.targets.tokens).copied());
+        self.followers =
+            list(&mut aims.tokens.iter().flat_map(|text| text.targets.tokens).copied());
         self.picked = self.followers - self.wanted;
-        let shares = aims.texts.iter().flat_map(|Followed { targets, .. }| {
-            targets.weights.iter().map(|weight| (weight / targets.total as f32).to_bits())
+        let shares = aims.tokens.iter().flat_map(|TokenTargets { targets, .. }| {
+            targets.weights.iter().map(|weight| (weight / targets.normaliser as f32).to_bits())
         });
         self.weights = list(&mut shares.into_iter());
-        self.imitated = aims.texts[0].rows.len();
-        let written = aims.texts.iter().flat_map(|text| text.targets.written);
-        self.written = list(
-            &mut written.flat_map(|of| [of.before, of.bounds[0], of.bounds[1]].map(f32::to_bits)),
-        );
-        let asked = aims.choices.iter().flat_map(|of| of.rows.iter().map(|_| of.asked));
+        self.imitated = aims.tokens[0].rows.len();
+        let written = aims.tokens.iter().flat_map(|text| text.targets.rollout);
+        self.written = list(&mut written.flat_map(|of| {
+            [of.old_logprob, of.ratio_bounds[0], of.ratio_bounds[1]].map(f32::to_bits)
+        }));
+        let asked = aims.branches.iter().flat_map(|of| of.rows.iter().map(|_| of.label_token));
         self.pairs = list(&mut (0..).zip(asked).flat_map(|(place, token)| [place, token]));
         let mut end = 0;
-        self.choices = list(&mut aims.choices.iter().flat_map(|choice| {
+        self.choices = list(&mut aims.branches.iter().flat_map(|choice| {
             let begin = end;
             end += choice.rows.len() as u32;
-            [begin, end, choice.asked]
+            [begin, end, choice.label_token]
         }));
-        self.losses = self.weights - self.followers + aims.choices.len();
+        self.losses = self.weights - self.followers + aims.branches.len();
     }
 
     pub fn upload(&mut self, device: &Device) -> Result<(), CudaError> {

@@ -33,14 +33,14 @@ const INSIDE: usize = 2;
 
 /// The threads of one model: those that it started, and whoever calls.
 #[derive(Debug)]
-pub struct Crew {
+pub struct ThreadPool {
     common: Arc<Common>,
     workers: Vec<JoinHandle<()>>,
     /// Held for a round, so that two callers take turns.
     turn: Mutex<()>,
 }
 
-/// What a crew's threads share.
+/// What a pool's threads share.
 #[derive(Debug)]
 struct Common {
     /// Rounds so far: what waiting threads watch.
@@ -73,19 +73,19 @@ unsafe impl Send for Common {}
 
 /// A table of which each task writes a part of its own.
 #[derive(Debug)]
-pub struct Shared<'a, T> {
+pub struct DisjointMut<'a, T> {
     at: *mut T,
     len: usize,
     owner: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a mutable borrow cut in parts; `Shared::slice` makes its caller promise that no
+// SAFETY: it is a mutable borrow cut in parts; `DisjointMut::slice` makes its caller promise that no
 // two threads take the same part.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
+unsafe impl<T: Send> Sync for DisjointMut<'_, T> {}
 
-// === impl Crew ===
+// === impl ThreadPool ===
 
-impl Crew {
+impl ThreadPool {
     /// Starts the threads, one fewer than are to work: whoever calls is one of them.
     pub fn new(threads: NonZeroUsize) -> Self {
         let nothing: &'static (dyn Fn(usize) + Sync) = &|_| ();
@@ -150,7 +150,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.common.ends.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
@@ -164,7 +164,7 @@ impl Drop for Crew {
 // === impl Common ===
 
 impl Common {
-    /// What a worker does until the crew is dropped.
+    /// What a worker does until the pool is dropped.
     fn work(&self, index: usize) {
         let mut seen = 0;
         while let Some(rounds) = self.wait(index, seen) {
@@ -233,9 +233,9 @@ fn look(looks: &mut usize) {
     }
 }
 
-// === impl Shared ===
+// === impl DisjointMut ===
 
-impl<'a, T> Shared<'a, T> {
+impl<'a, T> DisjointMut<'a, T> {
     /// Shares a table.
     pub fn new(table: &'a mut [T]) -> Self {
         Self { at: table.as_mut_ptr(), len: table.len(), owner: PhantomData }
@@ -263,8 +263,8 @@ impl<'a, T> Shared<'a, T> {
 mod tests {
     use super::*;
 
-    fn crew(threads: usize) -> Crew {
-        Crew::new(NonZeroUsize::new(threads).unwrap())
+    fn pool(threads: usize) -> ThreadPool {
+        ThreadPool::new(NonZeroUsize::new(threads).unwrap())
     }
 
     fn add(done: &AtomicUsize) {
@@ -275,13 +275,13 @@ mod tests {
     fn every_task_is_done_once_in_every_round() {
         let rounds = if cfg!(miri) { 20 } else { 5_000 };
         for threads in [1, 2, 5] {
-            let crew = crew(threads);
+            let pool = pool(threads);
             let mut table = vec![0_usize; 97];
             for round in 1..=rounds {
                 let tasks = 1 + round % table.len();
-                let shared = Shared::new(&mut table);
+                let shared = DisjointMut::new(&mut table);
                 // SAFETY: each task writes an entry of its own.
-                crew.each(tasks, |task| unsafe { shared.slice(task, 1)[0] += 1 });
+                pool.each(tasks, |task| unsafe { shared.slice(task, 1)[0] += 1 });
             }
             let expected = |task| (1..=rounds).filter(|round| task <= round % 97).count();
             assert!(table.iter().enumerate().all(|(task, done)| *done == expected(task)));
@@ -290,22 +290,22 @@ mod tests {
 
     #[test]
     fn sleepers_wake_for_the_next_round() {
-        let crew = crew(3);
+        let pool = pool(3);
         let done = AtomicUsize::new(0);
         for _ in 0..3 {
             thread::sleep(4 * WATCH);
-            crew.each(64, |_| add(&done));
+            pool.each(64, |_| add(&done));
         }
         assert_eq!(done.into_inner(), 3 * 64);
     }
 
     #[test]
     fn a_task_may_hand_out_tasks_and_several_may_call() {
-        let (crew, done) = (crew(3), AtomicUsize::new(0));
+        let (pool, done) = (pool(3), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    crew.each(8, |_| crew.each(8, |_| add(&done)));
+                    pool.each(8, |_| pool.each(8, |_| add(&done)));
                 });
             }
         });
@@ -314,13 +314,13 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_crew_goes_on() {
-        let (crew, done) = (crew(2), AtomicUsize::new(0));
+        let (pool, done) = (pool(2), AtomicUsize::new(0));
         let round = |bad: usize| {
             let task = |task| {
                 assert_ne!(task, bad, "this one fails");
                 done.fetch_add(1, Ordering::Relaxed);
             };
-            catch_unwind(AssertUnwindSafe(|| crew.each(10, task)))
+            catch_unwind(AssertUnwindSafe(|| pool.each(10, task)))
         };
         let panic = round(3).unwrap_err();
         assert!(panic.downcast_ref::<String>().unwrap().contains("this one fails"));

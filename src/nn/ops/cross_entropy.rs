@@ -19,15 +19,15 @@ const ROWS_MIN: usize = 32;
 
 /// What should follow some rows, and how much each counts.
 #[derive(Clone, Copy, Debug)]
-pub struct Targets<'a> {
+pub struct CrossEntropyTargets<'a> {
     /// The token that should follow each row.
     pub tokens: &'a [u32],
     /// How much it counts.
     pub weights: &'a [f32],
     /// What the sum is divided by: the weights of all the rows of a step, in this pass or another.
-    pub total: f64,
+    pub normaliser: f64,
     /// Of tokens that a model wrote itself, what is known of that; of others, nothing.
-    pub written: &'a [Written],
+    pub rollout: &'a [RolloutToken],
 }
 
 /// What is known of a token that a model wrote itself. It is not imitated: `weight` is what it was worth, and may be
@@ -35,18 +35,22 @@ pub struct Targets<'a> {
 /// goes further than a bound in the direction of its worth learns nothing more from it (PPO, Schulman et al. 2017, eq. 7;
 /// with a bound of its own on either side, as DAPO has it, Yu et al. 2025).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Written {
+pub struct RolloutToken {
     /// Its log-probability when it was written.
-    pub before: f32,
+    pub old_logprob: f32,
     /// The bounds of `r`.
-    pub bounds: [f32; 2],
+    pub ratio_bounds: [f32; 2],
 }
 
 /// `Σ weight · -ln p(token) / total`, where `p = softmax(rows · unembedding^T)`; or, of tokens that were
-/// [`Written`], the loss that is said there.
+/// [`RolloutToken`], the loss that is said there.
 ///
 /// `rows` are `(rows, width)`, and `unembedding` is `(vocabulary, width)`; the sum is in f32.
-pub fn surprise(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
+pub fn cross_entropy(
+    rows: &Tensor,
+    unembedding: &Tensor,
+    targets: CrossEntropyTargets<'_>,
+) -> Result<Tensor> {
     let (vocabulary, _) = unembedding.dims2()?;
     targets.check(rows.dim(0)?, vocabulary)?;
     let (rows, unembedding) = (&rows.to_dtype(DType::F32)?, &unembedding.to_dtype(DType::F32)?);
@@ -57,24 +61,28 @@ pub fn surprise(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Re
     composed(rows, unembedding, targets)
 }
 
-fn composed(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Result<Tensor> {
+fn composed(
+    rows: &Tensor,
+    unembedding: &Tensor,
+    targets: CrossEntropyTargets<'_>,
+) -> Result<Tensor> {
     let logits = rows.matmul(&unembedding.t()?)?;
     let (count, device) = (targets.tokens.len(), rows.device());
     let tokens = Tensor::from_slice(targets.tokens, (count, 1), device)?;
     let weights = Tensor::from_slice(targets.weights, (count, 1), device)?;
     let each = log_softmax(&logits, D::Minus1)?.gather(&tokens, 1)?;
-    let worth = if targets.written.is_empty() {
+    let worth = if targets.rollout.is_empty() {
         (each * weights)?
     } else {
-        let of = |part: fn(&Written) -> f32| {
-            Tensor::from_iter(targets.written.iter().map(part), device)?.reshape((count, 1))
+        let of = |part: fn(&RolloutToken) -> f32| {
+            Tensor::from_iter(targets.rollout.iter().map(part), device)?.reshape((count, 1))
         };
-        let ratio = (each - of(|written| written.before)?)?.exp()?;
-        let [low, high] = [of(|written| written.bounds[0])?, of(|written| written.bounds[1])?];
+        let ratio = (each - of(|token| token.old_logprob)?)?.exp()?;
+        let [low, high] = [of(|token| token.ratio_bounds[0])?, of(|token| token.ratio_bounds[1])?];
         let clipped = ratio.maximum(&low)?.minimum(&high)?;
         (ratio * &weights)?.minimum(&(clipped * weights)?)?
     };
-    worth.sum_all()? * (-1.0 / targets.total)
+    worth.sum_all()? * (-1.0 / targets.normaliser)
 }
 
 /// A loss whose gradients are already known.
@@ -86,15 +94,15 @@ struct Known {
 
 /// Puts the gradient of the logits of rows from `first` on in place of them.
 struct Back<'a> {
-    targets: Targets<'a>,
+    targets: CrossEntropyTargets<'a>,
     first: usize,
     /// Their part of the loss.
     loss: Cell<f64>,
 }
 
-// === impl Targets ===
+// === impl CrossEntropyTargets ===
 
-impl Targets<'_> {
+impl CrossEntropyTargets<'_> {
     /// Whether there is a target for each of so many rows, and each is a token of the vocabulary.
     pub fn check(&self, rows: usize, vocabulary: usize) -> Result<()> {
         let wrong = |what: String| Err(Error::Msg(what));
@@ -102,8 +110,8 @@ impl Targets<'_> {
         if tokens != rows || weights != rows {
             return wrong(format!("{rows} rows have {tokens} targets and {weights} weights"));
         }
-        if !self.written.is_empty() && self.written.len() != rows {
-            return wrong(format!("{rows} rows were written {} times", self.written.len()));
+        if !self.rollout.is_empty() && self.rollout.len() != rows {
+            return wrong(format!("{rows} rows were written {} times", self.rollout.len()));
         }
         if let Some(token) = self.tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return wrong(format!("target {token} is not in a vocabulary of {vocabulary}"));
@@ -118,8 +126,8 @@ impl Targets<'_> {
         let losses: Vec<f64> = rows
             .map(|(row, logits)| {
                 let (token, weight) = (self.tokens[first + row], self.weights[first + row]);
-                let share = weight / self.total as f32;
-                let written = self.written.get(first + row);
+                let share = weight / self.normaliser as f32;
+                let written = self.rollout.get(first + row);
                 vectorised(|| share_row(logits, token as usize, share, written))
             })
             .collect();
@@ -131,17 +139,22 @@ impl Targets<'_> {
 /// gives the loss.
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
-fn share_row(logits: &mut [f32], target: usize, weight: f32, written: Option<&Written>) -> f64 {
+fn share_row(
+    logits: &mut [f32],
+    target: usize,
+    weight: f32,
+    written: Option<&RolloutToken>,
+) -> f64 {
     let most = greatest(logits);
     let above = f64::from(logits[target]) - f64::from(most);
     for logit in &mut *logits {
         *logit = exp(*logit - most);
     }
     let total = sum(logits);
-    let surprise = f64::from(total).ln() - above;
+    let nll = f64::from(total).ln() - above;
     let [loss, weight] = match written {
-        None => [f64::from(weight) * surprise, f64::from(weight)],
-        Some(written) => written.clip(surprise, f64::from(weight)),
+        None => [f64::from(weight) * nll, f64::from(weight)],
+        Some(written) => written.clip(nll, f64::from(weight)),
     };
     let share = weight as f32 / total;
     for logit in &mut *logits {
@@ -151,13 +164,13 @@ fn share_row(logits: &mut [f32], target: usize, weight: f32, written: Option<&Wr
     loss
 }
 
-// === impl Written ===
+// === impl RolloutToken ===
 
-impl Written {
+impl RolloutToken {
     /// The loss of a token that is so surprising now, and how much it counts in the gradient.
-    fn clip(&self, surprise: f64, weight: f64) -> [f64; 2] {
-        let ratio = (-surprise - f64::from(self.before)).exp();
-        let [low, high] = self.bounds.map(f64::from);
+    fn clip(&self, nll: f64, weight: f64) -> [f64; 2] {
+        let ratio = (-nll - f64::from(self.old_logprob)).exp();
+        let [low, high] = self.ratio_bounds.map(f64::from);
         let worth = (ratio * weight).min(ratio.clamp(low, high) * weight);
         let gains = if weight > 0.0 { ratio <= high } else { ratio >= low };
         [-worth, if gains { ratio * weight } else { 0.0 }]
@@ -167,7 +180,11 @@ impl Written {
 // === impl Known ===
 
 impl Known {
-    fn calculate(rows: &Tensor, unembedding: &Tensor, targets: Targets<'_>) -> Result<Self> {
+    fn calculate(
+        rows: &Tensor,
+        unembedding: &Tensor,
+        targets: CrossEntropyTargets<'_>,
+    ) -> Result<Self> {
         let (rows, from) = (rows.detach().contiguous()?, rows);
         let (weight, tracked) = (unembedding.detach(), unembedding.track_op());
         let at_once = (LOGITS_MAX / weight.dim(0)?).max(ROWS_MIN);
@@ -176,7 +193,7 @@ impl Known {
             let count = at_once.min(targets.tokens.len() - first);
             let some = rows.narrow(0, first, count)?;
             let logits = some.matmul(&weight.t()?)?;
-            let within = Targets {
+            let within = CrossEntropyTargets {
                 tokens: &targets.tokens[..first + count],
                 weights: &targets.weights[..first + count],
                 ..targets
@@ -199,7 +216,7 @@ impl Known {
 
 impl InplaceOp1 for Back<'_> {
     fn name(&self) -> &'static str {
-        "surprise-back"
+        "cross-entropy-back"
     }
 
     fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> Result<()> {
@@ -210,7 +227,7 @@ impl InplaceOp1 for Back<'_> {
 
 impl CustomOp2 for Known {
     fn name(&self) -> &'static str {
-        "surprise"
+        "cross-entropy"
     }
 
     fn cpu_fwd(
@@ -246,26 +263,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_surprise_is_the_composed_one_in_one_part_or_in_many() {
+    fn the_cross_entropy_is_the_composed_one_in_one_part_or_in_many() {
         // The wide vocabulary takes the rows in three parts.
         for (rows, vocabulary) in [(40, 50), (70, LOGITS_MAX / 32)] {
             let tokens: Vec<u32> = (0..rows).map(|row| row * 977 % vocabulary as u32).collect();
             let weights: Vec<f32> = (0..rows).map(|row| (row % 3) as f32 * 0.5).collect();
             let total = 11.0;
-            let targets = Targets { tokens: &tokens, weights: &weights, total, written: &[] };
+            let targets = CrossEntropyTargets {
+                tokens: &tokens,
+                weights: &weights,
+                normaliser: total,
+                rollout: &[],
+            };
             let inputs = || [tensor(&[rows as usize, 8], 1), tensor(&[vocabulary, 8], 2)];
-            let fast = |[rows, weight]: &[Tensor; 2]| surprise(rows, weight, targets);
+            let fast = |[rows, weight]: &[Tensor; 2]| cross_entropy(rows, weight, targets);
             let slow = |[rows, weight]: &[Tensor; 2]| composed(rows, weight, targets);
             assert_twins(inputs(), fast, slow, 2e-5);
 
             // Of what was written, some is worth less than nothing, and some is beyond a bound on either side.
             let worth: Vec<f32> = (0..rows).map(|row| (row % 5) as f32 * 0.5 - 1.0).collect();
             let known = -(vocabulary as f32).ln();
-            let written =
-                |row| Written { before: known + (row % 7) as f32 * 0.3 - 0.9, bounds: [0.8, 1.28] };
-            let written: Vec<Written> = (0..rows).map(written).collect();
-            let targets = Targets { weights: &worth, written: &written, ..targets };
-            let fast = |[rows, weight]: &[Tensor; 2]| surprise(rows, weight, targets);
+            let written = |row| RolloutToken {
+                old_logprob: known + (row % 7) as f32 * 0.3 - 0.9,
+                ratio_bounds: [0.8, 1.28],
+            };
+            let written: Vec<RolloutToken> = (0..rows).map(written).collect();
+            let targets = CrossEntropyTargets { weights: &worth, rollout: &written, ..targets };
+            let fast = |[rows, weight]: &[Tensor; 2]| cross_entropy(rows, weight, targets);
             let slow = |[rows, weight]: &[Tensor; 2]| composed(rows, weight, targets);
             assert_twins(inputs(), fast, slow, 2e-5);
         }
@@ -273,7 +297,7 @@ mod tests {
 
     #[test]
     fn who_has_gone_beyond_a_bound_gains_nothing_more() {
-        let written = Written { before: 0.5_f32.ln(), bounds: [0.8, 1.28] };
+        let written = RolloutToken { old_logprob: 0.5_f32.ln(), ratio_bounds: [0.8, 1.28] };
         let clip = |chance: f64, worth| written.clip(-chance.ln(), worth);
         let near = |found: [f64; 2], right: [f64; 2]| {
             assert!(found.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
@@ -311,9 +335,13 @@ mod tests {
     fn targets_that_do_not_fit_are_named() {
         let (rows, weight) = (tensor(&[2, 3], 1), tensor(&[4, 3], 2));
         let says = |tokens: &[u32], weights: &[f32]| {
-            surprise(&rows, &weight, Targets { tokens, weights, total: 1.0, written: &[] })
-                .unwrap_err()
-                .to_string()
+            cross_entropy(
+                &rows,
+                &weight,
+                CrossEntropyTargets { tokens, weights, normaliser: 1.0, rollout: &[] },
+            )
+            .unwrap_err()
+            .to_string()
         };
         assert_eq!(says(&[1], &[1.0, 1.0]), "2 rows have 1 targets and 2 weights");
         assert_eq!(says(&[1, 4], &[1.0, 1.0]), "target 4 is not in a vocabulary of 4");

@@ -15,7 +15,7 @@ struct Rotate {
 
 /// Rotates each head of `(sequences, length, heads · numbers)` by the angles `(sequences, length, 1,
 /// numbers / 2)` of its row, which are in f32.
-pub fn rotate(rows: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
+pub fn rope(rows: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
     if is_fast(rows) && is_fast(cos) {
         let (cos, sin) = (cos.contiguous()?, sin.contiguous()?);
         return apply1(&rows.contiguous()?, Rotate { cos, sin, sense: 1.0 });
@@ -72,7 +72,7 @@ impl Rotate {
 
 impl CustomOp1 for Rotate {
     fn name(&self) -> &'static str {
-        "rotate"
+        "rope"
     }
 
     fn cpu_fwd(&self, rows: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -97,7 +97,7 @@ mod tests {
     fn rotations_are_the_composed_ones() {
         let turns = [tensor(&[3, 40, 1, 9], 1), tensor(&[3, 40, 1, 9], 2)];
         let [cos, sin] = &turns;
-        let fast = |[rows]: &[Tensor; 1]| rotate(rows, &turns);
+        let fast = |[rows]: &[Tensor; 1]| rope(rows, &turns);
         let slow = |[rows]: &[Tensor; 1]| composed(rows, [cos, sin]);
         assert_twins([tensor(&[3, 40, 5 * 18], 3)], fast, slow, 1e-5);
     }
