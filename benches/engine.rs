@@ -6,9 +6,10 @@
 //! with each cut by itself.
 
 use raisonne::domain::Criticality;
-use raisonne::engine::sampler::{Place, Sampler};
+use raisonne::engine::sampler::{SamplePosition, Sampler};
 use raisonne::engine::{
-    Allowed, Answers, Ask, Constraint, Generate, Limits, Sampling, Scheduler, Shape, Work,
+    Allowed, Constraint, EngineRequest, ForwardOutput, GenerateRequest, Priority, RequestKind,
+    RunnerLimits, SamplingParams, Scheduler, SchedulerConfig,
 };
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -31,11 +32,11 @@ fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let running = args.next().map_or(Ok(256), |arg| arg.parse())?;
     let mut scheduler = filled(running)?;
-    let mut answers = Answers::default();
+    let mut answers = ForwardOutput::default();
     let (mut planning, mut committing) = (Vec::new(), Vec::new());
     while planning.len() < STEPS {
         let begun = Instant::now();
-        let reads = scheduler.plan(begun).map_or(0, |step| step.reads.len());
+        let reads = scheduler.plan(begun).map_or(0, |step| step.outputs.len());
         let planned = begun.elapsed();
         answers.clear();
         for read in 0..reads {
@@ -62,19 +63,19 @@ fn draws() -> anyhow::Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let logits: Vec<f32> =
         Normal::new(0.0, SPREAD)?.sample_iter(&mut rng).take(VOCABULARY_REAL).collect();
-    let plain = Sampling::plain(0);
+    let plain = SamplingParams::plain(0);
     let mut sampler = Sampler::default();
     for (name, sampling) in [
-        ("greedy", Sampling::GREEDY),
-        ("temperature 0.7", Sampling { temperature: 0.7, ..plain }),
-        ("top-k 40", Sampling { top_k: 40, ..plain }),
-        ("top-p 0.9", Sampling { top_p: 0.9, ..plain }),
-        ("min-p 0.05", Sampling { min_p: 0.05, ..plain }),
+        ("greedy", SamplingParams::GREEDY),
+        ("temperature 0.7", SamplingParams { temperature: 0.7, ..plain }),
+        ("top-k 40", SamplingParams { top_k: 40, ..plain }),
+        ("top-p 0.9", SamplingParams { top_p: 0.9, ..plain }),
+        ("min-p 0.05", SamplingParams { min_p: 0.05, ..plain }),
     ] {
         let mut times = Vec::new();
         for token in 0..DRAWS {
             let begun = Instant::now();
-            let place = Place { sample: 0, token };
+            let place = SamplePosition { sample: 0, token };
             let drawn = sampler.draw(&logits, Allowed::AllBut(&[]), &sampling, place)?;
             times.push(begun.elapsed());
             // What nobody looks at need not be drawn.
@@ -89,33 +90,36 @@ fn draws() -> anyhow::Result<()> {
 /// A scheduler with so many texts, none of which ends before all steps are timed.
 fn filled(running: usize) -> anyhow::Result<Scheduler> {
     let (page_tokens, tokens_max) = (16, 2 * STEPS);
-    let shape = Shape {
+    let shape = RunnerLimits {
         pages: running * (PROMPT_TOKENS + tokens_max).div_ceil(page_tokens),
         page_tokens,
         vocabulary: VOCABULARY,
         width: 1,
         context_tokens_max: PROMPT_TOKENS + tokens_max,
-        rows_max: running + 8_192,
-        draws: false,
+        max_batched_tokens: running + 8_192,
+        samples_on_device: false,
     };
-    let [running_max, share_max] = [running, PROMPT_TOKENS].map(|number| {
+    let [running_max, prefill_chunk_max] = [running, PROMPT_TOKENS].map(|number| {
         NonZeroUsize::new(number).ok_or_else(|| anyhow::anyhow!("at least one must run"))
     });
-    let (running_max, share_max) = (running_max?, share_max?);
-    let limits = Limits { running_max, waiting_max: running_max, share_max };
+    let (running_max, prefill_chunk_max) = (running_max?, prefill_chunk_max?);
+    let limits = SchedulerConfig { running_max, waiting_max: running_max, prefill_chunk_max };
     let mut scheduler = Scheduler::new(shape, limits)?;
     for text in 0..running {
         let token = |at: usize| ((text + at) % VOCABULARY) as u32;
-        let generate = Generate {
+        let generate = GenerateRequest {
             prompt: (0..PROMPT_TOKENS).map(token).collect(),
             samples: NonZeroUsize::MIN,
             tokens_max,
-            sampling: Sampling::plain(text as u64),
+            sampling: SamplingParams::plain(text as u64),
             constraint: Constraint::Free,
-            ends: Vec::new(),
+            stop_tokens: Vec::new(),
         };
         let (criticality, deadline) = (Criticality::Default, None);
-        let ask = Ask { work: Work::Generate(generate), criticality, deadline };
+        let ask = EngineRequest {
+            kind: RequestKind::Generate(generate),
+            priority: Priority { criticality, deadline },
+        };
         scheduler.admit(ask, Instant::now())?;
     }
     Ok(scheduler)

@@ -3,7 +3,7 @@
 //! `cargo bench --bench scorer -- [CASE] [--fused=PASSES] [--candle=PASSES] [--json] [--training]`
 
 use raisonne::bench::{ScorerOptions, scorer, training};
-use raisonne::engine::Place;
+use raisonne::engine::ComputeDevice;
 use std::io::stdout;
 
 fn main() -> anyhow::Result<()> {
@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
         let options = ScorerOptions {
             case: case.clone(),
             candidates,
-            place: Place::Processor,
+            device: ComputeDevice::Cpu,
             slates: 1,
             fused,
             candle,

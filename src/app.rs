@@ -13,7 +13,7 @@ use crate::api::{
 use crate::config::{self, Config, Quantize};
 use crate::engine;
 use crate::rank::{self, CardCacheLimits, LadderOptions, LiveLadder};
-use crate::reranker::RunLimits;
+use crate::reranker::RerankerOptions;
 use crate::scorer::{self, OpenedScorer};
 use crate::store::{EmbeddedStore, Store};
 use crate::telemetry::Metrics;
@@ -88,18 +88,18 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
             },
             gpu: gpu(&config.scorer),
         },
-        engine: RunLimits {
-            place: of.device.0,
+        engine: RerankerOptions {
+            device: of.device.0,
             threads: NonZeroUsize::new(of.threads).unwrap_or(cores),
-            cache: of.cache.0,
-            precision: of.quantize.map(Quantize::precision),
-            cache_precision: of.quantize_cache.map(Quantize::precision),
-            rows_max: some(of.rows_max),
-            graphs: of.graphs,
-            sequences: engine::Limits {
+            kv_cache_bytes: of.cache.0,
+            weight_dtype: of.quantize.map(Quantize::precision),
+            kv_cache_dtype: of.quantize_cache.map(Quantize::precision),
+            max_batched_tokens: some(of.rows_max),
+            cuda_graphs: of.graphs,
+            scheduler: engine::SchedulerConfig {
                 running_max: some(of.running_max),
                 waiting_max: some(of.waiting_max),
-                share_max: some(of.share_max),
+                prefill_chunk_max: some(of.share_max),
             },
         },
         metrics: metrics.clone(),
@@ -116,8 +116,8 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
 /// What of the scorer goes to a GPU, if something does.
 fn gpu(config: &config::ScorerConfig) -> Option<scorer::GpuLimits> {
     match config.device.0 {
-        engine::Place::Processor => None,
-        engine::Place::Gpu(ordinal) => Some(scorer::GpuLimits {
+        engine::ComputeDevice::Cpu => None,
+        engine::ComputeDevice::Gpu(ordinal) => Some(scorer::GpuLimits {
             ordinal,
             pairs_min: config.device_from,
             rows_max: config.device_rows_max,

@@ -16,9 +16,9 @@ pub use logits::{LogitsOptions, logits};
 pub use process::memory_bytes;
 pub use service::{ServiceOptions, service};
 
-use crate::engine::Place;
+use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]
-use crate::engine::PlaceError;
+use crate::engine::ComputeDeviceError;
 use crate::nn::{Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, softmax_loss};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -44,7 +44,7 @@ pub struct ScorerOptions {
     /// Candidates of a random case.
     pub candidates: usize,
     /// Where it runs beside the processor: a GPU is timed on random slates of several sizes.
-    pub place: Place,
+    pub device: ComputeDevice,
     /// Slates at a time, on a GPU.
     pub slates: usize,
     /// Passes of the network as it is served; none leaves it out.
@@ -65,7 +65,7 @@ struct Timed {
 
 /// Times the scorer's network, as served and as trained, on the first slate of a case.
 pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
-    if let Place::Gpu(ordinal) = options.place {
+    if let ComputeDevice::Gpu(ordinal) = options.device {
         return beside(options, ordinal, out);
     }
     let case = if let Some(path) = &options.case {
@@ -98,7 +98,7 @@ use gpu::beside;
 
 #[cfg(not(feature = "cuda"))]
 fn beside(_options: &ScorerOptions, _ordinal: usize, _out: &mut dyn Write) -> Result<()> {
-    Err(PlaceError::NotBuilt.into())
+    Err(ComputeDeviceError::NotBuilt.into())
 }
 
 fn fused(case: &BenchCase, repetitions: usize) -> Result<Timed> {

@@ -3,7 +3,7 @@
 //! `RAISONNE__API__LISTEN=0.0.0.0:8080` sets `listen` in `[api]`. Unknown keys are refused;
 //! durations and sizes carry their units (`"150ms"`, `"64MiB"`).
 
-use crate::engine::{Place, PlaceError};
+use crate::engine::{ComputeDevice, ComputeDeviceError};
 use crate::nn::packed::WeightDtype;
 use crate::rank::SwapStrategy;
 use clap::ValueEnum;
@@ -110,7 +110,7 @@ pub struct EngineConfig {
 /// Where a model runs, by the names that people know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct DeviceSetting(pub Place);
+pub struct DeviceSetting(pub ComputeDevice);
 
 /// How a language model's weights, or its keys and values, are kept, by the names that people know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -272,9 +272,9 @@ fn put(table: &mut Table, section: &str, key: String, value: &str) {
 }
 
 impl TryFrom<String> for DeviceSetting {
-    type Error = PlaceError;
+    type Error = ComputeDeviceError;
 
-    fn try_from(text: String) -> Result<Self, PlaceError> {
+    fn try_from(text: String) -> Result<Self, ComputeDeviceError> {
         text.parse().map(Self)
     }
 }
@@ -435,10 +435,13 @@ mod tests {
         assert_eq!(config.api.requests_max, 7);
         assert_eq!(config.api.deadline_default, HumanDuration(Duration::from_millis(40)));
         assert_eq!(config.scorer.threads, 3);
-        assert_eq!((config.scorer.device.0, config.scorer.device_from), (Place::Gpu(0), 5_000));
+        assert_eq!(
+            (config.scorer.device.0, config.scorer.device_from),
+            (ComputeDevice::Gpu(0), 5_000)
+        );
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
         assert_eq!(config.bundle.swap, SwapSetting::OneAtATime);
-        assert_eq!(config.engine.device, DeviceSetting(Place::Gpu(1)));
+        assert_eq!(config.engine.device, DeviceSetting(ComputeDevice::Gpu(1)));
         assert!(!config.engine.graphs);
     }
 

@@ -10,7 +10,9 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 #![expect(unsafe_code, reason = "an allocator is unsafe by its nature")]
 
-use raisonne::engine::{Answers, CpuRunner, Read, Runner, Span, Step, What};
+use raisonne::engine::{
+    CpuRunner, ForwardBatch, ForwardOutput, OutputKind, RowOutput, Runner, SequenceSpan,
+};
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{KvDtype, PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -75,53 +77,64 @@ fn runner(precision: WeightDtype, level: SimdLevel) -> CpuRunner {
 }
 
 /// Adds some rows of text number `text`, whose pages are its own.
-fn add(step: &mut Step, text: usize, tokens: Range<usize>, branch: bool) {
+fn add(step: &mut ForwardBatch, text: usize, tokens: Range<usize>, branch: bool) {
     let (row, page) = (step.tokens.len(), step.pages.len());
     step.tokens.extend(tokens.clone().map(|at| (at * 5 + text) as u32 % VOCABULARY));
     let seen = if branch { tokens.start } else { tokens.end };
     let first = text * CONTEXT / PAGE_TOKENS;
     step.pages.extend((0..seen.div_ceil(PAGE_TOKENS)).map(|page| (first + page) as u32));
     let (rows, pages) = (row..step.tokens.len(), page..step.pages.len());
-    step.spans.push(Span { rows, pages, past: tokens.start, branch });
+    step.spans.push(SequenceSpan { rows, pages, past: tokens.start, branch });
 }
 
-fn read(step: &mut Step, what: What) {
-    step.reads.push(Read { row: step.tokens.len() - 1, what });
+fn read(step: &mut ForwardBatch, what: OutputKind) {
+    step.outputs.push(RowOutput { row: step.tokens.len() - 1, kind: what });
 }
 
 /// Texts that go on after so many tokens, one of them where only some tokens may follow.
-fn decode(past: usize) -> Step {
-    let mut step = Step { chosen: vec![3, 70, 9], ..Step::default() };
+fn decode(past: usize) -> ForwardBatch {
+    let mut step = ForwardBatch { logit_tokens: vec![3, 70, 9], ..ForwardBatch::default() };
     for text in 0..6 {
         add(&mut step, text, past..past + 1, false);
-        read(&mut step, if text == 4 { What::Chosen(0..3) } else { What::Vocabulary });
+        read(
+            &mut step,
+            if text == 4 { OutputKind::TokenLogits(0..3) } else { OutputKind::FullLogits },
+        );
     }
     step
 }
 
 /// Two prompts, of which parts are read, beside a text that goes on.
-fn prefill(past: usize) -> Step {
-    let mut step = Step::default();
+fn prefill(past: usize) -> ForwardBatch {
+    let mut step = ForwardBatch::default();
     add(&mut step, 0, past..past + 1, false);
-    read(&mut step, What::Vocabulary);
+    read(&mut step, OutputKind::FullLogits);
     add(&mut step, 1, past..past + 29, false);
     add(&mut step, 2, 0..37, false);
-    read(&mut step, What::Vocabulary);
+    read(&mut step, OutputKind::FullLogits);
     step
 }
 
 /// Branches on a trunk of which nothing is left to read.
-fn weigh(past: usize) -> Step {
-    let mut step = Step { chosen: vec![3, 70, 9], ..Step::default() };
+fn weigh(past: usize) -> ForwardBatch {
+    let mut step = ForwardBatch { logit_tokens: vec![3, 70, 9], ..ForwardBatch::default() };
     for branch in 0..9 {
         add(&mut step, 0, past..past + 3 + branch, true);
-        read(&mut step, if branch == 4 { What::Hidden } else { What::Chosen(0..3) });
+        read(
+            &mut step,
+            if branch == 4 { OutputKind::HiddenState } else { OutputKind::TokenLogits(0..3) },
+        );
     }
     step
 }
 
 /// Computes the steps over and over, and says how many allocations there were.
-fn compute(runner: &mut CpuRunner, answers: &mut Answers, steps: &[Step], count: usize) -> usize {
+fn compute(
+    runner: &mut CpuRunner,
+    answers: &mut ForwardOutput,
+    steps: &[ForwardBatch],
+    count: usize,
+) -> usize {
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for step in steps.iter().cycle().take(count) {
         runner.forward(step, answers).unwrap();
@@ -142,7 +155,7 @@ fn a_step_on_a_warm_model_allocates_nothing_of_its_own() {
         for level in SimdLevel::all_here() {
             for (kind, steps) in kinds {
                 let mut runner = runner(precision, level);
-                let mut answers = Answers::default();
+                let mut answers = ForwardOutput::default();
                 let cold = compute(&mut runner, &mut answers, steps, WARM_UP);
                 assert!(cold > ALLOWED, "a cold model allocates, and only {cold} count");
                 let warm = compute(&mut runner, &mut answers, steps, STEPS);

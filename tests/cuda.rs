@@ -18,9 +18,10 @@ use raisonne::config::{self, ByteSize, Config, DeviceSetting};
 use raisonne::domain::Criticality;
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
-    Allowed, Answers, Ask, Constraint, CpuRunner, CudaRunner, Engine, EngineError, Event, Failure,
-    Generate, Limits, Place, Read, Reply, Runner, RunnerError, SampleSpec, Sampling, Span, Step,
-    Wanted, Weigh, What, Work,
+    Allowed, BranchOutput, ComputeDevice, Constraint, CpuRunner, CudaRunner, SampleSpec, Engine,
+    EngineError, EngineEvent, EngineRequest, ForwardBatch, ForwardOutput, GenerateRequest,
+    OutputKind, Priority, RequestFailure, RequestKind, ResponseStream, RowOutput, Runner,
+    RunnerError, SamplingParams, SchedulerConfig, SequenceSpan, WeighRequest,
 };
 use raisonne::nn::cuda::{CudaOptions, CudaWeightDtype};
 use raisonne::nn::decoder::Checkpoint;
@@ -126,7 +127,7 @@ fn tokens(count: usize, seed: u32) -> Vec<u32> {
 /// A step that reads some texts, each from where it was put down, in pages of its own.
 #[derive(Default)]
 struct Steps {
-    step: Step,
+    step: ForwardBatch,
 }
 
 impl Steps {
@@ -137,27 +138,27 @@ impl Steps {
         step.tokens.extend(tokens);
         step.pages.extend((first_page..).take(held.div_ceil(PAGE_TOKENS)));
         let (rows, pages) = (row..step.tokens.len(), page..step.pages.len());
-        step.spans.push(Span { rows, pages, past, branch });
+        step.spans.push(SequenceSpan { rows, pages, past, branch });
         self
     }
 
     /// Wants something of the last row so far.
-    fn read(mut self, what: What) -> Self {
+    fn read(mut self, what: OutputKind) -> Self {
         let row = self.step.tokens.len() - 1;
-        self.step.reads.push(Read { row, what });
+        self.step.outputs.push(RowOutput { row, what });
         self
     }
 
     /// Wants all logits of one row in so many of the last span.
     fn read_every(mut self, rows: usize) -> Self {
         let span = self.step.spans.last().unwrap();
-        let read = |row| Read { row, what: What::Vocabulary };
-        self.step.reads.extend(span.rows.clone().skip(rows - 1).step_by(rows).map(read));
+        let read = |row| RowOutput { row, kind: OutputKind::FullLogits };
+        self.step.outputs.extend(span.rows.clone().skip(rows - 1).step_by(rows).map(read));
         self
     }
 
     fn run(&self, runner: &mut dyn Runner) -> Vec<Vec<f32>> {
-        let mut answers = Answers::default();
+        let mut answers = ForwardOutput::default();
         runner.forward(&self.step, &mut answers).unwrap();
         (0..answers.len()).map(|index| answers.get(index).to_vec()).collect()
     }
@@ -180,7 +181,7 @@ fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
             let texts = [(0, 37), (1, 5), (2, 17)];
             texts.into_iter().fold(Steps::default(), |steps, (text, length)| {
                 let steps = steps.span(&tokens(length, text), 0, text * 8, false);
-                steps.read_every(4).read(What::Hidden)
+                steps.read_every(4).read(OutputKind::HiddenState)
             })
         };
         let exact = step().run(&mut on_processor(model, WeightDtype::F32));
@@ -209,7 +210,7 @@ fn say_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
     let step = || {
         let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
         // Of few rows as well.
-        steps.span(&tokens(5, 1), 0, 8, false).read(What::Hidden)
+        steps.span(&tokens(5, 1), 0, 8, false).read(OutputKind::HiddenState)
     };
     let exact = step().run(&mut on_processor(model, WeightDtype::F32));
     let halves = step().run(&mut on_gpu(model));
@@ -221,11 +222,11 @@ fn say_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
     assert!(found < far && found > halves, "{model}, {format:?}: {found} off, and bf16 {halves}");
     // In any company, and token by token, which is a graph.
     let text = tokens(20, 2);
-    let whole = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+    let whole = Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits);
     let whole = whole.run(&mut runner);
     let company = Steps::default().span(&tokens(9, 4), 0, 16, false);
     company.span(&text[..19], 0, 8, false).run(&mut runner);
-    let last = Steps::default().span(&text[19..], 19, 8, false).read(What::Vocabulary);
+    let last = Steps::default().span(&text[19..], 19, 8, false).read(OutputKind::FullLogits);
     assert_eq!(whole, last.run(&mut runner), "{model}, {format:?}");
 }
 
@@ -241,7 +242,7 @@ fn keys_and_values_of_eight_bits_say_almost_the_same() {
         };
         let step = || {
             let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
-            steps.span(&tokens(5, 1), 0, 8, false).read(What::Hidden)
+            steps.span(&tokens(5, 1), 0, 8, false).read(OutputKind::HiddenState)
         };
         let exact = step().run(&mut on_processor(model, WeightDtype::F32));
         let halves = step().run(&mut on_gpu(model));
@@ -252,18 +253,19 @@ fn keys_and_values_of_eight_bits_say_almost_the_same() {
         assert!(found < FAR && found > halves, "{model}: {found} off, and bf16 {halves}");
         // In two chunks beside another text, token by token, and as a branch.
         let text = tokens(40, 2);
-        let whole = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+        let whole = Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits);
         let whole = whole.run(&mut eager);
         for runner in [&mut graphs, &mut eager] {
             Steps::default().span(&text[..23], 0, 8, false).run(runner);
             let second = Steps::default().span(&tokens(9, 4), 0, 16, false);
-            let second = second.span(&text[23..], 23, 8, false).read(What::Vocabulary);
+            let second = second.span(&text[23..], 23, 8, false).read(OutputKind::FullLogits);
             assert_eq!(whole, second.run(runner), "{model}");
             Steps::default().span(&text[..39], 0, 24, false).run(runner);
-            let last = Steps::default().span(&text[39..], 39, 24, false).read(What::Vocabulary);
+            let last =
+                Steps::default().span(&text[39..], 39, 24, false).read(OutputKind::FullLogits);
             assert_eq!(whole, last.run(runner), "{model}");
             let branches = Steps::default().span(&tokens(3, 5), 30, 24, true);
-            let branches = branches.span(&text[30..], 30, 24, true).read(What::Vocabulary);
+            let branches = branches.span(&text[30..], 30, 24, true).read(OutputKind::FullLogits);
             assert_eq!(whole, branches.run(runner), "{model}");
         }
     }
@@ -273,36 +275,40 @@ fn keys_and_values_of_eight_bits_say_almost_the_same() {
 fn a_token_is_drawn_as_the_sampler_draws_it() {
     let _device = device();
     let mut runner = with_graphs("qwen3", 11);
-    assert!(runner.shape().draws);
+    assert!(runner.limits().samples_on_device);
     let mut sampler = Sampler::default();
     for texts in [1, 3, 11] {
         let row = |steps: Steps, text: u32| steps.span(&tokens(5, text), 0, text * 4, false);
         let whole =
-            (0..texts).fold(Steps::default(), |s, text| row(s, text).read(What::Vocabulary));
+            (0..texts).fold(Steps::default(), |s, text| row(s, text).read(OutputKind::FullLogits));
         let whole = whole.run(&mut runner);
         for temperature in [0.0, 0.7, 1.5] {
             // One after the other is wanted whole, too.
             let mut steps = (0..texts).fold(Steps::default(), |steps, text| {
-                let steps = row(steps, text).read(What::Drawn(text as usize));
-                if text % 2 == 0 { steps } else { steps.read(What::Vocabulary) }
+                let steps = row(steps, text).read(OutputKind::Sampled(text as usize));
+                if text % 2 == 0 { steps } else { steps.read(OutputKind::FullLogits) }
             });
             let chance = |text: u32| f64::from(text * 2 + 1) / f64::from(texts * 2);
             steps.step.banned = vec![3, 40, 41, 42];
             let draw = |text| SampleSpec { temperature, chance: chance(text), banned: 1..4 };
             steps.step.draws = (0..texts).map(draw).collect();
-            let mut answers = Answers::default();
+            let mut answers = ForwardOutput::default();
             runner.forward(&steps.step, &mut answers).unwrap();
             for text in 0..texts {
-                let sampling = Sampling { temperature, ..Sampling::plain(0) };
+                let sampling = SamplingParams { temperature, ..SamplingParams::plain(0) };
                 let logits = &whole[text as usize];
                 let allowed = Allowed::AllBut(&[40, 41, 42]);
                 let right = sampler.draw_at(logits, allowed, &sampling, chance(text)).unwrap();
-                let found = answers.drawn[text as usize].unwrap();
+                let found = answers.sampled[text as usize].unwrap();
                 assert_eq!(found.token, right.token, "{texts} texts, {temperature}");
                 assert!((found.logprob - right.logprob).abs() < 1e-5);
             }
-            let read =
-                steps.step.reads.iter().zip(0..).filter(|(read, _)| read.what == What::Vocabulary);
+            let read = steps
+                .step
+                .outputs
+                .iter()
+                .zip(0..)
+                .filter(|(read, _)| read.kind == OutputKind::FullLogits);
             for ((_, index), text) in read.zip((1..).step_by(2)) {
                 assert_eq!(answers.get(index), whole[text]);
             }
@@ -315,26 +321,27 @@ fn chunks_company_and_branches_change_nothing() {
     let _device = device();
     let text = tokens(40, 3);
     let mut runner = on_gpu("qwen3");
-    let whole = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary).run(&mut runner);
+    let whole =
+        Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits).run(&mut runner);
     // In two chunks, the second beside another text's first.
     Steps::default().span(&text[..23], 0, 8, false).run(&mut runner);
     let second = Steps::default()
         .span(&tokens(9, 4), 0, 16, false)
         .span(&text[23..], 23, 8, false)
-        .read(What::Vocabulary)
+        .read(OutputKind::FullLogits)
         .run(&mut runner);
     assert_eq!(whole, second);
     // Token by token.
     Steps::default().span(&text[..39], 0, 24, false).run(&mut runner);
-    let last = Steps::default().span(&text[39..], 39, 24, false).read(What::Vocabulary);
+    let last = Steps::default().span(&text[39..], 39, 24, false).read(OutputKind::FullLogits);
     assert_eq!(whole, last.run(&mut runner));
     // As a branch of its beginning, beside another one; nothing is left behind.
     let branches = || {
         Steps::default()
             .span(&tokens(3, 5), 30, 24, true)
-            .read(What::Hidden)
+            .read(OutputKind::HiddenState)
             .span(&text[30..], 30, 24, true)
-            .read(What::Vocabulary)
+            .read(OutputKind::FullLogits)
     };
     let branched = branches().run(&mut runner);
     assert_eq!(whole[0], branched[1]);
@@ -358,13 +365,15 @@ fn branches_of_a_long_trunk_say_what_each_says_alone() {
         }
         let branch = |steps: Steps, seed: usize| {
             let tokens = tokens(1 + seed % 5, seed as u32);
-            steps.span(&tokens, TRUNK, 0, true).read(What::Hidden)
+            steps.span(&tokens, TRUNK, 0, true).read(OutputKind::HiddenState)
         };
         let alone = (0..14).flat_map(|seed| branch(Steps::default(), seed).run(&mut runner));
         let alone: Vec<_> = alone.collect();
         // Beside another text, and then the trunk itself, which goes on.
         let other = |steps: Steps| steps.span(&tokens(7, 40), 0, 40, false);
-        let on = |steps: Steps| steps.span(&text[TRUNK..], TRUNK, 0, false).read(What::Hidden);
+        let on = |steps: Steps| {
+            steps.span(&text[TRUNK..], TRUNK, 0, false).read(OutputKind::HiddenState)
+        };
         let gone_on = on(Steps::default()).run(&mut runner);
         let together = on((0..14).fold(other(Steps::default()), branch)).run(&mut runner);
         assert_eq!(together[..14], alone, "{model}, {kept:?}");
@@ -378,10 +387,10 @@ fn some_logits_are_those_of_all() {
     for model in ["qwen3", "qwen2-tied"] {
         let mut runner = on_gpu(model);
         let text = tokens(11, 6);
-        let of = |what: What| Steps::default().span(&text, 0, 0, false).read(what);
-        let all = of(What::Vocabulary).run(&mut runner);
-        let mut some = of(What::Chosen(0..3));
-        some.step.chosen = vec![5, 127, 0];
+        let of = |what: OutputKind| Steps::default().span(&text, 0, 0, false).read(what);
+        let all = of(OutputKind::FullLogits).run(&mut runner);
+        let mut some = of(OutputKind::TokenLogits(0..3));
+        some.step.logit_tokens = vec![5, 127, 0];
         let some = some.run(&mut runner);
         for (found, token) in some[0].iter().zip([5, 127, 0]) {
             assert!((found - all[0][token]).abs() < 1e-4 * all[0][token].abs().max(1.0), "{model}");
@@ -410,8 +419,9 @@ fn a_step_takes_one_upload_no_memory_and_nine_launches_a_layer() {
     let _device = device();
     let mut runner = on_gpu("qwen3");
     let text = tokens(20, 7);
-    let step =
-        |at: usize| Steps::default().span(&text[at..=at], at, 0, false).read(What::Vocabulary);
+    let step = |at: usize| {
+        Steps::default().span(&text[at..=at], at, 0, false).read(OutputKind::FullLogits)
+    };
     Steps::default().span(&text[..17], 0, 0, false).run(&mut runner);
     let Some(before) = calls() else { return };
     step(17).run(&mut runner);
@@ -430,10 +440,12 @@ fn next(texts: &[Vec<u32>], lengths: &[usize], past: usize) -> Steps {
     let each = texts.iter().zip(lengths).enumerate();
     let mut steps = each.fold(Steps::default(), |steps, (index, (text, length))| {
         let at = length + past;
-        let what = [What::Vocabulary, What::Chosen(0..3), What::Hidden][index % 3].clone();
+        let what = [OutputKind::FullLogits, OutputKind::TokenLogits(0..3), OutputKind::HiddenState]
+            [index % 3]
+            .clone();
         steps.span(&text[at..=at], at, index as u32 * 4, false).read(what)
     });
-    steps.step.chosen = vec![5, 127, 0];
+    steps.step.logit_tokens = vec![5, 127, 0];
     steps
 }
 
@@ -480,7 +492,10 @@ fn whatever_is_no_token_of_each_text_is_launched() {
     let Some(before) = calls() else { return };
     // A prompt, a branch of one token, more texts than there are graphs for, and more rows than texts.
     Steps::default().span(&text[..3], 0, 4, false).run(&mut runner);
-    Steps::default().span(&text[16..17], 16, 0, true).read(What::Hidden).run(&mut runner);
+    Steps::default()
+        .span(&text[16..17], 16, 0, true)
+        .read(OutputKind::HiddenState)
+        .run(&mut runner);
     (8..13)
         .fold(Steps::default(), |steps, page| steps.span(&text[..1], 0, page, false))
         .run(&mut runner);
@@ -508,7 +523,7 @@ fn a_model_makes_do_with_the_memory_that_there_is() {
     const TAKEN: u64 = (512 << 20) + (32 << 20) + (8 << 20);
     let _device = device();
     let text = tokens(20, 1);
-    let ask = || Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+    let ask = || Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits);
     let whole = ask().run(&mut on_gpu("qwen3"));
     let mut before = usize::MAX;
     // Room for all, for less, and for nothing beside what must be.
@@ -521,7 +536,7 @@ fn a_model_makes_do_with_the_memory_that_there_is() {
             CudaOptions { kv_pages: 10_000, ..options(2) },
         )
         .unwrap();
-        let pages = runner.shape().pages;
+        let pages = runner.limits().pages;
         assert!((pages == 10_000) == fits && pages < before, "{pages} pages of {memory} bytes");
         before = pages;
         if pages > 1 {
@@ -540,7 +555,7 @@ fn keys_and_values_of_eight_bits_fit_almost_twice() {
         fault("memory", MEMORY, 0).then(|| {
             let options = CudaOptions { kv_pages: 10_000, kv_dtype: kept, ..options(0) };
             let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
-            CudaRunner::load(&checkpoint, options).unwrap().shape().pages + ROWS_MAX
+            CudaRunner::load(&checkpoint, options).unwrap().limits().pages + ROWS_MAX
         })
     };
     let (Some(plain), Some(short)) = (pages(KvDtype::Model), pages(KvDtype::Float8)) else {
@@ -573,19 +588,19 @@ fn a_step_that_finds_no_memory_says_so_and_the_next_one_goes_well() {
     let _device = device();
     let mut runner = with_graphs("qwen3", 2);
     let text = tokens(20, 2);
-    let prompt = || Steps::default().span(&text[..19], 0, 0, false).read(What::Vocabulary);
-    let decode = || Steps::default().span(&text[19..], 19, 0, false).read(What::Vocabulary);
+    let prompt = || Steps::default().span(&text[..19], 0, 0, false).read(OutputKind::FullLogits);
+    let decode = || Steps::default().span(&text[19..], 19, 0, false).read(OutputKind::FullLogits);
     let whole = [prompt().run(&mut runner), decode().run(&mut runner)];
     for (call, nth) in [("launch", 1), ("launch", 2), ("launch", 21), ("cuMemcpyHtoD", 1)] {
         if !fault(call, nth, NO_MEMORY) {
             return;
         }
-        let error = runner.forward(&prompt().step, &mut Answers::default()).unwrap_err();
+        let error = runner.forward(&prompt().step, &mut ForwardOutput::default()).unwrap_err();
         assert!(matches!(error, RunnerError::Full(_)), "{call} {nth}: {error:?}");
         assert_eq!(prompt().run(&mut runner), whole[0]);
     }
     fault("cuGraphLaunch", 1, NO_MEMORY);
-    let error = runner.forward(&decode().step, &mut Answers::default()).unwrap_err();
+    let error = runner.forward(&decode().step, &mut ForwardOutput::default()).unwrap_err();
     assert!(matches!(error, RunnerError::Full(_)), "{error:?}");
     assert_eq!(decode().run(&mut runner), whole[1]);
 }
@@ -596,15 +611,16 @@ fn a_step_that_wants_more_than_there_is_room_for_can_be_halved() {
     let mut runner = on_gpu("qwen3");
     let all: Vec<u32> = (0..128).cycle().take(ROWS_MAX * 256 / 2 + 1).collect();
     let mut steps = Steps::default();
-    steps.step.chosen = all.clone();
+    steps.step.logit_tokens = all.clone();
     let step = [0, 8].into_iter().fold(steps, |steps, page| {
-        steps.span(&tokens(3, page), 0, page, false).read(What::Chosen(0..all.len()))
+        steps.span(&tokens(3, page), 0, page, false).read(OutputKind::TokenLogits(0..all.len()))
     });
-    let error = runner.forward(&step.step, &mut Answers::default()).unwrap_err();
+    let error = runner.forward(&step.step, &mut ForwardOutput::default()).unwrap_err();
     assert!(matches!(error, RunnerError::Full(_)), "{error:?}");
-    let mut step =
-        Steps::default().span(&tokens(3, 0), 0, 0, false).read(What::Chosen(0..all.len()));
-    step.step.chosen = all;
+    let mut step = Steps::default()
+        .span(&tokens(3, 0), 0, 0, false)
+        .read(OutputKind::TokenLogits(0..all.len()));
+    step.step.logit_tokens = all;
     assert_eq!(step.run(&mut runner).len(), 1);
 }
 
@@ -612,7 +628,7 @@ fn a_step_that_wants_more_than_there_is_room_for_can_be_halved() {
 fn a_device_that_is_lost_is_lost() {
     let _device = device();
     let text = tokens(20, 2);
-    let prompt = Steps::default().span(&text, 0, 0, false).read(What::Vocabulary);
+    let prompt = Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits);
     for (call, nth) in
         [("launch", 1), ("launch", 2), ("cuStreamSynchronize", 1), ("cuMemcpyDtoH", 1)]
     {
@@ -621,7 +637,7 @@ fn a_device_that_is_lost_is_lost() {
             return;
         }
         for _ in 0..2 {
-            let error = runner.forward(&prompt.step, &mut Answers::default()).unwrap_err();
+            let error = runner.forward(&prompt.step, &mut ForwardOutput::default()).unwrap_err();
             assert!(matches!(error, RunnerError::Lost(_)), "{call} {nth}: {error:?}");
             assert!(error.source().is_some());
         }
@@ -629,41 +645,41 @@ fn a_device_that_is_lost_is_lost() {
 }
 
 /// An engine on the device, and asks that it can work on at once.
-fn engine() -> (Engine, Arc<Metrics>, Vec<Ask>) {
+fn engine() -> (Engine, Arc<Metrics>, Vec<EngineRequest>) {
     let metrics = Arc::new(Metrics::new());
-    let [running_max, waiting_max, share_max] =
+    let [running_max, waiting_max, prefill_chunk_max] =
         [8, 8, 32].map(|number| NonZeroUsize::new(number).unwrap());
-    let limits = Limits { running_max, waiting_max, share_max };
+    let limits = SchedulerConfig { running_max, waiting_max, prefill_chunk_max };
     let engine = Engine::start(|| Ok(with_graphs("qwen3", 8)), limits, &metrics).unwrap();
-    let ask = |work| Ask { work, criticality: Criticality::Default, deadline: None };
+    let ask = |work| EngineRequest { kind, priority: Priority::BACKGROUND };
     let text = |seed: u32| {
-        ask(Work::Generate(Generate {
+        ask(RequestKind::Generate(GenerateRequest {
             prompt: tokens(10 + seed as usize, seed),
             samples: NonZeroUsize::MIN,
             tokens_max: 12,
-            sampling: Sampling::GREEDY,
+            sampling: SamplingParams::GREEDY,
             constraint: Constraint::Free,
-            ends: Vec::new(),
+            stop_tokens: Vec::new(),
         }))
     };
-    let weighs = ask(Work::Weigh(Weigh {
+    let weighs = ask(RequestKind::Weigh(WeighRequest {
         trunk: tokens(30, 9),
         branches: (1..6).map(|length| tokens(length, 10)).collect(),
-        wanted: Wanted::Chosen(vec![7, 9]),
+        output: BranchOutput::TokenLogits(vec![7, 9]),
     }));
     (engine, metrics, (0..5).map(text).chain([weighs]).collect())
 }
 
-fn all(mut reply: Reply) -> Vec<Event> {
+fn all(mut reply: ResponseStream) -> Vec<EngineEvent> {
     std::iter::from_fn(|| reply.blocking_next()).collect()
 }
 
 /// What came of asks that were put all at once, without what others had computed for them.
-fn answers(engine: &Engine, asks: &[Ask]) -> Vec<Vec<Event>> {
-    let replies: Vec<_> = asks.iter().map(|ask| engine.ask(ask.clone()).unwrap()).collect();
+fn answers(engine: &Engine, asks: &[EngineRequest]) -> Vec<Vec<EngineEvent>> {
+    let replies: Vec<_> = asks.iter().map(|ask| engine.submit(ask.clone()).unwrap()).collect();
     let events = replies.into_iter().map(|reply| {
         let events = all(reply).into_iter();
-        events.filter(|event| !matches!(event, Event::Done { .. })).collect()
+        events.filter(|event| !matches!(event, EngineEvent::Done { .. })).collect()
     });
     events.collect()
 }
@@ -692,7 +708,7 @@ fn an_engine_whose_device_is_lost_ends_at_once() {
         return;
     }
     for events in answers(&engine, &asks[..5]) {
-        let Some(Event::Failed(Failure::Runner(said))) = events.last() else {
+        let Some(EngineEvent::Failed(RequestFailure::Runner(said))) = events.last() else {
             panic!("{events:?}")
         };
         assert!(said.contains("the device that the model runs on is lost"), "{said}");
@@ -700,7 +716,7 @@ fn an_engine_whose_device_is_lost_ends_at_once() {
     while engine.is_alive() {
         std::thread::yield_now();
     }
-    assert!(matches!(engine.ask(asks[0].clone()), Err(EngineError::Gone)));
+    assert!(matches!(engine.submit(asks[0].clone()), Err(EngineError::Gone)));
     let text = metrics.render();
     assert!(text.contains(r#"raisonne_engine_failed_total{why="lost"} 1"#), "{text}");
 }
@@ -730,7 +746,7 @@ async fn serves_without_its_device() {
     config.api.listen = "127.0.0.1:0".parse().unwrap();
     config.api.deadline_default = config::HumanDuration(PATIENCE);
     config.bundle.path = unweighed_demo(home.path());
-    config.engine.device = DeviceSetting(Place::Gpu(0));
+    config.engine.device = DeviceSetting(ComputeDevice::Gpu(0));
     config.engine.cache = ByteSize(8 << 20);
     (config.engine.rows_max, config.engine.running_max) = (64, 2);
     let (services, _) = open_services(&config).await.unwrap();

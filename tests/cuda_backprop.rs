@@ -6,7 +6,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use raisonne::engine::Place;
+use raisonne::engine::ComputeDevice;
 use raisonne::nn::cuda::{Backprop, BackpropError, BackpropOptions};
 use raisonne::nn::decoder::{Adapters, LinearId, TokenBatch, TrainableDecoder, backprop, lora};
 use raisonne::nn::{BranchTargets, RowTargets};
@@ -242,12 +242,12 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
         dtype: ComputeDtype::Bf16,
         ..LearnerConfig::default()
     };
-    let train = |device: Place| {
+    let train = |device: ComputeDevice| {
         let mut learner =
             Learner::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
         learner.run(None, &AtomicBool::new(false), |_| {}).unwrap().losses
     };
-    let (right, found) = (train(Place::Processor), train(Place::Gpu(0)));
+    let (right, found) = (train(ComputeDevice::Cpu), train(ComputeDevice::Gpu(0)));
     for (found, right) in found.iter().zip(&right) {
         assert!((found / right - 1.0).abs() < 0.02, "{found}, not {right}");
     }
@@ -256,12 +256,12 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     // What was put down on one goes on on the other.
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("training.safetensors");
-    let some = LearnerConfig { device: Place::Gpu(0), ..plan };
+    let some = LearnerConfig { device: ComputeDevice::Gpu(0), ..plan };
     let mut first = Learner::new(begin(), some, &lessons).unwrap();
     (0..4).for_each(|_| assert!(first.step().unwrap().loss > 0.0));
     first.keep(&file).unwrap();
     drop(first);
-    for (device, near) in [(Place::Gpu(0), 1e-9), (Place::Processor, 0.02)] {
+    for (device, near) in [(ComputeDevice::Gpu(0), 1e-9), (ComputeDevice::Cpu, 0.02)] {
         let mut second = Learner::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
         second.resume(&file).unwrap();
         let losses = second.run(None, &AtomicBool::new(false), |_| {}).unwrap().losses;

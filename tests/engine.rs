@@ -12,11 +12,12 @@ mod runner;
 mod schedules;
 
 use raisonne::domain::{Criticality, Deadline};
-use raisonne::engine::sampler::{Place, Sampler};
-use raisonne::engine::scheduler::Id;
+use raisonne::engine::sampler::{SamplePosition, Sampler};
+use raisonne::engine::scheduler::RequestId;
 use raisonne::engine::{
-    Allowed, Answers, Ask, Constraint, Event, Generate, Limits, Runner, Sampling, Scheduler, Shape,
-    Usage, Wanted, Weigh, Why, Work,
+    Allowed, BranchOutput, Constraint, EngineEvent, EngineRequest, FinishReason, ForwardOutput,
+    GenerateRequest, Priority, RequestKind, Runner, RunnerLimits, SamplingParams, Scheduler,
+    SchedulerConfig, Usage, WeighRequest,
 };
 use runner::{FakeRunner, hidden, logits};
 use std::collections::BTreeMap;
@@ -33,22 +34,23 @@ fn nonzero(number: usize) -> NonZeroUsize {
     NonZeroUsize::new(number).unwrap()
 }
 
-fn shape(pages: usize, page_tokens: usize, rows_max: usize) -> Shape {
+fn shape(pages: usize, page_tokens: usize, max_batched_tokens: usize) -> RunnerLimits {
     let context_tokens_max = 4_096;
-    Shape {
+    RunnerLimits {
         pages,
         page_tokens,
         vocabulary: VOCABULARY,
         width: 3,
         context_tokens_max,
-        rows_max,
-        draws: false,
+        max_batched_tokens,
+        samples_on_device: false,
     }
 }
 
-fn limits(running_max: usize, waiting_max: usize, share_max: usize) -> Limits {
-    let [running_max, waiting_max, share_max] = [running_max, waiting_max, share_max].map(nonzero);
-    Limits { running_max, waiting_max, share_max }
+fn limits(running_max: usize, waiting_max: usize, prefill_chunk_max: usize) -> SchedulerConfig {
+    let [running_max, waiting_max, prefill_chunk_max] =
+        [running_max, waiting_max, prefill_chunk_max].map(nonzero);
+    SchedulerConfig { running_max, waiting_max, prefill_chunk_max }
 }
 
 /// `count` tokens that no other `seed` has.
@@ -56,38 +58,42 @@ fn tokens(seed: u32, count: usize) -> Vec<u32> {
     (0..count as u32).map(|at| 1 + (seed * 7 + at * (seed + 3) + at / 5) % 23).collect()
 }
 
-fn work(work: Work) -> Ask {
-    Ask { work, criticality: Criticality::Default, deadline: None }
+fn work(kind: RequestKind) -> EngineRequest {
+    EngineRequest { kind, priority: Priority::BACKGROUND }
 }
 
 /// A text after `prompt`, `tokens_max` long and with no end before.
-fn text(prompt: Vec<u32>, tokens_max: usize) -> Generate {
+fn text(prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {
     let samples = NonZeroUsize::MIN;
-    let (sampling, constraint) = (Sampling::plain(7), Constraint::Free);
-    Generate { prompt, samples, tokens_max, sampling, constraint, ends: Vec::new() }
+    let (sampling, constraint) = (SamplingParams::plain(7), Constraint::Free);
+    GenerateRequest { prompt, samples, tokens_max, sampling, constraint, stop_tokens: Vec::new() }
 }
 
-fn generate(prompt: Vec<u32>, tokens_max: usize) -> Ask {
-    work(Work::Generate(text(prompt, tokens_max)))
+fn generate(prompt: Vec<u32>, tokens_max: usize) -> EngineRequest {
+    work(RequestKind::Generate(text(prompt, tokens_max)))
 }
 
-fn weigh(trunk: Vec<u32>, branches: Vec<Vec<u32>>) -> Ask {
-    work(Work::Weigh(Weigh { trunk, branches, wanted: Wanted::Chosen(vec![3, 5]) }))
+fn weigh(trunk: Vec<u32>, branches: Vec<Vec<u32>>) -> EngineRequest {
+    work(RequestKind::Weigh(WeighRequest {
+        trunk,
+        branches,
+        output: BranchOutput::TokenLogits(vec![3, 5]),
+    }))
 }
 
 /// What must become of an ask, worked out in the plainest way: one token after the other, from the
 /// whole history. Of the usage, cached tokens are left out.
-fn expected(ask: &Ask) -> Vec<Event> {
-    match &ask.work {
-        Work::Generate(generate) => {
+fn expected(ask: &EngineRequest) -> Vec<EngineEvent> {
+    match &ask.kind {
+        RequestKind::Generate(generate) => {
             (0..generate.samples.get()).flat_map(|sample| expected_text(generate, sample)).collect()
         }
-        Work::Weigh(weigh) => {
+        RequestKind::Weigh(weigh) => {
             let weights = weigh.branches.iter().map(|branch| {
                 let seen = [&weigh.trunk[..], branch].concat();
-                match &weigh.wanted {
-                    Wanted::Chosen(tokens) => logits(&seen, tokens),
-                    Wanted::Hidden => hidden(&seen, 3),
+                match &weigh.output {
+                    BranchOutput::TokenLogits(tokens) => logits(&seen, tokens),
+                    BranchOutput::HiddenState => hidden(&seen, 3),
                 }
             });
             let usage = Usage {
@@ -95,22 +101,22 @@ fn expected(ask: &Ask) -> Vec<Event> {
                 generated_tokens: weigh.branches.iter().map(Vec::len).sum(),
                 ..Usage::default()
             };
-            let done = Event::Done { sample: 0, why: Why::Ended, usage };
-            vec![Event::Weighed(weights.collect()), done]
+            let done = EngineEvent::Done { sample: 0, finish_reason: FinishReason::Stop, usage };
+            vec![EngineEvent::Weighed(weights.collect()), done]
         }
     }
 }
 
-fn expected_text(generate: &Generate, sample: usize) -> Vec<Event> {
+fn expected_text(generate: &GenerateRequest, sample: usize) -> Vec<EngineEvent> {
     let (mut known, mut constraint) = (generate.prompt.clone(), generate.constraint.clone());
     let (mut events, mut sampler) = (Vec::new(), Sampler::default());
     let mut usage = Usage { prompt_tokens: known.len(), ..Usage::default() };
     let why = loop {
         if constraint.is_done() {
-            break Why::Ended;
+            break FinishReason::Stop;
         }
         if usage.generated_tokens == generate.tokens_max {
-            break Why::Length;
+            break FinishReason::Length;
         }
         let allowed = constraint.allowed();
         let (token, logprob) = if let Some(token) = constraint.forced() {
@@ -119,35 +125,35 @@ fn expected_text(generate: &Generate, sample: usize) -> Vec<Event> {
         } else {
             let all: Vec<_> = (0..VOCABULARY as u32).collect();
             let wanted = if let Allowed::Only(tokens) = allowed { tokens } else { &all };
-            let place = Place { sample, token: usage.generated_tokens };
+            let place = SamplePosition { sample, token: usage.generated_tokens };
             let logits = logits(&known, wanted);
             let drawn = sampler.draw(&logits, allowed, &generate.sampling, place).unwrap();
             (drawn.token, drawn.logprob)
         };
-        let ends = constraint.is_free() && generate.ends.contains(&token);
+        let ends = constraint.is_free() && generate.stop_tokens.contains(&token);
         constraint.advance(token).unwrap();
         known.push(token);
         usage.generated_tokens += 1;
-        events.push(Event::Token { sample, token, logprob });
+        events.push(EngineEvent::Token { sample, token, logprob });
         if ends {
-            break Why::Ended;
+            break FinishReason::Stop;
         }
     };
-    events.push(Event::Done { sample, why, usage });
+    events.push(EngineEvent::Done { sample, finish_reason: why, usage });
     events
 }
 
 /// Events in the order of `expected`: by sample, and without what the cache saved.
-fn comparable(events: &[Event]) -> Vec<Event> {
+fn comparable(events: &[EngineEvent]) -> Vec<EngineEvent> {
     let mut events = events.to_vec();
     for event in &mut events {
-        if let Event::Done { usage, .. } = event {
+        if let EngineEvent::Done { usage, .. } = event {
             usage.cached_tokens = 0;
         }
     }
     events.sort_by_key(|event| match event {
-        Event::Token { sample, .. } | Event::Done { sample, .. } => *sample,
-        Event::Weighed(_) | Event::Failed(_) => 0,
+        EngineEvent::Token { sample, .. } | EngineEvent::Done { sample, .. } => *sample,
+        EngineEvent::Weighed(_) | EngineEvent::Failed(_) => 0,
     });
     events
 }
@@ -156,28 +162,28 @@ fn comparable(events: &[Event]) -> Vec<Event> {
 struct Play {
     scheduler: Scheduler,
     runner: FakeRunner,
-    answers: Answers,
+    answers: ForwardOutput,
     pages: usize,
     now: Instant,
     steps: usize,
-    asks: BTreeMap<Id, Asked>,
+    asks: BTreeMap<RequestId, Asked>,
     log: String,
 }
 
 struct Asked {
     name: String,
-    ask: Ask,
+    ask: EngineRequest,
     arrived: Instant,
-    events: Vec<Event>,
+    events: Vec<EngineEvent>,
     ends: usize,
 }
 
 impl Play {
-    fn new(shape: Shape, limits: Limits) -> Self {
+    fn new(shape: RunnerLimits, limits: SchedulerConfig) -> Self {
         Self {
             scheduler: Scheduler::new(shape, limits).unwrap(),
             runner: FakeRunner::new(shape),
-            answers: Answers::default(),
+            answers: ForwardOutput::default(),
             pages: shape.pages,
             now: Instant::now(),
             steps: 0,
@@ -186,7 +192,7 @@ impl Play {
         }
     }
 
-    fn ask(&mut self, name: &str, ask: Ask) -> Id {
+    fn ask(&mut self, name: &str, ask: EngineRequest) -> RequestId {
         let id = self.scheduler.admit(ask.clone(), self.now).unwrap();
         let (name, arrived) = (name.to_owned(), self.now);
         let asked = Asked { name, ask, arrived, events: Vec::new(), ends: 0 };

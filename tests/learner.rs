@@ -4,11 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
 use candle_core::{D, DType, Device, Tensor, Var};
-use raisonne::domain::Criticality;
 #[cfg(not(feature = "cuda"))]
-use raisonne::engine::Place;
+use raisonne::engine::ComputeDevice;
 use raisonne::engine::{
-    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Sampling, Wanted, Weigh, Work,
+    BranchOutput, Constraint, CpuRunner, Engine, EngineEvent, EngineRequest, GenerateRequest,
+    Priority, RequestKind, SamplingParams, SchedulerConfig, WeighRequest,
 };
 use raisonne::nn::decoder::{
     Adapters, Checkpoint, EMBEDDING, TokenBatch, TrainableDecoder, forward,
@@ -141,42 +141,52 @@ impl Served {
         };
         let runner =
             move || Ok(CpuRunner::load(Checkpoint::open(&folder).unwrap(), options, 128).unwrap());
-        let limits = Limits { running_max: one, waiting_max: one, share_max: one };
+        let limits = SchedulerConfig { running_max: one, waiting_max: one, prefill_chunk_max: one };
         let engine = Engine::start(runner, limits, &Arc::new(Metrics::new())).unwrap();
         Self { engine, _home: home }
     }
 
-    fn hear(&self, work: Work) -> (Vec<u32>, Vec<f32>) {
-        let ask = Ask { work, criticality: Criticality::Default, deadline: None };
-        let mut reply = self.engine.ask(ask).unwrap();
+    fn hear(&self, work: RequestKind) -> (Vec<u32>, Vec<f32>) {
+        let ask = EngineRequest { kind: work, priority: Priority::BACKGROUND };
+        let mut reply = self.engine.submit(ask).unwrap();
         let (mut tokens, mut weights) = (Vec::new(), Vec::new());
         while let Some(event) = reply.blocking_next() {
             match event {
-                Event::Token { token, .. } => tokens.push(token),
-                Event::Weighed(branches) => weights = branches.concat(),
-                Event::Done { .. } => {}
-                Event::Failed(failure) => panic!("{failure}"),
+                EngineEvent::Token { token, .. } => tokens.push(token),
+                EngineEvent::Weighed(branches) => weights = branches.concat(),
+                EngineEvent::Done { .. } => {}
+                EngineEvent::Failed(failure) => panic!("{failure}"),
             }
         }
         (tokens, weights)
     }
 
     fn writes(&self, prompt: &[u32], count: usize) -> Vec<u32> {
-        let text = Generate {
+        let text = GenerateRequest {
             prompt: prompt.to_vec(),
             samples: NonZeroUsize::MIN,
             tokens_max: count,
-            sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 },
+            sampling: SamplingParams {
+                temperature: 0.0,
+                top_k: 0,
+                top_p: 1.0,
+                min_p: 0.0,
+                seed: 0,
+            },
             constraint: Constraint::Free,
-            ends: Vec::new(),
+            stop_tokens: Vec::new(),
         };
-        [prompt.to_vec(), self.hear(Work::Generate(text)).0].concat()
+        [prompt.to_vec(), self.hear(RequestKind::Generate(text)).0].concat()
     }
 
     fn weighs(&self, trunk: &[u32], branches: &[Vec<u32>]) -> Vec<f32> {
         let (trunk, branches) = (trunk.to_vec(), branches.to_vec());
-        self.hear(Work::Weigh(Weigh { trunk, branches, wanted: Wanted::Chosen(vec![LABEL_TOKEN]) }))
-            .1
+        self.hear(RequestKind::Weigh(WeighRequest {
+            trunk,
+            branches,
+            output: BranchOutput::TokenLogits(vec![LABEL_TOKEN]),
+        }))
+        .1
     }
 }
 
@@ -355,7 +365,8 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
 #[test]
 fn a_gpu_needs_a_program_that_knows_one() {
     let scope = TrainScope::of(Some(4));
-    let plan = LearnerConfig { scope, dtype: ComputeDtype::Bf16, device: Place::Gpu(0), ..plan() };
+    let plan =
+        LearnerConfig { scope, dtype: ComputeDtype::Bf16, device: ComputeDevice::Gpu(0), ..plan() };
     let error = Learner::new(model(1), plan, &texts()).unwrap_err().to_string();
     assert_eq!(error, "this program was built without the feature `cuda`, and can't use a GPU");
 }

@@ -6,10 +6,9 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
 use raisonne::bench::memory_bytes;
-use raisonne::domain::Criticality;
 use raisonne::engine::{
-    Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Reply, Sampling, Wanted, Weigh,
-    Work,
+    BranchOutput, Constraint, CpuRunner, Engine, EngineEvent, EngineRequest, GenerateRequest,
+    Priority, RequestKind, ResponseStream, SamplingParams, SchedulerConfig, WeighRequest,
 };
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{KvDtype, PackedOptions, SimdLevel, WeightDtype};
@@ -47,8 +46,11 @@ fn engine() -> Engine {
         let checkpoint = Checkpoint::open(&folder).unwrap();
         Ok(CpuRunner::load(checkpoint, options, CONTEXT)?)
     };
-    let limits =
-        Limits { running_max: nonzero(8), waiting_max: nonzero(4 * OPEN), share_max: nonzero(32) };
+    let limits = SchedulerConfig {
+        running_max: nonzero(8),
+        waiting_max: nonzero(4 * OPEN),
+        prefill_chunk_max: nonzero(32),
+    };
     Engine::start(build, limits, &Arc::new(Metrics::new())).unwrap()
 }
 
@@ -56,13 +58,13 @@ fn tokens(rng: &mut ChaCha8Rng, most: usize) -> Vec<u32> {
     (0..rng.random_range(1..=most)).map(|_| rng.random_range(0..VOCABULARY)).collect()
 }
 
-fn random_work(rng: &mut ChaCha8Rng) -> Work {
+fn random_work(rng: &mut ChaCha8Rng) -> RequestKind {
     if rng.random_bool(0.3) {
         let branches = (0..rng.random_range(1..20)).map(|_| tokens(rng, 6)).collect();
-        return Work::Weigh(Weigh {
+        return RequestKind::Weigh(WeighRequest {
             trunk: tokens(rng, 90),
             branches,
-            wanted: Wanted::Chosen(vec![1, 2]),
+            output: BranchOutput::TokenLogits(vec![1, 2]),
         });
     }
     let constraint = if rng.random_bool(0.3) {
@@ -70,19 +72,19 @@ fn random_work(rng: &mut ChaCha8Rng) -> Work {
     } else {
         Constraint::Free
     };
-    Work::Generate(Generate {
+    RequestKind::Generate(GenerateRequest {
         prompt: tokens(rng, 90),
         samples: NonZeroUsize::new(rng.random_range(1..=3)).unwrap(),
         tokens_max: rng.random_range(8..24),
-        sampling: Sampling::plain(rng.random()),
+        sampling: SamplingParams::plain(rng.random()),
         constraint,
-        ends: vec![7],
+        stop_tokens: vec![7],
     })
 }
 
-fn hear_out(mut reply: Reply) {
+fn hear_out(mut reply: ResponseStream) {
     while let Some(event) = reply.blocking_next() {
-        assert!(!matches!(event, Event::Failed(_)), "{event:?}");
+        assert!(!matches!(event, EngineEvent::Failed(_)), "{event:?}");
     }
 }
 
@@ -97,7 +99,7 @@ fn ten_thousand_requests_leave_no_memory_behind() {
             before = memory_bytes().unwrap();
         }
         let work = random_work(&mut rng);
-        let reply = engine.ask(Ask { work, criticality: Criticality::Default, deadline: None });
+        let reply = engine.submit(EngineRequest { kind: work, priority: Priority::BACKGROUND });
         let reply = reply.unwrap();
         // Some hang up at once.
         if rng.random_bool(0.8) {

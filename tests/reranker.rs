@@ -15,7 +15,7 @@ use raisonne::language::LmTokenizer;
 use raisonne::nn::decoder::TrainableDecoder;
 use raisonne::rank::{self, Answer, Ladder, LadderOptions, Shortfall, Update};
 use raisonne::reranker::{
-    ComparedFile, Grounds, Prompts, RerankerFile, RunLimits, Thought, WeighedFile,
+    ComparedFile, Grounds, Prompts, RerankerFile, RerankerOptions, Thought, WeighedFile,
 };
 use raisonne::telemetry::Metrics;
 use raisonne::train::recipe::Sizes;
@@ -84,7 +84,7 @@ fn bundle() -> TempDir {
     bundle_with(RerankerFile { weighed, ..RerankerFile::default() })
 }
 
-fn building(change: impl FnOnce(&mut RunLimits)) -> LadderOptions {
+fn building(change: impl FnOnce(&mut RerankerOptions)) -> LadderOptions {
     let mut building = support::building(Arc::new(Metrics::new()));
     change(&mut building.engine);
     building
@@ -360,7 +360,7 @@ async fn items_that_nobody_knows_do_not_stop_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_without_room_leaves_the_scored_order() {
     let home = bundle();
-    let page = |engine: &mut RunLimits| engine.cache = 16 << 10;
+    let page = |engine: &mut RerankerOptions| engine.kv_cache_bytes = 16 << 10;
     let (ladder, _) = rank::open(home.path(), &building(page)).await.unwrap();
     let answer = climb(&ladder, &query(&home, 10, Effort::Auto)).await.pop().unwrap();
     assert_eq!(answer.ranking.quality, Quality::Scored);

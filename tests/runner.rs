@@ -5,10 +5,11 @@
 
 use candle_core::{DType, Device, Tensor};
 use raisonne::bench::{self, LogitsOptions};
-use raisonne::domain::Criticality;
 use raisonne::engine::{
-    Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Read, Reply,
-    Runner, Sampling, Span, Step, Trie, Wanted, Weigh, What, Work,
+    BranchOutput, ComputeDevice, Constraint, CpuRunner, Engine, EngineEvent, EngineRequest,
+    ForwardBatch, ForwardOutput, GenerateRequest, OutputKind, Priority, RequestKind,
+    ResponseStream, RowOutput, Runner, SamplingParams, SchedulerConfig, SequenceSpan, Trie,
+    WeighRequest,
 };
 use raisonne::nn::decoder::Checkpoint;
 use raisonne::nn::packed::{KvDtype, PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
@@ -75,9 +76,9 @@ impl Expected {
 fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<Vec<Vec<f32>>> {
     let mut done = vec![Vec::new(); texts.len()];
     let mut chunks = chunks.iter().cycle();
-    let mut out = Answers::default();
+    let mut out = ForwardOutput::default();
     while done.iter().zip(texts).any(|(done, text)| done.len() < text.len()) {
-        let mut step = Step::default();
+        let mut step = ForwardBatch::default();
         let mut whose = Vec::new();
         for (t, text) in texts.iter().enumerate() {
             let past = done[t].len();
@@ -90,7 +91,7 @@ fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<V
             // The pages of a text lie apart and out of order.
             let pages = (past + taken.len()).div_ceil(PAGE_TOKENS);
             step.pages.extend((0..pages).map(|page| ((page * 7 + t * 32) % 251) as u32));
-            step.spans.push(Span {
+            step.spans.push(SequenceSpan {
                 rows: row..step.tokens.len(),
                 pages: page..step.pages.len(),
                 past,
@@ -98,7 +99,7 @@ fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<V
             });
             whose.push(t);
             let reads = row..step.tokens.len();
-            step.reads.extend(reads.map(|row| Read { row, what: What::Vocabulary }));
+            step.outputs.extend(reads.map(|row| RowOutput { row, kind: OutputKind::FullLogits }));
         }
         runner.forward(&step, &mut out).unwrap();
         let mut answer = 0;
@@ -129,7 +130,7 @@ fn what_is_written_down_for_another_engine_is_what_the_model_says() {
         cache_precision: None,
         threads: NonZeroUsize::MIN,
         level: SimdLevel::best(),
-        place: Place::Processor,
+        device: ComputeDevice::Cpu,
         tokens: file.clone(),
         rows_max: 7,
         last,
@@ -223,47 +224,51 @@ fn observed_engine(
 ) -> Engine {
     let folder = folder.to_owned();
     let nonzero = |n| NonZeroUsize::new(n).unwrap();
-    let limits = Limits {
+    let limits = SchedulerConfig {
         running_max: nonzero(running_max),
         waiting_max: nonzero(64),
-        share_max: nonzero(options.max_batched_tokens / 2),
+        prefill_chunk_max: nonzero(options.max_batched_tokens / 2),
     };
     Engine::start(move || Ok(runner(&folder, options)), limits, metrics).unwrap()
 }
 
-fn ask(work: Work) -> Ask {
-    Ask { work, criticality: Criticality::Default, deadline: None }
+fn ask(kind: RequestKind) -> EngineRequest {
+    EngineRequest { kind, priority: Priority::BACKGROUND }
 }
 
-fn text(prompt: &[u32], tokens_max: usize, temperature: f32) -> Ask {
-    ask(Work::Generate(Generate {
+fn text(prompt: &[u32], tokens_max: usize, temperature: f32) -> EngineRequest {
+    ask(RequestKind::Generate(GenerateRequest {
         prompt: prompt.to_vec(),
         samples: NonZeroUsize::MIN,
         tokens_max,
-        sampling: Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7 },
+        sampling: SamplingParams { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7 },
         constraint: Constraint::Free,
-        ends: Vec::new(),
+        stop_tokens: Vec::new(),
     }))
 }
 
-fn weigh(trunk: &[u32], branches: &[Vec<u32>], wanted: Wanted) -> Ask {
-    ask(Work::Weigh(Weigh { trunk: trunk.to_vec(), branches: branches.to_vec(), wanted }))
+fn weigh(trunk: &[u32], branches: &[Vec<u32>], wanted: BranchOutput) -> EngineRequest {
+    ask(RequestKind::Weigh(WeighRequest {
+        trunk: trunk.to_vec(),
+        branches: branches.to_vec(),
+        output: wanted,
+    }))
 }
 
 /// Everything that was said, floats as their bits.
-fn heard(mut reply: Reply) -> Vec<u32> {
+fn heard(mut reply: ResponseStream) -> Vec<u32> {
     let (mut heard, mut texts) = (Vec::new(), vec![Vec::new(); SAMPLES_MAX]);
     while let Some(event) = reply.blocking_next() {
         match event {
             // Samples of one ask may come in any turn.
-            Event::Token { sample, token, logprob } => {
+            EngineEvent::Token { sample, token, logprob } => {
                 texts[sample].extend([token, logprob.to_bits()]);
             }
-            Event::Weighed(branches) => {
+            EngineEvent::Weighed(branches) => {
                 heard.extend(branches.concat().into_iter().map(f32::to_bits));
             }
-            Event::Done { .. } => {}
-            Event::Failed(failure) => panic!("{failure}"),
+            EngineEvent::Done { .. } => {}
+            EngineEvent::Failed(failure) => panic!("{failure}"),
         }
     }
     heard.extend(texts.concat());
@@ -285,9 +290,9 @@ fn a_real_model_writes_what_it_writes_with_transformers() {
         Ok(CpuRunner::load(checkpoint, options, 512).unwrap())
     };
     let one = NonZeroUsize::MIN;
-    let limits = Limits { running_max: one, waiting_max: one, share_max: one };
+    let limits = SchedulerConfig { running_max: one, waiting_max: one, prefill_chunk_max: one };
     let engine = Engine::start(runner, limits, &Arc::new(Metrics::new())).unwrap();
-    let reply = engine.ask(text(&expected[..1], expected.len() - 1, 0.0)).unwrap();
+    let reply = engine.submit(text(&expected[..1], expected.len() - 1, 0.0)).unwrap();
     let heard = heard(reply);
     let written: Vec<u32> = heard.chunks(2).map(|pair| pair[0]).collect();
     assert_eq!(written, expected[1..]);
@@ -300,7 +305,7 @@ fn branches_say_what_texts_of_their_own_say() {
         let (trunk, rest) = tokens.split_at(37);
         let branches =
             [rest[..5].to_vec(), rest[5..23].to_vec(), rest[23..24].to_vec(), rest[..4].to_vec()];
-        let wanted = Wanted::Chosen(vec![3, 1, 40]);
+        let wanted = BranchOutput::TokenLogits(vec![3, 1, 40]);
         for rows_max in [24, 64] {
             let options = options(WeightDtype::F32, SimdLevel::best(), rows_max);
             let alone: Vec<Vec<f32>> = branches
@@ -311,16 +316,16 @@ fn branches_say_what_texts_of_their_own_say() {
                     let (last, whole) = whole.split_last().unwrap();
                     let engine = engine(&fixture(name), options, 1);
                     let ask = weigh(whole, &[vec![*last]], wanted.clone());
-                    floats(heard(engine.ask(ask).unwrap()))
+                    floats(heard(engine.submit(ask).unwrap()))
                 })
                 .collect();
             let engine = engine(&fixture(name), options, 4);
             let mut places: Vec<usize> = (0..branches.len()).collect();
             // Cold, warm, and in another order.
             for _ in 0..3 {
-                let company = engine.ask(text(&rest[2..30], 9, 0.0)).unwrap();
+                let company = engine.submit(text(&rest[2..30], 9, 0.0)).unwrap();
                 let asked: Vec<_> = places.iter().map(|place| branches[*place].clone()).collect();
-                let reply = engine.ask(weigh(trunk, &asked, wanted.clone())).unwrap();
+                let reply = engine.submit(weigh(trunk, &asked, wanted.clone())).unwrap();
                 let together = floats(heard(reply));
                 for (place, got) in places.iter().zip(together.chunks(3)) {
                     for (got, right) in got.iter().zip(&alone[*place]) {
@@ -339,15 +344,19 @@ fn floats(bits: Vec<u32>) -> Vec<f32> {
 }
 
 /// Texts, branches, a slate to be put in order and entries of a catalogue.
-fn all_kinds(tokens: &[Vec<u32>]) -> Vec<Ask> {
+fn all_kinds(tokens: &[Vec<u32>]) -> Vec<EngineRequest> {
     let text_of = |n: usize| &tokens[n % tokens.len()];
-    let mut asks: Vec<Ask> = (0..8)
+    let mut asks: Vec<EngineRequest> = (0..8)
         .map(|n| {
             let prompt = &text_of(n)[n..n + 20 + 3 * n];
             if n % 3 == 2 {
                 let branches: Vec<_> =
                     (1..6).map(|b| text_of(b)[b..b + 1 + 2 * b].to_vec()).collect();
-                let wanted = if n == 2 { Wanted::Hidden } else { Wanted::Chosen(vec![5, 9]) };
+                let wanted = if n == 2 {
+                    BranchOutput::HiddenState
+                } else {
+                    BranchOutput::TokenLogits(vec![5, 9])
+                };
                 weigh(prompt, &branches, wanted)
             } else {
                 text(prompt, 12, if n % 2 == 0 { 0.0 } else { 0.9 })
@@ -360,7 +369,7 @@ fn all_kinds(tokens: &[Vec<u32>]) -> Vec<Ask> {
         [Constraint::permutation(&labels, &[9]).unwrap(), Constraint::entries(trie, 3).unwrap()]
     {
         let mut ask = text(&text_of(3)[..33], 16, 0.9);
-        if let Work::Generate(generate) = &mut ask.work {
+        if let RequestKind::Generate(generate) = &mut ask.kind {
             generate.constraint = constraint;
             generate.samples = NonZeroUsize::new(3).unwrap();
         }
@@ -380,7 +389,7 @@ fn company_changes_no_bit() {
                 .iter()
                 .map(|ask| {
                     let engine = engine(&folder, options(precision, level, 64), 8);
-                    heard(engine.ask(ask.clone()).unwrap())
+                    heard(engine.submit(ask.clone()).unwrap())
                 })
                 .collect();
             // Too few pages for all: some lose what was computed, and compute it again.
@@ -392,7 +401,7 @@ fn company_changes_no_bit() {
                 order.shuffle(&mut rng);
                 order.truncate(rng.random_range(1..=asks.len()));
                 let replies: Vec<_> =
-                    order.iter().map(|n| (*n, engine.ask(asks[*n].clone()).unwrap())).collect();
+                    order.iter().map(|n| (*n, engine.submit(asks[*n].clone()).unwrap())).collect();
                 for (n, reply) in replies {
                     let name = (precision.as_str(), level.as_str());
                     assert_eq!(heard(reply), alone[n], "ask {n}, {name:?}");

@@ -1,10 +1,10 @@
 //! How many tokens does the engine read, write and weigh, and how many could this machine?
 
 use super::process::memory_bytes;
-use crate::domain::Criticality;
 use crate::engine::{
-    Answers, Ask, Constraint, CpuRunner, Engine, Event, Generate, Limits, Place, Reply, Runner,
-    RunnerError, Sampling, Shape, Step, Wanted, Weigh, Work,
+    BranchOutput, ComputeDevice, Constraint, CpuRunner, Engine, EngineEvent, EngineRequest,
+    ForwardBatch, ForwardOutput, GenerateRequest, Priority, RequestKind, ResponseStream, Runner,
+    RunnerError, RunnerLimits, SamplingParams, SchedulerConfig, WeighRequest,
 };
 use crate::nn::decoder::{Checkpoint, DecoderConfig, LinearId};
 use crate::nn::packed::{
@@ -40,7 +40,7 @@ pub struct EngineOptions {
     /// The processor's instructions.
     pub level: SimdLevel,
     /// Where it runs.
-    pub place: Place,
+    pub device: ComputeDevice,
     /// Whether a GPU replays steps of texts that go on as CUDA graphs.
     pub graphs: bool,
     /// What that reads a second, in bytes, and computes, in operations; measured of a processor, without them.
@@ -135,11 +135,12 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         Some(precision) => precision,
         None => WeightDtype::of(&checkpoint)?,
     };
-    let precision = options.place.precision(precision)?;
-    let kept = options.place.kept(options.cache_precision)?;
+    let precision = options.device.weight_dtype(precision)?;
+    let kept = options.device.kv_dtype(options.cache_precision)?;
     let unknown = "what a GPU reads and computes in a second is not measured: `bandwidth` and `peak` have to be given";
     ensure!(
-        options.place == Place::Processor || options.bandwidth.is_some() && options.peak.is_some(),
+        options.device == ComputeDevice::Cpu
+            || options.bandwidth.is_some() && options.peak.is_some(),
         unknown
     );
     let bandwidth = match options.bandwidth {
@@ -162,7 +163,7 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     let batches = batches.collect::<Result<Vec<_>>>()?;
     let weighing = if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
     let report = Report {
-        device: options.place.to_string(),
+        device: options.device.to_string(),
         precision: precision.as_str(),
         level: options.level.as_str(),
         threads: options.threads.get(),
@@ -213,11 +214,11 @@ fn start(
         max_batched_tokens: options.rows_max,
     };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
-    let place = options.place;
+    let place = options.device;
     let decodes_max = if options.graphs { most(options) } else { 0 };
     let between = between.clone();
     let build = move || -> Result<Watched, RunnerError> {
-        let runner: Box<dyn Runner> = if place == Place::Processor {
+        let runner: Box<dyn Runner> = if place == ComputeDevice::Cpu {
             let runner = CpuRunner::load(checkpoint, load, context)?;
             // Whoever starts the engine waits for this.
             let _ = tell.send(runner.memory());
@@ -228,10 +229,10 @@ fn start(
         Ok(Watched { runner, ended: None, between })
     };
     let nonzero = |n: usize| NonZeroUsize::MIN.saturating_add(n.saturating_sub(1));
-    let limits = Limits {
+    let limits = SchedulerConfig {
         running_max: nonzero(most(options)),
         waiting_max: nonzero(most(options)),
-        share_max: nonzero(options.rows_max),
+        prefill_chunk_max: nonzero(options.rows_max),
     };
     let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
     Ok((engine, told.try_recv().ok()))
@@ -303,14 +304,14 @@ struct Bench<'a> {
 }
 
 impl Runner for Watched {
-    fn shape(&self) -> Shape {
-        self.runner.shape()
+    fn limits(&self) -> RunnerLimits {
+        self.runner.limits()
     }
 
-    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+    fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError> {
         let before = self.ended.map_or(Duration::ZERO, |ended| ended.elapsed());
         let done = self.runner.forward(step, out);
-        let host = before + self.runner.asked_in();
+        let host = before + self.runner.enqueue_time();
         self.between.lock().unwrap_or_else(PoisonError::into_inner).push(host.as_secs_f64());
         self.ended = Some(Instant::now());
         done
@@ -341,7 +342,7 @@ impl Bench<'_> {
         let begun = Instant::now();
         for reply in &mut replies {
             while let Some(event) = reply.blocking_next() {
-                if let Event::Failed(failure) = event {
+                if let EngineEvent::Failed(failure) = event {
                     bail!(failure);
                 }
             }
@@ -361,18 +362,18 @@ impl Bench<'_> {
     }
 
     /// Asks for a text of so many tokens after each prompt.
-    fn write(&self, prompts: &[Vec<u32>], tokens_max: usize) -> Result<Vec<Reply>> {
+    fn write(&self, prompts: &[Vec<u32>], tokens_max: usize) -> Result<Vec<ResponseStream>> {
         let asks = prompts.iter().map(|prompt| {
-            ask(Work::Generate(Generate {
+            request(RequestKind::Generate(GenerateRequest {
                 prompt: prompt.clone(),
                 samples: NonZeroUsize::MIN,
                 tokens_max,
-                sampling: Sampling::GREEDY,
+                sampling: SamplingParams::GREEDY,
                 constraint: Constraint::Free,
-                ends: Vec::new(),
+                stop_tokens: Vec::new(),
             }))
         });
-        asks.map(|ask| Ok(self.engine.ask(ask)?)).collect()
+        asks.map(|ask| Ok(self.engine.submit(ask)?)).collect()
     }
 
     /// Weighs branches on a fresh trunk, and again on the same.
@@ -382,10 +383,11 @@ impl Bench<'_> {
         let mut times = [0.0; 2];
         for time in &mut times {
             let branches = (0..branches).map(|_| self.text(branch_tokens)).collect();
-            let wanted = Wanted::Chosen(vec![1, 2]);
-            let work = Work::Weigh(Weigh { trunk: trunk.clone(), branches, wanted });
+            let wanted = BranchOutput::TokenLogits(vec![1, 2]);
+            let work =
+                RequestKind::Weigh(WeighRequest { trunk: trunk.clone(), branches, output: wanted });
             let begun = Instant::now();
-            let mut reply = self.engine.ask(ask(work))?;
+            let mut reply = self.engine.submit(request(work))?;
             next(&mut reply)?;
             *time = begun.elapsed().as_secs_f64();
         }
@@ -404,14 +406,14 @@ impl Bench<'_> {
     }
 }
 
-fn ask(work: Work) -> Ask {
-    Ask { work, criticality: Criticality::Default, deadline: None }
+fn request(kind: RequestKind) -> EngineRequest {
+    EngineRequest { kind, priority: Priority::BACKGROUND }
 }
 
 /// The next event, which is no failure.
-fn next(reply: &mut Reply) -> Result<Event> {
+fn next(reply: &mut ResponseStream) -> Result<EngineEvent> {
     match reply.blocking_next() {
-        Some(Event::Failed(failure)) => bail!(failure),
+        Some(EngineEvent::Failed(failure)) => bail!(failure),
         Some(event) => Ok(event),
         None => bail!("the engine said nothing"),
     }

@@ -1,6 +1,8 @@
 //! What does a model say of a text, row by row? To hold a place where it runs against another engine.
 
-use crate::engine::{Answers, Place, Read, Runner, Span, Step, What};
+use crate::engine::{
+    ComputeDevice, ForwardBatch, ForwardOutput, OutputKind, RowOutput, Runner, SequenceSpan,
+};
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
 use anyhow::{Context as _, Result, ensure};
@@ -23,7 +25,7 @@ pub struct LogitsOptions {
     /// See `threads`.
     pub level: SimdLevel,
     /// Where it runs.
-    pub place: Place,
+    pub device: ComputeDevice,
     /// A JSON array of the text's tokens.
     pub tokens: PathBuf,
     /// Rows of a step.
@@ -56,14 +58,14 @@ pub fn logits(options: &LogitsOptions) -> Result<()> {
         None => WeightDtype::of(&checkpoint)?,
     };
     let load = PackedOptions {
-        weight_dtype: options.place.precision(precision)?,
-        kv_dtype: options.place.kept(options.cache_precision)?,
+        weight_dtype: options.device.weight_dtype(precision)?,
+        kv_dtype: options.device.kv_dtype(options.cache_precision)?,
         threads: options.threads,
         level: options.level,
         kv_pages: tokens.len().div_ceil(PAGE_TOKENS),
         max_batched_tokens: *rows_max,
     };
-    let mut runner = options.place.load(checkpoint, load, tokens.len(), 1)?;
+    let mut runner = options.device.load(checkpoint, load, tokens.len(), 1)?;
     let mut tables = HashMap::new();
     let read_until = tokens.len() - last;
     for (name, from, rows) in [("prefill", 0, *rows_max), ("decode", read_until, 1)] {
@@ -88,20 +90,21 @@ fn read(
     wanted: impl Iterator<Item = usize>,
     table: &mut Vec<f32>,
 ) -> Result<()> {
-    let reads: Vec<Read> = wanted.map(|row| Read { row, what: What::Vocabulary }).collect();
+    let reads: Vec<RowOutput> =
+        wanted.map(|row| RowOutput { row, kind: OutputKind::FullLogits }).collect();
     let pages: Vec<u32> = (0..tokens.len().div_ceil(PAGE_TOKENS) as u32).collect();
     let rows = 0..tokens.len() - past;
-    let span = Span { rows, pages: 0..pages.len(), past, branch: false };
-    let step = Step {
+    let span = SequenceSpan { rows, pages: 0..pages.len(), past, branch: false };
+    let step = ForwardBatch {
         tokens: tokens[past..].to_vec(),
         spans: vec![span],
         pages,
-        reads,
-        ..Step::default()
+        outputs: reads,
+        ..ForwardBatch::default()
     };
-    let mut answers = Answers::default();
+    let mut answers = ForwardOutput::default();
     runner.forward(&step, &mut answers)?;
-    for index in 0..step.reads.len() {
+    for index in 0..step.outputs.len() {
         table.extend_from_slice(answers.get(index));
     }
     Ok(())

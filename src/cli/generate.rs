@@ -1,8 +1,10 @@
 //! `raisonne generate`: what a model's folder writes.
 
 use super::model::LoadArgs;
-use crate::domain::Criticality;
-use crate::engine::{Ask, Constraint, Event, Generate as Text, Place, Sampling, Usage, Why, Work};
+use crate::engine::{
+    ComputeDevice, Constraint, EngineEvent, EngineRequest, FinishReason, GenerateRequest, Priority,
+    RequestKind, SamplingParams, Usage,
+};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
@@ -16,7 +18,7 @@ pub(super) struct Generate {
     model: LoadArgs,
     /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
     #[arg(long, default_value_t)]
-    device: Place,
+    device: ComputeDevice,
     /// The text to go on from.
     #[arg(long)]
     prompt: String,
@@ -54,27 +56,26 @@ impl Generate {
         let (ends, precision) = (opened.ends(), opened.precision());
         let (engine, vocabulary) = opened.start(prompt.len().saturating_add(self.max_tokens))?;
         let loaded = begun.elapsed();
-        let ask = Ask {
-            work: Work::Generate(Text {
+        let ask = EngineRequest {
+            kind: RequestKind::Generate(GenerateRequest {
                 prompt,
                 samples: NonZeroUsize::MIN,
                 tokens_max: self.max_tokens,
                 sampling: self.sampling(),
                 constraint: Constraint::Free,
-                ends,
+                stop_tokens: ends,
             }),
-            criticality: Criticality::Default,
-            deadline: None,
+            priority: Priority::BACKGROUND,
         };
         let begun = Instant::now();
-        let mut reply = engine.ask(ask)?;
+        let mut reply = engine.submit(ask)?;
         let mut out = stdout().lock();
         let (mut written, mut tokens, mut text) =
             (vocabulary.detokenizer(), Vec::new(), String::new());
         let mut first = None;
         while let Some(event) = reply.blocking_next() {
             match event {
-                Event::Token { token, .. } => {
+                EngineEvent::Token { token, .. } => {
                     first.get_or_insert_with(|| begun.elapsed());
                     tokens.push(token);
                     let part = written.add(token)?;
@@ -84,7 +85,7 @@ impl Generate {
                     }
                     text.push_str(&part);
                 }
-                Event::Done { why, usage, .. } => {
+                EngineEvent::Done { finish_reason: why, usage, .. } => {
                     let rest = written.finish()?;
                     if !self.json {
                         writeln!(out, "{rest}")?;
@@ -95,7 +96,7 @@ impl Generate {
                     let object = json!({
                         "text": text,
                         "tokens": tokens,
-                        "ended": if why == Why::Ended { "end" } else { "length" },
+                        "ended": if why == FinishReason::Stop { "end" } else { "length" },
                         "prompt_tokens": prompt_tokens,
                         "generated_tokens": generated_tokens,
                         "precision": precision.as_str(),
@@ -105,18 +106,18 @@ impl Generate {
                     });
                     writeln!(out, "{object}")?;
                 }
-                Event::Failed(failure) => bail!(failure),
-                Event::Weighed(_) => {}
+                EngineEvent::Failed(failure) => bail!(failure),
+                EngineEvent::Weighed(_) => {}
             }
         }
         out.flush().context("writing the text")
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling(&self) -> SamplingParams {
         let Self { temperature, top_k, top_p, min_p, seed, greedy, .. } = *self;
         if greedy {
-            return Sampling { seed, ..Sampling::GREEDY };
+            return SamplingParams { seed, ..SamplingParams::GREEDY };
         }
-        Sampling { temperature, top_k, top_p, min_p, seed }
+        SamplingParams { temperature, top_k, top_p, min_p, seed }
     }
 }

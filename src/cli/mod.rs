@@ -12,7 +12,7 @@ mod shop;
 
 use crate::api::pb;
 use crate::bench;
-use crate::engine::Place;
+use crate::engine::ComputeDevice;
 use crate::train::learner::{ComputeDtype, LearnerConfig, TrainScope};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
@@ -101,7 +101,7 @@ struct LogitsBench {
     model: model::LoadArgs,
     /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
     #[arg(long, default_value_t)]
-    device: Place,
+    device: ComputeDevice,
     /// A JSON array of the text's tokens.
     #[arg(long)]
     tokens: PathBuf,
@@ -148,7 +148,7 @@ struct LearnerBench {
     adapter_rank: Option<usize>,
     /// Where it is trained: `cpu`, or `cuda:N`, which trains adapters in bf16.
     #[arg(long, default_value_t)]
-    device: Place,
+    device: ComputeDevice,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -160,7 +160,7 @@ struct EngineBench {
     model: model::LoadArgs,
     /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
     #[arg(long, default_value_t)]
-    device: Place,
+    device: ComputeDevice,
     /// Launches every kernel of a step one by one, without CUDA graphs.
     #[arg(long)]
     eager: bool,
@@ -250,7 +250,7 @@ struct ScorerBench {
     candidates: usize,
     /// Times it on a GPU as well, `cuda` or `cuda:N`: single slates of several sizes, and then what was asked for.
     #[arg(long, default_value_t)]
-    device: Place,
+    device: ComputeDevice,
     /// Slates at a time, on a GPU.
     #[arg(long, default_value_t = 1)]
     slates: usize,
@@ -297,7 +297,7 @@ impl ScorerBench {
         let options = bench::ScorerOptions {
             case: self.case,
             candidates: self.candidates,
-            place: self.device,
+            device: self.device,
             slates: self.slates,
             fused: self.repetitions,
             candle: self.candle_repetitions,
@@ -358,7 +358,7 @@ impl LogitsBench {
             threads: self.model.threads(),
             level: self.model.level(),
             model: self.model.model,
-            place: self.device,
+            device: self.device,
             tokens: self.tokens,
             rows_max: self.rows_max,
             last: self.last,
@@ -375,7 +375,7 @@ impl EngineBench {
             cache_precision: self.model.cache_precision(),
             threads: self.model.threads(),
             level: self.model.level(),
-            place: self.device,
+            device: self.device,
             graphs: !self.eager,
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth * 1e9),
             peak: self.peak.map(|peak| peak * 1e12),

@@ -1,7 +1,7 @@
 //! Loading a language model from the command line.
 
 use crate::config::Quantize;
-use crate::engine::{Engine, Limits, Place};
+use crate::engine::{ComputeDevice, Engine, SchedulerConfig};
 use crate::language::LmTokenizer;
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{PAGE_TOKENS, PackedOptions, SimdLevel, WeightDtype};
@@ -41,14 +41,14 @@ pub(super) struct LoadArgs {
 /// A model's folder that was found sound, and the words that it knows.
 pub(super) struct Opened {
     checkpoint: Checkpoint,
-    place: Place,
+    place: ComputeDevice,
     options: PackedOptions,
     pub vocabulary: LmTokenizer,
 }
 
 impl LoadArgs {
     /// Opens the model's folder, for a model that will run in this place.
-    pub(super) fn open(&self, place: Place) -> anyhow::Result<Opened> {
+    pub(super) fn open(&self, place: ComputeDevice) -> anyhow::Result<Opened> {
         let checkpoint = Checkpoint::open(&self.model)
             .with_context(|| format!("opening the model `{}`", self.model.display()))?;
         let folder = if self.model.is_dir() {
@@ -61,8 +61,8 @@ impl LoadArgs {
             None => WeightDtype::of(&checkpoint)?,
             Some(precision) => precision,
         };
-        let precision = place.precision(precision)?;
-        let kept = place.kept(self.cache_precision())?;
+        let precision = place.weight_dtype(precision)?;
+        let kept = place.kv_dtype(self.cache_precision())?;
         let (threads, level) = (self.threads(), self.level());
         let options = PackedOptions {
             weight_dtype: precision,
@@ -114,8 +114,8 @@ impl Opened {
         let options = PackedOptions { kv_pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
         let build = move || place.load(checkpoint, options, tokens, 1);
         let one = NonZeroUsize::MIN;
-        let share_max = one.saturating_add(ROWS_MAX);
-        let limits = Limits { running_max: one, waiting_max: one, share_max };
+        let prefill_chunk_max = one.saturating_add(ROWS_MAX);
+        let limits = SchedulerConfig { running_max: one, waiting_max: one, prefill_chunk_max };
         Ok((Engine::start(build, limits, &Arc::new(Metrics::new()))?, vocabulary))
     }
 }

@@ -22,36 +22,42 @@
 //! Whatever is asked gets the same answer in any company: what is drawn is keyed by the ask alone,
 //! and the model's arithmetic does not depend on who else is in a step.
 
-mod ask;
+mod compute_device;
 pub mod constraint;
+mod cpu_runner;
 #[cfg(feature = "cuda")]
-mod cuda;
-pub mod pages;
-mod place;
-mod reply;
-mod runner;
+mod cuda_runner;
+mod forward;
+pub mod kv_pages;
+mod request;
+mod response;
 pub mod sampler;
 pub mod scheduler;
 mod sequence;
-mod step;
 
 pub use crate::nn::softmax::SampleSpec;
-pub use ask::{Ask, Generate, Limits, Misfit, Refused, Wanted, Weigh, Work};
+pub use compute_device::{ComputeDevice, ComputeDeviceError};
 pub use constraint::{Allowed, Constraint, ConstraintError, Thinking, Trie};
+pub use cpu_runner::CpuRunner;
 #[cfg(feature = "cuda")]
-pub use cuda::CudaRunner;
-pub use place::{Place, PlaceError};
-pub use reply::{Event, Failure, Reply, Usage, Why};
-pub use runner::CpuRunner;
-pub use sampler::{BadSampling, SampleError, Sampling};
+pub use cuda_runner::CudaRunner;
+pub use forward::{
+    BANNED_MAX, ForwardBatch, ForwardOutput, OutputKind, RowOutput, Runner, RunnerError,
+    RunnerLimits, SequenceSpan,
+};
+pub use request::{
+    BranchOutput, EngineRequest, GenerateRequest, Priority, Rejection, RequestKind,
+    SchedulerConfig, SchedulerConfigError, WeighRequest,
+};
+pub use response::{EngineEvent, FinishReason, RequestFailure, ResponseStream, Usage};
+pub use sampler::{SampleError, SamplingParams, SamplingParamsError};
 pub use scheduler::Scheduler;
-pub use step::{Answers, BANNED_MAX, Read, Runner, RunnerError, Shape, Span, Step, What};
 
 use crate::telemetry::{EngineLoad, EngineStep, Metrics};
 use crate::worker::{self, Inbox, NextTurn, PostError, Worker};
-use ask::Admission;
+use request::Admission;
 use rustc_hash::FxHashMap;
-use scheduler::Id;
+use scheduler::RequestId;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
@@ -62,7 +68,7 @@ use tokio::time::Instant;
 /// on.
 #[derive(Debug)]
 pub struct Engine {
-    inbox: Inbox<Job>,
+    inbox: Inbox<EngineJob>,
     admission: Admission,
     /// Sequences that may still be taken on.
     room: Arc<Semaphore>,
@@ -77,10 +83,10 @@ pub enum EngineError {
     Runner(#[from] RunnerError),
     /// The limits do not fit the model.
     #[error(transparent)]
-    Misfit(#[from] Misfit),
+    Config(#[from] SchedulerConfigError),
     /// The ask was not taken.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Rejected(#[from] Rejection),
     /// The owner is gone for good.
     #[error("the engine's owner is gone")]
     Gone,
@@ -88,25 +94,25 @@ pub enum EngineError {
 
 /// What an owner is asked.
 #[derive(Debug)]
-struct Job {
-    ask: Ask,
-    events: mpsc::Sender<Event>,
+struct EngineJob {
+    ask: EngineRequest,
+    events: mpsc::Sender<EngineEvent>,
     room: OwnedSemaphorePermit,
 }
 
 /// Who waits for what becomes of an ask.
 #[derive(Debug)]
-struct Listener {
-    events: mpsc::Sender<Event>,
+struct ResponseSender {
+    events: mpsc::Sender<EngineEvent>,
     _room: OwnedSemaphorePermit,
 }
 
 /// The state of the owner's thread.
-struct Owner<R> {
+struct EngineCore<R> {
     runner: R,
     scheduler: Scheduler,
-    listeners: FxHashMap<Id, Listener>,
-    answers: Answers,
+    listeners: FxHashMap<RequestId, ResponseSender>,
+    answers: ForwardOutput,
     metrics: Arc<Metrics>,
     /// Whether what the model runs on is lost: then this turn is the last.
     lost: bool,
@@ -119,13 +125,13 @@ impl Engine {
     /// it is ready.
     pub fn start<R: Runner + 'static>(
         build: impl FnOnce() -> Result<R, RunnerError> + Send + 'static,
-        limits: Limits,
+        limits: SchedulerConfig,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, EngineError> {
         let (tell, ready) = std_mpsc::sync_channel(1);
         let metrics = metrics.clone();
         let build = move || {
-            let built = Owner::new(build, limits, metrics);
+            let built = EngineCore::new(build, limits, metrics);
             let (told, owner) = match built {
                 Ok(owner) => (Ok(owner.scheduler.admission()), Some(owner)),
                 Err(error) => (Err(error), None),
@@ -136,7 +142,7 @@ impl Engine {
         };
         // One ask is one sequence or more, and each has a permit: so many always fit.
         let waiting_max = NonZeroUsize::MIN.saturating_add(limits.sequences_max() - 1);
-        let (inbox, thread) = worker::start_busy("engine", waiting_max, build, Owner::turn);
+        let (inbox, thread) = worker::start_busy("engine", waiting_max, build, EngineCore::turn);
         let admission = ready.recv().map_err(|_| EngineError::Gone)??;
         let room = Arc::new(Semaphore::new(limits.sequences_max()));
         Ok(Self { inbox, admission, room, _thread: thread })
@@ -144,19 +150,21 @@ impl Engine {
 
     /// Asks for something, without waiting: what could never be done, or finds no room, is refused
     /// at once.
-    pub fn ask(&self, ask: Ask) -> Result<Reply, EngineError> {
+    pub fn submit(&self, ask: EngineRequest) -> Result<ResponseStream, EngineError> {
         self.admission.check(&ask)?;
-        let full = || Refused::Full(self.admission.limits.sequences_max());
+        let full = || Rejection::Full(self.admission.limits.sequences_max());
         let sequences = ask.sequences();
         let permits = u32::try_from(sequences).map_err(|_| full())?;
         let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| full())?;
         // All that can become of it fits, so a slow reader never holds up the owner.
         let (events, heard) = mpsc::channel(ask.events_max());
-        self.inbox.try_post(Job { ask, events, room }).map_err(|rejected| match rejected {
-            PostError::Full(_) => EngineError::Refused(full()),
-            PostError::Closed(_) => EngineError::Gone,
-        })?;
-        Ok(Reply::new(heard, sequences))
+        self.inbox.try_post(EngineJob { ask, events, room }).map_err(
+            |rejected| match rejected {
+                PostError::Full(_) => EngineError::Rejected(full()),
+                PostError::Closed(_) => EngineError::Gone,
+            },
+        )?;
+        Ok(ResponseStream::new(heard, sequences))
     }
 
     /// Whether the owner is still at work.
@@ -165,22 +173,22 @@ impl Engine {
     }
 }
 
-// === impl Owner ===
+// === impl EngineCore ===
 
-impl<R: Runner> Owner<R> {
+impl<R: Runner> EngineCore<R> {
     fn new(
         build: impl FnOnce() -> Result<R, RunnerError>,
-        limits: Limits,
+        limits: SchedulerConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EngineError> {
         let runner = build()?;
-        let scheduler = Scheduler::new(runner.shape(), limits)?;
-        let (listeners, answers) = (FxHashMap::default(), Answers::default());
+        let scheduler = Scheduler::new(runner.limits(), limits)?;
+        let (listeners, answers) = (FxHashMap::default(), ForwardOutput::default());
         Ok(Self { runner, scheduler, listeners, answers, metrics, lost: false })
     }
 
     /// Takes what was asked, computes a step, and tells what became of it.
-    fn turn(&mut self, jobs: &mut Vec<Job>) -> NextTurn {
+    fn turn(&mut self, jobs: &mut Vec<EngineJob>) -> NextTurn {
         let now = Instant::now();
         jobs.drain(..).for_each(|job| self.admit(job, now));
         self.hang_up();
@@ -197,11 +205,11 @@ impl<R: Runner> Owner<R> {
         }
     }
 
-    fn admit(&mut self, job: Job, now: Instant) {
-        let Job { ask, events, room } = job;
+    fn admit(&mut self, job: EngineJob, now: Instant) {
+        let EngineJob { ask, events, room } = job;
         match self.scheduler.admit(ask, now) {
-            Ok(id) => drop(self.listeners.insert(id, Listener { events, _room: room })),
-            Err(refused) => send(&events, Event::Failed(refused.into())),
+            Ok(id) => drop(self.listeners.insert(id, ResponseSender { events, _room: room })),
+            Err(refused) => send(&events, EngineEvent::Failed(refused.into())),
         }
     }
 
@@ -264,7 +272,7 @@ impl<R: Runner> Owner<R> {
         // What failed is at the end of the chain, and all of it is said.
         let error = format!("{:#}", anyhow::Error::from(error));
         tracing::error!(error, lost = self.lost, "a step failed");
-        let failure = Failure::Runner(error.into());
+        let failure = RequestFailure::Runner(error.into());
         if self.lost {
             self.scheduler.fail_all(&failure);
         } else {
@@ -293,7 +301,7 @@ impl<R: Runner> Owner<R> {
 }
 
 /// Sends an event to somebody who may have hung up: the next turn finds out.
-fn send(events: &mpsc::Sender<Event>, event: Event) {
+fn send(events: &mpsc::Sender<EngineEvent>, event: EngineEvent) {
     let sent = events.try_send(event);
     let full = matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
     assert!(!full, "a reply has room for all that can become of its ask");

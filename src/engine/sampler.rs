@@ -17,7 +17,7 @@ use std::cmp::Ordering;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
+pub struct SamplingParams {
     /// What the logits are divided by; zero takes the highest, the lowest token first.
     pub temperature: f32,
     /// Only so many of the likeliest tokens; zero means all.
@@ -33,7 +33,7 @@ pub struct Sampling {
 /// A number that cannot be sampled with.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("`{field}` is {value}, and must be {range}")]
-pub struct BadSampling {
+pub struct SamplingParamsError {
     /// Which.
     pub field: &'static str,
     /// Its value.
@@ -44,7 +44,7 @@ pub struct BadSampling {
 
 /// A token that was drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Drawn {
+pub struct SampledToken {
     /// The token.
     pub token: u32,
     /// Its log-probability under the policy.
@@ -75,7 +75,7 @@ pub struct Sampler {
 
 /// Where a draw stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct SamplePosition {
     /// The sample of the ask.
     pub sample: usize,
     /// Tokens before it in the sample.
@@ -89,9 +89,9 @@ const TEMPERATURE_MAX: f32 = 10.0;
 /// How many of the likeliest tokens are sorted at first, to find the ones that top-p keeps.
 const SORTED_FIRST: usize = 256;
 
-// === impl Sampling ===
+// === impl SamplingParams ===
 
-impl Sampling {
+impl SamplingParams {
     /// The likeliest token, always.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
 
@@ -101,7 +101,7 @@ impl Sampling {
     }
 
     /// Refuses numbers that cannot be sampled with.
-    pub fn check(&self) -> Result<(), BadSampling> {
+    pub fn check(&self) -> Result<(), SamplingParamsError> {
         let Self { temperature, top_k: _, top_p, min_p, seed: _ } = *self;
         let bounds = [
             (
@@ -114,13 +114,13 @@ impl Sampling {
             ("min_p", min_p, (0.0..1.0).contains(&min_p), "at least 0, below 1"),
         ];
         match bounds.into_iter().find(|(_, _, within, _)| !within) {
-            Some((field, value, _, range)) => Err(BadSampling { field, value, range }),
+            Some((field, value, _, range)) => Err(SamplingParamsError { field, value, range }),
             None => Ok(()),
         }
     }
 
     /// The number, of 0 to 1, that draws the token at a place.
-    pub(super) fn chance(&self, place: Place) -> f64 {
+    pub(super) fn chance(&self, place: SamplePosition) -> f64 {
         self.stream(place).random()
     }
 
@@ -138,7 +138,7 @@ impl Sampling {
         self.top_k > 0 && self.top_k < tokens
     }
 
-    fn stream(&self, place: Place) -> ChaCha8Rng {
+    fn stream(&self, place: SamplePosition) -> ChaCha8Rng {
         /// Tells this stream from others of the same seed.
         const PURPOSE: u64 = u64::from_le_bytes(*b"sampling");
         let mut key = [0; 32];
@@ -159,9 +159,9 @@ impl Sampler {
         &mut self,
         logits: &[f32],
         allowed: Allowed<'_>,
-        sampling: &Sampling,
-        place: Place,
-    ) -> Result<Drawn, SampleError> {
+        sampling: &SamplingParams,
+        place: SamplePosition,
+    ) -> Result<SampledToken, SampleError> {
         let chance = if sampling.temperature > 0.0 { sampling.chance(place) } else { 0.0 };
         self.draw_at(logits, allowed, sampling, chance)
     }
@@ -171,9 +171,9 @@ impl Sampler {
         &mut self,
         logits: &[f32],
         allowed: Allowed<'_>,
-        sampling: &Sampling,
+        sampling: &SamplingParams,
         chance: f64,
-    ) -> Result<Drawn, SampleError> {
+    ) -> Result<SampledToken, SampleError> {
         let (tokens, banned) = match allowed {
             Allowed::Only(tokens) => {
                 assert_eq!(tokens.len(), logits.len(), "the model answered for every token");
@@ -189,7 +189,7 @@ impl Sampler {
         let chosen =
             if sampling.temperature > 0.0 { self.pick(sampling, total, chance) } else { likeliest };
         let logprob = f64::from((logits[chosen] - highest) / temperature) - total.ln();
-        Ok(Drawn { token: token_at(chosen), logprob: logprob as f32 })
+        Ok(SampledToken { token: token_at(chosen), logprob: logprob as f32 })
     }
 
     /// Copies the logits, those of banned tokens as minus infinity, and finds the highest. Tokens
@@ -215,8 +215,8 @@ impl Sampler {
     }
 
     /// Where `chance`, in `0..1`, falls among the weights that the cuts leave.
-    fn pick(&mut self, sampling: &Sampling, total: f64, chance: f64) -> usize {
-        let Sampling { top_k, top_p, min_p, .. } = *sampling;
+    fn pick(&mut self, sampling: &SamplingParams, total: f64, chance: f64) -> usize {
+        let SamplingParams { top_k, top_p, min_p, .. } = *sampling;
         let Self { weights, sums, order } = self;
         let cut_k = sampling.cuts_by_count(weights.len());
         if !sampling.cuts(weights.len()) {
@@ -310,11 +310,11 @@ mod tests {
 
     const FREE: Allowed<'_> = Allowed::AllBut(&[]);
 
-    fn draws(logits: &[f32], sampling: Sampling, count: usize) -> Vec<usize> {
+    fn draws(logits: &[f32], sampling: SamplingParams, count: usize) -> Vec<usize> {
         let mut sampler = Sampler::default();
         let mut met = vec![0; logits.len()];
         for token in 0..count {
-            let place = Place { sample: 0, token };
+            let place = SamplePosition { sample: 0, token };
             met[sampler.draw(logits, FREE, &sampling, place).unwrap().token as usize] += 1;
         }
         met
@@ -323,35 +323,36 @@ mod tests {
     fn draw(
         logits: &[f32],
         allowed: Allowed<'_>,
-        sampling: &Sampling,
-    ) -> Result<Drawn, SampleError> {
-        Sampler::default().draw(logits, allowed, sampling, Place { sample: 0, token: 0 })
+        sampling: &SamplingParams,
+    ) -> Result<SampledToken, SampleError> {
+        Sampler::default().draw(logits, allowed, sampling, SamplePosition { sample: 0, token: 0 })
     }
 
     #[test]
     fn a_draw_follows_the_policy() {
         let logits = [0.0, 2.0_f32.ln(), f32::NEG_INFINITY, 5.0_f32.ln()];
-        let met = draws(&logits, Sampling::plain(3), 8_000);
+        let met = draws(&logits, SamplingParams::plain(3), 8_000);
         assert_eq!(met[2], 0);
         for (met, expected) in met.iter().zip([1_000, 2_000, 0, 5_000]) {
             assert!(met.abs_diff(expected) < 150, "{met} for {expected}");
         }
-        let hot = draws(&logits, Sampling { temperature: 2.0, ..Sampling::plain(3) }, 8_000);
+        let hot =
+            draws(&logits, SamplingParams { temperature: 2.0, ..SamplingParams::plain(3) }, 8_000);
         assert!(hot[0] > 1_400, "{hot:?}");
     }
 
     #[test]
     fn cuts_leave_the_likeliest() {
         let logits = [1.0_f32, 4.0, 3.0, 2.0].map(f32::ln);
-        let plain = Sampling::plain(5);
+        let plain = SamplingParams::plain(5);
         for (cut, left) in [
-            (Sampling { top_k: 2, ..plain }, vec![1, 2]),
-            (Sampling { top_k: 9, ..plain }, vec![0, 1, 2, 3]),
-            (Sampling { top_p: 0.39, ..plain }, vec![1]),
-            (Sampling { top_p: 0.41, ..plain }, vec![1, 2]),
-            (Sampling { min_p: 0.49, ..plain }, vec![1, 2, 3]),
-            (Sampling { top_k: 2, top_p: 0.5, ..plain }, vec![1]),
-            (Sampling { top_p: 0.95, min_p: 0.6, ..plain }, vec![1, 2]),
+            (SamplingParams { top_k: 2, ..plain }, vec![1, 2]),
+            (SamplingParams { top_k: 9, ..plain }, vec![0, 1, 2, 3]),
+            (SamplingParams { top_p: 0.39, ..plain }, vec![1]),
+            (SamplingParams { top_p: 0.41, ..plain }, vec![1, 2]),
+            (SamplingParams { min_p: 0.49, ..plain }, vec![1, 2, 3]),
+            (SamplingParams { top_k: 2, top_p: 0.5, ..plain }, vec![1]),
+            (SamplingParams { top_p: 0.95, min_p: 0.6, ..plain }, vec![1, 2]),
         ] {
             let met = draws(&logits, cut, 500);
             let met: Vec<_> = (0..4).filter(|&token| met[token] > 0).collect();
@@ -362,7 +363,7 @@ mod tests {
     #[test]
     fn top_p_finds_a_long_head() {
         let logits = vec![0.0; 5_000];
-        let half = Sampling { top_p: 0.5, ..Sampling::plain(1) };
+        let half = SamplingParams { top_p: 0.5, ..SamplingParams::plain(1) };
         let met = draws(&logits, half, 500);
         assert!(met[2_501..].iter().all(|&count| count == 0), "equals go by their number");
         assert!(met[2_000..2_501].iter().any(|&count| count > 0));
@@ -370,7 +371,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_of_equals() {
-        let drawn = draw(&[1.0, 3.0, 3.0], FREE, &Sampling::GREEDY).unwrap();
+        let drawn = draw(&[1.0, 3.0, 3.0], FREE, &SamplingParams::GREEDY).unwrap();
         assert_eq!(drawn.token, 1);
         let expected = -(2.0 + (-2.0_f32).exp()).ln();
         assert!((drawn.logprob - expected).abs() < 1e-6, "{drawn:?}");
@@ -378,13 +379,13 @@ mod tests {
 
     #[test]
     fn the_log_probability_is_over_what_is_allowed() {
-        let greedy = Sampling::GREEDY;
+        let greedy = SamplingParams::GREEDY;
         let only = draw(&[0.0, 0.0], Allowed::Only(&[7, 9]), &greedy).unwrap();
         assert_eq!((only.token, only.logprob), (7, -std::f32::consts::LN_2));
         let but = draw(&[0.0, 9.0, 0.0], Allowed::AllBut(&[1]), &greedy).unwrap();
         assert_eq!((but.token, but.logprob), (0, -std::f32::consts::LN_2));
         // A cut does not change it, a temperature does.
-        let cold = Sampling { temperature: 0.5, top_k: 1, ..Sampling::plain(1) };
+        let cold = SamplingParams { temperature: 0.5, top_k: 1, ..SamplingParams::plain(1) };
         let drawn = draw(&[0.0, 1.0], FREE, &cold).unwrap();
         assert!((drawn.logprob + (1.0 + (-2.0_f32).exp()).ln()).abs() < 1e-6, "{drawn:?}");
     }
@@ -394,8 +395,8 @@ mod tests {
         let logits = vec![0.0; 1_000];
         let mut sampler = Sampler::default();
         let mut at = |seed, sample, token| {
-            let place = Place { sample, token };
-            sampler.draw(&logits, FREE, &Sampling::plain(seed), place).unwrap().token
+            let place = SamplePosition { sample, token };
+            sampler.draw(&logits, FREE, &SamplingParams::plain(seed), place).unwrap().token
         };
         let first = at(1, 2, 3);
         assert_eq!(first, at(1, 2, 3));
@@ -406,7 +407,7 @@ mod tests {
 
     #[test]
     fn broken_logits_are_an_error() {
-        let plain = Sampling::plain(1);
+        let plain = SamplingParams::plain(1);
         assert_eq!(draw(&[0.0, f32::NAN], FREE, &plain), Err(SampleError::NotFinite(1)));
         let only = Allowed::Only(&[4, 6]);
         assert_eq!(draw(&[0.0, f32::INFINITY], only, &plain), Err(SampleError::NotFinite(6)));
@@ -416,17 +417,17 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_refused_by_name() {
-        let refused = |sampling: Sampling| sampling.check().unwrap_err().to_string();
-        let plain = Sampling::plain(1);
-        assert!(plain.check().is_ok() && Sampling::GREEDY.check().is_ok());
-        let hot = refused(Sampling { temperature: 11.0, ..plain });
+        let refused = |sampling: SamplingParams| sampling.check().unwrap_err().to_string();
+        let plain = SamplingParams::plain(1);
+        assert!(plain.check().is_ok() && SamplingParams::GREEDY.check().is_ok());
+        let hot = refused(SamplingParams { temperature: 11.0, ..plain });
         assert_eq!(hot, "`temperature` is 11, and must be 0, or 0.001 to 10");
-        let nan = refused(Sampling { temperature: f32::NAN, ..plain });
+        let nan = refused(SamplingParams { temperature: f32::NAN, ..plain });
         assert_eq!(nan, "`temperature` is NaN, and must be 0, or 0.001 to 10");
-        refused(Sampling { temperature: 1e-39, ..plain });
-        let none = refused(Sampling { top_p: 0.0, ..plain });
+        refused(SamplingParams { temperature: 1e-39, ..plain });
+        let none = refused(SamplingParams { top_p: 0.0, ..plain });
         assert_eq!(none, "`top_p` is 0, and must be above 0, at most 1");
-        let all = refused(Sampling { min_p: 1.0, ..plain });
+        let all = refused(SamplingParams { min_p: 1.0, ..plain });
         assert_eq!(all, "`min_p` is 1, and must be at least 0, below 1");
     }
 }

@@ -8,12 +8,12 @@
 
 mod plan;
 
-use super::ask::{Admission, Ask, Limits, Misfit, Refused};
-use super::pages::{PageCounts, Pages};
-use super::reply::{Event, Failure, Why};
+use super::forward::{ForwardBatch, ForwardOutput, OutputKind, RunnerLimits};
+use super::kv_pages::{KvPageCounts, KvPages};
+use super::request::{Admission, EngineRequest, Rejection, SchedulerConfig, SchedulerConfigError};
+use super::response::{EngineEvent, FinishReason, RequestFailure};
 use super::sampler::{SampleError, Sampler};
-use super::sequence::{Grant, Sequence, Urgency};
-use super::step::{Answers, Shape, Step, What};
+use super::sequence::{ScheduledTokens, SchedulingKey, Sequence};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use std::vec;
 use tokio::time::Instant;
 
-pub use plan::Planned;
+pub use plan::PlannedSequence;
 
 /// Work without a deadline goes before work whose deadline is further off than this, so it too is
 /// overtaken only for so long.
@@ -30,15 +30,15 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An ask that was admitted, numbered by arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id(pub u64);
+pub struct RequestId(pub u64);
 
 /// Something that became of an ask.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Output {
+pub struct RequestEvent {
     /// The ask.
-    pub id: Id,
+    pub id: RequestId,
     /// What became of it.
-    pub event: Event,
+    pub event: EngineEvent,
     /// Whether nothing more will.
     pub last: bool,
 }
@@ -47,30 +47,30 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Scheduler {
     admission: Admission,
-    pages: Pages,
-    asks: FxHashMap<Id, Asked>,
+    pages: KvPages,
+    asks: FxHashMap<RequestId, ActiveRequest>,
     /// Asks that have a deadline.
-    due: BTreeSet<(Instant, Id)>,
+    due: BTreeSet<(Instant, RequestId)>,
     /// Sequences that hold no page.
-    waiting: BTreeMap<Urgency, Sequence>,
+    waiting: BTreeMap<SchedulingKey, Sequence>,
     /// Sequences that hold pages, the most urgent first.
     running: Vec<Sequence>,
     sampler: Sampler,
-    step: Step,
+    step: ForwardBatch,
     rows_left: usize,
     /// Sequences that a step may have, after it turned out that more are too many.
     at_once: usize,
-    tally: Tally,
-    outputs: Vec<Output>,
-    failing: Vec<(Id, SampleError)>,
+    tally: StepStats,
+    outputs: Vec<RequestEvent>,
+    failing: Vec<(RequestId, SampleError)>,
     next_id: u64,
     /// Sequences that are held.
     held: usize,
 }
 
 #[derive(Debug)]
-struct Asked {
-    ask: Arc<Ask>,
+struct ActiveRequest {
+    ask: Arc<EngineRequest>,
     /// Sequences that are not done.
     open: usize,
     /// Samples that wait for the eldest to compute the prompt that they share.
@@ -79,18 +79,18 @@ struct Asked {
 
 /// How much is at hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct SchedulerLoad {
     /// Sequences that hold pages.
     pub running: usize,
     /// Sequences that wait.
     pub waiting: usize,
     /// Pages by state.
-    pub pages: PageCounts,
+    pub pages: KvPageCounts,
 }
 
 /// What the last plan came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct StepStats {
     /// Rows of prompts, trunks and branches.
     pub prefill_tokens: usize,
     /// Rows of texts that go on.
@@ -105,19 +105,19 @@ pub struct Tally {
 
 impl Scheduler {
     /// A scheduler for a runner of this shape.
-    pub fn new(shape: Shape, limits: Limits) -> Result<Self, Misfit> {
+    pub fn new(shape: RunnerLimits, limits: SchedulerConfig) -> Result<Self, SchedulerConfigError> {
         Ok(Self {
             admission: Admission::new(shape, limits)?,
-            pages: Pages::new(shape.pages),
+            pages: KvPages::new(shape.pages),
             asks: FxHashMap::default(),
             due: BTreeSet::new(),
             waiting: BTreeMap::new(),
             running: Vec::with_capacity(limits.running_max.get()),
             sampler: Sampler::default(),
-            step: Step::default(),
+            step: ForwardBatch::default(),
             rows_left: 0,
             at_once: usize::MAX,
-            tally: Tally::default(),
+            tally: StepStats::default(),
             outputs: Vec::new(),
             failing: Vec::new(),
             next_id: 0,
@@ -131,24 +131,24 @@ impl Scheduler {
     }
 
     /// Takes an ask on that arrived at `now`, unless it could never be done or there is no room.
-    pub fn admit(&mut self, ask: Ask, now: Instant) -> Result<Id, Refused> {
+    pub fn admit(&mut self, ask: EngineRequest, now: Instant) -> Result<RequestId, Rejection> {
         self.admission.check(&ask)?;
         let (sequences, max) = (ask.sequences(), self.admission.limits.sequences_max());
         if self.held + sequences > max {
-            return Err(Refused::Full(max));
+            return Err(Rejection::Full(max));
         }
-        let id = Id(self.next_id);
+        let id = RequestId(self.next_id);
         self.next_id += 1;
         self.held += sequences;
-        if let Some(deadline) = ask.deadline {
+        if let Some(deadline) = ask.priority.deadline {
             self.due.insert((deadline.instant(), id));
         }
         let ask = Arc::new(ask);
-        let asked = Asked { ask: ask.clone(), open: sequences, younger: Vec::new() };
+        let asked = ActiveRequest { ask: ask.clone(), open: sequences, younger: Vec::new() };
         self.asks.insert(id, asked);
         let mut younger = Vec::new();
         for sample in 0..sequences {
-            let mut sequence = Sequence::new(&ask, Urgency::of(&ask, now, id, sample));
+            let mut sequence = Sequence::new(&ask, SchedulingKey::of(&ask, now, id, sample));
             match self.write_forced(&mut sequence) {
                 Some(why) => self.finish(&sequence, why),
                 None if sample == 0 => drop(self.waiting.insert(sequence.urgency, sequence)),
@@ -162,10 +162,10 @@ impl Scheduler {
     }
 
     /// Stops work on an ask, and says nothing more about it.
-    pub fn abort(&mut self, id: Id) {
+    pub fn abort(&mut self, id: RequestId) {
         let Some(asked) = self.asks.remove(&id) else { return };
         self.held -= asked.open;
-        if let Some(deadline) = asked.ask.deadline {
+        if let Some(deadline) = asked.ask.priority.deadline {
             self.due.remove(&(deadline.instant(), id));
         }
         self.waiting.retain(|urgency, _| urgency.id != id);
@@ -186,28 +186,28 @@ impl Scheduler {
     }
 
     /// Whether a sequence of an ask runs.
-    pub fn is_running(&self, id: Id) -> bool {
+    pub fn is_running(&self, id: RequestId) -> bool {
         self.running.iter().any(|sequence| sequence.urgency.id == id)
     }
 
     /// What became of asks since this was last called.
-    pub fn outputs(&mut self) -> vec::Drain<'_, Output> {
+    pub fn outputs(&mut self) -> vec::Drain<'_, RequestEvent> {
         self.outputs.drain(..)
     }
 
     /// How much is at hand.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> SchedulerLoad {
         let running = self.running.len();
-        Load { running, waiting: self.held - running, pages: self.pages.counts() }
+        SchedulerLoad { running, waiting: self.held - running, pages: self.pages.counts() }
     }
 
     /// What the last plan came to.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> StepStats {
         self.tally
     }
 
     /// The step at hand.
-    pub fn step(&self) -> &Step {
+    pub fn step(&self) -> &ForwardBatch {
         &self.step
     }
 
@@ -238,8 +238,8 @@ impl Scheduler {
     }
 
     /// Takes in what the model answered to the step at hand.
-    pub fn commit(&mut self, answers: &Answers) {
-        assert_eq!(answers.len(), self.step.reads.len(), "the model answers every read");
+    pub fn commit(&mut self, answers: &ForwardOutput) {
+        assert_eq!(answers.len(), self.step.outputs.len(), "the model answers every read");
         let mut running = mem::take(&mut self.running);
         let mut read = 0;
         for sequence in &mut running {
@@ -252,18 +252,18 @@ impl Scheduler {
                     self.commit_token(sequence, answers, read);
                     read += 1;
                 }
-                sequence.grant = Grant::default();
+                sequence.grant = ScheduledTokens::default();
             }
         }
         running.retain(|sequence| !sequence.ended);
         self.running = running;
         while let Some((id, error)) = self.failing.pop() {
-            self.fail(id, Failure::Sample(error));
+            self.fail(id, RequestFailure::Sample(error));
         }
     }
 
     /// Ends every ask of the step at hand, because the model could not be run.
-    pub fn fail_step(&mut self, failure: &Failure) {
+    pub fn fail_step(&mut self, failure: &RequestFailure) {
         let in_step = self.running.iter().filter(|sequence| !sequence.grant.is_none());
         let mut ids: Vec<_> = in_step.map(|sequence| sequence.urgency.id).collect();
         ids.dedup();
@@ -273,7 +273,7 @@ impl Scheduler {
     }
 
     /// Ends every ask, because the model will never be run again.
-    pub fn fail_all(&mut self, failure: &Failure) {
+    pub fn fail_all(&mut self, failure: &RequestFailure) {
         let mut ids: Vec<_> = self.asks.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -312,10 +312,10 @@ impl Scheduler {
     }
 
     /// Draws the next token, unless that is done, and ends the text if it was the last.
-    fn commit_token(&mut self, sequence: &mut Sequence, answers: &Answers, read: usize) {
+    fn commit_token(&mut self, sequence: &mut Sequence, answers: &ForwardOutput, read: usize) {
         let Some(generate) = sequence.generate() else { return };
-        let drawn = if let What::Drawn(draw) = self.step.reads[read].what {
-            answers.drawn[draw]
+        let drawn = if let OutputKind::Sampled(draw) = self.step.outputs[read].kind {
+            answers.sampled[draw]
         } else {
             let (logits, allowed) = (answers.get(read), sequence.constraint.allowed());
             self.sampler.draw(logits, allowed, &generate.sampling, sequence.place())
@@ -324,16 +324,21 @@ impl Scheduler {
             Ok(drawn) => drawn,
             Err(error) => return self.failing.push((sequence.urgency.id, error)),
         };
-        let ends = sequence.constraint.is_free() && generate.ends.contains(&drawn.token);
+        let ends = sequence.constraint.is_free() && generate.stop_tokens.contains(&drawn.token);
         self.append(sequence, drawn.token, drawn.logprob);
-        let why = if ends { Some(Why::Ended) } else { self.write_forced(sequence) };
+        let why = if ends { Some(FinishReason::Stop) } else { self.write_forced(sequence) };
         if let Some(why) = why {
             self.end(sequence, why);
         }
     }
 
     /// Takes in the branches, and ends the ask after the last.
-    fn commit_branches(&mut self, sequence: &mut Sequence, answers: &Answers, read: &mut usize) {
+    fn commit_branches(
+        &mut self,
+        sequence: &mut Sequence,
+        answers: &ForwardOutput,
+        read: &mut usize,
+    ) {
         for _ in 0..sequence.grant.branches {
             sequence.weights.push(answers.get(*read).to_vec());
             *read += 1;
@@ -343,21 +348,25 @@ impl Scheduler {
         if sequence.next_branch().is_none() {
             let weights = mem::take(&mut sequence.weights);
             let id = sequence.urgency.id;
-            self.outputs.push(Output { id, event: Event::Weighed(weights), last: false });
-            self.end(sequence, Why::Ended);
+            self.outputs.push(RequestEvent {
+                id,
+                event: EngineEvent::Weighed(weights),
+                last: false,
+            });
+            self.end(sequence, FinishReason::Stop);
         }
     }
 
     /// Writes the tokens that the constraint leaves no choice about. Says why the text is done, if
     /// it is.
-    fn write_forced(&mut self, sequence: &mut Sequence) -> Option<Why> {
+    fn write_forced(&mut self, sequence: &mut Sequence) -> Option<FinishReason> {
         let tokens_max = sequence.generate()?.tokens_max;
         loop {
             if sequence.constraint.is_done() {
-                return Some(Why::Ended);
+                return Some(FinishReason::Stop);
             }
             if sequence.known.len() - sequence.prompt == tokens_max {
-                return Some(Why::Length);
+                return Some(FinishReason::Length);
             }
             let token = sequence.constraint.forced()?;
             sequence.usage.forced_tokens += 1;
@@ -369,42 +378,42 @@ impl Scheduler {
         sequence.constraint.advance(token).expect("only what is allowed is drawn or forced");
         sequence.known.push(token);
         sequence.usage.generated_tokens += 1;
-        let Urgency { id, sample, .. } = sequence.urgency;
-        let event = Event::Token { sample, token, logprob };
-        self.outputs.push(Output { id, event, last: false });
+        let SchedulingKey { id, sample, .. } = sequence.urgency;
+        let event = EngineEvent::Token { sample, token, logprob };
+        self.outputs.push(RequestEvent { id, event, last: false });
     }
 
     /// Ends a sequence that runs.
-    fn end(&mut self, sequence: &mut Sequence, why: Why) {
+    fn end(&mut self, sequence: &mut Sequence, why: FinishReason) {
         sequence.release(&mut self.pages);
         sequence.ended = true;
         self.finish(sequence, why);
     }
 
     /// Says that a sequence is done, and closes its ask if it was the last.
-    fn finish(&mut self, sequence: &Sequence, why: Why) {
-        let Urgency { id, sample, .. } = sequence.urgency;
+    fn finish(&mut self, sequence: &Sequence, why: FinishReason) {
+        let SchedulingKey { id, sample, .. } = sequence.urgency;
         let asked = self.asks.get_mut(&id).expect("a sequence ends before its ask does");
         asked.open -= 1;
         self.held -= 1;
         let last = asked.open == 0;
         if last {
-            if let Some(deadline) = asked.ask.deadline {
+            if let Some(deadline) = asked.ask.priority.deadline {
                 self.due.remove(&(deadline.instant(), id));
             }
             self.asks.remove(&id);
         }
-        let event = Event::Done { sample, why, usage: sequence.usage };
-        self.outputs.push(Output { id, event, last });
+        let event = EngineEvent::Done { sample, finish_reason: why, usage: sequence.usage };
+        self.outputs.push(RequestEvent { id, event, last });
     }
 
     /// Ends an ask that cannot be done. What was said about it stays said.
-    fn fail(&mut self, id: Id, failure: Failure) {
+    fn fail(&mut self, id: RequestId, failure: RequestFailure) {
         if self.asks.contains_key(&id) {
             let said = mem::take(&mut self.outputs);
             self.abort(id);
             self.outputs = said;
-            self.outputs.push(Output { id, event: Event::Failed(failure), last: true });
+            self.outputs.push(RequestEvent { id, event: EngineEvent::Failed(failure), last: true });
         }
     }
 }

@@ -9,12 +9,12 @@
 //! So a decode is a span of one row, a chunk of a prompt is a span of many, and a token that the
 //! constraint leaves no choice about waits for the next span.
 
-use super::ask::{Ask, Generate, Weigh, Work};
 use super::constraint::Constraint;
-use super::pages::{Name, Pages};
-use super::reply::Usage;
-use super::sampler::Place;
-use super::scheduler::{Id, PATIENCE};
+use super::kv_pages::{KvPages, PageHash};
+use super::request::{EngineRequest, GenerateRequest, RequestKind, WeighRequest};
+use super::response::Usage;
+use super::sampler::SamplePosition;
+use super::scheduler::{PATIENCE, RequestId};
 use crate::domain::{Criticality, Deadline};
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -23,17 +23,17 @@ use tokio::time::Instant;
 /// Who goes first: the smaller. No two sequences are equally urgent, and urgency never changes, so
 /// the most urgent one always gets on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Urgency {
+pub(super) struct SchedulingKey {
     pub criticality: Reverse<Criticality>,
     due: Instant,
-    pub id: Id,
+    pub id: RequestId,
     pub sample: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Sequence {
-    pub urgency: Urgency,
-    pub ask: Arc<Ask>,
+    pub urgency: SchedulingKey,
+    pub ask: Arc<EngineRequest>,
     pub known: Vec<u32>,
     /// Tokens of the prompt or the trunk.
     pub prompt: usize,
@@ -46,19 +46,19 @@ pub(super) struct Sequence {
     /// Its pages, in order.
     pub table: Vec<u32>,
     /// The names of the full pages of what is known, as far as anybody wanted them.
-    names: Vec<Name>,
+    names: Vec<PageHash>,
     pub constraint: Constraint,
     pub usage: Usage,
     /// What the branches so far came to.
     pub weights: Vec<Vec<f32>>,
-    pub grant: Grant,
+    pub grant: ScheduledTokens,
     /// What it was granted of a step that turned out to be too large, until its own part of that is computed.
-    pub postponed: Grant,
+    pub postponed: ScheduledTokens,
 }
 
 /// What a sequence gets of the step at hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Grant {
+pub(super) struct ScheduledTokens {
     /// Rows of its own.
     pub rows: usize,
     /// Whole branches.
@@ -67,19 +67,19 @@ pub(super) struct Grant {
     pub branch_rows: usize,
 }
 
-// === impl Urgency ===
+// === impl SchedulingKey ===
 
-impl Urgency {
+impl SchedulingKey {
     /// The urgency of an ask that arrived at `now`.
-    pub fn of(ask: &Ask, now: Instant, id: Id, sample: usize) -> Self {
-        let due = ask.deadline.map_or(now + PATIENCE, Deadline::instant);
-        Self { criticality: Reverse(ask.criticality), due, id, sample }
+    pub fn of(ask: &EngineRequest, now: Instant, id: RequestId, sample: usize) -> Self {
+        let due = ask.priority.deadline.map_or(now + PATIENCE, Deadline::instant);
+        Self { criticality: Reverse(ask.priority.criticality), due, id, sample }
     }
 }
 
-// === impl Grant ===
+// === impl ScheduledTokens ===
 
-impl Grant {
+impl ScheduledTokens {
     pub fn is_none(self) -> bool {
         self == Self::default()
     }
@@ -92,14 +92,14 @@ impl Grant {
 // === impl Sequence ===
 
 impl Sequence {
-    pub fn new(ask: &Arc<Ask>, urgency: Urgency) -> Self {
-        let (known, constraint) = match &ask.work {
-            Work::Generate(generate) => {
+    pub fn new(ask: &Arc<EngineRequest>, urgency: SchedulingKey) -> Self {
+        let (known, constraint) = match &ask.kind {
+            RequestKind::Generate(generate) => {
                 let mut known = Vec::with_capacity(generate.prompt.len() + generate.tokens_max);
                 known.extend_from_slice(&generate.prompt);
                 (known, generate.constraint.clone())
             }
-            Work::Weigh(weigh) => (weigh.trunk.clone(), Constraint::Free),
+            RequestKind::Weigh(weigh) => (weigh.trunk.clone(), Constraint::Free),
         };
         Self {
             urgency,
@@ -115,22 +115,22 @@ impl Sequence {
             names: Vec::new(),
             constraint,
             weights: Vec::new(),
-            grant: Grant::default(),
-            postponed: Grant::default(),
+            grant: ScheduledTokens::default(),
+            postponed: ScheduledTokens::default(),
         }
     }
 
-    pub fn generate(&self) -> Option<&Generate> {
-        match &self.ask.work {
-            Work::Generate(generate) => Some(generate),
-            Work::Weigh(_) => None,
+    pub fn generate(&self) -> Option<&GenerateRequest> {
+        match &self.ask.kind {
+            RequestKind::Generate(generate) => Some(generate),
+            RequestKind::Weigh(_) => None,
         }
     }
 
-    pub fn weigh(&self) -> Option<&Weigh> {
-        match &self.ask.work {
-            Work::Weigh(weigh) => Some(weigh),
-            Work::Generate(_) => None,
+    pub fn weigh(&self) -> Option<&WeighRequest> {
+        match &self.ask.kind {
+            RequestKind::Weigh(weigh) => Some(weigh),
+            RequestKind::Generate(_) => None,
         }
     }
 
@@ -145,8 +145,8 @@ impl Sequence {
     }
 
     /// Where the token that it reads next will stand.
-    pub fn place(&self) -> Place {
-        Place { sample: self.urgency.sample, token: self.known.len() - self.prompt }
+    pub fn place(&self) -> SamplePosition {
+        SamplePosition { sample: self.urgency.sample, token: self.known.len() - self.prompt }
     }
 
     /// Rows of its next branch, if it has one that the step at hand does not compute.
@@ -164,7 +164,7 @@ impl Sequence {
     /// Takes the pages that others have computed. The last token of a text that goes on is always
     /// computed anew, because what comes next is read off its row; branches are what is read of a
     /// trunk, so all of a trunk may be found.
-    pub fn find(&mut self, pages: &mut Pages, page_tokens: usize) {
+    pub fn find(&mut self, pages: &mut KvPages, page_tokens: usize) {
         let last = usize::from(self.generate().is_some());
         let findable = (self.known.len() - last) / page_tokens;
         while self.table.len() < findable {
@@ -176,7 +176,7 @@ impl Sequence {
     }
 
     /// Names the pages that became full when `computed` grew from `before`.
-    pub fn name_full(&mut self, before: usize, pages: &mut Pages, page_tokens: usize) {
+    pub fn name_full(&mut self, before: usize, pages: &mut KvPages, page_tokens: usize) {
         for index in before / page_tokens..self.computed / page_tokens {
             let name = self.name(index, page_tokens);
             pages.name(self.table[index], name);
@@ -185,19 +185,19 @@ impl Sequence {
 
     /// Gives all pages back, the last ones first, because they are of use to the fewest. What is
     /// known stays known.
-    pub fn release(&mut self, pages: &mut Pages) {
+    pub fn release(&mut self, pages: &mut KvPages) {
         self.table.drain(..).rev().for_each(|page| pages.give(page));
         self.computed = 0;
         self.warm = false;
-        self.grant = Grant::default();
+        self.grant = ScheduledTokens::default();
     }
 
     /// The name of a full page. What is known never changes, so a name holds once it is made.
-    fn name(&mut self, index: usize, page_tokens: usize) -> Name {
+    fn name(&mut self, index: usize, page_tokens: usize) -> PageHash {
         while self.names.len() <= index {
             let from = self.names.len() * page_tokens;
             let tokens = &self.known[from..from + page_tokens];
-            self.names.push(Name::of(self.names.last(), tokens));
+            self.names.push(PageHash::of(self.names.last(), tokens));
         }
         self.names[index]
     }

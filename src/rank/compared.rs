@@ -6,7 +6,8 @@ use super::user_cards::UserCards;
 use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::bundle::UserCard;
 use crate::domain::{Explain, Quality, Query, Ranking, Reason, ReasonSource};
-use crate::reranker::{self, ComparedFile, Grounds, Proof, Reranker, Shopper, Thought, Urgency};
+use crate::engine::Priority;
+use crate::reranker::{self, ComparedFile, Grounds, Proof, Reranker, ShopperContext, Thought};
 use crate::scorer::{ScorerModel, ShopperTexts};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -46,8 +47,9 @@ impl Compared {
             return Err(Shortfall::Missing("items"));
         }
         let card = self.profiles.of(query).await;
-        let shopper = Shopper { words: words(query), ..Shopper::of(&card.history, query.now) };
-        let urgency = Urgency { criticality: query.criticality, deadline: Some(query.deadline) };
+        let shopper =
+            ShopperContext { words: words(query), ..ShopperContext::of(&card.history, query.now) };
+        let urgency = Priority { criticality: query.criticality, deadline: Some(query.deadline) };
         let begun = Instant::now();
         let offers = reranker::offers(&self.model.catalog, &self.model.cards, shopper, &items);
         let (catalog, cards) = (&self.model.catalog, &self.model.cards.items);
@@ -87,7 +89,7 @@ impl Compared {
 
     /// What the Rechead says of the candidates in their answered order, to a shopper of whom this was
     /// thought and answered: nothing, if nothing was thought or there is no Rechead.
-    fn rechead(&self, answer: &reranker::Compared, card: &UserCard) -> Vec<f32> {
+    fn rechead(&self, answer: &reranker::ComparedAnswer, card: &UserCard) -> Vec<f32> {
         if answer.thought.is_empty() {
             return Vec::new();
         }
@@ -104,8 +106,8 @@ impl Compared {
     /// What was thought, if all of it holds.
     fn proof(
         &self,
-        answer: &reranker::Compared,
-        shopper: &Shopper<'_>,
+        answer: &reranker::ComparedAnswer,
+        shopper: &ShopperContext<'_>,
         items: &[u32],
     ) -> Option<(Thought, Proof)> {
         let thought = Thought::read(&answer.thought)?;

@@ -4,8 +4,8 @@
 use super::Shortfall;
 use crate::bundle::Catalog;
 use crate::domain::{Quality, Query, Ranked, Ranking};
-use crate::engine::{EngineError, Failure, Refused};
-use crate::reranker::{AskError, Reranker, ScoredOrder, Words};
+use crate::engine::{EngineError, Rejection, RequestFailure};
+use crate::reranker::{RerankError, Reranker, ScoredOrder, ShopperWords};
 
 /// Why a rung is out of order whose language model can't be asked any more.
 const GONE: &str =
@@ -24,8 +24,8 @@ pub(super) fn known(ranking: &Ranking) -> impl Iterator<Item = &Ranked> {
 }
 
 /// What a query says in words.
-pub(super) fn words(query: &Query) -> Words<'_> {
-    Words {
+pub(super) fn words(query: &Query) -> ShopperWords<'_> {
+    ShopperWords {
         profile: query.profile.as_deref().unwrap_or_default(),
         request: query.query_text.as_deref().unwrap_or_default(),
     }
@@ -73,20 +73,22 @@ pub(super) fn fused(
 }
 
 /// Why an ask came to nothing.
-pub(super) fn shortfall(error: &AskError) -> Shortfall {
+pub(super) fn shortfall(error: &RerankError) -> Shortfall {
     match error {
-        AskError::Engine(EngineError::Refused(Refused::Full(_)))
-        | AskError::Failure(Failure::Refused(Refused::Full(_))) => Shortfall::Busy,
-        AskError::Failure(Failure::Late) => Shortfall::Late,
+        RerankError::Engine(EngineError::Rejected(Rejection::Full(_)))
+        | RerankError::Failed(RequestFailure::Rejected(Rejection::Full(_))) => Shortfall::Busy,
+        RerankError::Failed(RequestFailure::DeadlineExceeded) => Shortfall::Late,
         // A slate and a history within their limits always fit, unless the engine was given less
         // room than they need.
-        AskError::Engine(EngineError::Refused(refused))
-        | AskError::Failure(Failure::Refused(refused)) => {
+        RerankError::Engine(EngineError::Rejected(refused))
+        | RerankError::Failed(RequestFailure::Rejected(refused)) => {
             tracing::warn!(%refused, "the language model has no room for a slate");
             Shortfall::Missing("room")
         }
         // Whoever ended has said why, once for all.
-        AskError::Engine(EngineError::Gone) | AskError::Failure(Failure::Gone) => Shortfall::Broken,
+        RerankError::Engine(EngineError::Gone) | RerankError::Failed(RequestFailure::Gone) => {
+            Shortfall::Broken
+        }
         error => {
             tracing::error!(%error, "the language model said nothing");
             Shortfall::Broken

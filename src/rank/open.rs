@@ -7,7 +7,7 @@ use super::weighed::Weighed;
 use super::{Ladder, Rung, Shortfall};
 use crate::bundle::{Bundle, BundleError, Part};
 use crate::domain::{Quality, Version};
-use crate::reranker::{ComparedFile, Reranker, RerankerError, RerankerFile, RunLimits};
+use crate::reranker::{ComparedFile, Reranker, RerankerError, RerankerFile, RerankerOptions};
 use crate::scorer::{self, GpuError, OpenedScorer, Scorer};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -25,7 +25,7 @@ pub struct LadderOptions {
     /// How much the scorer may take on.
     pub scorer: scorer::ScorerLimits,
     /// How the language model runs, if the bundle has one.
-    pub engine: RunLimits,
+    pub engine: RerankerOptions,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
 }

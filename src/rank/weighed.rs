@@ -5,9 +5,10 @@ use super::fuse::{fused, known, offered, shortfall, unhealthy, words};
 use super::user_cards::UserCards;
 use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::bundle::{BundleError, GoldenRequest, Part};
-use crate::domain::{Criticality, Quality, Query, Ranking};
+use crate::domain::{Quality, Query, Ranking};
+use crate::engine::Priority;
 use crate::nn::packed::WeightDtype;
-use crate::reranker::{self, AskError, Offer, Reranker, Shopper, Urgency, WeighedFile};
+use crate::reranker::{self, OfferedItem, RerankError, Reranker, ShopperContext, WeighedFile};
 use crate::scorer::ScorerModel;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -44,8 +45,9 @@ impl Weighed {
             return Err(Shortfall::Missing("items"));
         }
         let card = self.profiles.of(query).await;
-        let shopper = Shopper { words: words(query), ..Shopper::of(&card.history, query.now) };
-        let urgency = Urgency { criticality: query.criticality, deadline: Some(query.deadline) };
+        let shopper =
+            ShopperContext { words: words(query), ..ShopperContext::of(&card.history, query.now) };
+        let urgency = Priority { criticality: query.criticality, deadline: Some(query.deadline) };
         let begun = Instant::now();
         let weighing = self.reranker.weigh(shopper, &self.offers(shopper, &items), urgency);
         let heard = weighing.map_err(|error| shortfall(&error))?.logits().await;
@@ -62,7 +64,7 @@ impl Weighed {
         Ok(RungOutcome { ranking, receipt, shortfall: None })
     }
 
-    fn offers(&self, shopper: Shopper<'_>, items: &[u32]) -> Vec<Offer> {
+    fn offers(&self, shopper: ShopperContext<'_>, items: &[u32]) -> Vec<OfferedItem> {
         reranker::offers(&self.model.catalog, &self.model.cards, shopper, items)
     }
 
@@ -70,7 +72,7 @@ impl Weighed {
     /// serve. Waits for the engine, so it is not for threads that serve.
     pub fn check_golden(&self, golden: &[GoldenRequest]) -> Result<(), BundleError> {
         let wrong = |why: String| BundleError::malformed(Part::Golden.file(), &why);
-        let tolerance = tolerance(self.reranker.precision());
+        let tolerance = tolerance(self.reranker.weight_dtype());
         for golden in golden.iter().filter(|golden| !golden.weighed.is_empty()) {
             let card = self.model.cards.users.get(&golden.user.as_str().into());
             let number = |item: &String| self.model.catalog.number(&item.as_str().into());
@@ -78,9 +80,9 @@ impl Weighed {
             let (Some(card), Some(items)) = (card, items) else {
                 return Err(wrong(format!("what {} is shown is not in the bundle", golden.user)));
             };
-            let shopper = Shopper::of(&card.history, golden.now);
-            let urgency = Urgency { criticality: Criticality::Default, deadline: None };
-            let failed = |error: AskError| wrong(format!("a golden request fails: {error}"));
+            let shopper = ShopperContext::of(&card.history, golden.now);
+            let urgency = Priority::BACKGROUND;
+            let failed = |error: RerankError| wrong(format!("a golden request fails: {error}"));
             let weighing = self
                 .reranker
                 .weigh(shopper, &self.offers(shopper, &items), urgency)

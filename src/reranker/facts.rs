@@ -4,7 +4,7 @@
 //! A language model can't count what a shop has counted. The numbers are the scorer's features, so
 //! both read the same; each is told in one of a few degrees, and those that say nothing are left out.
 
-use super::model::Shopper;
+use super::model::ShopperContext;
 use crate::bundle::{Backing, Cards, Catalog, month};
 use crate::scorer::features::{CandidateItem, FEATURE_COUNT, FeatureContext};
 
@@ -19,7 +19,7 @@ pub struct Facts(pub [u8; FACTS]);
 
 /// A candidate as it is told to a language model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Offer {
+pub struct OfferedItem {
     /// The number of the item.
     pub item: u32,
     /// What speaks for it.
@@ -99,8 +99,13 @@ impl Facts {
 }
 
 /// Candidates as they are told to a language model, for this shopper.
-pub fn offers(catalog: &Catalog, cards: &Cards, shopper: Shopper<'_>, items: &[u32]) -> Vec<Offer> {
-    let Shopper { history, now, words: _ } = shopper;
+pub fn offers(
+    catalog: &Catalog,
+    cards: &Cards,
+    shopper: ShopperContext<'_>,
+    items: &[u32],
+) -> Vec<OfferedItem> {
+    let ShopperContext { history, now, words: _ } = shopper;
     let context = FeatureContext::new(catalog, cards, history, now, month(now));
     let offer = |&item: &u32| {
         let card = &cards.items[item as usize];
@@ -113,7 +118,7 @@ pub fn offers(catalog: &Catalog, cards: &Cards, shopper: Shopper<'_>, items: &[u
             .map(|(&overlap, reason)| (FeatureContext::backing(overlap, reason), reason.backing));
         let most = backed.filter(|(backing, _)| *backing > 0.0).max_by(|a, b| a.0.total_cmp(&b.0));
         let because = most.map_or(Backing::Nothing, |(_, backing)| backing);
-        Offer { item, facts: Facts::of(&features), because }
+        OfferedItem { item, facts: Facts::of(&features), because }
     };
     items.iter().map(offer).collect()
 }

@@ -1,7 +1,7 @@
 //! How what the language model says is fused with what the rung below says.
 
 use super::grounds::Grounds;
-use super::model::Thinks;
+use super::model::ThinkingMode;
 use serde::{Deserialize, Serialize};
 
 /// A language model's part in a bundle's ladder: which rungs it climbs, and what they count.
@@ -75,13 +75,13 @@ impl WeighedFile {
 
 impl ComparedFile {
     /// How a language model thinks on this rung. `grounds` says what can be shown.
-    pub fn thinks(self, grounds: impl FnOnce() -> Grounds) -> Thinks {
+    pub fn thinks(self, grounds: impl FnOnce() -> Grounds) -> ThinkingMode {
         match self {
-            Self { thought_tokens_max: 0, .. } => Thinks::Not,
+            Self { thought_tokens_max: 0, .. } => ThinkingMode::Not,
             Self { grounded: true, thought_tokens_max, .. } => {
-                Thinks::Within(grounds(), thought_tokens_max)
+                ThinkingMode::Within(grounds(), thought_tokens_max)
             }
-            Self { thought_tokens_max, .. } => Thinks::Freely(thought_tokens_max),
+            Self { thought_tokens_max, .. } => ThinkingMode::Freely(thought_tokens_max),
         }
     }
 

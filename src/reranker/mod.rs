@@ -9,16 +9,16 @@ mod file;
 mod grounds;
 mod model;
 mod prompt;
-mod spoken;
 mod thought;
+mod thought_text;
 
-pub use facts::{DEGREES, FACTS, Facts, Offer, offers};
+pub use facts::{DEGREES, FACTS, Facts, OfferedItem, offers};
 pub use file::{ComparedFile, RerankerFile, ScoredOrder, WeighedFile};
 pub use grounds::{Grounds, likes};
 pub use model::{
-    AskError, Choosing, Compared, Comparing, Reranker, RerankerError, RunLimits, Shopper, Thinks,
-    Urgency, Weighing,
+    ComparedAnswer, PendingChoice, PendingComparison, PendingWeighing, RerankError, Reranker,
+    RerankerError, RerankerOptions, ShopperContext, ThinkingMode,
 };
-pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, TRUNK_TOKENS_MAX, Words};
-pub use spoken::Spoken;
+pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, ShopperWords, TRUNK_TOKENS_MAX};
 pub use thought::{Because, Proof, Thought};
+pub use thought_text::ThoughtText;

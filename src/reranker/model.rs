@@ -1,14 +1,16 @@
 //! A language model that reads shoppers and items: an engine, and the prompts that it is spoken to in.
 
-use super::facts::Offer;
+use super::facts::OfferedItem;
 use super::grounds::Grounds;
-use super::prompt::{OFFERED_MAX, PromptError, Prompts, Words};
-use super::spoken::Spoken;
+use super::prompt::{OFFERED_MAX, PromptError, Prompts, ShopperWords};
+use super::thought_text::ThoughtText;
 use crate::bundle::{Catalog, HistoryEvent};
-use crate::domain::{Criticality, Deadline, Timestamp};
+use crate::domain::Timestamp;
 use crate::engine::{
-    Ask, Constraint, ConstraintError, Engine, EngineError, Event, Failure, Generate, Limits, Place,
-    PlaceError, Reply, Sampling, Thinking, Trie, Usage, Wanted, Weigh, Work,
+    BranchOutput, ComputeDevice, ComputeDeviceError, Constraint, ConstraintError, Engine,
+    EngineError, EngineEvent, EngineRequest, GenerateRequest, Priority, RequestFailure,
+    RequestKind, ResponseStream, SamplingParams, SchedulerConfig, Thinking, Trie, Usage,
+    WeighRequest,
 };
 use crate::nn::decoder::{Checkpoint, CheckpointError};
 use crate::nn::packed::{PackedOptions, SimdLevel, WeightDtype};
@@ -23,61 +25,52 @@ pub struct Reranker {
     engine: Engine,
     prompts: Prompts,
     /// Tokens that end a text, which may not be thought.
-    ends: Vec<u32>,
-    precision: WeightDtype,
+    stop_tokens: Vec<u32>,
+    weight_dtype: WeightDtype,
 }
 
 /// How a language model runs, and how much it may take on.
 #[derive(Clone, Copy, Debug)]
-pub struct RunLimits {
-    /// Where.
-    pub place: Place,
+pub struct RerankerOptions {
+    /// The device that it runs on.
+    pub device: ComputeDevice,
     /// Threads that compute.
     pub threads: NonZeroUsize,
-    /// Bytes of all keys and values.
-    pub cache: u64,
-    /// How weights are kept; as they are stored, without it.
-    pub precision: Option<WeightDtype>,
-    /// How keys and values are; as their place does by itself, without it.
-    pub cache_precision: Option<WeightDtype>,
-    /// Rows of a step.
-    pub rows_max: NonZeroUsize,
-    /// Whether a GPU replays steps of texts that go on as CUDA graphs.
-    pub graphs: bool,
-    /// Sequences, running and waiting.
-    pub sequences: Limits,
+    /// Size of the KV cache in bytes.
+    pub kv_cache_bytes: u64,
+    /// The type of the weights in memory. `None` keeps the checkpoint's.
+    pub weight_dtype: Option<WeightDtype>,
+    /// The type of the KV cache. `None` leaves it to the device.
+    pub kv_cache_dtype: Option<WeightDtype>,
+    /// Tokens of one forward pass.
+    pub max_batched_tokens: NonZeroUsize,
+    /// Whether a GPU replays decode batches as CUDA graphs.
+    pub cuda_graphs: bool,
+    /// Limits of the scheduler.
+    pub scheduler: SchedulerConfig,
 }
 
 /// A shopper, as a prompt reads them.
 #[derive(Clone, Copy, Debug)]
-pub struct Shopper<'a> {
+pub struct ShopperContext<'a> {
     /// What they did, oldest first.
     pub history: &'a [HistoryEvent],
     /// When they want something.
     pub now: Timestamp,
     /// What is said in words.
-    pub words: Words<'a>,
+    pub words: ShopperWords<'a>,
 }
 
-impl<'a> Shopper<'a> {
+impl<'a> ShopperContext<'a> {
     /// A shopper of whom nothing is said in words.
     pub fn of(history: &'a [HistoryEvent], now: Timestamp) -> Self {
-        Self { history, now, words: Words::default() }
+        Self { history, now, words: ShopperWords::default() }
     }
-}
-
-/// Who asks, and until when an answer is worth anything.
-#[derive(Clone, Copy, Debug)]
-pub struct Urgency {
-    /// Who goes first when there is not enough for all.
-    pub criticality: Criticality,
-    /// When the answer is worth nothing any more; `None` for work that nobody waits for.
-    pub deadline: Option<Deadline>,
 }
 
 /// Whether a model thinks before it answers, and within what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Thinks {
+pub enum ThinkingMode {
     /// It answers at once.
     Not,
     /// Whatever it likes, in so many tokens.
@@ -88,28 +81,28 @@ pub enum Thinks {
 
 /// Candidates that are being weighed. Dropping it stops the work.
 #[derive(Debug)]
-pub struct Weighing(Reply);
+pub struct PendingWeighing(ResponseStream);
 
 /// Candidates that are being compared. Dropping it stops the work.
 #[derive(Debug)]
-pub struct Comparing<'a> {
-    reply: Reply,
+pub struct PendingComparison<'a> {
+    reply: ResponseStream,
     prompts: &'a Prompts,
     constraint: Constraint,
-    offered: Vec<Offer>,
+    offered: Vec<OfferedItem>,
     thinks: bool,
 }
 
 /// What is being chosen from what may be said. Dropping it stops the work.
 #[derive(Debug)]
-pub struct Choosing {
-    reply: Reply,
+pub struct PendingChoice {
+    reply: ResponseStream,
     constraint: Constraint,
 }
 
 /// What came of a comparison.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Compared {
+pub struct ComparedAnswer {
     /// The candidates, best first: always a permutation of those that were offered.
     pub order: Vec<u32>,
     /// What was thought before.
@@ -129,7 +122,7 @@ pub enum RerankerError {
     Prompt(#[from] PromptError),
     /// It can't run where it should.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Device(#[from] ComputeDeviceError),
     /// It does not run.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -137,19 +130,19 @@ pub enum RerankerError {
 
 /// Why nothing came of an ask.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum RerankError {
     /// The engine did not take it.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The engine took it, and did not bring it to its end.
     #[error(transparent)]
-    Failure(#[from] Failure),
+    Failed(#[from] RequestFailure),
     /// The candidates can't be told apart, or there is none.
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
     /// What was written is no text.
     #[error(transparent)]
-    Words(#[from] crate::language::LmTokenizerError),
+    Tokenizer(#[from] crate::language::LmTokenizerError),
 }
 
 // === impl Reranker ===
@@ -159,32 +152,33 @@ impl Reranker {
     pub fn start(
         folder: &Path,
         catalog: &Catalog,
-        limits: RunLimits,
+        options: RerankerOptions,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, RerankerError> {
         let prompts = Prompts::open(folder, catalog)?;
         let checkpoint = Checkpoint::open(folder)?;
         let config = checkpoint.config();
         prompts.fit(config.vocabulary)?;
-        let precision = match limits.precision {
-            Some(precision) => precision,
+        let weight_dtype = match options.weight_dtype {
+            Some(dtype) => dtype,
             None => WeightDtype::of(&checkpoint)?,
         };
-        let precision = limits.place.precision(precision)?;
-        let kept = limits.place.kept(limits.cache_precision)?;
-        let options = PackedOptions {
-            weight_dtype: precision,
-            kv_dtype: kept,
-            threads: limits.threads,
+        let weight_dtype = options.device.weight_dtype(weight_dtype)?;
+        let kv_dtype = options.device.kv_dtype(options.kv_cache_dtype)?;
+        let packed = PackedOptions {
+            weight_dtype,
+            kv_dtype,
+            threads: options.threads,
             level: SimdLevel::best(),
-            kv_pages: (limits.cache / precision.page_bytes(kept, config) as u64) as usize,
-            max_batched_tokens: limits.rows_max.get(),
+            kv_pages: (options.kv_cache_bytes / weight_dtype.page_bytes(kv_dtype, config) as u64)
+                as usize,
+            max_batched_tokens: options.max_batched_tokens.get(),
         };
-        let (tokens, ends) = (config.positions_max, config.ends.clone());
-        let decodes_max = if limits.graphs { limits.sequences.running_max.get() } else { 0 };
-        let build = move || limits.place.load(checkpoint, options, tokens, decodes_max);
-        let engine = Engine::start(build, limits.sequences, metrics)?;
-        Ok(Self { engine, prompts, ends, precision })
+        let (tokens, stop_tokens) = (config.positions_max, config.ends.clone());
+        let decodes_max = if options.cuda_graphs { options.scheduler.running_max.get() } else { 0 };
+        let build = move || options.device.load(checkpoint, packed, tokens, decodes_max);
+        let engine = Engine::start(build, options.scheduler, metrics)?;
+        Ok(Self { engine, prompts, stop_tokens, weight_dtype })
     }
 
     /// The words that it is spoken to in.
@@ -197,35 +191,35 @@ impl Reranker {
         self.engine.is_alive()
     }
 
-    /// How its weights are kept.
-    pub fn precision(&self) -> WeightDtype {
-        self.precision
+    /// The type of its weights in memory.
+    pub fn weight_dtype(&self) -> WeightDtype {
+        self.weight_dtype
     }
 
     /// Weighs each of these candidates alone, in one prefill.
     pub fn weigh(
         &self,
-        shopper: Shopper<'_>,
-        offers: &[Offer],
-        urgency: Urgency,
-    ) -> Result<Weighing, AskError> {
-        let work = Work::Weigh(Weigh {
+        shopper: ShopperContext<'_>,
+        offers: &[OfferedItem],
+        priority: Priority,
+    ) -> Result<PendingWeighing, RerankError> {
+        let kind = RequestKind::Weigh(WeighRequest {
             trunk: self.prompts.trunk(shopper),
             branches: offers.iter().map(|offer| self.prompts.branch(offer)).collect(),
-            wanted: Wanted::Chosen(vec![self.prompts.asked()]),
+            output: BranchOutput::TokenLogits(vec![self.prompts.asked()]),
         });
-        Ok(Weighing(self.ask(work, urgency)?))
+        Ok(PendingWeighing(self.submit(kind, priority)?))
     }
 
     /// Compares the first [`OFFERED_MAX`] of these candidates at once, or after a thought. In which order
     /// those come makes no difference.
     pub fn compare(
         &self,
-        shopper: Shopper<'_>,
-        offers: &[Offer],
-        thinks: &Thinks,
-        urgency: Urgency,
-    ) -> Result<Comparing<'_>, AskError> {
+        shopper: ShopperContext<'_>,
+        offers: &[OfferedItem],
+        thinks: &ThinkingMode,
+        priority: Priority,
+    ) -> Result<PendingComparison<'_>, RerankError> {
         let prompts = &self.prompts;
         let mut offered = offers[..offers.len().min(OFFERED_MAX)].to_vec();
         prompts.offer_order(&mut offered);
@@ -233,22 +227,28 @@ impl Reranker {
         prompt.extend(prompts.offer(&offered));
         let order = Constraint::permutation(&prompts.labels()[..offered.len()], &[])?;
         let thought = match thinks {
-            Thinks::Not => None,
-            Thinks::Freely(most) => Some(self.freely(*most, order.clone())?),
-            Thinks::Within(grounds, most) => self.within(grounds, *most, order.clone())?,
+            ThinkingMode::Not => None,
+            ThinkingMode::Freely(most) => Some(self.freely(*most, order.clone())?),
+            ThinkingMode::Within(grounds, most) => self.within(grounds, *most, order.clone())?,
         };
         let thinks = thought.is_some();
         prompt.extend(if thinks { prompts.think() } else { prompts.answer() });
         let constraint = thought.unwrap_or(order);
-        let work = Work::Generate(Generate {
+        let kind = RequestKind::Generate(GenerateRequest {
             prompt,
             samples: NonZeroUsize::MIN,
             tokens_max: constraint.tokens_needed(),
-            sampling: Sampling::GREEDY,
+            sampling: SamplingParams::GREEDY,
             constraint: constraint.clone(),
-            ends: Vec::new(),
+            stop_tokens: Vec::new(),
         });
-        Ok(Comparing { reply: self.ask(work, urgency)?, prompts, constraint, offered, thinks })
+        Ok(PendingComparison {
+            reply: self.submit(kind, priority)?,
+            prompts,
+            constraint,
+            offered,
+            thinks,
+        })
     }
 
     /// A thought of so many tokens, and then the order.
@@ -257,7 +257,7 @@ impl Reranker {
             tokens_max: most,
             open: Vec::new(),
             close: self.prompts.answer().to_vec(),
-            ends: self.ends.clone(),
+            stop_tokens: self.stop_tokens.clone(),
         };
         Constraint::think(thinking, order)
     }
@@ -295,12 +295,12 @@ impl Reranker {
     /// goes on where their trunk ends, token by token the likeliest. It need not be in any slate.
     pub fn expect(
         &self,
-        shopper: Shopper<'_>,
+        shopper: ShopperContext<'_>,
         items: &Arc<Trie>,
-        urgency: Urgency,
-    ) -> Result<Choosing, AskError> {
+        priority: Priority,
+    ) -> Result<PendingChoice, RerankError> {
         let trunk = self.prompts.trunk(shopper);
-        self.choose(trunk, items, 1, Sampling::GREEDY, urgency)
+        self.choose(trunk, items, 1, SamplingParams::GREEDY, priority)
     }
 
     /// Writes so many different ones of what may be said after a prompt.
@@ -309,32 +309,31 @@ impl Reranker {
         prompt: Vec<u32>,
         among: &Arc<Trie>,
         count: usize,
-        sampling: Sampling,
-        urgency: Urgency,
-    ) -> Result<Choosing, AskError> {
+        sampling: SamplingParams,
+        priority: Priority,
+    ) -> Result<PendingChoice, RerankError> {
         let constraint = Constraint::entries(among.clone(), count)?;
-        let work = Work::Generate(Generate {
+        let kind = RequestKind::Generate(GenerateRequest {
             prompt,
             samples: NonZeroUsize::MIN,
             tokens_max: constraint.tokens_needed(),
             sampling,
             constraint: constraint.clone(),
-            ends: Vec::new(),
+            stop_tokens: Vec::new(),
         });
-        Ok(Choosing { reply: self.ask(work, urgency)?, constraint })
+        Ok(PendingChoice { reply: self.submit(kind, priority)?, constraint })
     }
 
-    fn ask(&self, work: Work, urgency: Urgency) -> Result<Reply, EngineError> {
-        let Urgency { criticality, deadline } = urgency;
-        self.engine.ask(Ask { work, criticality, deadline })
+    fn submit(&self, kind: RequestKind, priority: Priority) -> Result<ResponseStream, EngineError> {
+        self.engine.submit(EngineRequest { kind, priority })
     }
 }
 
-// === impl Weighing ===
+// === impl PendingWeighing ===
 
-impl Weighing {
+impl PendingWeighing {
     /// The logit of each item, in their order, and what it took.
-    pub async fn logits(mut self) -> Result<(Vec<f32>, Usage), AskError> {
+    pub async fn logits(mut self) -> Result<(Vec<f32>, Usage), RerankError> {
         let mut heard = Heard::default();
         while let Some(event) = self.0.next().await {
             heard.take(&event)?;
@@ -343,7 +342,7 @@ impl Weighing {
     }
 
     /// The same for callers that are no tasks.
-    pub fn blocking_logits(mut self) -> Result<(Vec<f32>, Usage), AskError> {
+    pub fn blocking_logits(mut self) -> Result<(Vec<f32>, Usage), RerankError> {
         let mut heard = Heard::default();
         while let Some(event) = self.0.blocking_next() {
             heard.take(&event)?;
@@ -352,12 +351,12 @@ impl Weighing {
     }
 }
 
-// === impl Choosing ===
+// === impl PendingChoice ===
 
-impl Choosing {
+impl PendingChoice {
     /// The places of what was chosen, in the order in which it was said, and what it took; for callers
     /// that are no tasks.
-    pub fn blocking_chosen(mut self) -> Result<(Vec<usize>, Usage), AskError> {
+    pub fn blocking_chosen(mut self) -> Result<(Vec<usize>, Usage), RerankError> {
         let mut heard = Heard::default();
         while let Some(event) = self.reply.blocking_next() {
             heard.take(&event)?;
@@ -367,13 +366,16 @@ impl Choosing {
     }
 }
 
-// === impl Comparing ===
+// === impl PendingComparison ===
 
-impl Comparing<'_> {
+impl PendingComparison<'_> {
     /// What came of it. `aloud` hears the thought as it is written.
-    pub async fn answer(mut self, mut aloud: impl FnMut(&str)) -> Result<Compared, AskError> {
+    pub async fn answer(
+        mut self,
+        mut aloud: impl FnMut(&str),
+    ) -> Result<ComparedAnswer, RerankError> {
         let mut heard = Heard::default();
-        let mut spoken = Spoken::new(self.prompts);
+        let mut spoken = ThoughtText::new(self.prompts);
         let answer = self.prompts.answer();
         let mut thinking = self.thinks;
         while let Some(event) = self.reply.next().await {
@@ -381,7 +383,7 @@ impl Comparing<'_> {
             // A token is told once it is clear that it does not begin the answer.
             thinking = thinking && !heard.tokens.ends_with(answer);
             let told = heard.tokens.len().checked_sub(answer.len()).filter(|_| thinking);
-            if let (Some(at), Event::Token { .. }) = (told, &event) {
+            if let (Some(at), EngineEvent::Token { .. }) = (told, &event) {
                 aloud(&spoken.add(heard.tokens[at])?);
             }
         }
@@ -392,7 +394,7 @@ impl Comparing<'_> {
     }
 
     /// The same for callers that are no tasks.
-    pub fn blocking_answer(mut self) -> Result<Compared, AskError> {
+    pub fn blocking_answer(mut self) -> Result<ComparedAnswer, RerankError> {
         let mut heard = Heard::default();
         while let Some(event) = self.reply.blocking_next() {
             heard.take(&event)?;
@@ -400,12 +402,12 @@ impl Comparing<'_> {
         self.read(&heard)
     }
 
-    fn read(&self, heard: &Heard) -> Result<Compared, AskError> {
+    fn read(&self, heard: &Heard) -> Result<ComparedAnswer, RerankError> {
         let labels = self.constraint.read(&heard.tokens).unwrap_or_default();
         let order = labels.iter().map(|&label| self.offered[label].item).collect();
         let thought = self.prompts.thought(&heard.tokens);
-        let thought = Spoken::all(self.prompts, thought)?;
-        Ok(Compared { order, thought, usage: heard.usage })
+        let thought = ThoughtText::all(self.prompts, thought)?;
+        Ok(ComparedAnswer { order, thought, usage: heard.usage })
     }
 }
 
@@ -418,12 +420,12 @@ struct Heard {
 }
 
 impl Heard {
-    fn take(&mut self, event: &Event) -> Result<(), Failure> {
+    fn take(&mut self, event: &EngineEvent) -> Result<(), RequestFailure> {
         match event {
-            Event::Weighed(branches) => self.logits = branches.concat(),
-            Event::Token { token, .. } => self.tokens.push(*token),
-            Event::Done { usage, .. } => self.usage = *usage,
-            Event::Failed(failure) => return Err(failure.clone()),
+            EngineEvent::Weighed(branches) => self.logits = branches.concat(),
+            EngineEvent::Token { token, .. } => self.tokens.push(*token),
+            EngineEvent::Done { usage, .. } => self.usage = *usage,
+            EngineEvent::Failed(failure) => return Err(failure.clone()),
         }
         Ok(())
     }

@@ -20,7 +20,7 @@
 //! What follows the trunk is a branch for each candidate, where they are weighed: its id, and
 //! [what speaks for it](super::facts). Or, where the best
 //! are compared, all of them with labels and with what backs each most, a thought, and the labels in a
-//! better order. What is thought names items by their ids, as [`Spoken`](super::Spoken) reads them out:
+//! better order. What is thought names items by their ids, as [`ThoughtText`](super::Spoken) reads them out:
 //!
 //! ```text
 //!  one of A<a_1><b_7><c_9><d_4> for red B<a_3><b_1><c_4><d_0> with<a_1><b_7><c_2><d_8>. Thought: Likes
@@ -37,10 +37,10 @@ mod notes;
 mod thoughts;
 mod words;
 
-pub use words::Words;
+pub use words::ShopperWords;
 
-use super::Shopper;
-use super::facts::{Facts, Offer};
+use super::ShopperContext;
+use super::facts::{Facts, OfferedItem};
 use super::thought::{AND, GOES_WITH, IS, LIKES};
 use crate::bundle::{Backing, Catalog, HistoryEvent, month};
 use crate::domain::{EventKind, Timestamp};
@@ -267,8 +267,8 @@ impl Prompts {
 
     /// A shopper: what they did, oldest first, what is said in words, and when they want something. Of
     /// a history that is too long the latest events count.
-    pub fn trunk(&self, shopper: Shopper<'_>) -> Vec<u32> {
-        let Shopper { history, now, words } = shopper;
+    pub fn trunk(&self, shopper: ShopperContext<'_>) -> Vec<u32> {
+        let ShopperContext { history, now, words } = shopper;
         let (profile, request) = (self.profile(words), self.request(words));
         let mut history = &history[history.len().saturating_sub(EVENTS_MAX)..];
         loop {
@@ -313,7 +313,7 @@ impl Prompts {
     }
 
     /// A candidate, with what speaks for it. After a trunk, it is a branch.
-    pub fn branch(&self, offer: &Offer) -> Vec<u32> {
+    pub fn branch(&self, offer: &OfferedItem) -> Vec<u32> {
         let facts = offer.facts.told().map(|place| self.facts[place]);
         self.item(offer.item).iter().copied().chain(facts).collect()
     }
@@ -330,12 +330,12 @@ impl Prompts {
 
     /// The order in which candidates are offered: by their ids, so that a place says nothing about
     /// what the ranker before us thought of them.
-    pub fn offer_order(&self, offers: &mut [Offer]) {
+    pub fn offer_order(&self, offers: &mut [OfferedItem]) {
         offers.sort_by_key(|offer| self.item(offer.item));
     }
 
     /// What follows a trunk where candidates are compared, [`OFFERED_MAX`] at most.
-    pub fn offer(&self, offers: &[Offer]) -> Vec<u32> {
+    pub fn offer(&self, offers: &[OfferedItem]) -> Vec<u32> {
         debug_assert!(offers.len() <= OFFERED_MAX);
         let mut tokens = self.offer.clone();
         for (label, offer) in self.labels.iter().zip(offers) {
@@ -459,7 +459,7 @@ mod tests {
             past(2, 35, EventKind::Click),
             past(0, 0, EventKind::Cart),
         ];
-        let trunk = prompts.trunk(Shopper::of(&history, NOW));
+        let trunk = prompts.trunk(ShopperContext::of(&history, NOW));
         let text = prompts.vocabulary().decode(&trunk).unwrap();
         let ids: Vec<_> =
             (0..3).map(|item| prompts.vocabulary().decode(prompts.item(item)).unwrap()).collect();
@@ -470,7 +470,8 @@ mod tests {
                 ids[0], ids[1], ids[2], ids[0]
             )
         );
-        let nobody = prompts.vocabulary().decode(&prompts.trunk(Shopper::of(&[], NOW))).unwrap();
+        let nobody =
+            prompts.vocabulary().decode(&prompts.trunk(ShopperContext::of(&[], NOW))).unwrap();
         assert_eq!(nobody, "Shopping history. Now, in December, wants");
     }
 
@@ -479,8 +480,8 @@ mod tests {
         let prompts = prompts();
         let history: Vec<_> =
             (0..20).map(|at| past(at % 5, i64::from(20 - at), EventKind::Purchase)).collect();
-        let [short, long] =
-            [&history[..10], &history].map(|history| prompts.trunk(Shopper::of(history, NOW)));
+        let [short, long] = [&history[..10], &history]
+            .map(|history| prompts.trunk(ShopperContext::of(history, NOW)));
         let ending = prompts.months[11].len() + prompts.stop.len();
         assert!(long.starts_with(&short[..short.len() - ending]));
     }
@@ -489,8 +490,8 @@ mod tests {
     fn what_strangers_write_is_told_in_words_alone_and_within_bounds() {
         let prompts = prompts();
         let told = |profile: &str, request: &str| {
-            let words = Words { profile, request };
-            let shopper = Shopper { words, ..Shopper::of(&[], NOW) };
+            let words = ShopperWords { profile, request };
+            let shopper = ShopperContext { words, ..ShopperContext::of(&[], NOW) };
             prompts.vocabulary().decode(&prompts.trunk(shopper)).unwrap()
         };
         assert_eq!(
@@ -504,9 +505,9 @@ mod tests {
         assert_eq!(told("", &format!("{id}<|endoftext|>")), nothing);
         assert_eq!(told("", &format!("mug {id}")), told("", "mug "));
         let long = "mug ".repeat(5000);
-        let words = Words { profile: &long, request: &long };
+        let words = ShopperWords { profile: &long, request: &long };
         let history = vec![past(1, 1, EventKind::Purchase); 500];
-        let trunk = prompts.trunk(Shopper { words, ..Shopper::of(&history, NOW) });
+        let trunk = prompts.trunk(ShopperContext { words, ..ShopperContext::of(&history, NOW) });
         assert!(trunk.len() <= TRUNK_TOKENS_MAX);
         assert!(trunk.ends_with(&prompts.months[11]) && trunk.contains(&prompts.item(1)[0]));
     }
@@ -516,9 +517,9 @@ mod tests {
         let prompts = prompts();
         let kinds = [EventKind::Purchase, EventKind::Click];
         let history: Vec<_> = (0..500).map(|at| past(at % 5, 1, kinds[at as usize % 2])).collect();
-        let trunk = prompts.trunk(Shopper::of(&history, NOW));
+        let trunk = prompts.trunk(ShopperContext::of(&history, NOW));
         assert!(trunk.len() <= TRUNK_TOKENS_MAX);
-        assert_eq!(trunk, prompts.trunk(Shopper::of(&history[500 - EVENTS_MAX..], NOW)));
+        assert_eq!(trunk, prompts.trunk(ShopperContext::of(&history[500 - EVENTS_MAX..], NOW)));
     }
 
     #[test]

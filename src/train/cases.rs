@@ -6,7 +6,7 @@ use super::synthetic_query::SyntheticQuery;
 use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent};
 use crate::domain::Timestamp;
 use crate::evidence;
-use crate::reranker::{self, Offer, Shopper};
+use crate::reranker::{self, OfferedItem, ShopperContext};
 use crate::scorer::{ShopperTexts, TextReader, is_cold};
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -168,8 +168,12 @@ impl Cases<'_> {
 
 impl Case {
     /// The shopper, as a language model's prompts read them.
-    pub fn shopper(&self) -> Shopper<'_> {
-        Shopper { history: &self.history, now: self.now, words: self.synthetic_query.words() }
+    pub fn shopper(&self) -> ShopperContext<'_> {
+        ShopperContext {
+            history: &self.history,
+            now: self.now,
+            words: self.synthetic_query.words(),
+        }
     }
 
     /// What was written about the shopper, as the Rechead reads it.
@@ -182,7 +186,12 @@ impl Case {
     }
 
     /// Items as they are offered to the shopper, by what was known then.
-    pub fn offers(&self, catalog: &Catalog, snapshots: &[Snapshot], items: &[u32]) -> Vec<Offer> {
+    pub fn offers(
+        &self,
+        catalog: &Catalog,
+        snapshots: &[Snapshot],
+        items: &[u32],
+    ) -> Vec<OfferedItem> {
         reranker::offers(catalog, &snapshots[self.snapshot].cards, self.shopper(), items)
     }
 

@@ -13,7 +13,7 @@ pub(super) use without::Gpu;
 #[cfg(feature = "cuda")]
 mod with_cuda {
     use super::{LearnerConfig, Lesson, LossTotals, Part, TrainableDecoder};
-    use crate::engine::Place;
+    use crate::engine::ComputeDevice;
     use crate::nn::cuda::{Backprop, BackpropOptions};
     use crate::train::lesson::LessonBatch;
     use anyhow::Context as _;
@@ -32,7 +32,7 @@ mod with_cuda {
             plan: &LearnerConfig,
             lessons: &[Lesson],
         ) -> anyhow::Result<Option<Self>> {
-            let Place::Gpu(ordinal) = plan.device else { return Ok(None) };
+            let ComputeDevice::Gpu(ordinal) = plan.device else { return Ok(None) };
             let length_max = lessons.iter().map(Lesson::rows).max().unwrap_or(0);
             let (rows_max, logits_max) = (plan.max_batched_tokens, LOGITS_MAX);
             let options = BackpropOptions { ordinal, rows_max, length_max, logits_max };
@@ -75,7 +75,7 @@ mod with_cuda {
 #[cfg(not(feature = "cuda"))]
 mod without {
     use super::{LearnerConfig, Lesson, LossTotals, Part, TrainableDecoder};
-    use crate::engine::{Place, PlaceError};
+    use crate::engine::{ComputeDevice, ComputeDeviceError};
 
     /// There is none in a program that was built without.
     #[derive(Debug)]
@@ -88,8 +88,8 @@ mod without {
             _lessons: &[Lesson],
         ) -> anyhow::Result<Option<Self>> {
             match plan.device {
-                Place::Processor => Ok(None),
-                Place::Gpu(_) => Err(PlaceError::NotBuilt.into()),
+                ComputeDevice::Cpu => Ok(None),
+                ComputeDevice::Gpu(_) => Err(ComputeDeviceError::NotBuilt.into()),
             }
         }
 

@@ -12,7 +12,7 @@
 use super::gpu::Gpu;
 use super::lesson::{Lesson, LessonBatch, LossTotals, Order, pack, totals};
 use super::resume::{self, Fingerprint};
-use crate::engine::Place;
+use crate::engine::ComputeDevice;
 use crate::nn::decoder::{
     Adapters, EMBEDDING, LinearId, TrainableDecoder, backprop, forward, lora, lora::RANK_MAX,
 };
@@ -108,7 +108,7 @@ pub struct LearnerConfig {
     pub dtype: ComputeDtype,
     /// Where passes are calculated. A training that was put down may go on elsewhere.
     #[serde(default, skip_serializing)]
-    pub device: Place,
+    pub device: ComputeDevice,
     /// Everything random comes from it.
     pub seed: u64,
 }
@@ -464,7 +464,7 @@ impl Default for LearnerConfig {
             max_grad_norm: 1.0,
             gradient_checkpointing: false,
             dtype: ComputeDtype::F32,
-            device: Place::Processor,
+            device: ComputeDevice::Cpu,
             seed: 0,
         }
     }
@@ -487,7 +487,7 @@ impl LearnerConfig {
         let adapts =
             matches!(self.scope, TrainScope::Lora { .. }) && self.dtype == ComputeDtype::Bf16;
         ensure!(
-            self.device == Place::Processor || adapts,
+            self.device == ComputeDevice::Cpu || adapts,
             "`device` is \"{}\", and a GPU trains adapters alone, in bf16",
             self.device
         );
@@ -551,7 +551,7 @@ mod tests {
         assert_eq!(nan, "`learning_rate` is NaN, not from 0 to 1");
         let scope = TrainScope::Lora { rank: 0, alpha: 1.0, dropout: 0.0 };
         assert_eq!(says(LearnerConfig { scope, ..plan }), "`rank` is 0, not from 1 to 1024");
-        let gpu = says(LearnerConfig { device: Place::Gpu(1), ..plan });
+        let gpu = says(LearnerConfig { device: ComputeDevice::Gpu(1), ..plan });
         assert_eq!(gpu, "`device` is \"cuda:1\", and a GPU trains adapters alone, in bf16");
     }
 }

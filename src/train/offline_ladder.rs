@@ -10,7 +10,7 @@ use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::Rechead;
-use crate::reranker::{Compared, ComparedFile, RerankerFile, ScoredOrder};
+use crate::reranker::{ComparedAnswer, ComparedFile, RerankerFile, ScoredOrder};
 use crate::scorer::{RecheadScorer, ShopperTexts};
 use anyhow::Context as _;
 use rand::SeedableRng as _;
@@ -157,7 +157,7 @@ impl<'a> RecheadJudge<'a> {
 
     /// What it says of the candidates that a language model answered, in their order, once it has
     /// read the thought and the answer: nothing, if nothing was thought.
-    pub fn answered(&self, case: &Case, answer: &Compared) -> Vec<f32> {
+    pub fn answered(&self, case: &Case, answer: &ComparedAnswer) -> Vec<f32> {
         if answer.thought.is_empty() {
             return Vec::new();
         }
@@ -192,7 +192,7 @@ pub fn compare(
     orders: &[ScoredOrder],
     file: ComparedFile,
     progress: &mut dyn FnMut(usize),
-) -> anyhow::Result<Vec<(Vec<usize>, Compared)>> {
+) -> anyhow::Result<Vec<(Vec<usize>, ComparedAnswer)>> {
     let offers = cases.iter().zip(orders).map(|(case, order)| {
         let best = order.iter().take(file.offered_max);
         best.map(|&(place, _)| case.slate[place]).collect()

@@ -3,11 +3,10 @@
 use super::cases::Case;
 use super::snapshot::Snapshot;
 use crate::bundle::{Catalog, GoldenRequest};
-use crate::domain::Criticality;
-use crate::engine::{Limits, Place, Sampling, Trie, Usage};
+use crate::engine::{ComputeDevice, Priority, SamplingParams, SchedulerConfig, Trie, Usage};
 use crate::reranker::{
-    self, Compared, ComparedFile, Grounds, Offer, Prompts, Reranker, RunLimits, Shopper, Thinks,
-    Urgency,
+    self, ComparedAnswer, ComparedFile, Grounds, OfferedItem, Prompts, Reranker, RerankerOptions,
+    ShopperContext, ThinkingMode,
 };
 use crate::scorer::ScorerModel;
 use crate::telemetry::Metrics;
@@ -24,7 +23,7 @@ const ROWS_MAX: usize = 2048;
 /// Bytes of keys and values.
 const CACHE: u64 = 512 << 20;
 /// Nobody waits for a workspace.
-const NO_HURRY: Urgency = Urgency { criticality: Criticality::Default, deadline: None };
+const NO_HURRY: Priority = Priority::BACKGROUND;
 
 /// What is to be written after a prompt: so many of what may be said.
 pub struct ChoicePrompt {
@@ -59,19 +58,19 @@ impl OfflineReranker {
         concurrency: usize,
     ) -> anyhow::Result<Self> {
         let some = |count| NonZeroUsize::MIN.saturating_add(count - 1);
-        let limits = RunLimits {
-            place: Place::Processor,
+        let limits = RerankerOptions {
+            device: ComputeDevice::Cpu,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            cache: CACHE,
-            precision: None,
-            cache_precision: None,
-            rows_max: some(ROWS_MAX),
-            graphs: false,
-            sequences: Limits {
+            kv_cache_bytes: CACHE,
+            weight_dtype: None,
+            kv_cache_dtype: None,
+            max_batched_tokens: some(ROWS_MAX),
+            cuda_graphs: false,
+            scheduler: SchedulerConfig {
                 running_max: some(concurrency),
                 // One that is done may hold its place for a moment while the next is asked.
                 waiting_max: some(concurrency),
-                share_max: some(ROWS_MAX),
+                prefill_chunk_max: some(ROWS_MAX),
             },
         };
         let reranker = Reranker::start(folder, catalog, limits, &Arc::new(Metrics::new()));
@@ -95,8 +94,8 @@ impl OfflineReranker {
             let Some(asked) = asked else { return Ok(None) };
             let Ok(among) = Trie::new(&asked.options) else { return Ok(None) };
             let sampling = match asked.seed {
-                Some(seed) => Sampling { temperature: 1.0, seed, ..Sampling::GREEDY },
-                None => Sampling::GREEDY,
+                Some(seed) => SamplingParams { temperature: 1.0, seed, ..SamplingParams::GREEDY },
+                None => SamplingParams::GREEDY,
             };
             let (prompt, among) = (asked.prompt, Arc::new(among));
             self.reranker.choose(prompt, &among, asked.count, sampling, NO_HURRY).map(Some)
@@ -144,7 +143,7 @@ impl OfflineReranker {
         cases: &mut [Case],
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<()> {
-        let shoppers: Vec<Shopper<'_>> = cases.iter().map(Case::shopper).collect();
+        let shoppers: Vec<ShopperContext<'_>> = cases.iter().map(Case::shopper).collect();
         let expected = self.expected(&shoppers, progress)?;
         for (case, expects) in cases.iter_mut().zip(expected) {
             case.expects = expects;
@@ -155,7 +154,7 @@ impl OfflineReranker {
     /// The item that it expects each of these shoppers to want, wherever it is in the catalogue.
     pub fn expected(
         &self,
-        shoppers: &[Shopper<'_>],
+        shoppers: &[ShopperContext<'_>],
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<Option<u32>>> {
         let items = self.reranker.items()?;
@@ -178,7 +177,7 @@ impl OfflineReranker {
         golden: &GoldenRequest,
     ) -> anyhow::Result<Vec<f32>> {
         let history = &model.cards.users[&golden.user.as_str().into()].history;
-        let shopper = Shopper::of(history, golden.now);
+        let shopper = ShopperContext::of(history, golden.now);
         let number = |item: &String| model.catalog.number(&item.as_str().into());
         let items: Vec<u32> = golden.items.iter().filter_map(number).collect();
         let offers = reranker::offers(&model.catalog, &model.cards, shopper, &items);
@@ -188,11 +187,11 @@ impl OfflineReranker {
     /// What it makes of one offer to one shopper, after a thought of so many tokens.
     pub fn think(
         &self,
-        shopper: Shopper<'_>,
-        offers: &[Offer],
+        shopper: ShopperContext<'_>,
+        offers: &[OfferedItem],
         thought_tokens_max: usize,
-    ) -> anyhow::Result<Compared> {
-        let thinks = Thinks::Freely(thought_tokens_max);
+    ) -> anyhow::Result<ComparedAnswer> {
+        let thinks = ThinkingMode::Freely(thought_tokens_max);
         let comparing = self.reranker.compare(shopper, offers, &thinks, NO_HURRY)?;
         Ok(comparing.blocking_answer()?)
     }
@@ -205,7 +204,7 @@ impl OfflineReranker {
         offers: &[Vec<u32>],
         rung: ComparedFile,
         progress: &mut dyn FnMut(usize),
-    ) -> anyhow::Result<Vec<Compared>> {
+    ) -> anyhow::Result<Vec<ComparedAnswer>> {
         let mut answers = Vec::with_capacity(cases.len());
         for (some, offers) in cases.chunks(CONCURRENCY).zip(offers.chunks(CONCURRENCY)) {
             progress(answers.len());
@@ -222,7 +221,7 @@ impl OfflineReranker {
             for comparing in asked.collect::<Result<Vec<_>, _>>()? {
                 answers.push(match comparing {
                     Some(comparing) => comparing.blocking_answer()?,
-                    None => Compared::default(),
+                    None => ComparedAnswer::default(),
                 });
             }
         }

@@ -3,7 +3,7 @@
 use super::dataset::Cuts;
 use super::learner::ComputeDtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
-use crate::engine::Place;
+use crate::engine::ComputeDevice;
 use crate::nn::decoder::{DecoderConfig, RopeScaling};
 use crate::nn::{Ablation, rqvae};
 use anyhow::Context as _;
@@ -355,7 +355,7 @@ pub struct TrainingRecipe {
     pub dtype: ComputeDtype,
     /// Where passes are calculated: `cpu`, or `cuda:N` for adapters in `bf16`.
     #[serde(default)]
-    pub device: Place,
+    pub device: ComputeDevice,
 }
 
 /// The cards that a bundle ships.

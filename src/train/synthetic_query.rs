@@ -4,7 +4,7 @@
 //! A model that has learned from a share of such lessons listens to requests; and it can do without.
 
 use crate::bundle::{Catalog, HistoryEvent};
-use crate::reranker::Words;
+use crate::reranker::ShopperWords;
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
@@ -44,8 +44,8 @@ impl SyntheticQuery {
     }
 
     /// The same, as a prompt tells it.
-    pub fn words(&self) -> Words<'_> {
-        Words { profile: &self.profile, request: &self.query_text }
+    pub fn words(&self) -> ShopperWords<'_> {
+        ShopperWords { profile: &self.profile, request: &self.query_text }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::bundle::HistoryEvent;
 use crate::domain::{EventKind, Timestamp};
-use crate::reranker::Offer;
+use crate::reranker::OfferedItem;
 use serde::{Deserialize, Serialize};
 
 /// A slate that can be learned from.
@@ -13,7 +13,7 @@ pub struct Trace {
     /// When they were shown the slate.
     pub now: Timestamp,
     /// The candidates, best first: the one that was taken leads.
-    pub order: Vec<Offer>,
+    pub order: Vec<OfferedItem>,
     /// How the teacher thought, if that led to the one that was taken.
     pub thought: Option<String>,
 }

@@ -4,14 +4,14 @@ use super::*;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use raisonne::engine::scheduler::PATIENCE;
-use raisonne::engine::{Failure, Thinking, Trie};
+use raisonne::engine::{Priority, RequestFailure, Thinking, Trie};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Something that happens.
 #[derive(Clone, Debug)]
 enum Happening {
-    Ask(Box<Wish>),
+    Request(Box<Wish>),
     Steps(usize),
     Abort(Index),
     Wait(u64),
@@ -19,7 +19,7 @@ enum Happening {
 
 #[derive(Clone, Debug)]
 struct Wish {
-    work: Work,
+    work: RequestKind,
     criticality: Criticality,
     milliseconds: Option<u64>,
 }
@@ -33,7 +33,7 @@ fn constraint() -> impl Strategy<Value = Constraint> {
         tokens_max: 4,
         open: vec![20, 21],
         close: close.to_vec(),
-        ends: vec![END],
+        stop_tokens: vec![END],
     };
     let reasoned = Constraint::think(thinking(&[22, 23]), ranked.clone()).unwrap();
     let free = Constraint::think(thinking(&[22]), Constraint::Free).unwrap();
@@ -52,9 +52,9 @@ fn prompt() -> impl Strategy<Value = Vec<u32>> {
         .prop_map(|(head, count, tail, more)| [tokens(head, count), tokens(tail, more)].concat())
 }
 
-fn sampling() -> impl Strategy<Value = Sampling> {
+fn sampling() -> impl Strategy<Value = SamplingParams> {
     (0_u64..4, prop_oneof![Just(0.0_f32), Just(0.7), Just(1.0)], 0_usize..9, 0.2_f32..1.2).prop_map(
-        |(seed, temperature, top_k, top_p)| Sampling {
+        |(seed, temperature, top_k, top_p)| SamplingParams {
             temperature,
             top_k,
             top_p: top_p.min(1.0),
@@ -64,19 +64,28 @@ fn sampling() -> impl Strategy<Value = Sampling> {
     )
 }
 
-fn some_work() -> impl Strategy<Value = Work> {
+fn some_work() -> impl Strategy<Value = RequestKind> {
     let generate = (prompt(), 1_usize..4, 1_usize..6, sampling(), constraint()).prop_map(
         |(prompt, samples, more, sampling, constraint)| {
             let tokens_max = more + constraint.tokens_needed().max(3);
-            let (samples, ends) = (nonzero(samples), vec![END, 1]);
-            Work::Generate(Generate { prompt, samples, tokens_max, sampling, constraint, ends })
+            let (samples, stop_tokens) = (nonzero(samples), vec![END, 1]);
+            RequestKind::Generate(GenerateRequest {
+                prompt,
+                samples,
+                tokens_max,
+                sampling,
+                constraint,
+                stop_tokens,
+            })
         },
     );
     let branch = (0_u32..5, 1_usize..8).prop_map(|(seed, count)| tokens(seed, count));
     let branches = prop::collection::vec(branch, 1..6);
-    let wanted = prop_oneof![Just(Wanted::Hidden), Just(Wanted::Chosen(vec![2, 4]))];
-    let weigh = (prompt(), branches, wanted)
-        .prop_map(|(trunk, branches, wanted)| Work::Weigh(Weigh { trunk, branches, wanted }));
+    let wanted =
+        prop_oneof![Just(BranchOutput::HiddenState), Just(BranchOutput::TokenLogits(vec![2, 4]))];
+    let weigh = (prompt(), branches, wanted).prop_map(|(trunk, branches, wanted)| {
+        RequestKind::Weigh(WeighRequest { trunk, branches, output: wanted })
+    });
     prop_oneof![2 => generate, 1 => weigh]
 }
 
@@ -96,7 +105,7 @@ fn wish() -> impl Strategy<Value = Wish> {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        5 => wish().prop_map(|wish| Happening::Ask(Box::new(wish))),
+        5 => wish().prop_map(|wish| Happening::Request(Box::new(wish))),
         5 => (1_usize..6).prop_map(Happening::Steps),
         1 => any::<Index>().prop_map(Happening::Abort),
         1 => (1_u64..20).prop_map(Happening::Wait),
@@ -106,14 +115,14 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// A play in which things happen.
 struct Story {
     play: Play,
-    aborted: BTreeSet<Id>,
-    met: BTreeSet<Id>,
+    aborted: BTreeSet<RequestId>,
+    met: BTreeSet<RequestId>,
 }
 
 impl Story {
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Ask(wish) => self.ask(*wish),
+            Happening::Request(wish) => self.ask(*wish),
             Happening::Steps(count) => (0..count).for_each(|_| {
                 self.step();
             }),
@@ -135,7 +144,7 @@ impl Story {
     fn ask(&mut self, wish: Wish) {
         let Wish { work, criticality, milliseconds } = wish;
         let deadline = milliseconds.map(|milliseconds| self.play.deadline(milliseconds));
-        let ask = Ask { work, criticality, deadline };
+        let ask = EngineRequest { kind: work, priority: Priority { criticality, deadline } };
         // Being full is as it should be; it is for the scheduler to say.
         if let Ok(id) = self.play.scheduler.admit(ask.clone(), self.play.now) {
             let (name, arrived) = (format!("{id:?}"), self.play.now);
@@ -145,7 +154,7 @@ impl Story {
         }
     }
 
-    fn live(&self) -> impl Iterator<Item = Id> {
+    fn live(&self) -> impl Iterator<Item = RequestId> {
         let asks = self.play.asks.iter();
         asks.filter(|(id, asked)| asked.ends == 0 && !self.aborted.contains(id)).map(|(id, _)| *id)
     }
@@ -162,16 +171,16 @@ impl Story {
     }
 
     /// Whether it runs, or something came of it: its eldest text may have ended in its first step.
-    fn begun(&self, id: Id) -> bool {
+    fn begun(&self, id: RequestId) -> bool {
         self.play.scheduler.is_running(id) || !self.play.asks[&id].events.is_empty()
     }
 
     /// Nobody is started while somebody more urgent has never been.
-    fn check_order(&self, id: Id) {
-        let urgency = |id: &Id| {
+    fn check_order(&self, id: RequestId) {
+        let urgency = |id: &RequestId| {
             let Asked { ask, arrived, .. } = &self.play.asks[id];
-            let due = ask.deadline.map_or(*arrived + PATIENCE, Deadline::instant);
-            (std::cmp::Reverse(ask.criticality), due, *id)
+            let due = ask.priority.deadline.map_or(*arrived + PATIENCE, Deadline::instant);
+            (std::cmp::Reverse(ask.priority.criticality), due, *id)
         };
         for other in self.live() {
             let begun = self.met.contains(&other) || self.begun(other);
@@ -188,7 +197,9 @@ impl Story {
             }
             assert_eq!(asked.ends, 1, "{id:?} ends once");
             match asked.events.last() {
-                Some(Event::Failed(failure)) => assert_eq!(*failure, Failure::Late),
+                Some(EngineEvent::Failed(failure)) => {
+                    assert_eq!(*failure, RequestFailure::DeadlineExceeded)
+                }
                 _ => assert_eq!(events, expected, "{id:?}"),
             }
         }
@@ -203,11 +214,11 @@ proptest! {
         happenings in prop::collection::vec(happening(), 1..40),
         pages in 14_usize..40,
         running_max in 1_usize..6,
-        share_max in 1_usize..12,
+        prefill_chunk_max in 1_usize..12,
         draws: bool,
     ) {
-        let shape = Shape { draws, ..shape(pages, 4, 14) };
-        let play = Play::new(shape, limits(running_max, 9, share_max));
+        let shape = RunnerLimits { samples_on_device: draws, ..shape(pages, 4, 14) };
+        let play = Play::new(shape, limits(running_max, 9, prefill_chunk_max));
         let mut story = Story { play, aborted: BTreeSet::new(), met: BTreeSet::new() };
         for happening in happenings {
             story.happen(happening);

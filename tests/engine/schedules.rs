@@ -8,6 +8,10 @@ fn schedule(mut play: Play) -> String {
     play.log
 }
 
+fn due(deadline: Option<Deadline>) -> Priority {
+    Priority { deadline, ..Priority::BACKGROUND }
+}
+
 #[test]
 fn prompts_share_steps_with_texts_that_go_on() {
     let mut play = Play::new(shape(64, 4, 16), limits(4, 8, 8));
@@ -50,7 +54,10 @@ fn a_prompt_that_was_computed_is_found() {
 fn younger_samples_wait_for_the_prompt_that_they_share() {
     let mut play = Play::new(shape(16, 4, 8), limits(4, 8, 8));
     let samples = nonzero(3);
-    play.ask("A", work(Work::Generate(Generate { samples, ..text(tokens(1, 13), 3) })));
+    play.ask(
+        "A",
+        work(RequestKind::Generate(GenerateRequest { samples, ..text(tokens(1, 13), 3) })),
+    );
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A0[0..8]                         pages 2/16
     step 2   prefill A0[8..13]                        pages 4/16
@@ -111,11 +118,23 @@ fn the_least_urgent_gives_its_pages_up() {
 #[test]
 fn critical_work_takes_the_place_of_sheddable_work() {
     let mut play = Play::new(shape(8, 4, 16), limits(1, 8, 16));
-    play.ask("A", Ask { criticality: Criticality::Sheddable, ..generate(tokens(1, 8), 4) });
+    play.ask(
+        "A",
+        EngineRequest {
+            priority: Priority { criticality: Criticality::Sheddable, deadline: None },
+            ..generate(tokens(1, 8), 4)
+        },
+    );
     play.step();
     play.ask("B", generate(tokens(2, 6), 2));
     play.step();
-    play.ask("C", Ask { criticality: Criticality::Default, ..generate(tokens(3, 6), 2) });
+    play.ask(
+        "C",
+        EngineRequest {
+            priority: Priority { criticality: Criticality::Default, deadline: None },
+            ..generate(tokens(3, 6), 2)
+        },
+    );
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A[0..8]                          pages 2/8
     step 2   prefill B[0..6]                          pages 2/8  preempted 1
@@ -133,7 +152,7 @@ fn the_earliest_deadline_goes_first() {
     let mut play = Play::new(shape(64, 4, 16), limits(2, 8, 8));
     for (name, deadline) in [("A", None), ("B", Some(900)), ("C", Some(300)), ("D", Some(600))] {
         let deadline = deadline.map(|deadline| play.deadline(deadline));
-        play.ask(name, Ask { deadline, ..generate(tokens(1, 8), 2) });
+        play.ask(name, EngineRequest { priority: due(deadline), ..generate(tokens(1, 8), 2) });
     }
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill C[0..8] D[0..8]                  pages 4/64
@@ -150,7 +169,10 @@ fn work_without_a_deadline_is_not_overtaken_for_ever() {
     // A place is all there is, and somebody with little time left always wants it.
     for second in 0..12 {
         let deadline = Some(play.deadline(2_000));
-        play.ask(&format!("B{second}"), Ask { deadline, ..generate(tokens(2, 2), 1) });
+        play.ask(
+            &format!("B{second}"),
+            EngineRequest { priority: due(deadline), ..generate(tokens(2, 2), 1) },
+        );
         play.step();
         play.now += Duration::from_secs(1);
     }
@@ -166,11 +188,11 @@ fn forced_tokens_join_the_next_span() {
     // Two labels of three tokens: one choice, and the rest follows.
     let labels = [vec![1, 5, 6], vec![2, 7, 8], vec![3, 5, 5]];
     let constraint = Constraint::permutation(&labels, &[9]).unwrap();
-    let ranked = Generate { constraint, ..text(tokens(1, 4), 20) };
-    play.ask("A", work(Work::Generate(ranked.clone())));
+    let ranked = GenerateRequest { constraint, ..text(tokens(1, 4), 20) };
+    play.ask("A", work(RequestKind::Generate(ranked.clone())));
     // With one label there is nothing to compute.
     let constraint = Constraint::permutation(&labels[..1], &[]).unwrap();
-    play.ask("B", work(Work::Generate(Generate { constraint, ..ranked })));
+    play.ask("B", work(RequestKind::Generate(GenerateRequest { constraint, ..ranked })));
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A[0..4]                          pages 1/16
     step 2   decode Ax4                               pages 2/16
@@ -180,12 +202,12 @@ fn forced_tokens_join_the_next_span() {
 #[test]
 fn what_is_late_is_dropped_and_said_so() {
     let mut play = Play::new(shape(16, 4, 16), limits(4, 8, 16));
-    let ask = Ask { deadline: Some(play.deadline(5)), ..generate(tokens(1, 8), 9) };
+    let ask = EngineRequest { priority: due(Some(play.deadline(5))), ..generate(tokens(1, 8), 9) };
     let id = play.ask("A", ask);
     play.step();
     play.now += Duration::from_millis(5);
     assert!(!play.step());
     assert!(play.scheduler.is_idle());
     let last = play.asks[&id].events.last().unwrap().clone();
-    assert_eq!(last, Event::Failed(raisonne::engine::Failure::Late));
+    assert_eq!(last, EngineEvent::Failed(raisonne::engine::RequestFailure::DeadlineExceeded));
 }

@@ -2,7 +2,7 @@
 
 use raisonne::engine;
 use raisonne::rank::{CardCacheLimits, LadderOptions};
-use raisonne::reranker::RunLimits;
+use raisonne::reranker::RerankerOptions;
 use raisonne::scorer;
 use raisonne::telemetry::Metrics;
 use raisonne::worker;
@@ -20,18 +20,18 @@ pub fn building(metrics: Arc<Metrics>) -> LadderOptions {
             slates: worker::InboxLimits { waiting_max: some(64), batch_max: some(8) },
             gpu: None,
         },
-        engine: RunLimits {
-            place: engine::Place::Processor,
+        engine: RerankerOptions {
+            device: engine::ComputeDevice::Cpu,
             threads: some(2),
-            cache: 8 << 20,
-            precision: None,
-            cache_precision: None,
-            rows_max: some(256),
-            graphs: false,
-            sequences: engine::Limits {
+            kv_cache_bytes: 8 << 20,
+            weight_dtype: None,
+            kv_cache_dtype: None,
+            max_batched_tokens: some(256),
+            cuda_graphs: false,
+            scheduler: engine::SchedulerConfig {
                 running_max: some(8),
                 waiting_max: some(8),
-                share_max: some(256),
+                prefill_chunk_max: some(256),
             },
         },
         metrics,

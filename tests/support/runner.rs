@@ -6,14 +6,15 @@
 
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
-    Allowed, Answers, Runner, RunnerError, SampleSpec, Sampling, Shape, Span, Step, What,
+    Allowed, SampleSpec, ForwardBatch, ForwardOutput, OutputKind, Runner, RunnerError, RunnerLimits,
+    SamplingParams, SequenceSpan,
 };
 use std::collections::HashMap;
 
 /// The checking model.
 #[derive(Debug)]
 pub struct FakeRunner {
-    shape: Shape,
+    shape: RunnerLimits,
     places: Vec<Option<Place>>,
 }
 
@@ -26,19 +27,19 @@ struct Place {
 // === impl FakeRunner ===
 
 impl FakeRunner {
-    pub fn new(shape: Shape) -> Self {
+    pub fn new(shape: RunnerLimits) -> Self {
         Self { shape, places: vec![None; shape.pages * shape.page_tokens] }
     }
 
-    fn place(&self, step: &Step, span: &Span, position: usize) -> usize {
+    fn place(&self, step: &ForwardBatch, span: &SequenceSpan, position: usize) -> usize {
         let pages = &step.pages[span.pages.clone()];
         pages[position / self.shape.page_tokens] as usize * self.shape.page_tokens
             + position % self.shape.page_tokens
     }
 
     /// Asserts that the rows, the spans and the reads are laid out as promised.
-    fn check_layout(&self, step: &Step) {
-        assert!(step.tokens.len() <= self.shape.rows_max, "{} rows", step.tokens.len());
+    fn check_layout(&self, step: &ForwardBatch) {
+        assert!(step.tokens.len() <= self.shape.max_batched_tokens, "{} rows", step.tokens.len());
         let mut row = 0;
         for span in &step.spans {
             assert!(span.rows.start == row && !span.rows.is_empty(), "rows have no gaps");
@@ -47,11 +48,11 @@ impl FakeRunner {
             assert!(end <= self.shape.context_tokens_max, "{end} tokens");
         }
         assert_eq!(row, step.tokens.len(), "every row is somebody's");
-        assert!(step.reads.is_sorted_by(|a, b| a.row < b.row), "reads are in order");
+        assert!(step.outputs.is_sorted_by(|a, b| a.row < b.row), "reads are in order");
     }
 
     /// Asserts that a page that is written is in nobody else's table.
-    fn check_writers(&self, step: &Step) {
+    fn check_writers(&self, step: &ForwardBatch) {
         let mut writers = HashMap::new();
         for span in step.spans.iter().filter(|span| !span.branch) {
             let (first, end) = (span.past, span.past + span.rows.len());
@@ -72,7 +73,7 @@ impl FakeRunner {
     }
 
     /// All writes come before all reads, as in a layer of a real model.
-    fn write(&mut self, step: &Step) {
+    fn write(&mut self, step: &ForwardBatch) {
         for span in step.spans.iter().filter(|span| !span.branch) {
             for (nth, row) in span.rows.clone().enumerate() {
                 let position = span.past + nth;
@@ -83,7 +84,7 @@ impl FakeRunner {
     }
 
     /// Everything that a row sees, itself included.
-    fn seen(&self, step: &Step, row: usize) -> Vec<u32> {
+    fn seen(&self, step: &ForwardBatch, row: usize) -> Vec<u32> {
         let span = step.spans.iter().find(|span| span.rows.contains(&row)).unwrap();
         let past = (0..span.past).map(|position| {
             let place = self.places[self.place(step, span, position)];
@@ -96,38 +97,41 @@ impl FakeRunner {
 }
 
 impl Runner for FakeRunner {
-    fn shape(&self) -> Shape {
+    fn limits(&self) -> RunnerLimits {
         self.shape
     }
 
-    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+    fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError> {
         out.clear();
         self.check_layout(step);
         self.check_writers(step);
         self.write(step);
-        for read in &step.reads {
+        for read in &step.outputs {
             let seen = self.seen(step, read.row);
-            match &read.what {
-                What::Vocabulary => {
+            match &read.kind {
+                OutputKind::FullLogits => {
                     let all: Vec<_> = (0..self.shape.vocabulary as u32).collect();
                     out.push(all.len()).copy_from_slice(&logits(&seen, &all));
                 }
-                What::Chosen(chosen) => {
-                    let tokens = &step.chosen[chosen.clone()];
+                OutputKind::TokenLogits(chosen) => {
+                    let tokens = &step.logit_tokens[chosen.clone()];
                     out.push(tokens.len()).copy_from_slice(&logits(&seen, tokens));
                 }
-                What::Drawn(draw) => {
-                    assert!(self.shape.draws, "a runner that doesn't draw is not asked to");
+                OutputKind::Sampled(draw) => {
+                    assert!(
+                        self.shape.samples_on_device,
+                        "a runner that doesn't draw is not asked to"
+                    );
                     let SampleSpec { temperature, chance, banned } = step.draws[*draw].clone();
                     let all: Vec<_> = (0..self.shape.vocabulary as u32).collect();
                     let allowed = Allowed::AllBut(&step.banned[banned]);
-                    let sampling = Sampling { temperature, ..Sampling::GREEDY };
+                    let sampling = SamplingParams { temperature, ..SamplingParams::GREEDY };
                     let logits = logits(&seen, &all);
                     let drawn = Sampler::default().draw_at(&logits, allowed, &sampling, chance);
                     out.push(0);
-                    out.drawn.push(drawn);
+                    out.sampled.push(drawn);
                 }
-                What::Hidden => {
+                OutputKind::HiddenState => {
                     let width = self.shape.width;
                     out.push(width).copy_from_slice(&hidden(&seen, width));
                 }

@@ -13,7 +13,7 @@ mod trie;
 pub use chain::Chain;
 pub use permutation::Permutation;
 pub use think::{Think, Thinking};
-pub use trie::{Trie, Walk};
+pub use trie::{Trie, TrieWalk};
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub enum Constraint {
     /// Each label exactly once.
     Permutation(Permutation),
     /// Distinct entries of a catalogue.
-    Trie(Walk),
+    Trie(TrieWalk),
     /// Free thoughts, then something else.
     Think(Box<Think>),
     /// One thing to its end, then something else.
@@ -109,7 +109,7 @@ impl Constraint {
 
     /// `count` distinct entries of a catalogue, in any order.
     pub fn entries(trie: Arc<Trie>, count: usize) -> Result<Self, ConstraintError> {
-        Walk::new(trie, count).map(Self::Trie)
+        TrieWalk::new(trie, count).map(Self::Trie)
     }
 
     /// Thoughts, and then what `then` says.
@@ -364,7 +364,7 @@ mod tests {
             picks in prop::collection::vec(any::<prop::sample::Index>(), 64),
         ) {
             let then = Constraint::permutation(&[vec![1], vec![2], vec![3]], &[]).unwrap();
-            let thinking = Thinking { tokens_max, open, close, ends };
+            let thinking = Thinking { tokens_max, open, close, stop_tokens: ends };
             let constraint = Constraint::think(thinking, then).unwrap();
             let mut picks = picks.iter().cycle();
             prop_assert_eq!(walk(&constraint, |n| picks.next().unwrap().index(n)).len(), 3);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// long as the separator tells them apart. The last label has no separator.
 #[derive(Clone, Debug)]
 pub struct Permutation {
-    words: Arc<Words>,
+    words: Arc<LabelWords>,
     /// Labels not named yet.
     left: Vec<usize>,
     /// Those that the word at hand may still become.
@@ -21,7 +21,7 @@ pub struct Permutation {
 }
 
 #[derive(Debug)]
-struct Words {
+struct LabelWords {
     words: Vec<Vec<u32>>,
     separator: usize,
 }
@@ -34,7 +34,7 @@ impl Permutation {
         let words: Vec<_> = labels.iter().map(|label| [label, separator].concat()).collect();
         sorted(&words, "label")?;
         let left: Vec<_> = (0..words.len()).collect();
-        let words = Arc::new(Words { words, separator: separator.len() });
+        let words = Arc::new(LabelWords { words, separator: separator.len() });
         let candidates = left.clone();
         let order = Vec::with_capacity(left.len());
         let mut new = Self { words, left, candidates, depth: 0, allowed: Vec::new(), order };

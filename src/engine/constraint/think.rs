@@ -13,19 +13,19 @@ pub struct Thinking {
     /// What closes it. Written for the model when the budget is spent.
     pub close: Vec<u32>,
     /// Tokens that end a text, which may not be thought.
-    pub ends: Vec<u32>,
+    pub stop_tokens: Vec<u32>,
 }
 
 /// A thought, and then something else.
 #[derive(Clone, Debug)]
 pub struct Think {
     thinking: Arc<Thinking>,
-    at: At,
+    at: ThinkState,
     then: Constraint,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum At {
+enum ThinkState {
     /// So many opening tokens are written.
     Opening(usize),
     /// So many tokens are thought, and the last `closed` are how the closing begins.
@@ -52,47 +52,52 @@ impl Think {
         if thinking.close.is_empty() {
             return Err(ConstraintError::Nothing("token that closes a thought"));
         }
-        if let Some(end) = thinking.close.iter().find(|token| thinking.ends.contains(token)) {
+        if let Some(end) = thinking.close.iter().find(|token| thinking.stop_tokens.contains(token))
+        {
             return Err(ConstraintError::EndInClose(*end));
         }
         let thinking = Arc::new(thinking);
-        let mut new = Self { thinking, at: At::Opening(0), then };
+        let mut new = Self { thinking, at: ThinkState::Opening(0), then };
         new.at = new.opening(0);
         Ok(new)
     }
 
     pub(super) fn allowed(&self) -> Allowed<'_> {
-        let Thinking { open, close, ends, .. } = &*self.thinking;
+        let Thinking { open, close, stop_tokens, .. } = &*self.thinking;
         match self.at {
-            At::Opening(written) => Allowed::Only(&open[written..=written]),
-            At::Thinking { .. } => Allowed::AllBut(ends),
-            At::Closing(written) => Allowed::Only(&close[written..=written]),
-            At::Over => self.then.allowed(),
+            ThinkState::Opening(written) => Allowed::Only(&open[written..=written]),
+            ThinkState::Thinking { .. } => Allowed::AllBut(stop_tokens),
+            ThinkState::Closing(written) => Allowed::Only(&close[written..=written]),
+            ThinkState::Over => self.then.allowed(),
         }
     }
 
     pub(super) fn advance(&mut self, token: u32) {
         self.at = match self.at {
-            At::Opening(written) => self.opening(written + 1),
-            At::Thinking { spent, closed } => {
+            ThinkState::Opening(written) => self.opening(written + 1),
+            ThinkState::Thinking { spent, closed } => {
                 match (spent + 1, self.closed_by(closed, token)) {
-                    (_, closed) if closed == self.thinking.close.len() => At::Over,
+                    (_, closed) if closed == self.thinking.close.len() => ThinkState::Over,
                     // What the model has written of the closing is not written again.
-                    (spent, closed) if spent == self.thinking.tokens_max => At::Closing(closed),
-                    (spent, closed) => At::Thinking { spent, closed },
+                    (spent, closed) if spent == self.thinking.tokens_max => {
+                        ThinkState::Closing(closed)
+                    }
+                    (spent, closed) => ThinkState::Thinking { spent, closed },
                 }
             }
-            At::Closing(written) if written + 1 == self.thinking.close.len() => At::Over,
-            At::Closing(written) => At::Closing(written + 1),
-            At::Over => {
+            ThinkState::Closing(written) if written + 1 == self.thinking.close.len() => {
+                ThinkState::Over
+            }
+            ThinkState::Closing(written) => ThinkState::Closing(written + 1),
+            ThinkState::Over => {
                 let _ = self.then.advance(token);
-                At::Over
+                ThinkState::Over
             }
         };
     }
 
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.at, At::Over)
+        matches!(self.at, ThinkState::Over)
     }
 
     pub(super) fn then(&self) -> &Constraint {
@@ -106,15 +111,15 @@ impl Think {
     }
 
     pub(super) fn highest(&self) -> u32 {
-        let Thinking { open, close, ends, .. } = &*self.thinking;
-        [open, close, ends].into_iter().flatten().copied().max().unwrap_or(0)
+        let Thinking { open, close, stop_tokens, .. } = &*self.thinking;
+        [open, close, stop_tokens].into_iter().flatten().copied().max().unwrap_or(0)
     }
 
-    fn opening(&self, written: usize) -> At {
+    fn opening(&self, written: usize) -> ThinkState {
         if written < self.thinking.open.len() {
-            At::Opening(written)
+            ThinkState::Opening(written)
         } else {
-            At::Thinking { spent: 0, closed: 0 }
+            ThinkState::Thinking { spent: 0, closed: 0 }
         }
     }
 
@@ -134,7 +139,7 @@ mod tests {
     use super::*;
 
     fn thinking(tokens_max: usize, close: &[u32]) -> Thinking {
-        Thinking { tokens_max, open: vec![10], close: close.to_vec(), ends: vec![0] }
+        Thinking { tokens_max, open: vec![10], close: close.to_vec(), stop_tokens: vec![0] }
     }
 
     fn answer() -> Constraint {

@@ -29,7 +29,7 @@ struct Node {
 
 /// A walk through a trie that comes by no entry twice.
 #[derive(Clone, Debug)]
-pub struct Walk {
+pub struct TrieWalk {
     trie: Arc<Trie>,
     count: usize,
     node: usize,
@@ -87,9 +87,9 @@ impl Trie {
     }
 }
 
-// === impl Walk ===
+// === impl TrieWalk ===
 
-impl Walk {
+impl TrieWalk {
     pub(super) fn new(trie: Arc<Trie>, count: usize) -> Result<Self, ConstraintError> {
         let max = trie.len();
         if count == 0 || count > max {

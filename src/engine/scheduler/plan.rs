@@ -4,7 +4,7 @@
 //! 2. Every text that goes on gets a row. More than one if tokens were forced, but all of them
 //!    together never more than `running_max`, so prompts can count on the rest.
 //! 3. The rest goes to prompts, trunks and branches, the most urgent first: critical work first,
-//!    then by deadline, then by arrival. Each gets `share_max` at first, then what is left over is
+//!    then by deadline, then by arrival. Each gets `prefill_chunk_max` at first, then what is left over is
 //!    dealt out in the same order. Who waits is started on the way, if there is a place, and pages
 //!    for everything that is known of it.
 //!
@@ -17,12 +17,12 @@
 //! Within one criticality, work is overtaken only by earlier deadlines, and so not for ever; work
 //! without one has its place among them as if its deadline were some seconds after its arrival.
 
-use super::{Failure, Id, Scheduler, Sequence, Tally};
-use crate::engine::ask::Wanted;
+use super::{RequestFailure, RequestId, Scheduler, Sequence, StepStats};
 use crate::engine::constraint::Allowed;
-use crate::engine::sampler::{Place, Sampling};
-use crate::engine::sequence::Grant;
-use crate::engine::step::{BANNED_MAX, Read, Span, Step, What};
+use crate::engine::forward::{BANNED_MAX, ForwardBatch, OutputKind, RowOutput, SequenceSpan};
+use crate::engine::request::BranchOutput;
+use crate::engine::sampler::{SamplePosition, SamplingParams};
+use crate::engine::sequence::ScheduledTokens;
 use crate::nn::softmax::SampleSpec;
 use rustc_hash::FxHashMap;
 use std::ops::Range;
@@ -30,9 +30,9 @@ use tokio::time::Instant;
 
 /// What a sequence does in a step, for those who watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
+pub struct PlannedSequence {
     /// Its ask.
-    pub id: Id,
+    pub id: RequestId,
     /// Which text of it.
     pub sample: usize,
     /// The tokens of it that are computed.
@@ -45,11 +45,11 @@ pub struct Planned {
 
 impl Scheduler {
     /// Chooses the next step: `None` if there is nothing to compute.
-    pub fn plan(&mut self, now: Instant) -> Option<&Step> {
+    pub fn plan(&mut self, now: Instant) -> Option<&ForwardBatch> {
         self.expire(now);
-        self.tally = Tally::default();
-        self.rows_left = self.admission.shape.rows_max;
-        self.running.iter_mut().for_each(|sequence| sequence.grant = Grant::default());
+        self.tally = StepStats::default();
+        self.rows_left = self.admission.shape.max_batched_tokens;
+        self.running.iter_mut().for_each(|sequence| sequence.grant = ScheduledTokens::default());
         self.grant_decodes();
         self.grant_prompts();
         self.lay();
@@ -57,11 +57,11 @@ impl Scheduler {
     }
 
     /// Who is in the step that was planned last.
-    pub fn planned(&self) -> impl Iterator<Item = Planned> {
+    pub fn planned(&self) -> impl Iterator<Item = PlannedSequence> {
         let in_step = self.running.iter().filter(|sequence| !sequence.grant.is_none());
         in_step.map(|sequence| {
             let (from, branch) = (sequence.computed, sequence.weights.len());
-            Planned {
+            PlannedSequence {
                 id: sequence.urgency.id,
                 sample: sequence.urgency.sample,
                 tokens: from..from + sequence.grant.rows,
@@ -76,7 +76,7 @@ impl Scheduler {
         while let Some(&(deadline, id)) = self.due.first()
             && deadline <= now
         {
-            self.fail(id, Failure::Late);
+            self.fail(id, RequestFailure::DeadlineExceeded);
         }
     }
 
@@ -120,7 +120,7 @@ impl Scheduler {
                 break;
             }
             let before = self.tally.preempted;
-            self.grant_prompt(index, self.admission.limits.share_max.get());
+            self.grant_prompt(index, self.admission.limits.prefill_chunk_max.get());
             blocked |= self.tally.preempted > before;
             index += 1;
         }
@@ -260,7 +260,7 @@ impl Scheduler {
         let Self { running, step, admission, pages, .. } = self;
         step.clear();
         for sequence in running.iter().filter(|sequence| !sequence.grant.is_none()) {
-            let Grant { rows, branches, .. } = sequence.grant;
+            let ScheduledTokens { rows, branches, .. } = sequence.grant;
             let (from, end) = (sequence.computed, sequence.computed + rows);
             let shape = admission.shape;
             let page_tokens = shape.page_tokens;
@@ -282,11 +282,11 @@ impl Scheduler {
                     Allowed::AllBut(banned) => {
                         let sampling = sequence.generate().map(|generate| &generate.sampling);
                         let drawn = sampling.filter(|sampling| {
-                            shape.draws
+                            shape.samples_on_device
                                 && banned.len() <= BANNED_MAX
                                 && sampling.is_of_all(shape.vocabulary)
                         });
-                        drawn.map_or(What::Vocabulary, |sampling| {
+                        drawn.map_or(OutputKind::FullLogits, |sampling| {
                             step.draw(sampling, sequence.place(), banned)
                         })
                     }
@@ -294,9 +294,9 @@ impl Scheduler {
                 step.read(what);
             }
             let Some(weigh) = sequence.weigh().filter(|_| branches > 0) else { continue };
-            let what = match &weigh.wanted {
-                Wanted::Chosen(tokens) => step.choose(tokens),
-                Wanted::Hidden => What::Hidden,
+            let what = match &weigh.output {
+                BranchOutput::TokenLogits(tokens) => step.choose(tokens),
+                BranchOutput::HiddenState => OutputKind::HiddenState,
             };
             let next = sequence.weights.len();
             for branch in &weigh.branches[next..next + branches] {
@@ -307,16 +307,16 @@ impl Scheduler {
     }
 }
 
-// === impl Step ===
+// === impl ForwardBatch ===
 
-impl Step {
+impl ForwardBatch {
     fn clear(&mut self) {
-        let Self { tokens, spans, pages, reads, chosen, draws, banned } = self;
+        let Self { tokens, spans, pages, outputs, logit_tokens, draws, banned } = self;
         tokens.clear();
         spans.clear();
         pages.clear();
-        reads.clear();
-        chosen.clear();
+        outputs.clear();
+        logit_tokens.clear();
         draws.clear();
         banned.clear();
     }
@@ -324,27 +324,32 @@ impl Step {
     fn push(&mut self, tokens: &[u32], pages: Range<usize>, past: usize, branch: bool) {
         let from = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        self.spans.push(Span { rows: from..self.tokens.len(), pages, past, branch });
+        self.spans.push(SequenceSpan { rows: from..self.tokens.len(), pages, past, branch });
     }
 
-    fn choose(&mut self, tokens: &[u32]) -> What {
-        let from = self.chosen.len();
-        self.chosen.extend_from_slice(tokens);
-        What::Chosen(from..self.chosen.len())
+    fn choose(&mut self, tokens: &[u32]) -> OutputKind {
+        let from = self.logit_tokens.len();
+        self.logit_tokens.extend_from_slice(tokens);
+        OutputKind::TokenLogits(from..self.logit_tokens.len())
     }
 
     /// Asks whoever computes the logits to draw.
-    fn draw(&mut self, sampling: &Sampling, place: Place, banned: &[u32]) -> What {
+    fn draw(
+        &mut self,
+        sampling: &SamplingParams,
+        place: SamplePosition,
+        banned: &[u32],
+    ) -> OutputKind {
         let from = self.banned.len();
         self.banned.extend_from_slice(banned);
         let temperature = sampling.temperature;
         let chance = if temperature > 0.0 { sampling.chance(place) } else { 0.0 };
         self.draws.push(SampleSpec { temperature, chance, banned: from..self.banned.len() });
-        What::Drawn(self.draws.len() - 1)
+        OutputKind::Sampled(self.draws.len() - 1)
     }
 
     /// Wants something of the last row so far.
-    fn read(&mut self, what: What) {
-        self.reads.push(Read { row: self.tokens.len() - 1, what });
+    fn read(&mut self, what: OutputKind) {
+        self.outputs.push(RowOutput { row: self.tokens.len() - 1, kind: what });
     }
 }

@@ -3,11 +3,11 @@
 use super::Prompts;
 use crate::bundle::Backing;
 use crate::language::LmTokenizerError;
-use crate::reranker::Shopper;
+use crate::reranker::ShopperContext;
 
 impl Prompts {
     /// What comes before the reason why this shopper took an item.
-    pub fn why(&self, shopper: Shopper<'_>, item: u32) -> Vec<u32> {
+    pub fn why(&self, shopper: ShopperContext<'_>, item: u32) -> Vec<u32> {
         let trunk = self.trunk(shopper);
         [&trunk, self.item(item), &self.because].concat()
     }
@@ -28,7 +28,7 @@ impl Prompts {
     }
 
     /// What comes before what this shopper likes, …
-    pub fn tastes(&self, shopper: Shopper<'_>) -> Vec<u32> {
+    pub fn tastes(&self, shopper: ShopperContext<'_>) -> Vec<u32> {
         [self.trunk(shopper), self.likes.clone()].concat()
     }
 

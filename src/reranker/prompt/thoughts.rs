@@ -4,7 +4,7 @@ use super::{Prompts, STOP};
 use crate::bundle::{Backing, HistoryEvent};
 use crate::language::LmTokenizerError;
 use crate::reranker::thought::IS;
-use crate::reranker::{Because, Offer, Thought};
+use crate::reranker::{Because, OfferedItem, Thought};
 
 impl Prompts {
     /// A thought as it is to be written: with ids in the place of titles. `None` if it names an item
@@ -12,7 +12,7 @@ impl Prompts {
     pub fn written(
         &self,
         thought: &Thought,
-        offered: &[Offer],
+        offered: &[OfferedItem],
         history: &[HistoryEvent],
     ) -> Result<Option<Vec<u32>>, LmTokenizerError> {
         let is = |item: u32, title: &str| *self.titles[item as usize] == *title;

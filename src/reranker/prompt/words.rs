@@ -12,7 +12,7 @@ const CHARACTERS_MAX: usize = 8 * TOKENS_MAX;
 
 /// What is said in words; either may be empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Words<'a> {
+pub struct ShopperWords<'a> {
     /// What the shop knows about the shopper.
     pub profile: &'a str,
     /// What the shopper asks for.
@@ -21,12 +21,12 @@ pub struct Words<'a> {
 
 impl Prompts {
     /// What the shop knows about a shopper.
-    pub(super) fn profile(&self, words: Words<'_>) -> Vec<u32> {
+    pub(super) fn profile(&self, words: ShopperWords<'_>) -> Vec<u32> {
         self.told(&self.about, words.profile)
     }
 
     /// What a shopper asks for.
-    pub(super) fn request(&self, words: Words<'_>) -> Vec<u32> {
+    pub(super) fn request(&self, words: ShopperWords<'_>) -> Vec<u32> {
         self.told(&self.asks, words.request)
     }
 

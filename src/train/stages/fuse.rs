@@ -2,7 +2,7 @@
 
 use crate::bundle::Part;
 use crate::reranker::{
-    Compared, ComparedFile, OFFERED_MAX, RerankerFile, ScoredOrder, Thought, WeighedFile,
+    ComparedAnswer, ComparedFile, OFFERED_MAX, RerankerFile, ScoredOrder, Thought, WeighedFile,
 };
 use crate::train::cases::Case;
 use crate::train::measure;
@@ -205,7 +205,7 @@ impl Fitting<'_, '_> {
     fn heard(
         &mut self,
         file: ComparedFile,
-        answers: &[Vec<(Vec<usize>, Compared)>],
+        answers: &[Vec<(Vec<usize>, ComparedAnswer)>],
         below: &[Vec<ScoredOrder>],
     ) -> (ComparedFile, Value) {
         let Some(judge) = self.judge.as_ref().filter(|_| file.thought_tokens_max > 0) else {
@@ -230,7 +230,7 @@ impl Fitting<'_, '_> {
     }
 
     /// How many thoughts hold, and how much they repeat each other: generic ones would show.
-    fn thoughts(&self, answers: &[Vec<(Vec<usize>, Compared)>]) -> Value {
+    fn thoughts(&self, answers: &[Vec<(Vec<usize>, ComparedAnswer)>]) -> Value {
         let (mut all, mut read, mut hold) = (Vec::new(), 0, 0);
         for (judged, answers) in self.judged.iter().zip(answers) {
             for (case, (_, answer)) in judged.cases.iter().zip(answers) {

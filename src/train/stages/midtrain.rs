@@ -8,7 +8,7 @@ use crate::domain::EventKind;
 use crate::evidence;
 use crate::language::{END, LmTokenizer};
 use crate::nn::decoder::TrainableDecoder;
-use crate::reranker::{EVENTS_MAX, Prompts, Shopper, TRUNK_TOKENS_MAX};
+use crate::reranker::{EVENTS_MAX, Prompts, ShopperContext, TRUNK_TOKENS_MAX};
 use crate::train::dataset::{Dataset, PurchaseLine};
 use crate::train::learner::{TrainScope, measure};
 use crate::train::lesson::Lesson;
@@ -207,7 +207,7 @@ impl Shop<'_> {
         while let Some(at) = end {
             let (line, now) = (baskets[at].start, bought[baskets[at].start].time);
             let history = self.dataset.history(user, line, false, EVENTS_MAX);
-            let mut tokens = prompts.trunk(Shopper::of(&history, now));
+            let mut tokens = prompts.trunk(ShopperContext::of(&history, now));
             for b in bought[baskets[at].clone()].iter().take(BASKET_MAX) {
                 tokens.extend(prompts.item(b.item));
             }
@@ -333,7 +333,7 @@ mod tests {
         let shop = Shop { catalog, dataset, cards, known: &known, currency: "" };
         let lessons = shop.sequences(0, &prompts, &mut ChaCha8Rng::seed_from_u64(1));
         assert_eq!(lessons.len(), 1);
-        let trunk = prompts.trunk(Shopper::of(&[], 10)).len();
+        let trunk = prompts.trunk(ShopperContext::of(&[], 10)).len();
         assert_eq!(lessons[0].rows(), trunk + BASKET_MAX * prompts.levels());
         const { assert!(TRUNK_TOKENS_MAX + BASKET_MAX * 6 <= POSITIONS_MAX) };
     }

@@ -6,7 +6,7 @@
 
 use super::traces;
 use crate::bundle::Part;
-use crate::reranker::{Prompts, Shopper, Thought};
+use crate::reranker::{Prompts, ShopperContext, Thought};
 use crate::train::learner::TrainScope;
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{CompareRecipe, Recipe};
@@ -81,8 +81,10 @@ fn lessons(
         let synthetic_query =
             taken.map(|taken| SyntheticQuery::of(&catalog, &history, taken.item, &mut rng));
         let synthetic_query = synthetic_query.unwrap_or_default();
-        let shopper =
-            Shopper { words: synthetic_query.words(), ..Shopper::of(&history, trace.now) };
+        let shopper = ShopperContext {
+            words: synthetic_query.words(),
+            ..ShopperContext::of(&history, trace.now)
+        };
         if of.at_once {
             lessons.push(lesson(shopper, trace, None, of, prompts)?);
         }
@@ -96,7 +98,7 @@ fn lessons(
 }
 
 fn lesson(
-    shopper: Shopper<'_>,
+    shopper: ShopperContext<'_>,
     trace: &Trace,
     thought: Option<&[u32]>,
     of: &CompareRecipe,

@@ -4,7 +4,7 @@
 use super::reward_model::examples;
 use super::sft;
 use crate::bundle::Part;
-use crate::reranker::{Prompts, Shopper};
+use crate::reranker::{Prompts, ShopperContext};
 use crate::train::cases::Case;
 use crate::train::learner::TrainScope;
 use crate::train::lesson::{Choose, Lesson};
@@ -104,6 +104,6 @@ fn lesson(
     let offers = case.offers(&data.catalog, &data.snapshots, &items);
     let branches = offers.iter().map(|offer| prompts.branch(offer));
     let choose = Choose { branches: branches.collect(), taken: 0, label_token: prompts.asked() };
-    let shopper = Shopper { words: synthetic_query.words(), ..case.shopper() };
+    let shopper = ShopperContext { words: synthetic_query.words(), ..case.shopper() };
     Lesson::choice(prompts.trunk(shopper), choose)
 }

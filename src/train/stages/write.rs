@@ -5,7 +5,7 @@
 use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part, UserCard, write_cards};
 use crate::domain::{EventKind, Timestamp};
 use crate::evidence::Pattern;
-use crate::reranker::Shopper;
+use crate::reranker::ShopperContext;
 use crate::scorer::{RecheadScorer, ShopperTexts};
 use crate::train::dataset::Dataset;
 use crate::train::offline_reranker::OfflineReranker;
@@ -55,8 +55,8 @@ impl Stage for Write {
         let mut snapshot = Snapshot::take(&dataset, &catalog, &reader, &vectors, as_of, currency);
         let histories: Vec<Vec<HistoryEvent>> =
             (0..dataset.users.len()).map(|user| latest(&dataset, user, as_of)).collect();
-        let shoppers: Vec<Shopper<'_>> =
-            histories.iter().map(|history| Shopper::of(history, as_of)).collect();
+        let shoppers: Vec<ShopperContext<'_>> =
+            histories.iter().map(|history| ShopperContext::of(history, as_of)).collect();
         let items = &snapshot.cards.items;
         let pattern = |history: &Vec<HistoryEvent>| Pattern::of(&catalog, items, history);
         let told = |pattern: Pattern| pattern.text(&catalog, currency);
@@ -128,7 +128,7 @@ fn rewrite(
     writer: &Writer<'_>,
     dataset: &Dataset,
     cards: &mut Cards,
-    shoppers: &[Shopper<'_>],
+    shoppers: &[ShopperContext<'_>],
     patterns: &mut Vec<Option<String>>,
 ) -> anyhow::Result<Value> {
     let (worth, judged) = writer.judge(workspace)?;

@@ -6,7 +6,7 @@
 
 use super::{Question, Said, Teacher};
 use crate::bundle::{Backing, Bundle, Catalog, HistoryEvent, Part};
-use crate::reranker::{Offer, RerankerFile, Shopper, Thought};
+use crate::reranker::{OfferedItem, RerankerFile, ShopperContext, Thought};
 use crate::train::offline_reranker::{self, OfflineReranker};
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -70,13 +70,13 @@ impl BundleTeacher {
     }
 
     /// What is offered as it knows it, in our order; `None` if it knows one of them not.
-    fn offers(&self, question: &Question<'_>) -> Option<Vec<Offer>> {
+    fn offers(&self, question: &Question<'_>) -> Option<Vec<OfferedItem>> {
         let shopper = question.case.shopper();
         let Question { catalog, cards, offered, .. } = question;
         let offers = crate::reranker::offers(catalog, cards, shopper, offered).into_iter();
-        let known = |offer: Offer| {
+        let known = |offer: OfferedItem| {
             let item = self.numbers[offer.item as usize]?;
-            Some(Offer { item, facts: offer.facts, because: self.backing(offer.because) })
+            Some(OfferedItem { item, facts: offer.facts, because: self.backing(offer.because) })
         };
         offers.map(known).collect()
     }
@@ -104,7 +104,7 @@ impl Teacher for BundleTeacher {
     fn attempt(&self, question: &Question<'_>, _number: u32) -> anyhow::Result<Said> {
         let Some(offers) = self.offers(question) else { return Ok(Said::Nothing) };
         let history = self.history(&question.case.history);
-        let shopper = Shopper::of(&history, question.case.now);
+        let shopper = ShopperContext::of(&history, question.case.now);
         let compared = self.reranker.think(shopper, &offers, self.thought_tokens_max)?;
         let first = offers.iter().position(|offer| Some(&offer.item) == compared.order.first());
         let Some(place) = first else { return Ok(Said::Nothing) };

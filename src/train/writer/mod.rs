@@ -20,7 +20,7 @@ use crate::bundle::{CardReason, Catalog, HistoryEvent, ItemCard, Part};
 use crate::domain::{ReasonSource, Timestamp};
 use crate::engine::Usage;
 use crate::evidence::{self, PATTERN_LIKES_MAX, Pattern};
-use crate::reranker::{EVENTS_MAX, Prompts, Shopper};
+use crate::reranker::{EVENTS_MAX, Prompts, ShopperContext};
 use anyhow::Context as _;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ impl<'a> Writer<'a> {
         let ask = |at: usize| {
             let Taken { item, user, time } = buyers[at];
             let history = before(dataset, user, item, time)?;
-            let shopper = Shopper::of(&history, time);
+            let shopper = ShopperContext::of(&history, time);
             let sayings = sayings[item as usize].iter();
             Some(ChoicePrompt {
                 prompt: prompts.why(shopper, item),
@@ -185,7 +185,7 @@ impl<'a> Writer<'a> {
         workspace: &mut Workspace<'_>,
         what: &str,
         cards: &[ItemCard],
-        shoppers: &[Shopper<'_>],
+        shoppers: &[ShopperContext<'_>],
     ) -> anyhow::Result<(Vec<Option<String>>, Value)> {
         let prompts = self.reranker.prompts();
         let known: Vec<Vec<u32>> =

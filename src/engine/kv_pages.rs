@@ -18,14 +18,14 @@ use rustc_hash::FxHashMap;
 
 /// What a full page is called: it stands for all tokens up to the page's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Name([u8; blake3::OUT_LEN]);
+pub struct PageHash([u8; blake3::OUT_LEN]);
 
 /// The pages of one runner.
 #[derive(Debug)]
-pub struct Pages {
-    slots: Vec<Slot>,
+pub struct KvPages {
+    slots: Vec<KvPage>,
     free: Vec<u32>,
-    named: FxHashMap<Name, u32>,
+    named: FxHashMap<PageHash, u32>,
     /// The ends of the list of cached pages, by when they were freed.
     oldest: u32,
     newest: u32,
@@ -33,9 +33,9 @@ pub struct Pages {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct KvPage {
     holders: u32,
-    name: Option<Name>,
+    name: Option<PageHash>,
     /// Its neighbours among the cached pages.
     older: u32,
     newer: u32,
@@ -43,7 +43,7 @@ struct Slot {
 
 /// How many pages are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PageCounts {
+pub struct KvPageCounts {
     /// Of no use to anybody.
     pub free: usize,
     /// Named, and held by nobody.
@@ -55,11 +55,11 @@ pub struct PageCounts {
 /// No page, in the list of cached pages.
 const NIL: u32 = u32::MAX;
 
-// === impl Name ===
+// === impl PageHash ===
 
-impl Name {
+impl PageHash {
     /// The name of the page that holds `tokens` after the page called `before`.
-    pub fn of(before: Option<&Name>, tokens: &[u32]) -> Self {
+    pub fn of(before: Option<&PageHash>, tokens: &[u32]) -> Self {
         let mut hasher = blake3::Hasher::new();
         // A first page is told from a later one by the length of what is hashed.
         if let Some(before) = before {
@@ -72,12 +72,12 @@ impl Name {
     }
 }
 
-// === impl Pages ===
+// === impl KvPages ===
 
-impl Pages {
+impl KvPages {
     /// `count` free pages.
     pub fn new(count: usize) -> Self {
-        let slot = || Slot { holders: 0, name: None, older: NIL, newer: NIL };
+        let slot = || KvPage { holders: 0, name: None, older: NIL, newer: NIL };
         let count = u32::try_from(count).expect("pages are numbered in 32 bits");
         Self {
             slots: (0..count).map(|_| slot()).collect(),
@@ -108,7 +108,7 @@ impl Pages {
     }
 
     /// The page of this name, to read.
-    pub fn hold(&mut self, name: &Name) -> Option<u32> {
+    pub fn hold(&mut self, name: &PageHash) -> Option<u32> {
         let page = *self.named.get(name)?;
         if self.slots[page as usize].holders == 0 {
             self.unlink(page);
@@ -119,7 +119,7 @@ impl Pages {
 
     /// Names a page that its holder has filled. If another page has the name already, this one
     /// stays nameless and is of no use after its holder.
-    pub fn name(&mut self, page: u32, name: Name) {
+    pub fn name(&mut self, page: u32, name: PageHash) {
         let slot = &mut self.slots[page as usize];
         debug_assert!(slot.holders == 1 && slot.name.is_none(), "a page is named by its writer");
         if let std::collections::hash_map::Entry::Vacant(vacant) = self.named.entry(name) {
@@ -150,9 +150,9 @@ impl Pages {
     }
 
     /// How many pages are in each state.
-    pub fn counts(&self) -> PageCounts {
+    pub fn counts(&self) -> KvPageCounts {
         let (free, cached) = (self.free.len(), self.cached);
-        PageCounts { free, cached, held: self.slots.len() - free - cached }
+        KvPageCounts { free, cached, held: self.slots.len() - free - cached }
     }
 
     /// Whether the holder of a page may write it.
@@ -188,7 +188,8 @@ impl Pages {
             slot.holders == 0 && slot.name.is_none()
         };
         assert!(self.free.iter().all(free), "a free page has neither holder nor name");
-        let called = |(name, page): (&Name, &u32)| self.slots[*page as usize].name == Some(*name);
+        let called =
+            |(name, page): (&PageHash, &u32)| self.slots[*page as usize].name == Some(*name);
         assert!(self.named.iter().all(called), "a name leads to the page that bears it");
     }
 
@@ -224,7 +225,7 @@ impl Pages {
 mod tests {
     use super::*;
 
-    fn filled(pages: &mut Pages, name: Name) -> u32 {
+    fn filled(pages: &mut KvPages, name: PageHash) -> u32 {
         let page = pages.take().unwrap();
         pages.name(page, name);
         page
@@ -232,19 +233,19 @@ mod tests {
 
     #[test]
     fn a_name_stands_for_everything_before() {
-        let first = Name::of(None, &[1, 2]);
-        assert_eq!(first, Name::of(None, &[1, 2]));
-        assert_ne!(first, Name::of(None, &[2, 1]));
-        assert_ne!(Name::of(Some(&first), &[3, 4]), Name::of(None, &[3, 4]));
+        let first = PageHash::of(None, &[1, 2]);
+        assert_eq!(first, PageHash::of(None, &[1, 2]));
+        assert_ne!(first, PageHash::of(None, &[2, 1]));
+        assert_ne!(PageHash::of(Some(&first), &[3, 4]), PageHash::of(None, &[3, 4]));
     }
 
     #[test]
     fn a_freed_page_is_found_by_its_name_until_it_is_taken() {
-        let mut pages = Pages::new(2);
-        let name = Name::of(None, &[7]);
+        let mut pages = KvPages::new(2);
+        let name = PageHash::of(None, &[7]);
         let page = filled(&mut pages, name);
         pages.give(page);
-        assert_eq!(pages.counts(), PageCounts { free: 1, cached: 1, held: 0 });
+        assert_eq!(pages.counts(), KvPageCounts { free: 1, cached: 1, held: 0 });
         assert_eq!(pages.hold(&name), Some(page));
         pages.give(page);
         assert_eq!((pages.take(), pages.take()), (Some(1), Some(page)), "free pages go first");
@@ -255,8 +256,8 @@ mod tests {
 
     #[test]
     fn the_page_that_was_freed_first_goes_first() {
-        let mut pages = Pages::new(3);
-        let names = [1, 2, 3].map(|token| Name::of(None, &[token]));
+        let mut pages = KvPages::new(3);
+        let names = [1, 2, 3].map(|token| PageHash::of(None, &[token]));
         let held = names.map(|name| filled(&mut pages, name));
         for at in [1, 0, 2] {
             pages.give(held[at]);
@@ -271,8 +272,8 @@ mod tests {
 
     #[test]
     fn a_shared_page_may_not_be_written() {
-        let mut pages = Pages::new(2);
-        let name = Name::of(None, &[7]);
+        let mut pages = KvPages::new(2);
+        let name = PageHash::of(None, &[7]);
         let page = pages.take().unwrap();
         assert!(pages.is_writable(page));
         pages.name(page, name);
@@ -283,12 +284,12 @@ mod tests {
 
     #[test]
     fn a_second_page_of_one_name_is_of_no_use_after_its_holder() {
-        let mut pages = Pages::new(2);
-        let name = Name::of(None, &[7]);
+        let mut pages = KvPages::new(2);
+        let name = PageHash::of(None, &[7]);
         let (first, second) = (filled(&mut pages, name), filled(&mut pages, name));
         pages.give(second);
         pages.give(first);
-        assert_eq!(pages.counts(), PageCounts { free: 1, cached: 1, held: 0 });
+        assert_eq!(pages.counts(), KvPageCounts { free: 1, cached: 1, held: 0 });
         assert_eq!(pages.hold(&name), Some(first));
     }
 }

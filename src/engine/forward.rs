@@ -1,6 +1,6 @@
 //! One step of the engine: what the scheduler chose, laid out for the model.
 
-use super::sampler::{Drawn, SampleError};
+use super::sampler::{SampleError, SampledToken};
 use crate::nn::softmax::SampleSpec;
 use std::error::Error;
 use std::ops::Range;
@@ -11,18 +11,18 @@ pub const BANNED_MAX: usize = 64;
 
 /// The rows of one forward pass: a row is a token at its position.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Step {
+pub struct ForwardBatch {
     /// The token of each row.
     pub tokens: Vec<u32>,
     /// Whose rows they are, in order, without gaps.
-    pub spans: Vec<Span>,
+    pub spans: Vec<SequenceSpan>,
     /// The page tables of the spans, one after the other.
     pub pages: Vec<u32>,
     /// What is wanted of which rows.
-    pub reads: Vec<Read>,
-    /// The tokens whose logits are wanted by [`What::Chosen`].
-    pub chosen: Vec<u32>,
-    /// How tokens are drawn for [`What::Drawn`].
+    pub outputs: Vec<RowOutput>,
+    /// The tokens whose logits are wanted by [`OutputKind::TokenLogits`].
+    pub logit_tokens: Vec<u32>,
+    /// How tokens are drawn for [`OutputKind::Sampled`].
     pub draws: Vec<SampleSpec>,
     /// The tokens that are not allowed there: [`SampleSpec::banned`] says which of them.
     pub banned: Vec<u32>,
@@ -33,10 +33,10 @@ pub struct Step {
 /// Row `i` of a span stands at position `past + i`. It sees the first `past` tokens of its pages
 /// and the span's rows up to itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct SequenceSpan {
     /// Its rows.
     pub rows: Range<usize>,
-    /// Its page table, in [`Step::pages`]. A trunk and its branches share one.
+    /// Its page table, in [`ForwardBatch::pages`]. A trunk and its branches share one.
     pub pages: Range<usize>,
     /// Tokens that its pages hold before the step, or will hold after the spans before it.
     pub past: usize,
@@ -46,44 +46,44 @@ pub struct Span {
 
 /// What is wanted of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
+pub struct RowOutput {
     /// The row.
     pub row: usize,
     /// What of it.
-    pub what: What,
+    pub kind: OutputKind,
 }
 
 /// What can be wanted of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum OutputKind {
     /// The logits of the whole vocabulary.
-    Vocabulary,
-    /// The logits of some tokens, in [`Step::chosen`].
-    Chosen(Range<usize>),
+    FullLogits,
+    /// The logits of some tokens, in [`ForwardBatch::logit_tokens`].
+    TokenLogits(Range<usize>),
     /// The row itself, after the last norm.
-    Hidden,
-    /// A token that is drawn as that place of [`Step::draws`] says. Only of runners that draw: [`Shape::draws`].
-    Drawn(usize),
+    HiddenState,
+    /// A token that is drawn as that place of [`ForwardBatch::draws`] says. Only of runners that draw: [`RunnerLimits::samples_on_device`].
+    Sampled(usize),
 }
 
 /// One forward pass over a step that the scheduler chose.
 pub trait Runner {
     /// What the scheduler must keep to.
-    fn shape(&self) -> Shape;
+    fn limits(&self) -> RunnerLimits;
 
     /// Computes a step, and writes what each read wants into `out`, in the order of the reads and in
     /// place of what is there.
-    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError>;
+    fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError>;
 
     /// How long the last step took until it was asked of whatever else computes it: nothing, where nobody else does.
-    fn asked_in(&self) -> Duration {
+    fn enqueue_time(&self) -> Duration {
         Duration::ZERO
     }
 }
 
 /// The limits of a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct RunnerLimits {
     /// Pages of keys and values.
     pub pages: usize,
     /// Tokens in a page.
@@ -95,21 +95,21 @@ pub struct Shape {
     /// Tokens in a sequence, branches included.
     pub context_tokens_max: usize,
     /// Rows in a step.
-    pub rows_max: usize,
+    pub max_batched_tokens: usize,
     /// Whether tokens are drawn there: so a row of logits need not come to whoever asks.
-    pub draws: bool,
+    pub samples_on_device: bool,
 }
 
 /// What a step's reads came to, kept from step to step so that nothing is allocated.
 #[derive(Clone, Debug, Default)]
-pub struct Answers {
+pub struct ForwardOutput {
     values: Vec<f32>,
     /// Where the answer to each read lies.
     places: Vec<Range<usize>>,
     /// Where the next one may.
     end: usize,
-    /// What was drawn, for each of [`Step::draws`].
-    pub drawn: Vec<Result<Drawn, SampleError>>,
+    /// What was drawn, for each of [`ForwardBatch::draws`].
+    pub sampled: Vec<Result<SampledToken, SampleError>>,
 }
 
 /// Why a forward pass failed.
@@ -139,28 +139,28 @@ impl RunnerError {
     }
 }
 
-// === impl Answers ===
+// === impl ForwardOutput ===
 
-impl Answers {
+impl ForwardOutput {
     /// Forgets the last step's.
     pub fn clear(&mut self) {
         self.places.clear();
-        self.drawn.clear();
+        self.sampled.clear();
         self.end = 0;
     }
 
     /// Makes room for the answers to some reads. What is in it is left over from earlier: a runner
     /// fills all of it.
-    pub fn lay_out(&mut self, reads: &[Read], shape: Shape) {
+    pub fn lay_out(&mut self, reads: &[RowOutput], shape: RunnerLimits) {
         self.clear();
-        let whole = reads.iter().filter(|read| read.what == What::Vocabulary).count();
+        let whole = reads.iter().filter(|read| read.kind == OutputKind::FullLogits).count();
         let (mut table, mut end) = (0, whole * shape.vocabulary);
         self.places.extend(reads.iter().map(|read| {
-            let (from, width) = match &read.what {
-                What::Vocabulary => (&mut table, shape.vocabulary),
-                What::Chosen(tokens) => (&mut end, tokens.len()),
-                What::Hidden => (&mut end, shape.width),
-                What::Drawn(_) => (&mut end, 0),
+            let (from, width) = match &read.kind {
+                OutputKind::FullLogits => (&mut table, shape.vocabulary),
+                OutputKind::TokenLogits(tokens) => (&mut end, tokens.len()),
+                OutputKind::HiddenState => (&mut end, shape.width),
+                OutputKind::Sampled(_) => (&mut end, 0),
             };
             *from += width;
             *from - width..*from
@@ -169,7 +169,7 @@ impl Answers {
     }
 
     /// The room for answers about the whole vocabulary, one after the other.
-    pub fn table(&mut self, rows: usize, shape: Shape) -> &mut [f32] {
+    pub fn table(&mut self, rows: usize, shape: RunnerLimits) -> &mut [f32] {
         &mut self.values[..rows * shape.vocabulary]
     }
 

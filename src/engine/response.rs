@@ -1,13 +1,13 @@
 //! What does a caller hear, and when does it stop listening?
 
-use super::ask::Refused;
+use super::request::Rejection;
 use super::sampler::SampleError;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What becomes of an ask.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum EngineEvent {
     /// A text goes on by a token.
     Token {
         /// Which text.
@@ -24,19 +24,19 @@ pub enum Event {
         /// Which text.
         sample: usize,
         /// Why.
-        why: Why,
+        finish_reason: FinishReason,
         /// What it took.
         usage: Usage,
     },
     /// Nothing more will come.
-    Failed(Failure),
+    Failed(RequestFailure),
 }
 
 /// Why a text is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Why {
+pub enum FinishReason {
     /// It came to its end: by a token that ends texts, by its constraint, or by its last branch.
-    Ended,
+    Stop,
     /// It has as many tokens as it may.
     Length,
 }
@@ -56,10 +56,10 @@ pub struct Usage {
 
 /// Why nothing more will come.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Failure {
+pub enum RequestFailure {
     /// Its deadline passed.
     #[error("the deadline passed")]
-    Late,
+    DeadlineExceeded,
     /// The model could not be run.
     #[error("{0}")]
     Runner(Arc<str>),
@@ -68,7 +68,7 @@ pub enum Failure {
     Sample(#[from] SampleError),
     /// The engine did not take it.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Rejected(#[from] Rejection),
     /// The engine is gone.
     #[error("the engine is gone")]
     Gone,
@@ -76,22 +76,22 @@ pub enum Failure {
 
 /// The caller's end of an ask. Dropping it stops the work, within a step.
 #[derive(Debug)]
-pub struct Reply {
-    events: mpsc::Receiver<Event>,
+pub struct ResponseStream {
+    events: mpsc::Receiver<EngineEvent>,
     /// Texts that are not done.
     open: usize,
 }
 
-// === impl Reply ===
+// === impl ResponseStream ===
 
-impl Reply {
-    pub(super) fn new(events: mpsc::Receiver<Event>, sequences: usize) -> Self {
+impl ResponseStream {
+    pub(super) fn new(events: mpsc::Receiver<EngineEvent>, sequences: usize) -> Self {
         Self { events, open: sequences }
     }
 
     /// The next event, or `None` after the last. The last one is `Failed`, or `Done` for each text,
     /// also when the engine is gone.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<EngineEvent> {
         if self.open == 0 {
             return None;
         }
@@ -100,7 +100,7 @@ impl Reply {
     }
 
     /// The same for callers that are no tasks.
-    pub fn blocking_next(&mut self) -> Option<Event> {
+    pub fn blocking_next(&mut self) -> Option<EngineEvent> {
         if self.open == 0 {
             return None;
         }
@@ -108,12 +108,12 @@ impl Reply {
         Some(self.heard(event))
     }
 
-    fn heard(&mut self, event: Option<Event>) -> Event {
-        let event = event.unwrap_or(Event::Failed(Failure::Gone));
+    fn heard(&mut self, event: Option<EngineEvent>) -> EngineEvent {
+        let event = event.unwrap_or(EngineEvent::Failed(RequestFailure::Gone));
         match event {
-            Event::Done { .. } => self.open -= 1,
-            Event::Failed(_) => self.open = 0,
-            Event::Token { .. } | Event::Weighed(_) => {}
+            EngineEvent::Done { .. } => self.open -= 1,
+            EngineEvent::Failed(_) => self.open = 0,
+            EngineEvent::Token { .. } | EngineEvent::Weighed(_) => {}
         }
         event
     }

@@ -5,16 +5,16 @@ use crate::language::{IncrementalDetokenizer, LmTokenizerError};
 
 /// A text that is read out while it is written.
 #[derive(Debug)]
-pub struct Spoken<'a> {
+pub struct ThoughtText<'a> {
     prompts: &'a Prompts,
     written: IncrementalDetokenizer<'a>,
     /// The last tokens: fewer than an id has, and perhaps how one begins.
     pending: Vec<u32>,
 }
 
-// === impl Spoken ===
+// === impl ThoughtText ===
 
-impl<'a> Spoken<'a> {
+impl<'a> ThoughtText<'a> {
     /// Of a text that nothing is written of yet.
     pub fn new(prompts: &'a Prompts) -> Self {
         Self { prompts, written: prompts.vocabulary().detokenizer(), pending: Vec::new() }
@@ -76,6 +76,6 @@ mod tests {
         let half = vocabulary.decode(&prompts.item(11)[..2]).unwrap();
         let expected =
             format!(" Likes red. {} goes with {}{half}.", prompts.title(7), prompts.title(9));
-        assert_eq!(Spoken::all(&prompts, &tokens).unwrap(), expected);
+        assert_eq!(ThoughtText::all(&prompts, &tokens).unwrap(), expected);
     }
 }

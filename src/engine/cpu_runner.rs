@@ -1,17 +1,16 @@
 //! The model on this machine's processor.
 
-use super::step::{Answers, Runner, RunnerError, Shape, Span, Step, What};
-use crate::nn::decoder::{Checkpoint, CheckpointError, DecoderConfig};
-use crate::nn::packed::{
-    Activations, AttentionGroup, BlockTableEntry, KvSlot, ModelMemory, PAGE_TOKENS, PackedDecoder,
-    PackedOptions, PagedBatch,
+use super::forward::{
+    ForwardBatch, ForwardOutput, OutputKind, Runner, RunnerError, RunnerLimits, SequenceSpan,
 };
+use crate::nn::decoder::{Checkpoint, CheckpointError, DecoderConfig};
+use crate::nn::packed::{Activations, AttentionGroup, ModelMemory, PackedOptions, PAGE_TOKENS, PackedDecoder, PagedBatch, BlockTableEntry, KvSlot};
 
 /// A decoder with packed weights, and keys and values in pages.
 #[derive(Debug)]
 pub struct CpuRunner {
     model: PackedDecoder,
-    shape: Shape,
+    shape: RunnerLimits,
     /// Rows of which something is wanted, kept from step to step.
     wanted: Vec<usize>,
 }
@@ -37,27 +36,29 @@ impl CpuRunner {
 
     fn answer(
         &mut self,
-        step: &Step,
+        step: &ForwardBatch,
         rows: &Activations,
-        out: &mut Answers,
+        out: &mut ForwardOutput,
     ) -> Result<(), CheckpointError> {
-        out.lay_out(&step.reads, self.shape);
-        let reads = || step.reads.iter();
+        out.lay_out(&step.outputs, self.shape);
+        let reads = || step.outputs.iter();
         self.wanted.clear();
-        self.wanted.extend(reads().filter(|read| read.what == What::Vocabulary).map(|r| r.row));
+        self.wanted
+            .extend(reads().filter(|read| read.kind == OutputKind::FullLogits).map(|r| r.row));
         if !self.wanted.is_empty() {
             let table = out.table(self.wanted.len(), self.shape);
             self.model.logits(rows, &self.wanted, table)?;
         }
         self.wanted.clear();
-        self.wanted
-            .extend(reads().filter(|read| matches!(read.what, What::Chosen(_))).map(|r| r.row));
+        self.wanted.extend(
+            reads().filter(|read| matches!(read.kind, OutputKind::TokenLogits(_))).map(|r| r.row),
+        );
         if !self.wanted.is_empty() {
-            let columns = self.model.columns(rows, &self.wanted, &step.chosen)?;
+            let columns = self.model.columns(rows, &self.wanted, &step.logit_tokens)?;
             let mut row = 0;
             for (index, read) in reads().enumerate() {
-                let What::Chosen(tokens) = &read.what else { continue };
-                let tokens = &step.chosen[tokens.clone()];
+                let OutputKind::TokenLogits(tokens) = &read.kind else { continue };
+                let tokens = &step.logit_tokens[tokens.clone()];
                 for (out, token) in out.get_mut(index).iter_mut().zip(tokens) {
                     *out = columns.get(row, *token);
                 }
@@ -66,7 +67,7 @@ impl CpuRunner {
             self.model.give_columns_back(columns);
         }
         for (index, read) in reads().enumerate() {
-            if read.what == What::Hidden {
+            if read.kind == OutputKind::HiddenState {
                 out.get_mut(index).copy_from_slice(rows.row(read.row));
             }
         }
@@ -75,11 +76,11 @@ impl CpuRunner {
 }
 
 impl Runner for CpuRunner {
-    fn shape(&self) -> Shape {
+    fn limits(&self) -> RunnerLimits {
         self.shape
     }
 
-    fn forward(&mut self, step: &Step, out: &mut Answers) -> Result<(), RunnerError> {
+    fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError> {
         out.clear();
         if step.tokens.is_empty() {
             return Ok(());
@@ -103,29 +104,29 @@ impl From<CheckpointError> for RunnerError {
 pub(super) fn shape_of(
     config: &DecoderConfig,
     pages: usize,
-    rows_max: usize,
+    max_batched_tokens: usize,
     context_tokens_max: usize,
-) -> Shape {
-    Shape {
+) -> RunnerLimits {
+    RunnerLimits {
         pages,
         page_tokens: PAGE_TOKENS,
         vocabulary: config.vocabulary,
         width: config.width,
         context_tokens_max: context_tokens_max.min(config.positions_max),
-        rows_max,
-        draws: false,
+        max_batched_tokens,
+        samples_on_device: false,
     }
 }
 
 /// Lays a step out for the model. Branches get pages from `scratch` on.
-pub(super) fn lay_out(step: &Step, mut scratch: u32, pass: &mut PagedBatch) {
+pub(super) fn lay_out(step: &ForwardBatch, mut scratch: u32, pass: &mut PagedBatch) {
     pass.tokens.clone_from(&step.tokens);
     pass.positions.clear();
     pass.slots.clear();
     pass.groups.clear();
     pass.seen.clear();
     for span in &step.spans {
-        let Span { rows, pages, past, branch } = span.clone();
+        let SequenceSpan { rows, pages, past, branch } = span.clone();
         let (pages, count) = (&step.pages[pages], rows.len());
         let from = pass.seen.len();
         let lasting = if branch { past } else { past + count };
