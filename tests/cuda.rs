@@ -18,10 +18,10 @@ use raisonne::config::{self, ByteSize, Config, DeviceSetting};
 use raisonne::domain::Criticality;
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
-    Allowed, BranchOutput, ComputeDevice, Constraint, CpuRunner, CudaRunner, SampleSpec, Engine,
-    EngineError, EngineEvent, EngineRequest, ForwardBatch, ForwardOutput, GenerateRequest,
-    OutputKind, Priority, RequestFailure, RequestKind, ResponseStream, RowOutput, Runner,
-    RunnerError, SamplingParams, SchedulerConfig, SequenceSpan, WeighRequest,
+    Allowed, BranchOutput, ComputeDevice, Constraint, CpuRunner, CudaRunner, Engine, EngineError,
+    EngineEvent, EngineRequest, ForwardBatch, ForwardOutput, GenerateRequest, OutputKind, Priority,
+    RequestFailure, RequestKind, ResponseStream, RowOutput, Runner, RunnerError, SampleSpec,
+    SamplingParams, SchedulerConfig, SequenceSpan, WeighRequest,
 };
 use raisonne::nn::cuda::{CudaOptions, CudaWeightDtype};
 use raisonne::nn::decoder::Checkpoint;

@@ -57,7 +57,9 @@ impl ComputeDevice {
         match (self, precision) {
             (Self::Cpu, WeightDtype::Float8) => Err(ComputeDeviceError::OnCpu(precision.as_str())),
             (Self::Gpu(_), WeightDtype::F32 | WeightDtype::Bf16) => Ok(WeightDtype::Bf16),
-            (Self::Cpu, _) | (Self::Gpu(_), WeightDtype::Float8 | WeightDtype::Int8) => Ok(precision),
+            (Self::Cpu, _) | (Self::Gpu(_), WeightDtype::Float8 | WeightDtype::Int8) => {
+                Ok(precision)
+            }
             (Self::Gpu(_), _) => Err(ComputeDeviceError::OnGpu(precision.as_str())),
         }
     }

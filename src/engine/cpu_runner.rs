@@ -4,7 +4,10 @@ use super::forward::{
     ForwardBatch, ForwardOutput, OutputKind, Runner, RunnerError, RunnerLimits, SequenceSpan,
 };
 use crate::nn::decoder::{Checkpoint, CheckpointError, DecoderConfig};
-use crate::nn::packed::{Activations, AttentionGroup, ModelMemory, PackedOptions, PAGE_TOKENS, PackedDecoder, PagedBatch, BlockTableEntry, KvSlot};
+use crate::nn::packed::{
+    Activations, AttentionGroup, BlockTableEntry, KvSlot, ModelMemory, PAGE_TOKENS, PackedDecoder,
+    PackedOptions, PagedBatch,
+};
 
 /// A decoder with packed weights, and keys and values in pages.
 #[derive(Debug)]

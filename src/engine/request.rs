@@ -352,7 +352,8 @@ mod tests {
         let slate = Constraint::permutation(&labels, &[9]).unwrap();
         let short = "the constraint may need 7 tokens, and `tokens_max` is 5";
         check(&|g| g.constraint = slate.clone(), short);
-        let thinking = Thinking { tokens_max: 1, open: vec![], close: vec![12], stop_tokens: vec![] };
+        let thinking =
+            Thinking { tokens_max: 1, open: vec![], close: vec![12], stop_tokens: vec![] };
         let thought = Constraint::think(thinking, Constraint::Free).unwrap();
         let unknown = "`constraint` holds token 12, and the vocabulary has 10";
         check(&|g| g.constraint = thought.clone(), unknown);

@@ -6,8 +6,8 @@
 
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
-    Allowed, SampleSpec, ForwardBatch, ForwardOutput, OutputKind, Runner, RunnerError, RunnerLimits,
-    SamplingParams, SequenceSpan,
+    Allowed, ForwardBatch, ForwardOutput, OutputKind, Runner, RunnerError, RunnerLimits,
+    SampleSpec, SamplingParams, SequenceSpan,
 };
 use std::collections::HashMap;
 
