@@ -76,7 +76,7 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
     let of = &config.engine;
     let building = LadderOptions {
         store,
-        memory: CardCacheLimits {
+        card_cache: CardCacheLimits {
             bytes: config.rank.profile_cache.0,
             ttl: config.rank.profile_ttl.0,
         },

@@ -203,7 +203,7 @@ async fn whatever_is_thought_the_best_are_put_into_an_order() {
         // What is noise is not told, and replaces no reason.
         let last = &answers.last().unwrap().ranking;
         assert_eq!(last.rationale, None);
-        let reasons = last.order.iter().flat_map(|ranked| &ranked.reasons);
+        let reasons = last.order.iter().flat_map(|ranked| &*ranked.reasons);
         assert!(reasons.map(|reason| reason.source).all(|source| source != ReasonSource::Live));
     }
     let alone = query(&home, 1, Effort::Reasoned);
@@ -245,12 +245,12 @@ async fn what_can_be_shown_holds_whoever_thinks_it() {
         let offered: Vec<u32> = best.map(|ranked| number(ranked.input)).collect();
         let grounds = Grounds::of(catalog, cards, &card.history, &offered);
         assert_eq!(last.rationale.is_none(), grounds.claims.is_empty(), "{user:?}");
-        let Some(rationale) = last.rationale else { continue };
+        let Some(rationale) = last.rationale.clone() else { continue };
         thoughts += 1;
         assert_eq!(told.trim(), &*rationale, "what was streamed is what was thought");
         let thought = Thought::read(&told).unwrap();
         assert!(thought.prove(catalog, cards, &card.history, &offered).is_some(), "{told}");
-        let live = last.order.iter().flat_map(|ranked| &ranked.reasons);
+        let live = last.order.iter().flat_map(|ranked| &*ranked.reasons);
         let live: Vec<_> = live.filter(|reason| reason.source == ReasonSource::Live).collect();
         assert_eq!(live.len(), 1);
         assert!(told.ends_with(&*live[0].text), "{told}");

@@ -375,7 +375,7 @@ async fn an_old_ladder_stays_until_its_last_climb_ends_and_then_goes() {
     let served = Served::start(SwapSetting::SideBySide).await;
     let mut client = served.client.clone();
     let ladder = served.live.ladder();
-    let (old, mut end) = (Arc::downgrade(&ladder), ladder.end());
+    let (old, mut end) = (Arc::downgrade(&ladder), ladder.drop_signal());
     let query = golden_query(&ladder);
     let mut climb = Box::pin(ladder.climb(query));
     climb.next().await.unwrap();
@@ -425,13 +425,13 @@ async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there(
     }
     // What was planned is no reason to send nobody here.
     served.is_well().await;
-    assert!(!swap.is_finished() && !old.end().has_dropped());
+    assert!(!swap.is_finished() && !old.drop_signal().has_dropped());
     // Another swap may wait meanwhile, and no more.
     let mut second = Box::pin(served.live.swap(&there));
     assert!((&mut second).now_or_never().is_none());
     assert!(matches!(served.live.swap(&there).await, Err(SwapError::Busy)));
 
-    let end = old.end();
+    let end = old.drop_signal();
     drop(old);
     assert_eq!(swap.await.unwrap().unwrap(), SwapOutcome::Swapped);
     assert!(end.has_dropped(), "the old one is gone before the new one is there");
@@ -487,7 +487,7 @@ async fn one_at_a_time_a_swap_does_not_wait_for_ever_and_can_be_tried_again() {
     let begun = Instant::now();
     let error = live.swap(&there).await.unwrap_err();
     assert!(matches!(error, SwapError::Held), "{error:?}");
-    assert!(begun.elapsed() >= SwapStrategy::LEAVING_MAX);
+    assert!(begun.elapsed() >= SwapStrategy::DROP_WAIT_MAX);
     let lacking = live.ladder();
     assert!(!lacking.is_whole() && lacking.version().as_str() == version(&there));
     drop((ladder, lacking));

@@ -112,7 +112,7 @@ impl RerankHandler {
         let query = wire::question(request, envelope(&call))?;
         let ladder = self.ladder(&call, &query)?;
         let slip = ResponseContext::of(&query);
-        let reasons = timeout_at(query.deadline.instant(), ladder.explain(&query));
+        let reasons = timeout_at(query.deadline.instant(), ladder.explain(query));
         let reasons = reasons.await.map_err(|_| ApiError::late())?;
         Ok(wire::explained(&slip, ladder.version(), reasons))
     }

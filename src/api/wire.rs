@@ -122,12 +122,12 @@ pub fn question(request: pb::ExplainRequest, envelope: RequestContext) -> Result
 pub fn explained(
     slip: &ResponseContext,
     bundle: &Version,
-    reasons: Vec<(ItemId, Vec<Reason>)>,
+    reasons: Vec<(ItemId, Arc<[Reason]>)>,
 ) -> pb::ExplainResponse {
-    let mut found: HashMap<ItemId, Vec<Reason>> = reasons.into_iter().collect();
+    let found: HashMap<ItemId, Arc<[Reason]>> = reasons.into_iter().collect();
     let items = slip.items.iter().map(|item| pb::Explained {
         item_id: item.to_string(),
-        reasons: found.remove(item).unwrap_or_default().into_iter().map(Into::into).collect(),
+        reasons: found.get(item).into_iter().flat_map(|all| all.iter()).map(Into::into).collect(),
     });
     pb::ExplainResponse {
         request_id: slip.request_id.to_string(),
@@ -156,7 +156,7 @@ impl ResponseContext {
     /// An answer as a response.
     pub fn response(&self, answer: Answer) -> pb::RerankResponse {
         let Answer { ranking, shortfalls, receipt, last: _ } = answer;
-        let results = ranking.order.into_iter().take(self.top_n).zip(1..);
+        let results = ranking.order.iter().take(self.top_n).zip(1..);
         pb::RerankResponse {
             request_id: self.request_id.to_string(),
             results: results.map(|(ranked, rank)| self.result(ranked, rank)).collect(),
@@ -164,20 +164,20 @@ impl ResponseContext {
             shortfalls: shortfalls.into_iter().map(Into::into).collect(),
             bundle: ranking.version.to_string(),
             receipt: Some(receipt.into()),
-            rationale: ranking.rationale.map(|text| text.to_string()).unwrap_or_default(),
+            rationale: ranking.rationale.as_deref().unwrap_or_default().to_owned(),
         }
     }
 
-    fn result(&self, ranked: Ranked, rank: u32) -> pb::Result {
+    fn result(&self, ranked: &Ranked, rank: u32) -> pb::Result {
         let Ranked { input, score, scores, reasons } = ranked;
-        let Scores { prior, scorer, rechead, weighed, reranker } = scores;
+        let Scores { prior, scorer, rechead, weighed, reranker } = *scores;
         pb::Result {
-            item_id: self.items[input].to_string(),
+            item_id: self.items[*input].to_string(),
             rank,
-            input_rank: input as u32 + 1,
-            score,
+            input_rank: *input as u32 + 1,
+            score: *score,
             scores: Some(pb::Scores { prior, scorer, rechead, weighed, reranker }),
-            reasons: reasons.into_iter().map(Into::into).collect(),
+            reasons: reasons.iter().map(Into::into).collect(),
         }
     }
 }
@@ -407,8 +407,8 @@ impl From<Receipt> for pb::Receipt {
     }
 }
 
-impl From<Reason> for pb::Reason {
-    fn from(reason: Reason) -> Self {
+impl From<&Reason> for pb::Reason {
+    fn from(reason: &Reason) -> Self {
         let Reason { text, source, evidence, weight, bundle, written_at } = reason;
         let source = match source {
             ReasonSource::Evidence => pb::Source::Evidence,
@@ -419,9 +419,9 @@ impl From<Reason> for pb::Reason {
             text: text.to_string(),
             source: source.into(),
             evidence: evidence.iter().map(Into::into).collect(),
-            weight,
+            weight: *weight,
             bundle: bundle.to_string(),
-            written_at: Some(pbjson_types::Timestamp { seconds: written_at, nanos: 0 }),
+            written_at: Some(pbjson_types::Timestamp { seconds: *written_at, nanos: 0 }),
         }
     }
 }

@@ -68,7 +68,7 @@ fn query(golden: GoldenRequest) -> Query {
 mod tests {
     use super::*;
     use crate::domain::{Quality, Ranking};
-    use crate::rank::{Receipt, Rung, RungOutcome, ThoughtSender};
+    use crate::rank::{ClimbContext, Receipt, Rung, RungOutcome, ThoughtSender};
     use crate::telemetry::Metrics;
 
     /// A rung that answers, or is unhealthy for good.
@@ -81,7 +81,7 @@ mod tests {
 
         fn refine<'a>(
             &'a self,
-            _query: &'a Query,
+            _climb: &'a ClimbContext,
             best: &'a Ranking,
             _thoughts: &'a ThoughtSender,
         ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {

@@ -26,7 +26,7 @@ pub struct Ranked {
     /// Where that score comes from.
     pub scores: Scores,
     /// Why a shopper might want it, most telling first.
-    pub reasons: Vec<Reason>,
+    pub reasons: Arc<[Reason]>,
 }
 
 /// The parts of a score; a part that was not reached is absent.
@@ -82,7 +82,7 @@ impl Ranking {
                 input,
                 score: (length - input) as f32 / length as f32,
                 scores: Scores { prior, ..Scores::default() },
-                reasons: Vec::new(),
+                reasons: Arc::default(),
             })
             .collect();
         Self { order, quality: Quality::Given, version, rationale: None }

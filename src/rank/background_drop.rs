@@ -1,4 +1,4 @@
-//! How a ladder ends: off the threads that serve, and so that one can wait for it.
+//! Drops a ladder on a thread that serves nobody, and signals when that is done.
 
 use std::fmt;
 use std::mem;
@@ -6,28 +6,28 @@ use std::ops::Deref;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// Something that takes its time to drop: it joins threads, and gives much memory back.
+/// A value that takes long to drop: it joins threads and frees much memory.
 ///
-/// Whoever is the last to hold it is likely a request, on a thread that others wait for. So what is
-/// held leaves on the pool for what blocks, if there is one, and its [`DropSignal`] comes afterwards.
+/// Its last owner is likely a request, on a thread that serves others as well. So the value is dropped
+/// on the runtime's blocking pool, if there is a runtime, and its [`DropSignal`] fires afterwards.
 pub(super) struct BackgroundDrop<T: Default + Send + 'static> {
-    held: T,
+    value: T,
     alive: watch::Sender<()>,
 }
 
-/// The end of a ladder: its owners have ended, and their memory is given back.
+/// Fires when a ladder has been dropped: its threads have ended, and their memory is free.
 #[derive(Clone, Debug)]
 pub struct DropSignal(watch::Receiver<()>);
 
 // === impl BackgroundDrop ===
 
 impl<T: Default + Send + 'static> BackgroundDrop<T> {
-    pub(super) fn new(held: T) -> Self {
-        Self { held, alive: watch::Sender::new(()) }
+    pub(super) fn new(value: T) -> Self {
+        Self { value, alive: watch::Sender::new(()) }
     }
 
-    /// When it will have been dropped.
-    pub(super) fn end(&self) -> DropSignal {
+    /// Signals when the value has been dropped.
+    pub(super) fn signal(&self) -> DropSignal {
         DropSignal(self.alive.subscribe())
     }
 }
@@ -36,20 +36,20 @@ impl<T: Default + Send + 'static> Deref for BackgroundDrop<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.held
+        &self.value
     }
 }
 
 impl<T: Default + Send + 'static> Drop for BackgroundDrop<T> {
     fn drop(&mut self) {
-        let (held, alive) = (mem::take(&mut self.held), self.alive.clone());
-        let leave = move || {
-            drop(held);
+        let (value, alive) = (mem::take(&mut self.value), self.alive.clone());
+        let drop_both = move || {
+            drop(value);
             drop(alive);
         };
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(leave)),
-            Err(_) => leave(),
+            Ok(runtime) => drop(runtime.spawn_blocking(drop_both)),
+            Err(_) => drop_both(),
         }
     }
 }
@@ -63,14 +63,14 @@ impl<T: Default + Send + 'static> fmt::Debug for BackgroundDrop<T> {
 // === impl DropSignal ===
 
 impl DropSignal {
-    /// Whether it has come.
+    /// Whether the value has been dropped.
     pub fn has_dropped(&self) -> bool {
         self.0.has_changed().is_err()
     }
 
-    /// Completes when it comes.
+    /// Completes when the value has been dropped.
     pub async fn dropped(&mut self) {
-        // Nothing is ever sent: all that can be heard is that the sender is gone.
+        // Nothing is ever sent: the only change is that the last sender is gone.
         while self.0.changed().await.is_ok() {}
     }
 }
@@ -82,7 +82,7 @@ mod tests {
     use std::time::Duration;
     use tokio::time::Instant;
 
-    /// What takes so long to drop.
+    /// A value that takes this long to drop.
     #[derive(Default)]
     struct Slow(Duration);
 
@@ -93,23 +93,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_thread_that_drops_it_does_not_wait_and_the_end_comes_afterwards() {
+    async fn the_thread_that_drops_it_does_not_wait_and_the_signal_fires_afterwards() {
         let slow = Duration::from_millis(300);
-        let ending = BackgroundDrop::new(Slow(slow));
-        let mut end = ending.end();
+        let value = BackgroundDrop::new(Slow(slow));
+        let mut signal = value.signal();
         let begun = Instant::now();
-        drop(ending);
+        drop(value);
         assert!(begun.elapsed() < slow / 2, "{:?}", begun.elapsed());
-        assert!(!end.has_dropped());
-        end.dropped().await;
-        assert!(begun.elapsed() >= slow && end.has_dropped());
+        assert!(!signal.has_dropped());
+        signal.dropped().await;
+        assert!(begun.elapsed() >= slow && signal.has_dropped());
     }
 
     #[test]
-    fn without_a_runtime_it_is_dropped_where_it_is() {
-        let ending = BackgroundDrop::new(Slow(Duration::from_millis(1)));
-        let end = ending.end();
-        drop(ending);
-        assert!(end.has_dropped());
+    fn without_a_runtime_it_is_dropped_on_the_same_thread() {
+        let value = BackgroundDrop::new(Slow(Duration::from_millis(1)));
+        let signal = value.signal();
+        drop(value);
+        assert!(signal.has_dropped());
     }
 }

@@ -1,16 +1,18 @@
-//! The rungs of the language model that compares: the best candidates at once, straight away or after a
-//! thought.
+//! The rungs of the language model that compares: it ranks the best candidates at once, straight away
+//! or after a thought.
 
-use super::fuse::{fused, offered, shortfall, unhealthy, words};
-use super::user_cards::UserCards;
-use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
-use crate::bundle::UserCard;
+use super::language_model::{Below, priority, reordered, shopper, shortfall, unhealthy};
+use super::{
+    ClimbContext, Receipt, ResolvedQuery, Resolver, Rung, RungOutcome, Shortfall, ThoughtSender,
+};
 use crate::domain::{Explain, Quality, Query, Ranking, Reason, ReasonSource};
-use crate::engine::Priority;
-use crate::reranker::{self, ComparedFile, Grounds, Proof, Reranker, ShopperContext, Thought};
-use crate::scorer::{ScorerModel, ShopperTexts};
+use crate::reranker::{
+    self, ComparedFile, Grounds, Offered, Proof, Reranker, Thought, rechead_scores,
+};
+use crate::scorer::ScorerModel;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use std::iter;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -20,103 +22,115 @@ pub struct Compared {
     quality: Quality,
     reranker: Arc<Reranker>,
     model: Arc<ScorerModel>,
-    profiles: Arc<UserCards>,
+    resolver: Arc<Resolver>,
     file: ComparedFile,
 }
 
 impl Compared {
-    /// The rung of this language model: [`Quality::Reasoned`], if it is given room for a thought.
+    /// The rung of this language model: its quality says whether it thinks.
     pub fn new(
         quality: Quality,
         reranker: Arc<Reranker>,
         model: Arc<ScorerModel>,
-        profiles: Arc<UserCards>,
+        resolver: Arc<Resolver>,
         file: ComparedFile,
     ) -> Self {
-        Self { quality, reranker, model, profiles, file }
+        Self { quality, reranker, model, resolver, file }
     }
 
     async fn compare(
         &self,
-        query: &Query,
+        climb: &ClimbContext,
         best: &Ranking,
         thoughts: &ThoughtSender,
     ) -> Result<RungOutcome, Shortfall> {
-        let (places, items) = offered(query, best, &self.model.catalog, self.file.offered_max);
-        if items.len() < 2 {
+        let query = climb.query();
+        let resolved = climb.resolve(&self.resolver).await?;
+        let mut below = Below::of(best);
+        let offered = below.offered(resolved, self.file.offered_max);
+        if offered.items.len() < ComparedFile::OFFERED_MIN {
             return Err(Shortfall::Missing("items"));
         }
-        let card = self.profiles.of(query).await;
-        let shopper =
-            ShopperContext { words: words(query), ..ShopperContext::of(&card.history, query.now) };
-        let urgency = Priority { criticality: query.criticality, deadline: Some(query.deadline) };
         let begun = Instant::now();
-        let offers = reranker::offers(&self.model.catalog, &self.model.cards, shopper, &items);
-        let (catalog, cards) = (&self.model.catalog, &self.model.cards.items);
-        let thinks = self.file.thinks(|| Grounds::of(catalog, cards, &card.history, &items));
-        let asked = self.reranker.compare(shopper, &offers, &thinks, urgency);
-        let answer =
-            asked.map_err(|error| shortfall(&error))?.answer(|piece| thoughts.send(piece)).await;
-        let answer = answer.map_err(|error| shortfall(&error))?;
+        let answer = self.answer(query, resolved, &offered.items, thoughts).await?;
 
-        let place = |item: &u32| items.iter().position(|other| other == item).map(|at| places[at]);
-        let order: Vec<usize> = answer.order.iter().filter_map(place).collect();
-        let heard = self.rechead(&answer, &card);
+        let places = offered.places_of(&answer.order);
+        let rechead = self.rechead(resolved, &answer);
         let mut ranking = best.clone();
-        for (answered, &place) in order.iter().enumerate() {
+        for (rank, &place) in places.iter().enumerate() {
             let scores = &mut ranking.order[place].scores;
-            scores.reranker = Some(-(answered as f32).ln_1p());
-            scores.rechead = heard.get(answered).copied().or(scores.rechead);
+            scores.reranker = Some(-(rank as f32).ln_1p());
+            scores.rechead = rechead.get(rank).copied().or(scores.rechead);
         }
-        let proven = self.proof(&answer, &shopper, &items);
-        if let Some((thought, proof)) = &proven {
+        if let Some((thought, proof)) = self.proof(resolved, &answer, &offered.items) {
             ranking.rationale = Some(answer.thought.trim().into());
-            if query.explain == Explain::Live
-                && let Some(place) = place(&proof.item)
-            {
-                let reason = self.reason(thought, proof, &ranking);
-                let reasons = &mut ranking.order[place].reasons;
-                reasons.insert(0, reason);
-                reasons.truncate(query.reasons_per_item);
-            }
+            self.explain_best(query, &offered, &thought, &proof, &mut ranking);
         }
         let receipt = Receipt { compute: begun.elapsed(), ..Receipt::of(answer.usage) };
-        let ranking = fused(ranking, self.quality, |below| {
-            self.file.fuse(below, &order, &heard);
-        });
+        self.file.fuse(&mut below.order, &places, &rechead);
+        let ranking = reordered(ranking, below.order, self.quality);
         Ok(RungOutcome { ranking, receipt, shortfall: None })
     }
 
-    /// What the Rechead says of the candidates in their answered order, to a shopper of whom this was
-    /// thought and answered: nothing, if nothing was thought or there is no Rechead.
-    fn rechead(&self, answer: &reranker::ComparedAnswer, card: &UserCard) -> Vec<f32> {
-        if answer.thought.is_empty() {
-            return Vec::new();
-        }
-        let thought = self.model.reader.vector(&answer.thought);
-        let written = ShopperTexts {
-            history: &card.history,
-            thought: Some(&thought),
-            answer: answer.order.first().copied(),
-        };
-        let shopper = self.model.shopper_vector(written);
-        answer.order.iter().filter_map(|&item| self.model.rechead_score(&shopper, item)).collect()
+    async fn answer(
+        &self,
+        query: &Query,
+        resolved: &ResolvedQuery,
+        items: &[u32],
+        thoughts: &ThoughtSender,
+    ) -> Result<reranker::ComparedAnswer, Shortfall> {
+        let ScorerModel { catalog, cards, .. } = &*self.model;
+        let offers = reranker::offers_in(&resolved.features(&self.model), cards, items);
+        let history = &resolved.card.history;
+        let thinks = self.file.thinks(|| Grounds::of(catalog, &cards.items, history, items));
+        let shopper = shopper(query, resolved);
+        let comparing = self.reranker.compare(shopper, &offers, &thinks, priority(query));
+        let comparing = comparing.map_err(|error| shortfall(&error))?;
+        let answer = comparing.answer(|piece| thoughts.send(piece)).await;
+        answer.map_err(|error| shortfall(&error))
     }
 
-    /// What was thought, if all of it holds.
+    /// The Rechead's score of each candidate of an answer; empty if the bundle has no Rechead.
+    fn rechead(&self, resolved: &ResolvedQuery, answer: &reranker::ComparedAnswer) -> Vec<f32> {
+        let ScorerModel { reader, cards, .. } = &*self.model;
+        let history = &resolved.card.history;
+        let head = self.model.rechead();
+        head.map(|head| rechead_scores(head, reader, cards, history, answer)).unwrap_or_default()
+    }
+
+    /// The thought, if every claim in it can be proved.
     fn proof(
         &self,
+        resolved: &ResolvedQuery,
         answer: &reranker::ComparedAnswer,
-        shopper: &ShopperContext<'_>,
         items: &[u32],
     ) -> Option<(Thought, Proof)> {
+        let ScorerModel { catalog, cards, .. } = &*self.model;
         let thought = Thought::read(&answer.thought)?;
-        let proof =
-            thought.prove(&self.model.catalog, &self.model.cards.items, shopper.history, items)?;
+        let proof = thought.prove(catalog, &cards.items, &resolved.card.history, items)?;
         Some((thought, proof))
     }
 
-    /// What the model wrote about an item, with the evidence of the card's reason that says the same.
+    /// Puts a proved thought before the other reasons of its item, if the query wants live reasons.
+    fn explain_best(
+        &self,
+        query: &Query,
+        offered: &Offered,
+        thought: &Thought,
+        proof: &Proof,
+        ranking: &mut Ranking,
+    ) {
+        let Some(place) = offered.place_of(proof.item) else { return };
+        if query.explain != Explain::Live {
+            return;
+        }
+        let reason = self.reason(thought, proof, ranking);
+        let reasons = &mut ranking.order[place].reasons;
+        let all = iter::once(reason).chain(reasons.iter().cloned());
+        *reasons = all.take(query.reasons_per_item).collect();
+    }
+
+    /// The model's sentence about an item, with the evidence of the card's reason that says the same.
     fn reason(&self, thought: &Thought, proof: &Proof, ranking: &Ranking) -> Reason {
         let card = &self.model.cards.items[proof.item as usize].reasons[proof.reason];
         Reason {
@@ -141,10 +155,10 @@ impl Rung for Compared {
 
     fn refine<'a>(
         &'a self,
-        query: &'a Query,
+        climb: &'a ClimbContext,
         best: &'a Ranking,
         thoughts: &'a ThoughtSender,
     ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
-        self.compare(query, best, thoughts).boxed()
+        self.compare(climb, best, thoughts).boxed()
     }
 }

@@ -1,9 +1,10 @@
 //! The climb: from the order given to the best order that the deadline allows.
 
 use super::background_drop::{BackgroundDrop, DropSignal};
-use super::{Receipt, Rung, RungOutcome, RungPace, Shortfall, ThoughtSender};
+use super::{ClimbContext, Receipt, Rung, RungOutcome, RungPace, Shortfall, ThoughtSender};
 use crate::bundle::GoldenRequest;
 use crate::domain::{Effort, ItemId, Quality, Query, Ranking, Reason, Version};
+use crate::reranker::RungSpec;
 use crate::telemetry::Metrics;
 use async_stream::stream;
 use futures_util::Stream;
@@ -13,37 +14,37 @@ use tokio::time::{Instant, timeout_at};
 
 /// The rungs of one bundle, lowest first.
 pub struct Ladder {
-    steps: BackgroundDrop<Vec<TimedRung>>,
+    rungs: BackgroundDrop<Vec<TimedRung>>,
     /// The rungs of its bundle that it does without, and why.
-    lacks: Vec<(Quality, Shortfall)>,
+    missing: Vec<(Quality, Shortfall)>,
     golden: Option<GoldenRequest>,
     version: Version,
     metrics: Arc<Metrics>,
 }
 
-/// A rung with its pace: begun only if it fits, cut off at the deadline, timed either way.
+/// A rung with its pace: started only if it fits, cut off at the deadline, timed either way.
 struct TimedRung {
     rung: Arc<dyn Rung>,
     pace: RungPace,
 }
 
-/// The best order so far, and what was met on the way to it.
+/// The best order so far, its cost, and the rungs that fell short. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The order.
-    pub ranking: Ranking,
+    /// The order. Updates of a climb share it while it stays the same.
+    pub ranking: Arc<Ranking>,
     /// The rungs that fell short, and why.
     pub shortfalls: Vec<(Quality, Shortfall)>,
-    /// What it cost so far.
+    /// Its cost so far.
     pub receipt: Receipt,
     /// Whether the climb ends here.
     pub last: bool,
 }
 
-/// What a climb tells on its way.
+/// One step of a climb, as it is streamed.
 #[derive(Clone, Debug)]
 pub enum Update {
-    /// The next piece of what a language model thinks, as it is written: nobody has checked it yet.
+    /// The next piece of a language model's thought, as it is generated and before any check.
     Thought(Arc<str>),
     /// The best order so far.
     Answer(Box<Answer>),
@@ -54,17 +55,18 @@ pub enum Update {
 impl Ladder {
     /// A ladder of `rungs`, lowest first.
     pub fn new(rungs: Vec<Arc<dyn Rung>>, version: Version, metrics: Arc<Metrics>) -> Self {
-        let steps = rungs.into_iter().map(|rung| TimedRung { rung, pace: RungPace::default() });
-        let steps = BackgroundDrop::new(steps.collect());
-        Self { steps, lacks: Vec::new(), golden: None, version, metrics }
+        let rungs = rungs.into_iter().map(|rung| TimedRung { rung, pace: RungPace::default() });
+        let rungs = BackgroundDrop::new(rungs.collect());
+        Self { rungs, missing: Vec::new(), golden: None, version, metrics }
     }
 
-    /// The same ladder, which does without these rungs: whoever wants to climb there is told why not.
-    pub fn lacking(self, lacks: Vec<(Quality, Shortfall)>) -> Self {
-        Self { lacks, ..self }
+    /// The same ladder, which reports a shortfall for each of these rungs that its bundle has and it
+    /// has not.
+    pub fn with_missing(self, missing: Vec<(Quality, Shortfall)>) -> Self {
+        Self { missing, ..self }
     }
 
-    /// The same ladder, with a request that shows whether it holds.
+    /// The same ladder, with a golden request for its canary.
     pub fn with_golden(self, golden: Option<GoldenRequest>) -> Self {
         Self { golden, ..self }
     }
@@ -74,47 +76,43 @@ impl Ladder {
         &self.version
     }
 
-    /// A request that shows whether it holds.
+    /// A golden request of its bundle, for its canary.
     pub fn golden(&self) -> Option<&GoldenRequest> {
         self.golden.as_ref()
     }
 
     /// Whether it has every rung of its bundle.
     pub fn is_whole(&self) -> bool {
-        self.lacks.is_empty()
+        self.missing.is_empty()
     }
 
     /// Why it will never reach its top again, in words for operators; `None` while it may.
     pub fn unhealthy(&self) -> Option<&'static str> {
-        self.steps.iter().find_map(|step| step.rung.unhealthy())
+        self.rungs.iter().find_map(|timed| timed.rung.unhealthy())
     }
 
-    /// When it will have been dropped, and with it whatever it alone owns.
-    pub fn end(&self) -> DropSignal {
-        self.steps.end()
+    /// Signals when the ladder has been dropped, and with it everything that it alone owned.
+    pub fn drop_signal(&self) -> DropSignal {
+        self.rungs.signal()
     }
 
-    /// The best that this ladder can reach.
+    /// The best quality that this ladder can reach.
     pub fn top(&self) -> Quality {
-        self.steps.last().map_or(Quality::Given, |step| step.rung.quality())
+        self.rungs.last().map_or(Quality::Given, |timed| timed.rung.quality())
     }
 
-    /// Better and better rankings. The last one before the deadline is the answer. The stream is
-    /// never empty and never fails; its last item is an answer, and no other has `last` set.
+    /// Better and better rankings, until the deadline. The stream is never empty and never fails. Its
+    /// last item is an answer, and only that one has `last` set.
     pub fn climb(self: Arc<Self>, query: Query) -> impl Stream<Item = Update> + Send {
         stream! {
-            let priors = query.candidates.iter().map(|candidate| candidate.prior_score);
-            let mut answer = Answer {
-                ranking: Ranking::given(priors, self.version.clone()),
-                shortfalls: Vec::new(),
-                receipt: Receipt::default(),
-                last: false,
-            };
-            for step in self.steps.iter().filter(|step| within(step.rung.quality(), query.effort)) {
+            let mut answer = Answer::given(&query, &self.version);
+            let climb = ClimbContext::new(query);
+            let effort = climb.query().effort;
+            for timed in self.rungs.iter().filter(|timed| is_within(timed.rung.quality(), effort)) {
                 yield Update::Answer(Box::new(answer.clone()));
                 let (sender, mut thoughts) = ThoughtSender::new();
                 let outcome = {
-                    let mut attempt = pin!(self.attempt(step, &query, &answer.ranking, sender));
+                    let mut attempt = pin!(self.attempt(timed, &climb, &answer.ranking, sender));
                     loop {
                         tokio::select! {
                             biased;
@@ -127,12 +125,12 @@ impl Ladder {
                     yield Update::Thought(thought);
                 }
                 match outcome {
-                    Ok(refined) => answer.take(step.rung.quality(), refined),
-                    Err(shortfall) => answer.shortfalls.push((step.rung.quality(), shortfall)),
+                    Ok(better) => answer.take(timed.rung.quality(), better),
+                    Err(shortfall) => answer.shortfalls.push((timed.rung.quality(), shortfall)),
                 }
             }
-            let lacks = self.lacks.iter().filter(|(quality, _)| within(*quality, query.effort));
-            answer.shortfalls.extend(lacks.cloned());
+            let missing = self.missing.iter().filter(|(quality, _)| is_within(*quality, effort));
+            answer.shortfalls.extend(missing.cloned());
             for (quality, shortfall) in &answer.shortfalls {
                 self.metrics.shortfall(quality.as_str(), shortfall.as_str());
             }
@@ -145,9 +143,10 @@ impl Ladder {
     }
 
     /// Cached reasons for the query's candidates, without ranking them.
-    pub async fn explain(&self, query: &Query) -> Vec<(ItemId, Vec<Reason>)> {
-        for step in self.steps.iter().rev() {
-            let reasons = step.rung.explain(query).await;
+    pub async fn explain(&self, query: Query) -> Vec<(ItemId, Arc<[Reason]>)> {
+        let climb = ClimbContext::new(query);
+        for timed in self.rungs.iter().rev() {
+            let reasons = timed.rung.explain(&climb).await;
             if !reasons.is_empty() {
                 return reasons;
             }
@@ -157,24 +156,25 @@ impl Ladder {
 
     async fn attempt(
         &self,
-        step: &TimedRung,
-        query: &Query,
+        timed: &TimedRung,
+        climb: &ClimbContext,
         best: &Ranking,
         thoughts: ThoughtSender,
     ) -> Result<RungOutcome, Shortfall> {
         let begun = Instant::now();
-        let remaining = query.deadline.remaining(begun);
-        let attempt = step.pace.begin(remaining, begun).ok_or(Shortfall::TooSlow)?;
-        let outcome =
-            timeout_at(query.deadline.instant(), step.rung.refine(query, best, &thoughts)).await;
+        let deadline = climb.query().deadline;
+        let remaining = deadline.remaining(begun);
+        let attempt = timed.pace.begin(remaining, begun).ok_or(Shortfall::TooSlow)?;
+        let refined = timed.rung.refine(climb, best, &thoughts);
+        let outcome = timeout_at(deadline.instant(), refined).await;
         let outcome = outcome.unwrap_or(Err(Shortfall::Late));
         match &outcome {
             Ok(_) => attempt.done(Instant::now()),
             Err(Shortfall::Late) => attempt.cut(Instant::now()),
-            // Whoever was turned away, or had nothing to work on, says nothing about the pace.
+            // An attempt that was refused, or had no candidates, says nothing about the pace.
             Err(_) => drop(attempt),
         }
-        self.metrics.rung(step.rung.quality().as_str(), begun.elapsed());
+        self.metrics.rung(timed.rung.quality().as_str(), begun.elapsed());
         outcome
     }
 }
@@ -188,23 +188,30 @@ impl std::fmt::Debug for Ladder {
     }
 }
 
-/// Whether somebody who makes this effort wants to climb there.
-fn within(quality: Quality, effort: Effort) -> bool {
-    match effort {
-        Effort::Scored => quality <= Quality::Scored,
-        Effort::Weighed => quality <= Quality::Weighed,
-        Effort::Reranked => quality <= Quality::Reranked,
-        Effort::Reasoned | Effort::Auto => true,
-    }
+/// Whether a caller who makes this effort wants to climb there.
+fn is_within(quality: Quality, effort: Effort) -> bool {
+    RungSpec::of(quality).is_none_or(|rung| rung.is_within(effort))
 }
 
 // === impl Answer ===
 
 impl Answer {
-    fn take(&mut self, quality: Quality, refined: RungOutcome) {
-        debug_assert!(refined.ranking.is_permutation(self.ranking.order.len()));
-        self.ranking = refined.ranking;
-        self.receipt += refined.receipt;
-        self.shortfalls.extend(refined.shortfall.map(|shortfall| (quality, shortfall)));
+    /// The order given.
+    fn given(query: &Query, version: &Version) -> Self {
+        let priors = query.candidates.iter().map(|candidate| candidate.prior_score);
+        Self {
+            ranking: Arc::new(Ranking::given(priors, version.clone())),
+            shortfalls: Vec::new(),
+            receipt: Receipt::default(),
+            last: false,
+        }
+    }
+
+    /// Takes a better order in place of the one so far.
+    fn take(&mut self, quality: Quality, better: RungOutcome) {
+        debug_assert!(better.ranking.is_permutation(self.ranking.order.len()));
+        self.ranking = Arc::new(better.ranking);
+        self.receipt += better.receipt;
+        self.shortfalls.extend(better.shortfall.map(|shortfall| (quality, shortfall)));
     }
 }

@@ -5,8 +5,9 @@
 
 mod background_drop;
 mod compared;
-mod fuse;
+mod context;
 mod ladder;
+mod language_model;
 mod live;
 mod open;
 mod pace;
@@ -17,15 +18,17 @@ mod weighed;
 
 pub use background_drop::DropSignal;
 pub use compared::Compared;
+pub use context::{ClimbContext, ResolvedQuery, Resolver};
 pub use ladder::{Answer, Ladder, Update};
-pub use live::{LiveLadder, SwapError, SwapOutcome, SwapStrategy};
+pub use live::LiveLadder;
 pub use open::{LadderOptions, OpenError, open};
 pub use pace::RungPace;
 pub use scored::Scored;
+pub use swap::{SwapError, SwapOutcome, SwapStrategy};
 pub use user_cards::{CardCacheLimits, StoredCard, UserCards};
 pub use weighed::Weighed;
 
-use crate::domain::{ItemId, Quality, Query, Ranking, Reason};
+use crate::domain::{ItemId, Quality, Ranking, Reason};
 use crate::engine::Usage;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -34,15 +37,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Something that can better a ranking, at a price.
+/// A ranking model with a price in time: it betters the ranking of the rung below.
 pub trait Rung: Send + Sync {
-    /// The quality of what it returns.
+    /// The quality of its rankings.
     fn quality(&self) -> Quality;
 
-    /// A better ranking than `best`, or why there is none.
+    /// A better ranking than `best`, or why there is none. Dropping the future cancels the work.
     fn refine<'a>(
         &'a self,
-        query: &'a Query,
+        climb: &'a ClimbContext,
         best: &'a Ranking,
         thoughts: &'a ThoughtSender,
     ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>>;
@@ -52,9 +55,12 @@ pub trait Rung: Send + Sync {
         None
     }
 
-    /// Cached reasons for `items`, without ranking: the most telling for this query's user first.
-    /// Empty where there are none.
-    fn explain<'a>(&'a self, _query: &'a Query) -> BoxFuture<'a, Vec<(ItemId, Vec<Reason>)>> {
+    /// Cached reasons for the query's candidates, without ranking: the most telling for the shopper
+    /// first. Empty where there are none.
+    fn explain<'a>(
+        &'a self,
+        _climb: &'a ClimbContext,
+    ) -> BoxFuture<'a, Vec<(ItemId, Arc<[Reason]>)>> {
         async { Vec::new() }.boxed()
     }
 }
@@ -66,21 +72,21 @@ pub struct ThoughtSender(mpsc::Sender<Arc<str>>);
 /// Pieces of a thought that may wait in the channel: more than a thought has tokens.
 const PIECES_MAX: usize = 1_024;
 
-/// What a rung made.
+/// A rung's result.
 #[derive(Clone, Debug)]
 pub struct RungOutcome {
     /// The better ranking.
     pub ranking: Ranking,
-    /// What it cost.
+    /// Its cost.
     pub receipt: Receipt,
-    /// What was missing although an order was reached: unknown items, say.
+    /// What was missing although an order was reached: some of the items were unknown, say.
     pub shortfall: Option<Shortfall>,
 }
 
-/// What an answer cost, and what it was made from.
+/// The cost of an answer, and how many cards and tokens went into it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
-    /// Time spent waiting for an owner.
+    /// Time spent in the scorer's queue.
     pub queue: Duration,
     /// Time spent computing.
     pub compute: Duration,
@@ -90,28 +96,28 @@ pub struct Receipt {
     pub card_misses: u32,
     /// Tokens of the language model's prompts.
     pub prompt_tokens: u32,
-    /// Those of them that it had computed before.
+    /// Prompt tokens that were found in the prefix cache.
     pub cached_tokens: u32,
-    /// Tokens after the prompts: those of candidates, and those that it wrote.
+    /// Tokens after the prompts: those of the candidates' branches, and those that it generated.
     pub generated_tokens: u32,
 }
 
-/// Why a rung did not better the order: a fact for the ladder, never an error for the caller.
+/// Why a rung did not better the order: a fact in the answer, never an error for the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Shortfall {
-    /// The rung usually takes longer than the time left, so it was not begun.
+    /// The rung usually takes longer than the time left, so it was not started.
     #[error("too_slow")]
     TooSlow,
     /// The deadline came while it ran.
     #[error("late")]
     Late,
-    /// Its owner's inbox was full.
+    /// Its model's queue was full.
     #[error("busy")]
     Busy,
-    /// Something that it needs is not there.
+    /// Something that it needs is not there: this names it.
     #[error("missing")]
     Missing(&'static str),
-    /// Its model or its owner is out of order.
+    /// Its model is unhealthy.
     #[error("broken")]
     Broken,
 }
@@ -132,7 +138,7 @@ impl ThoughtSender {
 }
 
 impl Receipt {
-    /// What a language model took.
+    /// The tokens of a request to the language model.
     fn of(usage: Usage) -> Self {
         Self {
             prompt_tokens: usage.prompt_tokens as u32,

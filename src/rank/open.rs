@@ -1,13 +1,12 @@
 //! From a bundle on disk to a ladder that can serve.
 
-use super::compared::Compared;
-use super::scored::Scored;
 use super::user_cards::{CardCacheLimits, UserCards};
-use super::weighed::Weighed;
-use super::{Ladder, Rung, Shortfall};
+use super::{Compared, Ladder, Resolver, Rung, Scored, Shortfall, Weighed};
 use crate::bundle::{Bundle, BundleError, Part};
 use crate::domain::{Quality, Version};
-use crate::reranker::{ComparedFile, Reranker, RerankerError, RerankerFile, RerankerOptions};
+use crate::reranker::{
+    Reranker, RerankerError, RerankerFile, RerankerOptions, RungSettings, RungSpec,
+};
 use crate::scorer::{self, GpuError, OpenedScorer, Scorer};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -18,15 +17,15 @@ use tokio::task::{JoinError, spawn_blocking};
 /// What a ladder is built with beside its bundle.
 #[derive(Clone, Debug)]
 pub struct LadderOptions {
-    /// Fresh facts, if there is a store.
+    /// The store of users' cards, if there is one.
     pub store: Option<Arc<dyn Store>>,
-    /// How much may be remembered.
-    pub memory: CardCacheLimits,
-    /// How much the scorer may take on.
+    /// Limits of the cache of users' cards.
+    pub card_cache: CardCacheLimits,
+    /// Limits of the scorer.
     pub scorer: scorer::ScorerLimits,
     /// How the language model runs, if the bundle has one.
     pub engine: RerankerOptions,
-    /// Where things are counted.
+    /// The metrics that it records.
     pub metrics: Arc<Metrics>,
 }
 
@@ -36,156 +35,160 @@ pub enum OpenError {
     /// The bundle can't be used.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// Its scorer can't be brought to a GPU.
+    /// Its scorer can't be loaded onto a GPU.
     #[error("the bundle's scorer on a GPU")]
     Gpu(#[from] GpuError),
     /// Its language model can't be used.
     #[error("the bundle's language model")]
     Reranker(#[from] RerankerError),
-    /// Whoever opened it has panicked, or the process is ending.
+    /// The thread that opened it has panicked, or the process is ending.
     #[error("opening the bundle was broken off")]
     BrokenOff(#[from] JoinError),
 }
 
-/// The foot of a ladder: a bundle that is open and verified, and the rungs that need no language
-/// model. They can serve, while the language model is still to be loaded.
+/// The lower rungs of a ladder: those of an open and verified bundle that need no language model. They
+/// can serve while the language model is still to be loaded.
 pub(super) struct LowerRungs {
-    pub(super) opened: Arc<OpenedScorer>,
+    opened: Arc<OpenedScorer>,
     scored: Arc<dyn Rung>,
-    profiles: Arc<UserCards>,
+    resolver: Arc<Resolver>,
     reranker: RerankerFile,
     decoder: PathBuf,
     version: Version,
-    building: LadderOptions,
+    options: LadderOptions,
 }
 
 /// Opens a bundle, verifies it, sends its golden requests through each rung, which also warms it,
 /// and builds its ladder.
 pub async fn open(
     dir: &Path,
-    building: &LadderOptions,
+    options: &LadderOptions,
 ) -> Result<(Arc<Ladder>, Arc<OpenedScorer>), OpenError> {
-    let (dir, building) = (dir.to_owned(), building.clone());
-    apart(move || {
-        let foot = LowerRungs::open(&settled(&dir), building)?;
-        Ok((foot.whole()?, foot.opened))
+    let (dir, options) = (dir.to_owned(), options.clone());
+    blocking(move || {
+        let lower = LowerRungs::open(&resolved(&dir), options)?;
+        Ok((lower.whole()?, lower.opened))
     })
     .await
 }
 
-/// Does what takes its time, and computes, on a thread that nobody else waits for.
-pub(super) async fn apart<T: Send + 'static>(
+/// Runs slow work on the pool for blocking threads.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
 ) -> Result<T, OpenError> {
     spawn_blocking(work).await?
 }
 
-/// Where the bundle lies: a link may be pointed elsewhere at any time, and nothing must be put
-/// together from two bundles.
-pub(super) fn settled(dir: &Path) -> PathBuf {
-    // What does not exist is told by whoever reads it, with the name that it was given.
+/// The folder behind a path. A link may be changed at any time, and a ladder must not be built from
+/// two bundles.
+pub(super) fn resolved(dir: &Path) -> PathBuf {
+    // A folder that does not exist is reported under the given name when it is read.
     dir.canonicalize().unwrap_or_else(|_| dir.into())
 }
 
 // === impl LowerRungs ===
 
 impl LowerRungs {
-    /// Opens the bundle, verifies it and scores its golden requests. Not for threads that serve.
-    pub(super) fn open(dir: &Path, building: LadderOptions) -> Result<Self, OpenError> {
+    /// Opens the bundle, verifies it and scores its golden requests. Blocks.
+    pub(super) fn open(dir: &Path, options: LadderOptions) -> Result<Self, OpenError> {
         let bundle = Bundle::open(dir)?;
-        let reranker = reranker(&bundle)?;
+        let reranker = reranker_file(&bundle)?;
         let decoder = bundle.path(Part::Decoder);
         let opened = Arc::new(OpenedScorer::of(bundle)?);
         opened.check_golden()?;
-        let (model, metrics) = (opened.model.clone(), &building.metrics);
         let version = Version::from(opened.version.as_str());
-        let profiles = Arc::new(UserCards::new(
-            model.clone(),
+        let user_cards = UserCards::new(
+            opened.model.clone(),
             opened.file.currency.clone(),
-            building.store.clone(),
-            building.memory,
-            metrics.clone(),
-        ));
-        let limits = building.scorer;
-        let slates_max = limits.slates.batch_max.get();
-        let gpu = limits.gpu.map(|gpu| model.on_gpu(gpu, slates_max));
-        let mut gpu = gpu.transpose()?;
-        gpu.iter_mut().try_for_each(|gpu| opened.check_golden_on(gpu))?;
-        let scorer = Scorer::start(&model, gpu, limits, metrics);
-        let (fusion, movable) = (opened.file.fusion, movable(&reranker));
-        let scored = Scored::new(model, scorer, profiles.clone(), fusion, version.clone(), movable);
-        Ok(Self {
-            scored: Arc::new(scored),
-            opened,
-            profiles,
-            reranker,
-            decoder,
-            version,
-            building,
-        })
+            options.store.clone(),
+            options.card_cache,
+            options.metrics.clone(),
+        );
+        let resolver = Arc::new(Resolver::new(opened.model.clone(), user_cards));
+        let scored = scored(&opened, &resolver, &version, &reranker, &options)?;
+        Ok(Self { scored: Arc::new(scored), opened, resolver, reranker, decoder, version, options })
     }
 
-    /// The rungs that its language model will be asked on.
-    pub(super) fn above(&self) -> Vec<Quality> {
-        let weighed = self.reranker.weighed.map(|_| Quality::Weighed);
-        weighed.into_iter().chain(compared(&self.reranker).map(|(quality, _)| quality)).collect()
+    /// The rungs of the bundle that need its language model.
+    pub(super) fn upper(&self) -> Vec<Quality> {
+        self.reranker.rungs().map(|(rung, _)| rung.quality).collect()
     }
 
-    /// The ladder without its language model, and why it does without.
-    pub(super) fn lacking(&self, why: &Shortfall) -> Arc<Ladder> {
-        let lacks = self.above().into_iter().map(|quality| (quality, why.clone())).collect();
-        Arc::new(self.ladder(Vec::new()).lacking(lacks))
+    /// The ladder of these rungs alone, and why it does without the upper ones.
+    pub(super) fn alone(&self, why: &Shortfall) -> Arc<Ladder> {
+        let missing = self.upper().into_iter().map(|quality| (quality, why.clone())).collect();
+        Arc::new(self.ladder(Vec::new()).with_missing(missing))
     }
 
     /// Loads the language model, if there is one, weighs the golden requests, and builds the whole
-    /// ladder. Not for threads that serve.
+    /// ladder. Blocks.
     pub(super) fn whole(&self) -> Result<Arc<Ladder>, OpenError> {
-        let above = if self.above().is_empty() { Vec::new() } else { self.speaking()? };
-        Ok(Arc::new(self.ladder(above)))
+        let upper = if self.upper().is_empty() { Vec::new() } else { self.open_upper()? };
+        Ok(Arc::new(self.ladder(upper)))
     }
 
-    fn ladder(&self, above: Vec<Arc<dyn Rung>>) -> Ladder {
+    fn ladder(&self, upper: Vec<Arc<dyn Rung>>) -> Ladder {
         let mut rungs = vec![self.scored.clone()];
-        rungs.extend(above);
+        rungs.extend(upper);
         let golden = self.opened.golden().first().cloned();
-        let (version, metrics) = (self.version.clone(), self.building.metrics.clone());
+        let (version, metrics) = (self.version.clone(), self.options.metrics.clone());
         Ladder::new(rungs, version, metrics).with_golden(golden)
     }
 
-    /// The rungs of the language model.
-    fn speaking(&self) -> Result<Vec<Arc<dyn Rung>>, OpenError> {
-        let (model, profiles, building) = (&self.opened.model, &self.profiles, &self.building);
-        let speaker =
-            Reranker::start(&self.decoder, &model.catalog, building.engine, &building.metrics)?;
-        let speaker = Arc::new(speaker);
-        let mut rungs: Vec<Arc<dyn Rung>> = Vec::new();
-        if let Some(file) = self.reranker.weighed {
-            let weighed = Weighed::new(speaker.clone(), model.clone(), profiles.clone(), file);
-            weighed.check_golden(self.opened.golden())?;
-            rungs.push(Arc::new(weighed));
-        }
-        for (quality, file) in compared(&self.reranker) {
-            let (speaker, profiles) = (speaker.clone(), profiles.clone());
-            rungs.push(Arc::new(Compared::new(quality, speaker, model.clone(), profiles, file)));
-        }
-        Ok(rungs)
+    /// Loads the language model and opens its rungs.
+    fn open_upper(&self) -> Result<Vec<Arc<dyn Rung>>, OpenError> {
+        let LadderOptions { engine, metrics, .. } = &self.options;
+        let reranker =
+            Reranker::start(&self.decoder, &self.opened.model.catalog, *engine, metrics)?;
+        let reranker = Arc::new(reranker);
+        let open = |(rung, settings)| self.open_rung(&reranker, rung, settings);
+        self.reranker.rungs().filter_map(|rung| open(rung).transpose()).collect()
+    }
+
+    /// Opens one rung of the language model.
+    fn open_rung(
+        &self,
+        reranker: &Arc<Reranker>,
+        rung: &RungSpec,
+        settings: RungSettings,
+    ) -> Result<Option<Arc<dyn Rung>>, OpenError> {
+        let (reranker, model) = (reranker.clone(), self.opened.model.clone());
+        let resolver = self.resolver.clone();
+        Ok(Some(match settings {
+            RungSettings::Scored => return Ok(None),
+            RungSettings::Weighed(file) => {
+                let weighed = Weighed::new(reranker, model, resolver, file);
+                weighed.check_golden(self.opened.golden())?;
+                Arc::new(weighed)
+            }
+            RungSettings::Compared(file) => {
+                Arc::new(Compared::new(rung.quality, reranker, model, resolver, file))
+            }
+        }))
     }
 }
 
-/// How many candidates the rungs above may bring to the front: they need their reasons.
-fn movable(file: &RerankerFile) -> usize {
-    let weighed = file.weighed.map_or(0, |file| file.candidates_max);
-    compared(file).map(|(_, file)| file.offered_max).fold(weighed, usize::max)
+/// Starts the scorer, on a GPU as well if the options name one, and opens its rung.
+fn scored(
+    opened: &OpenedScorer,
+    resolver: &Arc<Resolver>,
+    version: &Version,
+    reranker: &RerankerFile,
+    options: &LadderOptions,
+) -> Result<Scored, OpenError> {
+    let (model, limits) = (opened.model.clone(), options.scorer);
+    let slates_max = limits.slates.batch_max.get();
+    let gpu = limits.gpu.map(|gpu| model.on_gpu(gpu, slates_max));
+    let mut gpu = gpu.transpose()?;
+    gpu.iter_mut().try_for_each(|gpu| opened.check_golden_on(gpu))?;
+    let scorer = Scorer::start(&model, gpu, limits, &options.metrics);
+    let movable = reranker.rungs().map(|(_, settings)| settings.movable()).max().unwrap_or(0);
+    let (fusion, version) = (opened.file.fusion, version.clone());
+    Ok(Scored::new(model, scorer, resolver.clone(), fusion, version, movable))
 }
 
-/// The rungs on which candidates are compared.
-fn compared(file: &RerankerFile) -> impl Iterator<Item = (Quality, ComparedFile)> {
-    let rungs = [(Quality::Reranked, file.reranked), (Quality::Reasoned, file.reasoned)];
-    rungs.into_iter().filter_map(|(quality, file)| Some((quality, file?)))
-}
-
-/// How the bundle's language model is used: not at all, if it has none.
-fn reranker(bundle: &Bundle) -> Result<RerankerFile, BundleError> {
+/// The settings of the language model's rungs; none if the bundle has no such file.
+fn reranker_file(bundle: &Bundle) -> Result<RerankerFile, BundleError> {
     let path = bundle.path(Part::Reranker);
     if !path.exists() {
         return Ok(RerankerFile::default());

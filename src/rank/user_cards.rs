@@ -1,5 +1,5 @@
-//! Who is asking? Their history and pattern: from the request, from memory, from the store, or
-//! from the bundle's cards.
+//! What is known about the shopper of a query: from the query's own history, from the cache, from the
+//! store, or from the bundle's cards.
 
 use crate::bundle::{HISTORY_LEN, HistoryEvent, UserCard};
 use crate::domain::{Event, EventKind, Query, UserId};
@@ -12,39 +12,39 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Remembers the cards of the users who came lately.
+/// Looks up users' cards, and caches those of recent users.
 pub struct UserCards {
     model: Arc<ScorerModel>,
     currency: String,
     store: Option<Arc<dyn Store>>,
-    memory: Cache<UserId, Arc<UserCard>>,
+    cache: Cache<UserId, Arc<UserCard>>,
     metrics: Arc<Metrics>,
 }
 
-/// A user card as it lies in the store: JSON, with items by id, since numbers change from bundle
-/// to bundle. Its vector is made anew by the encoder at hand, so it is always of this space.
+/// A user card in the store: JSON, with items by id, since item numbers change from bundle to bundle.
+/// It has no vectors: the bundle at hand makes them, so they are always of its own spaces.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StoredCard {
-    /// Their last events, oldest first: (item, time, kind).
+    /// The user's last events, oldest first: (item, time, kind).
     pub history: Vec<(String, i64, String)>,
-    /// The item that a language model expects them to want, by id.
+    /// The id of the item that a language model expects the user to want.
     #[serde(default)]
     pub expects: Option<String>,
 }
 
-/// How large and how old memory may grow.
+/// Limits of the cache of user cards.
 #[derive(Clone, Copy, Debug)]
 pub struct CardCacheLimits {
-    /// Bytes of all remembered cards.
+    /// Bytes of all cached cards.
     pub bytes: u64,
-    /// How long a card is remembered.
+    /// How long a card is cached.
     pub ttl: Duration,
 }
 
 // === impl UserCards ===
 
 impl UserCards {
-    /// Cards are looked up in memory, then in the store, then in the model's cards.
+    /// Cards are looked up in a cache, then in the store, then among the model's.
     pub fn new(
         model: Arc<ScorerModel>,
         currency: String,
@@ -52,12 +52,12 @@ impl UserCards {
         limits: CardCacheLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let memory = Cache::builder()
+        let cache = Cache::builder()
             .max_capacity(limits.bytes)
-            .weigher(|_: &UserId, card: &Arc<UserCard>| weight(card))
+            .weigher(|_: &UserId, card: &Arc<UserCard>| bytes(card))
             .time_to_live(limits.ttl)
             .build();
-        Self { model, currency, store, memory, metrics }
+        Self { model, currency, store, cache, metrics }
     }
 
     /// The card of the query's user: never an error, at worst an empty card.
@@ -66,7 +66,7 @@ impl UserCards {
             self.metrics.cards("inline", 1);
             return Arc::new(self.write(self.known(history.iter()), None));
         }
-        if let Some(card) = self.memory.get(&query.user) {
+        if let Some(card) = self.cache.get(&query.user) {
             self.metrics.cards("memory", 1);
             return card;
         }
@@ -78,7 +78,7 @@ impl UserCards {
             },
         };
         self.metrics.cards(source, 1);
-        self.memory.insert(query.user.clone(), card.clone());
+        self.cache.insert(query.user.clone(), card.clone());
         card
     }
 
@@ -87,25 +87,24 @@ impl UserCards {
         let bytes = match store.get(StoreTable::UserCards, user.as_str().as_bytes()).await {
             Ok(bytes) => bytes?,
             Err(error) => {
-                tracing::warn!(%error, "the store can't be read: the bundle's card stands in");
+                tracing::warn!(%error, "the store can't be read: the bundle's card is used instead");
                 return None;
             }
         };
         match serde_json::from_slice::<StoredCard>(&bytes) {
             Ok(card) => {
-                let expects = card.expects.as_ref();
-                let expects =
-                    expects.and_then(|item| self.model.catalog.number(&item.as_str().into()));
+                let number = |item: &String| self.model.catalog.number(&item.as_str().into());
+                let expects = card.expects.as_ref().and_then(number);
                 Some(self.write(card.events(&self.model), expects))
             }
             Err(error) => {
-                tracing::warn!(%error, "a stored card can't be read: the bundle's stands in");
+                tracing::warn!(%error, "a stored card can't be read: the bundle's is used instead");
                 None
             }
         }
     }
 
-    /// Events of items that the catalogue holds, of kinds that the network reads.
+    /// The events of items that the catalogue holds, of kinds that the network reads.
     fn known<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Vec<HistoryEvent> {
         events
             .filter(|event| event.kind.is_read())
@@ -116,7 +115,7 @@ impl UserCards {
             .collect()
     }
 
-    /// A bundle's card with its vector in the Rechead's space, which older bundles do not ship.
+    /// A bundle's card with its vector in the Rechead's space, which older bundles do not hold.
     fn with_head(&self, card: &Arc<UserCard>) -> Arc<UserCard> {
         let head = if card.head.is_empty() { self.head(card) } else { return card.clone() };
         if head.is_empty() { card.clone() } else { Arc::new(UserCard { head, ..(**card).clone() }) }
@@ -127,7 +126,7 @@ impl UserCards {
         self.model.shopper_vector(ShopperTexts { history, thought: Some(vector), answer: *expects })
     }
 
-    /// Writes a card for a history that no card was written for.
+    /// Makes the card of a history: its pattern, and the vectors of both spaces.
     fn write(&self, mut history: Vec<HistoryEvent>, expects: Option<u32>) -> UserCard {
         history.drain(..history.len().saturating_sub(HISTORY_LEN));
         let ScorerModel { catalog, cards, .. } = &*self.model;
@@ -143,7 +142,7 @@ impl UserCards {
 impl std::fmt::Debug for UserCards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UserCards")
-            .field("remembered", &self.memory.entry_count())
+            .field("cached", &self.cache.entry_count())
             .finish_non_exhaustive()
     }
 }
@@ -161,8 +160,8 @@ impl StoredCard {
     }
 }
 
-/// Bytes that a card takes in memory, roughly.
-fn weight(card: &UserCard) -> u32 {
+/// Roughly how many bytes of memory a card takes.
+fn bytes(card: &UserCard) -> u32 {
     let numbers = card.vector.len() + card.head.len();
     let bytes = card.pattern.len() + numbers * 4 + std::mem::size_of_val(&*card.history);
     bytes as u32 + 128

@@ -1,14 +1,13 @@
 //! The rung of the language model that weighs: one prefill, with the shopper as the trunk and a
 //! branch for each of the best candidates.
 
-use super::fuse::{fused, known, offered, shortfall, unhealthy, words};
-use super::user_cards::UserCards;
-use super::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
+use super::language_model::{Below, priority, reordered, shopper, shortfall, unhealthy};
+use super::{ClimbContext, Receipt, Resolver, Rung, RungOutcome, Shortfall, ThoughtSender};
 use crate::bundle::{BundleError, GoldenRequest, Part};
-use crate::domain::{Quality, Query, Ranking};
+use crate::domain::{Quality, Ranking};
 use crate::engine::Priority;
 use crate::nn::packed::WeightDtype;
-use crate::reranker::{self, OfferedItem, RerankError, Reranker, ShopperContext, WeighedFile};
+use crate::reranker::{self, RerankError, Reranker, ShopperContext, WeighedFile};
 use crate::scorer::ScorerModel;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -17,13 +16,13 @@ use tokio::time::Instant;
 
 /// Weighs the best candidates of the order below.
 ///
-/// What a candidate is given depends on the shopper and the item alone, not on the order or the
-/// company that it comes in.
+/// A candidate's logit depends on the shopper and the item alone, not on the order of the candidates
+/// or the rest of the slate.
 #[derive(Debug)]
 pub struct Weighed {
     reranker: Arc<Reranker>,
     model: Arc<ScorerModel>,
-    profiles: Arc<UserCards>,
+    resolver: Arc<Resolver>,
     file: WeighedFile,
 }
 
@@ -32,40 +31,35 @@ impl Weighed {
     pub fn new(
         reranker: Arc<Reranker>,
         model: Arc<ScorerModel>,
-        profiles: Arc<UserCards>,
+        resolver: Arc<Resolver>,
         file: WeighedFile,
     ) -> Self {
-        Self { reranker, model, profiles, file }
+        Self { reranker, model, resolver, file }
     }
 
-    async fn weigh(&self, query: &Query, best: &Ranking) -> Result<RungOutcome, Shortfall> {
-        let most = self.file.candidates_max;
-        let (places, items) = offered(query, best, &self.model.catalog, most);
-        if items.is_empty() {
+    async fn weigh(&self, climb: &ClimbContext, best: &Ranking) -> Result<RungOutcome, Shortfall> {
+        let query = climb.query();
+        let resolved = climb.resolve(&self.resolver).await?;
+        let mut below = Below::of(best);
+        let offered = below.offered(resolved, self.file.candidates_max);
+        if offered.items.is_empty() {
             return Err(Shortfall::Missing("items"));
         }
-        let card = self.profiles.of(query).await;
-        let shopper =
-            ShopperContext { words: words(query), ..ShopperContext::of(&card.history, query.now) };
-        let urgency = Priority { criticality: query.criticality, deadline: Some(query.deadline) };
         let begun = Instant::now();
-        let weighing = self.reranker.weigh(shopper, &self.offers(shopper, &items), urgency);
-        let heard = weighing.map_err(|error| shortfall(&error))?.logits().await;
-        let (logits, usage) = heard.map_err(|error| shortfall(&error))?;
+        let features = resolved.features(&self.model);
+        let offers = reranker::offers_in(&features, &self.model.cards, &offered.items);
+        let weighing = self.reranker.weigh(shopper(query, resolved), &offers, priority(query));
+        let answer = weighing.map_err(|error| shortfall(&error))?.logits().await;
+        let (logits, usage) = answer.map_err(|error| shortfall(&error))?;
         let receipt = Receipt { compute: begun.elapsed(), ..Receipt::of(usage) };
 
         let mut ranking = best.clone();
-        let mut weighed = vec![None; known(best).take(most).count()];
-        for (place, logit) in places.into_iter().zip(logits) {
-            weighed[place] = Some(logit);
+        for (&place, &logit) in offered.places.iter().zip(&logits) {
             ranking.order[place].scores.weighed = Some(logit);
         }
-        let ranking = fused(ranking, Quality::Weighed, |order| self.file.fuse(order, &weighed));
+        self.file.fuse(&mut below.order, &offered, &logits);
+        let ranking = reordered(ranking, below.order, Quality::Weighed);
         Ok(RungOutcome { ranking, receipt, shortfall: None })
-    }
-
-    fn offers(&self, shopper: ShopperContext<'_>, items: &[u32]) -> Vec<OfferedItem> {
-        reranker::offers(&self.model.catalog, &self.model.cards, shopper, items)
     }
 
     /// Weighs the golden requests: a bundle whose logits don't come out on this machine must not
@@ -81,16 +75,15 @@ impl Weighed {
                 return Err(wrong(format!("what {} is shown is not in the bundle", golden.user)));
             };
             let shopper = ShopperContext::of(&card.history, golden.now);
-            let urgency = Priority::BACKGROUND;
+            let priority = Priority::BACKGROUND;
             let failed = |error: RerankError| wrong(format!("a golden request fails: {error}"));
-            let weighing = self
-                .reranker
-                .weigh(shopper, &self.offers(shopper, &items), urgency)
-                .map_err(failed)?;
+            let ScorerModel { catalog, cards, .. } = &*self.model;
+            let offers = reranker::offers(catalog, cards, shopper, &items);
+            let weighing = self.reranker.weigh(shopper, &offers, priority).map_err(failed)?;
             let (logits, _) = weighing.blocking_logits().map_err(failed)?;
-            let far = logits.iter().zip(&golden.weighed).find(|(a, b)| {
-                let near = (**a - **b).abs() <= tolerance;
-                !near
+            let far = logits.iter().zip(&golden.weighed).find(|(found, expected)| {
+                let is_near = (**found - **expected).abs() <= tolerance;
+                !is_near
             });
             if let Some((found, expected)) = far {
                 return Err(wrong(format!(
@@ -125,10 +118,10 @@ impl Rung for Weighed {
 
     fn refine<'a>(
         &'a self,
-        query: &'a Query,
+        climb: &'a ClimbContext,
         best: &'a Ranking,
         _thoughts: &'a ThoughtSender,
     ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
-        self.weigh(query, best).boxed()
+        self.weigh(climb, best).boxed()
     }
 }

@@ -98,7 +98,7 @@ impl Facts {
     }
 }
 
-/// Candidates as they are told to a language model, for this shopper.
+/// Candidates as they are offered to a language model, for this shopper.
 pub fn offers(
     catalog: &Catalog,
     cards: &Cards,
@@ -106,7 +106,11 @@ pub fn offers(
     items: &[u32],
 ) -> Vec<OfferedItem> {
     let ShopperContext { history, now, words: _ } = shopper;
-    let context = FeatureContext::new(catalog, cards, history, now, month(now));
+    offers_in(&FeatureContext::new(catalog, cards, history, now, month(now)), cards, items)
+}
+
+/// The same for a shopper whose features have been prepared.
+pub fn offers_in(context: &FeatureContext<'_>, cards: &Cards, items: &[u32]) -> Vec<OfferedItem> {
     let offer = |&item: &u32| {
         let card = &cards.items[item as usize];
         let overlaps: Vec<f32> =

@@ -6,19 +6,23 @@
 
 mod facts;
 mod file;
+mod fusion;
 mod grounds;
 mod model;
 mod prompt;
+mod rungs;
 mod thought;
 mod thought_text;
 
-pub use facts::{DEGREES, FACTS, Facts, OfferedItem, offers};
-pub use file::{ComparedFile, RerankerFile, ScoredOrder, WeighedFile};
+pub use facts::{DEGREES, FACTS, Facts, OfferedItem, offers, offers_in};
+pub use file::{ComparedFile, RerankerFile, WeighedFile};
+pub use fusion::{Offered, ScoredOrder, order_by_score, rechead_scores, scored_order};
 pub use grounds::{Grounds, likes};
 pub use model::{
     ComparedAnswer, PendingChoice, PendingComparison, PendingWeighing, RerankError, Reranker,
     RerankerError, RerankerOptions, ShopperContext, ThinkingMode,
 };
 pub use prompt::{EVENTS_MAX, OFFERED_MAX, PromptError, Prompts, ShopperWords, TRUNK_TOKENS_MAX};
+pub use rungs::{RUNGS, RungKind, RungSettings, RungSpec};
 pub use thought::{Because, Proof, Thought};
 pub use thought_text::ThoughtText;

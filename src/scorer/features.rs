@@ -4,6 +4,7 @@
 use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};
 use rustc_hash::FxHashMap;
+use std::sync::Arc;
 
 /// Dense features of a (user, item) pair.
 pub const FEATURE_COUNT: usize = 30;
@@ -26,11 +27,17 @@ const SUM_MAX: f32 = 3.0;
 const HOUR_S: f32 = 3_600.0;
 const DAY_S: f32 = 86_400.0;
 
-/// What a request's history says, counted once and asked for every candidate.
-#[derive(Debug)]
+/// Features of candidates for one shopper at one moment.
+#[derive(Clone, Debug)]
 pub struct FeatureContext<'a> {
     catalog: &'a Catalog,
     history: &'a [HistoryEvent],
+    counts: Arc<HistoryCounts>,
+}
+
+/// A shopper's history at one moment, counted once for every candidate of every rung.
+#[derive(Debug)]
+pub struct HistoryCounts {
     now: Timestamp,
     month: usize,
     items: FxHashMap<u32, Met>,
@@ -94,73 +101,17 @@ impl<'a> FeatureContext<'a> {
         now: Timestamp,
         month: usize,
     ) -> Self {
-        let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
-        let mut context = Self {
-            catalog,
-            history,
-            now,
-            month,
-            items: FxHashMap::default(),
-            categories: FxHashMap::default(),
-            attributes: FxHashMap::default(),
-            kinds: FxHashMap::default(),
-            price: None,
-            in_basket: 0,
-            near: FxHashMap::default(),
-        };
-        let (mut prices, mut ranks, mut priced) = (0.0, 0.0, 0.0);
-        for past in history {
-            let item = catalog.item(past.item);
-            context.items.entry(past.item).or_default().count(past);
-            *context.categories.entry(item.category).or_default() += 1;
-            for &attribute in &item.attributes {
-                *context.attributes.entry(attribute).or_default() += 1;
-            }
-            let in_basket = context.is_in_basket(past);
-            if let Some(kind) = item.kind {
-                context.kinds.entry(kind).or_default().count(past, in_basket);
-            }
-            let stats = &cards.items[past.item as usize].stats;
-            if let Some(price) = stats.price_paid() {
-                prices += price.max(0.01).ln();
-                ranks += stats.price_rank;
-                priced += 1.0;
-            }
-        }
-        context.price = (priced > 0.0).then(|| (prices / priced, ranks / priced));
-        context.look_around(cards);
-        context
+        let counts = Arc::new(HistoryCounts::of(catalog, cards, history, now, month));
+        Self::with_counts(catalog, history, counts)
     }
 
-    /// Whether an event put something into the basket that is being filled.
-    fn is_in_basket(&self, past: &HistoryEvent) -> bool {
-        matches!(past.kind, EventKind::Cart | EventKind::Purchase)
-            && past.time >= self.now - VISIT_S
-    }
-
-    /// Finds where the history leads: the partners and companions of its latest distinct items.
-    fn look_around(&mut self, cards: &Cards) {
-        let mut latest: Vec<(u32, bool)> = Vec::with_capacity(LED_BY);
-        for past in self.history.iter().rev() {
-            if latest.len() < LED_BY && latest.iter().all(|&(item, _)| item != past.item) {
-                latest.push((past.item, self.is_in_basket(past)));
-            }
-        }
-        for (step, &(item, in_basket)) in latest.iter().enumerate() {
-            let weight = if step < SUMMED { FADE.powi(step as i32) } else { 0.0 };
-            for (partner, closeness) in cards.partners.of(item) {
-                let (sum, closest) = &mut self.near.entry(partner).or_default().partner;
-                *sum += weight * closeness;
-                *closest = closest.max(closeness);
-            }
-            for (companion, closeness) in cards.companions.of(item) {
-                let near = self.near.entry(companion).or_default();
-                let (sum, closest) = if in_basket { &mut near.basket } else { &mut near.earlier };
-                *sum += closeness;
-                *closest = closest.max(closeness);
-            }
-            self.in_basket += usize::from(in_basket);
-        }
+    /// The same, with the counts of this very history.
+    pub fn with_counts(
+        catalog: &'a Catalog,
+        history: &'a [HistoryEvent],
+        counts: Arc<HistoryCounts>,
+    ) -> Self {
+        Self { catalog, history: last_events(history), counts }
     }
 
     /// The events that the network reads, oldest first.
@@ -170,7 +121,7 @@ impl<'a> FeatureContext<'a> {
 
     /// The bucket of an event's age: fine for hours, coarse for years.
     pub fn age(&self, past: &HistoryEvent) -> u8 {
-        let hours = (self.now - past.time).max(0) as f32 / HOUR_S;
+        let hours = (self.counts.now - past.time).max(0) as f32 / HOUR_S;
         ((hours + 1.0).log2() * 1.6).min((AGE_BUCKETS - 1) as f32) as u8
     }
 
@@ -183,9 +134,9 @@ impl<'a> FeatureContext<'a> {
                 self.sales(card, &mut f);
                 let item = self.catalog.item(number);
                 self.price_fit(card, &mut f);
-                f[12] = self.share(&self.categories, item.category);
+                f[12] = self.share(&self.counts.categories, item.category);
                 let liked: f32 =
-                    item.attributes.iter().map(|&a| self.share(&self.attributes, a)).sum();
+                    item.attributes.iter().map(|&a| self.share(&self.counts.attributes, a)).sum();
                 f[13] = liked / item.attributes.len().max(1) as f32;
                 for (&overlap, reason) in overlaps.iter().zip(&card.reasons) {
                     let backing = Self::backing(overlap, reason);
@@ -200,7 +151,7 @@ impl<'a> FeatureContext<'a> {
             }
             CandidateItem::Inline(text) => {
                 let category = self.catalog.category_number(&text.category);
-                f[12] = category.map_or(0.0, |number| self.share(&self.categories, number));
+                f[12] = category.map_or(0.0, |number| self.share(&self.counts.categories, number));
             }
         }
         f
@@ -211,10 +162,11 @@ impl<'a> FeatureContext<'a> {
     pub fn overlap(&self, reason: &CardReason) -> f32 {
         match reason.backing {
             Backing::Item(item) => self
+                .counts
                 .items
                 .get(&item)
                 .map_or(0.0, |met| 0.5 + 0.5 * (-self.days_since(met.last()) / 90.0).exp()),
-            Backing::Attribute(attribute) => self.share(&self.attributes, attribute).sqrt(),
+            Backing::Attribute(attribute) => self.share(&self.counts.attributes, attribute).sqrt(),
             Backing::Nothing => 0.0,
         }
     }
@@ -230,7 +182,7 @@ impl<'a> FeatureContext<'a> {
     }
 
     fn repeats(&self, number: u32, f: &mut [f32; FEATURE_COUNT]) {
-        let Some(met) = self.items.get(&number) else { return };
+        let Some(met) = self.counts.items.get(&number) else { return };
         if met.bought > 0 {
             let days = self.days_since(met.bought_last);
             f[0] = (met.bought as f32).ln_1p();
@@ -251,14 +203,14 @@ impl<'a> FeatureContext<'a> {
         f[5] = sales.ln_1p() / 8.0;
         f[6] = recent / (sales + 10.0);
         f[7] = stats.first_sale.map_or(0.0, |first| self.days_since(first).ln_1p() / 7.0);
-        let in_month = stats.months[self.month] as f32;
+        let in_month = stats.months[self.counts.month] as f32;
         f[8] = ((in_month + 1.0) / (sales / 12.0 + 1.0)).ln().clamp(-3.0, 3.0);
         f[9] = stats.price_rank;
     }
 
     /// Whether it costs what the history's things cost, in money and among its own category.
     fn price_fit(&self, card: &ItemCard, f: &mut [f32; FEATURE_COUNT]) {
-        if let (Some(price), Some((usual, rank))) = (card.stats.price, self.price) {
+        if let (Some(price), Some((usual, rank))) = (card.stats.price, self.counts.price) {
             let gap = (price.max(0.01).ln() - usual).clamp(-3.0, 3.0);
             f[10] = gap.abs();
             f[11] = gap;
@@ -268,16 +220,16 @@ impl<'a> FeatureContext<'a> {
     }
 
     fn nearness(&self, number: u32, f: &mut [f32; FEATURE_COUNT]) {
-        let near = self.near.get(&number).copied().unwrap_or_default();
+        let near = self.counts.near.get(&number).copied().unwrap_or_default();
         (f[16], f[17]) = near.partner;
         (f[18], f[19]) = (near.basket.0.min(SUM_MAX), near.basket.1);
-        f[20] = (self.in_basket as f32).ln_1p() / 2.0;
+        f[20] = (self.counts.in_basket as f32).ln_1p() / 2.0;
         (f[21], f[22]) = (near.earlier.0.min(SUM_MAX), near.earlier.1);
     }
 
     /// Whether a thing of this kind was taken already: of many, one is enough.
     fn alike(&self, kind: u32, f: &mut [f32; FEATURE_COUNT]) {
-        let Some(had) = self.kinds.get(&kind) else { return };
+        let Some(had) = self.counts.kinds.get(&kind) else { return };
         f[23] = f32::from(u8::from(had.in_basket));
         if had.bought > 0 {
             f[24] = (had.bought as f32).ln_1p();
@@ -290,8 +242,92 @@ impl<'a> FeatureContext<'a> {
     }
 
     fn days_since(&self, time: Timestamp) -> f32 {
-        (self.now - time).max(0) as f32 / DAY_S
+        (self.counts.now - time).max(0) as f32 / DAY_S
     }
+}
+
+// === impl HistoryCounts ===
+
+impl HistoryCounts {
+    /// Counts the last [`HISTORY_LEN`] events of a history (oldest first), as seen at `now`.
+    pub fn of(
+        catalog: &Catalog,
+        cards: &Cards,
+        history: &[HistoryEvent],
+        now: Timestamp,
+        month: usize,
+    ) -> Self {
+        let history = last_events(history);
+        let mut counts = Self {
+            now,
+            month,
+            items: FxHashMap::default(),
+            categories: FxHashMap::default(),
+            attributes: FxHashMap::default(),
+            kinds: FxHashMap::default(),
+            price: None,
+            in_basket: 0,
+            near: FxHashMap::default(),
+        };
+        let (mut prices, mut ranks, mut priced) = (0.0, 0.0, 0.0);
+        for past in history {
+            let item = catalog.item(past.item);
+            counts.items.entry(past.item).or_default().count(past);
+            *counts.categories.entry(item.category).or_default() += 1;
+            for &attribute in &item.attributes {
+                *counts.attributes.entry(attribute).or_default() += 1;
+            }
+            let in_basket = counts.is_in_basket(past);
+            if let Some(kind) = item.kind {
+                counts.kinds.entry(kind).or_default().count(past, in_basket);
+            }
+            let stats = &cards.items[past.item as usize].stats;
+            if let Some(price) = stats.price_paid() {
+                prices += price.max(0.01).ln();
+                ranks += stats.price_rank;
+                priced += 1.0;
+            }
+        }
+        counts.price = (priced > 0.0).then(|| (prices / priced, ranks / priced));
+        counts.look_around(history, cards);
+        counts
+    }
+
+    /// Whether an event put something into the basket that is being filled.
+    fn is_in_basket(&self, past: &HistoryEvent) -> bool {
+        matches!(past.kind, EventKind::Cart | EventKind::Purchase)
+            && past.time >= self.now - VISIT_S
+    }
+
+    /// Finds where the history leads: the partners and companions of its latest distinct items.
+    fn look_around(&mut self, history: &[HistoryEvent], cards: &Cards) {
+        let mut latest: Vec<(u32, bool)> = Vec::with_capacity(LED_BY);
+        for past in history.iter().rev() {
+            if latest.len() < LED_BY && latest.iter().all(|&(item, _)| item != past.item) {
+                latest.push((past.item, self.is_in_basket(past)));
+            }
+        }
+        for (step, &(item, in_basket)) in latest.iter().enumerate() {
+            let weight = if step < SUMMED { FADE.powi(step as i32) } else { 0.0 };
+            for (partner, closeness) in cards.partners.of(item) {
+                let (sum, closest) = &mut self.near.entry(partner).or_default().partner;
+                *sum += weight * closeness;
+                *closest = closest.max(closeness);
+            }
+            for (companion, closeness) in cards.companions.of(item) {
+                let near = self.near.entry(companion).or_default();
+                let (sum, closest) = if in_basket { &mut near.basket } else { &mut near.earlier };
+                *sum += closeness;
+                *closest = closest.max(closeness);
+            }
+            self.in_basket += usize::from(in_basket);
+        }
+    }
+}
+
+/// The events that the network reads.
+fn last_events(history: &[HistoryEvent]) -> &[HistoryEvent] {
+    &history[history.len().saturating_sub(HISTORY_LEN)..]
 }
 
 // === impl Met ===
@@ -399,6 +435,6 @@ mod tests {
         // The mug sold for the first time after the cards were written.
         cards.items[0].stats.sales = 0;
         let history = [past(0, 86_400, EventKind::Purchase)];
-        assert_eq!(FeatureContext::new(&catalog, &cards, &history, NOW, 0).price, None);
+        assert_eq!(FeatureContext::new(&catalog, &cards, &history, NOW, 0).counts.price, None);
     }
 }

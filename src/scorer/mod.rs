@@ -23,6 +23,7 @@ pub use open::{OpenedScorer, ScorerFile, score_golden};
 pub use reader::TextReader;
 pub use rechead::{RecheadFile, RecheadScorer, ShopperTexts, history_vector, predicted_next_item};
 
+use self::features::HistoryCounts;
 use crate::bundle::{HISTORY_LEN, UserCard};
 use crate::domain::{Timestamp, UserId};
 use crate::telemetry::Metrics;
@@ -80,6 +81,8 @@ pub struct ScoreRequest {
     pub now: Timestamp,
     /// What we know about them.
     pub card: Arc<UserCard>,
+    /// The counts of the card's history, if they were made before.
+    pub counts: Option<Arc<HistoryCounts>>,
     /// What they may be shown.
     pub items: Arc<[SlateItem]>,
 }
@@ -244,7 +247,7 @@ impl ScoreJob {
 impl ScoreRequest {
     /// What is to be scored.
     pub fn slate(&self) -> ScorerSlate<'_> {
-        let Self { user, now, card, items } = self;
+        let Self { user, now, card, counts, items } = self;
         ScorerSlate {
             user,
             now: *now,
@@ -252,6 +255,7 @@ impl ScoreRequest {
             pattern: Some(&card.vector),
             rechead: Some(&card.head),
             expected_item: card.expects,
+            counts: counts.as_ref(),
             candidates: items,
         }
     }

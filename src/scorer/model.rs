@@ -1,6 +1,6 @@
 //! The scorer's model: a catalogue, its cards and the network, ready to score slates.
 
-use super::features::{CandidateItem, FEATURE_COUNT, FeatureContext};
+use super::features::{CandidateItem, FEATURE_COUNT, FeatureContext, HistoryCounts};
 use super::rechead::{RecheadScorer, ShopperTexts};
 use super::{PositionPenalty, TextReader};
 use crate::bundle::{CardReason, Cards, Catalog, HistoryEvent, REASONS_MAX, UserCard, inline_text};
@@ -43,6 +43,8 @@ pub struct ScorerSlate<'a> {
     pub rechead: Option<&'a [f32]>,
     /// The item that they are expected to want, if somebody said so.
     pub expected_item: Option<u32>,
+    /// The counts of the history, if they were made before.
+    pub counts: Option<&'a Arc<HistoryCounts>>,
     /// What they may be shown.
     pub candidates: &'a [SlateItem],
 }
@@ -120,9 +122,9 @@ impl ScorerModel {
         self.rechead.as_ref().is_none_or(|head| head.matches_vectors(user, &self.cards))
     }
 
-    /// What the Rechead says of an item to the shopper with this vector.
-    pub fn rechead_score(&self, shopper: &[f32], item: u32) -> Option<f32> {
-        Some(self.rechead.as_ref()?.score(shopper, item))
+    /// The Rechead, if the bundle has one.
+    pub fn rechead(&self) -> Option<&RecheadScorer> {
+        self.rechead.as_ref()
     }
 
     /// Memory for [`Self::score`].
@@ -218,9 +220,14 @@ impl ScorerModel {
 
     /// Writes down the events, and the features and the overlaps of every candidate.
     pub(super) fn fill_inputs(&self, slate: &ScorerSlate<'_>, inputs: &mut NetworkInputs) {
-        let month = crate::bundle::month(slate.now);
-        let context =
-            FeatureContext::new(&self.catalog, &self.cards, slate.history, slate.now, month);
+        let (catalog, history) = (&*self.catalog, slate.history);
+        let context = match slate.counts {
+            Some(counts) => FeatureContext::with_counts(catalog, history, counts.clone()),
+            None => {
+                let month = crate::bundle::month(slate.now);
+                FeatureContext::new(catalog, &self.cards, history, slate.now, month)
+            }
+        };
         let NetworkInputs { history, features, overlaps: all_overlaps, inline } = inputs;
         history.clear();
         history.extend(context.history().iter().map(|past| HistoryRow {

@@ -188,6 +188,7 @@ fn with_golden<T>(
         pattern: Some(&card.vector),
         rechead: Some(&card.head),
         expected_item: card.expects,
+        counts: None,
         candidates: &candidates,
     }))
 }

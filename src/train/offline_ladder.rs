@@ -1,4 +1,5 @@
-//! The ladder on a workspace: what each rung makes of slates, by the models and the engine that serve.
+//! The ladder of a workspace: the order of each rung for many cases, by the models and the engine that
+//! serve and by the same pure steps (`reranker/fusion.rs`).
 
 use super::cases::Case;
 use super::measure;
@@ -10,7 +11,10 @@ use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::Rechead;
-use crate::reranker::{ComparedAnswer, ComparedFile, RerankerFile, ScoredOrder};
+use crate::reranker::{
+    ComparedAnswer, ComparedFile, Offered, RUNGS, RerankerFile, RungSettings, ScoredOrder,
+    WeighedFile, order_by_score, rechead_scores,
+};
 use crate::scorer::{RecheadScorer, ShopperTexts};
 use anyhow::Context as _;
 use rand::SeedableRng as _;
@@ -19,25 +23,37 @@ use rand_chacha::ChaCha8Rng;
 /// The figure that rungs are fitted by: NDCG at this cut.
 const CUT: usize = 10;
 
-/// The models of a workspace.
+/// What the order of the scored rung would be without the Rechead.
+pub const WITHOUT_RECHEAD: &str = "without_rechead";
+/// The order by the Rechead's scores alone.
+pub const RECHEAD_ALONE: &str = "rechead_alone";
+/// The order by the logits of the weighed rung alone.
+pub const WEIGHED_ALONE: &str = "weighed_alone";
+/// The order of the weighed rung if each shopper had asked in words for what they then took.
+pub const WEIGHED_ASKED: &str = "weighed_asked";
+
+/// The models of a workspace, as a ladder for many cases at once.
+#[derive(Debug)]
 pub struct OfflineLadder {
     scorer: OfflineScorer,
     /// The language model, if the workspace has one.
     model: Option<OfflineReranker>,
     file: RerankerFile,
-    /// Whether the language model is asked which item it expects.
-    answers: bool,
+    /// Whether the language model predicts which item each shopper wants, before the climb.
+    expects: bool,
 }
 
-/// What the rungs of a ladder made of cases.
+/// The orders that the rungs of a ladder give many cases.
+#[derive(Debug, Default)]
 pub struct OfflineClimb {
     /// The orders of every rung, lowest first: the first is the scored one.
     pub rungs: Vec<RungOrders>,
-    /// Orders that are no rung's: what parts are worth without the others.
+    /// Orders that are no rung's, but show what a part is worth without the others.
     pub parts: Vec<RungOrders>,
 }
 
-/// What one rung made of each case: its slate's places, best first.
+/// One rung's order of each case's slate.
+#[derive(Debug)]
 pub struct RungOrders {
     /// Its name.
     pub name: &'static str,
@@ -48,13 +64,13 @@ pub struct RungOrders {
 // === impl OfflineLadder ===
 
 impl OfflineLadder {
-    /// Reads what lies on the workspace.
+    /// Reads the models of a workspace.
     pub fn read(workspace: &Workspace<'_>, data: &TrainingData) -> anyhow::Result<Self> {
         let scorer = OfflineScorer::read(workspace)?;
-        let answers = workspace.recipe.expects() && scorer.head().is_some();
+        let expects = workspace.recipe.expects() && scorer.head().is_some();
         let (path, folder) = (workspace.path(Part::Reranker), workspace.path(Part::Decoder));
         if !path.exists() {
-            return Ok(Self { scorer, model: None, file: RerankerFile::default(), answers });
+            return Ok(Self { scorer, model: None, file: RerankerFile::default(), expects });
         }
         let text = std::fs::read_to_string(&path).context("reading the reranker's file")?;
         let file = toml::from_str(&text).context("reading the reranker's file")?;
@@ -62,69 +78,127 @@ impl OfflineLadder {
             scorer,
             model: Some(OfflineReranker::start(&folder, &data.catalog)?),
             file,
-            answers,
+            expects,
         })
     }
 
-    /// The orders of every rung, and of their parts.
+    /// Climbs with every case, as the served ladder does with every request: the orders of each rung,
+    /// and of its parts.
     pub fn climb(
         &self,
         data: &TrainingData,
         cases: &mut [Case],
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<OfflineClimb> {
-        if let Some(model) = self.model.as_ref().filter(|_| self.answers) {
+        if let Some(model) = self.model.as_ref().filter(|_| self.expects) {
             model.expect(cases, progress)?;
         }
-        let orders = scored(&self.scorer, data, cases)?;
-        let mut rungs = vec![RungOrders { name: "scored", orders }];
-        let mut parts = Vec::new();
-        if let Some(network) = self.scorer.head() {
-            let orders = scored(&self.scorer.alone(), data, cases)?;
-            parts.push(RungOrders { name: "without_rechead", orders });
-            let reader = RecheadJudge::new(network, data);
-            let orders = cases.iter().map(|case| order_by_score(&reader.scores(case))).collect();
-            parts.push(RungOrders { name: "rechead_alone", orders });
-        }
-        let (Some(model), file) = (&self.model, self.file) else {
-            return Ok(OfflineClimb { rungs, parts });
-        };
-        if let Some(file) = file.weighed {
-            let logits = model.weigh(cases, &data.snapshots, progress)?;
-            let below = last(&rungs);
-            let fused = |logits: &[Vec<f32>]| {
-                let mut orders = below.clone();
-                for (order, logits) in orders.iter_mut().zip(logits) {
-                    file.fuse(order, &logits_of_first(order, logits, file.candidates_max));
+        let mut climb = OfflineClimb::default();
+        for rung in &RUNGS {
+            let Some(settings) = rung.settings(self.file) else { continue };
+            let orders = match (settings, &self.model) {
+                (RungSettings::Scored, _) => self.scored(data, cases, &mut climb.parts)?,
+                (RungSettings::Weighed(file), Some(model)) => {
+                    weighed(model, file, data, cases, &mut climb, progress)?
                 }
-                orders
+                (RungSettings::Compared(file), Some(model)) => {
+                    self.compared(model, file, data, cases, climb.top(), progress)?
+                }
+                (RungSettings::Weighed(_) | RungSettings::Compared(_), None) => continue,
             };
-            let orders = fused(&logits);
-            rungs.push(RungOrders { name: "weighed", orders });
-            let orders = logits.iter().map(|logits| order_by_score(logits)).collect();
-            parts.push(RungOrders { name: "weighed_alone", orders });
-            let logits = model.weigh(&asking(data, cases), &data.snapshots, progress)?;
-            parts.push(RungOrders { name: "weighed_asked", orders: fused(&logits) });
+            climb.rungs.push(RungOrders { name: rung.name(), orders });
         }
-        for (name, file) in [("reranked", file.reranked), ("reasoned", file.reasoned)] {
-            let Some(file) = file else { continue };
-            let mut orders = last(&rungs);
-            let answers = compare(model, cases, &data.snapshots, &orders, file, progress)?;
-            let judge = self.scorer.head().map(|network| RecheadJudge::new(network, data));
-            for ((order, answer), case) in orders.iter_mut().zip(&answers).zip(&*cases) {
-                let heard = judge.as_ref().map(|judge| judge.answered(case, &answer.1));
-                file.fuse(order, &answer.0, &heard.unwrap_or_default());
-            }
-            rungs.push(RungOrders { name, orders });
+        Ok(climb)
+    }
+
+    fn scored(
+        &self,
+        data: &TrainingData,
+        cases: &[Case],
+        parts: &mut Vec<RungOrders>,
+    ) -> anyhow::Result<Vec<ScoredOrder>> {
+        if let Some(network) = self.scorer.head() {
+            let orders = self.scorer.alone().orders(data, cases)?;
+            parts.push(RungOrders { name: WITHOUT_RECHEAD, orders });
+            let judge = RecheadJudge::new(network, data);
+            let orders = cases.iter().map(|case| order_by_score(&judge.scores(case))).collect();
+            parts.push(RungOrders { name: RECHEAD_ALONE, orders });
         }
-        Ok(OfflineClimb { rungs, parts })
+        self.scorer.orders(data, cases)
+    }
+
+    fn compared(
+        &self,
+        model: &OfflineReranker,
+        file: ComparedFile,
+        data: &TrainingData,
+        cases: &[Case],
+        below: &[ScoredOrder],
+        progress: &mut dyn FnMut(usize),
+    ) -> anyhow::Result<Vec<ScoredOrder>> {
+        let answers = compare(model, cases, &data.snapshots, below, file, progress)?;
+        let judge = self.scorer.head().map(|network| RecheadJudge::new(network, data));
+        let mut orders = below.to_vec();
+        for ((order, answer), case) in orders.iter_mut().zip(&answers).zip(cases) {
+            let rechead = judge.as_ref().map(|judge| judge.answered(case, &answer.answer));
+            file.fuse(order, &answer.places, &rechead.unwrap_or_default());
+        }
+        Ok(orders)
     }
 }
 
-/// The same cases, if each shopper had asked for what they then took, in words as it is asked for in
-/// training. What it says of a model is whether it listens, and not how good its orders are.
-fn asking(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
-    let asking = |case: &Case| {
+// === impl OfflineClimb ===
+
+impl OfflineClimb {
+    /// The orders of the highest rung so far.
+    fn top(&self) -> &[ScoredOrder] {
+        self.rungs.last().map_or(&[], |rung| &rung.orders)
+    }
+}
+
+fn weighed(
+    model: &OfflineReranker,
+    file: WeighedFile,
+    data: &TrainingData,
+    cases: &[Case],
+    climb: &mut OfflineClimb,
+    progress: &mut dyn FnMut(usize),
+) -> anyhow::Result<Vec<ScoredOrder>> {
+    let below = climb.top();
+    let fused = |logits: &[Vec<f32>]| -> Vec<ScoredOrder> {
+        let mut orders = below.to_vec();
+        for ((order, logits), case) in orders.iter_mut().zip(logits).zip(cases) {
+            fuse_logits(file, order, case, logits);
+        }
+        orders
+    };
+    let logits = model.weigh(cases, &data.snapshots, progress)?;
+    let orders = fused(&logits);
+    let with_query = model.weigh(&with_query_texts(data, cases), &data.snapshots, progress)?;
+    let with_query = fused(&with_query);
+    let alone = logits.iter().map(|logits| order_by_score(logits)).collect();
+    climb.parts.push(RungOrders { name: WEIGHED_ALONE, orders: alone });
+    climb.parts.push(RungOrders { name: WEIGHED_ASKED, orders: with_query });
+    Ok(orders)
+}
+
+/// Fuses the order below with the logits of a case's whole slate, of which the rung reads those of the
+/// candidates that it would be offered.
+pub fn fuse_logits(file: WeighedFile, order: &mut ScoredOrder, case: &Case, logits: &[f32]) {
+    let offered = offered(order, case, file.candidates_max);
+    let of_offered: Vec<f32> = offered.places.iter().map(|&place| logits[order[place].0]).collect();
+    file.fuse(order, &offered, &of_offered);
+}
+
+/// The best candidates of a case's order. The catalogue holds every item of a case.
+fn offered(order: &ScoredOrder, case: &Case, most: usize) -> Offered {
+    Offered::best_of(order, most, |position| Some(case.slate[position]))
+}
+
+/// The same cases, each with a query text for the item that was then taken, written as in training. The
+/// figures tell whether a model reads query texts, not how good its orders are.
+fn with_query_texts(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
+    let with_text = |case: &Case| {
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(case.user));
         let taken = case.slate.iter().find(|item| case.relevant.contains(item));
         let asked = taken.map(|&item| synthetic_query::query_text(&data.catalog, item, &mut rng));
@@ -132,41 +206,35 @@ fn asking(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
             SyntheticQuery { query_text: asked.unwrap_or_default(), ..SyntheticQuery::default() };
         Case { synthetic_query, ..case.clone() }
     };
-    cases.iter().map(asking).collect()
+    cases.iter().map(with_text).collect()
 }
 
-/// The Rechead on a workspace: what it says once it has read what was written.
+/// The Rechead of a workspace, which scores the items of cases.
+#[derive(Debug)]
 pub struct RecheadJudge<'a> {
     head: RecheadScorer,
     data: &'a TrainingData,
 }
 
 impl<'a> RecheadJudge<'a> {
-    /// A Rechead that listens in this data.
+    /// A Rechead that reads this data.
     pub fn new(network: &Rechead, data: &'a TrainingData) -> Self {
-        // No time changes the texts of items.
+        // The texts of items are the same in every snapshot.
         let texts = &data.snapshots[0].cards.item_vectors;
         Self { head: RecheadScorer::new(network.clone(), 0.0, texts), data }
     }
 
-    /// What it says of each candidate of a case's slate.
+    /// The score of each candidate of a case's slate.
     pub fn scores(&self, case: &Case) -> Vec<f32> {
         let shopper = self.shopper(case, case.written());
         case.slate.iter().map(|&item| self.head.score(&shopper, item)).collect()
     }
 
-    /// What it says of the candidates that a language model answered, in their order, once it has
-    /// read the thought and the answer: nothing, if nothing was thought.
+    /// The Rechead's score of each candidate of an answer, in the answer's order, after it has read the
+    /// thought and the answer. Empty if the model did not think.
     pub fn answered(&self, case: &Case, answer: &ComparedAnswer) -> Vec<f32> {
-        if answer.thought.is_empty() {
-            return Vec::new();
-        }
-        let thought = self.data.reader.vector(&answer.thought);
-        let answered = answer.order.first().copied();
-        let written =
-            ShopperTexts { history: &case.history, thought: Some(&thought), answer: answered };
-        let shopper = self.shopper(case, written);
-        answer.order.iter().map(|&item| self.head.score(&shopper, item)).collect()
+        let cards = &self.data.snapshots[case.snapshot].cards;
+        rechead_scores(&self.head, &self.data.reader, cards, &case.history, answer)
     }
 
     fn shopper(&self, case: &Case, written: ShopperTexts<'_>) -> Vec<f32> {
@@ -174,17 +242,16 @@ impl<'a> RecheadJudge<'a> {
     }
 }
 
-/// The scored rung's orders.
-pub fn scored(
-    scorer: &OfflineScorer,
-    data: &TrainingData,
-    cases: &[Case],
-) -> anyhow::Result<Vec<ScoredOrder>> {
-    Ok(scorer.scores(data, cases)?.iter().map(|scores| order_by_score(scores)).collect())
+/// A language model's answer to the offer of one case.
+#[derive(Debug)]
+pub struct CaseAnswer {
+    /// The places in the order below of the candidates that it ranked, best first.
+    pub places: Vec<usize>,
+    /// The answer. It is empty where the rung would fall short for want of candidates.
+    pub answer: ComparedAnswer,
 }
 
-/// Lets the language model compare the best of each order. An answer names candidates by their
-/// places in the order below.
+/// Lets the language model compare the best of each order.
 pub fn compare(
     model: &OfflineReranker,
     cases: &[Case],
@@ -192,23 +259,19 @@ pub fn compare(
     orders: &[ScoredOrder],
     file: ComparedFile,
     progress: &mut dyn FnMut(usize),
-) -> anyhow::Result<Vec<(Vec<usize>, ComparedAnswer)>> {
-    let offers = cases.iter().zip(orders).map(|(case, order)| {
-        let best = order.iter().take(file.offered_max);
-        best.map(|&(place, _)| case.slate[place]).collect()
+) -> anyhow::Result<Vec<CaseAnswer>> {
+    let all = cases.iter().zip(orders);
+    let offers: Vec<Offered> =
+        all.map(|(case, order)| offered(order, case, file.offered_max)).collect();
+    let compared = offers.iter().map(|offered| match offered.items.len() {
+        ..ComparedFile::OFFERED_MIN => Vec::new(),
+        _ => offered.items.clone(),
     });
-    let offers: Vec<Vec<u32>> = offers.collect();
-    let answers = model.compare(cases, snapshots, &offers, file, progress)?;
-    let named = offers.iter().zip(answers).map(|(offer, answer)| {
-        let place = |item: &u32| offer.iter().position(|other| other == item);
-        (answer.order.iter().filter_map(place).collect(), answer)
-    });
-    Ok(named.collect())
-}
-
-/// The logits of the first candidates of an order, in that order.
-pub fn logits_of_first(order: &ScoredOrder, logits: &[f32], most: usize) -> Vec<Option<f32>> {
-    order.iter().take(most).map(|&(place, _)| Some(logits[place])).collect()
+    let answers = model.compare(cases, snapshots, &compared.collect::<Vec<_>>(), file, progress)?;
+    let answers = offers.iter().zip(answers);
+    Ok(answers
+        .map(|(offered, answer)| CaseAnswer { places: offered.places_of(&answer.order), answer })
+        .collect())
 }
 
 /// NDCG@10 of each case, with these orders.
@@ -221,15 +284,4 @@ pub fn ndcg_at_10<'o>(
         measure::ndcg(&order, &case.relevant, CUT)
     };
     cases.iter().zip(orders).map(figure).collect()
-}
-
-/// Places by score, best first.
-pub fn order_by_score(scores: &[f32]) -> ScoredOrder {
-    let mut order: ScoredOrder = scores.iter().copied().enumerate().collect();
-    order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    order
-}
-
-fn last(rungs: &[RungOrders]) -> Vec<ScoredOrder> {
-    rungs.last().map(|rung| rung.orders.clone()).unwrap_or_default()
 }

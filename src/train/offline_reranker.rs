@@ -26,6 +26,7 @@ const CACHE: u64 = 512 << 20;
 const NO_HURRY: Priority = Priority::BACKGROUND;
 
 /// What is to be written after a prompt: so many of what may be said.
+#[derive(Debug)]
 pub struct ChoicePrompt {
     /// What comes before.
     pub prompt: Vec<u32>,
@@ -38,6 +39,7 @@ pub struct ChoicePrompt {
 }
 
 /// A language model that reads slates.
+#[derive(Debug)]
 pub struct OfflineReranker {
     reranker: Reranker,
     catalog: Arc<Catalog>,

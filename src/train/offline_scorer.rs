@@ -5,11 +5,13 @@ use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::{Rechead, Weights};
-use crate::scorer::{RecheadFile, ScorerFile};
+use crate::reranker::{ScoredOrder, scored_order};
+use crate::scorer::{PositionPenalty, RecheadFile, ScorerFile, SlateScores};
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
 /// The scorer that lies on a workspace, with the Rechead beside it.
+#[derive(Debug)]
 pub struct OfflineScorer {
     weights: Weights,
     file: ScorerFile,
@@ -40,12 +42,31 @@ impl OfflineScorer {
         Self { weights: self.weights.clone(), file: self.file.clone(), head: None }
     }
 
-    /// The final scores of the scored rung for each candidate of each case's slate.
+    /// The scored rung's order of each case's slate.
+    pub fn orders(&self, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<ScoredOrder>> {
+        self.each(data, cases, |scores, prior, length| {
+            // The catalogue holds every item of a case.
+            scored_order(scores, prior, &(0..length).collect::<Vec<_>>(), length)
+        })
+    }
+
+    /// The scored rung's score of each candidate of each case's slate.
     pub fn scores(&self, data: &TrainingData, cases: &[Case]) -> anyhow::Result<Vec<Vec<f32>>> {
-        let said = data.score((&self.weights, &self.file.shape), self.head.as_ref(), cases)?;
-        let fused = cases.iter().zip(said).map(|(case, scores)| {
-            let prior = self.file.fusion.position_penalty(&case.history);
-            (0..case.slate.len()).map(|place| scores.fused(place, prior, place)).collect()
+        self.each(data, cases, |scores, prior, length| {
+            (0..length).map(|position| scores.fused(position, prior, position)).collect()
+        })
+    }
+
+    fn each<T>(
+        &self,
+        data: &TrainingData,
+        cases: &[Case],
+        fuse: impl Fn(&SlateScores, PositionPenalty, usize) -> T,
+    ) -> anyhow::Result<Vec<T>> {
+        let network = (&self.weights, &self.file.shape);
+        let scores = data.score(network, self.head.as_ref(), cases)?;
+        let fused = cases.iter().zip(&scores).map(|(case, scores)| {
+            fuse(scores, self.file.fusion.position_penalty(&case.history), case.slate.len())
         });
         Ok(fused.collect())
     }

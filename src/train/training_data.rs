@@ -66,6 +66,16 @@ impl TrainingData {
         Ok(Self { catalog, dataset, reader, snapshots, given })
     }
 
+    /// Data that was read elsewhere, with the shop's own slates.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        dataset: Dataset,
+        reader: Arc<TextReader>,
+        snapshots: Vec<Snapshot>,
+    ) -> Self {
+        Self { catalog, dataset, reader, snapshots, given: None }
+    }
+
     /// Slates of this size.
     pub fn cases<'a>(&'a self, size: usize, currency: &'a str) -> Cases<'a> {
         Cases {
@@ -158,6 +168,7 @@ impl TrainingData {
             pattern: case.pattern.as_deref(),
             rechead: None,
             expected_item: case.expects,
+            counts: None,
             candidates: &candidates,
         };
         model.score(&slate, scratch)

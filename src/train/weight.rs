@@ -101,7 +101,7 @@ fn mean_of(figures: &TaskFigures, counted: impl Fn(usize) -> bool) -> f64 {
 
 impl FittedWeight {
     /// For a stage's report; the figures are those called `figure`.
-    pub fn told(&self, figure: &str) -> Value {
+    pub fn to_json(&self, figure: &str) -> Value {
         let tried = WEIGHTS.iter().zip(&self.tried).map(|(weight, tried)| {
             json!({ "weight": rounded(f64::from(*weight)), figure: rounded(*tried) })
         });

@@ -14,7 +14,7 @@ pub fn building(metrics: Arc<Metrics>) -> LadderOptions {
     let some = |count| NonZeroUsize::new(count).unwrap();
     LadderOptions {
         store: None,
-        memory: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
+        card_cache: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
         scorer: scorer::ScorerLimits {
             threads: some(1),
             slates: worker::InboxLimits { waiting_max: some(64), batch_max: some(8) },

@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use raisonne::domain::{
     Evidence, EvidenceKind, ItemId, Quality, Query, Ranked, Ranking, Reason, ReasonSource,
 };
-use raisonne::rank::{Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
+use raisonne::rank::{ClimbContext, Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,11 +40,12 @@ impl Rung for StubRung {
 
     fn refine<'a>(
         &'a self,
-        query: &'a Query,
+        climb: &'a ClimbContext,
         best: &'a Ranking,
         thoughts: &'a ThoughtSender,
     ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
         async move {
+            let query = climb.query();
             self.thinks.iter().for_each(|piece| thoughts.send(piece));
             if !self.takes.is_zero() {
                 tokio::time::sleep(self.takes).await;
@@ -58,7 +59,12 @@ impl Rung for StubRung {
                 let mut scores = ranked.scores;
                 scores.prior = query.candidates[input].prior_score;
                 scores.scorer = Some(ranked.score);
-                Ranked { input, score: ranked.score, scores, reasons: vec![reason(query, input)] }
+                Ranked {
+                    input,
+                    score: ranked.score,
+                    scores,
+                    reasons: [reason(query, input)].into(),
+                }
             });
             Ok(RungOutcome {
                 ranking: Ranking {
@@ -79,12 +85,18 @@ impl Rung for StubRung {
         .boxed()
     }
 
-    fn explain<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Vec<(ItemId, Vec<Reason>)>> {
+    fn explain<'a>(
+        &'a self,
+        climb: &'a ClimbContext,
+    ) -> BoxFuture<'a, Vec<(ItemId, Arc<[Reason]>)>> {
         async move {
+            let query = climb.query();
             tokio::time::sleep(self.takes).await;
             let known = query.candidates.iter().enumerate();
             let known = known.filter(|(_, candidate)| candidate.item.as_str() != "unknown");
-            known.map(|(i, candidate)| (candidate.item.clone(), vec![reason(query, i)])).collect()
+            known
+                .map(|(i, candidate)| (candidate.item.clone(), [reason(query, i)].into()))
+                .collect()
         }
         .boxed()
     }

@@ -1,10 +1,13 @@
 //! Is each rung of the ladder better than the one below it?
 
 use crate::bundle::Part;
+use crate::reranker::{RUNGS, RungSpec};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::dataset::DAY_S;
 use crate::train::measure::{self, Comparison, Interval};
-use crate::train::offline_ladder::{OfflineClimb, OfflineLadder, RungOrders};
+use crate::train::offline_ladder::{
+    OfflineClimb, OfflineLadder, RECHEAD_ALONE, RungOrders, WEIGHED_ALONE, WITHOUT_RECHEAD,
+};
 use crate::train::training_data::TrainingData;
 use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
@@ -276,7 +279,7 @@ fn row(of: &Value) -> String {
     let relative = of["relative"]["mean"].as_f64();
     let relative = relative.map_or("–".into(), |share| format!("{:+.1} %", 100.0 * share));
     let mut upper = String::new();
-    for name in ["weighed", "reranked", "reasoned"] {
+    for name in RUNGS.iter().skip(1).map(RungSpec::name) {
         if let Some(mean) = of[name]["mean"].as_f64() {
             let gain = |end| number(&format!("{name}_gain"), end);
             let _ = write!(
@@ -288,7 +291,7 @@ fn row(of: &Value) -> String {
             );
         }
     }
-    for part in ["without_rechead", "rechead_alone", "weighed_alone"] {
+    for part in [WITHOUT_RECHEAD, RECHEAD_ALONE, WEIGHED_ALONE] {
         if let Some(mean) = of[part]["mean"].as_f64() {
             let _ = write!(upper, "  {} {mean:.4}", part.replace('_', " "));
         }

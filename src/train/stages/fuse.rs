@@ -1,14 +1,15 @@
-//! What a language model's word counts beside that of the rung below: fitted on validation slates.
+//! The weights of the language model's answers beside the scores of the rung below, fitted on validation
+//! slates.
 
 use crate::bundle::Part;
+use crate::domain::Quality;
 use crate::reranker::{
-    ComparedAnswer, ComparedFile, OFFERED_MAX, RerankerFile, ScoredOrder, Thought, WeighedFile,
+    ComparedFile, OFFERED_MAX, RUNGS, RerankerFile, RungKind, RungSpec, ScoredOrder, Thought,
+    WeighedFile, order_by_score,
 };
 use crate::train::cases::Case;
 use crate::train::measure;
-use crate::train::offline_ladder::{
-    RecheadJudge, compare, logits_of_first, ndcg_at_10, order_by_score, scored,
-};
+use crate::train::offline_ladder::{CaseAnswer, RecheadJudge, compare, fuse_logits, ndcg_at_10};
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::{FuseRecipe, Recipe};
@@ -21,12 +22,12 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 
-/// The share of thoughts that have to hold, for a rung that thinks to be shipped for what it says.
+/// The share of thoughts that have to hold for a rung to be shipped for its thoughts alone.
 const HOLD_MIN: f64 = 0.5;
 /// Thoughts that the report shows.
 const THOUGHTS_SHOWN: usize = 5;
 
-/// Fits what the language model's word counts.
+/// Fits the weights of the language model's answers.
 #[derive(Debug)]
 pub struct Fuse;
 
@@ -36,7 +37,7 @@ impl Stage for Fuse {
     }
 
     fn about(&self) -> &'static str {
-        "Fits what the language model's word counts beside the scorer's on validation slates; a rung that does not pay is left out"
+        "Fits the weights of the language model's rungs on validation slates, and leaves out a rung that does not pay"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -75,50 +76,66 @@ impl Stage for Fuse {
             if recipe.expects() && scorer.head().is_some() {
                 model.expect(&mut cases, &mut |_| {})?;
             }
-            let orders = scored(&scorer, &data, &cases)?;
-            judged.push(Judged { task: task.as_str(), cases, orders });
+            let orders = scorer.orders(&data, &cases)?;
+            judged.push(JudgedTask { task: task.as_str(), cases, orders });
         }
         let mut report = Map::new();
-        report.insert("scored".into(), json!({ "ndcg@10": rounded(ndcg(&judged)) }));
+        let scored = json!({ "ndcg@10": rounded(ndcg(&judged)) });
+        report.insert(Quality::Scored.as_str().into(), scored);
         let judge = scorer.head().map(|network| RecheadJudge::new(network, &data));
         let mut fitting =
             Fitting { workspace, model: &model, judge, data: &data, judged, seed: recipe.seed };
-        let mut file = RerankerFile::default();
-
-        let (weight, told) = fitting.weighed(of)?;
-        report.insert("weighed".into(), told);
-        file.weighed =
-            (weight > 0.0).then_some(WeighedFile { weight, candidates_max: of.weighed_max });
-        if let Some(compare) = recipe.compare() {
-            let compared = |thought_tokens_max| ComparedFile {
-                weight: 0.0,
-                rechead_weight: 0.0,
-                offered_max: of.compared_max.min(OFFERED_MAX),
-                thought_tokens_max,
-                grounded: of.grounded,
+        let mut fused = RerankerFile::default();
+        for rung in &RUNGS {
+            let measured = match rung.kind {
+                RungKind::Scored => continue,
+                RungKind::Weighed { file } => {
+                    let (fitted, measured) = fitting.weighed(rung, weighed_file(of))?;
+                    *file(&mut fused) = Some(fitted).filter(|fitted| fitted.weight > 0.0);
+                    measured
+                }
+                RungKind::Compared { thinks, file } => {
+                    let Some(compare) = recipe.compare() else { continue };
+                    if !thinks && !compare.at_once {
+                        continue;
+                    }
+                    let (fitted, measured) = fitting.compared(rung, compared_file(of, thinks))?;
+                    // A thought is worth reading even where it changes no order, if most hold.
+                    let holds = measured["thoughts"]["hold"].as_f64();
+                    let holds = holds.is_some_and(|hold| hold >= HOLD_MIN);
+                    let pays = fitted.weight > 0.0 || fitted.rechead_weight > 0.0;
+                    *file(&mut fused) = Some(fitted).filter(|_| pays || holds);
+                    measured
+                }
             };
-            if compare.at_once {
-                let (reranked, told) = fitting.compared("reranked", compared(0))?;
-                report.insert("reranked".into(), told);
-                file.reranked = Some(reranked).filter(|file| file.weight > 0.0);
-            }
-            let (reasoned, told) = fitting.compared("reasoned", compared(of.thought_tokens_max))?;
-            // What is thought is worth reading even where it changes no order, if it mostly holds.
-            let holds = told["thoughts"]["hold"].as_f64().is_some_and(|hold| hold >= HOLD_MIN);
-            let pays = |file: &ComparedFile| file.weight > 0.0 || file.rechead_weight > 0.0;
-            file.reasoned = Some(reasoned).filter(|file| pays(file) || holds);
-            report.insert("reasoned".into(), told);
+            report.insert(rung.name().into(), measured);
         }
         let Fitting { workspace, judged, .. } = fitting;
-        std::fs::write(workspace.path(Part::Reranker), toml::to_string(&file)?)
+        std::fs::write(workspace.path(Part::Reranker), toml::to_string(&fused)?)
             .context("writing how the language model is fused")?;
         report.insert("cases".into(), cases(&judged));
         Ok(Value::Object(report))
     }
 }
 
+/// The settings of the weighed rung before its weight is fitted.
+fn weighed_file(of: FuseRecipe) -> WeighedFile {
+    WeighedFile { weight: 0.0, candidates_max: of.weighed_max }
+}
+
+/// The settings of a rung that compares before its weights are fitted.
+fn compared_file(of: FuseRecipe, thinks: bool) -> ComparedFile {
+    ComparedFile {
+        weight: 0.0,
+        rechead_weight: 0.0,
+        offered_max: of.compared_max.min(OFFERED_MAX),
+        thought_tokens_max: if thinks { of.thought_tokens_max } else { 0 },
+        grounded: of.grounded,
+    }
+}
+
 /// Validation cases of a task, and the orders of the highest rung so far.
-struct Judged {
+struct JudgedTask {
     task: &'static str,
     cases: Vec<Case>,
     orders: Vec<ScoredOrder>,
@@ -131,109 +148,119 @@ struct Fitting<'a, 'p> {
     /// The Rechead, if there is one.
     judge: Option<RecheadJudge<'a>>,
     data: &'a TrainingData,
-    judged: Vec<Judged>,
+    judged: Vec<JudgedTask>,
     seed: u64,
 }
 
 impl Fitting<'_, '_> {
-    /// Fits what logits count, and leaves the judged with the orders that come of it.
-    fn weighed(&mut self, of: FuseRecipe) -> anyhow::Result<(f32, Value)> {
+    /// Fits the weight of logits, and leaves the tasks with the orders that come of it.
+    fn weighed(
+        &mut self,
+        rung: &RungSpec,
+        file: WeighedFile,
+    ) -> anyhow::Result<(WeighedFile, Value)> {
         let mut logits = Vec::new();
         for judged in &self.judged {
-            let show = &mut showing(self.workspace, "weighing", judged);
+            let show = &mut showing(self.workspace, rung.name(), judged);
             logits.push(self.model.weigh(&judged.cases, &self.data.snapshots, show)?);
         }
-        let fuse = |weight: f32, task: usize, at: usize, order: &mut ScoredOrder| {
-            let file = WeighedFile { weight, candidates_max: of.weighed_max };
-            let logits = logits_of_first(order, &logits[task][at], of.weighed_max);
-            file.fuse(order, &logits);
+        let fuse = |weight: f32, case: CaseOf<'_>, order: &mut ScoredOrder| {
+            fuse_logits(
+                WeighedFile { weight, ..file },
+                order,
+                case.case,
+                &logits[case.task][case.at],
+            );
         };
         let fitted = fit(&mut self.judged, self.seed, fuse);
         let alone: Vec<Vec<ScoredOrder>> = logits
             .iter()
             .map(|task| task.iter().map(|logits| order_by_score(logits)).collect())
             .collect();
-        let told = json!({
-            "fitted": fitted.told("ndcg@10"),
+        let measured = json!({
+            "fitted": fitted.to_json("ndcg@10"),
             "ndcg@10": rounded(ndcg(&self.judged)),
-            "alone_ndcg@10": rounded(weight::mean(&of_orders(&self.judged, &alone))),
+            "alone_ndcg@10": rounded(weight::mean(&figures_with(&self.judged, &alone))),
         });
-        Ok((fitted.weight, told))
+        Ok((WeighedFile { weight: fitted.weight, ..file }, measured))
     }
 
-    /// Fits what places in answers cost, and leaves the judged with the orders that come of it.
+    /// Fits the cost of ranks in answers, and leaves the tasks with the orders that come of it.
     fn compared(
         &mut self,
-        name: &str,
+        rung: &RungSpec,
         file: ComparedFile,
     ) -> anyhow::Result<(ComparedFile, Value)> {
         let mut answers = Vec::new();
         let (mut kept, mut first) = (0, 0);
         for judged in &self.judged {
-            let mut show = showing(self.workspace, name, judged);
-            let Judged { cases, orders, .. } = judged;
-            let heard = compare(self.model, cases, &self.data.snapshots, orders, file, &mut show)?;
-            let orders = || heard.iter().map(|(order, _)| order).filter(|order| order.len() > 1);
-            kept += orders().filter(|order| order.is_sorted()).count();
-            first += orders().filter(|order| order[0] == 0).count();
-            answers.push(heard);
+            let show = &mut showing(self.workspace, rung.name(), judged);
+            let JudgedTask { cases, orders, .. } = judged;
+            let answered = compare(self.model, cases, &self.data.snapshots, orders, file, show)?;
+            let places =
+                || answered.iter().map(|answer| &answer.places).filter(|all| all.len() > 1);
+            kept += places().filter(|places| places.is_sorted()).count();
+            first += places().filter(|places| places[0] == 0).count();
+            answers.push(answered);
         }
         let below: Vec<Vec<ScoredOrder>> =
             self.judged.iter().map(|judged| judged.orders.clone()).collect();
-        let fuse = |weight: f32, task: usize, at: usize, order: &mut ScoredOrder| {
-            ComparedFile { weight, ..file }.fuse(order, &answers[task][at].0, &[]);
+        let fuse = |weight: f32, case: CaseOf<'_>, order: &mut ScoredOrder| {
+            let answer = &answers[case.task][case.at];
+            ComparedFile { weight, ..file }.fuse(order, &answer.places, &[]);
         };
         let fitted = fit(&mut self.judged, self.seed, fuse);
         let file = ComparedFile { weight: fitted.weight, ..file };
-        let (file, heard) = self.heard(file, &answers, &below);
-        let all = answers.iter().flatten().filter(|(order, _)| order.len() > 1).count().max(1);
+        let (file, rechead) = self.rechead(file, &answers, &below);
+        let all = answers.iter().flatten().filter(|answer| answer.places.len() > 1).count().max(1);
         let share = |count: usize| rounded(count as f64 / all as f64);
         let thoughts = (file.thought_tokens_max > 0).then(|| self.thoughts(&answers));
-        let told = json!({
-            "fitted": fitted.told("ndcg@10"),
+        let measured = json!({
+            "fitted": fitted.to_json("ndcg@10"),
             "ndcg@10": rounded(ndcg(&self.judged)),
-            "rechead": heard,
+            "rechead": rechead,
             "order_kept": share(kept),
             "first_kept": share(first),
             "thoughts": thoughts,
         });
-        Ok((file, told))
+        Ok((file, measured))
     }
 
-    /// Fits what the Rechead's word counts, once it has read what was thought, upon orders to which the
-    /// answers' places were fused already; `below` are those to which nothing was.
-    fn heard(
+    /// Fits the weight of the Rechead's scores after thoughts. The judged orders have the answers'
+    /// ranks fused in already; those of `below` have not.
+    fn rechead(
         &mut self,
         file: ComparedFile,
-        answers: &[Vec<(Vec<usize>, ComparedAnswer)>],
+        answers: &[Vec<CaseAnswer>],
         below: &[Vec<ScoredOrder>],
     ) -> (ComparedFile, Value) {
         let Some(judge) = self.judge.as_ref().filter(|_| file.thought_tokens_max > 0) else {
             return (file, Value::Null);
         };
-        let heard: Vec<Vec<Vec<f32>>> = self
+        let scores: Vec<Vec<Vec<f32>>> = self
             .judged
             .iter()
             .zip(answers)
             .map(|(judged, answers)| {
                 let cases = judged.cases.iter().zip(answers);
-                cases.map(|(case, (_, answer))| judge.answered(case, answer)).collect()
+                cases.map(|(case, answer)| judge.answered(case, &answer.answer)).collect()
             })
             .collect();
-        let fuse = |rechead_weight: f32, task: usize, at: usize, order: &mut ScoredOrder| {
+        let fuse = |rechead_weight: f32, case: CaseOf<'_>, order: &mut ScoredOrder| {
+            let CaseOf { task, at, .. } = case;
             order.clone_from(&below[task][at]);
             let file = ComparedFile { rechead_weight, ..file };
-            file.fuse(order, &answers[task][at].0, &heard[task][at]);
+            file.fuse(order, &answers[task][at].places, &scores[task][at]);
         };
         let fitted = fit(&mut self.judged, self.seed, fuse);
-        (ComparedFile { rechead_weight: fitted.weight, ..file }, fitted.told("ndcg@10"))
+        (ComparedFile { rechead_weight: fitted.weight, ..file }, fitted.to_json("ndcg@10"))
     }
 
-    /// How many thoughts hold, and how much they repeat each other: generic ones would show.
-    fn thoughts(&self, answers: &[Vec<(Vec<usize>, ComparedAnswer)>]) -> Value {
+    /// How many thoughts hold, and how much they repeat each other, which shows generic ones.
+    fn thoughts(&self, answers: &[Vec<CaseAnswer>]) -> Value {
         let (mut all, mut read, mut hold) = (Vec::new(), 0, 0);
         for (judged, answers) in self.judged.iter().zip(answers) {
-            for (case, (_, answer)) in judged.cases.iter().zip(answers) {
+            for (case, CaseAnswer { answer, .. }) in judged.cases.iter().zip(answers) {
                 if answer.order.is_empty() {
                     continue;
                 }
@@ -258,23 +285,33 @@ impl Fitting<'_, '_> {
     }
 }
 
-/// Fits a weight, and leaves the judged with the orders that come of it.
+/// One case of a task, by their positions.
+#[derive(Clone, Copy)]
+struct CaseOf<'a> {
+    task: usize,
+    at: usize,
+    case: &'a Case,
+}
+
+/// Fits a weight, and leaves the tasks with the orders that come of it. `fuse` fuses the order of a
+/// case with the language model's answer at a weight.
 fn fit(
-    judged: &mut [Judged],
+    judged: &mut [JudgedTask],
     seed: u64,
-    fuse: impl Fn(f32, usize, usize, &mut ScoredOrder),
+    fuse: impl Fn(f32, CaseOf<'_>, &mut ScoredOrder),
 ) -> FittedWeight {
-    let fused = |judged: &[Judged], weight: f32| -> Vec<Vec<ScoredOrder>> {
-        let mut fused: Vec<_> = judged.iter().map(|judged| judged.orders.clone()).collect();
-        for (task, orders) in fused.iter_mut().enumerate() {
-            for (at, order) in orders.iter_mut().enumerate() {
-                fuse(weight, task, at, order);
+    let fused = |judged: &[JudgedTask], weight: f32| -> Vec<Vec<ScoredOrder>> {
+        let tasks = judged.iter().enumerate().map(|(task, judged)| {
+            let mut orders = judged.orders.clone();
+            for (at, (order, case)) in orders.iter_mut().zip(&judged.cases).enumerate() {
+                fuse(weight, CaseOf { task, at, case }, order);
             }
-        }
-        fused
+            orders
+        });
+        tasks.collect()
     };
-    let with = WEIGHTS.map(|weight| of_orders(judged, &fused(judged, weight)));
-    let fitted = weight::fit(&figures_of(judged), &with, seed);
+    let with = WEIGHTS.map(|weight| figures_with(judged, &fused(judged, weight)));
+    let fitted = weight::fit(&figures(judged), &with, seed);
     if fitted.weight > 0.0 {
         let fused = fused(judged, fitted.weight);
         judged.iter_mut().zip(fused).for_each(|(judged, orders)| judged.orders = orders);
@@ -282,32 +319,32 @@ fn fit(
     fitted
 }
 
-/// The figures of the orders that the judged have.
-fn figures_of(judged: &[Judged]) -> TaskFigures {
+/// The figures of the current orders.
+fn figures(judged: &[JudgedTask]) -> TaskFigures {
     judged.iter().map(|judged| ndcg_at_10(&judged.cases, &judged.orders)).collect()
 }
 
-/// The figures with these orders of each task.
-fn of_orders(judged: &[Judged], orders: &[Vec<ScoredOrder>]) -> TaskFigures {
+/// The figures of other orders of the same cases.
+fn figures_with(judged: &[JudgedTask], orders: &[Vec<ScoredOrder>]) -> TaskFigures {
     judged.iter().zip(orders).map(|(judged, orders)| ndcg_at_10(&judged.cases, orders)).collect()
 }
 
-/// The mean over tasks of NDCG.
-fn ndcg(judged: &[Judged]) -> f64 {
-    weight::mean(&figures_of(judged))
+/// The mean over tasks of NDCG@10.
+fn ndcg(judged: &[JudgedTask]) -> f64 {
+    weight::mean(&figures(judged))
 }
 
 fn showing<'b, 'p>(
     workspace: &'b mut Workspace<'p>,
     what: &str,
-    judged: &Judged,
+    judged: &JudgedTask,
 ) -> impl FnMut(usize) + use<'b, 'p> {
     let (what, of) = (format!("{what} {}", judged.task), judged.cases.len() as u64);
     let progress = &mut *workspace.progress;
     move |done| progress.show(&what, done as u64, of)
 }
 
-fn cases(judged: &[Judged]) -> Value {
+fn cases(judged: &[JudgedTask]) -> Value {
     let counts = judged.iter().map(|judged| (judged.task.to_owned(), judged.cases.len().into()));
     Value::Object(counts.collect())
 }

@@ -10,10 +10,11 @@ use super::reward_model::examples;
 use crate::bundle::Part;
 use crate::nn::text::TEXT_WIDTH;
 use crate::nn::{Rechead, RecheadBatch, RecheadNetwork, RecheadShape, Weights, softmax_loss};
+use crate::reranker::order_by_score;
 use crate::scorer::{RecheadFile, history_vector, predicted_next_item};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::fit::{self, Plan};
-use crate::train::offline_ladder::{RecheadJudge, ndcg_at_10, order_by_score};
+use crate::train::offline_ladder::{RecheadJudge, ndcg_at_10};
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::{RecheadRecipe, Recipe};
@@ -103,7 +104,7 @@ impl Stage for RecheadStage {
                 "validation_ndcg@10": epoch.verdict,
             })).collect::<Vec<_>>(),
             "alone_ndcg@10": trained.best,
-            "beside_the_scorer": fitted.told("ndcg@10"),
+            "beside_the_scorer": fitted.to_json("ndcg@10"),
         }))
     }
 }

@@ -4,11 +4,11 @@
 //! evidence writer's cards, and the model's.
 
 use super::{JUDGED_PATTERNS, JUDGED_REASONS, Writer};
+use crate::reranker::order_by_score;
 use crate::train::Workspace;
 use crate::train::cases::Case;
 use crate::train::dataset::DAY_S;
 use crate::train::measure::{Interval, RESAMPLES, compare, ndcg};
-use crate::train::offline_ladder::order_by_score;
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::training_data::TrainingData;
 use anyhow::Context as _;

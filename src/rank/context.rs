@@ -1,0 +1,91 @@
+//! What one climb lends to its rungs: the query, and what it refers to, looked up once.
+
+use super::{Shortfall, UserCards};
+use crate::bundle::{UserCard, month};
+use crate::domain::{ItemId, Query};
+use crate::scorer::ScorerModel;
+use crate::scorer::features::{FeatureContext, HistoryCounts};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// What one climb lends to its rungs.
+///
+/// The first rung that needs the shopper's card resolves the query, on its own time and before the
+/// deadline; the rungs above find it resolved. So the order given waits for no look-up, and a look-up
+/// that does not end in time is a shortfall of the rung that began it.
+#[derive(Debug)]
+pub struct ClimbContext {
+    query: Query,
+    resolved: OnceCell<ResolvedQuery>,
+}
+
+/// What a query refers to.
+#[derive(Debug)]
+pub struct ResolvedQuery {
+    /// What is known about the shopper.
+    pub card: Arc<UserCard>,
+    /// The catalogue's number of each candidate; `None` for those that it does not hold.
+    pub numbers: Vec<Option<u32>>,
+    /// The shopper's history, counted for the features of every candidate.
+    pub counts: Arc<HistoryCounts>,
+}
+
+/// Looks up what queries refer to.
+#[derive(Debug)]
+pub struct Resolver {
+    model: Arc<ScorerModel>,
+    user_cards: UserCards,
+}
+
+// === impl ClimbContext ===
+
+impl ClimbContext {
+    /// The context of one query's climb.
+    pub fn new(query: Query) -> Self {
+        Self { query, resolved: OnceCell::new() }
+    }
+
+    /// The query.
+    pub fn query(&self) -> &Query {
+        &self.query
+    }
+
+    /// What the query refers to, looked up once per climb. Falls short if nothing is known of any
+    /// candidate. Dropping the future leaves the look-up to the next rung.
+    pub async fn resolve(&self, resolver: &Resolver) -> Result<&ResolvedQuery, Shortfall> {
+        self.resolved.get_or_try_init(|| resolver.resolve(&self.query)).await
+    }
+}
+
+// === impl ResolvedQuery ===
+
+impl ResolvedQuery {
+    /// What the features of every candidate are made from.
+    pub fn features<'a>(&'a self, model: &'a ScorerModel) -> FeatureContext<'a> {
+        FeatureContext::with_counts(&model.catalog, &self.card.history, self.counts.clone())
+    }
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Looks up candidates in the model's catalogue, and shoppers in `user_cards`.
+    pub fn new(model: Arc<ScorerModel>, user_cards: UserCards) -> Self {
+        Self { model, user_cards }
+    }
+
+    async fn resolve(&self, query: &Query) -> Result<ResolvedQuery, Shortfall> {
+        let ScorerModel { catalog, cards, .. } = &*self.model;
+        let number = |item: &ItemId| catalog.number(item);
+        let numbers: Vec<Option<u32>> =
+            query.candidates.iter().map(|candidate| number(&candidate.item)).collect();
+        let inline = query.candidates.iter().any(|candidate| candidate.inline.is_some());
+        if !inline && numbers.iter().all(Option::is_none) {
+            return Err(Shortfall::Missing("items"));
+        }
+        let card = self.user_cards.of(query).await;
+        let (history, now) = (&card.history, query.now);
+        let counts = HistoryCounts::of(catalog, cards, history, now, month(now));
+        Ok(ResolvedQuery { card, numbers, counts: Arc::new(counts) })
+    }
+}

@@ -1,0 +1,266 @@
+//! One climb: a request is resolved once, and the orders that training judges are those that are served.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "support/building.rs"]
+mod building;
+#[expect(dead_code, reason = "nothing is flipped here")]
+#[path = "support/bundle.rs"]
+mod bundle;
+
+use building::building;
+use bundle::copied_bundle;
+use futures_util::{StreamExt as _, stream};
+use raisonne::bundle::{Bundle, HistoryEvent, Manifest, Part, UserCard};
+use raisonne::domain::{
+    Candidate, Criticality, Deadline, Effort, Event, Explain, ItemId, Quality, Query, Ranking,
+    UserId,
+};
+use raisonne::evidence;
+use raisonne::rank::{self, Ladder, Update};
+use raisonne::reranker::{ComparedFile, RerankerFile, WeighedFile};
+use raisonne::scorer::OpenedScorer;
+use raisonne::telemetry::Metrics;
+use raisonne::train::cases::Case;
+use raisonne::train::dataset::{Dataset, Split};
+use raisonne::train::offline_ladder::{OfflineClimb, OfflineLadder};
+use raisonne::train::snapshot::Snapshot;
+use raisonne::train::synthetic_query::SyntheticQuery;
+use raisonne::train::training_data::TrainingData;
+use raisonne::train::{NoProgress, Recipe, Workspace};
+use raisonne::upstream::{ItemKnn, ItemKnnConfig};
+use rand::seq::index;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Longer than any climb here takes on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// Cases that both climbs get.
+const CASES: usize = 200;
+/// Items of a slate: more than are weighed.
+const SLATE: usize = 60;
+/// Requests in flight.
+const IN_FLIGHT: usize = 4;
+
+/// The same request for both climbs.
+struct Twin {
+    query: Query,
+    case: Case,
+}
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
+}
+
+/// A copy of the demo in which every rung has a say.
+fn all_rungs(home: &Path) -> PathBuf {
+    let dir = copied_bundle(home, "all-rungs");
+    let compared = |thought_tokens_max| ComparedFile {
+        weight: 0.7,
+        rechead_weight: 0.5,
+        offered_max: 10,
+        thought_tokens_max,
+        grounded: true,
+    };
+    let file = RerankerFile {
+        weighed: Some(WeighedFile { weight: 0.8, candidates_max: 20 }),
+        reranked: Some(compared(0)),
+        reasoned: Some(compared(48)),
+    };
+    fs::write(dir.join(Part::Reranker.file()), toml::to_string(&file).unwrap()).unwrap();
+    Manifest::of(&dir, "all-rungs").unwrap().write(&dir).unwrap();
+    dir
+}
+
+fn query(user: &UserId, items: &[ItemId], now: i64) -> Query {
+    let candidate =
+        |item: &ItemId| Candidate { item: item.clone(), prior_score: None, inline: None };
+    Query {
+        request_id: "twin".into(),
+        user: user.clone(),
+        history: None,
+        profile: None,
+        query_text: None,
+        candidates: items.iter().map(candidate).collect(),
+        top_n: 10,
+        effort: Effort::Auto,
+        explain: Explain::Cached,
+        reasons_per_item: 3,
+        criticality: Criticality::Default,
+        bundle: None,
+        now,
+        deadline: Deadline::after(Instant::now(), PATIENCE),
+    }
+}
+
+/// Stored, inline and cold shoppers in turn. Every fifth says something in words.
+fn twins(opened: &OpenedScorer) -> Vec<Twin> {
+    let (catalog, cards) = (&opened.model.catalog, &opened.model.cards);
+    let mut users: Vec<(&UserId, &Arc<UserCard>)> = cards.users.iter().collect();
+    users.sort_by_key(|(user, _)| *user);
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let twin = |number: usize| {
+        let (user, card) = users[number * users.len() / CASES];
+        let mut slate: Vec<u32> =
+            index::sample(&mut rng, catalog.len(), SLATE).iter().map(|item| item as u32).collect();
+        // Items that the shopper may want make close calls.
+        let last = card.history.last().unwrap().item;
+        let near: Vec<u32> = cards.partners.of(last).map(|(item, _)| item).collect();
+        for item in near.into_iter().take(SLATE / 2) {
+            if !slate.contains(&item) {
+                slate[rng.random_range(0..SLATE)] = item;
+            }
+        }
+        let mut known = std::collections::BTreeSet::new();
+        slate.retain(|item| known.insert(*item));
+        let items: Vec<ItemId> = slate.iter().map(|&item| catalog.item(item).id.clone()).collect();
+        let now = cards.as_of + rng.random_range(0..90 * 86_400);
+        let name = UserId::from(format!("nobody-{number}"));
+        let (user, history, pattern, inline) = match number % 3 {
+            0 => (user.clone(), card.history.clone(), Some(card.vector.clone()), None),
+            1 => {
+                let history = card.history.clone();
+                let text =
+                    evidence::pattern_text(catalog, &cards.items, &history, &opened.file.currency);
+                let event = |past: &HistoryEvent| Event {
+                    item: catalog.item(past.item).id.clone(),
+                    time: past.time,
+                    kind: past.kind,
+                };
+                let inline = history.iter().map(event).collect();
+                (name, history, Some(opened.model.reader.vector(&text)), Some(inline))
+            }
+            _ => (name, Vec::new(), None, None),
+        };
+        let words = if number.is_multiple_of(5) {
+            SyntheticQuery {
+                profile: "Buys for a family of four".into(),
+                query_text: "something blue for the kitchen".into(),
+            }
+        } else {
+            SyntheticQuery::default()
+        };
+        let text = |text: &str| (!text.is_empty()).then(|| text.into());
+        let query = Query {
+            history: inline,
+            profile: text(&words.profile),
+            query_text: text(&words.query_text),
+            ..query(&user, &items, now)
+        };
+        let expects = if number.is_multiple_of(3) { card.expects } else { None };
+        let case = Case {
+            user: number as u32,
+            now,
+            history,
+            pattern,
+            synthetic_query: words,
+            expects,
+            slate,
+            relevant: Vec::new(),
+            snapshot: 0,
+        };
+        Twin { query, case }
+    };
+    (0..CASES).map(twin).collect()
+}
+
+/// Every ranking on the way of a served climb, by its rung's name.
+async fn served(ladder: &Arc<Ladder>, query: Query) -> BTreeMap<&'static str, Arc<Ranking>> {
+    let updates: Vec<_> = ladder.clone().climb(query).collect().await;
+    let mut rankings = BTreeMap::new();
+    for update in updates {
+        if let Update::Answer(answer) = update {
+            assert!(answer.shortfalls.is_empty(), "{:?}", answer.shortfalls);
+            rankings.insert(answer.ranking.quality.as_str(), answer.ranking);
+        }
+    }
+    rankings
+}
+
+/// The climb of training, on the models and the cards of a bundle.
+fn judged(dir: &Path, twins: &[Twin]) -> OfflineClimb {
+    let bundle = Bundle::open(dir).unwrap();
+    let recipe = Recipe::read(&dir.join(Part::Recipe.file()), &[]).unwrap();
+    let mut progress = NoProgress;
+    let workspace = Workspace::new(dir, recipe, &mut progress).unwrap();
+    let as_of = bundle.cards.as_of;
+    let knn = ItemKnnConfig::before(as_of);
+    let upstream = ItemKnn::build([], bundle.catalog.len(), &knn);
+    let dataset = Dataset {
+        users: twins.iter().map(|twin| twin.query.user.clone()).collect(),
+        bought: Vec::new(),
+        browsed: Vec::new(),
+        purchases: Vec::new(),
+        split: Split { begin: 0, train: 0, validate: 0, test: 0, end: as_of },
+    };
+    let snapshots = vec![Snapshot { upstream, cards: bundle.cards }];
+    let reader = workspace.reader().unwrap();
+    let data = TrainingData::new(Arc::new(bundle.catalog), dataset, reader, snapshots);
+    let mut cases: Vec<Case> = twins.iter().map(|twin| twin.case.clone()).collect();
+    let ladder = OfflineLadder::read(&workspace, &data).unwrap();
+    ladder.climb(&data, &mut cases, &mut |_| {}).unwrap()
+}
+
+/// Climbs both ways with every case, and compares the orders of each rung.
+async fn climb_both_ways(dir: &Path, rungs: &[&str]) {
+    let options = building(Arc::new(Metrics::new()));
+    let (ladder, opened) = rank::open(dir, &options).await.unwrap();
+    let twins = twins(&opened);
+    let climbs = twins.iter().map(|twin| served(&ladder, twin.query.clone()));
+    let served: Vec<_> = stream::iter(climbs).buffered(IN_FLIGHT).collect().await;
+    let judged = judged(dir, &twins);
+    let names: Vec<&str> = judged.rungs.iter().map(|rung| rung.name).collect();
+    assert_eq!(names, rungs);
+    let mut others = Vec::new();
+    for rung in &judged.rungs {
+        for (number, (served, judged)) in served.iter().zip(&rung.orders).enumerate() {
+            let served = &served[rung.name].order;
+            let order = |inputs: Vec<usize>| inputs;
+            let is_same = order(served.iter().map(|ranked| ranked.input).collect())
+                == order(judged.iter().map(|(position, _)| *position).collect());
+            let far = served
+                .iter()
+                .zip(judged)
+                .map(|(ranked, (_, score))| (ranked.score - score).abs())
+                .fold(0.0, f32::max);
+            if !is_same || far > 0.0 {
+                others.push((rung.name, number % 3, number, is_same, far));
+            }
+        }
+    }
+    assert!(others.is_empty(), "{} differ: {others:?}", others.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_that_is_judged_is_the_one_that_is_served_on_the_demo() {
+    climb_both_ways(&demo(), &["scored", "weighed", "reasoned"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_that_is_judged_is_the_one_that_is_served_on_every_rung() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = all_rungs(home.path());
+    climb_both_ways(&dir, &["scored", "weighed", "reranked", "reasoned"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_resolved_once_for_all_rungs() {
+    let home = tempfile::tempdir().unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let (ladder, opened) =
+        rank::open(&all_rungs(home.path()), &building(metrics.clone())).await.unwrap();
+    let twin = twins(&opened).swap_remove(1);
+    assert!(twin.query.history.is_some());
+    let rankings = served(&ladder, twin.query).await;
+    assert_eq!(rankings.len(), 5, "the order given, and one of each rung");
+    assert!(rankings.contains_key(Quality::Reasoned.as_str()));
+    let text = metrics.render();
+    assert!(text.contains("raisonne_cards_total{source=\"inline\"} 1\n"), "{text}");
+    assert_eq!(text.matches("raisonne_cards_total{").count(), 1);
+}
