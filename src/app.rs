@@ -1,4 +1,4 @@
-//! From a configuration to a running server: the wiring, and the only file that knows every floor.
+//! Builds a server from a configuration and runs it.
 
 mod canary;
 mod signals;
@@ -19,7 +19,7 @@ use crate::store::{EmbeddedStore, Store};
 use crate::telemetry::Metrics;
 use crate::worker;
 use anyhow::Context as _;
-use canary::{CANARY_TIMEOUT, LATE};
+use canary::{CANARY_LATE, CANARY_TIMEOUT};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -27,20 +27,20 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often a canary slate is sent through the ladder.
+/// How often a canary request is sent through the ladder.
 const CANARY_INTERVAL: Duration = Duration::from_secs(2);
-/// How often observations are folded into buckets.
-const FOLD_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the metrics' upkeep runs.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a server is made from.
+/// The parts that a server is built from.
 pub struct Services {
-    /// What answers.
+    /// The ladder that answers requests.
     pub live: Arc<LiveLadder>,
-    /// What shows that it does.
+    /// Checks that the ladder answers.
     pub canary: Canary,
-    /// Where things are counted: the ladders' own.
+    /// The metrics that the ladder records to.
     pub metrics: Arc<Metrics>,
-    /// Requests to try, in a demo.
+    /// Ready-made requests, in `raisonne demo` only.
     pub samples: Option<serde_json::Value>,
 }
 
@@ -52,15 +52,15 @@ pub struct App {
     serving: JoinHandle<Result<(), ShutdownTimeout>>,
 }
 
-/// Why a server did not end as it should.
+/// Why a server did not shut down cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
-    /// Requests were cut off.
+    /// Requests were still in flight when the grace period ended.
     #[error(transparent)]
     ShutdownTimeout(#[from] ShutdownTimeout),
     /// The task that serves has panicked.
-    #[error("the server broke down")]
-    Broken(#[from] JoinError),
+    #[error("the server panicked")]
+    Panicked(#[from] JoinError),
 }
 
 /// Opens the store and the bundle that a configuration names, and builds the ladder.
@@ -70,51 +70,51 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
-    // The configuration has checked that these are at least one.
-    let some = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+    // `Config::check` has refused zeros.
+    let nonzero = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let of = &config.engine;
-    let building = LadderOptions {
+    let engine = &config.engine;
+    let options = LadderOptions {
         store,
         card_cache: CardCacheLimits {
             bytes: config.rank.profile_cache.0,
             ttl: config.rank.profile_ttl.0,
         },
         scorer: scorer::ScorerLimits {
-            threads: some(config.scorer.threads),
+            threads: nonzero(config.scorer.threads),
             slates: worker::InboxLimits {
-                waiting_max: some(config.scorer.slates_waiting_max),
-                batch_max: some(config.scorer.slates_max),
+                waiting_max: nonzero(config.scorer.slates_waiting_max),
+                batch_max: nonzero(config.scorer.slates_max),
             },
-            gpu: gpu(&config.scorer),
+            gpu: gpu_limits(&config.scorer),
         },
         engine: RerankerOptions {
-            device: of.device.0,
-            threads: NonZeroUsize::new(of.threads).unwrap_or(cores),
-            kv_cache_bytes: of.cache.0,
-            weight_dtype: of.quantize.map(Quantize::precision),
-            kv_cache_dtype: of.quantize_cache.map(Quantize::precision),
-            max_batched_tokens: some(of.rows_max),
-            cuda_graphs: of.graphs,
+            device: engine.device.0,
+            threads: NonZeroUsize::new(engine.threads).unwrap_or(cores),
+            kv_cache_bytes: engine.cache.0,
+            weight_dtype: engine.quantize.map(Quantize::precision),
+            kv_cache_dtype: engine.quantize_cache.map(Quantize::precision),
+            max_batched_tokens: nonzero(engine.max_batched_tokens),
+            cuda_graphs: engine.graphs,
             scheduler: engine::SchedulerConfig {
-                running_max: some(of.running_max),
-                waiting_max: some(of.waiting_max),
-                prefill_chunk_max: some(of.share_max),
+                running_max: nonzero(engine.running_max),
+                waiting_max: nonzero(engine.waiting_max),
+                prefill_chunk_max: nonzero(engine.prefill_chunk_max),
             },
         },
         metrics: metrics.clone(),
     };
     let dir = &config.bundle.path;
-    let (ladder, opened) = rank::open(dir, &building)
+    let (ladder, opened) = rank::open(dir, &options)
         .await
         .with_context(|| format!("opening the bundle {}", dir.display()))?;
-    let live = Arc::new(LiveLadder::start(ladder, building, config.bundle.swap.manner()));
-    let canary = canary::canary(live.clone());
+    let live = Arc::new(LiveLadder::start(ladder, options, config.bundle.swap.manner()));
+    let canary = canary::golden_canary(live.clone());
     Ok((Services { live, canary, metrics, samples: None }, opened))
 }
 
-/// What of the scorer goes to a GPU, if something does.
-fn gpu(config: &config::ScorerConfig) -> Option<scorer::GpuLimits> {
+/// The GPU for large slates, if the configuration names one.
+fn gpu_limits(config: &config::ScorerConfig) -> Option<scorer::GpuLimits> {
     match config.device.0 {
         engine::ComputeDevice::Cpu => None,
         engine::ComputeDevice::Gpu(ordinal) => Some(scorer::GpuLimits {
@@ -126,7 +126,7 @@ fn gpu(config: &config::ScorerConfig) -> Option<scorer::GpuLimits> {
 }
 
 impl App {
-    /// Takes the port and serves on it.
+    /// Binds the port and serves on it.
     pub async fn start(config: &config::ApiConfig, services: Services) -> Result<Self, BindError> {
         let Services { live, canary, metrics, samples } = services;
         let listener = ApiListener::bind(config.listen).await?;
@@ -138,29 +138,29 @@ impl App {
         };
         let samples = samples.map(|samples| samples.to_string().into());
         let handler = RerankHandler::new(live, metrics.clone(), readiness.clone(), limits, samples);
-        tokio::spawn(watch(canary, readiness.clone()));
-        tokio::spawn(fold(metrics, readiness.clone()));
+        tokio::spawn(watch_canary(canary, readiness.clone()));
+        tokio::spawn(run_upkeep(metrics, readiness.clone()));
         let (address, grace) = (listener.address(), config.shutdown_grace.0);
-        let drained = readiness.clone();
-        let stop = async move { drained.drained().await };
+        let stopping = readiness.clone();
+        let stop = async move { stopping.draining().await };
         let serving = tokio::spawn(listener.serve(router(Arc::new(handler)), stop, grace));
         tracing::info!(%address, "serving gRPC and HTTP");
         Ok(Self { address, readiness, serving })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether it is ready.
+    /// The server's state.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
     }
 
-    /// Says that it is leaving, finishes what is in flight, and ends.
+    /// Reports that it is draining, finishes the requests in flight, and ends.
     pub async fn stop(self) -> Result<(), StopError> {
-        self.readiness.turn(ReadinessState::Draining).await;
+        self.readiness.set(ReadinessState::Draining).await;
         Ok(self.serving.await??)
     }
 }
@@ -171,22 +171,22 @@ impl std::fmt::Debug for Services {
     }
 }
 
-async fn watch(canary: Canary, readiness: Arc<Readiness>) {
+async fn watch_canary(canary: Canary, readiness: Arc<Readiness>) {
     let mut ticks = interval(CANARY_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !readiness.is_draining() {
         ticks.tick().await;
-        let outcome = timeout(CANARY_TIMEOUT, canary()).await.unwrap_or(Err(LATE));
+        let outcome = timeout(CANARY_TIMEOUT, canary()).await.unwrap_or(Err(CANARY_LATE));
         readiness
-            .turn(outcome.map_or_else(ReadinessState::Degraded, |()| ReadinessState::Ready))
+            .set(outcome.map_or_else(ReadinessState::Degraded, |()| ReadinessState::Ready))
             .await;
     }
 }
 
-async fn fold(metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
-    let mut ticks = interval(FOLD_INTERVAL);
+async fn run_upkeep(metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
+    let mut ticks = interval(UPKEEP_INTERVAL);
     while !readiness.is_draining() {
         ticks.tick().await;
-        metrics.fold();
+        metrics.run_upkeep();
     }
 }

@@ -1,38 +1,38 @@
 //! The configuration: one TOML file, every key overridable by the environment.
 //!
-//! `RAISONNE__API__LISTEN=0.0.0.0:8080` sets `listen` in `[api]`. Unknown keys are refused;
-//! durations and sizes carry their units (`"150ms"`, `"64MiB"`).
+//! `RAISONNE__API__LISTEN=0.0.0.0:8080` sets `listen` in `[api]`. Unknown keys are refused. Durations and sizes carry
+//! their units (`"150ms"`, `"64MiB"`).
+
+mod load;
+mod units;
+
+pub use units::{ByteSize, HumanDuration};
 
 use crate::engine::{ComputeDevice, ComputeDeviceError};
 use crate::nn::packed::WeightDtype;
 use crate::rank::SwapStrategy;
 use clap::ValueEnum;
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-use std::{fs, io};
-use toml::{Table, Value};
-
-/// What every variable of ours begins with; sections and keys follow, parted by the same mark.
-const PREFIX: &str = "RAISONNE__";
-const MARK: &str = "__";
 
 /// The whole configuration. Every key has a default.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The door.
+    /// The listener and admission.
     pub api: ApiConfig,
-    /// The climb.
+    /// Cards of shoppers.
     pub rank: RankConfig,
     /// The small models.
     pub scorer: ScorerConfig,
     /// The language model.
     pub engine: EngineConfig,
-    /// Mutable facts.
+    /// Facts that change while the server runs.
     pub store: StoreConfig,
-    /// The models.
+    /// The bundle to serve.
     pub bundle: BundleConfig,
 }
 
@@ -42,13 +42,13 @@ pub struct Config {
 pub struct ApiConfig {
     /// Where gRPC and HTTP are served.
     pub listen: SocketAddr,
-    /// Requests in flight; more are refused at once.
+    /// Requests in flight. More are refused at once.
     pub requests_max: usize,
-    /// Time for an answer where the caller does not say.
+    /// Deadline of a request that states none.
     pub deadline_default: HumanDuration,
-    /// Time kept back from a deadline for writing the answer down and sending it.
+    /// Part of the deadline that is reserved for encoding and sending the response.
     pub reply_reserve: HumanDuration,
-    /// Time that requests in flight get when the server stops.
+    /// Time that requests in flight get to finish when the server stops.
     pub shutdown_grace: HumanDuration,
 }
 
@@ -56,9 +56,9 @@ pub struct ApiConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RankConfig {
-    /// Memory for shoppers' cards.
+    /// Memory of the cache of shoppers' cards.
     pub profile_cache: ByteSize,
-    /// How long a shopper's card is remembered: how stale an answer may be.
+    /// Time that a cached card lives. A response can be based on a card that is this old.
     pub profile_ttl: HumanDuration,
 }
 
@@ -66,17 +66,17 @@ pub struct RankConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScorerConfig {
-    /// Owner threads.
+    /// Scorer threads.
     pub threads: usize,
-    /// Slates scored in one turn.
+    /// Slates of one batch.
     pub slates_max: usize,
-    /// Slates that may wait for a turn.
+    /// Slates that may wait for a batch. A request beyond them falls short as busy.
     pub slates_waiting_max: usize,
-    /// Where large slates are scored: `cpu`, or `cuda` or `cuda:N` where the program was built for that.
+    /// Device that scores large slates: `cpu`, or `cuda` or `cuda:N` in a build with the feature `cuda`.
     pub device: DeviceSetting,
     /// Candidates times events from which a slate is large.
     pub device_from: usize,
-    /// Items that lie on the device, and as many cards: those that were used longest ago give way.
+    /// Items, and cards, that are cached on the device. The least recently used are evicted.
     pub device_rows_max: usize,
 }
 
@@ -84,35 +84,35 @@ pub struct ScorerConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Where it runs: `cpu`, or `cuda` or `cuda:N` where the program was built for that.
+    /// Device of the language model: `cpu`, or `cuda` or `cuda:N` in a build with the feature `cuda`.
     pub device: DeviceSetting,
-    /// Threads that compute; 0 for as many as there are cores.
+    /// Threads that compute; 0 for one per core.
     pub threads: usize,
-    /// Memory for keys and values: what remembers the beginnings of prompts.
+    /// Memory of the KV cache, which also caches prefixes of prompts. A GPU takes the memory that is left instead.
     pub cache: ByteSize,
-    /// How weights are kept in memory; as they are stored, without it.
+    /// Data type of the weights in memory. Without it, the type in the files.
     pub quantize: Option<Quantize>,
-    /// How keys and values are, on a GPU: `bf16`, or `fp8` for twice as many.
+    /// Data type of the KV cache on a GPU: `bf16`, or `fp8` for almost twice as many pages.
     pub quantize_cache: Option<Quantize>,
-    /// Whether a GPU replays steps of texts that go on as CUDA graphs, captured when it starts; without, it launches
-    /// their kernels one by one.
+    /// Whether a GPU captures decode steps as CUDA graphs at start-up, and replays them. Otherwise it launches each
+    /// kernel.
     pub graphs: bool,
-    /// Rows of a step.
-    pub rows_max: usize,
-    /// Rows of a step that one prompt may take while others want some.
-    pub share_max: usize,
-    /// Requests that are worked on at a time.
+    /// Tokens of one forward pass.
+    pub max_batched_tokens: usize,
+    /// Tokens of one forward pass that a prompt may take while other requests wait for a turn.
+    pub prefill_chunk_max: usize,
+    /// Sequences that are computed at a time.
     pub running_max: usize,
-    /// Requests that may wait beside those; more fall short at once.
+    /// Sequences that may wait. A request beyond them falls short as busy.
     pub waiting_max: usize,
 }
 
-/// Where a model runs, by the names that people know.
+/// The device that a model runs on, by its usual name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct DeviceSetting(pub ComputeDevice);
 
-/// How a language model's weights, or its keys and values, are kept, by the names that people know.
+/// Data type of a language model's weights or KV cache, by its usual name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantize {
@@ -120,7 +120,7 @@ pub enum Quantize {
     F32,
     /// 16 bits.
     Bf16,
-    /// 8 bits, with a scale for each 32 on a processor, and for each row on a GPU; `int8` says the same.
+    /// 8-bit integers, with a scale per 32 weights on a CPU and per row on a GPU. `int8` is the same.
     #[serde(rename = "q8_0", alias = "int8")]
     #[value(name = "q8_0", alias = "int8")]
     Q8_0,
@@ -128,7 +128,7 @@ pub enum Quantize {
     #[serde(rename = "q4_k")]
     #[value(name = "q4_k")]
     Q4K,
-    /// 8 bits of a floating-point number (E4M3), with a scale for each row; on a GPU.
+    /// 8-bit floating point (E4M3) with a scale per row, on a GPU.
     Fp8,
 }
 
@@ -136,7 +136,7 @@ pub enum Quantize {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// The file; without one, there are only the bundle's cards.
+    /// The database file. Without one, only the bundle's cards are used.
     pub path: Option<PathBuf>,
 }
 
@@ -144,33 +144,24 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BundleConfig {
-    /// The folder.
+    /// The bundle's folder.
     pub path: PathBuf,
-    /// How another version follows the one that serves.
+    /// How a new version replaces the one that serves.
     pub swap: SwapSetting,
 }
 
-/// How one version follows another.
+/// How a new version of the bundle replaces the old one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SwapSetting {
-    /// The new one is whole before the old one leaves: memory has to hold both.
+    /// The new version is loaded completely before the old one is dropped. Memory has to hold both.
     #[default]
     SideBySide,
-    /// The new one loads its language model once that of the old one is gone; until then, answers
-    /// are scored and no more.
+    /// The old language model is dropped before the new one is loaded. Meanwhile, answers reach *scored* at most.
     OneAtATime,
 }
 
-/// A time with its unit: `"150ms"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HumanDuration(pub Duration);
-
-/// A number of bytes with its unit: `"64MiB"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
-
-/// Why there is no configuration.
+/// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -178,96 +169,80 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The file is no TOML.
-    #[error("the configuration {path} is no TOML")]
+    /// The file is not TOML.
+    #[error("the configuration {path} is not valid TOML")]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Where it is wrong.
+        /// The first syntax error.
         #[source]
         source: Box<toml::de::Error>,
     },
     /// A variable does not name a section and a key.
-    #[error("{0} names no section and key; RAISONNE__API__LISTEN does")]
+    #[error("the variable {0} does not name a section and a key, as RAISONNE__API__LISTEN does")]
     Variable(String),
-    /// A key is unknown, or its value is not what it should be.
-    #[error("wrong configuration: {0}")]
+    /// A key is unknown, or its value has the wrong type.
+    #[error("invalid configuration: {0}")]
     Wrong(Box<toml::de::Error>),
+    /// A source gives a key under its old name and under its new one.
+    #[error("{source_name} gives `{old}` and `{new}`: the first is the old name of the second, so keep one of them")]
+    GivenTwice {
+        /// The file, or the environment.
+        source_name: String,
+        /// The old name, with its section.
+        old: String,
+        /// The new name, with its section.
+        new: String,
+    },
     /// A value is out of its range.
-    #[error("wrong configuration: {0}")]
-    Range(&'static str),
+    #[error("invalid configuration: {key} is {value}, but must be {expected}")]
+    Range {
+        /// The key, with its section.
+        key: &'static str,
+        /// Its value.
+        value: usize,
+        /// The values that are accepted.
+        expected: String,
+    },
 }
 
 // === impl Config ===
 
 impl Config {
-    /// The file's values, if there is one, overridden by this process's environment.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::layered(
-            path,
-            std::env::vars_os().filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            }),
-        )
-    }
-
-    fn layered(
-        path: Option<&Path>,
-        environment: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
-        let mut table = path.map_or_else(|| Ok(Table::new()), file)?;
-        for (name, value) in environment {
-            if let Some(key) = name.strip_prefix(PREFIX) {
-                let known = key.split_once(MARK).filter(|(section, key)| {
-                    !section.is_empty() && !key.is_empty() && !key.contains(MARK)
-                });
-                let (section, key) = known.ok_or_else(|| ConfigError::Variable(name.clone()))?;
-                put(&mut table, &section.to_lowercase(), key.to_lowercase(), &value);
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { api, scorer, engine, .. } = self;
+        for (key, value) in [
+            ("api.requests_max", api.requests_max),
+            ("scorer.threads", scorer.threads),
+            ("scorer.slates_max", scorer.slates_max),
+            ("engine.running_max", engine.running_max),
+            ("engine.prefill_chunk_max", engine.prefill_chunk_max),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::range(key, value, "at least 1"));
             }
         }
-        let config: Self = table.try_into().map_err(|error| ConfigError::Wrong(Box::new(error)))?;
-        config.check()
-    }
-
-    fn check(self) -> Result<Self, ConfigError> {
-        let wrong = if self.api.requests_max == 0 {
-            "api.requests_max must be at least 1"
-        } else if self.api.deadline_default.0.is_zero() {
-            "api.deadline_default must be longer than 0"
-        } else if self.scorer.threads == 0 || self.scorer.slates_max == 0 {
-            "scorer.threads and scorer.slates_max must be at least 1"
-        } else if self.engine.running_max == 0 || self.engine.share_max == 0 {
-            "engine.running_max and engine.share_max must be at least 1"
-        } else if self.engine.rows_max <= self.engine.running_max {
-            "engine.rows_max must be more than engine.running_max"
-        } else {
-            return Ok(self);
-        };
-        Err(ConfigError::Range(wrong))
+        if api.deadline_default.0.is_zero() {
+            return Err(ConfigError::range("api.deadline_default", 0, "longer than 0"));
+        }
+        if engine.max_batched_tokens <= engine.running_max {
+            let expected = format!("more than engine.running_max, which is {}", engine.running_max);
+            let key = "engine.max_batched_tokens";
+            return Err(ConfigError::range(key, engine.max_batched_tokens, expected));
+        }
+        Ok(())
     }
 }
 
-fn file(path: &Path) -> Result<Table, ConfigError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
-    text.parse()
-        .map_err(|source| ConfigError::Malformed { path: path.into(), source: Box::new(source) })
-}
+// === impl ConfigError ===
 
-/// Numbers, `true` and `false` are written plainly in variables; all else is a string.
-fn put(table: &mut Table, section: &str, key: String, value: &str) {
-    let value = match (value.parse(), value.parse()) {
-        (Ok(number), _) => Value::Integer(number),
-        (_, Ok(truth)) => Value::Boolean(truth),
-        _ => Value::String(value.to_owned()),
-    };
-    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-    if let Value::Table(section) = section {
-        section.insert(key, value);
+impl ConfigError {
+    fn range(key: &'static str, value: usize, expected: impl Into<String>) -> Self {
+        Self::Range { key, value, expected: expected.into() }
     }
 }
 
@@ -280,7 +255,7 @@ impl TryFrom<String> for DeviceSetting {
 }
 
 impl Quantize {
-    /// The precision of that name.
+    /// The data type of that name.
     pub fn precision(self) -> WeightDtype {
         match self {
             Self::F32 => WeightDtype::F32,
@@ -293,7 +268,7 @@ impl Quantize {
 }
 
 impl SwapSetting {
-    /// The manner of that name.
+    /// The strategy of that name.
     pub fn manner(self) -> SwapStrategy {
         match self {
             Self::SideBySide => SwapStrategy::SideBySide,
@@ -332,7 +307,7 @@ impl Default for ScorerConfig {
             slates_max: 64,
             slates_waiting_max: 1_024,
             device: DeviceSetting::default(),
-            // Where an H200 took half of the time of the processor beside it.
+            // From here on, an H200 took at most half of the time of the CPU beside it.
             device_from: 5_000,
             device_rows_max: 16_384,
         }
@@ -348,8 +323,8 @@ impl Default for EngineConfig {
             quantize: None,
             quantize_cache: None,
             graphs: true,
-            rows_max: 1_024,
-            share_max: 512,
+            max_batched_tokens: 1_024,
+            prefill_chunk_max: 512,
             running_max: 16,
             waiting_max: 64,
         }
@@ -362,55 +337,92 @@ impl Default for BundleConfig {
     }
 }
 
-// === Units ===
-
-const SPANS: [(&str, u64); 5] =
-    [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
-const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
-
-/// A whole number and its unit.
-fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let (_, scale) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
-    number.parse::<u64>().ok()?.checked_mul(*scale)
-}
-
-fn measured<'de, D: Deserializer<'de>>(from: D, units: &[(&str, u64)]) -> Result<u64, D::Error> {
-    let text = String::deserialize(from)?;
-    measure(&text, units).ok_or_else(|| {
-        let names = units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        de::Error::custom(format!("`{text}` is no whole number with one of the units {names}"))
-    })
-}
-
-impl<'de> Deserialize<'de> for HumanDuration {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Self(Duration::from_micros(measured(from, &SPANS)?)))
-    }
-}
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Self(measured(from, &SIZES)?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::io::Write as _;
+    use std::path::Path;
+    use toml::Table;
 
     fn load(toml: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(toml.as_bytes()).unwrap();
         let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-        Config::layered(Some(file.path()), variables)
+        Config::layered(Table::new(), Some(file.path()), variables)
     }
 
     #[test]
     fn an_empty_file_is_the_defaults() {
         assert_eq!(load("", &[]).unwrap(), Config::default());
-        assert_eq!(Config::layered(None, std::iter::empty()).unwrap(), Config::default());
+        let nothing = Config::layered(Table::new(), None, std::iter::empty());
+        assert_eq!(nothing.unwrap(), Config::default());
+    }
+
+    /// The keys of the default configuration: its fields, two levels below the top in `Debug`'s layout.
+    fn keys() -> BTreeSet<String> {
+        let fields = format!("{:#?}", Config::default());
+        let keys = fields.lines().filter_map(|line| line.strip_prefix("        "));
+        let keys = keys.filter(|line| !line.starts_with([' ', ')', ']']));
+        keys.filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect()
+    }
+
+    #[test]
+    fn the_file_that_we_ship_shows_every_key_at_its_default() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config/serve.toml");
+        let shipped = Config::layered(Table::new(), Some(&path), std::iter::empty()).unwrap();
+        assert_eq!(shipped, Config::default());
+
+        // A key without a default stands in a comment, with an example.
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = |line: &str| {
+            let key = line.strip_prefix("# ").filter(|rest| rest.contains(" = "));
+            key.unwrap_or(line).to_owned()
+        };
+        let all: Vec<_> = text.lines().map(line).collect();
+        let examples = load(&all.join("\n"), &[]).unwrap();
+        assert!(examples.store.path.is_some() && examples.engine.quantize.is_some());
+        let shown = all.iter().filter(|line| !line.starts_with('#'));
+        let shown = shown.filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()));
+        assert_eq!(shown.collect::<BTreeSet<_>>(), keys());
+    }
+
+    #[test]
+    fn a_renamed_key_is_accepted_under_both_names_but_once() {
+        let old = "[engine]\nrows_max = 300\nshare_max = 30";
+        let check = |toml: &str, variables: &[_], tokens, chunk| {
+            let engine = load(toml, variables).unwrap().engine;
+            assert_eq!((engine.max_batched_tokens, engine.prefill_chunk_max), (tokens, chunk));
+        };
+        check(old, &[], 300, 30);
+        check("[engine]\nmax_batched_tokens = 300\nprefill_chunk_max = 30", &[], 300, 30);
+        let variables =
+            [("RAISONNE__ENGINE__ROWS_MAX", "400"), ("RAISONNE__ENGINE__PREFILL_CHUNK_MAX", "40")];
+        check("", &variables, 400, 40);
+        check(old, &variables, 400, 40);
+
+        let names = ["engine.rows_max", "engine.max_batched_tokens"];
+        let both = load("[engine]\nrows_max = 300\nmax_batched_tokens = 300", &[]).unwrap_err();
+        assert!(names.iter().all(|name| both.to_string().contains(name)), "{both}");
+        let variables = [
+            ("RAISONNE__ENGINE__ROWS_MAX", "400"),
+            ("RAISONNE__ENGINE__MAX_BATCHED_TOKENS", "400"),
+        ];
+        let both = load("", &variables).unwrap_err().to_string();
+        assert!(both.contains("the environment") && both.contains(names[0]), "{both}");
+    }
+
+    #[test]
+    fn defaults_of_a_command_give_way_to_everything() {
+        let defaults = || "[api]\nlisten = \"127.0.0.1:1\"\nrequests_max = 7".parse().unwrap();
+        let listen = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            let config = Config::layered(defaults(), None, variables).unwrap();
+            assert_eq!(config.api.requests_max, 7);
+            config.api.listen.to_string()
+        };
+        assert_eq!(listen(&[]), "127.0.0.1:1");
+        assert_eq!(listen(&[("RAISONNE__API__LISTEN", "127.0.0.1:2")]), "127.0.0.1:2");
     }
 
     #[test]
@@ -435,10 +447,7 @@ mod tests {
         assert_eq!(config.api.requests_max, 7);
         assert_eq!(config.api.deadline_default, HumanDuration(Duration::from_millis(40)));
         assert_eq!(config.scorer.threads, 3);
-        assert_eq!(
-            (config.scorer.device.0, config.scorer.device_from),
-            (ComputeDevice::Gpu(0), 5_000)
-        );
+        assert_eq!((config.scorer.device.0, config.scorer.device_from), (ComputeDevice::Gpu(0), 5_000));
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
         assert_eq!(config.bundle.swap, SwapSetting::OneAtATime);
         assert_eq!(config.engine.device, DeviceSetting(ComputeDevice::Gpu(1)));
@@ -448,32 +457,22 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |toml: &str, variables: &[(&str, &str)], words: &str| {
-            let told = load(toml, variables).unwrap_err().to_string();
-            assert!(told.contains(words), "{told}");
+            let message = load(toml, variables).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
         };
         check("[api]\nlissten = \"127.0.0.1:1\"", &[], "lissten");
         check("[apu]", &[], "apu");
         check("", &[("RAISONNE__API__LISSTEN", "x")], "lissten");
-        check("", &[("RAISONNE__API", "x")], "RAISONNE__API names no section");
-        check("[api]\ndeadline_default = \"150\"", &[], "`150` is no whole number");
+        check("", &[("RAISONNE__API", "x")], "RAISONNE__API does not name a section");
+        check("", &[("RAISONNE__API__LISTEN__PORT", "1")], "RAISONNE__API__LISTEN__PORT");
+        check("", &[("RAISONNE__API__REQUESTS_MAX", "many")], "\"many\"");
+        check("[api]\ndeadline_default = \"150\"", &[], "`150` is not a whole number");
         check("[api]\ndeadline_default = \"150 parsecs\"", &[], "us, ms, s, m, h");
         check("[rank]\nprofile_cache = \"64MB\"", &[], "KiB");
-        check("[api]\nrequests_max = 0", &[], "requests_max");
+        check("[api]\nrequests_max = 0", &[], "api.requests_max is 0, but must be at least 1");
+        check("[engine]\nmax_batched_tokens = 9", &[], "more than engine.running_max, which is 16");
         check("[bundle]\nswap = \"at_once\"", &[], "one_at_a_time");
         check("[engine]\ndevice = \"gpu\"", &[], "\"gpu\" is no device");
-        check("[api", &[], "is no TOML");
-    }
-
-    #[test]
-    fn units_are_read() {
-        let check =
-            |text, units: &[_], expected| assert_eq!(measure(text, units), expected, "{text}");
-        check("150ms", &SPANS, Some(150_000));
-        check("10 m", &SPANS, Some(600_000_000));
-        check("64MiB", &SIZES, Some(64 << 20));
-        check("", &SIZES, None);
-        check("-1B", &SIZES, None);
-        check("1.5GiB", &SIZES, None);
-        check("99999999999GiB", &SIZES, None);
+        check("[api", &[], "is not valid TOML");
     }
 }

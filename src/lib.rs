@@ -5,7 +5,7 @@
 //!
 //! | floor | modules | |
 //! |--:|---|---|
-//! | 0 | [`domain`] [`telemetry`] | words |
+//! | 0 | [`domain`] [`overlay`] [`telemetry`] | words |
 //! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | matter |
 //! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | machines |
 //! | 3 | [`reranker`] | a machine that can be spoken to |
@@ -24,6 +24,7 @@ pub mod engine;
 pub mod evidence;
 pub mod language;
 pub mod nn;
+pub mod overlay;
 pub mod rank;
 pub mod reranker;
 pub mod scorer;

@@ -498,7 +498,7 @@ async fn a_draining_server_says_so() {
     request.set_timeout(Duration::from_secs(3));
     let first = tokio::spawn(async move { busy.rerank(request).await });
     sleep(Duration::from_millis(100)).await;
-    server.app.readiness().turn(ReadinessState::Draining).await;
+    server.app.readiness().set(ReadinessState::Draining).await;
     // On the open connection: either refused with the reason, or told that it is closing.
     let status = late.rerank(rerank()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);

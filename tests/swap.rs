@@ -462,7 +462,7 @@ async fn one_at_a_time_a_language_model_that_does_not_hold_leaves_its_ladder_wit
         let answer = client.rerank(served.samples[0].clone()).await.unwrap().into_inner();
         assert_eq!(answer.quality(), Quality::Scored);
         assert_eq!(answer.shortfalls[0].why(), Why::Broken);
-        assert_eq!((served.canary)().await, Err("a rung is out of order"));
+        assert_eq!((served.canary)().await, Err("a rung is broken"));
     }
     let degraded = async {
         while !matches!(served.app.readiness().state(), ReadinessState::Degraded(_)) {

@@ -1,4 +1,4 @@
-//! The one table from what went wrong to a gRPC status and an HTTP response.
+//! The one table that maps errors to gRPC statuses and HTTP responses.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -9,26 +9,26 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-/// When a caller whom we refused may come back.
+/// When a caller whom we refused may retry.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Why there is no answer. Everything short of these is an answer of lower quality.
+/// Why a call gets no answer. Anything else that fails leads to an answer of lower quality.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     kind: ApiErrorKind,
-    /// What the caller reads.
+    /// The public message.
     message: String,
     violations: Vec<Violation>,
-    /// The thing that was not found: its type and its name.
+    /// Type and name of the resource that was not found.
     resource: Option<(&'static str, String)>,
 }
 
-/// A field that is wrong.
+/// A field that is invalid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Violation {
-    /// Its path: `candidates[3].item_id`.
+    /// The field's path: `candidates[3].item_id`.
     pub field: String,
-    /// What is wrong with it, with its value and the limit.
+    /// The problem, with the value and the limit.
     pub problem: String,
 }
 
@@ -44,7 +44,7 @@ enum ApiErrorKind {
     Internal,
 }
 
-/// How the caller speaks.
+/// The protocol of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Protocol {
     /// gRPC.
@@ -56,7 +56,7 @@ pub enum Protocol {
 // === impl ApiErrorKind ===
 
 impl ApiErrorKind {
-    /// The table: gRPC code, HTTP status, and the family that JSON names.
+    /// The table: gRPC code, HTTP status, and `type` in the JSON error.
     fn row(self) -> (Code, StatusCode, &'static str) {
         match self {
             Self::Invalid => (Code::InvalidArgument, StatusCode::BAD_REQUEST, "invalid_request"),
@@ -72,7 +72,7 @@ impl ApiErrorKind {
         }
     }
 
-    fn is_worth_a_retry(self) -> bool {
+    fn is_retryable(self) -> bool {
         matches!(self, Self::Busy | Self::Draining)
     }
 }
@@ -80,66 +80,66 @@ impl ApiErrorKind {
 // === impl ApiError ===
 
 impl ApiError {
-    fn of(kind: ApiErrorKind, message: impl Into<String>) -> Self {
+    fn new(kind: ApiErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), violations: Vec::new(), resource: None }
     }
 
-    /// Fields are wrong; `more` of them were not listed.
+    /// Fields are invalid. `more` of them are not listed.
     pub fn invalid(violations: Vec<Violation>, more: usize) -> Self {
-        let told =
+        let lines =
             violations.iter().map(|Violation { field, problem }| format!("{field} {problem}"));
-        let mut told: Vec<_> = told.collect();
+        let mut lines: Vec<_> = lines.collect();
         if more > 0 {
-            told.push(format!("and {more} more"));
+            lines.push(format!("and {more} more"));
         }
-        let message = told.join("; ").trim_start().to_owned();
-        Self { violations, ..Self::of(ApiErrorKind::Invalid, message) }
+        let message = lines.join("; ").trim_start().to_owned();
+        Self { violations, ..Self::new(ApiErrorKind::Invalid, message) }
     }
 
-    /// One field, or the whole body where `field` is empty, is wrong.
-    pub fn wrong(field: impl Into<String>, problem: impl Into<String>) -> Self {
+    /// One field is invalid, or the whole body if `field` is empty.
+    pub fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::invalid(vec![Violation { field: field.into(), problem: problem.into() }], 0)
     }
 
-    /// The body is larger than we read.
+    /// The body is larger than the limit.
     pub fn too_large(bytes_max: usize) -> Self {
-        Self::of(ApiErrorKind::TooLarge, format!("the body is larger than {bytes_max} bytes"))
+        Self::new(ApiErrorKind::TooLarge, format!("the body is larger than {bytes_max} bytes"))
     }
 
-    /// There is no `name` of this `resource`.
+    /// There is no `resource` of this name.
     pub fn not_found(resource: &'static str, name: impl Into<String>) -> Self {
         let name = name.into();
         let message = format!("there is no {resource} `{name}` here");
-        Self { resource: Some((resource, name)), ..Self::of(ApiErrorKind::NotFound, message) }
+        Self { resource: Some((resource, name)), ..Self::new(ApiErrorKind::NotFound, message) }
     }
 
-    /// The path is there, but not for this HTTP method.
+    /// The path does not support this HTTP method.
     pub fn wrong_method() -> Self {
-        Self::of(ApiErrorKind::WrongMethod, "this path does not answer this HTTP method")
+        Self::new(ApiErrorKind::WrongMethod, "this path does not support this HTTP method")
     }
 
-    /// We are full.
+    /// As many requests are in flight as are admitted.
     pub fn busy() -> Self {
-        Self::of(ApiErrorKind::Busy, "too many requests are in flight")
+        Self::new(ApiErrorKind::Busy, "too many requests are in flight")
     }
 
-    /// We are leaving.
+    /// The server is shutting down.
     pub fn draining() -> Self {
-        Self::of(ApiErrorKind::Draining, "the server is shutting down")
+        Self::new(ApiErrorKind::Draining, "the server is shutting down")
     }
 
     /// The deadline passed before there was any answer.
     pub fn late() -> Self {
-        Self::of(ApiErrorKind::Late, "the deadline passed before there was any answer")
+        Self::new(ApiErrorKind::Late, "the deadline passed before there was any answer")
     }
 
-    /// Something of ours is broken; `private` is for the log alone.
+    /// A bug or a fault of the server. `private` goes to the log only.
     pub fn internal(private: &dyn std::fmt::Display) -> Self {
-        tracing::error!(error = %private, "internal fault");
-        Self::of(ApiErrorKind::Internal, "something is broken here")
+        tracing::error!(error = %private, "internal error");
+        Self::new(ApiErrorKind::Internal, "internal error")
     }
 
-    /// The same fault in a request that lies in `field` of another one.
+    /// The same error in a request that is nested in `field` of another one.
     pub fn within(mut self, field: &str) -> Self {
         for violation in &mut self.violations {
             violation.field = format!("{field}.{}", violation.field);
@@ -147,7 +147,7 @@ impl ApiError {
         self
     }
 
-    /// In the words of the protocol.
+    /// As a response of this protocol.
     pub fn respond(self, protocol: Protocol) -> Response {
         match protocol {
             Protocol::Grpc => Status::from(self).into_http(),
@@ -157,8 +157,8 @@ impl ApiError {
 }
 
 impl From<ApiError> for Status {
-    fn from(fault: ApiError) -> Self {
-        let ApiError { kind, message, violations, resource } = fault;
+    fn from(error: ApiError) -> Self {
+        let ApiError { kind, message, violations, resource } = error;
         let mut details = ErrorDetails::new();
         if !violations.is_empty() {
             let fields = violations.into_iter().map(|v| FieldViolation::new(v.field, v.problem));
@@ -167,7 +167,7 @@ impl From<ApiError> for Status {
         if let Some((resource, name)) = resource {
             details.set_resource_info(resource, name, "", message.clone());
         }
-        if kind.is_worth_a_retry() {
+        if kind.is_retryable() {
             details.set_retry_info(Some(RETRY_DELAY));
         }
         Self::with_error_details(kind.row().0, message, details)
@@ -177,20 +177,20 @@ impl From<ApiError> for Status {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Self { kind, message, violations, resource: _ } = self;
-        let (code, status, family) = kind.row();
+        let (code, status, error_type) = kind.row();
         let details: Vec<_> = violations
             .iter()
             .map(|Violation { field, problem }| json!({ "field": field, "description": problem }))
             .collect();
         let body = json!({ "error": {
             "message": message,
-            "type": family,
+            "type": error_type,
             "param": violations.first().map(|v| &v.field).filter(|field| !field.is_empty()),
-            "code": word(code),
+            "code": code_name(code),
             "details": details,
         }});
         let mut response = (status, Json(body)).into_response();
-        if kind.is_worth_a_retry() {
+        if kind.is_retryable() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_DELAY.as_secs()));
         }
         response.extensions_mut().insert(code);
@@ -201,14 +201,14 @@ impl IntoResponse for ApiError {
 // === impl Protocol ===
 
 impl Protocol {
-    /// Which one a request speaks.
+    /// The protocol of a request with these headers.
     pub fn of(headers: &HeaderMap) -> Self {
-        let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        if kind.starts_with(b"application/grpc") { Self::Grpc } else { Self::Http }
+        let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        if content_type.starts_with(b"application/grpc") { Self::Grpc } else { Self::Http }
     }
 }
 
-/// The code that a response carries, whichever protocol it speaks.
+/// The gRPC code of a response of either protocol.
 pub fn code_of(response: &Response) -> Code {
     let extensions = response.extensions();
     match (extensions.get::<Status>(), extensions.get::<Code>()) {
@@ -219,8 +219,8 @@ pub fn code_of(response: &Response) -> Code {
     }
 }
 
-/// A code as gRPC writes it, in JSON and in metric labels.
-pub fn word(code: Code) -> &'static str {
+/// The name of a code, as in gRPC, for JSON and metric labels.
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -1,8 +1,8 @@
-//! The gRPC side: the contract's service, health and reflection.
+//! The gRPC services: the contract's, health and reflection.
 
+use super::call::Call;
 use super::error::ApiError;
 use super::handler::RerankHandler;
-use super::layers::Call;
 use super::pb;
 use super::pb::rerank_service_server::{RerankService, RerankServiceServer};
 use crate::domain::limits::BODY_BYTES_MAX;
@@ -14,14 +14,14 @@ use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-const VALID: &str = "descriptors made by our own build are valid";
+const VALID: &str = "the build script writes valid descriptors";
 
-/// The service behind the contract.
-struct Service(Arc<RerankHandler>);
+/// Implements the contract's service.
+struct GrpcService(Arc<RerankHandler>);
 
-/// The calls that are admitted, timed and observed.
+/// The contract's service, whose calls pass the middleware.
 pub fn calls(handler: Arc<RerankHandler>) -> Router<Arc<RerankHandler>> {
-    let service = RerankServiceServer::new(Service(handler))
+    let service = RerankServiceServer::new(GrpcService(handler))
         .accept_compressed(Gzip)
         .accept_compressed(Zstd)
         .send_compressed(Gzip)
@@ -30,14 +30,14 @@ pub fn calls(handler: Arc<RerankHandler>) -> Router<Arc<RerankHandler>> {
     Routes::new(service).into_axum_router().reset_fallback().with_state(())
 }
 
-/// What tells about the service: health, and reflection in both versions that clients speak.
+/// Health, and reflection in both versions that clients speak. They pass no middleware.
 pub fn about(handler: &RerankHandler) -> Router<Arc<RerankHandler>> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Routes::new(handler.readiness().service())
+    Routes::new(handler.admission().readiness().service())
         .add_service(reflection().build_v1().expect(VALID))
         .add_service(reflection().build_v1alpha().expect(VALID))
         .into_axum_router()
@@ -46,12 +46,12 @@ pub fn about(handler: &RerankHandler) -> Router<Arc<RerankHandler>> {
 }
 
 #[tonic::async_trait]
-impl RerankService for Service {
+impl RerankService for GrpcService {
     async fn rerank(
         &self,
         request: Request<pb::RerankRequest>,
     ) -> Result<Response<pb::RerankResponse>, Status> {
-        let (call, request) = open(request)?;
+        let (call, request) = split(request)?;
         Ok(Response::new(self.0.rerank(call, request).await?))
     }
 
@@ -61,24 +61,24 @@ impl RerankService for Service {
         &self,
         request: Request<pb::StreamRerankRequest>,
     ) -> Result<Response<Self::StreamRerankStream>, Status> {
-        let (call, pb::StreamRerankRequest { request }) = open(request)?;
-        let climb = self.0.stream(call, request.unwrap_or_default());
-        let climb = climb.map_err(|fault| fault.within("request"))?;
-        Ok(Response::new(climb.map(Ok).boxed()))
+        let (call, pb::StreamRerankRequest { request }) = split(request)?;
+        let rankings = self.0.stream(call, request.unwrap_or_default());
+        let rankings = rankings.map_err(|error| error.within("request"))?;
+        Ok(Response::new(rankings.map(Ok).boxed()))
     }
 
     async fn explain(
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
-        let (call, request) = open(request)?;
+        let (call, request) = split(request)?;
         Ok(Response::new(self.0.explain(call, request).await?))
     }
 }
 
-/// The call that `layers::attend` left with a request, and its message.
-fn open<T>(mut request: Request<T>) -> Result<(Call, T), ApiError> {
+/// Splits a request into the call that the middleware attached and its message.
+fn split<T>(mut request: Request<T>) -> Result<(Call, T), ApiError> {
     let call = request.extensions_mut().remove::<Call>();
-    let call = call.ok_or_else(|| ApiError::internal(&"a call came past the layers"))?;
+    let call = call.ok_or_else(|| ApiError::internal(&"a call did not pass the middleware"))?;
     Ok((call, request.into_inner()))
 }

@@ -1,8 +1,9 @@
-//! The HTTP side: the contract's messages as JSON, and what operators ask.
+//! The HTTP routes: the contract's messages as JSON, probes and metrics.
 
+use super::call::Call;
 use super::error::{ApiError, Protocol};
 use super::handler::RerankHandler;
-use super::layers::{Call, wants_events};
+use super::layers::accepts_events;
 use super::readiness::ReadinessState;
 use crate::domain::limits::BODY_BYTES_MAX;
 use axum::Json;
@@ -23,19 +24,19 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Body = Result<Bytes, BytesRejection>;
 
-/// `POST /api/v1/rerank`: one answer, or the whole climb as server-sent events.
+/// `POST /api/v1/rerank`: the last ranking, or every ranking of the climb as server-sent events.
 pub async fn rerank(
     State(handler): State<Arc<RerankHandler>>,
     Extension(call): Extension<Call>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let request = read(body)?;
-    if !wants_events(&headers) {
+    let request = decode(body)?;
+    if !accepts_events(&headers) {
         return Ok(Json(handler.rerank(call, request).await?).into_response());
     }
-    let climb = handler.stream(call, request)?;
-    let events = climb.map(|step| Event::default().event("ranking").json_data(step));
+    let rankings = handler.stream(call, request)?;
+    let events = rankings.map(|step| Event::default().event("ranking").json_data(step));
     Ok(Sse::new(events).into_response())
 }
 
@@ -45,7 +46,7 @@ pub async fn explain(
     Extension(call): Extension<Call>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    Ok(Json(handler.explain(call, read(body)?).await?).into_response())
+    Ok(Json(handler.explain(call, decode(body)?).await?).into_response())
 }
 
 /// `GET /livez`: the process answers.
@@ -53,16 +54,16 @@ pub async fn live() -> &'static str {
     "live\n"
 }
 
-/// `GET /readyz`: a canary slate went through every rung in the last seconds; if not, why.
+/// `GET /readyz`: whether the last canary request reached the top rung. The body says why not.
 pub async fn ready(State(handler): State<Arc<RerankHandler>>) -> impl IntoResponse {
-    let state = handler.readiness().state();
+    let state = handler.admission().readiness().state();
     let status = if state == ReadinessState::Ready { StatusCode::OK } else { UNAVAILABLE };
     (status, format!("{state}\n"))
 }
 
-/// `GET /startupz`: the first canary slate has come back.
+/// `GET /startupz`: whether the first canary request has finished.
 pub async fn started(State(handler): State<Arc<RerankHandler>>) -> impl IntoResponse {
-    let state = handler.readiness().state();
+    let state = handler.admission().readiness().state();
     let status = if state == ReadinessState::Starting { UNAVAILABLE } else { StatusCode::OK };
     (status, format!("{state}\n"))
 }
@@ -72,7 +73,7 @@ pub async fn metrics(State(handler): State<Arc<RerankHandler>>) -> impl IntoResp
     ([(CONTENT_TYPE, PROMETHEUS)], handler.metrics().render())
 }
 
-/// `GET /api/v1/samples`: ready-made requests, in a demo.
+/// `GET /api/v1/samples`: ready-made requests, in `raisonne demo` only.
 pub async fn samples(
     State(handler): State<Arc<RerankHandler>>,
     uri: Uri,
@@ -82,37 +83,37 @@ pub async fn samples(
 }
 
 /// Every other path.
-pub async fn nowhere(uri: Uri, headers: HeaderMap) -> Response {
+pub async fn unknown_path(uri: Uri, headers: HeaderMap) -> Response {
     match Protocol::of(&headers) {
         Protocol::Grpc => Status::unimplemented(format!("there is no {uri}")).into_http(),
         Protocol::Http => ApiError::not_found("path", uri.path()).into_response(),
     }
 }
 
-/// A path of ours, asked with another method.
+/// A known path with an unsupported method.
 pub async fn wrong_method() -> ApiError {
     ApiError::wrong_method()
 }
 
-/// Stops reading a body where it grows too large. gRPC has its own limit, per message.
+/// Limits the body of an HTTP request. gRPC has its own limit, per message.
 pub fn body_limit() -> DefaultBodyLimit {
     DefaultBodyLimit::max(BODY_BYTES_MAX)
 }
 
 const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 
-/// Reads a message from JSON; an error names the path of the field where reading stopped.
-fn read<M: DeserializeOwned>(body: Body) -> Result<M, ApiError> {
+/// Decodes a message from JSON. An error names the path of the field that is wrong.
+fn decode<M: DeserializeOwned>(body: Body) -> Result<M, ApiError> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(BODY_BYTES_MAX),
-        _ => ApiError::wrong("", format!("the body could not be read: {rejection}")),
+        _ => ApiError::field("", format!("the body cannot be read: {rejection}")),
     })?;
     let mut json = serde_json::Deserializer::from_slice(&body);
     let message: M = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let path = if path == "." { String::new() } else { path };
-        ApiError::wrong(path, format!("is not what it should be: {}", error.inner()))
+        ApiError::field(path, format!("cannot be decoded: {}", error.inner()))
     })?;
-    json.end().map_err(|error| ApiError::wrong("", format!("more than one message: {error}")))?;
+    json.end().map_err(|error| ApiError::field("", format!("the body holds more than one message: {error}")))?;
     Ok(message)
 }

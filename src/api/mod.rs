@@ -1,9 +1,11 @@
 //! How do outsiders talk to us?
 //!
-//! gRPC and HTTP share one port and one [`RerankHandler`]: both decode into the messages of
-//! `proto/raisonne/v1`, so equal requests get equal answers. Only `wire` knows both those
-//! messages and the words of the house, and `fault` is the one table of errors.
+//! gRPC and HTTP share one port and one [`RerankHandler`]. Both decode into the messages of `proto/raisonne/v1`, so
+//! equal requests get equal answers. Only `wire` knows both these messages and the types of [`crate::domain`], and
+//! only `error` maps errors to statuses.
 
+mod admission;
+mod call;
 mod error;
 mod grpc;
 mod handler;
@@ -14,7 +16,8 @@ mod readiness;
 mod validator;
 mod wire;
 
-pub use handler::{ApiLimits, RerankHandler};
+pub use admission::ApiLimits;
+pub use handler::RerankHandler;
 pub use listen::{ApiListener, BindError, ShutdownTimeout};
 pub use readiness::{Readiness, ReadinessState};
 
@@ -34,18 +37,18 @@ pub mod pb {
     tonic::include_proto!("raisonne.v1");
     include!(concat!(env!("OUT_DIR"), "/raisonne.v1.serde.rs"));
 
-    /// The contract itself, for reflection: an encoded `FileDescriptorSet`.
+    /// An encoded `FileDescriptorSet` of the contract, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }
 
-/// Everything that the port answers.
+/// Every route of the port.
 pub fn router(handler: Arc<RerankHandler>) -> Router {
     let calls = grpc::calls(handler.clone())
         .route("/api/v1/rerank", post(http::rerank))
         .route("/api/v1/explain", post(http::explain))
         .with_state(handler.clone())
         .layer(http::body_limit())
-        .route_layer(from_fn_with_state(handler.clone(), layers::attend));
+        .route_layer(from_fn_with_state(handler.clone(), layers::observe));
     let about = grpc::about(&handler)
         .route("/livez", get(http::live))
         .route("/readyz", get(http::ready))
@@ -53,5 +56,5 @@ pub fn router(handler: Arc<RerankHandler>) -> Router {
         .route("/metrics", get(http::metrics))
         .route("/api/v1/samples", get(http::samples))
         .with_state(handler);
-    calls.merge(about).fallback(http::nowhere).method_not_allowed_fallback(http::wrong_method)
+    calls.merge(about).fallback(http::unknown_path).method_not_allowed_fallback(http::wrong_method)
 }

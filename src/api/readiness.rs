@@ -1,4 +1,4 @@
-//! Would it be wise to send requests here?
+//! Is the server ready for requests?
 
 use super::pb::rerank_service_server::RerankServiceServer;
 use std::fmt;
@@ -8,31 +8,31 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
-/// The services whose health is told: the whole server (the empty name), and the contract's.
+/// The names under which gRPC reports health: the whole server (empty), and the contract's service.
 const SERVICES: [&str; 2] = ["", <RerankServiceServer<()> as NamedService>::NAME];
 
-/// What state the server is in, for HTTP and gRPC alike.
+/// The server's state, for HTTP probes and gRPC health alike.
 #[derive(Debug)]
 pub struct Readiness {
     state: watch::Sender<ReadinessState>,
     reporter: HealthReporter,
 }
 
-/// A state of the server.
+/// A state of the server, as probes report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadinessState {
-    /// No canary has come back yet.
+    /// No canary request has finished yet.
     Starting,
-    /// The last canary went through every rung that is there, and none is out of order.
+    /// The last canary request reached the top rung, and no rung is broken.
     Ready,
-    /// The last canary did not, for this reason: the rungs below still answer.
+    /// The last canary request did not, for this reason. The rungs below still answer.
     Degraded(&'static str),
-    /// Shutting down. There is no way back.
+    /// The server is shutting down. No other state follows.
     Draining,
 }
 
 impl Readiness {
-    /// Of a server that starts.
+    /// The state of a server that starts.
     pub async fn starting() -> Self {
         let readiness = Self {
             state: watch::Sender::new(ReadinessState::Starting),
@@ -42,16 +42,16 @@ impl Readiness {
         readiness
     }
 
-    /// Takes note of a new state, unless the server is draining.
-    pub async fn turn(&self, to: ReadinessState) {
-        let turned = self.state.send_if_modified(|state| {
-            let turns = *state != to && *state != ReadinessState::Draining;
-            if turns {
+    /// Sets the state, unless the server is draining.
+    pub async fn set(&self, to: ReadinessState) {
+        let changed = self.state.send_if_modified(|state| {
+            let changes = *state != to && *state != ReadinessState::Draining;
+            if changes {
                 *state = to;
             }
-            turns
+            changes
         });
-        if turned {
+        if changed {
             tracing::info!(state = %to, "readiness");
             self.report(self.state()).await;
         }
@@ -67,13 +67,13 @@ impl Readiness {
         self.state() == ReadinessState::Draining
     }
 
-    /// Completes once the server has begun to shut down.
-    pub async fn drained(&self) {
+    /// Completes once the server begins to shut down.
+    pub async fn draining(&self) {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self.state.subscribe().wait_for(|state| *state == ReadinessState::Draining).await;
     }
 
-    /// The gRPC health service that tells it.
+    /// The gRPC health service that reports it.
     pub(super) fn service(&self) -> HealthServer<HealthService> {
         HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
     }

@@ -1,15 +1,15 @@
-//! Checks of fields against their limits: all that are wrong are told at once.
+//! Checks of fields against their limits. One error lists all violations of a request.
 
 use super::error::{ApiError, Violation};
 use crate::domain::limits::ID_BYTES_MAX;
 use std::fmt::Display;
 
-/// Wrong fields told to a caller in one go; more are only counted.
+/// Violations that one error lists. More are only counted.
 const VIOLATIONS_MAX: usize = 16;
-/// Characters of a wrong value that are told back.
+/// Characters of an invalid value that an error quotes.
 const ECHO_CHARS_MAX: usize = 40;
 
-/// The wrong fields found so far. A field's path is written only where it is wrong.
+/// Collects violations. A field's path is formatted only if the field is invalid.
 #[derive(Debug, Default)]
 pub struct Validator {
     violations: Vec<Violation>,
@@ -17,8 +17,8 @@ pub struct Validator {
 }
 
 impl Validator {
-    /// Says that `field` is wrong.
-    pub fn refuse(&mut self, field: impl Display, problem: impl Display) {
+    /// Adds a violation.
+    pub fn reject(&mut self, field: impl Display, problem: impl Display) {
         if self.violations.len() < VIOLATIONS_MAX {
             let (field, problem) = (field.to_string(), problem.to_string());
             self.violations.push(Violation { field, problem });
@@ -27,55 +27,55 @@ impl Validator {
         }
     }
 
-    /// An id that must be there.
+    /// Checks an id that is required.
     pub fn id(&mut self, field: impl Display, id: &str) {
         if id.is_empty() {
-            self.refuse(field, "is empty, but required");
+            self.reject(field, "is empty, but required");
         } else {
             self.bytes(field, id, ID_BYTES_MAX);
         }
     }
 
-    /// Text of at most `max` bytes.
+    /// Checks that a text has at most `max` bytes.
     pub fn bytes(&mut self, field: impl Display, text: &str, max: usize) {
         if text.len() > max {
             let start = text.chars().take(ECHO_CHARS_MAX).collect::<String>();
             let length = text.len();
-            self.refuse(field, format_args!("is {length} bytes (`{start}…`); the limit is {max}"));
+            self.reject(field, format_args!("is {length} bytes (`{start}…`); the limit is {max}"));
         }
     }
 
-    /// At most `max` of them.
+    /// Checks that a list has at most `max` entries.
     pub fn count(&mut self, field: impl Display, count: usize, max: usize) {
         if count > max {
-            self.refuse(field, format_args!("has {count} entries; the limit is {max}"));
+            self.reject(field, format_args!("has {count} entries; the limit is {max}"));
         }
     }
 
-    /// A number of at most `max`.
+    /// Checks that a number is at most `max`.
     pub fn at_most(&mut self, field: impl Display, number: usize, max: usize) {
         if number > max {
-            self.refuse(field, format_args!("is {number}; the limit is {max}"));
+            self.reject(field, format_args!("is {number}; the limit is {max}"));
         }
     }
 
-    /// Neither NaN nor infinite.
+    /// Checks that a number is neither NaN nor infinite.
     pub fn finite(&mut self, field: impl Display, number: Option<f32>) {
         if let Some(number) = number.filter(|number| !number.is_finite()) {
-            self.refuse(field, format_args!("is {number}, but must be finite"));
+            self.reject(field, format_args!("is {number}, but must be finite"));
         }
     }
 
-    /// A number that the contract names as a value of its enum.
-    pub fn named<E: TryFrom<i32> + Default>(&mut self, field: impl Display, number: i32) -> E {
+    /// Decodes an enum, and checks that the contract names this number.
+    pub fn enum_value<E: TryFrom<i32> + Default>(&mut self, field: impl Display, number: i32) -> E {
         E::try_from(number).unwrap_or_else(|_| {
-            self.refuse(field, format_args!("is {number}, which names no value"));
+            self.reject(field, format_args!("is {number}, which names no value"));
             E::default()
         })
     }
 
-    /// `value`, if nothing is wrong.
-    pub fn admit<T>(self, value: T) -> Result<T, ApiError> {
+    /// `value`, if there is no violation.
+    pub fn finish<T>(self, value: T) -> Result<T, ApiError> {
         let Self { violations, more } = self;
         if violations.is_empty() { Ok(value) } else { Err(ApiError::invalid(violations, more)) }
     }
@@ -86,14 +86,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_fields_are_told_up_to_a_bound() {
-        let mut bounds = Validator::default();
+    fn violations_are_listed_up_to_a_bound() {
+        let mut validator = Validator::default();
         for number in 0..20 {
-            bounds.id(format_args!("candidates[{number}].item_id"), "");
+            validator.id(format_args!("candidates[{number}].item_id"), "");
         }
-        let fault = bounds.admit(()).unwrap_err();
-        let told = format!("{fault:?}");
-        assert!(told.contains("candidates[15].item_id is empty, but required; and 4 more"));
-        assert!(!told.contains("candidates[16]"));
+        let error = validator.finish(()).unwrap_err();
+        let message = format!("{error:?}");
+        assert!(message.contains("candidates[15].item_id is empty, but required; and 4 more"));
+        assert!(!message.contains("candidates[16]"));
     }
 }

@@ -1,6 +1,6 @@
-//! The contract's messages ⇄ the words of the house: the only file that knows both.
+//! Converts between the contract's messages and the domain's types. No other file knows both.
 //!
-//! Conversions destructure every field, so a new one cannot be forgotten here.
+//! Conversions destructure every field, so that a new one cannot be forgotten.
 
 use super::error::ApiError;
 use super::pb;
@@ -20,25 +20,25 @@ use std::collections::hash_map::Entry;
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// Reasons per item where the request does not say.
+/// Reasons per item of a request that states no number.
 const REASONS_PER_ITEM_DEFAULT: usize = 3;
 /// Bytes of a language tag.
 const LOCALE_BYTES_MAX: usize = 35;
-/// The first second that a timestamp can name: the year 1.
+/// The first second that a protobuf timestamp can express: the year 1.
 const TIME_MIN: Timestamp = -62_135_596_800;
 
-/// What a request says outside its message.
+/// What a call states outside its message.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
-    /// Its name where the message gives none.
+    /// The request's id, if the message gives none.
     pub request_id: Arc<str>,
-    /// When it came, by the wall clock.
+    /// When the request arrived, by the wall clock.
     pub now: Timestamp,
-    /// When its answer must be on its way.
+    /// When the climb must end.
     pub deadline: Deadline,
 }
 
-/// What is needed of a query to write its answer down, once the ladder has the query.
+/// What a response needs of its query. The ladder owns the query by then.
 #[derive(Debug)]
 pub struct ResponseContext {
     request_id: Arc<str>,
@@ -46,8 +46,8 @@ pub struct ResponseContext {
     top_n: usize,
 }
 
-/// The query that a request asks, or all that is wrong with it.
-pub fn query(request: pb::RerankRequest, envelope: RequestContext) -> Result<Query, ApiError> {
+/// Decodes and validates a request to rank.
+pub fn rerank_query(request: pb::RerankRequest, context: RequestContext) -> Result<Query, ApiError> {
     let pb::RerankRequest {
         request_id,
         user,
@@ -61,46 +61,46 @@ pub fn query(request: pb::RerankRequest, envelope: RequestContext) -> Result<Que
         criticality,
         bundle,
         labels,
-        seed: _, // Nothing in this release draws a random number.
+        seed: _, // This release draws no random numbers while it ranks.
     } = request;
-    let mut bounds = Validator::default();
-    let (user, history, profile) = shopper(&mut bounds, user, envelope.now);
-    bounds.bytes("query", &query, QUERY_BYTES_MAX);
-    bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
-    pairs(&mut bounds, "labels", &labels, LABELS_MAX, ID_BYTES_MAX);
+    let mut validator = Validator::default();
+    let (user, history, profile) = shopper(&mut validator, user, context.now);
+    validator.bytes("query", &query, QUERY_BYTES_MAX);
+    validator.bytes("locale", &locale, LOCALE_BYTES_MAX);
+    pairs(&mut validator, "labels", &labels, LABELS_MAX, ID_BYTES_MAX);
     let all = candidates.len();
-    let candidates = slate(&mut bounds, candidates);
-    bounds.at_most("top_n", top_n as usize, all.max(1));
+    let candidates = self::candidates(&mut validator, candidates);
+    validator.at_most("top_n", top_n as usize, all.max(1));
     let query = Query {
-        request_id: name(&mut bounds, request_id, envelope.request_id),
+        request_id: self::request_id(&mut validator, request_id, context.request_id),
         user,
         history,
         profile,
         query_text: (!query.is_empty()).then(|| query.into()),
         candidates,
         top_n: if top_n == 0 { all } else { top_n as usize },
-        effort: bounds.named::<pb::Effort>("effort", effort).into(),
-        explain: bounds.named::<pb::Explain>("explain", explain).into(),
-        reasons_per_item: reasons(&mut bounds, reasons_per_item),
-        criticality: bounds.named::<pb::Criticality>("criticality", criticality).into(),
-        bundle: pinned(&mut bounds, bundle),
-        now: envelope.now,
-        deadline: envelope.deadline,
+        effort: validator.enum_value::<pb::Effort>("effort", effort).into(),
+        explain: validator.enum_value::<pb::Explain>("explain", explain).into(),
+        reasons_per_item: self::reasons_per_item(&mut validator, reasons_per_item),
+        criticality: validator.enum_value::<pb::Criticality>("criticality", criticality).into(),
+        bundle: pinned_bundle(&mut validator, bundle),
+        now: context.now,
+        deadline: context.deadline,
     };
-    bounds.admit(query)
+    validator.finish(query)
 }
 
-/// The query for reasons that a request asks, or all that is wrong with it.
-pub fn question(request: pb::ExplainRequest, envelope: RequestContext) -> Result<Query, ApiError> {
+/// Decodes and validates a request for reasons.
+pub fn explain_query(request: pb::ExplainRequest, context: RequestContext) -> Result<Query, ApiError> {
     let pb::ExplainRequest { request_id, user, item_ids, reasons_per_item, locale, bundle } =
         request;
-    let mut bounds = Validator::default();
-    let (user, history, _) = shopper(&mut bounds, user, envelope.now);
-    bounds.bytes("locale", &locale, LOCALE_BYTES_MAX);
-    distinct(&mut bounds, "item_ids", "", item_ids.iter().map(String::as_str));
+    let mut validator = Validator::default();
+    let (user, history, _) = shopper(&mut validator, user, context.now);
+    validator.bytes("locale", &locale, LOCALE_BYTES_MAX);
+    distinct(&mut validator, "item_ids", "", item_ids.iter().map(String::as_str));
     let bare = |item: String| Candidate { item: item.into(), prior_score: None, inline: None };
     let query = Query {
-        request_id: name(&mut bounds, request_id, envelope.request_id),
+        request_id: self::request_id(&mut validator, request_id, context.request_id),
         user,
         history,
         profile: None,
@@ -109,34 +109,16 @@ pub fn question(request: pb::ExplainRequest, envelope: RequestContext) -> Result
         candidates: item_ids.into_iter().map(bare).collect(),
         effort: Effort::Scored,
         explain: Explain::Cached,
-        reasons_per_item: reasons(&mut bounds, reasons_per_item),
+        reasons_per_item: self::reasons_per_item(&mut validator, reasons_per_item),
         criticality: Criticality::Default,
-        bundle: pinned(&mut bounds, bundle),
-        now: envelope.now,
-        deadline: envelope.deadline,
+        bundle: pinned_bundle(&mut validator, bundle),
+        now: context.now,
+        deadline: context.deadline,
     };
-    bounds.admit(query)
+    validator.finish(query)
 }
 
-/// Reasons as a response, in the order asked for.
-pub fn explained(
-    slip: &ResponseContext,
-    bundle: &Version,
-    reasons: Vec<(ItemId, Arc<[Reason]>)>,
-) -> pb::ExplainResponse {
-    let found: HashMap<ItemId, Arc<[Reason]>> = reasons.into_iter().collect();
-    let items = slip.items.iter().map(|item| pb::Explained {
-        item_id: item.to_string(),
-        reasons: found.get(item).into_iter().flat_map(|all| all.iter()).map(Into::into).collect(),
-    });
-    pb::ExplainResponse {
-        request_id: slip.request_id.to_string(),
-        items: items.collect(),
-        bundle: bundle.to_string(),
-    }
-}
-
-/// A piece of what a language model thinks, as a step of a climb.
+/// A piece of a thought, as a message of the stream.
 pub fn thought(piece: &str) -> pb::StreamRerankResponse {
     pb::StreamRerankResponse { thought: piece.to_owned(), ..Default::default() }
 }
@@ -144,7 +126,7 @@ pub fn thought(piece: &str) -> pb::StreamRerankResponse {
 // === impl ResponseContext ===
 
 impl ResponseContext {
-    /// Of a query that is about to climb.
+    /// What a response to this query will need.
     pub fn of(query: &Query) -> Self {
         Self {
             request_id: query.request_id.clone(),
@@ -153,7 +135,7 @@ impl ResponseContext {
         }
     }
 
-    /// An answer as a response.
+    /// Encodes an answer.
     pub fn response(&self, answer: Answer) -> pb::RerankResponse {
         let Answer { ranking, shortfalls, receipt, last: _ } = answer;
         let results = ranking.order.iter().take(self.top_n).zip(1..);
@@ -165,6 +147,24 @@ impl ResponseContext {
             bundle: ranking.version.to_string(),
             receipt: Some(receipt.into()),
             rationale: ranking.rationale.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// Encodes reasons, in the order in which the items were requested.
+    pub fn explanation(
+        &self,
+        bundle: &Version,
+        reasons: Vec<(ItemId, Arc<[Reason]>)>,
+    ) -> pb::ExplainResponse {
+        let found: HashMap<ItemId, Arc<[Reason]>> = reasons.into_iter().collect();
+        let items = self.items.iter().map(|item| pb::Explained {
+            item_id: item.to_string(),
+            reasons: found.get(item).into_iter().flat_map(|all| all.iter()).map(Into::into).collect(),
+        });
+        pb::ExplainResponse {
+            request_id: self.request_id.to_string(),
+            items: items.collect(),
+            bundle: bundle.to_string(),
         }
     }
 
@@ -184,54 +184,54 @@ impl ResponseContext {
 
 // === Parts of a request ===
 
-fn name(bounds: &mut Validator, given: String, otherwise: Arc<str>) -> Arc<str> {
-    bounds.bytes("request_id", &given, ID_BYTES_MAX);
+fn request_id(validator: &mut Validator, given: String, otherwise: Arc<str>) -> Arc<str> {
+    validator.bytes("request_id", &given, ID_BYTES_MAX);
     if given.is_empty() { otherwise } else { given.into() }
 }
 
-fn pinned(bounds: &mut Validator, bundle: String) -> Option<Version> {
-    bounds.bytes("bundle", &bundle, ID_BYTES_MAX);
+fn pinned_bundle(validator: &mut Validator, bundle: String) -> Option<Version> {
+    validator.bytes("bundle", &bundle, ID_BYTES_MAX);
     (!bundle.is_empty()).then(|| bundle.into())
 }
 
-fn reasons(bounds: &mut Validator, per_item: u32) -> usize {
-    bounds.at_most("reasons_per_item", per_item as usize, REASONS_PER_ITEM_MAX);
+fn reasons_per_item(validator: &mut Validator, per_item: u32) -> usize {
+    validator.at_most("reasons_per_item", per_item as usize, REASONS_PER_ITEM_MAX);
     if per_item == 0 { REASONS_PER_ITEM_DEFAULT } else { per_item as usize }
 }
 
 fn shopper(
-    bounds: &mut Validator,
+    validator: &mut Validator,
     user: Option<pb::User>,
     now: Timestamp,
 ) -> (UserId, Option<Vec<Event>>, Option<Arc<str>>) {
     let pb::User { user_id, history, profile } = user.unwrap_or_default();
-    bounds.id("user.user_id", &user_id);
-    bounds.bytes("user.profile", &profile, QUERY_BYTES_MAX);
-    bounds.count("user.history", history.len(), HISTORY_MAX);
+    validator.id("user.user_id", &user_id);
+    validator.bytes("user.profile", &profile, QUERY_BYTES_MAX);
+    validator.count("user.history", history.len(), HISTORY_MAX);
     let mut events: Vec<_> = history
         .into_iter()
         .take(HISTORY_MAX)
         .enumerate()
-        .map(|(i, event)| self::event(bounds, i, event, now))
+        .map(|(i, event)| self::event(validator, i, event, now))
         .collect();
     events.sort_by_key(|event| event.time);
     let profile = (!profile.is_empty()).then(|| profile.into());
     (user_id.into(), (!events.is_empty()).then_some(events), profile)
 }
 
-fn event(bounds: &mut Validator, i: usize, event: pb::Event, now: Timestamp) -> Event {
+fn event(validator: &mut Validator, i: usize, event: pb::Event, now: Timestamp) -> Event {
     let pb::Event { item_id, time, kind } = event;
-    bounds.id(format_args!("user.history[{i}].item_id"), &item_id);
+    validator.id(format_args!("user.history[{i}].item_id"), &item_id);
     let field = format_args!("user.history[{i}].time");
     let time = time.map(|time| time.seconds);
     match time {
-        None => bounds.refuse(field, "is missing, but required"),
+        None => validator.reject(field, "is missing, but required"),
         Some(time) if time < TIME_MIN => {
-            bounds.refuse(field, format_args!("is {time} s, before the year 1"));
+            validator.reject(field, format_args!("is {time} s, before the year 1"));
         }
         Some(time) if time > now.saturating_add(CLOCK_SKEW_S_MAX) => {
             let ahead = time.saturating_sub(now);
-            bounds.refuse(
+            validator.reject(
                 field,
                 format_args!("is {ahead} s in the future; the limit is {CLOCK_SKEW_S_MAX}"),
             );
@@ -239,10 +239,10 @@ fn event(bounds: &mut Validator, i: usize, event: pb::Event, now: Timestamp) -> 
         Some(_) => {}
     }
     let field = format_args!("user.history[{i}].kind");
-    let kind = match bounds.named::<pb::EventKind>(field, kind) {
-        // An unknown number was refused already.
+    let kind = match validator.enum_value::<pb::EventKind>(field, kind) {
+        // An unknown number was rejected already.
         pb::EventKind::Unspecified if kind == 0 => {
-            bounds.refuse(field, "is missing, but required");
+            validator.reject(field, "is missing, but required");
             EventKind::Click
         }
         pb::EventKind::Unspecified | pb::EventKind::Click => EventKind::Click,
@@ -254,72 +254,72 @@ fn event(bounds: &mut Validator, i: usize, event: pb::Event, now: Timestamp) -> 
     Event { item: item_id.into(), time: time.unwrap_or_default(), kind }
 }
 
-fn slate(bounds: &mut Validator, candidates: Vec<pb::Candidate>) -> Vec<Candidate> {
+fn candidates(validator: &mut Validator, candidates: Vec<pb::Candidate>) -> Vec<Candidate> {
     let ids = candidates.iter().map(|candidate| candidate.item_id.as_str());
-    distinct(bounds, "candidates", ".item_id", ids);
+    distinct(validator, "candidates", ".item_id", ids);
     candidates
         .into_iter()
         .take(CANDIDATES_MAX)
         .enumerate()
         .map(|(i, candidate)| {
             let pb::Candidate { item_id, prior_score, item } = candidate;
-            bounds.finite(format_args!("candidates[{i}].prior_score"), prior_score);
-            let inline = item.map(|item| text(bounds, i, item));
+            validator.finite(format_args!("candidates[{i}].prior_score"), prior_score);
+            let inline = item.map(|item| item_text(validator, i, item));
             Candidate { item: item_id.into(), prior_score, inline }
         })
         .collect()
 }
 
-/// Ids of a list of things to rank: some, not too many, none twice.
+/// Checks that a list of ids is not empty, not too long, and without duplicates.
 fn distinct<'a>(
-    bounds: &mut Validator,
+    validator: &mut Validator,
     list: &str,
     field: &str,
     ids: impl ExactSizeIterator<Item = &'a str>,
 ) {
     let count = ids.len();
     if count == 0 {
-        bounds.refuse(list, format_args!("is empty; 1 to {CANDIDATES_MAX} are allowed"));
+        validator.reject(list, format_args!("is empty; 1 to {CANDIDATES_MAX} are allowed"));
     }
-    bounds.count(list, count, CANDIDATES_MAX);
+    validator.count(list, count, CANDIDATES_MAX);
     let mut first = HashMap::with_capacity(count.min(CANDIDATES_MAX));
     for (i, id) in ids.take(CANDIDATES_MAX).enumerate() {
-        bounds.id(format_args!("{list}[{i}]{field}"), id);
+        validator.id(format_args!("{list}[{i}]{field}"), id);
         match first.entry(id) {
             Entry::Vacant(free) => {
                 free.insert(i);
             }
             Entry::Occupied(taken) if !id.is_empty() => {
                 let field = format_args!("{list}[{i}]{field}");
-                bounds.refuse(field, format_args!("is the same as {list}[{}]", taken.get()));
+                validator.reject(field, format_args!("is the same as {list}[{}]", taken.get()));
             }
             Entry::Occupied(_) => {}
         }
     }
 }
 
-fn text(bounds: &mut Validator, i: usize, item: pb::Item) -> ItemText {
+fn item_text(validator: &mut Validator, i: usize, item: pb::Item) -> ItemText {
     let pb::Item { title, category, attributes } = item;
-    bounds.bytes(format_args!("candidates[{i}].item.title"), &title, TITLE_BYTES_MAX);
-    bounds.bytes(format_args!("candidates[{i}].item.category"), &category, TITLE_BYTES_MAX);
+    validator.bytes(format_args!("candidates[{i}].item.title"), &title, TITLE_BYTES_MAX);
+    validator.bytes(format_args!("candidates[{i}].item.category"), &category, TITLE_BYTES_MAX);
     let field = format_args!("candidates[{i}].item.attributes");
-    pairs(bounds, field, &attributes, ATTRIBUTES_MAX, ATTRIBUTE_BYTES_MAX);
+    pairs(validator, field, &attributes, ATTRIBUTES_MAX, ATTRIBUTE_BYTES_MAX);
     ItemText { title, category, attributes: attributes.into_iter().collect() }
 }
 
 fn pairs<'a>(
-    bounds: &mut Validator,
+    validator: &mut Validator,
     field: impl Display,
     pairs: impl IntoIterator<Item = (&'a String, &'a String), IntoIter: ExactSizeIterator>,
     count_max: usize,
     bytes_max: usize,
 ) {
     let pairs = pairs.into_iter();
-    bounds.count(&field, pairs.len(), count_max);
+    validator.count(&field, pairs.len(), count_max);
     for (name, value) in pairs.take(count_max) {
-        bounds.bytes(format_args!("{field} (a name)"), name, bytes_max);
+        validator.bytes(format_args!("{field} (a name)"), name, bytes_max);
         if name.len() <= bytes_max {
-            bounds.bytes(format_args!("{field}[{name:?}]"), value, bytes_max);
+            validator.bytes(format_args!("{field}[{name:?}]"), value, bytes_max);
         }
     }
 }

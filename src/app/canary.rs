@@ -1,4 +1,4 @@
-//! Does it still answer as it should?
+//! Does the ladder still answer?
 
 use crate::bundle::GoldenRequest;
 use crate::domain::{Candidate, Criticality, Deadline, Effort, Explain, Query};
@@ -9,21 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a canary may take.
+/// How long a canary request may take.
 pub(super) const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
-/// What is said of one that takes longer.
-pub(super) const LATE: &str = "a canary slate did not reach the top in time";
+/// Reported if a canary request takes longer.
+pub(super) const CANARY_LATE: &str = "a canary request did not reach the top rung in time";
 
-/// Sends a slate through every rung that is switched on, and says why it did not come back from the
-/// top one, if it did not.
+/// Sends a request up the ladder. The error says why it did not reach the top rung.
 pub type Canary = Arc<dyn Fn() -> BoxFuture<'static, Result<(), &'static str>> + Send + Sync>;
 
-/// Sends a golden request through the whole of the ladder that is live then.
-pub(super) fn canary(live: Arc<LiveLadder>) -> Canary {
-    Arc::new(move || comes_back(live.ladder()).boxed())
+/// A canary that sends a golden request through the ladder that is live at that moment.
+pub(super) fn golden_canary(live: Arc<LiveLadder>) -> Canary {
+    Arc::new(move || reaches_top(live.ladder()).boxed())
 }
 
-async fn comes_back(ladder: Arc<Ladder>) -> Result<(), &'static str> {
+async fn reaches_top(ladder: Arc<Ladder>) -> Result<(), &'static str> {
     if let Some(why) = ladder.unhealthy() {
         return Err(why);
     }
@@ -32,14 +31,14 @@ async fn comes_back(ladder: Arc<Ladder>) -> Result<(), &'static str> {
     let climb = ladder.climb(query(golden));
     let last = climb.fold(None, |_, update| async { Some(update) }).await;
     match last {
-        Some(Update::Answer(answer)) if is_broken(&answer) => Err("a rung is out of order"),
+        Some(Update::Answer(answer)) if is_broken(&answer) => Err("a rung is broken"),
         Some(Update::Answer(answer)) if answer.ranking.quality == top => Ok(()),
-        _ => Err(LATE),
+        _ => Err(CANARY_LATE),
     }
 }
 
-/// Whether a rung is out of order for good. One whose language model is still to be loaded is
-/// merely missing: that was planned, and is no reason to send nobody here.
+/// Whether a rung is broken. A rung whose language model is still being loaded is only missing: the server stays
+/// ready, because that is part of a planned swap.
 fn is_broken(answer: &Answer) -> bool {
     answer.shortfalls.iter().any(|(_, why)| *why == Shortfall::Broken)
 }
@@ -72,9 +71,9 @@ mod tests {
     use crate::telemetry::Metrics;
 
     /// A rung that answers, or is unhealthy for good.
-    struct Stub(Quality, Option<&'static str>);
+    struct StubRung(Quality, Option<&'static str>);
 
-    impl Rung for Stub {
+    impl Rung for StubRung {
         fn quality(&self) -> Quality {
             self.0
         }
@@ -97,8 +96,8 @@ mod tests {
 
     async fn canary_of(unhealthy: Option<&'static str>) -> Result<(), &'static str> {
         let rungs: Vec<Arc<dyn Rung>> = vec![
-            Arc::new(Stub(Quality::Scored, None)),
-            Arc::new(Stub(Quality::Weighed, unhealthy)),
+            Arc::new(StubRung(Quality::Scored, None)),
+            Arc::new(StubRung(Quality::Weighed, unhealthy)),
         ];
         let golden = GoldenRequest {
             user: "u".into(),
@@ -106,11 +105,11 @@ mod tests {
             ..GoldenRequest::default()
         };
         let ladder = Ladder::new(rungs, "one".into(), Arc::new(Metrics::new()));
-        comes_back(Arc::new(ladder.with_golden(Some(golden)))).await
+        reaches_top(Arc::new(ladder.with_golden(Some(golden)))).await
     }
 
     #[tokio::test]
-    async fn what_ails_a_rung_is_told_in_words() {
+    async fn an_unhealthy_rung_says_why() {
         assert_eq!(canary_of(None).await, Ok(()));
         assert_eq!(canary_of(Some("it is gone")).await, Err("it is gone"));
     }

@@ -1,4 +1,4 @@
-//! What an operator tells a running process.
+//! The signals that a running server acts on.
 
 use crate::rank::{LiveLadder, SwapError};
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hang-ups (SIGHUP). From the moment that this exists, they no longer end the process.
+/// A stream of SIGHUP. While this exists, SIGHUP does not end the process.
 #[derive(Debug)]
 pub struct HangupSignals {
     #[cfg(unix)]
@@ -15,7 +15,7 @@ pub struct HangupSignals {
 }
 
 impl HangupSignals {
-    /// Begins to listen.
+    /// Installs the signal handler.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             #[cfg(unix)]
@@ -23,14 +23,13 @@ impl HangupSignals {
         })
     }
 
-    /// At each hang-up, opens the bundle in `dir` again and swaps it in. Those that come while a
-    /// swap is carried out count as one.
-    pub async fn swap(mut self, live: Arc<LiveLadder>, dir: PathBuf) {
+    /// At each SIGHUP, opens the bundle in `dir` again and swaps it in. Signals that arrive during a swap count as one.
+    pub async fn swap_bundles(mut self, live: Arc<LiveLadder>, dir: PathBuf) {
         while self.next().await {
-            tracing::info!(dir = %dir.display(), "told to open the bundle again");
-            // What came of a swap that was carried out has been logged.
+            tracing::info!(dir = %dir.display(), "SIGHUP: opening the bundle again");
+            // The swap logs its own outcome. These errors mean that it was not begun.
             if let Err(error @ (SwapError::Busy | SwapError::Gone)) = live.swap(&dir).await {
-                tracing::error!(%error, "nothing is swapped");
+                tracing::error!(%error, "the swap was not begun");
             }
         }
     }
@@ -46,7 +45,7 @@ impl HangupSignals {
     }
 }
 
-/// Completes when the operator wants the process to end: Ctrl-C, or SIGTERM.
+/// Completes at Ctrl-C or SIGTERM.
 pub async fn shutdown_signal() -> io::Result<()> {
     #[cfg(unix)]
     {

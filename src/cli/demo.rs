@@ -1,13 +1,12 @@
 //! `demo`: see it work.
 
-use super::serve::runtime;
+use super::serve::{ConfigArgs, runtime};
 use crate::api::pb::rerank_service_client::RerankServiceClient;
 use crate::api::pb::{
     Explain, Quality, RerankRequest, RerankResponse, Source, StreamRerankRequest,
 };
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
-use crate::config::Config;
 use crate::scorer::OpenedScorer;
 use anyhow::Context as _;
 use clap::Args;
@@ -16,8 +15,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
+use toml::Table;
 use tonic::transport::Channel;
 
+/// Where the demo listens, if nothing else is configured.
+const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
 /// Requests that the demo sends itself.
 const SHOWN: usize = 4;
 /// Places of the order before that are shown.
@@ -33,13 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Serves the demo bundle and shows what it does.
 #[derive(Args, Debug)]
 pub struct Demo {
-    /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// The bundle.
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address to listen on; overrides the configuration, whose default is 127.0.0.1:8080 here.
     #[arg(long)]
-    bundle: Option<PathBuf>,
-    /// Stops after showing, instead of going on serving.
+    listen: Option<SocketAddr>,
+    /// Exit after the requests, instead of serving on.
     #[arg(long)]
     once: bool,
 }
@@ -50,10 +51,9 @@ impl Demo {
     }
 
     async fn show(self) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let mut config = Config::default();
-        config.api.listen = self.listen;
-        config.bundle.path = self.bundle.unwrap_or_else(home);
+        let start = Instant::now();
+        let mut config = self.config.load_over(demo_defaults())?;
+        config.api.listen = self.listen.unwrap_or(config.api.listen);
         let (mut services, opened) = app::open_services(&config).await?;
         let samples = samples(&config.bundle.path)?;
         services.samples = Some(serde_json::to_value(&samples)?);
@@ -75,7 +75,7 @@ impl Demo {
             let climb = climb(&mut client, sample).await?;
             tell(&mut out, &opened, sample, &climb)?;
             if number == 0 {
-                let since = begun.elapsed().as_secs_f64();
+                let since = start.elapsed().as_secs_f64();
                 writeln!(out, "  (the first answer came {since:.2} s after the start)")?;
             }
         }
@@ -96,8 +96,18 @@ impl Demo {
     }
 }
 
+/// The defaults that differ from those of `serve`: this machine only, and the demo bundle.
+fn demo_defaults() -> Table {
+    let section = |key: &str, value: String| Table::from_iter([(key.to_owned(), value.into())]);
+    let bundle = demo_bundle().display().to_string();
+    Table::from_iter([
+        ("api".to_owned(), section("listen", LISTEN_DEFAULT.to_owned()).into()),
+        ("bundle".to_owned(), section("path", bundle).into()),
+    ])
+}
+
 /// The demo bundle: below the working directory, or where this program was built.
-fn home() -> PathBuf {
+fn demo_bundle() -> PathBuf {
     let here = PathBuf::from("models/demo");
     if here.exists() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join(here) }
 }

@@ -8,13 +8,14 @@ use clap::Args;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use toml::Table;
 
 /// Serves a bundle over gRPC and HTTP.
 #[derive(Args, Debug)]
 pub struct Serve {
     #[command(flatten)]
-    source: Source,
-    /// Where to listen, whatever the configuration says.
+    config: ConfigArgs,
+    /// Address to listen on; overrides the configuration.
     #[arg(long)]
     listen: Option<SocketAddr>,
 }
@@ -23,40 +24,40 @@ pub struct Serve {
 #[derive(Args, Debug)]
 pub struct Check {
     #[command(flatten)]
-    source: Source,
+    config: ConfigArgs,
 }
 
 /// Where the configuration comes from.
 #[derive(Args, Debug)]
-struct Source {
-    /// A TOML file; without one, the defaults. Every key can be overridden by the environment, as
-    /// in `RAISONNE__API__LISTEN=127.0.0.1:9000`.
-    #[arg(long)]
+pub(super) struct ConfigArgs {
+    /// TOML file with the configuration; without one, every key has its default. Environment variables override each
+    /// key, as in `RAISONNE__API__LISTEN=127.0.0.1:9000`.
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The bundle to serve, whatever the configuration says.
-    #[arg(long)]
+    /// Bundle to serve; overrides the configuration.
+    #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
 }
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let mut config = self.source.read()?;
+        let mut config = self.config.load()?;
         config.api.listen = self.listen.unwrap_or(config.api.listen);
-        let people = std::io::stderr().is_terminal();
-        start_tracing(if people { TraceFormat::Human } else { TraceFormat::Json })?;
+        let terminal = std::io::stderr().is_terminal();
+        start_tracing(if terminal { TraceFormat::Human } else { TraceFormat::Json })?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
-            // First of all, so that one that comes early does not end the process.
+            // Installed first, so that an early SIGHUP does not end the process.
             let hangups = HangupSignals::listen()?;
             let (services, _) = app::open_services(&config).await?;
             let live = services.live.clone();
             let app = App::start(&config.api, services).await?;
-            tokio::spawn(hangups.swap(live, config.bundle.path.clone()));
+            tokio::spawn(hangups.swap_bundles(live, config.bundle.path.clone()));
             app::shutdown_signal().await?;
-            tracing::info!("told to stop: finishing what is in flight");
+            tracing::info!("stopping: finishing the requests in flight");
             Ok(app.stop().await?)
         });
-        // A bundle that is being opened just now must not hold up the end.
+        // A swap in progress must not delay the exit.
         runtime.shutdown_timeout(config.api.shutdown_grace.0);
         served
     }
@@ -64,13 +65,13 @@ impl Serve {
 
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let config = self.source.read()?;
+        let config = self.config.load()?;
         let (services, opened) = runtime()?.block_on(app::open_services(&config))?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "{config:#?}")?;
         writeln!(
             out,
-            "{} is whole, scores as it should, and reaches {}: {} items, {} users",
+            "{} is intact, reproduces its golden scores, and reaches the rung {}: {} items, {} users",
             opened.version,
             services.live.ladder().top().as_str(),
             opened.model.catalog.len(),
@@ -80,9 +81,14 @@ impl Check {
     }
 }
 
-impl Source {
-    fn read(&self) -> anyhow::Result<Config> {
-        let mut config = Config::load(self.config.as_deref())?;
+impl ConfigArgs {
+    fn load(&self) -> anyhow::Result<Config> {
+        self.load_over(Table::new())
+    }
+
+    /// The configuration, with other `defaults` for some keys.
+    pub(super) fn load_over(&self, defaults: Table) -> anyhow::Result<Config> {
+        let mut config = Config::load_over(defaults, self.config.as_deref())?;
         if let Some(bundle) = &self.bundle {
             config.bundle.path.clone_from(bundle);
         }
@@ -90,7 +96,7 @@ impl Source {
     }
 }
 
-/// The runtime of a server.
+/// The Tokio runtime of a server.
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")
 }

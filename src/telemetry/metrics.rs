@@ -254,9 +254,9 @@ impl Metrics {
         self.recorder.handle().render()
     }
 
-    /// Folds what was recorded into the buckets. Histograms keep every observation until then, so
-    /// a server that nobody scrapes must do this every few seconds.
-    pub fn fold(&self) {
+    /// Moves recorded observations into the buckets. Histograms keep each observation until then, so a server that
+    /// nobody scrapes must call this every few seconds.
+    pub fn run_upkeep(&self) {
         self.recorder.handle().run_upkeep();
     }
 }

@@ -6,6 +6,7 @@ pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::engine::ComputeDevice;
 use crate::nn::decoder::{DecoderConfig, RopeScaling};
 use crate::nn::{Ablation, rqvae};
+use crate::overlay;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -404,7 +405,8 @@ impl Recipe {
         for setting in overrides {
             let (key, value) =
                 setting.split_once('=').with_context(|| format!("{setting:?} is not KEY=VALUE"))?;
-            lay(&mut table, key, value)?;
+            let path: Vec<_> = key.split('.').collect();
+            overlay::set(&mut table, &path, value).with_context(|| format!("setting {key}"))?;
         }
         let mut recipe: Self =
             table.try_into().with_context(|| format!("reading the recipe {}", path.display()))?;
@@ -480,27 +482,4 @@ impl CompareRecipe {
     fn at_once() -> bool {
         true
     }
-}
-
-/// Puts a value at a dotted key: a TOML value, or else a string.
-fn lay(table: &mut toml::Table, key: &str, value: &str) -> anyhow::Result<()> {
-    let mut path = key.split('.');
-    let last = path.next_back().unwrap_or(key);
-    let mut table = table;
-    for step in path {
-        table = table
-            .entry(step)
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-            .as_table_mut()
-            .with_context(|| format!("{step} in {key} is not a section"))?;
-    }
-    let parsed = format!("value = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut parsed| parsed.remove("value"))
-        // A moment is written as a string.
-        .filter(|value| !value.is_datetime())
-        .unwrap_or_else(|| toml::Value::String(value.into()));
-    table.insert(last.into(), parsed);
-    Ok(())
 }

@@ -1,0 +1,101 @@
+//! Circles among the modules that share a parent.
+
+use crate::source_tree::SourceTree;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Who imports whom among the children of one module. A child stands for everything below it.
+///
+/// Imports between a module and what lies below it don't count: a module is built of its children, and they may use
+/// what it defines.
+#[derive(Debug, Default)]
+pub struct SiblingImports {
+    /// For each import from one child to another, a line that says which file makes it.
+    imports: BTreeMap<(String, String), String>,
+}
+
+impl SiblingImports {
+    /// Of the whole tree. The crate's own children are left out: the floors order those.
+    pub fn of(tree: &SourceTree) -> Self {
+        let mut imports = BTreeMap::new();
+        for module in tree.modules() {
+            for other in tree.imported_by(module) {
+                let shared = module.iter().zip(&other).take_while(|(a, b)| a == b).count();
+                if shared == 0 || shared == module.len() || shared == other.len() {
+                    continue;
+                }
+                let [from, to] = [module, &other].map(|path| path[..=shared].join("::"));
+                let line = format!("`{}` imports from `{}`", module.join("::"), other.join("::"));
+                imports.entry((from, to)).or_insert(line);
+            }
+        }
+        Self { imports }
+    }
+
+    /// Whether `to` leads back to `from`, so that an import from one to the other would close a circle.
+    pub fn closes_circle(&self, from: &str, to: &str) -> bool {
+        self.imports.contains_key(&(from.to_owned(), to.to_owned()))
+            && self.path(to, from).is_some()
+    }
+
+    /// The same imports without these.
+    pub fn without(mut self, exceptions: &[(&str, &str)]) -> Self {
+        self.imports.retain(|(from, to), _| !exceptions.contains(&(from, to)));
+        self
+    }
+
+    /// One shortest circle through each import that is part of one, as lines of text.
+    pub fn circles(&self) -> BTreeSet<String> {
+        let mut circles = BTreeMap::new();
+        for (from, to) in self.imports.keys() {
+            if let Some(back) = self.path(to, from) {
+                let round: Vec<_> = [vec![from.clone()], back].concat();
+                let lines = round
+                    .windows(2)
+                    .map(|pair| &*self.imports[&(pair[0].clone(), pair[1].clone())]);
+                let members: BTreeSet<_> = round.iter().cloned().collect();
+                circles.entry(members).or_insert_with(|| lines.collect::<Vec<_>>().join("\n    "));
+            }
+        }
+        circles.into_values().collect()
+    }
+
+    /// The shortest way from one child to another, both included.
+    fn path(&self, from: &str, to: &str) -> Option<Vec<String>> {
+        let mut ways = vec![vec![from.to_owned()]];
+        let mut seen = BTreeSet::from([from.to_owned()]);
+        while let Some(position) = ways.iter().position(|_| true) {
+            let way = ways.remove(position);
+            let last = way.last().cloned()?;
+            if last == to {
+                return Some(way);
+            }
+            for (_, next) in self.imports.keys().filter(|(from, _)| *from == last) {
+                if seen.insert(next.clone()) {
+                    ways.push([&way[..], &[next.clone()]].concat());
+                }
+            }
+        }
+        None
+    }
+}
+
+#[test]
+fn a_circle_is_found_and_told_from_a_parent() {
+    let tree = SourceTree::of([
+        ("lib.rs", ""),
+        ("shop/mod.rs", "mod shelf;\npub use shelf::Shelf;\npub struct Price;"),
+        ("shop/shelf.rs", "use super::Price;\nuse super::till::ring;\npub struct Shelf;"),
+        ("shop/till/mod.rs", "mod drawer;\npub use drawer::ring;"),
+        (
+            "shop/till/drawer.rs",
+            "use crate::shop::Shelf;\nuse super::super::Price;\npub fn ring() {}",
+        ),
+    ]);
+    let imports = SiblingImports::of(&tree);
+    let [circle] = &imports.circles().into_iter().collect::<Vec<_>>()[..] else { panic!() };
+    assert!(circle.contains("`shop::shelf` imports from `shop::till::drawer`"), "{circle}");
+    assert!(circle.contains("`shop::till::drawer` imports from `shop::shelf`"), "{circle}");
+    assert!(imports.closes_circle("shop::till", "shop::shelf"));
+    assert!(!imports.closes_circle("shop::shelf", "shop"));
+    assert!(imports.without(&[("shop::till", "shop::shelf")]).circles().is_empty());
+}
