@@ -1,4 +1,4 @@
-//! Items by id and by number: what each says about itself.
+//! The catalogue: items by id and by number.
 
 use super::SemanticIds;
 use crate::domain::{ItemId, ItemText};
@@ -6,14 +6,13 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The items of one bundle. An item's number is its place here; a category's and an attribute's
-/// number is its place in their tables.
+/// The items of one bundle. The number of an item, a category or an attribute is its index.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     items: Vec<CatalogItem>,
     numbers: FxHashMap<ItemId, u32>,
-    categories: Table<Arc<str>>,
-    attributes: Table<(Arc<str>, Arc<str>)>,
+    categories: Numbering<Arc<str>>,
+    attributes: Numbering<(Arc<str>, Arc<str>)>,
     /// The numbers of the items that have each attribute, ascending.
     holders: Vec<Vec<u32>>,
     semantic_ids: Option<SemanticIds>,
@@ -32,16 +31,14 @@ pub struct CatalogItem {
     pub attributes: Vec<u32>,
     /// Its price in the shop's currency, if known.
     pub price: Option<f32>,
-    /// The attribute that says what kind of thing it is, if one does: the first of those in
-    /// `KINDS`.
+    /// The number of its attribute that names the kind of product, if it has one: the first of `KINDS`.
     pub kind: Option<u32>,
 }
 
-/// The names of attributes that say what kind of thing an item is: the one that shops give, and
-/// the one that is mined from titles.
+/// Names of attributes that name the kind of product: the shop's own, and the one mined from titles.
 const KINDS: [&str; 2] = ["product_type", "type"];
 
-/// One item as it lies in a bundle: a line of JSON.
+/// A line of `catalog.jsonl.zst`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CatalogRow {
     /// Its id.
@@ -56,9 +53,9 @@ pub struct CatalogRow {
     pub price: Option<f32>,
 }
 
-/// Values by number, and numbers by value.
+/// Numbers distinct values from 0, in the order in which they come.
 #[derive(Clone, Debug)]
-struct Table<T> {
+struct Numbering<T> {
     values: Vec<T>,
     numbers: FxHashMap<T, u32>,
 }
@@ -66,7 +63,7 @@ struct Table<T> {
 // === impl Catalog ===
 
 impl Catalog {
-    /// A catalogue of these items, numbered in this order.
+    /// A catalogue of these items, numbered in their order.
     pub fn new(rows: impl IntoIterator<Item = CatalogRow>) -> Self {
         let mut catalog = Self::default();
         for row in rows {
@@ -84,7 +81,7 @@ impl Catalog {
                 id: row.id.into(),
                 title: row.title.into(),
                 category,
-                kind: kind.map(|place| attributes[place]),
+                kind: kind.map(|index| attributes[index]),
                 attributes,
                 price: row.price,
             };
@@ -102,7 +99,7 @@ impl Catalog {
         catalog
     }
 
-    /// The items as they lie in a bundle, in the order of their numbers.
+    /// The lines of `catalog.jsonl.zst`, in the order of the items' numbers.
     pub fn rows(&self) -> impl Iterator<Item = CatalogRow> + '_ {
         self.items.iter().map(|item| CatalogRow {
             id: item.id.as_str().into(),
@@ -126,12 +123,12 @@ impl Catalog {
         self.items.is_empty()
     }
 
-    /// The number of an item.
+    /// The number of the item with this id.
     pub fn number(&self, id: &ItemId) -> Option<u32> {
         self.numbers.get(id).copied()
     }
 
-    /// The item of this number, which must be one of ours.
+    /// The item of this number. Panics if there is none.
     pub fn item(&self, number: u32) -> &CatalogItem {
         &self.items[number as usize]
     }
@@ -141,13 +138,13 @@ impl Catalog {
         &self.items
     }
 
-    /// The same items with these ids, one for each.
+    /// The catalogue with these semantic ids. Panics unless there is one for each item.
     pub fn with_semantic_ids(self, ids: Option<SemanticIds>) -> Self {
         assert!(ids.as_ref().is_none_or(|ids| ids.len() == self.len()), "one id for each item");
         Self { semantic_ids: ids, ..self }
     }
 
-    /// The items' semantic ids, if they were given some.
+    /// The items' semantic ids, if there are any.
     pub fn semantic_ids(&self) -> Option<&SemanticIds> {
         self.semantic_ids.as_ref()
     }
@@ -178,13 +175,13 @@ impl Catalog {
         self.attributes.numbers.get(&(name.into(), value.into())).copied()
     }
 
-    /// How many attributes there are: pairs of a name and a value.
+    /// How many distinct attributes there are: pairs of a name and a value.
     pub fn attributes_len(&self) -> usize {
         self.attributes.values.len()
     }
 
-    /// The items that have an attribute, ascending. With [`CatalogItem::attributes`], both ways
-    /// through the graph of items and attributes.
+    /// The numbers of the items that have an attribute, ascending. [`CatalogItem::attributes`] is the
+    /// other direction of this graph.
     pub fn items_with(&self, attribute: u32) -> &[u32] {
         &self.holders[attribute as usize]
     }
@@ -197,7 +194,7 @@ impl Catalog {
         item.attributes.iter().map(|&number| self.attribute(number))
     }
 
-    /// What the text encoder reads of an item.
+    /// The text of an item, as the text encoder reads it.
     pub fn text(&self, number: u32) -> String {
         let item = self.item(number);
         let values = self.attributes_of(item).map(|(_, value)| &**value);
@@ -205,8 +202,7 @@ impl Catalog {
     }
 }
 
-/// What the text encoder reads of an item that only comes inline: the same words in the same
-/// order as for one of the catalogue's.
+/// The text of an item that comes inline, in the form of [`Catalog::text`].
 pub fn inline_text(item: &ItemText) -> String {
     let values = item.attributes.iter().map(|(_, value)| value.as_str());
     describe(&item.title, &item.category, values)
@@ -221,15 +217,15 @@ fn describe<'a>(title: &str, category: &'a str, values: impl Iterator<Item = &'a
     text
 }
 
-// === impl Table ===
+// === impl Numbering ===
 
-impl<T> Default for Table<T> {
+impl<T> Default for Numbering<T> {
     fn default() -> Self {
         Self { values: Vec::new(), numbers: FxHashMap::default() }
     }
 }
 
-impl<T: Clone + Eq + std::hash::Hash> Table<T> {
+impl<T: Clone + Eq + std::hash::Hash> Numbering<T> {
     fn number_of(&mut self, value: T) -> u32 {
         let next = self.values.len() as u32;
         *self.numbers.entry(value).or_insert_with_key(|value| {

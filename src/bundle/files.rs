@@ -1,4 +1,4 @@
-//! Parts as files.
+//! Reading and writing the parts of a bundle.
 
 use super::{
     Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, HistoryEvent,
@@ -12,26 +12,27 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The level that card texts are compressed with.
+/// The zstd level of the catalogue and the cards.
 const ZSTD_LEVEL: i32 = 15;
 
 /// An opened bundle: verified, and read only.
 #[derive(Debug)]
 pub struct Bundle {
-    /// Where it lies.
+    /// Its folder.
     pub dir: PathBuf,
-    /// What it holds.
+    /// Its manifest.
     pub manifest: Manifest,
     /// Its items.
     pub catalog: Catalog,
-    /// What it knows about users and items.
+    /// Its cards of users and items.
     pub cards: Cards,
-    /// Requests with the scores that they must get.
+    /// Its golden requests.
     pub golden: Vec<GoldenRequest>,
 }
 
@@ -40,16 +41,16 @@ pub struct Bundle {
 pub struct GoldenRequest {
     /// The user, whose card is in the bundle.
     pub user: String,
-    /// When the request came.
+    /// The time of the request.
     pub now: Timestamp,
     /// The slate, in the order given.
     pub items: Vec<String>,
     /// The scorer's logits, in that order.
     pub scores: Vec<f32>,
-    /// The Rechead's, in that order, where there is one.
+    /// The Rechead's scores, in that order; empty without a Rechead.
     #[serde(default)]
     pub rechead: Vec<f32>,
-    /// The language model's, in that order, where it has a rung.
+    /// The language model's logits, in that order; empty without the weighed rung.
     #[serde(default)]
     pub weighed: Vec<f32>,
 }
@@ -57,8 +58,8 @@ pub struct GoldenRequest {
 // === impl Bundle ===
 
 impl Bundle {
-    /// Opens the bundle in `dir`: reads the manifest, checks every file against it, reads the
-    /// tables.
+    /// Opens the bundle in `dir`: reads the manifest, checks every file against it, and reads the
+    /// catalogue, the cards and the golden requests.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
         let manifest = Manifest::read(dir)?;
         manifest.verify(dir)?;
@@ -75,7 +76,7 @@ impl Bundle {
     }
 }
 
-/// Reads the catalogue in `dir`, and its items' semantic ids if there are any.
+/// Reads the catalogue in `dir`, with its items' semantic ids if there are any.
 pub fn read_catalog(dir: &Path) -> Result<Catalog, BundleError> {
     let catalog = Catalog::new(read_lines::<CatalogRow>(dir, Part::Catalog)?);
     let ids = SemanticIds::read(dir, catalog.len())?;
@@ -94,22 +95,23 @@ pub fn write_golden(dir: &Path, golden: &[GoldenRequest]) -> Result<(), BundleEr
     fs::write(&path, text).map_err(|source| BundleError::Io { path, source })
 }
 
-/// Writes cards into `dir`: their words, and their vectors in half precision.
+/// Writes cards into `dir`: their texts, and their vectors in half precision.
 pub fn write_cards(dir: &Path, cards: &Cards) -> Result<(), BundleError> {
-    let rows = cards.items.iter().map(ItemRow::of);
+    let rows = cards.items.iter().map(ItemCardRow::of);
     write_lines(dir, Part::ItemCards, rows)?;
     let users: BTreeMap<&str, &UserCard> =
         cards.users.iter().map(|(user, card)| (user.as_str(), &**card)).collect();
-    write_lines(dir, Part::UserCards, users.iter().map(|(user, card)| UserRow::of(user, card)))?;
+    write_lines(dir, Part::UserCards, users.iter().map(|(user, card)| UserCardRow::of(user, card)))?;
     let patterns: Vec<f32> = users.values().flat_map(|card| card.vector.iter().copied()).collect();
-    let heads: Vec<f32> = users.values().flat_map(|card| card.head.iter().copied()).collect();
-    write_vectors(dir, cards, &patterns, &heads)
+    let rechead: Vec<f32> = users.values().flat_map(|card| card.rechead_vector.iter().copied()).collect();
+    write_vectors(dir, cards, &patterns, &rechead)
 }
 
 // === cards as rows ===
 
+/// A line of `item_cards.jsonl.zst`.
 #[derive(Serialize, Deserialize)]
-struct ItemRow {
+struct ItemCardRow {
     sales: u32,
     recent: u32,
     buyers: u32,
@@ -120,10 +122,11 @@ struct ItemRow {
     reasons: Vec<ReasonRow>,
 }
 
+/// A reason of an item's line.
 #[derive(Serialize, Deserialize)]
 struct ReasonRow {
     text: String,
-    /// Whether a language model wrote it.
+    /// Whether a language model chose it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     cached: bool,
     kind: String,
@@ -140,18 +143,19 @@ struct ReasonRow {
     supporters: Vec<String>,
 }
 
+/// A line of `user_cards.jsonl.zst`.
 #[derive(Serialize, Deserialize)]
-struct UserRow {
+struct UserCardRow {
     user: String,
     pattern: String,
-    /// (item, time, kind) by number, oldest first.
+    /// (number of the item, time, index in [`EventKind::ALL`]), oldest first.
     history: Vec<(u32, Timestamp, u8)>,
-    /// The number of the item that they are expected to want.
+    /// The number of the item that a language model predicts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expects: Option<u32>,
 }
 
-impl ItemRow {
+impl ItemCardRow {
     fn of(card: &ItemCard) -> Self {
         let stats = card.stats.clone();
         Self {
@@ -166,7 +170,7 @@ impl ItemRow {
         }
     }
 
-    fn card(self, catalog: &Catalog, first_reason: u32) -> Option<ItemCard> {
+    fn card(self, catalog: &Catalog, first_reason: u32) -> Result<ItemCard, FieldError> {
         let stats = ItemStats {
             sales: self.sales,
             sales_recent: self.recent,
@@ -177,14 +181,13 @@ impl ItemRow {
             price_rank: self.rank,
         };
         let reasons =
-            self.reasons.into_iter().map(|row| row.reason(catalog)).collect::<Option<_>>()?;
-        Some(ItemCard { stats, reasons, first_reason })
+            self.reasons.into_iter().map(|row| row.reason(catalog)).collect::<Result<_, _>>()?;
+        Ok(ItemCard { stats, reasons, first_reason })
     }
 }
 
 impl ReasonRow {
-    /// A card's reason rests on one piece of evidence; a language model's may rest on more, and
-    /// will bring its own row.
+    /// The row of a reason, which rests on one piece of evidence.
     fn of(reason: &CardReason) -> Self {
         let evidence = &reason.evidence[0];
         Self {
@@ -201,13 +204,22 @@ impl ReasonRow {
         }
     }
 
-    fn reason(self, catalog: &Catalog) -> Option<CardReason> {
-        let kind = EvidenceKind::parse(&self.kind)?;
+    fn reason(self, catalog: &Catalog) -> Result<CardReason, FieldError> {
+        let wrong = |field, found: &str, expected| FieldError::new(field, found, expected);
+        let kind = EvidenceKind::parse(&self.kind);
+        let kind = kind.ok_or_else(|| wrong("kind", &self.kind, "a kind of evidence"))?;
         let item = self.item.map(crate::domain::ItemId::from);
         let backing = match (kind, &item) {
-            (EvidenceKind::CoPurchase, Some(item)) => Backing::Item(catalog.number(item)?),
+            (EvidenceKind::CoPurchase, Some(item)) => {
+                let number = catalog.number(item);
+                let expected = "the id of an item of the catalogue";
+                Backing::Item(number.ok_or_else(|| wrong("item", item.as_str(), expected))?)
+            }
             (EvidenceKind::Attribute, _) => {
-                Backing::Attribute(catalog.attribute_number(&self.attribute, &self.value)?)
+                let number = catalog.attribute_number(&self.attribute, &self.value);
+                let found = || format!("{}={}", self.attribute, self.value);
+                let expected = "an attribute of the catalogue";
+                Backing::Attribute(number.ok_or_else(|| wrong("attribute", &found(), expected))?)
             }
             _ => Backing::Nothing,
         };
@@ -219,7 +231,7 @@ impl ReasonRow {
             count: self.count,
             of: self.of,
         };
-        Some(CardReason {
+        Ok(CardReason {
             text: self.text.into(),
             source: if self.cached { ReasonSource::Cached } else { ReasonSource::Evidence },
             evidence: Arc::new([evidence]),
@@ -230,9 +242,10 @@ impl ReasonRow {
     }
 }
 
-impl UserRow {
+impl UserCardRow {
     fn of(user: &str, card: &UserCard) -> Self {
-        let history = card.history.iter().map(|past| (past.item, past.time, past.kind as u8));
+        let history = card.history.iter();
+        let history = history.map(|event| (event.item, event.time, event.kind as u8));
         Self {
             user: user.into(),
             pattern: card.pattern.to_string(),
@@ -241,16 +254,50 @@ impl UserRow {
         }
     }
 
-    fn card(self, vector: &[f32], head: &[f32], items: usize) -> Option<(UserId, Arc<UserCard>)> {
-        let past = |(item, time, kind): (u32, Timestamp, u8)| {
-            let kind = *EventKind::ALL.get(usize::from(kind))?;
-            ((item as usize) < items).then_some(HistoryEvent { item, time, kind })
+    /// The card of a user in a shop of so many items, with its vectors by the text encoder and the
+    /// Rechead.
+    fn card(
+        self,
+        vector: &[f32],
+        rechead_vector: &[f32],
+        items: usize,
+    ) -> Result<(UserId, Arc<UserCard>), FieldError> {
+        let event = |(item, time, kind): (u32, Timestamp, u8)| {
+            if item as usize >= items {
+                let expected = format!("the number of one of {items} items");
+                return Err(FieldError::new("history.item", &item.to_string(), &expected));
+            }
+            let kind = EventKind::ALL.get(usize::from(kind)).copied().ok_or_else(|| {
+                let expected = format!("below {}", EventKind::ALL.len());
+                FieldError::new("history.kind", &kind.to_string(), &expected)
+            })?;
+            Ok(HistoryEvent { item, time, kind })
         };
-        let history = self.history.into_iter().map(past).collect::<Option<_>>()?;
+        let history = self.history.into_iter().map(event).collect::<Result<_, _>>()?;
         let expects = self.expects.filter(|item| (*item as usize) < items);
-        let (pattern, vector, head) = (self.pattern.into(), vector.to_vec(), head.to_vec());
-        let card = UserCard { pattern, vector, history, expects, head };
-        Some((self.user.into(), Arc::new(card)))
+        let (vector, rechead_vector) = (vector.to_vec(), rechead_vector.to_vec());
+        let pattern = self.pattern.into();
+        let card = UserCard { pattern, vector, history, expects, rechead_vector };
+        Ok((self.user.into(), Arc::new(card)))
+    }
+}
+
+/// A field of a row that has a value that it must not have.
+struct FieldError {
+    field: &'static str,
+    found: String,
+    expected: String,
+}
+
+impl FieldError {
+    fn new(field: &'static str, found: &str, expected: &str) -> Self {
+        Self { field, found: format!("{found:?}"), expected: expected.into() }
+    }
+
+    /// The same error, of this line of this part.
+    fn at(self, part: Part, line: usize) -> BundleError {
+        let file = format!("{}:{line}", part.file());
+        BundleError::field(&file, self.field, self.found, self.expected)
     }
 }
 
@@ -263,47 +310,53 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
         .map_err(|error| wrong(Part::CardVectors, &error.to_string()))?;
     let (_, metadata) = SafeTensors::read_metadata(&vectors)
         .map_err(|error| wrong(Part::CardVectors, &error.to_string()))?;
-    let as_of = metadata.metadata().as_ref().and_then(|meta| meta.get("as_of")?.parse().ok());
-    let as_of = as_of.ok_or_else(|| wrong(Part::CardVectors, "it lacks the as-of time"))?;
+    let as_of = metadata.metadata().as_ref().and_then(|metadata| metadata.get("as_of"));
+    let found = as_of.map_or("missing".to_owned(), |as_of| format!("{as_of:?}"));
+    let as_of = as_of
+        .and_then(|as_of| as_of.parse().ok())
+        .ok_or_else(|| wrong_tensor("as_of", found, "a time in Unix seconds"))?;
     let mut first_reason = 0;
     let mut items = Vec::with_capacity(catalog.len());
-    for row in read_lines::<ItemRow>(dir, Part::ItemCards)? {
+    for (row, line) in read_lines::<ItemCardRow>(dir, Part::ItemCards)?.into_iter().zip(1..) {
         let card = row.card(catalog, first_reason);
-        let card =
-            card.ok_or_else(|| wrong(Part::ItemCards, "a reason cites what is not there"))?;
+        let card = card.map_err(|error| error.at(Part::ItemCards, line))?;
         first_reason += card.reasons.len() as u32;
         items.push(card);
     }
-    let rows = read_lines::<UserRow>(dir, Part::UserCards)?;
+    let rows = read_lines::<UserCardRow>(dir, Part::UserCards)?;
     let [item_vectors, reason_vectors, patterns] =
         [("items", items.len()), ("reasons", first_reason as usize), ("patterns", rows.len())]
             .map(|(name, rows)| read_vectors(&tensors, name, rows));
     let (item_vectors, reason_vectors, patterns) = (item_vectors?, reason_vectors?, patterns?);
-    let [partners, companions] = TIES.map(|ties| read_ties(&tensors, ties, items.len()));
+    let [partners, companions] =
+        NEIGHBOURS.map(|names| read_neighbours(&tensors, names, items.len()));
     let (partners, companions) = (partners?, companions?);
     if items.len() != catalog.len() {
-        return Err(wrong(Part::ItemCards, "there is not one card per item of the catalogue"));
+        let (found, expected) = (items.len(), format!("one for each of {} items", catalog.len()));
+        return Err(BundleError::field(Part::ItemCards.file(), "lines", found, expected));
     }
-    let (rechead_vectors, heads): (Arc<[f32]>, _) = match tensors.tensor(HEADS[0]) {
+    let [of_items, of_users] = RECHEAD_TENSORS;
+    let (rechead_vectors, rechead_users): (Arc<[f32]>, _) = match tensors.tensor(of_items) {
         Ok(_) => (
-            read_vectors(&tensors, HEADS[0], items.len())?.into(),
-            read_vectors(&tensors, HEADS[1], rows.len())?,
+            read_vectors(&tensors, of_items, items.len())?.into(),
+            read_vectors(&tensors, of_users, rows.len())?,
         ),
         Err(_) => (Arc::default(), Vec::new()),
     };
     let width = item_vectors.len() / items.len().max(1);
-    let head_width = heads.len() / rows.len().max(1);
-    if !rows.is_empty() && head_width != rechead_vectors.len() / items.len().max(1) {
-        let [of_items, of_users] = HEADS;
-        let why = format!("{of_items} and {of_users} are of two widths");
-        return Err(wrong(Part::CardVectors, &why));
+    let rechead_width = rechead_users.len() / rows.len().max(1);
+    let expected = rechead_vectors.len() / items.len().max(1);
+    if !rows.is_empty() && rechead_width != expected {
+        let (found, expected) =
+            (format!("{rechead_width} wide"), format!("{expected}, the width of {of_items}"));
+        return Err(wrong_tensor(of_users, found, expected));
     }
     let mut users = FxHashMap::default();
     let each = patterns.chunks(width.max(1)).enumerate();
-    for (row, (at, vector)) in rows.into_iter().zip(each) {
-        let head = &heads[at * head_width..(at + 1) * head_width];
-        let card = row.card(vector, head, items.len());
-        users.extend([card.ok_or_else(|| wrong(Part::UserCards, "a history names no item"))?]);
+    for (row, (index, vector)) in rows.into_iter().zip(each) {
+        let rechead = &rechead_users[index * rechead_width..(index + 1) * rechead_width];
+        let card = row.card(vector, rechead, items.len());
+        users.extend([card.map_err(|error| error.at(Part::UserCards, index + 1))?]);
     }
     Ok(Cards {
         as_of,
@@ -317,54 +370,77 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
     })
 }
 
-/// The tables of items and of users in the Rechead's space, which only bundles with a Rechead have.
-const HEADS: [&str; 2] = ["rechead_items", "rechead_users"];
+/// The tensors of the items' and the users' vectors by the Rechead. Only bundles with a Rechead have them.
+const RECHEAD_TENSORS: [&str; 2] = ["rechead_items", "rechead_users"];
 
-/// The tables of ties: their names, those of their closeness, and their columns.
-const TIES: [(&str, &str, usize); 2] =
+/// The neighbour tables: their tensors of items and of cosines, and their columns.
+const NEIGHBOURS: [(&str, &str, usize); 2] =
     [("partners", "closeness", PARTNERS), ("companions", "companions_closeness", COMPANIONS)];
 
+/// Reads a tensor of `rows` vectors.
 fn read_vectors(
     tensors: &SafeTensors<'_>,
     name: &str,
     rows: usize,
 ) -> Result<Vec<f32>, BundleError> {
-    let wrong = |why: &str| BundleError::malformed(Part::CardVectors.file(), why);
-    let tensor = tensors.tensor(name).map_err(|error| wrong(&error.to_string()))?;
+    let tensor = find_tensor(tensors, name)?;
     if tensor.dtype() != Dtype::F16 || tensor.shape().len() != 2 || tensor.shape()[0] != rows {
-        return Err(wrong(&format!("{name} is not a table of {rows} half precision rows")));
+        return Err(wrong_tensor(name, form(&tensor), format!("F16 [{rows}, width]")));
     }
     let (halves, _) = tensor.data().as_chunks::<2>();
     Ok(halves.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect())
 }
 
-fn read_ties(
+fn read_neighbours(
     tensors: &SafeTensors<'_>,
-    (name, closeness, columns): (&str, &str, usize),
+    (name, closeness_name, columns): (&str, &str, usize),
     rows: usize,
 ) -> Result<NeighbourTable, BundleError> {
-    let wrong = |why: &str| BundleError::malformed(Part::CardVectors.file(), why);
-    let tensor = tensors.tensor(name).map_err(|error| wrong(&error.to_string()))?;
+    let tensor = find_tensor(tensors, name)?;
     if tensor.dtype() != Dtype::U32 || tensor.shape() != [rows, columns] {
-        return Err(wrong(&format!("{name} is not a table of {rows} x {columns} numbers")));
+        return Err(wrong_tensor(name, form(&tensor), format!("U32 [{rows}, {columns}]")));
     }
     let (words, _) = tensor.data().as_chunks::<4>();
     let items: Vec<u32> = words.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
-    if items.iter().any(|&item| item != NO_NEIGHBOUR && item as usize >= rows) {
-        return Err(wrong(&format!("one of {name} is no item of the catalogue")));
+    let unknown = items.iter().find(|item| **item != NO_NEIGHBOUR && **item as usize >= rows);
+    if let Some(item) = unknown {
+        return Err(wrong_tensor(name, item, format!("the number of one of {rows} items")));
     }
-    let closeness = read_vectors(tensors, closeness, rows)?;
+    let closeness = read_vectors(tensors, closeness_name, rows)?;
     if closeness.len() != items.len() {
-        return Err(wrong(&format!("there is not one closeness for each of {name}")));
+        let found = format!("{} numbers", closeness.len());
+        let expected = format!("{}, one for each of {name}", items.len());
+        return Err(wrong_tensor(closeness_name, found, expected));
     }
     Ok(NeighbourTable { columns, items, closeness })
 }
 
+fn find_tensor<'a>(
+    tensors: &SafeTensors<'a>,
+    name: &str,
+) -> Result<TensorView<'a>, BundleError> {
+    let missing = |error: safetensors::SafeTensorError| {
+        BundleError::malformed(Part::CardVectors.file(), &error.to_string())
+    };
+    tensors.tensor(name).map_err(missing)
+}
+
+/// The type and shape of a tensor, for an error.
+fn form(tensor: &TensorView<'_>) -> String {
+    format!("{:?} {:?}", tensor.dtype(), tensor.shape())
+}
+
+fn wrong_tensor(name: &str, found: impl Display, expected: impl Display) -> BundleError {
+    BundleError::field(Part::CardVectors.file(), name, found, expected)
+}
+
+/// Writes `cards.safetensors`. `patterns` and `rechead` are the users' vectors, in the order of the
+/// users' ids: (users, width) each.
 fn write_vectors(
     dir: &Path,
     cards: &Cards,
     patterns: &[f32],
-    heads: &[f32],
+    rechead: &[f32],
 ) -> Result<(), BundleError> {
     let halves = |values: &[f32]| -> Vec<u8> {
         values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
@@ -377,17 +453,17 @@ fn write_vectors(
     ];
     if !cards.rechead_vectors.is_empty() {
         let width = cards.rechead_vectors.len() / cards.items.len().max(1);
-        let [items, users] = [&*cards.rechead_vectors, heads].map(halves);
-        let [of_items, of_users] = HEADS;
+        let [items, users] = [&*cards.rechead_vectors, rechead].map(halves);
+        let [of_items, of_users] = RECHEAD_TENSORS;
         tables.push((of_items, Dtype::F16, width, items));
         tables.push((of_users, Dtype::F16, width, users));
     }
-    for ((name, closeness, columns), ties) in
-        TIES.into_iter().zip([&cards.partners, &cards.companions])
+    for ((name, closeness, columns), table) in
+        NEIGHBOURS.into_iter().zip([&cards.partners, &cards.companions])
     {
-        let items = ties.items.iter().flat_map(|item| item.to_le_bytes()).collect();
+        let items = table.items.iter().flat_map(|item| item.to_le_bytes()).collect();
         tables.push((name, Dtype::U32, columns, items));
-        tables.push((closeness, Dtype::F16, columns, halves(&ties.closeness)));
+        tables.push((closeness, Dtype::F16, columns, halves(&table.closeness)));
     }
     let views = tables.iter().map(|(name, kind, width, bytes)| {
         let number = if *kind == Dtype::F16 { 2 } else { 4 };
@@ -413,9 +489,9 @@ fn read_lines<T: DeserializeOwned>(dir: &Path, part: Part) -> Result<Vec<T>, Bun
         .lines()
         .enumerate()
         .map(|(number, line)| {
+            let wrong = |error: String| wrong(format!("line {}: {error}", number + 1));
             let line = line.map_err(|error| wrong(error.to_string()))?;
-            serde_json::from_str(&line)
-                .map_err(|error| wrong(format!("line {}: {error}", number + 1)))
+            serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! What does one version of the models consist of?
 //!
-//! A bundle is an immutable folder of parts with a manifest: training writes it, serving reads
-//! it, and nothing else passes between them.
+//! A bundle is an immutable folder of parts with a manifest. Training writes it, serving reads it,
+//! and nothing else passes between them.
 
 mod cards;
 mod catalog;
@@ -18,12 +18,13 @@ pub use files::{Bundle, GoldenRequest, read_catalog, write_cards, write_catalog,
 pub use manifest::{FileEntry, MANIFEST, Manifest, Part};
 pub use semantic_ids::{PrefixFull, SemanticIds};
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 /// Why a bundle can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// A file is not there.
+    /// A file is missing.
     #[error("the bundle in {} lacks {file}", dir.display())]
     Missing {
         /// The file.
@@ -31,7 +32,7 @@ pub enum BundleError {
         /// The bundle's folder.
         dir: PathBuf,
     },
-    /// A file is not the one that was published.
+    /// A file is not the one that was published: its hash differs.
     #[error("{file} was changed: its BLAKE3 hash is {found}, the manifest says {expected}")]
     Changed {
         /// The file.
@@ -41,27 +42,50 @@ pub enum BundleError {
         /// The hash of the file.
         found: String,
     },
-    /// A file does not say what it should.
+    /// A file can't be parsed.
     #[error("{file} can't be read: {why}")]
     Malformed {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// The parser's message.
         why: String,
     },
-    /// The disk said no.
-    #[error("can't use {}", path.display())]
+    /// A field of a file has a value that it must not have.
+    #[error("{file}: `{field}` is {found}, expected {expected}")]
+    Field {
+        /// The file, with the line where it has lines: `item_cards.jsonl.zst:3`.
+        file: String,
+        /// The field, tensor or metadata key.
+        field: String,
+        /// Its value.
+        found: String,
+        /// The value that it must have.
+        expected: String,
+    },
+    /// The system can't read or write a file.
+    #[error("can't read or write {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
 impl BundleError {
-    /// `file` does not say what it should.
+    /// `file` can't be parsed.
     pub fn malformed(file: &str, why: &str) -> Self {
         Self::Malformed { file: file.into(), why: why.into() }
+    }
+
+    /// `field` of `file` is `found`, and must be `expected`.
+    pub fn field(
+        file: &str,
+        field: &str,
+        found: impl Display,
+        expected: impl Display,
+    ) -> Self {
+        let (found, expected) = (found.to_string(), expected.to_string());
+        Self::Field { file: file.into(), field: field.into(), found, expected }
     }
 }

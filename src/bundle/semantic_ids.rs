@@ -1,55 +1,57 @@
-//! Semantic ids: a few codes for each item, of which the first say what it means, and the last
-//! tells it from the others that mean the same.
+//! Semantic ids: a few codes for each item. All but the last quantise its text; the last one tells it
+//! from the items whose other codes are equal.
 
 use super::{BundleError, Part};
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
 use rustc_hash::FxHashMap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
-/// The name of the table in the file: (items, levels), 16 bits each.
-const TABLE: &str = "codes";
-/// The name of the number of codes of a level, in the file's metadata.
-const CODES: &str = "codes_per_level";
+/// The name of the tensor in the file: (items, levels), U16.
+const TENSOR: &str = "codes";
+/// The metadata key of the number of codes of a level.
+const CODES_KEY: &str = "codes_per_level";
 
-/// The semantic ids of a catalogue's items: no two alike.
+/// The semantic ids of a catalogue's items. No two are equal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SemanticIds {
-    /// Codes of an id.
+    /// Codes of an id, the last one included.
     levels: usize,
-    /// How many codes each level has.
+    /// Codes of each level.
     codes: usize,
     /// (items, levels)
     table: Vec<u16>,
     numbers: FxHashMap<Vec<u16>, u32>,
 }
 
-/// More items begin alike than the last level can tell apart.
+/// More items share a prefix than the last level has codes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{items} items have ids that begin with {prefix:?}, and the last level can tell only {codes} \
-     apart: more levels, or more codes in each, would part them"
+    "{items} items have ids that begin with {prefix:?}, but the last level has only {codes} codes: \
+     use more levels, or more codes in each"
 )]
 pub struct PrefixFull {
-    /// How their ids begin.
+    /// The shared codes.
     pub prefix: Vec<u16>,
-    /// How many items they are.
+    /// How many items share them.
     pub items: usize,
-    /// How many codes there are.
+    /// Codes of the last level.
     pub codes: usize,
 }
 
 // === impl SemanticIds ===
 
 impl SemanticIds {
-    /// Ids of `levels` codes each, the last one included, below `codes`: of no item yet.
+    /// An empty table of ids with `levels` codes each, the last one included. Codes are below `codes`.
     pub fn new(levels: usize, codes: usize) -> Self {
         Self { levels, codes, table: Vec::new(), numbers: FxHashMap::default() }
     }
 
-    /// Ids of items that begin like this (items, `levels` − 1), in the order of their numbers.
+    /// Ids of items with these prefixes (items, `levels` − 1), in the order of their numbers. The last
+    /// codes are drawn; see [`SemanticIds::add`].
     pub fn draw(
         prefixes: &[u16],
         levels: usize,
@@ -57,11 +59,11 @@ impl SemanticIds {
         rng: &mut impl Rng,
     ) -> Result<Self, PrefixFull> {
         let mut ids = Self::new(levels, codes);
-        let mut alike: FxHashMap<&[u16], usize> = FxHashMap::default();
+        let mut sharing: FxHashMap<&[u16], usize> = FxHashMap::default();
         for prefix in prefixes.chunks_exact(levels - 1) {
-            *alike.entry(prefix).or_default() += 1;
+            *sharing.entry(prefix).or_default() += 1;
         }
-        if let Some((prefix, &items)) = alike.iter().max_by_key(|&(prefix, &items)| (items, prefix))
+        if let Some((prefix, &items)) = sharing.iter().max_by_key(|&(prefix, &items)| (items, prefix))
             && items > codes
         {
             return Err(PrefixFull { prefix: prefix.to_vec(), items, codes });
@@ -72,8 +74,8 @@ impl SemanticIds {
         Ok(ids)
     }
 
-    /// Gives the next item an id that begins like this: its last code is drawn among those that no
-    /// other item with this beginning has.
+    /// Gives the next item an id with this prefix. The last code is drawn among those that no other item
+    /// with the prefix has.
     pub fn add(&mut self, prefix: &[u16], rng: &mut impl Rng) -> Result<&[u16], PrefixFull> {
         let mut id = [prefix, &[0]].concat();
         let last = prefix.len();
@@ -93,7 +95,7 @@ impl SemanticIds {
         Ok(self.of(number))
     }
 
-    /// How many items have one.
+    /// How many items have an id.
     pub fn len(&self) -> usize {
         self.table.len() / self.levels
     }
@@ -108,12 +110,12 @@ impl SemanticIds {
         self.levels
     }
 
-    /// How many codes each level has.
+    /// Codes of each level.
     pub fn codes(&self) -> usize {
         self.codes
     }
 
-    /// The id of the item of this number, which must be one of ours.
+    /// The id of the item of this number. Panics if there is none.
     pub fn of(&self, number: u32) -> &[u16] {
         &self.table[number as usize * self.levels..][..self.levels]
     }
@@ -128,18 +130,18 @@ impl SemanticIds {
         self.table.chunks_exact(self.levels)
     }
 
-    /// Writes them into `dir`.
+    /// Writes `semantic_ids.safetensors` into `dir`.
     pub fn write(&self, dir: &Path) -> Result<(), BundleError> {
         let path = dir.join(Part::SemanticIds.file());
         let bytes: Vec<u8> = self.table.iter().flat_map(|code| code.to_le_bytes()).collect();
         let shape = vec![self.len(), self.levels];
         let view = TensorView::new(Dtype::U16, shape, &bytes).expect("rows of one width");
-        let metadata = [(CODES.to_owned(), self.codes.to_string())].into_iter().collect();
-        safetensors::serialize_to_file([(TABLE, view)], Some(metadata), &path)
+        let metadata = [(CODES_KEY.to_owned(), self.codes.to_string())].into_iter().collect();
+        safetensors::serialize_to_file([(TENSOR, view)], Some(metadata), &path)
             .map_err(|error| malformed(&error.to_string()))
     }
 
-    /// Reads those of a catalogue of `items` from `dir`, if it holds any.
+    /// Reads the ids of a catalogue of `items` from `dir`, if it holds any.
     pub fn read(dir: &Path, items: usize) -> Result<Option<Self>, BundleError> {
         let path = dir.join(Part::SemanticIds.file());
         match fs::read(&path) {
@@ -152,27 +154,33 @@ impl SemanticIds {
     fn parse(bytes: &[u8], items: usize) -> Result<Self, BundleError> {
         let wrong = |error: safetensors::SafeTensorError| malformed(&error.to_string());
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(wrong)?;
-        let codes = metadata.metadata().as_ref().and_then(|meta| meta.get(CODES)?.parse().ok());
-        let codes = codes.ok_or_else(|| malformed("it lacks the number of codes of a level"))?;
+        let codes = metadata.metadata().as_ref().and_then(|meta| meta.get(CODES_KEY));
+        let found = codes.map_or("missing".to_owned(), |codes| format!("{codes:?}"));
+        let codes: usize = codes
+            .and_then(|codes| codes.parse().ok())
+            .ok_or_else(|| field(CODES_KEY, found, "a number"))?;
         let tensors = SafeTensors::deserialize(bytes).map_err(wrong)?;
-        let tensor = tensors.tensor(TABLE).map_err(wrong)?;
-        let &[rows, levels] = tensor.shape() else {
-            return Err(malformed(&format!("{TABLE} has not two dimensions")));
+        let tensor = tensors.tensor(TENSOR).map_err(wrong)?;
+        let levels = match *tensor.shape() {
+            [rows, levels] if rows == items && levels > 0 && tensor.dtype() == Dtype::U16 => levels,
+            _ => {
+                let found = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
+                let expected = format!("U16 [items, levels], one id for each of {items} items");
+                return Err(field(TENSOR, found, expected));
+            }
         };
-        if tensor.dtype() != Dtype::U16 || rows != items || levels == 0 {
-            return Err(malformed(&format!(
-                "{TABLE} does not hold one id for each of {items} items"
-            )));
-        }
         let (halves, _) = tensor.data().as_chunks::<2>();
         let table: Vec<u16> = halves.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
         if let Some(code) = table.iter().find(|&&code| usize::from(code) >= codes) {
-            return Err(malformed(&format!("code {code} of a level of {codes}")));
+            let expected = format!("a code of a level of {codes}");
+            return Err(field(TENSOR, code, expected));
         }
-        let numbers: FxHashMap<Vec<u16>, u32> =
-            table.chunks_exact(levels).map(<[u16]>::to_vec).zip(0..).collect();
-        if numbers.len() != items {
-            return Err(malformed("two items have the same id"));
+        let mut numbers: FxHashMap<Vec<u16>, u32> = FxHashMap::default();
+        for (id, number) in table.chunks_exact(levels).zip(0..) {
+            if let Some(other) = numbers.insert(id.to_vec(), number) {
+                let found = format!("{id:?} for the items {other} and {number}");
+                return Err(field(TENSOR, found, "ids of which no two items have the same id"));
+            }
         }
         Ok(Self { levels, codes, table, numbers })
     }
@@ -180,6 +188,10 @@ impl SemanticIds {
 
 fn malformed(why: &str) -> BundleError {
     BundleError::malformed(Part::SemanticIds.file(), why)
+}
+
+fn field(name: &str, found: impl Display, expected: impl Display) -> BundleError {
+    BundleError::field(Part::SemanticIds.file(), name, found, expected)
 }
 
 #[cfg(test)]
@@ -193,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn items_that_begin_alike_are_told_apart_by_the_last_code() {
+    fn the_last_code_tells_items_with_one_prefix_apart() {
         let prefixes = [[1, 2], [1, 2], [1, 3], [1, 2], [1, 2]].concat();
         let ids = SemanticIds::draw(&prefixes, 3, 4, &mut rng()).unwrap();
         assert_eq!(ids.len(), 5);
@@ -209,9 +221,9 @@ mod tests {
         let prefixes = [[5, 6], [5, 6], [0, 0], [5, 6], [5, 6]].concat();
         let error = SemanticIds::draw(&prefixes, 3, 3, &mut rng()).unwrap_err();
         assert_eq!(error, PrefixFull { prefix: vec![5, 6], items: 4, codes: 3 });
-        let said =
-            "4 items have ids that begin with [5, 6], and the last level can tell only 3 apart";
-        assert!(error.to_string().starts_with(said), "{error}");
+        let expected =
+            "4 items have ids that begin with [5, 6], but the last level has only 3 codes";
+        assert!(error.to_string().starts_with(expected), "{error}");
         let mut full = SemanticIds::draw(&prefixes[..6], 3, 3, &mut rng()).unwrap();
         assert_eq!(full.add(&[0, 0], &mut rng()).map(<[u16]>::len), Ok(3));
         full.add(&[5, 6], &mut rng()).unwrap();
@@ -230,7 +242,7 @@ mod tests {
         assert!(says(3).contains("one id for each of 3 items"), "{}", says(3));
         let twice = SemanticIds { table: vec![7, 1, 7, 1], ..ids.clone() };
         twice.write(dir).unwrap();
-        assert!(says(2).contains("two items have the same id"), "{}", says(2));
+        assert!(says(2).contains("no two items have the same id"), "{}", says(2));
         SemanticIds { codes: 5, ..ids }.write(dir).unwrap();
         assert!(says(2).contains("of a level of 5"), "{}", says(2));
     }

@@ -1,419 +1,97 @@
-//! Words that a shop uses in the same sense as any other, by what they say about a product.
-//!
-//! Words are singular and in lower case, as [`super::words`] gives them. A word with two senses
-//! ("orange", "rubber", "tin", "china") is only here when the sense meant is by far the likelier.
+//! Words that shops use in one sense, by what they say about a product: the entries of `lexicon.tsv`.
 
-/// Colours: word, name.
-pub(super) const COLOURS: &[(&str, &str)] = &[
-    ("beige", "beige"),
-    ("black", "black"),
-    ("blue", "blue"),
-    ("brown", "brown"),
-    ("cream", "cream"),
-    ("fuchsia", "fuchsia"),
-    ("fuschia", "fuchsia"),
-    ("gold", "gold"),
-    ("golden", "gold"),
-    ("gray", "grey"),
-    ("green", "green"),
-    ("grey", "grey"),
-    ("ivory", "ivory"),
-    ("lilac", "lilac"),
-    ("multicolour", "multicolour"),
-    ("multicoloured", "multicolour"),
-    ("navy", "navy"),
-    ("pink", "pink"),
-    ("purple", "purple"),
-    ("red", "red"),
-    ("silver", "silver"),
-    ("turquoise", "turquoise"),
-    ("white", "white"),
-    ("yellow", "yellow"),
-];
+use rustc_hash::{FxHashMap, FxHashSet};
 
-/// Phrases in which a colour or a material is none: "ice cream" is not cream.
-pub(super) const NEITHER: &[(&str, &str)] = &[
-    ("black", "forest"),
-    ("drawing", "slate"),
-    ("face", "cream"),
-    ("green", "tea"),
-    ("hand", "cream"),
-    ("ice", "cream"),
-    ("magnifying", "glass"),
-    ("measuring", "tape"),
-    ("red", "cross"),
-    ("snow", "white"),
-    ("white", "chocolate"),
-];
+/// The English lexicon.
+const ENGLISH: &str = include_str!("lexicon.tsv");
 
-/// Materials: word, name.
-pub(super) const MATERIALS: &[(&str, &str)] = &[
-    ("acrylic", "acrylic"),
-    ("bamboo", "bamboo"),
-    ("brass", "brass"),
-    ("canvas", "canvas"),
-    ("ceramic", "ceramic"),
-    ("copper", "copper"),
-    ("cotton", "cotton"),
-    ("crystal", "crystal"),
-    ("denim", "denim"),
-    ("enamel", "enamel"),
-    ("felt", "felt"),
-    ("glass", "glass"),
-    ("jute", "jute"),
-    ("leather", "leather"),
-    ("linen", "linen"),
-    ("metal", "metal"),
-    ("oak", "oak"),
-    ("paper", "paper"),
-    ("plastic", "plastic"),
-    ("polyester", "polyester"),
-    ("porcelain", "porcelain"),
-    ("raffia", "raffia"),
-    ("resin", "resin"),
-    ("silk", "silk"),
-    ("slate", "slate"),
-    ("steel", "steel"),
-    ("terracotta", "terracotta"),
-    ("velvet", "velvet"),
-    ("wicker", "wicker"),
-    ("wood", "wood"),
-    ("wooden", "wood"),
-    ("wool", "wool"),
-    ("woollen", "wool"),
-    ("zinc", "zinc"),
-];
+/// Words to attribute values.
+pub(super) type Values = FxHashMap<&'static str, &'static str>;
+/// Phrases of two words.
+pub(super) type Phrases = FxHashSet<(&'static str, &'static str)>;
 
-/// Motifs, patterns and occasions: word, name.
-pub(super) const MOTIFS: &[(&str, &str)] = &[
-    ("angel", "angel"),
-    ("b'fly", "butterfly"),
-    ("babushka", "babushka"),
-    ("baroque", "baroque"),
-    ("bird", "bird"),
-    ("botanical", "botanical"),
-    ("bunny", "rabbit"),
-    ("butterfly", "butterfly"),
-    ("camouflage", "camouflage"),
-    ("cat", "cat"),
-    ("cherry", "cherry"),
-    ("christmas", "christmas"),
-    ("daisy", "daisy"),
-    ("dinosaur", "dinosaur"),
-    ("dog", "dog"),
-    ("dotty", "spots"),
-    ("easter", "easter"),
-    ("elephant", "elephant"),
-    ("fairy", "fairy"),
-    ("floral", "floral"),
-    ("flower", "floral"),
-    ("folkart", "folk art"),
-    ("gingham", "gingham"),
-    ("gothic", "gothic"),
-    ("halloween", "halloween"),
-    ("heart", "heart"),
-    ("holly", "holly"),
-    ("leopard", "leopard"),
-    ("monkey", "monkey"),
-    ("mushroom", "mushroom"),
-    ("owl", "owl"),
-    ("paisley", "paisley"),
-    ("polkadot", "polka dot"),
-    ("rabbit", "rabbit"),
-    ("reindeer", "reindeer"),
-    ("retro", "retro"),
-    ("retrospot", "retrospot"),
-    ("robin", "robin"),
-    ("rose", "rose"),
-    ("skull", "skull"),
-    ("snowflake", "snowflake"),
-    ("spot", "spots"),
-    ("spotty", "spots"),
-    ("star", "star"),
-    ("strawberry", "strawberry"),
-    ("stripe", "stripes"),
-    ("stripey", "stripes"),
-    ("striped", "stripes"),
-    ("sunflower", "sunflower"),
-    ("tartan", "tartan"),
-    ("toadstool", "toadstool"),
-    ("unicorn", "unicorn"),
-    ("vintage", "vintage"),
-    ("woodland", "woodland"),
-    ("zebra", "zebra"),
-];
+/// The words of product titles. They are singular and in lower case, as [`super::words`] gives them.
+#[derive(Debug, Default)]
+pub(super) struct Lexicon {
+    /// Colours.
+    pub colours: Values,
+    /// Materials.
+    pub materials: Values,
+    /// Phrases in which a colour or a material is none: "ice cream" is not cream.
+    pub not_colours_or_materials: Phrases,
+    /// Motifs, patterns and occasions.
+    pub motifs: Values,
+    /// Motifs of two words.
+    pub motif_phrases: FxHashMap<(&'static str, &'static str), &'static str>,
+    /// Phrases in which a motif's word is none: "fairy cake", "rose gold".
+    pub not_motifs: Phrases,
+    /// Nouns that name a kind of product by themselves.
+    pub products: FxHashSet<&'static str>,
+    /// Words that end the phrase which names the product: "lantern **with** star".
+    pub breaks: FxHashSet<&'static str>,
+    /// Words for parts, places, states and people, which are no motif by themselves.
+    pub parts: FxHashSet<&'static str>,
+    /// Words of amount, size, condition and grammar, which are neither type nor motif.
+    pub plain: FxHashSet<&'static str>,
+}
 
-/// Motifs of two words: words, name.
-pub(super) const MOTIF_PHRASES: &[((&str, &str), &str)] = &[
-    (("art", "deco"), "art deco"),
-    (("cherry", "blossom"), "cherry blossom"),
-    (("fleur", "lis"), "fleur-de-lis"),
-    (("folk", "art"), "folk art"),
-    (("home", "sweet"), "home sweet home"),
-    (("polka", "dot"), "polka dot"),
-    (("red", "retrospot"), "retrospot"),
-    (("union", "jack"), "union jack"),
-];
+/// An entry of a lexicon that can't be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the lexicon, {text:?}: {why}")]
+pub(super) struct LexiconError {
+    line: usize,
+    text: &'static str,
+    why: &'static str,
+}
 
-/// Phrases in which a motif's word is none: "fairy cake", "rose gold".
-pub(super) const NO_MOTIF: &[(&str, &str)] = &[
-    ("fairy", "cake"),
-    ("fairy", "light"),
-    ("hot", "dog"),
-    ("love", "bird"),
-    ("rose", "gold"),
-    ("rose", "scented"),
-    ("flower", "pot"),
-];
+// === impl Lexicon ===
 
-/// Nouns that name a kind of product by themselves.
-pub(super) const PRODUCTS: &[&str] = &[
-    "album",
-    "apron",
-    "backpack",
-    "badge",
-    "bag",
-    "bangle",
-    "basket",
-    "bauble",
-    "beaker",
-    "bell",
-    "bin",
-    "blackboard",
-    "blanket",
-    "blouse",
-    "board",
-    "book",
-    "boot",
-    "bottle",
-    "bowl",
-    "box",
-    "bracelet",
-    "brooch",
-    "brush",
-    "bucket",
-    "bunting",
-    "cabinet",
-    "candle",
-    "candleholder",
-    "candlestick",
-    "card",
-    "case",
-    "chair",
-    "chandelier",
-    "chalkboard",
-    "charm",
-    "chest",
-    "clip",
-    "clock",
-    "coaster",
-    "coat",
-    "comb",
-    "container",
-    "cover",
-    "cup",
-    "curtain",
-    "cushion",
-    "cutter",
-    "decoration",
-    "desk",
-    "dish",
-    "doily",
-    "doll",
-    "doormat",
-    "doorstop",
-    "dress",
-    "duvet",
-    "earring",
-    "fan",
-    "flannel",
-    "frame",
-    "garland",
-    "glove",
-    "hammock",
-    "handbag",
-    "hanger",
-    "hat",
-    "headphone",
-    "holder",
-    "hook",
-    "jacket",
-    "jar",
-    "jigsaw",
-    "journal",
-    "jug",
-    "keyring",
-    "kit",
-    "knob",
-    "ladder",
-    "lamp",
-    "lampshade",
-    "lantern",
-    "light",
-    "magnet",
-    "mat",
-    "mirror",
-    "mug",
-    "napkin",
-    "necklace",
-    "notebook",
-    "ornament",
-    "pad",
-    "parasol",
-    "pen",
-    "pencil",
-    "photoframe",
-    "pillow",
-    "placemat",
-    "planter",
-    "plaque",
-    "plate",
-    "pot",
-    "poster",
-    "purse",
-    "quilt",
-    "rack",
-    "ring",
-    "rug",
-    "ruler",
-    "sachet",
-    "saucer",
-    "scarf",
-    "shelf",
-    "shirt",
-    "shoe",
-    "sign",
-    "skirt",
-    "sock",
-    "sofa",
-    "spoon",
-    "stand",
-    "sticker",
-    "stocking",
-    "stool",
-    "t-light",
-    "table",
-    "tag",
-    "tablecloth",
-    "teapot",
-    "thermometer",
-    "throw",
-    "tile",
-    "tin",
-    "tissue",
-    "torch",
-    "towel",
-    "toy",
-    "tray",
-    "trousers",
-    "umbrella",
-    "vase",
-    "wallet",
-    "washbag",
-    "watch",
-    "windmill",
-    "wrap",
-    "wreath",
-];
+impl Lexicon {
+    /// The English lexicon.
+    pub(super) fn english() -> Self {
+        Self::parse(ENGLISH).expect("a test parses every line of lexicon.tsv")
+    }
 
-/// Words that open a phrase which no longer names the product: "lantern **with** star".
-pub(super) const BREAKS: &[&str] =
-    &[",", "at", "by", "featuring", "for", "from", "in", "on", "to", "w", "with", "without"];
+    /// Reads lines of `table<TAB>word or phrase[<TAB>value]`. Blank lines and those that begin with
+    /// `#` are skipped.
+    fn parse(text: &'static str) -> Result<Self, LexiconError> {
+        let mut lexicon = Self::default();
+        for (text, line) in text.lines().zip(1..) {
+            if text.is_empty() || text.starts_with('#') {
+                continue;
+            }
+            lexicon.add(text).map_err(|why| LexiconError { line, text, why })?;
+        }
+        Ok(lexicon)
+    }
 
-/// Words for parts, places, states and people, which no product is chosen for.
-pub(super) const PARTS: &[&str] = &[
-    "amethyst", "antique", "back", "ball", "bead", "boy", "chain", "child", "clear", "cutlery",
-    "door", "drawer", "edge", "flock", "front", "funky", "garden", "gift", "girl", "handle",
-    "happy", "home", "house", "kitchen", "lace", "lid", "love", "magic", "modern", "natural",
-    "office", "side", "string", "sweet", "table", "top", "tree", "wall",
-];
-
-/// Words about amount, size, condition and grammar, which are neither type nor motif.
-pub(super) const PLAIN: &[&str] = &[
-    "a",
-    "all",
-    "an",
-    "and",
-    "artificial",
-    "as",
-    "assorted",
-    "asst",
-    "asstd",
-    "be",
-    "best",
-    "big",
-    "boxed",
-    "classic",
-    "col",
-    "colour",
-    "coloured",
-    "deluxe",
-    "des",
-    "design",
-    "eight",
-    "extra",
-    "finish",
-    "five",
-    "font",
-    "four",
-    "giant",
-    "half",
-    "i",
-    "is",
-    "it",
-    "jumbo",
-    "large",
-    "little",
-    "long",
-    "made",
-    "massive",
-    "medium",
-    "mini",
-    "mixed",
-    "more",
-    "my",
-    "new",
-    "nine",
-    "no",
-    "of",
-    "old",
-    "one",
-    "or",
-    "our",
-    "own",
-    "pack",
-    "pair",
-    "piece",
-    "print",
-    "round",
-    "s",
-    "set",
-    "seven",
-    "shape",
-    "shaped",
-    "short",
-    "single",
-    "six",
-    "size",
-    "small",
-    "square",
-    "style",
-    "super",
-    "tall",
-    "ten",
-    "the",
-    "this",
-    "three",
-    "tiny",
-    "twelve",
-    "two",
-    "up",
-    "very",
-    "wide",
-    "x",
-    "you",
-    "your",
-];
+    fn add(&mut self, line: &'static str) -> Result<(), &'static str> {
+        let mut cells = line.split('\t');
+        let (table, entry) = (cells.next().unwrap_or_default(), cells.next());
+        let (entry, value) = (entry.ok_or("it names no word")?, cells.next());
+        if cells.next().is_some() || entry.is_empty() || value == Some("") {
+            return Err("it is not a table, a word or phrase, and perhaps a value");
+        }
+        let is_new = match (table, entry.split_once(' '), value) {
+            ("colour", None, Some(value)) => self.colours.insert(entry, value).is_none(),
+            ("material", None, Some(value)) => self.materials.insert(entry, value).is_none(),
+            ("motif", None, Some(value)) => self.motifs.insert(entry, value).is_none(),
+            ("motif_phrase", Some(phrase), Some(value)) => {
+                self.motif_phrases.insert(phrase, value).is_none()
+            }
+            ("not_a_colour_or_material", Some(phrase), None) => {
+                self.not_colours_or_materials.insert(phrase)
+            }
+            ("not_a_motif", Some(phrase), None) => self.not_motifs.insert(phrase),
+            ("product", None, None) => self.products.insert(entry),
+            ("break", None, None) => self.breaks.insert(entry),
+            ("part", None, None) => self.parts.insert(entry),
+            ("plain", None, None) => self.plain.insert(entry),
+            _ => return Err("no table holds such an entry"),
+        };
+        if is_new { Ok(()) } else { Err("its table holds the entry already") }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -421,15 +99,44 @@ mod tests {
     use crate::language::words::singular;
 
     #[test]
-    fn words_are_given_once_and_singular() {
-        let pairs = [COLOURS, MATERIALS, MOTIFS];
-        for table in pairs.map(|table| table.iter().map(|&(word, _)| word).collect::<Vec<_>>()) {
-            let mut unique = table.clone();
-            unique.sort_unstable();
-            unique.dedup();
-            assert_eq!(unique.len(), table.len());
-            assert!(table.iter().all(|word| singular(word) == *word));
+    fn every_line_parses_and_nothing_is_listed_twice() {
+        let entries = ENGLISH.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        assert_eq!(entries.count(), 418);
+        let lexicon = Lexicon::parse(ENGLISH).unwrap();
+        let values = [&lexicon.colours, &lexicon.materials, &lexicon.motifs].map(Values::len);
+        assert_eq!(values, [24, 34, 55]);
+        assert_eq!(lexicon.motif_phrases.len(), 8);
+        let phrases = [&lexicon.not_colours_or_materials, &lexicon.not_motifs].map(Phrases::len);
+        assert_eq!(phrases, [11, 7]);
+        let words = [&lexicon.products, &lexicon.breaks, &lexicon.parts, &lexicon.plain];
+        assert_eq!(words.map(|words| words.len()), [146, 12, 38, 83]);
+    }
+
+    #[test]
+    fn words_are_singular() {
+        let Lexicon { colours, materials, motifs, products, parts, .. } = Lexicon::english();
+        let described = [&colours, &materials, &motifs].map(Values::keys).into_iter().flatten();
+        for word in described.chain(&products).chain(&parts) {
+            assert_eq!(singular(word), *word);
         }
-        assert!(PRODUCTS.iter().chain(PARTS).all(|word| singular(word) == *word));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_named() {
+        for (text, line, why) in [
+            ("# all\n\ncolour\tred\tred\ncolour\tred\tpink", 4, "its table holds the entry already"),
+            ("colour\tred", 1, "no table holds such an entry"),
+            ("product\tmug\tmug", 1, "no table holds such an entry"),
+            ("part\tice cream", 1, "no table holds such an entry"),
+            ("not_a_motif\trose", 1, "no table holds such an entry"),
+            ("smell\trose\trose", 1, "no table holds such an entry"),
+            ("product", 1, "it names no word"),
+            ("colour\tred\t", 1, "it is not a table, a word or phrase, and perhaps a value"),
+            ("colour\tred\tred\tred", 1, "it is not a table, a word or phrase, and perhaps a value"),
+        ] {
+            let error = Lexicon::parse(text).unwrap_err();
+            assert_eq!((error.line, error.why), (line, why), "{text:?}");
+            assert_eq!(error.text, text.lines().nth(line - 1).unwrap());
+        }
     }
 }

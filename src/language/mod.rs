@@ -1,13 +1,13 @@
-//! How do texts become tokens, and tokens texts? How do we read what a shop says of its products?
+//! How do texts become tokens, and tokens texts? What does a product's title say about it?
 
-mod attributes;
 mod lexicon;
-mod semantic;
-mod tokens;
-mod vocabulary;
+mod lm_tokenizer;
+mod mining;
+mod semantic_tokens;
+mod text_tokenizer;
 mod words;
 
-pub use attributes::{Mining, mine};
-pub use semantic::{SemanticTokens, SemanticTokensError, read_id, write_id};
-pub use tokens::{TEXT_TOKENS_MAX, TextTokenizer, TextTokenizerError};
-pub use vocabulary::{END, IncrementalDetokenizer, LmTokenizer, LmTokenizerError};
+pub use lm_tokenizer::{END, IncrementalDetokenizer, LmTokenizer, LmTokenizerError};
+pub use mining::{MiningConfig, mine};
+pub use semantic_tokens::{SemanticTokens, SemanticTokensError, read_id, write_id};
+pub use text_tokenizer::{TEXT_TOKENS_MAX, TextTokenizer, TextTokenizerError};

@@ -117,8 +117,14 @@ impl UserCards {
 
     /// A bundle's card with its vector in the Rechead's space, which older bundles do not hold.
     fn with_head(&self, card: &Arc<UserCard>) -> Arc<UserCard> {
-        let head = if card.head.is_empty() { self.head(card) } else { return card.clone() };
-        if head.is_empty() { card.clone() } else { Arc::new(UserCard { head, ..(**card).clone() }) }
+        if !card.rechead_vector.is_empty() {
+            return card.clone();
+        }
+        let rechead_vector = self.head(card);
+        if rechead_vector.is_empty() {
+            return card.clone();
+        }
+        Arc::new(UserCard { rechead_vector, ..(**card).clone() })
     }
 
     fn head(&self, card: &UserCard) -> Vec<f32> {
@@ -133,9 +139,9 @@ impl UserCards {
         let pattern = evidence::pattern_text(catalog, &cards.items, &history, &self.currency);
         let vector =
             if pattern.is_empty() { Vec::new() } else { self.model.reader.vector(&pattern) };
-        let head = Vec::new();
-        let card = UserCard { pattern: pattern.into(), vector, history, expects, head };
-        UserCard { head: self.head(&card), ..card }
+        let (pattern, rechead_vector) = (pattern.into(), Vec::new());
+        let card = UserCard { pattern, vector, history, expects, rechead_vector };
+        UserCard { rechead_vector: self.head(&card), ..card }
     }
 }
 
@@ -162,7 +168,7 @@ impl StoredCard {
 
 /// Roughly how many bytes of memory a card takes.
 fn bytes(card: &UserCard) -> u32 {
-    let numbers = card.vector.len() + card.head.len();
+    let numbers = card.vector.len() + card.rechead_vector.len();
     let bytes = card.pattern.len() + numbers * 4 + std::mem::size_of_val(&*card.history);
     bytes as u32 + 128
 }

@@ -253,7 +253,7 @@ impl ScoreRequest {
             now: *now,
             history: &card.history,
             pattern: Some(&card.vector),
-            rechead: Some(&card.head),
+            rechead: Some(&card.rechead_vector),
             expected_item: card.expects,
             counts: counts.as_ref(),
             candidates: items,

@@ -186,7 +186,7 @@ fn with_golden<T>(
         now: golden.now,
         history: &card.history,
         pattern: Some(&card.vector),
-        rechead: Some(&card.head),
+        rechead: Some(&card.rechead_vector),
         expected_item: card.expects,
         counts: None,
         candidates: &candidates,

@@ -71,8 +71,8 @@ impl RecheadScorer {
     /// Whether cards were written with this very network, to the precision that they are kept in: told
     /// by the vectors of `user`, and of the item that they met last.
     pub fn matches_vectors(&self, user: &UserCard, cards: &Cards) -> bool {
-        let UserCard { history, vector, expects, head, .. } = user;
-        if head.is_empty() && cards.rechead_vectors.is_empty() {
+        let UserCard { history, vector, expects, rechead_vector, .. } = user;
+        if rechead_vector.is_empty() && cards.rechead_vectors.is_empty() {
             return true;
         }
         let written = ShopperTexts { history, thought: Some(vector), answer: *expects };
@@ -82,7 +82,7 @@ impl RecheadScorer {
         let is_made_of = |(text, of_item): (&[f32], &[f32])| {
             near(of_item, &self.network.item(text, &mut RecheadScratch::default()))
         };
-        near(head, &self.shopper_vector(written, cards)) && met.is_none_or(is_made_of)
+        near(rechead_vector, &self.shopper_vector(written, cards)) && met.is_none_or(is_made_of)
     }
 
     /// The vectors of the catalogue's items: (items, d).

@@ -1,7 +1,7 @@
 //! From a shop to a catalogue.
 
 use crate::bundle::{Catalog, CatalogRow, Part, write_catalog};
-use crate::language::{self, Mining};
+use crate::language::{self, MiningConfig};
 use crate::shop::{Shop, ShopItem};
 use crate::simulate;
 use crate::train::dataset::DAY_S;
@@ -145,7 +145,7 @@ fn row(item: &ShopItem) -> CatalogRow {
 /// Adds what titles say, and lets the type of a thing stand in for a missing category.
 fn mine(rows: &mut [CatalogRow]) {
     let titles: Vec<&str> = rows.iter().map(|row| row.title.as_str()).collect();
-    let mined = language::mine(&titles, &Mining::default());
+    let mined = language::mine(&titles, &MiningConfig::default());
     for (row, mined) in rows.iter_mut().zip(mined) {
         if row.category.is_empty()
             && let Some((_, kind)) = mined.iter().find(|(name, _)| name == TYPE)

@@ -99,7 +99,7 @@ impl Stage for Write {
             let head =
                 head.as_ref().map_or(Vec::new(), |head| head.shopper_vector(written, &cards));
             let pattern = pattern.into();
-            let card = UserCard { pattern, vector, history, expects, head };
+            let card = UserCard { pattern, vector, history, expects, rechead_vector: head };
             cards.users.insert(user.clone(), Arc::new(card));
         }
         write_cards(&workspace.dir, &cards)?;

@@ -1,6 +1,6 @@
 //! The tokens of a language model that was made elsewhere: its own `tokenizer.json`.
 
-use super::tokens::learn;
+use super::text_tokenizer::learn;
 use super::{SemanticTokens, SemanticTokensError};
 use rustc_hash::FxHashSet;
 use std::path::{Path, PathBuf};

@@ -1,27 +1,25 @@
 //! Attributes of products whose catalogue has only titles: colour, material, motif and type.
 //!
-//! A shopper reads what is found here ("another cake stand", "more with union jack"), so a wrong
-//! attribute is worse than none: words come from a lexicon, or have to show by how the shop uses
-//! them that they name a type (they end titles) or a motif (they recur across types).
+//! Shoppers read these attributes ("another cake stand", "more with union jack"), so a wrong one is
+//! worse than none. A word therefore has to be in the lexicon, or the shop's use of it has to show that
+//! it names a type (it ends titles) or a motif (it recurs across types).
 
-use super::lexicon::{
-    BREAKS, COLOURS, MATERIALS, MOTIF_PHRASES, MOTIFS, NEITHER, NO_MOTIF, PARTS, PLAIN, PRODUCTS,
-};
+use super::lexicon::{Lexicon, Phrases, Values};
 use super::words::{singular, words};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// How often a word has to be used in a way before it counts.
+/// The counts above which a word's use makes it a type or a motif.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mining {
-    /// Titles in which a phrase of two words has to name the product to become a type.
+pub struct MiningConfig {
+    /// Titles whose product a noun or phrase has to name to become a type.
     pub type_titles: usize,
     /// Titles in which a word or phrase has to occur to become a motif.
     pub motif_titles: usize,
-    /// Different types that it has to occur with.
+    /// Different types that a motif has to occur with.
     pub motif_types: usize,
 }
 
-impl Default for Mining {
+impl Default for MiningConfig {
     fn default() -> Self {
         Self { type_titles: 5, motif_titles: 8, motif_types: 4 }
     }
@@ -29,7 +27,7 @@ impl Default for Mining {
 
 /// The share of a word's uses that have to end a title for the word to be a type's.
 const ENDING_SHARE: f64 = 0.6;
-/// The share of a longer type's uses above which the shorter one is never said: "hot water bottle".
+/// The share of the shorter type's uses that a longer type needs to replace it: "hot water bottle".
 const WHOLE_SHARE: f64 = 0.9;
 /// The share of the rarer word's uses above which two words are one phrase: "dolly girl".
 const BOUND_SHARE: f64 = 0.7;
@@ -40,18 +38,20 @@ const LETTERS_MIN: usize = 4;
 /// Letters that a word within a longer type needs: "tea towel", "key ring".
 const MODIFIER_LETTERS_MIN: usize = 3;
 
-/// For each title its attributes, as (name, value) pairs in the order colour, material, motif,
-/// type; what a title doesn't say is left out.
-pub fn mine(titles: &[&str], plan: &Mining) -> Vec<Vec<(String, String)>> {
+/// The attributes of each title: (name, value) pairs in the order colour, material, motif, type. A
+/// title may lack any of them.
+pub fn mine(titles: &[&str], config: &MiningConfig) -> Vec<Vec<(String, String)>> {
     let titles: Vec<Title> = titles.iter().map(|title| Title::read(title)).collect();
-    let heads = heads(&titles, plan);
-    let named: Vec<Option<usize>> = titles.iter().map(|title| title.head(&heads)).collect();
-    let motifs = motifs(&titles, &named, &heads, plan);
-    let types = Types::learn(&titles, &named, &motifs, plan);
+    let lexicon = &Lexicon::english();
+    let heads = heads(&titles, lexicon, config);
+    let named: Vec<Option<usize>> = titles.iter().map(|title| title.head(&heads, lexicon)).collect();
+    let motifs = motifs(&titles, &named, &heads, lexicon, config);
+    let types = TypeNames::learn(&titles, &named, &motifs, lexicon, config);
     let attributes = titles.iter().zip(&named).map(|(title, &head)| {
-        let mut found = title.lexical("colour", COLOURS, NEITHER);
-        found.extend(title.lexical("material", MATERIALS, NEITHER));
-        found.extend(title.motifs(&motifs, head));
+        let except = &lexicon.not_colours_or_materials;
+        let mut found = title.lexical("colour", &lexicon.colours, except);
+        found.extend(title.lexical("material", &lexicon.materials, except));
+        found.extend(title.motifs(&motifs, head, lexicon));
         found.extend(head.map(|head| ("type".to_owned(), types.name(title, head))));
         found
     });
@@ -74,22 +74,22 @@ impl Title {
     }
 
     /// Whether the word at `place` is part of one of these phrases.
-    fn within(&self, place: usize, phrases: &[(&str, &str)]) -> bool {
+    fn within(&self, place: usize, phrases: &Phrases) -> bool {
         let begins = |place| self.pair(place).is_some_and(|pair| phrases.contains(&pair));
         begins(place) || place > 0 && begins(place - 1)
     }
 
-    /// The values that a lexicon finds here, each once, except within `phrases`.
+    /// The `values` of its words, each once, except for words within the phrases `except`.
     fn lexical(
         &self,
         name: &str,
-        lexicon: &[(&str, &str)],
-        phrases: &[(&str, &str)],
+        values: &Values,
+        except: &Phrases,
     ) -> Vec<(String, String)> {
         let mut found: Vec<(String, String)> = Vec::new();
         for (place, word) in self.words.iter().enumerate() {
-            let value = lexicon.iter().find(|(known, _)| known == word).map(|&(_, value)| value);
-            if let Some(value) = value.filter(|_| !self.within(place, phrases))
+            let value = values.get(word.as_str()).filter(|_| !self.within(place, except));
+            if let Some(&value) = value
                 && !found.iter().any(|(_, known)| known == value)
             {
                 found.push((name.to_owned(), value.to_owned()));
@@ -98,12 +98,17 @@ impl Title {
         found
     }
 
-    /// The motifs said anywhere but in the name of the product itself.
-    fn motifs(&self, mined: &FxHashSet<String>, head: Option<usize>) -> Vec<(String, String)> {
+    /// Its motifs, outside of the noun that names the product.
+    fn motifs(
+        &self,
+        mined: &FxHashSet<String>,
+        head: Option<usize>,
+        lexicon: &Lexicon,
+    ) -> Vec<(String, String)> {
         let mut values: Vec<String> = Vec::new();
         let mut place = 0;
         while place < self.words.len() {
-            let (value, length) = self.motif_at(place, mined);
+            let (value, length) = self.motif_at(place, mined, lexicon);
             if let Some(value) =
                 value.filter(|value| head != Some(place) && !values.contains(value))
             {
@@ -114,13 +119,18 @@ impl Title {
         values.into_iter().map(|value| ("motif".to_owned(), value)).collect()
     }
 
-    /// The motif that starts at `place`, and how many words are read with it.
-    fn motif_at(&self, place: usize, mined: &FxHashSet<String>) -> (Option<String>, usize) {
+    /// The motif that starts at `place`, and the number of words that it takes.
+    fn motif_at(
+        &self,
+        place: usize,
+        mined: &FxHashSet<String>,
+        lexicon: &Lexicon,
+    ) -> (Option<String>, usize) {
         if let Some(pair) = self.pair(place) {
-            if NO_MOTIF.contains(&pair) {
+            if lexicon.not_motifs.contains(&pair) {
                 return (None, 2);
             }
-            if let Some((_, value)) = MOTIF_PHRASES.iter().find(|(phrase, _)| *phrase == pair) {
+            if let Some(value) = lexicon.motif_phrases.get(&pair) {
                 return (Some((*value).to_owned()), 2);
             }
             let phrase = format!("{} {}", pair.0, pair.1);
@@ -129,88 +139,92 @@ impl Title {
             }
         }
         let word = &self.words[place];
-        let known = MOTIFS.iter().find(|(known, _)| known == word);
-        let value = known.map(|&(_, value)| value.to_owned());
+        let value = lexicon.motifs.get(word.as_str()).map(|&value| value.to_owned());
         (value.or_else(|| mined.get(word).cloned()), 1)
     }
 
-    /// Where the noun stands that names the product: the last such noun of the first phrase.
-    fn head(&self, heads: &FxHashSet<String>) -> Option<usize> {
-        self.first_phrase().iter().rposition(|word| heads.contains(word))
+    /// The index of the noun that names the product: the last such noun of the first phrase.
+    fn head(&self, heads: &FxHashSet<String>, lexicon: &Lexicon) -> Option<usize> {
+        self.first_phrase(lexicon).iter().rposition(|word| heads.contains(word))
     }
 
-    /// Where the first phrase ends in a word that says more than colour, size or pattern.
-    fn tail(&self) -> Option<usize> {
-        self.first_phrase().iter().rposition(|word| says_more(word))
+    /// The index of the last word of the first phrase that is more than a colour, size or pattern.
+    fn tail(&self, lexicon: &Lexicon) -> Option<usize> {
+        self.first_phrase(lexicon).iter().rposition(|word| lexicon.is_content(word))
     }
 
-    /// The words up to a break, of which one at least says more than colour, size or pattern:
-    /// "white with black cats bowl" is one phrase, "jigsaw in tin" is two.
-    fn first_phrase(&self) -> &[String] {
-        let content = self.words.iter().position(|word| says_more(word)).unwrap_or(0);
-        let length = self.words[content..].iter().position(|word| is_break(word));
+    /// The words up to the first break after a content word: "white with black cats bowl" is one
+    /// phrase, "jigsaw in tin" is two.
+    fn first_phrase(&self, lexicon: &Lexicon) -> &[String] {
+        let content = self.words.iter().position(|word| lexicon.is_content(word)).unwrap_or(0);
+        let length =
+            self.words[content..].iter().position(|word| lexicon.breaks.contains(word.as_str()));
         &self.words[..length.map_or(self.words.len(), |length| content + length)]
     }
 }
 
 /// Nouns that name products: those of the lexicon, and those that the shop ends its titles with.
-fn heads(titles: &[Title], plan: &Mining) -> FxHashSet<String> {
-    let mut uses: FxHashMap<&str, Ending<'_>> = FxHashMap::default();
+fn heads(titles: &[Title], lexicon: &Lexicon, config: &MiningConfig) -> FxHashSet<String> {
+    let mut uses: FxHashMap<&str, NounUse<'_>> = FxHashMap::default();
     for title in titles {
         for word in &title.words {
             uses.entry(word).or_default().titles += 1;
         }
-        let Some(tail) = title.tail() else { continue };
+        let Some(tail) = title.tail(lexicon) else { continue };
         let ending = uses.entry(&title.words[tail]).or_default();
         ending.endings += 1;
-        ending.after_product +=
-            usize::from(title.words[..tail].iter().any(|word| PRODUCTS.contains(&word.as_str())));
+        let names_product = |word: &String| lexicon.products.contains(word.as_str());
+        ending.after_product += usize::from(title.words[..tail].iter().any(names_product));
         ending.before.extend(tail.checked_sub(1).map(|before| title.words[before].as_str()));
     }
-    let mined = uses
-        .iter()
-        .filter(|(word, ending)| is_word(word, LETTERS_MIN) && ending.names_a_type(plan));
+    let mined = uses.iter().filter(|(word, ending)| {
+        lexicon.can_name(word, LETTERS_MIN) && ending.names_a_type(config)
+    });
     let mined = mined.map(|(word, _)| (*word).to_owned());
-    PRODUCTS.iter().map(|&word| word.to_owned()).chain(mined).collect()
+    lexicon.products.iter().map(|&word| word.to_owned()).chain(mined).collect()
 }
 
-/// How a word is used.
+/// The uses of a word that may be a noun.
 #[derive(Default)]
-struct Ending<'a> {
+struct NounUse<'a> {
     titles: usize,
-    /// Titles whose name it ends.
+    /// Titles whose first phrase it ends.
     endings: usize,
-    /// … though a product was named before it: "cake tins sketchbook".
+    /// Of those, titles that name a product before it: "cake tins sketchbook".
     after_product: usize,
-    /// What stands before it there.
+    /// The words before it there.
     before: FxHashSet<&'a str>,
 }
 
-impl Ending<'_> {
-    /// A noun is told from a pattern by ending titles, after varied words, without another noun
-    /// that already named the product.
-    fn names_a_type(&self, plan: &Mining) -> bool {
-        self.endings >= plan.type_titles
+impl NounUse<'_> {
+    /// Whether it is a noun and no pattern: it ends titles, after varied words, where no earlier noun
+    /// names the product.
+    fn names_a_type(&self, config: &MiningConfig) -> bool {
+        self.endings >= config.type_titles
             && self.endings as f64 >= ENDING_SHARE * self.titles as f64
-            && self.before.len() * 2 >= plan.type_titles
+            && self.before.len() * 2 >= config.type_titles
             && self.after_product * 4 <= self.endings
     }
 }
 
 /// Words and phrases that recur across types, before the product's name and after it.
 ///
-/// That they may follow the name tells motifs ("spaceboy lunch box", "beaker spaceboy") from
-/// parts of the name ("cake", "wall", "tea").
+/// A motif may follow the name ("spaceboy lunch box", "beaker spaceboy"); a part of the name
+/// ("cake", "wall", "tea") does not.
 fn motifs(
     titles: &[Title],
     named: &[Option<usize>],
     heads: &FxHashSet<String>,
-    plan: &Mining,
+    lexicon: &Lexicon,
+    config: &MiningConfig,
 ) -> FxHashSet<String> {
     let usable = |word: &str| {
-        is_word(word, LETTERS_MIN) && !heads.contains(word) && !is_described(word) && !is_made(word)
+        lexicon.can_name(word, LETTERS_MIN)
+            && !heads.contains(word)
+            && !lexicon.describes(word)
+            && !is_participle(word)
     };
-    let eligible = |word: &str| usable(word) && !PARTS.contains(&word);
+    let eligible = |word: &str| usable(word) && !lexicon.parts.contains(word);
     let mut words: FxHashMap<&str, usize> = FxHashMap::default();
     let mut pairs: FxHashMap<(&str, &str), usize> = FxHashMap::default();
     for title in titles {
@@ -228,7 +242,7 @@ fn motifs(
             && usable(pair.1)
             && (eligible(pair.0) || eligible(pair.1))
     };
-    let mut uses: FxHashMap<String, Company<'_>> = FxHashMap::default();
+    let mut uses: FxHashMap<String, WordUse<'_>> = FxHashMap::default();
     for (title, head) in titles.iter().zip(named) {
         let Some(head) = *head else { continue };
         let mut place = 0;
@@ -237,47 +251,48 @@ fn motifs(
             let phrase =
                 pair.map_or_else(|| title.words[place].clone(), |(a, b)| format!("{a} {b}"));
             if pair.is_some() || eligible(&phrase) {
-                let company = uses.entry(phrase).or_default();
-                company.titles += 1;
-                company.following += usize::from(place > head);
-                company.types.insert(&title.words[head]);
+                let used = uses.entry(phrase).or_default();
+                used.titles += 1;
+                used.following += usize::from(place > head);
+                used.types.insert(&title.words[head]);
             }
             place += if pair.is_some() { 2 } else { 1 };
         }
     }
-    let recurring = uses.into_iter().filter(|(_, company)| company.is_motif(plan));
+    let recurring = uses.into_iter().filter(|(_, used)| used.is_motif(config));
     recurring.map(|(phrase, _)| phrase).collect()
 }
 
-/// What a word or phrase is used with.
+/// The uses of a word or phrase that may be a motif.
 #[derive(Default)]
-struct Company<'a> {
+struct WordUse<'a> {
     titles: usize,
     /// Titles in which it follows the product's name.
     following: usize,
     types: FxHashSet<&'a str>,
 }
 
-impl Company<'_> {
-    fn is_motif(&self, plan: &Mining) -> bool {
-        self.titles >= plan.motif_titles
-            && self.types.len() >= plan.motif_types
+impl WordUse<'_> {
+    fn is_motif(&self, config: &MiningConfig) -> bool {
+        self.titles >= config.motif_titles
+            && self.types.len() >= config.motif_types
             && self.following as f64 >= FOLLOWING_SHARE * self.titles as f64
     }
 }
 
 /// Which words before a product's noun belong to its name: "cake stand", "hot water bottle".
-struct Types {
+struct TypeNames {
     /// Two words or three, joined by a space.
     names: FxHashSet<String>,
 }
 
-impl Types {
+impl TypeNames {
     fn learn(
         titles: &[Title],
         named: &[Option<usize>],
         motifs: &FxHashSet<String>,
-        plan: &Mining,
+        lexicon: &Lexicon,
+        config: &MiningConfig,
     ) -> Self {
         let mut uses: FxHashMap<String, usize> = FxHashMap::default();
         for (title, head) in titles.iter().zip(named) {
@@ -285,8 +300,8 @@ impl Types {
             for length in 2..=3 {
                 let Some(start) = (head + 1).checked_sub(length) else { break };
                 let first = &title.words[start];
-                if !is_word(first, MODIFIER_LETTERS_MIN)
-                    || is_described(first)
+                if !lexicon.can_name(first, MODIFIER_LETTERS_MIN)
+                    || lexicon.describes(first)
                     || motifs.contains(first)
                 {
                     break;
@@ -302,11 +317,11 @@ impl Types {
         };
         let frequent = uses
             .iter()
-            .filter(|&(name, &titles)| titles >= plan.type_titles && whole(name, titles));
+            .filter(|&(name, &titles)| titles >= config.type_titles && whole(name, titles));
         Self { names: frequent.map(|(name, _)| name.clone()).collect() }
     }
 
-    /// The longest name known that ends at `head`.
+    /// The longest known name that ends at `head`.
     fn name(&self, title: &Title, head: usize) -> String {
         let longest_first = (2..=3).rev().filter_map(|length| (head + 1).checked_sub(length));
         let mut names = longest_first.map(|start| title.words[start..=head].join(" "));
@@ -315,36 +330,33 @@ impl Types {
     }
 }
 
-/// Whether a word can stand in a mined attribute at all.
-fn is_word(word: &str, letters_min: usize) -> bool {
-    word.chars().count() >= letters_min
-        && word.chars().all(|letter| letter.is_alphabetic() || letter == '-')
-        && !is_plain(word)
-        && !is_break(word)
+impl Lexicon {
+    /// Whether a word can be in a mined attribute at all.
+    fn can_name(&self, word: &str, letters_min: usize) -> bool {
+        word.chars().count() >= letters_min
+            && word.chars().all(|letter| letter.is_alphabetic() || letter == '-')
+            && !self.is_plain(word)
+            && !self.breaks.contains(word)
+    }
+
+    /// Whether a word is more than a colour, a size or a pattern.
+    fn is_content(&self, word: &str) -> bool {
+        !self.is_plain(word) && !self.describes(word) && !self.breaks.contains(word)
+    }
+
+    fn is_plain(&self, word: &str) -> bool {
+        self.plain.contains(word) || word.chars().any(|letter| letter.is_ascii_digit())
+    }
+
+    /// Whether a word describes a product, and so does not name it.
+    fn describes(&self, word: &str) -> bool {
+        [&self.colours, &self.materials, &self.motifs].iter().any(|them| them.contains_key(word))
+    }
 }
 
-fn is_break(word: &str) -> bool {
-    BREAKS.contains(&word)
-}
-
-fn says_more(word: &str) -> bool {
-    !is_plain(word) && !is_described(word) && !is_break(word)
-}
-
-/// Whether a word says how something is made rather than what is on it: "padded", "hanging".
-fn is_made(word: &str) -> bool {
+/// Whether a word says how a product is made ("padded", "hanging"), and is no motif.
+fn is_participle(word: &str) -> bool {
     word.ends_with("ed") || word.ends_with("ing")
-}
-
-fn is_plain(word: &str) -> bool {
-    PLAIN.contains(&word) || word.chars().any(|letter| letter.is_ascii_digit())
-}
-
-/// Whether a lexicon says that a word describes a product and so does not name it.
-fn is_described(word: &str) -> bool {
-    [COLOURS, MATERIALS, MOTIFS]
-        .iter()
-        .any(|lexicon| lexicon.iter().any(|&(known, _)| known == word))
 }
 
 #[cfg(test)]
@@ -352,14 +364,14 @@ mod tests {
     use super::*;
 
     fn mined(titles: &[&str]) -> Vec<String> {
-        let said = |pairs: Vec<(String, String)>| {
+        let joined = |pairs: Vec<(String, String)>| {
             pairs
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect::<Vec<_>>()
                 .join(" ")
         };
-        mine(titles, &Mining::default()).into_iter().map(said).collect()
+        mine(titles, &MiningConfig::default()).into_iter().map(joined).collect()
     }
 
     #[track_caller]
@@ -368,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_alone_says_what_the_lexicon_knows() {
+    fn the_lexicon_alone_finds_attributes_of_a_title() {
         check("Red Retrospot Mug", "colour=red motif=retrospot type=mug");
         check("Gingham Heart Doorstop Red", "colour=red motif=gingham motif=heart type=doorstop");
         check("WOODEN FRAME ANTIQUE WHITE", "colour=white material=wood type=frame");
@@ -379,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_in_another_sense_says_nothing() {
+    fn a_word_in_another_sense_is_no_attribute() {
         check("Ice Cream Bowl", "type=bowl");
         check("Fairy Cake Candles", "type=candle");
         check("Magic Drawing Slate", "");
@@ -408,7 +420,7 @@ mod tests {
         let mined = mined(&titles);
         assert_eq!(mined[0], "colour=red type=cake stand");
         assert_eq!(mined[5], "colour=red type=hot water bottle");
-        assert_eq!(mined[10], "colour=red type=wibble", "a noun that no lexicon knows");
+        assert_eq!(mined[10], "colour=red type=wibble", "a noun that is not in the lexicon");
     }
 
     #[test]
@@ -446,7 +458,7 @@ mod tests {
             return;
         };
         let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
-        let found = mine(&titles, &Mining::default());
+        let found = mine(&titles, &MiningConfig::default());
         let share = |name: &str| {
             let has = |pairs: &&Vec<(String, String)>| pairs.iter().any(|pair| pair.0 == name);
             found.iter().filter(has).count() as f64 / found.len() as f64
@@ -454,15 +466,16 @@ mod tests {
         assert!(share("type") > 0.7, "{}", share("type"));
         assert!(share("motif") > 0.4, "{}", share("motif"));
         assert!(share("colour") > 0.3 && share("material") > 0.15);
+        let lexicon = Lexicon::english();
         for (title, pairs) in titles.iter().zip(&found) {
             for (name, value) in pairs {
-                let sayable = value.split(' ').all(|word| word.len() > 2 && !is_plain(word));
+                let sayable = value.split(' ').all(|word| word.len() > 2 && !lexicon.is_plain(word));
                 assert!(sayable, "{title}: {name} {value}");
             }
         }
         let mut reversed: Vec<&str> = titles.clone();
         reversed.reverse();
-        let mut again = mine(&reversed, &Mining::default());
+        let mut again = mine(&reversed, &MiningConfig::default());
         again.reverse();
         assert_eq!(found, again, "the order of a catalogue does not matter");
     }
