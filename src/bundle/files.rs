@@ -101,9 +101,14 @@ pub fn write_cards(dir: &Path, cards: &Cards) -> Result<(), BundleError> {
     write_lines(dir, Part::ItemCards, rows)?;
     let users: BTreeMap<&str, &UserCard> =
         cards.users.iter().map(|(user, card)| (user.as_str(), &**card)).collect();
-    write_lines(dir, Part::UserCards, users.iter().map(|(user, card)| UserCardRow::of(user, card)))?;
+    write_lines(
+        dir,
+        Part::UserCards,
+        users.iter().map(|(user, card)| UserCardRow::of(user, card)),
+    )?;
     let patterns: Vec<f32> = users.values().flat_map(|card| card.vector.iter().copied()).collect();
-    let rechead: Vec<f32> = users.values().flat_map(|card| card.rechead_vector.iter().copied()).collect();
+    let rechead: Vec<f32> =
+        users.values().flat_map(|card| card.rechead_vector.iter().copied()).collect();
     write_vectors(dir, cards, &patterns, &rechead)
 }
 
@@ -415,10 +420,7 @@ fn read_neighbours(
     Ok(NeighbourTable { columns, items, closeness })
 }
 
-fn find_tensor<'a>(
-    tensors: &SafeTensors<'a>,
-    name: &str,
-) -> Result<TensorView<'a>, BundleError> {
+fn find_tensor<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, BundleError> {
     let missing = |error: safetensors::SafeTensorError| {
         BundleError::malformed(Part::CardVectors.file(), &error.to_string())
     };

@@ -385,7 +385,8 @@ mod tests {
             let mut manifest = Manifest::of(folder.path(), "small").unwrap();
             manifest.file.push(FileEntry { name: name.into(), bytes: 0, blake3: String::new() });
             let error = manifest.verify(folder.path()).unwrap_err().to_string();
-            let said = format!("manifest.toml: `file.name` is {name:?}, expected the name of a file");
+            let said =
+                format!("manifest.toml: `file.name` is {name:?}, expected the name of a file");
             assert!(error.starts_with(&said), "{error}");
         }
     }

@@ -79,12 +79,7 @@ impl BundleError {
     }
 
     /// `field` of `file` is `found`, and must be `expected`.
-    pub fn field(
-        file: &str,
-        field: &str,
-        found: impl Display,
-        expected: impl Display,
-    ) -> Self {
+    pub fn field(file: &str, field: &str, found: impl Display, expected: impl Display) -> Self {
         let (found, expected) = (found.to_string(), expected.to_string());
         Self::Field { file: file.into(), field: field.into(), found, expected }
     }

@@ -63,7 +63,8 @@ impl SemanticIds {
         for prefix in prefixes.chunks_exact(levels - 1) {
             *sharing.entry(prefix).or_default() += 1;
         }
-        if let Some((prefix, &items)) = sharing.iter().max_by_key(|&(prefix, &items)| (items, prefix))
+        if let Some((prefix, &items)) =
+            sharing.iter().max_by_key(|&(prefix, &items)| (items, prefix))
             && items > codes
         {
             return Err(PrefixFull { prefix: prefix.to_vec(), items, codes });

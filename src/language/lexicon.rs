@@ -124,7 +124,11 @@ mod tests {
     #[test]
     fn a_line_that_cannot_be_read_is_named() {
         for (text, line, why) in [
-            ("# all\n\ncolour\tred\tred\ncolour\tred\tpink", 4, "its table holds the entry already"),
+            (
+                "# all\n\ncolour\tred\tred\ncolour\tred\tpink",
+                4,
+                "its table holds the entry already",
+            ),
             ("colour\tred", 1, "no table holds such an entry"),
             ("product\tmug\tmug", 1, "no table holds such an entry"),
             ("part\tice cream", 1, "no table holds such an entry"),
@@ -132,7 +136,11 @@ mod tests {
             ("smell\trose\trose", 1, "no table holds such an entry"),
             ("product", 1, "it names no word"),
             ("colour\tred\t", 1, "it is not a table, a word or phrase, and perhaps a value"),
-            ("colour\tred\tred\tred", 1, "it is not a table, a word or phrase, and perhaps a value"),
+            (
+                "colour\tred\tred\tred",
+                1,
+                "it is not a table, a word or phrase, and perhaps a value",
+            ),
         ] {
             let error = Lexicon::parse(text).unwrap_err();
             assert_eq!((error.line, error.why), (line, why), "{text:?}");

@@ -44,7 +44,8 @@ pub fn mine(titles: &[&str], config: &MiningConfig) -> Vec<Vec<(String, String)>
     let titles: Vec<Title> = titles.iter().map(|title| Title::read(title)).collect();
     let lexicon = &Lexicon::english();
     let heads = heads(&titles, lexicon, config);
-    let named: Vec<Option<usize>> = titles.iter().map(|title| title.head(&heads, lexicon)).collect();
+    let named: Vec<Option<usize>> =
+        titles.iter().map(|title| title.head(&heads, lexicon)).collect();
     let motifs = motifs(&titles, &named, &heads, lexicon, config);
     let types = TypeNames::learn(&titles, &named, &motifs, lexicon, config);
     let attributes = titles.iter().zip(&named).map(|(title, &head)| {
@@ -80,12 +81,7 @@ impl Title {
     }
 
     /// The `values` of its words, each once, except for words within the phrases `except`.
-    fn lexical(
-        &self,
-        name: &str,
-        values: &Values,
-        except: &Phrases,
-    ) -> Vec<(String, String)> {
+    fn lexical(&self, name: &str, values: &Values, except: &Phrases) -> Vec<(String, String)> {
         let mut found: Vec<(String, String)> = Vec::new();
         for (place, word) in self.words.iter().enumerate() {
             let value = values.get(word.as_str()).filter(|_| !self.within(place, except));
@@ -469,7 +465,8 @@ mod tests {
         let lexicon = Lexicon::english();
         for (title, pairs) in titles.iter().zip(&found) {
             for (name, value) in pairs {
-                let sayable = value.split(' ').all(|word| word.len() > 2 && !lexicon.is_plain(word));
+                let sayable =
+                    value.split(' ').all(|word| word.len() > 2 && !lexicon.is_plain(word));
                 assert!(sayable, "{title}: {name} {value}");
             }
         }
