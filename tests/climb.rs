@@ -153,7 +153,7 @@ fn twins(opened: &OpenedScorer) -> Vec<Twin> {
             query_text: text(&words.query_text),
             ..query(&user, &items, now)
         };
-        let expects = if number.is_multiple_of(3) { card.expects } else { None };
+        let expects = if number.is_multiple_of(3) { card.expected_item } else { None };
         let case = Case {
             user: number as u32,
             now,

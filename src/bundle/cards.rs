@@ -121,7 +121,7 @@ pub struct UserCard {
     /// Their last events, oldest first: at most [`HISTORY_LEN`].
     pub history: Vec<HistoryEvent>,
     /// The number of the item that a language model predicts, if the recipe has it predict one.
-    pub expects: Option<u32>,
+    pub expected_item: Option<u32>,
     /// Their vector by the Rechead. Empty without a Rechead, and if the card was written without it: then
     /// it is computed when the card is looked up.
     pub rechead_vector: Vec<f32>,

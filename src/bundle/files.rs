@@ -255,7 +255,7 @@ impl UserCardRow {
             user: user.into(),
             pattern: card.pattern.to_string(),
             history: history.collect(),
-            expects: card.expects,
+            expects: card.expected_item,
         }
     }
 
@@ -279,10 +279,10 @@ impl UserCardRow {
             Ok(HistoryEvent { item, time, kind })
         };
         let history = self.history.into_iter().map(event).collect::<Result<_, _>>()?;
-        let expects = self.expects.filter(|item| (*item as usize) < items);
+        let expected_item = self.expects.filter(|item| (*item as usize) < items);
         let (vector, rechead_vector) = (vector.to_vec(), rechead_vector.to_vec());
         let pattern = self.pattern.into();
-        let card = UserCard { pattern, vector, history, expects, rechead_vector };
+        let card = UserCard { pattern, vector, history, expected_item, rechead_vector };
         Ok((self.user.into(), Arc::new(card)))
     }
 }

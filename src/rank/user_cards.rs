@@ -128,8 +128,12 @@ impl UserCards {
     }
 
     fn head(&self, card: &UserCard) -> Vec<f32> {
-        let UserCard { history, vector, expects, .. } = card;
-        self.model.shopper_vector(ShopperTexts { history, thought: Some(vector), answer: *expects })
+        let UserCard { history, vector, expected_item, .. } = card;
+        self.model.shopper_vector(ShopperTexts {
+            history,
+            thought: Some(vector),
+            answer: *expected_item,
+        })
     }
 
     /// Makes the card of a history: its pattern, and the vectors of both spaces.
@@ -140,7 +144,7 @@ impl UserCards {
         let vector =
             if pattern.is_empty() { Vec::new() } else { self.model.reader.vector(&pattern) };
         let (pattern, rechead_vector) = (pattern.into(), Vec::new());
-        let card = UserCard { pattern, vector, history, expects, rechead_vector };
+        let card = UserCard { pattern, vector, history, expected_item: expects, rechead_vector };
         UserCard { rechead_vector: self.head(&card), ..card }
     }
 }

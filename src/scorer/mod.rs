@@ -254,7 +254,7 @@ impl ScoreRequest {
             history: &card.history,
             pattern: Some(&card.vector),
             rechead: Some(&card.rechead_vector),
-            expected_item: card.expects,
+            expected_item: card.expected_item,
             counts: counts.as_ref(),
             candidates: items,
         }

@@ -187,7 +187,7 @@ fn with_golden<T>(
         history: &card.history,
         pattern: Some(&card.vector),
         rechead: Some(&card.rechead_vector),
-        expected_item: card.expects,
+        expected_item: card.expected_item,
         counts: None,
         candidates: &candidates,
     }))

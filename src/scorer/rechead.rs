@@ -71,11 +71,11 @@ impl RecheadScorer {
     /// Whether cards were written with this very network, to the precision that they are kept in: told
     /// by the vectors of `user`, and of the item that they met last.
     pub fn matches_vectors(&self, user: &UserCard, cards: &Cards) -> bool {
-        let UserCard { history, vector, expects, rechead_vector, .. } = user;
+        let UserCard { history, vector, expected_item, rechead_vector, .. } = user;
         if rechead_vector.is_empty() && cards.rechead_vectors.is_empty() {
             return true;
         }
-        let written = ShopperTexts { history, thought: Some(vector), answer: *expects };
+        let written = ShopperTexts { history, thought: Some(vector), answer: *expected_item };
         let texts = cards.item_vectors.chunks_exact(self.network.text_width());
         let mut both = texts.zip(cards.rechead_vectors.chunks_exact(self.network.width()));
         let met = history.last().and_then(|past| both.nth(past.item as usize));

@@ -37,7 +37,7 @@ pub struct Case {
     /// What is said of the user in words: nothing, unless somebody made it up.
     pub synthetic_query: SyntheticQuery,
     /// The item that a language model expects them to want, if one was asked.
-    pub expects: Option<u32>,
+    pub expected_item: Option<u32>,
     /// The slate, in the order given.
     pub slate: Vec<u32>,
     /// What was then bought: one item, or those of a basket.
@@ -161,8 +161,18 @@ impl Cases<'_> {
         });
         let slate = slate.into_iter().map(|(item, _)| item).collect();
         let user = user as u32;
-        let (synthetic_query, expects) = (SyntheticQuery::default(), None);
-        Case { user, now, history, pattern, synthetic_query, expects, slate, relevant, snapshot }
+        let (synthetic_query, expected_item) = (SyntheticQuery::default(), None);
+        Case {
+            user,
+            now,
+            history,
+            pattern,
+            synthetic_query,
+            expected_item,
+            slate,
+            relevant,
+            snapshot,
+        }
     }
 }
 
@@ -181,7 +191,7 @@ impl Case {
         ShopperTexts {
             history: &self.history,
             thought: self.pattern.as_deref(),
-            answer: self.expects,
+            answer: self.expected_item,
         }
     }
 

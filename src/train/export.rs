@@ -99,7 +99,7 @@ mod tests {
             history: vec![past],
             pattern: None,
             synthetic_query: SyntheticQuery::default(),
-            expects: None,
+            expected_item: None,
             slate: vec![2, 0],
             relevant: vec![0, 9],
             snapshot: 0,

@@ -67,7 +67,7 @@ impl OfflineLadder {
     /// Reads the models of a workspace.
     pub fn read(workspace: &Workspace<'_>, data: &TrainingData) -> anyhow::Result<Self> {
         let scorer = OfflineScorer::read(workspace)?;
-        let expects = workspace.recipe.expects() && scorer.head().is_some();
+        let expects = workspace.recipe.expects_items() && scorer.head().is_some();
         let (path, folder) = (workspace.path(Part::Reranker), workspace.path(Part::Decoder));
         if !path.exists() {
             return Ok(Self { scorer, model: None, file: RerankerFile::default(), expects });

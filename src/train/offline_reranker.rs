@@ -148,7 +148,7 @@ impl OfflineReranker {
         let shoppers: Vec<ShopperContext<'_>> = cases.iter().map(Case::shopper).collect();
         let expected = self.expected(&shoppers, progress)?;
         for (case, expects) in cases.iter_mut().zip(expected) {
-            case.expects = expects;
+            case.expected_item = expects;
         }
         Ok(())
     }

@@ -391,7 +391,7 @@ impl Recipe {
     }
 
     /// Whether the language model says which item it expects each shopper to want.
-    pub fn expects(&self) -> bool {
+    pub fn expects_items(&self) -> bool {
         self.rechead.is_some_and(|of| of.answers)
     }
 

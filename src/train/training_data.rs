@@ -167,7 +167,7 @@ impl TrainingData {
             history: &case.history,
             pattern: case.pattern.as_deref(),
             rechead: None,
-            expected_item: case.expects,
+            expected_item: case.expected_item,
             counts: None,
             candidates: &candidates,
         };

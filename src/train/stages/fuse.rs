@@ -73,7 +73,7 @@ impl Stage for Fuse {
         {
             cases.shuffle(&mut rng);
             cases.truncate(of.judged_max);
-            if recipe.expects() && scorer.head().is_some() {
+            if recipe.expects_items() && scorer.head().is_some() {
                 model.expect(&mut cases, &mut |_| {})?;
             }
             let orders = scorer.orders(&data, &cases)?;

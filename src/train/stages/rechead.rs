@@ -111,7 +111,7 @@ impl Stage for RecheadStage {
 
 /// How many of the items that were expected were then taken.
 fn hits(cases: &[Case]) -> f64 {
-    let hit = |case: &&Case| case.expects.is_some_and(|item| case.relevant.contains(&item));
+    let hit = |case: &&Case| case.expected_item.is_some_and(|item| case.relevant.contains(&item));
     let share = cases.iter().filter(hit).count() as f64 / cases.len().max(1) as f64;
     (share * 1e4).round() / 1e4
 }
@@ -190,7 +190,7 @@ impl Training<'_> {
             let nothing = || vec![0.0; TEXT_WIDTH];
             thought.extend(case.pattern.clone().unwrap_or_else(nothing));
             let cards = &self.data.snapshots[case.snapshot].cards;
-            let expects = case.expects.or_else(|| predicted_next_item(&case.history, cards));
+            let expects = case.expected_item.or_else(|| predicted_next_item(&case.history, cards));
             let expects = expects.filter(|_| !rng.random_bool(HIDDEN_SHARE));
             answer.extend(expects.map_or_else(nothing, |item| text(texts, item).to_vec()));
             answered.push(if expects.is_some() { 1.0_f32 } else { 0.0 });

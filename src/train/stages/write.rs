@@ -65,7 +65,7 @@ impl Stage for Write {
         let mut expected = vec![None; shoppers.len()];
         let mut by_model = Value::Null;
         let writes = workspace.recipe.language_model.as_ref().and_then(|of| of.write);
-        if writes.is_some() || workspace.recipe.expects() {
+        if writes.is_some() || workspace.recipe.expects_items() {
             let reranker = OfflineReranker::with_concurrency(
                 &workspace.path(Part::Decoder),
                 &catalog,
@@ -78,7 +78,7 @@ impl Stage for Write {
                 by_model = rewrite(workspace, &writer, &dataset, cards, &shoppers, &mut patterns)?;
                 snapshot.reread(&reader);
             }
-            if workspace.recipe.expects() {
+            if workspace.recipe.expects_items() {
                 let total = shoppers.len() as u64;
                 let progress = &mut *workspace.progress;
                 let show = &mut |done| progress.show("expecting", done as u64, total);
@@ -99,7 +99,8 @@ impl Stage for Write {
             let head =
                 head.as_ref().map_or(Vec::new(), |head| head.shopper_vector(written, &cards));
             let pattern = pattern.into();
-            let card = UserCard { pattern, vector, history, expects, rechead_vector: head };
+            let card =
+                UserCard { pattern, vector, history, expected_item: expects, rechead_vector: head };
             cards.users.insert(user.clone(), Arc::new(card));
         }
         write_cards(&workspace.dir, &cards)?;

@@ -188,7 +188,7 @@ mod tests {
             history: vec![past(0, 40, EventKind::Purchase), past(2, 1, EventKind::Click)],
             pattern: None,
             synthetic_query: SyntheticQuery::default(),
-            expects: None,
+            expected_item: None,
             slate: vec![1, 2],
             relevant: vec![1],
             snapshot: 0,
