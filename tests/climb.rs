@@ -160,7 +160,7 @@ fn twins(opened: &OpenedScorer) -> Vec<Twin> {
             history,
             pattern,
             synthetic_query: words,
-            expects,
+            expected_item: expects,
             slate,
             relevant: Vec::new(),
             snapshot: 0,
