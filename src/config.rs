@@ -189,7 +189,9 @@ pub enum ConfigError {
     #[error("invalid configuration: {0}")]
     Wrong(Box<toml::de::Error>),
     /// A source gives a key under its old name and under its new one.
-    #[error("{source_name} gives `{old}` and `{new}`: the first is the old name of the second, so keep one of them")]
+    #[error(
+        "{source_name} gives `{old}` and `{new}`: the first is the old name of the second, so keep one of them"
+    )]
     GivenTwice {
         /// The file, or the environment.
         source_name: String,
@@ -416,7 +418,8 @@ mod tests {
     fn defaults_of_a_command_give_way_to_everything() {
         let defaults = || "[api]\nlisten = \"127.0.0.1:1\"\nrequests_max = 7".parse().unwrap();
         let listen = |variables: &[(&str, &str)]| {
-            let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            let variables =
+                variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
             let config = Config::layered(defaults(), None, variables).unwrap();
             assert_eq!(config.api.requests_max, 7);
             config.api.listen.to_string()
@@ -447,7 +450,10 @@ mod tests {
         assert_eq!(config.api.requests_max, 7);
         assert_eq!(config.api.deadline_default, HumanDuration(Duration::from_millis(40)));
         assert_eq!(config.scorer.threads, 3);
-        assert_eq!((config.scorer.device.0, config.scorer.device_from), (ComputeDevice::Gpu(0), 5_000));
+        assert_eq!(
+            (config.scorer.device.0, config.scorer.device_from),
+            (ComputeDevice::Gpu(0), 5_000)
+        );
         assert_eq!(config.store.path.as_deref(), Some(Path::new("data/facts.redb")));
         assert_eq!(config.bundle.swap, SwapSetting::OneAtATime);
         assert_eq!(config.engine.device, DeviceSetting(ComputeDevice::Gpu(1)));

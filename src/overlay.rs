@@ -64,7 +64,9 @@ mod tests {
         check("false", Value::Boolean(false));
         check("[1, 2]", Value::Array(vec![Value::Integer(1), Value::Integer(2)]));
         check("\"7\"", Value::String("7".into()));
-        for text in ["40ms", "data/facts.redb", "[::1]:9000", "127.0.0.1:0", "2024-05-01", "1\nb = 2", ""] {
+        for text in
+            ["40ms", "data/facts.redb", "[::1]:9000", "127.0.0.1:0", "2024-05-01", "1\nb = 2", ""]
+        {
             check(text, Value::String(text.into()));
         }
     }

@@ -10,12 +10,12 @@ use raisonne::engine::ComputeDevice;
 use raisonne::nn::cuda::{Backprop, BackpropError, BackpropOptions};
 use raisonne::nn::decoder::{Adapters, LinearId, TokenBatch, TrainableDecoder, backprop, lora};
 use raisonne::nn::{BranchTargets, RowTargets};
-use raisonne::train::learner::{ComputeDtype, Learner, LearnerConfig, TrainScope};
+use raisonne::train::learner_config::{ComputeDtype, LearnerConfig, TrainScope};
 use raisonne::train::lesson::{Choose, Lesson, LessonBatch, Reinforce, totals};
+use raisonne::train::{StopSignal, Trainer};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The models beside `fixtures/decoder/make.py`: norms of heads, windows, long positions, tied tables and biases.
@@ -76,7 +76,7 @@ fn lessons(vocabulary: u32) -> Vec<Lesson> {
         clip_eps: [0.9, 1e6],
         normaliser: 40.0,
     };
-    let mut written = Lesson::written(tokens(19, 7), reinforce);
+    let mut written = Lesson::reinforced(tokens(19, 7), reinforce);
     written.sft_weights[4] = 1.0;
     vec![Lesson::text(tokens(23, 3)), choice, written]
 }
@@ -244,8 +244,8 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     };
     let train = |device: ComputeDevice| {
         let mut learner =
-            Learner::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
-        learner.run(None, &AtomicBool::new(false), |_| {}).unwrap().losses
+            Trainer::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
+        trainer.run(None, &StopSignal::default(), |_| {}).unwrap().losses
     };
     let (right, found) = (train(ComputeDevice::Cpu), train(ComputeDevice::Gpu(0)));
     for (found, right) in found.iter().zip(&right) {
@@ -257,14 +257,14 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("training.safetensors");
     let some = LearnerConfig { device: ComputeDevice::Gpu(0), ..plan };
-    let mut first = Learner::new(begin(), some, &lessons).unwrap();
+    let mut first = Trainer::new(begin(), some, &lessons).unwrap();
     (0..4).for_each(|_| assert!(first.step().unwrap().loss > 0.0));
-    first.keep(&file).unwrap();
+    first.save_checkpoint(&file).unwrap();
     drop(first);
     for (device, near) in [(ComputeDevice::Gpu(0), 1e-9), (ComputeDevice::Cpu, 0.02)] {
-        let mut second = Learner::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
-        second.resume(&file).unwrap();
-        let losses = second.run(None, &AtomicBool::new(false), |_| {}).unwrap().losses;
+        let mut second = Trainer::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
+        second.load_checkpoint(&file).unwrap();
+        let losses = second.run(None, &StopSignal::default(), |_| {}).unwrap().losses;
         assert!((losses[7] / found[7] - 1.0).abs() < near, "{}, not {}", losses[7], found[7]);
     }
 }

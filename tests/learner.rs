@@ -17,16 +17,17 @@ use raisonne::nn::ops::{CrossEntropyTargets, cross_entropy};
 use raisonne::nn::optim::{AdamW, AdamWConfig, TrainedVariable};
 use raisonne::nn::packed::{KvDtype, PackedOptions, SimdLevel, WeightDtype};
 use raisonne::telemetry::Metrics;
-use raisonne::train::learner::{
-    CheckpointPolicy, ComputeDtype, Learner, LearnerConfig, TrainReport, TrainScope, measure,
-};
-use raisonne::train::lesson::{Choose, Lesson, LessonBatch, Reinforce, totals};
+use raisonne::train::StopSignal;
+use raisonne::train::checkpoint::DataFingerprint;
+use raisonne::train::learner::{Learner, evaluation_loss};
+use raisonne::train::learner_config::{ComputeDtype, LearnerConfig, TrainScope};
+use raisonne::train::lesson::{Choose, Lesson, LessonBatch, LessonOrder, Reinforce, totals};
 use raisonne::train::recipe::Sizes;
+use raisonne::train::trainer::{CheckpointPolicy, TrainReport, Trainer};
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 const VOCABULARY: usize = 40;
@@ -77,8 +78,8 @@ fn plan() -> LearnerConfig {
     }
 }
 
-fn run(learner: &mut Learner<'_>) -> TrainReport {
-    learner.run(None, &AtomicBool::new(false), |_| {}).unwrap()
+fn run(trainer: &mut Trainer<'_>) -> TrainReport {
+    trainer.run(None, &StopSignal::default(), |_| {}).unwrap()
 }
 
 /// The losses of a training, and what became of the model.
@@ -87,9 +88,9 @@ fn train(
     plan: LearnerConfig,
     lessons: &[Lesson],
 ) -> (Vec<f64>, TrainableDecoder) {
-    let mut learner = Learner::new(model, plan, lessons).unwrap();
-    let losses = run(&mut learner).losses;
-    (losses, learner.into_model())
+    let mut trainer = Trainer::new(model, plan, lessons).unwrap();
+    let losses = run(&mut trainer).losses;
+    (losses, trainer.into_model())
 }
 
 fn values(model: &TrainableDecoder) -> HashMap<String, Vec<f32>> {
@@ -254,7 +255,7 @@ fn texts_are_learned_by_heart_and_written_again() {
     let (losses, model) = train(model(1), plan, &texts());
     let last = losses[losses.len() - 1];
     assert!(losses[0] > 3.0 && last < 0.05, "from {} to {last}", losses[0]);
-    assert!(measure(&model, &texts(), 64).unwrap() < 0.05);
+    assert!(evaluation_loss(&model, &texts(), 64).unwrap() < 0.05);
     let served = Served::new(&model);
     for text in texts() {
         let (prompt, rest) = text.tokens.split_at(3);
@@ -292,7 +293,7 @@ fn only_tokens_that_count_are_learned() {
     let plan = LearnerConfig { steps: 80, lessons_per_step: 1, ..plan() };
     let (_, model) = train(model(1), plan, &[lesson.clone()]);
     let of = |sft_weights: Vec<f32>| {
-        measure(&model, &[Lesson { sft_weights, ..lesson.clone() }], 64).unwrap()
+        evaluation_loss(&model, &[Lesson { sft_weights, ..lesson.clone() }], 64).unwrap()
     };
     let others = lesson.sft_weights.iter().enumerate();
     let others = others.map(|(at, weight)| f32::from(u8::from(at > 0 && *weight == 0.0))).collect();
@@ -316,8 +317,8 @@ fn a_heavier_token_pulls_harder() {
     // The least loss that there is: the entropy of three to one.
     let least = -(0.75 * 0.75_f64.ln() + 0.25 * 0.25_f64.ln());
     assert!((losses[losses.len() - 1] - least).abs() < 0.01, "{:?}", losses.last());
-    let apart =
-        measure(&model, &lessons[1..], 64).unwrap() - measure(&model, &lessons[..1], 64).unwrap();
+    let apart = evaluation_loss(&model, &lessons[1..], 64).unwrap()
+        - evaluation_loss(&model, &lessons[..1], 64).unwrap();
     assert!((apart - 3_f64.ln()).abs() < 0.1, "{apart}");
 }
 
@@ -327,7 +328,7 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
     let cross_entropy = |model: &TrainableDecoder, follower| {
         let lesson =
             Lesson { sft_weights: vec![0.0, 0.0, 1.0], ..Lesson::text(vec![1, 2, follower]) };
-        measure(model, &[lesson], 64).unwrap()
+        evaluation_loss(model, &[lesson], 64).unwrap()
     };
     let before = model(1);
     let ratios = |clip_eps: [f32; 2]| {
@@ -336,7 +337,7 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
             let advantages = vec![0.0, 0.0, advantage];
             let old_logprobs = vec![0.0, 0.0, chance];
             let reinforce = Reinforce { advantages, old_logprobs, clip_eps, normaliser: 1.0 };
-            Lesson::written(vec![1, 2, follower], reinforce)
+            Lesson::reinforced(vec![1, 2, follower], reinforce)
         };
         let lessons = [lesson(5, 1.0), lesson(6, -1.0)];
         let plan = LearnerConfig {
@@ -367,7 +368,7 @@ fn a_gpu_needs_a_program_that_knows_one() {
     let scope = TrainScope::of(Some(4));
     let plan =
         LearnerConfig { scope, dtype: ComputeDtype::Bf16, device: ComputeDevice::Gpu(0), ..plan() };
-    let error = Learner::new(model(1), plan, &texts()).unwrap_err().to_string();
+    let error = Trainer::new(model(1), plan, &texts()).unwrap_err().to_string();
     assert_eq!(error, "this program was built without the feature `cuda`, and can't use a GPU");
 }
 
@@ -405,8 +406,9 @@ fn adapters_alone_move_where_adapters_are_trained() {
     // The folder that is served has learned what the adapters learned.
     let home = tempfile::tempdir().unwrap();
     after.save(home.path(), Path::new("")).unwrap();
-    let saved = measure(&TrainableDecoder::open(home.path()).unwrap(), &texts(), 64).unwrap();
-    assert!((saved - measure(&after, &texts(), 64).unwrap()).abs() < 1e-4);
+    let saved =
+        evaluation_loss(&TrainableDecoder::open(home.path()).unwrap(), &texts(), 64).unwrap();
+    assert!((saved - evaluation_loss(&after, &texts(), 64).unwrap()).abs() < 1e-4);
 }
 
 #[test]
@@ -430,7 +432,7 @@ fn new_tokens_alone_move_where_they_are_trained() {
     assert_eq!(old[..VOCABULARY], now[..VOCABULARY]);
     assert!((VOCABULARY..VOCABULARY + 3).all(|row| old[row] != now[row]));
     assert!(losses[39] < losses[0], "{losses:?}");
-    let error = Learner::new(
+    let error = Trainer::new(
         before,
         LearnerConfig { scope: TrainScope::NewTokens { from: 43 }, ..plan },
         &lessons,
@@ -504,8 +506,9 @@ fn in_bf16_the_same_is_learned_from_smaller_rows() {
         assert!(kept.iter().all(|dtype| *dtype == expected), "{kept:?}");
         let home = tempfile::tempdir().unwrap();
         learned.save(home.path(), Path::new("")).unwrap();
-        let saved = measure(&TrainableDecoder::open(home.path()).unwrap(), &texts(), 64).unwrap();
-        assert!((saved / measure(&learned, &texts(), 64).unwrap() - 1.0).abs() < 0.02);
+        let saved =
+            evaluation_loss(&TrainableDecoder::open(home.path()).unwrap(), &texts(), 64).unwrap();
+        assert!((saved / evaluation_loss(&learned, &texts(), 64).unwrap() - 1.0).abs() < 0.02);
     }
 }
 
@@ -547,29 +550,118 @@ fn a_resumed_training_goes_on_as_if_it_had_not_stopped() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("kept/training.safetensors");
         let keeping = Some(CheckpointPolicy { file: &file, every: 100 });
-        let stop = AtomicBool::new(false);
-        let mut first = Learner::new(model(4), plan, &lessons).unwrap();
-        let report = first.run(keeping, &stop, |step| {
-            stop.store(step.number == 3, Ordering::Relaxed);
+        let stop = StopSignal::default();
+        let mut first = Trainer::new(model(4), plan, &lessons).unwrap();
+        let report = first.run(keeping, &stop, |progress| {
+            if progress.step.step == 3 {
+                stop.request();
+            }
         });
         let report = report.unwrap();
         assert!(report.stopped && report.losses.len() == 3);
         drop(first);
 
-        let mut second = Learner::new(model(4), plan, &lessons).unwrap();
-        second.resume(&file).unwrap();
+        let mut second = Trainer::new(model(4), plan, &lessons).unwrap();
+        second.load_checkpoint(&file).unwrap();
         let report = run(&mut second);
         assert!(!report.stopped);
         assert_eq!(report.losses, straight);
-        assert_eq!(values(second.model()), values(&straight_model));
+        assert_eq!(values(second.learner().model()), values(&straight_model));
 
         let says = |plan, lessons: &[Lesson]| {
-            let error = Learner::new(model(4), plan, lessons).unwrap().resume(&file).unwrap_err();
+            let mut other = Trainer::new(model(4), plan, lessons).unwrap();
+            let error = other.load_checkpoint(&file).unwrap_err();
             format!("{error:#}")
         };
-        assert!(says(LearnerConfig { seed: 6, ..plan }, &lessons).contains("its plan is another"));
-        assert!(says(plan, &lessons[1..]).contains("it learns other lessons"));
+        assert!(
+            says(LearnerConfig { seed: 6, ..plan }, &lessons)
+                .contains("it has another configuration")
+        );
+        assert!(says(plan, &lessons[1..]).contains("it was trained on other lessons"));
     }
+}
+
+#[test]
+fn a_learner_takes_the_lessons_of_each_step_from_its_caller() {
+    let (dataset, config) = (texts(), plan());
+    let (expected, trained) = train(model(4), config, &dataset);
+    let mut order = LessonOrder::new(dataset.len(), config.seed);
+    let mut learner = Learner::new(model(4), config).unwrap();
+    for (step, loss) in expected.iter().enumerate() {
+        let indices = order.of_step(step, config.lessons_per_step);
+        let lessons: Vec<&Lesson> = indices.map(|index| &dataset[index]).collect();
+        let report = learner.step(&lessons).unwrap();
+        assert_eq!((report.step, report.of, report.loss), (step + 1, config.steps, *loss));
+    }
+    assert_eq!(values(learner.model()), values(&trained));
+    let error = learner.step(&[&dataset[0]]).unwrap_err().to_string();
+    assert_eq!(error, "all 6 steps of the training are done");
+}
+
+#[test]
+fn an_online_training_resumes_to_the_same_bits() {
+    let fresh = |step: u32| -> Vec<Lesson> {
+        let count = 1 + step % 3;
+        let text =
+            |at| Lesson::text((0..9 + at).map(|token| (token * (step + 3) + at) % 30).collect());
+        (0..count).map(text).collect()
+    };
+    let teach = |learner: &mut Learner, step| {
+        let lessons = fresh(step);
+        learner.step(&lessons.iter().collect::<Vec<_>>()).unwrap();
+    };
+    let mut straight = Learner::new(model(4), plan()).unwrap();
+    (0..6).for_each(|step| teach(&mut straight, step));
+    assert_eq!(straight.losses().len(), 6);
+
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("training.safetensors");
+    let data = DataFingerprint::of_source(b"the prompts of an online training");
+    let mut first = Learner::new(model(4), plan()).unwrap();
+    (0..2).for_each(|step| teach(&mut first, step));
+    first.save_checkpoint(&file, &data).unwrap();
+    let mut second = Learner::new(model(4), plan()).unwrap();
+    second.load_checkpoint(&file, &data).unwrap();
+    (2..6).for_each(|step| teach(&mut second, step));
+    assert_eq!(second.losses(), straight.losses());
+    assert_eq!(values(second.model()), values(straight.model()));
+    let other = DataFingerprint::of_source(b"other prompts");
+    let error = Learner::new(model(4), plan()).unwrap().load_checkpoint(&file, &other).unwrap_err();
+    assert!(format!("{error:#}").contains("it was trained on other lessons"), "{error:#}");
+}
+
+#[test]
+fn a_lesson_that_does_not_fit_is_refused_before_the_step() {
+    let config = LearnerConfig { max_lesson_tokens: Some(10), ..plan() };
+    let mut learner = Learner::new(model(4), config).unwrap();
+    let before = values(learner.model());
+    let says =
+        |learner: &mut Learner, lessons: &[&Lesson]| learner.step(lessons).unwrap_err().to_string();
+    let (short, long) = (Lesson::text(vec![1; 10]), Lesson::text(vec![1; 11]));
+    assert_eq!(says(&mut learner, &[]), "`lessons` is empty");
+    let error = says(&mut learner, &[&short, &long]);
+    assert_eq!(error, "lesson 1: `tokens` is 11, and `max_lesson_tokens` is 10");
+    let error = says(&mut learner, &[&Lesson::text(vec![VOCABULARY as u32, 1])]);
+    assert_eq!(error, "lesson 0: `token` is 40, and `the highest token` is 39");
+    assert_eq!((learner.steps(), values(learner.model())), (0, before));
+    learner.step(&[&short]).unwrap();
+}
+
+#[test]
+fn a_run_reports_each_step_and_the_time_left() {
+    let lessons = texts();
+    let mut trainer = Trainer::new(model(1), plan(), &lessons).unwrap();
+    let mut seen = Vec::new();
+    let report =
+        trainer.run(None, &StopSignal::default(), |progress| seen.push(*progress)).unwrap();
+    let steps: Vec<_> =
+        seen.iter().map(|progress| (progress.step.step, progress.step.of)).collect();
+    assert_eq!(steps, [(1, 6), (2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]);
+    let losses: Vec<_> = seen.iter().map(|progress| progress.step.loss).collect();
+    assert_eq!(losses, report.losses);
+    assert!(seen.iter().all(|progress| progress.tokens_per_second > 0.0));
+    let left = seen.iter().map(|progress| progress.eta_seconds);
+    assert!(left.clone().take(5).all(|left| left > 0.0) && left.last() == Some(0.0));
 }
 
 #[test]
@@ -578,7 +670,7 @@ fn a_loss_that_is_not_finite_stops_the_training() {
     let norm = Tensor::full(f32::NAN, 32, &Device::Cpu).unwrap();
     model.parameters.insert("model.norm.weight", norm);
     let lessons = texts();
-    let mut learner = Learner::new(model, plan(), &lessons).unwrap();
-    let error = learner.run(None, &AtomicBool::new(false), |_| {}).unwrap_err().to_string();
+    let mut trainer = Trainer::new(model, plan(), &lessons).unwrap();
+    let error = trainer.run(None, &StopSignal::default(), |_| {}).unwrap_err().to_string();
     assert_eq!(error, "the loss is NaN at step 1");
 }

@@ -8,7 +8,9 @@ mod small;
 use raisonne::bundle::{Bundle, Part};
 use raisonne::domain::ReasonSource;
 use raisonne::evidence;
-use raisonne::train::{NoProgress, Progress, Recipe, STAGES, Workspace, publish, run};
+use raisonne::train::{
+    NoProgress, ProgressObserver, ProgressUpdate, Recipe, STAGES, Workspace, publish, run,
+};
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,9 +27,9 @@ struct Room {
 /// Pulls the plug when something has come so far.
 struct Plug(&'static str, u64);
 
-impl Progress for Plug {
-    fn show(&mut self, what: &str, done: u64, _of: u64) {
-        assert!(what != self.0 || done < self.1, "the plug was pulled");
+impl ProgressObserver for Plug {
+    fn report(&mut self, update: &ProgressUpdate<'_>) {
+        assert!(update.task != self.0 || update.step < self.1, "the plug was pulled");
     }
 }
 
@@ -52,7 +54,7 @@ impl Room {
         small::recipe(self.home.path(), &set)
     }
 
-    fn write(&self, set: &[&str], progress: &mut dyn Progress) -> serde_json::Value {
+    fn write(&self, set: &[&str], progress: &mut dyn ProgressObserver) -> serde_json::Value {
         let mut workspace = Workspace::new(&self.work(), self.recipe(set), progress).unwrap();
         let stage = STAGES.iter().find(|stage| stage.name() == "write").unwrap();
         run(*stage, &mut workspace).unwrap()["measured"].clone()

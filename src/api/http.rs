@@ -114,6 +114,8 @@ fn decode<M: DeserializeOwned>(body: Body) -> Result<M, ApiError> {
         let path = if path == "." { String::new() } else { path };
         ApiError::field(path, format!("cannot be decoded: {}", error.inner()))
     })?;
-    json.end().map_err(|error| ApiError::field("", format!("the body holds more than one message: {error}")))?;
+    json.end().map_err(|error| {
+        ApiError::field("", format!("the body holds more than one message: {error}"))
+    })?;
     Ok(message)
 }

@@ -1,7 +1,7 @@
 //! The middleware around every call: admission, deadline, metrics and tracing.
 
 use super::call::{Call, CallOutcome, CallRecord};
-use super::error::{ApiError, Protocol, code_of, code_name};
+use super::error::{ApiError, Protocol, code_name, code_of};
 use super::handler::RerankHandler;
 use crate::domain::limits::ID_BYTES_MAX;
 use crate::rank::Receipt;

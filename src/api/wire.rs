@@ -47,7 +47,10 @@ pub struct ResponseContext {
 }
 
 /// Decodes and validates a request to rank.
-pub fn rerank_query(request: pb::RerankRequest, context: RequestContext) -> Result<Query, ApiError> {
+pub fn rerank_query(
+    request: pb::RerankRequest,
+    context: RequestContext,
+) -> Result<Query, ApiError> {
     let pb::RerankRequest {
         request_id,
         user,
@@ -91,7 +94,10 @@ pub fn rerank_query(request: pb::RerankRequest, context: RequestContext) -> Resu
 }
 
 /// Decodes and validates a request for reasons.
-pub fn explain_query(request: pb::ExplainRequest, context: RequestContext) -> Result<Query, ApiError> {
+pub fn explain_query(
+    request: pb::ExplainRequest,
+    context: RequestContext,
+) -> Result<Query, ApiError> {
     let pb::ExplainRequest { request_id, user, item_ids, reasons_per_item, locale, bundle } =
         request;
     let mut validator = Validator::default();
@@ -159,7 +165,12 @@ impl ResponseContext {
         let found: HashMap<ItemId, Arc<[Reason]>> = reasons.into_iter().collect();
         let items = self.items.iter().map(|item| pb::Explained {
             item_id: item.to_string(),
-            reasons: found.get(item).into_iter().flat_map(|all| all.iter()).map(Into::into).collect(),
+            reasons: found
+                .get(item)
+                .into_iter()
+                .flat_map(|all| all.iter())
+                .map(Into::into)
+                .collect(),
         });
         pb::ExplainResponse {
             request_id: self.request_id.to_string(),

@@ -1,14 +1,15 @@
 //! How many tokens does the learner learn from in a second?
 
 use crate::nn::decoder::TrainableDecoder;
-use crate::train::learner::{Learner, LearnerConfig, StepReport, TrainScope};
-use crate::train::lesson::{Lesson, Order, Reinforce};
+use crate::train::learner::StepReport;
+use crate::train::learner_config::{LearnerConfig, TrainScope};
+use crate::train::lesson::{Lesson, LessonOrder, Reinforce};
+use crate::train::{StopSignal, Trainer};
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 /// Steps before those that are timed: the first ones meet cold memory.
 const COLD_STEPS: usize = 2;
@@ -71,10 +72,10 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     };
     let parameters = model.parameters.iter().map(|(_, tensor)| tensor.elem_count()).sum();
     let mut steps: Vec<StepReport> = Vec::new();
-    let mut learner = Learner::new(model, *plan, &lessons)?;
-    learner.run(None, &AtomicBool::new(false), |step| steps.push(*step))?;
+    let mut trainer = Trainer::new(model, *plan, &lessons)?;
+    trainer.run(None, &StopSignal::default(), |progress| steps.push(progress.step))?;
 
-    let mut order = Order::new(lessons.len(), plan.seed);
+    let mut order = LessonOrder::new(lessons.len(), plan.seed);
     let mut times: Vec<StepReport> = steps[COLD_STEPS..].to_vec();
     times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let median = times[times.len() / 2];
@@ -82,11 +83,11 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
         threads: rayon::current_num_threads(),
         parameters,
         rank,
-        gpu_bytes: learner.gpu_bytes(),
+        gpu_bytes: trainer.learner().gpu_bytes(),
         tokens_per_second: median.tokens as f64 / median.seconds,
         step_seconds: median.seconds,
         losses: steps.iter().map(|step| step.loss).collect(),
-        norms: steps.iter().map(|step| step.norm).collect(),
+        norms: steps.iter().map(|step| step.grad_norm).collect(),
         order: (0..plan.steps)
             .map(|step| order.of_step(step, plan.lessons_per_step).collect())
             .collect(),
@@ -111,7 +112,7 @@ fn written(tokens: Vec<u32>, at: usize, vocabulary: usize) -> Lesson {
     let advantages = (0..count).map(|place| if place > 0 { worth } else { 0.0 }).collect();
     let old_logprobs = vec![-(vocabulary as f32).ln(); count];
     let normaliser = count.saturating_sub(1) as f64;
-    Lesson::written(
+    Lesson::reinforced(
         tokens,
         Reinforce { advantages, old_logprobs, clip_eps: [0.2, 0.28], normaliser },
     )

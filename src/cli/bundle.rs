@@ -1,14 +1,16 @@
 //! `stage`, `export`, `bundle` and `eval`: from a recipe to models, and what they are worth.
 
-use super::progress::Bar;
+use super::interrupt::{stop_on_interrupt, with_hint};
+use super::progress::{Bar, JsonLines};
 use super::serve::runtime;
 use crate::app;
 use crate::bundle::{Manifest, Part};
 use crate::config::Config;
 use crate::train::stages::{evaluate, table};
-use crate::train::{self, Recipe, STAGES, Workspace, export, publish};
+use crate::train::{self, ProgressObserver, Recipe, STAGES, Workspace, export, publish};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use serde_json::json;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -26,6 +28,9 @@ pub struct Stage {
     /// The folder of the parts; the report is written there as well.
     #[arg(long, default_value = "data/work")]
     work: PathBuf,
+    /// Writes progress as JSON Lines to stderr.
+    #[arg(long)]
+    json: bool,
 }
 
 /// A recipe, and what differs from it.
@@ -75,6 +80,9 @@ pub struct Make {
     /// The stage to begin with, where those before it have left their parts in the folder.
     #[arg(long)]
     from: Option<String>,
+    /// Writes progress as JSON Lines to stderr, and the stages' reports as JSON to stdout.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Checks every file of a bundle, and its golden requests on every rung.
@@ -99,6 +107,20 @@ pub struct Eval {
     json: bool,
 }
 
+/// Does some work, with its progress on stderr: a bar, or JSON Lines.
+fn with_progress<T>(
+    json: bool,
+    work: impl FnOnce(&mut dyn ProgressObserver) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if json {
+        return work(&mut JsonLines::default());
+    }
+    let mut bar = Bar::new();
+    let done = work(&mut bar);
+    bar.end();
+    done
+}
+
 impl Stage {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
@@ -114,9 +136,12 @@ impl Stage {
             format!("there is no stage {name:?}; there are {}", known.join(", "))
         })?;
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
-        let mut bar = Bar::new();
-        let report = train::run(*stage, &mut Workspace::new(&self.work, recipe, &mut bar)?)?;
-        bar.end();
+        let stop = stop_on_interrupt()?;
+        let report = with_progress(self.json, |progress| {
+            let mut workspace = Workspace::new(&self.work, recipe, progress)?.with_stop(stop);
+            train::run(*stage, &mut workspace)
+        });
+        let report = report.map_err(|error| with_hint(error, "run the same command again"))?;
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
         Ok(())
@@ -147,18 +172,24 @@ impl Make {
     fn run(self) -> anyhow::Result<()> {
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
         let text = toml::to_string(&recipe)?;
-        let mut bar = Bar::new();
+        let (stages, stop) = (self.stages()?, stop_on_interrupt()?);
         let mut reports = Vec::new();
-        {
-            let mut workspace = Workspace::new(&self.work, recipe.clone(), &mut bar)?;
-            for stage in self.stages()?.iter().filter(|stage| stage.is_enabled(&recipe)) {
-                reports.push(train::run(*stage, &mut workspace)?);
+        let manifest = with_progress(self.json, |progress| {
+            let workspace = Workspace::new(&self.work, recipe.clone(), progress)?;
+            let mut workspace = workspace.with_stop(stop);
+            for stage in stages.iter().filter(|stage| stage.is_enabled(&recipe)) {
+                let report = train::run(*stage, &mut workspace);
+                let from = || format!("run the same command with `--from {}`", stage.name());
+                reports.push(report.map_err(|error| with_hint(error, &from()))?);
             }
-        }
-        let manifest =
-            publish::publish(&Workspace::new(&self.work, recipe, &mut bar)?, &text, &self.out)?;
-        bar.end();
+            publish::publish(&workspace, &text, &self.out)
+        })?;
         let mut out = std::io::stdout().lock();
+        if self.json {
+            let made = json!({ "version": manifest.version, "out": self.out, "stages": reports });
+            serde_json::to_writer_pretty(&mut out, &made)?;
+            return Ok(writeln!(out)?);
+        }
         for report in &reports {
             writeln!(
                 out,

@@ -1,10 +1,11 @@
 //! What can be asked of the binary?
 //!
-//! Exit codes: 0 done, 1 failed, 2 misused.
+//! Exit codes: 0 done, 1 failed or stopped before the end, 2 misused.
 
 mod bundle;
 mod demo;
 mod generate;
+mod interrupt;
 mod model;
 mod progress;
 mod serve;
@@ -13,7 +14,7 @@ mod shop;
 use crate::api::pb;
 use crate::bench;
 use crate::engine::ComputeDevice;
-use crate::train::learner::{ComputeDtype, LearnerConfig, TrainScope};
+use crate::train::learner_config::{ComputeDtype, LearnerConfig, TrainScope};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::PathBuf;

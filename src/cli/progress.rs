@@ -1,54 +1,102 @@
-//! Bars for whoever is waiting at a terminal, lines for everybody else.
+//! Progress on stderr: a bar on a terminal, plain lines elsewhere, or JSON Lines.
 
-use crate::train::Progress;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::train::{ProgressObserver, ProgressUpdate};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
 
-/// A bar that changes its name as the work goes on.
+/// The time between two JSON lines of one task.
+const JSON_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A progress bar that changes its name as the work goes on.
 #[derive(Debug)]
 pub struct Bar {
     line: ProgressBar,
-    what: String,
+    task: String,
     terminal: bool,
 }
+
+/// Writes updates to stderr as JSON Lines: a task's first and last ones, and a few per second between them.
+#[derive(Debug, Default)]
+pub struct JsonLines {
+    task: String,
+    written: Option<Instant>,
+}
+
+// === impl Bar ===
 
 impl Bar {
     /// A bar on stderr.
     pub fn new() -> Self {
-        let style = ProgressStyle::with_template(
-            "{elapsed_precise} {bar:32} {pos}/{len} {msg} (eta {eta})",
-        )
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{elapsed_precise} {bar:32} {pos}/{len} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(4));
         bar.set_style(style);
-        Self { line: bar, what: String::new(), terminal: std::io::stderr().is_terminal() }
+        Self { line: bar, task: String::new(), terminal: std::io::stderr().is_terminal() }
     }
 
-    /// Says a line without disturbing the bar.
+    /// Prints a line above the bar.
     pub fn say(&self, line: &str) {
         self.line.suspend(|| {
             let _ = writeln!(std::io::stderr(), "{line}");
         });
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn end(&self) {
         self.line.finish_and_clear();
     }
 }
 
-impl Progress for Bar {
-    fn show(&mut self, what: &str, done: u64, of: u64) {
-        let stem = what.split(',').next().unwrap_or(what);
-        if stem != self.what {
-            stem.clone_into(&mut self.what);
+impl ProgressObserver for Bar {
+    fn report(&mut self, update: &ProgressUpdate<'_>) {
+        if update.task != self.task {
+            update.task.clone_into(&mut self.task);
             self.line.reset();
             if !self.terminal {
-                self.say(stem);
+                self.say(update.task);
             }
         }
-        self.line.set_length(of);
-        self.line.set_position(done);
-        self.line.set_message(what.to_owned());
+        self.line.set_length(update.of);
+        self.line.set_position(update.step);
+        let eta = update.eta_seconds.map_or_else(|| self.line.eta(), Duration::from_secs_f64);
+        self.line.set_message(message(update, eta));
+    }
+}
+
+/// The task, its losses and the time left.
+fn message(update: &ProgressUpdate<'_>, eta: Duration) -> String {
+    let mut text = update.task.to_owned();
+    for (name, value) in update.losses {
+        let _ = write!(text, ", {name} {value:.3}");
+    }
+    let _ = write!(text, " (eta {:#})", HumanDuration(eta));
+    text
+}
+
+impl ProgressObserver for JsonLines {
+    fn report(&mut self, update: &ProgressUpdate<'_>) {
+        let is_due = self.written.is_none_or(|written| written.elapsed() >= JSON_INTERVAL);
+        if update.task == self.task && update.step < update.of && !is_due {
+            return;
+        }
+        update.task.clone_into(&mut self.task);
+        self.written = Some(Instant::now());
+        if let Ok(line) = serde_json::to_string(update) {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_task_losses_and_time_left() {
+        let update =
+            ProgressUpdate { losses: &[("loss", 0.12345)], ..ProgressUpdate::new("sft", 3, 9) };
+        assert_eq!(message(&update, Duration::from_secs(90)), "sft, loss 0.123 (eta 2m)");
     }
 }

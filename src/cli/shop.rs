@@ -3,7 +3,7 @@
 use super::progress::Bar;
 use crate::shop;
 use crate::simulate;
-use crate::train::Progress as _;
+use crate::train::ProgressObserver as _;
 use clap::Args;
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -1,93 +1,91 @@
-//! A GPU goes over a step's batches: it has the frozen model and what an adapter's gradients need, and the learner
-//! keeps all that is learned.
+//! The loss and the gradients of a step's micro-batches, on a GPU. It holds the frozen model; the optimiser
+//! stays on the CPU.
 
-use super::learner::{LearnerConfig, Part};
+use super::gradients::BatchGradients;
+use super::learner_config::LearnerConfig;
 use super::lesson::{Lesson, LossTotals};
 use crate::nn::decoder::TrainableDecoder;
 
 #[cfg(feature = "cuda")]
-pub(super) use with_cuda::Gpu;
+pub(super) use with_cuda::GpuGradients;
 #[cfg(not(feature = "cuda"))]
-pub(super) use without::Gpu;
+pub(super) use without_cuda::GpuGradients;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{LearnerConfig, Lesson, LossTotals, Part, TrainableDecoder};
+    use super::{BatchGradients, LearnerConfig, Lesson, LossTotals, TrainableDecoder};
     use crate::engine::ComputeDevice;
     use crate::nn::cuda::{Backprop, BackpropOptions};
     use crate::train::lesson::LessonBatch;
     use anyhow::Context as _;
 
-    /// Logits that are there at a time: 1 GB of them.
+    /// Logits that are in memory at a time: 1 GB of them.
     const LOGITS_MAX: usize = 1 << 28;
 
-    /// A GPU that holds the model.
+    /// A GPU that holds the frozen model.
     #[derive(Debug)]
-    pub struct Gpu(Box<Backprop>);
+    pub struct GpuGradients(Box<Backprop>);
 
-    impl Gpu {
-        /// Brings the model to the plan's device, if that is a GPU.
+    impl GpuGradients {
+        /// Copies the model to the configured device, if that is a GPU.
         pub fn open(
             model: &TrainableDecoder,
-            plan: &LearnerConfig,
-            lessons: &[Lesson],
+            config: &LearnerConfig,
         ) -> anyhow::Result<Option<Self>> {
-            let ComputeDevice::Gpu(ordinal) = plan.device else { return Ok(None) };
-            let length_max = lessons.iter().map(Lesson::rows).max().unwrap_or(0);
-            let (rows_max, logits_max) = (plan.max_batched_tokens, LOGITS_MAX);
-            let options = BackpropOptions { ordinal, rows_max, length_max, logits_max };
+            let ComputeDevice::Gpu(ordinal) = config.device else { return Ok(None) };
+            let rows_max = config.max_batched_tokens;
+            let length_max = config.max_lesson_tokens.unwrap_or(rows_max);
+            let options = BackpropOptions { ordinal, rows_max, length_max, logits_max: LOGITS_MAX };
             let backprop = Backprop::load(model, options).with_context(|| {
-                format!(
-                    "a model on {} for batches of {} rows",
-                    plan.device, plan.max_batched_tokens
-                )
+                format!("loading a model on {} for batches of {rows_max} tokens", config.device)
             })?;
             Ok(Some(Self(Box::new(backprop))))
         }
 
-        /// Bytes of its memory that are taken.
+        /// Bytes of GPU memory that it holds.
         pub fn bytes(&self) -> usize {
             self.0.bytes()
         }
 
-        /// Goes over the batches of a step. `origin` is where that comes from which a batch leaves out.
-        pub fn step(
+        /// Runs the forward and backward passes of a step's micro-batches. `dropout_seed` maps a
+        /// micro-batch's index to its seed.
+        pub fn compute(
             &mut self,
             model: &TrainableDecoder,
             batches: &[(usize, Vec<&Lesson>)],
             totals: LossTotals,
-            origin: impl Fn(usize) -> u64,
-        ) -> anyhow::Result<Part> {
+            dropout_seed: impl Fn(usize) -> u64,
+        ) -> anyhow::Result<BatchGradients> {
             let adapters = model.adapters.as_ref().context("a GPU trains adapters")?;
             self.0.take(adapters)?;
             let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
-            for (part, lessons) in batches {
-                let taught = LessonBatch::new(lessons);
-                loss += self.0.pass(&taught.batch, taught.row_targets(totals), origin(*part))?;
-                padding += taught.padding();
-                tokens += taught.batch.tokens.len() - taught.padding();
+            for (index, lessons) in batches {
+                let batch = LessonBatch::new(lessons);
+                let targets = batch.row_targets(totals);
+                loss += self.0.pass(&batch.batch, targets, dropout_seed(*index))?;
+                padding += batch.padding();
+                tokens += batch.batch.tokens.len() - batch.padding();
             }
-            Ok(Part { loss, gradients: self.0.gradients(adapters)?, tokens, padding })
+            Ok(BatchGradients { loss, gradients: self.0.gradients(adapters)?, tokens, padding })
         }
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-mod without {
-    use super::{LearnerConfig, Lesson, LossTotals, Part, TrainableDecoder};
+mod without_cuda {
+    use super::{BatchGradients, LearnerConfig, Lesson, LossTotals, TrainableDecoder};
     use crate::engine::{ComputeDevice, ComputeDeviceError};
 
-    /// There is none in a program that was built without.
+    /// A build without the feature `cuda` has none.
     #[derive(Debug)]
-    pub enum Gpu {}
+    pub enum GpuGradients {}
 
-    impl Gpu {
+    impl GpuGradients {
         pub fn open(
             _model: &TrainableDecoder,
-            plan: &LearnerConfig,
-            _lessons: &[Lesson],
+            config: &LearnerConfig,
         ) -> anyhow::Result<Option<Self>> {
-            match plan.device {
+            match config.device {
                 ComputeDevice::Cpu => Ok(None),
                 ComputeDevice::Gpu(_) => Err(ComputeDeviceError::NotBuilt.into()),
             }
@@ -97,13 +95,13 @@ mod without {
             match *self {}
         }
 
-        pub fn step(
+        pub fn compute(
             &mut self,
             _model: &TrainableDecoder,
             _batches: &[(usize, Vec<&Lesson>)],
             _totals: LossTotals,
-            _origin: impl Fn(usize) -> u64,
-        ) -> anyhow::Result<Part> {
+            _dropout_seed: impl Fn(usize) -> u64,
+        ) -> anyhow::Result<BatchGradients> {
             match *self {}
         }
     }

@@ -6,25 +6,30 @@
 mod answers;
 pub mod batch;
 pub mod cases;
+pub mod checkpoint;
 pub mod dataset;
 pub mod export;
+mod finetune;
 pub mod fit;
 mod gpu;
+mod gradients;
 pub mod learner;
+pub mod learner_config;
 pub mod lesson;
 pub mod measure;
 pub mod offline_ladder;
 mod offline_reranker;
 mod offline_scorer;
+mod progress;
 pub mod publish;
 pub mod recipe;
-mod resume;
 pub mod snapshot;
 pub mod stages;
+mod stop;
 pub mod synthetic_query;
-mod teach;
 mod teachers;
 mod trace;
+pub mod trainer;
 pub mod training_data;
 mod weight;
 pub mod workspace;
@@ -32,9 +37,12 @@ mod writer;
 
 pub use learner::Learner;
 pub use lesson::Lesson;
+pub use progress::{Metric, NoProgress, ProgressObserver, ProgressUpdate};
 pub use recipe::Recipe;
 pub use stages::STAGES;
-pub use workspace::{NoProgress, Progress, Workspace};
+pub use stop::{StopSignal, StopWatch, Stopped};
+pub use trainer::Trainer;
+pub use workspace::Workspace;
 
 use crate::bundle::Part;
 use serde_json::Value;
@@ -74,6 +82,9 @@ pub fn run(stage: &dyn Stage, workspace: &mut Workspace<'_>) -> anyhow::Result<V
             part.file(),
             workspace.dir.display()
         );
+    }
+    if workspace.stop.is_requested() {
+        return Err(Stopped::Stage).with_context(|| format!("stage {}", stage.name()));
     }
     let begun = tokio::time::Instant::now();
     let measured = stage.run(workspace).with_context(|| format!("stage {}", stage.name()))?;

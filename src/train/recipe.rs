@@ -1,7 +1,7 @@
 //! What a bundle is made from, and how: one TOML file.
 
 use super::dataset::Cuts;
-use super::learner::ComputeDtype;
+use super::learner_config::ComputeDtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::engine::ComputeDevice;
 use crate::nn::decoder::{DecoderConfig, RopeScaling};

@@ -2,7 +2,9 @@
 //! far it is.
 
 use super::dataset::Dataset;
+use super::progress::ProgressObserver;
 use super::recipe::Recipe;
+use super::stop::StopSignal;
 use crate::bundle::{Catalog, Part, read_catalog};
 use crate::language::TextTokenizer;
 use crate::nn::text::TextEncoder;
@@ -13,12 +15,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Tells whoever is waiting how far a stage is.
-pub trait Progress {
-    /// `done` of `of` steps of `what`.
-    fn show(&mut self, what: &str, done: u64, of: u64);
-}
-
 /// What a stage works on.
 pub struct Workspace<'a> {
     /// The folder of all parts.
@@ -26,25 +22,28 @@ pub struct Workspace<'a> {
     /// What to make, and how.
     pub recipe: Recipe,
     /// Whom to tell.
-    pub progress: &'a mut dyn Progress,
-}
-
-/// A silent one, for tests.
-#[derive(Debug, Default)]
-pub struct NoProgress;
-
-impl Progress for NoProgress {
-    fn show(&mut self, _what: &str, _done: u64, _of: u64) {}
+    pub progress: &'a mut dyn ProgressObserver,
+    /// Requests a stop after the current step of a training.
+    pub stop: StopSignal,
 }
 
 // === impl Workspace ===
 
 impl<'a> Workspace<'a> {
     /// A workspace in `dir`, which is made if need be.
-    pub fn new(dir: &Path, recipe: Recipe, progress: &'a mut dyn Progress) -> anyhow::Result<Self> {
+    pub fn new(
+        dir: &Path,
+        recipe: Recipe,
+        progress: &'a mut dyn ProgressObserver,
+    ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("making the folder {}", dir.display()))?;
         let dir = dir.to_owned();
-        Ok(Self { dir, recipe, progress })
+        Ok(Self { dir, recipe, progress, stop: StopSignal::default() })
+    }
+
+    /// The same workspace, whose trainings heed `stop`.
+    pub fn with_stop(self, stop: StopSignal) -> Self {
+        Self { stop, ..self }
     }
 
     /// The file of a part.

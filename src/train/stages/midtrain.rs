@@ -10,11 +10,12 @@ use crate::language::{END, LmTokenizer};
 use crate::nn::decoder::TrainableDecoder;
 use crate::reranker::{EVENTS_MAX, Prompts, ShopperContext, TRUNK_TOKENS_MAX};
 use crate::train::dataset::{Dataset, PurchaseLine};
-use crate::train::learner::{TrainScope, measure};
+use crate::train::learner::evaluation_loss;
+use crate::train::learner_config::TrainScope;
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{Begin, LanguageModelRecipe, Recipe};
 use crate::train::snapshot::Snapshot;
-use crate::train::{Stage, Workspace, teach};
+use crate::train::{Stage, Workspace, finetune};
 use anyhow::Context as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng};
@@ -85,23 +86,23 @@ impl Stage for Midtrain {
             let scope = TrainScope::NewTokens { from };
             let what = "midtrain_new_tokens";
             let (learned, report) =
-                teach::teach(workspace, what, model, teaching, scope, &lessons)?;
+                finetune::train(workspace, what, model, teaching, scope, &lessons)?;
             model = learned;
-            trainings.insert("new_tokens".into(), teach::told(&report));
+            trainings.insert("new_tokens".into(), finetune::report_json(&report));
         }
         let teaching = &of.midtrain.teaching;
         let scope = TrainScope::of(teaching.adapter_rank);
         let (model, report) =
-            teach::teach(workspace, "midtrain", model, teaching, scope, &lessons)?;
-        trainings.insert("everything".into(), teach::told(&report));
+            finetune::train(workspace, "midtrain", model, teaching, scope, &lessons)?;
+        trainings.insert("everything".into(), finetune::report_json(&report));
 
         let folder = workspace.path(Part::Midtrained);
-        teach::save(&model, &prompts, &folder)?;
+        finetune::save_model(&model, &prompts, &folder)?;
         let told = kinds.iter().zip(&kept_back).map(|((kind, lessons), others)| {
-            let rows = lessons.iter().map(Lesson::rows).sum::<usize>();
+            let rows = lessons.iter().map(Lesson::total_tokens).sum::<usize>();
             let loss = match others.as_slice() {
                 [] => None,
-                others => Some(measure(&model, others, teaching.rows_max)?),
+                others => Some(evaluation_loss(&model, others, teaching.rows_max)?),
             };
             let told = json!({
                 "lessons": lessons.len(),
@@ -334,7 +335,7 @@ mod tests {
         let lessons = shop.sequences(0, &prompts, &mut ChaCha8Rng::seed_from_u64(1));
         assert_eq!(lessons.len(), 1);
         let trunk = prompts.trunk(ShopperContext::of(&[], 10)).len();
-        assert_eq!(lessons[0].rows(), trunk + BASKET_MAX * prompts.levels());
+        assert_eq!(lessons[0].total_tokens(), trunk + BASKET_MAX * prompts.levels());
         const { assert!(TRUNK_TOKENS_MAX + BASKET_MAX * 6 <= POSITIONS_MAX) };
     }
 

@@ -173,7 +173,7 @@ impl Training<'_> {
         };
         let total = (plan.epochs * steps) as u64;
         let epochs = fit::fit(&variables, plan, loss_of, judge, |loss, step| {
-            workspace.progress.show(&format!("rechead, loss {loss:.3}"), step as u64, total);
+            workspace.progress.show_losses("rechead", step as u64, total, &[("loss", loss)]);
         })?;
         let (best, weights, network) = best.context("the recipe allows no epoch")?;
         Ok(Trained { weights, network, best, epochs })

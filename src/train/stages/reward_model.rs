@@ -177,7 +177,7 @@ impl Training<'_> {
         };
         let of = (plan.epochs * steps) as u64;
         let epochs = fit::fit(&variables, plan, loss_of, judge, |loss, step| {
-            workspace.progress.show(&format!("reward model, loss {loss:.3}"), step as u64, of);
+            workspace.progress.show_losses("reward model", step as u64, of, &[("loss", loss)]);
         })?;
         let (best, fusion, weights) = best.context("the recipe allows no epoch")?;
         let steps = steps * epochs.len();

@@ -46,8 +46,9 @@ impl Stage for SemanticIdsStage {
         let mut losses = Vec::new();
         let learnt_from = known.vectors(&vectors);
         let show = &mut |step: rqvae::RqVaeProgress| {
-            let what = format!("semantic ids, error {:.3}", step.losses.reconstruction);
-            workspace.progress.show(&what, step.done as u64, step.of as u64);
+            let error = [("reconstruction error", f64::from(step.losses.reconstruction))];
+            let (done, of) = (step.done as u64, step.of as u64);
+            workspace.progress.show_losses("semantic ids", done, of, &error);
             if step.done.is_multiple_of((step.of / LOSSES_SHOWN).max(1)) {
                 losses.push(step.losses);
             }

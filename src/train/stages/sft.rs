@@ -7,12 +7,12 @@
 use super::traces;
 use crate::bundle::Part;
 use crate::reranker::{Prompts, ShopperContext, Thought};
-use crate::train::learner::TrainScope;
+use crate::train::learner_config::TrainScope;
 use crate::train::lesson::Lesson;
 use crate::train::recipe::{CompareRecipe, Recipe};
 use crate::train::synthetic_query::SyntheticQuery;
 use crate::train::trace::Trace;
-use crate::train::{Stage, Workspace, teach};
+use crate::train::{Stage, Workspace, finetune};
 use anyhow::Context as _;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng};
@@ -51,15 +51,16 @@ impl Stage for Sft {
         let prompts = Prompts::open(&from, &*workspace.catalog()?)?;
         let traces = traces::read(workspace)?;
         let lessons = lessons(workspace, &traces, of, &prompts)?;
-        let model = teach::open(&from, &prompts, workspace.recipe.seed)?;
+        let model = finetune::open_model(&from, &prompts, workspace.recipe.seed)?;
         let scope = TrainScope::of(of.teaching.adapter_rank);
-        let (model, report) = teach::teach(workspace, "sft", model, &of.teaching, scope, &lessons)?;
-        teach::save(&model, &prompts, &to)?;
+        let (model, report) =
+            finetune::train(workspace, "sft", model, &of.teaching, scope, &lessons)?;
+        finetune::save_model(&model, &prompts, &to)?;
         Ok(json!({
             "traces": traces.len(),
             "thoughts": traces.iter().filter(|trace| trace.thought.is_some()).count(),
             "lessons": lessons.len(),
-            "training": teach::told(&report),
+            "training": finetune::report_json(&report),
         }))
     }
 }

@@ -59,8 +59,9 @@ impl Stage for TextEncoderStage {
         };
         let mut losses = Vec::new();
         let encoder = text::fit(&pairs, tokens.vocabulary(), &plan, &mut |step| {
-            let what = format!("text encoder, loss {:.3}", step.loss);
-            workspace.progress.show(&what, step.done as u64, step.of as u64);
+            let (done, of) = (step.done as u64, step.of as u64);
+            let loss = [("loss", f64::from(step.loss))];
+            workspace.progress.show_losses("text encoder", done, of, &loss);
             if step.done % (step.of / 20).max(1) == 0 {
                 losses.push((f64::from(step.loss) * 1e4).round() / 1e4);
             }

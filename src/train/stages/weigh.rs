@@ -6,12 +6,12 @@ use super::sft;
 use crate::bundle::Part;
 use crate::reranker::{Prompts, ShopperContext};
 use crate::train::cases::Case;
-use crate::train::learner::TrainScope;
+use crate::train::learner_config::TrainScope;
 use crate::train::lesson::{Choose, Lesson};
 use crate::train::recipe::Recipe;
 use crate::train::synthetic_query::SyntheticQuery;
 use crate::train::training_data::TrainingData;
-use crate::train::{Stage, Workspace, teach, writer};
+use crate::train::{Stage, Workspace, finetune, writer};
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -69,16 +69,16 @@ impl Stage for Weigh {
         if let Some(compare) = compare {
             lessons.extend(sft::rehearsal(workspace, compare, &prompts, recipe.seed)?);
         }
-        let model = teach::open(&from, &prompts, recipe.seed)?;
+        let model = finetune::open_model(&from, &prompts, recipe.seed)?;
         let scope = TrainScope::of(of.teaching.adapter_rank);
         let (model, report) =
-            teach::teach(workspace, "weigh", model, &of.teaching, scope, &lessons)?;
-        teach::save(&model, &prompts, &to)?;
+            finetune::train(workspace, "weigh", model, &of.teaching, scope, &lessons)?;
+        finetune::save_model(&model, &prompts, &to)?;
 
         Ok(json!({
             "examples": examples.len(),
             "lessons": lessons.len(),
-            "training": teach::told(&report),
+            "training": finetune::report_json(&report),
         }))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::verdict::Answer;
 use super::{Posed, Teacher};
-use crate::train::Progress;
+use crate::train::ProgressObserver;
 use crate::train::answers::{Answers, Mark};
 use anyhow::Context as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub fn ask_all(
     teacher: &dyn Teacher,
     posed: &[Posed<'_>],
     asking: Asking<'_>,
-    progress: &mut dyn Progress,
+    progress: &mut dyn ProgressObserver,
 ) -> anyhow::Result<(Vec<Answer>, usize)> {
     let mut answers = Answers::open(asking.file, &mark(teacher, posed, asking.targeted))?;
     let left = Left { slates: answers.missing(posed.len()), next: AtomicUsize::new(0) };
