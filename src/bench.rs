@@ -19,7 +19,8 @@ pub use service::{ServiceOptions, service};
 use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]
 use crate::engine::ComputeDeviceError;
-use crate::nn::{Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, softmax_loss};
+use crate::nn::{Din, DinBatch, Dropout, FusedDin, FusedScores, softmax_loss};
+use crate::scorer::network_shape;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -72,7 +73,7 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
         BenchCase::read(&bytes).with_context(|| path.display().to_string())?
     } else {
-        let shape = DinShape { items: ITEMS, ..DinShape::default() };
+        let shape = network_shape(ITEMS);
         BenchCase::random(&shape, 0, (1, options.candidates), SlateFill::Full)?
     };
     let mut report = BTreeMap::new();
@@ -129,7 +130,7 @@ pub fn training(
     repetitions: usize,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let shape = DinShape { items: ITEMS, ..DinShape::default() };
+    let shape = network_shape(ITEMS);
     let case = BenchCase::random(&shape, 0, (slates, candidates), SlateFill::Full)?;
     let vars = case.weights.to_varmap(&Device::Cpu)?;
     let din = Din::new(&shape, &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;

@@ -10,13 +10,14 @@ use raisonne::nn::{
     Ablation, CandidateRow, Din, DinShape, Dropout, FusedDin, FusedScores, FusedShapeError,
     FusedSlate, bce_loss, softmax_loss,
 };
+use raisonne::scorer::network_shape;
 use rand::SeedableRng;
 
 /// How far two implementations may be apart.
 const TOLERANCE: f32 = 1e-5;
 
 fn full_size() -> DinShape {
-    DinShape { items: 200, ..DinShape::default() }
+    network_shape(200)
 }
 
 /// (logits, attention) of all slates by candle.

@@ -2,7 +2,8 @@
 
 use super::{BenchCase, ITEMS, PreparedRows, PreparedSlate, ScorerOptions, SlateFill, median_us};
 use crate::nn::cuda::{CudaScorer, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate};
-use crate::nn::{DinShape, FusedDin, FusedScores, FusedSlate};
+use crate::nn::{FusedDin, FusedScores, FusedSlate};
+use crate::scorer::network_shape;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::Write;
@@ -48,7 +49,7 @@ pub(super) fn beside(options: &ScorerOptions, ordinal: usize, out: &mut dyn Writ
 }
 
 fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Beside> {
-    let shape = DinShape { items: ITEMS, ..DinShape::default() };
+    let shape = network_shape(ITEMS);
     let case = BenchCase::random(&shape, 0, sizes, SlateFill::Full)?;
     let fused = Arc::new(FusedDin::new(&case.weights, &shape)?);
     let (slates, candidates) = sizes;

@@ -6,7 +6,7 @@
 
 use super::model::ShopperContext;
 use crate::bundle::{Backing, Cards, Catalog, month};
-use crate::scorer::features::{CandidateItem, FEATURE_COUNT, FeatureContext};
+use crate::scorer::features::{CandidateItem, FeatureContext, FeatureId, FeatureVector};
 
 /// Facts that may be told of a candidate.
 pub const FACTS: usize = 10;
@@ -31,55 +31,79 @@ pub struct OfferedItem {
 /// A fact: the word for it, the number that it is told from, and where its degrees begin.
 struct Fact {
     word: &'static str,
-    number: fn(&[f32; FEATURE_COUNT]) -> f32,
+    number: fn(&FeatureVector) -> f32,
     from: [f32; DEGREES],
 }
 
 /// All facts, in the order in which they are told.
 const TOLD: [Fact; FACTS] = [
     // Bought before, and how lately.
-    Fact { word: "again", number: |f| f[2], from: [0.001, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.85] },
+    Fact {
+        word: "again",
+        number: |f| f[FeatureId::PurchaseRecency30d],
+        from: [0.001, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.85],
+    },
     // Its buyers are those of what the shopper met last.
-    Fact { word: "bond", number: |f| f[16], from: [0.001, 0.05, 0.1, 0.2, 0.35, 0.6, 0.9, 1.3] },
+    Fact {
+        word: "bond",
+        number: |f| f[FeatureId::PartnerSum],
+        from: [0.001, 0.05, 0.1, 0.2, 0.35, 0.6, 0.9, 1.3],
+    },
     // It lies in one basket with what the shopper's basket holds now.
     Fact {
         word: "basket",
-        number: |f| f[18],
+        number: |f| f[FeatureId::BasketCompanionSum],
         from: [0.001, 0.03, 0.06, 0.1, 0.16, 0.25, 0.4, 0.7],
     },
     // … and with what they had earlier.
-    Fact { word: "goes", number: |f| f[21], from: [0.001, 0.03, 0.06, 0.1, 0.16, 0.25, 0.4, 0.7] },
+    Fact {
+        word: "goes",
+        number: |f| f[FeatureId::EarlierCompanionSum],
+        from: [0.001, 0.03, 0.06, 0.1, 0.16, 0.25, 0.4, 0.7],
+    },
     // Its reasons are backed by the shopper's history.
-    Fact { word: "backed", number: |f| f[14], from: [0.001, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5] },
+    Fact {
+        word: "backed",
+        number: |f| f[FeatureId::BackingSum],
+        from: [0.001, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5],
+    },
     // The shopper's things share its attributes.
     Fact {
         word: "taste",
-        number: |f| f[13],
+        number: |f| f[FeatureId::AttributeShare],
         from: [0.02, 0.06, 0.1, 0.14, 0.18, 0.24, 0.32, 0.45],
     },
     // It costs what the shopper usually pays.
     Fact {
         word: "price",
-        number: |f| (-f[10]).exp(),
+        number: |f| (-f[FeatureId::PriceDistance]).exp(),
         from: [0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.96],
     },
     // It sells well lately.
-    Fact { word: "sales", number: |f| f[4], from: [0.1, 0.2, 0.3, 0.38, 0.46, 0.54, 0.62, 0.72] },
+    Fact {
+        word: "sales",
+        number: |f| f[FeatureId::RecentSales],
+        from: [0.1, 0.2, 0.3, 0.38, 0.46, 0.54, 0.62, 0.72],
+    },
     // The basket holds a thing of its kind already, or the shopper bought one lately.
     Fact {
         word: "twin",
-        number: |f| f[23].max(0.9 * f[25]),
+        number: |f| f[FeatureId::KindInBasket].max(0.9 * f[FeatureId::KindPurchaseRecency120d]),
         from: [0.02, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.95],
     },
     // It was looked at lately.
-    Fact { word: "seen", number: |f| f[27], from: [0.001, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.85] },
+    Fact {
+        word: "seen",
+        number: |f| f[FeatureId::BrowseRecency30d],
+        from: [0.001, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.85],
+    },
 ];
 
 // === impl Facts ===
 
 impl Facts {
     /// What the scorer's features of a candidate say.
-    fn of(features: &[f32; FEATURE_COUNT]) -> Self {
+    fn of(features: &FeatureVector) -> Self {
         Self(TOLD.each_ref().map(|fact| {
             let number = (fact.number)(features);
             fact.from.iter().take_while(|from| number >= **from).count() as u8
@@ -133,12 +157,12 @@ mod tests {
 
     #[test]
     fn a_fact_is_told_in_degrees_or_not_at_all() {
-        let mut features = [0.0; FEATURE_COUNT];
-        features[10] = 9.0;
+        let mut features = FeatureVector::default();
+        features[FeatureId::PriceDistance] = 9.0;
         assert_eq!(Facts::of(&features), Facts::default());
         assert_eq!(Facts::default().told().count(), 0);
-        features[16] = 0.3;
-        features[4] = 5.0;
+        features[FeatureId::PartnerSum] = 0.3;
+        features[FeatureId::RecentSales] = 5.0;
         let facts = Facts::of(&features);
         let words: Vec<String> = Facts::words().collect();
         assert_eq!(words.len(), FACTS * DEGREES);

@@ -1,27 +1,34 @@
-//! From histories and cards to the numbers that the network reads: one definition, used by
-//! training and serving alike.
+//! The features of a shopper and a candidate: numbers that the network reads, defined once for training and
+//! serving. [`FEATURES`] lists them; [`FeatureContext`] counts a history, from which they are computed.
+
+mod catalogue;
+
+pub use catalogue::{FEATURE_COUNT, FEATURES, Feature, FeatureId, FeatureVector};
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};
+use catalogue::{FeatureInput, Occurrences, PriceGap, SalesFigures, SumAndMax};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
-/// Dense features of a (user, item) pair.
-pub const FEATURE_COUNT: usize = 30;
 /// Buckets of an event's age.
 pub const AGE_BUCKETS: usize = 24;
+/// Buckets per doubling of an event's age.
+const AGE_BUCKETS_PER_DOUBLING: f32 = 1.6;
 
-/// Distinct items of a history whose partners are looked at, latest first.
-const LED_BY: usize = 20;
-/// Of them, those whose closeness is added up, …
-const SUMMED: usize = 5;
-/// … each a step further back counting this much less.
-const FADE: f32 = 0.8;
+/// Distinct items of a history whose neighbours are looked up, latest first.
+const NEIGHBOURHOOD_ITEMS: usize = 20;
+/// Of them, those whose partners' closeness is summed.
+const PARTNER_SUM_ITEMS: usize = 5;
+/// What each step back in the history multiplies that closeness by.
+const PARTNER_SUM_DECAY: f32 = 0.8;
 
-/// What was taken this short a time ago belongs to the basket that is being filled.
-const VISIT_S: i64 = 3_600;
-/// The most that a sum of closeness may say.
-const SUM_MAX: f32 = 3.0;
+/// What was bought or put into the cart within this time is the open basket.
+const OPEN_BASKET_S: i64 = 3_600;
+/// The price that stands in for a lower one, whose logarithm would be too low.
+const PRICE_MIN: f32 = 0.01;
+/// Days in which a purchase's backing falls from 1 towards one half by a factor of e.
+const BACKING_DECAY_DAYS: f32 = 90.0;
 
 /// Seconds of an hour, and of a day.
 const HOUR_S: f32 = 3_600.0;
@@ -39,55 +46,67 @@ pub struct FeatureContext<'a> {
 #[derive(Debug)]
 pub struct HistoryCounts {
     now: Timestamp,
+    /// Of the year, `0..12`.
     month: usize,
-    items: FxHashMap<u32, Met>,
+    items: FxHashMap<u32, ItemHistory>,
+    /// Events by category, and by attribute.
     categories: FxHashMap<u32, u32>,
     attributes: FxHashMap<u32, u32>,
-    /// By the attribute that names it.
-    kinds: FxHashMap<u32, Had>,
-    /// Means of the logarithm and of the rank of the prices in the history.
-    price: Option<(f32, f32)>,
-    /// Distinct items of the basket that is being filled.
-    in_basket: usize,
-    near: FxHashMap<u32, Near>,
+    /// By the attribute that names the kind.
+    kinds: FxHashMap<u32, KindHistory>,
+    /// `None` where no price of the history's items is known.
+    usual_price: Option<UsualPrice>,
+    /// Distinct items in the open basket.
+    basket_items: u32,
+    neighbours: FxHashMap<u32, NeighbourCloseness>,
 }
 
-/// How an item occurs in a history.
-#[derive(Clone, Copy, Debug, Default)]
-struct Met {
-    bought: u32,
-    bought_last: Timestamp,
-    browsed: u32,
-    browsed_last: Timestamp,
-}
-
-/// How a kind of thing occurs in a history.
-#[derive(Clone, Copy, Debug, Default)]
-struct Had {
-    /// Whether the basket that is being filled holds one.
-    in_basket: bool,
-    bought: u32,
-    bought_last: Timestamp,
-}
-
-/// How close an item is to what was met last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Near {
-    /// As a partner of the latest items, added up, and of the closest of more.
-    partner: (f32, f32),
-    /// As a companion of what the basket holds, added up and at most.
-    basket: (f32, f32),
-    /// As a companion of earlier items, added up and at most.
-    earlier: (f32, f32),
-}
-
-/// What is known of a candidate.
+/// A candidate, as features are computed of it.
 #[derive(Clone, Copy, Debug)]
 pub enum CandidateItem<'a> {
-    /// An item of the catalogue, and its card.
+    /// An item of the catalogue, by number, and its card.
     Known(u32, &'a ItemCard),
-    /// An item that only comes inline.
+    /// An item whose text came with the request.
     Inline(&'a ItemText),
+}
+
+/// Events of one sort in a history.
+#[derive(Clone, Copy, Debug, Default)]
+struct EventCount {
+    count: u32,
+    last: Timestamp,
+}
+
+/// The events with one item.
+#[derive(Clone, Copy, Debug, Default)]
+struct ItemHistory {
+    purchases: EventCount,
+    browses: EventCount,
+}
+
+/// The events with items of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct KindHistory {
+    in_basket: bool,
+    /// Purchases before the open basket.
+    purchases: EventCount,
+}
+
+/// Means over the history's events whose items have a price.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct UsualPrice {
+    log_price: f32,
+    rank: f32,
+}
+
+/// How close an item is to the latest items of a history.
+#[derive(Clone, Copy, Debug, Default)]
+struct NeighbourCloseness {
+    /// By their buyers.
+    partner: SumAndMax,
+    /// By the baskets that hold both: to items in the open basket, and to earlier ones.
+    basket_companion: SumAndMax,
+    earlier_companion: SumAndMax,
 }
 
 // === impl FeatureContext ===
@@ -120,58 +139,92 @@ impl<'a> FeatureContext<'a> {
     }
 
     /// The bucket of an event's age: fine for hours, coarse for years.
-    pub fn age(&self, past: &HistoryEvent) -> u8 {
-        let hours = (self.counts.now - past.time).max(0) as f32 / HOUR_S;
-        ((hours + 1.0).log2() * 1.6).min((AGE_BUCKETS - 1) as f32) as u8
+    pub fn age(&self, event: &HistoryEvent) -> u8 {
+        let hours = (self.counts.now - event.time).max(0) as f32 / HOUR_S;
+        ((hours + 1.0).log2() * AGE_BUCKETS_PER_DOUBLING).min((AGE_BUCKETS - 1) as f32) as u8
     }
 
-    /// The features of a candidate. `overlaps` are its reasons' backings, in order.
-    pub fn features(&self, candidate: CandidateItem<'_>, overlaps: &[f32]) -> [f32; FEATURE_COUNT] {
-        let mut f = [0.0; FEATURE_COUNT];
-        match candidate {
-            CandidateItem::Known(number, card) => {
-                self.repeats(number, &mut f);
-                self.sales(card, &mut f);
-                let item = self.catalog.item(number);
-                self.price_fit(card, &mut f);
-                f[12] = self.share(&self.counts.categories, item.category);
-                let liked: f32 =
-                    item.attributes.iter().map(|&a| self.share(&self.counts.attributes, a)).sum();
-                f[13] = liked / item.attributes.len().max(1) as f32;
-                for (&overlap, reason) in overlaps.iter().zip(&card.reasons) {
-                    let backing = Self::backing(overlap, reason);
-                    f[14] += backing;
-                    f[15] = backing.max(f[15]);
-                }
-                f[14] = f[14].min(3.0);
-                self.nearness(number, &mut f);
-                if let Some(kind) = item.kind {
-                    self.alike(kind, &mut f);
-                }
-            }
-            CandidateItem::Inline(text) => {
-                let category = self.catalog.category_number(&text.category);
-                f[12] = category.map_or(0.0, |number| self.share(&self.counts.categories, number));
-            }
+    /// The features of a candidate. `overlaps` are those of its card's reasons, in order.
+    pub fn features(&self, candidate: CandidateItem<'_>, overlaps: &[f32]) -> FeatureVector {
+        FeatureVector::compute(&match candidate {
+            CandidateItem::Known(number, card) => self.known_input(number, card, overlaps),
+            CandidateItem::Inline(text) => self.inline_input(text),
+        })
+    }
+
+    fn known_input(&self, number: u32, card: &ItemCard, overlaps: &[f32]) -> FeatureInput {
+        let item = self.catalog.item(number);
+        let own = self.counts.items.get(&number).copied().unwrap_or_default();
+        let near = self.counts.neighbours.get(&number).copied().unwrap_or_default();
+        let kind =
+            item.kind.and_then(|kind| self.counts.kinds.get(&kind)).copied().unwrap_or_default();
+        let shares: f32 =
+            item.attributes.iter().map(|&a| self.share(&self.counts.attributes, a)).sum();
+        let mut backing = SumAndMax::default();
+        for (&overlap, reason) in overlaps.iter().zip(&card.reasons) {
+            backing.add(Self::backing(overlap, reason), 1.0);
         }
-        f
+        FeatureInput {
+            purchases: self.occurrences(own.purchases),
+            browses: self.occurrences(own.browses),
+            sales: self.sales(card),
+            price_gap: self.price_gap(card),
+            category_share: self.share(&self.counts.categories, item.category),
+            attribute_share: shares / item.attributes.len().max(1) as f32,
+            backing,
+            partner: near.partner,
+            basket_companion: near.basket_companion,
+            earlier_companion: near.earlier_companion,
+            basket_items: self.counts.basket_items,
+            kind_in_basket: kind.in_basket,
+            kind_purchases: self.occurrences(kind.purchases),
+        }
     }
 
-    /// How strongly the history backs a reason, in `0..=1`: when the item that it cites was
-    /// bought, or how common the attribute that it cites is.
+    /// Of an item that the shop does not know, only the category says something.
+    fn inline_input(&self, text: &ItemText) -> FeatureInput {
+        let category = self.catalog.category_number(&text.category);
+        let share = category.map_or(0.0, |number| self.share(&self.counts.categories, number));
+        FeatureInput { category_share: share, ..FeatureInput::default() }
+    }
+
+    fn sales(&self, card: &ItemCard) -> SalesFigures {
+        let stats = &card.stats;
+        SalesFigures {
+            total: stats.sales,
+            recent: stats.sales_recent,
+            in_month: stats.months[self.counts.month],
+            days_since_first: stats.first_sale.map(|first| self.days_since(first)),
+            price_rank: stats.price_rank,
+        }
+    }
+
+    fn price_gap(&self, card: &ItemCard) -> Option<PriceGap> {
+        let (price, usual) = card.stats.price.zip(self.counts.usual_price)?;
+        Some(PriceGap {
+            log_price: price.max(PRICE_MIN).ln() - usual.log_price,
+            rank: card.stats.price_rank - usual.rank,
+        })
+    }
+
+    fn occurrences(&self, of: EventCount) -> Occurrences {
+        let days_since_last = if of.count == 0 { 0.0 } else { self.days_since(of.last) };
+        Occurrences { count: of.count, days_since_last }
+    }
+
+    /// How strongly the history supports a reason's claim, in `0..=1`. An item that the reason cites
+    /// counts by how lately it was met, an attribute by how common it is.
     pub fn overlap(&self, reason: &CardReason) -> f32 {
         match reason.backing {
-            Backing::Item(item) => self
-                .counts
-                .items
-                .get(&item)
-                .map_or(0.0, |met| 0.5 + 0.5 * (-self.days_since(met.last()) / 90.0).exp()),
+            Backing::Item(item) => self.counts.items.get(&item).map_or(0.0, |history| {
+                0.5 + 0.5 * (-self.days_since(history.last()) / BACKING_DECAY_DAYS).exp()
+            }),
             Backing::Attribute(attribute) => self.share(&self.counts.attributes, attribute).sqrt(),
             Backing::Nothing => 0.0,
         }
     }
 
-    /// What a reason speaks for its item, backed so strongly: the stronger its tie, the more.
+    /// The backing of a reason with this overlap: the overlap times the strength of the reason's tie.
     pub fn backing(overlap: f32, reason: &CardReason) -> f32 {
         overlap * reason.strength
     }
@@ -181,62 +234,7 @@ impl<'a> FeatureContext<'a> {
         reason.supporters.contains(user)
     }
 
-    fn repeats(&self, number: u32, f: &mut [f32; FEATURE_COUNT]) {
-        let Some(met) = self.counts.items.get(&number) else { return };
-        if met.bought > 0 {
-            let days = self.days_since(met.bought_last);
-            f[0] = (met.bought as f32).ln_1p();
-            f[1] = (-days / 7.0).exp();
-            f[2] = (-days / 30.0).exp();
-            f[3] = (-days / 120.0).exp();
-        }
-        if met.browsed > 0 {
-            f[26] = (met.browsed as f32).ln_1p();
-            f[27] = (-self.days_since(met.browsed_last) / 30.0).exp();
-        }
-    }
-
-    fn sales(&self, card: &ItemCard, f: &mut [f32; FEATURE_COUNT]) {
-        let stats = &card.stats;
-        let [sales, recent] = [stats.sales, stats.sales_recent].map(|count| count as f32);
-        f[4] = recent.ln_1p() / 5.0;
-        f[5] = sales.ln_1p() / 8.0;
-        f[6] = recent / (sales + 10.0);
-        f[7] = stats.first_sale.map_or(0.0, |first| self.days_since(first).ln_1p() / 7.0);
-        let in_month = stats.months[self.counts.month] as f32;
-        f[8] = ((in_month + 1.0) / (sales / 12.0 + 1.0)).ln().clamp(-3.0, 3.0);
-        f[9] = stats.price_rank;
-    }
-
-    /// Whether it costs what the history's things cost, in money and among its own category.
-    fn price_fit(&self, card: &ItemCard, f: &mut [f32; FEATURE_COUNT]) {
-        if let (Some(price), Some((usual, rank))) = (card.stats.price, self.counts.price) {
-            let gap = (price.max(0.01).ln() - usual).clamp(-3.0, 3.0);
-            f[10] = gap.abs();
-            f[11] = gap;
-            f[28] = card.stats.price_rank - rank;
-            f[29] = f[28].abs();
-        }
-    }
-
-    fn nearness(&self, number: u32, f: &mut [f32; FEATURE_COUNT]) {
-        let near = self.counts.near.get(&number).copied().unwrap_or_default();
-        (f[16], f[17]) = near.partner;
-        (f[18], f[19]) = (near.basket.0.min(SUM_MAX), near.basket.1);
-        f[20] = (self.counts.in_basket as f32).ln_1p() / 2.0;
-        (f[21], f[22]) = (near.earlier.0.min(SUM_MAX), near.earlier.1);
-    }
-
-    /// Whether a thing of this kind was taken already: of many, one is enough.
-    fn alike(&self, kind: u32, f: &mut [f32; FEATURE_COUNT]) {
-        let Some(had) = self.counts.kinds.get(&kind) else { return };
-        f[23] = f32::from(u8::from(had.in_basket));
-        if had.bought > 0 {
-            f[24] = (had.bought as f32).ln_1p();
-            f[25] = (-self.days_since(had.bought_last) / 120.0).exp();
-        }
-    }
-
+    /// The share of the history's events that were counted under this number.
     fn share(&self, counts: &FxHashMap<u32, u32>, number: u32) -> f32 {
         counts.get(&number).map_or(0.0, |&count| count as f32 / self.history.len() as f32)
     }
@@ -265,62 +263,64 @@ impl HistoryCounts {
             categories: FxHashMap::default(),
             attributes: FxHashMap::default(),
             kinds: FxHashMap::default(),
-            price: None,
-            in_basket: 0,
-            near: FxHashMap::default(),
+            usual_price: None,
+            basket_items: 0,
+            neighbours: FxHashMap::default(),
         };
-        let (mut prices, mut ranks, mut priced) = (0.0, 0.0, 0.0);
-        for past in history {
-            let item = catalog.item(past.item);
-            counts.items.entry(past.item).or_default().count(past);
+        let (mut log_prices, mut ranks, mut priced) = (0.0, 0.0, 0.0);
+        for event in history {
+            let item = catalog.item(event.item);
+            counts.items.entry(event.item).or_default().count(event);
             *counts.categories.entry(item.category).or_default() += 1;
             for &attribute in &item.attributes {
                 *counts.attributes.entry(attribute).or_default() += 1;
             }
-            let in_basket = counts.is_in_basket(past);
+            let in_basket = counts.is_in_basket(event);
             if let Some(kind) = item.kind {
-                counts.kinds.entry(kind).or_default().count(past, in_basket);
+                counts.kinds.entry(kind).or_default().count(event, in_basket);
             }
-            let stats = &cards.items[past.item as usize].stats;
+            let stats = &cards.items[event.item as usize].stats;
             if let Some(price) = stats.price_paid() {
-                prices += price.max(0.01).ln();
+                log_prices += price.max(PRICE_MIN).ln();
                 ranks += stats.price_rank;
                 priced += 1.0;
             }
         }
-        counts.price = (priced > 0.0).then(|| (prices / priced, ranks / priced));
-        counts.look_around(history, cards);
+        counts.usual_price = (priced > 0.0)
+            .then(|| UsualPrice { log_price: log_prices / priced, rank: ranks / priced });
+        counts.find_neighbours(history, cards);
         counts
     }
 
-    /// Whether an event put something into the basket that is being filled.
-    fn is_in_basket(&self, past: &HistoryEvent) -> bool {
-        matches!(past.kind, EventKind::Cart | EventKind::Purchase)
-            && past.time >= self.now - VISIT_S
+    /// Whether an event put something into the open basket.
+    fn is_in_basket(&self, event: &HistoryEvent) -> bool {
+        matches!(event.kind, EventKind::Cart | EventKind::Purchase)
+            && event.time >= self.now - OPEN_BASKET_S
     }
 
-    /// Finds where the history leads: the partners and companions of its latest distinct items.
-    fn look_around(&mut self, history: &[HistoryEvent], cards: &Cards) {
-        let mut latest: Vec<(u32, bool)> = Vec::with_capacity(LED_BY);
-        for past in history.iter().rev() {
-            if latest.len() < LED_BY && latest.iter().all(|&(item, _)| item != past.item) {
-                latest.push((past.item, self.is_in_basket(past)));
+    /// Collects the partners and companions of the history's latest distinct items.
+    fn find_neighbours(&mut self, history: &[HistoryEvent], cards: &Cards) {
+        let mut latest: Vec<(u32, bool)> = Vec::with_capacity(NEIGHBOURHOOD_ITEMS);
+        for event in history.iter().rev() {
+            if latest.len() < NEIGHBOURHOOD_ITEMS
+                && latest.iter().all(|&(item, _)| item != event.item)
+            {
+                latest.push((event.item, self.is_in_basket(event)));
             }
         }
         for (step, &(item, in_basket)) in latest.iter().enumerate() {
-            let weight = if step < SUMMED { FADE.powi(step as i32) } else { 0.0 };
+            let weight =
+                if step < PARTNER_SUM_ITEMS { PARTNER_SUM_DECAY.powi(step as i32) } else { 0.0 };
             for (partner, closeness) in cards.partners.of(item) {
-                let (sum, closest) = &mut self.near.entry(partner).or_default().partner;
-                *sum += weight * closeness;
-                *closest = closest.max(closeness);
+                self.neighbours.entry(partner).or_default().partner.add(closeness, weight);
             }
             for (companion, closeness) in cards.companions.of(item) {
-                let near = self.near.entry(companion).or_default();
-                let (sum, closest) = if in_basket { &mut near.basket } else { &mut near.earlier };
-                *sum += closeness;
-                *closest = closest.max(closeness);
+                let of = self.neighbours.entry(companion).or_default();
+                let of =
+                    if in_basket { &mut of.basket_companion } else { &mut of.earlier_companion };
+                of.add(closeness, 1.0);
             }
-            self.in_basket += usize::from(in_basket);
+            self.basket_items += u32::from(in_basket);
         }
     }
 }
@@ -330,37 +330,45 @@ fn last_events(history: &[HistoryEvent]) -> &[HistoryEvent] {
     &history[history.len().saturating_sub(HISTORY_LEN)..]
 }
 
-// === impl Met ===
+// === impl EventCount ===
 
-impl Met {
-    fn count(&mut self, past: &HistoryEvent) {
-        let (count, last) = match past.kind {
-            EventKind::Purchase => (&mut self.bought, &mut self.bought_last),
-            _ => (&mut self.browsed, &mut self.browsed_last),
-        };
-        *count += 1;
-        *last = past.time.max(*last);
-    }
-
-    fn last(&self) -> Timestamp {
-        self.bought_last.max(self.browsed_last)
+impl EventCount {
+    fn add(&mut self, time: Timestamp) {
+        self.count += 1;
+        self.last = time.max(self.last);
     }
 }
 
-// === impl Had ===
+// === impl ItemHistory ===
 
-impl Had {
-    fn count(&mut self, past: &HistoryEvent, in_basket: bool) {
+impl ItemHistory {
+    fn count(&mut self, event: &HistoryEvent) {
+        match event.kind {
+            EventKind::Purchase => self.purchases.add(event.time),
+            _ => self.browses.add(event.time),
+        }
+    }
+
+    /// When the item was last met.
+    fn last(&self) -> Timestamp {
+        self.purchases.last.max(self.browses.last)
+    }
+}
+
+// === impl KindHistory ===
+
+impl KindHistory {
+    fn count(&mut self, event: &HistoryEvent, in_basket: bool) {
         self.in_basket |= in_basket;
-        if past.kind == EventKind::Purchase && !in_basket {
-            self.bought += 1;
-            self.bought_last = past.time.max(self.bought_last);
+        if event.kind == EventKind::Purchase && !in_basket {
+            self.purchases.add(event.time);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::FeatureId as Id;
     use super::*;
     use crate::bundle::{CatalogRow, ItemStats, NeighbourTable};
 
@@ -390,7 +398,7 @@ mod tests {
         Cards { items, partners, companions, ..Cards::default() }
     }
 
-    fn features(history: &[HistoryEvent], of: u32) -> [f32; FEATURE_COUNT] {
+    fn features(history: &[HistoryEvent], of: u32) -> FeatureVector {
         let (catalog, cards) = (catalog(), cards());
         let context = FeatureContext::new(&catalog, &cards, history, NOW, 0);
         context.features(CandidateItem::Known(of, &cards.items[of as usize]), &[])
@@ -403,38 +411,67 @@ mod tests {
     #[test]
     fn what_lies_in_the_basket_leads_elsewhere_than_what_was_bought_before() {
         let bowl = features(&[past(0, 60, EventKind::Cart)], 1);
-        assert_eq!((bowl[18], bowl[19], bowl[21]), (0.5, 0.5, 0.0));
-        let bowl = features(&[past(0, 2 * VISIT_S, EventKind::Purchase)], 1);
-        assert_eq!((bowl[18], bowl[20], bowl[21], bowl[22]), (0.0, 0.0, 0.5, 0.5));
+        assert_eq!(
+            (
+                bowl[Id::BasketCompanionSum],
+                bowl[Id::BasketCompanionMax],
+                bowl[Id::EarlierCompanionSum]
+            ),
+            (0.5, 0.5, 0.0)
+        );
+        let bowl = features(&[past(0, 2 * OPEN_BASKET_S, EventKind::Purchase)], 1);
+        assert_eq!(
+            (
+                bowl[Id::BasketCompanionSum],
+                bowl[Id::BasketItems],
+                bowl[Id::EarlierCompanionSum],
+                bowl[Id::EarlierCompanionMax]
+            ),
+            (0.0, 0.0, 0.5, 0.5)
+        );
         let bowl = features(&[past(0, 60, EventKind::Click)], 1);
-        assert_eq!((bowl[18], bowl[20]), (0.0, 0.0), "a look puts nothing into a basket");
+        assert_eq!(
+            (bowl[Id::BasketCompanionSum], bowl[Id::BasketItems]),
+            (0.0, 0.0),
+            "a look puts nothing into a basket"
+        );
     }
 
     #[test]
     fn another_thing_of_the_same_kind_is_known_as_such() {
         let mug = features(&[past(0, 0, EventKind::Purchase)], 2);
-        assert_eq!((mug[0], mug[23], mug[24]), (0.0, 1.0, 0.0));
+        assert_eq!(
+            (mug[Id::Purchases], mug[Id::KindInBasket], mug[Id::KindPurchases]),
+            (0.0, 1.0, 0.0)
+        );
         let mug = features(&[past(0, 86_400, EventKind::Purchase)], 2);
-        assert!(mug[23] == 0.0 && mug[24] > 0.0 && mug[25] > 0.9);
-        assert!(features(&[past(0, 86_400, EventKind::Purchase)], 1)[24].abs() < f32::EPSILON);
+        assert!(
+            mug[Id::KindInBasket] == 0.0
+                && mug[Id::KindPurchases] > 0.0
+                && mug[Id::KindPurchaseRecency120d] > 0.9
+        );
+        assert!(
+            features(&[past(0, 86_400, EventKind::Purchase)], 1)[Id::KindPurchases].abs()
+                < f32::EPSILON
+        );
     }
 
     #[test]
     fn browsing_and_buying_are_told_apart() {
         let clicked = features(&[past(1, 86_400, EventKind::Click)], 1);
-        assert!(clicked[0] == 0.0 && clicked[26] > 0.0);
+        assert!(clicked[Id::Purchases] == 0.0 && clicked[Id::Browses] > 0.0);
         let bought = features(&[past(1, 86_400, EventKind::Purchase)], 1);
-        assert!(bought[0] > 0.0 && bought[26] == 0.0);
+        assert!(bought[Id::Purchases] > 0.0 && bought[Id::Browses] == 0.0);
     }
 
     #[test]
     fn a_price_is_the_last_one_paid_and_not_the_catalogues() {
         let bowl = features(&[past(0, 86_400, EventKind::Purchase)], 1);
-        assert_eq!((bowl[10], bowl[11]), (0.0, 0.0));
+        assert_eq!((bowl[Id::PriceDistance], bowl[Id::PriceDifference]), (0.0, 0.0));
         let (catalog, mut cards) = (catalog(), cards());
         // The mug sold for the first time after the cards were written.
         cards.items[0].stats.sales = 0;
         let history = [past(0, 86_400, EventKind::Purchase)];
-        assert_eq!(FeatureContext::new(&catalog, &cards, &history, NOW, 0).counts.price, None);
+        assert_eq!(HistoryCounts::of(&catalog, &cards, &history, NOW, 0).usual_price, None);
     }
 }

@@ -18,7 +18,7 @@ mod rechead;
 
 pub use fusion::{Fusion, PositionPenalty, is_cold};
 pub use gpu::{Gpu, GpuError};
-pub use model::{ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores};
+pub use model::{ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, network_shape};
 pub use open::{OpenedScorer, ScorerFile, score_golden};
 pub use reader::TextReader;
 pub use rechead::{RecheadFile, RecheadScorer, ShopperTexts, history_vector, predicted_next_item};

@@ -1,13 +1,18 @@
 //! The scorer's model: a catalogue, its cards and the network, ready to score slates.
 
-use super::features::{CandidateItem, FEATURE_COUNT, FeatureContext, HistoryCounts};
+use super::features::{
+    AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
+};
 use super::rechead::{RecheadScorer, ShopperTexts};
 use super::{PositionPenalty, TextReader};
-use crate::bundle::{CardReason, Cards, Catalog, HistoryEvent, REASONS_MAX, UserCard, inline_text};
-use crate::domain::{ItemText, Timestamp, UserId};
+use crate::bundle::{
+    CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, REASONS_MAX, UserCard, inline_text,
+};
+use crate::domain::{EventKind, ItemText, Timestamp, UserId};
+use crate::nn::text::TEXT_WIDTH;
 use crate::nn::{
-    self, CandidateRow, FusedDin, FusedShapeError, HistoryRow, InlineItem, ItemRef, ItemTable,
-    ReasonTable, Rechead,
+    self, CandidateRow, DinShape, FusedDin, FusedShapeError, HistoryRow, InlineItem, ItemRef,
+    ItemTable, ReasonTable, Rechead,
 };
 use std::borrow::Cow;
 use std::ops::Range;
@@ -83,11 +88,25 @@ pub struct ScoringScratch {
 #[derive(Debug, Default)]
 pub(super) struct NetworkInputs {
     history: Vec<HistoryRow<'static>>,
-    features: Vec<[f32; FEATURE_COUNT]>,
+    features: Vec<FeatureVector>,
     /// (candidates, [`REASONS_MAX`])
     overlaps: Vec<[f32; REASONS_MAX]>,
     /// Of candidates that come inline.
     inline: Vec<Option<InlineItem>>,
+}
+
+/// The sizes of the network that training makes, and that is served, for a catalogue of this many items.
+pub fn network_shape(items: usize) -> DinShape {
+    DinShape {
+        items,
+        text: TEXT_WIDTH,
+        reasons: REASONS_MAX,
+        features: FEATURE_COUNT,
+        history: HISTORY_LEN,
+        ages: AGE_BUCKETS,
+        kinds: EventKind::ALL.len(),
+        ..DinShape::default()
+    }
 }
 
 // === impl ScorerModel ===
@@ -275,7 +294,7 @@ impl ScorerModel {
             };
             let overlaps = &inputs.overlaps[row][..self.reasons(entry).len()];
             let (reasons, overlap) = self.standing(entry, overlaps);
-            CandidateRow { item, features: &inputs.features[row], reasons, overlap }
+            CandidateRow { item, features: inputs.features[row].as_slice(), reasons, overlap }
         };
         slate.candidates.iter().enumerate().map(row).collect()
     }

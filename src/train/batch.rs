@@ -99,7 +99,7 @@ impl Batcher<'_> {
             to.item_ids.push(self.id(item, rng));
             to.item_texts.extend_from_slice(text(item));
             let features = context.features(CandidateItem::Known(item, card), &overlaps);
-            to.features.extend_from_slice(&features);
+            to.features.extend_from_slice(features.as_slice());
             let first = card.first_reason as usize * width;
             to.reasons
                 .extend_from_slice(&cards.reason_vectors[first..][..card.reasons.len() * width]);

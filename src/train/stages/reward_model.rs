@@ -1,9 +1,8 @@
 //! CURec's reward model: a recommender that reads reasons.
 
-use crate::bundle::{HISTORY_LEN, Part, REASONS_MAX};
+use crate::bundle::Part;
 use crate::nn::{self, Din, DinShape, Dropout, Weights};
-use crate::scorer::features::{AGE_BUCKETS, FEATURE_COUNT};
-use crate::scorer::{Fusion, PositionPenalty, ScorerFile};
+use crate::scorer::{Fusion, PositionPenalty, ScorerFile, network_shape};
 use crate::train::batch::Batcher;
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::fit::{self, Plan};
@@ -100,15 +99,9 @@ pub fn examples(data: &TrainingData, recipe: &Recipe) -> Vec<Case> {
 
 fn shape(data: &TrainingData, recipe: &Recipe) -> DinShape {
     DinShape {
-        items: data.catalog.len(),
-        text: nn::text::TEXT_WIDTH,
-        reasons: REASONS_MAX,
-        features: FEATURE_COUNT,
-        history: HISTORY_LEN,
-        ages: AGE_BUCKETS,
         layers: recipe.reward_model.layers,
         ablation: recipe.reward_model.ablation,
-        ..DinShape::default()
+        ..network_shape(data.catalog.len())
     }
 }
 

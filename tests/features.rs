@@ -1,0 +1,93 @@
+//! The features of the demo bundle's candidates stay as they were when its network was trained.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+
+use raisonne::bundle::{Bundle, month};
+use raisonne::scorer::OpenedScorer;
+use raisonne::scorer::features::{CandidateItem, FEATURE_COUNT, FEATURES, FeatureContext};
+use std::path::Path;
+
+/// After the last event, when the basket is still open.
+const SOON_S: i64 = 600;
+
+/// Each feature, summed over the candidates of [`sums`], as the network's training computed it.
+const EXPECTED: [(&str, f64); FEATURE_COUNT] = [
+    ("purchases", 1_028.9973),
+    ("purchase_recency_7d", 188.3054),
+    ("purchase_recency_30d", 458.4369),
+    ("purchase_recency_120d", 873.3980),
+    ("recent_sales", 5_411.4556),
+    ("sales", 7_793.1768),
+    ("recent_sales_share", 1_245.0796),
+    ("days_on_sale", 13_283.5196),
+    ("seasonality", 5_640.4683),
+    ("price_rank", 6_566.7705),
+    ("price_distance", 10_673.6577),
+    ("price_difference", 1_238.4144),
+    ("category_share", 2_352.9975),
+    ("attribute_share", 2_454.2273),
+    ("backing_sum", 7_431.0436),
+    ("backing_max", 3_952.8627),
+    ("partner_sum", 1_390.5041),
+    ("partner_max", 3_385.6348),
+    ("basket_companion_sum", 194.8058),
+    ("basket_companion_max", 153.4736),
+    ("basket_items", 3_473.6072),
+    ("earlier_companion_sum", 2_985.2440),
+    ("earlier_companion_max", 1_737.7045),
+    ("kind_in_basket", 473.0000),
+    ("kind_purchases", 3_057.5446),
+    ("kind_purchase_recency_120d", 2_012.4917),
+    ("browses", 2_069.9038),
+    ("browse_recency_30d", 582.0508),
+    ("price_rank_difference", 543.2630),
+    ("price_rank_distance", 3_580.7364),
+];
+
+fn demo() -> OpenedScorer {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    OpenedScorer::of(Bundle::open(&dir).unwrap()).unwrap()
+}
+
+/// Sums over each golden request's candidates, its user's history and the companions of that, at the
+/// request's time and soon after the user's last event.
+fn sums(opened: &OpenedScorer) -> [f64; FEATURE_COUNT] {
+    let (catalog, cards) = (&opened.model.catalog, &opened.model.cards);
+    let mut sums = [0.0; FEATURE_COUNT];
+    for golden in opened.golden() {
+        let history = &cards.users[&golden.user.as_str().into()].history;
+        let mut items: Vec<u32> = history.iter().map(|event| event.item).collect();
+        let companions = items.iter().flat_map(|&item| cards.companions.of(item));
+        let companions: Vec<u32> = companions.map(|(item, _)| item).collect();
+        items.extend(companions);
+        items.extend(golden.items.iter().map(|id| catalog.number(&id.as_str().into()).unwrap()));
+        let last = history.last().unwrap().time;
+        for now in [golden.now, last + SOON_S] {
+            let context = FeatureContext::new(catalog, cards, history, now, month(now));
+            for &item in &items {
+                let card = &cards.items[item as usize];
+                let overlaps: Vec<f32> =
+                    card.reasons.iter().map(|reason| context.overlap(reason)).collect();
+                let features = context.features(CandidateItem::Known(item, card), &overlaps);
+                for (sum, value) in sums.iter_mut().zip(features.as_slice()) {
+                    *sum += f64::from(*value);
+                }
+            }
+        }
+    }
+    sums
+}
+
+#[test]
+fn features_are_those_that_the_demo_was_trained_with() {
+    let found = sums(&demo());
+    for ((feature, found), (name, expected)) in FEATURES.iter().zip(found).zip(EXPECTED) {
+        let near = (found - expected).abs() <= 1e-4 * expected.abs().max(1.0);
+        assert!(near && feature.name == name, "{} sums to {found}, not {expected}", feature.name);
+    }
+}
+
+#[test]
+fn the_demos_golden_requests_hold() {
+    demo().check_golden().unwrap();
+}
