@@ -347,6 +347,18 @@ impl From<pb::Effort> for Effort {
     }
 }
 
+impl From<Effort> for pb::Effort {
+    fn from(effort: Effort) -> Self {
+        match effort {
+            Effort::Auto => Self::Auto,
+            Effort::Scored => Self::Scored,
+            Effort::Weighed => Self::Weighed,
+            Effort::Reranked => Self::Reranked,
+            Effort::Reasoned => Self::Reasoned,
+        }
+    }
+}
+
 impl From<pb::Explain> for Explain {
     fn from(explain: pb::Explain) -> Self {
         match explain {

@@ -4,6 +4,7 @@ use super::process::cpu_s;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
 use crate::api::pb::{Candidate, Effort, Quality, RerankRequest};
 use crate::bundle::Part;
+use crate::reranker::RungSpec;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -25,8 +26,8 @@ pub struct ServiceOptions {
     pub candidates: usize,
     /// Clients at a time, each with a connection and one request in flight.
     pub clients: usize,
-    /// How high each request climbs.
-    pub effort: Effort,
+    /// The highest rung that each request climbs to.
+    pub rung: &'static RungSpec,
     /// Requests in all, after as many warm-ups as there are clients and samples.
     pub requests: usize,
     /// The server's process on this machine, to measure its processor time.
@@ -59,7 +60,7 @@ pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
     if options.json {
         let report = json!({
             "clients": options.clients, "candidates": options.candidates,
-            "requests_per_second": rate, "effort": word(options.effort), "reached_share": reached,
+            "requests_per_second": rate, "effort": options.rung.name(), "reached_share": reached,
             "client_cpu_ms": client_cpu, "server_cpu_ms": server_cpu,
             "latency_ms": took, "models_ms": compute, "overhead_ms": over,
         });
@@ -71,7 +72,7 @@ pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
             options.clients,
             options.candidates,
             reached * 100.0,
-            word(options.effort),
+            options.rung.name(),
             shown(took),
             shown(compute),
             shown(over),
@@ -87,7 +88,7 @@ pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
 
 /// The answers, how long they took in all, and the processor seconds of client and server.
 async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Option<f64>; 2])> {
-    let (requests, quality) = (requests(options)?, quality(options.effort));
+    let (requests, quality) = (requests(options)?, Quality::from(options.rung.quality));
     let mut clients = Vec::new();
     for _ in 0..options.clients {
         let channel = Channel::from_shared(options.address.clone())?.connect().await;
@@ -133,20 +134,6 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
     Ok((all, elapsed, cpu))
 }
 
-/// What an effort comes to where nothing falls short.
-fn quality(effort: Effort) -> Quality {
-    match effort {
-        Effort::Scored => Quality::Scored,
-        Effort::Weighed => Quality::Weighed,
-        Effort::Reranked => Quality::Reranked,
-        Effort::Unspecified | Effort::Auto | Effort::Reasoned => Quality::Reasoned,
-    }
-}
-
-fn word(effort: Effort) -> String {
-    quality(effort).as_str_name().trim_start_matches("QUALITY_").to_lowercase()
-}
-
 /// The bundle's samples, each filled up with the candidates of the others.
 fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
     let path = options.bundle.join(Part::Samples.file());
@@ -156,8 +143,11 @@ fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
     let others: Vec<Candidate> = samples.iter().flat_map(|s| s.candidates.clone()).collect();
     let fill = |sample: &RerankRequest| {
         let mut known = BTreeSet::new();
-        let mut request =
-            RerankRequest { top_n: 10, effort: options.effort.into(), ..sample.clone() };
+        let mut request = RerankRequest {
+            top_n: 10,
+            effort: Effort::from(options.rung.effort).into(),
+            ..sample.clone()
+        };
         request.candidates.extend(others.iter().cloned());
         request.candidates.retain(|candidate| known.insert(candidate.item_id.clone()));
         request.candidates.truncate(options.candidates);

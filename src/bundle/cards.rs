@@ -1,6 +1,7 @@
 //! Cards: what is known about users and items, written ahead of time.
 
 use crate::domain::{EventKind, Evidence, ReasonSource, Timestamp, UserId};
+use half::f16;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -136,6 +137,24 @@ pub struct HistoryEvent {
     pub time: Timestamp,
     /// What the user did.
     pub kind: EventKind,
+}
+
+// === impl Cards ===
+
+impl Cards {
+    /// Rounds every vector to the precision in which a bundle keeps it.
+    pub fn round_as_kept(&mut self) {
+        let round = |values: &mut [f32]| {
+            values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
+        };
+        round(&mut self.item_vectors);
+        round(&mut self.reason_vectors);
+        round(&mut self.partners.closeness);
+        round(&mut self.companions.closeness);
+        let mut rechead_vectors = self.rechead_vectors.to_vec();
+        round(&mut rechead_vectors);
+        self.rechead_vectors = rechead_vectors.into();
+    }
 }
 
 // === impl NeighbourTable ===

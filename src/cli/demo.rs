@@ -7,6 +7,7 @@ use crate::api::pb::{
 };
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
+use crate::reranker::{RUNGS, RungSpec};
 use crate::scorer::OpenedScorer;
 use anyhow::Context as _;
 use clap::Args;
@@ -197,14 +198,10 @@ fn by(source: Source) -> &'static str {
     }
 }
 
+/// The rung that reached this quality.
 fn word(quality: Quality) -> &'static str {
-    match quality {
-        Quality::Unspecified | Quality::Given => "as given",
-        Quality::Scored => "scored",
-        Quality::Weighed => "weighed",
-        Quality::Reranked => "reranked",
-        Quality::Reasoned => "reasoned",
-    }
+    let rung = RUNGS.iter().find(|rung| Quality::from(rung.quality) == quality);
+    rung.map_or("as given", RungSpec::name)
 }
 
 fn title<'a>(catalog: &'a Catalog, id: &'a str) -> &'a str {

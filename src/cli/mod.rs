@@ -11,11 +11,12 @@ mod progress;
 mod serve;
 mod shop;
 
-use crate::api::pb;
 use crate::bench;
 use crate::engine::ComputeDevice;
+use crate::reranker::{RUNGS, RungSpec};
 use crate::train::learner_config::{ComputeDtype, LearnerConfig, TrainScope};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -208,9 +209,9 @@ struct ServiceBench {
     /// Candidates of a slate.
     #[arg(long, default_value_t = 100)]
     candidates: usize,
-    /// How high each request climbs.
-    #[arg(long, value_enum, default_value_t = Effort::Scored)]
-    effort: Effort,
+    /// The highest rung that each request climbs to.
+    #[arg(long, value_parser = rung(), default_value = RUNGS[0].name())]
+    effort: &'static RungSpec,
     /// Clients at a time.
     #[arg(long, default_value_t = 1)]
     clients: usize,
@@ -225,17 +226,11 @@ struct ServiceBench {
     json: bool,
 }
 
-/// How high a request climbs.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Effort {
-    /// To the scorer's order.
-    Scored,
-    /// To the language model's, each candidate weighed alone.
-    Weighed,
-    /// … the best compared at once.
-    Reranked,
-    /// … the best compared after a thought.
-    Reasoned,
+/// Reads the name of a rung.
+fn rung() -> impl TypedValueParser<Value = &'static RungSpec> {
+    let value = |rung: &'static RungSpec| PossibleValue::new(rung.name()).help(rung.summary);
+    PossibleValuesParser::new(RUNGS.iter().map(value))
+        .map(|name| RungSpec::named(&name).expect("only names of rungs are possible values"))
 }
 
 #[derive(Args, Debug)]
@@ -331,18 +326,12 @@ impl LearnerBench {
 impl ServiceBench {
     fn run(self) -> anyhow::Result<()> {
         let Self { address, bundle, candidates, effort, clients, requests, server, json } = self;
-        let effort = match effort {
-            Effort::Scored => pb::Effort::Scored,
-            Effort::Weighed => pb::Effort::Weighed,
-            Effort::Reranked => pb::Effort::Reranked,
-            Effort::Reasoned => pb::Effort::Reasoned,
-        };
         let options = bench::ServiceOptions {
             address,
             bundle,
             candidates,
             clients,
-            effort,
+            rung: effort,
             requests,
             server,
             json,

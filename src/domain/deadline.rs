@@ -1,9 +1,9 @@
-//! When an answer must be on its way.
+//! Until when a request must be answered.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A moment after which an answer is worth nothing. Made once, at the door.
+/// The moment by which the answer must be sent. The API sets it once, when a request arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
@@ -18,12 +18,12 @@ impl Deadline {
         self.0.saturating_duration_since(now)
     }
 
-    /// Whether `now` is past it.
+    /// Whether it has passed at `now`.
     pub fn passed(self, now: Instant) -> bool {
         self.0 <= now
     }
 
-    /// The moment itself.
+    /// As an instant, for timers.
     pub fn instant(self) -> Instant {
         self.0
     }

@@ -1,4 +1,4 @@
-//! Names of users, items and bundles: cheap to clone, never mixed up.
+//! Ids of users, items and bundles: types of their own that are cheap to clone.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,6 +45,6 @@ id! {
     ItemId
 }
 id! {
-    /// A version of a bundle: which models and texts an answer came from.
+    /// The version of a bundle: it says from which models and texts an answer comes.
     Version
 }

@@ -1,34 +1,34 @@
-//! What a shopper did, and what a product says about itself.
+//! Events of shoppers, and the text of items.
 
 use super::ItemId;
 
 /// Seconds since the Unix epoch.
 pub type Timestamp = i64;
 
-/// Something a shopper did to a product.
+/// Something that a shopper did with an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The product.
+    /// The item.
     pub item: ItemId,
-    /// When.
+    /// Its time.
     pub time: Timestamp,
-    /// What.
+    /// Its kind.
     pub kind: EventKind,
 }
 
-/// How much an event says about a shopper's taste.
+/// What a shopper did. The numbers are written into files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum EventKind {
-    /// Seen in a list.
+    /// The item was shown in a list.
     Impression,
-    /// Opened.
+    /// The shopper opened it.
     Click,
-    /// Put in the cart.
+    /// The shopper put it in the cart.
     Cart,
-    /// Bought.
+    /// The shopper bought it.
     Purchase,
-    /// Waved away.
+    /// The shopper dismissed it.
     Dismissal,
 }
 
@@ -37,13 +37,13 @@ impl EventKind {
     pub const ALL: [Self; 5] =
         [Self::Impression, Self::Click, Self::Cart, Self::Purchase, Self::Dismissal];
 
-    /// Whether models read events of this kind as history. Impressions say what the shop chose,
-    /// not what the shopper did; dismissals are too rare in any log that we have seen.
+    /// Whether models read events of this kind as history. An impression is the shop's choice, not the
+    /// shopper's, and dismissals are too rare in the logs that we know.
     pub fn is_read(self) -> bool {
         matches!(self, Self::Click | Self::Cart | Self::Purchase)
     }
 
-    /// The word used in files.
+    /// Its word in files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Impression => "impression",
@@ -54,19 +54,19 @@ impl EventKind {
         }
     }
 
-    /// Reads the word used in files.
+    /// Reads its word in files.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
-/// What a product says about itself, when it comes inline with a request.
+/// The text of an item, as it comes inline with a request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ItemText {
-    /// Its name.
+    /// Its title.
     pub title: String,
     /// Its category.
     pub category: String,
-    /// Name and value pairs: colour, material, …
+    /// Names and values: colour, material, …
     pub attributes: Vec<(String, String)>,
 }

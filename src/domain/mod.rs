@@ -1,7 +1,7 @@
-//! The words of the house: what a request asks, and what an answer says.
+//! The domain: queries, rankings, reasons and events.
 //!
-//! Nothing here knows a tensor, a socket or a file; past the door a [`Query`] is valid and
-//! nobody checks it again.
+//! Nothing here knows a tensor, a socket or a file. A [`Query`] is valid once the API has built it, and
+//! nothing below checks it again.
 
 mod deadline;
 mod ids;
@@ -23,7 +23,7 @@ pub mod limits {
     pub const CANDIDATES_MAX: usize = 2_000;
     /// Events of inline history.
     pub const HISTORY_MAX: usize = 500;
-    /// Bytes of the natural-language request.
+    /// Bytes of a query text, and of a profile.
     pub const QUERY_BYTES_MAX: usize = 4 << 10;
     /// Bytes of a whole request body.
     pub const BODY_BYTES_MAX: usize = 4 << 20;
@@ -35,10 +35,10 @@ pub mod limits {
     pub const ATTRIBUTES_MAX: usize = 32;
     /// Bytes of an attribute's name or value.
     pub const ATTRIBUTE_BYTES_MAX: usize = 128;
-    /// Reasons returned for one item.
+    /// Reasons for one item.
     pub const REASONS_PER_ITEM_MAX: usize = 10;
     /// Experiment labels on a request.
     pub const LABELS_MAX: usize = 16;
-    /// Seconds that an event may lie ahead of our clock before it counts as "in the future".
+    /// Seconds by which an event may be ahead of our clock before it is refused.
     pub const CLOCK_SKEW_S_MAX: i64 = 300;
 }

@@ -3,37 +3,39 @@
 use super::{Deadline, Event, ItemId, ItemText, Timestamp, UserId, Version};
 use std::sync::Arc;
 
-/// What a back end wants re-ranked, for whom, and by when. Valid by construction: only
-/// `api/wire.rs` makes one, and it refuses what the [limits](super::limits) do not allow.
+/// A slate to be re-ranked for a shopper within a deadline.
+///
+/// It is valid by construction: only `api/wire.rs` builds one from a request, and it refuses a request
+/// that exceeds the [limits](super::limits).
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// The caller's name for this request, or one of ours.
+    /// The caller's id of the request, or a generated one.
     pub request_id: Arc<str>,
     /// The shopper.
     pub user: UserId,
-    /// History given inline; it wins over the stored one. Oldest first.
+    /// The shopper's history, oldest first, if it comes inline: it replaces the stored one.
     pub history: Option<Vec<Event>>,
-    /// What the shop knows about the shopper in words.
+    /// A description of the shopper, in the shop's words.
     pub profile: Option<Arc<str>>,
-    /// A request in the shopper's own words.
+    /// What the shopper asks for, in their own words.
     pub query_text: Option<Arc<str>>,
-    /// The slate in the order given: `1..=CANDIDATES_MAX` distinct items.
+    /// The slate in the order given: from 1 to `CANDIDATES_MAX` distinct items.
     pub candidates: Vec<Candidate>,
-    /// How many results to return.
+    /// How many results are returned.
     pub top_n: usize,
-    /// How high to climb.
+    /// The highest rung to climb to.
     pub effort: Effort,
-    /// Which reasons to attach.
+    /// Which reasons are attached.
     pub explain: Explain,
-    /// How many reasons an item may carry.
+    /// How many reasons an item may have.
     pub reasons_per_item: usize,
-    /// Who goes first when there is not enough for all.
+    /// Its criticality under load.
     pub criticality: Criticality,
-    /// A version to pin, if any.
+    /// The only version that may answer, if the caller pins one.
     pub bundle: Option<Version>,
-    /// Wall-clock time of the request, from the door.
+    /// When the request arrived.
     pub now: Timestamp,
-    /// When the answer must be on its way.
+    /// When the answer must be sent.
     pub deadline: Deadline,
 }
 
@@ -42,13 +44,13 @@ pub struct Query {
 pub struct Candidate {
     /// Its id.
     pub item: ItemId,
-    /// The upstream ranker's score, if it gave one. Finite.
+    /// The upstream ranker's score, if the caller sends it. Finite.
     pub prior_score: Option<f32>,
-    /// What it says about itself, for items that the catalogue does not hold.
+    /// Its text, for items that the catalogue does not hold.
     pub inline: Option<ItemText>,
 }
 
-/// How high the caller wants to climb.
+/// The highest rung that the caller wants to climb to, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Effort {
     /// The small models only.
@@ -59,25 +61,25 @@ pub enum Effort {
     Reranked,
     /// The language model thinks aloud, then compares.
     Reasoned,
-    /// As high as the deadline allows.
+    /// The highest that the deadline allows.
     Auto,
 }
 
-/// Which reasons to attach to results.
+/// Which reasons are attached to results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Explain {
     /// None.
     None,
     /// Reasons written ahead of time.
     Cached,
-    /// Also what the language model says now.
+    /// The same, and one that the language model writes for this request.
     Live,
 }
 
-/// Who goes first when there is not enough for all.
+/// Which requests are refused first under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Criticality {
-    /// May be refused first.
+    /// Refused first.
     Sheddable,
     /// Ordinary traffic.
     Default,

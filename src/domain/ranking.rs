@@ -8,60 +8,60 @@ use std::sync::Arc;
 pub struct Ranking {
     /// Best first.
     pub order: Vec<Ranked>,
-    /// How this order was reached.
+    /// The rung that reached this order.
     pub quality: Quality,
-    /// Which models reached it.
+    /// The bundle whose models reached it.
     pub version: Version,
-    /// What a language model thought before it gave this order.
+    /// The thought of the language model before it answered, if it could be proved.
     pub rationale: Option<Arc<str>>,
 }
 
-/// One candidate in its place.
+/// One candidate of an order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
-    /// Its index in the query's slate.
+    /// Its position in the query's slate, from 0.
     pub input: usize,
-    /// The score that it is sorted by. Comparable within one ranking only.
+    /// The score that it is sorted by. Scores compare within one ranking only.
     pub score: f32,
-    /// Where that score comes from.
+    /// The parts of that score.
     pub scores: Scores,
-    /// Why a shopper might want it, most telling first.
+    /// Why the shopper may want it, most telling first.
     pub reasons: Arc<[Reason]>,
 }
 
-/// The parts of a score; a part that was not reached is absent.
+/// The parts of a score. A part is absent if its rung was not reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scores {
-    /// What the upstream ranker gave.
+    /// The upstream ranker's score.
     pub prior: Option<f32>,
-    /// What the scorer (CURec's reward model) gave: a logit.
+    /// The logit of the scorer (CURec's reward model).
     pub scorer: Option<f32>,
-    /// What the Rechead gave: a dot product.
+    /// The Rechead's score: a dot product.
     pub rechead: Option<f32>,
-    /// What the language model gave, weighing the item alone: a logit.
+    /// The language model's logit for the item alone.
     pub weighed: Option<f32>,
-    /// What the language model gave, comparing the best: minus the logarithm of its place.
+    /// Minus ln(1 + rank) for its rank in the language model's answer (0 is the first).
     pub reranker: Option<f32>,
 }
 
-/// How an order was reached; later is better.
+/// The rung that reached an order. Later is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Quality {
-    /// As it came.
+    /// None: the order given.
     Given,
-    /// By the small models.
+    /// The small models.
     Scored,
-    /// By the language model, each candidate weighed alone.
+    /// The language model, which weighs each candidate alone.
     Weighed,
-    /// By the language model, the best compared at once.
+    /// The language model, which compares the best at once.
     Reranked,
-    /// By the language model, the best compared after a thought.
+    /// The language model, which compares the best after a thought.
     Reasoned,
 }
 
 impl Quality {
-    /// The word for logs and metric labels.
-    pub fn as_str(self) -> &'static str {
+    /// Its word in files, reports, logs and metric labels.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Given => "given",
             Self::Scored => "scored",
@@ -73,7 +73,7 @@ impl Quality {
 }
 
 impl Ranking {
-    /// The order given, with the scores that came with it.
+    /// The order given, with the upstream ranker's scores.
     pub fn given(priors: impl ExactSizeIterator<Item = Option<f32>>, version: Version) -> Self {
         let length = priors.len();
         let order = priors
@@ -88,17 +88,17 @@ impl Ranking {
         Self { order, quality: Quality::Given, version, rationale: None }
     }
 
-    /// Sorts best first. Ties keep the order they came in, so equal input gives equal output.
+    /// Sorts best first. Candidates with equal scores keep the order given.
     pub fn sort(&mut self) {
         self.order.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.input.cmp(&b.input)));
     }
 
-    /// Whether its order is the one that came.
+    /// Whether its order is the order given.
     pub fn is_as_given(&self) -> bool {
         self.order.iter().enumerate().all(|(place, ranked)| ranked.input == place)
     }
 
-    /// Whether every candidate of a slate of `length` stands in it exactly once.
+    /// Whether it holds every candidate of a slate of this length exactly once.
     pub fn is_permutation(&self, length: usize) -> bool {
         let mut seen = vec![false; length];
         self.order.len() == length

@@ -1,29 +1,29 @@
-//! Why a shopper might want an item, and what that claim rests on.
+//! Why a shopper may want an item, and the evidence for it.
 
 use super::{ItemId, Timestamp, Version};
 use std::sync::Arc;
 
-/// A sentence that a shopper can read, with what it rests on.
+/// A sentence for the shopper, with its evidence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reason {
     /// The sentence.
     pub text: Arc<str>,
     /// Who wrote it.
     pub source: ReasonSource,
-    /// What it claims, so that a program can check it.
+    /// The claims that it makes, which a program can check.
     pub evidence: Arc<[Evidence]>,
-    /// How much the scorer attended to it for this shopper, in `0..=1`.
+    /// The scorer's attention to it for this shopper, in `0..=1`.
     pub weight: f32,
     /// The bundle that it belongs to.
     pub bundle: Version,
-    /// When it was written: only events before this moment were read.
+    /// When it was written, from events before that moment alone.
     pub written_at: Timestamp,
 }
 
 /// Who wrote a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReasonSource {
-    /// The evidence writer, from data alone.
+    /// The evidence writer, from counts alone.
     Evidence,
     /// A language model, ahead of time.
     Cached,
@@ -31,16 +31,16 @@ pub enum ReasonSource {
     Live,
 }
 
-/// One claim that can be checked against the shop's data.
+/// One claim that can be checked against the shop's log.
 ///
-/// `count` of `of` is the claim's figure; what they count depends on [`EvidenceKind`].
+/// Its figure is `count` of `of`; the [`EvidenceKind`] says what they count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evidence {
     /// What kind of claim.
     pub kind: EvidenceKind,
-    /// The other product, for co-purchases.
+    /// The other item, for co-purchases.
     pub item: Option<ItemId>,
-    /// The attribute's name, or what the value measures.
+    /// The name of the attribute, or of the quantity in `value`.
     pub attribute: Arc<str>,
     /// The attribute's value.
     pub value: Arc<str>,
@@ -50,7 +50,7 @@ pub struct Evidence {
     pub of: u32,
 }
 
-/// What a piece of evidence claims about an item.
+/// What a piece of evidence claims about its item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EvidenceKind {
     /// `count` of the item's `of` buyers also bought `item`.
@@ -69,7 +69,7 @@ pub enum EvidenceKind {
 }
 
 impl EvidenceKind {
-    /// The word used in files.
+    /// Its word in files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CoPurchase => "co_purchase",
@@ -81,7 +81,7 @@ impl EvidenceKind {
         }
     }
 
-    /// Reads the word used in files.
+    /// Reads its word in files.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::CoPurchase, Self::Attribute, Self::Price, Self::Season, Self::Recency, Self::Repeat]
             .into_iter()

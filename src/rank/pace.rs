@@ -1,74 +1,73 @@
-//! What a rung usually costs, and whether it fits into the time left.
+//! The usual cost of a rung, and whether it fits into the time left.
 //!
-//! A rung's owner serves one after the other, so a request that comes as the third takes about three
-//! times what it takes alone. What is remembered is therefore what *one* costs: what an attempt took,
-//! divided by how many there were when it began. Without that, a burst would look like a slow rung,
-//! and close it to all who come after; with it, as many are let in as will be done in time.
+//! A rung's owner serves one request after the other, so the third in a queue takes about three times as
+//! long as it would alone. The estimate is therefore the cost of *one* attempt: its duration, divided by
+//! the number of attempts in flight when it began. Without the division, a burst would look like a slow
+//! rung and close it to all later requests. With it, as many are started as will end in time.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a forgotten spell takes to lose half its weight.
+/// The time in which an estimate loses half its weight, if no attempt is made.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 /// The weight of a new observation.
 const BLEND: f64 = 0.1;
 
-/// A decayed mean of what one attempt costs, and of how far it strayed from that.
+/// A decayed mean of the cost of one attempt, and of its deviation.
 ///
-/// It forgets: an estimate loses half its weight every few seconds without an attempt, so that
-/// one slow spell cannot close a rung for ever. Torn reads between the three atomics cost one
-/// misjudged request, which the deadline forgives.
+/// The estimate fades every few seconds without an attempt, so that one slow spell cannot close a rung
+/// for ever. A torn read between the three atomics misjudges one request, and the deadline still holds.
 #[derive(Debug, Default)]
 pub struct RungPace {
     mean_us: AtomicU64,
-    stray_us: AtomicU64,
+    deviation_us: AtomicU64,
     /// Microseconds from the first observation to the last one.
     last_us: AtomicU64,
     epoch: std::sync::OnceLock<Instant>,
-    /// Attempts that are being made.
-    company: AtomicUsize,
+    /// Attempts in flight.
+    in_flight: AtomicUsize,
 }
 
-/// An attempt that is being made, until it is dropped.
+/// An attempt in flight, until it is dropped.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     pace: &'a RungPace,
     begun: Instant,
-    /// How many there were when it began, itself among them.
-    company: usize,
+    /// Attempts in flight when it began, itself among them.
+    in_flight: usize,
 }
 
 impl RungPace {
     /// Begins an attempt at `now`, if it is likely to end within `remaining`.
     pub fn begin(&self, remaining: Duration, now: Instant) -> Option<Attempt<'_>> {
-        let company = self.company.fetch_add(1, Ordering::Relaxed) + 1;
-        let attempt = Attempt { pace: self, begun: now, company };
-        let likely = self.estimate(now).saturating_mul(company as u32);
+        let in_flight = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        let attempt = Attempt { pace: self, begun: now, in_flight };
+        let likely = self.estimate(now).saturating_mul(in_flight as u32);
         (!remaining.is_zero() && likely <= remaining).then_some(attempt)
     }
 
-    /// What one attempt at `now` is likely to cost.
+    /// The likely cost of one attempt at `now`.
     fn estimate(&self, now: Instant) -> Duration {
         let idle_us = self.elapsed_us(now).saturating_sub(self.last_us.load(Ordering::Relaxed));
-        let faded = (-(idle_us as f64) / HALF_LIFE.as_micros() as f64).exp2();
-        let [mean, stray] =
-            [&self.mean_us, &self.stray_us].map(|us| f64::from_bits(us.load(Ordering::Relaxed)));
-        Duration::from_micros(((mean + stray) * faded) as u64)
+        let decay = (-(idle_us as f64) / HALF_LIFE.as_micros() as f64).exp2();
+        let [mean, deviation] = [&self.mean_us, &self.deviation_us]
+            .map(|us| f64::from_bits(us.load(Ordering::Relaxed)));
+        Duration::from_micros(((mean + deviation) * decay) as u64)
     }
 
-    /// Takes note of what one attempt, which ended at `now`, has cost.
-    fn record(&self, took: Duration, now: Instant) {
-        let took = took.as_micros() as f64;
-        let [mean, stray] =
-            [&self.mean_us, &self.stray_us].map(|us| f64::from_bits(us.load(Ordering::Relaxed)));
-        let (mean, stray) = if mean == 0.0 {
-            (took, 0.0)
+    /// Records the cost of one attempt that ended at `now`.
+    fn record(&self, cost: Duration, now: Instant) {
+        let cost = cost.as_micros() as f64;
+        let [mean, deviation] = [&self.mean_us, &self.deviation_us]
+            .map(|us| f64::from_bits(us.load(Ordering::Relaxed)));
+        let (mean, deviation) = if mean == 0.0 {
+            (cost, 0.0)
         } else {
-            (mean + BLEND * (took - mean), stray + BLEND * ((took - mean).abs() - stray))
+            (mean + BLEND * (cost - mean), deviation + BLEND * ((cost - mean).abs() - deviation))
         };
         self.mean_us.store(mean.to_bits(), Ordering::Relaxed);
-        self.stray_us.store(stray.to_bits(), Ordering::Relaxed);
+        self.deviation_us.store(deviation.to_bits(), Ordering::Relaxed);
         self.last_us.store(self.elapsed_us(now), Ordering::Relaxed);
     }
 
@@ -81,25 +80,25 @@ impl RungPace {
 // === impl Attempt ===
 
 impl Attempt<'_> {
-    /// It came to its end at `now`.
+    /// It ended at `now`.
     pub fn done(self, now: Instant) {
         self.pace.record(self.cost(now), now);
     }
 
-    /// It was cut off at `now`. It would have taken longer than it was given: recorded as twice that,
-    /// else cutting slow rungs short would make them look quick.
+    /// It was cut off at `now`. It is recorded as twice as long as it ran, since cutting slow rungs
+    /// short would make them look quick.
     pub fn cut(self, now: Instant) {
         self.pace.record(self.cost(now) * 2, now);
     }
 
     fn cost(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.begun) / self.company as u32
+        now.saturating_duration_since(self.begun) / self.in_flight as u32
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.pace.company.fetch_sub(1, Ordering::Relaxed);
+        self.pace.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -35,9 +35,8 @@ pub struct WeighedFile {
 
 /// How compared candidates are fused.
 ///
-/// A candidate's final score is its score on the rung below, minus `weight · ln(1 + rank)` for its
-/// rank in the language model's answer (0 is the first), plus `rechead_weight` times its Rechead score
-/// after the Rechead has read the thought and the answer.
+/// A candidate's final score is `below − weight · ln(1 + rank) + rechead_weight · rechead`. Its `rank` in
+/// the language model's answer starts at 0. `rechead` is its Rechead score after the thought.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComparedFile {

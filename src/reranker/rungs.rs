@@ -56,7 +56,7 @@ pub enum RungSettings {
 const LANGUAGE_MODEL: &[Part] = &[Part::Reranker, Part::Decoder];
 
 /// All rungs, lowest first.
-pub static RUNGS: [RungSpec; 4] = [
+pub const RUNGS: &[RungSpec] = &[
     RungSpec {
         quality: Quality::Scored,
         effort: Effort::Scored,
@@ -93,6 +93,11 @@ impl RungSpec {
     /// Its name in files, reports, metrics and flags.
     pub fn name(&self) -> &'static str {
         self.quality.as_str()
+    }
+
+    /// The rung of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        RUNGS.iter().find(|rung| rung.name() == name)
     }
 
     /// Whether a caller who makes this effort wants to climb there.
@@ -152,11 +157,10 @@ mod tests {
         assert!(RUNGS.is_sorted_by(|a, b| a.quality < b.quality && a.effort < b.effort));
         let within = |effort| RUNGS.iter().filter(|rung| rung.is_within(effort)).count();
         assert_eq!([Effort::Scored, Effort::Weighed, Effort::Auto].map(within), [1, 2, 4]);
-        assert!(
-            RUNGS
-                .iter()
-                .all(|rung| RungSpec::of(rung.quality).is_some_and(|of| of.name() == rung.name()))
-        );
+        let is_named = |rung: &RungSpec| {
+            RungSpec::named(rung.name()).is_some_and(|named| named.quality == rung.quality)
+        };
+        assert!(RUNGS.iter().all(is_named));
     }
 
     #[test]

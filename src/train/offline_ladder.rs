@@ -94,7 +94,7 @@ impl OfflineLadder {
             model.expect(cases, progress)?;
         }
         let mut climb = OfflineClimb::default();
-        for rung in &RUNGS {
+        for rung in RUNGS {
             let Some(settings) = rung.settings(self.file) else { continue };
             let orders = match (settings, &self.model) {
                 (RungSettings::Scored, _) => self.scored(data, cases, &mut climb.parts)?,
@@ -220,8 +220,8 @@ impl<'a> RecheadJudge<'a> {
     /// A Rechead that reads this data.
     pub fn new(network: &Rechead, data: &'a TrainingData) -> Self {
         // The texts of items are the same in every snapshot.
-        let texts = &data.snapshots[0].cards.item_vectors;
-        Self { head: RecheadScorer::new(network.clone(), 0.0, texts), data }
+        let cards = &data.snapshots[0].cards;
+        Self { head: RecheadScorer::from_cards(network.clone(), 0.0, cards), data }
     }
 
     /// The score of each candidate of a case's slate.

@@ -1,4 +1,4 @@
-//! The small models on the workspace: what the rung below a language model says of slates.
+//! The small models of a workspace, which score the slates of many cases.
 
 use super::cases::Case;
 use super::training_data::TrainingData;
@@ -10,7 +10,7 @@ use crate::scorer::{PositionPenalty, RecheadFile, ScorerFile, SlateScores};
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
-/// The scorer that lies on a workspace, with the Rechead beside it.
+/// The scorer of a workspace, with its Rechead.
 #[derive(Debug)]
 pub struct OfflineScorer {
     weights: Weights,
@@ -21,7 +21,7 @@ pub struct OfflineScorer {
 // === impl OfflineScorer ===
 
 impl OfflineScorer {
-    /// Reads it, and the Rechead if there is one.
+    /// Reads the scorer, and the Rechead if there is one.
     pub fn read(workspace: &Workspace<'_>) -> anyhow::Result<Self> {
         Ok(Self { head: rechead(workspace)?, ..Self::without_head(workspace)? })
     }
@@ -37,7 +37,7 @@ impl OfflineScorer {
         self.head.as_ref().map(|(network, _)| network)
     }
 
-    /// The same without what the Rechead says.
+    /// The same scorer without the Rechead.
     pub fn alone(&self) -> Self {
         Self { weights: self.weights.clone(), file: self.file.clone(), head: None }
     }
@@ -72,7 +72,7 @@ impl OfflineScorer {
     }
 }
 
-/// The Rechead that lies on a workspace and what it counts, if there is one.
+/// The Rechead of a workspace and the weight of its scores, if there is one.
 pub fn rechead(workspace: &Workspace<'_>) -> anyhow::Result<Option<(Rechead, f32)>> {
     if !workspace.path(Part::RecheadShape).exists() {
         return Ok(None);

@@ -8,7 +8,9 @@ use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
-use crate::scorer::{ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader};
+use crate::scorer::{
+    RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
+};
 use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -74,6 +76,20 @@ impl TrainingData {
         snapshots: Vec<Snapshot>,
     ) -> Self {
         Self { catalog, dataset, reader, snapshots, given: None }
+    }
+
+    /// The same data, with cards as a bundle keeps them: vectors in half precision, those of items in the
+    /// Rechead's space among them. So an offline climb reads the numbers that serving reads.
+    pub fn with_cards_as_kept(mut self, rechead: Option<&Rechead>) -> Self {
+        for snapshot in &mut self.snapshots {
+            let cards = &mut snapshot.cards;
+            if let Some(network) = rechead {
+                let scorer = RecheadScorer::from_cards(network.clone(), 0.0, cards);
+                cards.rechead_vectors = scorer.item_vectors().clone();
+            }
+            cards.round_as_kept();
+        }
+        self
     }
 
     /// Slates of this size.

@@ -1,22 +1,22 @@
-//! What may a word count beside the order below it, and does it pay at all?
+//! Fits the weight of a rung's scores beside the order below, and tests whether they pay at all.
 //!
-//! Whoever tries a dozen weights on some cases and keeps the best finds a gain where there is none.
-//! So the weight is chosen on all cases, but the gain is counted crosswise: on each fold by the
-//! weight that is best on the others (Stone 1974). A word counts nothing, and its rung is not
-//! shipped, unless that gain is one that chance would give a useless word in one of ten shops: to
-//! ship what does nothing costs milliseconds, and to leave out what helps costs better orders.
+//! The best of a dozen weights shows a gain on its own cases even where there is none. So the weight is
+//! chosen on all cases, but the gain is cross-validated: each fold is judged by the weight that is best
+//! on the other folds (Stone 1974). A rung gets the weight 0, and is not shipped, unless chance would
+//! give a useless rung that gain in at most one shop of ten. A useless rung costs milliseconds, and a
+//! useful one that is left out costs better orders.
 
 use super::measure::{self, Interval, RESAMPLES};
 use serde_json::{Value, json};
 
-/// What a word may count.
+/// The weights that are tried.
 pub const WEIGHTS: [f32; 12] = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
-/// Parts of the cases, each judged by a weight that the others chose.
+/// Folds of the cases. Each is judged by the weight that the others chose.
 const FOLDS: usize = 5;
 
-/// Standard errors that a gain has to be above zero: one in ten is, by chance.
+/// Standard errors by which a gain has to exceed zero: by chance, one in ten does.
 const ERRORS_MIN: f64 = 1.2816;
-/// Standard errors from the mean to the ends of an interval of 95 %.
+/// Standard errors from the mean to the ends of a 95 % interval.
 const ERRORS_OF_INTERVAL: f64 = 1.9600;
 
 /// A figure for each case of each task.
@@ -25,16 +25,16 @@ pub type TaskFigures = Vec<Vec<f64>>;
 /// A weight that was fitted.
 #[derive(Clone, Debug)]
 pub struct FittedWeight {
-    /// What the word counts: nothing where it does not pay.
+    /// The weight, or 0 where the scores do not pay.
     pub weight: f32,
-    /// The mean over tasks without the word, and with it at each of [`WEIGHTS`].
+    /// The mean over tasks at weight 0, and at each of [`WEIGHTS`].
     without: f64,
     tried: Vec<f64>,
-    /// What is gained on cases that had no say in the weight.
+    /// The cross-validated gain.
     gain: Option<Interval>,
 }
 
-/// Fits a weight: `without` are the figures of the order below, `with` those at each of [`WEIGHTS`].
+/// Fits a weight. `without` are the figures of the order below, `with` those at each of [`WEIGHTS`].
 pub fn fit(without: &TaskFigures, with: &[TaskFigures], seed: u64) -> FittedWeight {
     debug_assert_eq!(with.len(), WEIGHTS.len());
     let best = best(without, with, |_| true);
@@ -44,7 +44,7 @@ pub fn fit(without: &TaskFigures, with: &[TaskFigures], seed: u64) -> FittedWeig
         (0..FOLDS).map(|fold| self::best(without, with, |at| at % FOLDS != fold)).collect();
     let all = without.iter().map(Vec::len).sum::<usize>() as f64;
     for (task, figures) in without.iter().enumerate() {
-        // Tasks count alike, however many cases each has.
+        // Each task has the same share, however many cases it has.
         let share = all / (without.len() * figures.len().max(1)) as f64;
         for (at, figure) in figures.iter().enumerate() {
             before.push(share * figure);
@@ -65,7 +65,7 @@ pub fn fit(without: &TaskFigures, with: &[TaskFigures], seed: u64) -> FittedWeig
     }
 }
 
-/// Which weight is best on the cases that are counted, if any is better than none.
+/// The index of the weight that is best on the counted cases; `None` if weight 0 is.
 fn best(
     without: &TaskFigures,
     with: &[TaskFigures],
@@ -86,7 +86,7 @@ pub fn mean(figures: &TaskFigures) -> f64 {
     mean_of(figures, |_| true)
 }
 
-/// The mean over tasks of the mean over the cases that are counted.
+/// The mean over tasks of the mean over the counted cases.
 fn mean_of(figures: &TaskFigures, counted: impl Fn(usize) -> bool) -> f64 {
     let of_task = |figures: &Vec<f64>| {
         let counted = figures.iter().enumerate().filter(|(at, _)| counted(*at));
@@ -100,7 +100,7 @@ fn mean_of(figures: &TaskFigures, counted: impl Fn(usize) -> bool) -> f64 {
 // === impl FittedWeight ===
 
 impl FittedWeight {
-    /// For a stage's report; the figures are those called `figure`.
+    /// For a stage's report. `figure` is the name of the figures.
     pub fn to_json(&self, figure: &str) -> Value {
         let tried = WEIGHTS.iter().zip(&self.tried).map(|(weight, tried)| {
             json!({ "weight": rounded(f64::from(*weight)), figure: rounded(*tried) })
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_luck_counts_nothing() {
+    fn a_gain_by_luck_gets_no_weight() {
         let (mut picked, mut shipped) = (0, 0);
         for seed in 0..60 {
             let (without, with) = figures(seed, |_| 0.0);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_pays_gets_the_weight_that_is_best() {
+    fn scores_that_pay_get_the_best_weight() {
         let (without, with) = figures(1, |weight| 0.3 - f64::from((weight - 0.4).abs()));
         let fitted = fit(&without, &with, 1);
         assert!((fitted.weight - 0.4).abs() < 0.11, "{fitted:?}");

@@ -1,6 +1,7 @@
 //! Is each rung of the ladder better than the one below it?
 
 use crate::bundle::Part;
+use crate::domain::Quality;
 use crate::reranker::{RUNGS, RungSpec};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::dataset::DAY_S;
@@ -8,15 +9,19 @@ use crate::train::measure::{self, Comparison, Interval};
 use crate::train::offline_ladder::{
     OfflineClimb, OfflineLadder, RECHEAD_ALONE, RungOrders, WEIGHED_ALONE, WITHOUT_RECHEAD,
 };
+use crate::train::offline_scorer::rechead;
 use crate::train::training_data::TrainingData;
 use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Measures each rung of the ladder against the one below it.
+/// Measures each rung of the ladder against the rung below it.
 #[derive(Debug)]
 pub struct Evaluate;
+
+/// The name of the order given.
+const GIVEN: &str = Quality::Given.as_str();
 
 /// The figures of a table, by name.
 const FIGURES: [(&str, Figure); 6] = [
@@ -28,9 +33,9 @@ const FIGURES: [(&str, Figure); 6] = [
     ("mrr", |order, relevant| measure::reciprocal_rank(order, relevant)),
 ];
 
-/// Days in which a purchase loses most of its weight, in the plain rule of a user's favourites.
+/// Days in which a purchase loses most of its weight, in the baseline of a user's favourites.
 const FAVOURITE_DAYS: f64 = 90.0;
-/// Places that count as shown, for coverage.
+/// How many of the first items count as shown, for coverage.
 const COVERED: usize = 10;
 
 /// Whether a case belongs to a slice of the table.
@@ -66,7 +71,9 @@ impl Stage for Evaluate {
 /// by figure.
 pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
     let split = workspace.dataset(&*workspace.catalog()?)?.split;
+    let rechead = rechead(workspace)?.map(|(network, _)| network);
     let data = TrainingData::open(workspace, split.test, split.end)?;
+    let data = data.with_cards_as_kept(rechead.as_ref());
     let ladder = OfflineLadder::read(workspace, &data)?;
     let recipe = workspace.recipe.clone();
     let mut report = Map::new();
@@ -76,22 +83,22 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
         workspace.progress.show(&what, 0, of);
         let show = &mut |done| workspace.progress.show(&what, done as u64, of);
         let climb = ladder.climb(&data, &mut cases, show)?;
-        let judged = Judged { task, data: &data, cases: &cases, climb: &climb };
+        let judged = JudgedCases { task, data: &data, cases: &cases, climb: &climb };
         let table = judged.table(recipe.evaluate.resamples, recipe.seed);
         report.insert(task.as_str().into(), table);
     }
     Ok(Value::Object(report))
 }
 
-/// The cases of a task with what each rung said of them.
-struct Judged<'a> {
+/// The cases of a task with the orders of each rung.
+struct JudgedCases<'a> {
     task: PredictionTask,
     data: &'a TrainingData,
     cases: &'a [Case],
     climb: &'a OfflineClimb,
 }
 
-impl Judged<'_> {
+impl JudgedCases<'_> {
     fn table(&self, resamples: usize, seed: u64) -> Value {
         let slices: [(&str, Slice); 4] = [
             ("all", |_, _| true),
@@ -110,17 +117,9 @@ impl Judged<'_> {
 
     fn slice(&self, chosen: &[usize], resamples: usize, seed: u64) -> Value {
         let given: Vec<Vec<u32>> = chosen.iter().map(|&at| self.cases[at].slate.clone()).collect();
-        let orders = |rung: &RungOrders| -> Vec<Vec<u32>> {
-            let order = |&at: &usize| {
-                let slate = &self.cases[at].slate;
-                rung.orders[at].iter().map(|&(place, _)| slate[place]).collect()
-            };
-            chosen.iter().map(order).collect()
-        };
-        let rungs: Vec<(&str, Vec<Vec<u32>>)> =
-            self.climb.rungs.iter().map(|rung| (rung.name, orders(rung))).collect();
-        let parts: Vec<(&str, Vec<Vec<u32>>)> =
-            self.climb.parts.iter().map(|part| (part.name, orders(part))).collect();
+        let rungs = self.named(&self.climb.rungs, chosen);
+        let parts = self.named(&self.climb.parts, chosen);
+        let Some(((first, scored), upper)) = rungs.split_first() else { return Value::Null };
         let mut figures = Map::new();
         for (name, figure) in FIGURES {
             let measured = |orders: &[Vec<u32>]| -> Vec<f64> {
@@ -129,28 +128,27 @@ impl Judged<'_> {
             };
             let compare =
                 |below: &[f64], above: &[f64]| measure::compare(below, above, resamples, seed);
-            let mut below = measured(&given);
-            let Some(comparison) = compare(&below, &measured(&rungs[0].1)) else { continue };
-            let mut told = figures_of(&comparison);
-            for (name, orders) in &parts {
-                if let Some(alone) = compare(&below, &measured(orders)) {
-                    told[name] = interval(&alone.after);
+            let of_given = measured(&given);
+            let mut below = measured(scored);
+            let Some(comparison) = compare(&of_given, &below) else { continue };
+            let mut row = figures_of(first, &comparison);
+            for (part, orders) in &parts {
+                if let Some(alone) = compare(&of_given, &measured(orders)) {
+                    row[part] = interval(&alone.after);
                 }
             }
-            below = measured(&rungs[0].1);
-            for (name, orders) in &rungs[1..] {
+            for (rung, orders) in upper {
                 let above = measured(orders);
                 if let Some(comparison) = compare(&below, &above) {
-                    told[name] = interval(&comparison.after);
-                    told[format!("{name}_gain")] = interval(&comparison.gain);
+                    row[rung] = interval(&comparison.after);
+                    row[gain_of(rung)] = interval(&comparison.gain);
                 }
                 below = above;
             }
-            figures.insert(name.into(), told);
+            figures.insert(name.into(), row);
         }
-        let scored = &rungs[0].1;
         let pairs = given.iter().map(Vec::as_slice).zip(scored.iter().map(Vec::as_slice));
-        let covered = |orders: &[Vec<u32>]| {
+        let coverage = |orders: &[Vec<u32>]| {
             let orders = orders.iter().map(Vec::as_slice);
             measure::coverage(orders, COVERED, self.data.catalog.len())
         };
@@ -158,14 +156,24 @@ impl Judged<'_> {
             "cases": chosen.len(),
             "ceiling": self.ceiling(chosen),
             "order_kept": measure::identity_rate(pairs),
-            "coverage@10": { "given": covered(&given), "scored": covered(scored) },
+            "coverage@10": { GIVEN: coverage(&given), *first: coverage(scored) },
             "figures": figures,
             "baselines": self.baselines(chosen),
         })
     }
 
-    /// What plain rules make of the same cases, over the whole catalogue and not just the slates:
-    /// what this user bought most and most lately, and what everybody bought lately.
+    /// The items of the chosen cases in the orders of each of these rungs.
+    fn named(&self, rungs: &[RungOrders], chosen: &[usize]) -> Vec<(&'static str, Vec<Vec<u32>>)> {
+        let items = |rung: &RungOrders, at: usize| {
+            let slate = &self.cases[at].slate;
+            rung.orders[at].iter().map(|&(position, _)| slate[position]).collect()
+        };
+        let orders = |rung: &RungOrders| chosen.iter().map(|&at| items(rung, at)).collect();
+        rungs.iter().map(|rung| (rung.name, orders(rung))).collect()
+    }
+
+    /// The figures of two plain rules for the same cases, over the whole catalogue and not just the
+    /// slates: the items that this user bought most and most lately, and those that everybody did.
     fn baselines(&self, chosen: &[usize]) -> Value {
         let mut sums = [[0.0; 2]; 2];
         for &at in chosen {
@@ -196,7 +204,7 @@ impl Judged<'_> {
         order.into_iter().map(|(item, _)| item).collect()
     }
 
-    /// The items that were bought most in the weeks before, without those that the task rules out.
+    /// The items that were bought most in the weeks before, without those that the task excludes.
     fn popular(&self, case: &Case) -> Vec<u32> {
         let popular = self.data.snapshots[case.snapshot].upstream.popular();
         let bought = &self.data.dataset.bought[case.user as usize];
@@ -216,12 +224,12 @@ impl Judged<'_> {
     }
 }
 
-/// Whether the slate holds anything that was then bought: whether an order can matter.
+/// Whether the slate holds an item that was then bought, so that its order matters.
 fn holds(case: &Case) -> bool {
     case.relevant.iter().any(|item| case.slate.contains(item))
 }
 
-/// Whether what was bought was new to the shop: without a sale in most of the log.
+/// Whether an item that was bought was new to the shop: without a sale in most of the log.
 fn is_new(data: &TrainingData, case: &Case) -> bool {
     let first =
         |item: &u32| data.snapshots[case.snapshot].cards.items[*item as usize].stats.first_sale;
@@ -230,10 +238,16 @@ fn is_new(data: &TrainingData, case: &Case) -> bool {
         .any(|item| first(item).is_none_or(|first| first >= data.dataset.split.validate))
 }
 
-fn figures_of(comparison: &Comparison) -> Value {
+/// The name of a rung's gain over the rung below.
+fn gain_of(rung: &str) -> String {
+    format!("{rung}_gain")
+}
+
+/// The figures of the first rung beside those of the order given.
+fn figures_of(first: &str, comparison: &Comparison) -> Value {
     json!({
-        "given": interval(&comparison.before),
-        "scored": interval(&comparison.after),
+        GIVEN: interval(&comparison.before),
+        first: interval(&comparison.after),
         "gain": interval(&comparison.gain),
         "relative": comparison.relative.as_ref().map(interval),
     })
@@ -275,33 +289,31 @@ pub fn table(report: &Value) -> String {
 
 fn row(of: &Value) -> String {
     use std::fmt::Write as _;
-    let number = |part: &str, of_it: &str| of[part][of_it].as_f64().unwrap_or(f64::NAN);
+    let number = |name: &str, of_it: &str| of[name][of_it].as_f64().unwrap_or(f64::NAN);
+    let with_gain = |rung: &str, gain: &str| {
+        format!(
+            "  {rung} {:.4}  gain {:+.4} [{:+.4}, {:+.4}]",
+            number(rung, "mean"),
+            number(gain, "mean"),
+            number(gain, "low"),
+            number(gain, "high"),
+        )
+    };
+    let is_there = |name: &&str| of[*name]["mean"].is_number();
+    let mut row = format!("{GIVEN} {:.4}", number(GIVEN, "mean"));
+    let mut rungs = RUNGS.iter().map(RungSpec::name);
+    if let Some(first) = rungs.next() {
+        row.push_str(&with_gain(first, "gain"));
+    }
     let relative = of["relative"]["mean"].as_f64();
     let relative = relative.map_or("–".into(), |share| format!("{:+.1} %", 100.0 * share));
-    let mut upper = String::new();
-    for name in RUNGS.iter().skip(1).map(RungSpec::name) {
-        if let Some(mean) = of[name]["mean"].as_f64() {
-            let gain = |end| number(&format!("{name}_gain"), end);
-            let _ = write!(
-                upper,
-                "  {name} {mean:.4}  gain {:+.4} [{:+.4}, {:+.4}]",
-                gain("mean"),
-                gain("low"),
-                gain("high"),
-            );
-        }
+    let _ = write!(row, "  relative {relative}");
+    for rung in rungs.filter(is_there) {
+        row.push_str(&with_gain(rung, &gain_of(rung)));
     }
-    for part in [WITHOUT_RECHEAD, RECHEAD_ALONE, WEIGHED_ALONE] {
-        if let Some(mean) = of[part]["mean"].as_f64() {
-            let _ = write!(upper, "  {} {mean:.4}", part.replace('_', " "));
-        }
+    for part in [WITHOUT_RECHEAD, RECHEAD_ALONE, WEIGHED_ALONE].iter().filter(|part| is_there(part))
+    {
+        let _ = write!(row, "  {} {:.4}", part.replace('_', " "), number(part, "mean"));
     }
-    format!(
-        "given {:.4}  scored {:.4}  gain {:+.4} [{:+.4}, {:+.4}]  relative {relative}{upper}",
-        number("given", "mean"),
-        number("scored", "mean"),
-        number("gain", "mean"),
-        number("gain", "low"),
-        number("gain", "high"),
-    )
+    row
 }

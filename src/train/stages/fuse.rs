@@ -63,8 +63,9 @@ impl Stage for Fuse {
         let recipe = workspace.recipe.clone();
         let of = recipe.language_model()?.fuse;
         let split = workspace.dataset(&*workspace.catalog()?)?.split;
-        let data = TrainingData::open(workspace, split.validate, split.test)?;
         let scorer = OfflineScorer::read(workspace)?;
+        let data = TrainingData::open(workspace, split.validate, split.test)?;
+        let data = data.with_cards_as_kept(scorer.head());
         let model = OfflineReranker::start(&workspace.path(Part::Decoder), &data.catalog)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut judged = Vec::new();
@@ -86,7 +87,7 @@ impl Stage for Fuse {
         let mut fitting =
             Fitting { workspace, model: &model, judge, data: &data, judged, seed: recipe.seed };
         let mut fused = RerankerFile::default();
-        for rung in &RUNGS {
+        for rung in RUNGS {
             let measured = match rung.kind {
                 RungKind::Scored => continue,
                 RungKind::Weighed { file } => {
