@@ -2,15 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "support/building.rs"]
-mod building;
 #[expect(dead_code, reason = "nothing is flipped here")]
 #[path = "support/bundle.rs"]
 mod bundle;
+#[path = "support/ladder_options.rs"]
+mod ladder_options;
 
-use building::building;
 use bundle::copied_bundle;
 use futures_util::{StreamExt as _, stream};
+use ladder_options::ladder_options;
 use raisonne::bundle::{Bundle, HistoryEvent, Manifest, Part, UserCard};
 use raisonne::domain::{
     Candidate, Criticality, Deadline, Effort, Event, Explain, ItemId, Quality, Query, Ranking,
@@ -210,7 +210,7 @@ fn judged(dir: &Path, twins: &[Twin]) -> OfflineClimb {
 
 /// Climbs both ways with every case, and compares the orders of each rung.
 async fn climb_both_ways(dir: &Path, rungs: &[&str]) {
-    let options = building(Arc::new(Metrics::new()));
+    let options = ladder_options(Arc::new(Metrics::new()));
     let (ladder, opened) = rank::open(dir, &options).await.unwrap();
     let twins = twins(&opened);
     let climbs = twins.iter().map(|twin| served(&ladder, twin.query.clone()));
@@ -255,7 +255,7 @@ async fn a_request_is_resolved_once_for_all_rungs() {
     let home = tempfile::tempdir().unwrap();
     let metrics = Arc::new(Metrics::new());
     let (ladder, opened) =
-        rank::open(&all_rungs(home.path()), &building(metrics.clone())).await.unwrap();
+        rank::open(&all_rungs(home.path()), &ladder_options(metrics.clone())).await.unwrap();
     let twin = twins(&opened).swap_remove(1);
     assert!(twin.query.history.is_some());
     let rankings = served(&ladder, twin.query).await;

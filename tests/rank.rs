@@ -1,4 +1,4 @@
-//! The ladder, with rungs that do as they are told and time that stands still.
+//! The ladder, with stub rungs and paused time.
 
 mod support;
 
@@ -112,9 +112,9 @@ async fn a_rung_that_falls_short_leaves_the_best_so_far() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missing_is_told_although_there_is_an_order() {
-    let lacking = StubRung { lacks: Some(Shortfall::Missing("cards")), ..StubRung::default() };
-    let (ladder, _) = ladder(vec![lacking]);
+async fn a_shortfall_may_come_with_an_order() {
+    let partial = StubRung { reports: Some(Shortfall::Missing("cards")), ..StubRung::default() };
+    let (ladder, _) = ladder(vec![partial]);
     let answers = climb(&ladder, query(100)).await;
     assert_eq!(answers[1].ranking.quality, Quality::Scored);
     assert_eq!(answers[1].shortfalls, [(Quality::Scored, Shortfall::Missing("cards"))]);
@@ -138,16 +138,16 @@ async fn an_order_that_stays_as_given_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thoughts_are_told_while_the_rung_works_and_before_its_order() {
-    let thinks = vec!["Likes ", "", "red."];
-    let (ladder, _) = ladder(vec![StubRung { thinks, ..StubRung::taking(10) }]);
-    let mut told = Vec::new();
+async fn thoughts_are_sent_while_the_rung_works_and_before_its_order() {
+    let thought = vec!["Likes ", "", "red."];
+    let (ladder, _) = ladder(vec![StubRung { thought, ..StubRung::taking(10) }]);
+    let mut updates = Vec::new();
     let mut climb = std::pin::pin!(ladder.climb(query(100)));
     while let Some(update) = climb.next().await {
-        told.push(match update {
+        updates.push(match update {
             Update::Thought(piece) => piece.to_string(),
             Update::Answer(answer) => answer.ranking.quality.as_str().to_owned(),
         });
     }
-    assert_eq!(told, ["given", "Likes ", "red.", "scored"]);
+    assert_eq!(updates, ["given", "Likes ", "red.", "scored"]);
 }

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "support/building.rs"]
+#[path = "support/ladder_options.rs"]
 mod support;
 
 use futures_util::StreamExt as _;
@@ -84,14 +84,14 @@ fn bundle() -> TempDir {
     bundle_with(RerankerFile { weighed, ..RerankerFile::default() })
 }
 
-fn building(change: impl FnOnce(&mut RerankerOptions)) -> LadderOptions {
-    let mut building = support::building(Arc::new(Metrics::new()));
-    change(&mut building.engine);
-    building
+fn options(change: impl FnOnce(&mut RerankerOptions)) -> LadderOptions {
+    let mut options = support::ladder_options(Arc::new(Metrics::new()));
+    change(&mut options.engine);
+    options
 }
 
 async fn open(home: &TempDir) -> Arc<Ladder> {
-    rank::open(home.path(), &building(|_| {})).await.unwrap().0
+    rank::open(home.path(), &options(|_| {})).await.unwrap().0
 }
 
 /// A shopper of the demo's and so many items.
@@ -361,7 +361,7 @@ async fn items_that_nobody_knows_do_not_stop_the_others() {
 async fn an_engine_without_room_leaves_the_scored_order() {
     let home = bundle();
     let page = |engine: &mut RerankerOptions| engine.kv_cache_bytes = 16 << 10;
-    let (ladder, _) = rank::open(home.path(), &building(page)).await.unwrap();
+    let (ladder, _) = rank::open(home.path(), &options(page)).await.unwrap();
     let answer = climb(&ladder, &query(&home, 10, Effort::Auto)).await.pop().unwrap();
     assert_eq!(answer.ranking.quality, Quality::Scored);
     assert_eq!(answer.shortfalls, [(Quality::Weighed, Shortfall::Missing("room"))]);
@@ -372,7 +372,7 @@ async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
     let says = |home: &TempDir| {
         let path = home.path().to_owned();
         async move {
-            let error = rank::open(&path, &building(|_| {})).await.unwrap_err();
+            let error = rank::open(&path, &options(|_| {})).await.unwrap_err();
             format!("{:#}", anyhow::Error::from(error))
         }
     };

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
-#[path = "support/building.rs"]
+#[path = "support/ladder_options.rs"]
 mod wiring;
 
 use bytes::Bytes;
@@ -122,8 +122,8 @@ impl Server {
 
 /// A ladder that nobody swaps.
 fn live(ladder: Ladder, metrics: &Arc<Metrics>) -> Arc<LiveLadder> {
-    let building = wiring::building(metrics.clone());
-    Arc::new(LiveLadder::start(Arc::new(ladder), building, SwapStrategy::default()))
+    let options = wiring::ladder_options(metrics.clone());
+    Arc::new(LiveLadder::start(Arc::new(ladder), options, SwapStrategy::default()))
 }
 
 fn api() -> config::ApiConfig {

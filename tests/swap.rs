@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "support/building.rs"]
-mod building;
 #[path = "support/bundle.rs"]
 mod bundle;
+#[path = "support/ladder_options.rs"]
+mod ladder_options;
 
 use bundle::{copied_bundle, flip};
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -33,15 +33,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
-/// The demo's rungs of the language model, and the highest of them.
-const SPEAKING: [Quality; 2] = [Quality::Weighed, TOP];
+/// The demo's upper rungs, and the highest of them.
+const UPPER: [Quality; 2] = [Quality::Weighed, TOP];
 const TOP: Quality = Quality::Reasoned;
 /// Longer than anything here takes on a slow machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Clients of a load.
 const CLIENTS: usize = 4;
 
-/// A server, its ladders, and what speaks to it.
+/// A server, its ladders, and a client.
 struct Served {
     app: App,
     live: Arc<LiveLadder>,
@@ -65,7 +65,7 @@ impl Shelf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
     }
 
-    /// The demo with other contents, which its manifest vouches for.
+    /// The demo with other contents, and a manifest for them.
     fn add(&self, name: &str, change: impl FnOnce(&Path)) -> PathBuf {
         let dir = copied_bundle(self.0.path(), name);
         change(&dir);
@@ -73,8 +73,8 @@ impl Shelf {
         dir
     }
 
-    /// A version that answers otherwise: the order given counts twice as much, the language model
-    /// half. Golden requests say nothing of either.
+    /// A version with other answers: the order given counts twice as much, the language model half. Golden
+    /// requests depend on neither.
     fn other(&self) -> PathBuf {
         self.add("other", |dir| {
             set(&dir.join(Part::ScorerShape.file()), "fusion", "prior_weight", 0.7);
@@ -82,7 +82,7 @@ impl Shelf {
         })
     }
 
-    /// A version whose golden requests do not come out.
+    /// A version whose golden requests fail.
     fn with_golden(&self, name: &str, what: &str) -> PathBuf {
         self.add(name, |dir| {
             let path = dir.join(Part::Golden.file());
@@ -133,7 +133,7 @@ impl Served {
         Self { app, live, canary, metrics, client, samples: samples() }
     }
 
-    /// What each sample is answered now, and who answers.
+    /// The version that serves now, and its answer to each sample.
     async fn answers(&self) -> (String, Vec<Answer>) {
         let mut client = self.client.clone();
         let mut answers = Vec::new();
@@ -167,7 +167,7 @@ impl Served {
     }
 }
 
-/// Of an answer, what depends on its version.
+/// The part of an answer that depends on its version.
 #[derive(Clone, Debug)]
 struct Answer {
     bundle: String,
@@ -185,7 +185,7 @@ impl Answer {
     }
 
     /// Whether both have the same order and scores. Seconds pass between them, and features
-    /// tell the time: so scores stray a little.
+    /// depend on the time, so scores differ a little.
     fn is_like(&self, other: &Self) -> bool {
         let scores = self.scores.iter().zip(&other.scores);
         self.quality == other.quality
@@ -194,7 +194,7 @@ impl Answer {
     }
 }
 
-/// Clients that ask for the samples, over and over, each in its own way.
+/// Clients that send the samples over and over, half of them as streams.
 struct Load {
     over: Arc<AtomicBool>,
     clients: JoinSet<Vec<(usize, Answer, Vec<Why>)>>,
@@ -228,14 +228,14 @@ impl Load {
         Self { over, clients }
     }
 
-    /// All that was answered.
-    async fn end(self) -> Vec<(usize, Answer, Vec<Why>)> {
+    /// Stops the clients, and returns their answers.
+    async fn stop(self) -> Vec<(usize, Answer, Vec<Why>)> {
         self.over.store(true, Ordering::Relaxed);
         self.clients.join_all().await.concat()
     }
 }
 
-/// The last of a stream whose rankings are all of one version.
+/// The last ranking of a stream. All of them are of one version.
 async fn stream(
     client: &mut RerankServiceClient<Channel>,
     sample: RerankRequest,
@@ -248,7 +248,7 @@ async fn stream(
     rankings.into_iter().last().unwrap()
 }
 
-/// Asks for reasons, which are all of one version.
+/// Requests reasons. All of them are of one version.
 async fn explain(client: &mut RerankServiceClient<Channel>, sample: &RerankRequest) {
     let items = sample.candidates.iter().take(5).map(|candidate| candidate.item_id.clone());
     let request = ExplainRequest {
@@ -256,19 +256,19 @@ async fn explain(client: &mut RerankServiceClient<Channel>, sample: &RerankReque
         item_ids: items.collect(),
         ..ExplainRequest::default()
     };
-    let told = client.explain(request).await.unwrap().into_inner();
-    let mut reasons = told.items.iter().flat_map(|item| &item.reasons);
-    assert!(reasons.all(|reason| reason.bundle == told.bundle));
+    let response = client.explain(request).await.unwrap().into_inner();
+    let mut reasons = response.items.iter().flat_map(|item| &item.reasons);
+    assert!(reasons.all(|reason| reason.bundle == response.bundle));
 }
 
-/// Waits until nobody holds this ladder any more.
-async fn gone(ladder: &Weak<Ladder>) {
-    let leaves = async {
+/// Waits until the last owner has dropped this ladder.
+async fn is_dropped(ladder: &Weak<Ladder>) {
+    let dropped = async {
         while ladder.strong_count() > 0 {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, leaves).await.expect("an old ladder is let go");
+    timeout(PATIENCE, dropped).await.expect("an old ladder is dropped");
 }
 
 /// A request that this ladder can answer.
@@ -315,7 +315,7 @@ async fn under_load_no_request_fails_and_each_answer_is_wholly_of_one_version() 
         assert_eq!(served.version(), version(dir));
         sleep(Duration::from_millis(300)).await;
     }
-    let answers = load.end().await;
+    let answers = load.stop().await;
     let mut seen = BTreeMap::<_, usize>::new();
     for (at, answer, _) in answers {
         let of_version = &expected[&answer.bundle][at];
@@ -324,7 +324,7 @@ async fn under_load_no_request_fails_and_each_answer_is_wholly_of_one_version() 
     }
     assert_eq!(seen.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{seen:?}");
     for ladder in &old {
-        gone(ladder).await;
+        is_dropped(ladder).await;
     }
     served.counts(r#"raisonne_bundle_swaps_total{outcome="swapped"} 5"#);
     let info = |dir: &Path, number| {
@@ -353,8 +353,8 @@ async fn a_bundle_that_does_not_hold_leaves_the_old_one_serving() {
     for (dir, words) in cases {
         let error = served.swap(&dir).await.unwrap_err();
         assert!(matches!(error, SwapError::Refused(_)), "{error:?}");
-        let told = format!("{:#}", anyhow::Error::from(error));
-        assert!(told.contains(words), "{told}");
+        let error = format!("{:#}", anyhow::Error::from(error));
+        assert!(error.contains(words), "{error}");
         refused += 1;
         assert!(Arc::ptr_eq(&before, &served.live.ladder()));
         served.counts(&format!(r#"raisonne_bundle_swaps_total{{outcome="refused"}} {refused}"#));
@@ -375,25 +375,25 @@ async fn an_old_ladder_stays_until_its_last_climb_ends_and_then_goes() {
     let served = Served::start(SwapSetting::SideBySide).await;
     let mut client = served.client.clone();
     let ladder = served.live.ladder();
-    let (old, mut end) = (Arc::downgrade(&ladder), ladder.drop_signal());
+    let (old, mut dropped) = (Arc::downgrade(&ladder), ladder.drop_signal());
     let query = golden_query(&ladder);
     let mut climb = Box::pin(ladder.climb(query));
     climb.next().await.unwrap();
     served.swap(&shelf.other()).await.unwrap();
     sleep(Duration::from_millis(100)).await;
-    assert!(old.upgrade().is_some() && !end.has_dropped(), "somebody still climbs it");
+    assert!(old.upgrade().is_some() && !dropped.has_dropped(), "a request still climbs it");
 
     let pinned = RerankRequest { bundle: version(&Shelf::demo()), ..served.samples[0].clone() };
     let status = client.rerank(pinned).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::NotFound, "who comes now finds the other one");
+    assert_eq!(status.code(), tonic::Code::NotFound, "a new request finds the new version");
 
     let last = climb.by_ref().fold(None, |_, update| async { Some(update) }).await;
     let Some(Update::Answer(last)) = last else { panic!("{last:?}") };
     assert_eq!(last.ranking.version.as_str(), version(&Shelf::demo()));
     assert_eq!(last.ranking.quality, domain::Quality::Reasoned);
     drop(climb);
-    gone(&old).await;
-    timeout(PATIENCE, end.dropped()).await.expect("its owners end");
+    is_dropped(&old).await;
+    timeout(PATIENCE, dropped.dropped()).await.expect("its threads end");
     served.stop().await;
 }
 
@@ -405,40 +405,40 @@ async fn one_at_a_time_answers_are_scored_until_the_new_language_model_is_there(
     let served = Served::start(SwapSetting::OneAtATime).await;
     let there = shelf.other();
     let load = Load::on(&served.client, &served.samples);
-    // As a request in flight does, this holds the old language model.
+    // This holds the old language model, as a request in flight does.
     let old = served.live.ladder();
     let (live, dir) = (served.live.clone(), there.clone());
     let swap = tokio::spawn(async move { live.swap(&dir).await });
-    let lacks = async {
+    let incomplete = async {
         while served.live.ladder().is_whole() {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, lacks).await.unwrap();
+    timeout(PATIENCE, incomplete).await.unwrap();
     let mut client = served.client.clone();
     for sample in &*served.samples {
         let answer = client.rerank(sample.clone()).await.unwrap().into_inner();
         assert_eq!((answer.quality(), &*answer.bundle), (Quality::Scored, &*version(&there)));
-        let lacking: Vec<_> = answer.shortfalls.iter().map(|s| (s.quality(), s.why())).collect();
-        assert_eq!(lacking, SPEAKING.map(|quality| (quality, Why::Missing)));
+        let shortfalls: Vec<_> = answer.shortfalls.iter().map(|s| (s.quality(), s.why())).collect();
+        assert_eq!(shortfalls, UPPER.map(|quality| (quality, Why::Missing)));
         assert!(answer.shortfalls.iter().all(|s| s.missing == "language model"));
     }
-    // What was planned is no reason to send nobody here.
+    // A planned gap leaves the server ready.
     served.is_well().await;
     assert!(!swap.is_finished() && !old.drop_signal().has_dropped());
-    // Another swap may wait meanwhile, and no more.
+    // One other swap may wait meanwhile.
     let mut second = Box::pin(served.live.swap(&there));
     assert!((&mut second).now_or_never().is_none());
     assert!(matches!(served.live.swap(&there).await, Err(SwapError::Busy)));
 
-    let end = old.drop_signal();
+    let dropped = old.drop_signal();
     drop(old);
     assert_eq!(swap.await.unwrap().unwrap(), SwapOutcome::Swapped);
-    assert!(end.has_dropped(), "the old one is gone before the new one is there");
+    assert!(dropped.has_dropped(), "the old model is dropped before the new one is loaded");
     assert_eq!(second.await.unwrap(), SwapOutcome::Unchanged);
     let answer = client.rerank(served.samples[0].clone()).await.unwrap().into_inner();
     assert_eq!((answer.quality(), &*answer.bundle), (TOP, &*version(&there)));
-    for (_, answer, why) in load.end().await {
+    for (_, answer, why) in load.stop().await {
         let is_scored = answer.quality == Quality::Scored && answer.bundle == version(&there);
         assert!(is_scored || answer.quality == TOP, "{:?}: {why:?}", answer.quality);
     }
@@ -455,7 +455,7 @@ async fn one_at_a_time_a_language_model_that_does_not_hold_leaves_its_ladder_wit
 
     let weighs = shelf.with_golden("weighs", "weighed");
     for outcome in ["lacking", "refused"] {
-        // At the second try there is no other language model any more that would have to leave.
+        // At the second try no old language model has to be dropped first.
         assert_eq!(served.swap(&weighs).await.unwrap_err().as_str(), outcome);
         assert_eq!(served.version(), version(&weighs));
         let mut client = served.client.clone();
@@ -481,16 +481,16 @@ async fn one_at_a_time_a_language_model_that_does_not_hold_leaves_its_ladder_wit
 async fn one_at_a_time_a_swap_does_not_wait_for_ever_and_can_be_tried_again() {
     let shelf = Shelf::new();
     let there = shelf.other();
-    let building = building::building(Arc::new(Metrics::new()));
-    let (ladder, _) = rank::open(&Shelf::demo(), &building).await.unwrap();
-    let live = LiveLadder::start(ladder.clone(), building, SwapStrategy::OneAtATime);
+    let options = ladder_options::ladder_options(Arc::new(Metrics::new()));
+    let (ladder, _) = rank::open(&Shelf::demo(), &options).await.unwrap();
+    let live = LiveLadder::start(ladder.clone(), options, SwapStrategy::OneAtATime);
     let begun = Instant::now();
     let error = live.swap(&there).await.unwrap_err();
     assert!(matches!(error, SwapError::Held), "{error:?}");
     assert!(begun.elapsed() >= SwapStrategy::DROP_WAIT_MAX);
-    let lacking = live.ladder();
-    assert!(!lacking.is_whole() && lacking.version().as_str() == version(&there));
-    drop((ladder, lacking));
+    let lower = live.ladder();
+    assert!(!lower.is_whole() && lower.version().as_str() == version(&there));
+    drop((ladder, lower));
     assert_eq!(live.swap(&there).await.unwrap(), SwapOutcome::Swapped);
     assert!(live.ladder().is_whole());
 }
@@ -518,12 +518,12 @@ impl Process {
             command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = lines.by_ref().find_map(|line| {
-            let said: Value = serde_json::from_str(&line.unwrap()).unwrap();
-            said["address"].as_str().map(|address| address.parse().unwrap())
+            let entry: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            entry["address"].as_str().map(|address| address.parse().unwrap())
         });
-        // Somebody has to read what it says, or it waits.
+        // Its log has to be read, or it blocks.
         std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
-        Self { child, address: address.expect("it says where it serves") }
+        Self { child, address: address.expect("it logs its address") }
     }
 
     fn hang_up(&self) {
@@ -531,7 +531,7 @@ impl Process {
         assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
-    /// How many threads there are of this name: how many language models, or scorers.
+    /// The number of threads of this name: of language models, or of scorers.
     fn owners(&self, name: &str) -> usize {
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.child.id())) else { return 1 };
         let names =
@@ -539,8 +539,8 @@ impl Process {
         names.filter(|other| other.trim() == name).count()
     }
 
-    /// Whether two threads own a language model, and not just for the moment in which the system
-    /// still lists one that has ended, or does not call an engine's helper by its own name yet.
+    /// Whether two threads own a language model for longer than a moment. The system lists a thread for a
+    /// moment after its end, and an engine's helper by its parent's name at first.
     async fn has_two_engines(&self) -> bool {
         for _ in 0..20 {
             if self.owners("engine") <= 1 {
@@ -551,9 +551,9 @@ impl Process {
         true
     }
 
-    /// Waits until this line is among the metrics. There are never two language models meanwhile.
+    /// Waits until the metrics have this line. Meanwhile there are never two language models.
     async fn until(&self, line: &str) {
-        let told = async {
+        let found = async {
             while !self.metrics().await.contains(line) {
                 for _ in 0..20 {
                     assert!(!self.has_two_engines().await, "two language models at a time");
@@ -561,10 +561,10 @@ impl Process {
                 }
             }
         };
-        timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("{line} never comes"));
+        timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{line} never comes"));
     }
 
-    /// Waits until what belongs to old versions has ended.
+    /// Waits until the threads of old versions have ended.
     async fn until_alone(&self, name: &str) {
         let alone = async {
             while self.owners(name) != 1 {
@@ -593,7 +593,7 @@ impl Drop for Process {
     }
 }
 
-/// Points a link elsewhere, in one step.
+/// Changes a link, in one step.
 #[cfg(unix)]
 fn point(link: &Path, to: &Path) {
     let new = link.with_extension("new");
@@ -632,7 +632,7 @@ async fn at_a_hang_up_the_real_binary_opens_its_bundle_again() {
     process.hang_up();
     process.until(&swaps("refused", 1)).await;
     sleep(Duration::from_millis(300)).await;
-    let answers = load.end().await;
+    let answers = load.stop().await;
     let last = answers.last().map(|(_, answer, _)| answer.clone()).unwrap();
     assert_eq!((last.bundle, last.quality), (version(&there), TOP));
     let seen: BTreeSet<_> = answers.into_iter().map(|(_, answer, _)| answer.bundle).collect();

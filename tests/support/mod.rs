@@ -1,4 +1,4 @@
-//! Rungs that do as they are told, for tests of the ladder and of the service.
+//! Stub rungs, for tests of the ladder and of the service.
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -14,9 +14,9 @@ use std::time::Duration;
 pub struct StubRung {
     pub takes: Duration,
     pub fails: Option<Shortfall>,
-    pub lacks: Option<Shortfall>,
+    pub reports: Option<Shortfall>,
     pub keeps_order: bool,
-    pub thinks: Vec<&'static str>,
+    pub thought: Vec<&'static str>,
 }
 
 impl StubRung {
@@ -46,7 +46,7 @@ impl Rung for StubRung {
     ) -> BoxFuture<'a, Result<RungOutcome, Shortfall>> {
         async move {
             let query = climb.query();
-            self.thinks.iter().for_each(|piece| thoughts.send(piece));
+            self.thought.iter().for_each(|piece| thoughts.send(piece));
             if !self.takes.is_zero() {
                 tokio::time::sleep(self.takes).await;
             }
@@ -79,7 +79,7 @@ impl Rung for StubRung {
                     card_hits: query.candidates.len() as u32,
                     ..Receipt::default()
                 },
-                shortfall: self.lacks.clone(),
+                shortfall: self.reports.clone(),
             })
         }
         .boxed()

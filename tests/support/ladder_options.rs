@@ -1,4 +1,4 @@
-//! What ladders are built with in tests: little of everything.
+//! Options for ladders in tests: little of everything.
 
 use raisonne::engine;
 use raisonne::rank::{CardCacheLimits, LadderOptions};
@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub fn building(metrics: Arc<Metrics>) -> LadderOptions {
+pub fn ladder_options(metrics: Arc<Metrics>) -> LadderOptions {
     let some = |count| NonZeroUsize::new(count).unwrap();
     LadderOptions {
         store: None,
