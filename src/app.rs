@@ -92,8 +92,8 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
             device: engine.device.0,
             threads: NonZeroUsize::new(engine.threads).unwrap_or(cores),
             kv_cache_bytes: engine.cache.0,
-            weight_dtype: engine.quantize.map(Quantize::precision),
-            kv_cache_dtype: engine.quantize_cache.map(Quantize::precision),
+            weight_dtype: engine.quantize.map(Quantize::dtype),
+            kv_cache_dtype: engine.quantize_cache.map(Quantize::dtype),
             max_batched_tokens: nonzero(engine.max_batched_tokens),
             cuda_graphs: engine.graphs,
             scheduler: engine::SchedulerConfig {

@@ -258,7 +258,7 @@ impl TryFrom<String> for DeviceSetting {
 
 impl Quantize {
     /// The data type of that name.
-    pub fn precision(self) -> WeightDtype {
+    pub fn dtype(self) -> WeightDtype {
         match self {
             Self::F32 => WeightDtype::F32,
             Self::Bf16 => WeightDtype::Bf16,

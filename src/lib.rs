@@ -1,17 +1,16 @@
-//! Raisonné re-ranks the slates of an online shop within a deadline, and says why.
+//! Raisonné re-ranks the slates of an online shop within a deadline, and explains the order.
 //!
-//! The modules, in reading order; a module may import only from lower floors
-//! (`tests/floors.rs` watches):
+//! The modules in reading order. A module imports only from lower floors (`tests/floors.rs` checks that):
 //!
 //! | floor | modules | |
 //! |--:|---|---|
-//! | 0 | [`domain`] [`overlay`] [`telemetry`] | words |
-//! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | matter |
-//! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | machines |
-//! | 3 | [`reranker`] | a machine that can be spoken to |
-//! | 4 | [`rank`] [`train`] | acts |
-//! | 5 | [`api`] | door |
-//! | 6 | [`app`] [`config`] [`mod@bench`] [`cli`] | the house |
+//! | 0 | [`domain`] [`overlay`] [`telemetry`] | common types, settings, metrics |
+//! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | threads, files, tokens, networks, data |
+//! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | inference, reasons, simulated shops |
+//! | 3 | [`reranker`] | prompts and answers of the language model |
+//! | 4 | [`rank`] [`train`] | serving a climb, training a bundle |
+//! | 5 | [`api`] | gRPC and HTTP |
+//! | 6 | [`app`] [`config`] [`mod@bench`] [`cli`] | wiring, configuration, command line |
 
 pub mod api;
 pub mod app;

@@ -1,70 +1,69 @@
-//! Who computes? An owner thread, which serves a bounded inbox at its own pace.
+//! Owner threads: each owns a model and serves a bounded inbox.
 //!
-//! Whatever computes belongs to one thread. Others post to its inbox without waiting; the owner
-//! sleeps while the inbox is empty, then takes whatever lies there and works on it in one turn.
-//! No timer forms a batch: while one turn runs, the next batch gathers.
+//! Other threads post messages without waiting. The owner sleeps while its inbox is empty, then takes the messages that
+//! wait there, and handles them in one turn. No timer forms a batch: the next batch collects while a turn runs.
 
 use std::num::NonZeroUsize;
 use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 
-/// The way to an owner thread. Dropping the last one ends the thread once the inbox is empty.
+/// The sending side of an owner's inbox. After the last clone is dropped, the owner handles the remaining messages and
+/// ends.
 #[derive(Debug)]
 pub struct Inbox<T>(mpsc::Sender<T>);
 
-/// The owner thread itself. Dropping it waits for the thread to end, so drop the inboxes first.
+/// The handle of an owner thread. Dropping it joins the thread, so drop the inboxes first.
 #[derive(Debug)]
 pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// How much an owner takes on.
+/// The bounds of an inbox.
 #[derive(Clone, Copy, Debug)]
 pub struct InboxLimits {
     /// Messages that may wait.
     pub waiting_max: NonZeroUsize,
-    /// Messages that one turn takes.
+    /// Messages that one turn takes, at most.
     pub batch_max: NonZeroUsize,
 }
 
-/// What an owner sees when it begins a turn.
+/// The load of an inbox at the start of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InboxLoad {
-    /// Messages taken for this turn.
+    /// Messages of this turn.
     pub batch: usize,
-    /// Messages left waiting for the next one.
+    /// Messages that wait for the next turn.
     pub waiting: usize,
 }
 
-/// Whether an owner has work of its own after a turn.
+/// When an owner takes its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextTurn {
-    /// The next turn comes at once, with whatever messages there are.
+    /// At once, even without messages: the owner has unfinished work.
     AtOnce,
-    /// The next turn comes with the next message.
+    /// When the next message arrives.
     OnMessage,
-    /// There is no next turn: the owner ends.
+    /// Never: the owner ends.
     Never,
 }
 
-/// A message that was not taken, handed back.
+/// A message that was not posted, returned to its sender.
 #[derive(Debug, thiserror::Error)]
 pub enum PostError<T> {
-    /// As many messages wait as may.
+    /// The inbox is full.
     #[error("the inbox is full")]
     Full(T),
-    /// The owner is gone for good.
-    #[error("the owner is gone")]
+    /// The owner has ended.
+    #[error("the owner thread has ended")]
     Closed(T),
 }
 
 /// Starts an owner thread called `name`.
 ///
-/// It builds its state on the thread itself, so the state need not be `Send`. Each turn gets the
-/// messages in the order in which they were posted, and what it leaves in the batch is dropped.
-/// `observe` is told the load before each turn. A panic in `build` or `turn` ends the owner: its
-/// inbox closes, and the messages in it are dropped along with their reply channels.
+/// `build` runs on the thread itself, so the state need not be `Send`. A turn gets the messages in the order in which they
+/// were posted, and messages that it leaves in the batch are dropped. `observe` gets the load before each turn. A panic
+/// in `build` or `turn` ends the owner: its inbox closes, and its messages are dropped with their reply channels.
 pub fn start<T, S>(
     name: &str,
     limits: InboxLimits,
@@ -76,7 +75,7 @@ where
     T: Send + 'static,
 {
     let (sender, mut receiver) = mpsc::channel(limits.waiting_max.get());
-    let own = move || {
+    let run = move || {
         let mut state = build();
         let mut batch = Vec::new();
         while receiver.blocking_recv_many(&mut batch, limits.batch_max.get()) > 0 {
@@ -85,14 +84,14 @@ where
             batch.clear();
         }
     };
-    (Inbox(sender), Worker::spawn(name, own))
+    (Inbox(sender), Worker::spawn(name, run))
 }
 
-/// Starts an owner thread that goes on between messages, as long as its turns say so.
+/// Starts an owner thread that also takes turns without messages, as long as a turn returns [`NextTurn::AtOnce`].
 ///
-/// Each turn takes all messages that wait, `waiting_max` at most, and may find none. The thread ends
-/// after the turn that finds the last inbox dropped, whatever work is left, after one that says so, or at once if
-/// `build` makes nothing. Otherwise it is like [`start`].
+/// A turn takes all messages that wait, at most `waiting_max`. The thread ends after a turn that returns
+/// [`NextTurn::Never`], once the last inbox is dropped (even with work left), or at once if `build` returns `None`.
+/// Otherwise it is like [`start`].
 pub fn start_busy<T, S>(
     name: &str,
     waiting_max: NonZeroUsize,
@@ -103,43 +102,43 @@ where
     T: Send + 'static,
 {
     let (sender, mut receiver) = mpsc::channel(waiting_max.get());
-    let own = move || {
+    let run = move || {
         let Some(mut state) = build() else { return };
-        let (mut batch, mut pace) = (Vec::new(), NextTurn::OnMessage);
+        let (mut batch, mut next) = (Vec::new(), NextTurn::OnMessage);
         loop {
-            if pace == NextTurn::OnMessage
+            if next == NextTurn::OnMessage
                 && receiver.blocking_recv_many(&mut batch, waiting_max.get()) == 0
             {
                 return;
             }
-            let mut gone = false;
-            while batch.len() < waiting_max.get() && !gone {
+            let mut closed = false;
+            while batch.len() < waiting_max.get() && !closed {
                 match receiver.try_recv() {
                     Ok(message) => batch.push(message),
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => gone = true,
+                    Err(TryRecvError::Disconnected) => closed = true,
                 }
             }
-            // What was posted before the last inbox was dropped still gets its turn.
-            if gone && batch.is_empty() {
+            // Messages from before the last inbox was dropped still get their turn.
+            if closed && batch.is_empty() {
                 return;
             }
-            pace = turn(&mut state, &mut batch);
+            next = turn(&mut state, &mut batch);
             batch.clear();
-            if pace == NextTurn::Never {
-                // Nobody waits for an owner who is giving back what it owned.
+            if next == NextTurn::Never {
+                // Senders must not wait while the state is dropped.
                 drop(receiver);
                 return;
             }
         }
     };
-    (Inbox(sender), Worker::spawn(name, own))
+    (Inbox(sender), Worker::spawn(name, run))
 }
 
 // === impl Inbox ===
 
 impl<T> Inbox<T> {
-    /// Posts a message without waiting, or hands it back.
+    /// Posts a message without waiting, or returns it.
     pub fn try_post(&self, message: T) -> Result<(), PostError<T>> {
         self.0.try_send(message).map_err(|error| match error {
             TrySendError::Full(message) => PostError::Full(message),
@@ -147,7 +146,7 @@ impl<T> Inbox<T> {
         })
     }
 
-    /// Whether the owner still takes messages.
+    /// Whether the owner still receives messages.
     pub fn is_alive(&self) -> bool {
         !self.0.is_closed()
     }
@@ -167,11 +166,11 @@ impl<T> Clone for Inbox<T> {
 // === impl Worker ===
 
 impl Worker {
-    fn spawn(name: &str, own: impl FnOnce() + Send + 'static) -> Self {
+    fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Self {
         let thread = thread::Builder::new()
             .name(name.to_owned())
-            .spawn(own)
-            .expect("the system can start a thread while the service is being wired");
+            .spawn(run)
+            .expect("the system can start a thread while the service starts");
         Self { thread: Some(thread) }
     }
 
@@ -184,14 +183,14 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        // The last handle may die inside a message that the owner itself drops: a thread that
-        // waits for its own end waits for ever.
+        // The last handle may be dropped by the owner itself, with a message. A thread that joins itself would wait
+        // for ever.
         if thread.thread().id() == thread::current().id() {
             return;
         }
         let name = thread.thread().name().unwrap_or_default().to_owned();
         if thread.join().is_err() {
-            tracing::error!(name, "an owner thread had panicked");
+            tracing::error!(name, "an owner thread panicked");
         }
     }
 }
@@ -210,7 +209,7 @@ mod tests {
     type Gate = std_mpsc::Sender<()>;
     type Turns = std_mpsc::Receiver<Vec<u32>>;
 
-    /// An owner that shows each batch, then waits at a gate before its turn ends.
+    /// An owner that sends each batch to the test, then waits at a gate before its turn ends.
     fn gated(limits: InboxLimits) -> (Inbox<u32>, Worker, Gate, Turns) {
         let (gate, opened) = std_mpsc::channel();
         let (show, turns) = std_mpsc::channel();
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_taken_in_one_turn_and_in_order() {
+    fn waiting_messages_are_taken_in_one_turn_and_in_order() {
         let (inbox, worker, gate, turns) = gated(limits(8, 3));
         inbox.try_post(0).unwrap();
         assert_eq!(turns.recv().unwrap(), [0]);
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_inbox_hands_the_message_back_at_once() {
+    fn a_full_inbox_returns_the_message_at_once() {
         let (inbox, _worker, gate, turns) = gated(limits(2, 8));
         inbox.try_post(0).unwrap();
         turns.recv().unwrap();
@@ -269,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_panic_closes_the_inbox_and_drops_the_replies() {
-        let turn = |(): &mut (), _: &mut Vec<oneshot::Sender<()>>| panic!("as the test wants");
+        let turn = |(): &mut (), _: &mut Vec<oneshot::Sender<()>>| panic!("on purpose");
         let (inbox, worker) = start("panics", limits(8, 8), |_| {}, || (), turn);
         let (reply, answer) = oneshot::channel();
         inbox.try_post(reply).unwrap();
@@ -284,7 +283,7 @@ mod tests {
     #[test]
     fn a_panic_while_building_closes_the_inbox() {
         let (inbox, worker) =
-            start("unbuilt", limits(1, 1), |_| {}, || panic!("as the test wants"), |(), _| {});
+            start("unbuilt", limits(1, 1), |_| {}, || panic!("on purpose"), |(), _| {});
         while worker.is_alive() {
             thread::yield_now();
         }
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_handle_may_die_on_the_owner_itself() {
+    fn the_owner_itself_may_drop_the_last_handle() {
         let (inbox, worker) =
             start("self", limits(1, 1), |_| {}, || (), |(), _: &mut Vec<Worker>| {});
         let thread = worker.thread.as_ref().unwrap().thread().id();
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_owner_goes_on_without_messages_and_rests_without_work() {
+    fn a_busy_owner_takes_turns_without_messages_while_it_has_work() {
         let (show, turns) = std_mpsc::channel();
         let turn = move |work: &mut u32, batch: &mut Vec<u32>| {
             show.send((*work, batch.clone())).ok();
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_owner_ends_when_it_says_so_and_drops_what_waits() {
+    fn a_busy_owner_that_ends_itself_drops_waiting_messages() {
         let (gate, opened) = std_mpsc::channel::<()>();
         let turn = move |(): &mut (), _: &mut Vec<oneshot::Sender<()>>| {
             opened.recv().ok();
@@ -367,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_owner_that_was_not_built_takes_nothing() {
+    fn a_busy_owner_that_was_not_built_receives_nothing() {
         let turn = |(): &mut (), _: &mut Vec<u32>| NextTurn::OnMessage;
         let (inbox, worker) = start_busy("unbuilt", limits(1, 1).waiting_max, || None, turn);
         while worker.is_alive() {
@@ -376,8 +375,7 @@ mod tests {
         assert!(matches!(inbox.try_post(1), Err(PostError::Closed(1))));
     }
 
-    /// Prints what a hop to an owner and back costs: `cargo test --release hop -- --ignored
-    /// --nocapture`.
+    /// Prints the latency of a message to an owner and back: `cargo test --release hop -- --ignored --nocapture`.
     #[test]
     #[ignore = "a measurement"]
     fn hop() {
@@ -401,6 +399,6 @@ mod tests {
             took
         };
         let took = runtime.block_on(runtime.spawn(task)).unwrap();
-        println!("there and back: median {:?}, p99 {:?}", took[HOPS / 2], took[HOPS * 99 / 100]);
+        println!("round trip: median {:?}, p99 {:?}", took[HOPS / 2], took[HOPS * 99 / 100]);
     }
 }

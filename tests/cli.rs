@@ -1,4 +1,4 @@
-//! The real binary: exit codes, and what it says when the world is not as it should be.
+//! The real binary: exit codes, help texts and error messages.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,27 +18,27 @@ fn raisonne(arguments: &[&str]) -> Command {
     command
 }
 
-fn said(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn fails(arguments: &[&str], code: i32, words: &[&str]) {
+fn assert_fails(arguments: &[&str], code: i32, words: &[&str]) {
     let output = raisonne(arguments).output().unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
     for word in words {
         assert!(
-            said(&output).contains(word),
-            "{arguments:?} should name {word}: {}",
-            said(&output)
+            stderr(&output).contains(word),
+            "{arguments:?} must name {word}: {}",
+            stderr(&output)
         );
     }
 }
 
-/// A server in the background, killed when dropped.
-struct Serving(Child);
+/// A server in the background. It is killed when dropped.
+struct ServerProcess(Child);
 
-impl Serving {
-    /// Starts `serve` and waits until it says that it serves.
+impl ServerProcess {
+    /// Starts `serve` and waits until it logs that it serves.
     fn start(arguments: &[&str], store: &Path) -> Self {
         let mut command = raisonne(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(arguments).env("RAISONNE__STORE__PATH", store);
@@ -59,7 +59,7 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -68,19 +68,70 @@ impl Drop for Serving {
 
 #[test]
 fn misuse_and_failure_have_codes_of_their_own() {
-    fails(&["serve", "--no-such-flag"], 2, &["--no-such-flag"]);
-    fails(&["no-such-command"], 2, &["no-such-command"]);
-    fails(&["stage", "no-such-stage"], 1, &["no-such-stage", "reward_model"]);
-    fails(&["eval", "--bundle", "no/such/bundle"], 1, &["no/such/bundle", "manifest.toml"]);
+    assert_fails(&["serve", "--no-such-flag"], 2, &["--no-such-flag"]);
+    assert_fails(&["no-such-command"], 2, &["no-such-command"]);
+    assert_fails(&["stage", "no-such-stage"], 1, &["no-such-stage", "reward_model"]);
+    assert_fails(&["eval", "--bundle", "no/such/bundle"], 1, &["no/such/bundle", "manifest.toml"]);
 }
 
 #[test]
 fn every_command_explains_itself_with_an_example() {
-    for command in ["demo", "serve", "check", "simulate", "import", "stage", "eval"] {
-        let output = raisonne(&[command, "--help"]).output().unwrap();
-        let help = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(help.contains(&format!("Example: raisonne {command}")), "{help}");
+    let help = |command: &[&str]| {
+        let output = raisonne(command).arg("--help").output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // The commands below `Commands:` in a help text.
+    let commands = |help: &str| -> Vec<String> {
+        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+        let listed = listed.take_while(|line| !line.is_empty());
+        let names = listed.filter_map(|line| line.split_whitespace().next().map(str::to_owned));
+        names.filter(|name| name != "help").collect()
+    };
+    let mut checked = 0;
+    let mut open: Vec<Vec<String>> = vec![vec![]];
+    while let Some(command) = open.pop() {
+        let text = help(&command.iter().map(String::as_str).collect::<Vec<_>>());
+        let name = command.join(" ");
+        if !command.is_empty() {
+            assert!(text.contains(&format!("Example: raisonne {name}")), "{name}: {text}");
+            checked += 1;
+        }
+        open.extend(commands(&text).into_iter().map(|next| [&command[..], &[next]].concat()));
     }
+    assert!(checked > 15, "only {checked} commands were found");
+}
+
+#[test]
+fn renamed_flags_are_accepted_under_their_old_names() {
+    for bench in ["engine", "learner", "logits"] {
+        let flag = ["bench", bench, "--rows-max", "0x"];
+        assert_fails(&flag, 2, &["invalid value '0x'", "--max-batched-tokens"]);
+    }
+}
+
+#[test]
+fn the_demo_takes_the_configuration_of_serve() {
+    let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("demo.toml");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    fs::write(&config, format!("[api]\nlisten = \"{address}\"\n")).unwrap();
+    let demo = ["demo", "--once", "--config", config.to_str().unwrap()];
+    assert_fails(&demo, 1, &[&address]);
+
+    // The environment wins over the file, and an option over both.
+    let output = raisonne(&demo).env("RAISONNE__BUNDLE__PATH", "no/such/bundle").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no/such/bundle"), "{}", stderr(&output));
+    let output = raisonne(&["demo", "--once"]).env("RAISONNE__API__LISSTEN", "x").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("lissten"), "{}", stderr(&output));
+    let output = raisonne(&demo)
+        .args(["--listen", "127.0.0.1:0"])
+        .env("RAISONNE__API__LISTEN", &address)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
 }
 
 #[test]
@@ -89,8 +140,8 @@ fn a_bundle_with_one_flipped_byte_is_not_served() {
     let bundle = copied_bundle(home.path(), "bundle");
     flip(&bundle.join("scorer.safetensors"));
     let bundle = bundle.to_str().unwrap();
-    fails(&["serve", "--bundle", bundle], 1, &["scorer.safetensors", "BLAKE3"]);
-    fails(&["bundle", "verify", bundle], 1, &["scorer.safetensors"]);
+    assert_fails(&["serve", "--bundle", bundle], 1, &["scorer.safetensors", "BLAKE3"]);
+    assert_fails(&["bundle", "verify", bundle], 1, &["scorer.safetensors"]);
 }
 
 #[test]
@@ -98,7 +149,7 @@ fn a_bundle_with_a_missing_file_is_not_served() {
     let home = tempfile::tempdir().unwrap();
     let bundle = copied_bundle(home.path(), "bundle");
     fs::remove_file(bundle.join("item_cards.jsonl.zst")).unwrap();
-    fails(&["check", "--bundle", bundle.to_str().unwrap()], 1, &["item_cards.jsonl.zst"]);
+    assert_fails(&["check", "--bundle", bundle.to_str().unwrap()], 1, &["item_cards.jsonl.zst"]);
 }
 
 #[test]
@@ -110,7 +161,7 @@ fn a_manifest_cannot_lead_out_of_its_folder() {
     let evil = text.replacen("catalog.jsonl.zst", "../../etc/passwd", 1);
     assert_ne!(text, evil);
     fs::write(&manifest, evil).unwrap();
-    fails(&["check", "--bundle", bundle.to_str().unwrap()], 1, &["manifest.toml"]);
+    assert_fails(&["check", "--bundle", bundle.to_str().unwrap()], 1, &["manifest.toml"]);
 }
 
 #[test]
@@ -121,28 +172,28 @@ fn a_store_that_cannot_be_written_is_named() {
     let store = file.join("facts.redb");
     let output = raisonne(&["check"]).env("RAISONNE__STORE__PATH", &store).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("a-file"), "{}", said(&output));
+    assert!(stderr(&output).contains("a-file"), "{}", stderr(&output));
 }
 
 #[test]
 fn two_servers_do_not_share_a_store() {
     let home = tempfile::tempdir().unwrap();
     let store = home.path().join("facts.redb");
-    let _first = Serving::start(&[], &store);
+    let _first = ServerProcess::start(&[], &store);
     let second = raisonne(&["serve", "--listen", "127.0.0.1:0"])
         .env("RAISONNE__STORE__PATH", &store)
         .output()
         .unwrap();
     assert_eq!(second.status.code(), Some(1));
-    assert!(said(&second).contains("another server has it open"), "{}", said(&second));
+    assert!(stderr(&second).contains("another server has it open"), "{}", stderr(&second));
 }
 
 #[test]
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    fails(&["serve", "--listen", &address], 1, &[&address]);
-    fails(&["demo", "--once", "--listen", &address], 1, &[&address]);
+    assert_fails(&["serve", "--listen", &address], 1, &[&address]);
+    assert_fails(&["demo", "--once", "--listen", &address], 1, &[&address]);
 }
 
 #[test]
@@ -150,18 +201,18 @@ fn a_configuration_with_an_unknown_key_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let config = home.path().join("serve.toml");
     fs::write(&config, "[api]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
-    fails(&["check", "--config", config.to_str().unwrap()], 1, &["listen_on"]);
+    assert_fails(&["check", "--config", config.to_str().unwrap()], 1, &["listen_on"]);
 }
 
 #[test]
 fn the_demo_shows_slates_before_and_after_with_reasons() {
     let output = raisonne(&["demo", "--once", "--listen", "127.0.0.1:0"]).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     for words in
         ["simulated shop", "bought, latest first", "scored in", "weighed in", "(was ", " – "]
     {
-        assert!(shown.contains(words), "the demo should say {words:?}:\n{shown}");
+        assert!(shown.contains(words), "the demo must print {words:?}:\n{shown}");
     }
 }
 
@@ -174,9 +225,9 @@ fn an_import_that_is_refused_writes_nothing() {
     let out = home.path().join("shop");
     let [items, events, shop] = [&items, &events, &out].map(|path| path.to_str().unwrap());
     let arguments = ["import", "--items", items, "--events", events, "--out", shop];
-    fails(&arguments, 1, &["events.csv:3", "item_id", "events.csv:4", "time", "soon"]);
+    assert_fails(&arguments, 1, &["events.csv:3", "item_id", "events.csv:4", "time", "soon"]);
     assert!(!out.exists());
     let output = raisonne(&arguments).arg("--skip-rejects").output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     assert!(out.exists());
 }

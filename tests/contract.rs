@@ -1,4 +1,4 @@
-//! What outsiders rely on: the shape of the contract, of its JSON, and the names of metrics.
+//! What clients and dashboards rely on: the contract, its JSON and the names of metrics.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,7 +8,7 @@ use raisonne::telemetry::{EngineLoad, EngineStep, Metrics};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// One line for each method, field and enum value that is on the wire.
+/// One line for each method, field and enum value of the contract.
 fn outline() -> String {
     let set = prost_types::FileDescriptorSet::decode(pb::DESCRIPTORS).unwrap();
     let file = set.file.iter().find(|file| file.package() == "raisonne.v1").unwrap();

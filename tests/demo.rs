@@ -1,5 +1,4 @@
-//! The demo bundle behind real sockets: scored slates with reasons, also for shoppers and items
-//! that nobody knows.
+//! The demo bundle behind real sockets: slates with reasons, also for unknown shoppers and items.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "some tests measure as well")]
@@ -16,13 +15,13 @@ use tonic::transport::Channel;
 
 struct Demo {
     app: App,
-    /// The best that the bundle's ladder reaches.
+    /// The top rung of the bundle's ladder.
     top: Quality,
     client: RerankServiceClient<Channel>,
     samples: Vec<RerankRequest>,
 }
 
-fn home() -> PathBuf {
+fn demo_bundle() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
 }
 
@@ -30,8 +29,8 @@ impl Demo {
     async fn start() -> Self {
         let mut config = Config::default();
         config.api.listen = "127.0.0.1:0".parse().unwrap();
-        config.bundle.path = home();
-        // Tests run many at a time on slow machines: what they check is not speed.
+        config.bundle.path = demo_bundle();
+        // Tests run in parallel on slow machines, and none of them checks speed.
         config.api.deadline_default =
             raisonne::config::HumanDuration(std::time::Duration::from_secs(20));
         let (services, _) = open_services(&config).await.unwrap();
@@ -39,11 +38,11 @@ impl Demo {
         let app = App::start(&config.api, services).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
         let client = RerankServiceClient::new(channel.connect().await.unwrap());
-        let samples = std::fs::read(home().join(Part::Samples.file())).unwrap();
+        let samples = std::fs::read(demo_bundle().join(Part::Samples.file())).unwrap();
         Self { app, top, client, samples: serde_json::from_slice(&samples).unwrap() }
     }
 
-    async fn ask(&mut self, request: &RerankRequest) -> RerankResponse {
+    async fn rerank(&mut self, request: &RerankRequest) -> RerankResponse {
         self.client.rerank(request.clone()).await.unwrap().into_inner()
     }
 }
@@ -55,10 +54,10 @@ fn order(response: &RerankResponse) -> Vec<&str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_are_scored_and_explained_from_evidence() {
     let mut demo = Demo::start().await;
-    let bundle = Bundle::open(&home()).unwrap();
+    let bundle = Bundle::open(&demo_bundle()).unwrap();
     let (mut explained, mut personal) = (0, 0);
     for sample in demo.samples.clone() {
-        let response = demo.ask(&sample).await;
+        let response = demo.rerank(&sample).await;
         assert_eq!(response.quality(), demo.top, "{:?}", response.shortfalls);
         assert_eq!(response.results.len(), sample.top_n as usize);
         let user = sample.user.as_ref().unwrap().user_id.as_str().into();
@@ -81,12 +80,12 @@ async fn samples_are_scored_and_explained_from_evidence() {
         }
     }
     assert!(explained >= demo.samples.len() * 4, "{explained} of the shown items have reasons");
-    assert!(personal > 0, "no reason ever cites what its reader bought");
+    assert!(personal > 0, "no reason cites an item that the shopper bought");
     demo.app.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scorer_does_not_care_about_order_or_company() {
+async fn a_scorers_logit_depends_on_neither_order_nor_batch() {
     let mut demo = Demo::start().await;
     let sample = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
     let logits = |response: &RerankResponse| {
@@ -101,22 +100,22 @@ async fn the_scorer_does_not_care_about_order_or_company() {
     reversed.candidates.reverse();
     let mut alone = sample.clone();
     alone.candidates.truncate(1);
-    // Events age by the second, and scores with them: all three have to be asked within one.
+    // Scores depend on the age of events in seconds, so all three requests must fall into one second.
     let second = || UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let mut asked = None;
+    let mut answers = None;
     for _ in 0..20 {
-        let begun = second();
-        let answers = (
-            logits(&demo.ask(&sample).await),
-            logits(&demo.ask(&reversed).await),
-            logits(&demo.ask(&alone).await),
+        let start = second();
+        let three = (
+            logits(&demo.rerank(&sample).await),
+            logits(&demo.rerank(&reversed).await),
+            logits(&demo.rerank(&alone).await),
         );
-        if second() == begun {
-            asked = Some(answers);
+        if second() == start {
+            answers = Some(three);
             break;
         }
     }
-    let (all, reversed, alone) = asked.expect("three answers within one second, once in twenty");
+    let (all, reversed, alone) = answers.expect("one of twenty attempts stays within a second");
     assert_eq!(reversed, all);
     assert!(all.contains(&alone[0]));
 }
@@ -127,7 +126,7 @@ async fn two_histories_give_two_orders_and_other_reasons() {
     let slate = RerankRequest { top_n: 10, ..demo.samples[0].clone() };
     let mut answers = BTreeSet::new();
     for sample in demo.samples.clone() {
-        let response = demo.ask(&RerankRequest { user: sample.user, ..slate.clone() }).await;
+        let response = demo.rerank(&RerankRequest { user: sample.user, ..slate.clone() }).await;
         let reasons = response.results.iter().flat_map(|result| &result.reasons);
         let texts: Vec<String> = reasons.map(|reason| reason.text.clone()).collect();
         answers.insert((order(&response).join(" "), texts));
@@ -136,11 +135,11 @@ async fn two_histories_give_two_orders_and_other_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_are_served_too() {
+async fn unknown_shoppers_are_served_too() {
     let mut demo = Demo::start().await;
     let mut request = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
     request.user = Some(pb::User { user_id: "nobody-knows-me".into(), ..pb::User::default() });
-    let response = demo.ask(&request).await;
+    let response = demo.rerank(&request).await;
     assert_eq!(response.quality(), demo.top);
     assert!(response.shortfalls.is_empty());
     assert_eq!(response.results.len(), request.candidates.len());
@@ -150,7 +149,7 @@ async fn strangers_are_served_too() {
 async fn history_given_inline_wins_over_the_stored_one() {
     let mut demo = Demo::start().await;
     let known = RerankRequest { top_n: 0, ..demo.samples[0].clone() };
-    let bundle = Bundle::open(&home()).unwrap();
+    let bundle = Bundle::open(&demo_bundle()).unwrap();
     let mut inline = known.clone();
     let other = demo.samples[1].user.as_ref().unwrap().user_id.as_str().into();
     let history = bundle.cards.users[&other].history.iter().map(|past| pb::Event {
@@ -159,7 +158,7 @@ async fn history_given_inline_wins_over_the_stored_one() {
         kind: pb::EventKind::Purchase.into(),
     });
     inline.user.as_mut().unwrap().history = history.collect();
-    let (known, inline) = (demo.ask(&known).await, demo.ask(&inline).await);
+    let (known, inline) = (demo.rerank(&known).await, demo.rerank(&inline).await);
     assert_eq!(inline.quality(), demo.top);
     assert_ne!(order(&known), order(&inline));
 }
@@ -180,7 +179,7 @@ async fn unknown_items_keep_their_order_and_inline_items_are_scored() {
         9,
         pb::Candidate { item_id: "brand-new".into(), prior_score: None, item: Some(item) },
     );
-    let response = demo.ask(&request).await;
+    let response = demo.rerank(&request).await;
     assert_eq!(response.quality(), demo.top);
     assert_eq!(response.shortfalls.len(), 1);
     assert_eq!(response.shortfalls[0].why(), pb::Why::Missing);
@@ -190,7 +189,7 @@ async fn unknown_items_keep_their_order_and_inline_items_are_scored() {
     assert!(inline.scores.and_then(|scores| scores.scorer).is_some());
 
     request.candidates = vec![unknown("no-such-item-2"), unknown("no-such-item-1")];
-    let response = demo.ask(&request).await;
+    let response = demo.rerank(&request).await;
     assert_eq!(response.quality(), Quality::Given);
     assert_eq!(self::order(&response), ["no-such-item-2", "no-such-item-1"]);
 }
@@ -207,11 +206,10 @@ async fn live_reasons_of_a_thousand_shoppers_name_only_what_there_is() {
     check_live_reasons(5).await;
 }
 
-/// What the language model says of an item becomes its reason only if the shop's own data says so
-/// too: checked for one of so many shoppers.
+/// A sentence of the language model becomes a reason only if the shop's data proves it. Checks every `apart`-th shopper.
 async fn check_live_reasons(apart: usize) {
     let mut demo = Demo::start().await;
-    let bundle = Bundle::open(&home()).unwrap();
+    let bundle = Bundle::open(&demo_bundle()).unwrap();
     let catalog = &bundle.catalog;
     let mut users: Vec<_> = bundle.cards.users.iter().collect();
     users.sort_by(|a, b| a.0.cmp(b.0));
@@ -219,7 +217,7 @@ async fn check_live_reasons(apart: usize) {
     for (at, (user, card)) in users.into_iter().step_by(apart).enumerate() {
         let sample = demo.samples[at % demo.samples.len()].clone();
         let response = demo
-            .ask(&RerankRequest {
+            .rerank(&RerankRequest {
                 user: Some(pb::User { user_id: user.to_string(), ..pb::User::default() }),
                 explain: pb::Explain::Live.into(),
                 top_n: 0,
@@ -243,7 +241,7 @@ async fn check_live_reasons(apart: usize) {
                         let other = catalog.number(&evidence.item_id.as_str().into()).unwrap();
                         let other = &*catalog.item(other).title;
                         assert_eq!(reason.text, format!("{title} goes with {other}."));
-                        assert!(had(other), "{other} was never met");
+                        assert!(had(other), "{other} is not in the history");
                     }
                     EvidenceKind::Attribute => {
                         assert_eq!(reason.text, format!("{title} is {}.", evidence.value));
@@ -253,6 +251,6 @@ async fn check_live_reasons(apart: usize) {
             }
         }
     }
-    println!("{requests} requests, {live} live reasons, {thoughts} thoughts that hold");
-    assert!(demo.top < Quality::Reasoned || live > 0, "no thought ever holds");
+    println!("{requests} requests, {live} live reasons, {thoughts} proved thoughts");
+    assert!(demo.top < Quality::Reasoned || live > 0, "no thought is proved");
 }

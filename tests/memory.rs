@@ -1,6 +1,6 @@
-//! What is asked leaves nothing behind: memory stays where it is, whatever comes.
+//! Requests to the engine leak no memory.
 //!
-//! A process of its own, because other tests would take memory beside it.
+//! This test is a process of its own, because other tests in the process would allocate too.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
@@ -21,13 +21,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 const REQUESTS: usize = 10_000;
-/// Requests before memory is read for the first time: pools and tables grow as far as they will.
+/// Requests before the first measurement, so that pools and tables have reached their size.
 const WARM_UP: usize = 2_000;
-/// Requests at a time: more than may run.
+/// Open requests: more than may run.
 const OPEN: usize = 24;
 const VOCABULARY: u32 = 64;
 const CONTEXT: usize = 128;
-/// How much more there may be at the end than after the warm-up: it would be 100 bytes a request.
+/// Bytes by which memory may grow after the warm-up: 100 bytes per request.
 const GROWTH_MAX: u64 = 800_000;
 
 fn engine() -> Engine {
@@ -38,7 +38,7 @@ fn engine() -> Engine {
         kv_dtype: KvDtype::Model,
         threads: nonzero(2),
         level: SimdLevel::best(),
-        // Few enough that texts are preempted and cached pages are taken again.
+        // So few that sequences are preempted and cached pages are evicted.
         kv_pages: 40,
         max_batched_tokens: 64,
     };
@@ -58,7 +58,7 @@ fn tokens(rng: &mut ChaCha8Rng, most: usize) -> Vec<u32> {
     (0..rng.random_range(1..=most)).map(|_| rng.random_range(0..VOCABULARY)).collect()
 }
 
-fn random_work(rng: &mut ChaCha8Rng) -> RequestKind {
+fn random_request(rng: &mut ChaCha8Rng) -> RequestKind {
     if rng.random_bool(0.3) {
         let branches = (0..rng.random_range(1..20)).map(|_| tokens(rng, 6)).collect();
         return RequestKind::Weigh(WeighRequest {
@@ -82,8 +82,8 @@ fn random_work(rng: &mut ChaCha8Rng) -> RequestKind {
     })
 }
 
-fn hear_out(mut reply: ResponseStream) {
-    while let Some(event) = reply.blocking_next() {
+fn drain(mut response: ResponseStream) {
+    while let Some(event) = response.blocking_next() {
         assert!(!matches!(event, EngineEvent::Failed(_)), "{event:?}");
     }
 }
@@ -95,21 +95,21 @@ fn ten_thousand_requests_leave_no_memory_behind() {
     let (mut open, mut before) = (VecDeque::new(), 0);
     for request in 0..REQUESTS {
         if request == WARM_UP {
-            open.drain(..).for_each(hear_out);
+            open.drain(..).for_each(drain);
             before = memory_bytes().unwrap();
         }
-        let work = random_work(&mut rng);
-        let reply = engine.submit(EngineRequest { kind: work, priority: Priority::BACKGROUND });
-        let reply = reply.unwrap();
-        // Some hang up at once.
+        let kind = random_request(&mut rng);
+        let response = engine.submit(EngineRequest { kind, priority: Priority::BACKGROUND });
+        let response = response.unwrap();
+        // Some clients leave at once.
         if rng.random_bool(0.8) {
-            open.push_back(reply);
+            open.push_back(response);
         }
         if open.len() > OPEN {
-            open.pop_front().into_iter().for_each(hear_out);
+            open.pop_front().into_iter().for_each(drain);
         }
     }
-    open.drain(..).for_each(hear_out);
+    open.drain(..).for_each(drain);
     let after = memory_bytes().unwrap();
     let grown = after.saturating_sub(before);
     assert!(grown < GROWTH_MAX, "{before} bytes became {after}");

@@ -1,10 +1,10 @@
-//! The service from outside: real sockets, both protocols, rungs that do as they are told.
+//! The service from outside: real sockets, both protocols, stub rungs.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
 #[path = "support/ladder_options.rs"]
-mod wiring;
+mod ladder_options;
+mod support;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -24,30 +24,32 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use support::StubRung;
+use support::{Gate, StubRung};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// A server on a free port, and what speaks to it.
+/// A server on a free port, and an HTTP client.
 struct Server {
     app: App,
     http: Client<HttpConnector, Full<Bytes>>,
-    /// Whether canaries come back.
-    alive: Arc<AtomicBool>,
+    /// Whether canary requests succeed.
+    healthy: Arc<AtomicBool>,
 }
 
-struct Reply {
+struct HttpReply {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Reply {
+impl HttpReply {
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|_| panic!("{}: {:?}", self.status, self.body))
@@ -66,8 +68,8 @@ impl Server {
     async fn with(stub: StubRung, config: config::ApiConfig) -> Self {
         let metrics = Arc::new(Metrics::new());
         let ladder = Ladder::new(vec![stub.rung()], "test-1".into(), metrics.clone());
-        let alive = Arc::new(AtomicBool::new(true));
-        let heart = alive.clone();
+        let healthy = Arc::new(AtomicBool::new(true));
+        let heart = healthy.clone();
         let services = Services {
             live: live(ladder, &metrics),
             canary: Arc::new(move || {
@@ -79,7 +81,7 @@ impl Server {
         };
         let app = App::start(&config, services).await.unwrap();
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { app, http, alive }
+        Self { app, http, healthy }
     }
 
     fn address(&self) -> SocketAddr {
@@ -95,22 +97,22 @@ impl Server {
         RerankServiceClient::new(self.channel().await)
     }
 
-    async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Reply {
+    async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> HttpReply {
         let response = self.http.request(request.body(Full::new(body.into())).unwrap());
         let (head, body) = response.await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Reply { status: head.status, headers: head.headers, body }
+        HttpReply { status: head.status, headers: head.headers, body }
     }
 
     fn request(&self, method: Method, path: &str) -> http::request::Builder {
         Request::builder().method(method).uri(format!("http://{}{path}", self.address()))
     }
 
-    async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+    async fn post(&self, path: &str, body: impl Into<Bytes>) -> HttpReply {
         self.send(self.request(Method::POST, path), body).await
     }
 
-    async fn get(&self, path: &str) -> Reply {
+    async fn get(&self, path: &str) -> HttpReply {
         self.send(self.request(Method::GET, path), "").await
     }
 
@@ -120,9 +122,55 @@ impl Server {
     }
 }
 
-/// A ladder that nobody swaps.
+impl Gate {
+    fn closed() -> Self {
+        Self { waiting: watch::Sender::new(0), is_open: watch::Sender::new(false) }
+    }
+
+    fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    /// Completes once so many climbs have come to the gate.
+    async fn reached_by(&self, climbs: usize) {
+        self.waiting.subscribe().wait_for(|waiting| *waiting >= climbs).await.unwrap();
+    }
+}
+
+impl StubRung {
+    fn behind(gate: &Gate) -> Self {
+        Self { gate: Some(gate.clone()), ..Self::default() }
+    }
+}
+
+/// Limit of a call that is not about deadlines, so long that a slow machine keeps it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn patient<M>(message: M) -> tonic::Request<M> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(PATIENCE);
+    request
+}
+
+/// Sends a request that will be in flight until the gate opens.
+async fn in_flight(server: &Server) -> JoinHandle<Result<pb::RerankResponse, Status>> {
+    let mut client = server.grpc().await;
+    tokio::spawn(async move { Ok(client.rerank(patient(rerank())).await?.into_inner()) })
+}
+
+/// Waits until a condition holds.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what} never came true"));
+}
+
+/// A ladder that is never swapped.
 fn live(ladder: Ladder, metrics: &Arc<Metrics>) -> Arc<LiveLadder> {
-    let options = wiring::ladder_options(metrics.clone());
+    let options = ladder_options::ladder_options(metrics.clone());
     Arc::new(LiveLadder::start(Arc::new(ladder), options, SwapStrategy::default()))
 }
 
@@ -171,7 +219,7 @@ fn items(response: &pb::RerankResponse) -> Vec<&str> {
 }
 
 fn fields(status: &Status) -> Vec<(String, String)> {
-    let violations = status.get_details_bad_request().map(|told| told.field_violations);
+    let violations = status.get_details_bad_request().map(|details| details.field_violations);
     let violations = violations.unwrap_or_default();
     violations.into_iter().map(|violation| (violation.field, violation.description)).collect()
 }
@@ -242,9 +290,9 @@ async fn a_stream_begins_with_the_order_given_and_ends_with_the_answer() {
     assert_eq!(rankings[0].quality(), pb::Quality::Given);
     assert_eq!(items(rankings[1]), ["c", "b", "a"]);
 
-    let asked =
+    let request =
         server.request(Method::POST, "/api/v1/rerank").header("accept", "text/event-stream");
-    let events = server.send(asked, rerank_json().to_string()).await;
+    let events = server.send(request, rerank_json().to_string()).await;
     assert_eq!(events.headers["content-type"], "text/event-stream");
     let data = events.text().lines().filter_map(|line| line.strip_prefix("data: "));
     let http: Vec<pb::StreamRerankResponse> =
@@ -254,14 +302,17 @@ async fn a_stream_begins_with_the_order_given_and_ends_with_the_answer() {
 
 #[tokio::test]
 async fn the_first_ranking_of_a_stream_does_not_wait_for_the_second() {
-    let server = Server::of(StubRung::taking(100)).await;
-    let begun = Instant::now();
-    let request = pb::StreamRerankRequest { request: Some(rerank()) };
+    let gate = Gate::closed();
+    let server = Server::of(StubRung::behind(&gate)).await;
+    let request = patient(pb::StreamRerankRequest { request: Some(rerank()) });
     let mut stream = server.grpc().await.stream_rerank(request).await.unwrap().into_inner();
-    stream.next().await.unwrap().unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(95), "{:?}", begun.elapsed());
-    stream.next().await.unwrap().unwrap();
-    assert!(begun.elapsed() >= Duration::from_millis(100));
+    let first = stream.next().await.unwrap().unwrap();
+    assert_eq!(first.ranking.unwrap().quality(), pb::Quality::Given);
+    // The rung is still held, so the second ranking did not exist when the first came.
+    gate.reached_by(1).await;
+    gate.open();
+    let second = stream.next().await.unwrap().unwrap();
+    assert_eq!(second.ranking.unwrap().quality(), pb::Quality::Scored);
     assert!(stream.next().await.is_none());
 }
 
@@ -296,15 +347,15 @@ async fn compressed_calls_are_answered() {
 // === Heads ===
 
 #[tokio::test]
-async fn a_calls_name_and_timing_are_told() {
+async fn a_calls_id_and_timing_are_in_the_headers() {
     let server = Server::of(StubRung::default()).await;
-    let asked = server
+    let request = server
         .request(Method::POST, "/api/v1/rerank")
         .header("x-request-id", "from-head")
         .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     let mut unnamed = rerank_json();
     unnamed.as_object_mut().unwrap().remove("requestId");
-    let reply = server.send(asked, unnamed.to_string()).await;
+    let reply = server.send(request, unnamed.to_string()).await;
     assert_eq!(reply.headers["x-request-id"], "from-head");
     assert_eq!(reply.json()["requestId"], "from-head");
     let timing = reply.headers["server-timing"].to_str().unwrap();
@@ -324,61 +375,59 @@ async fn a_calls_name_and_timing_are_told() {
 
 #[tokio::test]
 async fn a_slow_rung_leaves_the_order_given_in_time() {
-    let server = Server::of(StubRung::taking(5_000)).await;
-    let begun = Instant::now();
+    // The gate never opens: there is an answer only because the deadline ends the climb.
+    let server = Server::of(StubRung::behind(&Gate::closed())).await;
     let mut request = tonic::Request::new(rerank());
     request.set_timeout(Duration::from_millis(300));
     let response = server.grpc().await.rerank(request).await.unwrap().into_inner();
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(items(&response), ["a", "b", "c"]);
     assert_eq!(response.quality(), pb::Quality::Given);
     assert_eq!(response.shortfalls[0].why(), pb::Why::Late);
 
-    let asked =
+    let request =
         server.request(Method::POST, "/api/v1/rerank").header("x-request-timeout-ms", "100");
-    let reply = server.send(asked, rerank_json().to_string()).await.json();
+    let reply = server.send(request, rerank_json().to_string()).await.json();
     assert_eq!(reply["quality"], "QUALITY_GIVEN");
     assert_eq!(reply["shortfalls"][0]["why"], "WHY_TOO_SLOW", "it was late a moment ago");
 }
 
 #[tokio::test]
 async fn the_default_deadline_holds_where_none_is_given() {
-    let server = Server::of(StubRung::taking(5_000)).await;
-    let begun = Instant::now();
+    let server = Server::of(StubRung::behind(&Gate::closed())).await;
     let response = server.grpc().await.rerank(rerank()).await.unwrap().into_inner();
     assert_eq!(response.shortfalls[0].why(), pb::Why::Late);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn an_expired_deadline_is_said_to_be_one() {
+async fn an_expired_deadline_is_reported_as_one() {
     let server = Server::of(StubRung::default()).await;
     // The raw client, because tonic's own would not even send it.
-    let asked = server
+    let request = server
         .request(Method::POST, "/raisonne.v1.RerankService/Rerank")
         .header("content-type", "application/grpc")
         .header("grpc-timeout", "0n");
-    let reply = server.send(asked, frame(&rerank())).await;
+    let reply = server.send(request, frame(&rerank())).await;
     assert_eq!(reply.headers["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
 
-    let asked = server.request(Method::POST, "/api/v1/rerank").header("x-request-timeout-ms", "0");
-    let reply = server.send(asked, rerank_json().to_string()).await;
+    let request =
+        server.request(Method::POST, "/api/v1/rerank").header("x-request-timeout-ms", "0");
+    let reply = server.send(request, rerank_json().to_string()).await;
     assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(reply.json()["error"]["code"], "DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]
-async fn a_timeout_that_is_none_is_refused() {
+async fn an_invalid_timeout_is_refused() {
     let server = Server::of(StubRung::default()).await;
-    let asked =
+    let request =
         server.request(Method::POST, "/api/v1/rerank").header("x-request-timeout-ms", "soon");
-    let reply = server.send(asked, rerank_json().to_string()).await;
+    let reply = server.send(request, rerank_json().to_string()).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
     assert_eq!(reply.json()["error"]["param"], "x-request-timeout-ms");
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_does_not_keep_its_seat() {
+async fn a_body_that_never_comes_does_not_keep_its_permit() {
     let config = config::ApiConfig { requests_max: 1, ..api() };
     let server = Server::with(StubRung::default(), config).await;
     let mut slow = TcpStream::connect(server.address()).await.unwrap();
@@ -391,19 +440,17 @@ async fn a_body_that_never_comes_does_not_keep_its_seat() {
     assert_eq!(server.post("/api/v1/rerank", rerank_json().to_string()).await.status, 200);
 }
 
-// === Full, leaving, absent ===
+// === Overload, shutdown, missing ===
 
 #[tokio::test]
 async fn a_full_server_refuses_at_once() {
     let config = config::ApiConfig { requests_max: 1, ..api() };
-    let server = Server::with(StubRung::taking(400), config).await;
-    let mut request = tonic::Request::new(rerank());
-    request.set_timeout(Duration::from_secs(2));
-    let mut client = server.grpc().await;
-    let first = tokio::spawn(async move { client.rerank(request).await });
-    sleep(Duration::from_millis(100)).await;
+    let gate = Gate::closed();
+    let server = Server::with(StubRung::behind(&gate), config).await;
+    let first = in_flight(&server).await;
+    gate.reached_by(1).await;
 
-    let begun = Instant::now();
+    // The refusals come while the first request is held, so they do not wait for it.
     let status = server.grpc().await.rerank(rerank()).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
@@ -411,9 +458,10 @@ async fn a_full_server_refuses_at_once() {
     assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(reply.headers["retry-after"], "1");
     assert_eq!(reply.json()["error"]["type"], "overloaded");
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert!(!first.is_finished());
 
-    let first = first.await.unwrap().unwrap().into_inner();
+    gate.open();
+    let first = first.await.unwrap().unwrap();
     assert_eq!(first.quality(), pb::Quality::Scored);
     assert_eq!(server.post("/api/v1/rerank", rerank_json().to_string()).await.status, 200);
 }
@@ -421,26 +469,26 @@ async fn a_full_server_refuses_at_once() {
 #[tokio::test]
 async fn sheddable_requests_are_refused_before_the_others() {
     let config = config::ApiConfig { requests_max: 4, ..api() };
-    let server = Server::with(StubRung::taking(300), config).await;
-    let mut busy = Vec::new();
+    let gate = Gate::closed();
+    let server = Server::with(StubRung::behind(&gate), config).await;
+    let mut calls = Vec::new();
     for _ in 0..3 {
-        let mut request = tonic::Request::new(rerank());
-        request.set_timeout(Duration::from_secs(2));
-        let mut client = server.grpc().await;
-        busy.push(tokio::spawn(async move { client.rerank(request).await }));
+        calls.push(in_flight(&server).await);
     }
-    sleep(Duration::from_millis(100)).await;
-    let ask = |criticality: pb::Criticality| {
-        let request = pb::RerankRequest { criticality: criticality.into(), ..rerank() };
-        let mut request = tonic::Request::new(request);
-        request.set_timeout(Duration::from_secs(2));
-        request
+    gate.reached_by(3).await;
+    let request = |criticality: pb::Criticality| {
+        patient(pb::RerankRequest { criticality: criticality.into(), ..rerank() })
     };
     let mut client = server.grpc().await;
-    let shed = client.rerank(ask(pb::Criticality::Sheddable)).await.unwrap_err();
+    let shed = client.rerank(request(pb::Criticality::Sheddable)).await.unwrap_err();
     assert_eq!(shed.code(), Code::ResourceExhausted);
-    client.rerank(ask(pb::Criticality::Critical)).await.unwrap();
-    for call in busy {
+    let critical = tokio::spawn(async move {
+        client.rerank(request(pb::Criticality::Critical)).await.map(tonic::Response::into_inner)
+    });
+    gate.reached_by(4).await;
+    gate.open();
+    critical.await.unwrap().unwrap();
+    for call in calls {
         call.await.unwrap().unwrap();
     }
 }
@@ -464,24 +512,24 @@ async fn another_bundle_is_not_found() {
 
 #[tokio::test]
 async fn a_stop_loses_nothing_that_was_begun() {
-    let server = Server::of(StubRung::taking(300)).await;
+    let gate = Gate::closed();
+    let server = Server::of(StubRung::behind(&gate)).await;
     let mut calls = Vec::new();
     for _ in 0..8 {
-        let mut client = server.grpc().await;
-        let mut request = tonic::Request::new(rerank());
-        request.set_timeout(Duration::from_secs(3));
-        calls.push(tokio::spawn(async move { client.rerank(request).await }));
+        calls.push(in_flight(&server).await);
     }
     let body = rerank_json().to_string();
-    let asked =
-        server.request(Method::POST, "/api/v1/rerank").header("x-request-timeout-ms", "3000");
-    let http = server.http.request(asked.body(Full::new(body.into())).unwrap());
+    let request =
+        server.request(Method::POST, "/api/v1/rerank").header("x-request-timeout-ms", "20000");
+    let http = server.http.request(request.body(Full::new(body.into())).unwrap());
     let http = tokio::spawn(http);
-    sleep(Duration::from_millis(150)).await;
+    gate.reached_by(9).await;
     let address = server.address();
-    server.app.stop().await.unwrap();
+    // The gate opens once the stop waits for the requests in flight.
+    let (stopped, ()) = tokio::join!(server.app.stop(), async { gate.open() });
+    stopped.unwrap();
     for call in calls {
-        let response = call.await.unwrap().unwrap().into_inner();
+        let response = call.await.unwrap().unwrap();
         assert_eq!(response.quality(), pb::Quality::Scored);
     }
     assert_eq!(http.await.unwrap().unwrap().status(), StatusCode::OK);
@@ -490,29 +538,27 @@ async fn a_stop_loses_nothing_that_was_begun() {
 
 #[tokio::test]
 async fn a_draining_server_says_so() {
-    let server = Server::of(StubRung::taking(600)).await;
+    let gate = Gate::closed();
+    let server = Server::of(StubRung::behind(&gate)).await;
     let mut client = server.grpc().await;
     let (mut busy, mut late) = (client.clone(), client.clone());
-    client.explain(explain_now()).await.unwrap();
-    let mut request = tonic::Request::new(rerank());
-    request.set_timeout(Duration::from_secs(3));
-    let first = tokio::spawn(async move { busy.rerank(request).await });
-    sleep(Duration::from_millis(100)).await;
+    client.explain(explain()).await.unwrap();
+    let first = tokio::spawn(async move { busy.rerank(patient(rerank())).await });
+    gate.reached_by(1).await;
     server.app.readiness().set(ReadinessState::Draining).await;
-    // On the open connection: either refused with the reason, or told that it is closing.
+    // On the open connection, the call is refused, or the connection is closing.
     let status = late.rerank(rerank()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
+    gate.open();
     assert_eq!(first.await.unwrap().unwrap().into_inner().quality(), pb::Quality::Scored);
 }
 
-fn explain_now() -> tonic::Request<pb::ExplainRequest> {
-    let mut request = tonic::Request::new(pb::ExplainRequest {
+fn explain() -> tonic::Request<pb::ExplainRequest> {
+    patient(pb::ExplainRequest {
         user: rerank().user,
         item_ids: vec!["a".into()],
         ..Default::default()
-    });
-    request.set_timeout(Duration::from_secs(3));
-    request
+    })
 }
 
 #[tokio::test]
@@ -521,15 +567,12 @@ async fn a_stop_does_not_wait_for_ever() {
         shutdown_grace: config::HumanDuration(Duration::from_millis(100)),
         ..api()
     };
-    let server = Server::with(StubRung::taking(3_000), config).await;
-    let mut request = tonic::Request::new(rerank());
-    request.set_timeout(Duration::from_secs(5));
-    let mut client = server.grpc().await;
-    let _call = tokio::spawn(async move { client.rerank(request).await });
-    sleep(Duration::from_millis(100)).await;
-    let begun = Instant::now();
+    let gate = Gate::closed();
+    let server = Server::with(StubRung::behind(&gate), config).await;
+    let call = in_flight(&server).await;
+    gate.reached_by(1).await;
     assert!(server.app.stop().await.is_err());
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(!call.is_finished());
 }
 
 #[tokio::test]
@@ -658,9 +701,9 @@ async fn wrong_fields_are_named_with_their_limits() {
         });
         let status = client.rerank(request).await.expect_err(field);
         assert_eq!(status.code(), Code::InvalidArgument, "{field}");
-        let told = fields(&status);
-        let named = told.iter().any(|(f, p)| f == field && p.contains(problem));
-        assert!(named, "{field} {problem}: {told:?}");
+        let listed = fields(&status);
+        let named = listed.iter().any(|(f, p)| f == field && p.contains(problem));
+        assert!(named, "{field} {problem}: {listed:?}");
         if let Some(json) = json {
             let reply = server.post("/api/v1/rerank", json).await;
             assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{field}");
@@ -670,7 +713,7 @@ async fn wrong_fields_are_named_with_their_limits() {
 }
 
 #[tokio::test]
-async fn all_that_is_wrong_is_told_at_once() {
+async fn all_violations_are_listed_at_once() {
     let server = Server::of(StubRung::default()).await;
     let request = pb::RerankRequest { top_n: 9, effort: 9, ..slate(1) };
     let status = server.refused(request).await;
@@ -683,7 +726,7 @@ async fn all_that_is_wrong_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_wrong_stream_request_is_refused_in_its_own_words() {
+async fn a_wrong_stream_request_names_its_nested_fields() {
     let server = Server::of(StubRung::default()).await;
     let request = pb::StreamRerankRequest { request: Some(slate(0)) };
     let status = server.grpc().await.stream_rerank(request).await.unwrap_err();
@@ -691,7 +734,7 @@ async fn a_wrong_stream_request_is_refused_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn json_that_is_wrong_is_told_where() {
+async fn wrong_json_names_the_field() {
     let server = Server::of(StubRung::default()).await;
     let cases: [(&[u8], Option<&str>, &str); 9] = [
         (b"", None, "EOF"),
@@ -750,10 +793,10 @@ async fn broken_frames_are_refused_and_survived() {
     let cases: [&[u8]; 5] =
         [&[], &whole[..3], &whole[..whole.len() - 4], &garbled, b"\x07\0\0\0\x01x"];
     for body in cases {
-        let asked = server
+        let request = server
             .request(Method::POST, "/raisonne.v1.RerankService/Rerank")
             .header("content-type", "application/grpc");
-        let reply = server.send(asked, body.to_vec()).await;
+        let reply = server.send(request, body.to_vec()).await;
         let status: i32 = reply.headers["grpc-status"].to_str().unwrap().parse().unwrap();
         assert_ne!(status, 0, "{body:?}");
     }
@@ -767,7 +810,7 @@ async fn broken_frames_are_refused_and_survived() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods_are_told_in_the_callers_protocol() {
+async fn unknown_paths_and_methods_are_refused_in_the_callers_protocol() {
     let server = Server::of(StubRung::default()).await;
     let reply = server.get("/nowhere").await;
     assert_eq!(reply.status, StatusCode::NOT_FOUND);
@@ -776,13 +819,13 @@ async fn unknown_paths_and_methods_are_told_in_the_callers_protocol() {
     assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(reply.json()["error"]["code"], "UNIMPLEMENTED");
     for path in ["/nowhere.v1.Service/Call", "/raisonne.v1.RerankService/Nothing"] {
-        let asked = server.request(Method::POST, path).header("content-type", "application/grpc");
-        let reply = server.send(asked, "").await;
+        let request = server.request(Method::POST, path).header("content-type", "application/grpc");
+        let reply = server.send(request, "").await;
         assert_eq!(reply.headers["grpc-status"], "12", "{path}");
     }
 }
 
-// === What operators ask ===
+// === Probes, reflection, metrics ===
 
 #[tokio::test]
 async fn readiness_follows_the_canary() {
@@ -793,7 +836,7 @@ async fn readiness_follows_the_canary() {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
         health.check(request).await.map(|response| response.into_inner().status)
     };
-    sleep(Duration::from_millis(100)).await;
+    eventually("readiness", async || server.get("/readyz").await.status == StatusCode::OK).await;
     for path in ["/livez", "/readyz", "/startupz"] {
         assert_eq!(server.get(path).await.status, StatusCode::OK, "{path}");
     }
@@ -801,12 +844,8 @@ async fn readiness_follows_the_canary() {
     assert_eq!(check(service).await.unwrap(), 1);
     assert_eq!(check("nothing").await.unwrap_err().code(), Code::NotFound);
 
-    server.alive.store(false, Ordering::Relaxed);
-    let begun = Instant::now();
-    while server.get("/readyz").await.status == StatusCode::OK {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the canary is dead");
-        sleep(Duration::from_millis(100)).await;
-    }
+    server.healthy.store(false, Ordering::Relaxed);
+    eventually("degraded", async || server.get("/readyz").await.status != StatusCode::OK).await;
     assert_eq!(server.get("/readyz").await.text(), "degraded: no heart\n");
     assert_eq!(server.get("/livez").await.status, StatusCode::OK);
     assert_eq!(check(service).await.unwrap(), 2);
@@ -818,7 +857,7 @@ async fn reflection_describes_the_service_in_both_versions() {
     use tonic_reflection::pb::{v1, v1alpha};
     let server = Server::of(StubRung::default()).await;
 
-    let ask = v1::ServerReflectionRequest {
+    let request = v1::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(v1::server_reflection_request::MessageRequest::FileContainingSymbol(
             "raisonne.v1.RerankService".into(),
@@ -827,7 +866,7 @@ async fn reflection_describes_the_service_in_both_versions() {
     let mut client =
         v1::server_reflection_client::ServerReflectionClient::new(server.channel().await);
     let mut replies =
-        client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
+        client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
     let reply = replies.message().await.unwrap().unwrap().message_response.unwrap();
     let v1::server_reflection_response::MessageResponse::FileDescriptorResponse(found) = reply
     else {
@@ -836,7 +875,7 @@ async fn reflection_describes_the_service_in_both_versions() {
     let text = String::from_utf8_lossy(&found.file_descriptor_proto[0]).into_owned();
     assert!(text.contains("StreamRerank"));
 
-    let ask = v1alpha::ServerReflectionRequest {
+    let request = v1alpha::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(
             String::new(),
@@ -845,11 +884,11 @@ async fn reflection_describes_the_service_in_both_versions() {
     let mut client =
         v1alpha::server_reflection_client::ServerReflectionClient::new(server.channel().await);
     let mut replies =
-        client.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
+        client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
     let reply = replies.message().await.unwrap().unwrap();
-    let told = format!("{reply:?}");
+    let listed = format!("{reply:?}");
     for service in ["raisonne.v1.RerankService", "grpc.health.v1.Health"] {
-        assert!(told.contains(service), "{told}");
+        assert!(listed.contains(service), "{listed}");
     }
 }
 
@@ -859,13 +898,18 @@ async fn every_request_is_counted_once() {
     let mut client = server.grpc().await;
     client.rerank(rerank()).await.unwrap();
     client.rerank(slate(0)).await.unwrap_err();
-    client.explain(explain_now()).await.unwrap();
+    client.explain(explain()).await.unwrap();
     server.post("/api/v1/rerank", rerank_json().to_string()).await;
     server.post("/api/v1/rerank", "{").await;
     let request = pb::StreamRerankRequest { request: Some(rerank()) };
     let stream = client.stream_rerank(request).await.unwrap().into_inner();
     assert_eq!(stream.count().await, 2);
-    sleep(Duration::from_millis(50)).await;
+    // The last call is recorded when the server drops its body, which may be after the client has read it.
+    let last = "raisonne_request_seconds_count{method=\"StreamRerank\"";
+    eventually("the stream is counted", async || {
+        server.get("/metrics").await.text().contains(last)
+    })
+    .await;
     let reply = server.get("/metrics").await;
     assert!(reply.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
     let count = |method, quality, code, count| {

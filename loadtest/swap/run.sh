@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What does a live swap cost those who ask meanwhile? Serves one of two versions of a bundle and measures requests
-# twice: with nothing else, and with the other version swapped in every few seconds.
+# Measures what a live swap costs the requests meanwhile. Serves one of two versions of a bundle and measures requests
+# twice: without swaps, and with the other version swapped in every few seconds.
 #
 #   loadtest/swap/run.sh BUNDLE OTHER [REQUESTS] [EFFORT]
 set -euo pipefail
@@ -17,13 +17,13 @@ RAISONNE__API__LISTEN=$address "$raisonne" serve --bundle "$work/bundle" > "$wor
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
 until curl -fs "http://$address/readyz" > /dev/null; do sleep 0.2; done
-ask() {
+measure() {
   "$raisonne" bench service --address "http://$address" --bundle "$bundle" --effort "$effort" --candidates 50 \
     --clients 2 --requests "$requests" --server "$server"
 }
 
-printf '\n-- nothing else\n'
-ask
+printf '\n-- without swaps\n'
+measure
 printf '\n-- a swap every %s s\n' "$every"
 (
   while sleep "$every"; do
@@ -33,6 +33,6 @@ printf '\n-- a swap every %s s\n' "$every"
   done
 ) &
 swapping=$!
-ask
+measure
 kill "$swapping" 2>/dev/null || true
 curl -s "http://$address/metrics" | grep '^raisonne_bundle_swaps_total'

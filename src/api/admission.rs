@@ -27,13 +27,13 @@ pub struct ApiLimits {
 
 /// Admits requests while there are permits. A call keeps its permit until its response is complete.
 #[derive(Debug)]
-pub struct Admission {
+pub struct AdmissionControl {
     limits: ApiLimits,
     permits: Arc<Semaphore>,
     readiness: Arc<Readiness>,
 }
 
-impl Admission {
+impl AdmissionControl {
     /// With all permits free.
     pub fn new(limits: ApiLimits, readiness: Arc<Readiness>) -> Self {
         let permits = Arc::new(Semaphore::new(limits.requests_max));

@@ -1,6 +1,6 @@
 //! The three calls of the contract, in its messages. Both protocols end here.
 
-use super::admission::{Admission, ApiLimits};
+use super::admission::{AdmissionControl, ApiLimits};
 use super::call::Call;
 use super::error::ApiError;
 use super::pb;
@@ -21,7 +21,7 @@ use tokio::time::timeout_at;
 pub struct RerankHandler {
     live: Arc<LiveLadder>,
     metrics: Arc<Metrics>,
-    admission: Admission,
+    admission: AdmissionControl,
     samples: Option<Bytes>,
 }
 
@@ -34,7 +34,7 @@ impl RerankHandler {
         limits: ApiLimits,
         samples: Option<Bytes>,
     ) -> Self {
-        Self { live, metrics, admission: Admission::new(limits, readiness), samples }
+        Self { live, metrics, admission: AdmissionControl::new(limits, readiness), samples }
     }
 
     /// The best ranking that the deadline allows.
@@ -99,7 +99,7 @@ impl RerankHandler {
     }
 
     /// Which requests are admitted.
-    pub fn admission(&self) -> &Admission {
+    pub fn admission(&self) -> &AdmissionControl {
         &self.admission
     }
 

@@ -1,7 +1,7 @@
-//! `stage`, `export`, `bundle` and `eval`: from a recipe to models, and what they are worth.
+//! `raisonne stage`, `export`, `bundle` and `eval`: train the models of a recipe and evaluate them.
 
 use super::interrupt::{stop_on_interrupt, with_hint};
-use super::progress::{Bar, JsonLines};
+use super::progress::{JsonLines, TerminalProgress};
 use super::serve::runtime;
 use crate::app;
 use crate::bundle::{Manifest, Part};
@@ -14,100 +14,103 @@ use serde_json::json;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// Carries out one training stage.
+/// Arguments of `raisonne stage`.
 #[derive(Args, Debug)]
-pub struct Stage {
-    /// Its name: see `--list`.
+pub struct StageArgs {
+    /// Name of the stage; `--list` shows them.
     #[arg(required_unless_present = "list")]
     name: Option<String>,
-    /// Lists all stages.
+    /// List all stages.
     #[arg(long)]
     list: bool,
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// The folder of the parts; the report is written there as well.
+    /// Folder of the parts. The report is written there too.
     #[arg(long, default_value = "data/work")]
     work: PathBuf,
-    /// Writes progress as JSON Lines to stderr.
+    /// Write progress as JSON Lines to stderr.
     #[arg(long)]
     json: bool,
 }
 
-/// A recipe, and what differs from it.
+/// A recipe and the values that override it.
 #[derive(Args, Debug)]
 struct RecipeArgs {
-    /// What to make, and how.
+    /// TOML file with the recipe.
     #[arg(long, default_value = "models/demo.toml")]
     recipe: PathBuf,
-    /// Lays a value over the recipe, such as `reward_model.loss=bce`.
+    /// Override a value of the recipe, such as `reward_model.loss=bce`. May be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// Writes the examples and cases of a recipe as plain numbers.
+/// Arguments of `raisonne export`.
 #[derive(Args, Debug)]
-pub struct Export {
+pub struct ExportArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// The folder of the parts: the stages up to the text encoder must have run there.
+    /// Folder of the parts. The stages up to `text_encoder` must have run there.
     #[arg(long, default_value = "data/work")]
     work: PathBuf,
-    /// The safetensors file to write.
+    /// Safetensors file to write.
     #[arg(long)]
     out: PathBuf,
 }
 
-/// Makes, verifies and shows bundles.
+/// Subcommands of `raisonne bundle`.
 #[derive(Debug, Subcommand)]
 pub enum BundleCommand {
-    /// Carries out every stage of a recipe and publishes what came of it.
-    Make(Make),
-    /// Checks every file of a bundle against its manifest, and its golden scores.
-    Verify(Verify),
+    /// Run every stage of a recipe and publish the bundle.
+    ///
+    /// Example: raisonne bundle make --recipe models/demo.toml --out models/demo
+    Make(MakeArgs),
+    /// Verify the hashes of a bundle's files, and its golden requests on every rung.
+    ///
+    /// Example: raisonne bundle verify models/demo
+    Verify(VerifyArgs),
 }
 
-/// Carries out every stage of a recipe and publishes what came of it.
+/// Arguments of `raisonne bundle make`.
 #[derive(Args, Debug)]
-pub struct Make {
+pub struct MakeArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// The folder of the parts.
+    /// Folder of the parts.
     #[arg(long, default_value = "data/work")]
     work: PathBuf,
-    /// The bundle's folder.
+    /// Folder of the new bundle.
     #[arg(long)]
     out: PathBuf,
-    /// The stage to begin with, where those before it have left their parts in the folder.
+    /// First stage to run. The parts of earlier stages must be in the folder of the parts.
     #[arg(long)]
     from: Option<String>,
-    /// Writes progress as JSON Lines to stderr, and the stages' reports as JSON to stdout.
+    /// Write progress as JSON Lines to stderr, and the stages' reports as JSON to stdout.
     #[arg(long)]
     json: bool,
 }
 
-/// Checks every file of a bundle, and its golden requests on every rung.
+/// Arguments of `raisonne bundle verify`.
 #[derive(Args, Debug)]
-pub struct Verify {
-    /// The bundle's folder.
+pub struct VerifyArgs {
+    /// Folder of the bundle.
     bundle: PathBuf,
 }
 
-/// Measures a bundle on a shop.
+/// Arguments of `raisonne eval`.
 #[derive(Args, Debug)]
-pub struct Eval {
-    /// A folder that `raisonne import` made. Without it, the shop of the bundle's own recipe is
-    /// made again.
+pub struct EvalArgs {
+    /// Folder that `raisonne import` wrote. By default, the shop of the bundle's recipe is simulated again.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// The bundle.
+    /// Bundle to evaluate.
     #[arg(long, default_value = "models/demo")]
     bundle: PathBuf,
-    /// Prints JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Does some work, with its progress on stderr: a bar, or JSON Lines.
+/// Runs `work` with its progress on stderr: a bar, or JSON Lines.
 fn with_progress<T>(
     json: bool,
     work: impl FnOnce(&mut dyn ProgressObserver) -> anyhow::Result<T>,
@@ -115,13 +118,13 @@ fn with_progress<T>(
     if json {
         return work(&mut JsonLines::default());
     }
-    let mut bar = Bar::new();
-    let done = work(&mut bar);
-    bar.end();
+    let mut progress = TerminalProgress::new();
+    let done = work(&mut progress);
+    progress.end();
     done
 }
 
-impl Stage {
+impl StageArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.list {
@@ -133,7 +136,7 @@ impl Stage {
         let name = self.name.unwrap_or_default();
         let stage = STAGES.iter().find(|stage| stage.name() == name).with_context(|| {
             let known: Vec<_> = STAGES.iter().map(|stage| stage.name()).collect();
-            format!("there is no stage {name:?}; there are {}", known.join(", "))
+            format!("there is no stage {name:?}; the stages are {}", known.join(", "))
         })?;
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
         let stop = stop_on_interrupt()?;
@@ -148,12 +151,12 @@ impl Stage {
     }
 }
 
-impl Export {
+impl ExportArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
-        let mut bar = Bar::new();
-        export::export(&mut Workspace::new(&self.work, recipe, &mut bar)?, &self.out)?;
-        bar.end();
+        let mut progress = TerminalProgress::new();
+        export::export(&mut Workspace::new(&self.work, recipe, &mut progress)?, &self.out)?;
+        progress.end();
         writeln!(std::io::stdout(), "written to {}", self.out.display())?;
         Ok(())
     }
@@ -168,7 +171,7 @@ impl BundleCommand {
     }
 }
 
-impl Make {
+impl MakeArgs {
     fn run(self) -> anyhow::Result<()> {
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
         let text = toml::to_string(&recipe)?;
@@ -206,49 +209,54 @@ impl Make {
     }
 }
 
-impl Make {
-    /// The stages from the first that is to be carried out.
+impl MakeArgs {
+    /// The stages from `--from` on.
     fn stages(&self) -> anyhow::Result<&'static [&'static dyn train::Stage]> {
         let Some(from) = &self.from else { return Ok(STAGES) };
         let at = STAGES.iter().position(|stage| stage.name() == from);
-        Ok(&STAGES[at.with_context(|| format!("there is no stage {from:?}"))?..])
+        Ok(&STAGES[at.with_context(|| {
+            format!("there is no stage {from:?}; `raisonne stage --list` shows them")
+        })?..])
     }
 }
 
-impl Verify {
+impl VerifyArgs {
     fn run(self) -> anyhow::Result<()> {
         let mut config = Config::default();
         config.bundle.path = self.bundle;
         let (services, opened) = runtime()?.block_on(app::open_services(&config))?;
         let (version, top) = (&opened.version, services.live.ladder().top().as_str());
-        writeln!(std::io::stdout(), "{version} is whole, and answers as it should up to {top}")?;
+        writeln!(
+            std::io::stdout(),
+            "{version} is intact, and reproduces its golden scores up to the rung {top}"
+        )?;
         Ok(())
     }
 }
 
-impl Eval {
+impl EvalArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let manifest = Manifest::read(&self.bundle)?;
         manifest.verify(&self.bundle)?;
         let mut recipe = Recipe::read(&self.bundle.join(Part::Recipe.file()), &[])?;
-        let work = tempfile::tempdir().context("making a folder to work in")?;
-        let mut bar = Bar::new();
+        let work = tempfile::tempdir().context("creating a temporary folder")?;
+        let mut progress = TerminalProgress::new();
         if let Some(data) = self.data {
             recipe.shop.imported = Some(std::path::absolute(data)?);
             recipe.shop.simulated = None;
         }
-        let mut workspace = Workspace::new(work.path(), recipe, &mut bar)?;
+        let mut workspace = Workspace::new(work.path(), recipe, &mut progress)?;
         if workspace.recipe.shop.simulated.is_some() {
             train::run(STAGES[0], &mut workspace)?;
         }
-        // The bundle's own parts, its catalogue among them, take the place of what was made anew.
+        // The bundle's parts, its catalogue among them, replace those that were just made.
         for file in &manifest.file {
             let to = work.path().join(&file.name);
             std::fs::create_dir_all(to.parent().unwrap_or(work.path()))?;
             std::fs::copy(self.bundle.join(&file.name), to)?;
         }
         let report = evaluate(&mut workspace)?;
-        bar.end();
+        progress.end();
         let mut out = std::io::stdout().lock();
         if self.json {
             serde_json::to_writer_pretty(&mut out, &report)?;

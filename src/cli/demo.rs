@@ -1,4 +1,4 @@
-//! `demo`: see it work.
+//! `raisonne demo`: serves the demo bundle and shows what it does.
 
 use super::serve::{ConfigArgs, runtime};
 use crate::api::pb::rerank_service_client::RerankServiceClient;
@@ -21,21 +21,21 @@ use tonic::transport::Channel;
 
 /// Where the demo listens, if nothing else is configured.
 const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
-/// Requests that the demo sends itself.
-const SHOWN: usize = 4;
-/// Places of the order before that are shown.
-const BEFORE: usize = 5;
-/// Items of a history that are shown.
-const HISTORY: usize = 4;
-/// Requests sent before the clock is looked at: connections and caches are made on first use.
+/// Requests that the demo sends itself and prints.
+const REQUESTS_SHOWN: usize = 4;
+/// Candidates of the given order that are printed.
+const CANDIDATES_SHOWN: usize = 5;
+/// Items of a history that are printed.
+const HISTORY_SHOWN: usize = 4;
+/// Requests before those that are timed, because connections and caches are made on first use.
 const WARM_UPS: usize = 3;
 
-/// How long the demo waits: long enough to show the whole climb on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Deadline of a request: long enough for the whole climb on a slow machine.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves the demo bundle and shows what it does.
+/// Arguments of `raisonne demo`.
 #[derive(Args, Debug)]
-pub struct Demo {
+pub struct DemoArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Address to listen on; overrides the configuration, whose default is 127.0.0.1:8080 here.
@@ -46,7 +46,7 @@ pub struct Demo {
     once: bool,
 }
 
-impl Demo {
+impl DemoArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         runtime()?.block_on(self.show())
     }
@@ -72,9 +72,9 @@ impl Demo {
         for sample in samples.iter().cycle().take(WARM_UPS) {
             climb(&mut client, sample).await?;
         }
-        for (number, sample) in samples.iter().take(SHOWN).enumerate() {
+        for (number, sample) in samples.iter().take(REQUESTS_SHOWN).enumerate() {
             let climb = climb(&mut client, sample).await?;
-            tell(&mut out, &opened, sample, &climb)?;
+            print_climb(&mut out, &opened, sample, &climb)?;
             if number == 0 {
                 let since = start.elapsed().as_secs_f64();
                 writeln!(out, "  (the first answer came {since:.2} s after the start)")?;
@@ -119,78 +119,78 @@ fn samples(bundle: &Path) -> anyhow::Result<Vec<RerankRequest>> {
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-/// What came of a request.
+/// The stream that answered a request.
 #[derive(Default)]
-struct Climb {
-    /// The best order.
+struct ReceivedClimb {
+    /// The last ranking.
     answer: RerankResponse,
-    /// When each order on the way to it came.
+    /// Each rung that was reached, and when.
     steps: Vec<(Quality, Duration)>,
-    /// What the language model thought.
+    /// The thought of the language model.
     thought: String,
 }
 
 async fn climb(
     client: &mut RerankServiceClient<Channel>,
     sample: &RerankRequest,
-) -> anyhow::Result<Climb> {
-    let asked = RerankRequest { explain: Explain::Live.into(), ..sample.clone() };
-    let mut request = tonic::Request::new(StreamRerankRequest { request: Some(asked) });
-    request.set_timeout(PATIENCE);
-    let begun = Instant::now();
+) -> anyhow::Result<ReceivedClimb> {
+    let live = RerankRequest { explain: Explain::Live.into(), ..sample.clone() };
+    let mut request = tonic::Request::new(StreamRerankRequest { request: Some(live) });
+    request.set_timeout(TIMEOUT);
+    let start = Instant::now();
     let mut stream = client.stream_rerank(request).await?.into_inner();
-    let mut climb = Climb::default();
+    let mut climb = ReceivedClimb::default();
     while let Some(step) = stream.message().await? {
         climb.thought.push_str(&step.thought);
         let Some(answer) = step.ranking else { continue };
         if climb.steps.last().is_none_or(|(quality, _)| *quality != answer.quality()) {
-            climb.steps.push((answer.quality(), begun.elapsed()));
+            climb.steps.push((answer.quality(), start.elapsed()));
         }
         climb.answer = answer;
     }
     Ok(climb)
 }
 
-fn tell(
+fn print_climb(
     out: &mut impl Write,
     opened: &OpenedScorer,
     sample: &RerankRequest,
-    climb: &Climb,
+    climb: &ReceivedClimb,
 ) -> anyhow::Result<()> {
-    let Climb { answer, steps, thought } = climb;
+    let ReceivedClimb { answer, steps, thought } = climb;
     let catalog = &opened.model.catalog;
     let user = sample.user.as_ref().map(|user| user.user_id.as_str()).unwrap_or_default();
     writeln!(out, "\nShopper {user} bought, latest first:")?;
     if let Some(card) = opened.model.cards.users.get(&user.into()) {
-        for past in card.history.iter().rev().take(HISTORY) {
+        for past in card.history.iter().rev().take(HISTORY_SHOWN) {
             writeln!(out, "      {}", catalog.item(past.item).title)?;
         }
     }
     writeln!(out, "  The shop would show {} items, first of all:", sample.candidates.len())?;
-    for (place, candidate) in sample.candidates.iter().take(BEFORE).enumerate() {
-        writeln!(out, "  {:>3}. {}", place + 1, title(catalog, &candidate.item_id))?;
+    for (position, candidate) in sample.candidates.iter().take(CANDIDATES_SHOWN).enumerate() {
+        writeln!(out, "  {:>3}. {}", position + 1, title(catalog, &candidate.item_id))?;
     }
     let step = |(quality, took): &(Quality, Duration)| {
-        format!("{} in {:.1} ms", word(*quality), took.as_secs_f64() * 1e3)
+        format!("{} in {:.1} ms", rung_name(*quality), took.as_secs_f64() * 1e3)
     };
     let steps = steps.iter().map(step).collect::<Vec<_>>().join(", ");
     if !thought.is_empty() {
-        let held = if answer.rationale.is_empty() { "which does not hold" } else { "which holds" };
-        writeln!(out, "  The language model thought:{thought} ({held})")?;
+        let verdict = if answer.rationale.is_empty() { "not proved" } else { "proved" };
+        writeln!(out, "  The language model thought:{thought} ({verdict})")?;
     }
     writeln!(out, "  Raisonné shows ({steps}, over gRPC):")?;
     for result in &answer.results {
         let (rank, was) = (result.rank, result.input_rank);
         writeln!(out, "  {rank:>3}. {} (was {was})", title(catalog, &result.item_id))?;
         for reason in &result.reasons {
-            writeln!(out, "         – {}{}", reason.text, by(reason.source()))?;
+            writeln!(out, "         – {}{}", reason.text, author(reason.source()))?;
         }
     }
     Ok(())
 }
 
 /// Who wrote a reason, if it was not the evidence writer.
-fn by(source: Source) -> &'static str {
+fn author(source: Source) -> &'static str {
     match source {
         Source::Unspecified | Source::Evidence => "",
         Source::Cached => " (the language model's words)",
@@ -198,8 +198,8 @@ fn by(source: Source) -> &'static str {
     }
 }
 
-/// The rung that reached this quality.
-fn word(quality: Quality) -> &'static str {
+/// The name of the rung that reached this quality.
+fn rung_name(quality: Quality) -> &'static str {
     let rung = RUNGS.iter().find(|rung| Quality::from(rung.quality) == quality);
     rung.map_or("as given", RungSpec::name)
 }

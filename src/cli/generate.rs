@@ -1,4 +1,4 @@
-//! `raisonne generate`: what a model's folder writes.
+//! `raisonne generate`: generates text with a language model.
 
 use super::model::LoadArgs;
 use crate::engine::{
@@ -13,80 +13,80 @@ use std::num::NonZeroUsize;
 use tokio::time::Instant;
 
 #[derive(Args, Debug)]
-pub(super) struct Generate {
+pub(super) struct GenerateArgs {
     #[command(flatten)]
     model: LoadArgs,
-    /// Where it runs: cpu, or cuda or cuda:N where this program was built for that.
+    /// Device: cpu, or cuda or cuda:N in a build with the feature `cuda`.
     #[arg(long, default_value_t)]
     device: ComputeDevice,
-    /// The text to go on from.
+    /// Text to continue.
     #[arg(long)]
     prompt: String,
-    /// Tokens to write at most.
+    /// Maximum number of generated tokens.
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
-    /// Always takes the likeliest token.
+    /// Take the most probable token each time.
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     greedy: bool,
-    /// What logits are divided by.
+    /// Temperature: logits are divided by it.
     #[arg(long, default_value_t = 0.8)]
     temperature: f32,
-    /// Only so many of the likeliest tokens; 0 means all.
+    /// Sample from this many of the most probable tokens; 0 for all.
     #[arg(long, default_value_t = 0)]
     top_k: usize,
-    /// Only the likeliest tokens that together have this share.
+    /// Sample from the most probable tokens whose probabilities sum to this share.
     #[arg(long, default_value_t = 0.95)]
     top_p: f32,
-    /// Only tokens that have this share of the likeliest one's probability.
+    /// Sample from tokens with at least this share of the highest probability.
     #[arg(long, default_value_t = 0.0)]
     min_p: f32,
-    /// Where chance comes from: the same seed writes the same text.
+    /// Seed: the same one generates the same text.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Prints one JSON object at the end instead of the text.
+    /// Print one JSON object at the end instead of the text.
     #[arg(long)]
     json: bool,
 }
 
-impl Generate {
+impl GenerateArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let start = Instant::now();
         let opened = self.model.open(self.device)?;
-        let prompt = opened.vocabulary.encode(&self.prompt)?;
-        let (ends, precision) = (opened.ends(), opened.precision());
-        let (engine, vocabulary) = opened.start(prompt.len().saturating_add(self.max_tokens))?;
-        let loaded = begun.elapsed();
-        let ask = EngineRequest {
+        let prompt = opened.tokenizer.encode(&self.prompt)?;
+        let (stop_tokens, weight_dtype) = (opened.stop_tokens(), opened.weight_dtype());
+        let (engine, tokenizer) = opened.start(prompt.len().saturating_add(self.max_tokens))?;
+        let loaded = start.elapsed();
+        let request = EngineRequest {
             kind: RequestKind::Generate(GenerateRequest {
                 prompt,
                 samples: NonZeroUsize::MIN,
                 tokens_max: self.max_tokens,
                 sampling: self.sampling(),
                 constraint: Constraint::Free,
-                stop_tokens: ends,
+                stop_tokens,
             }),
             priority: Priority::BACKGROUND,
         };
-        let begun = Instant::now();
-        let mut reply = engine.submit(ask)?;
+        let start = Instant::now();
+        let mut response = engine.submit(request)?;
         let mut out = stdout().lock();
-        let (mut written, mut tokens, mut text) =
-            (vocabulary.detokenizer(), Vec::new(), String::new());
+        let (mut detokenizer, mut tokens, mut text) =
+            (tokenizer.detokenizer(), Vec::new(), String::new());
         let mut first = None;
-        while let Some(event) = reply.blocking_next() {
+        while let Some(event) = response.blocking_next() {
             match event {
                 EngineEvent::Token { token, .. } => {
-                    first.get_or_insert_with(|| begun.elapsed());
+                    first.get_or_insert_with(|| start.elapsed());
                     tokens.push(token);
-                    let part = written.add(token)?;
+                    let part = detokenizer.add(token)?;
                     if !self.json {
                         out.write_all(part.as_bytes())?;
                         out.flush()?;
                     }
                     text.push_str(&part);
                 }
-                EngineEvent::Done { finish_reason: why, usage, .. } => {
-                    let rest = written.finish()?;
+                EngineEvent::Done { finish_reason, usage, .. } => {
+                    let rest = detokenizer.finish()?;
                     if !self.json {
                         writeln!(out, "{rest}")?;
                         continue;
@@ -96,13 +96,13 @@ impl Generate {
                     let object = json!({
                         "text": text,
                         "tokens": tokens,
-                        "ended": if why == FinishReason::Stop { "end" } else { "length" },
+                        "ended": if finish_reason == FinishReason::Stop { "end" } else { "length" },
                         "prompt_tokens": prompt_tokens,
                         "generated_tokens": generated_tokens,
-                        "precision": precision.as_str(),
+                        "precision": weight_dtype.as_str(),
                         "load_ms": loaded.as_secs_f64() * 1e3,
                         "first_token_ms": first.unwrap_or_default().as_secs_f64() * 1e3,
-                        "total_ms": begun.elapsed().as_secs_f64() * 1e3,
+                        "total_ms": start.elapsed().as_secs_f64() * 1e3,
                     });
                     writeln!(out, "{object}")?;
                 }

@@ -1,4 +1,4 @@
-//! Loading a language model from the command line.
+//! The arguments of commands that load a language model.
 
 use crate::config::Quantize;
 use crate::engine::{ComputeDevice, Engine, SchedulerConfig};
@@ -13,42 +13,40 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-/// Rows of a step, for one text.
-const ROWS_MAX: usize = 512;
+/// Tokens of one forward pass, for one sequence.
+const MAX_BATCHED_TOKENS: usize = 512;
 
-/// Which model, and how it is kept.
+/// A model and its data types.
 #[derive(Args, Debug)]
 pub(super) struct LoadArgs {
-    /// A Hugging Face folder (config.json, tokenizer.json, *.safetensors), or a GGUF file with
-    /// tokenizer.json beside it.
+    /// Hugging Face folder (config.json, tokenizer.json, *.safetensors), or a GGUF file with tokenizer.json beside it.
     #[arg(long)]
     pub(super) model: PathBuf,
-    /// How weights are kept in memory; as they are stored, without it.
+    /// Data type of the weights in memory; by default, the type in the files.
     #[arg(long, value_enum)]
     quantize: Option<Quantize>,
-    /// How keys and values are, on a GPU: bf16, or fp8 for twice as many; bf16, without it.
+    /// Data type of the KV cache on a GPU: bf16 (the default), or fp8 for almost twice as many pages.
     #[arg(long, value_enum)]
     quantize_cache: Option<Quantize>,
-    /// Threads that compute; all cores, without it.
+    /// Threads that compute; by default, one per core.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// The processor's instructions: avx512-bf16, avx512, avx2 or portable; the best for it,
-    /// without it.
+    /// CPU instructions: avx512-bf16, avx512, avx2 or portable; by default, the best that this CPU has.
     #[arg(long, value_parser = level)]
     instructions: Option<SimdLevel>,
 }
 
-/// A model's folder that was found sound, and the words that it knows.
-pub(super) struct Opened {
+/// A model that was opened and checked, but not loaded, with its tokenizer.
+pub(super) struct OpenedModel {
     checkpoint: Checkpoint,
-    place: ComputeDevice,
+    device: ComputeDevice,
     options: PackedOptions,
-    pub vocabulary: LmTokenizer,
+    pub tokenizer: LmTokenizer,
 }
 
 impl LoadArgs {
-    /// Opens the model's folder, for a model that will run in this place.
-    pub(super) fn open(&self, place: ComputeDevice) -> anyhow::Result<Opened> {
+    /// Opens the model's files, to run on this device.
+    pub(super) fn open(&self, device: ComputeDevice) -> anyhow::Result<OpenedModel> {
         let checkpoint = Checkpoint::open(&self.model)
             .with_context(|| format!("opening the model `{}`", self.model.display()))?;
         let folder = if self.model.is_dir() {
@@ -56,74 +54,74 @@ impl LoadArgs {
         } else {
             self.model.parent().unwrap_or(&self.model)
         };
-        let vocabulary = LmTokenizer::load(folder)?;
-        let precision = match self.precision() {
+        let tokenizer = LmTokenizer::load(folder)?;
+        let weight_dtype = match self.weight_dtype() {
             None => WeightDtype::of(&checkpoint)?,
-            Some(precision) => precision,
+            Some(dtype) => dtype,
         };
-        let precision = place.weight_dtype(precision)?;
-        let kept = place.kv_dtype(self.cache_precision())?;
+        let weight_dtype = device.weight_dtype(weight_dtype)?;
+        let kv_dtype = device.kv_dtype(self.kv_dtype())?;
         let (threads, level) = (self.threads(), self.level());
         let options = PackedOptions {
-            weight_dtype: precision,
-            kv_dtype: kept,
+            weight_dtype,
+            kv_dtype,
             threads,
             level,
             kv_pages: 0,
-            max_batched_tokens: ROWS_MAX,
+            max_batched_tokens: MAX_BATCHED_TOKENS,
         };
-        Ok(Opened { checkpoint, place, options, vocabulary })
+        Ok(OpenedModel { checkpoint, device, options, tokenizer })
     }
 
-    /// How weights are to be kept, if that was said.
-    pub(super) fn precision(&self) -> Option<WeightDtype> {
-        self.quantize.map(Quantize::precision)
+    /// The requested data type of the weights.
+    pub(super) fn weight_dtype(&self) -> Option<WeightDtype> {
+        self.quantize.map(Quantize::dtype)
     }
 
-    /// How keys and values are to be, if that was said.
-    pub(super) fn cache_precision(&self) -> Option<WeightDtype> {
-        self.quantize_cache.map(Quantize::precision)
+    /// The requested data type of the KV cache.
+    pub(super) fn kv_dtype(&self) -> Option<WeightDtype> {
+        self.quantize_cache.map(Quantize::dtype)
     }
 
-    /// The instructions that were asked for, or the best there are.
+    /// The requested instructions, or the best of this CPU.
     pub(super) fn level(&self) -> SimdLevel {
         self.instructions.unwrap_or_else(SimdLevel::best)
     }
 
-    /// As many threads as were asked for, or as there are cores.
+    /// The requested number of threads, or one per core.
     pub(super) fn threads(&self) -> NonZeroUsize {
         self.threads.or(available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
     }
 }
 
-impl Opened {
-    /// Tokens that end a text.
-    pub(super) fn ends(&self) -> Vec<u32> {
+impl OpenedModel {
+    /// The stop tokens.
+    pub(super) fn stop_tokens(&self) -> Vec<u32> {
         self.checkpoint.config().ends.clone()
     }
 
-    /// How weights will be kept.
-    pub(super) fn precision(&self) -> WeightDtype {
+    /// The data type of the weights.
+    pub(super) fn weight_dtype(&self) -> WeightDtype {
         self.options.weight_dtype
     }
 
-    /// Loads the model, with room for one text of so many tokens, or as many as it was made for.
+    /// Loads the model, with KV pages for one sequence of `tokens` tokens, but at most the model's context length.
     pub(super) fn start(self, tokens: usize) -> anyhow::Result<(Engine, LmTokenizer)> {
-        let Self { checkpoint, place, options, vocabulary } = self;
+        let Self { checkpoint, device, options, tokenizer } = self;
         let tokens = tokens.min(checkpoint.config().positions_max);
         let options = PackedOptions { kv_pages: tokens.div_ceil(PAGE_TOKENS) + 1, ..options };
-        let build = move || place.load(checkpoint, options, tokens, 1);
+        let build = move || device.load(checkpoint, options, tokens, 1);
         let one = NonZeroUsize::MIN;
-        let prefill_chunk_max = one.saturating_add(ROWS_MAX);
+        let prefill_chunk_max = one.saturating_add(MAX_BATCHED_TOKENS);
         let limits = SchedulerConfig { running_max: one, waiting_max: one, prefill_chunk_max };
-        Ok((Engine::start(build, limits, &Arc::new(Metrics::new()))?, vocabulary))
+        Ok((Engine::start(build, limits, &Arc::new(Metrics::new()))?, tokenizer))
     }
 }
 
-/// A level of instructions by its name, if this processor has it.
+/// The instructions of that name, if this CPU has them.
 fn level(name: &str) -> Result<SimdLevel, String> {
     SimdLevel::all_here().find(|level| level.as_str() == name).ok_or_else(|| {
         let here: Vec<_> = SimdLevel::all_here().map(SimdLevel::as_str).collect();
-        format!("this processor has {}", here.join(", "))
+        format!("this CPU has {}", here.join(", "))
     })
 }

@@ -11,10 +11,11 @@ const JSON_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A progress bar that changes its name as the work goes on.
 #[derive(Debug)]
-pub struct Bar {
-    line: ProgressBar,
+pub struct TerminalProgress {
+    bar: ProgressBar,
+    /// The current task.
     task: String,
-    terminal: bool,
+    is_terminal: bool,
 }
 
 /// Writes updates to stderr as JSON Lines: a task's first and last ones, and a few per second between them.
@@ -24,44 +25,44 @@ pub struct JsonLines {
     written: Option<Instant>,
 }
 
-// === impl Bar ===
+// === impl TerminalProgress ===
 
-impl Bar {
-    /// A bar on stderr.
+impl TerminalProgress {
+    /// On stderr.
     pub fn new() -> Self {
         let style = ProgressStyle::with_template("{elapsed_precise} {bar:32} {pos}/{len} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(4));
         bar.set_style(style);
-        Self { line: bar, task: String::new(), terminal: std::io::stderr().is_terminal() }
+        Self { bar, task: String::new(), is_terminal: std::io::stderr().is_terminal() }
     }
 
     /// Prints a line above the bar.
-    pub fn say(&self, line: &str) {
-        self.line.suspend(|| {
+    fn print(&self, line: &str) {
+        self.bar.suspend(|| {
             let _ = writeln!(std::io::stderr(), "{line}");
         });
     }
 
     /// Removes the bar.
     pub fn end(&self) {
-        self.line.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 
-impl ProgressObserver for Bar {
+impl ProgressObserver for TerminalProgress {
     fn report(&mut self, update: &ProgressUpdate<'_>) {
         if update.task != self.task {
             update.task.clone_into(&mut self.task);
-            self.line.reset();
-            if !self.terminal {
-                self.say(update.task);
+            self.bar.reset();
+            if !self.is_terminal {
+                self.print(update.task);
             }
         }
-        self.line.set_length(update.of);
-        self.line.set_position(update.step);
-        let eta = update.eta_seconds.map_or_else(|| self.line.eta(), Duration::from_secs_f64);
-        self.line.set_message(message(update, eta));
+        self.bar.set_length(update.of);
+        self.bar.set_position(update.step);
+        let eta = update.eta_seconds.map_or_else(|| self.bar.eta(), Duration::from_secs_f64);
+        self.bar.set_message(message(update, eta));
     }
 }
 

@@ -1,4 +1,4 @@
-//! `serve` and `check`.
+//! `raisonne serve` and `raisonne check`.
 
 use crate::app::{self, App, HangupSignals};
 use crate::config::Config;
@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use toml::Table;
 
-/// Serves a bundle over gRPC and HTTP.
+/// Arguments of `raisonne serve`.
 #[derive(Args, Debug)]
-pub struct Serve {
+pub struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Address to listen on; overrides the configuration.
@@ -20,9 +20,9 @@ pub struct Serve {
     listen: Option<SocketAddr>,
 }
 
-/// Checks a configuration and the bundle that it names.
+/// Arguments of `raisonne check`.
 #[derive(Args, Debug)]
-pub struct Check {
+pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -39,7 +39,7 @@ pub(super) struct ConfigArgs {
     bundle: Option<PathBuf>,
 }
 
-impl Serve {
+impl ServeArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut config = self.config.load()?;
         config.api.listen = self.listen.unwrap_or(config.api.listen);
@@ -63,7 +63,7 @@ impl Serve {
     }
 }
 
-impl Check {
+impl CheckArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = self.config.load()?;
         let (services, opened) = runtime()?.block_on(app::open_services(&config))?;

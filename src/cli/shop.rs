@@ -1,6 +1,6 @@
-//! `simulate` and `import`: where shops come from.
+//! `raisonne simulate` and `raisonne import`: where shops come from.
 
-use super::progress::Bar;
+use super::progress::TerminalProgress;
 use crate::shop;
 use crate::simulate;
 use crate::train::ProgressObserver as _;
@@ -8,57 +8,57 @@ use clap::Args;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// Writes a small shop from a seed.
+/// Arguments of `raisonne simulate`.
 #[derive(Args, Debug)]
-pub struct Simulate {
-    /// The folder to write; it must not exist.
+pub struct SimulateArgs {
+    /// Folder to write; it must not exist.
     #[arg(long)]
     out: PathBuf,
-    /// Everything random comes from it.
+    /// Seed: the same one makes the same shop.
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// How many shoppers.
+    /// Number of shoppers.
     #[arg(long, default_value_t = 6_000)]
     shoppers: u32,
-    /// How many products.
+    /// Number of products.
     #[arg(long, default_value_t = 3_000)]
     products: u32,
-    /// Over how many days.
+    /// Number of days of history.
     #[arg(long, default_value_t = 730)]
     days: u32,
 }
 
-/// Reads a shop's items and events.
+/// Arguments of `raisonne import`.
 #[derive(Args, Debug)]
-pub struct Import {
-    /// The items: id, title, category, attributes, price.
+pub struct ImportArgs {
+    /// File of items: item_id, title, category, attributes, price.
     #[arg(long)]
     items: PathBuf,
-    /// The events: user, item, time, kind.
+    /// File of events: user_id, item_id, time, kind.
     #[arg(long)]
     events: PathBuf,
-    /// The folder to write; it must not exist.
+    /// Folder to write; it must not exist.
     #[arg(long)]
     out: PathBuf,
-    /// Columns of the items to take as attributes (others are left out: figures such as a
-    /// product's sales would carry the future into the past).
+    /// Columns of the items to import as attributes. Others are ignored, because a figure such as sales would leak
+    /// the future into the past.
     #[arg(long, value_delimiter = ',')]
     attributes: Vec<String>,
-    /// How a column of ours is called in the files, such as `item_id=sku`.
+    /// Name of a column in the files, such as `item_id=sku`.
     #[arg(long = "column", value_name = "OURS=THEIRS", value_parser = pair)]
     columns: Vec<(String, String)>,
-    /// Imports the good rows and says which were left out, instead of refusing all.
+    /// Import the valid rows and list the others, instead of importing nothing.
     #[arg(long)]
     skip_rejects: bool,
-    /// Wrong rows to list; the others are counted.
+    /// Wrong rows to list; more are only counted.
     #[arg(long, default_value_t = 20)]
     rejects_max: usize,
-    /// Prints the report as JSON.
+    /// Print the report as JSON.
     #[arg(long)]
     json: bool,
 }
 
-impl Simulate {
+impl SimulateArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = simulate::Config {
             seed: self.seed,
@@ -67,11 +67,11 @@ impl Simulate {
             days: self.days,
             ..simulate::Config::default()
         };
-        let mut bar = Bar::new();
+        let mut progress = TerminalProgress::new();
         let summary = simulate::simulate(&config, &self.out, &mut |done, of| {
-            bar.show("simulating", done, of);
+            progress.show("simulating", done, of);
         })?;
-        bar.end();
+        progress.end();
         let mut out = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, &summary)?;
         writeln!(out, "\nwritten to {}", self.out.display())?;
@@ -79,7 +79,7 @@ impl Simulate {
     }
 }
 
-impl Import {
+impl ImportArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let plan = shop::ImportSpec {
             items: self.items,
@@ -90,10 +90,10 @@ impl Import {
             rejects_max: self.rejects_max,
             now: now()?,
         };
-        let mut bar = Bar::new();
+        let mut progress = TerminalProgress::new();
         let report =
-            shop::import(&plan, &self.out, &mut |done, of| bar.show("importing", done, of));
-        bar.end();
+            shop::import(&plan, &self.out, &mut |done, of| progress.show("importing", done, of));
+        progress.end();
         let report = report?;
         let mut out = std::io::stdout().lock();
         if self.json {
@@ -104,7 +104,7 @@ impl Import {
             writeln!(out, "{items} items, {users} users, {events} events")?;
             for ignored in &report.ignored {
                 let columns = ignored.columns.join(", ");
-                writeln!(out, "not read in {}: {columns}", ignored.file.display())?;
+                writeln!(out, "ignored columns of {}: {columns}", ignored.file.display())?;
             }
             write!(out, "{}", report.rejects)?;
             writeln!(out, "written to {}", self.out.display())?;
@@ -114,11 +114,11 @@ impl Import {
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    let (ours, theirs) = text.split_once('=').ok_or("write it as OURS=THEIRS")?;
+    let (ours, theirs) = text.split_once('=').ok_or("expected OURS=THEIRS, such as item_id=sku")?;
     Ok((ours.into(), theirs.into()))
 }
 
-/// Wall time enters here.
+/// The wall clock is read here.
 fn now() -> anyhow::Result<i64> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     Ok(since.as_secs() as i64)

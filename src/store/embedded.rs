@@ -1,7 +1,7 @@
-//! A store in one file of this machine: redb.
+//! A store in one redb file.
 //!
-//! A get is a few page reads from redb's cache, so it runs where it is called; puts wait for the
-//! disk and scans may be long, so they run on the blocking pool.
+//! A get reads a few pages, usually from redb's cache, so it runs on the caller's thread. Puts wait for the disk and scans may
+//! be long, so they run on the blocking pool.
 
 use super::{SCAN_ENTRIES_MAX, Store, StoreEntry, StoreError, StoreFuture, StoreTable, check_size};
 use bytes::Bytes;
@@ -11,10 +11,10 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of pages that redb keeps in memory.
+/// Bytes of redb's page cache.
 const CACHE_BYTES_MAX: usize = 64 << 20;
 
-/// Entries in a redb file.
+/// A store in a redb file.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     file: Arc<File>,
@@ -28,14 +28,14 @@ struct File {
 // === impl EmbeddedStore ===
 
 impl EmbeddedStore {
-    /// Opens the store at `path`, and makes it (and the folders above it) if it is not there.
+    /// Opens the store at `path`. Creates the file and its parent folders if they do not exist.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let not_writable = |source| StoreError::NotWritable { path: path.to_owned(), source };
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(not_writable)?;
         }
         let create = || Database::builder().set_cache_size(CACHE_BYTES_MAX).create(path);
-        let database = caught(path, create)?.map_err(|error| match error {
+        let database = catch_panic(path, create)?.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
             DatabaseError::Storage(StorageError::Io(source))
                 if source.kind() != io::ErrorKind::InvalidData =>
@@ -50,14 +50,14 @@ impl EmbeddedStore {
     }
 
     /// Runs `work` on the blocking pool.
-    async fn elsewhere<T: Send + 'static>(
+    async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&File) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
         let file = self.file.clone();
         let done = tokio::task::spawn_blocking(move || file.run(work));
         done.await.unwrap_or_else(|error| {
-            let why = format!("its work was not finished: {error}");
+            let why = format!("the operation was not finished: {error}");
             Err(StoreError::Failed { path: self.file.path.clone(), why })
         })
     }
@@ -78,7 +78,7 @@ impl Store for EmbeddedStore {
         Box::pin(async move {
             check_size(key, &value)?;
             let key = key.to_owned();
-            self.elsewhere(move |file| file.put(table, &key, &value)).await
+            self.run_blocking(move |file| file.put(table, &key, &value)).await
         })
     }
 
@@ -90,7 +90,8 @@ impl Store for EmbeddedStore {
     ) -> StoreFuture<'a, Vec<StoreEntry>> {
         Box::pin(async move {
             let prefix = prefix.to_owned();
-            self.elsewhere(move |file| file.scan(table, &prefix, limit.min(SCAN_ENTRIES_MAX))).await
+            self.run_blocking(move |file| file.scan(table, &prefix, limit.min(SCAN_ENTRIES_MAX)))
+                .await
         })
     }
 }
@@ -98,10 +99,10 @@ impl Store for EmbeddedStore {
 // === impl File ===
 
 impl File {
-    /// Runs `work`, and says what its errors mean.
+    /// Runs `work`, and converts its errors.
     fn run<T>(&self, work: impl FnOnce(&Self) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let done = caught(&self.path, || work(self))?;
-        done.map_err(|error| self.fault(error))
+        let done = catch_panic(&self.path, || work(self))?;
+        done.map_err(|error| self.store_error(error))
     }
 
     fn make_tables(&self) -> Result<(), redb::Error> {
@@ -130,20 +131,20 @@ impl File {
         limit: usize,
     ) -> Result<Vec<StoreEntry>, redb::Error> {
         let table = self.database.begin_read()?.open_table(definition(table))?;
-        let mut facts = Vec::new();
+        let mut entries = Vec::new();
         for fact in table.range(prefix..)?.take(limit) {
             let (key, value) = fact?;
             if !key.value().starts_with(prefix) {
                 break;
             }
             let copy = Bytes::copy_from_slice;
-            facts.push((copy(key.value()), copy(value.value())));
+            entries.push((copy(key.value()), copy(value.value())));
         }
-        Ok(facts)
+        Ok(entries)
     }
 
-    /// What an error of an open database means to us.
-    fn fault(&self, error: redb::Error) -> StoreError {
+    /// An error of an open database as a store's error.
+    fn store_error(&self, error: redb::Error) -> StoreError {
         let path = self.path.clone();
         match error {
             redb::Error::Io(source) if is_refusal(source.kind()) => {
@@ -162,16 +163,16 @@ fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'st
     TableDefinition::new(table.as_str())
 }
 
-/// What `work` returns. redb trusts its pages and panics on some damaged ones; a request that meets
-/// one goes on without the store.
-fn caught<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+/// Runs `work` and turns a panic into an error. redb panics on some damaged pages, and a request that reads one must
+/// go on without the store.
+fn catch_panic<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
     panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
-        let why = "its pages contradict each other".to_owned();
+        let why = "its pages are inconsistent".to_owned();
         StoreError::Corrupt { path: path.to_owned(), why }
     })
 }
 
-/// Whether the system refused to write, rather than failed to.
+/// Whether the system refused to write, in contrast to a failure.
 fn is_refusal(kind: io::ErrorKind) -> bool {
     use io::ErrorKind as Kind;
     matches!(

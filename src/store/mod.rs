@@ -1,7 +1,7 @@
-//! Where do mutable facts live?
+//! Facts that change while the service runs.
 //!
-//! Bundles are immutable; what changes while the service runs lies in a [`Store`], by table and
-//! key. Reads are quick enough for a request's path; a put returns once the fact is durable.
+//! Bundles are immutable. What changes is in a [`Store`], by table and key. Reads are fast enough for a request's path.
+//! A put returns once it is durable.
 
 mod embedded;
 mod memory;
@@ -15,23 +15,22 @@ use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 
-/// Bytes of a key.
+/// Bytes of a key, at most.
 pub const KEY_BYTES_MAX: usize = 512;
-/// Bytes of a value.
+/// Bytes of a value, at most.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
-/// Entries that one scan returns at most, whatever its caller asks for.
+/// Entries that one scan returns at most, also if its caller's limit is higher.
 pub const SCAN_ENTRIES_MAX: usize = 10_000;
 
-/// Mutable facts by table and key.
+/// Values by table and key.
 pub trait Store: Send + Sync + Debug {
     /// The value of a key, if it has one.
     fn get<'a>(&'a self, table: StoreTable, key: &'a [u8]) -> StoreFuture<'a, Option<Bytes>>;
 
-    /// Sets the value of a key, durably.
+    /// Sets the value of a key. Completes once that is durable.
     fn put<'a>(&'a self, table: StoreTable, key: &'a [u8], value: Bytes) -> StoreFuture<'a, ()>;
 
-    /// The facts whose keys begin with `prefix`, in the order of their keys: the first `limit` of
-    /// them, and no more than [`SCAN_ENTRIES_MAX`].
+    /// The first `limit` entries whose keys begin with `prefix`, sorted by key. At most [`SCAN_ENTRIES_MAX`].
     fn scan<'a>(
         &'a self,
         table: StoreTable,
@@ -40,7 +39,7 @@ pub trait Store: Send + Sync + Debug {
     ) -> StoreFuture<'a, Vec<StoreEntry>>;
 }
 
-/// What a store answers, in a while.
+/// The future result of an operation.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// A key and its value.
@@ -49,53 +48,53 @@ pub type StoreEntry = (Bytes, Bytes);
 /// The tables of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreTable {
-    /// What we know about users since the bundle was made.
+    /// Cards of users that changed after the bundle was made.
     UserCards,
-    /// What we know about items since the bundle was made.
+    /// Cards of items that changed after the bundle was made.
     ItemCards,
 }
 
-/// Why a store does not answer.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The path can't be created or written.
-    #[error("the store {path} can't be written: {source}", path = path.display())]
+    /// The path cannot be created or written.
+    #[error("the store {path} cannot be written: {source}", path = path.display())]
     NotWritable {
-        /// The store.
+        /// The store's file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody else has it open.
+    /// Another process has it open.
     #[error("the store {path} is in use: another server has it open; give each server a store of its own", path = path.display())]
     InUse {
-        /// The store.
+        /// The store's file.
         path: PathBuf,
     },
-    /// Its contents make no sense.
-    #[error("the store {path} is damaged: {why}; restore it, or move it away to begin anew", path = path.display())]
+    /// The file is damaged.
+    #[error("the store {path} is damaged: {why}; restore it, or move it away to start with an empty one", path = path.display())]
     Corrupt {
-        /// The store.
+        /// The store's file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The damage that was found.
         why: String,
     },
-    /// A key or value beyond the limit.
-    #[error("a {what} of {bytes} bytes is too large for the store: at most {max}")]
+    /// A key or a value is larger than the limit.
+    #[error("a {what} of {bytes} bytes is too large for the store: the limit is {max}")]
     TooLarge {
-        /// Key or value.
+        /// "key" or "value".
         what: &'static str,
         /// Its size.
         bytes: usize,
         /// The limit.
         max: usize,
     },
-    /// It failed while it was read or written.
+    /// Reading or writing failed.
     #[error("the store {path} failed: {why}", path = path.display())]
     Failed {
-        /// The store.
+        /// The store's file.
         path: PathBuf,
-        /// What the store says.
+        /// The database's error.
         why: String,
     },
 }
@@ -103,10 +102,10 @@ pub enum StoreError {
 // === impl StoreTable ===
 
 impl StoreTable {
-    /// Every table, in the order of their numbers.
+    /// Every table, in the order of their discriminants.
     pub const ALL: [Self; 2] = [Self::UserCards, Self::ItemCards];
 
-    /// The name of the table in files.
+    /// The table's name in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UserCards => "user_cards",
@@ -115,7 +114,7 @@ impl StoreTable {
     }
 }
 
-/// Refuses a fact beyond the limits.
+/// Refuses a key or a value that is larger than its limit.
 fn check_size(key: &[u8], value: &[u8]) -> Result<(), StoreError> {
     for (what, bytes, max) in
         [("key", key.len(), KEY_BYTES_MAX), ("value", value.len(), VALUE_BYTES_MAX)]
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_put_is_got() {
+    async fn a_value_that_was_put_is_read_back() {
         each(|store| async move {
             assert_eq!(store.get(StoreTable::UserCards, b"ann").await.unwrap(), None);
             store.put(StoreTable::UserCards, b"ann", bytes("tea")).await.unwrap();
@@ -166,14 +165,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scan_gives_the_facts_of_a_prefix_in_order() {
+    async fn a_scan_returns_the_entries_of_a_prefix_in_order() {
         each(|store| async move {
             for key in ["b", "ab", "a", "ac", "\u{10ffff}"] {
                 store.put(StoreTable::ItemCards, key.as_bytes(), bytes("x")).await.unwrap();
             }
             let scan = async |prefix: &'static [u8], limit| {
-                let facts = store.scan(StoreTable::ItemCards, prefix, limit).await.unwrap();
-                facts.into_iter().map(|(key, _)| String::from_utf8(key.into()).unwrap()).collect()
+                let entries = store.scan(StoreTable::ItemCards, prefix, limit).await.unwrap();
+                entries.into_iter().map(|(key, _)| String::from_utf8(key.into()).unwrap()).collect()
             };
             let keys: [(&[u8], usize, Vec<&str>); 6] = [
                 (b"a", 9, vec!["a", "ab", "ac"]),
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn facts_beyond_the_limits_are_refused() {
+    async fn entries_beyond_the_limits_are_refused() {
         each(|store| async move {
             let value = Bytes::from(vec![0; VALUE_BYTES_MAX]);
             store.put(StoreTable::UserCards, &[7; KEY_BYTES_MAX], value).await.unwrap();

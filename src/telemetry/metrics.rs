@@ -6,23 +6,23 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Upper bounds of buckets of time, in seconds.
+/// Upper bounds of the buckets of durations, in seconds.
 const SECONDS: [f64; 13] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
-/// Upper bounds of buckets of rows in one batch of the scorer.
-const ROWS: [f64; 11] =
+/// Upper bounds of the buckets of candidates in a batch of the scorer.
+const SCORER_ROWS: [f64; 11] =
     [1.0, 10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0];
-/// Upper bounds of buckets of rows in one step of the engine.
-const STEP_ROWS: [f64; 13] =
+/// Upper bounds of the buckets of tokens in a step of the engine.
+const STEP_TOKENS: [f64; 13] =
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0, 2_048.0, 4_096.0];
-/// States of a page of the engine.
+/// States of a KV page.
 const PAGE_STATES: [&str; 3] = ["free", "cached", "held"];
-/// Label sets that one metric may have; what comes after them is not recorded.
-const CELLS_MAX: usize = 128;
+/// Label sets of one metric. Observations with further ones are not recorded.
+const LABEL_SETS_MAX: usize = 128;
 const METADATA: Metadata<'static> = Metadata::new("raisonne", Level::INFO, None);
 
-/// The instruments of the service. They belong to this value, not to the process, so two servers
-/// in one test do not count each other's requests.
+/// The instruments of one server. They belong to this value, not to the process, so two servers in one test count
+/// apart.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     request: MetricFamily<Histogram, 3>,
@@ -52,35 +52,35 @@ struct EngineInstruments {
 /// One step of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineStep {
-    /// Rows of the step.
+    /// Tokens that were computed.
     pub rows: usize,
-    /// Those that read prompts.
+    /// Those of prompts, trunks and branches.
     pub prefill_tokens: usize,
-    /// Those that go on with texts.
+    /// Those of decoding sequences.
     pub decode_tokens: usize,
-    /// Tokens that did not need to be read, because others had.
+    /// Tokens of prompts that were found in the prefix cache.
     pub prefix_hit_tokens: usize,
-    /// Sequences that lost their pages to more urgent ones.
+    /// Sequences that were preempted.
     pub preempted: usize,
-    /// How long it took.
+    /// Duration of the step.
     pub took: Duration,
 }
 
-/// How much the engine holds.
+/// The load of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineLoad {
-    /// Sequences in work.
+    /// Running sequences.
     pub running: usize,
-    /// Sequences that wait.
+    /// Waiting sequences.
     pub waiting: usize,
-    /// Pages that are free, cached and held.
+    /// KV pages that are free, cached and held.
     pub pages: [usize; 3],
 }
 
-/// One metric: an instrument for each set of label values that was met.
+/// One metric: an instrument for each set of label values that has occurred.
 ///
-/// Label values are words of the program (`&'static str`), never of a request, so the cells are
-/// few; finding one is a short walk without a lock.
+/// Label values are constants of the program (`&'static str`), never parts of a request. So there are few sets, and a
+/// linear search without a lock finds one.
 struct MetricFamily<I, const LABELS: usize> {
     name: &'static str,
     labels: [&'static str; LABELS],
@@ -89,7 +89,7 @@ struct MetricFamily<I, const LABELS: usize> {
 
 type Cell<I, const LABELS: usize> = OnceLock<([&'static str; LABELS], I)>;
 
-/// A kind of instrument that a recorder can make.
+/// A kind of instrument that a recorder registers.
 trait Instrument: Sized {
     fn describe(recorder: &PrometheusRecorder, name: &'static str, help: &'static str);
     fn register(recorder: &PrometheusRecorder, key: &Key) -> Self;
@@ -98,45 +98,45 @@ trait Instrument: Sized {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Fresh instruments, all at zero.
+    /// All instruments at zero.
     pub fn new() -> Self {
         let rows = Matcher::Full("raisonne_scorer_batch_rows".into());
-        let step_rows = Matcher::Full("raisonne_engine_batch_tokens".into());
+        let step_tokens = Matcher::Full("raisonne_engine_batch_tokens".into());
         let recorder = PrometheusBuilder::new()
             .set_buckets(&SECONDS)
-            .and_then(|builder| builder.set_buckets_for_metric(rows, &ROWS))
-            .and_then(|builder| builder.set_buckets_for_metric(step_rows, &STEP_ROWS))
+            .and_then(|builder| builder.set_buckets_for_metric(rows, &SCORER_ROWS))
+            .and_then(|builder| builder.set_buckets_for_metric(step_tokens, &STEP_TOKENS))
             .expect("the lists of buckets are not empty")
             .build_recorder();
         recorder.describe_gauge(
             KeyName::from_const_str("raisonne_bundle_info"),
             None,
-            "1 for the bundle in each slot, 0 for those that were in it before.".into(),
+            "1 for the version of the bundle that serves in this slot, 0 for earlier ones.".into(),
         );
         let r = &recorder;
         Self {
             request: MetricFamily::new(
                 r,
                 "raisonne_request_seconds",
-                "Time from a request's head to the end of its answer.",
+                "Duration of a request, from its head to the end of its response.",
                 ["method", "quality", "code"],
             ),
             rung: MetricFamily::new(
                 r,
                 "raisonne_rank_rung_seconds",
-                "Time that an attempt at a rung took, however it ended.",
+                "Duration of an attempt at a rung, whatever its outcome.",
                 ["rung"],
             ),
             shortfall: MetricFamily::new(
                 r,
                 "raisonne_rank_shortfall_total",
-                "Rungs that fell short, by reason.",
+                "Rungs that did not improve the ranking, by reason.",
                 ["rung", "why"],
             ),
             identity: MetricFamily::new(
                 r,
                 "raisonne_order_identity_total",
-                "Answers above the order given whose order is the one given.",
+                "Answers of a rung that left the order as it was given.",
                 [],
             ),
             scorer_rows: MetricFamily::new(
@@ -148,19 +148,19 @@ impl Metrics {
             scorer_seconds: MetricFamily::new(
                 r,
                 "raisonne_scorer_seconds",
-                "Time that the scorer computed for one batch.",
+                "Duration of the scorer's computation for one batch.",
                 [],
             ),
             cards: MetricFamily::new(
                 r,
                 "raisonne_cards_total",
-                "Cards asked for, by where they were found.",
+                "Cards that were looked up, by where they were found.",
                 ["source"],
             ),
             swaps: MetricFamily::new(
                 r,
                 "raisonne_bundle_swaps_total",
-                "Swaps of bundles, by what came of them.",
+                "Swaps of the bundle, by outcome.",
                 ["outcome"],
             ),
             engine: EngineInstruments::new(r),
@@ -168,7 +168,7 @@ impl Metrics {
         }
     }
 
-    /// A request was answered, or was given up by its caller, after `took`.
+    /// Records a request that was answered, or that its caller gave up, after `took`.
     pub fn request(
         &self,
         method: &'static str,
@@ -179,33 +179,33 @@ impl Metrics {
         self.request.at(&self.recorder, [method, quality, code], |h| h.record(took));
     }
 
-    /// A rung was attempted and took this long.
+    /// Records an attempt at a rung.
     pub fn rung(&self, rung: &'static str, took: Duration) {
         self.rung.at(&self.recorder, [rung], |h| h.record(took));
     }
 
-    /// A rung fell short.
+    /// Counts a rung that fell short.
     pub fn shortfall(&self, rung: &'static str, why: &'static str) {
         self.shortfall.at(&self.recorder, [rung, why], |c| c.increment(1));
     }
 
-    /// A rung answered, and its order is the one given.
+    /// Counts an answer in the order given.
     pub fn identity(&self) {
         self.identity.at(&self.recorder, [], |c| c.increment(1));
     }
 
-    /// The scorer computed a batch of `rows` candidates in `took`.
+    /// Records a batch of `rows` candidates that the scorer computed in `took`.
     pub fn scored(&self, rows: usize, took: Duration) {
         self.scorer_rows.at(&self.recorder, [], |h| h.record(rows as f64));
         self.scorer_seconds.at(&self.recorder, [], |h| h.record(took));
     }
 
-    /// `count` cards were found in `source`: memory, store, bundle, inline or missing.
+    /// Counts cards by their `source`: memory, store, bundle, inline or missing.
     pub fn cards(&self, source: &'static str, count: u64) {
         self.cards.at(&self.recorder, [source], |c| c.increment(count));
     }
 
-    /// The engine computed a step.
+    /// Records a step of the engine.
     pub fn engine_step(&self, step: &EngineStep) {
         let (r, engine) = (&self.recorder, &self.engine);
         engine.batch.at(r, [], |h| h.record(step.rows as f64));
@@ -216,12 +216,12 @@ impl Metrics {
         engine.step.at(r, [], |h| h.record(step.took));
     }
 
-    /// The engine could not compute a step, or a part of one: failed, full or lost.
+    /// Counts a step of the engine that failed, by reason: failed, full or lost.
     pub fn engine_failed(&self, why: &'static str) {
         self.engine.failed.at(&self.recorder, [why], |c| c.increment(1));
     }
 
-    /// The engine now holds so much.
+    /// Sets the load of the engine.
     pub fn engine_load(&self, load: &EngineLoad) {
         let (r, engine) = (&self.recorder, &self.engine);
         engine.running.at(r, [], |g| g.set(load.running as f64));
@@ -231,7 +231,7 @@ impl Metrics {
         }
     }
 
-    /// The bundle in `slot` now has this version, and no longer the one `before`.
+    /// Sets the version of the bundle in `slot`, in place of the one `before`.
     pub fn bundle(&self, slot: &'static str, version: &str, before: Option<&str>) {
         let gauge = |version: &str| {
             let labels = vec![Label::new("slot", slot), Label::new("version", version.to_owned())];
@@ -244,12 +244,12 @@ impl Metrics {
         gauge(version).set(1.0);
     }
 
-    /// A swap was carried out, and this came of it: swapped, already, refused or lacking.
+    /// Counts a swap by its outcome: swapped, already, refused or lacking.
     pub fn swap(&self, outcome: &'static str) {
         self.swaps.at(&self.recorder, [outcome], |c| c.increment(1));
     }
 
-    /// Everything in the Prometheus text format.
+    /// All metrics in the Prometheus text format.
     pub fn render(&self) -> String {
         self.recorder.handle().render()
     }
@@ -278,19 +278,19 @@ impl fmt::Debug for Metrics {
 impl EngineInstruments {
     fn new(r: &PrometheusRecorder) -> Self {
         Self {
-            running: MetricFamily::new(r, "raisonne_engine_running", "Sequences in work.", []),
+            running: MetricFamily::new(
+                r,
+                "raisonne_engine_running",
+                "Sequences that are being computed.",
+                [],
+            ),
             waiting: MetricFamily::new(
                 r,
                 "raisonne_engine_waiting",
-                "Sequences that wait for the engine.",
+                "Sequences that wait in the engine.",
                 [],
             ),
-            pages: MetricFamily::new(
-                r,
-                "raisonne_engine_pages",
-                "Pages of keys and values, by state.",
-                ["state"],
-            ),
+            pages: MetricFamily::new(r, "raisonne_engine_pages", "KV pages, by state.", ["state"]),
             batch: MetricFamily::new(
                 r,
                 "raisonne_engine_batch_tokens",
@@ -300,37 +300,32 @@ impl EngineInstruments {
             prefill: MetricFamily::new(
                 r,
                 "raisonne_engine_prefill_tokens_total",
-                "Tokens of prompts, trunks and branches computed.",
+                "Tokens of prompts, trunks and branches that were computed.",
                 [],
             ),
             decode: MetricFamily::new(
                 r,
                 "raisonne_engine_decode_tokens_total",
-                "Tokens of texts that go on computed.",
+                "Tokens of decoding sequences that were computed.",
                 [],
             ),
             hits: MetricFamily::new(
                 r,
                 "raisonne_engine_prefix_hit_tokens_total",
-                "Tokens of prompts and trunks found in cached pages.",
+                "Tokens of prompts and trunks that were found in the prefix cache.",
                 [],
             ),
             preempted: MetricFamily::new(
                 r,
                 "raisonne_engine_preempted_total",
-                "Sequences that lost their pages to more urgent ones.",
+                "Sequences that lost their KV pages to sequences of higher priority.",
                 [],
             ),
-            step: MetricFamily::new(
-                r,
-                "raisonne_engine_step_seconds",
-                "Time that one step took.",
-                [],
-            ),
+            step: MetricFamily::new(r, "raisonne_engine_step_seconds", "Duration of one step.", []),
             failed: MetricFamily::new(
                 r,
                 "raisonne_engine_failed_total",
-                "Steps that failed: `full` is tried again in halves, after `lost` there is no engine.",
+                "Steps that failed: `full` is retried in halves, `lost` ends the engine.",
                 ["why"],
             ),
         }
@@ -347,11 +342,11 @@ impl<I: Instrument, const LABELS: usize> MetricFamily<I, LABELS> {
         labels: [&'static str; LABELS],
     ) -> Self {
         I::describe(recorder, name, help);
-        let cells = (0..CELLS_MAX).map(|_| OnceLock::new()).collect();
+        let cells = (0..LABEL_SETS_MAX).map(|_| OnceLock::new()).collect();
         Self { name, labels, cells }
     }
 
-    /// Hands the instrument for these label values to `record`.
+    /// Records to the instrument for these label values.
     fn at(
         &self,
         recorder: &PrometheusRecorder,
@@ -359,8 +354,9 @@ impl<I: Instrument, const LABELS: usize> MetricFamily<I, LABELS> {
         record: impl FnOnce(&I),
     ) {
         for cell in &self.cells {
-            let (met, instrument) = cell.get_or_init(|| (values, self.register(recorder, values)));
-            if *met == values {
+            let (known, instrument) =
+                cell.get_or_init(|| (values, self.register(recorder, values)));
+            if *known == values {
                 return record(instrument);
             }
         }

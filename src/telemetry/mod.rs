@@ -1,4 +1,4 @@
-//! What do operators see? Metrics and traces.
+//! Metrics and logs.
 
 mod metrics;
 mod trace;

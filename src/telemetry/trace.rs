@@ -1,23 +1,23 @@
-//! Tracing: where the log goes and what it looks like.
+//! The log: its destination, filter and format.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::TryInitError;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
-/// The environment variable that says what to log, such as `info,raisonne::api=debug`.
+/// The environment variable with the log filter, such as `info,raisonne::api=debug`.
 const FILTER_VARIABLE: &str = "RAISONNE_LOG";
 
-/// Who reads the log.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceFormat {
-    /// People.
+    /// Lines for people.
     Human,
-    /// Programs: one JSON object a line.
+    /// One JSON object per line, for programs.
     Json,
 }
 
-/// Starts logging to stderr, at `info` unless `RAISONNE_LOG` says otherwise. Fails where somebody
-/// already logs in this process.
+/// Starts logging to stderr, at `info` unless `RAISONNE_LOG` sets another filter. Fails if this process has a logger
+/// already.
 pub fn start_tracing(format: TraceFormat) -> Result<(), TryInitError> {
     let filter =
         EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));

@@ -231,8 +231,12 @@ fn split_uses(code: &str) -> (Vec<String>, String) {
         let trimmed = line.trim_start();
         let begun = trimmed.strip_prefix("use ").or_else(|| {
             let (visibility, tree) = trimmed.split_once(" use ")?;
-            (visibility.starts_with("pub") && !visibility.contains([';', '{'])).then_some(tree)
+            let is_visibility = visibility == "pub"
+                || (visibility.starts_with("pub(") && visibility.ends_with(')'));
+            is_visibility.then_some(tree)
         });
+        // A line of a string may begin with "use" too.
+        let begun = begun.filter(|tree| tree.contains("::") || tree.ends_with(';'));
         match (&mut statement, begun) {
             (None, Some(tree)) => statement = Some(tree.to_owned()),
             (Some(statement), _) => statement.push_str(trimmed),

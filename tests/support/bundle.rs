@@ -1,4 +1,4 @@
-//! Copies of the demo bundle, to be changed.
+//! Copies of the demo bundle that a test may change.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Options for ladders in tests: little of everything.
+//! Options for ladders in tests: small limits, on the CPU.
 
 use raisonne::engine;
 use raisonne::rank::{CardCacheLimits, LadderOptions};
@@ -11,27 +11,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub fn ladder_options(metrics: Arc<Metrics>) -> LadderOptions {
-    let some = |count| NonZeroUsize::new(count).unwrap();
+    let nonzero = |count| NonZeroUsize::new(count).unwrap();
     LadderOptions {
         store: None,
         card_cache: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
         scorer: scorer::ScorerLimits {
-            threads: some(1),
-            slates: worker::InboxLimits { waiting_max: some(64), batch_max: some(8) },
+            threads: nonzero(1),
+            slates: worker::InboxLimits { waiting_max: nonzero(64), batch_max: nonzero(8) },
             gpu: None,
         },
         engine: RerankerOptions {
             device: engine::ComputeDevice::Cpu,
-            threads: some(2),
+            threads: nonzero(2),
             kv_cache_bytes: 8 << 20,
             weight_dtype: None,
             kv_cache_dtype: None,
-            max_batched_tokens: some(256),
+            max_batched_tokens: nonzero(256),
             cuda_graphs: false,
             scheduler: engine::SchedulerConfig {
-                running_max: some(8),
-                waiting_max: some(8),
-                prefill_chunk_max: some(256),
+                running_max: nonzero(8),
+                waiting_max: nonzero(8),
+                prefill_chunk_max: nonzero(256),
             },
         },
         metrics,

@@ -8,11 +8,28 @@ use raisonne::domain::{
 use raisonne::rank::{ClimbContext, Receipt, Rung, RungOutcome, Shortfall, ThoughtSender};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
-/// A rung that turns the slate around after a while, or falls short.
+/// Holds the climbs that come to a rung until a test opens it.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Climbs that have come.
+    pub waiting: watch::Sender<usize>,
+    pub is_open: watch::Sender<bool>,
+}
+
+impl Gate {
+    async fn pass(&self) {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        self.is_open.subscribe().wait_for(|is_open| *is_open).await.unwrap();
+    }
+}
+
+/// A rung that reverses the slate after a while, or falls short.
 #[derive(Clone, Debug, Default)]
 pub struct StubRung {
     pub takes: Duration,
+    pub gate: Option<Gate>,
     pub fails: Option<Shortfall>,
     pub reports: Option<Shortfall>,
     pub keeps_order: bool,
@@ -49,6 +66,9 @@ impl Rung for StubRung {
             self.thought.iter().for_each(|piece| thoughts.send(piece));
             if !self.takes.is_zero() {
                 tokio::time::sleep(self.takes).await;
+            }
+            if let Some(gate) = &self.gate {
+                gate.pass().await;
             }
             if let Some(shortfall) = &self.fails {
                 return Err(shortfall.clone());

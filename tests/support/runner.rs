@@ -1,8 +1,8 @@
-//! A model that checks whoever drives it.
+//! A fake model that checks the batches it gets.
 //!
-//! It keeps, for every place of every page, the token and the position that were written there. What
-//! it answers is a hash of all tokens that a row sees, as they stand in the pages, so a wrong page, a
-//! stale one or a missing row changes every answer after it.
+//! For every slot of every KV page, it stores the token and the position that were written there. Its outputs are a hash of
+//! all tokens that a row attends to, read from the pages. So a wrong page, a stale page or a missing row changes every
+//! later output.
 
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
@@ -11,15 +11,15 @@ use raisonne::engine::{
 };
 use std::collections::HashMap;
 
-/// The checking model.
+/// The fake model.
 #[derive(Debug)]
 pub struct FakeRunner {
-    shape: RunnerLimits,
-    places: Vec<Option<Place>>,
+    limits: RunnerLimits,
+    slots: Vec<Option<WrittenSlot>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct WrittenSlot {
     token: u32,
     position: usize,
 }
@@ -27,36 +27,36 @@ struct Place {
 // === impl FakeRunner ===
 
 impl FakeRunner {
-    pub fn new(shape: RunnerLimits) -> Self {
-        Self { shape, places: vec![None; shape.pages * shape.page_tokens] }
+    pub fn new(limits: RunnerLimits) -> Self {
+        Self { limits, slots: vec![None; limits.pages * limits.page_tokens] }
     }
 
-    fn place(&self, step: &ForwardBatch, span: &SequenceSpan, position: usize) -> usize {
+    fn slot(&self, step: &ForwardBatch, span: &SequenceSpan, position: usize) -> usize {
         let pages = &step.pages[span.pages.clone()];
-        pages[position / self.shape.page_tokens] as usize * self.shape.page_tokens
-            + position % self.shape.page_tokens
+        pages[position / self.limits.page_tokens] as usize * self.limits.page_tokens
+            + position % self.limits.page_tokens
     }
 
-    /// Asserts that the rows, the spans and the reads are laid out as promised.
+    /// Asserts that rows, spans and outputs are laid out as the engine promises.
     fn check_layout(&self, step: &ForwardBatch) {
-        assert!(step.tokens.len() <= self.shape.max_batched_tokens, "{} rows", step.tokens.len());
+        assert!(step.tokens.len() <= self.limits.max_batched_tokens, "{} rows", step.tokens.len());
         let mut row = 0;
         for span in &step.spans {
             assert!(span.rows.start == row && !span.rows.is_empty(), "rows have no gaps");
             row = span.rows.end;
             let end = span.past + span.rows.len();
-            assert!(end <= self.shape.context_tokens_max, "{end} tokens");
+            assert!(end <= self.limits.context_tokens_max, "{end} tokens");
         }
-        assert_eq!(row, step.tokens.len(), "every row is somebody's");
-        assert!(step.outputs.is_sorted_by(|a, b| a.row < b.row), "reads are in order");
+        assert_eq!(row, step.tokens.len(), "every row belongs to a span");
+        assert!(step.outputs.is_sorted_by(|a, b| a.row < b.row), "outputs are in order");
     }
 
-    /// Asserts that a page that is written is in nobody else's table.
+    /// Asserts that a page that is written is in no other sequence's block table.
     fn check_writers(&self, step: &ForwardBatch) {
         let mut writers = HashMap::new();
         for span in step.spans.iter().filter(|span| !span.branch) {
             let (first, end) = (span.past, span.past + span.rows.len());
-            let pages = first / self.shape.page_tokens..end.div_ceil(self.shape.page_tokens);
+            let pages = first / self.limits.page_tokens..end.div_ceil(self.limits.page_tokens);
             for page in &step.pages[span.pages.clone()][pages] {
                 assert_eq!(writers.insert(*page, &span.pages), None, "page {page} has two writers");
             }
@@ -72,25 +72,25 @@ impl FakeRunner {
         }
     }
 
-    /// All writes come before all reads, as in a layer of a real model.
+    /// All writes happen before all reads, as in a layer of a real model.
     fn write(&mut self, step: &ForwardBatch) {
         for span in step.spans.iter().filter(|span| !span.branch) {
             for (nth, row) in span.rows.clone().enumerate() {
                 let position = span.past + nth;
-                let at = self.place(step, span, position);
-                self.places[at] = Some(Place { token: step.tokens[row], position });
+                let at = self.slot(step, span, position);
+                self.slots[at] = Some(WrittenSlot { token: step.tokens[row], position });
             }
         }
     }
 
-    /// Everything that a row sees, itself included.
-    fn seen(&self, step: &ForwardBatch, row: usize) -> Vec<u32> {
+    /// The tokens that a row attends to, its own included.
+    fn context(&self, step: &ForwardBatch, row: usize) -> Vec<u32> {
         let span = step.spans.iter().find(|span| span.rows.contains(&row)).unwrap();
         let past = (0..span.past).map(|position| {
-            let place = self.places[self.place(step, span, position)];
-            let place = place.expect("what is past was computed");
-            assert_eq!(place.position, position, "a page is where it belongs");
-            place.token
+            let slot = self.slots[self.slot(step, span, position)];
+            let slot = slot.expect("earlier tokens were computed");
+            assert_eq!(slot.position, position, "a page is at its position");
+            slot.token
         });
         past.chain(step.tokens[span.rows.start..=row].iter().copied()).collect()
     }
@@ -98,7 +98,7 @@ impl FakeRunner {
 
 impl Runner for FakeRunner {
     fn limits(&self) -> RunnerLimits {
-        self.shape
+        self.limits
     }
 
     fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError> {
@@ -107,10 +107,10 @@ impl Runner for FakeRunner {
         self.check_writers(step);
         self.write(step);
         for read in &step.outputs {
-            let seen = self.seen(step, read.row);
+            let seen = self.context(step, read.row);
             match &read.kind {
                 OutputKind::FullLogits => {
-                    let all: Vec<_> = (0..self.shape.vocabulary as u32).collect();
+                    let all: Vec<_> = (0..self.limits.vocabulary as u32).collect();
                     out.push(all.len()).copy_from_slice(&logits(&seen, &all));
                 }
                 OutputKind::TokenLogits(chosen) => {
@@ -119,11 +119,11 @@ impl Runner for FakeRunner {
                 }
                 OutputKind::Sampled(draw) => {
                     assert!(
-                        self.shape.samples_on_device,
-                        "a runner that doesn't draw is not asked to"
+                        self.limits.samples_on_device,
+                        "a runner that does not sample gets no sample specs"
                     );
                     let SampleSpec { temperature, chance, banned } = step.draws[*draw].clone();
-                    let all: Vec<_> = (0..self.shape.vocabulary as u32).collect();
+                    let all: Vec<_> = (0..self.limits.vocabulary as u32).collect();
                     let allowed = Allowed::AllBut(&step.banned[banned]);
                     let sampling = SamplingParams { temperature, ..SamplingParams::GREEDY };
                     let logits = logits(&seen, &all);
@@ -132,7 +132,7 @@ impl Runner for FakeRunner {
                     out.sampled.push(drawn);
                 }
                 OutputKind::HiddenState => {
-                    let width = self.shape.width;
+                    let width = self.limits.width;
                     out.push(width).copy_from_slice(&hidden(&seen, width));
                 }
             }
@@ -141,13 +141,13 @@ impl Runner for FakeRunner {
     }
 }
 
-/// What the model thinks of `tokens` after `seen`.
+/// The model's logits of `tokens` after the context `seen`.
 pub fn logits(seen: &[u32], tokens: &[u32]) -> Vec<f32> {
     let hash = seen.iter().fold(1, |hash, &token| mix(hash ^ u64::from(token)));
     tokens.iter().map(|&token| unit(mix(hash ^ (u64::from(token) << 32))) * 6.0).collect()
 }
 
-/// The model's last row after `seen`.
+/// The model's last hidden state after the context `seen`.
 pub fn hidden(seen: &[u32], width: usize) -> Vec<f32> {
     let columns: Vec<_> = (0..width as u32).map(|column| 1_000 + column).collect();
     logits(seen, &columns)

@@ -1,10 +1,10 @@
-//! The demo's recipe, so small that a whole training takes seconds.
+//! A recipe so small that a whole training takes seconds.
 
 use raisonne::train::Recipe;
 use std::fs;
 use std::path::Path;
 
-/// A recipe in `home`, with some settings more.
+/// Writes the demo's recipe to `home`, and reads it with small values and the overrides in `set`.
 pub fn recipe(home: &Path, set: &[String]) -> Recipe {
     let path = home.join("recipe.toml");
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.toml");
