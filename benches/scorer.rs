@@ -1,14 +1,19 @@
-//! Times the scorer's network.
+//! Times the scorer's network, in the sizes that are served.
 //!
-//! `cargo bench --bench scorer -- [CASE] [--fused=PASSES] [--candle=PASSES] [--json] [--training]`
+//! `cargo bench --bench scorer -- [CASE] [--fused=PASSES] [--candle=PASSES] [--json] [--training] [--shape]`
+//!
+//! `--training` times a training step instead, and `--shape` only prints the network's sizes as JSON.
 
-use raisonne::bench::{ScorerOptions, scorer, training};
+use raisonne::bench::{ScorerOptions, scorer, scorer_shape, training};
 use raisonne::engine::ComputeDevice;
 use std::io::stdout;
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    if has("--shape") {
+        return scorer_shape(&mut stdout());
+    }
     if has("--training") {
         return training((64, 16), 10, &mut stdout());
     }

@@ -1,4 +1,4 @@
-//! How fast are the parts, on this machine?
+//! How fast are the parts on this machine?
 
 mod case;
 mod engine;
@@ -19,7 +19,7 @@ pub use service::{ServiceOptions, service};
 use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]
 use crate::engine::ComputeDeviceError;
-use crate::nn::{Din, DinBatch, Dropout, FusedDin, FusedScores, softmax_loss};
+use crate::nn::{Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, softmax_loss};
 use crate::scorer::network_shape;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -32,7 +32,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use tokio::time::Instant;
 
-/// Passes before the first that counts: caches and page tables fill.
+/// Passes before the first that is timed, which fill caches and page tables.
 const WARM_UPS: usize = 3;
 /// Items of a random case's catalogue.
 const ITEMS: usize = 5_000;
@@ -44,19 +44,19 @@ pub struct ScorerOptions {
     pub case: Option<PathBuf>,
     /// Candidates of a random case.
     pub candidates: usize,
-    /// Where it runs beside the processor: a GPU is timed on random slates of several sizes.
+    /// A GPU that is timed beside the processor, on random slates of several sizes.
     pub device: ComputeDevice,
-    /// Slates at a time, on a GPU.
+    /// Slates of one batch on a GPU.
     pub slates: usize,
-    /// Passes of the network as it is served; none leaves it out.
+    /// Passes of the network as it is served; 0 leaves it out.
     pub fused: usize,
-    /// Passes of the network as it is trained; none leaves it out.
+    /// Passes of the network as it is trained; 0 leaves it out.
     pub candle: usize,
-    /// JSON, with the outputs, in place of a line per network.
+    /// Prints JSON, with the outputs, in place of a line per network.
     pub json: bool,
 }
 
-/// The median time of one slate, and what was computed.
+/// The median time of one slate, and its outputs.
 #[derive(Debug, Serialize)]
 struct Timed {
     median_us: f64,
@@ -64,10 +64,11 @@ struct Timed {
     attention: Vec<f32>,
 }
 
-/// Times the scorer's network, as served and as trained, on the first slate of a case.
+/// Times the scorer's network, as served and as trained, on the first slate of a case. A random case has the
+/// sizes of the network that is served.
 pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
     if let ComputeDevice::Gpu(ordinal) = options.device {
-        return beside(options, ordinal, out);
+        return compare_with_gpu(options, ordinal, out);
     }
     let case = if let Some(path) = &options.case {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
@@ -88,17 +89,23 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
         writeln!(out)?;
         return Ok(());
     }
+    let (DinShape { features, reasons, history, .. }, (_, candidates)) =
+        (&case.shape, case.sizes());
     for (name, timed) in report {
-        writeln!(out, "{name}: {} candidates in {:.0} us", case.sizes().1, timed.median_us)?;
+        writeln!(
+            out,
+            "{name}: {candidates} candidates in {:.0} us ({features} features, {reasons} reasons, {history} events)",
+            timed.median_us
+        )?;
     }
     Ok(())
 }
 
 #[cfg(feature = "cuda")]
-use gpu::beside;
+use gpu::compare_with_gpu;
 
 #[cfg(not(feature = "cuda"))]
-fn beside(_options: &ScorerOptions, _ordinal: usize, _out: &mut dyn Write) -> Result<()> {
+fn compare_with_gpu(_options: &ScorerOptions, _ordinal: usize, _out: &mut dyn Write) -> Result<()> {
     Err(ComputeDeviceError::NotBuilt.into())
 }
 
@@ -124,7 +131,14 @@ fn candle(case: &BenchCase, repetitions: usize) -> Result<Timed> {
     })
 }
 
-/// Times one training step, forward and back, of `slates` x `candidates`.
+/// The sizes of the network in a random case, which are those that are served, as JSON: other programs that are
+/// compared build the same network.
+pub fn scorer_shape(out: &mut dyn Write) -> Result<()> {
+    serde_json::to_writer(&mut *out, &network_shape(ITEMS))?;
+    Ok(writeln!(out)?)
+}
+
+/// Times one training step, forward and backward, of `slates` × `candidates`.
 pub fn training(
     (slates, candidates): (usize, usize),
     repetitions: usize,
@@ -146,7 +160,7 @@ pub fn training(
     })?;
     writeln!(
         out,
-        "{slates} slates x {candidates}: forward {:.1} ms, forward and back {:.1} ms",
+        "{slates} slates x {candidates}: forward {:.1} ms, forward and backward {:.1} ms",
         forward / 1e3,
         both / 1e3
     )?;

@@ -74,7 +74,7 @@ impl Both {
     }
 
     fn lent(slates: &[PreparedSlate]) -> Vec<PreparedRows<'_>> {
-        slates.iter().map(PreparedSlate::lend).collect()
+        slates.iter().map(PreparedSlate::rows).collect()
     }
 
     /// What both say of all slates.
@@ -342,11 +342,11 @@ fn what_does_not_fit_is_refused() {
     let case = BenchCase::random(&full_size(), 10, (1, 3), SlateFill::Full).unwrap();
     let mut both = Both::of(&case, ROOMY);
     let others = case.prepare(&both.fused, 0).unwrap();
-    let other = others.lend();
+    let other = others.rows();
     let jobs = [CudaSlate { slate: other.slate(), shopper: &[] }];
     let refused = both.scorer.score(&jobs, &mut [CudaScores::default()]);
     assert!(matches!(refused, Err(CudaScorerError::Misfit(FusedShapeError::Tables))));
-    let lent = both.slates[0].lend();
+    let lent = both.slates[0].rows();
     let unknown = CandidateRow { item: ItemRef::Row(80), ..lent.slate().candidates[0].clone() };
     let slate = FusedSlate { candidates: &[unknown], ..lent.slate() };
     let refused =

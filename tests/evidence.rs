@@ -14,13 +14,13 @@ use shops::World;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The purchases before a moment, and the plain counts that claims are checked with.
-struct Facts<'a> {
+struct PlainCounts<'a> {
     catalog: &'a Catalog,
     purchases: Vec<&'a Purchase>,
     as_of: i64,
 }
 
-impl<'a> Facts<'a> {
+impl<'a> PlainCounts<'a> {
     fn before(world: &'a World, as_of: i64) -> Self {
         let purchases = world.dataset.purchases.iter().filter(|p| p.time < as_of).collect();
         Self { catalog: &world.catalog, purchases, as_of }
@@ -119,7 +119,7 @@ fn every_figure_in_every_reason_can_be_counted() {
     let world = World::small();
     let as_of = world.dataset.split.test;
     let (_, cards) = Snapshot::write(&world.dataset, &world.catalog, as_of, "£");
-    let facts = Facts::before(&world, as_of);
+    let facts = PlainCounts::before(&world, as_of);
     let mut checked: BTreeMap<&str, usize> = BTreeMap::new();
     for (item, card) in cards.items.iter().enumerate() {
         for reason in &card.reasons {

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
 use raisonne::bundle::{Bundle, month};
-use raisonne::scorer::OpenedScorer;
 use raisonne::scorer::features::{CandidateItem, FEATURE_COUNT, FEATURES, FeatureContext};
+use raisonne::scorer::{OpenedScorer, network_shape};
 use std::path::Path;
 
 /// After the last event, when the basket is still open.
@@ -90,4 +90,11 @@ fn features_are_those_that_the_demo_was_trained_with() {
 #[test]
 fn the_demos_golden_requests_hold() {
     demo().check_golden().unwrap();
+}
+
+/// Benchmarks take their sizes from `network_shape`: they measure the network that the demo serves.
+#[test]
+fn the_demos_network_has_the_sizes_that_benchmarks_measure() {
+    let opened = demo();
+    assert_eq!(opened.file.shape, network_shape(opened.model.catalog.len()));
 }

@@ -1,4 +1,4 @@
-//! Weights and slates to run the scorer's network on, from a file or from a seed.
+//! Weights and slates for the scorer's network, from a file or from a seed.
 
 use crate::nn::{
     CandidateRow, DinBatch, DinShape, FusedDin, FusedScores, FusedSlate, HistoryRow, InlineItem,
@@ -13,37 +13,37 @@ use safetensors::SafeTensors;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Standard deviation of what is added to a random case's fresh weights.
-const UNREST: f32 = 0.02;
+/// Standard deviation of the noise that is added to a random case's initial weights.
+const WEIGHT_NOISE: f32 = 0.02;
 
-/// A network and slates of one size, padded as a training batch is.
+/// A network, and slates of one size that are padded like a training batch.
 #[derive(Debug)]
 pub struct BenchCase {
-    /// Sizes of the network.
+    /// The network's sizes.
     pub shape: DinShape,
-    /// The network.
+    /// The network's weights.
     pub weights: Weights,
-    /// What another program made of them, when the file says: `logits` and `attention`.
+    /// The outputs of another program, if the file has them: `logits` and `attention`.
     pub expected: Weights,
     /// The fields of [`DinBatch`] by name, and `catalogue`, (items, e).
     inputs: Weights,
 }
 
-/// How full the slates of a random case are.
+/// The lengths of a random case's slates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlateFill {
-    /// The longest history, all reasons, known items.
+    /// The longest history, all reasons, only known items.
     Full,
-    /// Every length from none, unknown items, missing patterns.
+    /// All lengths from 0, with unknown items and missing patterns.
     Ragged,
 }
 
-/// A slate of a case as the serving pass takes it.
+/// A slate of a case in the form of the network that serves.
 #[derive(Debug)]
 pub struct PreparedSlate {
     /// The catalogue.
     pub items: Arc<ItemTable>,
-    /// The reasons of all slates that were prepared together.
+    /// The reasons of all slates of one [`BenchCase::prepare_all`].
     pub reasons: Arc<ReasonTable>,
     inline: Vec<InlineItem>,
     history: Vec<(PreparedItem, u8, u8)>,
@@ -51,10 +51,10 @@ pub struct PreparedSlate {
     candidates: Vec<PreparedCandidate>,
 }
 
-/// The rows of a slate, as it is lent.
+/// The rows of a [`PreparedSlate`], borrowed from it.
 #[derive(Debug)]
 pub struct PreparedRows<'a> {
-    of: &'a PreparedSlate,
+    slate: &'a PreparedSlate,
     history: Vec<HistoryRow<'a>>,
     candidates: Vec<CandidateRow<'a>>,
 }
@@ -65,8 +65,8 @@ enum PreparedItem {
     Inline(usize),
 }
 
-/// Inline items, events, pattern and candidates of a slate.
-type Rows =
+/// Inline items, events (item, age, kind), pattern and candidates of a slate.
+type SlateParts =
     (Vec<InlineItem>, Vec<(PreparedItem, u8, u8)>, Option<Vec<f32>>, Vec<PreparedCandidate>);
 
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl BenchCase {
         Ok(Self { shape, weights, expected, inputs })
     }
 
-    /// Random weights, catalogue and slates; the same seed gives the same case.
+    /// Draws weights, catalogue and slates. The same seed gives the same case.
     pub fn random(
         shape: &DinShape,
         seed: u64,
@@ -132,23 +132,23 @@ impl BenchCase {
         let fresh = Weights::random(shape, seed)?;
         let mut weights = Weights::default();
         for (name, dims) in shape.tensors() {
-            // Fresh weights have zeros and ones, behind which a mistake could hide.
+            // Initial weights are zeros and ones in part, which could hide a mistake.
             let mut values = draw.normal(dims.iter().product());
             for (value, fresh) in values.iter_mut().zip(fresh.get(&name).unwrap_or_default()) {
-                *value = fresh + *value * UNREST;
+                *value = fresh + *value * WEIGHT_NOISE;
             }
             weights.insert(&name, &dims, values);
         }
         Ok(Self { shape: shape.clone(), weights, expected: Weights::default(), inputs })
     }
 
-    /// How many slates, and how many candidates each has.
+    /// (slates, candidates of each).
     pub fn sizes(&self) -> (usize, usize) {
         let dims = self.inputs.dims("item_ids").unwrap_or(&[0, 0]);
         (dims[0], dims[1])
     }
 
-    /// The slates as the training network takes them.
+    /// The slates in the form of the network that is trained.
     pub fn batch(&self) -> Result<DinBatch> {
         let tensor = |name: &str| -> Result<Tensor> {
             let dims = self.inputs.dims(name).with_context(|| format!("no input `{name}`"))?;
@@ -172,13 +172,13 @@ impl BenchCase {
         })
     }
 
-    /// Slate `index` as the serving pass takes it, with what it may compute beforehand.
+    /// Slate `index` in the form of the network that serves, with its tables computed.
     pub fn prepare(&self, fused: &FusedDin, index: usize) -> Result<PreparedSlate> {
         let prepared = self.prepare_all(fused, index..index + 1)?.pop();
         prepared.context("a range of one slate holds one")
     }
 
-    /// The same of several slates, which share their tables.
+    /// The same for several slates, which share their tables.
     pub fn prepare_all(
         &self,
         fused: &FusedDin,
@@ -186,7 +186,7 @@ impl BenchCase {
     ) -> Result<Vec<PreparedSlate>> {
         let items = Arc::new(fused.items(self.values("catalogue")?)?);
         let mut texts = Vec::new();
-        let rows = slates.map(|index| self.rows(fused, index, &mut texts));
+        let rows = slates.map(|index| self.parts(fused, index, &mut texts));
         let rows = rows.collect::<Result<Vec<_>>>()?;
         let reasons = Arc::new(fused.reasons(&texts)?);
         let prepared = rows.into_iter().map(|(inline, history, pattern, candidates)| {
@@ -196,8 +196,8 @@ impl BenchCase {
         Ok(prepared.collect())
     }
 
-    /// What is a slate's own; the texts of its reasons are appended.
-    fn rows(&self, fused: &FusedDin, index: usize, reasons: &mut Vec<f32>) -> Result<Rows> {
+    /// The parts of slate `index`. The texts of its reasons are appended to `reasons`.
+    fn parts(&self, fused: &FusedDin, index: usize, reasons: &mut Vec<f32>) -> Result<SlateParts> {
         let (_, n) = self.sizes();
         let (h, m, e, f) =
             (self.shape.history, self.shape.reasons, self.shape.text, self.shape.features);
@@ -211,7 +211,7 @@ impl BenchCase {
             Ok(PreparedItem::Inline(inline.len() - 1))
         };
         let (ages, kinds) = (self.values("history_ages")?, self.values("history_kinds")?);
-        let events = length(&self.values("history_mask")?[index * h..][..h])?;
+        let events = prefix_length(&self.values("history_mask")?[index * h..][..h])?;
         let history = (index * h..index * h + events)
             .map(|at| {
                 Ok((item("history_ids", "history_texts", at)?, ages[at] as u8, kinds[at] as u8))
@@ -219,7 +219,7 @@ impl BenchCase {
             .collect::<Result<_>>()?;
         let mut candidates = Vec::new();
         for at in index * n..(index + 1) * n {
-            let count = length(&self.values("reason_mask")?[at * m..][..m])?;
+            let count = prefix_length(&self.values("reason_mask")?[at * m..][..m])?;
             let first = (reasons.len() / e) as u32;
             reasons.extend_from_slice(&self.values("reasons")?[at * m * e..][..count * e]);
             candidates.push(PreparedCandidate {
@@ -234,7 +234,7 @@ impl BenchCase {
         Ok((inline, history, pattern, candidates))
     }
 
-    /// Logits (N) and attention (N, M) of slate `index` by the serving pass.
+    /// Logits (N) and attention (N, M) of slate `index` by the network that serves.
     pub fn score(&self, fused: &FusedDin, index: usize) -> Result<FusedScores> {
         let mut scores = FusedScores::default();
         let prepared = self.prepare(fused, index)?;
@@ -248,13 +248,13 @@ impl BenchCase {
 }
 
 impl PreparedSlate {
-    /// Lends the slate.
+    /// Calls `use_it` with the slate.
     pub fn with_slate<T>(&self, use_it: impl FnOnce(&FusedSlate<'_>) -> T) -> T {
-        use_it(&self.lend().slate())
+        use_it(&self.rows().slate())
     }
 
-    /// Lends the slate for as long as its rows are kept.
-    pub fn lend(&self) -> PreparedRows<'_> {
+    /// Borrows the slate's rows.
+    pub fn rows(&self) -> PreparedRows<'_> {
         let item = |item| match item {
             PreparedItem::Known(row) => ItemRef::Row(row),
             PreparedItem::Inline(index) => ItemRef::Inline(&self.inline[index]),
@@ -268,7 +268,7 @@ impl PreparedSlate {
             overlap: &row.overlap,
         });
         let candidates = candidates.collect();
-        PreparedRows { of: self, history: self.history.iter().map(event).collect(), candidates }
+        PreparedRows { slate: self, history: self.history.iter().map(event).collect(), candidates }
     }
 }
 
@@ -276,19 +276,19 @@ impl PreparedRows<'_> {
     /// The slate.
     pub fn slate(&self) -> FusedSlate<'_> {
         FusedSlate {
-            items: &self.of.items,
-            reasons: &self.of.reasons,
+            items: &self.slate.items,
+            reasons: &self.slate.reasons,
             history: &self.history,
-            pattern: self.of.pattern.as_deref(),
+            pattern: self.slate.pattern.as_deref(),
             candidates: &self.candidates,
         }
     }
 }
 
-/// How many ones a mask begins with; the rest must be zeros.
-fn length(mask: &[f32]) -> Result<usize> {
+/// The length of a mask's leading ones; the rest must be zeros.
+fn prefix_length(mask: &[f32]) -> Result<usize> {
     let ones = mask.iter().take_while(|value| **value > 0.0).count();
-    ensure!(mask[ones..].iter().all(|value| *value <= 0.0), "a mask is not a prefix of ones");
+    ensure!(mask[ones..].iter().all(|value| *value <= 0.0), "a mask is not ones followed by zeros");
     Ok(ones)
 }
 
@@ -310,13 +310,13 @@ impl CaseGenerator {
         (0..count).map(|_| self.rng.random_range(0..limit) as f32).collect()
     }
 
-    /// Ids up to `items`; a ragged case has the unknown item among them.
+    /// Ids up to `items`; in a ragged case, 0 (the unknown item) is among them.
     fn ids(&mut self, count: usize, items: usize) -> Vec<usize> {
         let lowest = usize::from(self.fill == SlateFill::Full);
         (0..count).map(|_| self.rng.random_range(lowest..=items)).collect()
     }
 
-    /// Masks of `size`: all ones, or ones up to a random length.
+    /// Masks of `size`: all ones, or ones up to a random length in a ragged case.
     fn prefixes(&mut self, rows: usize, size: usize) -> Vec<f32> {
         let mut mask = Vec::with_capacity(rows * size);
         for _ in 0..rows {

@@ -9,26 +9,31 @@ use serde::Serialize;
 use std::io::Write;
 use std::sync::Arc;
 
-/// Candidates of single slates that are timed before what was asked for.
+/// Candidates of the single slates that are timed before the requested batch.
 const CANDIDATES: [usize; 6] = [10, 30, 100, 300, 1_000, 3_000];
 
 /// The median times of slates of one size.
 #[derive(Debug, Serialize)]
-struct Beside {
+struct GpuTiming {
     slates: usize,
     candidates: usize,
-    /// Pairs of a candidate and an event of all slates.
+    /// Pairs of a candidate and an event, over all slates.
     pairs: usize,
     /// One slate after the other, on one thread.
     cpu_ms: f64,
-    /// All at once, their rows on the device, from the first slate that is laid out to the last score that came back.
+    /// All in one batch whose rows are on the device: from laying out the first slate to copying back the last
+    /// score.
     gpu_ms: f64,
-    /// How far apart two logits are at most.
+    /// The largest difference between two logits.
     apart: f32,
 }
 
-/// Times the processor and a GPU beside each other.
-pub(super) fn beside(options: &ScorerOptions, ordinal: usize, out: &mut dyn Write) -> Result<()> {
+/// Times the processor and a GPU on the same slates.
+pub(super) fn compare_with_gpu(
+    options: &ScorerOptions,
+    ordinal: usize,
+    out: &mut dyn Write,
+) -> Result<()> {
     let singles = CANDIDATES.map(|candidates| (1, candidates));
     let sizes = singles.into_iter().chain([(options.slates, options.candidates)]);
     let timed = sizes.map(|sizes| time(sizes, options.fused, ordinal));
@@ -38,7 +43,7 @@ pub(super) fn beside(options: &ScorerOptions, ordinal: usize, out: &mut dyn Writ
         writeln!(out)?;
         return Ok(());
     }
-    for Beside { slates, candidates, pairs, cpu_ms, gpu_ms, apart } in timed {
+    for GpuTiming { slates, candidates, pairs, cpu_ms, gpu_ms, apart } in timed {
         writeln!(
             out,
             "{slates} x {candidates} candidates, {pairs} pairs: cpu {cpu_ms:.3} ms, \
@@ -48,7 +53,7 @@ pub(super) fn beside(options: &ScorerOptions, ordinal: usize, out: &mut dyn Writ
     Ok(())
 }
 
-fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Beside> {
+fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<GpuTiming> {
     let shape = network_shape(ITEMS);
     let case = BenchCase::random(&shape, 0, sizes, SlateFill::Full)?;
     let fused = Arc::new(FusedDin::new(&case.weights, &shape)?);
@@ -69,7 +74,7 @@ fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Bes
         cards_max: all,
     };
     let mut scorer = CudaScorer::load(fused.clone(), tables, bounds, ordinal)?;
-    let lent: Vec<PreparedRows<'_>> = prepared.iter().map(PreparedSlate::lend).collect();
+    let lent: Vec<PreparedRows<'_>> = prepared.iter().map(PreparedSlate::rows).collect();
     let asked: Vec<FusedSlate<'_>> = lent.iter().map(PreparedRows::slate).collect();
     let jobs: Vec<CudaSlate<'_>> =
         asked.iter().map(|&slate| CudaSlate { slate, shopper: &[] }).collect();
@@ -87,5 +92,5 @@ fn time(sizes: (usize, usize), repetitions: usize, ordinal: usize) -> Result<Bes
     let found = done.iter().flat_map(|done| &done.scores.logits);
     let apart = logits.zip(found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let pairs = slates * candidates * shape.history;
-    Ok(Beside { slates, candidates, pairs, cpu_ms: cpu_us / 1e3, gpu_ms: gpu_us / 1e3, apart })
+    Ok(GpuTiming { slates, candidates, pairs, cpu_ms: cpu_us / 1e3, gpu_ms: gpu_us / 1e3, apart })
 }

@@ -1,4 +1,4 @@
-//! How long does a whole request take, and how many can be served?
+//! Latency and throughput of whole requests to a running server.
 
 use super::process::cpu_s;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
@@ -15,38 +15,37 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-/// What `raisonne bench service` does.
+/// The options of `raisonne bench service`.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
     /// A running server, such as `http://127.0.0.1:8080`.
     pub address: String,
-    /// The bundle that it serves, whose samples are sent.
+    /// The bundle that it serves, whose sample requests are sent.
     pub bundle: PathBuf,
     /// Candidates of a slate.
     pub candidates: usize,
-    /// Clients at a time, each with a connection and one request in flight.
+    /// Concurrent clients, each with one connection and one request in flight.
     pub clients: usize,
     /// The highest rung that each request climbs to.
     pub rung: &'static RungSpec,
-    /// Requests in all, after as many warm-ups as there are clients and samples.
+    /// Requests in all, after one warm-up for each client and sample.
     pub requests: usize,
-    /// The server's process on this machine, to measure its processor time.
+    /// The id of the server's process on this machine, whose processor time is measured.
     pub server: Option<u32>,
-    /// JSON in place of a line.
+    /// Prints JSON in place of a line.
     pub json: bool,
 }
 
 /// One answered request.
 #[derive(Clone, Copy, Debug)]
-struct Answered {
-    took: Duration,
+struct TimedAnswer {
+    latency: Duration,
     compute: Duration,
-    /// Whether the rung that was asked for was reached. Where it was not, the answer cost less.
+    /// Whether the requested rung was reached; an answer of a lower rung costs less.
     reached: bool,
 }
 
-/// Sends requests in a closed loop and says how long they took, and how much of that was the
-/// models' own time.
+/// Sends requests in a closed loop, and reports their latency and the models' part of it.
 pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (answered, elapsed, cpu) = runtime.block_on(load(options))?;
@@ -54,15 +53,15 @@ pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
     let reached = answered.iter().filter(|a| a.reached).count();
     let reached = reached as f64 / answered.len().max(1) as f64;
     let [client_cpu, server_cpu] = cpu.map(|s| s.map(|s| s * 1e3 / answered.len().max(1) as f64));
-    let took = quantiles(answered.iter().map(|a| a.took));
+    let latency = quantiles(answered.iter().map(|a| a.latency));
     let compute = quantiles(answered.iter().map(|a| a.compute));
-    let over = quantiles(answered.iter().map(|a| a.took.saturating_sub(a.compute)));
+    let over = quantiles(answered.iter().map(|a| a.latency.saturating_sub(a.compute)));
     if options.json {
         let report = json!({
             "clients": options.clients, "candidates": options.candidates,
             "requests_per_second": rate, "effort": options.rung.name(), "reached_share": reached,
             "client_cpu_ms": client_cpu, "server_cpu_ms": server_cpu,
-            "latency_ms": took, "models_ms": compute, "overhead_ms": over,
+            "latency_ms": latency, "models_ms": compute, "overhead_ms": over,
         });
         writeln!(out, "{report}")?;
     } else {
@@ -73,21 +72,21 @@ pub fn service(options: &ServiceOptions, out: &mut dyn Write) -> Result<()> {
             options.candidates,
             reached * 100.0,
             options.rung.name(),
-            shown(took),
-            shown(compute),
-            shown(over),
+            percentiles_text(latency),
+            percentiles_text(compute),
+            percentiles_text(over),
         )?;
-        for (who, cpu) in [("client", client_cpu), ("server", server_cpu)] {
+        for (process, cpu) in [("client", client_cpu), ("server", server_cpu)] {
             if let Some(cpu) = cpu {
-                writeln!(out, "{who}: {cpu:.3} ms of processor time a request")?;
+                writeln!(out, "{process}: {cpu:.3} ms of processor time a request")?;
             }
         }
     }
     Ok(())
 }
 
-/// The answers, how long they took in all, and the processor seconds of client and server.
-async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Option<f64>; 2])> {
+/// The answers, the elapsed time, and the processor seconds of client and server.
+async fn load(options: &ServiceOptions) -> Result<(Vec<TimedAnswer>, Duration, [Option<f64>; 2])> {
     let (requests, quality) = (requests(options)?, Quality::from(options.rung.quality));
     let mut clients = Vec::new();
     for _ in 0..options.clients {
@@ -101,7 +100,7 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
     }
     let processes = [Some(std::process::id()), options.server];
     let before = processes.map(|process| cpu_s(process?));
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut tasks = JoinSet::new();
     let share = options.requests / options.clients.max(1);
     for (turn, mut client) in clients.into_iter().enumerate() {
@@ -110,14 +109,14 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
             let mut answered = Vec::with_capacity(share);
             for at in 0..share {
                 let request = requests[(turn + at) % requests.len()].clone();
-                let begun = Instant::now();
+                let started = Instant::now();
                 let answer = client.rerank(request).await?.into_inner();
-                let took = begun.elapsed();
+                let latency = started.elapsed();
                 let reached = answer.quality() == quality;
                 let compute = answer.receipt.and_then(|receipt| receipt.compute);
                 let compute = compute.map_or(0, |c| c.seconds * 1_000_000_000 + i64::from(c.nanos));
                 let compute = Duration::from_nanos(compute as u64);
-                answered.push(Answered { took, compute, reached });
+                answered.push(TimedAnswer { latency, compute, reached });
             }
             Ok::<_, anyhow::Error>(answered)
         });
@@ -126,7 +125,7 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
     while let Some(answered) = tasks.join_next().await {
         all.extend(answered??);
     }
-    let elapsed = begun.elapsed();
+    let elapsed = started.elapsed();
     let mut cpu = processes.map(|process| cpu_s(process?));
     for (after, before) in cpu.iter_mut().zip(before) {
         *after = after.zip(before).map(|(after, before)| after - before);
@@ -134,7 +133,7 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<Answered>, Duration, [Opt
     Ok((all, elapsed, cpu))
 }
 
-/// The bundle's samples, each filled up with the candidates of the others.
+/// The bundle's sample requests, each filled up with the candidates of the others.
 fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
     let path = options.bundle.join(Part::Samples.file());
     let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -166,6 +165,6 @@ fn quantiles(times: impl Iterator<Item = Duration>) -> [f64; 3] {
     })
 }
 
-fn shown(ms: [f64; 3]) -> String {
+fn percentiles_text(ms: [f64; 3]) -> String {
     format!("{:.2}/{:.2}/{:.2}", ms[0], ms[1], ms[2])
 }

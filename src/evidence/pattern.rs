@@ -1,4 +1,4 @@
-//! A shopper's interests in words.
+//! A shopper's interests in words: categories, attributes, usual price, latest items.
 
 use super::wording;
 use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
@@ -6,20 +6,20 @@ use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// Categories named in a pattern.
+/// Categories that a pattern names.
 const CATEGORIES: usize = 3;
-/// Attributes named in a pattern.
+/// Attributes that a pattern names.
 pub const PATTERN_LIKES_MAX: usize = 6;
-/// Attributes that those are chosen from.
-const LIKES_KNOWN: usize = 12;
-/// Items named in a pattern.
+/// Attributes from which a language model may choose those.
+const LIKES_MAX: usize = 12;
+/// Items that a pattern names.
 const LATEST: usize = 3;
 
-/// What the last events of a history say about its owner.
+/// The interests that the last events of a history show.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pattern {
     categories: Vec<u32>,
-    /// The numbers of attributes that their things have in common, what counts most first.
+    /// Numbers of attributes that several of the items share, most frequent first.
     pub likes: Vec<u32>,
     price: Option<f32>,
     latest: Vec<Arc<str>>,
@@ -28,24 +28,24 @@ pub struct Pattern {
 // === impl Pattern ===
 
 impl Pattern {
-    /// Of a history, oldest first: `None` of an empty one. Prices are those of the `cards`, which know
-    /// nothing later than themselves.
+    /// The pattern of a history, oldest first; `None` if it is empty. Prices are those of the `cards`, so none is later
+    /// than the cards.
     pub fn of(catalog: &Catalog, cards: &[ItemCard], history: &[HistoryEvent]) -> Option<Self> {
         let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
         let latest = history.last()?;
-        let categories = history.iter().map(|past| catalog.item(past.item).category);
+        let categories = history.iter().map(|event| catalog.item(event.item).category);
         let mut likes = liked_attributes(catalog, history);
         likes.truncate(PATTERN_LIKES_MAX);
-        let paid = history.iter().filter_map(|past| cards[past.item as usize].stats.price_paid());
+        let paid = history.iter().filter_map(|event| cards[event.item as usize].stats.price_paid());
         Some(Self {
-            categories: commonest(categories, CATEGORIES, 1),
+            categories: most_frequent(categories, CATEGORIES, 1),
             likes,
             price: median(paid.collect()),
             latest: last_titles(catalog, history, latest),
         })
     }
 
-    /// In words.
+    /// The pattern as a sentence.
     pub fn text(&self, catalog: &Catalog, currency: &str) -> String {
         let mut text = String::from("Buys ");
         let named = self.categories.iter().map(|&number| &**catalog.category(number));
@@ -68,8 +68,8 @@ impl Pattern {
     }
 }
 
-/// What a history (oldest first) says about its owner in words: their categories, what their things have
-/// in common, what they usually pay, and what they chose last. Empty for an empty history.
+/// The pattern of a history (oldest first) as a sentence: categories, shared attributes, the usual price and the latest
+/// items. Empty for an empty history.
 pub fn pattern_text(
     catalog: &Catalog,
     cards: &[ItemCard],
@@ -80,28 +80,28 @@ pub fn pattern_text(
     pattern.map_or_else(String::new, |pattern| pattern.text(catalog, currency))
 }
 
-/// The attributes that the last things of a history have in common and that can be said, commonest first:
-/// more than a pattern tells.
+/// Attributes fit for a sentence that several of a history's last items share, most frequent first: more than a pattern
+/// names.
 pub fn liked_attributes(catalog: &Catalog, history: &[HistoryEvent]) -> Vec<u32> {
     let history = &history[history.len().saturating_sub(HISTORY_LEN)..];
-    common_attributes(catalog, history.iter(), |value| !value.is_empty(), LIKES_KNOWN, 2)
+    common_attributes(catalog, history.iter(), |value| !value.is_empty(), LIKES_MAX, 2)
 }
 
-/// The `most` commonest attributes of these things that can be said and have a value that is `fit`, and that
-/// at least `least` of them have, commonest first.
+/// The `most` most frequent attributes that at least `least` of these events' items have, most frequent first. Each is
+/// fit for a sentence, and its value is `fit`.
 pub fn common_attributes<'a>(
     catalog: &Catalog,
-    things: impl Iterator<Item = &'a HistoryEvent>,
+    events: impl Iterator<Item = &'a HistoryEvent>,
     fit: impl Fn(&str) -> bool,
     most: usize,
     least: usize,
 ) -> Vec<u32> {
-    let attributes = things.flat_map(|past| &catalog.item(past.item).attributes).copied();
-    let said = attributes.filter(|&number| {
+    let attributes = events.flat_map(|event| &catalog.item(event.item).attributes).copied();
+    let sayable = attributes.filter(|&number| {
         let (name, value) = catalog.attribute(number);
         wording::can_be_said(name) && fit(value)
     });
-    commonest(said, most, least)
+    most_frequent(sayable, most, least)
 }
 
 fn last_titles(
@@ -110,8 +110,8 @@ fn last_titles(
     latest: &HistoryEvent,
 ) -> Vec<Arc<str>> {
     let mut titles = vec![catalog.item(latest.item).title.clone()];
-    for past in history.iter().rev() {
-        let title = &catalog.item(past.item).title;
+    for event in history.iter().rev() {
+        let title = &catalog.item(event.item).title;
         if titles.len() < LATEST && !titles.contains(title) {
             titles.push(title.clone());
         }
@@ -119,8 +119,8 @@ fn last_titles(
     titles
 }
 
-/// The `most` commonest numbers that occur at least `least` times, commonest first.
-fn commonest(numbers: impl Iterator<Item = u32>, most: usize, least: usize) -> Vec<u32> {
+/// The `most` most frequent of the numbers that occur at least `least` times, most frequent first.
+fn most_frequent(numbers: impl Iterator<Item = u32>, most: usize, least: usize) -> Vec<u32> {
     let mut all: Vec<u32> = numbers.collect();
     all.sort_unstable();
     let mut counted: Vec<(usize, u32)> =

@@ -1,22 +1,22 @@
 //! The reasons on an item's card.
 
-use super::ledger::RECENT_DAYS;
+use super::counts::RECENT_DAYS;
 use super::{PurchaseCounts, wording};
 use crate::bundle::{Backing, CardReason, Catalog, ItemCard, ItemStats, REASONS_MAX};
 use crate::domain::{Evidence, EvidenceKind, ReasonSource, UserId};
 use std::sync::Arc;
 
-/// Fewer buyers than this and a claim would be about a person, not about an item.
+/// The fewest buyers of a claim: one about fewer would be about persons, not about the item.
 pub const BUYERS_MIN: usize = 3;
 /// Co-purchase reasons on one card.
 const PARTNERS_MAX: usize = 5;
 /// Attribute reasons on one card.
 const ATTRIBUTES_MAX: usize = 2;
-/// Sales below this are too few to speak of a season.
+/// The fewest sales of a claim about a season.
 const SEASON_SALES_MIN: u32 = 20;
 /// Months of a season.
 const SEASON_MONTHS: usize = 3;
-/// Recent buyers below this are no rise.
+/// The fewest recent buyers of a claim about recency.
 const RISE_BUYERS_MIN: u32 = 5;
 
 /// An item that tends to be bought by the same shoppers.
@@ -24,60 +24,60 @@ const RISE_BUYERS_MIN: u32 = 5;
 pub struct SimilarItem {
     /// Its number.
     pub item: u32,
-    /// How alike their buyers are, in `0..=1`.
+    /// The cosine of the two sets of buyers, in `0..=1`.
     pub cosine: f32,
 }
 
-/// Writes the card of every item. `partners` are each item's likeliest partners, best first:
-/// where to look, not what to claim; every figure is counted anew from the ledger.
+/// Writes the card of every item. `partners` are each item's most similar items, best first. They only say where to look:
+/// every figure is counted anew from the purchases.
 pub fn item_cards(
     catalog: &Catalog,
     users: &[UserId],
-    ledger: &PurchaseCounts,
+    counts: &PurchaseCounts,
     partners: &[Vec<SimilarItem>],
     currency: &str,
 ) -> Vec<ItemCard> {
-    let sharers = Sharers::count(catalog, ledger);
-    let priced = priced_by_category(catalog, &ledger.stats);
+    let owners = AttributeOwners::count(catalog, counts);
+    let priced = priced_by_category(catalog, &counts.stats);
     let mut next_reason = 0;
     (0..catalog.len() as u32)
         .map(|item| {
-            let page = Page { catalog, users, ledger, currency, item };
-            let mut reasons = page.co_purchases(&partners[item as usize]);
-            reasons.extend(page.attributes(&sharers));
-            reasons.extend(page.season());
-            reasons.extend(page.recency());
-            reasons.extend(page.repeat());
-            reasons.extend(page.price(priced[catalog.item(item).category as usize]));
+            let writer = CardWriter { catalog, users, counts, currency, item };
+            let mut reasons = writer.co_purchases(&partners[item as usize]);
+            reasons.extend(writer.attributes(&owners));
+            reasons.extend(writer.season());
+            reasons.extend(writer.recency());
+            reasons.extend(writer.repeat());
+            reasons.extend(writer.price(priced[catalog.item(item).category as usize]));
             reasons.truncate(REASONS_MAX);
             let first_reason = next_reason;
             next_reason += reasons.len() as u32;
-            ItemCard { stats: ledger.stats[item as usize].clone(), reasons, first_reason }
+            ItemCard { stats: counts.stats[item as usize].clone(), reasons, first_reason }
         })
         .collect()
 }
 
-/// What the writer has before it while it writes one card.
-struct Page<'a> {
+/// Writes one item's card.
+struct CardWriter<'a> {
     catalog: &'a Catalog,
     users: &'a [UserId],
-    ledger: &'a PurchaseCounts,
+    counts: &'a PurchaseCounts,
     currency: &'a str,
     item: u32,
 }
 
-// === impl Page ===
+// === impl CardWriter ===
 
-impl Page<'_> {
+impl CardWriter<'_> {
     fn buyers(&self) -> &[u32] {
-        &self.ledger.buyers[self.item as usize]
+        &self.counts.buyers[self.item as usize]
     }
 
     fn stats(&self) -> &ItemStats {
-        &self.ledger.stats[self.item as usize]
+        &self.counts.stats[self.item as usize]
     }
 
-    /// Few supporters are named, so that the reason can be left out for each of them.
+    /// The supporters' ids, if they are so few that the reason must be masked for each of them.
     fn supporters(&self, of: &[u32]) -> Vec<UserId> {
         if of.len() > BUYERS_MIN {
             return Vec::new();
@@ -89,7 +89,7 @@ impl Page<'_> {
         let title = &self.catalog.item(self.item).title;
         let mut reasons: Vec<CardReason> = Vec::new();
         for partner in partners {
-            let both = self.ledger.buyers_of_both(self.item, partner.item);
+            let both = self.counts.buyers_of_both(self.item, partner.item);
             let other = self.catalog.item(partner.item);
             // A variant that bears the same name would read as the item itself.
             if both.len() < BUYERS_MIN || other.title == *title || reasons.len() == PARTNERS_MAX {
@@ -111,7 +111,7 @@ impl Page<'_> {
         reasons
     }
 
-    fn attributes(&self, sharers: &Sharers) -> Vec<CardReason> {
+    fn attributes(&self, owners: &AttributeOwners) -> Vec<CardReason> {
         let mut found = Vec::new();
         for &attribute in &self.catalog.item(self.item).attributes {
             let (name, value) = self.catalog.attribute(attribute);
@@ -119,12 +119,12 @@ impl Page<'_> {
                 .buyers()
                 .iter()
                 .copied()
-                .filter(|&user| sharers.owned(user, attribute) > 1)
+                .filter(|&user| owners.owned(user, attribute) > 1)
                 .collect();
             if wording::can_be_said(name) && !value.is_empty() && also.len() >= BUYERS_MIN {
-                // Common attributes are shared by chance: what counts is the surprise.
+                // Common attributes are shared by chance, so the lift ranks them.
                 let share = also.len() as f32 / self.buyers().len() as f32;
-                let lift = share / sharers.share(attribute).max(1e-3);
+                let lift = share / owners.share(attribute).max(1e-3);
                 found.push((lift, attribute, also));
             }
         }
@@ -150,7 +150,7 @@ impl Page<'_> {
         Some(CardReason { backing, supporters, ..reason })
     }
 
-    /// Three months in a row that hold at least twice their share of the sales.
+    /// A claim about three months in a row that hold at least twice their share of the sales.
     fn season(&self) -> Option<CardReason> {
         let ItemStats { months, sales, .. } = self.stats();
         let window = |first: usize| (first..first + SEASON_MONTHS).map(|month| month % 12);
@@ -173,9 +173,9 @@ impl Page<'_> {
         self.reason(evidence, count as f32 / *sales as f32, 0)
     }
 
-    /// More than a quarter of all its buyers came in the last days.
+    /// A claim about recent buyers, if they are at least a quarter of all.
     fn recency(&self) -> Option<CardReason> {
-        let recent = self.ledger.recent_buyers[self.item as usize];
+        let recent = self.counts.recent_buyers[self.item as usize];
         if recent < RISE_BUYERS_MIN || (recent as usize) * 4 < self.buyers().len() {
             return None;
         }
@@ -191,9 +191,9 @@ impl Page<'_> {
         self.reason(evidence, strength, 0)
     }
 
-    /// At least a fifth of its buyers came back.
+    /// A claim about buyers who came back, if they are at least a fifth.
     fn repeat(&self) -> Option<CardReason> {
-        let returned = self.ledger.returners[self.item as usize];
+        let returned = self.counts.returners[self.item as usize];
         if (returned as usize) < BUYERS_MIN || (returned as usize) * 5 < self.buyers().len() {
             return None;
         }
@@ -209,7 +209,7 @@ impl Page<'_> {
         self.reason(evidence, strength, 0)
     }
 
-    /// It stands in the lowest or the highest fifth of its category.
+    /// A claim about a price in the lowest or the highest fifth of the category's `of` prices.
     fn price(&self, of: usize) -> Option<CardReason> {
         let stats = self.stats();
         let price = stats.price?;
@@ -230,14 +230,13 @@ impl Page<'_> {
         self.reason(evidence, 0.0, 0)
     }
 
-    /// A reason in one of the ways in which it can be said, by turns: what it is about helps to tell
-    /// whose turn it is.
+    /// A reason in one of its phrasings. The item and the claim's subject (`about`) choose it, so that cards vary.
     fn reason(&self, evidence: Evidence, strength: f32, about: u32) -> Option<CardReason> {
         let category = self.catalog.category(self.catalog.item(self.item).category);
-        let mut sayings = wording::phrasings(&evidence, category, self.currency);
-        let turn = self.item.wrapping_add(about) as usize % sayings.len().max(1);
-        (!sayings.is_empty()).then(|| CardReason {
-            text: sayings.swap_remove(turn).into(),
+        let mut phrasings = wording::phrasings(&evidence, category, self.currency);
+        let turn = self.item.wrapping_add(about) as usize % phrasings.len().max(1);
+        (!phrasings.is_empty()).then(|| CardReason {
+            text: phrasings.swap_remove(turn).into(),
             source: ReasonSource::Evidence,
             evidence: Arc::new([evidence]),
             strength,
@@ -255,18 +254,18 @@ fn priced_by_category(catalog: &Catalog, stats: &[ItemStats]) -> Vec<usize> {
     priced
 }
 
-/// How many distinct items with an attribute each user owns.
-struct Sharers {
+/// Distinct items with each attribute that each user owns.
+struct AttributeOwners {
     /// By user: (attribute, items), ascending by attribute.
     owned: Vec<Vec<(u32, u32)>>,
     /// By attribute: the share of users who own more than one such item.
     share: Vec<f32>,
 }
 
-impl Sharers {
-    fn count(catalog: &Catalog, ledger: &PurchaseCounts) -> Self {
+impl AttributeOwners {
+    fn count(catalog: &Catalog, counts: &PurchaseCounts) -> Self {
         let mut share = Vec::new();
-        let owned: Vec<_> = ledger
+        let owned: Vec<_> = counts
             .baskets
             .iter()
             .map(|items| {
@@ -282,7 +281,7 @@ impl Sharers {
                 owned
             })
             .collect();
-        let users = ledger.baskets.iter().filter(|items| !items.is_empty()).count().max(1);
+        let users = counts.baskets.iter().filter(|items| !items.is_empty()).count().max(1);
         for share in &mut share {
             *share /= users as f32;
         }
@@ -291,7 +290,7 @@ impl Sharers {
 
     fn owned(&self, user: u32, attribute: u32) -> u32 {
         let owned = &self.owned[user as usize];
-        owned.binary_search_by_key(&attribute, |pair| pair.0).map_or(0, |place| owned[place].1)
+        owned.binary_search_by_key(&attribute, |pair| pair.0).map_or(0, |index| owned[index].1)
     }
 
     fn share(&self, attribute: u32) -> f32 {

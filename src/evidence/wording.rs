@@ -1,16 +1,16 @@
-//! How a count becomes a sentence.
+//! Phrases a claim as a sentence.
 //!
-//! A claim is said in a few ways, each of which claims just what its evidence shows. The evidence
-//! writer takes turns, so that a slate does not repeat itself; a language model chooses.
+//! Each claim has a few phrasings, each of which claims just what the evidence shows. The evidence writer varies them, so
+//! that a slate does not repeat itself; a language model chooses.
 
 use crate::domain::{Evidence, EvidenceKind};
 use std::fmt::Write as _;
 
-/// Attributes that say what a thing is rather than what it is like.
+/// Attributes that name the kind of an item.
 const KINDS: [&str; 3] = ["type", "product_type", "category"];
 /// Attributes that are not fit for a sentence: tiers and bare years mean nothing to a shopper.
-const SILENT: [&str; 3] = ["brand_tier", "tier", "year"];
-/// Attributes that name somebody or something else.
+const UNSAYABLE: [&str; 3] = ["brand_tier", "tier", "year"];
+/// Attributes whose values are names.
 const NAMES: [&str; 4] = ["brand", "maker", "collection", "occasion"];
 /// The months' names.
 pub const MONTHS: [&str; 12] = [
@@ -28,8 +28,7 @@ pub const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// All the ways in which a claim about an item of this `category` can be said: none, where it is not
-/// fit for a sentence.
+/// All phrasings of a claim about an item of this `category`; none where it is not fit for a sentence.
 pub fn phrasings(evidence: &Evidence, category: &str, currency: &str) -> Vec<String> {
     let Evidence { attribute, value, count, of, .. } = evidence;
     match evidence.kind {
@@ -106,7 +105,7 @@ fn price(price: &str, category: &str, cheaper: u32, of: u32, currency: &str) -> 
     }
 }
 
-/// Months that follow each other, in words: "October to December".
+/// Consecutive months in words: "October to December".
 pub(super) fn months_in_words(months: &[usize]) -> String {
     match months {
         [] => String::new(),
@@ -115,12 +114,12 @@ pub(super) fn months_in_words(months: &[usize]) -> String {
     }
 }
 
-/// Whether an attribute can stand in a shopper's pattern.
+/// Whether an attribute is fit for a sentence.
 pub fn can_be_said(name: &str) -> bool {
-    !SILENT.contains(&name)
+    !UNSAYABLE.contains(&name)
 }
 
-/// Whether an item can be said to be what this attribute says: red, or folk, but not a maker's name.
+/// Whether an attribute's value describes an item, as "red" or "folk" do, and is no kind or name.
 pub fn is_descriptive(name: &str) -> bool {
     can_be_said(name) && !KINDS.contains(&name) && !NAMES.contains(&name)
 }

@@ -1,36 +1,35 @@
-//! How much the order given still counts beside the scorer.
+//! Fuses the scorer's logits with the order given.
 
 use crate::bundle::HistoryEvent;
 use crate::domain::EventKind;
 use serde::{Deserialize, Serialize};
 
-/// Purchases up to which a shopper counts as cold.
+/// The most purchases of a cold shopper.
 const COLD_PURCHASES: usize = 3;
 
-/// How much the order given counts: more for shoppers of whom the scorer knows little.
+/// The weights of the order given. It counts more for cold shoppers, of whom the scorer knows little.
 ///
-/// The weights are fitted on validation slates when the model is trained.
+/// Training fits the weights on validation slates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fusion {
-    /// What a place costs.
+    /// The weight of `ln(1 + position)` that a candidate loses.
     pub prior_weight: f32,
-    /// What it costs for a cold shopper.
+    /// The same weight for a cold shopper.
     pub cold_prior_weight: f32,
 }
 
-/// What places in the order given cost one shopper.
+/// The cost of a late position in the order given, for one shopper.
 ///
-/// A candidate's final score is `logit − weight · ln(1 + place)`. Only the place is read, not the
-/// upstream ranker's score, so it makes no difference on what scale that ranker works, or whether
-/// it tells its scores at all.
+/// A candidate's final score is `logit − weight · ln(1 + position)`. The upstream ranker's scores are not read, so
+/// their scale does not matter, and they need not be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PositionPenalty {
-    /// What a place costs.
+    /// The weight of `ln(1 + position)`.
     pub weight: f32,
 }
 
-/// Whether little is known of the shopper with this history.
+/// Whether the shopper with this history has few purchases.
 pub fn is_cold(history: &[HistoryEvent]) -> bool {
     let purchases = history.iter().filter(|past| past.kind == EventKind::Purchase);
     purchases.take(COLD_PURCHASES + 1).count() <= COLD_PURCHASES
@@ -39,7 +38,7 @@ pub fn is_cold(history: &[HistoryEvent]) -> bool {
 // === impl Fusion ===
 
 impl Fusion {
-    /// What places cost the shopper with this history.
+    /// The penalty for the shopper with this history.
     pub fn position_penalty(self, history: &[HistoryEvent]) -> PositionPenalty {
         PositionPenalty {
             weight: if is_cold(history) { self.cold_prior_weight } else { self.prior_weight },
@@ -50,15 +49,15 @@ impl Fusion {
 // === impl PositionPenalty ===
 
 impl PositionPenalty {
-    /// The final score of a candidate with this logit that came at this place (0 is the first).
-    pub fn fuse(self, logit: f32, place: usize) -> f32 {
-        logit - self.weight * (place as f32).ln_1p()
+    /// The final score of a candidate with this logit and position (0 is the first).
+    pub fn fuse(self, logit: f32, position: usize) -> f32 {
+        logit - self.weight * (position as f32).ln_1p()
     }
 
-    /// The order of a slate with these logits: places in the order given, best first.
+    /// Ranks a slate with these logits: positions in the order given, best first.
     pub fn order(self, logits: &[f32]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..logits.len()).collect();
-        let score = |place: usize| self.fuse(logits[place], place);
+        let score = |position: usize| self.fuse(logits[position], position);
         order.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
         order
     }

@@ -1,8 +1,8 @@
 //! How do features become scores, many requests at once?
 //!
-//! The models are owned by threads of their own. A request posts its slate to an owner's bounded
-//! inbox and waits; an owner takes whatever is waiting, scores it, and answers each. A GPU has an owner of its own, to
-//! whom large slates are posted: what waits for it is one batch.
+//! Each scorer thread has a bounded inbox. A request posts its slate to one of them and waits for the reply. A thread
+//! takes all waiting slates and scores one after the other. A GPU has a thread of its own, which takes large slates and
+//! scores all waiting ones as one batch.
 
 pub mod features;
 mod fusion;
@@ -35,77 +35,77 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// A handle on the owners of one model. Dropping it ends them.
+/// A handle on the threads that score with one model. Dropping it ends them.
 #[derive(Debug)]
 pub struct Scorer {
-    owners: Vec<Owner>,
+    threads: Vec<ScorerThread>,
     next: AtomicUsize,
-    /// The owner of a GPU, and the pairs of a slate from which it is asked.
-    gpu: Option<(Owner, usize)>,
+    /// The GPU's thread, and the pairs of a slate from which it takes it.
+    gpu: Option<(ScorerThread, usize)>,
 }
 
 #[derive(Debug)]
-struct Owner {
+struct ScorerThread {
     inbox: Inbox<ScoreJob>,
     _thread: Worker,
 }
 
-/// How much the owners may take on.
+/// Bounds on a scorer's threads and queues.
 #[derive(Clone, Copy, Debug)]
 pub struct ScorerLimits {
-    /// Owner threads.
+    /// Threads on the processor.
     pub threads: NonZeroUsize,
-    /// How many slates may wait for one owner, and how many it scores in one turn.
+    /// Slates that may wait for one thread, and that it takes at a time.
     pub slates: worker::InboxLimits,
-    /// Whether large slates go to a GPU.
+    /// The GPU for large slates, if there is one.
     pub gpu: Option<GpuLimits>,
 }
 
-/// What goes to a GPU, and what lies there.
+/// Which slates go to a GPU, and how many rows it holds.
 #[derive(Clone, Copy, Debug)]
 pub struct GpuLimits {
     /// The number of the GPU.
     pub ordinal: usize,
-    /// Pairs of a candidate and an event from which a slate goes there.
+    /// Pairs of a candidate and an event from which a slate is scored there.
     pub pairs_min: usize,
-    /// Items that lie there, and as many cards; those that were used longest ago give way.
+    /// Rows of items in its memory, and as many of cards; the least recently used are evicted.
     pub rows_max: usize,
 }
 
 /// A slate to be scored for a user.
 #[derive(Clone, Debug)]
 pub struct ScoreRequest {
-    /// For whom.
+    /// The shopper.
     pub user: UserId,
-    /// When.
+    /// The time of the request.
     pub now: Timestamp,
-    /// What we know about them.
+    /// The shopper's card.
     pub card: Arc<UserCard>,
     /// The counts of the card's history, if they were made before.
     pub counts: Option<Arc<HistoryCounts>>,
-    /// What they may be shown.
+    /// The candidates.
     pub items: Arc<[SlateItem]>,
 }
 
-/// What an owner answers.
+/// The scores of one request.
 #[derive(Debug)]
 pub struct ScoreReply {
     /// The scores, in the order of the items.
     pub scores: SlateScores,
-    /// How long the request waited.
+    /// Time that the request waited in the inbox.
     pub queue: Duration,
-    /// How long it was worked on.
+    /// Time to score it; on a GPU, to score its batch.
     pub compute: Duration,
 }
 
-/// Why there is no answer.
+/// Why there is no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScorerError {
     /// Too many slates wait already.
     #[error("the scorer's inbox is full")]
     Full,
-    /// The owner is gone for good.
-    #[error("the scorer's owner is gone")]
+    /// The scorer's thread has ended.
+    #[error("the scorer's thread has ended")]
     Gone,
 }
 
@@ -119,52 +119,53 @@ struct ScoreJob {
 // === impl Scorer ===
 
 impl Scorer {
-    /// Starts the owners of a model, and that of a GPU that it lies on.
+    /// Starts a model's threads, and that of a GPU that holds it.
     pub fn start(
         model: &Arc<ScorerModel>,
         gpu: Option<Gpu>,
         limits: ScorerLimits,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let owners = (0..limits.threads.get()).map(|_| Owner::start(model, limits, metrics));
+        let threads =
+            (0..limits.threads.get()).map(|_| ScorerThread::start(model, limits, metrics));
         let gpu = gpu
             .zip(limits.gpu)
-            .map(|(gpu, of)| (Owner::start_gpu(model, gpu, limits, metrics), of.pairs_min));
-        Self { owners: owners.collect(), next: AtomicUsize::new(0), gpu }
+            .map(|(gpu, of)| (ScorerThread::start_gpu(model, gpu, limits, metrics), of.pairs_min));
+        Self { threads: threads.collect(), next: AtomicUsize::new(0), gpu }
     }
 
     /// Scores a slate. Dropping the future cancels the work if it has not begun.
     pub async fn score(&self, request: ScoreRequest) -> Result<ScoreReply, ScorerError> {
-        let owner = self.owner_for(&request);
-        let (reply, answer) = oneshot::channel();
+        let thread = self.thread_for(&request);
+        let (reply, receiver) = oneshot::channel();
         let job = ScoreJob { request, posted: Instant::now(), reply };
-        owner.inbox.try_post(job).map_err(|rejected| match rejected {
+        thread.inbox.try_post(job).map_err(|rejected| match rejected {
             PostError::Full(_) => ScorerError::Full,
             PostError::Closed(_) => ScorerError::Gone,
         })?;
-        answer.await.map_err(|_| ScorerError::Gone)
+        receiver.await.map_err(|_| ScorerError::Gone)
     }
 
-    fn owner_for(&self, request: &ScoreRequest) -> &Owner {
+    fn thread_for(&self, request: &ScoreRequest) -> &ScorerThread {
         match &self.gpu {
-            Some((owner, pairs_min)) if request.pairs() >= *pairs_min => owner,
+            Some((thread, pairs_min)) if request.pairs() >= *pairs_min => thread,
             _ => {
                 let turn = self.next.fetch_add(1, Ordering::Relaxed);
-                &self.owners[turn % self.owners.len()]
+                &self.threads[turn % self.threads.len()]
             }
         }
     }
 
-    /// Whether every owner is still at work.
+    /// Whether every thread still runs.
     pub fn is_alive(&self) -> bool {
-        let gpu = self.gpu.iter().map(|(owner, _)| owner);
-        self.owners.iter().chain(gpu).all(|owner| owner.inbox.is_alive())
+        let gpu = self.gpu.iter().map(|(thread, _)| thread);
+        self.threads.iter().chain(gpu).all(|thread| thread.inbox.is_alive())
     }
 }
 
-// === impl Owner ===
+// === impl ScorerThread ===
 
-impl Owner {
+impl ScorerThread {
     fn start(model: &Arc<ScorerModel>, limits: ScorerLimits, metrics: &Arc<Metrics>) -> Self {
         let (model, metrics) = (model.clone(), metrics.clone());
         let scratch = {
@@ -180,7 +181,8 @@ impl Owner {
         Self { inbox, _thread: thread }
     }
 
-    /// The owner of a GPU: what waits is one batch. A GPU that fails costs time, not answers.
+    /// Starts the thread of a GPU, which scores all waiting slates as one batch. Where the GPU fails, the processor
+    /// scores them.
     fn start_gpu(
         model: &Arc<ScorerModel>,
         gpu: Gpu,
@@ -194,19 +196,19 @@ impl Owner {
         };
         let turn = move |(gpu, scratch): &mut (Gpu, ScoringScratch), jobs: &mut Vec<ScoreJob>| {
             jobs.retain(|job| !job.reply.is_closed());
-            let begun = Instant::now();
+            let started = Instant::now();
             let slates: Vec<ScorerSlate<'_>> = jobs.iter().map(|job| job.request.slate()).collect();
             match model.score_on(&slates, gpu) {
                 Ok(scores) => {
                     drop(slates);
                     for (job, scores) in jobs.drain(..).zip(scores) {
-                        job.answer(scores, begun, &metrics);
+                        job.reply(scores, started, &metrics);
                     }
                 }
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "a GPU does not score"
+                        "the GPU failed to score a batch; the processor scores it"
                     );
                     drop(slates);
                     for job in jobs.drain(..) {
@@ -224,28 +226,28 @@ impl Owner {
 
 impl ScoreJob {
     fn serve(self, model: &ScorerModel, scratch: &mut ScoringScratch, metrics: &Metrics) {
-        // A caller who hung up, or whose deadline came, waits for nothing.
+        // Nobody waits for the reply: the caller hung up, or its deadline passed.
         if self.reply.is_closed() {
             return;
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let scores = model.score(&self.request.slate(), scratch);
-        self.answer(scores, begun, metrics);
+        self.reply(scores, started, metrics);
     }
 
-    /// Answers with scores that were begun then.
-    fn answer(self, scores: SlateScores, begun: Instant, metrics: &Metrics) {
-        let compute = begun.elapsed();
+    /// Sends scores whose computation started then.
+    fn reply(self, scores: SlateScores, started: Instant, metrics: &Metrics) {
+        let compute = started.elapsed();
         metrics.scored(self.request.items.len(), compute);
         // The caller may have hung up meanwhile.
-        let _ = self.reply.send(ScoreReply { scores, queue: begun - self.posted, compute });
+        let _ = self.reply.send(ScoreReply { scores, queue: started - self.posted, compute });
     }
 }
 
 // === impl ScoreRequest ===
 
 impl ScoreRequest {
-    /// What is to be scored.
+    /// The slate to score.
     pub fn slate(&self) -> ScorerSlate<'_> {
         let Self { user, now, card, counts, items } = self;
         ScorerSlate {
@@ -260,7 +262,7 @@ impl ScoreRequest {
         }
     }
 
-    /// Pairs of a candidate and an event: what the time of a slate goes by.
+    /// Pairs of a candidate and an event, to which the time to score a slate is proportional.
     fn pairs(&self) -> usize {
         self.items.len() * self.card.history.len().clamp(1, HISTORY_LEN)
     }

@@ -18,14 +18,14 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What the scorer knows, and the network that weighs it.
+/// A catalogue, its cards, and the network that scores them.
 #[derive(Debug)]
 pub struct ScorerModel {
     /// The items.
     pub catalog: Arc<Catalog>,
     /// Their cards.
     pub cards: Cards,
-    /// Texts to vectors.
+    /// The encoder of texts.
     pub reader: Arc<TextReader>,
     pub(super) network: Arc<FusedDin>,
     pub(super) rechead: Option<RecheadScorer>,
@@ -36,21 +36,21 @@ pub struct ScorerModel {
 /// A slate to be scored.
 #[derive(Clone, Copy, Debug)]
 pub struct ScorerSlate<'a> {
-    /// For whom: their own reasons are left out.
+    /// The shopper. Reasons that rest on their own purchases are masked.
     pub user: &'a UserId,
-    /// When.
+    /// The time of the request.
     pub now: Timestamp,
-    /// What they did before, oldest first.
+    /// The shopper's history, oldest first.
     pub history: &'a [HistoryEvent],
     /// The vector of their pattern, if they have one.
     pub pattern: Option<&'a [f32]>,
-    /// Their vector in the Rechead's space, if it was made before.
+    /// The shopper's vector in the Rechead's space, if it was computed before.
     pub rechead: Option<&'a [f32]>,
-    /// The item that they are expected to want, if somebody said so.
+    /// The item that a language model expects the shopper to want, if one was asked.
     pub expected_item: Option<u32>,
     /// The counts of the history, if they were made before.
     pub counts: Option<&'a Arc<HistoryCounts>>,
-    /// What they may be shown.
+    /// The items to score.
     pub candidates: &'a [SlateItem],
 }
 
@@ -59,24 +59,24 @@ pub struct ScorerSlate<'a> {
 pub enum SlateItem {
     /// An item of the catalogue, by number.
     Known(u32),
-    /// An item that only comes inline.
+    /// An item whose text came with the request.
     Inline(ItemText),
 }
 
-/// What the scorer says of a slate.
+/// The scores of a slate.
 #[derive(Clone, Debug, Default)]
 pub struct SlateScores {
     /// A logit per candidate.
     pub logits: Vec<f32>,
     /// The Rechead's score per candidate; empty where the bundle has none.
     pub rechead: Vec<f32>,
-    /// What that counts.
+    /// The weight of that score in the fused one.
     rechead_weight: f32,
-    /// How much each candidate's reasons were attended to: (candidates, [`REASONS_MAX`]).
+    /// Attention weights of the candidates' reasons: (candidates, [`REASONS_MAX`]).
     attention: Vec<f32>,
 }
 
-/// Memory that one owner uses again and again.
+/// Buffers of one thread, reused for every slate.
 #[derive(Debug)]
 pub struct ScoringScratch {
     network: nn::FusedScratch,
@@ -84,14 +84,14 @@ pub struct ScoringScratch {
     inputs: NetworkInputs,
 }
 
-/// What is written down about a slate before it is scored.
+/// The network's inputs for one slate.
 #[derive(Debug, Default)]
 pub(super) struct NetworkInputs {
     history: Vec<HistoryRow<'static>>,
     features: Vec<FeatureVector>,
     /// (candidates, [`REASONS_MAX`])
     overlaps: Vec<[f32; REASONS_MAX]>,
-    /// Of candidates that come inline.
+    /// The rows of inline candidates, `None` for the others.
     inline: Vec<Option<InlineItem>>,
 }
 
@@ -112,7 +112,7 @@ pub fn network_shape(items: usize) -> DinShape {
 // === impl ScorerModel ===
 
 impl ScorerModel {
-    /// Projects the cards' vectors once, so that a request only pays for what is its own.
+    /// Projects the cards' vectors once, so that no request has to.
     pub fn new(
         catalog: Arc<Catalog>,
         cards: Cards,
@@ -124,21 +124,21 @@ impl ScorerModel {
         Ok(Self { catalog, cards, reader, network, rechead: None, items, reasons })
     }
 
-    /// The same model with a Rechead, whose score counts this much.
+    /// The same model with a Rechead, whose score has this weight.
     pub fn with_rechead(mut self, network: Rechead, weight: f32) -> Self {
         self.rechead = Some(RecheadScorer::from_cards(network, weight, &self.cards));
         self
     }
 
-    /// The vector of a shopper in the Rechead's space: empty where there is no Rechead.
-    pub fn shopper_vector(&self, written: ShopperTexts<'_>) -> Vec<f32> {
-        let head = self.rechead.as_ref();
-        head.map_or_else(Vec::new, |head| head.shopper_vector(written, &self.cards))
+    /// The vector of a shopper in the Rechead's space, empty where there is no Rechead.
+    pub fn shopper_vector(&self, texts: ShopperTexts<'_>) -> Vec<f32> {
+        let rechead = self.rechead.as_ref();
+        rechead.map_or_else(Vec::new, |rechead| rechead.shopper_vector(texts, &self.cards))
     }
 
-    /// Whether the card of this user was written with the Rechead at hand.
+    /// Whether the vectors of this user's card are those of this model's Rechead.
     pub fn matches_rechead_vectors(&self, user: &UserCard) -> bool {
-        self.rechead.as_ref().is_none_or(|head| head.matches_vectors(user, &self.cards))
+        self.rechead.as_ref().is_none_or(|rechead| rechead.matches_vectors(user, &self.cards))
     }
 
     /// The Rechead, if the bundle has one.
@@ -146,7 +146,7 @@ impl ScorerModel {
         self.rechead.as_ref()
     }
 
-    /// Memory for [`Self::score`].
+    /// Buffers for [`Self::score`].
     pub fn scratch(&self) -> ScoringScratch {
         ScoringScratch {
             network: self.network.scratch(),
@@ -156,15 +156,14 @@ impl ScorerModel {
     }
 
     /// The reasons on a candidate's card.
-    pub fn reasons(&self, entry: &SlateItem) -> &[CardReason] {
-        match entry {
+    pub fn reasons(&self, item: &SlateItem) -> &[CardReason] {
+        match item {
             SlateItem::Known(number) => &self.cards.items[*number as usize].reasons,
             SlateItem::Inline(_) => &[],
         }
     }
 
-    /// Scores a slate. A candidate's score does not depend on the order or the company that it
-    /// comes in.
+    /// Scores a slate. A candidate's score depends neither on the order of the slate nor on the other candidates.
     pub fn score(&self, slate: &ScorerSlate<'_>, scratch: &mut ScoringScratch) -> SlateScores {
         let ScoringScratch { network, scores, inputs } = scratch;
         self.fill_inputs(slate, inputs);
@@ -176,7 +175,7 @@ impl ScorerModel {
         self.slate_scores(scores, candidates.len(), rechead)
     }
 
-    /// What the network is asked.
+    /// The slate in the network's form.
     pub(super) fn network_slate<'a>(
         &'a self,
         slate: &ScorerSlate<'a>,
@@ -192,7 +191,7 @@ impl ScorerModel {
         }
     }
 
-    /// What it said.
+    /// Copies the network's scores of `count` candidates out of the buffers.
     pub(super) fn slate_scores(
         &self,
         scores: &nn::FusedScores,
@@ -207,37 +206,37 @@ impl ScorerModel {
         }
     }
 
-    /// What the Rechead says of each candidate: nothing where there is none.
+    /// The Rechead's score of each candidate, empty where there is no Rechead.
     fn rechead_scores(&self, slate: &ScorerSlate<'_>) -> Vec<f32> {
-        let Some(head) = &self.rechead else { return Vec::new() };
+        let Some(rechead) = &self.rechead else { return Vec::new() };
         let shopper = self.shopper_vector_of(slate);
-        let score = |entry: &SlateItem| match entry {
-            SlateItem::Known(number) => head.score(&shopper, *number),
-            SlateItem::Inline(text) => self.rechead_score_inline(head, &shopper, text),
+        let score = |item: &SlateItem| match item {
+            SlateItem::Known(number) => rechead.score(&shopper, *number),
+            SlateItem::Inline(text) => self.rechead_score_inline(rechead, &shopper, text),
         };
         slate.candidates.iter().map(score).collect()
     }
 
-    /// The same of a candidate that comes inline.
+    /// The Rechead's score of an inline candidate.
     pub(super) fn rechead_score_inline(
         &self,
-        head: &RecheadScorer,
+        rechead: &RecheadScorer,
         shopper: &[f32],
         text: &ItemText,
     ) -> f32 {
-        head.score_text(shopper, &self.reader.vector(&inline_text(text)))
+        rechead.score_text(shopper, &self.reader.vector(&inline_text(text)))
     }
 
-    /// The vector of a slate's shopper, made now if it was not made before.
+    /// The vector of a slate's shopper, computed now unless it was before.
     pub(super) fn shopper_vector_of<'a>(&self, slate: &ScorerSlate<'a>) -> Cow<'a, [f32]> {
-        let made = slate.rechead.filter(|made| !made.is_empty()).map(Cow::Borrowed);
-        made.unwrap_or_else(|| {
+        let known = slate.rechead.filter(|vector| !vector.is_empty()).map(Cow::Borrowed);
+        known.unwrap_or_else(|| {
             let ScorerSlate { history, pattern: thought, expected_item: answer, .. } = *slate;
             Cow::Owned(self.shopper_vector(ShopperTexts { history, thought, answer }))
         })
     }
 
-    /// Writes down the events, and the features and the overlaps of every candidate.
+    /// Fills in the events, and the features and overlaps of every candidate.
     pub(super) fn fill_inputs(&self, slate: &ScorerSlate<'_>, inputs: &mut NetworkInputs) {
         let (catalog, history) = (&*self.catalog, slate.history);
         let context = match slate.counts {
@@ -247,24 +246,24 @@ impl ScorerModel {
                 FeatureContext::new(catalog, &self.cards, history, slate.now, month)
             }
         };
-        let NetworkInputs { history, features, overlaps: all_overlaps, inline } = inputs;
+        let NetworkInputs { history, features, overlaps: slate_overlaps, inline } = inputs;
         history.clear();
-        history.extend(context.history().iter().map(|past| HistoryRow {
-            item: ItemRef::Row(past.item),
-            age: context.age(past),
-            kind: past.kind as u8,
+        history.extend(context.history().iter().map(|event| HistoryRow {
+            item: ItemRef::Row(event.item),
+            age: context.age(event),
+            kind: event.kind as u8,
         }));
         inline.clear();
-        inline.extend(slate.candidates.iter().map(|entry| self.inline_row(entry)));
+        inline.extend(slate.candidates.iter().map(|item| self.inline_row(item)));
         features.clear();
-        all_overlaps.clear();
-        for entry in slate.candidates {
+        slate_overlaps.clear();
+        for item in slate.candidates {
             let mut overlaps = [0.0; REASONS_MAX];
-            let reasons = self.reasons(entry);
+            let reasons = self.reasons(item);
             for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
                 *overlap = context.overlap(reason);
             }
-            let candidate = match entry {
+            let candidate = match item {
                 SlateItem::Known(number) => {
                     CandidateItem::Known(*number, &self.cards.items[*number as usize])
                 }
@@ -276,39 +275,43 @@ impl ScorerModel {
                     *overlap = nn::MASKED_OVERLAP;
                 }
             }
-            all_overlaps.push(overlaps);
+            slate_overlaps.push(overlaps);
         }
     }
 
-    /// The candidates as they were described.
+    /// The candidates in the network's form, from their inputs.
     pub(super) fn candidate_rows<'a>(
         &self,
         slate: &ScorerSlate<'a>,
         inputs: &'a NetworkInputs,
     ) -> Vec<CandidateRow<'a>> {
-        let row = |(row, entry): (usize, &SlateItem)| {
-            let item = match (entry, &inputs.inline[row]) {
+        let row = |(row, candidate): (usize, &SlateItem)| {
+            let item = match (candidate, &inputs.inline[row]) {
                 (SlateItem::Known(number), _) => ItemRef::Row(*number),
                 (SlateItem::Inline(_), Some(item)) => ItemRef::Inline(item),
                 (SlateItem::Inline(_), None) => unreachable!("every inline item was given a row"),
             };
-            let overlaps = &inputs.overlaps[row][..self.reasons(entry).len()];
-            let (reasons, overlap) = self.standing(entry, overlaps);
+            let overlaps = &inputs.overlaps[row][..self.reasons(candidate).len()];
+            let (reasons, overlap) = self.unmasked_reasons(candidate, overlaps);
             CandidateRow { item, features: inputs.features[row].as_slice(), reasons, overlap }
         };
         slate.candidates.iter().enumerate().map(row).collect()
     }
 
-    fn inline_row(&self, entry: &SlateItem) -> Option<InlineItem> {
-        let SlateItem::Inline(text) = entry else { return None };
+    fn inline_row(&self, item: &SlateItem) -> Option<InlineItem> {
+        let SlateItem::Inline(text) = item else { return None };
         let vector = self.reader.vector(&inline_text(text));
         let row = self.network.item_inline(&vector);
         Some(row.expect("the encoder's vectors are as wide as the network's texts"))
     }
 
-    /// The rows of a candidate's reasons and their overlaps: none where all are left out.
-    fn standing<'d>(&self, entry: &SlateItem, overlaps: &'d [f32]) -> (Range<u32>, &'d [f32]) {
-        match entry {
+    /// The rows of a candidate's reasons and their overlaps, empty where all are masked.
+    fn unmasked_reasons<'d>(
+        &self,
+        item: &SlateItem,
+        overlaps: &'d [f32],
+    ) -> (Range<u32>, &'d [f32]) {
+        match item {
             SlateItem::Known(number)
                 if overlaps.iter().any(|&overlap| overlap != nn::MASKED_OVERLAP) =>
             {
@@ -323,14 +326,14 @@ impl ScorerModel {
 // === impl SlateScores ===
 
 impl SlateScores {
-    /// The final score of the candidate in this row, which came at this place.
-    pub fn fused(&self, row: usize, prior: PositionPenalty, place: usize) -> f32 {
+    /// The final score of the candidate in this row, which came at this position of the order given.
+    pub fn fused(&self, row: usize, penalty: PositionPenalty, position: usize) -> f32 {
         let rechead = self.rechead.get(row).map_or(0.0, |score| self.rechead_weight * score);
-        prior.fuse(self.logits[row], place) + rechead
+        penalty.fuse(self.logits[row], position) + rechead
     }
 
-    /// How much the reasons of the candidate in this row were attended to: by their places on its
-    /// card, summing to one, or all zero where there are none.
+    /// Attention weights of the reasons of the candidate in this row, in the order of its card. They sum to one, or
+    /// are all zero where there is no reason.
     pub fn attention(&self, row: usize) -> &[f32] {
         &self.attention[row * REASONS_MAX..][..REASONS_MAX]
     }

@@ -1,4 +1,4 @@
-//! From a bundle to a scorer's model.
+//! Opens the scorer's model of a bundle, and checks it by its golden requests.
 
 use super::rechead::RecheadFile;
 use super::{
@@ -12,27 +12,27 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// How far a golden score may stray: machines add numbers in different orders.
+/// The largest difference between a golden score and this machine's: machines add in different orders.
 const GOLDEN_TOLERANCE: f32 = 1e-3;
 
-/// A scorer's shape, and how its score is fused with the order given: a part of its bundle.
+/// The file of a bundle with the scorer's shape, and the weights of its fusion.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScorerFile {
-    /// The sign before prices in what is written at request time.
+    /// The currency sign before prices in texts that are written at request time.
     pub currency: String,
-    /// How it is fused with the order given.
+    /// The weights of its fusion with the order given.
     pub fusion: Fusion,
     /// The network's shape.
     pub shape: DinShape,
 }
 
-/// A model, and what serving must know beside it.
+/// The scorer's model of an opened bundle.
 #[derive(Debug)]
 pub struct OpenedScorer {
     /// The model.
     pub model: Arc<ScorerModel>,
-    /// Its shape and its fusion.
+    /// Its file.
     pub file: ScorerFile,
     /// The bundle's version.
     pub version: String,
@@ -42,7 +42,7 @@ pub struct OpenedScorer {
 // === impl OpenedScorer ===
 
 impl OpenedScorer {
-    /// Makes the model of an opened bundle.
+    /// Builds the model of an opened bundle, and checks that its parts fit together.
     pub fn of(bundle: Bundle) -> Result<Self, BundleError> {
         fn wrong<E: Display>(part: Part) -> impl Fn(E) -> BundleError {
             move |error| BundleError::malformed(part.file(), &error.to_string())
@@ -61,19 +61,20 @@ impl OpenedScorer {
             TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
         let reader = Arc::new(TextReader { tokens, encoder });
-        let head = rechead(&bundle)?;
-        if let Some((network, _)) = &head {
-            let kept = bundle.cards.rechead_vectors.len();
-            let numbers = network.width() * bundle.catalog.len();
-            if kept != 0 && kept != numbers {
-                let why = format!("the Rechead's table of items has {kept} numbers, not {numbers}");
+        let rechead = open_rechead(&bundle)?;
+        if let Some((network, _)) = &rechead {
+            let found = bundle.cards.rechead_vectors.len();
+            let expected = network.width() * bundle.catalog.len();
+            if found != 0 && found != expected {
+                let why =
+                    format!("the Rechead's table of items has {found} numbers, not {expected}");
                 return Err(BundleError::malformed(Part::CardVectors.file(), &why));
             }
         }
         let catalog = Arc::new(bundle.catalog);
         let model = ScorerModel::new(catalog, bundle.cards, reader, Arc::new(network));
         let mut model = model.map_err(wrong(Part::CardVectors))?;
-        if let Some((network, weight)) = head {
+        if let Some((network, weight)) = rechead {
             model = model.with_rechead(network, weight);
         }
         let model = Arc::new(model);
@@ -85,20 +86,19 @@ impl OpenedScorer {
         &self.golden
     }
 
-    /// Scores the golden requests: a bundle whose scores don't come out on this machine must not
-    /// serve.
+    /// Scores the golden requests, and refuses a bundle whose scores this machine does not reproduce.
     pub fn check_golden(&self) -> Result<(), BundleError> {
         let mut scratch = self.model.scratch();
         self.compare_golden(|golden| score_golden(&self.model, golden, &mut scratch))
     }
 
-    /// The same on a GPU, which warms it.
+    /// Scores the golden requests on a GPU, which warms it up.
     pub fn check_golden_on(&self, gpu: &mut Gpu) -> Result<(), BundleError> {
         self.compare_golden(|golden| {
             with_golden(&self.model, golden, |slate| {
                 let scores = self.model.score_on(&[*slate], gpu);
                 let scores = scores.map_err(|error| wrong_golden(&error.to_string()))?;
-                scores.into_iter().next().ok_or_else(|| wrong_golden("a GPU scores nothing"))
+                scores.into_iter().next().ok_or_else(|| wrong_golden("the GPU returned no scores"))
             })?
         })
     }
@@ -110,7 +110,7 @@ impl OpenedScorer {
         for golden in &self.golden {
             let card = self.model.cards.users.get(&golden.user.as_str().into());
             if card.is_some_and(|card| !self.model.matches_rechead_vectors(card)) {
-                let why = "its vectors in the Rechead's space are those of another Rechead";
+                let why = "its vectors in the Rechead's space were made by another Rechead";
                 return Err(BundleError::malformed(Part::CardVectors.file(), why));
             }
             let scores = score(golden)?;
@@ -135,8 +135,8 @@ fn wrong_golden(why: &str) -> BundleError {
     BundleError::malformed(Part::Golden.file(), why)
 }
 
-/// The bundle's Rechead and what it counts, if it has one.
-fn rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
+/// The bundle's Rechead and its weight, if it has one.
+fn open_rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
     if !bundle.path(Part::RecheadShape).exists() {
         return Ok(None);
     }
@@ -158,7 +158,7 @@ fn rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
     Ok(Some((network, file.weight)))
 }
 
-/// The scores of a golden request, whose own are not read.
+/// Scores a golden request; its expected scores are not read.
 pub fn score_golden(
     model: &ScorerModel,
     golden: &GoldenRequest,
@@ -167,7 +167,7 @@ pub fn score_golden(
     with_golden(model, golden, |slate| model.score(slate, scratch))
 }
 
-/// Lends the slate of a golden request.
+/// Calls `use_it` with the slate of a golden request.
 fn with_golden<T>(
     model: &ScorerModel,
     golden: &GoldenRequest,

@@ -1,4 +1,4 @@
-//! Texts to vectors.
+//! Encodes texts as vectors.
 
 use crate::language::TextTokenizer;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
@@ -7,9 +7,9 @@ use rayon::prelude::*;
 /// The static text encoder and the tokenizer that it was trained with.
 #[derive(Debug)]
 pub struct TextReader {
-    /// Words to tokens.
+    /// The tokenizer.
     pub tokens: TextTokenizer,
-    /// Tokens to vectors.
+    /// The encoder of its tokens.
     pub encoder: TextEncoder,
 }
 
@@ -21,7 +21,7 @@ impl TextReader {
         vector
     }
 
-    /// The vectors of many texts, one after the other: (texts, width).
+    /// The vectors of many texts, in order: (texts, width).
     pub fn vectors<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Vec<f32> {
         texts.par_iter().flat_map_iter(|text| self.vector(text.as_ref())).collect()
     }

@@ -1,4 +1,4 @@
-//! The Rechead beside the scorer's network: what a shopper's texts, taken together, say of an item's.
+//! Scores items by the Rechead: a vector of a shopper's texts times a vector of an item's text.
 
 use crate::bundle::{Cards, HistoryEvent, UserCard};
 use crate::domain::EventKind;
@@ -9,19 +9,20 @@ use std::sync::Arc;
 
 /// Events whose items are the text of a history (RPORec, c).
 const HISTORY_ITEMS: usize = 20;
-/// Purchases whose buyers say what comes next, and what each counts beside the one after it.
-const FORESEEING: usize = 5;
+/// Latest purchases whose partners predict the next item.
+const PREDICTING_PURCHASES: usize = 5;
+/// What each step back in the history multiplies a partner's closeness by.
 const DECAY: f32 = 0.8;
 
-/// How far a vector that was kept may be from the one that would be made, as a share of its length.
-const KEPT_WITHIN: f32 = 0.01;
+/// The largest distance between a stored vector and its recomputation, as a share of the length.
+const STORED_TOLERANCE: f32 = 0.01;
 
-/// A Rechead's shape, and how its score is fused: a part of its bundle.
+/// The file of a bundle with the Rechead's shape and weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecheadFile {
-    /// What its score counts beside the scorer's logit: fitted on validation slates, 0 where that did
-    /// not pay.
+    /// The weight of its score beside the scorer's logit, fitted on validation slates; 0 where it did not improve
+    /// them.
     pub weight: f32,
     /// The network's shape.
     pub shape: RecheadShape,
@@ -36,22 +37,22 @@ pub struct RecheadScorer {
     items: Arc<[f32]>,
 }
 
-/// What was written about a shopper.
+/// A shopper's texts (RPORec: context, thought and answer).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShopperTexts<'a> {
-    /// What they did, oldest first.
+    /// Their history, oldest first, whose items' texts are the context.
     pub history: &'a [HistoryEvent],
-    /// The vector of a thought about them: their pattern, if nobody thought aloud.
+    /// The vector of a thought about them, or of their pattern where there is none.
     pub thought: Option<&'a [f32]>,
-    /// The number of the item that they are expected to want, if a language model said so. The shop's
-    /// own counts [foresee](predicted_next_item) one otherwise.
+    /// The item that a language model expects them to want, by number. Without one,
+    /// [`predicted_next_item`] stands in.
     pub answer: Option<u32>,
 }
 
 // === impl RecheadScorer ===
 
 impl RecheadScorer {
-    /// Makes the vectors of all items, whose texts have these vectors (items, e).
+    /// Computes the vectors of all items from those of their texts: (items, e).
     pub fn new(network: Rechead, weight: f32, item_texts: &[f32]) -> Self {
         let mut room = RecheadScratch::default();
         let texts = item_texts.chunks_exact(network.text_width());
@@ -59,8 +60,7 @@ impl RecheadScorer {
         Self { network, weight, items }
     }
 
-    /// Takes the vectors of all items from cards that were written with it, and makes them where cards
-    /// have none.
+    /// Takes the vectors of all items from the cards, and computes them where the cards have none.
     pub fn from_cards(network: Rechead, weight: f32, cards: &Cards) -> Self {
         if cards.rechead_vectors.is_empty() {
             return Self::new(network, weight, &cards.item_vectors);
@@ -68,8 +68,8 @@ impl RecheadScorer {
         Self { network, weight, items: cards.rechead_vectors.clone() }
     }
 
-    /// Whether cards were written with this very network, to the precision that they are kept in: told
-    /// by the vectors of `user`, and of the item that they met last.
+    /// Whether the cards' vectors were made by this very network, within the precision of their storage. Only the
+    /// vectors of `user` and of the last item in their history are recomputed.
     pub fn matches_vectors(&self, user: &UserCard, cards: &Cards) -> bool {
         let UserCard { history, vector, expected_item, rechead_vector, .. } = user;
         if rechead_vector.is_empty() && cards.rechead_vectors.is_empty() {
@@ -79,10 +79,10 @@ impl RecheadScorer {
         let texts = cards.item_vectors.chunks_exact(self.network.text_width());
         let mut both = texts.zip(cards.rechead_vectors.chunks_exact(self.network.width()));
         let met = history.last().and_then(|past| both.nth(past.item as usize));
-        let is_made_of = |(text, of_item): (&[f32], &[f32])| {
+        let is_of_text = |(text, of_item): (&[f32], &[f32])| {
             near(of_item, &self.network.item(text, &mut RecheadScratch::default()))
         };
-        near(rechead_vector, &self.shopper_vector(written, cards)) && met.is_none_or(is_made_of)
+        near(rechead_vector, &self.shopper_vector(written, cards)) && met.is_none_or(is_of_text)
     }
 
     /// The vectors of the catalogue's items: (items, d).
@@ -90,12 +90,12 @@ impl RecheadScorer {
         &self.items
     }
 
-    /// What its score counts.
+    /// The weight of its score.
     pub fn weight(&self) -> f32 {
         self.weight
     }
 
-    /// The vector of a shopper, by what these cards know.
+    /// The vector of a shopper, with the cards' vectors of the texts.
     pub fn shopper_vector(&self, of: ShopperTexts<'_>, cards: &Cards) -> Vec<f32> {
         let item_texts = &cards.item_vectors;
         let width = self.network.text_width();
@@ -107,20 +107,19 @@ impl RecheadScorer {
         self.network.shopper(&history, thought, answer, &mut RecheadScratch::default())
     }
 
-    /// `h_u · h_v` of an item of the catalogue.
+    /// `h_u · h_v` of a shopper and an item of the catalogue (RPORec).
     pub fn score(&self, shopper: &[f32], item: u32) -> f32 {
         let width = self.network.width();
         dot(shopper, &self.items[item as usize * width..][..width])
     }
 
-    /// The same of an item that only comes inline, whose text has this vector.
+    /// The same of an inline item, whose text has this vector.
     pub fn score_text(&self, shopper: &[f32], text: &[f32]) -> f32 {
         dot(shopper, &self.network.item(text, &mut RecheadScratch::default()))
     }
 }
 
-/// The vector of a history's text: that of its latest items' texts, each of which counts the same, as
-/// the static encoder would make it of all of them together.
+/// The vector of a history's text: the normalised sum of the vectors of its latest items' texts.
 pub fn history_vector(history: &[HistoryEvent], item_texts: &[f32], width: usize) -> Vec<f32> {
     let mut text = vec![0.0; width];
     for past in history.iter().rev().take(HISTORY_ITEMS) {
@@ -138,13 +137,13 @@ pub fn history_vector(history: &[HistoryEvent], item_texts: &[f32], width: usize
     text
 }
 
-/// The item that buyers of a shopper's latest purchases bought most, of those that they have not bought:
-/// an item-kNN's first guess, which stands in where no language model was asked.
+/// The first guess of an item-kNN: the closest partner of a shopper's latest purchases that they have not bought.
+/// It stands in where no language model was asked.
 pub fn predicted_next_item(history: &[HistoryEvent], cards: &Cards) -> Option<u32> {
     let bought = || history.iter().rev().filter(|past| past.kind == EventKind::Purchase);
     let mut backed: FxHashMap<u32, f32> = FxHashMap::default();
     let mut share = 1.0;
-    for past in bought().take(FORESEEING) {
+    for past in bought().take(PREDICTING_PURCHASES) {
         for (partner, closeness) in cards.partners.of(past.item) {
             *backed.entry(partner).or_default() += share * closeness;
         }
@@ -157,11 +156,11 @@ pub fn predicted_next_item(history: &[HistoryEvent], cards: &Cards) -> Option<u3
     best.map(|(item, _)| item)
 }
 
-/// Whether a vector is another one in half precision, a little rounding of what it was made of included.
-fn near(kept: &[f32], made: &[f32]) -> bool {
-    let size = dot(made, made).sqrt();
-    let apart = kept.iter().zip(made).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
-    kept.len() == made.len() && apart <= KEPT_WITHIN * size
+/// Whether a stored vector, in half precision, is that of a recomputation.
+fn near(stored: &[f32], computed: &[f32]) -> bool {
+    let size = dot(computed, computed).sqrt();
+    let apart = stored.iter().zip(computed).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+    stored.len() == computed.len() && apart <= STORED_TOLERANCE * size
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

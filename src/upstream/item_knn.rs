@@ -1,32 +1,31 @@
-//! Item-kNN over co-purchases, with recency, filled up with what is popular.
+//! Item-kNN over co-purchases, with recency, filled up with popular items.
 
 use rayon::prelude::*;
 
 /// Seconds in a day.
 const DAY_S: i64 = 86_400;
 
-/// The numbers of a retriever.
+/// The settings of an [`ItemKnn`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ItemKnnConfig {
     /// Only events before this moment are read (Unix seconds).
     pub as_of: i64,
-    /// Distinct items of one user that count, the latest ones.
+    /// The latest distinct items of one user that are counted.
     ///
-    /// The work is quadratic in it, and wholesale buyers with a thousand items say little about
-    /// any two of them.
+    /// The cost is quadratic in it, and the baskets of wholesale buyers say little about any two items.
     pub items_per_user: usize,
-    /// Neighbours kept for an item.
+    /// Neighbours of each item.
     pub neighbours: usize,
-    /// Distinct items of a history that a slate is made from, the latest ones.
+    /// The latest distinct items of a history from which a slate is built.
     pub recent: usize,
-    /// What each step back in a history multiplies a neighbour's weight by.
+    /// The factor on a neighbour's weight for each step back in the history.
     pub decay: f32,
     /// Days before `as_of` in which popularity is counted.
     pub popularity_days: i64,
 }
 
 impl ItemKnnConfig {
-    /// The numbers that the baselines were measured with, reading events before `as_of`.
+    /// The settings with which the baselines were measured, for events before `as_of`.
     pub fn before(as_of: i64) -> Self {
         Self {
             as_of,
@@ -39,7 +38,7 @@ impl ItemKnnConfig {
     }
 }
 
-/// An item that is bought by the same users.
+/// An item that the same users bought.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbour {
     /// The other item.
@@ -50,44 +49,43 @@ pub struct Neighbour {
     pub together: u32,
 }
 
-/// Which items are bought together, and which are bought most, before one moment.
+/// Co-purchase neighbours and popularity of items, from events before one moment.
 #[derive(Clone, Debug)]
 pub struct ItemKnn {
     /// For each item: closest first.
     neighbours: Vec<Vec<Neighbour>>,
-    /// Every item that was ever bought: most bought in the window first.
+    /// Every item that was ever bought, most popular in the window first.
     popular: Vec<u32>,
     recent: usize,
     decay: f32,
 }
 
 impl ItemKnn {
-    /// Learns from each user's `(item, time)` events, oldest first, with item numbers below
-    /// `items`.
+    /// Counts each user's `(item, time)` events, oldest first, with item numbers below `items`.
     pub fn build<'a>(
         users: impl IntoIterator<Item = &'a [(u32, i64)]>,
         items: usize,
-        plan: &ItemKnnConfig,
+        config: &ItemKnnConfig,
     ) -> Self {
         let mut popularity = vec![(0_u32, 0_u32); items];
-        let mut baskets = Grouped::default();
+        let mut baskets = NumberGroups::default();
         for history in users {
-            let history = &history[..history.partition_point(|&(_, time)| time < plan.as_of)];
+            let history = &history[..history.partition_point(|&(_, time)| time < config.as_of)];
             let window = history
-                .partition_point(|&(_, time)| time < plan.as_of - plan.popularity_days * DAY_S);
+                .partition_point(|&(_, time)| time < config.as_of - config.popularity_days * DAY_S);
             for item in latest_distinct(&history[window..], usize::MAX) {
                 popularity[item as usize].0 += 1;
             }
             for item in latest_distinct(history, usize::MAX) {
                 popularity[item as usize].1 += 1;
             }
-            baskets.push(&latest_distinct(history, plan.items_per_user));
+            baskets.push(&latest_distinct(history, config.items_per_user));
         }
         Self {
-            neighbours: closest(&baskets, items, plan.neighbours),
+            neighbours: closest(&baskets, items, config.neighbours),
             popular: by_popularity(&popularity),
-            recent: plan.recent,
-            decay: plan.decay,
+            recent: config.recent,
+            decay: config.decay,
         }
     }
 
@@ -103,8 +101,8 @@ impl ItemKnn {
 
     /// Up to `size` items for a user with this `(item, time)` history, oldest first, best first.
     ///
-    /// A score is `Σ decayᵏ · cos(the k-th latest item, item)`; places that co-purchases leave
-    /// empty go to what is popular, with a score of zero, because nothing ties it to the user.
+    /// A score is `Σ decayᵏ · cos(the k-th latest item, item)`. Popular items fill the remaining positions, with a score
+    /// of zero.
     pub fn slate(
         &self,
         history: &[(u32, i64)],
@@ -121,7 +119,7 @@ impl ItemKnn {
         slate
     }
 
-    /// What the latest items lead to, with its score, best first.
+    /// The neighbours of the latest items with their scores, best first.
     fn related(&self, history: &[(u32, i64)]) -> Vec<(u32, f32)> {
         let mut votes: Vec<(u32, f32)> = Vec::with_capacity(self.recent * 100);
         let mut weight = 1.0;
@@ -151,11 +149,11 @@ fn latest_distinct(history: &[(u32, i64)], most: usize) -> Vec<u32> {
     newest_first.filter(|&item| seen.insert(item)).take(most).collect()
 }
 
-/// For each item, the `most` closest others.
+/// The `most` closest neighbours of each item.
 ///
-/// Each item walks through its buyers' baskets and counts in a scratch row; items do not see each
-/// other, so any number of threads gives the same answer.
-fn closest(baskets: &Grouped, items: usize, most: usize) -> Vec<Vec<Neighbour>> {
+/// Each item's co-purchases are counted on their own in a scratch row, so the result does not depend on the number of
+/// threads.
+fn closest(baskets: &NumberGroups, items: usize, most: usize) -> Vec<Vec<Neighbour>> {
     let buyers = baskets.inverted(items);
     (0..items)
         .into_par_iter()
@@ -186,7 +184,7 @@ fn closest(baskets: &Grouped, items: usize, most: usize) -> Vec<Vec<Neighbour>> 
         .collect()
 }
 
-/// The `most` closest, closest first; equals in the order of their numbers.
+/// The `most` closest, closest first; ties in the order of their numbers.
 fn keep_closest(mut found: Vec<Neighbour>, most: usize) -> Vec<Neighbour> {
     let nearer = |left: &Neighbour, right: &Neighbour| {
         right.cosine.total_cmp(&left.cosine).then(left.item.cmp(&right.item))
@@ -200,7 +198,7 @@ fn keep_closest(mut found: Vec<Neighbour>, most: usize) -> Vec<Neighbour> {
     found
 }
 
-/// Items with any buyer, by (buyers in the window, buyers ever), most first.
+/// Items with any buyer, ordered by (buyers in the window, buyers ever), largest first.
 fn by_popularity(popularity: &[(u32, u32)]) -> Vec<u32> {
     let bought = |item: &u32| popularity[*item as usize].1 > 0;
     let mut popular: Vec<u32> = (0..popularity.len() as u32).filter(bought).collect();
@@ -208,21 +206,21 @@ fn by_popularity(popularity: &[(u32, u32)]) -> Vec<u32> {
     popular
 }
 
-/// Groups of numbers laid end to end: one allocation for all, however many groups.
+/// Groups of numbers in one allocation (compressed sparse rows).
 #[derive(Debug)]
-struct Grouped {
-    /// Where each group starts, and where the last one ends.
+struct NumberGroups {
+    /// The start of each group, and the end of the last.
     bounds: Vec<usize>,
     members: Vec<u32>,
 }
 
-impl Default for Grouped {
+impl Default for NumberGroups {
     fn default() -> Self {
         Self { bounds: vec![0], members: Vec::new() }
     }
 }
 
-impl Grouped {
+impl NumberGroups {
     fn push(&mut self, members: &[u32]) {
         self.members.extend_from_slice(members);
         self.bounds.push(self.members.len());
@@ -232,7 +230,7 @@ impl Grouped {
         &self.members[self.bounds[index]..self.bounds[index + 1]]
     }
 
-    /// For each member number below `members`, the groups that it is in, in their order.
+    /// The transpose: for each member number below `members`, the groups that hold it, ascending.
     fn inverted(&self, members: usize) -> Self {
         let mut bounds = vec![0; members + 1];
         for &member in &self.members {
@@ -267,12 +265,12 @@ mod tests {
         &[(3, 500)],
     ];
 
-    fn plan() -> ItemKnnConfig {
+    fn config() -> ItemKnnConfig {
         ItemKnnConfig::before(1_000)
     }
 
     fn retriever() -> ItemKnn {
-        ItemKnn::build(USERS, 6, &plan())
+        ItemKnn::build(USERS, 6, &config())
     }
 
     #[test]
@@ -295,18 +293,18 @@ mod tests {
     }
 
     #[test]
-    fn a_slate_decays_with_age_and_is_filled_with_what_is_popular() {
+    fn a_slate_decays_with_age_and_is_filled_with_popular_items() {
         let retriever = retriever();
         let history = [(2, 40), (0, 50)];
         let slate = retriever.slate(&history, 4, &|item| item == 0 || item == 2);
-        assert_eq!(slate.iter().map(|place| place.0).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(slate.iter().map(|entry| entry.0).collect::<Vec<_>>(), [1, 3]);
         let expected = 2.0 / 6_f32.sqrt() + 0.8 * 2.0 / 6_f32.sqrt();
         assert!((slate[0].1 - expected).abs() < 1e-6, "{slate:?}");
-        assert!(slate[1].1 == 0.0, "nothing ties a popular item to the user");
+        assert!(slate[1].1 == 0.0, "a popular item has no score");
     }
 
     #[test]
-    fn a_stranger_gets_what_is_popular_lately() {
+    fn an_unknown_user_gets_recently_popular_items() {
         let users: [&[(u32, i64)]; 3] = [&[(0, 1)], &[(0, 2)], &[(1, 100 * DAY_S)]];
         let retriever = ItemKnn::build(users, 3, &ItemKnnConfig::before(101 * DAY_S));
         assert_eq!(retriever.slate(&[], 2, &|_| false), [(1, 0.0), (0, 0.0)]);
@@ -317,14 +315,14 @@ mod tests {
     #[test]
     fn limits_keep_the_latest_items_and_the_closest_neighbours() {
         assert_eq!(latest_distinct(&[(1, 0), (2, 1), (1, 2), (3, 3)], 2), [3, 1]);
-        let narrow = ItemKnnConfig { neighbours: 1, ..plan() };
+        let narrow = ItemKnnConfig { neighbours: 1, ..config() };
         let retriever = ItemKnn::build(USERS, 6, &narrow);
         assert_eq!(retriever.neighbours(1).len(), 1);
         assert_eq!(retriever.neighbours(1)[0].item, 0, "equals go by number");
     }
 
-    /// First purchases of a real shop, by user, where the data lies beside the project; the lines
-    /// of one invoice have no order of their own and are shuffled.
+    /// First purchases of a real shop, by user, if the data is beside the project. Lines of one invoice are shuffled, because
+    /// their order means nothing.
     fn real_histories() -> Option<Vec<Vec<(u32, i64)>>> {
         let root = env!("CARGO_MANIFEST_DIR");
         let path = format!("{root}/../shared/data/online-retail-ii/events.csv.zst");
@@ -357,10 +355,10 @@ mod tests {
         let (mut related, mut popular) = (0.0, 0.0);
         for (known, history) in known.zip(&histories) {
             let next = history[known.len()].0;
-            let had = |item| known.iter().any(|event| event.0 == item);
-            let slate = retriever.slate(known, 10, &had);
-            related += f64::from(u8::from(slate.iter().any(|place| place.0 == next)));
-            let mut first = retriever.popular().iter().filter(|&&item| !had(item)).take(10);
+            let owned = |item| known.iter().any(|event| event.0 == item);
+            let slate = retriever.slate(known, 10, &owned);
+            related += f64::from(u8::from(slate.iter().any(|entry| entry.0 == next)));
+            let mut first = retriever.popular().iter().filter(|&&item| !owned(item)).take(10);
             popular += f64::from(u8::from(first.any(|&item| item == next)));
         }
         let [related, popular] = [related, popular].map(|hits| hits / histories.len() as f64);

@@ -1,7 +1,7 @@
 //! What would the shop have shown without us?
 //!
-//! A plain co-purchase retriever: it stands for the shop's existing ranker, whose order is the one
-//! "given". The product's own ranking never reads it.
+//! A plain item-kNN over co-purchases stands in for the shop's own ranker, whose order is the order given. Serving never
+//! reads it.
 
 mod item_knn;
 

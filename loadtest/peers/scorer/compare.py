@@ -2,10 +2,12 @@
 
 Called by run.sh. Needs: torch, numpy, safetensors, onnx, onnxscript, onnxruntime.
 
+The network has the sizes that are served: the benchmark prints them (`--shape`).
+
 The engines take turns, round by round, so that a busy spell of the machine hits all of them, and
-each figure is a median over the rounds. What is compared is processor time: on a busy machine a
-pass of tens of milliseconds is always interrupted and one of half a millisecond seldom, which
-makes the clock on the wall favour the quick. On an idle machine both clocks say the same.
+each figure is a median over the rounds. Processor time is compared, because wall time favours the
+quick on a busy machine: a pass of tens of milliseconds is always interrupted there, and one of
+half a millisecond seldom. On an idle machine both clocks agree.
 """
 
 import argparse
@@ -26,10 +28,6 @@ import torch
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-SHAPE = dict(
-    items=5000, width=64, text=64, reasons=8, features=16, history=50, ages=24, kinds=5,
-    heads=4, layers=2, ffn=128, attention=[32, 16], head=[128, 32],
-)
 OURS, BASE = "Raisonné", "ONNX Runtime"
 TOLERANCE = 1e-5
 GOALS = {100: 0.35, 1000: 0.30}
@@ -42,8 +40,13 @@ def load(path, name):
     return module
 
 
+def served_shape(bench):
+    """The sizes of the network that is served, by the names of its shape."""
+    return json.loads(subprocess.run([bench, "--shape"], check=True, capture_output=True).stdout)
+
+
 def ours(bench, path, network):
-    """One engine of the Rust program; its start-up is measured with one pass, and taken off."""
+    """One engine of the Rust program; its start-up is measured with one pass, and subtracted."""
     def measured(repetitions):
         command = [bench, path, "--json", f"--{network}={repetitions}"]
         environment = dict(os.environ, RAYON_NUM_THREADS="1")
@@ -90,14 +93,14 @@ def session(network, inputs, path):
     return here(lambda: made.run(None, feeds))
 
 
-def engines(arguments, folder, candidates):
+def engines(bench, shape, folder, candidates):
     make = load(ROOT / "tests/fixtures/din/make.py", "make")
     precomputed = load(HERE / "precomputed.py", "precomputed")
     path = str(folder / f"case-{candidates}.safetensors")
-    network, inputs = make.write(path, SHAPE, 7, 1, candidates, ragged=False)
+    network, inputs = make.write(path, shape, 7, 1, candidates, ragged=False)
     found = {
-        OURS: ours(arguments.bench, path, "fused"),
-        "candle, the training network": ours(arguments.bench, path, "candle"),
+        OURS: ours(bench, path, "fused"),
+        "candle, the training network": ours(bench, path, "candle"),
         BASE: session(network, inputs, str(folder / f"plain-{candidates}.onnx")),
     }
     lean, lean_inputs = precomputed.of(network, inputs)
@@ -108,19 +111,19 @@ def engines(arguments, folder, candidates):
         compiled = torch.compile(network)
         compiled(**inputs)
         found["PyTorch, torch.compile"] = here(lambda: compiled(**inputs))
-    except Exception as error:  # it needs a C++ compiler that it likes
+    except Exception as error:  # it needs a C++ compiler that it supports
         print(f"torch.compile does not work here: {str(error).splitlines()[0]}", file=sys.stderr)
     return found, network(**inputs)
 
 
-def compare(arguments, folder, candidates):
-    found, expected = engines(arguments, folder, candidates)
+def compare(arguments, shape, folder, candidates):
+    found, expected = engines(arguments.bench, shape, folder, candidates)
     repetitions = max(3, arguments.repetitions * 100 // candidates)
     cpu, wall = {name: [] for name in found}, {name: [] for name in found}
     apart = dict.fromkeys(found, 0.0)
     for _ in range(arguments.rounds):
         for name, round_of in found.items():
-            # Ours is so short that more passes are needed to see it beside its start-up.
+            # Our pass is short: it takes more passes to measure it beside its start-up.
             passes = repetitions * (10 if name == OURS else 1)
             cpu_ms, wall_ms, out = round_of(passes)
             cpu[name].append(cpu_ms)
@@ -129,8 +132,9 @@ def compare(arguments, folder, candidates):
                 gap = float(np.abs(got.ravel() - wanted.numpy().ravel()).max())
                 apart[name] = max(apart[name], gap)
     base = statistics.median(cpu[BASE])
-    print(f"\n{candidates} candidates, history {SHAPE['history']}, {SHAPE['reasons']} reasons each,"
-          f" one thread; {arguments.rounds} rounds of {repetitions} ({OURS}: ten times as many)\n")
+    print(f"\n{candidates} candidates of {shape['features']} features and {shape['reasons']} reasons, "
+          f"history {shape['history']}, one thread; {arguments.rounds} rounds of {repetitions} "
+          f"({OURS}: ten times as many)\n")
     print(f"| engine | processor ms | against {BASE} | wall ms | furthest from PyTorch |")
     print("|---|--:|--:|--:|--:|")
     for name in found:
@@ -151,10 +155,10 @@ def main():
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    failures = []
+    shape, failures = served_shape(arguments.bench), []
     with tempfile.TemporaryDirectory() as folder:
         for candidates, goal in GOALS.items():
-            unequal, ratio = compare(arguments, pathlib.Path(folder), candidates)
+            unequal, ratio = compare(arguments, shape, pathlib.Path(folder), candidates)
             failures += [f"{name} differs from PyTorch at {candidates}" for name in unequal]
             if ratio > goal:
                 failures.append(f"{ratio:.2f}x at {candidates} candidates; the goal is {goal}x")

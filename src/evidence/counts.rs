@@ -1,4 +1,4 @@
-//! The counts that every claim rests on.
+//! Counts of purchases, on which every claim rests.
 
 use crate::bundle::{self, Catalog, ItemStats};
 use crate::domain::Timestamp;
@@ -8,23 +8,23 @@ pub const RECENT_DAYS: i64 = 28;
 /// Seconds of a day.
 const DAY_S: i64 = 86_400;
 
-/// A purchase line, with user and item by number.
+/// A purchase line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Purchase {
-    /// Who bought.
+    /// The buyer, by number.
     pub user: u32,
-    /// What.
+    /// The item, by number.
     pub item: u32,
-    /// When.
+    /// The time of the purchase.
     pub time: Timestamp,
-    /// What it cost, if the shop wrote that down.
+    /// The price paid, if the shop recorded it.
     pub price: Option<f32>,
 }
 
-/// Everything bought before a moment, counted by item.
+/// All purchases before a moment, counted by item.
 #[derive(Debug)]
 pub struct PurchaseCounts {
-    /// Nothing at or after this moment was read.
+    /// Only purchases before this moment are counted.
     pub as_of: Timestamp,
     /// Figures by item.
     pub stats: Vec<ItemStats>,
@@ -47,13 +47,13 @@ impl PurchaseCounts {
             .iter()
             .map(|item| ItemStats { price: item.price, ..ItemStats::default() })
             .collect();
-        let mut visits = vec![Vec::new(); catalog.len()];
+        let mut lines = vec![Vec::new(); catalog.len()];
         for purchase in known {
             stats[purchase.item as usize].count(purchase, as_of);
-            visits[purchase.item as usize].push((purchase.user, purchase.time));
+            lines[purchase.item as usize].push((purchase.user, purchase.time));
         }
         rank_prices(catalog, &mut stats);
-        let mut ledger = Self {
+        let mut counts = Self {
             as_of,
             stats,
             buyers: Vec::with_capacity(catalog.len()),
@@ -61,18 +61,18 @@ impl PurchaseCounts {
             recent_buyers: Vec::with_capacity(catalog.len()),
             returners: Vec::with_capacity(catalog.len()),
         };
-        for (item, visits) in visits.into_iter().enumerate() {
-            ledger.enter(item as u32, visits);
+        for (item, lines) in lines.into_iter().enumerate() {
+            counts.count_item(item as u32, lines);
         }
-        ledger
+        counts
     }
 
-    /// Enters one item's visits: (user, time), a line each.
-    fn enter(&mut self, item: u32, mut visits: Vec<(u32, Timestamp)>) {
-        visits.sort_unstable();
-        visits.dedup();
+    /// Counts one item's purchase lines: (user, time) each.
+    fn count_item(&mut self, item: u32, mut lines: Vec<(u32, Timestamp)>) {
+        lines.sort_unstable();
+        lines.dedup();
         let (mut buyers, mut returners, mut recent) = (Vec::new(), 0, 0);
-        for visits in visits.chunk_by(|a, b| a.0 == b.0) {
+        for visits in lines.chunk_by(|a, b| a.0 == b.0) {
             let user = visits[0].0;
             buyers.push(user);
             self.baskets[user as usize].push(item);
@@ -108,7 +108,7 @@ impl ItemStats {
     }
 }
 
-/// Gives every item the share of its category's priced items that cost less.
+/// Sets each item's price rank: the share of its category's priced items that cost less.
 fn rank_prices(catalog: &Catalog, stats: &mut [ItemStats]) {
     let mut prices = vec![Vec::new(); catalog.categories_len()];
     for (item, stats) in catalog.items().iter().zip(&*stats) {
