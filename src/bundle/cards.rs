@@ -145,7 +145,9 @@ impl Cards {
     /// Rounds every vector to the precision in which a bundle keeps it.
     pub fn round_as_kept(&mut self) {
         let round = |values: &mut [f32]| {
-            values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
+            for value in values {
+                *value = f16::from_f32(*value).to_f32();
+            }
         };
         round(&mut self.item_vectors);
         round(&mut self.reason_vectors);

@@ -37,7 +37,9 @@ pub fn scored_order(
         rows.map(|(row, &position)| (position, scores.fused(row, prior, position))).collect();
     sort(&mut order);
     let mut is_known = vec![false; length];
-    known.iter().for_each(|&position| is_known[position] = true);
+    for &position in known {
+        is_known[position] = true;
+    }
     let lowest = order.last().map_or(0.0, |(_, score)| *score);
     order.extend((0..length).filter(|&position| !is_known[position]).map(|at| (at, lowest)));
     order

@@ -239,12 +239,11 @@ impl ScorerModel {
     /// Fills in the events, and the features and overlaps of every candidate.
     pub(super) fn fill_inputs(&self, slate: &ScorerSlate<'_>, inputs: &mut NetworkInputs) {
         let (catalog, history) = (&*self.catalog, slate.history);
-        let context = match slate.counts {
-            Some(counts) => FeatureContext::with_counts(catalog, history, counts.clone()),
-            None => {
-                let month = crate::bundle::month(slate.now);
-                FeatureContext::new(catalog, &self.cards, history, slate.now, month)
-            }
+        let context = if let Some(counts) = slate.counts {
+            FeatureContext::with_counts(catalog, history, counts.clone())
+        } else {
+            let month = crate::bundle::month(slate.now);
+            FeatureContext::new(catalog, &self.cards, history, slate.now, month)
         };
         let NetworkInputs { history, features, overlaps: slate_overlaps, inline } = inputs;
         history.clear();
