@@ -29,11 +29,11 @@ e,ann,2,1600000100,purchase,1,4,X
 ";
 
 /// A folder to import from and into.
-struct Desk {
+struct Folder {
     dir: TempDir,
 }
 
-impl Desk {
+impl Folder {
     fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
@@ -48,14 +48,14 @@ impl Desk {
         path
     }
 
-    fn plan(&self, items: &str, events: &str) -> ImportSpec {
-        let mut plan = ImportSpec::new(self.path(items), self.path(events), NOW);
-        plan.attributes = vec!["color".to_owned()];
-        plan
+    fn spec(&self, items: &str, events: &str) -> ImportSpec {
+        let mut spec = ImportSpec::new(self.path(items), self.path(events), NOW);
+        spec.attributes = vec!["color".to_owned()];
+        spec
     }
 
-    fn import(&self, plan: &ImportSpec) -> Result<ImportReport, ImportError> {
-        import(plan, &self.path("shop"), &mut |_, _| {})
+    fn import(&self, spec: &ImportSpec) -> Result<ImportReport, ImportError> {
+        import(spec, &self.path("shop"), &mut |_, _| {})
     }
 
     fn open(&self) -> Shop {
@@ -74,28 +74,29 @@ impl Desk {
 
 /// The shop of [`ITEMS`] and [`EVENTS`].
 fn plain_shop() -> Shop {
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    desk.file("events.csv", EVENTS);
-    desk.import(&desk.plan("items.csv", "events.csv")).unwrap();
-    desk.open()
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    folder.file("events.csv", EVENTS);
+    folder.import(&folder.spec("items.csv", "events.csv")).unwrap();
+    folder.open()
 }
 
 #[test]
 fn what_was_written_is_read() {
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    desk.file("events.csv", EVENTS);
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    folder.file("events.csv", EVENTS);
     let mut steps = Vec::new();
-    let plan = desk.plan("items.csv", "events.csv");
-    let report = import(&plan, &desk.path("shop"), &mut |done, of| steps.push((done, of))).unwrap();
+    let spec = folder.spec("items.csv", "events.csv");
+    let report =
+        import(&spec, &folder.path("shop"), &mut |done, of| steps.push((done, of))).unwrap();
     assert_eq!((report.items, report.users, report.events, report.baskets), (3, 2, 5, 3));
     assert_eq!(report.span, Some((1_500_000_000, 1_600_000_100)));
     assert_eq!(report.ignored[0].columns, ["stock"], "what nobody asked for is not taken");
     assert!(report.ignored[1].columns.is_empty() && report.rejects.is_empty());
     assert!(steps.is_sorted() && steps.last().is_some_and(|(done, of)| done == of), "{steps:?}");
 
-    let shop = desk.open();
+    let shop = folder.open();
     assert_eq!(shop.items[1].title, "Cup, large");
     assert_eq!((shop.items[0].price, shop.items[1].price), (Some(12.5), None));
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
@@ -120,11 +121,11 @@ fn what_was_written_is_read() {
 
 #[test]
 fn without_baskets_the_moment_holds_lines_together() {
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    desk.file("events.csv", "user_id,item_id,time\nann,1,50\nbob,1,50\nann,2,50\nann,3,51\n");
-    desk.import(&desk.plan("items.csv", "events.csv")).unwrap();
-    let baskets: Vec<_> = desk.open().events.iter().map(|e| (e.user, e.basket)).collect();
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    folder.file("events.csv", "user_id,item_id,time\nann,1,50\nbob,1,50\nann,2,50\nann,3,51\n");
+    folder.import(&folder.spec("items.csv", "events.csv")).unwrap();
+    let baskets: Vec<_> = folder.open().events.iter().map(|e| (e.user, e.basket)).collect();
     assert_eq!(baskets, [(0, 0), (0, 0), (1, 1), (0, 2)]);
 }
 
@@ -143,12 +144,12 @@ fn every_format_and_packing_gives_the_same_shop() {
         for (packing, pack) in
             [("", plain as fn(&str) -> Vec<u8>), (".zst", zstd_packed), (".gz", gzip_packed)]
         {
-            let desk = Desk::new();
+            let folder = Folder::new();
             let [i, e] = ["items", "events"].map(|name| format!("{name}{suffix}{packing}"));
-            desk.file(&i, pack(&items));
-            desk.file(&e, pack(&events));
-            desk.import(&desk.plan(&i, &e)).unwrap_or_else(|error| panic!("{i}: {error}"));
-            assert_eq!(desk.open(), expected, "{i}");
+            folder.file(&i, pack(&items));
+            folder.file(&e, pack(&events));
+            folder.import(&folder.spec(&i, &e)).unwrap_or_else(|error| panic!("{i}: {error}"));
+            assert_eq!(folder.open(), expected, "{i}");
         }
     }
 }
@@ -195,11 +196,11 @@ fn a_parquet_file_gives_the_same_shop() {
         (Compression::ZSTD(ZstdLevel::default()), "NANOS", 1_000_000_000),
         (Compression::GZIP(GzipLevel::default()), "NANOS", 1_000_000_000),
     ] {
-        let desk = Desk::new();
-        desk.file("items.csv", ITEMS);
-        write_events(&desk.path("events.parquet"), compression, unit, units);
-        desk.import(&desk.plan("items.csv", "events.parquet")).unwrap();
-        assert_eq!(desk.open(), expected, "{compression:?} {unit}");
+        let folder = Folder::new();
+        folder.file("items.csv", ITEMS);
+        write_events(&folder.path("events.parquet"), compression, unit, units);
+        folder.import(&folder.spec("items.csv", "events.parquet")).unwrap();
+        assert_eq!(folder.open(), expected, "{compression:?} {unit}");
     }
 }
 
@@ -276,15 +277,15 @@ fn wrong_rows_are_named_and_nothing_is_imported() {
         ),
         (item(&format!("4,Jug,,,{},", long.repeat(4))), "items.csv:5: color: found \"xxx"),
     ] {
-        let desk = Desk::new();
-        desk.file("items.csv", ITEMS);
-        desk.file("events.csv", EVENTS);
+        let folder = Folder::new();
+        folder.file("items.csv", ITEMS);
+        folder.file("events.csv", EVENTS);
         for content in [content.clone(), content.replace('\n', "\r\n")] {
-            desk.file(file, content.replace("\"a\r\nb\"", "\"a\nb\""));
-            let error = desk.import(&desk.plan("items.csv", "events.csv")).unwrap_err();
+            folder.file(file, content.replace("\"a\r\nb\"", "\"a\nb\""));
+            let error = folder.import(&folder.spec("items.csv", "events.csv")).unwrap_err();
             assert!(matches!(error, ImportError::Rejected(_)), "{error:?}");
             assert!(error.to_string().contains(named), "{error}\nlacks {named}");
-            assert_eq!(desk.listing(), ["events.csv", "items.csv"], "nothing is left behind");
+            assert_eq!(folder.listing(), ["events.csv", "items.csv"], "nothing is left behind");
         }
     }
 }
@@ -302,10 +303,12 @@ fn wrong_json_is_named() {
         (r#"{"user_id":"a","item_id":1}"#, "events.jsonl:2: time: found \"\""),
         ("\u{0}", "events.jsonl:2: found"),
     ] {
-        let desk = Desk::new();
-        desk.file("items.csv", ITEMS);
-        desk.file("events.jsonl", format!("{{\"user_id\":1,\"item_id\":1,\"time\":5}}\n{line}\n"));
-        let error = desk.import(&desk.plan("items.csv", "events.jsonl")).unwrap_err().to_string();
+        let folder = Folder::new();
+        folder.file("items.csv", ITEMS);
+        folder
+            .file("events.jsonl", format!("{{\"user_id\":1,\"item_id\":1,\"time\":5}}\n{line}\n"));
+        let error =
+            folder.import(&folder.spec("items.csv", "events.jsonl")).unwrap_err().to_string();
         assert!(error.contains(named), "{error}\nlacks {named}");
         assert!(error.ends_with("events.jsonl"), "{error}");
     }
@@ -313,12 +316,12 @@ fn wrong_json_is_named() {
 
 #[test]
 fn text_that_is_not_utf_8_is_named() {
-    let desk = Desk::new();
+    let folder = Folder::new();
     let mut items = ITEMS.as_bytes().to_vec();
     items.extend(b"4,Caf\xe9,,,,\n");
-    desk.file("items.csv", items);
-    desk.file("events.csv", EVENTS);
-    let error = desk.import(&desk.plan("items.csv", "events.csv")).unwrap_err().to_string();
+    folder.file("items.csv", items);
+    folder.file("events.csv", EVENTS);
+    let error = folder.import(&folder.spec("items.csv", "events.csv")).unwrap_err().to_string();
     assert!(
         error.contains("items.csv:5: title: found \"Caf\u{fffd}\", expected text in UTF-8"),
         "{error}"
@@ -327,11 +330,11 @@ fn text_that_is_not_utf_8_is_named() {
 
 #[test]
 fn a_list_of_rejects_is_bounded_and_counted() {
-    let desk = Desk::new();
-    desk.file("items.csv", format!("{ITEMS}5,Jug,,free,,\n"));
-    desk.file("events.csv", "user_id,item_id,time\n".to_owned() + &"ann,9,5\n".repeat(50));
-    let plan = ImportSpec { rejects_max: 3, ..desk.plan("items.csv", "events.csv") };
-    let Err(ImportError::Rejected(rejects)) = desk.import(&plan) else { panic!("rejects") };
+    let folder = Folder::new();
+    folder.file("items.csv", format!("{ITEMS}5,Jug,,free,,\n"));
+    folder.file("events.csv", "user_id,item_id,time\n".to_owned() + &"ann,9,5\n".repeat(50));
+    let spec = ImportSpec { rejects_max: 3, ..folder.spec("items.csv", "events.csv") };
+    let Err(ImportError::Rejected(rejects)) = folder.import(&spec) else { panic!("rejects") };
     assert_eq!((rejects.first.len(), rejects.total()), (3, 51));
     assert_eq!(rejects.counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [1, 50]);
     assert!(rejects.to_string().contains("… and 48 more"), "{rejects}");
@@ -339,32 +342,32 @@ fn a_list_of_rejects_is_bounded_and_counted() {
 
 #[test]
 fn wrong_rows_can_be_left_out() {
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    desk.file("events.csv", format!("{EVENTS}f,eve,9,5,,,,\ng,bob,1,never,,,,\n"));
-    let plan = ImportSpec { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
-    let report = desk.import(&plan).unwrap();
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    folder.file("events.csv", format!("{EVENTS}f,eve,9,5,,,,\ng,bob,1,never,,,,\n"));
+    let spec = ImportSpec { skip_rejects: true, ..folder.spec("items.csv", "events.csv") };
+    let report = folder.import(&spec).unwrap();
     assert_eq!((report.events, report.rejects.total()), (5, 2));
     assert_eq!(report.rejects.first[1].value, "never");
-    assert_eq!(desk.open(), plain_shop());
+    assert_eq!(folder.open(), plain_shop());
 
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    desk.file("events.csv", "user_id,item_id,time\neve,9,5\n");
-    let plan = ImportSpec { skip_rejects: true, ..desk.plan("items.csv", "events.csv") };
-    assert!(matches!(desk.import(&plan), Err(ImportError::Empty(path)) if path == plan.events));
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    folder.file("events.csv", "user_id,item_id,time\neve,9,5\n");
+    let spec = ImportSpec { skip_rejects: true, ..folder.spec("items.csv", "events.csv") };
+    assert!(matches!(folder.import(&spec), Err(ImportError::Empty(path)) if path == spec.events));
 }
 
 #[test]
 fn columns_go_by_other_names_when_told() {
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    desk.file("events.csv", EVENTS.replace("time", "when").replace("user_id", "buyer"));
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    folder.file("events.csv", EVENTS.replace("time", "when").replace("user_id", "buyer"));
     let map = |pairs: &[(&str, &str)]| ImportSpec {
         columns: pairs.iter().map(|(ours, theirs)| ((*ours).into(), (*theirs).into())).collect(),
-        ..desk.plan("items.csv", "events.csv")
+        ..folder.spec("items.csv", "events.csv")
     };
-    let fails = |pairs| desk.import(&map(pairs)).unwrap_err().to_string();
+    let fails = |pairs| folder.import(&map(pairs)).unwrap_err().to_string();
     let lacking = fails(&[("time", "when")]);
     assert!(
         lacking.contains("no column for user_id: looked for user_id, customer_id"),
@@ -372,22 +375,22 @@ fn columns_go_by_other_names_when_told() {
     );
     assert!(lacking.contains("it has basket, buyer, event_id"), "{lacking}");
     let unknown = fails(&[("tiem", "when")]);
-    assert!(unknown.contains("\"tiem\" is no column of ours"), "{unknown}");
+    assert!(unknown.contains("\"tiem\" is not one of our columns"), "{unknown}");
     let unmapped = fails(&[("time", "when"), ("user_id", "buyer"), ("price", "cost")]);
     assert!(unmapped.contains("no file has a column \"cost\""), "{unmapped}");
-    desk.import(&map(&[("time", "when"), ("user_id", "buyer")])).unwrap();
-    assert_eq!(desk.open(), plain_shop());
+    folder.import(&map(&[("time", "when"), ("user_id", "buyer")])).unwrap();
+    assert_eq!(folder.open(), plain_shop());
 }
 
 #[test]
 fn an_attribute_that_is_not_there_is_named() {
     for (items, content) in [("items.csv", ITEMS.to_owned()), ("items.jsonl", json_lines(ITEMS))] {
-        let desk = Desk::new();
-        desk.file(items, content);
-        desk.file("events.csv", EVENTS);
-        let plan =
-            ImportSpec { attributes: vec!["colour".into()], ..desk.plan(items, "events.csv") };
-        let error = desk.import(&plan).unwrap_err();
+        let folder = Folder::new();
+        folder.file(items, content);
+        folder.file("events.csv", EVENTS);
+        let spec =
+            ImportSpec { attributes: vec!["colour".into()], ..folder.spec(items, "events.csv") };
+        let error = folder.import(&spec).unwrap_err();
         assert!(matches!(error, ImportError::Column { .. }), "{error:?}");
         assert!(error.to_string().contains("looked for colour; it has"), "{error}");
     }
@@ -410,38 +413,38 @@ fn files_of_another_kind_are_refused() {
         ("events.csv", endless.as_bytes(), "a row is longer than 1048576 bytes"),
     ];
     for (name, content, why) in cases {
-        let desk = Desk::new();
-        desk.file("items.csv", ITEMS);
-        desk.file(name, content);
-        let error = desk.import(&desk.plan("items.csv", name)).unwrap_err().to_string();
+        let folder = Folder::new();
+        folder.file("items.csv", ITEMS);
+        folder.file(name, content);
+        let error = folder.import(&folder.spec("items.csv", name)).unwrap_err().to_string();
         assert!(error.contains(why), "{name}: {error}");
-        assert!(!desk.path("shop").exists());
+        assert!(!folder.path("shop").exists());
     }
-    let desk = Desk::new();
-    let error = desk.import(&desk.plan("items.csv", "events.csv")).unwrap_err().to_string();
+    let folder = Folder::new();
+    let error = folder.import(&folder.spec("items.csv", "events.csv")).unwrap_err().to_string();
     assert!(error.contains("items.csv: No such file"), "{error}");
 }
 
 /// The decoder panics on some of these.
 #[test]
 fn a_damaged_parquet_file_is_named() {
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    let path = desk.path("events.parquet");
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    let path = folder.path("events.parquet");
     write_events(&path, parquet::basic::Compression::SNAPPY, "MICROS", 1_000_000);
     let whole = fs::read(&path).unwrap();
-    let plan = desk.plan("items.csv", "events.parquet");
+    let spec = folder.spec("items.csv", "events.parquet");
     let mut refused = 0;
     for at in (whole.len() / 2..).take(120) {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         fs::write(&path, damaged).unwrap();
-        match desk.import(&plan) {
-            Ok(_) => fs::remove_dir_all(desk.path("shop")).unwrap(),
+        match folder.import(&spec) {
+            Ok(_) => fs::remove_dir_all(folder.path("shop")).unwrap(),
             Err(error) => {
                 refused += 1;
                 assert!(error.to_string().contains("events.parquet"), "byte {at}: {error}");
-                assert!(!desk.path("shop").exists());
+                assert!(!folder.path("shop").exists());
             }
         }
     }
@@ -450,14 +453,14 @@ fn a_damaged_parquet_file_is_named() {
 
 #[test]
 fn an_earlier_shop_is_never_overwritten() {
-    let desk = Desk::new();
-    desk.file("items.csv", ITEMS);
-    desk.file("events.csv", EVENTS);
-    let plan = desk.plan("items.csv", "events.csv");
-    desk.import(&plan).unwrap();
-    let error = desk.import(&plan).unwrap_err();
+    let folder = Folder::new();
+    folder.file("items.csv", ITEMS);
+    folder.file("events.csv", EVENTS);
+    let spec = folder.spec("items.csv", "events.csv");
+    folder.import(&spec).unwrap();
+    let error = folder.import(&spec).unwrap_err();
     assert!(matches!(error, ImportError::Write(ShopError::Exists(_))), "{error:?}");
-    assert_eq!(desk.open(), plain_shop());
+    assert_eq!(folder.open(), plain_shop());
 }
 
 #[test]
@@ -469,36 +472,88 @@ fn a_damaged_shop_is_not_opened() {
         .iter()
         .flat_map(|file| [(file, flip as fn(&mut Vec<u8>)), (file, cut as fn(&mut Vec<u8>))])
     {
-        let desk = Desk::new();
-        plain_shop().write(&desk.path("shop")).unwrap();
-        let path = desk.path("shop").join(file);
+        let folder = Folder::new();
+        plain_shop().write(&folder.path("shop")).unwrap();
+        let path = folder.path("shop").join(file);
         let mut bytes = fs::read(&path).unwrap();
         damage(&mut bytes);
         fs::write(&path, bytes).unwrap();
-        let error = Shop::open(&desk.path("shop")).unwrap_err();
+        let error = Shop::open(&folder.path("shop")).unwrap_err();
         assert!(matches!(error, ShopError::Damaged { .. }), "{error:?}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
-    let desk = Desk::new();
-    plain_shop().write(&desk.path("shop")).unwrap();
-    let path = desk.path("shop/shop.json");
+    let folder = Folder::new();
+    plain_shop().write(&folder.path("shop")).unwrap();
+    let path = folder.path("shop/shop.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"events\": 5", "\"events\": 6")).unwrap();
-    assert!(matches!(Shop::open(&desk.path("shop")), Err(ShopError::Damaged { .. })));
+    assert!(matches!(Shop::open(&folder.path("shop")), Err(ShopError::Damaged { .. })));
     fs::remove_file(&path).unwrap();
-    assert!(matches!(Shop::open(&desk.path("shop")), Err(ShopError::Missing(_))));
+    assert!(matches!(Shop::open(&folder.path("shop")), Err(ShopError::Missing(_))));
 }
 
-/// What a shop wrote can be imported again: the same shop comes out.
+/// `shop.json` of this folder, changed.
+fn edit_manifest(folder: &Folder, edit: impl FnOnce(&mut serde_json::Value)) {
+    let path = folder.path("shop/shop.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut manifest);
+    fs::write(&path, manifest.to_string()).unwrap();
+}
+
+#[test]
+fn a_wrong_field_of_a_shop_is_named_with_both_values() {
+    for (field, value, expected) in [
+        ("format", 2, "`format` is 2, expected 1"),
+        ("items", 4, "`items` is 4, expected 3 by the files"),
+        ("users", 0, "`users` is 0, expected 2 by the files"),
+        ("events", 6, "`events` is 6, expected 5 by the files"),
+        ("baskets", 9, "`baskets` is 9, expected 4 by the files"),
+        ("first_event", 7, "`first_event` is 7, expected 1500000000 by the files"),
+    ] {
+        let folder = Folder::new();
+        plain_shop().write(&folder.path("shop")).unwrap();
+        edit_manifest(&folder, |manifest| manifest[field] = value.into());
+        let error = Shop::open(&folder.path("shop")).unwrap_err().to_string();
+        assert!(error.contains("shop.json is damaged"), "{error}");
+        assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_cell_of_a_shop_is_named_with_its_line_and_value() {
+    for (from, to, expected) in [
+        ("1500000000", "soon", "event 1: `time` is \"soon\", expected a time in Unix seconds"),
+        (",2,click", ",9,click", "`item_id` is \"9\", expected an id of the items"),
+        ("click", "wave", "`kind` is \"wave\", expected a kind of event"),
+        ("12.5", "dear", "`price` is \"dear\", expected a number"),
+    ] {
+        let folder = Folder::new();
+        plain_shop().write(&folder.path("shop")).unwrap();
+        let path = folder.path("shop/events.csv.zst");
+        let text = zstd::decode_all(&fs::read(&path).unwrap()[..]).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains(from), "{text}");
+        let changed = zstd::encode_all(text.replacen(from, to, 1).as_bytes(), 0).unwrap();
+        fs::write(&path, &changed).unwrap();
+        let hash = blake3::hash(&changed).to_hex().to_string();
+        edit_manifest(&folder, |manifest| manifest["files"]["events.csv.zst"] = hash.into());
+        let error = Shop::open(&folder.path("shop")).unwrap_err().to_string();
+        assert!(error.contains("events.csv.zst is damaged: event "), "{error}");
+        assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+/// The files of a shop can be imported again, as the same shop.
 #[test]
 fn a_written_shop_can_be_imported() {
-    let desk = Desk::new();
+    let folder = Folder::new();
     let shop = plain_shop();
-    shop.write(&desk.path("first")).unwrap();
-    let mut plan = desk.plan("first/items.jsonl.zst", "first/events.csv.zst");
-    plan.attributes.clear();
-    desk.import(&plan).unwrap();
-    assert_eq!(desk.open(), shop);
+    shop.write(&folder.path("first")).unwrap();
+    let mut spec = folder.spec("first/items.jsonl.zst", "first/events.csv.zst");
+    spec.attributes.clear();
+    folder.import(&spec).unwrap();
+    assert_eq!(folder.open(), shop);
 }
 
 /// The folder of real data, where there is one.
@@ -515,14 +570,14 @@ fn real(folder: &str) -> Option<PathBuf> {
 fn a_real_shop_is_the_same_from_csv_and_from_parquet() {
     let Some(dir) = real("online-retail-ii") else { return };
     let shops = ["events.csv.zst", "events.parquet"].map(|events| {
-        let desk = Desk::new();
-        let plan = ImportSpec::new(dir.join("items.csv.zst"), dir.join(events), NOW);
-        let report = desk.import(&plan).unwrap();
+        let folder = Folder::new();
+        let spec = ImportSpec::new(dir.join("items.csv.zst"), dir.join(events), NOW);
+        let report = folder.import(&spec).unwrap();
         assert_eq!((report.items, report.users, report.events), (4_607, 5_838, 759_500));
         assert_eq!(report.baskets, 36_303);
         let aggregates = ["buyers", "events", "first", "last", "stock_code", "title_raw"];
         assert_eq!(report.ignored[0].columns, aggregates, "aggregates would leak the future");
-        desk.open()
+        folder.open()
     });
     assert!(shops[0] == shops[1]);
     assert!(shops[0].events.is_sorted_by_key(|line| (line.time, line.user, line.basket)));
@@ -531,13 +586,13 @@ fn a_real_shop_is_the_same_from_csv_and_from_parquet() {
 #[test]
 fn a_real_catalogue_gives_attributes() {
     let Some(dir) = real("ml-1m") else { return };
-    let desk = Desk::new();
-    let mut plan =
+    let folder = Folder::new();
+    let mut spec =
         ImportSpec::new(dir.join("items.csv.zst"), dir.join("interactions.csv.zst"), NOW);
-    plan.attributes = ["genres", "director"].map(str::to_owned).into();
-    let report = desk.import(&plan).unwrap();
+    spec.attributes = ["genres", "director"].map(str::to_owned).into();
+    let report = folder.import(&spec).unwrap();
     assert_eq!((report.items, report.users, report.events), (3_416, 6_040, 999_611));
-    let shop = desk.open();
+    let shop = folder.open();
     let [director, genres @ ..] = &*shop.items[0].attributes else { panic!("no attributes") };
     assert_eq!(director.1, "John Lasseter");
     assert_eq!(genres[1].1, "Children's");
@@ -551,13 +606,13 @@ fn a_real_catalogue_gives_attributes() {
 fn speed() {
     let Some(dir) = real("online-retail-ii") else { return };
     for events in ["events.csv.zst", "events.parquet"] {
-        let desk = Desk::new();
-        let plan = ImportSpec::new(dir.join("items.csv.zst"), dir.join(events), NOW);
+        let folder = Folder::new();
+        let spec = ImportSpec::new(dir.join("items.csv.zst"), dir.join(events), NOW);
         let begun = tokio::time::Instant::now();
-        desk.import(&plan).unwrap();
+        folder.import(&spec).unwrap();
         println!("import of {events}: {:?}", begun.elapsed());
         let begun = tokio::time::Instant::now();
-        desk.open();
+        folder.open();
         println!("open: {:?}", begun.elapsed());
     }
 }

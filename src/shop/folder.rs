@@ -1,4 +1,4 @@
-//! The folder in which a shop lies: written whole or not at all, and checked when it is opened.
+//! The folder of a shop: written whole or not at all, and checked when it is opened.
 
 use super::{Shop, ShopEvent, ShopItem};
 use crate::domain::{EventKind, Timestamp, UserId};
@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -13,16 +14,16 @@ use std::path::{Path, PathBuf};
 const ITEMS: &str = "items.jsonl.zst";
 const EVENTS: &str = "events.csv.zst";
 const MANIFEST: &str = "shop.json";
-/// The form of the three files; another form gets another number.
+/// The version of the format of the three files.
 const FORMAT: u32 = 1;
 const COLUMNS: [&str; 7] = ["time", "user_id", "item_id", "kind", "quantity", "price", "basket"];
-/// zstd's own default: a higher level takes longer than the disk does.
+/// zstd's default level: compression takes no longer than the disk.
 const COMPRESSION_LEVEL: i32 = 3;
 
 /// Why a shop's folder can't be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ShopError {
-    /// There is no shop in it.
+    /// The folder holds no shop.
     #[error("{path} is not a shop: it has no {MANIFEST}", path = .0.display())]
     Missing(PathBuf),
     /// A file can't be read or written.
@@ -30,25 +31,25 @@ pub enum ShopError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file is not what was written.
+    /// A file is not what was written: a hash, a field or a line is wrong.
     #[error("{path} is damaged: {why}", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The field or line, its value, and the value that it should have.
         why: String,
     },
-    /// There is something where the shop is to be written.
-    #[error("{path} is there already: remove it, or name another folder", path = .0.display())]
+    /// The folder to write exists already.
+    #[error("{path} exists already: remove it, or name another folder", path = .0.display())]
     Exists(PathBuf),
 }
 
-/// What `shop.json` says.
+/// `shop.json`.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Manifest {
+struct ShopManifest {
     format: u32,
     name: String,
     items: usize,
@@ -63,7 +64,7 @@ struct Manifest {
 
 /// A line of `items.jsonl.zst`.
 #[derive(Serialize, Deserialize)]
-struct WrittenItem<'a> {
+struct ItemLine<'a> {
     id: Cow<'a, str>,
     title: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "str::is_empty")]
@@ -81,18 +82,14 @@ struct WrittenItem<'a> {
 impl Shop {
     /// Opens the shop in the folder `dir`, and checks it against its hashes and counts.
     pub fn open(dir: &Path) -> Result<Self, ShopError> {
-        let manifest = Manifest::read(dir)?;
+        let manifest = ShopManifest::read(dir)?;
         for name in [ITEMS, EVENTS] {
             manifest.check_hash(&dir.join(name), name)?;
         }
         let items = read_items(&dir.join(ITEMS))?;
         let (users, events) = read_events(&dir.join(EVENTS), &items)?;
         let shop = Self { items, users, events };
-        let found = Manifest::of(&shop, manifest.name.clone(), manifest.files.clone());
-        if found != manifest {
-            let why = format!("it promises {manifest:?}, but the files hold {found:?}");
-            return Err(damaged(&dir.join(MANIFEST), why));
-        }
+        manifest.check_counts(&dir.join(MANIFEST), &shop)?;
         Ok(shop)
     }
 
@@ -104,8 +101,8 @@ impl Shop {
             _ => Path::new("."),
         };
         fs::create_dir_all(parent).map_err(at(parent))?;
-        // A sibling, so that the rename stays within one file system. The shop lies one level
-        // deeper than the staging folder, which only its maker may read.
+        // A sibling, so that the rename stays within one file system. The shop is written one level
+        // deeper, because only its owner may read the staging folder.
         let staging = tempfile::Builder::new().prefix(".shop-").tempdir_in(parent);
         let staging = staging.map_err(at(parent))?;
         let draft = staging.path().join("draft");
@@ -115,14 +112,14 @@ impl Shop {
     }
 
     fn write_files(&self, dir: &Path, name: String) -> Result<(), ShopError> {
-        write_packed(&dir.join(ITEMS), |to| self.write_items(to))?;
-        write_packed(&dir.join(EVENTS), |to| self.write_events(to))?;
+        write_compressed(&dir.join(ITEMS), |to| self.write_items(to))?;
+        write_compressed(&dir.join(EVENTS), |to| self.write_events(to))?;
         let hashed = |name: &str| Ok((name.to_owned(), hash(&dir.join(name))?));
         let files = [ITEMS, EVENTS].into_iter().map(hashed).collect::<Result<_, ShopError>>()?;
         let path = dir.join(MANIFEST);
         let written = || {
             let mut to = File::create(&path)?;
-            serde_json::to_writer_pretty(&mut to, &Manifest::of(self, name, files))?;
+            serde_json::to_writer_pretty(&mut to, &ShopManifest::of(self, name, files))?;
             to.write_all(b"\n")?;
             to.sync_all()
         };
@@ -131,7 +128,7 @@ impl Shop {
 
     fn write_items(&self, to: &mut dyn Write) -> io::Result<()> {
         for item in &self.items {
-            serde_json::to_writer(&mut *to, &WrittenItem::from(item))?;
+            serde_json::to_writer(&mut *to, &ItemLine::from(item))?;
             to.write_all(b"\n")?;
         }
         Ok(())
@@ -155,9 +152,9 @@ impl Shop {
     }
 }
 
-// === impl Manifest ===
+// === impl ShopManifest ===
 
-impl Manifest {
+impl ShopManifest {
     fn of(shop: &Shop, name: String, files: BTreeMap<String, String>) -> Self {
         let span = shop.span();
         Self {
@@ -184,8 +181,7 @@ impl Manifest {
         let manifest: Self =
             serde_json::from_slice(&text).map_err(|error| damaged(&path, error.to_string()))?;
         if manifest.format != FORMAT {
-            let why = format!("its format is {}, and this version reads {FORMAT}", manifest.format);
-            return Err(damaged(&path, why));
+            return Err(wrong_field(&path, "format", manifest.format, FORMAT));
         }
         Ok(manifest)
     }
@@ -193,15 +189,38 @@ impl Manifest {
     fn check_hash(&self, path: &Path, name: &str) -> Result<(), ShopError> {
         let found = hash(path)?;
         match self.files.get(name) {
-            Some(promised) if *promised == found => Ok(()),
-            _ => Err(damaged(path, format!("its hash is {found}, not what {MANIFEST} says"))),
+            Some(expected) if *expected == found => Ok(()),
+            Some(expected) => {
+                let why = format!("its BLAKE3 hash is {found}, {MANIFEST} says {expected}");
+                Err(damaged(path, why))
+            }
+            None => Err(damaged(path, format!("its hash is not in {MANIFEST}"))),
         }
+    }
+
+    /// Checks the counts and times against those of the shop in the files.
+    fn check_counts(&self, path: &Path, shop: &Shop) -> Result<(), ShopError> {
+        let counted = Self::of(shop, self.name.clone(), self.files.clone());
+        let values = |manifest: &Self| {
+            let Self { items, users, events, baskets, first_event, last_event, .. } = manifest;
+            let time = |time: &Option<Timestamp>| time.map_or("null".into(), |t| t.to_string());
+            let counts = [items.to_string(), users.to_string(), events.to_string()];
+            let rest = [baskets.to_string(), time(first_event), time(last_event)];
+            counts.into_iter().chain(rest)
+        };
+        let names = ["items", "users", "events", "baskets", "first_event", "last_event"];
+        for ((name, said), found) in names.into_iter().zip(values(self)).zip(values(&counted)) {
+            if said != found {
+                return Err(wrong_field(path, name, said, format!("{found} by the files")));
+            }
+        }
+        Ok(())
     }
 }
 
-// === impl WrittenItem ===
+// === impl ItemLine ===
 
-impl<'a> From<&'a ShopItem> for WrittenItem<'a> {
+impl<'a> From<&'a ShopItem> for ItemLine<'a> {
     fn from(item: &'a ShopItem) -> Self {
         let mut attributes = BTreeMap::<_, Vec<_>>::new();
         for (name, value) in &item.attributes {
@@ -218,8 +237,8 @@ impl<'a> From<&'a ShopItem> for WrittenItem<'a> {
     }
 }
 
-impl From<WrittenItem<'_>> for ShopItem {
-    fn from(item: WrittenItem<'_>) -> Self {
+impl From<ItemLine<'_>> for ShopItem {
+    fn from(item: ItemLine<'_>) -> Self {
         let pairs = item.attributes.into_iter().flat_map(|(name, values)| {
             let pair = move |value: Cow<'_, str>| (name.to_string(), value.into_owned());
             values.into_iter().map(pair)
@@ -256,6 +275,10 @@ fn damaged(path: &Path, why: String) -> ShopError {
     ShopError::Damaged { path: path.to_owned(), why }
 }
 
+fn wrong_field(path: &Path, field: &str, found: impl Display, expected: impl Display) -> ShopError {
+    damaged(path, format!("`{field}` is {found}, expected {expected}"))
+}
+
 /// The BLAKE3 hash of a file, in hexadecimal.
 fn hash(path: &Path) -> Result<String, ShopError> {
     let mut hasher = blake3::Hasher::new();
@@ -263,30 +286,30 @@ fn hash(path: &Path) -> Result<String, ShopError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Writes a compressed file and sees it onto the disk.
-fn write_packed(
+/// Writes a compressed file, and waits until it is on the disk.
+fn write_compressed(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), ShopError> {
     let written = || {
         let file = BufWriter::new(File::create(path)?);
-        let mut packed = zstd::Encoder::new(file, COMPRESSION_LEVEL)?;
-        write(&mut packed)?;
-        packed.finish()?.into_inner()?.sync_all()
+        let mut encoder = zstd::Encoder::new(file, COMPRESSION_LEVEL)?;
+        write(&mut encoder)?;
+        encoder.finish()?.into_inner()?.sync_all()
     };
     written().map_err(at(path))
 }
 
-fn unpack(path: &Path) -> Result<impl BufRead + use<>, ShopError> {
+fn decompress(path: &Path) -> Result<impl BufRead + use<>, ShopError> {
     let file = File::open(path).map_err(at(path))?;
     Ok(BufReader::new(zstd::Decoder::new(file).map_err(at(path))?))
 }
 
 fn read_items(path: &Path) -> Result<Vec<ShopItem>, ShopError> {
     let mut items = Vec::new();
-    for line in unpack(path)?.lines() {
+    for line in decompress(path)?.lines() {
         let line = line.map_err(at(path))?;
-        let item: WrittenItem<'_> = serde_json::from_str(&line)
+        let item: ItemLine<'_> = serde_json::from_str(&line)
             .map_err(|error| damaged(path, format!("item {}: {error}", items.len() + 1)))?;
         items.push(item.into());
     }
@@ -298,13 +321,13 @@ fn read_events(
     items: &[ShopItem],
 ) -> Result<(Vec<UserId>, Vec<ShopEvent>), ShopError> {
     let index: FxHashMap<&str, u32> = items.iter().map(|item| item.id.as_str()).zip(0..).collect();
-    let mut table = csv::Reader::from_reader(unpack(path)?);
-    let mut users = Users::default();
+    let mut table = csv::Reader::from_reader(decompress(path)?);
+    let mut users = UserNumbers::default();
     let mut lines = Vec::new();
     let mut row = csv::StringRecord::new();
     while table.read_record(&mut row).map_err(|error| damaged(path, error.to_string()))? {
         let line = read_line(&row, &index, &mut users)
-            .ok_or_else(|| damaged(path, format!("event {} makes no sense", lines.len() + 1)))?;
+            .map_err(|why| damaged(path, format!("event {}: {why}", lines.len() + 1)))?;
         lines.push(line);
     }
     Ok((users.ids, lines))
@@ -313,28 +336,42 @@ fn read_events(
 fn read_line(
     row: &csv::StringRecord,
     items: &FxHashMap<&str, u32>,
-    users: &mut Users,
-) -> Option<ShopEvent> {
-    let price = row.get(5)?;
-    Some(ShopEvent {
-        time: row.get(0)?.parse().ok()?,
-        user: users.number(row.get(1)?),
-        item: *items.get(row.get(2)?)?,
-        kind: EventKind::parse(row.get(3)?)?,
-        quantity: row.get(4)?.parse().ok()?,
-        price: if price.is_empty() { None } else { Some(price.parse().ok()?) },
-        basket: row.get(6)?.parse().ok()?,
+    users: &mut UserNumbers,
+) -> Result<ShopEvent, String> {
+    let [time, user, item, kind, quantity, price, basket] = std::array::from_fn(|at| row.get(at));
+    let price = cell("price", price, "a number", |text| {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    });
+    Ok(ShopEvent {
+        time: cell("time", time, "a time in Unix seconds", |text| text.parse().ok())?,
+        user: cell("user_id", user, "an id", |id| Some(users.number(id)))?,
+        item: cell("item_id", item, "an id of the items", |id| items.get(id).copied())?,
+        kind: cell("kind", kind, "a kind of event", EventKind::parse)?,
+        quantity: cell("quantity", quantity, "a number", |text| text.parse().ok())?,
+        price: price?,
+        basket: cell("basket", basket, "a whole number", |text| text.parse().ok())?,
     })
 }
 
-/// Users, numbered by first appearance.
+/// Parses the cell of a column, or says which value is wrong.
+fn cell<T>(
+    column: &str,
+    text: Option<&str>,
+    expected: &str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, String> {
+    let text = text.ok_or_else(|| format!("`{column}` is missing, expected {expected}"))?;
+    parse(text).ok_or_else(|| format!("`{column}` is {text:?}, expected {expected}"))
+}
+
+/// UserNumbers, numbered by first appearance.
 #[derive(Default)]
-struct Users {
+struct UserNumbers {
     ids: Vec<UserId>,
     numbers: FxHashMap<String, u32>,
 }
 
-impl Users {
+impl UserNumbers {
     fn number(&mut self, id: &str) -> u32 {
         if let Some(number) = self.numbers.get(id) {
             return *number;

@@ -1,6 +1,6 @@
 //! What does the shop sell, and who bought what?
 //!
-//! A [`Shop`] lies in a folder of three files that [`import()`] writes and [`Shop::open`] reads:
+//! A [`Shop`] is stored in a folder of three files that [`import()`] writes and [`Shop::open`] reads:
 //! `items.jsonl.zst`, `events.csv.zst` and `shop.json`, which holds the counts and a hash of each
 //! file.
 
@@ -8,24 +8,24 @@ mod folder;
 mod import;
 
 pub use folder::ShopError;
-pub use import::{Ignored, ImportError, ImportReport, ImportSpec, Reject, Rejects, import};
+pub use import::{IgnoredColumns, ImportError, ImportReport, ImportSpec, Reject, Rejects, import};
 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};
 use rustc_hash::FxHashMap;
 
 /// Bytes of an item's description.
 pub const DESCRIPTION_BYTES_MAX: usize = 16 << 10;
-/// Bytes of an attribute's name or value: a catalogue may say more than a request does.
+/// Bytes of an attribute's name or value. A catalogue may have longer ones than a request.
 pub const ATTRIBUTE_BYTES_MAX: usize = 512;
 
 /// A shop's items, and what its users did to them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shop {
-    /// What it sells. Ids are distinct.
+    /// The products. Ids are distinct.
     pub items: Vec<ShopItem>,
-    /// Who did something, by first appearance in the events. Ids are distinct.
+    /// The users, in the order of their first events. Ids are distinct.
     pub users: Vec<UserId>,
-    /// What they did, sorted by (time, user, basket); ties lie in the order of the source.
+    /// The events, sorted by (time, user, basket); equal keys keep the order of the source.
     pub events: Vec<ShopEvent>,
 }
 
@@ -40,28 +40,28 @@ pub struct ShopItem {
     pub category: String,
     /// Name and value pairs, sorted by name; a name may have several values.
     pub attributes: Vec<(String, String)>,
-    /// A longer text; empty if there is none.
+    /// A longer text; empty if it has none.
     pub description: String,
-    /// What one costs, in the shop's currency.
+    /// The price of one, in the shop's currency.
     pub price: Option<f32>,
 }
 
 /// One event: a line of an invoice, or a click.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ShopEvent {
-    /// When.
+    /// When it happened.
     pub time: Timestamp,
-    /// Who: an index into [`Shop::users`].
+    /// The user: an index into [`Shop::users`].
     pub user: u32,
-    /// What: an index into [`Shop::items`].
+    /// The item: an index into [`Shop::items`].
     pub item: u32,
-    /// What was done to it.
+    /// What the user did.
     pub kind: EventKind,
-    /// How many. Positive.
+    /// The number of pieces. Positive.
     pub quantity: f32,
-    /// What one cost then, in the shop's currency.
+    /// The price of one at that time, in the shop's currency.
     pub price: Option<f32>,
-    /// Lines of one user that belong together share this number.
+    /// The number of the basket: lines of one user that were bought together share it.
     pub basket: u32,
 }
 
@@ -78,7 +78,7 @@ impl Shop {
         Some((self.events.first()?.time, self.events.last()?.time))
     }
 
-    /// How many baskets the events make.
+    /// How many baskets there are.
     pub fn baskets(&self) -> u32 {
         self.events.iter().map(|line| line.basket + 1).max().unwrap_or(0)
     }

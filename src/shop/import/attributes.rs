@@ -1,17 +1,17 @@
-//! What does an item say about itself, as name and value pairs?
+//! The attributes of an item: name and value pairs.
 
-use super::cell::{Expected, VALUES_PARTED_BY, from_json};
+use super::cell::{Expected, VALUE_SEPARATOR, from_json};
 use crate::domain::limits::ATTRIBUTES_MAX;
 use crate::shop::ATTRIBUTE_BYTES_MAX;
 use serde_json::{Map, Value};
 
-/// The attributes of one item: distinct, without empty values, few enough.
+/// The attributes of one item: distinct, without empty values, at most [`ATTRIBUTES_MAX`].
 #[derive(Default)]
-pub(super) struct Pairs(Vec<(String, String)>);
+pub(super) struct ItemAttributes(Vec<(String, String)>);
 
-// === impl Pairs ===
+// === impl ItemAttributes ===
 
-impl Pairs {
+impl ItemAttributes {
     /// Adds the attributes in a JSON object.
     pub(super) fn add_object(&mut self, text: &str) -> Result<(), Expected> {
         let expected = || "a JSON object of texts, numbers and lists of them".into();
@@ -33,9 +33,9 @@ impl Pairs {
         Ok(())
     }
 
-    /// Adds the values in a cell of a column that was taken as the attribute `name`.
+    /// Adds the values in a cell of the attribute `name`.
     pub(super) fn add_values(&mut self, name: &str, text: &str) -> Result<(), Expected> {
-        text.split(VALUES_PARTED_BY).try_for_each(|value| self.add(name, value))
+        text.split(VALUE_SEPARATOR).try_for_each(|value| self.add(name, value))
     }
 
     fn add(&mut self, name: &str, value: &str) -> Result<(), Expected> {
@@ -56,7 +56,7 @@ impl Pairs {
         Ok(())
     }
 
-    /// The pairs by name; the values of one name as they came.
+    /// The pairs, sorted by name. The values of one name keep their order.
     pub(super) fn sorted(mut self) -> Vec<(String, String)> {
         self.0.sort_by(|a, b| a.0.cmp(&b.0));
         self.0
@@ -67,7 +67,7 @@ impl Pairs {
 mod tests {
     use super::*;
 
-    fn shown(pairs: Pairs) -> Vec<String> {
+    fn shown(pairs: ItemAttributes) -> Vec<String> {
         pairs.sorted().iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
@@ -83,7 +83,7 @@ mod tests {
             (r#"["a"]"#, None),
             ("red", None),
         ] {
-            let mut pairs = Pairs::default();
+            let mut pairs = ItemAttributes::default();
             let found = pairs.add_object(text).ok().map(|()| shown(pairs));
             let expected = expected.map(|pairs| pairs.into_iter().map(str::to_owned).collect());
             assert_eq!(found, expected, "{text}");
@@ -92,11 +92,14 @@ mod tests {
 
     #[test]
     fn an_item_has_few_attributes_however_they_come() {
-        let mut pairs = Pairs::default();
+        let mut pairs = ItemAttributes::default();
         pairs.add_values("size", " S |M||S").unwrap();
         pairs.add_values("color", "red").unwrap();
         pairs.add_object(r#"{"size":"L","color":"red"}"#).unwrap();
-        assert_eq!(shown(Pairs(pairs.0.clone())), ["color=red", "size=S", "size=M", "size=L"]);
+        assert_eq!(
+            shown(ItemAttributes(pairs.0.clone())),
+            ["color=red", "size=S", "size=M", "size=L"]
+        );
         let many: Vec<_> = (0..ATTRIBUTES_MAX).map(|n| n.to_string()).collect();
         let refused = pairs.add_values("n", &many.join("|")).unwrap_err();
         assert_eq!(refused, "at most 32 attributes of one item");

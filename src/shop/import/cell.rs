@@ -1,44 +1,44 @@
-//! What does a cell mean? Each rule says what it expected instead.
+//! Parses cells. Each rule describes the valid values for its error.
 
-use super::table::Row;
+use super::table::ImportRow;
 use crate::domain::{EventKind, Timestamp, limits};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// Parts the values of an attribute.
-pub(super) const VALUES_PARTED_BY: char = '|';
-/// What is expected where a list or an object stands.
+/// Separates the values of an attribute.
+pub(super) const VALUE_SEPARATOR: char = '|';
+/// The valid values of a cell that holds a list or an object by mistake.
 pub(super) const NESTED_EXPECTED: &str = "text or a number";
 const DAY_S: i64 = 24 * 60 * 60;
 
-/// What should have stood in a cell.
+/// A description of the valid values of a cell.
 pub(super) type Expected = Cow<'static, str>;
 
-/// A cell that does not mean what it should.
+/// A cell whose value is not valid.
 #[derive(Debug)]
-pub(super) struct Wrong {
+pub(super) struct CellFault {
     pub column: usize,
     pub expected: Expected,
 }
 
-impl Row {
-    /// Reads the cell of a column by a rule.
+impl ImportRow {
+    /// Parses the cell of a column by a rule.
     pub(super) fn read<'r, T>(
         &'r self,
         column: usize,
         rule: impl FnOnce(&'r str) -> Result<T, Expected>,
-    ) -> Result<T, Wrong> {
-        rule(self.text(column)).map_err(|expected| Wrong { column, expected })
+    ) -> Result<T, CellFault> {
+        rule(self.text(column)).map_err(|expected| CellFault { column, expected })
     }
 
-    /// Reads the cell of a column by a rule, unless it is empty.
+    /// Parses the cell of a column by a rule, unless it is empty.
     pub(super) fn read_if_any<'r, T>(
         &'r self,
         column: usize,
         rule: impl FnOnce(&'r str) -> Result<T, Expected>,
-    ) -> Result<Option<T>, Wrong> {
+    ) -> Result<Option<T>, CellFault> {
         if self.text(column).trim().is_empty() {
             return Ok(None);
         }
@@ -46,7 +46,7 @@ impl Row {
     }
 }
 
-/// An id, as it stands: it must equal the one that requests will name.
+/// An id, unchanged: requests will name the same.
 pub(super) fn id(text: &str) -> Result<&str, Expected> {
     let fits = (1..=limits::ID_BYTES_MAX).contains(&text.len());
     if fits && text.trim() == text && !text.contains(char::is_control) {
@@ -81,14 +81,14 @@ fn number(text: &str) -> Option<f32> {
     text.trim().parse().ok().filter(|number: &f32| number.is_finite())
 }
 
-/// What was done.
+/// The kind of an event.
 pub(super) fn kind(text: &str) -> Result<EventKind, Expected> {
     EventKind::parse(text.trim()).ok_or_else(|| {
         format!("one of {}", EventKind::ALL.map(EventKind::as_str).join(", ")).into()
     })
 }
 
-/// A time between 1970 and a day after `now`; one without a zone is read as UTC.
+/// A time from 1970 to a day after `now`. Without a zone it is UTC.
 pub(super) fn time(now: Timestamp) -> impl Fn(&str) -> Result<Timestamp, Expected> {
     move |text| {
         let text = text.trim();
@@ -109,7 +109,7 @@ fn civil(text: &str) -> Option<Timestamp> {
     Some(time.timestamp().as_second())
 }
 
-/// Writes a JSON value as the cell that it would be in a CSV file.
+/// Writes a JSON value as a cell of a CSV file.
 pub(super) fn from_json(value: &Value, cell: &mut String) {
     match value {
         Value::Null => {}
@@ -117,7 +117,7 @@ pub(super) fn from_json(value: &Value, cell: &mut String) {
         Value::Array(values) => {
             for value in values {
                 if !cell.is_empty() {
-                    cell.push(VALUES_PARTED_BY);
+                    cell.push(VALUE_SEPARATOR);
                 }
                 from_json(value, cell);
             }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_taken_as_they_stand() {
+    fn ids_are_taken_unchanged() {
         let longest = "x".repeat(limits::ID_BYTES_MAX);
         for text in ["a", "85123A", "né", "two words", &longest] {
             assert_eq!(id(text).unwrap(), text);

@@ -1,76 +1,76 @@
-//! Which column of theirs is which of ours?
+//! Which column of a file is which of ours?
 
 use super::{ImportError, ImportSpec, events, items};
 use std::collections::BTreeSet;
 
-/// A column that we know.
+/// A column of ours.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownColumn {
     /// Our name.
     pub ours: &'static str,
-    /// Other names that it goes by.
+    /// Other names that a file may use.
     pub aliases: &'static [&'static str],
-    /// Whether a file without it can't be read.
-    pub needed: bool,
-    /// Whether a list or an object may stand in it.
+    /// Whether a file must have it.
+    pub required: bool,
+    /// Whether a cell may hold a list or an object.
     pub nested: bool,
 }
 
-/// A column that we look for in a file.
+/// A column that is looked for in a file.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct ColumnSpec {
     /// Our name.
     pub ours: String,
-    /// Its name in the file, the likeliest first.
+    /// The names that it may have in the file, in the order in which they are looked for.
     pub spellings: Vec<String>,
-    /// Whether a file without it can't be read.
-    pub needed: bool,
-    /// Whether a list or an object may stand in it.
+    /// Whether a file must have it.
+    pub required: bool,
+    /// Whether a cell may hold a list or an object.
     pub nested: bool,
 }
 
-/// The columns that we look for in a file, in the order of our [`Known`] ones, then attributes.
-pub(super) type Columns = Vec<Wanted>;
+/// The columns that are looked for in a file: the [`KnownColumn`]s, then attributes.
+pub(super) type ColumnSpecs = Vec<ColumnSpec>;
 
-impl Known {
+impl KnownColumn {
     pub(super) const fn new(ours: &'static str, aliases: &'static [&'static str]) -> Self {
-        Self { ours, aliases, needed: false, nested: false }
+        Self { ours, aliases, required: false, nested: false }
     }
 
-    pub(super) const fn needed(self) -> Self {
-        Self { needed: true, ..self }
+    pub(super) const fn required(self) -> Self {
+        Self { required: true, ..self }
     }
 
     pub(super) const fn nested(self) -> Self {
         Self { nested: true, ..self }
     }
 
-    /// Looks for it under the names that the plan maps to it first.
-    pub(super) fn wanted(&self, plan: &ImportSpec) -> Wanted {
-        let mapped = plan.columns.iter().filter(|(ours, _)| ours == self.ours);
+    /// The column to look for: first under the names that the import maps to it.
+    pub(super) fn spec(&self, spec: &ImportSpec) -> ColumnSpec {
+        let mapped = spec.columns.iter().filter(|(ours, _)| ours == self.ours);
         let mapped = mapped.map(|(_, theirs)| theirs.clone());
         let known = std::iter::once(&self.ours).chain(self.aliases);
-        Wanted {
+        ColumnSpec {
             ours: self.ours.to_owned(),
             spellings: mapped.chain(known.map(|&name| name.to_owned())).collect(),
-            needed: self.needed,
+            required: self.required,
             nested: self.nested,
         }
     }
 }
 
-impl Wanted {
+impl ColumnSpec {
     /// A column to take as an attribute.
     pub(super) fn attribute(name: &str) -> Self {
         let name = name.to_owned();
-        Self { ours: name.clone(), spellings: vec![name], needed: true, nested: true }
+        Self { ours: name.clone(), spellings: vec![name], required: true, nested: true }
     }
 }
 
-/// Refuses mappings to names that are not ours.
-pub(super) fn check_names(plan: &ImportSpec) -> Result<(), ImportError> {
+/// Fails if a column is mapped to none of ours.
+pub(super) fn check_names(spec: &ImportSpec) -> Result<(), ImportError> {
     let known = || items::COLUMNS.iter().chain(&events::COLUMNS).map(|column| column.ours);
-    for (ours, _) in &plan.columns {
+    for (ours, _) in &spec.columns {
         if !known().any(|name| name == ours) {
             let mut names: Vec<_> = known().collect();
             names.sort_unstable();
@@ -81,9 +81,9 @@ pub(super) fn check_names(plan: &ImportSpec) -> Result<(), ImportError> {
     Ok(())
 }
 
-/// Refuses mappings of columns that no file has; `read` are the columns that were read.
-pub(super) fn check_mapped(plan: &ImportSpec, read: &BTreeSet<String>) -> Result<(), ImportError> {
-    match plan.columns.iter().find(|(_, theirs)| !read.contains(theirs)).cloned() {
+/// Fails if no file has a column that was mapped. `read` are the columns that were read.
+pub(super) fn check_mapped(spec: &ImportSpec, read: &BTreeSet<String>) -> Result<(), ImportError> {
+    match spec.columns.iter().find(|(_, theirs)| !read.contains(theirs)).cloned() {
         Some((ours, theirs)) => Err(ImportError::Unmapped { ours, theirs }),
         None => Ok(()),
     }

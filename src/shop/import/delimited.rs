@@ -1,8 +1,8 @@
-//! CSV and TSV: rows of cells parted by a byte, quoted as RFC 4180 has it.
+//! CSV and TSV: cells separated by a byte, quoted as in RFC 4180.
 
 use super::ROW_BYTES_MAX;
-use super::source::{Meter, Source};
-use super::table::{Fault, Heading, Row, Step};
+use super::source::{ByteMeter, SourceFile};
+use super::table::{Heading, ImportRow, NextRow, RowFault};
 use csv::{ByteRecord, Terminator};
 use std::io::{self, Read};
 
@@ -13,48 +13,52 @@ const END_OF_LINE: &[u8] = b"\n";
 /// The rows of a CSV or TSV file.
 pub(super) struct Delimited {
     reader: csv::Reader<Input>,
-    read: Meter,
+    read: ByteMeter,
     record: ByteRecord,
-    /// Where each column that we look for stands in a record.
-    places: Vec<Option<usize>>,
+    /// The index in a record of each column that is looked for.
+    indices: Vec<Option<usize>>,
     width: usize,
 }
 
-/// The file with a line end after it, so that every row ends in one; and never more of it than
-/// one row may take.
+/// The file with a line end after it, so that every row ends in one. At most the bytes of one row are
+/// read at a time.
 type Input = io::Take<io::Chain<Box<dyn Read>, &'static [u8]>>;
 
 // === impl Delimited ===
 
 impl Delimited {
-    pub(super) fn open(source: Source, delimiter: u8, heading: &mut Heading) -> io::Result<Self> {
+    pub(super) fn open(
+        source: SourceFile,
+        delimiter: u8,
+        heading: &mut Heading,
+    ) -> io::Result<Self> {
         let (text, read) = source.unpack()?;
         let reader = csv::ReaderBuilder::new()
             .delimiter(delimiter)
             .has_headers(false)
             .flexible(true)
-            // The reader's own CRLF rule ends a row at the CR, and counts the LF to the next one.
+            // With the reader's own CRLF rule, a row ends at the CR, and the LF counts to the next one.
             .terminator(Terminator::Any(b'\n'))
             .buffer_capacity(BUFFER_BYTES)
             .from_reader(text.chain(END_OF_LINE).take(ROW_BYTES_MAX));
-        let (places, width) = (Vec::new(), 0);
-        let mut rows = Self { reader, read, record: ByteRecord::new(), places, width };
+        let (indices, width) = (Vec::new(), 0);
+        let mut rows = Self { reader, read, record: ByteRecord::new(), indices, width };
         if rows.record()?.is_none() {
             return Err(invalid("the file is empty: its first line must name its columns"));
         }
         let names = rows.record.iter().map(str::from_utf8).collect::<Result<Vec<_>, _>>();
         let names = names.map_err(|_| invalid("the names of its columns are not UTF-8"))?;
-        rows.places = heading.place(&names);
+        rows.indices = heading.locate(&names);
         rows.width = names.len();
         Ok(rows)
     }
 
-    pub(super) fn next(&mut self, row: &mut Row) -> io::Result<Step> {
+    pub(super) fn next(&mut self, row: &mut ImportRow) -> io::Result<NextRow<RowFault>> {
         row.clear();
-        let Some(line) = self.record()? else { return Ok(Step::End) };
+        let Some(line) = self.record()? else { return Ok(NextRow::End) };
         row.line = line;
         if self.record.len() != self.width {
-            return Ok(Step::Wrong(Fault {
+            return Ok(NextRow::Wrong(RowFault {
                 column: None,
                 value: String::from_utf8_lossy(self.record.as_slice()).into_owned(),
                 expected: format!(
@@ -64,23 +68,23 @@ impl Delimited {
                 ),
             }));
         }
-        for (column, place) in self.places.iter().enumerate() {
-            let Some(cell) = place.and_then(|place| self.record.get(place)) else { continue };
+        for (column, index) in self.indices.iter().enumerate() {
+            let Some(cell) = index.and_then(|index| self.record.get(index)) else { continue };
             let Ok(text) = str::from_utf8(cell) else {
                 let value = String::from_utf8_lossy(cell).into_owned();
                 let expected = "text in UTF-8".to_owned();
-                return Ok(Step::Wrong(Fault { column: Some(column), value, expected }));
+                return Ok(NextRow::Wrong(RowFault { column: Some(column), value, expected }));
             };
             row.cells[column].push_str(text);
         }
-        Ok(Step::Row)
+        Ok(NextRow::Row)
     }
 
     pub(super) fn bytes_read(&self) -> u64 {
         self.read.get()
     }
 
-    /// Reads the next record that is not a blank line, and tells the line that it begins on.
+    /// Reads the next record that is not a blank line, and returns its first line number.
     fn record(&mut self) -> io::Result<Option<u64>> {
         loop {
             self.reader.get_mut().set_limit(ROW_BYTES_MAX);
@@ -103,7 +107,7 @@ impl Delimited {
     }
 }
 
-/// Takes the CR of a CRLF off the last cell.
+/// Removes the CR of a CRLF from the last cell.
 fn strip_carriage_return(record: &mut ByteRecord) {
     let last = record.len() - 1;
     if let Some(cell) = record[last].strip_suffix(b"\r").map(<[u8]>::to_vec) {

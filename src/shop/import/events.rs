@@ -1,23 +1,23 @@
-//! From rows to events, users and baskets.
+//! Rows to events, users and baskets.
 
-use super::cell::{self, Wrong};
-use super::columns::{Columns, Known};
-use super::table::Row;
+use super::cell::{self, CellFault};
+use super::columns::{ColumnSpecs, KnownColumn};
+use super::table::ImportRow;
 use super::{ImportSpec, ShopItem};
 use crate::domain::{EventKind, Timestamp, UserId};
 use crate::shop::ShopEvent;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// The columns of an event.
-pub(super) const COLUMNS: [Known; 8] = [
-    Known::new("user_id", &["customer_id"]).needed(),
-    Known::new("item_id", &[]).needed(),
-    Known::new("time", &["timestamp"]).needed(),
-    Known::new("kind", &[]),
-    Known::new("quantity", &[]),
-    Known::new("price", &[]),
-    Known::new("basket", &["invoice", "order_id"]),
-    Known::new("event_id", &[]),
+pub(super) const COLUMNS: [KnownColumn; 8] = [
+    KnownColumn::new("user_id", &["customer_id"]).required(),
+    KnownColumn::new("item_id", &[]).required(),
+    KnownColumn::new("time", &["timestamp"]).required(),
+    KnownColumn::new("kind", &[]),
+    KnownColumn::new("quantity", &[]),
+    KnownColumn::new("price", &[]),
+    KnownColumn::new("basket", &["invoice", "order_id"]),
+    KnownColumn::new("event_id", &[]),
 ];
 const USER: usize = 0;
 const ITEM: usize = 1;
@@ -28,33 +28,33 @@ const PRICE: usize = 5;
 const BASKET: usize = 6;
 const EVENT: usize = 7;
 
-/// What to look for in a table of events.
-pub(super) fn columns(plan: &ImportSpec) -> Columns {
-    COLUMNS.iter().map(|column| column.wanted(plan)).collect()
+/// The columns to look for in a table of events.
+pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
+    COLUMNS.iter().map(|column| column.spec(spec)).collect()
 }
 
-/// The events read so far, with users and baskets numbered as they came.
-pub(super) struct Events<'a> {
+/// Collects the events of a table. Users and baskets are numbered in the order of the rows.
+pub(super) struct EventsBuilder<'a> {
     now: Timestamp,
     items: FxHashMap<&'a str, u32>,
     users: FxHashMap<String, u32>,
     ids: Vec<UserId>,
-    baskets: FxHashMap<(u32, Basket), u32>,
+    baskets: FxHashMap<(u32, BasketKey), u32>,
     seen: FxHashSet<Box<str>>,
     lines: Vec<ShopEvent>,
 }
 
-/// What holds the lines of a user together: the basket that the shop names, or the moment.
+/// The key of a user's basket: the shop's name of it, or else the time.
 #[derive(PartialEq, Eq, Hash)]
-enum Basket {
+enum BasketKey {
     Named(Box<str>),
     At(Timestamp),
 }
 
-// === impl Events ===
+// === impl EventsBuilder ===
 
-impl<'a> Events<'a> {
-    /// Ready for events of `items`, none of them later than a day after `now`.
+impl<'a> EventsBuilder<'a> {
+    /// Collects events of `items`. None may be more than a day later than `now`.
     pub(super) fn new(items: &'a [ShopItem], now: Timestamp) -> Self {
         Self {
             now,
@@ -67,8 +67,8 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// Takes the event of a row.
-    pub(super) fn take(&mut self, row: &Row) -> Result<(), Wrong> {
+    /// Adds the event of a row.
+    pub(super) fn take(&mut self, row: &ImportRow) -> Result<(), CellFault> {
         let user = row.read(USER, cell::id)?;
         let item = row.read(ITEM, |id| {
             self.items.get(id).copied().ok_or("the id of an item in the table of items".into())
@@ -78,14 +78,14 @@ impl<'a> Events<'a> {
         let quantity = row.read_if_any(QUANTITY, cell::quantity)?.unwrap_or(1.0);
         let price = row.read_if_any(PRICE, cell::price)?;
         let basket = match row.read_if_any(BASKET, cell::id)? {
-            Some(name) => Basket::Named(name.into()),
-            None => Basket::At(time),
+            Some(name) => BasketKey::Named(name.into()),
+            None => BasketKey::At(time),
         };
         if let Some(event) = row.read_if_any(EVENT, cell::id)?
             && !self.seen.insert(event.into())
         {
             let expected = "an id that no event before it has".into();
-            return Err(Wrong { column: EVENT, expected });
+            return Err(CellFault { column: EVENT, expected });
         }
         let user = self.user(user);
         let next = self.baskets.len() as u32;
@@ -116,7 +116,7 @@ impl<'a> Events<'a> {
         for line in &mut self.lines {
             line.basket = baskets[line.basket as usize];
         }
-        // Stable: what is not told apart stays in the order of the file.
+        // The sort is stable: equal keys keep the order of the file.
         self.lines.sort_by_key(|line| (line.time, line.user, line.basket));
         let mut ranked: Vec<(u32, UserId)> = users.into_iter().zip(self.ids).collect();
         ranked.sort_unstable_by_key(|(rank, _)| *rank);
@@ -124,7 +124,8 @@ impl<'a> Events<'a> {
     }
 }
 
-/// The rank of each group of lines by the least key among them; ties keep their numbers' order.
+/// The rank of each group of lines by the smallest key of its lines. Equal keys keep the order of the
+/// groups' numbers.
 fn ranks<K: Ord + Copy>(
     groups: usize,
     lines: &[ShopEvent],

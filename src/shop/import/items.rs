@@ -1,22 +1,22 @@
-//! From rows to items.
+//! Rows to items.
 
-use super::attributes::Pairs;
-use super::cell::{self, Wrong};
-use super::columns::{Columns, Known, Wanted};
-use super::table::Row;
+use super::attributes::ItemAttributes;
+use super::cell::{self, CellFault};
+use super::columns::{ColumnSpec, ColumnSpecs, KnownColumn};
+use super::table::ImportRow;
 use super::{ImportSpec, ShopItem};
 use crate::domain::limits::TITLE_BYTES_MAX;
 use crate::shop::DESCRIPTION_BYTES_MAX;
 use rustc_hash::FxHashMap;
 
-/// The columns of an item; those taken as attributes follow them in a row.
-pub(super) const COLUMNS: [Known; 6] = [
-    Known::new("item_id", &["id"]).needed(),
-    Known::new("title", &["name"]).needed(),
-    Known::new("category", &["categories"]).nested(),
-    Known::new("description", &["plot"]),
-    Known::new("price", &[]),
-    Known::new("attributes", &[]).nested(),
+/// The columns of an item. In a row, those taken as attributes follow them.
+pub(super) const COLUMNS: [KnownColumn; 6] = [
+    KnownColumn::new("item_id", &["id"]).required(),
+    KnownColumn::new("title", &["name"]).required(),
+    KnownColumn::new("category", &["categories"]).nested(),
+    KnownColumn::new("description", &["plot"]),
+    KnownColumn::new("price", &[]),
+    KnownColumn::new("attributes", &[]).nested(),
 ];
 const ID: usize = 0;
 const TITLE: usize = 1;
@@ -25,29 +25,29 @@ const DESCRIPTION: usize = 3;
 const PRICE: usize = 4;
 const ATTRIBUTES: usize = 5;
 
-/// What to look for in a table of items.
-pub(super) fn columns(plan: &ImportSpec) -> Columns {
-    let known = COLUMNS.iter().map(|column| column.wanted(plan));
-    known.chain(plan.attributes.iter().map(|name| Wanted::attribute(name))).collect()
+/// The columns to look for in a table of items.
+pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
+    let known = COLUMNS.iter().map(|column| column.spec(spec));
+    known.chain(spec.attributes.iter().map(|name| ColumnSpec::attribute(name))).collect()
 }
 
-/// The items read so far.
+/// Collects the items of a table.
 #[derive(Default)]
-pub(super) struct Items {
+pub(super) struct ItemsBuilder {
     items: Vec<ShopItem>,
-    /// The line of each id.
+    /// The line of each item's id.
     lines: FxHashMap<String, u64>,
 }
 
-// === impl Items ===
+// === impl ItemsBuilder ===
 
-impl Items {
-    /// Takes the item of a row; the columns `named` hold attributes.
-    pub(super) fn take(&mut self, row: &Row, named: &[String]) -> Result<(), Wrong> {
+impl ItemsBuilder {
+    /// Adds the item of a row. The last columns hold the attributes `named`.
+    pub(super) fn take(&mut self, row: &ImportRow, named: &[String]) -> Result<(), CellFault> {
         let id = row.read(ID, cell::id)?;
         if let Some(line) = self.lines.get(id) {
             let expected = format!("an id of its own: line {line} has this one").into();
-            return Err(Wrong { column: ID, expected });
+            return Err(CellFault { column: ID, expected });
         }
         let item = ShopItem {
             id: id.into(),
@@ -68,8 +68,8 @@ impl Items {
 }
 
 /// The attributes of a row, sorted by name.
-fn attributes(row: &Row, named: &[String]) -> Result<Vec<(String, String)>, Wrong> {
-    let mut pairs = Pairs::default();
+fn attributes(row: &ImportRow, named: &[String]) -> Result<Vec<(String, String)>, CellFault> {
+    let mut pairs = ItemAttributes::default();
     row.read_if_any(ATTRIBUTES, |text| pairs.add_object(text))?;
     for (name, column) in named.iter().zip(COLUMNS.len()..) {
         row.read(column, |text| pairs.add_values(name, text))?;

@@ -1,35 +1,39 @@
-//! JSON Lines: one object to a line.
+//! JSON Lines: one object on each line.
 
 use super::ROW_BYTES_MAX;
 use super::cell::{NESTED_EXPECTED, from_json};
-use super::source::{Meter, Source};
-use super::table::{Fault, Heading, Row, Step};
+use super::source::{ByteMeter, SourceFile};
+use super::table::{Heading, ImportRow, NextRow, RowFault};
 use serde_json::{Map, Value};
 use std::io::{self, BufRead, BufReader, Read};
 
 /// The rows of a JSON Lines file.
 pub(super) struct JsonLines {
     reader: BufReader<Box<dyn Read>>,
-    read: Meter,
+    read: ByteMeter,
     line: Vec<u8>,
 }
 
 // === impl JsonLines ===
 
 impl JsonLines {
-    pub(super) fn open(source: Source) -> io::Result<Self> {
+    pub(super) fn open(source: SourceFile) -> io::Result<Self> {
         let (text, read) = source.unpack()?;
         Ok(Self { reader: BufReader::new(text), read, line: Vec::new() })
     }
 
-    pub(super) fn next(&mut self, row: &mut Row, heading: &mut Heading) -> io::Result<Step> {
+    pub(super) fn next(
+        &mut self,
+        row: &mut ImportRow,
+        heading: &mut Heading,
+    ) -> io::Result<NextRow<RowFault>> {
         row.clear();
         loop {
             self.line.clear();
             let bytes =
                 self.reader.by_ref().take(ROW_BYTES_MAX).read_until(b'\n', &mut self.line)?;
             if bytes == 0 {
-                return Ok(Step::End);
+                return Ok(NextRow::End);
             }
             row.line += 1;
             if bytes as u64 == ROW_BYTES_MAX && !self.line.ends_with(b"\n") {
@@ -42,10 +46,10 @@ impl JsonLines {
         }
         Ok(match serde_json::from_slice(&self.line) {
             Ok(object) => fill(row, heading, object),
-            Err(error) => Step::Wrong(Fault {
+            Err(error) => NextRow::Wrong(RowFault {
                 column: None,
                 value: String::from_utf8_lossy(self.line.trim_ascii()).into_owned(),
-                // The error counts lines within the line.
+                // The error's line number is always 1.
                 expected: format!("a JSON object ({error})")
                     .replace(" at line 1 column", ", column"),
             }),
@@ -57,11 +61,15 @@ impl JsonLines {
     }
 }
 
-/// Spreads an object over the cells of a row.
-fn fill(row: &mut Row, heading: &mut Heading, mut object: Map<String, Value>) -> Step {
+/// Fills the cells of a row from an object.
+fn fill(
+    row: &mut ImportRow,
+    heading: &mut Heading,
+    mut object: Map<String, Value>,
+) -> NextRow<RowFault> {
     let mut fault = None;
-    for (column, wanted) in heading.wanted.iter().enumerate() {
-        let Some(name) = wanted.spellings.iter().find(|name| object.contains_key(*name)) else {
+    for (column, spec) in heading.columns.iter().enumerate() {
+        let Some(name) = spec.spellings.iter().find(|name| object.contains_key(*name)) else {
             continue;
         };
         let theirs = &mut heading.theirs[column];
@@ -69,9 +77,9 @@ fn fill(row: &mut Row, heading: &mut Heading, mut object: Map<String, Value>) ->
             *theirs = Some(name.clone());
         }
         let value = &object[name];
-        if (value.is_array() || value.is_object()) && !wanted.nested {
+        if (value.is_array() || value.is_object()) && !spec.nested {
             let (value, expected) = (value.to_string(), NESTED_EXPECTED.to_owned());
-            fault.get_or_insert(Fault { column: Some(column), value, expected });
+            fault.get_or_insert(RowFault { column: Some(column), value, expected });
         } else {
             from_json(value, &mut row.cells[column]);
         }
@@ -84,5 +92,5 @@ fn fill(row: &mut Row, heading: &mut Heading, mut object: Map<String, Value>) ->
             heading.ignored.insert(name);
         }
     }
-    fault.map_or(Step::Row, Step::Wrong)
+    fault.map_or(NextRow::Row, NextRow::Wrong)
 }

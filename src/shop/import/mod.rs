@@ -1,7 +1,7 @@
-//! From the tables that a shop exports to a [`Shop`]: all of it, or nothing.
+//! Imports the tables of a shop as a [`Shop`]: all of it, or nothing.
 //!
-//! Every format is read as rows of text cells, so that one set of rules judges them all and a
-//! wrong cell is named the same way wherever it stands.
+//! Every format is read as rows of text cells, so that one set of rules checks them all, and an error
+//! names a cell in the same way in every format.
 
 mod attributes;
 mod cell;
@@ -20,19 +20,19 @@ pub use rejects::{Reject, Rejects};
 use super::folder::{ShopError, refuse_existing};
 use super::{Shop, ShopItem};
 use crate::domain::Timestamp;
-use cell::Wrong;
-use columns::Columns;
+use cell::CellFault;
+use columns::ColumnSpecs;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use table::{Heading, Row, Table, Turn};
+use table::{Heading, ImportRow, ImportTable, NextRow};
 
 /// Bytes of one row of a file.
 const ROW_BYTES_MAX: u64 = 1 << 20;
 /// Rows of one file: users, items and baskets are numbered in 32 bits.
 const ROWS_MAX: u64 = u32::MAX as u64;
-/// Wrong rows that are listed, unless the plan says otherwise.
+/// Wrong rows that are listed by default.
 const REJECTS_LISTED: usize = 20;
 /// Rows between two reports of progress.
 const PROGRESS_ROWS: u64 = 4_096;
@@ -44,15 +44,15 @@ pub struct ImportSpec {
     pub items: PathBuf,
     /// The table of events.
     pub events: PathBuf,
-    /// Columns of the items to take as attributes; `|` parts several values of one.
+    /// Columns of the items to take as attributes; `|` separates the values of one.
     pub attributes: Vec<String>,
-    /// (our name, their name) of columns that we would not recognise.
+    /// (our name, the file's name) of columns whose names are unknown here.
     pub columns: Vec<(String, String)>,
-    /// Whether to leave wrong rows out, rather than to import nothing.
+    /// Whether to leave out wrong rows, instead of importing nothing.
     pub skip_rejects: bool,
     /// Wrong rows to list; the others are counted.
     pub rejects_max: usize,
-    /// The time of the import: no event may lie more than a day after it.
+    /// The time of the import. No event may be more than a day later.
     pub now: Timestamp,
 }
 
@@ -70,14 +70,14 @@ pub struct ImportReport {
     /// The times of the first and the last event, Unix seconds.
     pub span: Option<(Timestamp, Timestamp)>,
     /// Columns that were not read.
-    pub ignored: Vec<Ignored>,
+    pub ignored: Vec<IgnoredColumns>,
     /// Rows that were left out.
     pub rejects: Rejects,
 }
 
 /// The columns of a file that were not read.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Ignored {
+pub struct IgnoredColumns {
     /// The file.
     pub file: PathBuf,
     /// Their names.
@@ -87,15 +87,15 @@ pub struct Ignored {
 /// Why nothing was imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// A file can't be read to its end.
+    /// A file can't be read, or not to its end.
     #[error("{path}: {source}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system or the decoder says.
+        /// The error of the system or the decoder.
         source: io::Error,
     },
-    /// A file is not of a kind that we read.
+    /// A file is of no known format.
     #[error("{path}: {why}", path = path.display())]
     Kind {
         /// The file.
@@ -103,33 +103,33 @@ pub enum ImportError {
         /// What is wrong.
         why: String,
     },
-    /// A column that must be there is not.
+    /// A file lacks a column that it must have.
     #[error("{path} has no column for {ours}: looked for {looked_for}; it has {found}", path = path.display())]
     Column {
         /// The file.
         path: PathBuf,
         /// Our name of the column.
         ours: String,
-        /// The spellings that we know.
+        /// The names that the column may have.
         looked_for: String,
-        /// The columns that there are.
+        /// The columns of the file.
         found: String,
     },
-    /// A column was mapped to a name that we don't have.
-    #[error("{0:?} is no column of ours to map another to: they are {1}")]
+    /// A column of the file is mapped to no column of ours: the name, and the known ones.
+    #[error("{0:?} is not one of our columns: {1}")]
     UnknownName(String, String),
     /// A column that was mapped is in neither file.
     #[error("no file has a column {theirs:?} to read as {ours}")]
     Unmapped {
         /// Our name.
         ours: String,
-        /// Their name.
+        /// The file's name.
         theirs: String,
     },
-    /// A file has not one good row.
+    /// A file has no valid row.
     #[error("{path} has no rows to import", path = .0.display())]
     Empty(PathBuf),
-    /// Rows are wrong.
+    /// Some rows are wrong.
     #[error("nothing was imported\n{0}")]
     Rejected(Rejects),
     /// The shop can't be written.
@@ -137,40 +137,40 @@ pub enum ImportError {
     Write(#[from] ShopError),
 }
 
-/// What has been seen of the files so far.
-struct Tally<'a> {
+/// The import's results so far.
+struct ImportState<'a> {
     rejects: Rejects,
-    ignored: Vec<Ignored>,
-    /// Columns that were read, by their names.
+    ignored: Vec<IgnoredColumns>,
+    /// The files' names of the columns that were read.
     read: BTreeSet<String>,
     progress: &'a mut dyn FnMut(u64, u64),
     bytes_done: u64,
     bytes_total: u64,
 }
 
-/// Imports a shop into the new folder `out`. `progress` is told the bytes read, and of how many.
+/// Imports a shop into the new folder `out`. `progress` receives the bytes read and their total.
 pub fn import(
-    plan: &ImportSpec,
+    spec: &ImportSpec,
     out: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ImportReport, ImportError> {
     refuse_existing(out)?;
-    columns::check_names(plan)?;
-    let mut tally = Tally::new(plan, progress)?;
-    let mut items = items::Items::default();
-    let named = &plan.attributes;
-    tally.walk(&plan.items, items::columns(plan), |row| items.take(row, named))?;
+    columns::check_names(spec)?;
+    let mut state = ImportState::new(spec, progress)?;
+    let mut items = items::ItemsBuilder::default();
+    let named = &spec.attributes;
+    state.read_table(&spec.items, items::columns(spec), |row| items.take(row, named))?;
     let items = items.finish();
-    let mut events = events::Events::new(&items, plan.now);
-    tally.walk(&plan.events, events::columns(plan), |row| events.take(row))?;
+    let mut events = events::EventsBuilder::new(&items, spec.now);
+    state.read_table(&spec.events, events::columns(spec), |row| events.take(row))?;
     let (users, events) = events.finish();
 
-    let Tally { rejects, ignored, read, .. } = tally;
-    columns::check_mapped(plan, &read)?;
-    if !rejects.is_empty() && !plan.skip_rejects {
+    let ImportState { rejects, ignored, read, .. } = state;
+    columns::check_mapped(spec, &read)?;
+    if !rejects.is_empty() && !spec.skip_rejects {
         return Err(ImportError::Rejected(rejects));
     }
-    for (path, rows) in [(&plan.items, items.len()), (&plan.events, events.len())] {
+    for (path, rows) in [(&spec.items, items.len()), (&spec.events, events.len())] {
         if rows == 0 {
             return Err(ImportError::Empty(path.clone()));
         }
@@ -183,7 +183,7 @@ pub fn import(
 // === impl ImportSpec ===
 
 impl ImportSpec {
-    /// A plan to import these files at the time `now`, whole or not at all.
+    /// Imports these files at the time `now`, with no wrong row allowed.
     pub fn new(items: PathBuf, events: PathBuf, now: Timestamp) -> Self {
         let (attributes, columns) = (Vec::new(), Vec::new());
         let rejects_max = REJECTS_LISTED;
@@ -194,7 +194,7 @@ impl ImportSpec {
 // === impl ImportReport ===
 
 impl ImportReport {
-    fn of(shop: &Shop, ignored: Vec<Ignored>, rejects: Rejects) -> Self {
+    fn of(shop: &Shop, ignored: Vec<IgnoredColumns>, rejects: Rejects) -> Self {
         Self {
             items: shop.items.len(),
             users: shop.users.len(),
@@ -207,38 +207,38 @@ impl ImportReport {
     }
 }
 
-// === impl Tally ===
+// === impl ImportState ===
 
-impl<'a> Tally<'a> {
-    fn new(plan: &ImportSpec, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Self, ImportError> {
+impl<'a> ImportState<'a> {
+    fn new(spec: &ImportSpec, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Self, ImportError> {
         Ok(Self {
-            rejects: Rejects::new(plan.rejects_max),
+            rejects: Rejects::new(spec.rejects_max),
             ignored: Vec::new(),
             read: BTreeSet::new(),
             progress,
             bytes_done: 0,
-            bytes_total: size(&plan.items)? + size(&plan.events)?,
+            bytes_total: size(&spec.items)? + size(&spec.events)?,
         })
     }
 
-    /// Hands each row of a file to `take`, and gathers the wrong ones.
-    fn walk(
+    /// Passes each row of a file to `take`, and collects the wrong ones.
+    fn read_table(
         &mut self,
         path: &Path,
-        columns: Columns,
-        mut take: impl FnMut(&Row) -> Result<(), Wrong>,
+        columns: ColumnSpecs,
+        mut take: impl FnMut(&ImportRow) -> Result<(), CellFault>,
     ) -> Result<(), ImportError> {
-        let mut table = Table::open(path, columns)?;
+        let mut table = ImportTable::open(path, columns)?;
         let mut row = table.row();
         for rows in 0.. {
             match table.next(&mut row)? {
-                Turn::Row => {
+                NextRow::Row => {
                     if let Err(wrong) = take(&row) {
                         self.rejects.add(table.reject(&row, wrong));
                     }
                 }
-                Turn::Wrong(reject) => self.rejects.add(reject),
-                Turn::End => break,
+                NextRow::Wrong(reject) => self.rejects.add(reject),
+                NextRow::End => break,
             }
             if rows == ROWS_MAX {
                 let why = format!("it has more than {ROWS_MAX} rows");
@@ -252,7 +252,7 @@ impl<'a> Tally<'a> {
         let Heading { theirs, ignored, .. } = table.heading();
         self.read.extend(theirs.iter().flatten().cloned());
         let columns = ignored.iter().cloned().collect();
-        self.ignored.push(Ignored { file: path.to_owned(), columns });
+        self.ignored.push(IgnoredColumns { file: path.to_owned(), columns });
         self.bytes_done += size(path)?;
         (self.progress)(self.bytes_done, self.bytes_total);
         Ok(())

@@ -1,8 +1,8 @@
-//! Parquet: only the columns that we look for are decoded.
+//! Parquet: only the columns that are looked for are decoded.
 
 use super::cell::{NESTED_EXPECTED, from_json};
-use super::source::Source;
-use super::table::{Fault, Heading, Row, Step};
+use super::source::SourceFile;
+use super::table::{Heading, ImportRow, NextRow, RowFault};
 use parquet::basic::{LogicalType, TimeUnit};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -19,9 +19,9 @@ const NANOSECONDS_A_SECOND: i64 = 1_000_000_000;
 /// The rows of a Parquet file.
 pub(super) struct Parquet {
     rows: RowIter<'static>,
-    /// Where each column that we look for stands in a row.
-    places: Vec<Option<usize>>,
-    /// Whether a column holds nanoseconds, which the record reader hands over as plain integers.
+    /// The index in a row of each column that is looked for.
+    indices: Vec<Option<usize>>,
+    /// Whether a column holds nanoseconds, which the record reader returns as plain integers.
     nanoseconds: Vec<bool>,
     bytes: u64,
     done: u64,
@@ -31,52 +31,56 @@ pub(super) struct Parquet {
 // === impl Parquet ===
 
 impl Parquet {
-    pub(super) fn open(source: Source, heading: &mut Heading) -> io::Result<Self> {
+    pub(super) fn open(source: SourceFile, heading: &mut Heading) -> io::Result<Self> {
         caught(|| Self::read_heading(source, heading))?
     }
 
-    fn read_heading(source: Source, heading: &mut Heading) -> io::Result<Self> {
+    fn read_heading(source: SourceFile, heading: &mut Heading) -> io::Result<Self> {
         let bytes = source.file.metadata()?.len();
         let reader = SerializedFileReader::new(source.file).map_err(failed)?;
         let metadata = reader.metadata().file_metadata();
         let (total, schema) = (metadata.num_rows().max(0) as u64, metadata.schema());
         let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
-        let places = heading.place(&names);
+        let indices = heading.locate(&names);
 
         // Rows come with the projected columns only, in the order of the file.
-        let mut kept: Vec<usize> = places.iter().flatten().copied().collect();
+        let mut kept: Vec<usize> = indices.iter().flatten().copied().collect();
         kept.sort_unstable();
         kept.dedup();
         let fields = kept.iter().map(|at| schema.get_fields()[*at].clone()).collect();
         let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
         let nanoseconds = kept.iter().map(|at| is_nanoseconds(&schema.get_fields()[*at])).collect();
-        let places = places.into_iter().map(|place| kept.binary_search(&place?).ok()).collect();
+        let indices = indices.into_iter().map(|index| kept.binary_search(&index?).ok()).collect();
 
         let rows = RowIter::from_file_into(Box::new(reader));
         let rows = rows.project(Some(projection.map_err(failed)?)).map_err(failed)?;
-        Ok(Self { rows, places, nanoseconds, bytes, done: 0, total })
+        Ok(Self { rows, indices, nanoseconds, bytes, done: 0, total })
     }
 
-    pub(super) fn next(&mut self, row: &mut Row, heading: &Heading) -> io::Result<Step> {
+    pub(super) fn next(
+        &mut self,
+        row: &mut ImportRow,
+        heading: &Heading,
+    ) -> io::Result<NextRow<RowFault>> {
         row.clear();
-        let Some(record) = caught(|| self.rows.next())? else { return Ok(Step::End) };
+        let Some(record) = caught(|| self.rows.next())? else { return Ok(NextRow::End) };
         let fields = record.map_err(failed)?.into_columns();
         self.done += 1;
         row.line = self.done;
-        for (column, place) in self.places.iter().enumerate() {
-            let Some(place) = *place else { continue };
+        for (column, index) in self.indices.iter().enumerate() {
+            let Some(index) = *index else { continue };
             let cell = &mut row.cells[column];
-            let value = to_json(&fields[place].1, self.nanoseconds[place]);
-            if (value.is_array() || value.is_object()) && !heading.wanted[column].nested {
+            let value = to_json(&fields[index].1, self.nanoseconds[index]);
+            if (value.is_array() || value.is_object()) && !heading.columns[column].nested {
                 let (value, expected) = (value.to_string(), NESTED_EXPECTED.to_owned());
-                return Ok(Step::Wrong(Fault { column: Some(column), value, expected }));
+                return Ok(NextRow::Wrong(RowFault { column: Some(column), value, expected }));
             }
             from_json(&value, cell);
         }
-        Ok(Step::Row)
+        Ok(NextRow::Row)
     }
 
-    /// The share of the rows read, in bytes of the file: its columns are not read in order.
+    /// The file's bytes times the share of rows that were read: columns are not read in order.
     pub(super) fn bytes_read(&self) -> u64 {
         (self.bytes as f64 * self.done as f64 / self.total.max(1) as f64) as u64
     }
@@ -87,7 +91,7 @@ fn is_nanoseconds(field: &Type) -> bool {
     matches!(logical, Some(LogicalType::Timestamp(time)) if time.unit == TimeUnit::NANOS)
 }
 
-/// A value as JSON would have it, with times in Unix seconds.
+/// A value as JSON, with times in Unix seconds.
 fn to_json(field: &Field, nanoseconds: bool) -> Value {
     match field {
         Field::Null => Value::Null,
@@ -98,8 +102,8 @@ fn to_json(field: &Field, nanoseconds: bool) -> Value {
         Field::TimestampMillis(value) => value.div_euclid(1_000).into(),
         Field::TimestampMicros(value) => value.div_euclid(1_000_000).into(),
         Field::Date(days) => (i64::from(*days) * SECONDS_A_DAY).into(),
-        // Rust writes a float as the shortest text that reads back as the same number, and a
-        // whole one without a point, which keeps ids whole that passed through a data frame.
+        // Rust writes the shortest text that parses to the same float, and no point after a whole one.
+        // So integer ids that a data frame turned into floats stay integers.
         Field::Float(value) => value.to_string().into(),
         Field::Double(value) => value.to_string().into(),
         Field::ListInternal(list) => list.elements().iter().map(|e| to_json(e, false)).collect(),
@@ -115,14 +119,14 @@ fn to_json(field: &Field, nanoseconds: bool) -> Value {
     }
 }
 
-/// What `read` returns. The decoder panics on some damaged files, and a panic would leave the user
-/// without the name of the file.
+/// The result of `read`, with a panic as an error. The decoder panics on some damaged files, and a
+/// panic would not name the file.
 fn caught<T>(read: impl FnOnce() -> T) -> io::Result<T> {
     panic::catch_unwind(AssertUnwindSafe(read))
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is damaged"))
 }
 
-/// The key of a map.
+/// A map's key as text.
 fn text(field: &Field) -> String {
     match to_json(field, false) {
         Value::String(text) => text,

@@ -1,4 +1,4 @@
-//! Rows that are wrong, and what is wrong with them.
+//! Wrong rows, and the reasons.
 
 use serde::Serialize;
 use std::fmt;
@@ -7,27 +7,27 @@ use std::path::PathBuf;
 /// Bytes of a wrong value that are quoted.
 const VALUE_BYTES_MAX: usize = 80;
 
-/// A row that is wrong.
+/// A wrong row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reject {
     /// The file.
     pub file: PathBuf,
-    /// The line, from 1; for Parquet the row, from 1.
+    /// The line from 1; for Parquet, the row from 1.
     pub line: u64,
-    /// The column as the file names it; none if the row as a whole is wrong.
+    /// The file's name of the column; none if the whole row is wrong.
     pub column: Option<String>,
-    /// What stands there, shortened.
+    /// The value, shortened.
     pub value: String,
-    /// What should.
+    /// A description of valid values.
     pub expected: String,
 }
 
-/// The rows that are wrong: the first ones, and how many in all.
+/// The first wrong rows, and the number of all.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rejects {
     /// The first ones.
     pub first: Vec<Reject>,
-    /// How many there are in each file.
+    /// Wrong rows of each file.
     pub counts: Vec<(PathBuf, u64)>,
     #[serde(skip)]
     first_max: usize,
@@ -57,7 +57,7 @@ impl fmt::Display for Reject {
 // === impl Rejects ===
 
 impl Rejects {
-    /// Room for the first `first_max` wrong rows.
+    /// Lists the first `first_max` wrong rows, and counts the others.
     pub(super) fn new(first_max: usize) -> Self {
         Self { first: Vec::new(), counts: Vec::new(), first_max }
     }

@@ -1,4 +1,4 @@
-//! What kind of file is it, and how is it packed? Its name says, and its first bytes must agree.
+//! The format and the compression of a file, by its name. Its first bytes must agree.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -6,94 +6,96 @@ use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 use std::rc::Rc;
 
-/// How rows lie in a file.
+/// The format of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum FileFormat {
     Csv,
     Tsv,
     JsonLines,
     Parquet,
 }
 
-/// How a file is compressed.
+/// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Packing {
+enum Compression {
     Plain,
     Zstd,
     Gzip,
 }
 
-/// A file that was recognised.
-pub(super) struct Source {
-    pub format: Format,
+/// A file of a known format.
+pub(super) struct SourceFile {
+    pub format: FileFormat,
     pub file: File,
-    packing: Packing,
+    compression: Compression,
 }
 
-/// How many bytes of a file have been read.
-pub(super) type Meter = Rc<Cell<u64>>;
+/// The number of bytes that were read of a file.
+pub(super) type ByteMeter = Rc<Cell<u64>>;
 
-/// Why a file was not recognised.
-pub(super) enum SourceError {
+/// Why a file can't be opened.
+pub(super) enum SourceFileError {
     Io(io::Error),
     Kind(String),
 }
 
 /// A file that counts the bytes read from it.
-struct Counted {
+struct CountingReader {
     file: File,
-    read: Meter,
+    read: ByteMeter,
 }
 
-// === impl Source ===
+// === impl SourceFile ===
 
-impl Source {
-    /// Recognises the file at `path` by its name, and checks that it begins as such files do.
-    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+impl SourceFile {
+    /// Opens the file at `path`. Its name gives the format, and its first bytes must agree.
+    pub(super) fn open(path: &Path) -> Result<Self, SourceFileError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        let (packing, stem) = Packing::of(&name);
-        let format = Format::of(stem).ok_or_else(|| {
-            let kinds = "its name must end in .csv, .tsv, .jsonl, .ndjson (then perhaps .zst or \
+        let (compression, stem) = Compression::of(&name);
+        let format = FileFormat::of(stem).ok_or_else(|| {
+            let endings = "its name must end in .csv, .tsv, .jsonl, .ndjson (then perhaps .zst or \
                          .gz) or .parquet";
-            SourceError::Kind(format!("not a kind of file that can be imported: {kinds}"))
+            SourceFileError::Kind(format!("not a kind of file that can be imported: {endings}"))
         })?;
         let mut file = File::open(path)?;
         let mut first = Vec::new();
         (&mut file).take(4).read_to_end(&mut first)?;
         file.rewind()?;
-        let promised = what(format, packing);
-        let found = what_begins_with(&first);
+        let promised = kind_by_name(format, compression);
+        let found = kind_by_content(&first);
         match (promised, found) {
-            (Some(promised), found) if found != Some(promised) => {
-                Err(SourceError::Kind(format!("named like {promised}, but does not begin like it")))
-            }
+            (Some(promised), found) if found != Some(promised) => Err(SourceFileError::Kind(
+                format!("named like {promised}, but does not begin like it"),
+            )),
             (None, Some(found)) => {
-                Err(SourceError::Kind(format!("begins like {found}, but is not named like it")))
+                Err(SourceFileError::Kind(format!("begins like {found}, but is not named like it")))
             }
-            _ => Ok(Self { format, file, packing }),
+            _ => Ok(Self { format, file, compression }),
         }
     }
 
-    /// Its text, and how many bytes of the file have been read for it so far.
-    pub(super) fn unpack(self) -> io::Result<(Box<dyn Read>, Meter)> {
-        let read = Meter::default();
-        let file = Counted { file: self.file, read: read.clone() };
-        let text: Box<dyn Read> = match self.packing {
-            Packing::Plain => Box::new(file),
-            Packing::Zstd => Box::new(zstd::Decoder::new(file)?),
-            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(file))),
+    /// Its decompressed bytes, and a meter of the file's bytes that were read for them.
+    pub(super) fn unpack(self) -> io::Result<(Box<dyn Read>, ByteMeter)> {
+        let read = ByteMeter::default();
+        let file = CountingReader { file: self.file, read: read.clone() };
+        let text: Box<dyn Read> = match self.compression {
+            Compression::Plain => Box::new(file),
+            Compression::Zstd => Box::new(zstd::Decoder::new(file)?),
+            Compression::Gzip => {
+                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(file)))
+            }
         };
         Ok((text, read))
     }
 }
 
-impl From<io::Error> for SourceError {
+impl From<io::Error> for SourceFileError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl Format {
+impl FileFormat {
     fn of(name: &str) -> Option<Self> {
         match name.rsplit_once('.')?.1 {
             "csv" => Some(Self::Csv),
@@ -105,8 +107,8 @@ impl Format {
     }
 }
 
-impl Packing {
-    /// The packing that a name tells, and the name without it.
+impl Compression {
+    /// The compression by a file's name, and the name without its ending.
     fn of(name: &str) -> (Self, &str) {
         match name.rsplit_once('.') {
             Some((stem, "zst" | "zstd")) => (Self::Zstd, stem),
@@ -116,17 +118,17 @@ impl Packing {
     }
 }
 
-/// What a file of this format and packing is called, if its first bytes tell.
-fn what(format: Format, packing: Packing) -> Option<&'static str> {
-    match (packing, format) {
-        (Packing::Zstd, _) => Some("a zstd file"),
-        (Packing::Gzip, _) => Some("a gzip file"),
-        (Packing::Plain, Format::Parquet) => Some("a Parquet file"),
-        (Packing::Plain, _) => None,
+/// The kind of file that a name promises, if its first bytes can show it.
+fn kind_by_name(format: FileFormat, compression: Compression) -> Option<&'static str> {
+    match (compression, format) {
+        (Compression::Zstd, _) => Some("a zstd file"),
+        (Compression::Gzip, _) => Some("a gzip file"),
+        (Compression::Plain, FileFormat::Parquet) => Some("a Parquet file"),
+        (Compression::Plain, _) => None,
     }
 }
 
-fn what_begins_with(first: &[u8]) -> Option<&'static str> {
+fn kind_by_content(first: &[u8]) -> Option<&'static str> {
     match first {
         [0x28, 0xb5, 0x2f, 0xfd] => Some("a zstd file"),
         [0x1f, 0x8b, ..] => Some("a gzip file"),
@@ -135,7 +137,7 @@ fn what_begins_with(first: &[u8]) -> Option<&'static str> {
     }
 }
 
-impl Read for Counted {
+impl Read for CountingReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = self.file.read(buffer)?;
         self.read.set(self.read.get() + bytes as u64);

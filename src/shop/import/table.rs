@@ -1,123 +1,122 @@
-//! A file as rows of text cells, one for each column that we look for.
+//! A file as rows of text cells, one for each column that is looked for.
 
 use super::ImportError;
-use super::cell::Wrong;
-use super::columns::{Columns, Wanted};
+use super::cell::CellFault;
+use super::columns::{ColumnSpec, ColumnSpecs};
 use super::delimited::Delimited;
 use super::json_lines::JsonLines;
 use super::parquet::Parquet;
 use super::rejects::Reject;
-use super::source::{Format, Source, SourceError};
+use super::source::{FileFormat, SourceFile, SourceFileError};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file that is being read, row by row.
-pub(super) struct Table {
+pub(super) struct ImportTable {
     path: PathBuf,
     heading: Heading,
-    rows: Rows,
+    rows: TableReader,
 }
 
-enum Rows {
+/// The rows of a file, in one of the formats.
+enum TableReader {
     Delimited(Delimited),
     JsonLines(JsonLines),
     Parquet(Parquet),
 }
 
-/// A row: a cell for each column that we look for. What is not there is empty.
-pub(super) struct Row {
+/// A row: a cell for each column that is looked for. A missing cell is empty.
+pub(super) struct ImportRow {
     pub line: u64,
     pub cells: Vec<String>,
 }
 
-/// What reading on has led to.
-pub(super) enum Turn {
+/// The result of reading the next row of a file.
+pub(super) enum NextRow<E> {
     Row,
-    Wrong(Reject),
+    Wrong(E),
     End,
 }
 
-/// What a format makes of its next row.
-pub(super) enum Step {
-    Row,
-    Wrong(Fault),
-    End,
-}
-
-/// What is wrong with a row or a cell before anybody asks what it means.
-pub(super) struct Fault {
-    /// Which of the columns that we look for; none if the whole row is wrong.
+/// Why a row or a cell can't be read as text.
+pub(super) struct RowFault {
+    /// The index of the column; none if the whole row is wrong.
     pub column: Option<usize>,
     pub value: String,
     pub expected: String,
 }
 
-/// Which columns a file has, and what they are called there.
+/// The columns that are looked for in a file, and their names there.
 pub(super) struct Heading {
-    pub wanted: Columns,
-    /// Their name of each, once it was seen.
+    pub columns: ColumnSpecs,
+    /// The file's name of each column, as soon as it is found.
     pub theirs: Vec<Option<String>>,
+    /// Columns of the file that are not read.
     pub ignored: BTreeSet<String>,
 }
 
-// === impl Table ===
+// === impl ImportTable ===
 
-impl Table {
-    /// Opens a file to look for `columns` in it.
-    pub(super) fn open(path: &Path, columns: Columns) -> Result<Self, ImportError> {
+impl ImportTable {
+    /// Opens a file, and looks for `columns` in it.
+    pub(super) fn open(path: &Path, columns: ColumnSpecs) -> Result<Self, ImportError> {
         let read = |source| ImportError::Read { path: path.to_owned(), source };
-        let source = Source::open(path).map_err(|error| match error {
-            SourceError::Io(source) => read(source),
-            SourceError::Kind(why) => ImportError::Kind { path: path.to_owned(), why },
+        let source = SourceFile::open(path).map_err(|error| match error {
+            SourceFileError::Io(source) => read(source),
+            SourceFileError::Kind(why) => ImportError::Kind { path: path.to_owned(), why },
         })?;
         let mut heading = Heading::new(columns);
         let rows = match source.format {
-            Format::Csv => Delimited::open(source, b',', &mut heading).map(Rows::Delimited),
-            Format::Tsv => Delimited::open(source, b'\t', &mut heading).map(Rows::Delimited),
-            Format::Parquet => Parquet::open(source, &mut heading).map(Rows::Parquet),
-            Format::JsonLines => JsonLines::open(source).map(Rows::JsonLines),
+            FileFormat::Csv => {
+                Delimited::open(source, b',', &mut heading).map(TableReader::Delimited)
+            }
+            FileFormat::Tsv => {
+                Delimited::open(source, b'\t', &mut heading).map(TableReader::Delimited)
+            }
+            FileFormat::Parquet => Parquet::open(source, &mut heading).map(TableReader::Parquet),
+            FileFormat::JsonLines => JsonLines::open(source).map(TableReader::JsonLines),
         };
         let table = Self { path: path.to_owned(), heading, rows: rows.map_err(read)? };
-        // JSON Lines have no heading: what their columns are is known at their end.
-        if !matches!(table.rows, Rows::JsonLines(_)) {
+        // JSON Lines have no heading: their columns are known at the end of the file.
+        if !matches!(table.rows, TableReader::JsonLines(_)) {
             table.check_columns()?;
         }
         Ok(table)
     }
 
     /// An empty row for [`next`](Self::next) to fill.
-    pub(super) fn row(&self) -> Row {
-        Row { line: 0, cells: vec![String::new(); self.heading.wanted.len()] }
+    pub(super) fn row(&self) -> ImportRow {
+        ImportRow { line: 0, cells: vec![String::new(); self.heading.columns.len()] }
     }
 
     /// Reads the next row.
-    pub(super) fn next(&mut self, row: &mut Row) -> Result<Turn, ImportError> {
-        let step = match &mut self.rows {
-            Rows::Delimited(rows) => rows.next(row),
-            Rows::JsonLines(rows) => rows.next(row, &mut self.heading),
-            Rows::Parquet(rows) => rows.next(row, &self.heading),
+    pub(super) fn next(&mut self, row: &mut ImportRow) -> Result<NextRow<Reject>, ImportError> {
+        let next = match &mut self.rows {
+            TableReader::Delimited(rows) => rows.next(row),
+            TableReader::JsonLines(rows) => rows.next(row, &mut self.heading),
+            TableReader::Parquet(rows) => rows.next(row, &self.heading),
         };
         let failed = |source: io::Error| ImportError::Read {
             path: self.path.clone(),
             source: io::Error::new(source.kind(), format!("after line {}: {source}", row.line)),
         };
-        match step.map_err(failed)? {
-            Step::Row => Ok(Turn::Row),
-            Step::End => Ok(Turn::End),
-            Step::Wrong(fault) => Ok(Turn::Wrong(self.name(row.line, fault))),
+        match next.map_err(failed)? {
+            NextRow::Row => Ok(NextRow::Row),
+            NextRow::End => Ok(NextRow::End),
+            NextRow::Wrong(fault) => Ok(NextRow::Wrong(self.reject_row(row.line, fault))),
         }
     }
 
-    /// Names a cell that does not mean what it should.
-    pub(super) fn reject(&self, row: &Row, wrong: Wrong) -> Reject {
-        let Wrong { column, expected } = wrong;
+    /// The reject of a row for one of its cells.
+    pub(super) fn reject(&self, row: &ImportRow, fault: CellFault) -> Reject {
+        let CellFault { column, expected } = fault;
         let value = row.cells[column].clone();
-        let fault = Fault { column: Some(column), value, expected: expected.into_owned() };
-        self.name(row.line, fault)
+        let fault = RowFault { column: Some(column), value, expected: expected.into_owned() };
+        self.reject_row(row.line, fault)
     }
 
-    fn name(&self, line: u64, fault: Fault) -> Reject {
+    fn reject_row(&self, line: u64, fault: RowFault) -> Reject {
         Reject {
             file: self.path.clone(),
             line,
@@ -127,39 +126,39 @@ impl Table {
         }
     }
 
-    /// Fails if a column that is needed, or that somebody asked for, was nowhere to be seen.
+    /// Fails if a required column was not found.
     pub(super) fn check_columns(&self) -> Result<(), ImportError> {
-        let mut pairs = self.heading.wanted.iter().zip(&self.heading.theirs);
-        let lacking = pairs.find(|(wanted, theirs)| wanted.needed && theirs.is_none());
-        let Some((wanted, _)) = lacking else { return Ok(()) };
+        let mut pairs = self.heading.columns.iter().zip(&self.heading.theirs);
+        let lacking = pairs.find(|(spec, theirs)| spec.required && theirs.is_none());
+        let Some((spec, _)) = lacking else { return Ok(()) };
         let seen = self.heading.theirs.iter().flatten();
         let found: BTreeSet<&str> = seen.chain(&self.heading.ignored).map(String::as_str).collect();
         Err(ImportError::Column {
             path: self.path.clone(),
-            ours: wanted.ours.clone(),
-            looked_for: wanted.spellings.join(", "),
+            ours: spec.ours.clone(),
+            looked_for: spec.spellings.join(", "),
             found: Vec::from_iter(found).join(", "),
         })
     }
 
-    /// Bytes of the file that have been read.
+    /// Bytes of the file that were read so far.
     pub(super) fn bytes_read(&self) -> u64 {
         match &self.rows {
-            Rows::Delimited(rows) => rows.bytes_read(),
-            Rows::JsonLines(rows) => rows.bytes_read(),
-            Rows::Parquet(rows) => rows.bytes_read(),
+            TableReader::Delimited(rows) => rows.bytes_read(),
+            TableReader::JsonLines(rows) => rows.bytes_read(),
+            TableReader::Parquet(rows) => rows.bytes_read(),
         }
     }
 
-    /// Which columns the file has, as far as it was read.
+    /// The columns of the file, as far as it was read.
     pub(super) fn heading(&self) -> &Heading {
         &self.heading
     }
 }
 
-// === impl Row ===
+// === impl ImportRow ===
 
-impl Row {
+impl ImportRow {
     /// The cell of a column.
     pub(super) fn text(&self, column: usize) -> &str {
         &self.cells[column]
@@ -174,26 +173,26 @@ impl Row {
 // === impl Heading ===
 
 impl Heading {
-    fn new(wanted: Columns) -> Self {
-        Self { theirs: vec![None; wanted.len()], wanted, ignored: BTreeSet::new() }
+    fn new(columns: ColumnSpecs) -> Self {
+        Self { theirs: vec![None; columns.len()], columns, ignored: BTreeSet::new() }
     }
 
-    /// For each column that we look for, where it stands among `names`.
-    pub(super) fn place(&mut self, names: &[&str]) -> Vec<Option<usize>> {
-        let place = |wanted: &Wanted| {
-            wanted.spellings.iter().find_map(|spelling| names.iter().position(|n| n == spelling))
+    /// The index in `names` of each column that is looked for.
+    pub(super) fn locate(&mut self, names: &[&str]) -> Vec<Option<usize>> {
+        let index = |spec: &ColumnSpec| {
+            spec.spellings.iter().find_map(|spelling| names.iter().position(|n| n == spelling))
         };
-        let places: Vec<_> = self.wanted.iter().map(place).collect();
-        for (theirs, place) in self.theirs.iter_mut().zip(&places) {
-            *theirs = place.map(|place| names[place].to_owned());
+        let indices: Vec<_> = self.columns.iter().map(index).collect();
+        for (theirs, index) in self.theirs.iter_mut().zip(&indices) {
+            *theirs = index.map(|index| names[index].to_owned());
         }
-        let unread = (0..names.len()).filter(|at| !places.contains(&Some(*at)));
+        let unread = (0..names.len()).filter(|at| !indices.contains(&Some(*at)));
         self.ignored.extend(unread.map(|at| names[at].to_owned()));
-        places
+        indices
     }
 
-    /// What a column is called: by them, or else by us.
+    /// The name of a column: the file's, or else ours.
     fn name(&self, column: usize) -> &str {
-        self.theirs[column].as_deref().unwrap_or(&self.wanted[column].ours)
+        self.theirs[column].as_deref().unwrap_or(&self.columns[column].ours)
     }
 }
