@@ -22,7 +22,7 @@ use raisonne::train::checkpoint::DataFingerprint;
 use raisonne::train::learner::{Learner, evaluation_loss};
 use raisonne::train::learner_config::{ComputeDtype, LearnerConfig, TrainScope};
 use raisonne::train::lesson::{Choose, Lesson, LessonBatch, LessonOrder, Reinforce, totals};
-use raisonne::train::recipe::Sizes;
+use raisonne::train::recipe::DecoderSizes;
 use raisonne::train::trainer::{CheckpointPolicy, TrainReport, Trainer};
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -36,7 +36,7 @@ const LABEL_TOKEN: u32 = 33;
 
 /// A decoder of the Qwen3 shape: two layers, 32 wide.
 fn model(seed: u64) -> TrainableDecoder {
-    let sizes = Sizes {
+    let sizes = DecoderSizes {
         vocabulary: VOCABULARY,
         width: 32,
         layers: 2,

@@ -18,7 +18,7 @@ use raisonne::reranker::{
     ComparedFile, Grounds, Prompts, RerankerFile, RerankerOptions, Thought, WeighedFile,
 };
 use raisonne::telemetry::Metrics;
-use raisonne::train::recipe::Sizes;
+use raisonne::train::recipe::DecoderSizes;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     let catalog = raisonne::bundle::read_catalog(home.path()).unwrap();
     let words: Vec<_> = Prompts::words().chain(Prompts::words()).collect();
     let prompts = Prompts::new(LmTokenizer::fit(words, 300).unwrap(), &catalog).unwrap();
-    let sizes = Sizes {
+    let sizes = DecoderSizes {
         vocabulary: 300,
         width: 32,
         layers: 2,

@@ -11,7 +11,7 @@ use raisonne::nn::decoder::TrainableDecoder;
 use raisonne::nn::rqvae::Quantizer;
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
 use raisonne::scorer::OpenedScorer;
-use raisonne::train::recipe::Sizes;
+use raisonne::train::recipe::DecoderSizes;
 use raisonne::train::stages::assign;
 use raisonne::train::{NoProgress, Recipe, STAGES, Workspace, publish, run};
 use rand::SeedableRng as _;
@@ -187,7 +187,7 @@ fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() 
     let folder = home.path().join("elsewhere");
     let vocabulary = LmTokenizer::fit(Prompts::words().chain(Prompts::words()), 300).unwrap();
     let known = vocabulary.len();
-    let sizes = Sizes {
+    let sizes = DecoderSizes {
         vocabulary: 300,
         width: 16,
         layers: 1,

@@ -1,4 +1,4 @@
-//! Cases to the tensors that the network trains on, by the very features that it is served with.
+//! Cases to the tensors that the network trains on, with the features that it is served with.
 
 use super::cases::Case;
 use super::snapshot::Snapshot;
@@ -11,26 +11,26 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Makes batches out of cases.
+/// Builds batches of cases.
 #[derive(Debug)]
 pub struct Batcher<'a> {
     /// The items.
     pub catalog: &'a Catalog,
     /// The users, by number.
     pub users: &'a [UserId],
-    /// The moments that the cases were taken at.
+    /// The snapshots that the cases refer to.
     pub snapshots: &'a [Snapshot],
     /// The network's shape.
     pub shape: DinShape,
-    /// Candidates per example: the one taken first.
+    /// Candidates of an example. The first one was taken.
     pub candidates: usize,
-    /// The share of ids that are hidden.
+    /// The share of item ids that are hidden.
     pub id_dropout: f64,
 }
 
-/// The numbers of a batch, example after example.
+/// The columns of a batch, example after example.
 #[derive(Default)]
-struct Columns {
+struct BatchColumns {
     item_ids: Vec<u32>,
     item_texts: Vec<f32>,
     features: Vec<f32>,
@@ -49,10 +49,10 @@ struct Columns {
 // === impl Batcher ===
 
 impl Batcher<'_> {
-    /// A batch of these cases. Each shows one item that was taken, then others of its slate, drawn
-    /// anew each time.
+    /// A batch of these cases. Each example is one item that was taken, then others of its slate. They
+    /// are drawn in each call.
     pub fn batch(&self, cases: &[&Case], rng: &mut ChaCha8Rng) -> Result<DinBatch> {
-        let mut columns = Columns::default();
+        let mut columns = BatchColumns::default();
         for case in cases {
             let shown = self.draw(case, rng);
             self.example(case, &shown, rng, &mut columns);
@@ -60,7 +60,7 @@ impl Batcher<'_> {
         columns.batch(cases.len(), self.candidates, &self.shape)
     }
 
-    /// The item taken, then others that were not, with repetition only where a slate is short.
+    /// One item taken, then others that were not. They repeat only if the slate is short.
     fn draw(&self, case: &Case, rng: &mut ChaCha8Rng) -> Vec<u32> {
         let taken: Vec<u32> =
             case.relevant.iter().copied().filter(|item| case.slate.contains(item)).collect();
@@ -74,7 +74,7 @@ impl Batcher<'_> {
         shown
     }
 
-    fn example(&self, case: &Case, shown: &[u32], rng: &mut ChaCha8Rng, to: &mut Columns) {
+    fn example(&self, case: &Case, shown: &[u32], rng: &mut ChaCha8Rng, to: &mut BatchColumns) {
         let cards = &self.snapshots[case.snapshot].cards;
         let month = month(case.now);
         let context = FeatureContext::new(self.catalog, cards, &case.history, case.now, month);
@@ -112,15 +112,15 @@ impl Batcher<'_> {
         }
     }
 
-    /// The row of an item's id; row 0 stands for items without one.
+    /// The row of an item's id embedding. Row 0 is the unknown item's.
     fn id(&self, item: u32, rng: &mut ChaCha8Rng) -> u32 {
         if rng.random_bool(self.id_dropout) { 0 } else { item + 1 }
     }
 }
 
-// === impl Columns ===
+// === impl BatchColumns ===
 
-impl Columns {
+impl BatchColumns {
     fn pad_history(&mut self, missing: usize, width: usize) {
         for column in [&mut self.history_ids, &mut self.history_ages, &mut self.history_kinds] {
             column.resize(column.len() + missing, 0);

@@ -1,4 +1,4 @@
-//! Slates that the shop's own ranker would have shown, and what was then bought.
+//! Cases: slates that the shop's own ranker would have shown, and the items that were then bought.
 
 use super::dataset::{Dataset, PurchaseLine};
 use super::snapshot::Snapshot;
@@ -13,49 +13,49 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-/// What is to be predicted_next_item.
+/// What is to be predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PredictionTask {
-    /// The next item that the shopper never bought before; what is already in the basket is
-    /// known, and items bought before are not in the slate.
+    /// The next item that the shopper buys for the first time. Earlier lines of the basket are history,
+    /// and items bought before are not in the slate.
     FirstPurchase,
-    /// What the next basket holds, items bought before among it.
+    /// The items of the next basket, including items bought before.
     NextBasket,
 }
 
-/// A slate as it would have been shown, and what came of it.
+/// A slate of a past moment, and the items that were then bought.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The user's number.
     pub user: u32,
-    /// When it was shown.
+    /// The moment.
     pub now: Timestamp,
-    /// What the user had done by then, oldest first.
+    /// The user's events before it, oldest first.
     pub history: Vec<HistoryEvent>,
-    /// The vector of the user's pattern as of then, if there is a history.
+    /// The vector of the user's pattern at that moment, if there is a history.
     pub pattern: Option<Vec<f32>>,
-    /// What is said of the user in words: nothing, unless somebody made it up.
+    /// A synthetic query; empty unless a stage generates one.
     pub synthetic_query: SyntheticQuery,
-    /// The item that a language model expects them to want, if one was asked.
+    /// The item that a language model predicts, if a stage has it predict one.
     pub expected_item: Option<u32>,
     /// The slate, in the order given.
     pub slate: Vec<u32>,
-    /// What was then bought: one item, or those of a basket.
+    /// The items that were then bought: one, or those of a basket.
     pub relevant: Vec<u32>,
-    /// The snapshot that it was made from.
+    /// The index of the snapshot that it was built from.
     pub snapshot: usize,
 }
 
-/// Where cases come from.
+/// Builds cases from a log and its snapshots.
 #[derive(Debug)]
-pub struct Cases<'a> {
+pub struct CaseBuilder<'a> {
     /// The log.
     pub dataset: &'a Dataset,
     /// Its items.
     pub catalog: &'a Catalog,
     /// The text encoder.
     pub reader: &'a TextReader,
-    /// In time order; a case uses the latest one that is not newer than itself.
+    /// In time order. A case uses the latest one that is not newer than itself.
     pub snapshots: &'a [Snapshot],
     /// Items of a slate.
     pub size: usize,
@@ -66,7 +66,7 @@ pub struct Cases<'a> {
 // === impl PredictionTask ===
 
 impl PredictionTask {
-    /// The word for tables and files.
+    /// Its name in tables and files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::FirstPurchase => "first_purchase",
@@ -75,11 +75,11 @@ impl PredictionTask {
     }
 }
 
-// === impl Cases ===
+// === impl CaseBuilder ===
 
-impl Cases<'_> {
-    /// One case per user who bought something in `from..until`: their last such purchase (or
-    /// basket), everything before it as history.
+impl CaseBuilder<'_> {
+    /// One case for each user with a purchase in `from..until`: their last such purchase or basket, with
+    /// everything before it as history.
     pub fn last(&self, task: PredictionTask, from: Timestamp, until: Timestamp) -> Vec<Case> {
         (0..self.dataset.users.len())
             .into_par_iter()
@@ -96,8 +96,8 @@ impl Cases<'_> {
             .collect()
     }
 
-    /// Up to `most` cases of each basket bought in `from..until`, half of them for each task, in
-    /// random order.
+    /// Up to `most` cases of each basket bought in `from..until`, in random order. A first purchase is a
+    /// case of either task with equal probability.
     pub fn many(
         &self,
         from: Timestamp,
@@ -195,7 +195,7 @@ impl Case {
         }
     }
 
-    /// Items as they are offered to the shopper, by what was known then.
+    /// Items as a language model is offered them, by the case's snapshot.
     pub fn offers(
         &self,
         catalog: &Catalog,
@@ -205,7 +205,7 @@ impl Case {
         reranker::offers(catalog, &snapshots[self.snapshot].cards, self.shopper(), items)
     }
 
-    /// Whether this is a shopper of whom little is known.
+    /// Whether the shopper is cold: few purchases are known.
     pub fn is_cold(&self) -> bool {
         is_cold(&self.history)
     }

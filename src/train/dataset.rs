@@ -1,8 +1,8 @@
-//! The only reader of logs: what happened, in the order in which it happened, and cut in time.
+//! The log of a shop in time order, split in time. Nothing else reads logs.
 //!
-//! Lines of one basket have no order of their own, so they are shuffled once, from the seed:
-//! files often sort them by product, and a model would learn that. A recipe can leave them as they are
-//! listed, for the sake of published figures that do.
+//! The lines of one basket have no order, so they are shuffled once, from the seed. Files often sort them
+//! by product, and a model would learn that. A recipe can keep the listed order, to compare with published
+//! figures that do.
 
 use crate::bundle::{Catalog, HistoryEvent};
 use crate::domain::{EventKind, Timestamp, UserId};
@@ -13,38 +13,38 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// Browsing this close before a basket belongs to the visit that made it, and would give the
-/// basket away: it is no history yet.
+/// Seconds before a basket in which browsing belongs to the same visit. It would reveal the basket, so
+/// it is not in the history.
 const VISIT_S: i64 = 3_600;
 /// Seconds of a day.
 pub const DAY_S: i64 = 86_400;
 
-/// When training data ends, and when validation data ends: everything later is for testing.
+/// The moments that split the log into training, validation and test data.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Split {
-    /// The first moment of the shop.
+    /// The time of the first event.
     pub begin: Timestamp,
-    /// Training data starts here: before it, there is too little to look back on.
+    /// Training data starts here. Earlier events are history only.
     pub train: Timestamp,
     /// Validation data starts here.
     pub validate: Timestamp,
     /// Test data starts here.
     pub test: Timestamp,
-    /// Nothing is read at or after this moment.
+    /// The end of test data, after the last event.
     pub end: Timestamp,
 }
 
-/// Where a split cuts, as shares of the time that the shop spans.
+/// The moments of a [`Split`] as shares of the time between the first and the last event.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cuts {
+pub struct SplitShares {
     /// The share after which training data starts.
     pub train: f64,
     /// The share after which validation data starts.
     pub validate: f64,
     /// The share after which test data starts.
     pub test: f64,
-    /// Whether the lines of a basket stay in the order in which the shop lists them.
+    /// Whether the lines of a basket keep the order of the shop's files.
     #[serde(default)]
     pub as_listed: bool,
 }
@@ -60,7 +60,7 @@ pub struct Dataset {
     pub browsed: Vec<Vec<HistoryEvent>>,
     /// All purchases, in time order.
     pub purchases: Vec<Purchase>,
-    /// Where time is cut.
+    /// The split of time.
     pub split: Split,
 }
 
@@ -69,20 +69,20 @@ pub struct Dataset {
 pub struct PurchaseLine {
     /// The number of the item.
     pub item: u32,
-    /// When.
+    /// When it was bought.
     pub time: Timestamp,
-    /// Lines bought together share this.
+    /// The number of its basket.
     pub basket: u32,
-    /// Whether this user had never bought it before.
+    /// Whether the user bought it for the first time.
     pub first: bool,
 }
 
 // === impl Dataset ===
 
 impl Dataset {
-    /// Reads the log of a shop whose items all stand in the catalogue.
-    pub fn read(shop: &Shop, catalog: &Catalog, cuts: Cuts, seed: u64) -> anyhow::Result<Self> {
-        let split = Split::of(shop, cuts)?;
+    /// Reads the log of a shop. Fails if the catalogue lacks one of its items.
+    pub fn read(shop: &Shop, catalog: &Catalog, shares: SplitShares, seed: u64) -> anyhow::Result<Self> {
+        let split = Split::of(shop, shares)?;
         let numbers = shop
             .items
             .iter()
@@ -118,14 +118,13 @@ impl Dataset {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for bought in &mut dataset.bought {
-            settle(bought, cuts.as_listed, &mut rng);
+            order_lines(bought, shares.as_listed, &mut rng);
         }
         Ok(dataset)
     }
 
-    /// What the user had done before line `line` of their purchases, oldest first, at most `most`
-    /// events: the lines of the same basket that come before it are part of that only
-    /// `within_basket`.
+    /// The user's last `most` events before line `line` of their purchases, oldest first. Earlier lines of
+    /// the same basket are included only if `within_basket`.
     pub fn history(
         &self,
         user: usize,
@@ -165,8 +164,8 @@ impl Dataset {
         history
     }
 
-    /// Which of so many items somebody touched before a moment. Catalogues don't say when an item
-    /// came, so that is what tells those that were known by then.
+    /// Whether each of so many items has an event before a moment. Catalogues have no launch dates, so
+    /// this decides which items were known by then.
     pub fn touched(&self, items: usize, until: Timestamp) -> Vec<bool> {
         let bought = self.bought.iter().flatten().map(|b| (b.item, b.time));
         let browsed = self.browsed.iter().flatten().map(|past| (past.item, past.time));
@@ -196,9 +195,9 @@ impl Dataset {
     }
 }
 
-/// Puts a user's lines into time order with baskets whole, and shuffled unless they are to stay
-/// `as_listed`, and marks first purchases.
-fn settle(bought: &mut [PurchaseLine], as_listed: bool, rng: &mut ChaCha8Rng) {
+/// Sorts a user's lines by time and basket, shuffles each basket unless `as_listed`, and marks first
+/// purchases.
+fn order_lines(bought: &mut [PurchaseLine], as_listed: bool, rng: &mut ChaCha8Rng) {
     bought.sort_by_key(|b| (b.time, b.basket));
     let mut had = rustc_hash::FxHashSet::default();
     for basket in bought.chunk_by_mut(|a, b| a.basket == b.basket) {
@@ -214,23 +213,26 @@ fn settle(bought: &mut [PurchaseLine], as_listed: bool, rng: &mut ChaCha8Rng) {
 // === impl Split ===
 
 impl Split {
-    fn of(shop: &Shop, cuts: Cuts) -> anyhow::Result<Self> {
+    fn of(shop: &Shop, shares: SplitShares) -> anyhow::Result<Self> {
         let (Some(first), Some(last)) = (shop.events.first(), shop.events.last()) else {
             anyhow::bail!("the shop has no events")
         };
         anyhow::ensure!(
-            0.0 < cuts.train
-                && cuts.train < cuts.validate
-                && cuts.validate < cuts.test
-                && cuts.test < 1.0,
-            "cuts must rise between 0 and 1, not {cuts:?}"
+            0.0 < shares.train
+                && shares.train < shares.validate
+                && shares.validate < shares.test
+                && shares.test < 1.0,
+            "`split` must rise between 0 and 1, not train {}, validate {}, test {}",
+            shares.train,
+            shares.validate,
+            shares.test
         );
         let at = |share: f64| first.time + ((last.time - first.time) as f64 * share) as i64;
         Ok(Self {
             begin: first.time,
-            train: at(cuts.train),
-            validate: at(cuts.validate),
-            test: at(cuts.test),
+            train: at(shares.train),
+            validate: at(shares.validate),
+            test: at(shares.test),
             end: last.time + 1,
         })
     }
@@ -248,7 +250,7 @@ mod tests {
         let items = |bought: &[PurchaseLine]| bought.iter().map(|b| b.item).collect::<Vec<_>>();
         let settled = |as_listed| {
             let mut bought = listed.clone();
-            settle(&mut bought, as_listed, &mut ChaCha8Rng::seed_from_u64(7));
+            order_lines(&mut bought, as_listed, &mut ChaCha8Rng::seed_from_u64(7));
             bought
         };
         let (kept, shuffled) = (settled(true), settled(false));

@@ -1,48 +1,48 @@
-//! One small loop for the vector models: batches, a loss, an optimiser, and a judge after each
-//! epoch who says whether it got better.
+//! The training loop of the vector models, with early stopping: batches, a loss, AdamW, and a
+//! validation metric after each epoch.
 
 use candle_core::Tensor;
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarMap};
 
-/// How long and how fast to learn.
+/// How long and how fast to train.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct FitConfig {
     /// Epochs, at most.
     pub epochs: usize,
     /// Steps of an epoch.
     pub steps: usize,
-    /// The highest step of the optimiser: it rises over the first steps and falls along a cosine.
+    /// The highest learning rate. It rises over the first steps, then falls along a cosine.
     pub learning_rate: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// Epochs without a better verdict before it ends.
+    /// Epochs without a better metric after which training stops.
     pub patience: usize,
 }
 
-/// What happened in one epoch.
+/// The result of one epoch.
 #[derive(Clone, Debug)]
 pub struct Epoch {
     /// The mean loss of its steps.
     pub loss: f64,
-    /// The judge's verdict: higher is better.
-    pub verdict: f64,
+    /// The validation metric: higher is better.
+    pub metric: f64,
 }
 
 /// Steps over which the learning rate rises.
 const WARM_UP_STEPS: usize = 100;
 
-/// Learns until the judge has seen no better for `patience` epochs. `loss_of` makes the loss of
-/// the given step; `judge` is asked after each epoch and keeps what it likes.
+/// Trains until the metric has not improved for `patience` epochs. `loss_of` computes the loss of a
+/// step. `validate` computes the metric after each epoch, and keeps the best weights. `progress` receives
+/// the loss and the number of steps done.
 pub fn fit(
     variables: &VarMap,
-    plan: Plan,
+    config: FitConfig,
     mut loss_of: impl FnMut(usize) -> anyhow::Result<Tensor>,
-    mut judge: impl FnMut(usize) -> anyhow::Result<f64>,
+    mut validate: impl FnMut(usize) -> anyhow::Result<f64>,
     mut progress: impl FnMut(f64, usize),
 ) -> anyhow::Result<Vec<Epoch>> {
-    let parameters = ParamsAdamW { weight_decay: plan.weight_decay, ..ParamsAdamW::default() };
-    // The order of the variables decides the order of sums nowhere, but a hash map's order must
-    // not decide anything: the optimiser gets them by name.
+    let parameters = ParamsAdamW { weight_decay: config.weight_decay, ..ParamsAdamW::default() };
+    // Sorted by name, so that nothing depends on the order of a hash map.
     let mut by_name: Vec<_> = {
         let data = variables.data().lock().expect("no holder of the variables panics");
         data.iter().map(|(name, variable)| (name.clone(), variable.clone())).collect()
@@ -50,12 +50,12 @@ pub fn fit(
     by_name.sort_by(|a, b| a.0.cmp(&b.0));
     let by_name = by_name.into_iter().map(|(_, variable)| variable).collect();
     let mut optimizer = AdamW::new(by_name, parameters)?;
-    let total = plan.epochs * plan.steps;
+    let total = config.epochs * config.steps;
     let (mut epochs, mut best, mut since_best) = (Vec::new(), f64::MIN, 0);
-    for epoch in 0..plan.epochs {
+    for epoch in 0..config.epochs {
         let mut sum = 0.0;
-        for step in epoch * plan.steps..(epoch + 1) * plan.steps {
-            optimizer.set_learning_rate(plan.learning_rate * schedule(step, total));
+        for step in epoch * config.steps..(epoch + 1) * config.steps {
+            optimizer.set_learning_rate(config.learning_rate * schedule(step, total));
             let loss = loss_of(step)?;
             optimizer.backward_step(&loss)?;
             let loss = f64::from(loss.to_scalar::<f32>()?);
@@ -63,18 +63,18 @@ pub fn fit(
             sum += loss;
             progress(loss, step + 1);
         }
-        let verdict = judge(epoch)?;
-        epochs.push(Epoch { loss: sum / plan.steps.max(1) as f64, verdict });
-        since_best = if verdict > best { 0 } else { since_best + 1 };
-        best = best.max(verdict);
-        if since_best >= plan.patience {
+        let metric = validate(epoch)?;
+        epochs.push(Epoch { loss: sum / config.steps.max(1) as f64, metric });
+        since_best = if metric > best { 0 } else { since_best + 1 };
+        best = best.max(metric);
+        if since_best >= config.patience {
             break;
         }
     }
     Ok(epochs)
 }
 
-/// The share of the learning rate at a step: up a ramp, then down a cosine to a tenth.
+/// The factor on the learning rate at a step: a linear ramp, then a cosine down to a tenth.
 fn schedule(step: usize, total: usize) -> f64 {
     let ramp = (step + 1) as f64 / WARM_UP_STEPS as f64;
     let fall = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / total.max(1) as f64).cos());

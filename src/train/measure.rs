@@ -1,16 +1,16 @@
-//! How good is a ranking, and how sure are we?
+//! Ranking metrics, and their confidence intervals.
 //!
-//! A ranking is a slice of items, best first; what the shopper went on to buy is `relevant`, free
-//! of duplicates. A shopper without anything relevant scores zero, so leave such shoppers out.
+//! A ranking is a slice of items, best first. `relevant` holds the items that the shopper then bought,
+//! without duplicates. If it is empty, the metrics are zero: leave such shoppers out.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
 use std::hash::Hash;
 
-/// Resamples of a bootstrap: enough for the second digit of a 95 % interval's ends.
+/// Resamples of a bootstrap, enough for two digits of a 95 % interval's ends.
 pub const RESAMPLES: usize = 2_000;
-/// The share of resampled means that lie below an interval, and above it.
+/// The share of resampled means below an interval, and the share above it.
 const TAIL: f64 = 0.025;
 
 /// The share of the relevant items within the first `k`, in `0..=1`.
@@ -28,22 +28,22 @@ pub fn recall<T: PartialEq>(ranking: &[T], relevant: &[T], k: usize) -> f64 {
 ///
 /// `Σ 1/log₂(rank + 1)` over the hits, divided by the same for a perfect ranking.
 pub fn ndcg<T: PartialEq>(ranking: &[T], relevant: &[T], k: usize) -> f64 {
-    let discount = |place: usize| 1.0 / ((place + 2) as f64).log2();
+    let discount = |index: usize| 1.0 / ((index + 2) as f64).log2();
     let ideal: f64 = (0..k.min(relevant.len())).map(discount).sum();
     if ideal == 0.0 {
         return 0.0;
     }
     let hits = ranking.iter().take(k).enumerate().filter(|(_, item)| relevant.contains(item));
-    hits.map(|(place, _)| discount(place)).sum::<f64>() / ideal
+    hits.map(|(index, _)| discount(index)).sum::<f64>() / ideal
 }
 
 /// One over the rank of the first relevant item, zero when there is none; its mean is the MRR.
 pub fn reciprocal_rank<T: PartialEq>(ranking: &[T], relevant: &[T]) -> f64 {
     let first = ranking.iter().position(|item| relevant.contains(item));
-    first.map_or(0.0, |place| 1.0 / (place + 1) as f64)
+    first.map_or(0.0, |index| 1.0 / (index + 1) as f64)
 }
 
-/// The share of a catalogue of `items` that appears in the first `k` of any ranking.
+/// The share of a catalogue of `items` that is in the first `k` of any ranking.
 pub fn coverage<'a, T: Eq + Hash + 'a>(
     rankings: impl IntoIterator<Item = &'a [T]>,
     k: usize,
@@ -54,7 +54,7 @@ pub fn coverage<'a, T: Eq + Hash + 'a>(
     if items == 0 { 0.0 } else { shown.len() as f64 / items as f64 }
 }
 
-/// How often a ranking left its slate exactly as it came, over pairs of (given, ranked).
+/// The share of pairs (given, ranked) whose two orders are equal.
 pub fn identity_rate<'a, T: PartialEq + 'a>(
     pairs: impl IntoIterator<Item = (&'a [T], &'a [T])>,
 ) -> f64 {
@@ -78,7 +78,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Whether zero lies outside of the interval.
+    /// Whether zero is outside of the interval.
     pub fn clear_of_zero(&self) -> bool {
         self.low > 0.0 || self.high < 0.0
     }
@@ -93,19 +93,19 @@ pub struct Comparison {
     pub after: Interval,
     /// `after − before`.
     pub gain: Interval,
-    /// `after ÷ before − 1`; absent when some resample of `before` is zero throughout.
+    /// `after ÷ before − 1`; `None` if the mean of `before` is zero in some resample.
     pub relative: Option<Interval>,
 }
 
-/// The mean of one figure per shopper, with its interval; nothing for nobody.
+/// The mean of one figure per shopper, with its interval; `None` without shoppers.
 pub fn bootstrap(values: &[f64], resamples: usize, seed: u64) -> Option<Interval> {
     compare(values, values, resamples, seed).map(|comparison| comparison.before)
 }
 
-/// The paired bootstrap: each resample draws shoppers, and a shopper brings both of its figures.
+/// The paired bootstrap: each resample draws shoppers, with both figures of each.
 ///
-/// Pairing takes the differences between shoppers, which are far larger than those between
-/// systems, out of the interval of the gain. Nothing for nobody, or for slices that do not pair.
+/// Shoppers differ far more than systems do, and pairing removes their differences from the interval of
+/// the gain. `None` without shoppers, or if the slices differ in length.
 pub fn compare(before: &[f64], after: &[f64], resamples: usize, seed: u64) -> Option<Comparison> {
     if before.is_empty() || before.len() != after.len() || resamples == 0 {
         return None;
@@ -148,8 +148,8 @@ fn percentiles(mean: f64, mut resampled: Vec<f64>) -> Interval {
     Interval { mean, low: at(TAIL), high: at(1.0 - TAIL) }
 }
 
-/// The share of the pairs of neighbouring words, of all texts together, that are different: low
-/// where texts say the same again and again (Li 2016).
+/// Distinct-2 (Li 2016): distinct pairs of neighbouring words over all such pairs, of all texts
+/// together. It is low for repetitive texts.
 pub fn distinct_2(texts: &[&str]) -> f64 {
     let pairs = texts.iter().flat_map(|text| pairs(text));
     let (mut all, mut different) = (0_usize, HashSet::new());
@@ -160,8 +160,7 @@ pub fn distinct_2(texts: &[&str]) -> f64 {
     different.len() as f64 / all.max(1) as f64
 }
 
-/// How much a text shares with the next one, on average: the pairs of neighbouring words that both
-/// have, of those that either has.
+/// The mean Jaccard similarity of each text to the next one, over pairs of neighbouring words.
 pub fn overlap(texts: &[&str]) -> f64 {
     let sets: Vec<HashSet<_>> = texts.iter().map(|text| pairs(text).collect()).collect();
     let shares = sets.windows(2).map(|two| {
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_say_the_same_show() {
+    fn repetitive_texts_are_measured() {
         let texts = ["likes red mugs", "likes red pots", "likes red mugs"];
         close(distinct_2(&texts), 3.0 / 6.0);
         close(overlap(&texts), 1.0 / 3.0);

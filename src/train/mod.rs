@@ -52,7 +52,7 @@ pub trait Stage: Sync {
     /// Its name on the command line and in recipes.
     fn name(&self) -> &'static str;
 
-    /// What it does, in one sentence.
+    /// One sentence about it, for `--help`.
     fn about(&self) -> &'static str;
 
     /// The parts that it reads.
@@ -61,17 +61,17 @@ pub trait Stage: Sync {
     /// The parts that it writes.
     fn outputs(&self) -> &'static [Part];
 
-    /// Whether a recipe asks for it at all.
+    /// Whether a recipe needs it.
     fn is_enabled(&self, _recipe: &Recipe) -> bool {
         true
     }
 
-    /// Does it, and reports losses and metrics.
+    /// Runs it, and returns its losses and metrics.
     fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value>;
 }
 
-/// Carries out a stage, and writes its report: seed and seconds beside what the stage measured.
-/// The report is written last, so its presence means success.
+/// Runs a stage, and writes its report: the seed, the seconds and the stage's measurements. The report
+/// is written last, so its presence means success.
 pub fn run(stage: &dyn Stage, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
     use anyhow::Context as _;
     for part in stage.inputs() {

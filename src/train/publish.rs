@@ -1,4 +1,4 @@
-//! From a workbench to a bundle: golden requests, a manifest, and a rename at the end.
+//! A workspace to a bundle: golden requests, a manifest, and a rename at the end.
 
 use super::offline_reranker::OfflineReranker;
 use super::workspace::Workspace;
@@ -15,12 +15,12 @@ const GOLDEN: usize = 8;
 /// Items of a golden slate.
 const GOLDEN_SLATE: usize = 20;
 
-/// Publishes the parts on the workspace as the bundle `out`, which must not exist or be a bundle. It
-/// is there wholly or not at all.
+/// Publishes the parts in the workspace as the bundle `out`: all of it, or nothing. `out` must not
+/// exist, or be a bundle.
 pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::Result<Manifest> {
     anyhow::ensure!(
         !out.exists() || out.join(MANIFEST).exists(),
-        "{} exists and is no bundle: it is left alone",
+        "{} exists and is not a bundle: it is not replaced",
         out.display()
     );
     let home = out.parent().unwrap_or(Path::new("."));
@@ -29,10 +29,10 @@ pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::R
         .prefix(".draft-")
         .tempdir_in(home)
         .with_context(|| format!("writing to {}", home.display()))?;
-    let mute = !speaks(workspace)?;
+    let has_rungs = uses_language_model(workspace)?;
     for part in Part::ALL {
         let absent = part.is_optional() && !workspace.path(part).exists()
-            || mute && matches!(part, Part::Decoder | Part::Reranker);
+            || !has_rungs && matches!(part, Part::Decoder | Part::Reranker);
         if absent || matches!(part, Part::Golden | Part::Recipe) {
             continue;
         }
@@ -40,7 +40,7 @@ pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::R
             let to = draft.path().join(&file);
             let copy = fs::create_dir_all(to.parent().unwrap_or(draft.path()))
                 .and_then(|()| fs::copy(workspace.dir.join(&file), &to));
-            copy.with_context(|| format!("taking {file} from the workspace"))?;
+            copy.with_context(|| format!("copying {file} from the workspace"))?;
         }
     }
     fs::write(draft.path().join(Part::Recipe.file()), recipe)?;
@@ -58,8 +58,8 @@ pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::R
     Ok(manifest)
 }
 
-/// Whether a rung of the ladder is the language model's: one that no rung asks is not shipped.
-fn speaks(workspace: &Workspace<'_>) -> anyhow::Result<bool> {
+/// Whether any rung uses the language model. Without one, the bundle does not hold it.
+fn uses_language_model(workspace: &Workspace<'_>) -> anyhow::Result<bool> {
     let path = workspace.path(Part::Reranker);
     if !path.exists() {
         return Ok(false);
@@ -70,8 +70,8 @@ fn speaks(workspace: &Workspace<'_>) -> anyhow::Result<bool> {
     Ok(file != RerankerFile::default())
 }
 
-/// Requests of a few users for items spread over the catalogue, with the scores that they get
-/// here: a machine where they come out otherwise must not serve this bundle.
+/// Requests of a few users for items spread over the catalogue, with their scores on this machine. A
+/// machine that computes others must not serve the bundle.
 fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
     let bundle = Bundle::open(dir)?;
     let decoder = bundle.path(Part::Decoder);

@@ -1,6 +1,6 @@
-//! What a bundle is made from, and how: one TOML file.
+//! The recipe of a bundle: one TOML file.
 
-use super::dataset::Cuts;
+use super::dataset::SplitShares;
 use super::learner_config::ComputeDtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::engine::ComputeDevice;
@@ -11,28 +11,28 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// How one bundle is made.
+/// The recipe of one bundle.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The bundle's name: its version begins with it.
     pub name: String,
-    /// Everything random comes from it.
+    /// The seed of everything random.
     pub seed: u64,
     /// The shop.
     pub shop: ShopRecipe,
-    /// Where time is cut into training, validation and test.
-    pub split: Cuts,
-    /// The slates that models are trained and measured on.
+    /// The split of time into training, validation and test.
+    pub split: SplitShares,
+    /// The slates that models are trained and evaluated on.
     pub slates: SlatesRecipe,
     /// The static text encoder.
     pub text_encoder: TextRecipe,
-    /// The semantic ids. Bundles that were made before there were any say nothing of them.
+    /// The semantic ids. Recipes of bundles older than semantic ids lack this section.
     #[serde(default)]
     pub semantic_ids: rqvae::RqVaeConfig,
     /// The scorer.
     pub reward_model: RewardRecipe,
-    /// The language model. A bundle without one is scored and no more.
+    /// The language model. A bundle without one has the scored rung only.
     #[serde(default)]
     pub language_model: Option<LanguageModelRecipe>,
     /// The Rechead. A bundle without one has no `scores.rechead`.
@@ -41,21 +41,21 @@ pub struct Recipe {
     /// The cards.
     #[serde(default)]
     pub cards: CardsRecipe,
-    /// How it is measured.
+    /// The evaluation.
     pub evaluate: EvaluateRecipe,
 }
 
-/// Where the shop comes from.
+/// The source of the shop.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShopRecipe {
     /// A folder that `raisonne import` made, relative to the recipe.
     #[serde(default)]
     pub imported: Option<PathBuf>,
-    /// Or a shop to simulate.
+    /// A shop to simulate instead.
     #[serde(default)]
     pub simulated: Option<Simulated>,
-    /// The sign before prices.
+    /// The currency sign, which is written before prices.
     #[serde(default)]
     pub currency: String,
     /// Whether attributes are mined from titles, for catalogues that have none.
@@ -75,19 +75,18 @@ pub struct Simulated {
     pub days: u32,
 }
 
-/// The slates that models are trained and measured on.
+/// The slates that models are trained and evaluated on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SlatesRecipe {
-    /// Items of a slate that is served.
+    /// Items of an evaluated slate, as many as are served.
     pub size: usize,
-    /// Items of a slate that is trained on: more, since only slates that hold what was bought
-    /// can teach an order.
+    /// Items of a training slate. It is longer, since only a slate with a bought item teaches an order.
     pub train_size: usize,
-    /// Days after which the retriever and the cards are made anew.
+    /// Days between two snapshots of the retriever and the cards.
     pub refresh_days: i64,
-    /// Slates of another ranker for each user's very last purchase, to be judged on in place of
-    /// our stand-in's: lines of `user<TAB>item item …`, relative to the recipe.
+    /// A file with slates of another ranker for each user's very last purchase, relative to the recipe:
+    /// lines of `user<TAB>item item …`. Models are evaluated on these slates instead of the item-kNN's.
     #[serde(default)]
     pub given: Option<PathBuf>,
 }
@@ -96,17 +95,17 @@ pub struct SlatesRecipe {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextRecipe {
-    /// Tokens that the tokenizer may learn.
+    /// The vocabulary size of the tokenizer.
     pub vocabulary: usize,
-    /// Passes over the pairs.
+    /// Epochs over the pairs.
     pub epochs: usize,
-    /// Pairs of a batch: each is the others' negative.
+    /// Pairs of a batch. Each is a negative of the others.
     pub batch: usize,
-    /// The step of the optimiser.
+    /// The learning rate.
     pub learning_rate: f64,
-    /// What cosines are divided by.
+    /// The temperature: cosines are divided by it.
     pub temperature: f64,
-    /// Pairs to learn from, at most.
+    /// Training pairs, at most.
     pub pairs_max: usize,
 }
 
@@ -114,47 +113,46 @@ pub struct TextRecipe {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardRecipe {
-    /// What is minimised.
+    /// The loss.
     pub loss: Loss,
-    /// Candidates per example: the one taken, and others of its slate.
+    /// Candidates of an example: the one taken, and others of its slate.
     pub candidates: usize,
     /// Examples of a batch.
     pub batch: usize,
-    /// Passes over the examples, at most; 0 keeps the scorer that lies in the working folder, and
-    /// only fits its fusion anew.
+    /// Epochs, at most. 0 keeps the weights of the scorer in the workspace, and only fits its fusion.
     pub epochs: usize,
-    /// The highest step of the optimiser; it falls along a cosine.
+    /// The highest learning rate; it falls along a cosine.
     pub learning_rate: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// The share of numbers dropped on the way up.
+    /// The dropout rate.
     pub dropout: f32,
-    /// The share of item ids hidden while training, so that the network learns to do without
-    /// (cold items have none).
+    /// The share of item ids that are hidden in training, so that the network learns to rank cold items,
+    /// which have none.
     pub id_dropout: f64,
     /// Examples from one basket, at most.
     pub per_basket: usize,
     /// Examples in all, at most.
     pub examples_max: usize,
-    /// Epochs without a better validation before training stops.
+    /// Epochs without a better validation metric after which training stops.
     pub patience: usize,
-    /// Layers of the Transformer over the history.
+    /// Transformer layers over the history.
     pub layers: usize,
-    /// Parts that are switched off, to see what they are worth.
+    /// Parts of the network that are switched off, for an ablation.
     #[serde(default)]
     pub ablation: Ablation,
-    /// Every item gets the reasons of another one, to see what real ones are worth.
+    /// Whether every item gets the reasons of another one, for an ablation.
     #[serde(default)]
     pub shuffled_reasons: bool,
 }
 
-/// What is minimised.
+/// The loss of the scorer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
-    /// Cross-entropy of the one taken against the others of its slate.
+    /// Softmax cross-entropy of the item taken against the others of its slate.
     Softmax,
-    /// Each candidate by itself.
+    /// Binary cross-entropy of each candidate.
     Bce,
 }
 
@@ -162,146 +160,147 @@ pub enum Loss {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecheadRecipe {
-    /// Whether the language model says which item it expects each shopper to want.
+    /// Whether the language model predicts an item for each shopper.
     #[serde(default)]
     pub answers: bool,
     /// Width of a shopper's and of an item's vector.
     pub width: usize,
-    /// How much a thought may correct (RPORec's γ).
+    /// The weight of the thought's correction (RPORec's γ).
     pub gamma: f32,
     /// Examples, at most.
     pub examples_max: usize,
     /// Candidates from the slate beside the one that was taken.
     pub candidates: usize,
-    /// Candidates from anywhere in the catalogue.
+    /// Random candidates from the catalogue.
     pub sampled: usize,
     /// Examples of a batch.
     pub batch: usize,
-    /// Passes over the examples, at most.
+    /// Epochs, at most.
     pub epochs: usize,
-    /// The highest step of the optimiser; it falls along a cosine.
+    /// The highest learning rate; it falls along a cosine.
     pub learning_rate: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// Epochs without a better validation before training stops.
+    /// Epochs without a better validation metric after which training stops.
     pub patience: usize,
 }
 
-/// The language model, and how it learns the shop.
+/// The language model, and its training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LanguageModelRecipe {
-    /// Where it begins.
-    pub begin: Begin,
-    /// It learns to read and write the shop's items.
+    /// The model to start from.
+    pub begin: BaseModel,
+    /// Mid-training: it learns to read and write the shop's items.
     pub midtrain: MidtrainRecipe,
     /// The share of lessons on slates that carry a synthetic query and profile, so that the model learns to
     /// follow a shopper's query. Both are generated from the history and the item taken. Earlier key: `remark_share`.
     #[serde(alias = "remark_share", default = "LanguageModelRecipe::synthetic_query_share")]
     pub synthetic_query_share: f64,
-    /// It learns to compare candidates and to think aloud, if it is to do that.
+    /// It learns to compare candidates and to write thoughts, unless this is missing.
     #[serde(default)]
     pub compare: Option<CompareRecipe>,
-    /// It learns to write cards, if it is to do that.
+    /// It learns to write cards, unless this is missing.
     #[serde(default)]
     pub write: Option<WriterRecipe>,
     /// It learns to weigh candidates.
     pub weigh: WeighRecipe,
-    /// What its word counts.
+    /// The fusion of its scores.
     pub fuse: FuseRecipe,
 }
 
-/// Where a language model begins.
+/// The model that a language model's training starts from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Begin {
-    /// From a Hugging Face folder, relative to the recipe.
+pub enum BaseModel {
+    /// A Hugging Face folder, relative to the recipe.
     Folder(PathBuf),
-    /// From nothing: a Qwen3 of this shape.
-    Nothing(Sizes),
+    /// A Qwen3 of this shape with random weights.
+    #[serde(rename = "nothing")]
+    Scratch(DecoderSizes),
 }
 
-/// The shape of a language model that is made from nothing.
+/// The shape of a language model with random weights.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Sizes {
-    /// Tokens that its tokenizer may learn, those of semantic ids not counted.
+pub struct DecoderSizes {
+    /// The vocabulary size of its tokenizer, without the tokens of semantic ids.
     pub vocabulary: usize,
-    /// Numbers of a row.
+    /// The hidden size.
     pub width: usize,
     /// Layers.
     pub layers: usize,
-    /// Heads of a layer.
+    /// Attention heads of a layer.
     pub heads: usize,
-    /// Heads of keys and values.
+    /// Key and value heads of a layer.
     pub kv_heads: usize,
-    /// Numbers of a head.
+    /// The size of a head.
     pub head_dim: usize,
-    /// Numbers within a layer's MLP.
+    /// The inner size of a layer's MLP.
     pub mlp_width: usize,
 }
 
-/// What a language model reads to learn a shop's items.
+/// The mid-training of a language model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MidtrainRecipe {
-    /// Times that each shopper's log is cut into sequences, each time at other places.
+    /// Times that each shopper's log is cut into sequences, each time at other positions.
     pub sequences: usize,
-    /// Times that each item's text is told, both ways.
+    /// Lessons of each item's text, in both directions: id to text, and text to id.
     pub captions: usize,
-    /// Shoppers in words, at most.
+    /// Texts about shoppers, at most.
     pub personas_max: usize,
     /// Plain texts, at most.
     pub texts_max: usize,
-    /// How the rows of new tokens are learned before everything else, where a model is not made from
-    /// nothing.
+    /// The training of the new tokens' rows alone, before everything else, if the model starts from a
+    /// folder.
     #[serde(default)]
     pub new_tokens: Option<TrainingRecipe>,
-    /// How it learns.
+    /// The training.
     pub teaching: TrainingRecipe,
 }
 
-/// How a language model learns to compare candidates.
+/// Supervised fine-tuning to compare candidates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CompareRecipe {
-    /// Who thinks aloud, for the model to learn from.
+    /// The teacher that writes the thoughts to learn from.
     #[serde(default)]
     pub teacher: TeacherRecipe,
-    /// Slates that the teacher thinks about, at most.
+    /// Slates that the teacher receives, at most.
     pub examples_max: usize,
-    /// Whether it is told which one was taken, where it erred.
+    /// Whether the teacher receives the item that was taken, if its first answer was wrong.
     #[serde(default)]
     pub targeted: bool,
-    /// Whether an order is also learned without a thought before it, for the *reranked* rung.
+    /// Whether the model also learns to order without a thought, for the *reranked* rung.
     #[serde(default = "CompareRecipe::at_once")]
     pub at_once: bool,
-    /// What a token of a thought counts (GR2's λ of reasoning).
+    /// The weight of a thought's tokens (GR2's λ of reasoning).
     pub thought_weight: f32,
-    /// What the label of the candidate that was taken counts (GR2's λ of the order).
+    /// The weight of the label of the candidate that was taken (GR2's λ of the order).
     pub first_weight: f32,
-    /// What the other labels count: their order is the scorer's, not the shopper's.
+    /// The weight of the other labels. Their order is the scorer's, not the shopper's.
     pub order_weight: f32,
-    /// Lessons that are learned again while the model learns to weigh, so that it does not forget.
+    /// Lessons that are repeated in the training to weigh, so that the model does not forget them.
     pub rehearsed_max: usize,
-    /// How it learns.
+    /// The training.
     pub teaching: TrainingRecipe,
 }
 
-/// How a language model writes cards.
+/// The training to write cards, and the writing.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WriterRecipe {
-    /// Purchases that it learns to give reasons for and to foresee tastes from, at most. It does so while it
-    /// learns to weigh.
+    /// Purchases to learn reasons and tastes from, at most. Their lessons are part of the training to
+    /// weigh.
     pub examples_max: usize,
-    /// The latest buyers of an item that it gives reasons for, at most.
+    /// The latest buyers of an item to write reasons for, at most.
     pub buyers_max: usize,
-    /// Validation cases of each task that its cards are judged on, at most.
+    /// Validation cases of each task that its cards are evaluated on, at most.
     pub judged_max: usize,
 }
 
-/// How a language model learns to weigh candidates.
+/// The training to weigh candidates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeighRecipe {
@@ -309,11 +308,11 @@ pub struct WeighRecipe {
     pub candidates: usize,
     /// Examples, at most.
     pub examples_max: usize,
-    /// How it learns.
+    /// The training.
     pub teaching: TrainingRecipe,
 }
 
-/// What a language model's word counts when it serves.
+/// The fusion of the language model's scores, and the sizes of its rungs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FuseRecipe {
@@ -323,53 +322,53 @@ pub struct FuseRecipe {
     pub weighed_max: usize,
     /// Candidates that are compared, `OFFERED_MAX` at most.
     pub compared_max: usize,
-    /// Tokens that a thought may have.
+    /// Tokens of a thought, at most.
     pub thought_tokens_max: usize,
-    /// Whether nothing may be thought but what can be shown.
+    /// Whether a thought is constrained to what the cards and the history show.
     #[serde(default)]
     pub grounded: bool,
 }
 
-/// How long and how fast a language model learns.
+/// The hyperparameters of one training of a language model.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingRecipe {
-    /// Passes over the lessons.
+    /// Epochs over the lessons.
     pub epochs: f64,
     /// Lessons of a step.
     pub batch: usize,
-    /// Rows that a thread calculates at a time.
+    /// Rows (tokens) that a thread computes at a time, at most.
     #[serde(default = "TrainingRecipe::rows_max")]
     pub rows_max: usize,
-    /// The highest step of the optimiser; it rises first and then falls along a cosine.
+    /// The highest learning rate. It rises first, then falls along a cosine.
     pub learning_rate: f64,
-    /// What a matrix loses in a step, times the learning rate.
+    /// The weight decay of matrices.
     pub weight_decay: f64,
-    /// Numbers of the adapters that are trained in place of everything.
+    /// The rank of LoRA adapters. Without it, all parameters are trained.
     #[serde(default)]
     pub adapter_rank: Option<usize>,
-    /// Whether each layer is calculated twice, to keep little in memory.
+    /// Whether each layer is computed again in the backward pass, to save memory (gradient checkpointing).
     #[serde(default)]
     pub recompute: bool,
-    /// What a pass multiplies and keeps: `f32`, or `bf16` where memory is short and time is not.
+    /// The dtype of products and activations: `f32`, or `bf16`, which saves memory and costs time.
     #[serde(default)]
     pub dtype: ComputeDtype,
-    /// Where passes are calculated: `cpu`, or `cuda:N` for adapters in `bf16`.
+    /// The device: `cpu`, or `cuda:N` for adapters in `bf16`.
     #[serde(default)]
     pub device: ComputeDevice,
 }
 
-/// The cards that a bundle ships.
+/// The cards of a bundle.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CardsRecipe {
-    /// The moment that they are written as of, such as `2026-06-01T00:00:00Z`: only events before it
-    /// are read. Without one, the end of the log.
+    /// The as-of time of the cards, such as `2026-06-01T00:00:00Z`: only earlier events are read. By
+    /// default it is the end of the log.
     #[serde(default)]
     pub as_of: Option<jiff::Timestamp>,
 }
 
-/// How the scorer is measured.
+/// The evaluation.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateRecipe {
@@ -380,23 +379,23 @@ pub struct EvaluateRecipe {
 // === impl Recipe ===
 
 impl Recipe {
-    /// The language model, for a stage that can't do without.
+    /// The language model's section. An error if there is none.
     pub fn language_model(&self) -> anyhow::Result<&LanguageModelRecipe> {
         self.language_model.as_ref().context("the recipe has no `language_model`")
     }
 
-    /// How the language model learns to compare candidates, if there is one and it does.
+    /// The section on comparing, if the recipe has one.
     pub fn compare(&self) -> Option<&CompareRecipe> {
         self.language_model.as_ref()?.compare.as_ref()
     }
 
-    /// Whether the language model says which item it expects each shopper to want.
+    /// Whether the language model predicts an item for each shopper.
     pub fn expects_items(&self) -> bool {
         self.rechead.is_some_and(|of| of.answers)
     }
 
-    /// Reads a recipe, with `overrides` such as `reward_model.loss=bce` laid over it. Paths in
-    /// it are taken from where it lies.
+    /// Reads a recipe, and applies `overrides` such as `reward_model.loss=bce`. Paths in it are relative
+    /// to its folder.
     pub fn read(path: &Path, overrides: &[String]) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the recipe {}", path.display()))?;
@@ -420,7 +419,7 @@ impl Recipe {
             None => (None, None),
         };
         let begin = match begin {
-            Some(Begin::Folder(folder)) => Some(folder),
+            Some(BaseModel::Folder(folder)) => Some(folder),
             _ => None,
         };
         let teacher = compare.and_then(|compare| compare.teacher.path_mut());
@@ -432,10 +431,10 @@ impl Recipe {
     }
 }
 
-// === impl Sizes ===
+// === impl DecoderSizes ===
 
-impl Sizes {
-    /// A Qwen3 of this shape that knows so many tokens, of which `ends` end a text.
+impl DecoderSizes {
+    /// The configuration of a Qwen3 of this shape. The tokens `ends` end a text.
     pub fn config(&self, vocabulary: usize, positions_max: usize, ends: Vec<u32>) -> DecoderConfig {
         DecoderConfig {
             vocabulary,

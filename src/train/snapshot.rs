@@ -12,14 +12,14 @@ use crate::upstream::{ItemKnn, ItemKnnConfig};
 pub struct Snapshot {
     /// The shop's own ranker.
     pub upstream: ItemKnn,
-    /// The cards of all items; users' patterns are written when they are needed.
+    /// The cards of all items. Users' patterns are written when they are needed.
     pub cards: Cards,
 }
 
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// Reads what happened before `as_of`. `item_vectors` don't depend on time.
+    /// Takes a snapshot from the events before `as_of`. `item_vectors` don't depend on time.
     pub fn take(
         dataset: &Dataset,
         catalog: &Catalog,
@@ -31,18 +31,18 @@ impl Snapshot {
         let (upstream, cards) = Self::write(dataset, catalog, as_of, currency);
         let mut snapshot = Self { upstream, cards };
         snapshot.cards.item_vectors = item_vectors.to_vec();
-        snapshot.reread(reader);
+        snapshot.encode_reasons(reader);
         snapshot
     }
 
-    /// Makes the vectors of its reasons, whose texts are new.
-    pub fn reread(&mut self, reader: &TextReader) {
+    /// Computes the vectors of its reasons.
+    pub fn encode_reasons(&mut self, reader: &TextReader) {
         let reasons = self.cards.items.iter().flat_map(|card| &card.reasons);
         let texts: Vec<_> = reasons.map(|reason| &*reason.text).collect();
         self.cards.reason_vectors = reader.vectors(&texts);
     }
 
-    /// The retriever and the cards without their vectors.
+    /// The retriever, and the cards without vectors.
     pub fn write(
         dataset: &Dataset,
         catalog: &Catalog,
@@ -76,7 +76,7 @@ impl Snapshot {
     }
 }
 
-/// What lies in one basket: the same counts as for users, with each basket as a user of its own.
+/// The item-kNN over baskets: each basket counts as a user.
 fn in_baskets(dataset: &Dataset, catalog: &Catalog, as_of: Timestamp) -> ItemKnn {
     let baskets: Vec<Vec<(u32, Timestamp)>> = dataset
         .bought
@@ -99,11 +99,10 @@ fn ties(of: &ItemKnn, items: usize, columns: usize) -> NeighbourTable {
     ties
 }
 
-/// Neighbours that the evidence writer may look at for one card.
+/// Neighbours that the evidence writer reads for one card.
 const PARTNERS_LOOKED_AT: usize = 12;
 
-/// The moments at which snapshots are taken so that every moment in `from..until` has one that
-/// is at most `days` old.
+/// The moments of snapshots so that every moment in `from..until` has one that is at most `days` old.
 pub fn moments(from: Timestamp, until: Timestamp, days: i64) -> Vec<Timestamp> {
     let step = (days * DAY_S) as usize;
     (from..until).step_by(step.max(1)).collect()

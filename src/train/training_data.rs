@@ -1,7 +1,7 @@
-//! What the stages that learn from slates have before them: the log, its items, and the shop as it
-//! was known at each of many moments.
+//! The data of the stages that train on slates: the log, its items, and a snapshot of the shop for each
+//! of many moments.
 
-use super::cases::{Case, Cases, PredictionTask};
+use super::cases::{Case, CaseBuilder, PredictionTask};
 use super::dataset::Dataset;
 use super::snapshot::{Snapshot, moments};
 use super::workspace::Workspace;
@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The log, its items, the text encoder, and the shop at each of many moments.
+/// The log, its items, the text encoder and the snapshots of the shop.
 #[derive(Debug)]
 pub struct TrainingData {
     /// The items.
@@ -37,7 +37,7 @@ pub struct TrainingData {
 // === impl TrainingData ===
 
 impl TrainingData {
-    /// Takes snapshots so that every moment in `from..until` has a recent one.
+    /// Reads the data, and takes snapshots so that every moment in `from..until` has a recent one.
     pub fn open(
         workspace: &mut Workspace<'_>,
         from: Timestamp,
@@ -92,9 +92,9 @@ impl TrainingData {
         self
     }
 
-    /// Slates of this size.
-    pub fn cases<'a>(&'a self, size: usize, currency: &'a str) -> Cases<'a> {
-        Cases {
+    /// Builds cases with slates of this size.
+    pub fn cases<'a>(&'a self, size: usize, currency: &'a str) -> CaseBuilder<'a> {
+        CaseBuilder {
             dataset: &self.dataset,
             catalog: &self.catalog,
             reader: &self.reader,
@@ -125,7 +125,8 @@ impl TrainingData {
         })
     }
 
-    /// The cases that another ranker's slates were made for: each user's very last purchase.
+    /// The cases that the other ranker's slates are for, each user's very last purchase, with those
+    /// slates.
     fn with_given(
         &self,
         cases: Vec<Case>,
@@ -140,8 +141,7 @@ impl TrainingData {
         cases.into_iter().filter(is_last).filter_map(with_slate).collect()
     }
 
-    /// What the scorer says of each case's slate, by the serving path; with a Rechead beside it, if
-    /// there is one, whose score counts so much.
+    /// Scores each case's slate by the serving path, with a Rechead of this weight if there is one.
     pub fn score(
         &self,
         (weights, shape): (&Weights, &DinShape),
@@ -192,7 +192,7 @@ impl TrainingData {
 }
 
 /// Reads slates of another ranker: lines of `user<TAB>item item …`, plain or compressed with zstd.
-/// Items and users that the shop does not have are passed over.
+/// Unknown items and users are skipped.
 fn read_slates(
     path: &Path,
     dataset: &Dataset,
@@ -210,7 +210,7 @@ fn read_slates(
     for (number, line) in text.lines().enumerate() {
         let (user, items) = line
             .split_once('\t')
-            .with_context(|| format!("{}:{}: no tab", path.display(), number + 1))?;
+            .with_context(|| format!("{}:{}: no tab between the user and the items", path.display(), number + 1))?;
         if let Some(&user) = users.get(user) {
             let known = items.split(' ').filter_map(|item| catalog.number(&item.into()));
             slates.insert(user, known.collect());
@@ -219,7 +219,7 @@ fn read_slates(
     Ok(slates)
 }
 
-/// Gives every item the reasons of another one.
+/// Gives every item the reasons of another item.
 fn shuffle_reasons(snapshot: &mut Snapshot, seed: u64) {
     let mut reasons: Vec<_> = snapshot
         .cards

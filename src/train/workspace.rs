@@ -1,5 +1,4 @@
-//! A stage's workbench: where its inputs and outputs lie, what it was told, and whom it tells how
-//! far it is.
+//! The workspace of a stage: the folder of its inputs and outputs, the recipe, and its progress.
 
 use super::dataset::Dataset;
 use super::progress::ProgressObserver;
@@ -15,13 +14,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a stage works on.
+/// The folder and the recipe that a stage works on.
 pub struct Workspace<'a> {
     /// The folder of all parts.
     pub dir: PathBuf,
-    /// What to make, and how.
+    /// The recipe of the bundle.
     pub recipe: Recipe,
-    /// Whom to tell.
+    /// Receives the progress.
     pub progress: &'a mut dyn ProgressObserver,
     /// Requests a stop after the current step of a training.
     pub stop: StopSignal,
@@ -30,7 +29,7 @@ pub struct Workspace<'a> {
 // === impl Workspace ===
 
 impl<'a> Workspace<'a> {
-    /// A workspace in `dir`, which is made if need be.
+    /// A workspace in `dir`, which is created if it does not exist.
     pub fn new(
         dir: &Path,
         recipe: Recipe,
@@ -56,7 +55,7 @@ impl<'a> Workspace<'a> {
         self.recipe.shop.imported.clone().unwrap_or_else(|| self.dir.join("shop"))
     }
 
-    /// The shop's log, cut in time.
+    /// The shop's log, split in time.
     pub fn dataset(&self, catalog: &Catalog) -> anyhow::Result<Dataset> {
         let dir = self.shop_dir();
         let shop =
@@ -64,7 +63,7 @@ impl<'a> Workspace<'a> {
         Dataset::read(&shop, catalog, self.recipe.split, self.recipe.seed)
     }
 
-    /// The catalogue that `prepare` made, with semantic ids as soon as its items have some.
+    /// The catalogue that `prepare` wrote, with semantic ids if `semantic_ids` has run.
     pub fn catalog(&self) -> anyhow::Result<Arc<Catalog>> {
         Ok(Arc::new(read_catalog(&self.dir)?))
     }

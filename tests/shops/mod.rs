@@ -3,14 +3,14 @@
 use raisonne::bundle::{Catalog, CatalogRow};
 use raisonne::shop::Shop;
 use raisonne::simulate;
-use raisonne::train::dataset::{Cuts, Dataset};
+use raisonne::train::dataset::{SplitShares, Dataset};
 use std::path::Path;
 use tempfile::TempDir;
 
 /// The seed of everything random in these tests.
 pub const SEED: u64 = 11;
 /// Where these tests cut time.
-pub const CUTS: Cuts = Cuts { train: 0.3, validate: 0.7, test: 0.85, as_listed: false };
+pub const CUTS: SplitShares = SplitShares { train: 0.3, validate: 0.7, test: 0.85, as_listed: false };
 
 /// A small shop, and what is read from it.
 pub struct World {

@@ -13,7 +13,7 @@ use crate::train::dataset::{Dataset, PurchaseLine};
 use crate::train::learner::evaluation_loss;
 use crate::train::learner_config::TrainScope;
 use crate::train::lesson::Lesson;
-use crate::train::recipe::{Begin, LanguageModelRecipe, Recipe};
+use crate::train::recipe::{BaseModel, LanguageModelRecipe, Recipe};
 use crate::train::snapshot::Snapshot;
 use crate::train::{Stage, Workspace, finetune};
 use anyhow::Context as _;
@@ -123,12 +123,12 @@ impl Stage for Midtrain {
 
 /// The model that learns, its words, and the first of its new tokens if it knew others before.
 fn begin(
-    begin: &Begin,
+    begin: &BaseModel,
     shop: &Shop<'_>,
     seed: u64,
 ) -> anyhow::Result<(TrainableDecoder, Prompts, Option<usize>)> {
     match begin {
-        Begin::Nothing(sizes) => {
+        BaseModel::Scratch(sizes) => {
             let mut texts = shop.texts();
             // What every prompt says has to be as common as it will be.
             let words = Prompts::words().map(str::to_owned);
@@ -139,7 +139,7 @@ fn begin(
             let config = sizes.config(prompts.vocabulary().len(), POSITIONS_MAX, ends);
             Ok((TrainableDecoder::random(config, seed)?, prompts, None))
         }
-        Begin::Folder(folder) => {
+        BaseModel::Folder(folder) => {
             let opening = || format!("opening the language model {}", folder.display());
             let mut model = TrainableDecoder::open(folder).with_context(opening)?;
             let prompts = Prompts::open(folder, shop.catalog).with_context(opening)?;

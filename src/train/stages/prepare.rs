@@ -1,4 +1,4 @@
-//! From a shop to a catalogue.
+//! A shop to a catalogue.
 
 use crate::bundle::{Catalog, CatalogRow, Part, write_catalog};
 use crate::language::{self, MiningConfig};
@@ -10,10 +10,10 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The attribute that stands in for a missing category.
+/// The attribute that replaces a missing category.
 const TYPE: &str = "type";
 
-/// Simulates the shop if the recipe says so, and makes its catalogue.
+/// Simulates the shop if the recipe says so, and writes its catalogue.
 #[derive(Debug)]
 pub struct Prepare;
 
@@ -23,7 +23,7 @@ impl Stage for Prepare {
     }
 
     fn about(&self) -> &'static str {
-        "Opens or simulates the shop, mines attributes from titles if asked to, and writes the catalogue"
+        "Opens or simulates the shop, mines attributes from titles if the recipe says so, and writes the catalogue"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -43,11 +43,11 @@ impl Stage for Prepare {
             Shop::open(&dir).with_context(|| format!("opening the shop {}", dir.display()))?;
         let mut rows: Vec<CatalogRow> = shop.items.iter().map(row).collect();
         if workspace.recipe.shop.mine_attributes {
-            mine(&mut rows);
+            add_mined_attributes(&mut rows);
         }
         let catalog = Catalog::new(rows);
         write_catalog(&workspace.dir, &catalog)?;
-        forget_ids(&workspace.path(Part::SemanticIds))?;
+        remove_ids(&workspace.path(Part::SemanticIds))?;
         let dataset = workspace.dataset(&catalog)?;
         let mut named: BTreeMap<&str, usize> = BTreeMap::new();
         for item in catalog.items() {
@@ -72,7 +72,7 @@ impl Stage for Prepare {
     }
 }
 
-/// The graph of items and attributes, which the catalogue holds.
+/// Counts of the graph of items and attributes.
 fn graph(catalog: &Catalog) -> Value {
     let holders = || (0..catalog.attributes_len() as u32).map(|a| catalog.items_with(a).len());
     json!({
@@ -82,8 +82,8 @@ fn graph(catalog: &Catalog) -> Value {
     })
 }
 
-/// The ids of another catalogue that was prepared here before say nothing of this one.
-fn forget_ids(path: &std::path::Path) -> anyhow::Result<()> {
+/// Removes the semantic ids of a catalogue that was prepared here before.
+fn remove_ids(path: &std::path::Path) -> anyhow::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("clearing {}", path.display()))
@@ -113,7 +113,7 @@ fn simulated_shop(
     simulate::simulate(&config, &raw, &mut |done, of| {
         workspace.progress.show("simulating", done, of)
     })?;
-    let plan = crate::shop::ImportSpec {
+    let spec = crate::shop::ImportSpec {
         items: raw.join("items.csv.zst"),
         events: raw.join("events.csv.zst"),
         attributes: ATTRIBUTES.iter().map(|&name| name.to_owned()).collect(),
@@ -122,7 +122,7 @@ fn simulated_shop(
         rejects_max: 1,
         now: config.start + i64::from(of.days) * DAY_S,
     };
-    crate::shop::import(&plan, &shop, &mut |done, of| {
+    crate::shop::import(&spec, &shop, &mut |done, of| {
         workspace.progress.show("importing", done, of)
     })?;
     Ok(())
@@ -142,8 +142,8 @@ fn row(item: &ShopItem) -> CatalogRow {
     }
 }
 
-/// Adds what titles say, and lets the type of a thing stand in for a missing category.
-fn mine(rows: &mut [CatalogRow]) {
+/// Adds the attributes of titles. A product's type replaces a missing category.
+fn add_mined_attributes(rows: &mut [CatalogRow]) {
     let titles: Vec<&str> = rows.iter().map(|row| row.title.as_str()).collect();
     let mined = language::mine(&titles, &MiningConfig::default());
     for (row, mined) in rows.iter_mut().zip(mined) {

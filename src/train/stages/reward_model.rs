@@ -1,11 +1,11 @@
-//! CURec's reward model: a recommender that reads reasons.
+//! CURec's reward model: a recommender that reads reasons. It is the bundle's scorer.
 
 use crate::bundle::Part;
 use crate::nn::{self, Din, DinShape, Dropout, Weights};
 use crate::scorer::{Fusion, PositionPenalty, ScorerFile, network_shape};
 use crate::train::batch::Batcher;
 use crate::train::cases::{Case, PredictionTask};
-use crate::train::fit::{self, Plan};
+use crate::train::fit::{self, FitConfig};
 use crate::train::measure;
 use crate::train::recipe::{Loss, Recipe};
 use crate::train::training_data::TrainingData;
@@ -17,9 +17,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// What a place in the order given may cost, when the fusion is fitted.
+/// Weights of the position penalty that are tried when the fusion is fitted.
 const PRIOR_WEIGHTS: [f32; 12] = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
-/// The figure that the best epoch and the fusion are chosen by: NDCG at this cut.
+/// The cut of the NDCG that the best epoch and the fusion are chosen by.
 const CUT: usize = 10;
 
 /// Trains the scorer.
@@ -52,10 +52,10 @@ impl Stage for RewardModel {
             !examples.is_empty(),
             "no slate of the training time holds what was bought"
         );
-        let judges =
+        let validation =
             data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
         let shape = shape(&data, &recipe);
-        let trained = Training { data: &data, recipe: &recipe, shape: &shape, judges: &judges }
+        let trained = ScorerTraining { data: &data, recipe: &recipe, shape: &shape, validation: &validation }
             .run(&examples, workspace)?;
         std::fs::write(workspace.path(Part::Scorer), trained.weights.to_bytes()?)
             .context("writing the scorer")?;
@@ -65,12 +65,12 @@ impl Stage for RewardModel {
             .context("writing the scorer's shape")?;
         Ok(json!({
             "examples": examples.len(),
-            "validation_cases": judges.iter().map(|(task, cases)| (task.as_str(), cases.len())).collect::<std::collections::BTreeMap<_, _>>(),
+            "validation_cases": validation.iter().map(|(task, cases)| (task.as_str(), cases.len())).collect::<std::collections::BTreeMap<_, _>>(),
             "epochs": trained.epochs.iter().map(|epoch| json!({
                 "loss": epoch.loss,
-                "validation_ndcg@10": epoch.verdict,
+                "validation_ndcg@10": epoch.metric,
             })).collect::<Vec<_>>(),
-            "given_ndcg@10": ndcg(&judges, |case, _| case.slate.clone()),
+            "given_ndcg@10": ndcg(&validation, |case, _| case.slate.clone()),
             "fused_ndcg@10": trained.best,
             "prior_weight": trained.fusion.prior_weight,
             "cold_prior_weight": trained.fusion.cold_prior_weight,
@@ -79,7 +79,7 @@ impl Stage for RewardModel {
     }
 }
 
-/// Slates of the training time that hold what was bought: the others can't teach an order.
+/// Slates of the training time with an item that was taken and one that was not. Others teach no order.
 pub fn examples(data: &TrainingData, recipe: &Recipe) -> Vec<Case> {
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
     let split = data.dataset.split;
@@ -105,16 +105,16 @@ fn shape(data: &TrainingData, recipe: &Recipe) -> DinShape {
     }
 }
 
-/// What a training is given.
-struct Training<'a> {
+/// The inputs of a training.
+struct ScorerTraining<'a> {
     data: &'a TrainingData,
     recipe: &'a Recipe,
     shape: &'a DinShape,
-    judges: &'a [(PredictionTask, Vec<Case>)],
+    validation: &'a [(PredictionTask, Vec<Case>)],
 }
 
-/// What came of it.
-struct Trained {
+/// The best weights of a training, and the fusion for them.
+struct TrainedScorer {
     weights: Weights,
     fusion: Fusion,
     best: f64,
@@ -122,8 +122,8 @@ struct Trained {
     steps: usize,
 }
 
-impl Training<'_> {
-    fn run(&self, examples: &[Case], workspace: &mut Workspace<'_>) -> anyhow::Result<Trained> {
+impl ScorerTraining<'_> {
+    fn run(&self, examples: &[Case], workspace: &mut Workspace<'_>) -> anyhow::Result<TrainedScorer> {
         let recipe = &self.recipe.reward_model;
         if recipe.epochs == 0 {
             return self.refit(workspace);
@@ -142,7 +142,7 @@ impl Training<'_> {
             id_dropout: recipe.id_dropout,
         };
         let steps = examples.len().div_ceil(recipe.batch);
-        let plan = Plan {
+        let config = FitConfig {
             epochs: recipe.epochs,
             steps,
             learning_rate: recipe.learning_rate,
@@ -160,69 +160,69 @@ impl Training<'_> {
             let logits = network.forward_train(&batch, &mut dropout)?.logits;
             Ok(loss(&logits, recipe.loss)?)
         };
-        let judge = |_| -> anyhow::Result<f64> {
-            let weights = forget_unseen(Weights::from_varmap(&variables)?, &seen, self.shape);
-            let (verdict, fusion) = self.verdict(&weights)?;
-            if best.as_ref().is_none_or(|best| verdict > best.0) {
-                best = Some((verdict, fusion, weights));
+        let validate = |_| -> anyhow::Result<f64> {
+            let weights = replace_untrained(Weights::from_varmap(&variables)?, &seen, self.shape);
+            let (metric, fusion) = self.validate(&weights)?;
+            if best.as_ref().is_none_or(|best| metric > best.0) {
+                best = Some((metric, fusion, weights));
             }
-            Ok(verdict)
+            Ok(metric)
         };
-        let of = (plan.epochs * steps) as u64;
-        let epochs = fit::fit(&variables, plan, loss_of, judge, |loss, step| {
+        let of = (config.epochs * steps) as u64;
+        let epochs = fit::fit(&variables, config, loss_of, validate, |loss, step| {
             workspace.progress.show_losses("reward model", step as u64, of, &[("loss", loss)]);
         })?;
         let (best, fusion, weights) = best.context("the recipe allows no epoch")?;
         let steps = steps * epochs.len();
-        Ok(Trained { weights, fusion, best, epochs, steps })
+        Ok(TrainedScorer { weights, fusion, best, epochs, steps })
     }
 
-    /// How good these weights are on validation slates, with the best fusion for them: the mean
-    /// over both tasks of NDCG, with the weight that is best for everybody.
-    fn verdict(&self, weights: &Weights) -> anyhow::Result<(f64, Fusion)> {
+    /// The NDCG of these weights on validation slates, as the mean over both tasks, with the position
+    /// penalty that is best for all shoppers; and the best fusion.
+    fn validate(&self, weights: &Weights) -> anyhow::Result<(f64, Fusion)> {
         let mut logits: Vec<Vec<Vec<f32>>> = Vec::new();
-        for (_, cases) in self.judges {
+        for (_, cases) in self.validation {
             let scores = self.data.score((weights, self.shape), None, cases)?;
             logits.push(scores.into_iter().map(|scores| scores.logits).collect());
         }
-        let (verdict, prior) = self.best_prior(&logits, |_| true);
-        // Without cold cases every weight is as good as the first, which is none at all.
-        let cold = self.judges.iter().flat_map(|(_, cases)| cases).any(Case::is_cold);
+        let (ndcg, prior) = self.best_prior(&logits, |_| true);
+        // Without cold cases, every weight is equally good, and the first one is 0.
+        let cold = self.validation.iter().flat_map(|(_, cases)| cases).any(Case::is_cold);
         let cold = if cold { self.best_prior(&logits, Case::is_cold).1 } else { prior };
         let fusion = Fusion { prior_weight: prior.weight, cold_prior_weight: cold.weight };
-        Ok((verdict, fusion))
+        Ok((ndcg, fusion))
     }
 
-    /// The best weight for the cases that are `counted`, and what it gets.
+    /// The best position penalty for the cases that `counts` selects, and its NDCG.
     fn best_prior(
         &self,
         logits: &[Vec<Vec<f32>>],
-        counted: fn(&Case) -> bool,
+        counts: fn(&Case) -> bool,
     ) -> (f64, PositionPenalty) {
-        let verdicts = PRIOR_WEIGHTS.map(|weight| {
+        let scored = PRIOR_WEIGHTS.map(|weight| {
             let prior = PositionPenalty { weight };
             let of_task = |(at, (_, cases)): (usize, &(PredictionTask, Vec<Case>))| {
-                let cases = cases.iter().zip(&logits[at]).filter(|(case, _)| counted(case));
+                let cases = cases.iter().zip(&logits[at]).filter(|(case, _)| counts(case));
                 let each = cases.map(|(case, logits)| {
                     let order: Vec<u32> =
-                        prior.order(logits).into_iter().map(|place| case.slate[place]).collect();
+                        prior.order(logits).into_iter().map(|index| case.slate[index]).collect();
                     measure::ndcg(&order, &case.relevant, CUT)
                 });
                 mean(each)
             };
-            (mean(self.judges.iter().enumerate().map(of_task)), prior)
+            (mean(self.validation.iter().enumerate().map(of_task)), prior)
         });
-        let first = verdicts[0];
-        verdicts.into_iter().fold(first, |best, next| if next.0 > best.0 { next } else { best })
+        let first = scored[0];
+        scored.into_iter().fold(first, |best, next| if next.0 > best.0 { next } else { best })
     }
 
-    /// Takes the scorer that lies on the workspace as it is, and fits its fusion anew.
-    fn refit(&self, workspace: &Workspace<'_>) -> anyhow::Result<Trained> {
+    /// Keeps the weights of the scorer in the workspace, and only fits its fusion.
+    fn refit(&self, workspace: &Workspace<'_>) -> anyhow::Result<TrainedScorer> {
         let bytes = std::fs::read(workspace.path(Part::Scorer))
             .context("reading the scorer whose fusion is to be fitted")?;
         let weights = Weights::from_bytes(&bytes)?;
-        let (best, fusion) = self.verdict(&weights)?;
-        Ok(Trained { weights, fusion, best, epochs: Vec::new(), steps: 0 })
+        let (best, fusion) = self.validate(&weights)?;
+        Ok(TrainedScorer { weights, fusion, best, epochs: Vec::new(), steps: 0 })
     }
 }
 
@@ -233,25 +233,25 @@ fn loss(logits: &Tensor, loss: Loss) -> candle_core::Result<Tensor> {
         Loss::Bce => {
             let (slates, candidates) = logits.dims2()?;
             let row: Vec<f32> =
-                (0..candidates).map(|place| f32::from(u8::from(place == 0))).collect();
+                (0..candidates).map(|index| f32::from(u8::from(index == 0))).collect();
             let labels = Tensor::from_vec(row, (1, candidates), logits.device())?;
             nn::bce_loss(logits, &labels.broadcast_as((slates, candidates))?, &mask)
         }
     }
 }
 
-/// Which items stood in a training slate or history: only their ids have learned anything.
+/// Whether each item is in a training slate or history. Only those have trained id embeddings.
 fn seen_items(examples: &[Case], items: usize) -> Vec<bool> {
     let mut seen = vec![false; items];
     for case in examples {
-        let read = case.history.iter().map(|past| past.item).chain(case.slate.iter().copied());
+        let read = case.history.iter().map(|event| event.item).chain(case.slate.iter().copied());
         read.for_each(|item| seen[item as usize] = true);
     }
     seen
 }
 
-/// Gives items that training never saw the row of the unknown item: their own is still noise.
-fn forget_unseen(mut weights: Weights, seen: &[bool], shape: &DinShape) -> Weights {
+/// Replaces the id embeddings of untrained items, which are still random, by the unknown item's.
+fn replace_untrained(mut weights: Weights, seen: &[bool], shape: &DinShape) -> Weights {
     let Some(rows) = weights.get(nn::ITEM_IDS) else { return weights };
     let mut rows = rows.to_vec();
     let (unknown, known) = rows.split_at_mut(shape.width);
@@ -262,7 +262,7 @@ fn forget_unseen(mut weights: Weights, seen: &[bool], shape: &DinShape) -> Weigh
     weights
 }
 
-fn ndcg(judges: &[(PredictionTask, Vec<Case>)], order: impl Fn(&Case, usize) -> Vec<u32>) -> f64 {
+fn ndcg(validation: &[(PredictionTask, Vec<Case>)], order: impl Fn(&Case, usize) -> Vec<u32>) -> f64 {
     let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
         let each = cases
             .iter()
@@ -270,7 +270,7 @@ fn ndcg(judges: &[(PredictionTask, Vec<Case>)], order: impl Fn(&Case, usize) -> 
             .map(|(at, case)| measure::ndcg(&order(case, at), &case.relevant, CUT));
         mean(each)
     };
-    mean(judges.iter().map(of_task))
+    mean(validation.iter().map(of_task))
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {

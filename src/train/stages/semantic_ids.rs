@@ -1,5 +1,5 @@
-//! From text vectors to semantic ids: codes that say what an item means, and one more that makes
-//! the id its own.
+//! Text vectors to semantic ids: codes that quantise an item's text, and one more that makes the id
+//! unique.
 
 use crate::bundle::{Part, PrefixFull, SemanticIds};
 use crate::nn::rqvae::{self, Quantizer};
@@ -25,7 +25,7 @@ impl Stage for SemanticIdsStage {
     }
 
     fn about(&self) -> &'static str {
-        "Trains a residual quantiser on the items' texts, and gives each item a semantic id of its own"
+        "Trains a residual quantiser on the items' texts, and gives each item a unique semantic id"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -41,10 +41,10 @@ impl Stage for SemanticIdsStage {
         let (plan, seed) = (workspace.recipe.semantic_ids, workspace.recipe.seed);
         let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
         let vectors = reader.vectors(&texts);
-        let known = Known::of(&workspace.dataset(&catalog)?, catalog.len());
+        let known = TrainedItems::of(&workspace.dataset(&catalog)?, catalog.len());
 
         let mut losses = Vec::new();
-        let learnt_from = known.vectors(&vectors);
+        let vectors_trained_on = known.vectors(&vectors);
         let show = &mut |step: rqvae::RqVaeProgress| {
             let error = [("reconstruction error", f64::from(step.losses.reconstruction))];
             let (done, of) = (step.done as u64, step.of as u64);
@@ -53,7 +53,7 @@ impl Stage for SemanticIdsStage {
                 losses.push(step.losses);
             }
         };
-        let quantizer = rqvae::fit(&learnt_from, TEXT_WIDTH, &known.pairs, &plan, seed, show)?;
+        let quantizer = rqvae::fit(&vectors_trained_on, TEXT_WIDTH, &known.pairs, &plan, seed, show)?;
         quantizer.save(&workspace.path(Part::Quantizer))?;
 
         let prefixes: Vec<u16> =
@@ -61,12 +61,12 @@ impl Stage for SemanticIdsStage {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let ids = SemanticIds::draw(&prefixes, plan.levels + 1, plan.codes, &mut rng)?;
         ids.write(&workspace.dir)?;
-        let measured = Measured { vectors: &vectors, ids: &ids, known: &known };
-        Ok(measured.report(&quantizer, &losses))
+        let report = IdsReport { vectors: &vectors, ids: &ids, known: &known };
+        Ok(report.to_json(&quantizer, &losses))
     }
 }
 
-/// Gives an item that came after training an id: the codes of its text, and a last one that no
+/// Gives an id to an item that was added after training: the codes of its text, and a last one that no
 /// other item with these codes has.
 pub fn assign(
     quantizer: &Quantizer,
@@ -77,63 +77,63 @@ pub fn assign(
     ids.add(&quantizer.encode(text), rng).map(<[u16]>::to_vec)
 }
 
-/// What may be learnt from: items that somebody touched before validation starts.
-struct Known {
+/// The items to train on: those with an event before validation starts.
+struct TrainedItems {
     /// Their numbers, ascending.
     items: Vec<u32>,
-    /// Those that one shopper bought one after the other, by their places in `items`.
+    /// Items that a shopper bought one after the other, by their indices in `items`.
     pairs: Vec<(u32, u32)>,
 }
 
-// === impl Known ===
+// === impl TrainedItems ===
 
-impl Known {
+impl TrainedItems {
     fn of(dataset: &Dataset, items: usize) -> Self {
         let until = dataset.split.validate;
         let bought = || dataset.bought.iter().map(|b| &b[..b.partition_point(|b| b.time < until)]);
         let touched = dataset.touched(items, until);
         let items: Vec<u32> =
             (0..).zip(&touched).filter(|(_, touched)| **touched).map(|(item, _)| item).collect();
-        let place = |item: u32| items.partition_point(|&other| other < item) as u32;
+        let index = |item: u32| items.partition_point(|&other| other < item) as u32;
         let pairs = bought()
             .flat_map(|lines| lines.windows(2))
             .filter(|pair| pair[0].item != pair[1].item)
-            .map(|pair| (place(pair[0].item), place(pair[1].item)))
+            .map(|pair| (index(pair[0].item), index(pair[1].item)))
             .collect();
         Self { items, pairs }
     }
 
-    /// (known items, width) of all items' vectors.
+    /// The vectors of these items, from those of all items: (items, width).
     fn vectors(&self, all: &[f32]) -> Vec<f32> {
         let rows = self.items.iter().map(|&item| &all[item as usize * TEXT_WIDTH..][..TEXT_WIDTH]);
         rows.flatten().copied().collect()
     }
 }
 
-/// What is measured, of all items.
-struct Measured<'a> {
+/// The inputs of the report, which is over all items.
+struct IdsReport<'a> {
     vectors: &'a [f32],
     ids: &'a SemanticIds,
-    known: &'a Known,
+    known: &'a TrainedItems,
 }
 
-// === impl Measured ===
+// === impl IdsReport ===
 
-impl Measured<'_> {
-    fn report(&self, quantizer: &Quantizer, losses: &[rqvae::Losses]) -> Value {
+impl IdsReport<'_> {
+    fn to_json(&self, quantizer: &Quantizer, losses: &[rqvae::Losses]) -> Value {
         let levels = quantizer.levels();
-        let alike = self.alike(levels);
+        let alike = self.by_prefix(levels);
         let shared: Vec<usize> = alike.values().copied().filter(|&items| items > 1).collect();
         let depths: Vec<f64> = (1..=self.ids.levels())
-            .map(|depth| share(self.alike(depth).len(), self.ids.len()))
+            .map(|depth| share(self.by_prefix(depth).len(), self.ids.len()))
             .collect();
         json!({
             "items": self.ids.len(),
             "learnt_from": self.known.items.len(),
             "pairs": self.known.pairs.len(),
-            // What no quantiser of these texts can beat: some items read the same.
+            // An upper bound for every quantiser: some items have equal texts.
             "different_texts": share(self.different_texts(), self.ids.len()),
-            // Different ids over items, by how many codes are looked at; the last one was drawn.
+            // Distinct prefixes over items, by the number of codes; the last code was drawn.
             "unique": depths[levels - 1],
             "unique_with_last": depths[levels],
             "unique_by_depth": depths,
@@ -146,8 +146,8 @@ impl Measured<'_> {
         })
     }
 
-    /// How many items have each beginning of `depth` codes.
-    fn alike(&self, depth: usize) -> FxHashMap<&[u16], usize> {
+    /// The number of items with each prefix of `depth` codes.
+    fn by_prefix(&self, depth: usize) -> FxHashMap<&[u16], usize> {
         let mut alike = FxHashMap::default();
         for id in self.ids.iter() {
             *alike.entry(&id[..depth]).or_default() += 1;
@@ -161,7 +161,7 @@ impl Measured<'_> {
         texts.collect::<rustc_hash::FxHashSet<_>>().len()
     }
 
-    /// Items that nothing was learnt from, and the share of them whose codes nobody else has.
+    /// Items that were not trained on, and the share of them whose codes no other item has.
     fn later(&self, alike: &FxHashMap<&[u16], usize>, levels: usize) -> Value {
         let is_later = |item: &u32| self.known.items.binary_search(item).is_err();
         let later: Vec<u32> = (0..self.ids.len() as u32).filter(is_later).collect();
@@ -170,7 +170,7 @@ impl Measured<'_> {
         json!({ "items": later.len(), "alone": share(alone, later.len()) })
     }
 
-    /// The share of a level's codes that some item has, and over how many they are spread.
+    /// The share of a level's codes that are used, and the perplexity of their distribution.
     fn usage(&self, level: usize) -> Value {
         let mut counts = vec![0_usize; self.ids.codes()];
         for id in self.ids.iter() {
@@ -185,8 +185,8 @@ impl Measured<'_> {
         })
     }
 
-    /// The mean squared distance of texts from what their codes stand for, by how many are looked
-    /// at; and of texts from their mean, which is what no code at all would leave.
+    /// The mean squared error of the texts reconstructed from their codes, by the number of codes; and
+    /// that of the texts' mean, which is the error without codes.
     fn reconstruction(&self, quantizer: &Quantizer) -> Value {
         let rows: Vec<&[f32]> = self.vectors.chunks(TEXT_WIDTH).collect();
         let mut mean = [0.0_f32; TEXT_WIDTH];
@@ -196,13 +196,13 @@ impl Measured<'_> {
             }
         }
         let mean_of = |each: Vec<f64>| rounded(each.iter().sum::<f64>() / rows.len() as f64, 4);
-        let told = |depth: usize| {
+        let error = |depth: usize| {
             let ids: Vec<&[u16]> = self.ids.iter().collect();
-            let told = ids.par_iter().zip(&rows);
-            mean_of(told.map(|(id, row)| apart(row, &quantizer.decode(&id[..depth]))).collect())
+            let pairs = ids.par_iter().zip(&rows);
+            mean_of(pairs.map(|(id, row)| apart(row, &quantizer.decode(&id[..depth]))).collect())
         };
         json!({
-            "by_depth": (1..=quantizer.levels()).map(told).collect::<Vec<_>>(),
+            "by_depth": (1..=quantizer.levels()).map(error).collect::<Vec<_>>(),
             "without_codes": mean_of(rows.iter().map(|row| apart(row, &mean)).collect()),
         })
     }

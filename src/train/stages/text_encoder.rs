@@ -1,4 +1,4 @@
-//! From the shop's texts to vectors that tell what belongs together.
+//! Trains the text encoder: texts that belong together get similar vectors.
 
 use crate::bundle::{Catalog, HISTORY_LEN, Part};
 use crate::evidence;
@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// Texts beside the titles that the tokenizer learns from.
+/// Patterns and reasons that the tokenizer learns from, beside the items' texts.
 const TOKENIZED_MAX: usize = 20_000;
 
 /// Trains the tokenizer and the static text encoder.
@@ -39,7 +39,7 @@ impl Stage for TextEncoderStage {
     fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
         let (catalog, recipe) = (workspace.catalog()?, workspace.recipe.clone());
         let dataset = workspace.dataset(&catalog)?;
-        let texts = Texts::gather(
+        let texts = TextPairs::gather(
             &dataset,
             &catalog,
             &recipe.shop.currency,
@@ -71,14 +71,14 @@ impl Stage for TextEncoderStage {
     }
 }
 
-/// Texts of the training time, and which of them belong together.
-struct Texts {
+/// Texts of the training time, and the pairs that belong together.
+struct TextPairs {
     items: Vec<String>,
     pairs: Vec<(String, String)>,
 }
 
-impl Texts {
-    /// Reads nothing at or after the moment when validation starts.
+impl TextPairs {
+    /// Collects the texts. Events at or after the start of validation are not read.
     fn gather(
         dataset: &Dataset,
         catalog: &Catalog,

@@ -76,7 +76,7 @@ impl Stage for Write {
                 let writer = Writer::new(workspace, &reranker, &catalog, &currency, of)?;
                 let cards = &mut snapshot.cards;
                 by_model = rewrite(workspace, &writer, &dataset, cards, &shoppers, &mut patterns)?;
-                snapshot.reread(&reader);
+                snapshot.encode_reasons(&reader);
             }
             if workspace.recipe.expects_items() {
                 let total = shoppers.len() as u64;

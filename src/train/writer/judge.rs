@@ -65,7 +65,7 @@ impl Writer<'_> {
         let snapshot = &mut snapshots[0];
         let as_of = snapshot.cards.as_of;
         self.reasons(workspace, JUDGED_REASONS, dataset, &mut snapshot.cards.items, as_of)?;
-        snapshot.reread(reader);
+        snapshot.encode_reasons(reader);
         let (reasons, both) = (gain(&data, &cases)?, gain(&data, &with_patterns)?);
         let worth = Worth { reasons: bears(reasons), patterns: bears(patterns) };
         let told = json!({
