@@ -60,12 +60,12 @@ pub struct ImportArgs {
 
 impl SimulateArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let config = simulate::Config {
+        let config = simulate::SimulationConfig {
             seed: self.seed,
             shoppers: self.shoppers,
             products: self.products,
             days: self.days,
-            ..simulate::Config::default()
+            ..simulate::SimulationConfig::default()
         };
         let mut progress = TerminalProgress::new();
         let summary = simulate::simulate(&config, &self.out, &mut |done, of| {

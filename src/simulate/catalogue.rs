@@ -1,11 +1,11 @@
 //! The products: drawn once, from the seed.
 //!
-//! Most belong to a collection, which is one brand's style, palette and motif across a few
-//! categories. Collections are what makes a teapot and its cups recognisable as a set.
+//! Most belong to a collection: one brand's style, colours and motif across a few categories. A
+//! collection makes a teapot and its cups recognisable as a set.
 
-use super::Config;
+use super::SimulationConfig;
 use super::dice::{Purpose, one, stream, weighted};
-use super::goods::{CATEGORIES, Kind};
+use super::goods::{CATEGORIES, ProductKind};
 use super::season::Season;
 use super::title::{self, Label};
 use super::words::{
@@ -22,21 +22,21 @@ const COLLECTION_ITEMS: u32 = 13;
 const COLLECTION_CATEGORIES: usize = 4;
 /// The share of products that belong to a collection.
 const COLLECTED_SHARE: f64 = 0.78;
-/// The share of products that are there on the first day; the others are launched later.
+/// The share of products sold from the first day. The others are launched later.
 const FIRST_DAY_SHARE: f64 = 0.62;
-/// The share of products that are taken off the shelves before the end.
+/// The share of products that are retired before the end.
 const RETIRED_SHARE: f64 = 0.12;
 /// The share of products that have one wave of popularity.
 const WAVE_SHARE: f64 = 0.15;
 
 /// A product type with its names resolved to numbers.
 #[derive(Debug)]
-pub struct KindEntry {
-    /// What the tables say.
-    pub kind: &'static Kind,
+pub struct CatalogueKind {
+    /// Its entry in the tables.
+    pub kind: &'static ProductKind,
     /// The number of its category.
     pub category: u8,
-    /// The numbers of the types that are wanted after it.
+    /// The numbers of the types that complement it.
     pub goes_with: Vec<u16>,
 }
 
@@ -54,21 +54,21 @@ pub struct Collection {
     materials: [u8; 3],
 }
 
-/// A time during which a product is talked about.
+/// A wave of a product's popularity.
 #[derive(Clone, Copy, Debug)]
 pub struct Wave {
     /// Its middle, in days.
     peak: f32,
     /// Its spread, in days.
     spread: f32,
-    /// What it adds in the middle, in logits.
+    /// Its height in the middle, in logits.
     height: f32,
 }
 
 /// A product.
 #[derive(Debug)]
-pub struct Item {
-    /// What the shop calls it.
+pub struct SimItem {
+    /// Its title.
     pub title: String,
     /// One or two sentences.
     pub description: String,
@@ -86,7 +86,7 @@ pub struct Item {
     pub cents: u32,
     /// The logarithm of its list price over the usual price of its type.
     pub dearness: f32,
-    /// What everybody likes about it, in logits.
+    /// Its quality, in logits: the same for every shopper.
     pub quality: f32,
     /// The day on which it is first sold.
     pub launched: u16,
@@ -97,24 +97,24 @@ pub struct Item {
 
 /// Everything that is sold at some time.
 #[derive(Debug)]
-pub struct Catalogue {
+pub struct SimCatalogue {
     /// The product types.
-    pub kinds: Vec<KindEntry>,
+    pub kinds: Vec<CatalogueKind>,
     /// The collections.
     pub collections: Vec<Collection>,
     /// The products, by number.
-    pub items: Vec<Item>,
+    pub items: Vec<SimItem>,
 }
 
-impl Catalogue {
+impl SimCatalogue {
     /// Draws the catalogue of a configuration.
-    pub fn draw(config: &Config) -> Self {
+    pub fn draw(config: &SimulationConfig) -> Self {
         let kinds = kinds();
         let mut rng = stream(config.seed, Purpose::Catalogue, 0, 0);
         let count = config.products.div_ceil(COLLECTION_ITEMS);
         let collections: Vec<_> = (0..count).map(|index| collection(index, &mut rng)).collect();
         let mut titles = FxHashSet::default();
-        let mut items: Vec<Item> = Vec::with_capacity(config.products as usize);
+        let mut items: Vec<SimItem> = Vec::with_capacity(config.products as usize);
         for index in 0..config.products {
             let mut rng = stream(config.seed, Purpose::Catalogue, 1, u64::from(index));
             let item = item(config, &kinds, &collections, &mut titles, &mut rng);
@@ -124,13 +124,13 @@ impl Catalogue {
     }
 }
 
-impl Item {
+impl SimItem {
     /// Whether it is sold on `day`.
     pub fn sold(&self, day: u16) -> bool {
         (self.launched..self.retired).contains(&day)
     }
 
-    /// How much it is talked about on `day`, in logits: a launch and perhaps a later wave.
+    /// Its popularity on `day`, in logits: that of its launch, and perhaps a later wave.
     pub fn trend(&self, day: u16) -> f32 {
         let age = f32::from(day.saturating_sub(self.launched));
         let launch = if self.launched == 0 { 0.0 } else { 0.8 * (-age / 40.0).exp() };
@@ -142,7 +142,7 @@ impl Item {
     }
 }
 
-fn kinds() -> Vec<KindEntry> {
+fn kinds() -> Vec<CatalogueKind> {
     let flat = || {
         let categories = CATEGORIES.iter().enumerate();
         categories.flat_map(|(number, category)| category.kinds.iter().map(move |k| (number, k)))
@@ -150,10 +150,10 @@ fn kinds() -> Vec<KindEntry> {
     let names: Vec<_> = flat().map(|(_, kind)| kind.name).collect();
     let resolve = |name: &&str| {
         let at = names.iter().position(|known| known == name);
-        at.expect("a type goes with types of the tables") as u16
+        at.expect("a type is complemented by types of the tables") as u16
     };
     flat()
-        .map(|(category, kind)| KindEntry {
+        .map(|(category, kind)| CatalogueKind {
             kind,
             category: category as u8,
             goes_with: kind.goes_with.iter().map(resolve).collect(),
@@ -186,8 +186,8 @@ fn collection(index: u32, rng: &mut impl Rng) -> Collection {
     }
 }
 
-/// The name of a collection. Heads and tails step together, so that neighbours differ in both;
-/// when all pairs are used up, the names start over as "New …".
+/// The name of a collection. Heads and tails advance together, so that neighbours differ in both. After
+/// all pairs, the names begin again with "New …".
 fn collection_name(index: usize) -> String {
     let pairs = COLLECTION_HEADS.len() * COLLECTION_TAILS.len();
     let head = COLLECTION_HEADS[index % COLLECTION_HEADS.len()];
@@ -198,12 +198,12 @@ fn collection_name(index: usize) -> String {
 }
 
 fn item(
-    config: &Config,
-    kinds: &[KindEntry],
+    config: &SimulationConfig,
+    kinds: &[CatalogueKind],
     collections: &[Collection],
     titles: &mut FxHashSet<String>,
     rng: &mut impl Rng,
-) -> Item {
+) -> SimItem {
     let number = rng.random_range(0..collections.len());
     let chosen = rng.random_bool(COLLECTED_SHARE).then(|| (number, &collections[number]));
     let category = draw_category(chosen.map(|(_, collection)| collection), rng);
@@ -218,7 +218,7 @@ fn item(
     let title = title::unique(&label, titles, rng);
     let description = title::describe(&label, rng);
     let (launched, retired) = draw_life(config.days as u16, rng);
-    Item {
+    SimItem {
         title,
         description,
         kind: kind as u16,
@@ -247,7 +247,11 @@ fn draw_category(collection: Option<&Collection>, rng: &mut impl Rng) -> usize {
     possible[weighted(rng, &weights).expect("categories have positive weights")]
 }
 
-fn draw_facets(kind: &KindEntry, collection: Option<&Collection>, rng: &mut impl Rng) -> [u8; 6] {
+fn draw_facets(
+    kind: &CatalogueKind,
+    collection: Option<&Collection>,
+    rng: &mut impl Rng,
+) -> [u8; 6] {
     let style = collection.map_or_else(|| rng.random_range(0..STYLES.len()) as u8, |c| c.style);
     let look = &STYLES[usize::from(style)];
     let color = match collection {
@@ -275,9 +279,9 @@ fn draw_facets(kind: &KindEntry, collection: Option<&Collection>, rng: &mut impl
     ]
 }
 
-/// A material that the type can be made of; the collection's own, or the style's, if it can.
+/// A material of the type, if possible one of the collection or the style.
 fn draw_material(
-    kind: &KindEntry,
+    kind: &CatalogueKind,
     collection: Option<&Collection>,
     style: u8,
     rng: &mut impl Rng,
@@ -294,7 +298,7 @@ fn draw_material(
 }
 
 /// A list price in hundredths, log-normal about the type's and the tier's, and its dearness.
-fn draw_price(kind: &Kind, brand: u8, rng: &mut impl Rng) -> (u32, f32) {
+fn draw_price(kind: &ProductKind, brand: u8, rng: &mut impl Rng) -> (u32, f32) {
     let tier = BRANDS[usize::from(brand)].1;
     let price = kind.price * tier.factor() * (0.22 * normal(rng)).exp();
     // Shops end their prices on 49 and 99.
@@ -302,7 +306,7 @@ fn draw_price(kind: &Kind, brand: u8, rng: &mut impl Rng) -> (u32, f32) {
     (cents, (cents as f32 / (100.0 * kind.price)).ln())
 }
 
-fn draw_season(kind: &Kind, festive: bool, rng: &mut impl Rng) -> Season {
+fn draw_season(kind: &ProductKind, festive: bool, rng: &mut impl Rng) -> Season {
     let feast = festive && kind.season == Season::AllYear && rng.random_bool(0.16);
     if !feast {
         return kind.season;

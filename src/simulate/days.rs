@@ -1,15 +1,15 @@
-//! The passing of days.
+//! The loop over days.
 
-use super::catalogue::Catalogue;
+use super::catalogue::SimCatalogue;
 use super::dice::{Purpose, stream};
-use super::memory::{Memory, SimPurchase};
+use super::memory::{PurchaseMemory, SimPurchase};
 use super::mood::Mood;
 use super::persona::Persona;
 use super::season::{bustle, day_of_year};
 use super::shelf::Shelf;
-use super::visit::{Happening, Visit};
-use super::write::Folder;
-use super::{Config, DAYS_MAX, PRODUCTS_MAX, SHOPPERS_MAX, Summary};
+use super::visit::{SimEvent, Visit};
+use super::write::OutputFolder;
+use super::{DAYS_MAX, PRODUCTS_MAX, SHOPPERS_MAX, SimulationConfig, SimulationSummary};
 use anyhow::ensure;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -17,32 +17,32 @@ use rand_distr::{Distribution, Exp1};
 use std::path::Path;
 
 const DAY_SECONDS: i64 = 86_400;
-/// At least the bustle of any day; visits are proposed at this pace and thinned to the day's.
+/// An upper bound of any day's bustle. Visits are proposed at this rate, and thinned to the day's.
 const BUSTLE_MAX: f32 = 1.9;
 /// A day that never comes.
 const NEVER: u16 = u16::MAX;
 
-/// Writes a simulated shop into the new folder `out`, all or nothing. `progress` hears the days
-/// done, and of how many.
+/// Writes a simulated shop into the new folder `out`, all or nothing. `progress` receives the days done
+/// and their total.
 pub fn simulate(
-    config: &Config,
+    config: &SimulationConfig,
     out: &Path,
     progress: &mut dyn FnMut(u64, u64),
-) -> anyhow::Result<Summary> {
+) -> anyhow::Result<SimulationSummary> {
     check(config)?;
-    let folder = Folder::create(out)?;
-    let catalogue = Catalogue::draw(config);
+    let folder = OutputFolder::create(out)?;
+    let catalogue = SimCatalogue::draw(config);
     folder.write_items(&catalogue)?;
     folder.write_shoppers(config)?;
-    let mut log = folder.log(Summary {
+    let mut log = folder.log(SimulationSummary {
         products: u64::from(config.products),
         shoppers: u64::from(config.shoppers),
-        ..Summary::default()
+        ..SimulationSummary::default()
     })?;
     let mut town = Town::new(config, &catalogue);
     for day in 0..config.days as u16 {
-        for happening in town.live(day) {
-            log.write(happening)?;
+        for event in town.simulate_day(day) {
+            log.write(event)?;
         }
         progress(u64::from(day) + 1, u64::from(config.days));
     }
@@ -53,7 +53,7 @@ pub fn simulate(
     Ok(summary)
 }
 
-fn check(config: &Config) -> anyhow::Result<()> {
+fn check(config: &SimulationConfig) -> anyhow::Result<()> {
     let limits = [
         ("shoppers", config.shoppers, SHOPPERS_MAX),
         ("products", config.products, PRODUCTS_MAX),
@@ -67,26 +67,26 @@ fn check(config: &Config) -> anyhow::Result<()> {
 
 /// The shop and everybody who may visit it.
 struct Town<'a> {
-    config: &'a Config,
-    catalogue: &'a Catalogue,
+    config: &'a SimulationConfig,
+    catalogue: &'a SimCatalogue,
     shelf: Shelf<'a>,
-    memories: Vec<Memory>,
-    /// The day of each shopper's next visit. Apart from the memories, because all of them are
-    /// read every day.
+    memories: Vec<PurchaseMemory>,
+    /// The day of each shopper's next visit. They are apart from the memories, because every day reads
+    /// all of them.
     next_visits: Vec<u16>,
     baskets: u64,
-    /// What happened today.
-    today: Vec<Happening>,
+    /// The events of the day.
+    today: Vec<SimEvent>,
 }
 
 impl<'a> Town<'a> {
-    fn new(config: &'a Config, catalogue: &'a Catalogue) -> Self {
+    fn new(config: &'a SimulationConfig, catalogue: &'a SimCatalogue) -> Self {
         let shoppers = config.shoppers as usize;
         let mut town = Self {
             config,
             catalogue,
             shelf: Shelf::new(catalogue, config),
-            memories: vec![Memory::EMPTY; shoppers],
+            memories: vec![PurchaseMemory::EMPTY; shoppers],
             next_visits: vec![0; shoppers],
             baskets: 0,
             today: Vec::new(),
@@ -100,22 +100,22 @@ impl<'a> Town<'a> {
         town
     }
 
-    /// Lives through a day, and gives what happened in the order of time.
-    fn live(&mut self, day: u16) -> &[Happening] {
+    /// Simulates a day, and returns its events in time order.
+    fn simulate_day(&mut self, day: u16) -> &[SimEvent] {
         self.today.clear();
         self.shelf.open(day);
         for shopper in 0..self.config.shoppers {
             if self.next_visits[shopper as usize] == day {
-                self.come(shopper, day);
+                self.propose_visit(shopper, day);
             }
         }
-        // Stable, so events of one second stay in the order in which they were made.
-        self.today.sort_by_key(|happening| happening.time);
+        // The sort is stable: events of one second keep their order.
+        self.today.sort_by_key(|event| event.time);
         &self.today
     }
 
-    /// Lets a shopper come, or not after all if the day is calm; plans the next time.
-    fn come(&mut self, shopper: u32, day: u16) {
+    /// Draws whether a shopper visits, by the day's bustle, and the day of their next visit.
+    fn propose_visit(&mut self, shopper: u32, day: u16) {
         let persona = Persona::draw(self.config, shopper);
         let mut rng = self.visit_stream(shopper);
         self.next_visits[shopper as usize] = day.saturating_add(gap(&persona, &mut rng));
@@ -126,9 +126,8 @@ impl<'a> Town<'a> {
     }
 
     fn visit(&mut self, shopper: u32, persona: &Persona, day: u16, mut rng: ChaCha8Rng) {
-        // From seven to nine in the evening, most often in between. Even a visit in which every
-        // place of every list is clicked and carted ends before midnight, so that days follow
-        // one another in the files.
+        // From 7:00 to 21:00, most often in between. Even a visit that clicks and carts every product of
+        // every list ends before midnight, so that the files are in time order.
         let hours = 7.0 + 7.0 * (rng.random::<f64>() + rng.random::<f64>());
         let memory = &mut self.memories[shopper as usize];
         let bought = Visit {
@@ -139,9 +138,9 @@ impl<'a> Town<'a> {
             shopper,
             clock: self.config.start + i64::from(day) * DAY_SECONDS + (hours * 3_600.0) as i64,
             rng,
-            happenings: &mut self.today,
+            events: &mut self.today,
         }
-        .spend(self.baskets + 1);
+        .simulate(self.baskets + 1);
         if bought.is_empty() {
             return;
         }
@@ -152,7 +151,7 @@ impl<'a> Town<'a> {
         }
     }
 
-    /// The chance of a shopper's next visit; each call opens another stream.
+    /// The random stream of a shopper's next visit. Each call opens another one.
     fn visit_stream(&mut self, shopper: u32) -> ChaCha8Rng {
         let visits = &mut self.memories[shopper as usize].visits;
         *visits += 1;
@@ -160,7 +159,7 @@ impl<'a> Town<'a> {
     }
 }
 
-/// Days until a shopper next thinks of the shop: at least one, [`NEVER`] at most.
+/// Days until a shopper's next proposed visit: from 1 to [`NEVER`].
 fn gap(persona: &Persona, rng: &mut impl Rng) -> u16 {
     let wait: f32 = Exp1.sample(rng);
     let days = (wait / (persona.visits_per_day * BUSTLE_MAX)).ceil();

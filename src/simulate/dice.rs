@@ -1,23 +1,23 @@
-//! Independent streams of chance.
+//! Independent random streams.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// What a stream decides. Streams of different purposes never share a number.
+/// The purpose of a stream. Streams of different purposes are independent.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
     /// Collections and products.
     Catalogue = 1,
-    /// Who a shopper is.
+    /// A shopper's persona.
     Persona = 2,
-    /// What happens during one visit.
+    /// The events of one visit.
     Visit = 3,
     /// Which products are on sale in a week.
     Sale = 4,
 }
 
-/// The stream of `purpose` for the pair (`who`, `when`). ChaCha is keyed by all four numbers, so
-/// a stream can be opened anywhere without having read another: that is what keeps memory flat.
+/// The stream of `purpose` for the pair (`who`, `when`). All four numbers are ChaCha's key, so any stream
+/// can be opened at any time. Nothing has to be stored.
 pub fn stream(seed: u64, purpose: Purpose, who: u64, when: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip([seed, purpose as u64, who, when]) {
@@ -41,7 +41,7 @@ pub fn weighted(rng: &mut impl Rng, weights: &[f32]) -> Option<usize> {
         }
         left -= weight;
     }
-    // Rounding may walk past the end.
+    // By rounding, the loop may end without a choice.
     weights.iter().rposition(|&weight| weight > 0.0)
 }
 

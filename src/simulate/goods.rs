@@ -1,34 +1,34 @@
-//! What is sold: categories, their product types, and which types go together.
+//! The tables of what is sold: categories, their product types, and types that complement each other.
 
 use super::season::Season;
 
-/// How a product type is bought again.
+/// How shoppers buy a product type again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nature {
     /// One is enough for a long time.
     Durable,
     /// More of the same set is welcome.
     Collected,
-    /// Used up: wanted again after about so many days.
+    /// Used up after about this many days, and then wanted again.
     Consumed(u16),
 }
 
 /// A product type.
 #[derive(Debug)]
-pub struct Kind {
+pub struct ProductKind {
     /// Its noun in the singular.
     pub name: &'static str,
     /// Its noun in the plural.
     pub plural: &'static str,
     /// Its usual price.
     pub price: f32,
-    /// What it can be made of.
+    /// Its possible materials.
     pub materials: &'static [&'static str],
     /// How it is bought again.
     pub nature: Nature,
     /// The season that it belongs to.
     pub season: Season,
-    /// Types that are wanted after it, by name.
+    /// The names of the types that complement it.
     pub goes_with: &'static [&'static str],
 }
 
@@ -37,16 +37,16 @@ pub struct Kind {
 pub struct Category {
     /// Its name.
     pub name: &'static str,
-    /// How much of the catalogue it holds, relative to others.
+    /// Its relative share of the catalogue.
     pub weight: f32,
     /// Whether it has products for feasts.
     pub festive: bool,
     /// Details that a title may name: "with …".
     pub features: &'static [&'static str],
-    /// What its products are given or used for.
+    /// The occasions of its products.
     pub occasions: &'static [&'static str],
     /// Its product types.
-    pub kinds: &'static [Kind],
+    pub kinds: &'static [ProductKind],
 }
 
 use Nature::{Collected, Consumed, Durable};
@@ -62,12 +62,12 @@ const fn kind(
     materials: Words,
     nature: Nature,
     goes_with: Words,
-) -> Kind {
-    Kind { name, plural, price, materials, nature, season: AllYear, goes_with }
+) -> ProductKind {
+    ProductKind { name, plural, price, materials, nature, season: AllYear, goes_with }
 }
 
 /// The same type, bound to a season.
-const fn of(season: Season, mut kind: Kind) -> Kind {
+const fn of(season: Season, mut kind: ProductKind) -> ProductKind {
     kind.season = season;
     kind
 }

@@ -1,16 +1,16 @@
-//! What the simulation keeps of a shopper between two visits.
+//! The state of a shopper between two visits.
 
 /// Purchases that a shopper remembers.
 pub const REMEMBERED: usize = 48;
 
-/// The last purchases of a shopper: the only thing that cannot be drawn again from the seed.
+/// The last purchases of a shopper. Everything else is drawn again from the seed.
 #[derive(Clone, Debug)]
-pub struct Memory {
+pub struct PurchaseMemory {
     items: [u32; REMEMBERED],
     days: [u16; REMEMBERED],
     /// Purchases so far; the last [`REMEMBERED`] are kept in a ring.
     bought: u32,
-    /// Visits so far: the number that opens the next visit's stream of chance.
+    /// Visits so far: the number of the next visit's random stream.
     pub visits: u32,
 }
 
@@ -23,26 +23,26 @@ pub struct SimPurchase {
     pub day: u16,
 }
 
-impl Memory {
-    /// The memory of someone who never bought.
+impl PurchaseMemory {
+    /// The memory of a shopper without purchases.
     pub const EMPTY: Self =
         Self { items: [0; REMEMBERED], days: [0; REMEMBERED], bought: 0, visits: 0 };
 
-    /// Remembers a purchase, perhaps in the place of the oldest.
+    /// Remembers a purchase. A full memory forgets the oldest.
     pub fn remember(&mut self, bought: SimPurchase) {
-        let place = self.bought as usize % REMEMBERED;
-        self.items[place] = bought.item;
-        self.days[place] = bought.day;
+        let slot = self.bought as usize % REMEMBERED;
+        self.items[slot] = bought.item;
+        self.days[slot] = bought.day;
         self.bought += 1;
     }
 
-    /// What is remembered, latest first.
+    /// The remembered purchases, latest first.
     pub fn latest(&self) -> impl Iterator<Item = SimPurchase> {
         let bought = self.bought as usize;
         let kept = bought.min(REMEMBERED);
         (1..=kept).map(move |back| {
-            let place = (bought - back) % REMEMBERED;
-            SimPurchase { item: self.items[place], day: self.days[place] }
+            let slot = (bought - back) % REMEMBERED;
+            SimPurchase { item: self.items[slot], day: self.days[slot] }
         })
     }
 }
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_oldest_purchase_is_forgotten_first() {
-        let mut memory = Memory::EMPTY;
+        let mut memory = PurchaseMemory::EMPTY;
         let total = REMEMBERED as u32 + 8;
         for item in 0..total {
             memory.remember(SimPurchase { item, day: item as u16 });
@@ -64,6 +64,6 @@ mod tests {
 
     #[test]
     fn a_memory_is_small() {
-        assert_eq!(size_of::<Memory>(), 296);
+        assert_eq!(size_of::<PurchaseMemory>(), 296);
     }
 }

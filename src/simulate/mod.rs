@@ -1,15 +1,14 @@
-//! What would a plausible shop look like, if nobody's data could be shipped?
+//! What would a plausible shop look like, if no real data can be published?
 //!
-//! A small shop that the project makes itself, from a seed: products with titles, attributes and
-//! prices, and shoppers with tastes, budgets and lives. Days pass one by one; on each, the shop
-//! shows lists, and shoppers examine, click, fill carts and buy. What they truly felt goes to the
-//! oracle's files, which no model reads.
+//! A small shop from a seed: products with titles, attributes and prices, and shoppers with tastes,
+//! budgets and lives. On each day the shop shows lists, and shoppers examine, click, fill carts and buy.
+//! Their true utilities go to the oracle's files, which no model reads.
 //!
-//! Time is the outer loop, so that events come out sorted and none is kept longer than its day.
-//! A shopper costs one `Memory` and the day of the next visit, 298 bytes, and
-//! the share of a day's events: 330 bytes in all, measured between 20,000 and 200,000 shoppers.
-//! The persona is drawn again from its seed at every visit. Memory is therefore proportional to
-//! shoppers and products, and does not grow with days.
+//! The outer loop is over days, so events are generated in time order, and none is kept longer than its
+//! day. A shopper takes 330 bytes, measured between 20,000 and 200,000 shoppers: a `PurchaseMemory` and
+//! the day of the next visit are 298, and the rest is the share of a day's events. The persona is drawn
+//! again from its seed at every visit. So memory is proportional to shoppers and products, and does not
+//! grow with days.
 
 mod catalogue;
 mod days;
@@ -33,17 +32,17 @@ pub use days::simulate;
 use crate::domain::Timestamp;
 use serde::Serialize;
 
-/// The most days that one run may cover: a day's number has to fit 16 bits.
+/// Days, at most: a day's number has 16 bits.
 pub const DAYS_MAX: u32 = 20_000;
-/// The most products: an id has to fit its columns and the shop sorts its shelves every day.
+/// Products, at most: an id has five digits or six, and every day sorts the shelves.
 pub const PRODUCTS_MAX: u32 = 200_000;
-/// The most shoppers: 30 GB of memory.
+/// Shoppers, at most: they take 30 GB of memory.
 pub const SHOPPERS_MAX: u32 = 100_000_000;
 
-/// Which shop to make. The same configuration gives the same bytes.
+/// The configuration of a simulated shop. Equal configurations give equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Config {
-    /// Where all chance comes from.
+pub struct SimulationConfig {
+    /// The seed of everything random.
     pub seed: u64,
     /// How many shoppers: `1..=SHOPPERS_MAX`.
     pub shoppers: u32,
@@ -55,28 +54,28 @@ pub struct Config {
     pub start: Timestamp,
 }
 
-impl Default for Config {
+impl Default for SimulationConfig {
     fn default() -> Self {
         // 1 704 067 200 is 2024-01-01T00:00:00Z.
         Self { seed: 7, shoppers: 6_000, products: 3_000, days: 730, start: 1_704_067_200 }
     }
 }
 
-/// What was written.
+/// The counts of a simulated shop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct SimulationSummary {
     /// Products in the catalogue.
     pub products: u64,
     /// Shoppers, with or without events.
     pub shoppers: u64,
-    /// Rows of the events' file.
+    /// Events.
     pub events: u64,
-    /// Of them clicks.
+    /// Clicks among them.
     pub clicks: u64,
-    /// Of them additions to a cart.
+    /// Additions to a cart among them.
     pub carts: u64,
-    /// Of them purchases.
+    /// Purchases among them.
     pub purchases: u64,
-    /// Checkouts; a purchase belongs to exactly one.
+    /// Baskets; a purchase belongs to exactly one.
     pub baskets: u64,
 }

@@ -1,65 +1,65 @@
-//! What a shopper wants at one moment: the true utility of every product.
+//! The true utility of every product for a shopper at one moment.
 //!
 //! ```text
 //! utility = taste · facets + interest + life + means + season + needs + quality + trend
 //! ```
 //!
-//! Needs come from what was bought before: complements are wanted, substitutes of durables are
-//! not, and what is used up is wanted again.
+//! Needs depend on earlier purchases: complements gain, substitutes of durables lose, and products that
+//! are used up gain again.
 
-use super::Config;
-use super::catalogue::{Catalogue, Item};
+use super::SimulationConfig;
+use super::catalogue::{SimCatalogue, SimItem};
 use super::goods::{CATEGORIES, Nature};
-use super::memory::Memory;
+use super::memory::PurchaseMemory;
 use super::persona::Persona;
 use super::season::day_of_year;
 use super::words::{Facet, OCCASIONS, VALUES, number};
 
-/// What a complement of the last purchases gains, in logits, and the days after which it fades.
+/// The gain of a complement of a purchase, in logits, and the days over which it fades.
 const COMPLEMENT: (f32, f32) = (1.3, 60.0);
-/// What another product of a collection gains that was bought from, and the days.
+/// The gain of another product of a purchase's collection, and the days.
 const COLLECTION: (f32, f32) = (1.7, 180.0);
-/// What a second durable of the same type loses, and the days.
+/// The loss of another durable of the same type, and the days.
 const SUBSTITUTE: (f32, f32) = (-4.5, 500.0);
-/// What the same product loses when it is not used up.
+/// The loss of the same product, if it is not used up.
 const OWNED: f32 = -5.5;
-/// What a type that is used up gains when it is due, and loses just after a purchase.
+/// The gain of a consumed type when it is due, and its loss just after a purchase.
 const DUE: (f32, f32) = (0.1, -3.5);
-/// What the very product gains besides, when it is due.
+/// The additional gain of the same product when it is due.
 const LOYALTY: f32 = 0.7;
-/// What a category gains by a life event.
+/// The gain of a category by a life event.
 const LIFE_CATEGORY: f32 = 1.2;
-/// What an occasion gains by a life event.
+/// The gain of an occasion by a life event.
 const LIFE_OCCASION: f32 = 1.4;
-/// The least that a price can do to utility.
+/// The lower bound of a price's part in the utility.
 const PRICE_FLOOR: f32 = -5.0;
 
-/// The state of mind of a shopper during one visit.
+/// The utilities of a shopper during one visit.
 #[derive(Debug)]
 pub struct Mood<'a> {
-    catalogue: &'a Catalogue,
+    catalogue: &'a SimCatalogue,
     persona: &'a Persona,
     day: u16,
     /// The day of the year.
     pub day_of_year: f32,
     taste: [f32; VALUES],
-    /// What each category gains, by number.
+    /// The gain of each category, by number.
     pub categories: [f32; CATEGORIES.len()],
-    /// What each product type gains from needs, by number.
+    /// The gain of each product type by needs, by number.
     pub needs: Vec<f32>,
-    /// What collections gain; at most one entry for each.
+    /// The gains of collections, at most one entry for each.
     collections: Vec<(u32, f32)>,
-    /// What single products gain or lose; the first entry of a product counts.
+    /// The gains of single products. The first entry of a product counts.
     known: Vec<(u32, f32)>,
 }
 
 impl<'a> Mood<'a> {
     /// The mood on `day` of a shopper with a `memory`.
     pub fn of(
-        catalogue: &'a Catalogue,
+        catalogue: &'a SimCatalogue,
         persona: &'a Persona,
-        memory: &Memory,
-        config: &Config,
+        memory: &PurchaseMemory,
+        config: &SimulationConfig,
         day: u16,
     ) -> Self {
         let epoch_day = config.start.div_euclid(86_400) + i64::from(day);
@@ -100,12 +100,12 @@ impl<'a> Mood<'a> {
             + item.trend(self.day)
     }
 
-    /// Products that were used up and are wanted again, latest purchase first.
+    /// Products that are due again, latest purchase first.
     pub fn due(&self) -> impl Iterator<Item = u32> {
         self.known.iter().filter(|(_, gain)| *gain > LOYALTY / 2.0).map(|&(item, _)| item)
     }
 
-    /// Updates the needs by a purchase of `number`, `ago` days before.
+    /// Updates the needs for a purchase of product `number`, `ago` days before.
     pub fn want_after(&mut self, number: u32, ago: u16) {
         let catalogue = self.catalogue;
         let item = &catalogue.items[number as usize];
@@ -140,7 +140,7 @@ impl<'a> Mood<'a> {
         }
     }
 
-    /// Things that are used up become wanted around their period, and stay so for a while.
+    /// A consumed product is due around its period, and for a while after.
     fn want_again(&mut self, number: u32, period: f32, ago: u16) {
         if find(&self.known, number).is_some() {
             return;
@@ -151,7 +151,7 @@ impl<'a> Mood<'a> {
         self.know(number, LOYALTY * ripe);
         let kind = usize::from(self.catalogue.items[number as usize].kind);
         let need = DUE.1 + (DUE.0 - DUE.1) * ripe;
-        // Old purchases of the type matter no more once they are long past.
+        // Purchases that are long past have no effect.
         let need = if periods > 3.0 { need.max(0.0) } else { need };
         self.needs[kind] = if self.needs[kind] < 0.0 { self.needs[kind] } else { need };
     }
@@ -169,13 +169,12 @@ impl<'a> Mood<'a> {
         }
     }
 
-    fn of_collection(&self, item: &Item) -> f32 {
+    fn of_collection(&self, item: &SimItem) -> f32 {
         item.collection.and_then(|number| find(&self.collections, number)).unwrap_or(0.0)
     }
 
-    /// A price suits best when it is as dear as the shopper's means; too cheap hurts less than
-    /// too dear.
-    fn price_fit(&self, item: &Item, price_factor: f32) -> f32 {
+    /// The utility of a price. It is best at the shopper's means, and falls faster above than below.
+    fn price_fit(&self, item: &SimItem, price_factor: f32) -> f32 {
         let apart = (item.dearness + price_factor.ln() - self.persona.means) / 0.5;
         let side = if apart > 0.0 { 1.0 } else { 0.4 };
         (-side * self.persona.thrift * apart * apart).max(PRICE_FLOOR)
@@ -197,20 +196,24 @@ mod tests {
 
     /// Utilities of item `of`, before and `ago` days after a purchase of `bought`.
     fn check(bought: u32, of: u32, ago: u16) -> (f32, f32) {
-        let config = Config { products: 1_500, ..Config::default() };
-        let catalogue = Catalogue::draw(&config);
+        let config = SimulationConfig { products: 1_500, ..SimulationConfig::default() };
+        let catalogue = SimCatalogue::draw(&config);
         let persona = Persona::draw(&config, 0);
-        let utility =
-            |memory: &Memory| Mood::of(&catalogue, &persona, memory, &config, 400).utility(of, 1.0);
-        let mut memory = Memory::EMPTY;
+        let utility = |memory: &PurchaseMemory| {
+            Mood::of(&catalogue, &persona, memory, &config, 400).utility(of, 1.0)
+        };
+        let mut memory = PurchaseMemory::EMPTY;
         let before = utility(&memory);
         memory.remember(SimPurchase { item: bought, day: 400 - ago });
         (before, utility(&memory))
     }
 
     fn first_of(name: &str) -> u32 {
-        let catalogue = Catalogue::draw(&Config { products: 1_500, ..Config::default() });
-        let kind = |item: &Item| catalogue.kinds[usize::from(item.kind)].kind.name;
+        let catalogue = SimCatalogue::draw(&SimulationConfig {
+            products: 1_500,
+            ..SimulationConfig::default()
+        });
+        let kind = |item: &SimItem| catalogue.kinds[usize::from(item.kind)].kind.name;
         catalogue.items.iter().position(|item| kind(item) == name).expect("a common type") as u32
     }
 

@@ -1,6 +1,6 @@
-//! Who a shopper is: drawn from the seed whenever it is needed, never stored.
+//! The persona of a shopper. It is drawn from the seed when it is needed, and never stored.
 
-use super::Config;
+use super::SimulationConfig;
 use super::catalogue::normal;
 use super::dice::{Purpose, one, stream, weighted};
 use super::goods::CATEGORIES;
@@ -8,19 +8,19 @@ use super::words::{COLORS, Facet, MATERIALS, MOTIFS, STYLES, VALUES, number};
 use rand::Rng;
 use std::array;
 
-/// Visits in two years of a shopper in the middle.
+/// Visits of a median shopper in two years.
 const VISITS_IN_TWO_YEARS: f32 = 24.0;
 /// The spread of activity: the standard deviation of its logarithm.
 const ACTIVITY_SPREAD: f32 = 1.0;
 /// The share of shoppers who know the shop from the first day.
 const FIRST_DAY_SHARE: f64 = 0.5;
-/// The share of loves that fade while another grows.
+/// The share of liked values that fade while another one grows.
 const DRIFT_SHARE: f64 = 0.3;
 
-/// Something that changes what a shopper needs for some months.
+/// An event that changes a shopper's needs for some months.
 #[derive(Debug)]
 pub struct LifeEvent {
-    /// What happens.
+    /// Its name.
     pub name: &'static str,
     /// How long it lasts, in days.
     days: u16,
@@ -30,7 +30,7 @@ pub struct LifeEvent {
     pub occasion: &'static str,
 }
 
-/// What may happen in a life.
+/// The possible life events.
 pub static LIFE_EVENTS: [LifeEvent; 6] = [
     LifeEvent {
         name: "new home",
@@ -60,14 +60,14 @@ pub static LIFE_EVENTS: [LifeEvent; 6] = [
     },
 ];
 
-/// A value of a facet that a shopper is not indifferent to.
+/// A value of a facet that a shopper likes or avoids.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaning {
     /// The facet.
     pub facet: Facet,
     /// The number of the value.
     pub value: u8,
-    /// What it adds to utility on the first day, in logits; negative when it is avoided.
+    /// Its part in the utility on the first day, in logits; negative if it is avoided.
     pub first: f32,
     /// The same on the last day.
     pub last: f32,
@@ -80,25 +80,25 @@ pub struct Persona {
     pub joined: u16,
     /// Visits a day, when the shop is as busy as usual.
     pub visits_per_day: f32,
-    /// What is loved and what is avoided.
+    /// Liked and avoided values of facets.
     pub leanings: Vec<Leaning>,
-    /// How much each category is of interest; the mean of the exponentials is about 1.
+    /// The interest in each category, as a logit. The mean of the exponentials is about 1.
     pub interests: [f32; CATEGORIES.len()],
-    /// The dearness that suits the shopper best: a logarithm of price over usual price.
+    /// The preferred price level: the logarithm of price over usual price.
     pub means: f32,
-    /// How much it matters that a price suits.
+    /// The weight of the price in the utility.
     pub thrift: f32,
-    /// How much the shopper uses things up, relative to a type's usual period.
+    /// The factor on the period after which a consumed type is due.
     pub pace: f32,
-    /// The chance that a mission leads anywhere at all instead of to what is of interest.
+    /// The probability that a search is for a random category instead of one of interest.
     pub curiosity: f32,
-    /// What happens in this life, and from which day.
+    /// The life events, with their first days.
     pub life: Vec<(&'static LifeEvent, u16)>,
 }
 
 impl Persona {
     /// The persona of a shopper.
-    pub fn draw(config: &Config, shopper: u32) -> Self {
+    pub fn draw(config: &SimulationConfig, shopper: u32) -> Self {
         let mut rng = stream(config.seed, Purpose::Persona, u64::from(shopper), 0);
         let rng = &mut rng;
         let days = config.days as u16;
@@ -115,8 +115,8 @@ impl Persona {
         }
     }
 
-    /// What each value of each facet adds to utility on `day` of `days`, in logits. Tastes drift:
-    /// a leaning moves from its first strength to its last.
+    /// The part of each facet value in the utility on `day` of `days`, in logits. It moves linearly from
+    /// the first strength of a leaning to the last.
     pub fn taste(&self, day: u16, days: u32) -> [f32; VALUES] {
         let part = f32::from(day) / days as f32;
         let mut taste = [0.0; VALUES];
@@ -127,7 +127,7 @@ impl Persona {
         taste
     }
 
-    /// What is happening in this life on `day`.
+    /// The life events that last on `day`.
     pub fn happening(&self, day: u16) -> impl Iterator<Item = &'static LifeEvent> {
         let on = move |from: u16, event: &LifeEvent| day >= from && day - from < event.days;
         self.life.iter().filter(move |&&(event, from)| on(from, event)).map(|&(event, _)| event)
@@ -138,25 +138,25 @@ fn draw_joined(days: u16, rng: &mut impl Rng) -> u16 {
     if rng.random_bool(FIRST_DAY_SHARE) { 0 } else { rng.random_range(0..days) * 4 / 5 }
 }
 
-/// Tastes hang together: a style is loved, and with it mostly the colours, materials and motifs
-/// of its look. That is what lets shoppers be compared with one another.
+/// Tastes are correlated: a shopper likes a style, and mostly the colours, materials and motifs of its
+/// look. So shoppers resemble each other, and can be learned from.
 fn draw_leanings(rng: &mut impl Rng) -> Vec<Leaning> {
     let style = rng.random_range(0..STYLES.len());
     let second = rng.random_range(0..STYLES.len());
     let mut leanings = Vec::with_capacity(20);
-    love(&mut leanings, Facet::Style, style as u8, 1.5, rng);
-    love(&mut leanings, Facet::Style, second as u8, 0.9, rng);
+    like(&mut leanings, Facet::Style, style as u8, 1.5, rng);
+    like(&mut leanings, Facet::Style, second as u8, 0.9, rng);
     for look in [style, style, second].map(|number| &STYLES[number]) {
         let color = from_look(look.colors, &COLORS, rng);
-        love(&mut leanings, Facet::Color, color, 1.2, rng);
+        like(&mut leanings, Facet::Color, color, 1.2, rng);
         let material = from_look(look.materials, &MATERIALS, rng);
-        love(&mut leanings, Facet::Material, material, 1.1, rng);
+        like(&mut leanings, Facet::Material, material, 1.1, rng);
         let motif = from_look(look.motifs, &MOTIFS, rng);
-        love(&mut leanings, Facet::Motif, motif, 1.3, rng);
+        like(&mut leanings, Facet::Motif, motif, 1.3, rng);
     }
     for (facet, strength) in [(Facet::Occasion, 0.7), (Facet::Brand, 0.9), (Facet::Brand, 0.9)] {
         let value = rng.random_range(0..facet.len()) as u8;
-        love(&mut leanings, facet, value, strength, rng);
+        like(&mut leanings, facet, value, strength, rng);
     }
     for facet in [Facet::Color, Facet::Color, Facet::Material, Facet::Style, Facet::Motif] {
         let value = rng.random_range(0..facet.len()) as u8;
@@ -173,8 +173,8 @@ fn from_look(look: &[&str], words: &[&str], rng: &mut impl Rng) -> u8 {
     }
 }
 
-/// Adds a love; some fade, and then another value of the facet grows in their place.
-fn love(leanings: &mut Vec<Leaning>, facet: Facet, value: u8, strength: f32, rng: &mut impl Rng) {
+/// Adds a liked value. Some fade, and then another value of the facet grows.
+fn like(leanings: &mut Vec<Leaning>, facet: Facet, value: u8, strength: f32, rng: &mut impl Rng) {
     let strength = strength * rng.random_range(0.7..1.3);
     if rng.random_bool(DRIFT_SHARE) {
         let grown = rng.random_range(0..facet.len()) as u8;
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_persona_is_the_same_whenever_it_is_drawn() {
-        let config = Config::default();
+        let config = SimulationConfig::default();
         let draw = |shopper| format!("{:?}", Persona::draw(&config, shopper));
         assert_eq!(draw(3), draw(3));
         assert_ne!(draw(3), draw(4));
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_taste_drifts_from_its_first_to_its_last_strength() {
-        let config = Config::default();
+        let config = SimulationConfig::default();
         let mut persona = Persona::draw(&config, 1);
         persona.leanings = vec![Leaning { facet: Facet::Color, value: 2, first: 1.0, last: 0.0 }];
         let at = |day| persona.taste(day, 730)[2];

@@ -1,9 +1,9 @@
-//! When a product is in season, and how busy a shop is.
+//! The seasons of products, and how busy the shop is.
 
 use std::f32::consts::TAU;
 
-/// The mean length of a year. A day of the year from it is right to within a day, which is all
-/// that a season needs; no calendar is kept.
+/// The mean length of a year. A day of the year computed with it is right to within a day, which is
+/// enough for seasons. No calendar is needed.
 const YEAR_DAYS: f64 = 365.242_5;
 
 /// A time of year that some products belong to.
@@ -33,7 +33,7 @@ impl Season {
     /// The feasts that a festive category may make a product for.
     pub const FEASTS: [Self; 4] = [Self::Christmas, Self::Easter, Self::Halloween, Self::Valentine];
 
-    /// The word used in files; empty for all year.
+    /// Its word in files; empty for all year.
     pub fn word(self) -> &'static str {
         match self {
             Self::AllYear => "",
@@ -63,7 +63,7 @@ impl Season {
         }
     }
 
-    /// How much it is the season's time on a day of the year: 0 far away, 1 in the middle.
+    /// The season's strength on a day of the year: 1 in the middle, and 0 far away.
     pub fn nearness(self, day_of_year: f32) -> f32 {
         let Some((middle, spread)) = self.peak() else { return 0.0 };
         let year = YEAR_DAYS as f32;
@@ -72,18 +72,18 @@ impl Season {
         (-0.5 * apart * apart).exp()
     }
 
-    /// What the season adds to the utility of a product, in logits.
+    /// The season's part in the utility of a product, in logits.
     pub fn pull(self, day_of_year: f32) -> f32 {
         if self == Self::AllYear { 0.0 } else { -3.0 + 4.6 * self.nearness(day_of_year) }
     }
 }
 
-/// The day of the year (0 ≤ it < 365.25) of a day counted from the Unix epoch.
+/// The day of the year, from 0 to 365.25, of a day counted from the Unix epoch.
 pub fn day_of_year(epoch_day: i64) -> f32 {
     (epoch_day as f64).rem_euclid(YEAR_DAYS) as f32
 }
 
-/// How busy the shop is compared with a usual day: most before Christmas, least in late January.
+/// How busy the shop is relative to a usual day: most before Christmas, least in late January.
 pub fn bustle(day_of_year: f32) -> f32 {
     0.9 + 0.1 * (TAU * (day_of_year - 150.0) / YEAR_DAYS as f32).cos()
         + 0.9 * Season::Christmas.nearness(day_of_year)

@@ -1,22 +1,22 @@
-//! What the simulated shop shows: lists, better-selling products first on average.
+//! The lists of the simulated shop. On average, products that sell better come first.
 
-use super::Config;
-use super::catalogue::Catalogue;
+use super::SimulationConfig;
+use super::catalogue::SimCatalogue;
 use super::dice::{Purpose, stream};
 use super::words::Facet;
 use rand::Rng;
 
 /// Products on one list.
 pub const LIST_LENGTH: usize = 24;
-/// Products that are drawn from for one list.
+/// Products that one list is drawn from, at most.
 const POOL_MAX: usize = 600;
-/// The part of its popularity that a product keeps from one day to the next.
+/// The factor on a product's popularity from one day to the next.
 const POPULARITY_KEPT: f32 = 0.985;
-/// How much more a product is shown that has the value searched for.
+/// The weight of a product with the value searched for, relative to others.
 const MATCH_FACTOR: f32 = 30.0;
 /// Days during which a product counts as new.
 const NEW_DAYS: u16 = 45;
-/// Products remembered as bought together with a product.
+/// Partners of a product: those most often bought with it.
 const PARTNERS: usize = 10;
 /// The share of products on sale in a week.
 const SALE_SHARE: f64 = 0.05;
@@ -24,7 +24,7 @@ const SALE_SHARE: f64 = 0.05;
 /// The shop as it is today.
 #[derive(Debug)]
 pub struct Shelf<'a> {
-    catalogue: &'a Catalogue,
+    catalogue: &'a SimCatalogue,
     seed: u64,
     day: u16,
     popularity: Vec<f32>,
@@ -38,7 +38,7 @@ pub struct Shelf<'a> {
 
 impl<'a> Shelf<'a> {
     /// A shop before its first day.
-    pub fn new(catalogue: &'a Catalogue, config: &Config) -> Self {
+    pub fn new(catalogue: &'a SimCatalogue, config: &SimulationConfig) -> Self {
         let items = catalogue.items.len();
         Self {
             catalogue,
@@ -53,8 +53,7 @@ impl<'a> Shelf<'a> {
         }
     }
 
-    /// Opens on `day`: yesterday's sales weigh less, launched products stand on the shelves and
-    /// retired ones are gone.
+    /// Opens the shop on `day`: decays popularity, adds launched products and removes retired ones.
     pub fn open(&mut self, day: u16) {
         self.day = day;
         for popularity in &mut self.popularity {
@@ -77,7 +76,7 @@ impl<'a> Shelf<'a> {
         (list as f32 * self.price_factor(item)).round() as u32
     }
 
-    /// Counts products that left together.
+    /// Counts the products of a basket as bought together.
     pub fn sell(&mut self, basket: &[u32]) {
         for &item in basket {
             self.popularity[item as usize] += 1.0;
@@ -87,7 +86,7 @@ impl<'a> Shelf<'a> {
         }
     }
 
-    /// The best of a product type; those with a value searched for come first.
+    /// A list of a product type. Products with the value searched for are favoured.
     pub fn search(&self, kind: u16, value: Option<(Facet, u8)>, rng: &mut impl Rng) -> Vec<u32> {
         self.draw(&self.by_kind[usize::from(kind)], rng, |item| {
             let facets = &self.catalogue.items[item as usize].facets;
@@ -98,12 +97,12 @@ impl<'a> Shelf<'a> {
         })
     }
 
-    /// The best of a category.
+    /// A list of a category.
     pub fn category(&self, category: usize, rng: &mut impl Rng) -> Vec<u32> {
         self.draw(&self.by_category[category], rng, |_| 1.0)
     }
 
-    /// What is new in a category.
+    /// A list of a category's new products.
     pub fn new_arrivals(&self, category: usize, rng: &mut impl Rng) -> Vec<u32> {
         let items = &self.catalogue.items;
         let is_new = |&item: &u32| {
@@ -114,12 +113,12 @@ impl<'a> Shelf<'a> {
         self.draw(&pool, rng, |_| 1.0)
     }
 
-    /// The products of a collection.
+    /// A list of a collection.
     pub fn collection(&self, collection: u32, rng: &mut impl Rng) -> Vec<u32> {
         self.draw(&self.by_collection[collection as usize], rng, |_| 1.0)
     }
 
-    /// What others bought together with a product, most often first.
+    /// The partners of a product that are still sold, most frequent first.
     pub fn bought_with(&self, item: u32) -> Vec<u32> {
         let mut partners = self.together[item as usize];
         partners.sort_by_key(|&(other, count)| (std::cmp::Reverse(count), other));
@@ -134,8 +133,8 @@ impl<'a> Shelf<'a> {
         items.filter(sold).take(LIST_LENGTH).collect()
     }
 
-    /// Draws a list from a pool without replacement, in proportion to the root of popularity
-    /// times `weight`: the smallest of exponential times over their rates come first.
+    /// Draws a list from a pool without replacement, in proportion to the root of popularity times
+    /// `weight`: exponential times are drawn at these rates, and the smallest come first.
     fn draw(&self, pool: &[u32], rng: &mut impl Rng, weight: impl Fn(u32) -> f32) -> Vec<u32> {
         let skipped = pool.len().saturating_sub(POOL_MAX);
         let from = if skipped == 0 { 0 } else { rng.random_range(0..=skipped) };
@@ -178,12 +177,12 @@ impl<'a> Shelf<'a> {
     }
 }
 
-/// Counts `other` among the partners; a full table gives up its rarest for it and keeps the
-/// count, so that what is frequent is found whatever the order (the space-saving sketch).
+/// Counts `other` as a partner. In a full table it replaces the rarest partner and keeps its count, so
+/// that frequent partners are found in any order (the space-saving sketch).
 fn pair(partners: &mut [(u32, u32); PARTNERS], other: u32) {
     let known = partners.iter().position(|&(item, count)| count > 0 && item == other);
     let rarest = || (0..PARTNERS).min_by_key(|&at| partners[at].1);
-    let at = known.or_else(rarest).expect("there is a place for a partner");
+    let at = known.or_else(rarest).expect("a table has at least one slot");
     partners[at] = (other, partners[at].1 + 1);
 }
 
@@ -204,8 +203,8 @@ mod tests {
 
     #[test]
     fn lists_hold_only_what_is_sold() {
-        let config = Config { products: 800, ..Config::default() };
-        let catalogue = Catalogue::draw(&config);
+        let config = SimulationConfig { products: 800, ..SimulationConfig::default() };
+        let catalogue = SimCatalogue::draw(&config);
         let mut shelf = Shelf::new(&catalogue, &config);
         shelf.open(500);
         let mut rng = stream(1, Purpose::Visit, 0, 0);

@@ -2,7 +2,7 @@
 
 use super::persona::Persona;
 use super::write::{EVENT_COLUMNS, ORACLE_COLUMNS};
-use super::{Config, Summary, simulate};
+use super::{SimulationConfig, SimulationSummary, simulate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,55 +11,56 @@ use std::sync::LazyLock;
 const FILES: [&str; 5] =
     ["items.csv.zst", "events.csv.zst", "oracle.csv.zst", "oracle_shoppers.csv.zst", "shop.json"];
 
-type Row = BTreeMap<String, String>;
+type CsvRow = BTreeMap<String, String>;
 
 /// The files of one shop, parsed.
-struct Shop {
-    config: Config,
-    summary: Summary,
-    items: Vec<Row>,
-    events: Vec<Row>,
-    oracle: Vec<Row>,
+struct SimulatedShop {
+    config: SimulationConfig,
+    summary: SimulationSummary,
+    items: Vec<CsvRow>,
+    events: Vec<CsvRow>,
+    oracle: Vec<CsvRow>,
 }
 
-fn small() -> Config {
-    Config { shoppers: 500, products: 600, days: 400, ..Config::default() }
+fn small() -> SimulationConfig {
+    SimulationConfig { shoppers: 500, products: 600, days: 400, ..SimulationConfig::default() }
 }
 
-fn made(config: &Config, out: &Path) -> Summary {
+fn simulated(config: &SimulationConfig, out: &Path) -> SimulationSummary {
     simulate(config, out, &mut |_, _| ()).unwrap()
 }
 
-fn rows(path: &Path) -> Vec<Row> {
+fn rows(path: &Path) -> Vec<CsvRow> {
     let plain = zstd::Decoder::new(File::open(path).unwrap()).unwrap();
     csv::Reader::from_reader(plain).deserialize().map(Result::unwrap).collect()
 }
 
-static SHOP: LazyLock<Shop> = LazyLock::new(|| {
+static SHOP: LazyLock<SimulatedShop> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("shop");
     let config = small();
-    let summary = made(&config, &out);
+    let summary = simulated(&config, &out);
     let read = |name| rows(&out.join(name));
     let [items, events, oracle] = ["items.csv.zst", "events.csv.zst", "oracle.csv.zst"].map(read);
-    Shop { config, summary, items, events, oracle }
+    SimulatedShop { config, summary, items, events, oracle }
 });
 
-fn purchases() -> impl Iterator<Item = &'static Row> {
+fn purchases() -> impl Iterator<Item = &'static CsvRow> {
     SHOP.events.iter().filter(|event| event["kind"] == "purchase")
 }
 
-fn number<T: std::str::FromStr>(row: &Row, column: &str) -> T {
+fn number<T: std::str::FromStr>(row: &CsvRow, column: &str) -> T {
     row[column].parse().ok().unwrap_or_else(|| panic!("{column} is a number in {row:?}"))
 }
 
 #[test]
 fn a_seed_gives_the_same_bytes_and_another_seed_others() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { shoppers: 60, products: 150, days: 60, ..Config::default() };
-    let other = Config { seed: 8, ..config.clone() };
+    let config =
+        SimulationConfig { shoppers: 60, products: 150, days: 60, ..SimulationConfig::default() };
+    let other = SimulationConfig { seed: 8, ..config.clone() };
     for (name, config) in [("a", &config), ("b", &config), ("c", &other)] {
-        made(config, &folder.path().join(name));
+        simulated(config, &folder.path().join(name));
     }
     for file in FILES {
         let [a, b, c] =
@@ -73,12 +74,12 @@ fn a_seed_gives_the_same_bytes_and_another_seed_others() {
 #[test]
 fn an_existing_folder_and_an_impossible_size_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let refused = |config: &Config, out: &Path| {
+    let refused = |config: &SimulationConfig, out: &Path| {
         simulate(config, out, &mut |_, _| ()).unwrap_err().to_string()
     };
     assert!(refused(&small(), folder.path()).contains("already exists"));
     let out = folder.path().join("shop");
-    let nobody = Config { shoppers: 0, ..small() };
+    let nobody = SimulationConfig { shoppers: 0, ..small() };
     assert_eq!(refused(&nobody, &out), "shoppers must be from 1 to 100000000, not 0");
     assert!(!out.exists());
 }
@@ -86,10 +87,12 @@ fn an_existing_folder_and_an_impossible_size_are_refused() {
 #[test]
 fn progress_counts_the_days() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { shoppers: 5, products: 50, days: 9, ..Config::default() };
-    let mut heard = Vec::new();
-    simulate(&config, &folder.path().join("shop"), &mut |done, of| heard.push((done, of))).unwrap();
-    assert_eq!(heard, (1..=9).map(|day| (day, 9)).collect::<Vec<_>>());
+    let config =
+        SimulationConfig { shoppers: 5, products: 50, days: 9, ..SimulationConfig::default() };
+    let mut received = Vec::new();
+    simulate(&config, &folder.path().join("shop"), &mut |done, of| received.push((done, of)))
+        .unwrap();
+    assert_eq!(received, (1..=9).map(|day| (day, 9)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -102,7 +105,7 @@ fn events_are_sorted_and_lie_within_the_days() {
 
 #[test]
 fn ids_are_unique_and_known() {
-    let unique = |rows: &'static [Row], column: &str| -> BTreeSet<&'static str> {
+    let unique = |rows: &'static [CsvRow], column: &str| -> BTreeSet<&'static str> {
         let ids: BTreeSet<_> = rows.iter().map(|row| row[column].as_str()).collect();
         assert_eq!(ids.len(), rows.len(), "{column} repeats");
         ids
@@ -124,7 +127,7 @@ fn counts_match_the_rows() {
     let baskets: BTreeSet<_> = purchases().map(|event| event["basket"].as_str()).collect();
     assert_eq!(
         SHOP.summary,
-        Summary {
+        SimulationSummary {
             products: 600,
             shoppers: 500,
             events: SHOP.events.len() as u64,
@@ -139,7 +142,7 @@ fn counts_match_the_rows() {
 
 #[test]
 fn a_basket_is_one_shopper_at_one_time_with_at_most_eight_lines() {
-    let mut baskets: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    let mut baskets: BTreeMap<&str, Vec<&CsvRow>> = BTreeMap::new();
     for event in &SHOP.events {
         assert_eq!(event["basket"].is_empty(), event["kind"] != "purchase", "{event:?}");
     }
@@ -150,7 +153,7 @@ fn a_basket_is_one_shopper_at_one_time_with_at_most_eight_lines() {
         let one = |column: &str| lines.iter().all(|line| line[column] == lines[0][column]);
         assert!(one("user_id") && one("time") && lines.len() <= 8);
         let items: BTreeSet<_> = lines.iter().map(|line| &line["item_id"]).collect();
-        assert_eq!(items.len(), lines.len(), "an item stands twice in a basket");
+        assert_eq!(items.len(), lines.len(), "an item is twice in a basket");
     }
     assert!(baskets.values().any(|lines| lines.len() >= 4));
 }
@@ -161,7 +164,7 @@ fn products_are_sold_in_their_season() {
         SHOP.items.iter().map(|item| (&item["item_id"], item["season"].as_str())).collect();
     // Weeks from the first of January.
     let sold = |wanted: &str, weeks: std::ops::Range<i64>| {
-        let week = |event: &Row| (number::<i64>(event, "time") - SHOP.config.start) / 604_800;
+        let week = |event: &CsvRow| (number::<i64>(event, "time") - SHOP.config.start) / 604_800;
         let seasonal = purchases().filter(|event| season[&event["item_id"]] == wanted);
         seasonal.filter(|event| weeks.contains(&week(event))).count()
     };
@@ -210,7 +213,7 @@ fn the_oracle_knows_every_event_and_events_know_nothing_of_it() {
 }
 
 #[test]
-fn high_places_are_clicked_more_than_their_products_deserve() {
+fn high_ranks_are_clicked_more_than_their_products_deserve() {
     let (mut first, mut later) = (Vec::new(), Vec::new());
     for (event, truth) in SHOP.events.iter().zip(&SHOP.oracle) {
         if event["kind"] == "click" {
@@ -219,7 +222,7 @@ fn high_places_are_clicked_more_than_their_products_deserve() {
             place.push(number::<f64>(truth, "preference"));
         }
     }
-    // The first place is one of up to 24, and is always examined.
+    // The first rank is one of up to 24, and is always examined.
     let share = first.len() as f64 / (first.len() + later.len()) as f64;
     assert!((0.1..0.6).contains(&share), "{share}");
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -260,13 +263,13 @@ fn a_love_shows_in_what_is_bought() {
 }
 
 #[test]
-fn titles_tell_what_a_product_is() {
+fn titles_name_the_product_and_its_facets() {
     assert_eq!(SHOP.items.iter().map(|item| &item["category"]).collect::<BTreeSet<_>>().len(), 14);
-    let told = |column: &str| {
-        let tells = |item: &&Row| item["title"].to_lowercase().contains(&item[column]);
-        SHOP.items.iter().filter(tells).count() as f64 / SHOP.items.len() as f64
+    let share = |column: &str| {
+        let names = |item: &&CsvRow| item["title"].to_lowercase().contains(&item[column]);
+        SHOP.items.iter().filter(names).count() as f64 / SHOP.items.len() as f64
     };
     for (column, least) in [("product_type", 0.9), ("color", 0.99), ("material", 0.8)] {
-        assert!(told(column) >= least, "{column}: {}", told(column));
+        assert!(share(column) >= least, "{column}: {}", share(column));
     }
 }

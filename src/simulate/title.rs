@@ -1,6 +1,6 @@
-//! What a product is called, and what is said about it.
+//! The titles and descriptions of products.
 
-use super::catalogue::KindEntry;
+use super::catalogue::CatalogueKind;
 use super::dice::one;
 use super::goods::{CATEGORIES, Nature};
 use super::season::Season;
@@ -8,14 +8,14 @@ use super::words::{BRANDS, Facet};
 use rand::Rng;
 use rustc_hash::FxHashSet;
 
-/// Drawings of a title before a number makes it unique.
+/// Titles that are drawn before a number makes one unique.
 const TRIES_MAX: usize = 12;
 
-/// What a title can tell.
+/// The properties of a product that its title may name.
 #[derive(Debug)]
 pub struct Label<'a> {
     /// The product's type.
-    pub kind: &'a KindEntry,
+    pub kind: &'a CatalogueKind,
     /// Its values, in the order of [`Facet::ALL`].
     pub facets: [u8; 6],
     /// Its season.
@@ -34,7 +34,7 @@ impl Label<'_> {
     }
 }
 
-/// A title that is not in `titles` yet; it is added.
+/// Draws a title that is not in `titles`, and adds it.
 pub fn unique(label: &Label<'_>, titles: &mut FxHashSet<String>, rng: &mut impl Rng) -> String {
     let mut title = draw(label, rng);
     for _ in 1..TRIES_MAX {
@@ -52,8 +52,8 @@ pub fn unique(label: &Label<'_>, titles: &mut FxHashSet<String>, rng: &mut impl 
     unique
 }
 
-/// One title. Every form names the type and, between them, colour, material and motif or
-/// collection, because that is what a model of the text is to find.
+/// Draws a title. Every form names the type. Together they name colour, material, motif and collection,
+/// so that a model can read these from the text.
 fn draw(label: &Label<'_>, rng: &mut impl Rng) -> String {
     let [color, material, style, motif] =
         [Facet::Color, Facet::Material, Facet::Style, Facet::Motif].map(|facet| label.word(facet));
@@ -137,7 +137,7 @@ fn capitalised(text: &str) -> String {
             _ => title.push_str(word),
         }
     }
-    // A colour before an absent motif leaves nothing to separate.
+    // A colour before an absent motif needs no comma.
     title.trim_end_matches(',').to_owned()
 }
 

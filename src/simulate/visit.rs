@@ -1,6 +1,6 @@
-//! One visit: lists are shown, some places examined, some products clicked, carted and bought.
+//! One visit: the shop shows lists, and the shopper examines, clicks, carts and buys some products.
 
-use super::catalogue::Catalogue;
+use super::catalogue::SimCatalogue;
 use super::dice::weighted;
 use super::goods::{CATEGORIES, Nature};
 use super::mood::Mood;
@@ -14,25 +14,25 @@ use rand::Rng;
 pub const BASKET_MAX: usize = 8;
 /// Products that may be taken from one list.
 const TAKEN_MAX: usize = 3;
-/// Lists of one visit that the shopper asks for.
+/// Lists that the shopper requests in one visit, at most.
 const MISSIONS_MAX: usize = 6;
-/// How quickly attention falls with the place on a list.
+/// The exponent with which the probability of examination falls with the rank on a list.
 const EXAMINATION_POWER: f32 = 0.7;
-/// The scale of what a shopper cannot say: the noise of a choice, in logits.
+/// The scale of a choice's random part, in logits.
 const NOISE: f32 = 0.35;
-/// The utility from which a product is clicked, in logits.
+/// The utility above which a product is clicked, in logits.
 const CLICK_AT: f32 = 2.6;
-/// The utility from which it is put in the cart.
+/// The utility above which it is put in the cart.
 const CART_AT: f32 = 3.3;
-/// The chance that something is left in the cart.
+/// The probability that a product stays in the cart, and is not bought.
 const ABANDONED: f64 = 0.12;
 
-/// Less than so many seconds pass from one event of a visit to the next.
+/// Seconds between two events of a visit, at most.
 const PAUSE_SECONDS: i64 = 25;
 
-/// Something that happened, with what only the oracle knows.
+/// An event, with the values that only the oracle's files hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Happening {
+pub struct SimEvent {
     /// Unix seconds.
     pub time: Timestamp,
     /// The shopper's number.
@@ -49,45 +49,45 @@ pub struct Happening {
     pub basket: Option<u64>,
     /// The true utility at that moment, in logits.
     pub preference: f32,
-    /// The probability that the place was examined on which the product was shown.
+    /// The probability that the product's rank on the list is examined.
     pub propensity: f32,
 }
 
 /// A product that was examined.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct ExaminedItem {
     item: u32,
     preference: f32,
     propensity: f32,
-    /// The preference as it felt, with noise.
+    /// The preference plus noise.
     felt: f32,
 }
 
 /// A shopper in the shop.
 #[derive(Debug)]
 pub struct Visit<'a, 'b, R> {
-    /// What is sold.
-    pub catalogue: &'a Catalogue,
-    /// The shop, as it is today.
+    /// The catalogue.
+    pub catalogue: &'a SimCatalogue,
+    /// The shop today.
     pub shelf: &'b Shelf<'a>,
-    /// Who it is.
+    /// The shopper's persona.
     pub persona: &'b Persona,
-    /// What is wanted.
+    /// The shopper's utilities.
     pub mood: Mood<'b>,
     /// The number of the shopper.
     pub shopper: u32,
-    /// The time now; it moves on with every event.
+    /// The time. It advances with every event.
     pub clock: Timestamp,
-    /// The visit's chance.
+    /// The visit's random stream.
     pub rng: R,
-    /// What happened.
-    pub happenings: &'b mut Vec<Happening>,
+    /// The events so far.
+    pub events: &'b mut Vec<SimEvent>,
 }
 
 impl<R: Rng> Visit<'_, '_, R> {
-    /// Spends the visit and gives the products that were bought, as basket `number`.
-    pub fn spend(mut self, number: u64) -> Vec<u32> {
-        let mut basket: Vec<Seen> = Vec::new();
+    /// Simulates the visit, and returns the products that were bought as basket `number`.
+    pub fn simulate(mut self, number: u64) -> Vec<u32> {
+        let mut basket: Vec<ExaminedItem> = Vec::new();
         if self.rng.random_bool(0.25) {
             let due = self.shelf.still_sold(self.mood.due());
             self.browse(&due, &mut basket);
@@ -97,7 +97,7 @@ impl<R: Rng> Visit<'_, '_, R> {
             missions += 1;
         }
         for _ in 0..missions {
-            let list = self.ask(&basket);
+            let list = self.request_list(&basket);
             self.browse(&list, &mut basket);
         }
         if let Some(last) = basket.last() {
@@ -107,8 +107,8 @@ impl<R: Rng> Visit<'_, '_, R> {
         self.check_out(&basket, number)
     }
 
-    /// A list that the shopper asks for: what goes with things, a search, or a look around.
-    fn ask(&mut self, basket: &[Seen]) -> Vec<u32> {
+    /// A list that the shopper requests: complements, a search, or a category.
+    fn request_list(&mut self, basket: &[ExaminedItem]) -> Vec<u32> {
         if let Some(last) = basket.last()
             && self.rng.random_bool(0.3)
             && let Some(collection) = self.catalogue.items[last.item as usize].collection
@@ -130,19 +130,19 @@ impl<R: Rng> Visit<'_, '_, R> {
         }
     }
 
-    /// A search for a product type, mostly with something that is loved: "sage mug".
+    /// A search for a product type, mostly with a liked value: "sage mug".
     fn search(&mut self, kind: u16) -> Vec<u32> {
-        let told = [Facet::Color, Facet::Material, Facet::Style, Facet::Motif];
+        let searchable = [Facet::Color, Facet::Material, Facet::Style, Facet::Motif];
         let leanings = &self.persona.leanings;
-        let loves = leanings.iter().map(|leaning| {
-            if told.contains(&leaning.facet) { leaning.first.max(0.0) } else { 0.0 }
+        let likes = leanings.iter().map(|leaning| {
+            if searchable.contains(&leaning.facet) { leaning.first.max(0.0) } else { 0.0 }
         });
-        let love = if self.rng.random_bool(0.75) {
-            weighted(&mut self.rng, &loves.collect::<Vec<_>>())
+        let liked = if self.rng.random_bool(0.75) {
+            weighted(&mut self.rng, &likes.collect::<Vec<_>>())
         } else {
             None
         };
-        let value = love.map(|at| (leanings[at].facet, leanings[at].value));
+        let value = liked.map(|at| (leanings[at].facet, leanings[at].value));
         self.shelf.search(kind, value, &mut self.rng)
     }
 
@@ -173,19 +173,20 @@ impl<R: Rng> Visit<'_, '_, R> {
         weighted(&mut self.rng, &weights).map(|at| at as u16)
     }
 
-    /// Looks at a list from the top: places are examined less and less, what pleases is clicked,
-    /// and the best of that goes into the cart. The noise is Gumbel's, so the choice among the
-    /// clicked is a softmax with the cart's threshold as the option to take nothing.
-    fn browse(&mut self, list: &[u32], basket: &mut Vec<Seen>) {
+    /// Examines a list from the top, with falling probability. Products of high utility are clicked, and
+    /// the best of them go into the cart. The noise is Gumbel's, so the choice among the clicked ones is a
+    /// softmax, with the cart's threshold as the option to take none.
+    fn browse(&mut self, list: &[u32], basket: &mut Vec<ExaminedItem>) {
         let mut clicked = Vec::new();
-        for (place, &item) in list.iter().enumerate() {
-            let propensity = ((place + 1) as f32).powf(-EXAMINATION_POWER);
+        for (index, &item) in list.iter().enumerate() {
+            let propensity = ((index + 1) as f32).powf(-EXAMINATION_POWER);
             if self.rng.random::<f32>() >= propensity {
                 continue;
             }
             let preference = self.mood.utility(item, self.shelf.price_factor(item));
             let gumbel = -(-(1.0 - self.rng.random::<f32>()).max(f32::MIN_POSITIVE).ln()).ln();
-            let seen = Seen { item, preference, propensity, felt: preference + NOISE * gumbel };
+            let seen =
+                ExaminedItem { item, preference, propensity, felt: preference + NOISE * gumbel };
             if seen.felt >= CLICK_AT {
                 self.happen(EventKind::Click, seen, 1);
                 clicked.push(seen);
@@ -195,7 +196,7 @@ impl<R: Rng> Visit<'_, '_, R> {
         self.take(&clicked, basket);
     }
 
-    fn take(&mut self, clicked: &[Seen], basket: &mut Vec<Seen>) {
+    fn take(&mut self, clicked: &[ExaminedItem], basket: &mut Vec<ExaminedItem>) {
         let mut taken = 0;
         for &seen in clicked.iter().filter(|seen| seen.felt >= CART_AT) {
             if taken == TAKEN_MAX || basket.len() == BASKET_MAX {
@@ -213,9 +214,9 @@ impl<R: Rng> Visit<'_, '_, R> {
         }
     }
 
-    /// Whether a product makes sense beside those in the basket: not the same one again, nor two
-    /// of a type of which one is enough.
-    fn fits(&self, item: u32, basket: &[Seen]) -> bool {
+    /// Whether a product may be added to the basket: it is not in it, and neither is another one of its
+    /// type, unless the type is collected.
+    fn fits(&self, item: u32, basket: &[ExaminedItem]) -> bool {
         let kind = |item: u32| self.catalogue.items[item as usize].kind;
         let nature = self.catalogue.kinds[usize::from(kind(item))].kind.nature;
         basket.iter().all(|seen| {
@@ -223,16 +224,16 @@ impl<R: Rng> Visit<'_, '_, R> {
         })
     }
 
-    fn check_out(mut self, basket: &[Seen], number: u64) -> Vec<u32> {
-        let from = self.happenings.len();
+    fn check_out(mut self, basket: &[ExaminedItem], number: u64) -> Vec<u32> {
+        let from = self.events.len();
         for &seen in basket {
             let quantity = self.draw_quantity(seen.item);
             self.happen(EventKind::Purchase, seen, quantity);
         }
-        // The lines of a basket are paid at one time.
-        for happening in &mut self.happenings[from..] {
-            happening.time = self.clock;
-            happening.basket = Some(number);
+        // The lines of a basket have one time.
+        for event in &mut self.events[from..] {
+            event.time = self.clock;
+            event.basket = Some(number);
         }
         basket.iter().map(|seen| seen.item).collect()
     }
@@ -247,9 +248,9 @@ impl<R: Rng> Visit<'_, '_, R> {
         1 + weighted(&mut self.rng, weights).expect("the weights are positive") as u8
     }
 
-    fn happen(&mut self, kind: EventKind, seen: Seen, quantity: u8) {
+    fn happen(&mut self, kind: EventKind, seen: ExaminedItem, quantity: u8) {
         self.clock += self.rng.random_range(4..PAUSE_SECONDS);
-        self.happenings.push(Happening {
+        self.events.push(SimEvent {
             time: self.clock,
             shopper: self.shopper,
             item: seen.item,

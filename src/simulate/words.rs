@@ -99,7 +99,7 @@ pub static MATERIALS: [&str; 34] = [
     "tin", "canvas",
 ];
 
-/// What may be drawn or carved on a product; the first is nothing.
+/// Motifs; the first one is none.
 #[rustfmt::skip]
 pub static MOTIFS: [&str; 24] = [
     "", "fern", "wildflower", "ivy", "bee", "hare", "fox", "wren", "owl", "whale", "seashell",
@@ -107,14 +107,14 @@ pub static MOTIFS: [&str; 24] = [
     "acorn", "lemon", "zigzag", "sunburst",
 ];
 
-/// What a product is given or used for; the first is nothing in particular.
+/// Occasions; the first one is none.
 #[rustfmt::skip]
 pub static OCCASIONS: [&str; 11] = [
     "", "birthday", "wedding", "housewarming", "new baby", "anniversary", "picnic",
     "garden party", "dinner party", "weekend bake", "quiet evening",
 ];
 
-/// A look: what belongs together in a style.
+/// The look of a style.
 #[derive(Debug)]
 pub struct Style {
     /// Its name.
@@ -153,7 +153,7 @@ pub static STYLES: [Style; 12] = [
     look("celestial", &["navy", "plum", "lilac"], &["gold plate", "velvet", "soy wax"], &["moon", "star", "sunburst"]),
 ];
 
-/// How much a brand asks.
+/// The price level of a brand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
     /// Below the usual.
@@ -167,7 +167,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// The word used in files.
+    /// Its word in files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Budget => "budget",

@@ -1,14 +1,14 @@
 //! The files of a simulated shop.
 //!
-//! They are written into a folder beside the final one and moved there when complete, so a shop
-//! is there as a whole or not at all.
+//! They are written into a folder beside the final one, which is renamed when it is complete. So a shop
+//! is written whole or not at all.
 
-use super::catalogue::Catalogue;
+use super::catalogue::SimCatalogue;
 use super::goods::CATEGORIES;
 use super::persona::Persona;
-use super::visit::Happening;
+use super::visit::SimEvent;
 use super::words::{BRANDS, Facet};
-use super::{Config, Summary};
+use super::{SimulationConfig, SimulationSummary};
 use crate::domain::EventKind;
 use anyhow::{Context, ensure};
 use std::fs::{self, File};
@@ -16,39 +16,39 @@ use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A level of zstd that costs little more time than none.
+/// A level of zstd that takes little time.
 const ZSTD_LEVEL: i32 = 3;
 
-/// Names of the events' columns. What only the oracle knows is not among them.
+/// The columns of the events. Those of the oracle are not among them.
 pub const EVENT_COLUMNS: &str = "event_id,user_id,item_id,time,kind,quantity,price,basket";
-/// Names of the oracle's columns.
+/// The columns of the oracle.
 pub const ORACLE_COLUMNS: &str = "event_id,preference,propensity";
 
-/// Bytes that are gathered before they are compressed: zstd is slow on a few at a time.
+/// Bytes that are buffered before they are compressed: zstd is slow on small blocks.
 const BLOCK_BYTES: usize = 128 << 10;
 
-type Sheet = BufWriter<zstd::Encoder<'static, File>>;
+type CsvFile = BufWriter<zstd::Encoder<'static, File>>;
 
-/// A folder in the making.
+/// A folder that is being written.
 #[derive(Debug)]
-pub struct Folder {
-    /// Where the files lie until they are complete; removed with all it holds if they never are.
-    nursery: TempDir,
-    /// Where they are to lie.
+pub struct OutputFolder {
+    /// The folder of the files until they are complete. It is removed if they never are.
+    staging: TempDir,
+    /// The final folder.
     out: PathBuf,
 }
 
-/// The events' file and the oracle's, written side by side.
-pub struct Log {
-    events: Sheet,
-    oracle: Sheet,
-    /// What was written.
-    pub summary: Summary,
+/// The events' file and the oracle's.
+pub struct EventLog {
+    events: CsvFile,
+    oracle: CsvFile,
+    /// The counts so far.
+    pub summary: SimulationSummary,
 }
 
-// === impl Folder ===
+// === impl OutputFolder ===
 
-impl Folder {
+impl OutputFolder {
     /// A folder that will become `out`, which must not exist.
     pub fn create(out: &Path) -> anyhow::Result<Self> {
         ensure!(!out.exists(), "{} already exists", out.display());
@@ -58,34 +58,34 @@ impl Folder {
         };
         let cannot = || format!("cannot write into {}", parent.display());
         fs::create_dir_all(parent).with_context(cannot)?;
-        let nursery = tempfile::Builder::new()
+        let staging = tempfile::Builder::new()
             .prefix(".simulate-")
             .tempdir_in(parent)
             .with_context(cannot)?;
         // The temporary folder is private to its owner; the one inside has usual permissions.
-        fs::create_dir(nursery.path().join("shop")).with_context(cannot)?;
-        Ok(Self { nursery, out: out.to_owned() })
+        fs::create_dir(staging.path().join("shop")).with_context(cannot)?;
+        Ok(Self { staging, out: out.to_owned() })
     }
 
-    /// Moves the folder to its place.
+    /// Renames the folder to the final one.
     pub fn finish(self) -> anyhow::Result<()> {
-        fs::rename(self.nursery.path().join("shop"), &self.out)
+        fs::rename(self.staging.path().join("shop"), &self.out)
             .with_context(|| format!("cannot move the finished shop to {}", self.out.display()))
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.nursery.path().join("shop").join(name)
+        self.staging.path().join("shop").join(name)
     }
 
-    fn sheet(&self, name: &str) -> anyhow::Result<Sheet> {
+    fn csv_file(&self, name: &str) -> anyhow::Result<CsvFile> {
         let open = || zstd::Encoder::new(File::create(self.path(name))?, ZSTD_LEVEL);
         let encoder = open().with_context(|| format!("cannot create {name}"))?;
         Ok(BufWriter::with_capacity(BLOCK_BYTES, encoder))
     }
 
     /// Writes `items.csv.zst`.
-    pub fn write_items(&self, catalogue: &Catalogue) -> anyhow::Result<()> {
-        let mut rows = csv::Writer::from_writer(self.sheet("items.csv.zst")?);
+    pub fn write_items(&self, catalogue: &SimCatalogue) -> anyhow::Result<()> {
+        let mut rows = csv::Writer::from_writer(self.csv_file("items.csv.zst")?);
         rows.write_record(
             "item_id,title,category,price,description,color,material,style,occasion,season,brand,\
              brand_tier,product_type"
@@ -112,9 +112,9 @@ impl Folder {
         close(rows.into_inner()?)
     }
 
-    /// Writes `oracle_shoppers.csv.zst`: who the shoppers truly are.
-    pub fn write_shoppers(&self, config: &Config) -> anyhow::Result<()> {
-        let mut rows = self.sheet("oracle_shoppers.csv.zst")?;
+    /// Writes `oracle_shoppers.csv.zst`: the shoppers' personas.
+    pub fn write_shoppers(&self, config: &SimulationConfig) -> anyhow::Result<()> {
+        let mut rows = self.csv_file("oracle_shoppers.csv.zst")?;
         writeln!(
             rows,
             "user_id,joined_day,visits_per_day,means,thrift,pace,curiosity,interests,leanings,life"
@@ -130,7 +130,11 @@ impl Folder {
     }
 
     /// Writes `shop.json`.
-    pub fn write_summary(&self, config: &Config, summary: &Summary) -> anyhow::Result<()> {
+    pub fn write_summary(
+        &self,
+        config: &SimulationConfig,
+        summary: &SimulationSummary,
+    ) -> anyhow::Result<()> {
         let about = serde_json::json!({
             "simulated": true,
             "seed": config.seed,
@@ -143,10 +147,10 @@ impl Folder {
     }
 
     /// Opens `events.csv.zst` and `oracle.csv.zst`.
-    pub fn log(&self, summary: Summary) -> anyhow::Result<Log> {
-        let mut log = Log {
-            events: self.sheet("events.csv.zst")?,
-            oracle: self.sheet("oracle.csv.zst")?,
+    pub fn log(&self, summary: SimulationSummary) -> anyhow::Result<EventLog> {
+        let mut log = EventLog {
+            events: self.csv_file("events.csv.zst")?,
+            oracle: self.csv_file("oracle.csv.zst")?,
             summary,
         };
         writeln!(log.events, "{EVENT_COLUMNS}")?;
@@ -155,23 +159,23 @@ impl Folder {
     }
 }
 
-// === impl Log ===
+// === impl EventLog ===
 
-impl Log {
-    /// Writes an event; the next must not be earlier.
-    pub fn write(&mut self, happening: &Happening) -> anyhow::Result<()> {
+impl EventLog {
+    /// Writes an event. Events must come in time order.
+    pub fn write(&mut self, event: &SimEvent) -> anyhow::Result<()> {
         self.summary.events += 1;
-        match happening.kind {
+        match event.kind {
             EventKind::Purchase => self.summary.purchases += 1,
             EventKind::Cart => self.summary.carts += 1,
             _ => self.summary.clicks += 1,
         }
         let number = self.summary.events;
-        let Happening { time, quantity, cents, preference, propensity, .. } = happening;
-        write!(self.events, "E{number:09},U{:06},P{:05},", happening.shopper, happening.item)?;
-        write!(self.events, "{time},{},{quantity},", happening.kind.as_str())?;
+        let SimEvent { time, quantity, cents, preference, propensity, .. } = event;
+        write!(self.events, "E{number:09},U{:06},P{:05},", event.shopper, event.item)?;
+        write!(self.events, "{time},{},{quantity},", event.kind.as_str())?;
         write!(self.events, "{}.{:02},", cents / 100, cents % 100)?;
-        match happening.basket {
+        match event.basket {
             Some(basket) => writeln!(self.events, "B{basket:08}")?,
             None => writeln!(self.events)?,
         }
@@ -180,15 +184,15 @@ impl Log {
     }
 
     /// Closes the files.
-    pub fn finish(self) -> anyhow::Result<Summary> {
+    pub fn finish(self) -> anyhow::Result<SimulationSummary> {
         close(self.events)?;
         close(self.oracle)?;
         Ok(self.summary)
     }
 }
 
-fn close(sheet: Sheet) -> anyhow::Result<()> {
-    let encoder = sheet.into_inner().map_err(IntoInnerError::into_error)?;
+fn close(file: CsvFile) -> anyhow::Result<()> {
+    let encoder = file.into_inner().map_err(IntoInnerError::into_error)?;
     encoder.finish().context("cannot finish a file")?;
     Ok(())
 }

@@ -81,7 +81,12 @@ pub struct PurchaseLine {
 
 impl Dataset {
     /// Reads the log of a shop. Fails if the catalogue lacks one of its items.
-    pub fn read(shop: &Shop, catalog: &Catalog, shares: SplitShares, seed: u64) -> anyhow::Result<Self> {
+    pub fn read(
+        shop: &Shop,
+        catalog: &Catalog,
+        shares: SplitShares,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
         let split = Split::of(shop, shares)?;
         let numbers = shop
             .items

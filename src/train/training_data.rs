@@ -208,9 +208,9 @@ fn read_slates(
         dataset.users.iter().zip(0..).map(|(user, number)| (user.as_str(), number)).collect();
     let mut slates = FxHashMap::default();
     for (number, line) in text.lines().enumerate() {
-        let (user, items) = line
-            .split_once('\t')
-            .with_context(|| format!("{}:{}: no tab between the user and the items", path.display(), number + 1))?;
+        let (user, items) = line.split_once('\t').with_context(|| {
+            format!("{}:{}: no tab between the user and the items", path.display(), number + 1)
+        })?;
         if let Some(&user) = users.get(user) {
             let known = items.split(' ').filter_map(|item| catalog.number(&item.into()));
             slates.insert(user, known.collect());

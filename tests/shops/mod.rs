@@ -45,7 +45,7 @@ impl World {
 
 /// Simulates a shop and imports it into `folder/shop`.
 pub fn shop(folder: &Path, shoppers: u32, products: u32) {
-    let config = simulate::Config { seed: SEED, shoppers, products, ..simulate::Config::default() };
+    let config = simulate::SimulationConfig { seed: SEED, shoppers, products, ..simulate::SimulationConfig::default() };
     let raw = folder.join("raw");
     simulate::simulate(&config, &raw, &mut |_, _| {}).unwrap();
     let plan = raisonne::shop::ImportSpec {

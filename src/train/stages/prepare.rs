@@ -96,12 +96,12 @@ fn simulated_shop(
     workspace: &mut Workspace<'_>,
     of: crate::train::recipe::Simulated,
 ) -> anyhow::Result<()> {
-    let config = simulate::Config {
+    let config = simulate::SimulationConfig {
         seed: workspace.recipe.seed,
         shoppers: of.shoppers,
         products: of.products,
         days: of.days,
-        ..simulate::Config::default()
+        ..simulate::SimulationConfig::default()
     };
     let (raw, shop) = (workspace.dir.join("simulated"), workspace.shop_dir());
     for stale in [&raw, &shop] {

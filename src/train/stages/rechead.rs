@@ -78,7 +78,10 @@ impl Stage for RecheadStage {
                 Ok(hits(cases))
             };
             let mut taken = serde_json::Map::new();
-            taken.insert("examples".into(), predict("expecting, examples", &mut training_cases)?.into());
+            taken.insert(
+                "examples".into(),
+                predict("expecting, examples", &mut training_cases)?.into(),
+            );
             for (task, cases) in &mut validation {
                 let what = format!("expecting, {}", task.as_str());
                 taken.insert(task.as_str().into(), predict(&what, cases)?.into());
@@ -86,7 +89,8 @@ impl Stage for RecheadStage {
             answers = Value::Object(taken);
         }
         let shape = RecheadShape::of(TEXT_WIDTH, rechead.width, rechead.gamma);
-        let training = RecheadTraining { data: &data, recipe: &rechead, shape: &shape, seed: recipe.seed };
+        let training =
+            RecheadTraining { data: &data, recipe: &rechead, shape: &shape, seed: recipe.seed };
         let trained = training.run(&training_cases, &validation, workspace)?;
 
         let fitted = training.fit_weight(workspace, &trained.network, &validation)?;
@@ -265,7 +269,10 @@ fn text(texts: &[f32], item: u32) -> &[f32] {
 }
 
 /// The figures of slates, each sorted by its scores.
-fn sorted_figures(validation: &ValidationCases, mut scores: impl FnMut(&Case) -> Vec<f32>) -> TaskFigures {
+fn sorted_figures(
+    validation: &ValidationCases,
+    mut scores: impl FnMut(&Case) -> Vec<f32>,
+) -> TaskFigures {
     let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
         let orders: Vec<_> = cases.iter().map(|case| order_by_score(&scores(case))).collect();
         ndcg_at_10(cases, &orders)

@@ -55,8 +55,9 @@ impl Stage for RewardModel {
         let validation =
             data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
         let shape = shape(&data, &recipe);
-        let trained = ScorerTraining { data: &data, recipe: &recipe, shape: &shape, validation: &validation }
-            .run(&examples, workspace)?;
+        let trained =
+            ScorerTraining { data: &data, recipe: &recipe, shape: &shape, validation: &validation }
+                .run(&examples, workspace)?;
         std::fs::write(workspace.path(Part::Scorer), trained.weights.to_bytes()?)
             .context("writing the scorer")?;
         let file =
@@ -123,7 +124,11 @@ struct TrainedScorer {
 }
 
 impl ScorerTraining<'_> {
-    fn run(&self, examples: &[Case], workspace: &mut Workspace<'_>) -> anyhow::Result<TrainedScorer> {
+    fn run(
+        &self,
+        examples: &[Case],
+        workspace: &mut Workspace<'_>,
+    ) -> anyhow::Result<TrainedScorer> {
         let recipe = &self.recipe.reward_model;
         if recipe.epochs == 0 {
             return self.refit(workspace);
@@ -262,7 +267,10 @@ fn replace_untrained(mut weights: Weights, seen: &[bool], shape: &DinShape) -> W
     weights
 }
 
-fn ndcg(validation: &[(PredictionTask, Vec<Case>)], order: impl Fn(&Case, usize) -> Vec<u32>) -> f64 {
+fn ndcg(
+    validation: &[(PredictionTask, Vec<Case>)],
+    order: impl Fn(&Case, usize) -> Vec<u32>,
+) -> f64 {
     let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
         let each = cases
             .iter()

@@ -53,7 +53,8 @@ impl Stage for SemanticIdsStage {
                 losses.push(step.losses);
             }
         };
-        let quantizer = rqvae::fit(&vectors_trained_on, TEXT_WIDTH, &known.pairs, &plan, seed, show)?;
+        let quantizer =
+            rqvae::fit(&vectors_trained_on, TEXT_WIDTH, &known.pairs, &plan, seed, show)?;
         quantizer.save(&workspace.path(Part::Quantizer))?;
 
         let prefixes: Vec<u16> =
