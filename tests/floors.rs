@@ -46,8 +46,6 @@ const CIRCLES_LEFT: &[(&str, &str)] = &[
     ("shop::import::json_lines", "shop::import::table"),
     ("shop::import::parquet", "shop::import::table"),
     ("simulate::title", "simulate::catalogue"),
-    ("train::recipe", "train::teachers"),
-    ("train::resume", "train::learner"),
 ];
 
 /// Where `unsafe` may stand: folders and files below `src`.
