@@ -78,12 +78,12 @@ fn runner(precision: WeightDtype, level: SimdLevel) -> CpuRunner {
 
 /// Adds some rows of text number `text`, whose pages are its own.
 fn add(step: &mut ForwardBatch, text: usize, tokens: Range<usize>, branch: bool) {
-    let (row, page) = (step.tokens.len(), step.pages.len());
+    let (row, page) = (step.tokens.len(), step.block_tables.len());
     step.tokens.extend(tokens.clone().map(|at| (at * 5 + text) as u32 % VOCABULARY));
     let seen = if branch { tokens.start } else { tokens.end };
     let first = text * CONTEXT / PAGE_TOKENS;
-    step.pages.extend((0..seen.div_ceil(PAGE_TOKENS)).map(|page| (first + page) as u32));
-    let (rows, pages) = (row..step.tokens.len(), page..step.pages.len());
+    step.block_tables.extend((0..seen.div_ceil(PAGE_TOKENS)).map(|page| (first + page) as u32));
+    let (rows, pages) = (row..step.tokens.len(), page..step.block_tables.len());
     step.spans.push(SequenceSpan { rows, pages, past: tokens.start, branch });
 }
 

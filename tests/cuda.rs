@@ -134,10 +134,10 @@ impl Steps {
     fn span(mut self, tokens: &[u32], past: usize, first_page: u32, branch: bool) -> Self {
         let step = &mut self.step;
         let held = if branch { past } else { past + tokens.len() };
-        let (row, page) = (step.tokens.len(), step.pages.len());
+        let (row, page) = (step.tokens.len(), step.block_tables.len());
         step.tokens.extend(tokens);
-        step.pages.extend((first_page..).take(held.div_ceil(PAGE_TOKENS)));
-        let (rows, pages) = (row..step.tokens.len(), page..step.pages.len());
+        step.block_tables.extend((first_page..).take(held.div_ceil(PAGE_TOKENS)));
+        let (rows, pages) = (row..step.tokens.len(), page..step.block_tables.len());
         step.spans.push(SequenceSpan { rows, pages, past, branch });
         self
     }
@@ -289,16 +289,16 @@ fn a_token_is_drawn_as_the_sampler_draws_it() {
                 if text % 2 == 0 { steps } else { steps.read(OutputKind::FullLogits) }
             });
             let chance = |text: u32| f64::from(text * 2 + 1) / f64::from(texts * 2);
-            steps.step.banned = vec![3, 40, 41, 42];
+            steps.step.banned_tokens = vec![3, 40, 41, 42];
             let draw = |text| SampleSpec { temperature, chance: chance(text), banned: 1..4 };
-            steps.step.draws = (0..texts).map(draw).collect();
+            steps.step.sample_specs = (0..texts).map(draw).collect();
             let mut answers = ForwardOutput::default();
             runner.forward(&steps.step, &mut answers).unwrap();
             for text in 0..texts {
-                let sampling = SamplingParams { temperature, ..SamplingParams::plain(0) };
+                let sampling = SamplingParams { temperature, ..SamplingParams::untruncated(0) };
                 let logits = &whole[text as usize];
                 let allowed = Allowed::AllBut(&[40, 41, 42]);
-                let right = sampler.draw_at(logits, allowed, &sampling, chance(text)).unwrap();
+                let right = sampler.sample_with(logits, allowed, &sampling, chance(text)).unwrap();
                 let found = answers.sampled[text as usize].unwrap();
                 assert_eq!(found.token, right.token, "{texts} texts, {temperature}");
                 assert!((found.logprob - right.logprob).abs() < 1e-5);
@@ -536,7 +536,7 @@ fn a_model_makes_do_with_the_memory_that_there_is() {
             CudaOptions { kv_pages: 10_000, ..options(2) },
         )
         .unwrap();
-        let pages = runner.limits().pages;
+        let pages = runner.limits().kv_pages;
         assert!((pages == 10_000) == fits && pages < before, "{pages} pages of {memory} bytes");
         before = pages;
         if pages > 1 {
@@ -555,7 +555,7 @@ fn keys_and_values_of_eight_bits_fit_almost_twice() {
         fault("memory", MEMORY, 0).then(|| {
             let options = CudaOptions { kv_pages: 10_000, kv_dtype: kept, ..options(0) };
             let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
-            CudaRunner::load(&checkpoint, options).unwrap().limits().pages + ROWS_MAX
+            CudaRunner::load(&checkpoint, options).unwrap().limits().kv_pages + ROWS_MAX
         })
     };
     let (Some(plain), Some(short)) = (pages(KvDtype::Model), pages(KvDtype::Float8)) else {

@@ -1,4 +1,4 @@
-//! The engine on a model that checks whoever drives it: scripts, random scripts, and the owner.
+//! The engine on a runner that checks its batches: scripted schedules, random scripts, and the engine's thread.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -27,17 +27,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const VOCABULARY: usize = 24;
-/// Ends a text.
+/// The stop token.
 const END: u32 = 0;
 
 fn nonzero(number: usize) -> NonZeroUsize {
     NonZeroUsize::new(number).unwrap()
 }
 
-fn shape(pages: usize, page_tokens: usize, max_batched_tokens: usize) -> RunnerLimits {
+fn runner_limits(kv_pages: usize, page_tokens: usize, max_batched_tokens: usize) -> RunnerLimits {
     let context_tokens_max = 4_096;
     RunnerLimits {
-        pages,
+        kv_pages,
         page_tokens,
         vocabulary: VOCABULARY,
         width: 3,
@@ -47,44 +47,44 @@ fn shape(pages: usize, page_tokens: usize, max_batched_tokens: usize) -> RunnerL
     }
 }
 
-fn limits(running_max: usize, waiting_max: usize, prefill_chunk_max: usize) -> SchedulerConfig {
+fn config(running_max: usize, waiting_max: usize, prefill_chunk_max: usize) -> SchedulerConfig {
     let [running_max, waiting_max, prefill_chunk_max] =
         [running_max, waiting_max, prefill_chunk_max].map(nonzero);
     SchedulerConfig { running_max, waiting_max, prefill_chunk_max }
 }
 
-/// `count` tokens that no other `seed` has.
+/// `count` tokens of the sequence number `seed`.
 fn tokens(seed: u32, count: usize) -> Vec<u32> {
     (0..count as u32).map(|at| 1 + (seed * 7 + at * (seed + 3) + at / 5) % 23).collect()
 }
 
-fn work(kind: RequestKind) -> EngineRequest {
+fn request(kind: RequestKind) -> EngineRequest {
     EngineRequest { kind, priority: Priority::BACKGROUND }
 }
 
-/// A text after `prompt`, `tokens_max` long and with no end before.
+/// A completion of `prompt` with `tokens_max` tokens and no stop token.
 fn text(prompt: Vec<u32>, tokens_max: usize) -> GenerateRequest {
     let samples = NonZeroUsize::MIN;
-    let (sampling, constraint) = (SamplingParams::plain(7), Constraint::Free);
+    let (sampling, constraint) = (SamplingParams::untruncated(7), Constraint::Free);
     GenerateRequest { prompt, samples, tokens_max, sampling, constraint, stop_tokens: Vec::new() }
 }
 
 fn generate(prompt: Vec<u32>, tokens_max: usize) -> EngineRequest {
-    work(RequestKind::Generate(text(prompt, tokens_max)))
+    request(RequestKind::Generate(text(prompt, tokens_max)))
 }
 
 fn weigh(trunk: Vec<u32>, branches: Vec<Vec<u32>>) -> EngineRequest {
-    work(RequestKind::Weigh(WeighRequest {
+    request(RequestKind::Weigh(WeighRequest {
         trunk,
         branches,
         output: BranchOutput::TokenLogits(vec![3, 5]),
     }))
 }
 
-/// What must become of an ask, worked out in the plainest way: one token after the other, from the
-/// whole history. Of the usage, cached tokens are left out.
-fn expected(ask: &EngineRequest) -> Vec<EngineEvent> {
-    match &ask.kind {
+/// The expected events of a request, computed naively: one token at a time, from all tokens before it. The usage
+/// leaves out cached tokens.
+fn expected(request: &EngineRequest) -> Vec<EngineEvent> {
+    match &request.kind {
         RequestKind::Generate(generate) => {
             (0..generate.samples.get()).flat_map(|sample| expected_text(generate, sample)).collect()
         }
@@ -111,7 +111,7 @@ fn expected_text(generate: &GenerateRequest, sample: usize) -> Vec<EngineEvent> 
     let (mut known, mut constraint) = (generate.prompt.clone(), generate.constraint.clone());
     let (mut events, mut sampler) = (Vec::new(), Sampler::default());
     let mut usage = Usage { prompt_tokens: known.len(), ..Usage::default() };
-    let why = loop {
+    let reason = loop {
         if constraint.is_done() {
             break FinishReason::Stop;
         }
@@ -124,26 +124,26 @@ fn expected_text(generate: &GenerateRequest, sample: usize) -> Vec<EngineEvent> 
             (token, 0.0)
         } else {
             let all: Vec<_> = (0..VOCABULARY as u32).collect();
-            let wanted = if let Allowed::Only(tokens) = allowed { tokens } else { &all };
-            let place = SamplePosition { sample, token: usage.generated_tokens };
-            let logits = logits(&known, wanted);
-            let drawn = sampler.draw(&logits, allowed, &generate.sampling, place).unwrap();
-            (drawn.token, drawn.logprob)
+            let tokens = if let Allowed::Only(tokens) = allowed { tokens } else { &all };
+            let position = SamplePosition { sample, token: usage.generated_tokens };
+            let logits = logits(&known, tokens);
+            let sampled = sampler.sample(&logits, allowed, &generate.sampling, position).unwrap();
+            (sampled.token, sampled.logprob)
         };
-        let ends = constraint.is_free() && generate.stop_tokens.contains(&token);
+        let stops = constraint.accepts_stop_token() && generate.stop_tokens.contains(&token);
         constraint.advance(token).unwrap();
         known.push(token);
         usage.generated_tokens += 1;
         events.push(EngineEvent::Token { sample, token, logprob });
-        if ends {
+        if stops {
             break FinishReason::Stop;
         }
     };
-    events.push(EngineEvent::Done { sample, finish_reason: why, usage });
+    events.push(EngineEvent::Done { sample, finish_reason: reason, usage });
     events
 }
 
-/// Events in the order of `expected`: by sample, and without what the cache saved.
+/// The events in the order of `expected`: by sample, and without the count of cached tokens.
 fn comparable(events: &[EngineEvent]) -> Vec<EngineEvent> {
     let mut events = events.to_vec();
     for event in &mut events {
@@ -158,45 +158,45 @@ fn comparable(events: &[EngineEvent]) -> Vec<EngineEvent> {
     events
 }
 
-/// A scheduler and a model, step by step.
+/// A scheduler and a runner, driven step by step.
 struct Play {
     scheduler: Scheduler,
     runner: FakeRunner,
-    answers: ForwardOutput,
+    output: ForwardOutput,
     pages: usize,
     now: Instant,
     steps: usize,
-    asks: BTreeMap<RequestId, Asked>,
+    requests: BTreeMap<RequestId, Tracked>,
     log: String,
 }
 
-struct Asked {
+struct Tracked {
     name: String,
-    ask: EngineRequest,
+    request: EngineRequest,
     arrived: Instant,
     events: Vec<EngineEvent>,
-    ends: usize,
+    last_events: usize,
 }
 
 impl Play {
-    fn new(shape: RunnerLimits, limits: SchedulerConfig) -> Self {
+    fn new(limits: RunnerLimits, config: SchedulerConfig) -> Self {
         Self {
-            scheduler: Scheduler::new(shape, limits).unwrap(),
-            runner: FakeRunner::new(shape),
-            answers: ForwardOutput::default(),
-            pages: shape.pages,
+            scheduler: Scheduler::new(limits, config).unwrap(),
+            runner: FakeRunner::new(limits),
+            output: ForwardOutput::default(),
+            pages: limits.kv_pages,
             now: Instant::now(),
             steps: 0,
-            asks: BTreeMap::new(),
+            requests: BTreeMap::new(),
             log: String::new(),
         }
     }
 
-    fn ask(&mut self, name: &str, ask: EngineRequest) -> RequestId {
-        let id = self.scheduler.admit(ask.clone(), self.now).unwrap();
+    fn admit(&mut self, name: &str, request: EngineRequest) -> RequestId {
+        let id = self.scheduler.admit(request.clone(), self.now).unwrap();
         let (name, arrived) = (name.to_owned(), self.now);
-        let asked = Asked { name, ask, arrived, events: Vec::new(), ends: 0 };
-        self.asks.insert(id, asked);
+        let tracked = Tracked { name, request, arrived, events: Vec::new(), last_events: 0 };
+        self.requests.insert(id, tracked);
         id
     }
 
@@ -204,51 +204,51 @@ impl Play {
         Deadline::after(self.now, Duration::from_millis(milliseconds))
     }
 
-    /// Plans, computes and commits a step: says whether there was one.
+    /// Plans, computes and commits a step. Returns false if there was nothing to compute.
     fn step(&mut self) -> bool {
         let computed = match self.scheduler.plan(self.now) {
-            Some(step) => {
-                self.answers.clear();
-                self.runner.forward(step, &mut self.answers).unwrap();
+            Some(batch) => {
+                self.output.clear();
+                self.runner.forward(batch, &mut self.output).unwrap();
                 true
             }
             None => false,
         };
         if computed {
             self.steps += 1;
-            self.note();
-            self.scheduler.commit(&self.answers);
+            self.log_step();
+            self.scheduler.commit(&self.output);
         }
-        self.listen();
-        self.scheduler.settle();
-        assert!(computed || self.scheduler.is_idle(), "the most urgent always gets on");
+        self.collect_events();
+        self.scheduler.assert_invariants();
+        assert!(computed || self.scheduler.is_idle(), "the first sequence always makes progress");
         computed
     }
 
     fn run(&mut self) {
         const STEPS_MAX: usize = 10_000;
         while self.step() {
-            assert!(self.steps < STEPS_MAX, "it comes to an end");
+            assert!(self.steps < STEPS_MAX, "it ends");
         }
         assert!(self.scheduler.is_idle());
     }
 
-    fn listen(&mut self) {
-        for output in self.scheduler.outputs() {
-            let asked = self.asks.get_mut(&output.id).unwrap();
-            assert_eq!(asked.ends, 0, "nothing comes after the last event");
-            asked.events.push(output.event);
-            asked.ends += usize::from(output.last);
+    fn collect_events(&mut self) {
+        for event in self.scheduler.events() {
+            let tracked = self.requests.get_mut(&event.id).unwrap();
+            assert_eq!(tracked.last_events, 0, "nothing comes after the last event");
+            tracked.events.push(event.event);
+            tracked.last_events += usize::from(event.last);
         }
     }
 
-    /// Writes the step down.
-    fn note(&mut self) {
+    /// Logs the planned step.
+    fn log_step(&mut self) {
         let (mut decodes, mut prefills) = (String::new(), String::new());
         for planned in self.scheduler.planned() {
-            let asked = &self.asks[&planned.id];
-            let mut name = format!(" {}", asked.name);
-            if asked.ask.sequences() > 1 {
+            let tracked = &self.requests[&planned.id];
+            let mut name = format!(" {}", tracked.name);
+            if tracked.request.sequences() > 1 {
                 write!(name, "{}", planned.sample).unwrap();
             }
             let (tokens, branches) = (planned.tokens, planned.branches);
@@ -268,15 +268,15 @@ impl Play {
             }
         }
         let mut line = format!("step {:<2}", self.steps);
-        for (word, who) in [("decode", decodes), ("prefill", prefills)] {
-            if !who.is_empty() {
-                write!(line, "  {word}{who}").unwrap();
+        for (word, names) in [("decode", decodes), ("prefill", prefills)] {
+            if !names.is_empty() {
+                write!(line, "  {word}{names}").unwrap();
             }
         }
         let held = self.scheduler.load().pages.held;
         write!(self.log, "{line:<48}  pages {held}/{}", self.pages).unwrap();
-        let tally = self.scheduler.tally();
-        for (word, count) in [("cached", tally.hit_tokens), ("preempted", tally.preempted)] {
+        let stats = self.scheduler.stats();
+        for (word, count) in [("cached", stats.prefix_hit_tokens), ("preempted", stats.preempted)] {
             if count > 0 {
                 write!(self.log, "  {word} {count}").unwrap();
             }
@@ -284,11 +284,11 @@ impl Play {
         self.log.push('\n');
     }
 
-    /// Asserts that everything came as it must.
+    /// Asserts that every request got its expected events.
     fn check(&self) {
-        for asked in self.asks.values() {
-            assert_eq!(comparable(&asked.events), expected(&asked.ask), "{}", asked.name);
-            assert_eq!(asked.ends, 1, "{}", asked.name);
+        for tracked in self.requests.values() {
+            assert_eq!(comparable(&tracked.events), expected(&tracked.request), "{}", tracked.name);
+            assert_eq!(tracked.last_events, 1, "{}", tracked.name);
         }
     }
 }

@@ -76,7 +76,7 @@ fn random_request(rng: &mut ChaCha8Rng) -> RequestKind {
         prompt: tokens(rng, 90),
         samples: NonZeroUsize::new(rng.random_range(1..=3)).unwrap(),
         tokens_max: rng.random_range(8..24),
-        sampling: SamplingParams::plain(rng.random()),
+        sampling: SamplingParams::untruncated(rng.random()),
         constraint,
         stop_tokens: vec![7],
     })

@@ -86,14 +86,14 @@ fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<V
             if taken.is_empty() {
                 continue;
             }
-            let (row, page) = (step.tokens.len(), step.pages.len());
+            let (row, page) = (step.tokens.len(), step.block_tables.len());
             step.tokens.extend(taken);
             // The pages of a text lie apart and out of order.
             let pages = (past + taken.len()).div_ceil(PAGE_TOKENS);
-            step.pages.extend((0..pages).map(|page| ((page * 7 + t * 32) % 251) as u32));
+            step.block_tables.extend((0..pages).map(|page| ((page * 7 + t * 32) % 251) as u32));
             step.spans.push(SequenceSpan {
                 rows: row..step.tokens.len(),
-                pages: page..step.pages.len(),
+                pages: page..step.block_tables.len(),
                 past,
                 branch: false,
             });

@@ -94,11 +94,11 @@ fn read(
         wanted.map(|row| RowOutput { row, kind: OutputKind::FullLogits }).collect();
     let pages: Vec<u32> = (0..tokens.len().div_ceil(PAGE_TOKENS) as u32).collect();
     let rows = 0..tokens.len() - past;
-    let span = SequenceSpan { rows, pages: 0..pages.len(), past, branch: false };
+    let span = SequenceSpan { rows, block_table: 0..pages.len(), past, branch: false };
     let step = ForwardBatch {
         tokens: tokens[past..].to_vec(),
         spans: vec![span],
-        pages,
+        block_tables: pages,
         outputs: reads,
         ..ForwardBatch::default()
     };

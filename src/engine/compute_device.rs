@@ -1,50 +1,46 @@
-//! Where does a model run?
+//! Which device does a model run on?
 
 use super::cpu_runner::CpuRunner;
-use super::forward::{ForwardBatch, ForwardOutput, Runner, RunnerError, RunnerLimits};
+use super::forward::{Runner, RunnerError};
 use crate::nn::decoder::Checkpoint;
 use crate::nn::packed::{KvDtype, PackedOptions, WeightDtype};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
-/// Where a model runs.
+/// The device that a model runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum ComputeDevice {
-    /// On this machine's processor.
+    /// The CPU: `cpu`.
     #[default]
     Cpu,
-    /// On an NVIDIA GPU, by its number.
+    /// An NVIDIA GPU by its ordinal: `cuda:0`. `cuda` is the first.
     Gpu(usize),
 }
 
-/// What a GPU is called.
-const GPU: &str = "cuda";
 const CPU: &str = "cpu";
+const GPU: &str = "cuda";
 
-/// Why a model can't run where it should.
+/// Why a model can't run on a device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ComputeDeviceError {
-    /// Nobody knows such a place.
+    /// The name of the device is unknown.
     #[error("{0:?} is no device: it must be \"cpu\", \"cuda\" or \"cuda:N\"")]
     Unknown(String),
-    /// There are no kernels for these weights on a GPU.
-    #[error("weights are kept as {0}, and a GPU keeps them as bf16, fp8 or int8")]
-    OnGpu(&'static str),
-    /// There are none on a processor.
-    #[error("weights are kept as {0}, and a processor keeps them as f32, bf16, q8_0 or q4_k")]
-    OnCpu(&'static str),
-    /// There are no kernels for these keys and values on a GPU.
-    #[error("keys and values are kept as {0}, and a GPU keeps them as bf16 or fp8")]
-    CacheOnGpu(&'static str),
-    /// There are none on a processor, whatever they are.
-    #[error(
-        "keys and values are kept as {0}, and a processor keeps them as its weights want: it has no choice"
-    )]
-    CacheOnCpu(&'static str),
-    /// This program is for processors.
+    /// A GPU has no kernels for weights of this type.
+    #[error("weights of type {0} do not run on a GPU: choose bf16, fp8 or int8")]
+    WeightsOnGpu(&'static str),
+    /// A CPU has no kernels for weights of this type.
+    #[error("weights of type {0} do not run on a CPU: choose f32, bf16, q8_0 or q4_k")]
+    WeightsOnCpu(&'static str),
+    /// A GPU has no kernels for a KV cache of this type.
+    #[error("a KV cache of type {0} does not run on a GPU: choose bf16 or fp8")]
+    KvCacheOnGpu(&'static str),
+    /// On a CPU the type of the KV cache is no option.
+    #[error("a KV cache of type {0} can't be chosen on a CPU: its type follows from the weights")]
+    KvCacheOnCpu(&'static str),
+    /// The program lacks the feature `cuda`.
     #[error("this program was built without the feature `cuda`, and can't use a GPU")]
     NotBuilt,
 }
@@ -52,30 +48,30 @@ pub enum ComputeDeviceError {
 // === impl ComputeDevice ===
 
 impl ComputeDevice {
-    /// How weights are kept there that would be kept like this on a processor.
-    pub fn weight_dtype(self, precision: WeightDtype) -> Result<WeightDtype, ComputeDeviceError> {
-        match (self, precision) {
-            (Self::Cpu, WeightDtype::Float8) => Err(ComputeDeviceError::OnCpu(precision.as_str())),
-            (Self::Gpu(_), WeightDtype::F32 | WeightDtype::Bf16) => Ok(WeightDtype::Bf16),
-            (Self::Cpu, _) | (Self::Gpu(_), WeightDtype::Float8 | WeightDtype::Int8) => {
-                Ok(precision)
+    /// The type that the device keeps weights in, if the checkpoint or the caller wants `dtype`.
+    pub fn weight_dtype(self, dtype: WeightDtype) -> Result<WeightDtype, ComputeDeviceError> {
+        match (self, dtype) {
+            (Self::Cpu, WeightDtype::Float8) => {
+                Err(ComputeDeviceError::WeightsOnCpu(dtype.as_str()))
             }
-            (Self::Gpu(_), _) => Err(ComputeDeviceError::OnGpu(precision.as_str())),
+            (Self::Gpu(_), WeightDtype::F32 | WeightDtype::Bf16) => Ok(WeightDtype::Bf16),
+            (Self::Cpu, _) | (Self::Gpu(_), WeightDtype::Float8 | WeightDtype::Int8) => Ok(dtype),
+            (Self::Gpu(_), _) => Err(ComputeDeviceError::WeightsOnGpu(dtype.as_str())),
         }
     }
 
-    /// How keys and values are kept there, if they are wanted so.
-    pub fn kv_dtype(self, precision: Option<WeightDtype>) -> Result<KvDtype, ComputeDeviceError> {
-        match (self, precision) {
+    /// The type of the KV cache on the device, if the caller wants `dtype`.
+    pub fn kv_dtype(self, dtype: Option<WeightDtype>) -> Result<KvDtype, ComputeDeviceError> {
+        match (self, dtype) {
             (_, None) | (Self::Gpu(_), Some(WeightDtype::Bf16)) => Ok(KvDtype::Model),
             (Self::Gpu(_), Some(WeightDtype::Float8)) => Ok(KvDtype::Float8),
-            (Self::Gpu(_), Some(other)) => Err(ComputeDeviceError::CacheOnGpu(other.as_str())),
-            (Self::Cpu, Some(any)) => Err(ComputeDeviceError::CacheOnCpu(any.as_str())),
+            (Self::Gpu(_), Some(other)) => Err(ComputeDeviceError::KvCacheOnGpu(other.as_str())),
+            (Self::Cpu, Some(other)) => Err(ComputeDeviceError::KvCacheOnCpu(other.as_str())),
         }
     }
 
-    /// Loads a model there, for sequences of up to `context_tokens_max` tokens. Threads and instructions are a
-    /// processor's; a GPU captures steps of up to `decodes_max` texts that go on as CUDA graphs.
+    /// Loads a model for sequences of up to `context_tokens_max` tokens. A GPU captures CUDA graphs of up to
+    /// `decodes_max` decodes, and ignores the options of threads and instructions.
     pub fn load(
         self,
         checkpoint: Checkpoint,
@@ -172,32 +168,18 @@ impl fmt::Display for ComputeDevice {
     }
 }
 
-impl Runner for Box<dyn Runner> {
-    fn limits(&self) -> RunnerLimits {
-        (**self).limits()
-    }
-
-    fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError> {
-        (**self).forward(step, out)
-    }
-
-    fn enqueue_time(&self) -> Duration {
-        (**self).enqueue_time()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn places_are_called_what_people_call_them() {
-        for (text, place) in [
+    fn devices_have_the_usual_names() {
+        for (text, device) in [
             ("cpu", ComputeDevice::Cpu),
             ("cuda", ComputeDevice::Gpu(0)),
             ("cuda:3", ComputeDevice::Gpu(3)),
         ] {
-            assert_eq!(text.parse(), Ok(place));
+            assert_eq!(text.parse(), Ok(device));
         }
         assert_eq!(ComputeDevice::Gpu(3).to_string().parse(), Ok(ComputeDevice::Gpu(3)));
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
@@ -207,33 +189,31 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_are_kept_as_there_are_kernels_for() {
+    fn a_kv_cache_has_a_type_that_the_device_has_kernels_for() {
         let gpu = ComputeDevice::Gpu(0);
         assert_eq!(gpu.kv_dtype(None), Ok(KvDtype::Model));
         assert_eq!(gpu.kv_dtype(Some(WeightDtype::Bf16)), Ok(KvDtype::Model));
         assert_eq!(gpu.kv_dtype(Some(WeightDtype::Float8)), Ok(KvDtype::Float8));
-        let refused = gpu.kv_dtype(Some(WeightDtype::Int8)).unwrap_err();
-        let right = "keys and values are kept as q8_0, and a GPU keeps them as bf16 or fp8";
-        assert_eq!(refused.to_string(), right);
+        let error = gpu.kv_dtype(Some(WeightDtype::Int8)).unwrap_err();
+        let expected = "a KV cache of type q8_0 does not run on a GPU: choose bf16 or fp8";
+        assert_eq!(error.to_string(), expected);
         assert_eq!(ComputeDevice::Cpu.kv_dtype(None), Ok(KvDtype::Model));
-        let refused = ComputeDevice::Cpu.kv_dtype(Some(WeightDtype::Float8)).unwrap_err();
-        assert!(
-            refused.to_string().starts_with("keys and values are kept as fp8, and a processor")
-        );
+        let error = ComputeDevice::Cpu.kv_dtype(Some(WeightDtype::Float8)).unwrap_err();
+        assert!(error.to_string().starts_with("a KV cache of type fp8 can't be chosen on a CPU"));
     }
 
     #[test]
-    fn weights_are_kept_as_there_are_kernels_for() {
+    fn weights_have_a_type_that_the_device_has_kernels_for() {
         let gpu = ComputeDevice::Gpu(0);
         assert_eq!(gpu.weight_dtype(WeightDtype::F32), Ok(WeightDtype::Bf16));
         assert_eq!(ComputeDevice::Cpu.weight_dtype(WeightDtype::Int4), Ok(WeightDtype::Int4));
-        let refused = gpu.weight_dtype(WeightDtype::Int4).unwrap_err();
-        let right = "weights are kept as q4_k, and a GPU keeps them as bf16, fp8 or int8";
-        assert_eq!(refused.to_string(), right);
-        for of_eight in [WeightDtype::Float8, WeightDtype::Int8] {
-            assert_eq!(gpu.weight_dtype(of_eight), Ok(of_eight));
+        let error = gpu.weight_dtype(WeightDtype::Int4).unwrap_err();
+        let expected = "weights of type q4_k do not run on a GPU: choose bf16, fp8 or int8";
+        assert_eq!(error.to_string(), expected);
+        for eight_bits in [WeightDtype::Float8, WeightDtype::Int8] {
+            assert_eq!(gpu.weight_dtype(eight_bits), Ok(eight_bits));
         }
-        let refused = ComputeDevice::Cpu.weight_dtype(WeightDtype::Float8).unwrap_err();
-        assert!(refused.to_string().starts_with("weights are kept as fp8, and a processor"));
+        let error = ComputeDevice::Cpu.weight_dtype(WeightDtype::Float8).unwrap_err();
+        assert!(error.to_string().starts_with("weights of type fp8 do not run on a CPU"));
     }
 }

@@ -1,21 +1,22 @@
 //! The model on an NVIDIA GPU.
 
-use super::cpu_runner::{lay_out, shape_of};
 use super::forward::{ForwardBatch, ForwardOutput, OutputKind, Runner, RunnerError, RunnerLimits};
+use super::paged_batch::{fill_paged_batch, runner_limits};
 use super::sampler::{SampleError, SampledToken};
 use crate::nn::cuda::{CudaDecoder, CudaError, CudaOptions, CudaOutput, CudaOutputSpec, LoadError};
 use crate::nn::decoder::Checkpoint;
 use std::time::Duration;
 
-/// A decoder on a GPU, with keys and values in pages there.
+/// A decoder on a GPU, with its KV cache there.
 #[derive(Debug)]
 pub struct CudaRunner {
     model: CudaDecoder,
-    shape: RunnerLimits,
-    /// Rows of which something is wanted, and which logits of them, kept from step to step.
+    limits: RunnerLimits,
+    /// The rows that outputs are requested of. The buffer is reused.
     rows: Vec<u32>,
-    pairs: Vec<[u32; 2]>,
-    found: CudaOutput,
+    /// The logits requested: an index of `rows` and a token each. The buffer is reused.
+    logits: Vec<[u32; 2]>,
+    output: CudaOutput,
 }
 
 // === impl CudaRunner ===
@@ -26,38 +27,41 @@ impl CudaRunner {
         let config = checkpoint.config();
         let context_tokens_max = options.context_tokens_max.min(config.positions_max);
         let model = CudaDecoder::load(checkpoint, CudaOptions { context_tokens_max, ..options })?;
-        let shape = shape_of(config, model.pages(), options.max_batched_tokens, context_tokens_max);
-        let shape = RunnerLimits { samples_on_device: true, ..shape };
-        let (rows, pairs, found) = (Vec::new(), Vec::new(), CudaOutput::default());
-        Ok(Self { model, shape, rows, pairs, found })
+        let (kv_pages, rows_max) = (model.pages(), options.max_batched_tokens);
+        let limits = runner_limits(config, kv_pages, rows_max, context_tokens_max);
+        let limits = RunnerLimits { samples_on_device: true, ..limits };
+        let (rows, logits, output) = (Vec::new(), Vec::new(), CudaOutput::default());
+        Ok(Self { model, limits, rows, logits, output })
     }
 
-    /// Lists what is wanted: rows that want all logits first, then those of which a token is drawn, then those that want
-    /// some logits, then those that are wanted themselves. Says how many the first are.
-    fn want(&mut self, step: &ForwardBatch) -> usize {
+    /// Lists the rows by the kind of their output: full logits, sampled tokens, logits of some tokens, hidden states.
+    /// Returns the number of rows with full logits.
+    fn list_rows(&mut self, batch: &ForwardBatch) -> usize {
         self.rows.clear();
-        self.pairs.clear();
-        let of = |kind: fn(&OutputKind) -> bool| {
-            step.outputs.iter().filter(move |read| kind(&read.kind))
+        self.logits.clear();
+        let of = |is_kind: fn(&OutputKind) -> bool| {
+            batch.outputs.iter().filter(move |output| is_kind(&output.kind))
         };
-        self.rows.extend(of(|what| *what == OutputKind::FullLogits).map(|read| read.row as u32));
-        let read = self.rows.len();
-        self.rows
-            .extend(of(|what| matches!(what, OutputKind::Sampled(_))).map(|read| read.row as u32));
-        for read in of(|what| matches!(what, OutputKind::TokenLogits(_))) {
-            let OutputKind::TokenLogits(tokens) = &read.kind else { continue };
-            let place = self.rows.len() as u32;
-            self.pairs
-                .extend(step.logit_tokens[tokens.clone()].iter().map(|&token| [place, token]));
-            self.rows.push(read.row as u32);
+        let full_logits = of(|kind| *kind == OutputKind::FullLogits);
+        self.rows.extend(full_logits.map(|output| output.row as u32));
+        let full_rows = self.rows.len();
+        let sampled = of(|kind| matches!(kind, OutputKind::Sampled(_)));
+        self.rows.extend(sampled.map(|output| output.row as u32));
+        for output in of(|kind| matches!(kind, OutputKind::TokenLogits(_))) {
+            let OutputKind::TokenLogits(tokens) = &output.kind else { continue };
+            let index = self.rows.len() as u32;
+            let tokens = &batch.logit_tokens[tokens.clone()];
+            self.logits.extend(tokens.iter().map(|&token| [index, token]));
+            self.rows.push(output.row as u32);
         }
-        self.rows.extend(of(|what| *what == OutputKind::HiddenState).map(|read| read.row as u32));
-        read
+        let hidden = of(|kind| *kind == OutputKind::HiddenState);
+        self.rows.extend(hidden.map(|output| output.row as u32));
+        full_rows
     }
 
-    /// What it means for the engine that a pass failed. What cuBLAS says of a device that is lost may be anything, so
-    /// the device is asked as well.
-    fn failed(&self, error: CudaError) -> RunnerError {
+    /// Classifies the error of a forward pass. cuBLAS may report any error on a lost device, so this asks the device
+    /// itself as well.
+    fn classify(&self, error: CudaError) -> RunnerError {
         if error.is_full() {
             return RunnerError::Full(error.into());
         }
@@ -71,54 +75,63 @@ impl CudaRunner {
 
 impl Runner for CudaRunner {
     fn limits(&self) -> RunnerLimits {
-        self.shape
+        self.limits
     }
 
     fn enqueue_time(&self) -> Duration {
         self.model.asked_in()
     }
 
-    fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError> {
+    fn forward(
+        &mut self,
+        batch: &ForwardBatch,
+        out: &mut ForwardOutput,
+    ) -> Result<(), RunnerError> {
         out.clear();
-        if step.tokens.is_empty() {
+        if batch.tokens.is_empty() {
             return Ok(());
         }
         let scratch = self.model.pages() as u32;
-        lay_out(step, scratch, &mut self.model.pass);
-        let read = self.want(step);
-        out.lay_out(&step.outputs, self.shape);
-        let hidden =
-            step.outputs.iter().filter(|read| read.kind == OutputKind::HiddenState).count();
-        let wanted = CudaOutputSpec {
+        fill_paged_batch(batch, scratch, &mut self.model.pass);
+        let full_rows = self.list_rows(batch);
+        out.reserve(&batch.outputs, self.limits);
+        let is_hidden =
+            |output: &&super::forward::RowOutput| output.kind == OutputKind::HiddenState;
+        let hidden_rows = batch.outputs.iter().filter(is_hidden).count();
+        let spec = CudaOutputSpec {
             rows: &self.rows,
-            full_logits: read + step.draws.len(),
-            chosen: &self.pairs,
-            draws: &step.draws,
-            banned: &step.banned,
-            hidden: hidden > 0,
+            full_logits: full_rows + batch.sample_specs.len(),
+            chosen: &self.logits,
+            draws: &batch.sample_specs,
+            banned: &batch.banned_tokens,
+            hidden: hidden_rows > 0,
         };
-        let done = self.model.forward(wanted, out.table(read, self.shape), &mut self.found);
-        done.map_err(|error| self.failed(error))?;
-        out.sampled.extend(self.found.drawn.iter().copied().map(drawn));
-        let (mut logits, mut rows) = (self.found.chosen.as_slice(), self.found.hidden.as_slice());
-        rows = rows.get((self.rows.len() - hidden) * self.shape.width..).unwrap_or_default();
-        for (index, read) in step.outputs.iter().enumerate() {
-            let found = match read.kind {
+        let full_logits = out.full_logits(full_rows, self.limits);
+        let result = self.model.forward(spec, full_logits, &mut self.output);
+        result.map_err(|error| self.classify(error))?;
+        out.sampled.extend(self.output.drawn.iter().copied().map(sampled_token));
+        let (mut logits, mut hidden) =
+            (self.output.chosen.as_slice(), self.output.hidden.as_slice());
+        let first_hidden = (self.rows.len() - hidden_rows) * self.limits.width;
+        hidden = hidden.get(first_hidden..).unwrap_or_default();
+        for (index, output) in batch.outputs.iter().enumerate() {
+            let source = match output.kind {
                 OutputKind::FullLogits | OutputKind::Sampled(_) => continue,
                 OutputKind::TokenLogits(_) => &mut logits,
-                OutputKind::HiddenState => &mut rows,
+                OutputKind::HiddenState => &mut hidden,
             };
-            let to = out.get_mut(index);
-            let (these, others) = found.split_at(to.len());
-            to.copy_from_slice(these);
-            *found = others;
+            let values = out.get_mut(index);
+            let (first, rest) = source.split_at(values.len());
+            values.copy_from_slice(first);
+            *source = rest;
         }
         Ok(())
     }
 }
 
-/// What a device says of a draw.
-fn drawn([token, logprob]: [u32; 2]) -> Result<SampledToken, SampleError> {
+/// Decodes a sampled token from the device. A log-probability that is no number marks an error: of all tokens, or of
+/// the logit of one.
+fn sampled_token([token, logprob]: [u32; 2]) -> Result<SampledToken, SampleError> {
     let logprob = f32::from_bits(logprob);
     match token {
         _ if !logprob.is_nan() => Ok(SampledToken { token, logprob }),

@@ -1,26 +1,28 @@
 //! How do tokens become more tokens, many requests at once?
 //!
-//! One thread owns the model. It takes what was asked, lets the scheduler choose a step, computes
-//! it, and tells those who asked what became of it; then the next step. The engine knows tokens
-//! only: what they stand for is for others to know.
+//! One thread owns the model. Each step, it admits new requests, lets the scheduler plan a batch, computes the batch,
+//! and sends the events. This is continuous batching with a paged KV cache, as in vLLM. The engine knows tokens only.
 //!
 //! | file | |
 //! |---|---|
-//! | `ask` | what a caller wants, and whether it could ever be done |
-//! | `reply` | what a caller hears |
+//! | `request` | what a caller requests, and the limits of it |
+//! | `response` | the events that a caller receives |
+//! | `priority` | the order of requests |
 //! | `constraint` | which tokens may come next |
 //! | `sampler` | how logits become a token |
-//! | `pages` | which page holds which tokens |
-//! | `sequence` | a text that is being computed |
-//! | `scheduler` | who is in the next step |
-//! | `step` | what the scheduler and the model agree on |
-//! | `runner` | the model on this machine's processor |
+//! | `kv_pages` | the KV pages and the prefix cache |
+//! | `sequence` | the state of one sequence |
+//! | `scheduler` | which sequences the next step computes |
+//! | `forward` | the batch, the runner's trait, and its output |
+//! | `paged_batch` | the batch as `nn` reads it |
+//! | `cpu_runner`, `cuda_runner` | the model on a CPU and on a GPU |
+//! | `compute_device` | which of the two |
 //!
-//! A step that there is no memory for is computed in parts. When what the model runs on is lost, the owner ends every
-//! ask, and itself: from then on the engine is gone, and says so at once to whoever asks.
+//! A batch that lacks memory is split. When the device is lost, the engine fails every request and stops: later
+//! requests fail at once.
 //!
-//! Whatever is asked gets the same answer in any company: what is drawn is keyed by the ask alone,
-//! and the model's arithmetic does not depend on who else is in a step.
+//! An answer does not depend on the rest of the batch: sampling is keyed by the request alone, and the model's
+//! arithmetic is batch-invariant.
 
 mod compute_device;
 pub mod constraint;
@@ -29,6 +31,8 @@ mod cpu_runner;
 mod cuda_runner;
 mod forward;
 pub mod kv_pages;
+mod paged_batch;
+mod priority;
 mod request;
 mod response;
 pub mod sampler;
@@ -45,9 +49,10 @@ pub use forward::{
     BANNED_MAX, ForwardBatch, ForwardOutput, OutputKind, RowOutput, Runner, RunnerError,
     RunnerLimits, SequenceSpan,
 };
+pub use priority::Priority;
 pub use request::{
-    BranchOutput, EngineRequest, GenerateRequest, Priority, Rejection, RequestKind,
-    SchedulerConfig, SchedulerConfigError, WeighRequest,
+    BranchOutput, EngineRequest, GenerateRequest, Rejection, RequestKind, SchedulerConfig,
+    SchedulerConfigError, WeighRequest,
 };
 pub use response::{EngineEvent, FinishReason, RequestFailure, ResponseStream, Usage};
 pub use sampler::{SampleError, SamplingParams, SamplingParamsError};
@@ -55,119 +60,113 @@ pub use scheduler::Scheduler;
 
 use crate::telemetry::{EngineLoad, EngineStep, Metrics};
 use crate::worker::{self, Inbox, NextTurn, PostError, Worker};
-use request::Admission;
+use request::{AdmissionLimits, RequestId};
 use rustc_hash::FxHashMap;
-use scheduler::RequestId;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
-/// A handle on the owner of one model. Dropping it ends the owner, and with it all that it works
-/// on.
+/// A handle to the thread that owns one model. Dropping it stops the thread and aborts its requests.
 #[derive(Debug)]
 pub struct Engine {
     inbox: Inbox<EngineJob>,
-    admission: Admission,
-    /// Sequences that may still be taken on.
-    room: Arc<Semaphore>,
+    limits: AdmissionLimits,
+    /// A permit for each sequence that may run or wait.
+    permits: Arc<Semaphore>,
     _thread: Worker,
 }
 
-/// Why there is no engine, or no reply.
+/// Why an engine does not start, or does not take a request.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The model could not be made ready.
+    /// The runner could not be built.
     #[error(transparent)]
     Runner(#[from] RunnerError),
-    /// The limits do not fit the model.
+    /// The scheduler's limits do not fit the runner's.
     #[error(transparent)]
     Config(#[from] SchedulerConfigError),
-    /// The ask was not taken.
+    /// The request was rejected.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The owner is gone for good.
-    #[error("the engine's owner is gone")]
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
     Gone,
 }
 
-/// What an owner is asked.
+/// A request on its way to the owner's thread.
 #[derive(Debug)]
 struct EngineJob {
-    ask: EngineRequest,
+    request: EngineRequest,
     events: mpsc::Sender<EngineEvent>,
-    room: OwnedSemaphorePermit,
+    permits: OwnedSemaphorePermit,
 }
 
-/// Who waits for what becomes of an ask.
+/// The sending end of a [`ResponseStream`].
 #[derive(Debug)]
 struct ResponseSender {
     events: mpsc::Sender<EngineEvent>,
-    _room: OwnedSemaphorePermit,
+    _permits: OwnedSemaphorePermit,
 }
 
 /// The state of the owner's thread.
 struct EngineCore<R> {
     runner: R,
     scheduler: Scheduler,
-    listeners: FxHashMap<RequestId, ResponseSender>,
-    answers: ForwardOutput,
+    responses: FxHashMap<RequestId, ResponseSender>,
+    output: ForwardOutput,
     metrics: Arc<Metrics>,
-    /// Whether what the model runs on is lost: then this turn is the last.
+    /// Whether the device is lost, so that this turn is the last.
     lost: bool,
 }
 
 // === impl Engine ===
 
 impl Engine {
-    /// Starts the owner of the model that `build` makes, on the owner's own thread, and waits until
-    /// it is ready.
+    /// Starts the owner's thread, builds the runner on it, and waits until it is ready.
     pub fn start<R: Runner + 'static>(
         build: impl FnOnce() -> Result<R, RunnerError> + Send + 'static,
-        limits: SchedulerConfig,
+        config: SchedulerConfig,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, EngineError> {
-        let (tell, ready) = std_mpsc::sync_channel(1);
+        let (ready_sender, ready) = std_mpsc::sync_channel(1);
         let metrics = metrics.clone();
         let build = move || {
-            let built = EngineCore::new(build, limits, metrics);
-            let (told, owner) = match built {
-                Ok(owner) => (Ok(owner.scheduler.admission()), Some(owner)),
+            let (result, core) = match EngineCore::new(build, config, metrics) {
+                Ok(core) => (Ok(core.scheduler.limits()), Some(core)),
                 Err(error) => (Err(error), None),
             };
-            // Whoever starts an engine waits for it.
-            let _ = tell.send(told);
-            owner
+            // `start` waits for it.
+            let _ = ready_sender.send(result);
+            core
         };
-        // One ask is one sequence or more, and each has a permit: so many always fit.
-        let waiting_max = NonZeroUsize::MIN.saturating_add(limits.sequences_max() - 1);
+        // Each request has a permit for each of its sequences, so the inbox is never full.
+        let waiting_max = NonZeroUsize::MIN.saturating_add(config.sequences_max() - 1);
         let (inbox, thread) = worker::start_busy("engine", waiting_max, build, EngineCore::turn);
-        let admission = ready.recv().map_err(|_| EngineError::Gone)??;
-        let room = Arc::new(Semaphore::new(limits.sequences_max()));
-        Ok(Self { inbox, admission, room, _thread: thread })
+        let limits = ready.recv().map_err(|_| EngineError::Gone)??;
+        let permits = Arc::new(Semaphore::new(config.sequences_max()));
+        Ok(Self { inbox, limits, permits, _thread: thread })
     }
 
-    /// Asks for something, without waiting: what could never be done, or finds no room, is refused
-    /// at once.
-    pub fn submit(&self, ask: EngineRequest) -> Result<ResponseStream, EngineError> {
-        self.admission.check(&ask)?;
-        let full = || Rejection::Full(self.admission.limits.sequences_max());
-        let sequences = ask.sequences();
-        let permits = u32::try_from(sequences).map_err(|_| full())?;
-        let room = self.room.clone().try_acquire_many_owned(permits).map_err(|_| full())?;
-        // All that can become of it fits, so a slow reader never holds up the owner.
-        let (events, heard) = mpsc::channel(ask.events_max());
-        self.inbox.try_post(EngineJob { ask, events, room }).map_err(
-            |rejected| match rejected {
-                PostError::Full(_) => EngineError::Rejected(full()),
-                PostError::Closed(_) => EngineError::Gone,
-            },
-        )?;
-        Ok(ResponseStream::new(heard, sequences))
+    /// Submits a request without waiting. It is rejected at once if it exceeds a limit or the engine is full.
+    pub fn submit(&self, request: EngineRequest) -> Result<ResponseStream, EngineError> {
+        self.limits.check(&request)?;
+        let full = || Rejection::Full(self.limits.scheduler.sequences_max());
+        let sequences = request.sequences();
+        let count = u32::try_from(sequences).map_err(|_| full())?;
+        let permits = self.permits.clone().try_acquire_many_owned(count).map_err(|_| full())?;
+        // Every event has a place in the channel, so a slow reader never blocks the engine.
+        let (events, received) = mpsc::channel(request.events_max());
+        let job = EngineJob { request, events, permits };
+        self.inbox.try_post(job).map_err(|error| match error {
+            PostError::Full(_) => EngineError::Rejected(full()),
+            PostError::Closed(_) => EngineError::Gone,
+        })?;
+        Ok(ResponseStream::new(received, sequences))
     }
 
-    /// Whether the owner is still at work.
+    /// Whether the engine takes requests.
     pub fn is_alive(&self) -> bool {
         self.inbox.is_alive()
     }
@@ -178,24 +177,24 @@ impl Engine {
 impl<R: Runner> EngineCore<R> {
     fn new(
         build: impl FnOnce() -> Result<R, RunnerError>,
-        limits: SchedulerConfig,
+        config: SchedulerConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EngineError> {
         let runner = build()?;
-        let scheduler = Scheduler::new(runner.limits(), limits)?;
-        let (listeners, answers) = (FxHashMap::default(), ForwardOutput::default());
-        Ok(Self { runner, scheduler, listeners, answers, metrics, lost: false })
+        let scheduler = Scheduler::new(runner.limits(), config)?;
+        let (responses, output) = (FxHashMap::default(), ForwardOutput::default());
+        Ok(Self { runner, scheduler, responses, output, metrics, lost: false })
     }
 
-    /// Takes what was asked, computes a step, and tells what became of it.
+    /// Admits the new requests, computes one step, and sends its events.
     fn turn(&mut self, jobs: &mut Vec<EngineJob>) -> NextTurn {
         let now = Instant::now();
         jobs.drain(..).for_each(|job| self.admit(job, now));
-        self.hang_up();
+        self.abort_abandoned();
         self.step();
-        self.observe();
-        self.tell();
-        self.scheduler.settle();
+        self.record_load();
+        self.send_events();
+        self.scheduler.assert_invariants();
         if self.lost {
             NextTurn::Never
         } else if self.scheduler.is_idle() {
@@ -206,81 +205,83 @@ impl<R: Runner> EngineCore<R> {
     }
 
     fn admit(&mut self, job: EngineJob, now: Instant) {
-        let EngineJob { ask, events, room } = job;
-        match self.scheduler.admit(ask, now) {
-            Ok(id) => drop(self.listeners.insert(id, ResponseSender { events, _room: room })),
-            Err(refused) => send(&events, EngineEvent::Failed(refused.into())),
+        let EngineJob { request, events, permits } = job;
+        match self.scheduler.admit(request, now) {
+            Ok(id) => {
+                drop(self.responses.insert(id, ResponseSender { events, _permits: permits }));
+            }
+            Err(rejection) => send(&events, EngineEvent::Failed(rejection.into())),
         }
     }
 
-    /// Drops the work that nobody waits for any more.
-    fn hang_up(&mut self) {
-        let Self { scheduler, listeners, .. } = self;
-        listeners.retain(|id, listener| {
-            let listens = !listener.events.is_closed();
-            if !listens {
+    /// Aborts the requests whose response stream was dropped.
+    fn abort_abandoned(&mut self) {
+        let Self { scheduler, responses, .. } = self;
+        responses.retain(|id, response| {
+            let is_open = !response.events.is_closed();
+            if !is_open {
                 scheduler.abort(*id);
             }
-            listens
+            is_open
         });
     }
 
-    /// Computes a step. If there is no memory for all of it, its sequences take turns, half of them at a time or
-    /// fewer; only one that is too large alone fails.
+    /// Computes a step. A batch that lacks memory is split in halves, until each fits or has one sequence, which then
+    /// fails.
     fn step(&mut self) {
         if self.scheduler.plan(Instant::now()).is_none() {
-            assert!(self.scheduler.is_idle(), "the most urgent of those at hand always gets on");
+            assert!(self.scheduler.is_idle(), "the first sequence always makes progress");
             return;
         }
         let (mut rows, begun) = (0, Instant::now());
         loop {
-            let step = self.scheduler.step();
-            match self.runner.forward(step, &mut self.answers) {
+            let batch = self.scheduler.batch();
+            match self.runner.forward(batch, &mut self.output) {
                 Ok(()) => {
-                    rows += step.tokens.len();
-                    self.scheduler.commit(&self.answers);
+                    rows += batch.tokens.len();
+                    self.scheduler.commit(&self.output);
                 }
                 Err(error) => {
                     self.metrics.engine_failed(error.as_str());
-                    if matches!(error, RunnerError::Full(_)) && self.scheduler.halve() {
+                    if matches!(error, RunnerError::Full(_)) && self.scheduler.split_batch() {
                         continue;
                     }
                     self.fail(error);
                 }
             }
-            if self.lost || !self.scheduler.resume() {
+            if self.lost || !self.scheduler.next_split() {
                 break;
             }
         }
         if rows == 0 {
             return;
         }
-        let tally = self.scheduler.tally();
+        let stats = self.scheduler.stats();
         self.metrics.engine_step(&EngineStep {
             rows,
-            prefill_tokens: tally.prefill_tokens,
-            decode_tokens: tally.decode_tokens,
-            prefix_hit_tokens: tally.hit_tokens,
-            preempted: tally.preempted,
+            prefill_tokens: stats.prefill_tokens,
+            decode_tokens: stats.decode_tokens,
+            prefix_hit_tokens: stats.prefix_hit_tokens,
+            preempted: stats.preempted,
             took: begun.elapsed(),
         });
     }
 
-    /// Ends the asks of the step at hand; or all of them, if there will be no other step.
+    /// Fails the requests of the batch, or all requests if the device is lost.
     fn fail(&mut self, error: RunnerError) {
         self.lost = matches!(error, RunnerError::Lost(_));
-        // What failed is at the end of the chain, and all of it is said.
+        // The alternate form prints the whole chain of causes.
         let error = format!("{:#}", anyhow::Error::from(error));
-        tracing::error!(error, lost = self.lost, "a step failed");
+        tracing::error!(error, lost = self.lost, "a forward pass failed");
         let failure = RequestFailure::Runner(error.into());
         if self.lost {
             self.scheduler.fail_all(&failure);
         } else {
-            self.scheduler.fail_step(&failure);
+            self.scheduler.fail_batch(&failure);
         }
     }
 
-    fn observe(&self) {
+    fn record_load(&self) {
         let load = self.scheduler.load();
         self.metrics.engine_load(&EngineLoad {
             running: load.running,
@@ -289,20 +290,20 @@ impl<R: Runner> EngineCore<R> {
         });
     }
 
-    fn tell(&mut self) {
-        for output in self.scheduler.outputs() {
-            let Some(listener) = self.listeners.get(&output.id) else { continue };
-            send(&listener.events, output.event);
-            if output.last {
-                self.listeners.remove(&output.id);
+    fn send_events(&mut self) {
+        for event in self.scheduler.events() {
+            let Some(response) = self.responses.get(&event.id) else { continue };
+            send(&response.events, event.event);
+            if event.last {
+                self.responses.remove(&event.id);
             }
         }
     }
 }
 
-/// Sends an event to somebody who may have hung up: the next turn finds out.
+/// Sends an event. If the stream was dropped, the next turn aborts the request.
 fn send(events: &mpsc::Sender<EngineEvent>, event: EngineEvent) {
     let sent = events.try_send(event);
     let full = matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
-    assert!(!full, "a reply has room for all that can become of its ask");
+    assert!(!full, "the channel has a place for every event of a request");
 }

@@ -1,12 +1,12 @@
-//! What does a caller want, and could it ever be done?
+//! What does a caller request, and is it within the limits?
 
 use super::constraint::Constraint;
 use super::forward::RunnerLimits;
+use super::priority::Priority;
 use super::sampler::{SamplingParams, SamplingParamsError};
-use crate::domain::{Criticality, Deadline};
 use std::num::NonZeroUsize;
 
-/// What a caller wants. It never changes.
+/// A request to the engine. It is immutable.
 #[derive(Clone, Debug)]
 pub struct EngineRequest {
     /// The work itself.
@@ -15,156 +15,149 @@ pub struct EngineRequest {
     pub priority: Priority,
 }
 
-/// A request's precedence in the scheduler: criticality first, then deadline.
-#[derive(Clone, Copy, Debug)]
-pub struct Priority {
-    /// More critical requests are scheduled first.
-    pub criticality: Criticality,
-    /// When the answer becomes useless; `None` for background work.
-    pub deadline: Option<Deadline>,
-}
+/// The number of an admitted request, in order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
 
-/// What is to be computed.
+/// The work of a request.
 #[derive(Clone, Debug)]
 pub enum RequestKind {
-    /// Texts that go on where a prompt ends.
+    /// Completes a prompt.
     Generate(GenerateRequest),
-    /// What is at the end of each of many branches of one trunk.
+    /// Computes the output at the end of each branch of a trunk.
     Weigh(WeighRequest),
 }
 
-/// Texts that go on where a prompt ends.
+/// Completes a prompt with one or more samples.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
-    /// Tokens to go on from.
+    /// The prompt's tokens.
     pub prompt: Vec<u32>,
-    /// How many texts. They share the prompt's pages.
+    /// Completions to sample (`n` in vLLM). They share the prompt's KV pages.
     pub samples: NonZeroUsize,
-    /// Tokens of each text, those written for the model included.
+    /// Tokens of each completion at most, forced tokens included.
     pub tokens_max: usize,
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: SamplingParams,
-    /// What the texts must look like.
+    /// The grammar of each completion.
     pub constraint: Constraint,
-    /// Tokens that end a text, where the constraint is free. The one that did is its last token.
+    /// Tokens that end a completion wherever its constraint allows free text. The completion includes the one that
+    /// ended it.
     pub stop_tokens: Vec<u32>,
 }
 
-/// What is at the end of each of many branches of one trunk.
+/// Computes the output at the end of each branch of a trunk.
 ///
-/// A branch sees the trunk and itself, never another branch, so what comes of it depends on neither
-/// the order nor the company.
+/// A branch attends to the trunk and to itself, never to another branch. So its output depends neither on the order
+/// of the branches nor on the rest of the batch.
 #[derive(Clone, Debug)]
 pub struct WeighRequest {
-    /// What all branches see.
+    /// The prefix that all branches share.
     pub trunk: Vec<u32>,
-    /// The branches.
+    /// The tokens of each branch.
     pub branches: Vec<Vec<u32>>,
-    /// What is wanted of the last row of each.
+    /// The output of each branch's last row.
     pub output: BranchOutput,
 }
 
-/// What can be wanted of the last row of a branch.
+/// The output of a branch's last row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BranchOutput {
     /// The logits of these tokens.
     TokenLogits(Vec<u32>),
-    /// The row itself, after the last norm.
+    /// The hidden state after the last norm.
     HiddenState,
 }
 
-/// How much the engine may take on.
+/// Limits of the scheduler.
 #[derive(Clone, Copy, Debug)]
 pub struct SchedulerConfig {
-    /// Sequences that may be in work at once, each with at least a row in every step.
+    /// Sequences that may hold KV pages at once. Each takes at least one row of every batch (`max_num_seqs` in vLLM).
     pub running_max: NonZeroUsize,
     /// Sequences that may wait beside those.
     pub waiting_max: NonZeroUsize,
-    /// Rows of a step that one prompt may take while others want some.
+    /// Prompt tokens that one sequence may compute in a step while others have tokens left to compute.
     pub prefill_chunk_max: NonZeroUsize,
 }
 
-/// Why an ask is not taken.
+/// Why the engine rejects a request.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Rejection {
-    /// As many sequences are held as may be.
-    #[error("the engine is full: it holds {0} sequences")]
+    /// The engine holds as many sequences as its limits allow.
+    #[error("the engine is full: `running_max + waiting_max` allows {0} sequences")]
     Full(usize),
-    /// Something has no tokens, or there is none of it.
+    /// A field has no tokens or no elements.
     #[error("`{0}` is empty")]
     Empty(&'static str),
-    /// Something is more than could ever be done.
-    #[error("{what} is {value}, and `{limit}` is {max}")]
-    TooMuch {
-        /// What was counted.
-        what: &'static str,
-        /// How much of it there is.
+    /// A count is 0.
+    #[error("`{0}` is 0, and must be at least 1")]
+    Zero(&'static str),
+    /// A count exceeds its limit.
+    #[error("`{field}` is {value}, and `{limit}` allows {max} at most")]
+    LimitExceeded {
+        /// The field, or the sum of fields, that was counted.
+        field: &'static str,
+        /// Its count.
         value: usize,
-        /// The limit.
+        /// The name of the limit.
         limit: &'static str,
-        /// Its value.
+        /// The limit.
         max: usize,
     },
-    /// The texts could not be finished.
-    #[error("the constraint may need {needed} tokens, and `tokens_max` is {tokens_max}")]
-    Unfinished {
-        /// The most tokens that the constraint may take.
+    /// The constraint's longest completion does not fit.
+    #[error("`constraint` may need {needed} tokens, and `tokens_max` is {tokens_max}")]
+    ConstraintTooLong {
+        /// Tokens of the constraint's longest completion.
         needed: usize,
-        /// How many there may be.
+        /// Tokens that the request allows.
         tokens_max: usize,
     },
-    /// The model does not know a token.
-    #[error("`{what}` holds token {token}, and the vocabulary has {vocabulary}")]
-    Unknown {
-        /// Where it was.
-        what: &'static str,
+    /// A token is not in the vocabulary.
+    #[error("`{field}` holds token {token}, and the vocabulary has {vocabulary}")]
+    UnknownToken {
+        /// The field that holds it.
+        field: &'static str,
         /// The token.
         token: u32,
-        /// Tokens that there are.
+        /// Tokens in the vocabulary.
         vocabulary: usize,
     },
-    /// The numbers to sample with are not for sampling.
+    /// A sampling parameter is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingParamsError),
 }
 
-/// Limits that do not fit the runner.
+/// The scheduler's limits do not fit the runner's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`running_max` is {running_max}, and a step has no more than {max_batched_tokens} rows, which leaves none for prompts"
+    "`running_max` is {running_max}, and must be less than `max_batched_tokens`, which is {max_batched_tokens}: \
+     otherwise decodes leave no rows for prompts"
 )]
 pub struct SchedulerConfigError {
-    /// Sequences that may be in work.
+    /// Sequences that may run at once.
     pub running_max: usize,
-    /// Rows in a step.
+    /// Rows of a batch.
     pub max_batched_tokens: usize,
 }
 
-/// What decides whether an ask could ever be done.
+/// The limits that decide whether a request can ever be computed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Admission {
-    pub shape: RunnerLimits,
-    pub limits: SchedulerConfig,
+pub(super) struct AdmissionLimits {
+    pub runner: RunnerLimits,
+    pub scheduler: SchedulerConfig,
 }
 
-/// Branches of an ask: more than the longest slate has.
-const BRANCHES_MAX: usize = 4_096;
-/// Tokens whose logits may be wanted of each branch.
+/// Branches of one request.
+const BRANCHES_MAX: usize = 4096;
+/// Tokens whose logits one request may read from each branch.
 const LOGIT_TOKENS_MAX: usize = 256;
-/// Tokens that may end a text.
+/// Stop tokens of one request.
 const STOP_TOKENS_MAX: usize = 64;
-
-// === impl Priority ===
-
-impl Priority {
-    /// Work of default criticality that nobody waits for.
-    pub const BACKGROUND: Self = Self { criticality: Criticality::Default, deadline: None };
-}
 
 // === impl EngineRequest ===
 
 impl EngineRequest {
-    /// How many sequences it takes.
+    /// The number of sequences that it occupies.
     pub fn sequences(&self) -> usize {
         match &self.kind {
             RequestKind::Generate(generate) => generate.samples.get(),
@@ -172,12 +165,12 @@ impl EngineRequest {
         }
     }
 
-    /// The most events that it can come to.
+    /// The most events that it can cause.
     pub(super) fn events_max(&self) -> usize {
         match &self.kind {
-            // Each token, and the end of each; a failure.
+            // Each token and the end of each sample; a failure.
             RequestKind::Generate(generate) => self.sequences() * (generate.tokens_max + 1) + 1,
-            // The weights, and the end; a failure.
+            // The branch outputs and the end; a failure.
             RequestKind::Weigh(_) => 3,
         }
     }
@@ -186,34 +179,37 @@ impl EngineRequest {
 // === impl SchedulerConfig ===
 
 impl SchedulerConfig {
-    /// Sequences that may be held.
+    /// Sequences that may run or wait.
     pub fn sequences_max(&self) -> usize {
         self.running_max.get().saturating_add(self.waiting_max.get())
     }
 }
 
-// === impl Admission ===
+// === impl AdmissionLimits ===
 
-impl Admission {
-    pub fn new(shape: RunnerLimits, limits: SchedulerConfig) -> Result<Self, SchedulerConfigError> {
-        let (running_max, max_batched_tokens) =
-            (limits.running_max.get(), shape.max_batched_tokens);
+impl AdmissionLimits {
+    pub fn new(
+        runner: RunnerLimits,
+        scheduler: SchedulerConfig,
+    ) -> Result<Self, SchedulerConfigError> {
+        let running_max = scheduler.running_max.get();
+        let max_batched_tokens = runner.max_batched_tokens;
         if running_max >= max_batched_tokens {
             return Err(SchedulerConfigError { running_max, max_batched_tokens });
         }
-        Ok(Self { shape, limits })
+        Ok(Self { runner, scheduler })
     }
 
-    /// Rows of each step that running decodes never take: what a branch, which is computed whole,
-    /// can count on.
-    fn prompt_rows(&self) -> usize {
-        self.shape.max_batched_tokens - self.limits.running_max.get()
+    /// Rows of each batch that decodes never take. A branch is computed in one step, so it must fit into these.
+    fn prefill_rows(&self) -> usize {
+        self.runner.max_batched_tokens - self.scheduler.running_max.get()
     }
 
-    /// Refuses what could never be done.
-    pub fn check(&self, ask: &EngineRequest) -> Result<(), Rejection> {
-        within("samples", ask.sequences(), "sequences_max", self.limits.sequences_max())?;
-        match &ask.kind {
+    /// Rejects a request that could never be computed.
+    pub fn check(&self, request: &EngineRequest) -> Result<(), Rejection> {
+        let max = self.scheduler.sequences_max();
+        check_limit("samples", request.sequences(), "running_max + waiting_max", max)?;
+        match &request.kind {
             RequestKind::Generate(generate) => self.check_generate(generate),
             RequestKind::Weigh(weigh) => self.check_weigh(weigh),
         }
@@ -223,73 +219,73 @@ impl Admission {
         let GenerateRequest { prompt, samples: _, tokens_max, sampling, constraint, stop_tokens } =
             generate;
         sampling.check()?;
-        self.known("prompt", prompt)?;
+        self.check_tokens("prompt", prompt)?;
         if *tokens_max == 0 {
-            return Err(Rejection::Empty("tokens_max"));
+            return Err(Rejection::Zero("tokens_max"));
         }
         let tokens = prompt.len().saturating_add(*tokens_max);
-        self.fits("prompt + tokens_max", tokens)?;
-        self.known("constraint", &[constraint.highest()])?;
-        within("stop_tokens", stop_tokens.len(), "STOP_TOKENS_MAX", STOP_TOKENS_MAX)?;
-        stop_tokens.iter().try_for_each(|&token| self.known("stop_tokens", &[token]))?;
+        self.check_length("prompt + tokens_max", tokens)?;
+        self.check_tokens("constraint", &[constraint.highest_token()])?;
+        check_limit("stop_tokens", stop_tokens.len(), "STOP_TOKENS_MAX", STOP_TOKENS_MAX)?;
+        stop_tokens.iter().try_for_each(|&token| self.check_tokens("stop_tokens", &[token]))?;
         let needed = constraint.tokens_needed();
         if needed > *tokens_max {
-            return Err(Rejection::Unfinished { needed, tokens_max: *tokens_max });
+            return Err(Rejection::ConstraintTooLong { needed, tokens_max: *tokens_max });
         }
         Ok(())
     }
 
     fn check_weigh(&self, weigh: &WeighRequest) -> Result<(), Rejection> {
         let WeighRequest { trunk, branches, output } = weigh;
-        self.known("trunk", trunk)?;
-        self.fits("the trunk", trunk.len())?;
+        self.check_tokens("trunk", trunk)?;
+        self.check_length("trunk", trunk.len())?;
         if branches.is_empty() {
             return Err(Rejection::Empty("branches"));
         }
-        within("branches", branches.len(), "BRANCHES_MAX", BRANCHES_MAX)?;
+        check_limit("branches", branches.len(), "BRANCHES_MAX", BRANCHES_MAX)?;
         for branch in branches {
-            self.known("branches", branch)?;
-            let rows = self.prompt_rows();
-            within("a branch", branch.len(), "max_batched_tokens - running_max", rows)?;
-            let (tokens, context) = (trunk.len() + branch.len(), self.shape.context_tokens_max);
-            within("trunk + branch", tokens, "context_tokens_max", context)?;
+            self.check_tokens("branches", branch)?;
+            let rows = self.prefill_rows();
+            check_limit("branch", branch.len(), "max_batched_tokens - running_max", rows)?;
+            let (tokens, context) = (trunk.len() + branch.len(), self.runner.context_tokens_max);
+            check_limit("trunk + branch", tokens, "context_tokens_max", context)?;
         }
         match output {
             BranchOutput::TokenLogits(tokens) => {
-                within("output", tokens.len(), "LOGIT_TOKENS_MAX", LOGIT_TOKENS_MAX)?;
-                self.known("output", tokens)
+                check_limit("output", tokens.len(), "LOGIT_TOKENS_MAX", LOGIT_TOKENS_MAX)?;
+                self.check_tokens("output", tokens)
             }
             BranchOutput::HiddenState => Ok(()),
         }
     }
 
-    /// Refuses tokens that are none, and tokens that the model does not know.
-    fn known(&self, what: &'static str, tokens: &[u32]) -> Result<(), Rejection> {
-        let vocabulary = self.shape.vocabulary;
+    /// Rejects an empty list of tokens, and tokens that are not in the vocabulary.
+    fn check_tokens(&self, field: &'static str, tokens: &[u32]) -> Result<(), Rejection> {
+        let vocabulary = self.runner.vocabulary;
         if tokens.is_empty() {
-            return Err(Rejection::Empty(what));
+            return Err(Rejection::Empty(field));
         }
         match tokens.iter().find(|&&token| token as usize >= vocabulary) {
-            Some(&token) => Err(Rejection::Unknown { what, token, vocabulary }),
+            Some(&token) => Err(Rejection::UnknownToken { field, token, vocabulary }),
             None => Ok(()),
         }
     }
 
-    /// Refuses more tokens than the context, or than all pages together hold.
-    fn fits(&self, what: &'static str, tokens: usize) -> Result<(), Rejection> {
-        let RunnerLimits { pages, page_tokens, context_tokens_max, .. } = self.shape;
-        within(what, tokens, "context_tokens_max", context_tokens_max)?;
-        within(what, tokens, "pages * page_tokens", pages * page_tokens)
+    /// Rejects more tokens than the context allows, or than all KV pages together hold.
+    fn check_length(&self, field: &'static str, tokens: usize) -> Result<(), Rejection> {
+        let RunnerLimits { kv_pages, page_tokens, context_tokens_max, .. } = self.runner;
+        check_limit(field, tokens, "context_tokens_max", context_tokens_max)?;
+        check_limit(field, tokens, "kv_pages * page_tokens", kv_pages * page_tokens)
     }
 }
 
-fn within(
-    what: &'static str,
+fn check_limit(
+    field: &'static str,
     value: usize,
     limit: &'static str,
     max: usize,
 ) -> Result<(), Rejection> {
-    if value > max { Err(Rejection::TooMuch { what, value, limit, max }) } else { Ok(()) }
+    if value > max { Err(Rejection::LimitExceeded { field, value, limit, max }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -297,12 +293,12 @@ mod tests {
     use super::super::constraint::Thinking;
     use super::*;
 
-    fn admission() -> Admission {
+    fn limits() -> AdmissionLimits {
         let [running_max, waiting_max, prefill_chunk_max] =
             [4, 2, 8].map(|n| NonZeroUsize::new(n).unwrap());
-        let limits = SchedulerConfig { running_max, waiting_max, prefill_chunk_max };
-        let shape = RunnerLimits {
-            pages: 8,
+        let scheduler = SchedulerConfig { running_max, waiting_max, prefill_chunk_max };
+        let runner = RunnerLimits {
+            kv_pages: 8,
             page_tokens: 4,
             vocabulary: 10,
             width: 1,
@@ -310,17 +306,19 @@ mod tests {
             max_batched_tokens: 16,
             samples_on_device: false,
         };
-        Admission::new(shape, limits).unwrap()
+        AdmissionLimits::new(runner, scheduler).unwrap()
     }
 
-    fn refused(kind: RequestKind) -> String {
-        let ask = EngineRequest { kind, priority: Priority::BACKGROUND };
-        admission().check(&ask).map_or_else(|refused| refused.to_string(), |()| "taken".to_owned())
+    fn verdict(kind: RequestKind) -> String {
+        let request = EngineRequest { kind, priority: Priority::BACKGROUND };
+        limits()
+            .check(&request)
+            .map_or_else(|rejection| rejection.to_string(), |()| "admitted".to_owned())
     }
 
     #[test]
-    fn texts_that_could_never_be_done_are_refused() {
-        let check = |change: &dyn Fn(&mut GenerateRequest), said: &str| {
+    fn completions_beyond_the_limits_are_rejected() {
+        let check = |change: &dyn Fn(&mut GenerateRequest), expected: &str| {
             let mut generate = GenerateRequest {
                 prompt: vec![1, 2, 3],
                 samples: NonZeroUsize::MIN,
@@ -330,27 +328,27 @@ mod tests {
                 stop_tokens: vec![0],
             };
             change(&mut generate);
-            assert_eq!(refused(RequestKind::Generate(generate)), said);
+            assert_eq!(verdict(RequestKind::Generate(generate)), expected);
         };
-        check(&|_| {}, "taken");
+        check(&|_| {}, "admitted");
         check(&|g| g.prompt.clear(), "`prompt` is empty");
-        check(&|g| g.tokens_max = 0, "`tokens_max` is empty");
+        check(&|g| g.tokens_max = 0, "`tokens_max` is 0, and must be at least 1");
         check(&|g| g.prompt[1] = 10, "`prompt` holds token 10, and the vocabulary has 10");
         check(
             &|g| g.stop_tokens.push(11),
             "`stop_tokens` holds token 11, and the vocabulary has 10",
         );
-        let long = "prompt + tokens_max is 31, and `context_tokens_max` is 30";
+        let long = "`prompt + tokens_max` is 31, and `context_tokens_max` allows 30 at most";
         check(&|g| g.tokens_max = 28, long);
         check(&|g| g.tokens_max = usize::MAX, &long.replace("31", &usize::MAX.to_string()));
-        let samples = "samples is 7, and `sequences_max` is 6";
+        let samples = "`samples` is 7, and `running_max + waiting_max` allows 6 at most";
         check(&|g| g.samples = NonZeroUsize::new(7).unwrap(), samples);
         let hot = "`temperature` is 99, and must be 0, or 0.001 to 10";
         check(&|g| g.sampling.temperature = 99.0, hot);
 
         let labels: Vec<_> = (1..5).map(|label| vec![label]).collect();
         let slate = Constraint::permutation(&labels, &[9]).unwrap();
-        let short = "the constraint may need 7 tokens, and `tokens_max` is 5";
+        let short = "`constraint` may need 7 tokens, and `tokens_max` is 5";
         check(&|g| g.constraint = slate.clone(), short);
         let thinking =
             Thinking { tokens_max: 1, open: vec![], close: vec![12], stop_tokens: vec![] };
@@ -358,49 +356,49 @@ mod tests {
         let unknown = "`constraint` holds token 12, and the vocabulary has 10";
         check(&|g| g.constraint = thought.clone(), unknown);
 
-        check(&|g| g.stop_tokens = vec![0; STOP_TOKENS_MAX], "taken");
+        check(&|g| g.stop_tokens = vec![0; STOP_TOKENS_MAX], "admitted");
         check(
             &|g| g.stop_tokens = vec![0; STOP_TOKENS_MAX + 1],
-            "stop_tokens is 65, and `STOP_TOKENS_MAX` is 64",
+            "`stop_tokens` is 65, and `STOP_TOKENS_MAX` allows 64 at most",
         );
     }
 
     #[test]
-    fn branches_that_could_never_be_weighed_are_refused() {
-        let check = |change: fn(&mut WeighRequest), said: &str| {
+    fn branches_beyond_the_limits_are_rejected() {
+        let check = |change: fn(&mut WeighRequest), expected: &str| {
             let branches = vec![vec![1], vec![2, 3]];
             let mut weigh =
                 WeighRequest { trunk: vec![1; 20], branches, output: BranchOutput::HiddenState };
             change(&mut weigh);
-            assert_eq!(refused(RequestKind::Weigh(weigh)), said);
+            assert_eq!(verdict(RequestKind::Weigh(weigh)), expected);
         };
-        check(|_| {}, "taken");
+        check(|_| {}, "admitted");
         check(|w| w.trunk.clear(), "`trunk` is empty");
         check(|w| w.branches.clear(), "`branches` is empty");
         check(|w| w.branches.push(vec![]), "`branches` is empty");
         check(|w| w.output = BranchOutput::TokenLogits(vec![]), "`output` is empty");
-        let long = "a branch is 13, and `max_batched_tokens - running_max` is 12";
+        let long = "`branch` is 13, and `max_batched_tokens - running_max` allows 12 at most";
         check(|w| w.branches.push(vec![1; 13]), long);
-        let deep = "trunk + branch is 31, and `context_tokens_max` is 30";
+        let deep = "`trunk + branch` is 31, and `context_tokens_max` allows 30 at most";
         check(|w| w.branches.push(vec![1; 11]), deep);
         let unknown = "`output` holds token 10, and the vocabulary has 10";
         check(|w| w.output = BranchOutput::TokenLogits(vec![10]), unknown);
 
-        check(|w| w.branches = vec![vec![1]; BRANCHES_MAX], "taken");
-        let wide = "branches is 4097, and `BRANCHES_MAX` is 4096";
+        check(|w| w.branches = vec![vec![1]; BRANCHES_MAX], "admitted");
+        let wide = "`branches` is 4097, and `BRANCHES_MAX` allows 4096 at most";
         check(|w| w.branches = vec![vec![1]; BRANCHES_MAX + 1], wide);
-        check(|w| w.output = BranchOutput::TokenLogits(vec![1; LOGIT_TOKENS_MAX]), "taken");
-        let curious = "output is 257, and `LOGIT_TOKENS_MAX` is 256";
+        check(|w| w.output = BranchOutput::TokenLogits(vec![1; LOGIT_TOKENS_MAX]), "admitted");
+        let curious = "`output` is 257, and `LOGIT_TOKENS_MAX` allows 256 at most";
         check(|w| w.output = BranchOutput::TokenLogits(vec![1; LOGIT_TOKENS_MAX + 1]), curious);
     }
 
     #[test]
-    fn a_step_must_have_rows_for_prompts() {
-        let Admission { shape, limits } = admission();
-        let misfit =
-            Admission::new(RunnerLimits { max_batched_tokens: 4, ..shape }, limits).unwrap_err();
-        let said = "`running_max` is 4, and a step has no more than 4 rows, \
-                    which leaves none for prompts";
-        assert_eq!(misfit.to_string(), said);
+    fn a_batch_must_have_rows_for_prompts() {
+        let AdmissionLimits { runner, scheduler } = limits();
+        let runner = RunnerLimits { max_batched_tokens: 4, ..runner };
+        let error = AdmissionLimits::new(runner, scheduler).unwrap_err();
+        let text = "`running_max` is 4, and must be less than `max_batched_tokens`, which is 4: \
+                    otherwise decodes leave no rows for prompts";
+        assert_eq!(error.to_string(), text);
     }
 }

@@ -1,118 +1,119 @@
-//! What does a caller hear, and when does it stop listening?
+//! What does a caller receive?
 
 use super::request::Rejection;
 use super::sampler::SampleError;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// What becomes of an ask.
+/// One event of a response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EngineEvent {
-    /// A text goes on by a token.
+    /// A sample grew by a token.
     Token {
-        /// Which text.
+        /// The index of the sample.
         sample: usize,
         /// The token.
         token: u32,
-        /// Its log-probability under the policy: zero if the constraint left no choice.
+        /// Its log-probability under the policy; 0 for a forced token.
         logprob: f32,
     },
-    /// What is at the end of each branch, in the order of the branches.
+    /// The output of each branch, in the order of the branches.
     Weighed(Vec<Vec<f32>>),
-    /// A text is done, or the branches are.
+    /// A sample is complete, or all branches are.
     Done {
-        /// Which text.
+        /// The index of the sample; 0 for branches.
         sample: usize,
-        /// Why.
+        /// Why it ended.
         finish_reason: FinishReason,
-        /// What it took.
+        /// Tokens that it took.
         usage: Usage,
     },
-    /// Nothing more will come.
+    /// The request failed. No event follows.
     Failed(RequestFailure),
 }
 
-/// Why a text is done.
+/// Why a sample ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// It came to its end: by a token that ends texts, by its constraint, or by its last branch.
+    /// By a stop token, at the end of its constraint, or with the last branch.
     Stop,
-    /// It has as many tokens as it may.
+    /// It has `tokens_max` tokens.
     Length,
 }
 
-/// What a text took.
+/// Tokens that a sample took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt or the trunk.
     pub prompt_tokens: usize,
-    /// Those of them that others had computed before.
+    /// Those of them that the prefix cache held.
     pub cached_tokens: usize,
     /// Tokens after the prompt, or in branches.
     pub generated_tokens: usize,
-    /// Those of them that the constraint left no choice about.
+    /// Those of them that the constraint forced.
     pub forced_tokens: usize,
 }
 
-/// Why nothing more will come.
+/// Why an admitted request failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RequestFailure {
     /// Its deadline passed.
     #[error("the deadline passed")]
     DeadlineExceeded,
-    /// The model could not be run.
+    /// The model's forward pass failed.
     #[error("{0}")]
     Runner(Arc<str>),
-    /// Nothing could be drawn from what the model said.
+    /// No token could be sampled from the logits.
     #[error(transparent)]
     Sample(#[from] SampleError),
-    /// The engine did not take it.
+    /// The scheduler rejected it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The engine is gone.
-    #[error("the engine is gone")]
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
     Gone,
 }
 
-/// The caller's end of an ask. Dropping it stops the work, within a step.
+/// The events of one request. Dropping the stream aborts the request within a step.
 #[derive(Debug)]
 pub struct ResponseStream {
     events: mpsc::Receiver<EngineEvent>,
-    /// Texts that are not done.
-    open: usize,
+    /// Samples that are not done.
+    unfinished: usize,
 }
 
 // === impl ResponseStream ===
 
 impl ResponseStream {
     pub(super) fn new(events: mpsc::Receiver<EngineEvent>, sequences: usize) -> Self {
-        Self { events, open: sequences }
+        Self { events, unfinished: sequences }
     }
 
-    /// The next event, or `None` after the last. The last one is `Failed`, or `Done` for each text,
-    /// also when the engine is gone.
+    /// The next event, or `None` after the last. The last one is `Failed`, or the `Done` of the last sample. If the
+    /// engine stops, it is `Failed`.
     pub async fn next(&mut self) -> Option<EngineEvent> {
-        if self.open == 0 {
+        if self.unfinished == 0 {
             return None;
         }
         let event = self.events.recv().await;
-        Some(self.heard(event))
+        Some(self.count(event))
     }
 
-    /// The same for callers that are no tasks.
+    /// [`next`](Self::next) for a thread that is not in an async runtime.
     pub fn blocking_next(&mut self) -> Option<EngineEvent> {
-        if self.open == 0 {
+        if self.unfinished == 0 {
             return None;
         }
         let event = self.events.blocking_recv();
-        Some(self.heard(event))
+        Some(self.count(event))
     }
 
-    fn heard(&mut self, event: Option<EngineEvent>) -> EngineEvent {
+    /// Counts the samples that an event ends.
+    fn count(&mut self, event: Option<EngineEvent>) -> EngineEvent {
         let event = event.unwrap_or(EngineEvent::Failed(RequestFailure::Gone));
         match event {
-            EngineEvent::Done { .. } => self.open -= 1,
-            EngineEvent::Failed(_) => self.open = 0,
+            EngineEvent::Done { .. } => self.unfinished -= 1,
+            EngineEvent::Failed(_) => self.unfinished = 0,
             EngineEvent::Token { .. } | EngineEvent::Weighed(_) => {}
         }
         event

@@ -1,13 +1,12 @@
 //! How do logits become a token?
 //!
-//! The policy is the softmax, at the temperature asked for, over the tokens that the constraint
-//! allows; top-k, top-p and min-p then cut its tail (in this order), and a token is drawn from what
-//! remains. The log-probability that is reported is the policy's, before the tail is cut: it is
-//! what a trainer computes again from the same logits, and without cuts it is exactly the
-//! distribution that was drawn from. Greedy decoding reports it at temperature 1.
+//! The policy is the softmax of the logits, divided by the temperature, over the tokens that the constraint allows.
+//! Top-k, top-p and min-p then truncate it, in this order, and a token is drawn from the rest. The reported
+//! log-probability is the policy's before truncation: a trainer recomputes it from the same logits. Greedy
+//! decoding reports it at temperature 1.
 //!
-//! A draw is keyed by the seed, the sample and the token's place in it, and by nothing else, so
-//! neither company nor preemption changes what is drawn.
+//! A draw is keyed by the seed, the index of the sample and the position in it alone. So neither the rest of the
+//! batch nor preemption changes it.
 
 use super::constraint::Allowed;
 use crate::nn::softmax::{BLOCK, exponentiate, highest};
@@ -15,34 +14,34 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
 
-/// How tokens are drawn.
+/// How tokens are sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// What the logits are divided by; zero takes the highest, the lowest token first.
+    /// The divisor of the logits. Zero is greedy: the highest logit, and of equal ones the lowest token.
     pub temperature: f32,
-    /// Only so many of the likeliest tokens; zero means all.
+    /// Keeps this many of the most probable tokens; zero keeps all.
     pub top_k: usize,
-    /// Only the likeliest tokens that together have this share; 1 means all.
+    /// Keeps the most probable tokens that together reach this probability; 1 keeps all.
     pub top_p: f32,
-    /// Only tokens that have this share of the likeliest one's probability; zero means all.
+    /// Keeps tokens with at least this fraction of the highest probability; zero keeps all.
     pub min_p: f32,
-    /// Where chance comes from.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
-/// A number that cannot be sampled with.
+/// A sampling parameter out of range.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("`{field}` is {value}, and must be {range}")]
 pub struct SamplingParamsError {
-    /// Which.
+    /// The parameter.
     pub field: &'static str,
     /// Its value.
     pub value: f32,
-    /// What it may be.
+    /// The range allowed.
     pub range: &'static str,
 }
 
-/// A token that was drawn.
+/// A sampled token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampledToken {
     /// The token.
@@ -51,10 +50,10 @@ pub struct SampledToken {
     pub logprob: f32,
 }
 
-/// Logits that nothing can be drawn from.
+/// Logits that no token can be sampled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
-    /// The model is broken.
+    /// The model computed a broken logit.
     #[error("the logit of token {0} is not a number or is infinite")]
     NotFinite(u32),
     /// Every allowed token has a logit of minus infinity.
@@ -62,45 +61,45 @@ pub enum SampleError {
     Impossible,
 }
 
-/// Draws tokens, with buffers of its own.
+/// Samples tokens. Its buffers are reused.
 #[derive(Debug, Default)]
 pub struct Sampler {
-    /// The probability of each allowed token, relative to the likeliest.
+    /// The probability of each allowed token, relative to the highest.
     weights: Vec<f32>,
-    /// The sum of each block of them.
+    /// The sum of each block of [`BLOCK`] weights.
     sums: Vec<f64>,
-    /// Places in `weights`, the likeliest first as far as they are sorted.
+    /// Indices into `weights`, the most probable first as far as they are sorted.
     order: Vec<u32>,
 }
 
-/// Where a draw stands.
+/// The position of a sampled token.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplePosition {
-    /// The sample of the ask.
+    /// The index of the sample in its request.
     pub sample: usize,
     /// Tokens before it in the sample.
     pub token: usize,
 }
 
-/// Below this, greedy is meant.
+/// The lowest temperature that is not greedy.
 const TEMPERATURE_MIN: f32 = 1e-3;
-/// Above this, a temperature is a mistake.
+/// The highest temperature.
 const TEMPERATURE_MAX: f32 = 10.0;
-/// How many of the likeliest tokens are sorted at first, to find the ones that top-p keeps.
+/// Most probable tokens that top-p sorts at first. If they do not reach it, it sorts more.
 const SORTED_FIRST: usize = 256;
 
 // === impl SamplingParams ===
 
 impl SamplingParams {
-    /// The likeliest token, always.
+    /// Greedy decoding: always the most probable token.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
 
-    /// The policy itself, at temperature 1.
-    pub fn plain(seed: u64) -> Self {
+    /// Temperature 1, without truncation.
+    pub fn untruncated(seed: u64) -> Self {
         Self { temperature: 1.0, seed, ..Self::GREEDY }
     }
 
-    /// Refuses numbers that cannot be sampled with.
+    /// Rejects parameters out of range.
     pub fn check(&self) -> Result<(), SamplingParamsError> {
         let Self { temperature, top_k: _, top_p, min_p, seed: _ } = *self;
         let bounds = [
@@ -119,30 +118,31 @@ impl SamplingParams {
         }
     }
 
-    /// The number, of 0 to 1, that draws the token at a place.
-    pub(super) fn chance(&self, place: SamplePosition) -> f64 {
-        self.stream(place).random()
+    /// The uniform random number in [0, 1) that draws the token at a position; 0 for greedy decoding, which needs
+    /// none.
+    pub(super) fn chance(&self, position: SamplePosition) -> f64 {
+        if self.temperature > 0.0 { self.rng(position).random() } else { 0.0 }
     }
 
-    /// Whether a token is drawn of all that are allowed of so many: no tail is cut, or none would be drawn of anyway.
-    pub(super) fn is_of_all(&self, vocabulary: usize) -> bool {
-        self.temperature == 0.0 || !self.cuts(vocabulary)
+    /// Whether truncation cannot change what is sampled from a vocabulary of this size.
+    pub(super) fn is_untruncated(&self, vocabulary: usize) -> bool {
+        self.temperature == 0.0 || !self.truncates(vocabulary)
     }
 
-    /// Whether the tail of so many tokens is cut.
-    fn cuts(&self, vocabulary: usize) -> bool {
-        self.cuts_by_count(vocabulary) || self.top_p < 1.0 || self.min_p > 0.0
+    /// Whether top-k, top-p or min-p can remove one of so many tokens.
+    fn truncates(&self, tokens: usize) -> bool {
+        self.top_k_truncates(tokens) || self.top_p < 1.0 || self.min_p > 0.0
     }
 
-    fn cuts_by_count(&self, tokens: usize) -> bool {
+    fn top_k_truncates(&self, tokens: usize) -> bool {
         self.top_k > 0 && self.top_k < tokens
     }
 
-    fn stream(&self, place: SamplePosition) -> ChaCha8Rng {
-        /// Tells this stream from others of the same seed.
+    fn rng(&self, position: SamplePosition) -> ChaCha8Rng {
+        /// Separates this stream from other streams of the same seed.
         const PURPOSE: u64 = u64::from_le_bytes(*b"sampling");
         let mut key = [0; 32];
-        let words = [self.seed, place.sample as u64, place.token as u64, PURPOSE];
+        let words = [self.seed, position.sample as u64, position.token as u64, PURPOSE];
         for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -153,21 +153,21 @@ impl SamplingParams {
 // === impl Sampler ===
 
 impl Sampler {
-    /// Draws from logits: of the tokens that are allowed, in their order, or of the whole
-    /// vocabulary where only some are not.
-    pub fn draw(
+    /// Samples the token at a position.
+    ///
+    /// The logits are those of `Allowed::Only`, in its order, or of the whole vocabulary for `Allowed::AllBut`.
+    pub fn sample(
         &mut self,
         logits: &[f32],
         allowed: Allowed<'_>,
         sampling: &SamplingParams,
-        place: SamplePosition,
+        position: SamplePosition,
     ) -> Result<SampledToken, SampleError> {
-        let chance = if sampling.temperature > 0.0 { sampling.chance(place) } else { 0.0 };
-        self.draw_at(logits, allowed, sampling, chance)
+        self.sample_with(logits, allowed, sampling, sampling.chance(position))
     }
 
-    /// The same, given the number, of 0 to 1, that chance would be.
-    pub fn draw_at(
+    /// Samples the token that `chance`, in [0, 1), selects.
+    pub fn sample_with(
         &mut self,
         logits: &[f32],
         allowed: Allowed<'_>,
@@ -176,24 +176,24 @@ impl Sampler {
     ) -> Result<SampledToken, SampleError> {
         let (tokens, banned) = match allowed {
             Allowed::Only(tokens) => {
-                assert_eq!(tokens.len(), logits.len(), "the model answered for every token");
+                assert_eq!(tokens.len(), logits.len(), "every allowed token has a logit");
                 (Some(tokens), &[][..])
             }
             Allowed::AllBut(banned) => (None, banned),
         };
-        let token_at = |at: usize| tokens.map_or(at as u32, |tokens| tokens[at]);
-        let (likeliest, highest) = self.load(logits, banned, token_at)?;
+        let token_at = |index: usize| tokens.map_or(index as u32, |tokens| tokens[index]);
+        let (best, highest) = self.load(logits, banned, token_at)?;
         let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
         exponentiate(&mut self.weights, highest, temperature, &mut self.sums);
         let total: f64 = self.sums.iter().sum();
-        let chosen =
-            if sampling.temperature > 0.0 { self.pick(sampling, total, chance) } else { likeliest };
-        let logprob = f64::from((logits[chosen] - highest) / temperature) - total.ln();
-        Ok(SampledToken { token: token_at(chosen), logprob: logprob as f32 })
+        let index =
+            if sampling.temperature > 0.0 { self.pick(sampling, total, chance) } else { best };
+        let logprob = f64::from((logits[index] - highest) / temperature) - total.ln();
+        Ok(SampledToken { token: token_at(index), logprob: logprob as f32 })
     }
 
-    /// Copies the logits, those of banned tokens as minus infinity, and finds the highest. Tokens
-    /// ascend, so the first of equals is the lowest token.
+    /// Copies the logits, with minus infinity for banned tokens. Returns the index and the value of the highest; of
+    /// equal ones the first.
     fn load(
         &mut self,
         logits: &[f32],
@@ -210,73 +210,89 @@ impl Sampler {
         match highest(&self.weights) {
             Ok((_, f32::NEG_INFINITY)) => Err(SampleError::Impossible),
             Ok(found) => Ok(found),
-            Err(at) => Err(SampleError::NotFinite(token_at(at))),
+            Err(index) => Err(SampleError::NotFinite(token_at(index))),
         }
     }
 
-    /// Where `chance`, in `0..1`, falls among the weights that the cuts leave.
+    /// The index that `chance` selects from the truncated weights.
     fn pick(&mut self, sampling: &SamplingParams, total: f64, chance: f64) -> usize {
-        let SamplingParams { top_k, top_p, min_p, .. } = *sampling;
-        let Self { weights, sums, order } = self;
-        let cut_k = sampling.cuts_by_count(weights.len());
-        if !sampling.cuts(weights.len()) {
-            let point = chance * total;
-            let block = fall(sums.iter().copied().enumerate(), point);
-            let before: f64 = sums[..block].iter().sum();
-            let weights = weights[block * BLOCK..].iter().take(BLOCK);
-            let within = weights.map(|&weight| f64::from(weight)).enumerate();
-            return block * BLOCK + fall(within, point - before);
+        if !sampling.truncates(self.weights.len()) {
+            return self.pick_from_all(total, chance);
         }
-        // All that weigh less together weigh less than what top-p leaves out, so none of them is
-        // kept, and nobody need sort them.
-        let least =
-            if cut_k { 0.0 } else { (1.0 - f64::from(top_p)) * total / weights.len() as f64 };
+        self.truncate(sampling, total);
+        let Self { weights, order, .. } = self;
+        let weight = |index: &u32| f64::from(weights[*index as usize]);
+        let mass: f64 = order.iter().map(weight).sum();
+        let at = index_at_mass(order.iter().map(weight).enumerate(), chance * mass);
+        order[at] as usize
+    }
+
+    /// Finds the block that `chance` falls into, and then the index within it.
+    fn pick_from_all(&self, total: f64, chance: f64) -> usize {
+        let Self { weights, sums, .. } = self;
+        let point = chance * total;
+        let block = index_at_mass(sums.iter().copied().enumerate(), point);
+        let before: f64 = sums[..block].iter().sum();
+        let weights = weights[block * BLOCK..].iter().take(BLOCK);
+        let within = weights.map(|&weight| f64::from(weight)).enumerate();
+        block * BLOCK + index_at_mass(within, point - before)
+    }
+
+    /// Leaves in `order` the indices that top-k, top-p and min-p keep.
+    fn truncate(&mut self, sampling: &SamplingParams, total: f64) {
+        let SamplingParams { top_k, top_p, min_p, .. } = *sampling;
+        let Self { weights, order, .. } = self;
+        let top_k_truncates = sampling.top_k_truncates(weights.len());
+        // All weights below this together have less mass than top-p removes. So it keeps none of them, and they
+        // need no sorting.
+        let least = if top_k_truncates {
+            0.0
+        } else {
+            (1.0 - f64::from(top_p)) * total / weights.len() as f64
+        };
         order.clear();
         let heavy = weights.iter().enumerate().filter(|(_, weight)| f64::from(**weight) >= least);
-        order.extend(heavy.map(|(at, _)| at as u32));
-        // The lower token goes first among equals, so the order is one and the same everywhere.
-        let likelier = |a: &u32, b: &u32| -> Ordering {
+        order.extend(heavy.map(|(index, _)| index as u32));
+        // Ties are broken by the index, so the order is the same on every machine.
+        let by_probability = |a: &u32, b: &u32| -> Ordering {
             weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b))
         };
-        let weight = |at: &u32| f64::from(weights[*at as usize]);
+        let weight = |index: &u32| f64::from(weights[*index as usize]);
         let mut mass = total;
-        if cut_k {
-            order.select_nth_unstable_by(top_k - 1, likelier);
+        if top_k_truncates {
+            order.select_nth_unstable_by(top_k - 1, by_probability);
             order.truncate(top_k);
-            // Added up in a fixed order: selection leaves them in any.
+            // The selection leaves any order, and the sum needs a fixed one.
             order.sort_unstable();
             mass = order.iter().map(weight).sum();
         }
         if top_p < 1.0 {
-            keep_mass(order, f64::from(top_p) * mass, likelier, weight);
+            keep_mass(order, f64::from(top_p) * mass, by_probability, weight);
         }
         if min_p > 0.0 {
-            order.retain(|at| weights[*at as usize] >= min_p);
+            order.retain(|index| weights[*index as usize] >= min_p);
         }
-        let mass: f64 = order.iter().map(weight).sum();
-        let at = fall(order.iter().map(weight).enumerate(), chance * mass);
-        order[at] as usize
     }
 }
 
-/// Keeps the likeliest that together reach `mass`, in order.
+/// Keeps the most probable indices that together reach `mass`, sorted.
 fn keep_mass(
     order: &mut Vec<u32>,
     mass: f64,
-    likelier: impl Fn(&u32, &u32) -> Ordering,
+    by_probability: impl Fn(&u32, &u32) -> Ordering,
     weight: impl Fn(&u32) -> f64,
 ) {
     let mut sorted = SORTED_FIRST;
     loop {
         let whole = sorted >= order.len();
         if !whole {
-            order.select_nth_unstable_by(sorted - 1, &likelier);
+            order.select_nth_unstable_by(sorted - 1, &by_probability);
         }
         let head = sorted.min(order.len());
-        order[..head].sort_unstable_by(&likelier);
+        order[..head].sort_unstable_by(&by_probability);
         let mut reached = 0.0;
-        let enough = order[..head].iter().position(|at| {
-            reached += weight(at);
+        let enough = order[..head].iter().position(|index| {
+            reached += weight(index);
             reached >= mass
         });
         match enough {
@@ -288,19 +304,19 @@ fn keep_mass(
     }
 }
 
-/// The first place at which the weights so far exceed `point`.
-fn fall(weights: impl Iterator<Item = (usize, f64)>, point: f64) -> usize {
+/// The first index at which the cumulative weight exceeds `point`.
+fn index_at_mass(weights: impl Iterator<Item = (usize, f64)>, point: f64) -> usize {
     let (mut reached, mut last) = (0.0, 0);
-    for (at, weight) in weights {
+    for (index, weight) in weights {
         if weight > 0.0 {
             reached += weight;
-            last = at;
+            last = index;
             if reached > point {
                 break;
             }
         }
     }
-    // Rounding may walk past the end, never to a weight of zero.
+    // If rounding leaves the sum below `point`, this is the last index with a weight.
     last
 }
 
@@ -314,8 +330,8 @@ mod tests {
         let mut sampler = Sampler::default();
         let mut met = vec![0; logits.len()];
         for token in 0..count {
-            let place = SamplePosition { sample: 0, token };
-            met[sampler.draw(logits, FREE, &sampling, place).unwrap().token as usize] += 1;
+            let position = SamplePosition { sample: 0, token };
+            met[sampler.sample(logits, FREE, &sampling, position).unwrap().token as usize] += 1;
         }
         met
     }
@@ -325,52 +341,55 @@ mod tests {
         allowed: Allowed<'_>,
         sampling: &SamplingParams,
     ) -> Result<SampledToken, SampleError> {
-        Sampler::default().draw(logits, allowed, sampling, SamplePosition { sample: 0, token: 0 })
+        Sampler::default().sample(logits, allowed, sampling, SamplePosition { sample: 0, token: 0 })
     }
 
     #[test]
     fn a_draw_follows_the_policy() {
         let logits = [0.0, 2.0_f32.ln(), f32::NEG_INFINITY, 5.0_f32.ln()];
-        let met = draws(&logits, SamplingParams::plain(3), 8_000);
+        let met = draws(&logits, SamplingParams::untruncated(3), 8_000);
         assert_eq!(met[2], 0);
         for (met, expected) in met.iter().zip([1_000, 2_000, 0, 5_000]) {
             assert!(met.abs_diff(expected) < 150, "{met} for {expected}");
         }
-        let hot =
-            draws(&logits, SamplingParams { temperature: 2.0, ..SamplingParams::plain(3) }, 8_000);
+        let hot = draws(
+            &logits,
+            SamplingParams { temperature: 2.0, ..SamplingParams::untruncated(3) },
+            8_000,
+        );
         assert!(hot[0] > 1_400, "{hot:?}");
     }
 
     #[test]
-    fn cuts_leave_the_likeliest() {
+    fn truncation_leaves_the_most_probable() {
         let logits = [1.0_f32, 4.0, 3.0, 2.0].map(f32::ln);
-        let plain = SamplingParams::plain(5);
-        for (cut, left) in [
-            (SamplingParams { top_k: 2, ..plain }, vec![1, 2]),
-            (SamplingParams { top_k: 9, ..plain }, vec![0, 1, 2, 3]),
-            (SamplingParams { top_p: 0.39, ..plain }, vec![1]),
-            (SamplingParams { top_p: 0.41, ..plain }, vec![1, 2]),
-            (SamplingParams { min_p: 0.49, ..plain }, vec![1, 2, 3]),
-            (SamplingParams { top_k: 2, top_p: 0.5, ..plain }, vec![1]),
-            (SamplingParams { top_p: 0.95, min_p: 0.6, ..plain }, vec![1, 2]),
+        let untruncated = SamplingParams::untruncated(5);
+        for (params, kept) in [
+            (SamplingParams { top_k: 2, ..untruncated }, vec![1, 2]),
+            (SamplingParams { top_k: 9, ..untruncated }, vec![0, 1, 2, 3]),
+            (SamplingParams { top_p: 0.39, ..untruncated }, vec![1]),
+            (SamplingParams { top_p: 0.41, ..untruncated }, vec![1, 2]),
+            (SamplingParams { min_p: 0.49, ..untruncated }, vec![1, 2, 3]),
+            (SamplingParams { top_k: 2, top_p: 0.5, ..untruncated }, vec![1]),
+            (SamplingParams { top_p: 0.95, min_p: 0.6, ..untruncated }, vec![1, 2]),
         ] {
-            let met = draws(&logits, cut, 500);
+            let met = draws(&logits, params, 500);
             let met: Vec<_> = (0..4).filter(|&token| met[token] > 0).collect();
-            assert_eq!(met, left, "{cut:?}");
+            assert_eq!(met, kept, "{params:?}");
         }
     }
 
     #[test]
     fn top_p_finds_a_long_head() {
         let logits = vec![0.0; 5_000];
-        let half = SamplingParams { top_p: 0.5, ..SamplingParams::plain(1) };
+        let half = SamplingParams { top_p: 0.5, ..SamplingParams::untruncated(1) };
         let met = draws(&logits, half, 500);
-        assert!(met[2_501..].iter().all(|&count| count == 0), "equals go by their number");
+        assert!(met[2_501..].iter().all(|&count| count == 0), "equal weights are ordered by token");
         assert!(met[2_000..2_501].iter().any(|&count| count > 0));
     }
 
     #[test]
-    fn greedy_takes_the_lowest_of_equals() {
+    fn greedy_takes_the_lowest_of_equal_tokens() {
         let drawn = draw(&[1.0, 3.0, 3.0], FREE, &SamplingParams::GREEDY).unwrap();
         assert_eq!(drawn.token, 1);
         let expected = -(2.0 + (-2.0_f32).exp()).ln();
@@ -378,25 +397,28 @@ mod tests {
     }
 
     #[test]
-    fn the_log_probability_is_over_what_is_allowed() {
+    fn the_log_probability_is_over_the_allowed_tokens() {
         let greedy = SamplingParams::GREEDY;
         let only = draw(&[0.0, 0.0], Allowed::Only(&[7, 9]), &greedy).unwrap();
         assert_eq!((only.token, only.logprob), (7, -std::f32::consts::LN_2));
         let but = draw(&[0.0, 9.0, 0.0], Allowed::AllBut(&[1]), &greedy).unwrap();
         assert_eq!((but.token, but.logprob), (0, -std::f32::consts::LN_2));
-        // A cut does not change it, a temperature does.
-        let cold = SamplingParams { temperature: 0.5, top_k: 1, ..SamplingParams::plain(1) };
+        // Truncation does not change it; the temperature does.
+        let cold = SamplingParams { temperature: 0.5, top_k: 1, ..SamplingParams::untruncated(1) };
         let drawn = draw(&[0.0, 1.0], FREE, &cold).unwrap();
         assert!((drawn.logprob + (1.0 + (-2.0_f32).exp()).ln()).abs() < 1e-6, "{drawn:?}");
     }
 
     #[test]
-    fn a_draw_is_keyed_by_seed_sample_and_place() {
+    fn a_draw_is_keyed_by_seed_sample_and_position() {
         let logits = vec![0.0; 1_000];
         let mut sampler = Sampler::default();
         let mut at = |seed, sample, token| {
-            let place = SamplePosition { sample, token };
-            sampler.draw(&logits, FREE, &SamplingParams::plain(seed), place).unwrap().token
+            let position = SamplePosition { sample, token };
+            sampler
+                .sample(&logits, FREE, &SamplingParams::untruncated(seed), position)
+                .unwrap()
+                .token
         };
         let first = at(1, 2, 3);
         assert_eq!(first, at(1, 2, 3));
@@ -407,27 +429,27 @@ mod tests {
 
     #[test]
     fn broken_logits_are_an_error() {
-        let plain = SamplingParams::plain(1);
-        assert_eq!(draw(&[0.0, f32::NAN], FREE, &plain), Err(SampleError::NotFinite(1)));
+        let untruncated = SamplingParams::untruncated(1);
+        assert_eq!(draw(&[0.0, f32::NAN], FREE, &untruncated), Err(SampleError::NotFinite(1)));
         let only = Allowed::Only(&[4, 6]);
-        assert_eq!(draw(&[0.0, f32::INFINITY], only, &plain), Err(SampleError::NotFinite(6)));
-        assert_eq!(draw(&[f32::NEG_INFINITY], FREE, &plain), Err(SampleError::Impossible));
-        assert_eq!(draw(&[0.0], Allowed::AllBut(&[0]), &plain), Err(SampleError::Impossible));
+        assert_eq!(draw(&[0.0, f32::INFINITY], only, &untruncated), Err(SampleError::NotFinite(6)));
+        assert_eq!(draw(&[f32::NEG_INFINITY], FREE, &untruncated), Err(SampleError::Impossible));
+        assert_eq!(draw(&[0.0], Allowed::AllBut(&[0]), &untruncated), Err(SampleError::Impossible));
     }
 
     #[test]
-    fn bad_numbers_are_refused_by_name() {
-        let refused = |sampling: SamplingParams| sampling.check().unwrap_err().to_string();
-        let plain = SamplingParams::plain(1);
-        assert!(plain.check().is_ok() && SamplingParams::GREEDY.check().is_ok());
-        let hot = refused(SamplingParams { temperature: 11.0, ..plain });
+    fn parameters_out_of_range_are_named() {
+        let error = |sampling: SamplingParams| sampling.check().unwrap_err().to_string();
+        let untruncated = SamplingParams::untruncated(1);
+        assert!(untruncated.check().is_ok() && SamplingParams::GREEDY.check().is_ok());
+        let hot = error(SamplingParams { temperature: 11.0, ..untruncated });
         assert_eq!(hot, "`temperature` is 11, and must be 0, or 0.001 to 10");
-        let nan = refused(SamplingParams { temperature: f32::NAN, ..plain });
+        let nan = error(SamplingParams { temperature: f32::NAN, ..untruncated });
         assert_eq!(nan, "`temperature` is NaN, and must be 0, or 0.001 to 10");
-        refused(SamplingParams { temperature: 1e-39, ..plain });
-        let none = refused(SamplingParams { top_p: 0.0, ..plain });
+        error(SamplingParams { temperature: 1e-39, ..untruncated });
+        let none = error(SamplingParams { top_p: 0.0, ..untruncated });
         assert_eq!(none, "`top_p` is 0, and must be above 0, at most 1");
-        let all = refused(SamplingParams { min_p: 1.0, ..plain });
+        let all = error(SamplingParams { min_p: 1.0, ..untruncated });
         assert_eq!(all, "`min_p` is 1, and must be at least 0, below 1");
     }
 }

@@ -1,371 +1,371 @@
-//! Who is in the next step?
+//! Which sequences does the next step compute?
 //!
-//! The scheduler knows tokens, pages and deadlines, and neither tensors nor clocks: `now` is handed
-//! in. Whoever drives it calls [`plan`](Scheduler::plan), has the step computed, and calls
-//! [`commit`](Scheduler::commit); what became of the asks lies in [`outputs`](Scheduler::outputs).
+//! The scheduler knows tokens, KV pages and deadlines, but neither tensors nor clocks: the caller passes `now`. The
+//! caller calls [`plan`](Scheduler::plan), computes the batch, and passes its output to
+//! [`commit`](Scheduler::commit). [`events`](Scheduler::events) then returns the events for the callers.
 //!
-//! What it chooses decides when an answer comes, never what the answer is.
+//! A plan decides when an answer comes, never what the answer is.
 
 mod plan;
 
 use super::forward::{ForwardBatch, ForwardOutput, OutputKind, RunnerLimits};
 use super::kv_pages::{KvPageCounts, KvPages};
-use super::request::{Admission, EngineRequest, Rejection, SchedulerConfig, SchedulerConfigError};
+use super::priority::SchedulingKey;
+use super::request::{
+    AdmissionLimits, EngineRequest, Rejection, SchedulerConfig, SchedulerConfigError,
+};
 use super::response::{EngineEvent, FinishReason, RequestFailure};
 use super::sampler::{SampleError, Sampler};
-use super::sequence::{ScheduledTokens, SchedulingKey, Sequence};
+use super::sequence::{ScheduledTokens, Sequence};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 use std::vec;
 use tokio::time::Instant;
 
+pub use super::priority::IMPLICIT_DEADLINE;
+pub use super::request::RequestId;
 pub use plan::PlannedSequence;
 
-/// Work without a deadline goes before work whose deadline is further off than this, so it too is
-/// overtaken only for so long.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-
-/// An ask that was admitted, numbered by arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
-
-/// Something that became of an ask.
+/// An event of one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestEvent {
-    /// The ask.
+    /// The request.
     pub id: RequestId,
-    /// What became of it.
+    /// The event.
     pub event: EngineEvent,
-    /// Whether nothing more will.
+    /// Whether it is the request's last.
     pub last: bool,
 }
 
-/// The work at hand.
+/// The admitted requests, their sequences and their KV pages.
 #[derive(Debug)]
 pub struct Scheduler {
-    admission: Admission,
+    limits: AdmissionLimits,
     pages: KvPages,
-    asks: FxHashMap<RequestId, ActiveRequest>,
-    /// Asks that have a deadline.
-    due: BTreeSet<(Instant, RequestId)>,
-    /// Sequences that hold no page.
+    requests: FxHashMap<RequestId, ActiveRequest>,
+    /// Requests with a deadline, the earliest first.
+    deadlines: BTreeSet<(Instant, RequestId)>,
+    /// Sequences without KV pages.
     waiting: BTreeMap<SchedulingKey, Sequence>,
-    /// Sequences that hold pages, the most urgent first.
+    /// Sequences with KV pages, in the order of their keys.
     running: Vec<Sequence>,
     sampler: Sampler,
-    step: ForwardBatch,
-    rows_left: usize,
-    /// Sequences that a step may have, after it turned out that more are too many.
-    at_once: usize,
-    tally: StepStats,
-    outputs: Vec<RequestEvent>,
-    failing: Vec<(RequestId, SampleError)>,
+    batch: ForwardBatch,
+    /// Rows of the batch that are not scheduled yet.
+    token_budget: usize,
+    /// Sequences of a batch at most, after a larger batch of this step lacked memory.
+    split_max: usize,
+    stats: StepStats,
+    events: Vec<RequestEvent>,
+    sample_errors: Vec<(RequestId, SampleError)>,
     next_id: u64,
-    /// Sequences that are held.
-    held: usize,
+    /// Sequences that are not finished.
+    sequences: usize,
 }
 
 #[derive(Debug)]
 struct ActiveRequest {
-    ask: Arc<EngineRequest>,
-    /// Sequences that are not done.
-    open: usize,
-    /// Samples that wait for the eldest to compute the prompt that they share.
-    younger: Vec<Sequence>,
+    request: Arc<EngineRequest>,
+    /// Sequences that are not finished.
+    unfinished: usize,
+    /// Samples that wait until the first has computed the prompt, to find it in the prefix cache.
+    waiting_samples: Vec<Sequence>,
 }
 
-/// How much is at hand.
+/// The scheduler's load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SchedulerLoad {
-    /// Sequences that hold pages.
+    /// Sequences that hold KV pages.
     pub running: usize,
     /// Sequences that wait.
     pub waiting: usize,
-    /// Pages by state.
+    /// KV pages by state.
     pub pages: KvPageCounts,
 }
 
-/// What the last plan came to.
+/// Counts of the last plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepStats {
     /// Rows of prompts, trunks and branches.
     pub prefill_tokens: usize,
-    /// Rows of texts that go on.
+    /// Rows of decodes.
     pub decode_tokens: usize,
-    /// Tokens that were found in pages instead.
-    pub hit_tokens: usize,
-    /// Sequences that lost their pages to more urgent ones.
+    /// Tokens that the prefix cache held.
+    pub prefix_hit_tokens: usize,
+    /// Preempted sequences.
     pub preempted: usize,
 }
 
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// A scheduler for a runner of this shape.
-    pub fn new(shape: RunnerLimits, limits: SchedulerConfig) -> Result<Self, SchedulerConfigError> {
+    /// A scheduler for a runner with these limits.
+    pub fn new(
+        runner: RunnerLimits,
+        config: SchedulerConfig,
+    ) -> Result<Self, SchedulerConfigError> {
         Ok(Self {
-            admission: Admission::new(shape, limits)?,
-            pages: KvPages::new(shape.pages),
-            asks: FxHashMap::default(),
-            due: BTreeSet::new(),
+            limits: AdmissionLimits::new(runner, config)?,
+            pages: KvPages::new(runner.kv_pages),
+            requests: FxHashMap::default(),
+            deadlines: BTreeSet::new(),
             waiting: BTreeMap::new(),
-            running: Vec::with_capacity(limits.running_max.get()),
+            running: Vec::with_capacity(config.running_max.get()),
             sampler: Sampler::default(),
-            step: ForwardBatch::default(),
-            rows_left: 0,
-            at_once: usize::MAX,
-            tally: StepStats::default(),
-            outputs: Vec::new(),
-            failing: Vec::new(),
+            batch: ForwardBatch::default(),
+            token_budget: 0,
+            split_max: usize::MAX,
+            stats: StepStats::default(),
+            events: Vec::new(),
+            sample_errors: Vec::new(),
             next_id: 0,
-            held: 0,
+            sequences: 0,
         })
     }
 
-    /// What is taken on.
-    pub(super) fn admission(&self) -> Admission {
-        self.admission
+    /// The limits that requests are checked against.
+    pub(super) fn limits(&self) -> AdmissionLimits {
+        self.limits
     }
 
-    /// Takes an ask on that arrived at `now`, unless it could never be done or there is no room.
-    pub fn admit(&mut self, ask: EngineRequest, now: Instant) -> Result<RequestId, Rejection> {
-        self.admission.check(&ask)?;
-        let (sequences, max) = (ask.sequences(), self.admission.limits.sequences_max());
-        if self.held + sequences > max {
+    /// Admits a request that arrived at `now`, or rejects it: it is beyond the limits, or the scheduler is full.
+    pub fn admit(&mut self, request: EngineRequest, now: Instant) -> Result<RequestId, Rejection> {
+        self.limits.check(&request)?;
+        let (sequences, max) = (request.sequences(), self.limits.scheduler.sequences_max());
+        if self.sequences + sequences > max {
             return Err(Rejection::Full(max));
         }
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.held += sequences;
-        if let Some(deadline) = ask.priority.deadline {
-            self.due.insert((deadline.instant(), id));
+        self.sequences += sequences;
+        if let Some(deadline) = request.priority.deadline {
+            self.deadlines.insert((deadline.instant(), id));
         }
-        let ask = Arc::new(ask);
-        let asked = ActiveRequest { ask: ask.clone(), open: sequences, younger: Vec::new() };
-        self.asks.insert(id, asked);
-        let mut younger = Vec::new();
+        let request = Arc::new(request);
+        let active = ActiveRequest {
+            request: request.clone(),
+            unfinished: sequences,
+            waiting_samples: Vec::new(),
+        };
+        self.requests.insert(id, active);
+        let mut waiting_samples = Vec::new();
         for sample in 0..sequences {
-            let mut sequence = Sequence::new(&ask, SchedulingKey::of(&ask, now, id, sample));
-            match self.write_forced(&mut sequence) {
-                Some(why) => self.finish(&sequence, why),
-                None if sample == 0 => drop(self.waiting.insert(sequence.urgency, sequence)),
-                None => younger.push(sequence),
+            let key = SchedulingKey::new(request.priority, now, id, sample);
+            let mut sequence = Sequence::new(&request, key);
+            match self.append_forced(&mut sequence) {
+                Some(reason) => self.send_done(&sequence, reason),
+                None if sample == 0 => drop(self.waiting.insert(key, sequence)),
+                None => waiting_samples.push(sequence),
             }
         }
-        if let Some(asked) = self.asks.get_mut(&id) {
-            asked.younger = younger;
+        if let Some(active) = self.requests.get_mut(&id) {
+            active.waiting_samples = waiting_samples;
         }
         Ok(id)
     }
 
-    /// Stops work on an ask, and says nothing more about it.
+    /// Aborts a request. It causes no further event.
     pub fn abort(&mut self, id: RequestId) {
-        let Some(asked) = self.asks.remove(&id) else { return };
-        self.held -= asked.open;
-        if let Some(deadline) = asked.ask.priority.deadline {
-            self.due.remove(&(deadline.instant(), id));
+        let Some(active) = self.requests.remove(&id) else { return };
+        self.sequences -= active.unfinished;
+        if let Some(deadline) = active.request.priority.deadline {
+            self.deadlines.remove(&(deadline.instant(), id));
         }
-        self.waiting.retain(|urgency, _| urgency.id != id);
+        self.waiting.retain(|key, _| key.id != id);
         let Self { running, pages, .. } = self;
         running.retain_mut(|sequence| {
-            let stays = sequence.urgency.id != id;
+            let stays = sequence.key.id != id;
             if !stays {
                 sequence.release(pages);
             }
             stays
         });
-        self.outputs.retain(|output| output.id != id);
+        self.events.retain(|event| event.id != id);
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there is no request.
     pub fn is_idle(&self) -> bool {
-        self.asks.is_empty()
+        self.requests.is_empty()
     }
 
-    /// Whether a sequence of an ask runs.
+    /// Whether a sequence of a request is running.
     pub fn is_running(&self, id: RequestId) -> bool {
-        self.running.iter().any(|sequence| sequence.urgency.id == id)
+        self.running.iter().any(|sequence| sequence.key.id == id)
     }
 
-    /// What became of asks since this was last called.
-    pub fn outputs(&mut self) -> vec::Drain<'_, RequestEvent> {
-        self.outputs.drain(..)
+    /// The events since the last call.
+    pub fn events(&mut self) -> vec::Drain<'_, RequestEvent> {
+        self.events.drain(..)
     }
 
-    /// How much is at hand.
+    /// The load.
     pub fn load(&self) -> SchedulerLoad {
         let running = self.running.len();
-        SchedulerLoad { running, waiting: self.held - running, pages: self.pages.counts() }
+        SchedulerLoad { running, waiting: self.sequences - running, pages: self.pages.counts() }
     }
 
-    /// What the last plan came to.
-    pub fn tally(&self) -> StepStats {
-        self.tally
+    /// The counts of the last plan.
+    pub fn stats(&self) -> StepStats {
+        self.stats
     }
 
-    /// The step at hand.
-    pub fn step(&self) -> &ForwardBatch {
-        &self.step
+    /// The batch to compute.
+    pub fn batch(&self) -> &ForwardBatch {
+        &self.batch
     }
 
-    /// Puts the less urgent half of the sequences in the step off, and lays the other one out. Says whether there
-    /// was more than one: if not, all stays as it is.
-    pub fn halve(&mut self) -> bool {
-        let in_step = |sequence: &Sequence| !sequence.grant.is_none();
-        let count = self.running.iter().filter(|sequence| in_step(sequence)).count();
+    /// Postpones the second half of the batch's sequences, and builds a batch of the first. Returns false, and
+    /// changes nothing, if the batch has only one sequence.
+    pub fn split_batch(&mut self) -> bool {
+        let in_batch = |sequence: &Sequence| !sequence.scheduled.is_none();
+        let count = self.running.iter().filter(|sequence| in_batch(sequence)).count();
         if count < 2 {
             return false;
         }
         let half =
-            self.running.iter_mut().filter(|sequence| in_step(sequence)).skip(count.div_ceil(2));
-        half.for_each(|sequence| sequence.postponed = mem::take(&mut sequence.grant));
-        self.at_once = count.div_ceil(2);
-        self.lay();
+            self.running.iter_mut().filter(|sequence| in_batch(sequence)).skip(count.div_ceil(2));
+        half.for_each(|sequence| sequence.postponed = mem::take(&mut sequence.scheduled));
+        self.split_max = count.div_ceil(2);
+        self.build_batch();
         true
     }
 
-    /// Lays out the most urgent of those that were put off, as many as the step before had at most. Says
-    /// whether there are any.
-    pub fn resume(&mut self) -> bool {
+    /// Builds a batch of the next postponed sequences, as many as the last split allows. Returns false if there is
+    /// none.
+    pub fn next_split(&mut self) -> bool {
         let postponed = self.running.iter_mut().filter(|sequence| !sequence.postponed.is_none());
-        let next = postponed.take(self.at_once);
-        next.for_each(|sequence| sequence.grant = mem::take(&mut sequence.postponed));
-        self.lay();
-        !self.step.spans.is_empty()
+        let next = postponed.take(self.split_max);
+        next.for_each(|sequence| sequence.scheduled = mem::take(&mut sequence.postponed));
+        self.build_batch();
+        !self.batch.spans.is_empty()
     }
 
-    /// Takes in what the model answered to the step at hand.
-    pub fn commit(&mut self, answers: &ForwardOutput) {
-        assert_eq!(answers.len(), self.step.outputs.len(), "the model answers every read");
+    /// Applies the output of the batch.
+    pub fn commit(&mut self, output: &ForwardOutput) {
+        assert_eq!(output.len(), self.batch.outputs.len(), "the runner computes every output");
         let mut running = mem::take(&mut self.running);
-        let mut read = 0;
+        let mut next = 0;
         for sequence in &mut running {
-            if !sequence.grant.is_none() {
-                let reads = sequence.reads();
+            if !sequence.scheduled.is_none() {
+                let predicts = sequence.predicts();
                 self.commit_rows(sequence);
                 if sequence.weigh().is_some() {
-                    self.commit_branches(sequence, answers, &mut read);
-                } else if reads {
-                    self.commit_token(sequence, answers, read);
-                    read += 1;
+                    self.commit_branches(sequence, output, &mut next);
+                } else if predicts {
+                    self.commit_token(sequence, output, next);
+                    next += 1;
                 }
-                sequence.grant = ScheduledTokens::default();
+                sequence.scheduled = ScheduledTokens::default();
             }
         }
-        running.retain(|sequence| !sequence.ended);
+        running.retain(|sequence| !sequence.finished);
         self.running = running;
-        while let Some((id, error)) = self.failing.pop() {
+        while let Some((id, error)) = self.sample_errors.pop() {
             self.fail(id, RequestFailure::Sample(error));
         }
     }
 
-    /// Ends every ask of the step at hand, because the model could not be run.
-    pub fn fail_step(&mut self, failure: &RequestFailure) {
-        let in_step = self.running.iter().filter(|sequence| !sequence.grant.is_none());
-        let mut ids: Vec<_> = in_step.map(|sequence| sequence.urgency.id).collect();
+    /// Fails every request of the batch, after its forward pass failed.
+    pub fn fail_batch(&mut self, failure: &RequestFailure) {
+        let in_batch = self.running.iter().filter(|sequence| !sequence.scheduled.is_none());
+        let mut ids: Vec<_> = in_batch.map(|sequence| sequence.key.id).collect();
         ids.dedup();
         for id in ids {
             self.fail(id, failure.clone());
         }
     }
 
-    /// Ends every ask, because the model will never be run again.
+    /// Fails every request, after the device was lost.
     pub fn fail_all(&mut self, failure: &RequestFailure) {
-        let mut ids: Vec<_> = self.asks.keys().copied().collect();
+        let mut ids: Vec<_> = self.requests.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
             self.fail(id, failure.clone());
         }
     }
 
-    /// Asserts what holds between steps.
-    pub fn settle(&self) {
-        let younger: usize = self.asks.values().map(|asked| asked.younger.len()).sum();
-        let found = self.running.len() + self.waiting.len() + younger;
-        assert_eq!(found, self.held, "every sequence is somewhere");
+    /// Asserts the invariants that hold between steps.
+    pub fn assert_invariants(&self) {
+        let samples: usize = self.requests.values().map(|r| r.waiting_samples.len()).sum();
+        let found = self.running.len() + self.waiting.len() + samples;
+        assert_eq!(found, self.sequences, "no sequence is lost");
         if self.is_idle() {
-            assert_eq!(self.pages.counts().held, 0, "idle, and nobody holds a page");
+            assert_eq!(self.pages.counts().held, 0, "an idle scheduler holds no page");
         }
         if cfg!(debug_assertions) {
-            let tables = self.running.iter().flat_map(|sequence| &sequence.table);
+            let tables = self.running.iter().flat_map(|sequence| &sequence.block_table);
             self.pages.audit(tables.copied());
-            assert!(self.running.is_sorted_by(|a, b| a.urgency < b.urgency));
-            assert!(self.waiting.values().all(|sequence| sequence.table.is_empty()));
+            assert!(self.running.is_sorted_by(|a, b| a.key < b.key));
+            assert!(self.waiting.values().all(|sequence| sequence.block_table.is_empty()));
         }
     }
 
-    /// Counts the rows that were computed, names the pages that they filled, and lets the other
-    /// samples of a prompt begin once it is computed.
+    /// Counts the computed rows, publishes the pages that they filled, and lets the other samples of a prompt start
+    /// once it is computed.
     fn commit_rows(&mut self, sequence: &mut Sequence) {
         let before = sequence.computed;
-        sequence.computed += mem::take(&mut sequence.grant.rows);
-        sequence.name_full(before, &mut self.pages, self.admission.shape.page_tokens);
-        if sequence.generate().is_some() && !sequence.warm && sequence.pending() == 0 {
-            sequence.warm = true;
-            let asked = self.asks.get_mut(&sequence.urgency.id);
-            let younger = asked.into_iter().flat_map(|asked| asked.younger.drain(..));
-            self.waiting.extend(younger.map(|younger| (younger.urgency, younger)));
+        sequence.computed += mem::take(&mut sequence.scheduled.rows);
+        sequence.publish_full_pages(before, &mut self.pages, self.limits.runner.page_tokens);
+        if sequence.generate().is_some() && !sequence.prefilled && sequence.pending() == 0 {
+            sequence.prefilled = true;
+            let active = self.requests.get_mut(&sequence.key.id);
+            let samples = active.into_iter().flat_map(|active| active.waiting_samples.drain(..));
+            self.waiting.extend(samples.map(|sample| (sample.key, sample)));
         }
     }
 
-    /// Draws the next token, unless that is done, and ends the text if it was the last.
-    fn commit_token(&mut self, sequence: &mut Sequence, answers: &ForwardOutput, read: usize) {
+    /// Samples the next token unless the runner has, appends it, and ends the sequence if it was the last.
+    fn commit_token(&mut self, sequence: &mut Sequence, output: &ForwardOutput, index: usize) {
         let Some(generate) = sequence.generate() else { return };
-        let drawn = if let OutputKind::Sampled(draw) = self.step.outputs[read].kind {
-            answers.sampled[draw]
+        let sampled = if let OutputKind::Sampled(sample) = self.batch.outputs[index].kind {
+            output.sampled[sample]
         } else {
-            let (logits, allowed) = (answers.get(read), sequence.constraint.allowed());
-            self.sampler.draw(logits, allowed, &generate.sampling, sequence.place())
+            let (logits, allowed) = (output.get(index), sequence.constraint.allowed());
+            self.sampler.sample(logits, allowed, &generate.sampling, sequence.sample_position())
         };
-        let drawn = match drawn {
-            Ok(drawn) => drawn,
-            Err(error) => return self.failing.push((sequence.urgency.id, error)),
+        let sampled = match sampled {
+            Ok(sampled) => sampled,
+            Err(error) => return self.sample_errors.push((sequence.key.id, error)),
         };
-        let ends = sequence.constraint.is_free() && generate.stop_tokens.contains(&drawn.token);
-        self.append(sequence, drawn.token, drawn.logprob);
-        let why = if ends { Some(FinishReason::Stop) } else { self.write_forced(sequence) };
-        if let Some(why) = why {
-            self.end(sequence, why);
+        let stops = sequence.constraint.accepts_stop_token()
+            && generate.stop_tokens.contains(&sampled.token);
+        self.append(sequence, sampled.token, sampled.logprob);
+        let reason = if stops { Some(FinishReason::Stop) } else { self.append_forced(sequence) };
+        if let Some(reason) = reason {
+            self.finish(sequence, reason);
         }
     }
 
-    /// Takes in the branches, and ends the ask after the last.
+    /// Takes the outputs of the computed branches, and ends the request after the last.
     fn commit_branches(
         &mut self,
         sequence: &mut Sequence,
-        answers: &ForwardOutput,
-        read: &mut usize,
+        output: &ForwardOutput,
+        next: &mut usize,
     ) {
-        for _ in 0..sequence.grant.branches {
-            sequence.weights.push(answers.get(*read).to_vec());
-            *read += 1;
+        for _ in 0..sequence.scheduled.branches {
+            sequence.branch_outputs.push(output.get(*next).to_vec());
+            *next += 1;
         }
-        sequence.usage.generated_tokens += sequence.grant.branch_rows;
-        sequence.grant.branches = 0;
+        sequence.usage.generated_tokens += sequence.scheduled.branch_rows;
+        sequence.scheduled.branches = 0;
         if sequence.next_branch().is_none() {
-            let weights = mem::take(&mut sequence.weights);
-            let id = sequence.urgency.id;
-            self.outputs.push(RequestEvent {
-                id,
-                event: EngineEvent::Weighed(weights),
-                last: false,
-            });
-            self.end(sequence, FinishReason::Stop);
+            let event = EngineEvent::Weighed(mem::take(&mut sequence.branch_outputs));
+            self.events.push(RequestEvent { id: sequence.key.id, event, last: false });
+            self.finish(sequence, FinishReason::Stop);
         }
     }
 
-    /// Writes the tokens that the constraint leaves no choice about. Says why the text is done, if
-    /// it is.
-    fn write_forced(&mut self, sequence: &mut Sequence) -> Option<FinishReason> {
+    /// Appends the tokens that the constraint forces. Returns the reason if the sequence is complete.
+    fn append_forced(&mut self, sequence: &mut Sequence) -> Option<FinishReason> {
         let tokens_max = sequence.generate()?.tokens_max;
         loop {
             if sequence.constraint.is_done() {
                 return Some(FinishReason::Stop);
             }
-            if sequence.known.len() - sequence.prompt == tokens_max {
+            if sequence.generated() == tokens_max {
                 return Some(FinishReason::Length);
             }
             let token = sequence.constraint.forced()?;
@@ -375,45 +375,45 @@ impl Scheduler {
     }
 
     fn append(&mut self, sequence: &mut Sequence, token: u32, logprob: f32) {
-        sequence.constraint.advance(token).expect("only what is allowed is drawn or forced");
-        sequence.known.push(token);
+        sequence.constraint.advance(token).expect("sampled and forced tokens are allowed");
+        sequence.tokens.push(token);
         sequence.usage.generated_tokens += 1;
-        let SchedulingKey { id, sample, .. } = sequence.urgency;
+        let SchedulingKey { id, sample, .. } = sequence.key;
         let event = EngineEvent::Token { sample, token, logprob };
-        self.outputs.push(RequestEvent { id, event, last: false });
+        self.events.push(RequestEvent { id, event, last: false });
     }
 
-    /// Ends a sequence that runs.
-    fn end(&mut self, sequence: &mut Sequence, why: FinishReason) {
+    /// Ends a running sequence.
+    fn finish(&mut self, sequence: &mut Sequence, reason: FinishReason) {
         sequence.release(&mut self.pages);
-        sequence.ended = true;
-        self.finish(sequence, why);
+        sequence.finished = true;
+        self.send_done(sequence, reason);
     }
 
-    /// Says that a sequence is done, and closes its ask if it was the last.
-    fn finish(&mut self, sequence: &Sequence, why: FinishReason) {
-        let SchedulingKey { id, sample, .. } = sequence.urgency;
-        let asked = self.asks.get_mut(&id).expect("a sequence ends before its ask does");
-        asked.open -= 1;
-        self.held -= 1;
-        let last = asked.open == 0;
+    /// Reports the end of a sequence, and removes its request if it was the last.
+    fn send_done(&mut self, sequence: &Sequence, finish_reason: FinishReason) {
+        let SchedulingKey { id, sample, .. } = sequence.key;
+        let active = self.requests.get_mut(&id).expect("a request outlives its sequences");
+        active.unfinished -= 1;
+        self.sequences -= 1;
+        let last = active.unfinished == 0;
         if last {
-            if let Some(deadline) = asked.ask.priority.deadline {
-                self.due.remove(&(deadline.instant(), id));
+            if let Some(deadline) = active.request.priority.deadline {
+                self.deadlines.remove(&(deadline.instant(), id));
             }
-            self.asks.remove(&id);
+            self.requests.remove(&id);
         }
-        let event = EngineEvent::Done { sample, finish_reason: why, usage: sequence.usage };
-        self.outputs.push(RequestEvent { id, event, last });
+        let event = EngineEvent::Done { sample, finish_reason, usage: sequence.usage };
+        self.events.push(RequestEvent { id, event, last });
     }
 
-    /// Ends an ask that cannot be done. What was said about it stays said.
+    /// Fails a request. Its earlier events are kept.
     fn fail(&mut self, id: RequestId, failure: RequestFailure) {
-        if self.asks.contains_key(&id) {
-            let said = mem::take(&mut self.outputs);
+        if self.requests.contains_key(&id) {
+            let earlier = mem::take(&mut self.events);
             self.abort(id);
-            self.outputs = said;
-            self.outputs.push(RequestEvent { id, event: EngineEvent::Failed(failure), last: true });
+            self.events = earlier;
+            self.events.push(RequestEvent { id, event: EngineEvent::Failed(failure), last: true });
         }
     }
 }

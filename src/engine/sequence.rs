@@ -1,80 +1,60 @@
-//! One text that is being computed: the scheduler's working state.
+//! One sequence: a sample of a prompt, or a trunk with its branches.
 //!
 //! ```text
-//! known     [ prompt | tokens drawn and tokens written for the model ]
-//! computed  [ keys and values lie in the pages of the table | pending ]
+//! tokens    [ prompt | sampled and forced tokens ]
+//! computed  [ in the KV cache | pending          ]
 //! ```
 //!
-//! Each step computes some of what is pending. Once nothing is, the last row says what comes next.
-//! So a decode is a span of one row, a chunk of a prompt is a span of many, and a token that the
-//! constraint leaves no choice about waits for the next span.
+//! Each step computes some pending tokens. Once none is pending, the last row predicts the next token. So a decode is
+//! a span of one row, a prefill chunk is a span of many, and a forced token is pending until the next span.
 
 use super::constraint::Constraint;
 use super::kv_pages::{KvPages, PageHash};
+use super::priority::SchedulingKey;
 use super::request::{EngineRequest, GenerateRequest, RequestKind, WeighRequest};
 use super::response::Usage;
 use super::sampler::SamplePosition;
-use super::scheduler::{PATIENCE, RequestId};
-use crate::domain::{Criticality, Deadline};
-use std::cmp::Reverse;
 use std::sync::Arc;
-use tokio::time::Instant;
 
-/// Who goes first: the smaller. No two sequences are equally urgent, and urgency never changes, so
-/// the most urgent one always gets on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SchedulingKey {
-    pub criticality: Reverse<Criticality>,
-    due: Instant,
-    pub id: RequestId,
-    pub sample: usize,
-}
-
+/// The scheduler's state of one sequence.
 #[derive(Debug)]
 pub(super) struct Sequence {
-    pub urgency: SchedulingKey,
-    pub ask: Arc<EngineRequest>,
-    pub known: Vec<u32>,
+    pub key: SchedulingKey,
+    pub request: Arc<EngineRequest>,
+    /// The prompt or the trunk, then the generated tokens.
+    pub tokens: Vec<u32>,
     /// Tokens of the prompt or the trunk.
-    pub prompt: usize,
+    pub prompt_len: usize,
+    /// Tokens in the KV cache.
     pub computed: usize,
-    /// Whether it was computed to its end since it was started: what is pending then is what was
-    /// drawn or forced since.
-    pub warm: bool,
+    /// Whether it has computed all its tokens since it was started or resumed. Later spans are decodes.
+    pub prefilled: bool,
+    /// Whether it has run before. A preempted sequence that is resumed finds its own pages in the prefix cache.
     pub started: bool,
-    pub ended: bool,
-    /// Its pages, in order.
-    pub table: Vec<u32>,
-    /// The names of the full pages of what is known, as far as anybody wanted them.
-    names: Vec<PageHash>,
+    pub finished: bool,
+    /// Its KV pages, in order.
+    pub block_table: Vec<u32>,
+    /// The hashes of its full pages, as far as they were needed.
+    page_hashes: Vec<PageHash>,
     pub constraint: Constraint,
     pub usage: Usage,
-    /// What the branches so far came to.
-    pub weights: Vec<Vec<f32>>,
-    pub grant: ScheduledTokens,
-    /// What it was granted of a step that turned out to be too large, until its own part of that is computed.
+    /// The outputs of the branches computed so far.
+    pub branch_outputs: Vec<Vec<f32>>,
+    /// The part of the planned step that is its own.
+    pub scheduled: ScheduledTokens,
+    /// Its part of a step that was split, until that part is computed.
     pub postponed: ScheduledTokens,
 }
 
-/// What a sequence gets of the step at hand.
+/// What a step computes of one sequence (`num_scheduled_tokens` in vLLM).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ScheduledTokens {
-    /// Rows of its own.
+    /// Rows of its own tokens.
     pub rows: usize,
     /// Whole branches.
     pub branches: usize,
-    /// The rows of those.
+    /// The rows of those branches.
     pub branch_rows: usize,
-}
-
-// === impl SchedulingKey ===
-
-impl SchedulingKey {
-    /// The urgency of an ask that arrived at `now`.
-    pub fn of(ask: &EngineRequest, now: Instant, id: RequestId, sample: usize) -> Self {
-        let due = ask.priority.deadline.map_or(now + PATIENCE, Deadline::instant);
-        Self { criticality: Reverse(ask.priority.criticality), due, id, sample }
-    }
 }
 
 // === impl ScheduledTokens ===
@@ -92,113 +72,119 @@ impl ScheduledTokens {
 // === impl Sequence ===
 
 impl Sequence {
-    pub fn new(ask: &Arc<EngineRequest>, urgency: SchedulingKey) -> Self {
-        let (known, constraint) = match &ask.kind {
+    pub fn new(request: &Arc<EngineRequest>, key: SchedulingKey) -> Self {
+        let (tokens, constraint) = match &request.kind {
             RequestKind::Generate(generate) => {
-                let mut known = Vec::with_capacity(generate.prompt.len() + generate.tokens_max);
-                known.extend_from_slice(&generate.prompt);
-                (known, generate.constraint.clone())
+                let mut tokens = Vec::with_capacity(generate.prompt.len() + generate.tokens_max);
+                tokens.extend_from_slice(&generate.prompt);
+                (tokens, generate.constraint.clone())
             }
             RequestKind::Weigh(weigh) => (weigh.trunk.clone(), Constraint::Free),
         };
         Self {
-            urgency,
-            ask: ask.clone(),
-            prompt: known.len(),
-            usage: Usage { prompt_tokens: known.len(), ..Usage::default() },
-            known,
+            key,
+            request: request.clone(),
+            prompt_len: tokens.len(),
+            usage: Usage { prompt_tokens: tokens.len(), ..Usage::default() },
+            tokens,
             computed: 0,
-            warm: false,
+            prefilled: false,
             started: false,
-            ended: false,
-            table: Vec::new(),
-            names: Vec::new(),
+            finished: false,
+            block_table: Vec::new(),
+            page_hashes: Vec::new(),
             constraint,
-            weights: Vec::new(),
-            grant: ScheduledTokens::default(),
+            branch_outputs: Vec::new(),
+            scheduled: ScheduledTokens::default(),
             postponed: ScheduledTokens::default(),
         }
     }
 
     pub fn generate(&self) -> Option<&GenerateRequest> {
-        match &self.ask.kind {
+        match &self.request.kind {
             RequestKind::Generate(generate) => Some(generate),
             RequestKind::Weigh(_) => None,
         }
     }
 
     pub fn weigh(&self) -> Option<&WeighRequest> {
-        match &self.ask.kind {
+        match &self.request.kind {
             RequestKind::Weigh(weigh) => Some(weigh),
             RequestKind::Generate(_) => None,
         }
     }
 
-    /// Known tokens that neither the pages hold nor the step at hand computes.
+    /// Tokens that are neither in the KV cache nor scheduled.
     pub fn pending(&self) -> usize {
-        self.known.len() - self.computed - self.grant.rows
+        self.tokens.len() - self.computed - self.scheduled.rows
     }
 
-    /// Whether the step at hand computes its last known token.
-    pub fn reads(&self) -> bool {
-        self.generate().is_some() && self.grant.rows > 0 && self.pending() == 0
+    /// Tokens after the prompt.
+    pub fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt_len
     }
 
-    /// Where the token that it reads next will stand.
-    pub fn place(&self) -> SamplePosition {
-        SamplePosition { sample: self.urgency.sample, token: self.known.len() - self.prompt }
+    /// Whether the planned step predicts its next token.
+    pub fn predicts(&self) -> bool {
+        self.generate().is_some() && self.scheduled.rows > 0 && self.pending() == 0
     }
 
-    /// Rows of its next branch, if it has one that the step at hand does not compute.
+    /// The position of the next sampled token.
+    pub fn sample_position(&self) -> SamplePosition {
+        SamplePosition { sample: self.key.sample, token: self.generated() }
+    }
+
+    /// Rows of the next branch that is neither computed nor scheduled.
     pub fn next_branch(&self) -> Option<usize> {
-        let next = self.weights.len() + self.grant.branches;
+        let next = self.branch_outputs.len() + self.scheduled.branches;
         self.weigh().and_then(|weigh| weigh.branches.get(next)).map(Vec::len)
     }
 
-    /// Pages that it wants before it is started: for what is known, and for a token to be drawn.
-    pub fn pages_wanted(&self, page_tokens: usize) -> usize {
-        let drawn = usize::from(self.generate().is_some());
-        (self.known.len() + drawn).div_ceil(page_tokens)
+    /// Pages that it needs to start: for its tokens, and for one sampled token.
+    pub fn pages_to_start(&self, page_tokens: usize) -> usize {
+        let sampled = usize::from(self.generate().is_some());
+        (self.tokens.len() + sampled).div_ceil(page_tokens)
     }
 
-    /// Takes the pages that others have computed. The last token of a text that goes on is always
-    /// computed anew, because what comes next is read off its row; branches are what is read of a
-    /// trunk, so all of a trunk may be found.
-    pub fn find(&mut self, pages: &mut KvPages, page_tokens: usize) {
+    /// Acquires its pages from the prefix cache.
+    ///
+    /// The last token of a prompt is always computed again, because its row predicts the next token. A trunk may be
+    /// found whole: only its branches have outputs.
+    pub fn acquire_prefix(&mut self, pages: &mut KvPages, page_tokens: usize) {
         let last = usize::from(self.generate().is_some());
-        let findable = (self.known.len() - last) / page_tokens;
-        while self.table.len() < findable {
-            let name = self.name(self.table.len(), page_tokens);
-            let Some(page) = pages.hold(&name) else { break };
-            self.table.push(page);
+        let full_pages = (self.tokens.len() - last) / page_tokens;
+        while self.block_table.len() < full_pages {
+            let hash = self.page_hash(self.block_table.len(), page_tokens);
+            let Some(page) = pages.acquire(&hash) else { break };
+            self.block_table.push(page);
         }
-        self.computed = self.table.len() * page_tokens;
+        self.computed = self.block_table.len() * page_tokens;
     }
 
-    /// Names the pages that became full when `computed` grew from `before`.
-    pub fn name_full(&mut self, before: usize, pages: &mut KvPages, page_tokens: usize) {
+    /// Publishes the pages that became full since `computed` was `before`.
+    pub fn publish_full_pages(&mut self, before: usize, pages: &mut KvPages, page_tokens: usize) {
         for index in before / page_tokens..self.computed / page_tokens {
-            let name = self.name(index, page_tokens);
-            pages.name(self.table[index], name);
+            let hash = self.page_hash(index, page_tokens);
+            pages.publish(self.block_table[index], hash);
         }
     }
 
-    /// Gives all pages back, the last ones first, because they are of use to the fewest. What is
-    /// known stays known.
+    /// Releases all pages and keeps the tokens. The last pages go first, so that the prefix that most sequences share
+    /// is evicted last.
     pub fn release(&mut self, pages: &mut KvPages) {
-        self.table.drain(..).rev().for_each(|page| pages.give(page));
+        self.block_table.drain(..).rev().for_each(|page| pages.release(page));
         self.computed = 0;
-        self.warm = false;
-        self.grant = ScheduledTokens::default();
+        self.prefilled = false;
+        self.scheduled = ScheduledTokens::default();
     }
 
-    /// The name of a full page. What is known never changes, so a name holds once it is made.
-    fn name(&mut self, index: usize, page_tokens: usize) -> PageHash {
-        while self.names.len() <= index {
-            let from = self.names.len() * page_tokens;
-            let tokens = &self.known[from..from + page_tokens];
-            self.names.push(PageHash::of(self.names.last(), tokens));
+    /// The hash of a full page. Tokens never change, so it is computed once.
+    fn page_hash(&mut self, index: usize, page_tokens: usize) -> PageHash {
+        while self.page_hashes.len() <= index {
+            let start = self.page_hashes.len() * page_tokens;
+            let tokens = &self.tokens[start..start + page_tokens];
+            self.page_hashes.push(PageHash::of(self.page_hashes.last(), tokens));
         }
-        self.names[index]
+        self.page_hashes[index]
     }
 }

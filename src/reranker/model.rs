@@ -361,7 +361,7 @@ impl PendingChoice {
         while let Some(event) = self.reply.blocking_next() {
             heard.take(&event)?;
         }
-        let chosen = self.constraint.read(&heard.tokens).unwrap_or_default();
+        let chosen = self.constraint.parse(&heard.tokens).unwrap_or_default();
         Ok((chosen, heard.usage))
     }
 }
@@ -403,7 +403,7 @@ impl PendingComparison<'_> {
     }
 
     fn read(&self, heard: &Heard) -> Result<ComparedAnswer, RerankError> {
-        let labels = self.constraint.read(&heard.tokens).unwrap_or_default();
+        let labels = self.constraint.parse(&heard.tokens).unwrap_or_default();
         let order = labels.iter().map(|&label| self.offered[label].item).collect();
         let thought = self.prompts.thought(&heard.tokens);
         let thought = ThoughtText::all(self.prompts, thought)?;

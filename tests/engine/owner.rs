@@ -1,4 +1,4 @@
-//! The owner's thread: what callers see.
+//! The engine's thread, as callers see it.
 
 use super::*;
 use raisonne::engine::{
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// What a step does beside computing.
-type Before = Box<dyn FnMut() -> Result<(), RunnerError> + Send>;
+/// Runs before each step.
+type BeforeStep = Box<dyn FnMut() -> Result<(), RunnerError> + Send>;
 
-/// A model that does something before each step.
-struct Acting {
+/// A runner with a hook before each step.
+struct HookedRunner {
     runner: FakeRunner,
-    before: Before,
+    before: BeforeStep,
 }
 
-impl Runner for Acting {
+impl Runner for HookedRunner {
     fn limits(&self) -> RunnerLimits {
         self.runner.limits()
     }
@@ -33,18 +33,22 @@ impl Runner for Acting {
     }
 }
 
-fn engine(shape: RunnerLimits, limits: SchedulerConfig, before: Before) -> (Engine, Arc<Metrics>) {
+fn engine(
+    runner_limits: RunnerLimits,
+    config: SchedulerConfig,
+    before: BeforeStep,
+) -> (Engine, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let build = move || Ok(Acting { runner: FakeRunner::new(shape), before });
-    (Engine::start(build, limits, &metrics).unwrap(), metrics)
+    let build = move || Ok(HookedRunner { runner: FakeRunner::new(runner_limits), before });
+    (Engine::start(build, config, &metrics).unwrap(), metrics)
 }
 
 fn plain(pages: usize) -> Engine {
-    engine(shape(pages, 4, 24), limits(8, 64, 8), Box::new(|| Ok(()))).0
+    engine(runner_limits(pages, 4, 24), config(8, 64, 8), Box::new(|| Ok(()))).0
 }
 
-/// An owner that computes a step for each message through the gate, and counts its steps.
-fn gated(limits: SchedulerConfig) -> (Engine, Arc<Metrics>, mpsc::Sender<()>, Arc<AtomicUsize>) {
+/// An engine that computes a step for each message through the gate, and counts its steps.
+fn gated(config: SchedulerConfig) -> (Engine, Arc<Metrics>, mpsc::Sender<()>, Arc<AtomicUsize>) {
     let (gate, opened) = mpsc::channel();
     let steps = Arc::new(AtomicUsize::new(0));
     let counted = steps.clone();
@@ -53,15 +57,15 @@ fn gated(limits: SchedulerConfig) -> (Engine, Arc<Metrics>, mpsc::Sender<()>, Ar
         counted.fetch_add(1, Ordering::SeqCst);
         Ok(())
     };
-    let (engine, metrics) = engine(shape(16, 4, 24), limits, Box::new(before));
+    let (engine, metrics) = engine(runner_limits(16, 4, 24), config, Box::new(before));
     (engine, metrics, gate, steps)
 }
 
-fn all(mut reply: ResponseStream) -> Vec<EngineEvent> {
-    std::iter::from_fn(|| reply.blocking_next()).collect()
+fn all(mut response: ResponseStream) -> Vec<EngineEvent> {
+    std::iter::from_fn(|| response.blocking_next()).collect()
 }
 
-/// Waits for something that another thread is about to do.
+/// Waits for a condition that another thread is about to meet.
 fn until(mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
@@ -79,85 +83,87 @@ fn mixed() -> Vec<EngineRequest> {
         generate(tokens(1, 17), 9),
         generate(tokens(1, 25), 6),
         weigh(tokens(1, 19), (0..6).map(|at| tokens(at, 4)).collect()),
-        work(RequestKind::Generate(ranked)),
-        work(RequestKind::Generate(GenerateRequest { samples, ..text(tokens(5, 10), 7) })),
+        request(RequestKind::Generate(ranked)),
+        request(RequestKind::Generate(GenerateRequest { samples, ..text(tokens(5, 10), 7) })),
         generate(tokens(6, 40), 12),
         generate(tokens(7, 3), 20),
     ]
 }
 
 #[test]
-fn company_never_changes_an_answer() {
-    let asks = mixed();
-    let alone: Vec<_> =
-        asks.iter().map(|ask| comparable(&all(plain(64).submit(ask.clone()).unwrap()))).collect();
-    for (ask, alone) in asks.iter().zip(&alone) {
-        assert_eq!(*alone, expected(ask));
+fn the_rest_of_the_batch_never_changes_an_answer() {
+    let requests = mixed();
+    let alone: Vec<_> = requests
+        .iter()
+        .map(|request| comparable(&all(plain(64).submit(request.clone()).unwrap())))
+        .collect();
+    for (request, alone) in requests.iter().zip(&alone) {
+        assert_eq!(*alone, expected(request));
     }
-    // Room for all, and so little room that they push each other out; the second round of each
-    // finds the first one's pages.
+    // With KV pages for all requests, and with so few that they preempt each other. Later rounds find the pages of the
+    // first.
     for pages in [64, 14] {
         let engine = plain(pages);
         for round in 0..20 {
-            let order = (0..asks.len()).map(|at| (at * 3 + round) % asks.len());
-            let replies: Vec<_> =
-                order.map(|at| (at, engine.submit(asks[at].clone()).unwrap())).collect();
-            for (at, reply) in replies {
-                assert_eq!(comparable(&all(reply)), alone[at], "round {round}, ask {at}");
+            let order = (0..requests.len()).map(|at| (at * 3 + round) % requests.len());
+            let responses: Vec<_> =
+                order.map(|at| (at, engine.submit(requests[at].clone()).unwrap())).collect();
+            for (at, response) in responses {
+                assert_eq!(comparable(&all(response)), alone[at], "round {round}, ask {at}");
             }
         }
     }
 }
 
 #[test]
-fn dropping_the_reply_frees_its_pages_within_a_step() {
-    let (engine, metrics, gate, steps) = gated(limits(2, 2, 8));
-    let mut reply = engine.submit(generate(tokens(1, 8), 40)).unwrap();
+fn dropping_the_stream_frees_its_pages_within_a_step() {
+    let (engine, metrics, gate, steps) = gated(config(2, 2, 8));
+    let mut response = engine.submit(generate(tokens(1, 8), 40)).unwrap();
     gate.send(()).unwrap();
-    assert!(matches!(reply.blocking_next(), Some(EngineEvent::Token { .. })));
-    drop(reply);
+    assert!(matches!(response.blocking_next(), Some(EngineEvent::Token { .. })));
+    drop(response);
     gate.send(()).unwrap();
     until(|| metrics.render().contains("raisonne_engine_pages{state=\"held\"} 0"));
     assert!(steps.load(Ordering::SeqCst) <= 2);
     let text = metrics.render();
     assert!(text.contains("raisonne_engine_running 0"), "{text}");
     assert!(text.contains("raisonne_engine_prefill_tokens_total 8"), "{text}");
-    // It rests, and goes on when it is asked.
+    // The idle engine continues with the next request.
     (0..9).for_each(|_| gate.send(()).unwrap());
-    let ask = generate(tokens(1, 8), 3);
-    assert_eq!(comparable(&all(engine.submit(ask.clone()).unwrap())), expected(&ask));
+    let request = generate(tokens(1, 8), 3);
+    assert_eq!(comparable(&all(engine.submit(request.clone()).unwrap())), expected(&request));
     let text = metrics.render();
     assert!(text.contains("raisonne_engine_prefix_hit_tokens_total 4"), "{text}");
 }
 
 #[test]
-fn a_full_engine_says_so_at_once() {
-    let (engine, _, gate, _) = gated(limits(1, 2, 8));
-    let ask = || engine.submit(generate(tokens(1, 8), 2));
-    let replies = [ask(), ask(), ask()].map(Result::unwrap);
-    let refused = ask().unwrap_err();
-    assert!(matches!(refused, EngineError::Rejected(Rejection::Full(3))), "{refused}");
+fn a_full_engine_rejects_at_once() {
+    let (engine, _, gate, _) = gated(config(1, 2, 8));
+    let request = || engine.submit(generate(tokens(1, 8), 2));
+    let responses = [request(), request(), request()].map(Result::unwrap);
+    let error = request().unwrap_err();
+    assert!(matches!(error, EngineError::Rejected(Rejection::Full(3))), "{error}");
     (0..6).for_each(|_| gate.send(()).unwrap());
-    for reply in replies {
+    for response in responses {
         assert!(matches!(
-            all(reply)[..],
+            all(response)[..],
             [.., EngineEvent::Done { finish_reason: FinishReason::Length, .. }]
         ));
     }
-    // The room comes back after the last event.
-    until(|| ask().is_ok());
+    // The permit is free after the last event.
+    until(|| request().is_ok());
     drop(gate);
 }
 
 #[test]
-fn what_could_never_be_done_is_refused_at_once() {
-    let refused = plain(4).submit(generate(tokens(1, 8), 40)).unwrap_err();
-    let said = "prompt + tokens_max is 48, and `pages * page_tokens` is 16";
-    assert_eq!(refused.to_string(), said);
+fn a_request_beyond_the_limits_is_rejected_at_once() {
+    let error = plain(4).submit(generate(tokens(1, 8), 40)).unwrap_err();
+    let text = "`prompt + tokens_max` is 48, and `kv_pages * page_tokens` allows 16 at most";
+    assert_eq!(error.to_string(), text);
 }
 
 #[test]
-fn a_step_that_fails_fails_its_asks_and_no_others() {
+fn a_step_that_fails_fails_its_requests_and_no_others() {
     let mut steps = 0;
     let before = move || {
         steps += 1;
@@ -167,32 +173,32 @@ fn a_step_that_fails_fails_its_asks_and_no_others() {
         };
         if steps == 2 { Err(full().into()) } else { Ok(()) }
     };
-    let (engine, _) = engine(shape(16, 4, 24), limits(2, 2, 8), Box::new(before));
+    let (engine, _) = engine(runner_limits(16, 4, 24), config(2, 2, 8), Box::new(before));
     let failed = all(engine.submit(generate(tokens(1, 8), 5)).unwrap());
-    let said = "the model could not be run: the system has no memory for the model's keys and \
+    let text = "the forward pass failed: the system has no memory for the model's keys and \
                 values: out of memory";
-    assert_eq!(failed[1..], [EngineEvent::Failed(RequestFailure::Runner(said.into()))]);
-    let ask = generate(tokens(1, 8), 5);
-    assert_eq!(comparable(&all(engine.submit(ask.clone()).unwrap())), expected(&ask));
+    assert_eq!(failed[1..], [EngineEvent::Failed(RequestFailure::Runner(text.into()))]);
+    let request = generate(tokens(1, 8), 5);
+    assert_eq!(comparable(&all(engine.submit(request.clone()).unwrap())), expected(&request));
 }
 
-/// A model with memory for a few sequences at a time, and for none that says the word.
-struct Cramped {
+/// A runner with memory for a few sequences at a time, and for none that holds the token [`TOO_MUCH`].
+struct SmallMemoryRunner {
     runner: FakeRunner,
     sequences_max: usize,
 }
 
-/// The word: the highest token.
+/// The highest token.
 const TOO_MUCH: u32 = 23;
 
-impl Runner for Cramped {
+impl Runner for SmallMemoryRunner {
     fn limits(&self) -> RunnerLimits {
         self.runner.limits()
     }
 
     fn forward(&mut self, step: &ForwardBatch, out: &mut ForwardOutput) -> Result<(), RunnerError> {
-        // A trunk and its branches read one table of pages.
-        let mut tables: Vec<_> = step.spans.iter().map(|span| span.pages.clone()).collect();
+        // A trunk and its branches share one block table.
+        let mut tables: Vec<_> = step.spans.iter().map(|span| span.block_table.clone()).collect();
         tables.dedup();
         if tables.len() > self.sequences_max || step.tokens.contains(&TOO_MUCH) {
             return Err(RunnerError::Full("no memory".into()));
@@ -202,8 +208,8 @@ impl Runner for Cramped {
 }
 
 #[test]
-fn a_step_without_memory_is_computed_in_parts() {
-    let asks: Vec<_> = (1..8)
+fn a_batch_without_memory_is_split() {
+    let requests: Vec<_> = (1..8)
         .map(|seed| {
             generate(tokens(seed, 9).into_iter().map(|token| token % TOO_MUCH).collect(), 6)
         })
@@ -211,25 +217,33 @@ fn a_step_without_memory_is_computed_in_parts() {
         .collect();
     for sequences_max in 1..4 {
         let metrics = Arc::new(Metrics::new());
-        let runner =
-            move || Ok(Cramped { runner: FakeRunner::new(shape(64, 4, 24)), sequences_max });
-        let engine = Engine::start(runner, limits(8, 64, 8), &metrics).unwrap();
-        let replies: Vec<_> = asks.iter().map(|ask| engine.submit(ask.clone()).unwrap()).collect();
+        let runner = move || {
+            Ok(SmallMemoryRunner {
+                runner: FakeRunner::new(runner_limits(64, 4, 24)),
+                sequences_max,
+            })
+        };
+        let engine = Engine::start(runner, config(8, 64, 8), &metrics).unwrap();
+        let responses: Vec<_> =
+            requests.iter().map(|request| engine.submit(request.clone()).unwrap()).collect();
         let alone = engine.submit(generate(vec![1, TOO_MUCH], 4)).unwrap();
-        let after = engine.submit(asks[0].clone()).unwrap();
-        for (ask, reply) in asks.iter().chain([&asks[0]]).zip(replies.into_iter().chain([after])) {
-            let heard = comparable(&all(reply));
-            // A text may come to the word by itself, and then ends there.
-            let expected = expected(ask);
+        let after = engine.submit(requests[0].clone()).unwrap();
+        for (request, response) in
+            requests.iter().chain([&requests[0]]).zip(responses.into_iter().chain([after]))
+        {
+            let received = comparable(&all(response));
+            // A sequence may sample the token itself, and then fails there.
+            let expected = expected(request);
             let until = expected
                 .iter()
                 .position(|event| matches!(event, EngineEvent::Token { token: TOO_MUCH, .. }));
             match until {
-                None => assert_eq!(heard, expected),
-                Some(at) => assert_eq!(heard[..=at], expected[..=at]),
+                None => assert_eq!(received, expected),
+                Some(at) => assert_eq!(received[..=at], expected[..=at]),
             }
         }
-        let failed = RequestFailure::Runner("the model has no memory for a step: no memory".into());
+        let failed =
+            RequestFailure::Runner("the device lacks memory for the batch: no memory".into());
         assert_eq!(all(alone), [EngineEvent::Failed(failed)]);
         let text = metrics.render();
         assert!(text.contains(r#"raisonne_engine_failed_total{why="full"}"#), "{text}");
@@ -238,7 +252,7 @@ fn a_step_without_memory_is_computed_in_parts() {
 }
 
 #[test]
-fn a_lost_device_ends_the_engine_and_all_that_waits_for_it() {
+fn a_lost_device_stops_the_engine_and_fails_every_request() {
     let (gate, opened) = mpsc::channel::<()>();
     let mut steps = 0;
     let before = move || {
@@ -246,20 +260,20 @@ fn a_lost_device_ends_the_engine_and_all_that_waits_for_it() {
         steps += 1;
         if steps < 3 { Ok(()) } else { Err(RunnerError::Lost("error 719".into())) }
     };
-    let (engine, metrics) = engine(shape(16, 4, 24), limits(2, 8, 8), Box::new(before));
-    // Some run, some wait, and samples wait for their eldest.
-    let samples = work(RequestKind::Generate(GenerateRequest {
+    let (engine, metrics) = engine(runner_limits(16, 4, 24), config(2, 8, 8), Box::new(before));
+    // Some run, some wait, and some samples wait for the first of their request.
+    let samples = request(RequestKind::Generate(GenerateRequest {
         samples: nonzero(3),
         ..text(tokens(5, 10), 7)
     }));
-    let asks = [generate(tokens(1, 8), 20), samples, generate(tokens(2, 9), 20)];
-    let replies = asks.map(|ask| engine.submit(ask).unwrap());
+    let requests = [generate(tokens(1, 8), 20), samples, generate(tokens(2, 9), 20)];
+    let responses = requests.map(|request| engine.submit(request).unwrap());
     drop(gate);
-    let said = "the device that the model runs on is lost: error 719";
-    for reply in replies {
+    let text = "the model's device is lost: error 719";
+    for response in responses {
         assert_eq!(
-            all(reply).pop(),
-            Some(EngineEvent::Failed(RequestFailure::Runner(said.into())))
+            all(response).pop(),
+            Some(EngineEvent::Failed(RequestFailure::Runner(text.into())))
         );
     }
     until(|| !engine.is_alive());
@@ -272,10 +286,10 @@ fn a_lost_device_ends_the_engine_and_all_that_waits_for_it() {
 #[test]
 fn a_panic_closes_the_inbox() {
     let before = || panic!("as the test wants");
-    let (engine, _) = engine(shape(16, 4, 24), limits(2, 2, 8), Box::new(before));
+    let (engine, _) = engine(runner_limits(16, 4, 24), config(2, 2, 8), Box::new(before));
     assert!(engine.is_alive());
-    let reply = engine.submit(generate(tokens(1, 8), 5)).unwrap();
-    assert_eq!(all(reply), [EngineEvent::Failed(RequestFailure::Gone)]);
+    let response = engine.submit(generate(tokens(1, 8), 5)).unwrap();
+    assert_eq!(all(response), [EngineEvent::Failed(RequestFailure::Gone)]);
     until(|| !engine.is_alive());
     assert!(matches!(engine.submit(generate(tokens(1, 8), 5)), Err(EngineError::Gone)));
 }
@@ -284,22 +298,22 @@ fn a_panic_closes_the_inbox() {
 fn an_engine_that_cannot_start_says_why() {
     let metrics = Arc::new(Metrics::new());
     let build = || Err::<FakeRunner, _>(RunnerError::Failed("no weights".into()));
-    let error = Engine::start(build, limits(1, 1, 1), &metrics).unwrap_err();
-    assert_eq!(error.to_string(), "the model could not be run");
+    let error = Engine::start(build, config(1, 1, 1), &metrics).unwrap_err();
+    assert_eq!(error.to_string(), "the forward pass failed");
     assert_eq!(error.source().unwrap().to_string(), "no weights");
-    let build = || Ok(FakeRunner::new(shape(16, 4, 4)));
-    let error = Engine::start(build, limits(4, 1, 1), &metrics).unwrap_err();
+    let build = || Ok(FakeRunner::new(runner_limits(16, 4, 4)));
+    let error = Engine::start(build, config(4, 1, 1), &metrics).unwrap_err();
     assert!(matches!(error, EngineError::Config(_)), "{error}");
 }
 
 #[tokio::test]
-async fn a_task_hears_a_text_as_it_is_written() {
+async fn a_task_receives_tokens_as_they_are_generated() {
     let engine = plain(16);
-    let ask = generate(tokens(1, 8), 5);
-    let mut reply = engine.submit(ask.clone()).unwrap();
+    let request = generate(tokens(1, 8), 5);
+    let mut response = engine.submit(request.clone()).unwrap();
     let mut events = Vec::new();
-    while let Some(event) = reply.next().await {
+    while let Some(event) = response.next().await {
         events.push(event);
     }
-    assert_eq!(comparable(&events), expected(&ask));
+    assert_eq!(comparable(&events), expected(&request));
 }

@@ -1,25 +1,25 @@
-//! Random scripts: whatever happens, every ask ends once, and as it would alone.
+//! Random scripts: every request ends once, with the events that it would get alone.
 
 use super::*;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use raisonne::engine::scheduler::PATIENCE;
+use raisonne::engine::scheduler::IMPLICIT_DEADLINE;
 use raisonne::engine::{Priority, RequestFailure, Thinking, Trie};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Something that happens.
+/// One action of a script.
 #[derive(Clone, Debug)]
-enum Happening {
-    Request(Box<Wish>),
+enum Action {
+    Request(Box<RequestSpec>),
     Steps(usize),
     Abort(Index),
     Wait(u64),
 }
 
 #[derive(Clone, Debug)]
-struct Wish {
-    work: RequestKind,
+struct RequestSpec {
+    kind: RequestKind,
     criticality: Criticality,
     milliseconds: Option<u64>,
 }
@@ -46,7 +46,7 @@ fn constraint() -> impl Strategy<Value = Constraint> {
     ]
 }
 
-/// Prompts that often begin alike.
+/// Prompts that often share a prefix.
 fn prompt() -> impl Strategy<Value = Vec<u32>> {
     (0_u32..3, 1_usize..30, 0_u32..4, 0_usize..4)
         .prop_map(|(head, count, tail, more)| [tokens(head, count), tokens(tail, more)].concat())
@@ -64,7 +64,7 @@ fn sampling() -> impl Strategy<Value = SamplingParams> {
     )
 }
 
-fn some_work() -> impl Strategy<Value = RequestKind> {
+fn request_kind() -> impl Strategy<Value = RequestKind> {
     let generate = (prompt(), 1_usize..4, 1_usize..6, sampling(), constraint()).prop_map(
         |(prompt, samples, more, sampling, constraint)| {
             let tokens_max = more + constraint.tokens_needed().max(3);
@@ -89,114 +89,116 @@ fn some_work() -> impl Strategy<Value = RequestKind> {
     prop_oneof![2 => generate, 1 => weigh]
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn spec() -> impl Strategy<Value = RequestSpec> {
     let criticality = prop_oneof![
         Just(Criticality::Sheddable),
         Just(Criticality::Default),
         Just(Criticality::Critical)
     ];
     let milliseconds = prop::option::of(1_u64..60);
-    (some_work(), criticality, milliseconds).prop_map(|(work, criticality, milliseconds)| Wish {
-        work,
-        criticality,
-        milliseconds,
+    (request_kind(), criticality, milliseconds).prop_map(|(kind, criticality, milliseconds)| {
+        RequestSpec { kind, criticality, milliseconds }
     })
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        5 => wish().prop_map(|wish| Happening::Request(Box::new(wish))),
-        5 => (1_usize..6).prop_map(Happening::Steps),
-        1 => any::<Index>().prop_map(Happening::Abort),
-        1 => (1_u64..20).prop_map(Happening::Wait),
+        5 => spec().prop_map(|spec| Action::Request(Box::new(spec))),
+        5 => (1_usize..6).prop_map(Action::Steps),
+        1 => any::<Index>().prop_map(Action::Abort),
+        1 => (1_u64..20).prop_map(Action::Wait),
     ]
 }
 
-/// A play in which things happen.
-struct Story {
+/// A play that runs a random script.
+struct Scenario {
     play: Play,
     aborted: BTreeSet<RequestId>,
-    met: BTreeSet<RequestId>,
+    seen_running: BTreeSet<RequestId>,
 }
 
-impl Story {
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Request(wish) => self.ask(*wish),
-            Happening::Steps(count) => (0..count).for_each(|_| {
+impl Scenario {
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Request(spec) => self.admit(*spec),
+            Action::Steps(count) => (0..count).for_each(|_| {
                 self.step();
             }),
-            Happening::Abort(index) => {
+            Action::Abort(index) => {
                 let live: Vec<_> = self.live().collect();
                 if !live.is_empty() {
                     let id = live[index.index(live.len())];
                     self.play.scheduler.abort(id);
-                    self.play.scheduler.settle();
+                    self.play.scheduler.assert_invariants();
                     self.aborted.insert(id);
                 }
             }
-            Happening::Wait(milliseconds) => {
+            Action::Wait(milliseconds) => {
                 self.play.now += Duration::from_millis(milliseconds);
             }
         }
     }
 
-    fn ask(&mut self, wish: Wish) {
-        let Wish { work, criticality, milliseconds } = wish;
+    fn admit(&mut self, spec: RequestSpec) {
+        let RequestSpec { kind, criticality, milliseconds } = spec;
         let deadline = milliseconds.map(|milliseconds| self.play.deadline(milliseconds));
-        let ask = EngineRequest { kind: work, priority: Priority { criticality, deadline } };
-        // Being full is as it should be; it is for the scheduler to say.
-        if let Ok(id) = self.play.scheduler.admit(ask.clone(), self.play.now) {
+        let request = EngineRequest { kind, priority: Priority { criticality, deadline } };
+        // The scheduler may be full.
+        if let Ok(id) = self.play.scheduler.admit(request.clone(), self.play.now) {
             let (name, arrived) = (format!("{id:?}"), self.play.now);
-            let asked = Asked { name, ask, arrived, events: Vec::new(), ends: 0 };
-            self.play.asks.insert(id, asked);
-            self.play.listen();
+            let tracked = Tracked { name, request, arrived, events: Vec::new(), last_events: 0 };
+            self.play.requests.insert(id, tracked);
+            self.play.collect_events();
         }
     }
 
     fn live(&self) -> impl Iterator<Item = RequestId> {
-        let asks = self.play.asks.iter();
-        asks.filter(|(id, asked)| asked.ends == 0 && !self.aborted.contains(id)).map(|(id, _)| *id)
+        let requests = self.play.requests.iter();
+        requests
+            .filter(|(id, tracked)| tracked.last_events == 0 && !self.aborted.contains(id))
+            .map(|(id, _)| *id)
     }
 
     fn step(&mut self) -> bool {
-        let going = self.play.step();
-        let begun: Vec<_> = self.live().filter(|id| self.play.scheduler.is_running(*id)).collect();
-        for id in &begun {
-            if self.met.insert(*id) {
+        let computed = self.play.step();
+        let started: Vec<_> =
+            self.live().filter(|id| self.play.scheduler.is_running(*id)).collect();
+        for id in &started {
+            if self.seen_running.insert(*id) {
                 self.check_order(*id);
             }
         }
-        going
+        computed
     }
 
-    /// Whether it runs, or something came of it: its eldest text may have ended in its first step.
-    fn begun(&self, id: RequestId) -> bool {
-        self.play.scheduler.is_running(id) || !self.play.asks[&id].events.is_empty()
+    /// Whether it runs or has events: its first sample may have ended in its first step.
+    fn started(&self, id: RequestId) -> bool {
+        self.play.scheduler.is_running(id) || !self.play.requests[&id].events.is_empty()
     }
 
-    /// Nobody is started while somebody more urgent has never been.
+    /// No request starts before a waiting one that is ahead in the scheduler's order.
     fn check_order(&self, id: RequestId) {
-        let urgency = |id: &RequestId| {
-            let Asked { ask, arrived, .. } = &self.play.asks[id];
-            let due = ask.priority.deadline.map_or(*arrived + PATIENCE, Deadline::instant);
-            (std::cmp::Reverse(ask.priority.criticality), due, *id)
+        let order = |id: &RequestId| {
+            let Tracked { request, arrived, .. } = &self.play.requests[id];
+            let due =
+                request.priority.deadline.map_or(*arrived + IMPLICIT_DEADLINE, Deadline::instant);
+            (std::cmp::Reverse(request.priority.criticality), due, *id)
         };
         for other in self.live() {
-            let begun = self.met.contains(&other) || self.begun(other);
-            assert!(begun || urgency(&other) > urgency(&id), "{id:?} began before {other:?}");
+            let started = self.seen_running.contains(&other) || self.started(other);
+            assert!(started || order(&other) > order(&id), "{id:?} started before {other:?}");
         }
     }
 
     fn check(&self) {
-        for (id, asked) in &self.play.asks {
-            let (events, expected) = (comparable(&asked.events), expected(&asked.ask));
+        for (id, tracked) in &self.play.requests {
+            let (events, expected) = (comparable(&tracked.events), expected(&tracked.request));
             if self.aborted.contains(id) {
-                assert_eq!(asked.ends, 0, "{id:?} was aborted");
+                assert_eq!(tracked.last_events, 0, "{id:?} was aborted");
                 continue;
             }
-            assert_eq!(asked.ends, 1, "{id:?} ends once");
-            match asked.events.last() {
+            assert_eq!(tracked.last_events, 1, "{id:?} ends once");
+            match tracked.events.last() {
                 Some(EngineEvent::Failed(failure)) => {
                     assert_eq!(*failure, RequestFailure::DeadlineExceeded)
                 }
@@ -210,23 +212,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn whatever_happens_every_ask_ends_once_and_as_it_would_alone(
-        happenings in prop::collection::vec(happening(), 1..40),
+    fn every_request_ends_once_and_as_it_would_alone(
+        actions in prop::collection::vec(action(), 1..40),
         pages in 14_usize..40,
         running_max in 1_usize..6,
         prefill_chunk_max in 1_usize..12,
-        draws: bool,
+        samples_on_device: bool,
     ) {
-        let shape = RunnerLimits { samples_on_device: draws, ..shape(pages, 4, 14) };
-        let play = Play::new(shape, limits(running_max, 9, prefill_chunk_max));
-        let mut story = Story { play, aborted: BTreeSet::new(), met: BTreeSet::new() };
-        for happening in happenings {
-            story.happen(happening);
+        let runner_limits = RunnerLimits { samples_on_device, ..runner_limits(pages, 4, 14) };
+        let play = Play::new(runner_limits, config(running_max, 9, prefill_chunk_max));
+        let mut scenario = Scenario { play, aborted: BTreeSet::new(), seen_running: BTreeSet::new() };
+        for action in actions {
+            scenario.act(action);
         }
-        while story.step() {
-            assert!(story.play.steps < 5_000, "it comes to an end");
+        while scenario.step() {
+            assert!(scenario.play.steps < 5_000, "it ends");
         }
-        assert!(story.play.scheduler.is_idle());
-        story.check();
+        assert!(scenario.play.scheduler.is_idle());
+        scenario.check();
     }
 }

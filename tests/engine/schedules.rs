@@ -1,4 +1,4 @@
-//! Who is in which step.
+//! Scripted schedules: which sequences each step computes.
 
 use super::*;
 
@@ -13,12 +13,12 @@ fn due(deadline: Option<Deadline>) -> Priority {
 }
 
 #[test]
-fn prompts_share_steps_with_texts_that_go_on() {
-    let mut play = Play::new(shape(64, 4, 16), limits(4, 8, 8));
-    play.ask("A", generate(tokens(1, 30), 4));
-    play.ask("B", generate(tokens(2, 5), 4));
+fn prompts_share_steps_with_decodes() {
+    let mut play = Play::new(runner_limits(64, 4, 16), config(4, 8, 8));
+    play.admit("A", generate(tokens(1, 30), 4));
+    play.admit("B", generate(tokens(2, 5), 4));
     play.step();
-    play.ask("C", generate(tokens(3, 20), 2));
+    play.admit("C", generate(tokens(3, 20), 2));
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A[0..11] B[0..5]                 pages 5/64
     step 2   decode B  prefill A[11..19] C[0..7]      pages 9/64
@@ -31,14 +31,14 @@ fn prompts_share_steps_with_texts_that_go_on() {
 }
 
 #[test]
-fn a_prompt_that_was_computed_is_found() {
-    let mut play = Play::new(shape(16, 4, 32), limits(4, 8, 32));
-    play.ask("A", generate(tokens(1, 16), 2));
+fn a_computed_prompt_is_found_in_the_prefix_cache() {
+    let mut play = Play::new(runner_limits(16, 4, 32), config(4, 8, 32));
+    play.admit("A", generate(tokens(1, 16), 2));
     play.run();
-    // All but the last page of a prompt that ends with a page: its last row must be read.
-    play.ask("B", generate(tokens(1, 16), 2));
+    // The last page of this prompt is full, but its last row must be computed again.
+    play.admit("B", generate(tokens(1, 16), 2));
     play.run();
-    play.ask("C", generate([tokens(1, 16), tokens(2, 3)].concat(), 2));
+    play.admit("C", generate([tokens(1, 16), tokens(2, 3)].concat(), 2));
     let log = schedule(play);
     insta::assert_snapshot!(log, @"
     step 1   prefill A[0..16]                         pages 4/16
@@ -51,12 +51,12 @@ fn a_prompt_that_was_computed_is_found() {
 }
 
 #[test]
-fn younger_samples_wait_for_the_prompt_that_they_share() {
-    let mut play = Play::new(shape(16, 4, 8), limits(4, 8, 8));
+fn the_other_samples_wait_for_the_prompt_that_they_share() {
+    let mut play = Play::new(runner_limits(16, 4, 8), config(4, 8, 8));
     let samples = nonzero(3);
-    play.ask(
+    play.admit(
         "A",
-        work(RequestKind::Generate(GenerateRequest { samples, ..text(tokens(1, 13), 3) })),
+        request(RequestKind::Generate(GenerateRequest { samples, ..text(tokens(1, 13), 3) })),
     );
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A0[0..8]                         pages 2/16
@@ -68,16 +68,16 @@ fn younger_samples_wait_for_the_prompt_that_they_share() {
 }
 
 #[test]
-fn branches_ride_with_the_end_of_their_trunk() {
-    let mut play = Play::new(shape(16, 4, 12), limits(2, 8, 12));
+fn branches_share_a_step_with_the_end_of_their_trunk() {
+    let mut play = Play::new(runner_limits(16, 4, 12), config(2, 8, 12));
     let branches: Vec<_> = (0..5).map(|at| tokens(at, 3)).collect();
-    play.ask("A", weigh(tokens(9, 14), branches.clone()));
+    play.admit("A", weigh(tokens(9, 14), branches.clone()));
     play.run();
-    // The trunk's tail is not a page, so it is computed again.
-    play.ask("B", weigh(tokens(9, 14), branches.clone()));
+    // The trunk's last page is not full, so it is computed again.
+    play.admit("B", weigh(tokens(9, 14), branches.clone()));
     play.run();
-    // A trunk that ends with a page is found whole.
-    play.ask("C", weigh(tokens(9, 12), branches));
+    // A trunk of full pages is found whole.
+    play.admit("C", weigh(tokens(9, 12), branches));
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A[0..12]                         pages 3/16
     step 2   prefill A[12..14](0..3)                  pages 4/16
@@ -90,10 +90,10 @@ fn branches_ride_with_the_end_of_their_trunk() {
 }
 
 #[test]
-fn the_least_urgent_gives_its_pages_up() {
-    let mut play = Play::new(shape(6, 4, 16), limits(4, 8, 16));
-    play.ask("A", generate(tokens(1, 8), 12));
-    play.ask("B", generate(tokens(2, 6), 10));
+fn the_last_sequence_is_preempted() {
+    let mut play = Play::new(runner_limits(6, 4, 16), config(4, 8, 16));
+    play.admit("A", generate(tokens(1, 8), 12));
+    play.admit("B", generate(tokens(2, 6), 10));
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A[0..8] B[0..6]                  pages 4/6
     step 2   decode A B                               pages 5/6
@@ -116,9 +116,9 @@ fn the_least_urgent_gives_its_pages_up() {
 }
 
 #[test]
-fn critical_work_takes_the_place_of_sheddable_work() {
-    let mut play = Play::new(shape(8, 4, 16), limits(1, 8, 16));
-    play.ask(
+fn critical_requests_preempt_sheddable_ones() {
+    let mut play = Play::new(runner_limits(8, 4, 16), config(1, 8, 16));
+    play.admit(
         "A",
         EngineRequest {
             priority: Priority { criticality: Criticality::Sheddable, deadline: None },
@@ -126,9 +126,9 @@ fn critical_work_takes_the_place_of_sheddable_work() {
         },
     );
     play.step();
-    play.ask("B", generate(tokens(2, 6), 2));
+    play.admit("B", generate(tokens(2, 6), 2));
     play.step();
-    play.ask(
+    play.admit(
         "C",
         EngineRequest {
             priority: Priority { criticality: Criticality::Default, deadline: None },
@@ -149,10 +149,10 @@ fn critical_work_takes_the_place_of_sheddable_work() {
 
 #[test]
 fn the_earliest_deadline_goes_first() {
-    let mut play = Play::new(shape(64, 4, 16), limits(2, 8, 8));
+    let mut play = Play::new(runner_limits(64, 4, 16), config(2, 8, 8));
     for (name, deadline) in [("A", None), ("B", Some(900)), ("C", Some(300)), ("D", Some(600))] {
         let deadline = deadline.map(|deadline| play.deadline(deadline));
-        play.ask(name, EngineRequest { priority: due(deadline), ..generate(tokens(1, 8), 2) });
+        play.admit(name, EngineRequest { priority: due(deadline), ..generate(tokens(1, 8), 2) });
     }
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill C[0..8] D[0..8]                  pages 4/64
@@ -163,13 +163,13 @@ fn the_earliest_deadline_goes_first() {
 }
 
 #[test]
-fn work_without_a_deadline_is_not_overtaken_for_ever() {
-    let mut play = Play::new(shape(64, 4, 16), limits(1, 8, 8));
-    play.ask("A", generate(tokens(1, 8), 2));
-    // A place is all there is, and somebody with little time left always wants it.
+fn a_request_without_a_deadline_does_not_starve() {
+    let mut play = Play::new(runner_limits(64, 4, 16), config(1, 8, 8));
+    play.admit("A", generate(tokens(1, 8), 2));
+    // One sequence may run, and a request with an early deadline always waits.
     for second in 0..12 {
         let deadline = Some(play.deadline(2_000));
-        play.ask(
+        play.admit(
             &format!("B{second}"),
             EngineRequest { priority: due(deadline), ..generate(tokens(2, 2), 1) },
         );
@@ -184,15 +184,15 @@ fn work_without_a_deadline_is_not_overtaken_for_ever() {
 
 #[test]
 fn forced_tokens_join_the_next_span() {
-    let mut play = Play::new(shape(16, 4, 16), limits(4, 8, 16));
-    // Two labels of three tokens: one choice, and the rest follows.
+    let mut play = Play::new(runner_limits(16, 4, 16), config(4, 8, 16));
+    // Of these labels one is sampled, and the rest is forced.
     let labels = [vec![1, 5, 6], vec![2, 7, 8], vec![3, 5, 5]];
     let constraint = Constraint::permutation(&labels, &[9]).unwrap();
     let ranked = GenerateRequest { constraint, ..text(tokens(1, 4), 20) };
-    play.ask("A", work(RequestKind::Generate(ranked.clone())));
-    // With one label there is nothing to compute.
+    play.admit("A", request(RequestKind::Generate(ranked.clone())));
+    // With one label everything is forced.
     let constraint = Constraint::permutation(&labels[..1], &[]).unwrap();
-    play.ask("B", work(RequestKind::Generate(GenerateRequest { constraint, ..ranked })));
+    play.admit("B", request(RequestKind::Generate(GenerateRequest { constraint, ..ranked })));
     insta::assert_snapshot!(schedule(play), @"
     step 1   prefill A[0..4]                          pages 1/16
     step 2   decode Ax4                               pages 2/16
@@ -200,14 +200,15 @@ fn forced_tokens_join_the_next_span() {
 }
 
 #[test]
-fn what_is_late_is_dropped_and_said_so() {
-    let mut play = Play::new(shape(16, 4, 16), limits(4, 8, 16));
-    let ask = EngineRequest { priority: due(Some(play.deadline(5))), ..generate(tokens(1, 8), 9) };
-    let id = play.ask("A", ask);
+fn a_request_past_its_deadline_fails() {
+    let mut play = Play::new(runner_limits(16, 4, 16), config(4, 8, 16));
+    let admit =
+        EngineRequest { priority: due(Some(play.deadline(5))), ..generate(tokens(1, 8), 9) };
+    let id = play.admit("A", admit);
     play.step();
     play.now += Duration::from_millis(5);
     assert!(!play.step());
     assert!(play.scheduler.is_idle());
-    let last = play.asks[&id].events.last().unwrap().clone();
+    let last = play.requests[&id].events.last().unwrap().clone();
     assert_eq!(last, EngineEvent::Failed(raisonne::engine::RequestFailure::DeadlineExceeded));
 }

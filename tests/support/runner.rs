@@ -28,11 +28,11 @@ struct WrittenSlot {
 
 impl FakeRunner {
     pub fn new(limits: RunnerLimits) -> Self {
-        Self { limits, slots: vec![None; limits.pages * limits.page_tokens] }
+        Self { limits, slots: vec![None; limits.kv_pages * limits.page_tokens] }
     }
 
     fn slot(&self, step: &ForwardBatch, span: &SequenceSpan, position: usize) -> usize {
-        let pages = &step.pages[span.pages.clone()];
+        let pages = &step.block_tables[span.block_table.clone()];
         pages[position / self.limits.page_tokens] as usize * self.limits.page_tokens
             + position % self.limits.page_tokens
     }
@@ -57,15 +57,15 @@ impl FakeRunner {
         for span in step.spans.iter().filter(|span| !span.branch) {
             let (first, end) = (span.past, span.past + span.rows.len());
             let pages = first / self.limits.page_tokens..end.div_ceil(self.limits.page_tokens);
-            for page in &step.pages[span.pages.clone()][pages] {
-                assert_eq!(writers.insert(*page, &span.pages), None, "page {page} has two writers");
+            for page in &step.block_tables[span.block_table.clone()][pages] {
+                assert_eq!(writers.insert(*page, &span.block_table), None, "page {page} has two writers");
             }
         }
         for span in &step.spans {
-            for page in &step.pages[span.pages.clone()] {
+            for page in &step.block_tables[span.block_table.clone()] {
                 let writer = writers.get(page);
                 assert!(
-                    writer.is_none_or(|w| **w == span.pages),
+                    writer.is_none_or(|w| **w == span.block_table),
                     "page {page} is written and read"
                 );
             }
@@ -122,12 +122,12 @@ impl Runner for FakeRunner {
                         self.limits.samples_on_device,
                         "a runner that does not sample gets no sample specs"
                     );
-                    let SampleSpec { temperature, chance, banned } = step.draws[*draw].clone();
+                    let SampleSpec { temperature, chance, banned } = step.sample_specs[*draw].clone();
                     let all: Vec<_> = (0..self.limits.vocabulary as u32).collect();
-                    let allowed = Allowed::AllBut(&step.banned[banned]);
+                    let allowed = Allowed::AllBut(&step.banned_tokens[banned]);
                     let sampling = SamplingParams { temperature, ..SamplingParams::GREEDY };
                     let logits = logits(&seen, &all);
-                    let drawn = Sampler::default().draw_at(&logits, allowed, &sampling, chance);
+                    let drawn = Sampler::default().sample_with(&logits, allowed, &sampling, chance);
                     out.push(0);
                     out.sampled.push(drawn);
                 }

@@ -1,8 +1,8 @@
-//! One thing after another.
+//! One constraint after another.
 
 use super::{Allowed, Constraint, ConstraintError};
 
-/// What is said first, to its end, and then something else.
+/// One constraint to its end, and then another.
 #[derive(Clone, Debug)]
 pub struct Chain {
     first: Constraint,
@@ -12,39 +12,39 @@ pub struct Chain {
 // === impl Chain ===
 
 impl Chain {
-    /// `first` must come to an end: free text has none that this could wait for.
+    /// `first` must have an end of its own, which free text lacks.
     pub(super) fn new(first: Constraint, then: Constraint) -> Result<Self, ConstraintError> {
-        if first.ends_free() {
+        if first.ends_in_free_text() {
             return Err(ConstraintError::Endless);
         }
         Ok(Self { first, then })
     }
 
-    /// What goes on now.
-    pub(super) fn now(&self) -> &Constraint {
+    /// The constraint of the next token.
+    fn current(&self) -> &Constraint {
         if self.first.is_done() { &self.then } else { &self.first }
     }
 
     pub(super) fn allowed(&self) -> Allowed<'_> {
-        self.now().allowed()
+        self.current().allowed()
     }
 
     pub(super) fn advance(&mut self, token: u32) {
-        let now = if self.first.is_done() { &mut self.then } else { &mut self.first };
-        // Whoever calls has seen that the token is allowed.
-        let _ = now.advance(token);
+        let current = if self.first.is_done() { &mut self.then } else { &mut self.first };
+        // The caller has checked that the token is allowed.
+        let _ = current.advance(token);
     }
 
-    pub(super) fn is_free(&self) -> bool {
-        self.first.is_done() && self.then.is_free()
+    pub(super) fn accepts_stop_token(&self) -> bool {
+        self.first.is_done() && self.then.accepts_stop_token()
     }
 
     pub(super) fn tokens_needed(&self) -> usize {
         self.first.tokens_needed() + self.then.tokens_needed()
     }
 
-    pub(super) fn highest(&self) -> u32 {
-        self.first.highest().max(self.then.highest())
+    pub(super) fn highest_token(&self) -> u32 {
+        self.first.highest_token().max(self.then.highest_token())
     }
 
     pub(super) fn then(&self) -> &Constraint {
@@ -59,18 +59,18 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn what_is_said_first_ends_before_the_rest_begins() {
+    fn the_first_constraint_ends_before_the_second_begins() {
         let trie = Arc::new(Trie::new(&[vec![5, 6], vec![5, 7, 8]]).unwrap());
-        let said = Constraint::entries(trie, 1).unwrap();
+        let claim = Constraint::entries(trie, 1).unwrap();
         let order = Constraint::permutation(&[vec![1], vec![2]], &[]).unwrap();
-        let chain = Constraint::chain(said.clone(), order).unwrap();
+        let chain = Constraint::chain(claim.clone(), order).unwrap();
         assert_eq!(chain.forced(), Some(5));
-        assert_eq!(chain.read(&[5, 6, 2, 1]), Some(vec![1, 0]));
-        assert_eq!(chain.read(&[5, 7, 8, 1, 2]), Some(vec![0, 1]));
-        assert_eq!(chain.read(&[5, 6]), None, "the rest is missing");
-        assert_eq!(chain.read(&[5, 1, 2]), None, "what comes first is not at its end");
-        assert_eq!((chain.tokens_needed(), chain.highest()), (3 + 2, 8));
-        let endless = Constraint::chain(Constraint::Free, said).map(drop);
+        assert_eq!(chain.parse(&[5, 6, 2, 1]), Some(vec![1, 0]));
+        assert_eq!(chain.parse(&[5, 7, 8, 1, 2]), Some(vec![0, 1]));
+        assert_eq!(chain.parse(&[5, 6]), None, "the second is missing");
+        assert_eq!(chain.parse(&[5, 1, 2]), None, "the first is not at its end");
+        assert_eq!((chain.tokens_needed(), chain.highest_token()), (3 + 2, 8));
+        let endless = Constraint::chain(Constraint::Free, claim).map(drop);
         assert_eq!(endless.unwrap_err(), ConstraintError::Endless);
     }
 }

@@ -1,9 +1,9 @@
 //! Which tokens may come next?
 //!
-//! A constraint is a small automaton over tokens. What it allows is a list, known before the model
-//! is run, so the model computes the logits of those tokens alone, and a token without alternative
-//! is written without running the model at all. No state is a dead end: what cannot be walked to
-//! its end from everywhere is refused when it is built.
+//! A constraint is a small automaton over tokens (guided decoding in vLLM). The allowed tokens are a list that is known
+//! before the forward pass, so the model computes the logits of those alone. A token without an alternative is forced:
+//! it is appended without sampling. No state is a dead end: a constraint that could get stuck is rejected when it is
+//! built.
 
 mod chain;
 mod permutation;
@@ -17,84 +17,84 @@ pub use trie::{Trie, TrieWalk};
 
 use std::sync::Arc;
 
-/// What a text must look like.
+/// The grammar of a completion, and the state of the walk through it.
 #[derive(Clone, Debug, Default)]
 pub enum Constraint {
-    /// Anything, until a token that ends the text.
+    /// Any tokens, up to a stop token.
     #[default]
     Free,
     /// Each label exactly once.
     Permutation(Permutation),
     /// Distinct entries of a catalogue.
     Trie(TrieWalk),
-    /// Free thoughts, then something else.
+    /// A free thought, then another constraint.
     Think(Box<Think>),
-    /// One thing to its end, then something else.
+    /// One constraint to its end, then another.
     Chain(Box<Chain>),
 }
 
 /// The tokens that may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed<'a> {
-    /// These, in ascending order. None is left when the text is done.
+    /// These tokens, in ascending order. None is left once the constraint is done.
     Only(&'a [u32]),
-    /// All others.
+    /// All tokens but these.
     AllBut(&'a [u32]),
 }
 
-/// Why there is no such constraint.
+/// Why a constraint can't be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
-    /// Nothing to choose from.
+    /// A list is empty.
     #[error("there is no {0}")]
     Nothing(&'static str),
-    /// Something without tokens.
+    /// A label or an entry is empty.
     #[error("{what} {index} has no tokens")]
     Empty {
-        /// A label or an entry.
+        /// `label` or `entry`.
         what: &'static str,
-        /// Which.
+        /// Its index.
         index: usize,
     },
-    /// Two that cannot be told apart.
+    /// Two labels or entries are equal.
     #[error("{what}s {first} and {second} are the same")]
     Duplicate {
-        /// Labels or entries.
+        /// `label` or `entry`.
         what: &'static str,
-        /// The one.
+        /// The index of the one.
         first: usize,
-        /// The other.
+        /// The index of the other.
         second: usize,
     },
-    /// One may go on as another.
-    #[error("{what} {first} is how {what} {second} begins")]
+    /// One label or entry is a prefix of another.
+    #[error("{what} {first} is a prefix of {what} {second}")]
     Prefix {
-        /// A label or an entry.
+        /// `label` or `entry`.
         what: &'static str,
-        /// The shorter.
+        /// The index of the shorter.
         first: usize,
-        /// The longer.
+        /// The index of the longer.
         second: usize,
     },
-    /// More, or fewer, than there can be.
+    /// A count is out of range.
     #[error("{what} is {value}, and must be 1 to {max}")]
     Range {
-        /// The number.
+        /// The count.
         what: &'static str,
         /// Its value.
         value: usize,
         /// Its limit.
         max: usize,
     },
-    /// Something that never ends cannot be followed.
+    /// Nothing can follow free text, which ends at a stop token only.
     #[error("free text has no end that anything could follow")]
     Endless,
-    /// A thought could not be closed.
-    #[error("token {0} closes a thought, and ends the text")]
-    EndInClose(u32),
+    /// A token closes a thought and is also a stop token.
+    #[error("token {0} closes a thought and is also a stop token")]
+    StopTokenInClose(u32),
 }
 
-/// A token that may not come next.
+/// A token that is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("token {0} may not come next")]
 pub struct Disallowed(pub u32);
@@ -112,12 +112,12 @@ impl Constraint {
         TrieWalk::new(trie, count).map(Self::Trie)
     }
 
-    /// Thoughts, and then what `then` says.
+    /// A thought, and then `then`.
     pub fn think(thinking: Thinking, then: Self) -> Result<Self, ConstraintError> {
         Think::new(thinking, then).map(|think| Self::Think(Box::new(think)))
     }
 
-    /// What `first` says, to its end, and then what `then` says.
+    /// `first` to its end, and then `then`.
     pub fn chain(first: Self, then: Self) -> Result<Self, ConstraintError> {
         Chain::new(first, then).map(|chain| Self::Chain(Box::new(chain)))
     }
@@ -133,7 +133,7 @@ impl Constraint {
         }
     }
 
-    /// The token that must come next, if there is only one.
+    /// The next token, if only one is allowed.
     pub fn forced(&self) -> Option<u32> {
         match self.allowed() {
             Allowed::Only(&[token]) => Some(token),
@@ -141,7 +141,7 @@ impl Constraint {
         }
     }
 
-    /// Goes on by a token. One that is not allowed changes nothing.
+    /// Advances by a token. A disallowed token is an error and changes nothing.
     pub fn advance(&mut self, token: u32) -> Result<(), Disallowed> {
         if !self.allowed().contains(token) {
             return Err(Disallowed(token));
@@ -156,34 +156,33 @@ impl Constraint {
         Ok(())
     }
 
-    /// Whether nothing may follow.
+    /// Whether no token is allowed any more.
     pub fn is_done(&self) -> bool {
         matches!(self.allowed(), Allowed::Only([]))
     }
 
-    /// Whether a token that ends the text would end it here. Inside a label or an entry it is a
-    /// token like any other, and inside a thought it is banned.
-    pub fn is_free(&self) -> bool {
+    /// Whether a stop token would end the text here. Inside a label or an entry it is an ordinary token, and inside a
+    /// thought it is banned.
+    pub fn accepts_stop_token(&self) -> bool {
         match self {
             Self::Free => true,
-            Self::Think(think) => think.is_over() && think.then().is_free(),
-            Self::Chain(chain) => chain.is_free(),
+            Self::Think(think) => think.is_over() && think.then().accepts_stop_token(),
+            Self::Chain(chain) => chain.accepts_stop_token(),
             Self::Permutation(_) | Self::Trie(_) => false,
         }
     }
 
-    /// Whether its text ends only where a token ends it.
-    fn ends_free(&self) -> bool {
+    /// Whether its last part is free text, which ends at a stop token only.
+    fn ends_in_free_text(&self) -> bool {
         match self {
             Self::Free => true,
-            Self::Think(think) => think.then().ends_free(),
-            Self::Chain(chain) => chain.then().ends_free(),
+            Self::Think(think) => think.then().ends_in_free_text(),
+            Self::Chain(chain) => chain.then().ends_in_free_text(),
             Self::Permutation(_) | Self::Trie(_) => false,
         }
     }
 
-    /// The most tokens that it may take from the very beginning to the end; of free text, which has
-    /// no end of its own, one.
+    /// Tokens of its longest text, from the start. Free text counts as one token.
     pub fn tokens_needed(&self) -> usize {
         match self {
             Self::Free => 1,
@@ -194,34 +193,34 @@ impl Constraint {
         }
     }
 
-    /// The highest token that is named anywhere.
-    pub fn highest(&self) -> u32 {
+    /// The highest token that it names.
+    pub fn highest_token(&self) -> u32 {
         match self {
             Self::Free => 0,
-            Self::Permutation(permutation) => permutation.highest(),
-            Self::Trie(walk) => walk.highest(),
-            Self::Think(think) => think.highest().max(think.then().highest()),
-            Self::Chain(chain) => chain.highest(),
+            Self::Permutation(permutation) => permutation.highest_token(),
+            Self::Trie(walk) => walk.highest_token(),
+            Self::Think(think) => think.highest_token().max(think.then().highest_token()),
+            Self::Chain(chain) => chain.highest_token(),
         }
     }
 
-    /// The labels or entries so far, by their number, in the order of the text.
-    pub fn named(&self) -> &[usize] {
+    /// The labels or entries so far, by index, in the order of the text.
+    pub fn chosen(&self) -> &[usize] {
         match self {
             Self::Free => &[],
             Self::Permutation(permutation) => permutation.order(),
             Self::Trie(walk) => walk.entries(),
-            Self::Think(think) => think.then().named(),
-            Self::Chain(chain) => chain.then().named(),
+            Self::Think(think) => think.then().chosen(),
+            Self::Chain(chain) => chain.then().chosen(),
         }
     }
 
-    /// Which labels or entries a whole text names, in its order: `None` if it is not a text that
-    /// this constraint, as it was built, lets through to its end.
-    pub fn read(&self, tokens: &[u32]) -> Option<Vec<usize>> {
+    /// The labels or entries that a whole text chooses, in its order. `None` if the constraint, as it was built, does
+    /// not accept the text.
+    pub fn parse(&self, tokens: &[u32]) -> Option<Vec<usize>> {
         let mut walked = self.clone();
         tokens.iter().try_for_each(|&token| walked.advance(token)).ok()?;
-        walked.is_done().then(|| walked.named().to_vec())
+        walked.is_done().then(|| walked.chosen().to_vec())
     }
 }
 
@@ -237,7 +236,7 @@ impl Allowed<'_> {
     }
 }
 
-/// Words in lexical order, each with its number, none of which is how another begins.
+/// The words in lexical order, each with its index. Rejects equal words, and words that are prefixes of others.
 fn sorted(
     words: &[Vec<u32>],
     what: &'static str,
@@ -248,7 +247,7 @@ fn sorted(
     let mut sorted: Vec<_> = words.iter().cloned().enumerate().collect();
     sorted.sort_by(|(_, a), (_, b)| a.cmp(b));
     for pair in sorted.windows(2) {
-        // Whatever begins with a word stands right after it.
+        // In lexical order, a word is followed directly by those that it is a prefix of.
         let [(first, short), (second, long)] = pair else { continue };
         let (first, second) = (*first, *second);
         if short == long {
@@ -261,8 +260,8 @@ fn sorted(
     Ok(sorted)
 }
 
-/// Refuses a word without tokens.
-fn refuse_empty(words: &[Vec<u32>], what: &'static str) -> Result<(), ConstraintError> {
+/// Rejects a word without tokens.
+fn reject_empty(words: &[Vec<u32>], what: &'static str) -> Result<(), ConstraintError> {
     match words.iter().position(Vec::is_empty) {
         Some(index) => Err(ConstraintError::Empty { what, index }),
         None => Ok(()),
@@ -274,7 +273,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Walks to the end by what `pick` says, and reads what was walked.
+    /// Walks to the end by picking allowed tokens, and parses the text.
     fn walk(constraint: &Constraint, mut pick: impl FnMut(usize) -> usize) -> Vec<usize> {
         const VOCABULARY: usize = 50;
         let bound = constraint.tokens_needed();
@@ -297,9 +296,9 @@ mod tests {
             text.push(token);
             assert!(text.len() <= bound, "{text:?} is longer than {bound}");
         }
-        let named = constraint.read(&text).expect("what was walked can be read");
-        assert_eq!(named, state.named());
-        named
+        let chosen = constraint.parse(&text).expect("the walked text is accepted");
+        assert_eq!(chosen, state.chosen());
+        chosen
     }
 
     fn words() -> impl Strategy<Value = Vec<Vec<u32>>> {
@@ -310,7 +309,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         #[test]
-        fn a_walk_names_each_label_once(
+        fn a_walk_chooses_each_label_once(
             labels in words(),
             separator in prop::collection::vec(0_u32..8, 0..3),
             picks in prop::collection::vec(any::<prop::sample::Index>(), 64),
@@ -324,7 +323,7 @@ mod tests {
         }
 
         #[test]
-        fn a_walk_names_distinct_entries(
+        fn a_walk_chooses_distinct_entries(
             entries in words(),
             count in 1_usize..8,
             picks in prop::collection::vec(any::<prop::sample::Index>(), 64),
@@ -340,16 +339,16 @@ mod tests {
         }
 
         #[test]
-        fn a_chain_ends_with_what_comes_last(
+        fn a_chain_ends_with_its_last_constraint(
             entries in words(),
             labels in words(),
             picks in prop::collection::vec(any::<prop::sample::Index>(), 64),
         ) {
-            let said = Trie::new(&entries).and_then(|trie| Constraint::entries(Arc::new(trie), 1));
+            let claim = Trie::new(&entries).and_then(|trie| Constraint::entries(Arc::new(trie), 1));
             let order = Constraint::permutation(&labels, &[]);
-            if let (Ok(said), Ok(order)) = (said, order) {
+            if let (Ok(claim), Ok(order)) = (claim, order) {
                 let mut picks = picks.iter().cycle();
-                let chain = Constraint::chain(said, order).unwrap();
+                let chain = Constraint::chain(claim, order).unwrap();
                 let named = walk(&chain, |n| picks.next().unwrap().index(n));
                 prop_assert_eq!(named.len(), labels.len());
             }
@@ -372,13 +371,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_allowed_changes_nothing() {
+    fn a_disallowed_token_changes_nothing() {
         let mut constraint = Constraint::permutation(&[vec![1], vec![2]], &[]).unwrap();
         assert_eq!(constraint.advance(3), Err(Disallowed(3)));
         assert_eq!(constraint.allowed(), Allowed::Only(&[1, 2]));
-        assert_eq!(constraint.read(&[2]), None);
-        assert_eq!(constraint.read(&[2, 2]), None);
-        assert_eq!(constraint.read(&[2, 1, 1]), None);
-        assert_eq!(constraint.read(&[2, 1]), Some(vec![1, 0]));
+        assert_eq!(constraint.parse(&[2]), None);
+        assert_eq!(constraint.parse(&[2, 2]), None);
+        assert_eq!(constraint.parse(&[2, 1, 1]), None);
+        assert_eq!(constraint.parse(&[2, 1]), Some(vec![1, 0]));
     }
 }

@@ -1,20 +1,20 @@
 //! Each label exactly once.
 
-use super::{ConstraintError, refuse_empty, sorted};
+use super::{ConstraintError, reject_empty, sorted};
 use std::sync::Arc;
 
-/// A walk through the labels of a slate.
+/// A walk that chooses each label once.
 ///
-/// A label and the separator after it are one word, so that `1` and `10` can both be labels as
-/// long as the separator tells them apart. The last label has no separator.
+/// A label and the separator after it form one word. So both `1` and `10` can be labels, if a separator follows them.
+/// The last label has no separator.
 #[derive(Clone, Debug)]
 pub struct Permutation {
     words: Arc<LabelWords>,
-    /// Labels not named yet.
+    /// Labels not chosen yet.
     left: Vec<usize>,
-    /// Those that the word at hand may still become.
+    /// Those of them that begin with the tokens of the current word.
     candidates: Vec<usize>,
-    /// Tokens of the word at hand.
+    /// Tokens of the current word.
     depth: usize,
     allowed: Vec<u32>,
     order: Vec<usize>,
@@ -23,6 +23,7 @@ pub struct Permutation {
 #[derive(Debug)]
 struct LabelWords {
     words: Vec<Vec<u32>>,
+    /// Tokens of the separator.
     separator: usize,
 }
 
@@ -30,7 +31,7 @@ struct LabelWords {
 
 impl Permutation {
     pub(super) fn new(labels: &[Vec<u32>], separator: &[u32]) -> Result<Self, ConstraintError> {
-        refuse_empty(labels, "label")?;
+        reject_empty(labels, "label")?;
         let words: Vec<_> = labels.iter().map(|label| [label, separator].concat()).collect();
         sorted(&words, "label")?;
         let left: Vec<_> = (0..words.len()).collect();
@@ -38,7 +39,7 @@ impl Permutation {
         let candidates = left.clone();
         let order = Vec::with_capacity(left.len());
         let mut new = Self { words, left, candidates, depth: 0, allowed: Vec::new(), order };
-        new.refresh();
+        new.update_allowed();
         Ok(new)
     }
 
@@ -51,7 +52,7 @@ impl Permutation {
         self.candidates.retain(|&label| words[label][depth] == token);
         self.depth += 1;
         let separator = if self.left.len() == 1 { self.words.separator } else { 0 };
-        // No word is how another begins, so a whole word leaves no other candidate.
+        // No word is a prefix of another, so a whole word is the only candidate.
         if let [label] = self.candidates[..]
             && self.depth == words[label].len() - separator
         {
@@ -60,10 +61,10 @@ impl Permutation {
             self.candidates.clone_from(&self.left);
             self.depth = 0;
         }
-        self.refresh();
+        self.update_allowed();
     }
 
-    /// The labels so far.
+    /// The labels chosen so far.
     pub fn order(&self) -> &[usize] {
         &self.order
     }
@@ -72,11 +73,11 @@ impl Permutation {
         self.words.words.iter().map(Vec::len).sum::<usize>() - self.words.separator
     }
 
-    pub(super) fn highest(&self) -> u32 {
+    pub(super) fn highest_token(&self) -> u32 {
         self.words.words.iter().flatten().copied().max().unwrap_or(0)
     }
 
-    fn refresh(&mut self) {
+    fn update_allowed(&mut self) {
         let next = self.candidates.iter().map(|&label| self.words.words[label][self.depth]);
         self.allowed.clear();
         self.allowed.extend(next);
@@ -96,7 +97,7 @@ mod tests {
         let mut walked = |expected: &[u32], token| {
             assert_eq!(slate.allowed(), Allowed::Only(expected));
             slate.advance(token).unwrap();
-            slate.named().to_vec()
+            slate.chosen().to_vec()
         };
         assert_eq!(walked(&[1, 2], 1), [0_usize; 0]);
         assert_eq!(walked(&[0, 9], 9), [0]);
@@ -108,18 +109,18 @@ mod tests {
     }
 
     #[test]
-    fn slates_that_could_not_be_read_are_refused() {
-        let refused = |labels: &[Vec<u32>], separator: &[u32]| {
+    fn labels_that_can_not_be_told_apart_are_rejected() {
+        let error = |labels: &[Vec<u32>], separator: &[u32]| {
             Constraint::permutation(labels, separator).map(drop).unwrap_err()
         };
-        assert_eq!(refused(&[], &[]), ConstraintError::Nothing("label"));
+        assert_eq!(error(&[], &[]), ConstraintError::Nothing("label"));
         let empty = ConstraintError::Empty { what: "label", index: 1 };
-        assert_eq!(refused(&[vec![1], vec![]], &[9]), empty);
+        assert_eq!(error(&[vec![1], vec![]], &[9]), empty);
         let twins = ConstraintError::Duplicate { what: "label", first: 0, second: 2 };
-        assert_eq!(refused(&[vec![1], vec![2], vec![1]], &[9]), twins);
+        assert_eq!(error(&[vec![1], vec![2], vec![1]], &[9]), twins);
         let prefix = ConstraintError::Prefix { what: "label", first: 0, second: 1 };
-        assert_eq!(refused(&[vec![1], vec![1, 0]], &[]), prefix);
-        assert_eq!(refused(&[vec![1], vec![1, 9, 9]], &[9]), prefix);
-        assert_eq!(prefix.to_string(), "label 0 is how label 1 begins");
+        assert_eq!(error(&[vec![1], vec![1, 0]], &[]), prefix);
+        assert_eq!(error(&[vec![1], vec![1, 9, 9]], &[9]), prefix);
+        assert_eq!(prefix.to_string(), "label 0 is a prefix of label 1");
     }
 }

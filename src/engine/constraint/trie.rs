@@ -1,41 +1,44 @@
-//! Entries of a catalogue.
+//! Distinct entries of a catalogue.
 
-use super::{ConstraintError, refuse_empty, sorted};
+use super::{ConstraintError, reject_empty, sorted};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A prefix trie of a catalogue's entries (semantic ids, say), built once and shared.
+/// A prefix trie of a catalogue's entries, such as semantic ids. It is built once and shared.
 ///
-/// Nodes are numbered breadth first, so the children of a node are neighbours, and the tokens
-/// that lead to them are one slice.
+/// Nodes are numbered breadth first. So the children of a node are consecutive, and the tokens that lead to them are
+/// one slice.
 #[derive(Debug)]
 pub struct Trie {
     nodes: Vec<Node>,
     /// The token that leads to each node.
     tokens: Vec<u32>,
-    /// The number that each leaf was given as.
-    numbers: Vec<usize>,
+    /// The index in `entries` of each leaf, in lexical order.
+    indices: Vec<usize>,
     /// Tokens of the longest entry.
     depth_max: usize,
-    highest: u32,
+    highest_token: u32,
 }
 
 #[derive(Debug)]
 struct Node {
     children: Range<usize>,
-    /// The entries below it, in lexical order.
+    /// The leaves below it, in lexical order.
     leaves: Range<usize>,
 }
 
-/// A walk through a trie that comes by no entry twice.
+/// A walk through a trie that chooses distinct entries.
 #[derive(Clone, Debug)]
 pub struct TrieWalk {
     trie: Arc<Trie>,
+    /// Entries to choose.
     count: usize,
     node: usize,
-    taken: Vec<usize>,
+    /// The leaves of the entries chosen so far.
+    chosen_leaves: Vec<usize>,
+    /// The indices of the entries chosen so far.
     entries: Vec<usize>,
-    /// The children that still lead somewhere, if they are not all.
+    /// The tokens of the children with a leaf that is not chosen; `None` if all children have one.
     open: Option<Vec<u32>>,
 }
 
@@ -44,13 +47,13 @@ const ROOT: usize = 0;
 // === impl Trie ===
 
 impl Trie {
-    /// The trie of `entries`, of which none may be how another begins.
+    /// The trie of `entries`, none of which may be a prefix of another.
     pub fn new(entries: &[Vec<u32>]) -> Result<Self, ConstraintError> {
-        refuse_empty(entries, "entry")?;
+        reject_empty(entries, "entry")?;
         let sorted = sorted(entries, "entry")?;
         let mut nodes = vec![Node { children: 0..0, leaves: 0..sorted.len() }];
         let mut tokens = vec![0];
-        // The nodes of one depth lie together: when `at` comes to `deeper`, a depth begins.
+        // The nodes of one depth are consecutive: at `deeper`, the next depth begins.
         let (mut at, mut depth, mut deeper) = (ROOT, 0, 1);
         while at < nodes.len() {
             if at == deeper {
@@ -71,19 +74,19 @@ impl Trie {
             at += 1;
         }
         let depth_max = sorted.iter().map(|(_, word)| word.len()).max().unwrap_or(0);
-        let numbers = sorted.into_iter().map(|(number, _)| number).collect();
-        let highest = tokens.iter().copied().max().unwrap_or(0);
-        Ok(Self { nodes, tokens, numbers, depth_max, highest })
+        let indices = sorted.into_iter().map(|(index, _)| index).collect();
+        let highest_token = tokens.iter().copied().max().unwrap_or(0);
+        Ok(Self { nodes, tokens, indices, depth_max, highest_token })
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
-        self.numbers.len()
+        self.indices.len()
     }
 
-    /// Whether there is none: never, once it is built.
+    /// Whether there is no entry: never, once it is built.
     pub fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
+        self.indices.is_empty()
     }
 }
 
@@ -95,8 +98,8 @@ impl TrieWalk {
         if count == 0 || count > max {
             return Err(ConstraintError::Range { what: "the count of entries", value: count, max });
         }
-        let (taken, entries) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        Ok(Self { trie, count, node: ROOT, taken, entries, open: None })
+        let (chosen_leaves, entries) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        Ok(Self { trie, count, node: ROOT, chosen_leaves, entries, open: None })
     }
 
     pub(super) fn allowed(&self) -> &[u32] {
@@ -113,14 +116,14 @@ impl TrieWalk {
         let node = &self.trie.nodes[self.node];
         if node.children.is_empty() {
             let leaf = node.leaves.start;
-            self.taken.push(leaf);
-            self.entries.push(self.trie.numbers[leaf]);
+            self.chosen_leaves.push(leaf);
+            self.entries.push(self.trie.indices[leaf]);
             self.node = ROOT;
         }
-        self.refresh();
+        self.update_open();
     }
 
-    /// The entries so far.
+    /// The entries chosen so far.
     pub fn entries(&self) -> &[usize] {
         &self.entries
     }
@@ -129,24 +132,25 @@ impl TrieWalk {
         self.count * self.trie.depth_max
     }
 
-    pub(super) fn highest(&self) -> u32 {
-        self.trie.highest
+    pub(super) fn highest_token(&self) -> u32 {
+        self.trie.highest_token
     }
 
-    fn refresh(&mut self) {
-        let taken_of =
-            |leaves: &Range<usize>| self.taken.iter().filter(|&leaf| leaves.contains(leaf)).count();
+    fn update_open(&mut self) {
+        let chosen_of = |leaves: &Range<usize>| {
+            self.chosen_leaves.iter().filter(|&leaf| leaves.contains(leaf)).count()
+        };
         let node = &self.trie.nodes[self.node];
-        self.open = if self.taken.len() == self.count {
+        self.open = if self.chosen_leaves.len() == self.count {
             Some(Vec::new())
-        } else if taken_of(&node.leaves) == 0 {
+        } else if chosen_of(&node.leaves) == 0 {
             None
         } else {
-            let leads_on = |&child: &usize| {
+            let is_open = |&child: &usize| {
                 let leaves = &self.trie.nodes[child].leaves;
-                taken_of(leaves) < leaves.len()
+                chosen_of(leaves) < leaves.len()
             };
-            let children = node.children.clone().filter(leads_on);
+            let children = node.children.clone().filter(is_open);
             Some(children.map(|child| self.trie.tokens[child]).collect())
         };
     }
@@ -158,13 +162,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_not_met_twice() {
+    fn an_entry_is_not_chosen_twice() {
         let trie = Trie::new(&[vec![3, 1], vec![2, 5], vec![3, 4]]).unwrap();
         let mut walk = Constraint::entries(Arc::new(trie), 3).unwrap();
         let mut walked = |expected: &[u32], token| {
             assert_eq!(walk.allowed(), Allowed::Only(expected));
             walk.advance(token).unwrap();
-            walk.named().to_vec()
+            walk.chosen().to_vec()
         };
         assert_eq!(walked(&[2, 3], 3), [0_usize; 0]);
         assert_eq!(walked(&[1, 4], 4), [2]);
@@ -180,18 +184,18 @@ mod tests {
         let trie = Trie::new(&[vec![1], vec![2, 3, 4], vec![2, 3, 5]]).unwrap();
         assert_eq!((trie.len(), trie.depth_max), (3, 3));
         let walk = Constraint::entries(Arc::new(trie), 2).unwrap();
-        assert_eq!(walk.read(&[2, 3, 5, 1]), Some(vec![2, 0]));
+        assert_eq!(walk.parse(&[2, 3, 5, 1]), Some(vec![2, 0]));
         assert_eq!(walk.tokens_needed(), 6);
-        assert_eq!(walk.highest(), 5);
+        assert_eq!(walk.highest_token(), 5);
     }
 
     #[test]
-    fn catalogues_that_could_not_be_read_are_refused() {
-        let refused = |entries: &[Vec<u32>]| Trie::new(entries).map(drop).unwrap_err();
-        assert_eq!(refused(&[]), ConstraintError::Nothing("entry"));
-        assert_eq!(refused(&[vec![]]), ConstraintError::Empty { what: "entry", index: 0 });
+    fn entries_that_can_not_be_told_apart_are_rejected() {
+        let error = |entries: &[Vec<u32>]| Trie::new(entries).map(drop).unwrap_err();
+        assert_eq!(error(&[]), ConstraintError::Nothing("entry"));
+        assert_eq!(error(&[vec![]]), ConstraintError::Empty { what: "entry", index: 0 });
         let prefix = ConstraintError::Prefix { what: "entry", first: 1, second: 0 };
-        assert_eq!(refused(&[vec![1, 2], vec![1]]), prefix);
+        assert_eq!(error(&[vec![1, 2], vec![1]]), prefix);
         let trie = Arc::new(Trie::new(&[vec![1], vec![2]]).unwrap());
         for value in [0, 3] {
             let what = "the count of entries";
