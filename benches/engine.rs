@@ -113,10 +113,8 @@ fn filled(running: usize) -> anyhow::Result<Scheduler> {
             constraint: Constraint::Free,
             stop_tokens: Vec::new(),
         };
-        let request = EngineRequest {
-            kind: RequestKind::Generate(generate),
-            priority: Priority::BACKGROUND,
-        };
+        let request =
+            EngineRequest { kind: RequestKind::Generate(generate), priority: Priority::BACKGROUND };
         scheduler.admit(request, Instant::now())?;
     }
     Ok(scheduler)

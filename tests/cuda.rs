@@ -15,7 +15,6 @@ use raisonne::api::pb::{Quality, RerankRequest, Why};
 use raisonne::app::{App, open_services};
 use raisonne::bundle::{Manifest, Part};
 use raisonne::config::{self, ByteSize, Config, DeviceSetting};
-use raisonne::domain::Criticality;
 use raisonne::engine::sampler::Sampler;
 use raisonne::engine::{
     Allowed, BranchOutput, ComputeDevice, Constraint, CpuRunner, CudaRunner, Engine, EngineError,
@@ -137,15 +136,15 @@ impl Steps {
         let (row, page) = (step.tokens.len(), step.block_tables.len());
         step.tokens.extend(tokens);
         step.block_tables.extend((first_page..).take(held.div_ceil(PAGE_TOKENS)));
-        let (rows, pages) = (row..step.tokens.len(), page..step.block_tables.len());
-        step.spans.push(SequenceSpan { rows, pages, past, branch });
+        let (rows, block_table) = (row..step.tokens.len(), page..step.block_tables.len());
+        step.spans.push(SequenceSpan { rows, block_table, past, branch });
         self
     }
 
     /// Wants something of the last row so far.
     fn read(mut self, what: OutputKind) -> Self {
         let row = self.step.tokens.len() - 1;
-        self.step.outputs.push(RowOutput { row, what });
+        self.step.outputs.push(RowOutput { row, kind: what });
         self
     }
 

@@ -93,7 +93,7 @@ fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<V
             step.block_tables.extend((0..pages).map(|page| ((page * 7 + t * 32) % 251) as u32));
             step.spans.push(SequenceSpan {
                 rows: row..step.tokens.len(),
-                pages: page..step.block_tables.len(),
+                block_table: page..step.block_tables.len(),
                 past,
                 branch: false,
             });

@@ -58,7 +58,11 @@ impl FakeRunner {
             let (first, end) = (span.past, span.past + span.rows.len());
             let pages = first / self.limits.page_tokens..end.div_ceil(self.limits.page_tokens);
             for page in &step.block_tables[span.block_table.clone()][pages] {
-                assert_eq!(writers.insert(*page, &span.block_table), None, "page {page} has two writers");
+                assert_eq!(
+                    writers.insert(*page, &span.block_table),
+                    None,
+                    "page {page} has two writers"
+                );
             }
         }
         for span in &step.spans {
@@ -122,7 +126,8 @@ impl Runner for FakeRunner {
                         self.limits.samples_on_device,
                         "a runner that does not sample gets no sample specs"
                     );
-                    let SampleSpec { temperature, chance, banned } = step.sample_specs[*draw].clone();
+                    let SampleSpec { temperature, chance, banned } =
+                        step.sample_specs[*draw].clone();
                     let all: Vec<_> = (0..self.limits.vocabulary as u32).collect();
                     let allowed = Allowed::AllBut(&step.banned_tokens[banned]);
                     let sampling = SamplingParams { temperature, ..SamplingParams::GREEDY };
