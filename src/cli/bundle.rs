@@ -1,7 +1,7 @@
 //! `raisonne stage`, `export`, `bundle` and `eval`: train the models of a recipe and evaluate them.
 
 use super::interrupt::{stop_on_interrupt, with_hint};
-use super::progress::{JsonLines, TerminalProgress};
+use super::progress::{JsonProgress, TerminalProgress};
 use super::serve::runtime;
 use crate::app;
 use crate::bundle::{Manifest, Part};
@@ -116,7 +116,7 @@ fn with_progress<T>(
     work: impl FnOnce(&mut dyn ProgressObserver) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if json {
-        return work(&mut JsonLines::default());
+        return work(&mut JsonProgress::default());
     }
     let mut progress = TerminalProgress::new();
     let done = work(&mut progress);

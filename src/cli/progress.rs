@@ -20,7 +20,7 @@ pub struct TerminalProgress {
 
 /// Writes updates to stderr as JSON Lines: a task's first and last ones, and a few per second between them.
 #[derive(Debug, Default)]
-pub struct JsonLines {
+pub struct JsonProgress {
     task: String,
     written: Option<Instant>,
 }
@@ -76,7 +76,7 @@ fn message(update: &ProgressUpdate<'_>, eta: Duration) -> String {
     text
 }
 
-impl ProgressObserver for JsonLines {
+impl ProgressObserver for JsonProgress {
     fn report(&mut self, update: &ProgressUpdate<'_>) {
         let is_due = self.written.is_none_or(|written| written.elapsed() >= JSON_INTERVAL);
         if update.task == self.task && update.step < update.of && !is_due {

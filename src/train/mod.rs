@@ -3,7 +3,7 @@
 //! A [`Stage`] is a command: parts in, parts out. The stages run in the order of [`STAGES`], from
 //! a shop's log to a bundle that can be served.
 
-mod answers;
+mod answer_log;
 pub mod batch;
 pub mod cases;
 pub mod checkpoint;

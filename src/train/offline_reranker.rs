@@ -1,4 +1,4 @@
-//! A language model on the workspace: what it says of many slates.
+//! A language model that reads many slates offline, on an engine of its own.
 
 use super::cases::Case;
 use super::snapshot::Snapshot;
@@ -16,29 +16,29 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-/// Slates that are with the engine at a time.
+/// Concurrent requests to the engine.
 pub const CONCURRENCY: usize = 8;
-/// Rows of a step.
-const ROWS_MAX: usize = 2048;
-/// Bytes of keys and values.
-const CACHE: u64 = 512 << 20;
-/// Nobody waits for a workspace.
-const NO_HURRY: Priority = Priority::BACKGROUND;
+/// The most tokens of a forward pass.
+const BATCHED_TOKENS_MAX: usize = 2048;
+/// The size of the KV cache in bytes.
+const KV_CACHE_BYTES: u64 = 512 << 20;
+/// Offline work has no deadline.
+const PRIORITY: Priority = Priority::BACKGROUND;
 
-/// What is to be written after a prompt: so many of what may be said.
+/// A prompt, and options of which the model generates some.
 #[derive(Debug)]
 pub struct ChoicePrompt {
-    /// What comes before.
+    /// The prompt.
     pub prompt: Vec<u32>,
-    /// What may be said, in tokens.
+    /// The options, in tokens.
     pub options: Vec<Vec<u32>>,
-    /// How many of it.
+    /// How many options to choose.
     pub count: usize,
-    /// Where chance comes from; without it the likeliest is said.
+    /// The sampling seed. Without one, decoding is greedy.
     pub seed: Option<u64>,
 }
 
-/// A language model that reads slates.
+/// A language model with the prompts of one catalogue.
 #[derive(Debug)]
 pub struct OfflineReranker {
     reranker: Reranker,
@@ -48,69 +48,69 @@ pub struct OfflineReranker {
 // === impl OfflineReranker ===
 
 impl OfflineReranker {
-    /// Starts the model of a folder, for slates.
+    /// Starts the model in a folder with [`CONCURRENCY`].
     pub fn start(folder: &Path, catalog: &Arc<Catalog>) -> anyhow::Result<Self> {
         Self::with_concurrency(folder, catalog, CONCURRENCY)
     }
 
-    /// Starts the model of a folder, for so many asks at a time.
+    /// Starts the model in a folder for so many concurrent requests.
     pub fn with_concurrency(
         folder: &Path,
         catalog: &Arc<Catalog>,
         concurrency: usize,
     ) -> anyhow::Result<Self> {
-        let some = |count| NonZeroUsize::MIN.saturating_add(count - 1);
-        let limits = RerankerOptions {
+        let positive = |count| NonZeroUsize::MIN.saturating_add(count - 1);
+        let options = RerankerOptions {
             device: ComputeDevice::Cpu,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            kv_cache_bytes: CACHE,
+            kv_cache_bytes: KV_CACHE_BYTES,
             weight_dtype: None,
             kv_cache_dtype: None,
-            max_batched_tokens: some(ROWS_MAX),
+            max_batched_tokens: positive(BATCHED_TOKENS_MAX),
             cuda_graphs: false,
             scheduler: SchedulerConfig {
-                running_max: some(concurrency),
-                // One that is done may hold its place for a moment while the next is asked.
-                waiting_max: some(concurrency),
-                prefill_chunk_max: some(ROWS_MAX),
+                running_max: positive(concurrency),
+                // A finished request may occupy its slot for a moment while the next one is submitted.
+                waiting_max: positive(concurrency),
+                prefill_chunk_max: positive(BATCHED_TOKENS_MAX),
             },
         };
-        let reranker = Reranker::start(folder, catalog, limits, &Arc::new(Metrics::new()));
-        let reranker =
-            reranker.with_context(|| format!("the language model {}", folder.display()))?;
+        let reranker = Reranker::start(folder, catalog, options, &Arc::new(Metrics::new()));
+        let reranker = reranker
+            .with_context(|| format!("starting the language model {}", folder.display()))?;
         Ok(Self { reranker, catalog: catalog.clone() })
     }
 
-    /// The words that it is spoken to in.
+    /// The prompts.
     pub fn prompts(&self) -> &Prompts {
         self.reranker.prompts()
     }
 
-    /// What it chooses of what may be said, by places, and what that took: nothing where there is nothing to
-    /// choose from, or nothing that can be told apart.
+    /// The indices of the options chosen after each prompt, and the tokens used. Empty without a prompt, without options, or
+    /// if two options have the same tokens.
     pub fn choose(
         &self,
-        asked: Vec<Option<ChoicePrompt>>,
+        prompts: Vec<Option<ChoicePrompt>>,
     ) -> anyhow::Result<Vec<(Vec<usize>, Usage)>> {
-        let begun = asked.into_iter().map(|asked| {
-            let Some(asked) = asked else { return Ok(None) };
-            let Ok(among) = Trie::new(&asked.options) else { return Ok(None) };
-            let sampling = match asked.seed {
+        let pending = prompts.into_iter().map(|prompt| {
+            let Some(prompt) = prompt else { return Ok(None) };
+            let Ok(options) = Trie::new(&prompt.options) else { return Ok(None) };
+            let sampling = match prompt.seed {
                 Some(seed) => SamplingParams { temperature: 1.0, seed, ..SamplingParams::GREEDY },
                 None => SamplingParams::GREEDY,
             };
-            let (prompt, among) = (asked.prompt, Arc::new(among));
-            self.reranker.choose(prompt, &among, asked.count, sampling, NO_HURRY).map(Some)
+            let (count, options) = (prompt.count, Arc::new(options));
+            self.reranker.choose(prompt.prompt, &options, count, sampling, PRIORITY).map(Some)
         });
-        let begun = begun.collect::<Result<Vec<_>, _>>()?;
-        let chosen = begun.into_iter().map(|choosing| match choosing {
-            Some(choosing) => Ok(choosing.blocking_chosen()?),
+        let pending = pending.collect::<Result<Vec<_>, _>>()?;
+        let chosen = pending.into_iter().map(|pending| match pending {
+            Some(pending) => Ok(pending.blocking_chosen()?),
             None => Ok(Default::default()),
         });
         chosen.collect()
     }
 
-    /// The logit of each candidate of each case's slate.
+    /// The weighed rung's logit of each candidate, by case.
     pub fn weigh(
         &self,
         cases: &[Case],
@@ -118,28 +118,30 @@ impl OfflineReranker {
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut logits = Vec::with_capacity(cases.len());
-        for some in cases.chunks(CONCURRENCY) {
+        for chunk in cases.chunks(CONCURRENCY) {
             progress(logits.len());
-            let asked = some.iter().map(|case| {
-                // There is nothing to ask of an empty slate.
-                let is_asked = !case.slate.is_empty();
+            let pending = chunk.iter().map(|case| {
+                // The engine refuses a request without branches.
+                let has_candidates = !case.slate.is_empty();
                 let offers = case.offers(&self.catalog, snapshots, &case.slate);
-                is_asked.then(|| self.reranker.weigh(case.shopper(), &offers, NO_HURRY)).transpose()
+                has_candidates
+                    .then(|| self.reranker.weigh(case.shopper(), &offers, PRIORITY))
+                    .transpose()
             });
-            let asked = asked.collect::<Result<Vec<_>, _>>()?;
-            for (case, weighing) in some.iter().zip(asked) {
-                let heard = match weighing {
-                    Some(weighing) => weighing.blocking_logits()?.0,
+            let pending = pending.collect::<Result<Vec<_>, _>>()?;
+            for (case, pending) in chunk.iter().zip(pending) {
+                let weighed = match pending {
+                    Some(pending) => pending.blocking_logits()?.0,
                     None => Vec::new(),
                 };
-                ensure!(heard.len() == case.slate.len(), "a candidate was not weighed");
-                logits.push(heard);
+                ensure!(weighed.len() == case.slate.len(), "a candidate was not weighed");
+                logits.push(weighed);
             }
         }
         Ok(logits)
     }
 
-    /// Says of each case which item it expects the shopper to want.
+    /// Fills in each case's expected item.
     pub fn expect(
         &self,
         cases: &mut [Case],
@@ -147,13 +149,13 @@ impl OfflineReranker {
     ) -> anyhow::Result<()> {
         let shoppers: Vec<ShopperContext<'_>> = cases.iter().map(Case::shopper).collect();
         let expected = self.expected(&shoppers, progress)?;
-        for (case, expects) in cases.iter_mut().zip(expected) {
-            case.expected_item = expects;
+        for (case, item) in cases.iter_mut().zip(expected) {
+            case.expected_item = item;
         }
         Ok(())
     }
 
-    /// The item that it expects each of these shoppers to want, wherever it is in the catalogue.
+    /// The item of the whole catalogue that the model predicts each shopper to take next.
     pub fn expected(
         &self,
         shoppers: &[ShopperContext<'_>],
@@ -161,18 +163,19 @@ impl OfflineReranker {
     ) -> anyhow::Result<Vec<Option<u32>>> {
         let items = self.reranker.items()?;
         let mut expected = Vec::with_capacity(shoppers.len());
-        for some in shoppers.chunks(CONCURRENCY) {
+        for chunk in shoppers.chunks(CONCURRENCY) {
             progress(expected.len());
-            let asked = some.iter().map(|&shopper| self.reranker.expect(shopper, &items, NO_HURRY));
-            for expecting in asked.collect::<Result<Vec<_>, _>>()? {
-                let (named, _) = expecting.blocking_chosen()?;
-                expected.push(named.first().map(|&item| item as u32));
+            let pending =
+                chunk.iter().map(|&shopper| self.reranker.expect(shopper, &items, PRIORITY));
+            for pending in pending.collect::<Result<Vec<_>, _>>()? {
+                let (items, _) = pending.blocking_chosen()?;
+                expected.push(items.first().map(|&item| item as u32));
             }
         }
         Ok(expected)
     }
 
-    /// The logits of a golden request, which is made of the model's own users and items.
+    /// The weighed rung's logits of a golden request, whose user and items are the model's own.
     pub fn weigh_golden(
         &self,
         model: &ScorerModel,
@@ -183,22 +186,22 @@ impl OfflineReranker {
         let number = |item: &String| model.catalog.number(&item.as_str().into());
         let items: Vec<u32> = golden.items.iter().filter_map(number).collect();
         let offers = reranker::offers(&model.catalog, &model.cards, shopper, &items);
-        Ok(self.reranker.weigh(shopper, &offers, NO_HURRY)?.blocking_logits()?.0)
+        Ok(self.reranker.weigh(shopper, &offers, PRIORITY)?.blocking_logits()?.0)
     }
 
-    /// What it makes of one offer to one shopper, after a thought of so many tokens.
+    /// Compares the offered items for a shopper, after a thought of at most so many tokens.
     pub fn think(
         &self,
         shopper: ShopperContext<'_>,
         offers: &[OfferedItem],
         thought_tokens_max: usize,
     ) -> anyhow::Result<ComparedAnswer> {
-        let thinks = ThinkingMode::Freely(thought_tokens_max);
-        let comparing = self.reranker.compare(shopper, offers, &thinks, NO_HURRY)?;
-        Ok(comparing.blocking_answer()?)
+        let thinking = ThinkingMode::Freely(thought_tokens_max);
+        let pending = self.reranker.compare(shopper, offers, &thinking, PRIORITY)?;
+        Ok(pending.blocking_answer()?)
     }
 
-    /// What it makes of each case's offer, on this rung.
+    /// Compares each case's offered items on a rung. A case without any has an empty answer.
     pub fn compare(
         &self,
         cases: &[Case],
@@ -208,21 +211,21 @@ impl OfflineReranker {
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<ComparedAnswer>> {
         let mut answers = Vec::with_capacity(cases.len());
-        for (some, offers) in cases.chunks(CONCURRENCY).zip(offers.chunks(CONCURRENCY)) {
+        for (chunk, offers) in cases.chunks(CONCURRENCY).zip(offers.chunks(CONCURRENCY)) {
             progress(answers.len());
-            let asked = some.iter().zip(offers).map(|(case, offer)| {
+            let pending = chunk.iter().zip(offers).map(|(case, offer)| {
                 let cards = &snapshots[case.snapshot].cards.items;
                 let grounds = || Grounds::of(&self.catalog, cards, &case.history, offer);
                 let offers = case.offers(&self.catalog, snapshots, offer);
                 let compare = || {
                     let thinks = rung.thinks(grounds);
-                    self.reranker.compare(case.shopper(), &offers, &thinks, NO_HURRY)
+                    self.reranker.compare(case.shopper(), &offers, &thinks, PRIORITY)
                 };
                 (!offers.is_empty()).then(compare).transpose()
             });
-            for comparing in asked.collect::<Result<Vec<_>, _>>()? {
-                answers.push(match comparing {
-                    Some(comparing) => comparing.blocking_answer()?,
+            for pending in pending.collect::<Result<Vec<_>, _>>()? {
+                answers.push(match pending {
+                    Some(pending) => pending.blocking_answer()?,
                     None => ComparedAnswer::default(),
                 });
             }

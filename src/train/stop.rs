@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A shared request to stop. All clones share one state.
 #[derive(Clone, Debug, Default)]
-pub struct StopSignal(Arc<State>);
+pub struct StopSignal(Arc<StopState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct StopState {
     is_requested: AtomicBool,
     /// Live guards of [`StopSignal::watch`].
     watchers: AtomicUsize,
@@ -37,7 +37,7 @@ pub enum Stopped {
 
 /// While it lives, somebody checks the signal and stops soon after a request.
 #[derive(Debug)]
-pub struct StopWatch(Arc<State>);
+pub struct StopWatch(Arc<StopState>);
 
 // === impl StopSignal ===
 

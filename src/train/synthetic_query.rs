@@ -1,7 +1,7 @@
-//! What shoppers might have said in words. No log holds it, so it is made up of what is known: a request
-//! names some of what the item is that was then taken, and a profile some of what the shopper had before.
+//! Synthetic shopper queries and profiles. A shop's log holds none, so they are generated: a query names some attributes of
+//! the item that was then taken, and a profile some attributes of items in the history.
 //!
-//! A model that has learned from a share of such lessons listens to requests; and it can do without.
+//! Only a share of the lessons has them, so the model also works without.
 
 use crate::bundle::{Catalog, HistoryEvent};
 use crate::reranker::ShopperWords;
@@ -9,24 +9,24 @@ use rand::Rng;
 use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-/// Attributes that a request names beside the kind of thing, at most.
-const ATTRIBUTES_ASKED: usize = 2;
-/// How often a shopper of whom something is said asks for nothing, and how often they have no profile.
-const SILENT: f64 = 0.3;
+/// The most attributes that a query names besides the kind of item.
+const QUERY_ATTRIBUTES_MAX: usize = 2;
+/// The probability that the query is empty, and that the profile is.
+const EMPTY_PROBABILITY: f64 = 0.3;
 
-/// What is said of a shopper.
+/// A shopper's query and profile. Either may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyntheticQuery {
-    /// What the shop knows about them.
+    /// What the shop knows about the shopper, in words.
     pub profile: String,
-    /// What they ask for.
+    /// What the shopper searches for, in words.
     pub query_text: String,
 }
 
 // === impl SyntheticQuery ===
 
 impl SyntheticQuery {
-    /// What is told of a shopper who did this and then took that item.
+    /// Generates both for a shopper with this history who then took this item.
     pub fn of(
         catalog: &Catalog,
         history: &[HistoryEvent],
@@ -34,27 +34,27 @@ impl SyntheticQuery {
         rng: &mut ChaCha8Rng,
     ) -> Self {
         let mut query = Self::default();
-        if !rng.random_bool(SILENT) {
+        if !rng.random_bool(EMPTY_PROBABILITY) {
             query.query_text = query_text(catalog, taken, rng);
         }
-        if !rng.random_bool(SILENT) {
+        if !rng.random_bool(EMPTY_PROBABILITY) {
             query.profile = profile(catalog, history, rng);
         }
         query
     }
 
-    /// The same, as a prompt tells it.
+    /// The words as a prompt takes them.
     pub fn words(&self) -> ShopperWords<'_> {
         ShopperWords { profile: &self.profile, request: &self.query_text }
     }
 }
 
-/// Words for an item: some of its attributes, and what kind of thing it is.
+/// Words for an item: some of its attributes, then its kind or category, in lower case.
 pub fn query_text(catalog: &Catalog, item: u32, rng: &mut ChaCha8Rng) -> String {
     let item = catalog.item(item);
     let others: Vec<u32> =
         item.attributes.iter().copied().filter(|number| Some(*number) != item.kind).collect();
-    let count = rng.random_range(0..=ATTRIBUTES_ASKED);
+    let count = rng.random_range(0..=QUERY_ATTRIBUTES_MAX);
     let value = |number: u32| &**catalog.attribute(number).1;
     let mut words: Vec<&str> =
         others.choose_multiple(rng, count).map(|&number| value(number)).collect();
@@ -62,11 +62,11 @@ pub fn query_text(catalog: &Catalog, item: u32, rng: &mut ChaCha8Rng) -> String 
     words.join(" ").to_lowercase()
 }
 
-/// Something that some of the items of a history have.
+/// Attributes of one or two items of a history.
 fn profile(catalog: &Catalog, history: &[HistoryEvent], rng: &mut ChaCha8Rng) -> String {
-    let some: Vec<u32> = history.choose_multiple(rng, 2).map(|past| past.item).collect();
+    let items: Vec<u32> = history.choose_multiple(rng, 2).map(|event| event.item).collect();
     let mut values: Vec<&str> = Vec::new();
-    for item in some {
+    for item in items {
         let attribute = catalog.item(item).attributes.choose(rng);
         values.extend(attribute.map(|&number| &**catalog.attribute(number).1));
     }
@@ -80,7 +80,7 @@ mod tests {
     use rand::SeedableRng as _;
 
     #[test]
-    fn a_request_names_the_kind_and_only_what_the_item_is() {
+    fn a_query_names_the_kind_and_only_attributes_of_the_item() {
         let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let row = CatalogRow {
             id: "m".into(),
@@ -93,9 +93,9 @@ mod tests {
         let catalog = Catalog::new([row, bare]);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..50 {
-            let asked = query_text(&catalog, 0, &mut rng);
-            assert!(asked.ends_with("mug"), "{asked}");
-            assert!(asked.split(' ').all(|word| ["red", "oak", "mug"].contains(&word)), "{asked}");
+            let query = query_text(&catalog, 0, &mut rng);
+            assert!(query.ends_with("mug"), "{query}");
+            assert!(query.split(' ').all(|word| ["red", "oak", "mug"].contains(&word)), "{query}");
             assert_eq!(query_text(&catalog, 1, &mut rng), "kitchen");
         }
         assert_eq!(profile(&catalog, &[], &mut rng), "");

@@ -1,32 +1,32 @@
-//! What came of a slate that a teacher thought about: a thought, and the order that follows from it.
+//! A trace: a slate with the order to learn, and a teacher's accepted thought.
 
 use crate::bundle::HistoryEvent;
 use crate::domain::{EventKind, Timestamp};
 use crate::reranker::OfferedItem;
 use serde::{Deserialize, Serialize};
 
-/// A slate that can be learned from.
+/// A training example of the `sft` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Trace {
-    /// What the shopper had done, oldest first: (item, time, kind).
+    /// The shopper's events before the slate, oldest first: (item, time, kind).
     pub history: Vec<(u32, Timestamp, String)>,
-    /// When they were shown the slate.
+    /// When the slate was shown.
     pub now: Timestamp,
-    /// The candidates, best first: the one that was taken leads.
+    /// The candidates, best first. The taken one leads.
     pub order: Vec<OfferedItem>,
-    /// How the teacher thought, if that led to the one that was taken.
+    /// The teacher's thought, if it holds and leads to the taken candidate.
     pub thought: Option<String>,
 }
 
 // === impl Trace ===
 
 impl Trace {
-    /// Its history, as prompts read it.
+    /// The history, without events of unknown kinds.
     pub fn history(&self) -> Vec<HistoryEvent> {
-        let past = |(item, time, kind): &(u32, Timestamp, String)| {
+        let event = |(item, time, kind): &(u32, Timestamp, String)| {
             let kind = EventKind::parse(kind)?;
             Some(HistoryEvent { item: *item, time: *time, kind })
         };
-        self.history.iter().filter_map(past).collect()
+        self.history.iter().filter_map(event).collect()
     }
 }

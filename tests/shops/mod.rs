@@ -3,14 +3,15 @@
 use raisonne::bundle::{Catalog, CatalogRow};
 use raisonne::shop::Shop;
 use raisonne::simulate;
-use raisonne::train::dataset::{SplitShares, Dataset};
+use raisonne::train::dataset::{Dataset, SplitShares};
 use std::path::Path;
 use tempfile::TempDir;
 
 /// The seed of everything random in these tests.
 pub const SEED: u64 = 11;
 /// Where these tests cut time.
-pub const CUTS: SplitShares = SplitShares { train: 0.3, validate: 0.7, test: 0.85, as_listed: false };
+pub const CUTS: SplitShares =
+    SplitShares { train: 0.3, validate: 0.7, test: 0.85, as_listed: false };
 
 /// A small shop, and what is read from it.
 pub struct World {
@@ -45,7 +46,12 @@ impl World {
 
 /// Simulates a shop and imports it into `folder/shop`.
 pub fn shop(folder: &Path, shoppers: u32, products: u32) {
-    let config = simulate::SimulationConfig { seed: SEED, shoppers, products, ..simulate::SimulationConfig::default() };
+    let config = simulate::SimulationConfig {
+        seed: SEED,
+        shoppers,
+        products,
+        ..simulate::SimulationConfig::default()
+    };
     let raw = folder.join("raw");
     simulate::simulate(&config, &raw, &mut |_, _| {}).unwrap();
     let plan = raisonne::shop::ImportSpec {

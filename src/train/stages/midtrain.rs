@@ -1,7 +1,7 @@
-//! A language model learns to read and write the shop's items.
+//! Trains a language model to read and write the shop's items.
 //!
-//! GR2's mid-training (B2): next tokens of four kinds of text. Everything in them is from before
-//! validation starts: of an item that nobody touched by then, nothing is told.
+//! GR2's mid-training (B2): next-token prediction on four kinds of text. All of them date from before validation starts,
+//! and an item without an event by then occurs in none.
 
 use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part};
 use crate::domain::EventKind;
@@ -22,16 +22,16 @@ use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 
-/// Positions of a model that is made from nothing: a trunk, and as much again to think and answer.
+/// Positions of a model with random weights: a trunk, and as much again for thought and answer.
 const POSITIONS_MAX: usize = 2 * TRUNK_TOKENS_MAX;
-/// Lines of a basket that a sequence goes on with: a reseller's may have hundreds.
+/// The most items of a basket in a sequence. A reseller's basket may have hundreds.
 const BASKET_MAX: usize = 32;
-/// Purchases that a persona's text names.
+/// The most purchases in a persona's text.
 const PERSONA_ITEMS: usize = 8;
-/// Lessons that are kept back from each kind, to see whether what was learned holds for others.
-const KEPT_BACK: usize = 100;
+/// Held-out lessons of each kind, for evaluation.
+const HELD_OUT: usize = 100;
 
-/// Teaches a language model the shop's items.
+/// Trains a language model on the shop's items.
 #[derive(Debug)]
 pub struct Midtrain;
 
@@ -41,7 +41,7 @@ impl Stage for Midtrain {
     }
 
     fn about(&self) -> &'static str {
-        "Teaches a language model the shop's items: sequences of semantic ids, captions, shoppers in words, plain texts"
+        "Trains a language model on the shop's items: sequences of semantic ids, captions, shoppers in words, plain texts"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -64,29 +64,29 @@ impl Stage for Midtrain {
         let currency = workspace.recipe.shop.currency.clone();
         let (_, cards) = Snapshot::write(&dataset, &catalog, until, &currency);
         let known = dataset.touched(catalog.len(), until);
-        let shop = Shop {
+        let corpus = Corpus {
             catalog: &catalog,
             dataset: &dataset,
             cards: &cards,
             known: &known,
             currency: &currency,
         };
-        let (mut model, prompts, grown) = begin(&of.begin, &shop, workspace.recipe.seed)?;
+        let (mut model, prompts, grown) = initial_model(&of.begin, &corpus, workspace.recipe.seed)?;
 
         let mut rng = ChaCha8Rng::seed_from_u64(workspace.recipe.seed);
-        let mut kinds = shop.lessons(&of, &prompts, &mut rng)?;
-        let mut kept_back = Vec::new();
+        let mut kinds = corpus.lessons(&of, &prompts, &mut rng)?;
+        let mut held_out = Vec::new();
         for (_, lessons) in &mut kinds {
             lessons.shuffle(&mut rng);
-            kept_back.push(lessons.split_off(lessons.len().saturating_sub(KEPT_BACK)));
+            held_out.push(lessons.split_off(lessons.len().saturating_sub(HELD_OUT)));
         }
         let lessons: Vec<Lesson> = kinds.iter().flat_map(|(_, lessons)| lessons).cloned().collect();
         let mut trainings = Map::new();
         if let (Some(teaching), Some(from)) = (&of.midtrain.new_tokens, grown) {
             let scope = TrainScope::NewTokens { from };
-            let what = "midtrain_new_tokens";
+            let task = "midtrain_new_tokens";
             let (learned, report) =
-                finetune::train(workspace, what, model, teaching, scope, &lessons)?;
+                finetune::train(workspace, task, model, teaching, scope, &lessons)?;
             model = learned;
             trainings.insert("new_tokens".into(), finetune::report_json(&report));
         }
@@ -98,43 +98,43 @@ impl Stage for Midtrain {
 
         let folder = workspace.path(Part::Midtrained);
         finetune::save_model(&model, &prompts, &folder)?;
-        let told = kinds.iter().zip(&kept_back).map(|((kind, lessons), others)| {
-            let rows = lessons.iter().map(Lesson::total_tokens).sum::<usize>();
+        let report = kinds.iter().zip(&held_out).map(|((kind, lessons), others)| {
+            let tokens = lessons.iter().map(Lesson::total_tokens).sum::<usize>();
             let loss = match others.as_slice() {
                 [] => None,
                 others => Some(evaluation_loss(&model, others, teaching.rows_max)?),
             };
-            let told = json!({
+            let figures = json!({
                 "lessons": lessons.len(),
-                "tokens": rows,
+                "tokens": tokens,
                 "loss_on_others": loss.map(|loss| (loss * 1e4).round() / 1e4),
             });
-            Ok(((*kind).to_owned(), told))
+            Ok(((*kind).to_owned(), figures))
         });
         let parameters: usize = model.parameters.iter().map(|(_, t)| t.elem_count()).sum();
         Ok(json!({
             "parameters": parameters,
             "vocabulary": model.config.vocabulary,
             "trainings": trainings,
-            "kinds": told.collect::<anyhow::Result<Map<String, Value>>>()?,
+            "kinds": report.collect::<anyhow::Result<Map<String, Value>>>()?,
         }))
     }
 }
 
-/// The model that learns, its words, and the first of its new tokens if it knew others before.
-fn begin(
-    begin: &BaseModel,
-    shop: &Shop<'_>,
+/// The initial model, its prompts, and the first new token if the model had a vocabulary before.
+fn initial_model(
+    base: &BaseModel,
+    corpus: &Corpus<'_>,
     seed: u64,
 ) -> anyhow::Result<(TrainableDecoder, Prompts, Option<usize>)> {
-    match begin {
+    match base {
         BaseModel::Scratch(sizes) => {
-            let mut texts = shop.texts();
-            // What every prompt says has to be as common as it will be.
+            let mut texts = corpus.texts();
+            // The words of the prompts get the frequency that they will have in training.
             let words = Prompts::words().map(str::to_owned);
             texts.extend(std::iter::repeat_n(words, texts.len()).flatten());
             let texts = texts.iter().map(String::as_str);
-            let prompts = Prompts::new(LmTokenizer::fit(texts, sizes.vocabulary)?, shop.catalog)?;
+            let prompts = Prompts::new(LmTokenizer::fit(texts, sizes.vocabulary)?, corpus.catalog)?;
             let ends = prompts.vocabulary().token(END).into_iter().collect();
             let config = sizes.config(prompts.vocabulary().len(), POSITIONS_MAX, ends);
             Ok((TrainableDecoder::random(config, seed)?, prompts, None))
@@ -142,7 +142,7 @@ fn begin(
         BaseModel::Folder(folder) => {
             let opening = || format!("opening the language model {}", folder.display());
             let mut model = TrainableDecoder::open(folder).with_context(opening)?;
-            let prompts = Prompts::open(folder, shop.catalog).with_context(opening)?;
+            let prompts = Prompts::open(folder, corpus.catalog).with_context(opening)?;
             let known = model.config.vocabulary;
             model.grow(known.max(prompts.vocabulary().len()), seed)?;
             Ok((model, prompts, Some(known)))
@@ -150,21 +150,21 @@ fn begin(
     }
 }
 
-/// What texts are made from.
-struct Shop<'a> {
+/// The sources of the texts.
+struct Corpus<'a> {
     catalog: &'a Catalog,
     dataset: &'a Dataset,
-    /// As of the end of the training time.
+    /// Cards as of the end of the training time.
     cards: &'a Cards,
-    /// By item: whether somebody had touched it by then.
+    /// By item: whether it has an event by then.
     known: &'a [bool],
     currency: &'a str,
 }
 
-// === impl Shop ===
+// === impl Corpus ===
 
-impl Shop<'_> {
-    /// The four kinds.
+impl Corpus<'_> {
+    /// The lessons of each kind, by name.
     fn lessons(
         &self,
         of: &LanguageModelRecipe,
@@ -198,7 +198,7 @@ impl Shop<'_> {
         ])
     }
 
-    /// A shopper's log, cut into pieces that a trunk holds: each goes on with what was bought then.
+    /// A shopper's log in pieces that fit a trunk. Each trunk is followed by the basket that was bought next.
     fn sequences(&self, user: usize, prompts: &Prompts, rng: &mut ChaCha8Rng) -> Vec<Lesson> {
         let split = self.dataset.split;
         let baskets: Vec<_> = self.dataset.baskets(user, split.begin, split.validate).collect();
@@ -222,7 +222,7 @@ impl Shop<'_> {
         lessons
     }
 
-    /// What an item is, from its id and to its id.
+    /// An item's text after its id, and its id after its text.
     fn captions(&self, item: u32, prompts: &Prompts) -> anyhow::Result<[Lesson; 2]> {
         let (vocabulary, id) = (prompts.vocabulary(), prompts.item(item));
         let text = self.catalog.text(item);
@@ -235,9 +235,9 @@ impl Shop<'_> {
         Ok([lesson([id, &after]), lesson([&before, id])])
     }
 
-    /// A shopper in words, and what they bought last.
+    /// A shopper's pattern in words, then their latest purchases.
     fn persona(&self, user: usize, prompts: &Prompts) -> anyhow::Result<Option<Lesson>> {
-        let history = self.past(user);
+        let history = self.latest_events(user);
         if history.is_empty() {
             return Ok(None);
         }
@@ -245,16 +245,16 @@ impl Shop<'_> {
             evidence::pattern_text(self.catalog, &self.cards.items, &history, self.currency);
         let vocabulary = prompts.vocabulary();
         let mut tokens = vocabulary.encode(&format!("{pattern} PurchaseLine"))?;
-        let bought = history.iter().filter(|past| past.kind == EventKind::Purchase).rev();
-        for past in bought.take(PERSONA_ITEMS) {
-            tokens.extend(prompts.item(past.item));
+        let bought = history.iter().filter(|event| event.kind == EventKind::Purchase).rev();
+        for event in bought.take(PERSONA_ITEMS) {
+            tokens.extend(prompts.item(event.item));
         }
         tokens.extend(vocabulary.token(END));
         Ok(Some(Lesson::text(tokens)))
     }
 
-    /// A shopper's last events before the end of the training time.
-    fn past(&self, user: usize) -> Vec<HistoryEvent> {
+    /// A shopper's latest events before the end of the training time.
+    fn latest_events(&self, user: usize) -> Vec<HistoryEvent> {
         let until = self.dataset.split.validate;
         let bought = &self.dataset.bought[user];
         let line = bought.partition_point(|b| b.time < until);
@@ -265,7 +265,7 @@ impl Shop<'_> {
         history
     }
 
-    /// The items that were known by the end of the training time.
+    /// The items with an event before the end of the training time.
     fn items(&self) -> impl Iterator<Item = u32> {
         (0..).zip(self.known).filter(|(_, known)| **known).map(|(item, _)| item)
     }
@@ -275,7 +275,7 @@ impl Shop<'_> {
         cards.flat_map(|card| &card.reasons).map(|reason| &*reason.text)
     }
 
-    /// What a tokenizer is learned from.
+    /// The texts that a tokenizer is trained on.
     fn texts(&self) -> Vec<String> {
         let items = self.items().map(|item| self.catalog.text(item));
         items.chain(self.reasons().map(str::to_owned)).collect()
@@ -295,8 +295,7 @@ mod tests {
     use crate::domain::Timestamp;
     use crate::train::dataset::Split;
 
-    /// Four items: one bought before validation starts, one only looked at by then, one that came
-    /// later, and one that nobody ever touched.
+    /// Four items: one bought before validation starts, one only viewed by then, one bought later, and one without an event.
     fn shop() -> (Catalog, Dataset) {
         let row = |title: &str| CatalogRow {
             id: title.into(),
@@ -319,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_basket_of_hundreds_is_cut_to_what_there_are_positions_for() {
+    fn a_basket_of_hundreds_is_truncated_to_the_positions() {
         let (catalog, mut dataset) = shop();
         let ids = SemanticIds::draw(&[0, 1, 2, 3], 2, 4, &mut ChaCha8Rng::seed_from_u64(1));
         let catalog = Catalog::new(catalog.rows()).with_semantic_ids(Some(ids.unwrap()));
@@ -331,8 +330,8 @@ mod tests {
         let (_, cards) = Snapshot::write(&dataset, &catalog, dataset.split.validate, "");
         let known = [true; 4];
         let (catalog, dataset, cards) = (&catalog, &dataset, &cards);
-        let shop = Shop { catalog, dataset, cards, known: &known, currency: "" };
-        let lessons = shop.sequences(0, &prompts, &mut ChaCha8Rng::seed_from_u64(1));
+        let corpus = Corpus { catalog, dataset, cards, known: &known, currency: "" };
+        let lessons = corpus.sequences(0, &prompts, &mut ChaCha8Rng::seed_from_u64(1));
         assert_eq!(lessons.len(), 1);
         let trunk = prompts.trunk(ShopperContext::of(&[], 10)).len();
         assert_eq!(lessons[0].total_tokens(), trunk + BASKET_MAX * prompts.levels());
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_of_what_nobody_had_touched() {
+    fn an_item_without_an_event_occurs_in_no_text() {
         let (catalog, dataset) = shop();
         let until = dataset.split.validate;
         let (_, mut cards) = Snapshot::write(&dataset, &catalog, until, "");
@@ -356,16 +355,16 @@ mod tests {
             card.reasons = vec![reason.clone()];
         }
         let known = dataset.touched(catalog.len(), until);
-        let shop = Shop {
+        let corpus = Corpus {
             catalog: &catalog,
             dataset: &dataset,
             cards: &cards,
             known: &known,
             currency: "",
         };
-        assert_eq!(shop.items().collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(shop.reasons().count(), 2);
-        let texts = shop.texts();
+        assert_eq!(corpus.items().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(corpus.reasons().count(), 2);
+        let texts = corpus.texts();
         assert_eq!(texts.len(), 4);
         assert!(
             texts.iter().all(|text| !text.contains("Jar") && !text.contains("Pan")),

@@ -1,8 +1,7 @@
-//! A language model learns to compare the best candidates, and to think aloud before it does.
+//! Trains a language model to compare the best candidates, with and without a thought before.
 //!
-//! GR2's supervised fine-tuning (B5): cross-entropy with a weight of its own for thoughts and for
-//! orders. Those traces with a thought teach an order that is thought about first; and every trace may teach
-//! one that is answered at once.
+//! GR2's supervised fine-tuning (B5): cross-entropy with separate weights for thoughts and orders. A trace with a thought
+//! becomes a lesson of thought and order. Every trace may also become a lesson of the order alone.
 
 use super::traces;
 use crate::bundle::Part;
@@ -19,7 +18,7 @@ use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// Teaches a language model to compare candidates.
+/// Trains a language model to compare candidates.
 #[derive(Debug)]
 pub struct Sft;
 
@@ -29,7 +28,7 @@ impl Stage for Sft {
     }
 
     fn about(&self) -> &'static str {
-        "Teaches a language model to compare the best candidates, and to think aloud first, from the traces"
+        "Trains a language model on the traces to compare the best candidates, with a thought first"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -65,7 +64,7 @@ impl Stage for Sft {
     }
 }
 
-/// What the traces teach. In a share of the lessons something is said of the shopper in words.
+/// The lessons of the traces. A share of them has a synthetic query.
 fn lessons(
     workspace: &Workspace<'_>,
     traces: &[Trace],
@@ -78,9 +77,9 @@ fn lessons(
     let mut lessons = Vec::new();
     for trace in traces {
         let history = trace.history();
-        let taken = trace.order.first().filter(|_| rng.random_bool(share));
+        let with_query = trace.order.first().filter(|_| rng.random_bool(share));
         let synthetic_query =
-            taken.map(|taken| SyntheticQuery::of(&catalog, &history, taken.item, &mut rng));
+            with_query.map(|taken| SyntheticQuery::of(&catalog, &history, taken.item, &mut rng));
         let synthetic_query = synthetic_query.unwrap_or_default();
         let shopper = ShopperContext {
             words: synthetic_query.words(),
@@ -98,6 +97,7 @@ fn lessons(
     Ok(lessons)
 }
 
+/// A lesson of one trace. Without a thought, it teaches the order at once.
 fn lesson(
     shopper: ShopperContext<'_>,
     trace: &Trace,
@@ -117,22 +117,22 @@ fn lesson(
     if let Some(thought) = thought {
         write(prompts.think(), 0.0);
         write(thought, of.thought_weight);
-        // That a thought is over has to be learned; how an answer begins, where none was thought,
-        // is written for the model.
+        // The model generates the end of a thought itself, so it is trained. Without a thought, the answer's first tokens are
+        // part of the prompt.
         write(prompts.answer(), of.thought_weight);
     } else {
         write(prompts.answer(), 0.0);
     }
-    for (place, offer) in trace.order.iter().enumerate() {
+    for (rank, offer) in trace.order.iter().enumerate() {
         let label = offered.iter().position(|other| other == offer);
-        let label = label.context("what was taken was offered")?;
-        let weight = if place == 0 { of.first_weight } else { of.order_weight };
+        let label = label.context("a trace's item is not among its candidates")?;
+        let weight = if rank == 0 { of.first_weight } else { of.order_weight };
         write(&prompts.labels()[label], weight);
     }
     Ok(Lesson { tokens, sft_weights, ..Lesson::default() })
 }
 
-/// Some of the lessons again, for a stage that teaches something else and is not to undo this.
+/// A sample of the lessons, for a later stage to rehearse against forgetting.
 pub fn rehearsal(
     workspace: &Workspace<'_>,
     of: &CompareRecipe,

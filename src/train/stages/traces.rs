@@ -1,9 +1,8 @@
-//! A teacher thinks about slates, and what led to the item that was taken is kept.
+//! A teacher thinks about slates, and thoughts that lead to the taken item become traces.
 //!
-//! GR2's rejection sampling (B4): the teacher does not know which one was taken. On a slate on which it
-//! errs it may be told, and asked why that one was taken (targeted sampling), if the recipe says so.
-//! A slate without a thought still teaches the order. What a teacher answered is put down at once, so
-//! that a stage that was cut short asks nobody twice.
+//! GR2's rejection sampling (B4): the teacher does not know the label. On a slate where it is wrong, it may be given the
+//! label and explain it (targeted sampling), if the recipe says so. A slate without an accepted thought still teaches the
+//! order. Every answer is logged at once, so an interrupted stage asks no question twice.
 
 use super::reward_model::examples;
 use crate::bundle::Part;
@@ -11,7 +10,9 @@ use crate::reranker::OFFERED_MAX;
 use crate::train::cases::Case;
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::recipe::Recipe;
-use crate::train::teachers::{self, Answer, Asking, Posed, Question, ask_all};
+use crate::train::teachers::{
+    self, LabelledQuestion, QuestionOutcome, RejectionSampling, SlateQuestion, sample_all,
+};
 use crate::train::trace::Trace;
 use crate::train::training_data::TrainingData;
 use crate::train::{Stage, Workspace};
@@ -23,10 +24,10 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
 
-/// What was answered so far, while the stage is at work.
-const SO_FAR: &str = "traces.answers.jsonl";
+/// The answer log, while the stage runs.
+const ANSWER_LOG: &str = "traces.answers.jsonl";
 
-/// Lets a teacher think about slates.
+/// Collects a teacher's thoughts about slates.
 #[derive(Debug)]
 pub struct Traces;
 
@@ -36,7 +37,7 @@ impl Stage for Traces {
     }
 
     fn about(&self) -> &'static str {
-        "Lets a teacher think aloud about slates, and keeps the thoughts that hold and lead to what was taken"
+        "Collects a teacher's thoughts about slates, and accepts those that hold and lead to the taken item"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -61,50 +62,49 @@ impl Stage for Traces {
         examples.truncate(of.examples_max);
         let scored = OfflineScorer::without_head(workspace)?.scores(&data, &examples)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 5);
-        let (orders, posed): (Vec<Vec<u32>>, Vec<Posed<'_>>) = examples
+        let (orders, questions): (Vec<Vec<u32>>, Vec<LabelledQuestion<'_>>) = examples
             .iter()
             .zip(&scored)
-            .filter_map(|(case, scores)| pose(&data, case, scores, &mut rng))
+            .filter_map(|(case, scores)| question(&data, case, scores, &mut rng))
             .unzip();
         let teacher = teachers::open(&of.teacher, &data.catalog)?;
-        let file = workspace.dir.join(SO_FAR);
-        let asking = Asking { file: &file, targeted: of.targeted };
-        let (answers, known) = ask_all(&*teacher, &posed, asking, workspace.progress)?;
-        write(workspace, traces(&data, &orders, &posed, &answers))?;
+        let file = workspace.dir.join(ANSWER_LOG);
+        let sampling = RejectionSampling { log: &file, targeted: of.targeted };
+        let (outcomes, known) = sample_all(&*teacher, &questions, sampling, workspace.progress)?;
+        write(workspace, traces(&data, &orders, &questions, &outcomes))?;
         fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
-        let mut all = Answer::default();
-        for answer in &answers {
-            all += answer;
+        let mut all = QuestionOutcome::default();
+        for outcome in &outcomes {
+            all += outcome;
         }
         Ok(json!({
-            "teacher": teacher.about(),
-            "slates": answers.len(),
-            "thoughts": answers.iter().filter(|answer| answer.thought.is_some()).count(),
+            "teacher": teacher.description(),
+            "slates": outcomes.len(),
+            "thoughts": outcomes.iter().filter(|outcome| outcome.thought.is_some()).count(),
             "answered_before": known,
-            "asked": all.asked.told(),
-            "told": all.told.told(),
+            "asked": all.blind.report_json(),
+            "told": all.targeted.report_json(),
         }))
     }
 }
 
-/// A slate's best candidates, the one that was taken among them, in the order to be learned; and the
-/// question that is asked about them, in another that says nothing.
-fn pose<'a>(
+/// A slate's best candidates in the order to learn, the taken one first, and the question about them in a shuffled order.
+fn question<'a>(
     data: &'a TrainingData,
     case: &'a Case,
     scores: &[f32],
     rng: &mut ChaCha8Rng,
-) -> Option<(Vec<u32>, Posed<'a>)> {
-    let mut places: Vec<usize> = (0..case.slate.len()).collect();
-    places.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-    let order = places.into_iter().map(|place| case.slate[place]);
+) -> Option<(Vec<u32>, LabelledQuestion<'a>)> {
+    let mut indices: Vec<usize> = (0..case.slate.len()).collect();
+    indices.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    let order = indices.into_iter().map(|index| case.slate[index]);
     let (taken, others): (Vec<u32>, Vec<u32>) =
         order.partition(|item| case.relevant.contains(item));
     let taken = *taken.first()?;
     let order: Vec<u32> = std::iter::once(taken).chain(others).take(OFFERED_MAX).collect();
     let mut offered = order.clone();
     offered.shuffle(rng);
-    let question = Question {
+    let question = SlateQuestion {
         case,
         user: &data.dataset.users[case.user as usize],
         catalog: &data.catalog,
@@ -112,25 +112,25 @@ fn pose<'a>(
         offered,
         seed: rng.random::<u32>() >> 1,
     };
-    Some((order, Posed { question, taken }))
+    Some((order, LabelledQuestion { question, taken }))
 }
 
-/// What is learned from.
+/// The traces, in the order of the questions.
 fn traces<'a>(
     data: &'a TrainingData,
     orders: &'a [Vec<u32>],
-    posed: &'a [Posed<'a>],
-    answers: &'a [Answer],
+    questions: &'a [LabelledQuestion<'a>],
+    outcomes: &'a [QuestionOutcome],
 ) -> impl Iterator<Item = Trace> + 'a {
-    orders.iter().zip(posed).zip(answers).map(|((order, posed), answer)| {
-        let case = posed.question.case;
+    orders.iter().zip(questions).zip(outcomes).map(|((order, labelled), outcome)| {
+        let case = labelled.question.case;
         let history = case.history.iter();
-        let history = history.map(|past| (past.item, past.time, past.kind.as_str().to_owned()));
+        let history = history.map(|event| (event.item, event.time, event.kind.as_str().to_owned()));
         Trace {
             history: history.collect(),
             now: case.now,
             order: case.offers(&data.catalog, &data.snapshots, order),
-            thought: answer.thought.clone(),
+            thought: outcome.thought.clone(),
         }
     })
 }
@@ -147,7 +147,7 @@ fn write(workspace: &Workspace<'_>, traces: impl Iterator<Item = Trace>) -> anyh
     file.flush().with_context(writing)
 }
 
-/// Reads what the stage wrote.
+/// Reads the traces that the stage wrote.
 pub fn read(workspace: &Workspace<'_>) -> anyhow::Result<Vec<Trace>> {
     let path = workspace.path(Part::Traces);
     let text = fs::read_to_string(&path);

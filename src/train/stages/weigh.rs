@@ -1,5 +1,4 @@
-//! A language model learns to weigh candidates, in the layout in which it will be served, and beside that
-//! to write cards.
+//! Trains a language model to weigh candidates in the layout of serving, and to write cards.
 
 use super::reward_model::examples;
 use super::sft;
@@ -17,7 +16,7 @@ use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// Teaches a language model to weigh candidates.
+/// Trains a language model to weigh candidates.
 #[derive(Debug)]
 pub struct Weigh;
 
@@ -27,7 +26,7 @@ impl Stage for Weigh {
     }
 
     fn about(&self) -> &'static str {
-        "Teaches a language model to weigh each candidate of a slate alone, in the layout in which it will be served"
+        "Trains a language model to weigh each candidate of a slate alone, in the layout of serving"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -83,8 +82,8 @@ impl Stage for Weigh {
     }
 }
 
-/// The one taken among others of its slate, after its shopper, of whom something is said in words in a
-/// share of the lessons.
+/// The taken item among others of its slate, as branches after the shopper's trunk. A share of the lessons has a synthetic
+/// query.
 fn lesson(
     data: &TrainingData,
     case: &Case,
@@ -95,9 +94,9 @@ fn lesson(
     let (taken, others): (Vec<u32>, Vec<u32>) =
         case.slate.iter().copied().partition(|item| case.relevant.contains(item));
     let taken = taken.choose(rng).copied();
-    let spoken_of = taken.filter(|_| rng.random_bool(synthetic_query_share));
+    let with_query = taken.filter(|_| rng.random_bool(synthetic_query_share));
     let synthetic_query =
-        spoken_of.map(|taken| SyntheticQuery::of(&data.catalog, &case.history, taken, rng));
+        with_query.map(|taken| SyntheticQuery::of(&data.catalog, &case.history, taken, rng));
     let synthetic_query = synthetic_query.unwrap_or_default();
     let others = others.choose_multiple(rng, candidates.saturating_sub(1)).copied();
     let items: Vec<u32> = taken.into_iter().chain(others).collect();

@@ -1,6 +1,6 @@
-//! The cards that a bundle ships: everything known at a moment, by default the end of the log.
+//! Writes the cards of a bundle as of a moment, by default the end of the log.
 //!
-//! The evidence writer writes them, and the language model after it, if the recipe has one that does.
+//! The evidence writer writes them first. A language model then chooses texts, if the recipe says so.
 
 use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part, UserCard, write_cards};
 use crate::domain::{EventKind, Timestamp};
@@ -11,17 +11,17 @@ use crate::train::dataset::Dataset;
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::rechead;
 use crate::train::snapshot::Snapshot;
-use crate::train::writer::{self, AT_ONCE, Writer};
+use crate::train::writer::{self, CONCURRENCY, CardWriter};
 use crate::train::{Stage, Workspace};
 use crate::upstream::ItemKnn;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Ready-made requests in a bundle.
+/// Sample requests in a bundle.
 const SAMPLES: usize = 12;
-/// Purchases that a sample's user has at least.
-const SAMPLE_HISTORY: usize = 6;
+/// The fewest purchases of a sample's user.
+const SAMPLE_PURCHASES_MIN: usize = 6;
 
 /// Writes user and item cards.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Stage for Write {
     }
 
     fn about(&self) -> &'static str {
-        "Writes user and item cards from all evidence up to a moment, in the language model's words if it is to write, and the vectors of their texts and of the Rechead"
+        "Writes user and item cards from all evidence up to a moment, with the vectors of the text encoder and the Rechead"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -54,26 +54,26 @@ impl Stage for Write {
             workspace.recipe.cards.as_of.map_or(dataset.split.end, jiff::Timestamp::as_second);
         let mut snapshot = Snapshot::take(&dataset, &catalog, &reader, &vectors, as_of, currency);
         let histories: Vec<Vec<HistoryEvent>> =
-            (0..dataset.users.len()).map(|user| latest(&dataset, user, as_of)).collect();
+            (0..dataset.users.len()).map(|user| latest_events(&dataset, user, as_of)).collect();
         let shoppers: Vec<ShopperContext<'_>> =
             histories.iter().map(|history| ShopperContext::of(history, as_of)).collect();
         let items = &snapshot.cards.items;
         let pattern = |history: &Vec<HistoryEvent>| Pattern::of(&catalog, items, history);
-        let told = |pattern: Pattern| pattern.text(&catalog, currency);
+        let text = |pattern: Pattern| pattern.text(&catalog, currency);
         let mut patterns: Vec<Option<String>> =
-            histories.iter().map(|history| pattern(history).map(told)).collect();
+            histories.iter().map(|history| pattern(history).map(text)).collect();
         let mut expected = vec![None; shoppers.len()];
         let mut by_model = Value::Null;
-        let writes = workspace.recipe.language_model.as_ref().and_then(|of| of.write);
-        if writes.is_some() || workspace.recipe.expects_items() {
+        let write = workspace.recipe.language_model.as_ref().and_then(|model| model.write);
+        if write.is_some() || workspace.recipe.expects_items() {
             let reranker = OfflineReranker::with_concurrency(
                 &workspace.path(Part::Decoder),
                 &catalog,
-                AT_ONCE,
+                CONCURRENCY,
             )?;
-            if let Some(of) = writes {
+            if let Some(recipe) = write {
                 let currency = workspace.recipe.shop.currency.clone();
-                let writer = Writer::new(workspace, &reranker, &catalog, &currency, of)?;
+                let writer = CardWriter::new(workspace, &reranker, &catalog, &currency, recipe)?;
                 let cards = &mut snapshot.cards;
                 by_model = rewrite(workspace, &writer, &dataset, cards, &shoppers, &mut patterns)?;
                 snapshot.encode_reasons(&reader);
@@ -104,7 +104,7 @@ impl Stage for Write {
             cards.users.insert(user.clone(), Arc::new(card));
         }
         write_cards(&workspace.dir, &cards)?;
-        writer::done(workspace)?;
+        writer::remove_answer_logs(workspace)?;
         let samples = samples(&dataset, &catalog, &upstream, as_of, workspace.recipe.slates.size);
         std::fs::write(workspace.path(Part::Samples), serde_json::to_vec_pretty(&samples)?)?;
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
@@ -123,30 +123,30 @@ impl Stage for Write {
     }
 }
 
-/// Lets the language model write, where its cards are no clear loss to the scorer.
+/// Lets the language model write those texts that are not significantly worse for the scorer.
 fn rewrite(
     workspace: &mut Workspace<'_>,
-    writer: &Writer<'_>,
+    writer: &CardWriter<'_>,
     dataset: &Dataset,
     cards: &mut Cards,
     shoppers: &[ShopperContext<'_>],
     patterns: &mut Vec<Option<String>>,
 ) -> anyhow::Result<Value> {
-    let (worth, judged) = writer.judge(workspace)?;
-    let mut told = json!({ "judged": judged });
+    let (accepted, judged) = writer.judge(workspace)?;
+    let mut report = json!({ "judged": judged });
     let Cards { as_of, items, .. } = cards;
-    if worth.reasons {
-        told["reasons"] = writer.reasons(workspace, writer::REASONS, dataset, items, *as_of)?;
+    if accepted.reasons {
+        report["reasons"] = writer.reasons(workspace, writer::REASONS, dataset, items, *as_of)?;
     }
-    if worth.patterns {
-        (*patterns, told["patterns"]) =
+    if accepted.patterns {
+        (*patterns, report["patterns"]) =
             writer.patterns(workspace, writer::PATTERNS, items, shoppers)?;
     }
-    Ok(told)
+    Ok(report)
 }
 
-/// Requests to try the bundle with: users with a history, and the slates that the shop's own ranker
-/// gives them at that moment. In the JSON form of the API, ready to be posted.
+/// Sample requests in the API's JSON form: users with some purchases, each with the slate that the shop's own retriever
+/// gives them at that moment.
 fn samples(
     dataset: &Dataset,
     catalog: &Catalog,
@@ -158,8 +158,9 @@ fn samples(
         let bought = &dataset.bought[user];
         &bought[..bought.partition_point(|b| b.time < as_of)]
     };
-    let told = |user: &usize| (SAMPLE_HISTORY..=HISTORY_LEN).contains(&known(*user).len());
-    let users: Vec<usize> = (0..dataset.users.len()).filter(told).collect();
+    let has_history =
+        |user: &usize| (SAMPLE_PURCHASES_MIN..=HISTORY_LEN).contains(&known(*user).len());
+    let users: Vec<usize> = (0..dataset.users.len()).filter(has_history).collect();
     let stride = (users.len() / SAMPLES).max(1);
     let request = |user: usize| {
         let history: Vec<_> = known(user).iter().map(|b| (b.item, b.time)).collect();
@@ -179,15 +180,15 @@ fn samples(
     users.into_iter().step_by(stride).take(SAMPLES).map(request).collect()
 }
 
-/// A user's latest events of every kind that is read before a moment, oldest first.
-fn latest(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<HistoryEvent> {
+/// A user's latest events before a moment, at most `HISTORY_LEN`, oldest first.
+fn latest_events(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<HistoryEvent> {
     let bought = dataset.bought[user].iter().map(|b| HistoryEvent {
         item: b.item,
         time: b.time,
         kind: EventKind::Purchase,
     });
     let all = dataset.browsed[user].iter().copied().chain(bought);
-    let mut all: Vec<HistoryEvent> = all.filter(|past| past.time < as_of).collect();
-    all.sort_by_key(|past| past.time);
+    let mut all: Vec<HistoryEvent> = all.filter(|event| event.time < as_of).collect();
+    all.sort_by_key(|event| event.time);
     all.split_off(all.len().saturating_sub(HISTORY_LEN))
 }

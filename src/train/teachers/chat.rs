@@ -1,4 +1,4 @@
-//! The chat completions of an OpenAI-compatible endpoint: one request, one text.
+//! A client of the chat completions of an OpenAI-compatible endpoint: one request, one text.
 
 use super::recipe::EndpointRecipe;
 use anyhow::Context as _;
@@ -11,71 +11,72 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use ureq::{Agent, Timeout};
 
-/// Below the address where the interface begins.
+/// The path below the base URL.
 const PATH: &str = "chat/completions";
-/// How long a connection may take to stand.
+/// The time limit of opening a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// The pause before a call is made again: it doubles, up to the second.
-const PAUSE: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How long an endpoint may ask for patience.
-const PATIENCE_MAX: Duration = Duration::from_mins(5);
+/// The backoff before a retry: it doubles from the first to the second.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The longest `Retry-After` that is respected.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 /// Bytes of a reply that are read.
 const REPLY_BYTES_MAX: u64 = 4 << 20;
-/// Characters of a refusal that are told.
-const REFUSAL_MAX: usize = 300;
+/// Characters of an error reply that an error quotes.
+const QUOTED_MAX: usize = 300;
 
-/// A way to an endpoint.
-pub struct Chat {
+/// A client of one endpoint.
+pub struct ChatClient {
     agent: Agent,
     url: String,
     key: Option<String>,
-    pauses: ExponentialBuilder,
+    backoff: ExponentialBuilder,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
-    /// Nobody is there.
+    /// No connection.
     #[error("the endpoint {url} can't be reached")]
     Unreachable {
         /// The address.
         url: String,
-        /// Why.
+        /// The cause.
         source: ureq::Error,
     },
-    /// It will never answer like this: the address, the model or the key is wrong.
-    #[error("the endpoint {url} refuses with {status}: {said}")]
+    /// The address, the model or the key is wrong, so every call would fail.
+    #[error("the endpoint {url} refuses with {status}: {body}")]
     Refused {
         /// The address.
         url: String,
-        /// Its word for it.
+        /// The status.
         status: StatusCode,
-        /// What it said.
-        said: String,
+        /// The beginning of the reply.
+        body: String,
     },
-    /// It has too much to do, or is broken for the moment.
-    #[error("it is busy: {status}, {said}")]
+    /// Overloaded, or a server error.
+    #[error("the endpoint is busy: {status}, {body}")]
     Busy {
-        /// Its word for it.
+        /// The status.
         status: StatusCode,
-        /// What it said.
-        said: String,
-        /// How long it asks to be left alone.
-        patience: Duration,
+        /// The beginning of the reply.
+        body: String,
+        /// The time in its `Retry-After`, or zero.
+        retry_after: Duration,
     },
-    /// Nothing that could be read came back in time.
+    /// No readable reply in time. The next call may succeed.
     #[error("the call failed: {0}")]
     Failed(String),
 }
 
-// === impl Chat ===
+// === impl ChatClient ===
 
-impl Chat {
-    /// Prepares for calls. The key is read from the environment, and told to the endpoint alone.
+impl ChatClient {
+    /// Opens a client. The API key is read from the environment, and sent to the endpoint only.
     pub fn open(recipe: &EndpointRecipe) -> anyhow::Result<Self> {
         let key = recipe.key_env.as_ref().map(|name| {
-            std::env::var(name).with_context(|| format!("the key in the environment's {name}"))
+            std::env::var(name)
+                .with_context(|| format!("reading the key in the environment variable {name}"))
         });
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -89,25 +90,25 @@ impl Chat {
             agent: config.new_agent(),
             url: format!("{}/{PATH}", recipe.url.trim_end_matches('/')),
             key: key.transpose()?,
-            pauses: ExponentialBuilder::new()
+            backoff: ExponentialBuilder::new()
                 .with_jitter()
-                .with_min_delay(PAUSE)
-                .with_max_delay(PAUSE_MAX)
+                .with_min_delay(BACKOFF_MIN)
+                .with_max_delay(BACKOFF_MAX)
                 .with_max_times(recipe.retries),
         })
     }
 
-    /// The text of the reply to a request; empty if there is none in it. Where the endpoint is busy or
-    /// away, the call is made again, each time after a longer pause, and not before it wants to be asked.
-    pub fn ask(&self, request: &Value) -> Result<String, ChatError> {
+    /// The text of the reply to a request, or an empty one if the reply has none. Calls to a busy or unreachable endpoint
+    /// are retried with exponential backoff, and not before its `Retry-After`.
+    pub fn complete(&self, request: &Value) -> Result<String, ChatError> {
         let body = request.to_string();
-        let patience = Rc::new(Cell::new(Duration::ZERO));
-        let asked = patience.clone();
+        let retry_after = Rc::new(Cell::new(Duration::ZERO));
+        let wait = retry_after.clone();
         let call = || self.call(&body);
-        call.retry(self.pauses)
-            .when(ChatError::is_passing)
-            .notify(|error, _| patience.set(error.patience()))
-            .sleep(move |pause: Duration| std::thread::sleep(pause.max(asked.get())))
+        call.retry(self.backoff)
+            .when(ChatError::is_transient)
+            .notify(|error, _| retry_after.set(error.retry_after()))
+            .sleep(move |pause: Duration| std::thread::sleep(pause.max(wait.get())))
             .call()
     }
 
@@ -116,36 +117,41 @@ impl Chat {
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let mut response = request.send(body).map_err(|error| self.unsent(error))?;
+        let mut response = request.send(body).map_err(|error| self.send_error(error))?;
         let reply = response.body_mut().with_config().limit(REPLY_BYTES_MAX).lossy_utf8(true);
         let reply = reply.read_to_string().map_err(|error| ChatError::Failed(error.to_string()))?;
-        self.judge(response.status(), response.headers(), &reply)?;
+        self.check_status(response.status(), response.headers(), &reply)?;
         let reply: Value = serde_json::from_str(&reply)
-            .map_err(|error| ChatError::Failed(format!("the reply is no JSON: {error}")))?;
+            .map_err(|error| ChatError::Failed(format!("the reply is not JSON: {error}")))?;
         Ok(reply["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Whether there will be a text.
-    fn judge(&self, status: StatusCode, headers: &HeaderMap, reply: &str) -> Result<(), ChatError> {
-        let said = || -> String { reply.chars().take(REFUSAL_MAX).collect() };
-        let busy = || ChatError::Busy { status, said: said(), patience: patience(headers) };
+    /// The error of a reply without a text, by its status.
+    fn check_status(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        reply: &str,
+    ) -> Result<(), ChatError> {
+        let body = || -> String { reply.chars().take(QUOTED_MAX).collect() };
+        let busy = || ChatError::Busy { status, body: body(), retry_after: retry_after(headers) };
         match status {
             status if status.is_success() => Ok(()),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Err(busy()),
             status if status.is_server_error() => Err(busy()),
-            // A prompt that this model can't take says nothing of the next.
+            // The model rejects this prompt, and may accept the next.
             StatusCode::BAD_REQUEST
             | StatusCode::PAYLOAD_TOO_LARGE
             | StatusCode::UNPROCESSABLE_ENTITY => {
-                Err(ChatError::Failed(format!("{status}, {}", said())))
+                Err(ChatError::Failed(format!("{status}, {}", body())))
             }
-            status => Err(ChatError::Refused { url: self.url.clone(), status, said: said() }),
+            status => Err(ChatError::Refused { url: self.url.clone(), status, body: body() }),
         }
     }
 
-    /// Tells an endpoint that is not there from one that did not answer this time.
-    fn unsent(&self, error: ureq::Error) -> ChatError {
-        let is_there = match &error {
+    /// Distinguishes an endpoint that is unreachable from one that failed this once.
+    fn send_error(&self, error: ureq::Error) -> ChatError {
+        let is_reachable = match &error {
             ureq::Error::Timeout(at) => !matches!(at, Timeout::Resolve | Timeout::Connect),
             ureq::Error::Io(error) => matches!(
                 error.kind(),
@@ -158,46 +164,46 @@ impl Chat {
             ureq::Error::Protocol(_) => true,
             _ => false,
         };
-        if is_there {
+        if is_reachable {
             return ChatError::Failed(error.to_string());
         }
         ChatError::Unreachable { url: self.url.clone(), source: error }
     }
 }
 
-/// How long a reply asks for patience: the seconds of its `Retry-After`, up to a bound. A date, which no
-/// endpoint that serves models is known to send, asks for none.
-fn patience(headers: &HeaderMap) -> Duration {
+/// The seconds of a reply's `Retry-After`, up to a bound. A date counts as none, because no endpoint that serves models is
+/// known to send one.
+fn retry_after(headers: &HeaderMap) -> Duration {
     let seconds =
         headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    seconds.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(PATIENCE_MAX))
+    seconds.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-impl std::fmt::Debug for Chat {
-    /// Without the key.
+impl std::fmt::Debug for ChatClient {
+    /// Leaves out the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chat").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("ChatClient").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
 // === impl ChatError ===
 
 impl ChatError {
-    /// Whether the same call may do better after a while.
-    fn is_passing(&self) -> bool {
+    /// Whether a retry after a pause may succeed.
+    fn is_transient(&self) -> bool {
         matches!(self, Self::Busy { .. } | Self::Unreachable { .. })
     }
 
-    /// How long the endpoint asked to be left alone.
-    fn patience(&self) -> Duration {
+    /// The time that the endpoint wants to pass before the next call.
+    fn retry_after(&self) -> Duration {
         match self {
-            Self::Busy { patience, .. } => *patience,
+            Self::Busy { retry_after, .. } => *retry_after,
             _ => Duration::ZERO,
         }
     }
 
-    /// Whether it concerns more than this call.
-    pub fn is_final(&self) -> bool {
+    /// Whether every other call would fail too.
+    pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Unreachable { .. })
     }
 }
@@ -208,17 +214,17 @@ mod tests {
     use ureq::http::HeaderValue;
 
     #[test]
-    fn an_endpoint_is_left_alone_for_as_long_as_it_asks_within_bounds() {
-        let asked = |value: &'static str| {
+    fn a_retry_waits_for_the_seconds_in_retry_after_within_bounds() {
+        let parsed = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
-            patience(&headers)
+            retry_after(&headers)
         };
-        assert_eq!(asked(" 7 "), Duration::from_secs(7));
-        assert_eq!(asked("86400"), PATIENCE_MAX);
+        assert_eq!(parsed(" 7 "), Duration::from_secs(7));
+        assert_eq!(parsed("86400"), RETRY_AFTER_MAX);
         for nothing in ["-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT"] {
-            assert_eq!(asked(nothing), Duration::ZERO);
+            assert_eq!(parsed(nothing), Duration::ZERO);
         }
-        assert_eq!(patience(&HeaderMap::new()), Duration::ZERO);
+        assert_eq!(retry_after(&HeaderMap::new()), Duration::ZERO);
     }
 }

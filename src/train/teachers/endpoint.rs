@@ -1,65 +1,69 @@
-//! Whoever answers at an OpenAI-compatible endpoint, as a teacher: it is asked in words.
+//! A model behind an OpenAI-compatible endpoint as a teacher, prompted in words.
 
-use super::chat::Chat;
+use super::chat::ChatClient;
 use super::recipe::EndpointRecipe;
-use super::{Question, Said, Teacher, words};
+use super::{SlateQuestion, Teacher, TeacherReply, slate_prompt};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Calls that fail one after the other before nothing more is hoped for: an endpoint that no request
-/// of ours suits would fail for every slate.
+/// Consecutive failures that end the stage: an endpoint that rejects every request of ours would fail on every slate.
 const FAILURES_MAX: u32 = 50;
 
-/// An endpoint as a teacher.
+/// A teacher behind an endpoint.
 #[derive(Debug)]
-pub struct Endpoint {
+pub struct EndpointTeacher {
     recipe: EndpointRecipe,
-    chat: Chat,
-    /// Failures since something last came back.
+    chat: ChatClient,
+    /// Failures since the last reply.
     failures: AtomicU32,
 }
 
-// === impl Endpoint ===
+// === impl EndpointTeacher ===
 
-impl Endpoint {
-    /// The endpoint of a recipe.
+impl EndpointTeacher {
+    /// Opens the endpoint of a recipe.
     pub fn open(recipe: &EndpointRecipe) -> anyhow::Result<Self> {
-        let chat = Chat::open(recipe)?;
+        let chat = ChatClient::open(recipe)?;
         Ok(Self { recipe: recipe.clone(), chat, failures: AtomicU32::new(0) })
     }
 
-    fn ask(&self, question: &Question<'_>, number: u32, told: Option<u32>) -> anyhow::Result<Said> {
+    fn call(
+        &self,
+        question: &SlateQuestion<'_>,
+        number: u32,
+        label: Option<u32>,
+    ) -> anyhow::Result<TeacherReply> {
         let EndpointRecipe { temperature, temperature_later, .. } = self.recipe;
         let request = json!({
             "model": self.recipe.model,
-            "messages": words::messages(question, told),
+            "messages": slate_prompt::messages(question, label),
             "temperature": if number == 0 { temperature } else { temperature_later },
             "max_tokens": self.recipe.tokens_max,
             "seed": question.seed.wrapping_add(number),
         });
-        match self.chat.ask(&request) {
+        match self.chat.complete(&request) {
             Ok(text) => {
                 self.failures.store(0, Ordering::Relaxed);
-                Ok(words::read(&text, question))
+                Ok(slate_prompt::parse_reply(&text, question))
             }
-            Err(error) if error.is_final() => Err(error.into()),
+            Err(error) if error.is_fatal() => Err(error.into()),
             Err(error) => {
                 let before = self.failures.fetch_add(1, Ordering::Relaxed);
                 if before + 1 >= FAILURES_MAX {
-                    let told = format!("{FAILURES_MAX} calls to {} failed", self.recipe.url);
-                    return Err(error).context(told);
+                    let failed = format!("{FAILURES_MAX} calls to {} failed", self.recipe.url);
+                    return Err(error).context(failed);
                 }
-                Ok(Said::Failed)
+                Ok(TeacherReply::CallFailed)
             }
         }
     }
 }
 
-impl Teacher for Endpoint {
-    /// Without what only says how fast and how patiently it is asked.
-    fn about(&self) -> Value {
+impl Teacher for EndpointTeacher {
+    /// Leaves out concurrency, time limit and retries, which change no reply.
+    fn description(&self) -> Value {
         let EndpointRecipe {
             url, model, attempts, tokens_max, temperature, temperature_later, ..
         } = &self.recipe;
@@ -73,7 +77,7 @@ impl Teacher for Endpoint {
         } })
     }
 
-    fn at_once(&self) -> NonZeroUsize {
+    fn concurrency(&self) -> NonZeroUsize {
         self.recipe.concurrency
     }
 
@@ -81,11 +85,15 @@ impl Teacher for Endpoint {
         self.recipe.attempts
     }
 
-    fn attempt(&self, question: &Question<'_>, number: u32) -> anyhow::Result<Said> {
-        self.ask(question, number, None)
+    fn attempt(&self, question: &SlateQuestion<'_>, number: u32) -> anyhow::Result<TeacherReply> {
+        self.call(question, number, None)
     }
 
-    fn explain(&self, question: &Question<'_>, taken: u32) -> anyhow::Result<Option<Said>> {
-        self.ask(question, 0, Some(taken)).map(Some)
+    fn explain(
+        &self,
+        question: &SlateQuestion<'_>,
+        taken: u32,
+    ) -> anyhow::Result<Option<TeacherReply>> {
+        self.call(question, 0, Some(taken)).map(Some)
     }
 }

@@ -1,58 +1,57 @@
-//! A slate as it is put to a teacher.
+//! A slate as a question to a teacher.
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, month};
 use crate::domain::UserId;
 use crate::scorer::features::FeatureContext;
 use crate::train::cases::Case;
 
-/// What a teacher is asked: everything that was known when the slate was shown, and nothing that
-/// came of it.
+/// A question to a teacher: everything known when the slate was shown, and nothing later.
 #[derive(Debug)]
-pub struct Question<'a> {
-    /// The shopper and the moment. Its `relevant` items are none of a teacher's business.
+pub struct SlateQuestion<'a> {
+    /// The shopper and the moment. A teacher must not read its `relevant` items.
     pub case: &'a Case,
-    /// Who the shopper is.
+    /// The shopper's id.
     pub user: &'a UserId,
-    /// The items.
+    /// The catalogue.
     pub catalog: &'a Catalog,
-    /// Their cards, as of no later than the case.
+    /// The cards as of a moment not later than the case.
     pub cards: &'a Cards,
-    /// The candidates, in an order that says nothing.
+    /// The candidates, shuffled.
     pub offered: Vec<u32>,
-    /// What is random in an answer comes from it.
+    /// The seed of the teacher's sampling.
     pub seed: u32,
 }
 
-/// A question, and what no teacher sees before it has answered.
+/// A question with its label.
 #[derive(Debug)]
-pub struct Posed<'a> {
+pub struct LabelledQuestion<'a> {
     /// The question.
-    pub question: Question<'a>,
+    pub question: SlateQuestion<'a>,
     /// The candidate that was taken.
     pub taken: u32,
 }
 
-/// A reason on a candidate's card that the shopper's history backs, and what it speaks for it.
-pub type Backed<'a> = (f32, &'a CardReason);
+/// A reason on a candidate's card, and how strongly the shopper's history backs it.
+pub type BackedReason<'a> = (f32, &'a CardReason);
 
-// === impl Question ===
+// === impl SlateQuestion ===
 
-impl<'a> Question<'a> {
-    /// What the shopper's history says, counted as the scorer counts it.
+impl<'a> SlateQuestion<'a> {
+    /// The shopper's history as the scorer's features read it.
     pub fn context(&self) -> FeatureContext<'a> {
         let Case { history, now, .. } = self.case;
         FeatureContext::new(self.catalog, self.cards, history, *now, month(*now))
     }
 
-    /// The reasons on a candidate's card that this shopper's history backs, but those that would
-    /// not stand without this very shopper: those that a scorer attends to as well.
-    pub fn backed(&self, context: &FeatureContext<'a>, item: u32) -> Vec<Backed<'a>> {
+    /// The reasons on a candidate's card that the shopper's history backs. Reasons that rest on this shopper's own events
+    /// are left out, as in the scorer's training.
+    pub fn backed_reasons(&self, context: &FeatureContext<'a>, item: u32) -> Vec<BackedReason<'a>> {
         let reasons = self.cards.items[item as usize].reasons.iter();
-        let stands = |reason: &&CardReason| {
+        let is_independent = |reason: &&CardReason| {
             reason.backing != Backing::Nothing
                 && !FeatureContext::is_supported_by(reason, self.user)
         };
-        let backed = reasons.filter(stands).map(|reason| {
+        let backed = reasons.filter(is_independent).map(|reason| {
             let backing = FeatureContext::backing(context.overlap(reason), reason);
             (backing, reason)
         });

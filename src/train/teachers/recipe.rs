@@ -1,53 +1,53 @@
-//! Who thinks aloud, as a recipe names them.
+//! Teachers as recipes configure them.
 
 use serde::{Deserialize, Serialize};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-/// Who thinks aloud about slates, for a language model to learn from.
+/// The teacher of thoughts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TeacherRecipe {
-    /// The evidence writer, which is no language model.
+    /// The evidence writer, without a language model.
     #[default]
     Evidence,
-    /// The language model of another bundle that climbs to *reasoned*, relative to the recipe. It can't
-    /// be told which candidate was taken, since its prompts have no words for that.
+    /// The language model of another bundle that climbs to *reasoned*, by its path relative to the recipe. It cannot be
+    /// given the label, because its prompts have no words for that.
     Bundle(PathBuf),
-    /// Whoever answers at an OpenAI-compatible endpoint.
+    /// A model behind an OpenAI-compatible endpoint.
     Endpoint(EndpointRecipe),
 }
 
-/// An OpenAI-compatible endpoint, and how much is asked of it.
+/// An OpenAI-compatible endpoint and its sampling.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointRecipe {
-    /// Where the interface begins, such as `http://localhost:8000/v1`.
+    /// The base URL, such as `http://localhost:8000/v1`.
     pub url: String,
-    /// The model's name there.
+    /// The model's name at the endpoint.
     pub model: String,
-    /// The environment variable that holds the key, if one is needed. The key itself is written nowhere.
+    /// The environment variable that holds the API key, if one is needed. The key itself is written nowhere.
     #[serde(default)]
     pub key_env: Option<String>,
-    /// Slates that it is asked about at a time.
+    /// Concurrent requests.
     #[serde(default = "EndpointRecipe::concurrency")]
     pub concurrency: NonZeroUsize,
-    /// Answers that are drawn for one slate, until one is right.
+    /// The most attempts per slate.
     #[serde(default = "EndpointRecipe::attempts")]
     pub attempts: NonZeroU32,
-    /// Tokens of an answer.
+    /// The most tokens of a reply.
     #[serde(default = "EndpointRecipe::tokens_max")]
     pub tokens_max: NonZeroU32,
-    /// Seconds after which an answer is not waited for any more.
+    /// The time limit of a call, s.
     #[serde(default = "EndpointRecipe::timeout_s")]
     pub timeout_s: NonZeroU64,
-    /// The temperature of the first answer of a slate, …
+    /// The temperature of a slate's first attempt.
     #[serde(default)]
     pub temperature: f64,
-    /// … and of those after it, which should differ from it.
+    /// The temperature of later attempts, which should differ from the first.
     #[serde(default = "EndpointRecipe::temperature_later")]
     pub temperature_later: f64,
-    /// Times that a call is made again where the endpoint is busy or away, each after a longer pause.
+    /// Retries of a call to a busy or unreachable endpoint, with exponential backoff.
     #[serde(default = "EndpointRecipe::retries")]
     pub retries: usize,
 }
@@ -55,7 +55,7 @@ pub struct EndpointRecipe {
 // === impl TeacherRecipe ===
 
 impl TeacherRecipe {
-    /// The path in it, if there is one.
+    /// Its path, if it has one.
     pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             Self::Bundle(path) => Some(path),
@@ -75,7 +75,7 @@ impl EndpointRecipe {
         NonZeroU32::MIN.saturating_add(3)
     }
 
-    /// A thought is short, but a model that reasons by itself writes much before it.
+    /// A thought is short, but a reasoning model generates much before it.
     fn tokens_max() -> NonZeroU32 {
         NonZeroU32::MIN.saturating_add(2047)
     }

@@ -1,9 +1,9 @@
-//! What cards in a language model's words are worth to the scorer that reads them.
+//! Judges cards in a language model's words by the scorer that reads them.
 //!
-//! On validation slates, right after the moment at which the cards are written: the same scorer reads the
-//! evidence writer's cards, and the model's.
+//! The cards are written as of the beginning of validation. On the slates after it, the same scorer reads the evidence
+//! writer's cards and the model's.
 
-use super::{JUDGED_PATTERNS, JUDGED_REASONS, Writer};
+use super::{CardWriter, JUDGED_PATTERNS, JUDGED_REASONS};
 use crate::reranker::order_by_score;
 use crate::train::Workspace;
 use crate::train::cases::Case;
@@ -17,21 +17,21 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// The figure that cards are judged by: NDCG at this cut.
-const CUT: usize = 10;
+/// Cards are judged by NDCG at this cutoff.
+const NDCG_CUTOFF: usize = 10;
 
-/// Which of the model's texts go onto cards: those that are not clearly worse.
+/// Which of the model's texts go onto cards: those that are not significantly worse.
 #[derive(Clone, Copy, Debug)]
-pub struct Worth {
+pub struct AcceptedTexts {
     /// Items' reasons.
     pub reasons: bool,
     /// Shoppers' patterns.
     pub patterns: bool,
 }
 
-impl Writer<'_> {
-    /// Writes cards as of the beginning of validation, and lets the scorer read them.
-    pub fn judge(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<(Worth, Value)> {
+impl CardWriter<'_> {
+    /// Writes cards as of the beginning of validation, and measures the scorer on both kinds.
+    pub fn judge(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<(AcceptedTexts, Value)> {
         let recipe = workspace.recipe.clone();
         let split = workspace.dataset(self.catalog)?.split;
         let mut data = TrainingData::open(workspace, split.validate, split.validate + 1)?;
@@ -43,13 +43,16 @@ impl Writer<'_> {
             data.last_cases(recipe.slates.size, self.currency, split.validate, until)
         {
             of_task.shuffle(&mut rng);
-            of_task.truncate(self.of.judged_max);
+            of_task.truncate(self.recipe.judged_max);
             cases.extend(of_task);
         }
-        let before = figures(&scorer, &data, &cases)?;
+        let before = ndcg_by_case(&scorer, &data, &cases)?;
         let gain = |data: &TrainingData, cases: &[Case]| {
-            let of = compare(&before, &figures(&scorer, data, cases)?, RESAMPLES, recipe.seed);
-            of.map(|of| of.gain).context("there are no validation cases to judge cards on")
+            let comparison =
+                compare(&before, &ndcg_by_case(&scorer, data, cases)?, RESAMPLES, recipe.seed);
+            comparison
+                .map(|comparison| comparison.gain)
+                .context("there are no validation cases to judge cards on")
         };
 
         let items = &data.snapshots[0].cards.items;
@@ -67,28 +70,29 @@ impl Writer<'_> {
         self.reasons(workspace, JUDGED_REASONS, dataset, &mut snapshot.cards.items, as_of)?;
         snapshot.encode_reasons(reader);
         let (reasons, both) = (gain(&data, &cases)?, gain(&data, &with_patterns)?);
-        let worth = Worth { reasons: bears(reasons), patterns: bears(patterns) };
-        let told = json!({
+        let accepted =
+            AcceptedTexts { reasons: is_acceptable(reasons), patterns: is_acceptable(patterns) };
+        let report = json!({
             "cases": cases.len(),
             "ndcg@10": before.iter().sum::<f64>() / before.len() as f64,
-            "gain": { "reasons": told(reasons), "patterns": told(patterns), "both": told(both) },
+            "gain": { "reasons": interval_json(reasons), "patterns": interval_json(patterns), "both": interval_json(both) },
         });
-        Ok((worth, told))
+        Ok((accepted, report))
     }
 }
 
-/// Whether a gain may be none, but is no clear loss.
-fn bears(gain: Interval) -> bool {
+/// Whether a gain is not significantly negative.
+fn is_acceptable(gain: Interval) -> bool {
     gain.high >= 0.0
 }
 
-fn told(gain: Interval) -> Value {
+fn interval_json(gain: Interval) -> Value {
     let rounded = |value: f64| (value * 1e5).round() / 1e5;
     json!({ "mean": rounded(gain.mean), "low": rounded(gain.low), "high": rounded(gain.high) })
 }
 
-/// The figure of each case, as the scorer orders its slate.
-fn figures(
+/// NDCG of the scorer's order, by case.
+fn ndcg_by_case(
     scorer: &OfflineScorer,
     data: &TrainingData,
     cases: &[Case],
@@ -96,8 +100,8 @@ fn figures(
     let scores = scorer.scores(data, cases)?;
     let figures = cases.iter().zip(&scores).map(|(case, scores)| {
         let order: Vec<u32> =
-            order_by_score(scores).into_iter().map(|(place, _)| case.slate[place]).collect();
-        ndcg(&order, &case.relevant, CUT)
+            order_by_score(scores).into_iter().map(|(index, _)| case.slate[index]).collect();
+        ndcg(&order, &case.relevant, NDCG_CUTOFF)
     });
     Ok(figures.collect())
 }

@@ -1,6 +1,6 @@
-//! What a model learns to write from: what was taken, and what was known before.
+//! Lessons in writing cards: from purchases and the histories before them.
 
-use super::{Saying, sayings, tastes};
+use super::{ReasonWording, distinct_likes, wordings};
 use crate::bundle::{Backing, Catalog};
 use crate::evidence::PATTERN_LIKES_MAX;
 use crate::reranker::Prompts;
@@ -12,25 +12,24 @@ use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
 
-/// What teaches a model to write: why what was taken was taken, and what mattered.
+/// Lessons in choosing reasons and liked attributes, from the first examples.
 pub fn lessons(
     data: &TrainingData,
     examples: &[Case],
     currency: &str,
     prompts: &Prompts,
-    of: &WriterRecipe,
+    recipe: &WriterRecipe,
     rng: &mut ChaCha8Rng,
 ) -> anyhow::Result<Vec<Lesson>> {
     let mut lessons = Vec::new();
-    for case in examples.iter().take(of.examples_max) {
-        lessons.extend(tastes_lesson(&data.catalog, case, prompts));
+    for case in examples.iter().take(recipe.examples_max) {
+        lessons.extend(likes_lesson(&data.catalog, case, prompts));
         lessons.extend(reason_lesson(data, case, currency, prompts, rng)?);
     }
     Ok(lessons)
 }
 
-/// Why an item was taken: the reason on its card that the history backs most, or the first, in one of the
-/// ways in which it can be said.
+/// The target is the reason on the taken item's card that the history backs most, or the first one, in a random phrasing.
 fn reason_lesson(
     data: &TrainingData,
     case: &Case,
@@ -43,31 +42,31 @@ fn reason_lesson(
     let card = &data.snapshots[case.snapshot].cards.items[item as usize];
     let offers = case.offers(&data.catalog, &data.snapshots, &[item]);
     let backed = offers.first().map_or(Backing::Nothing, |offer| offer.because);
-    let place = card.reasons.iter().position(|reason| reason.backing == backed).unwrap_or(0);
-    let all = sayings(&data.catalog, currency, prompts, item, card)?;
-    let of_it: Vec<&Saying> = all.iter().filter(|saying| saying.reason == place).collect();
-    let Some(saying) = of_it.choose(rng) else { return Ok(None) };
-    Ok(Some(after(&prompts.why(case.shopper(), item), &saying.tokens)))
+    let index = card.reasons.iter().position(|reason| reason.backing == backed).unwrap_or(0);
+    let all = wordings(&data.catalog, currency, prompts, item, card)?;
+    let phrasings: Vec<&ReasonWording> =
+        all.iter().filter(|wording| wording.reason == index).collect();
+    let Some(wording) = phrasings.choose(rng) else { return Ok(None) };
+    Ok(Some(completion_lesson(&prompts.why(case.shopper(), item), &wording.tokens)))
 }
 
-/// What mattered: of what the shopper's things had in common, that which what they took then has as well
-/// comes first.
-fn tastes_lesson(catalog: &Catalog, case: &Case, prompts: &Prompts) -> Option<Lesson> {
-    let mut tastes = tastes(catalog, prompts, &case.history);
-    let mattered = |attribute: &u32| {
+/// The target is the attributes that the shopper's items have in common, first those of the item taken next.
+fn likes_lesson(catalog: &Catalog, case: &Case, prompts: &Prompts) -> Option<Lesson> {
+    let mut likes = distinct_likes(catalog, prompts, &case.history);
+    let taken_with = |attribute: &u32| {
         let taken = case.relevant.iter();
         taken.filter(|item| catalog.item(**item).attributes.contains(attribute)).count()
     };
-    tastes.sort_by_key(|attribute| Reverse(mattered(attribute)));
-    tastes.truncate(PATTERN_LIKES_MAX);
-    let told: Vec<u32> = tastes.iter().flat_map(|&attribute| prompts.taste(attribute)).collect();
-    (!told.is_empty()).then(|| after(&prompts.tastes(case.shopper()), &told))
+    likes.sort_by_key(|attribute| Reverse(taken_with(attribute)));
+    likes.truncate(PATTERN_LIKES_MAX);
+    let target: Vec<u32> = likes.iter().flat_map(|&attribute| prompts.taste(attribute)).collect();
+    (!target.is_empty()).then(|| completion_lesson(&prompts.tastes(case.shopper()), &target))
 }
 
-/// A lesson of which only what comes after the prompt counts.
-fn after(prompt: &[u32], told: &[u32]) -> Lesson {
+/// A lesson with weight on the completion only.
+fn completion_lesson(prompt: &[u32], completion: &[u32]) -> Lesson {
     let mut sft_weights = vec![0.0; prompt.len()];
-    let tokens = [prompt, told].concat();
+    let tokens = [prompt, completion].concat();
     sft_weights.resize(tokens.len(), 1.0);
     Lesson { tokens, sft_weights, ..Lesson::default() }
 }

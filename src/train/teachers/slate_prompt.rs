@@ -1,14 +1,13 @@
-//! A slate in words, for a language model that knows nothing of this shop, and what it answers.
+//! A slate as a prompt in words, for a language model without knowledge of the shop, and the parser of its reply.
 //!
-//! The task is GR2's (B4): the whole history and all candidates together, three steps, and every claim
-//! about something that stands there. What it may claim is told with each candidate: a thought is kept
-//! only if the candidate's card says the same, so it has to know what the card says.
+//! The task is GR2's (B4): the whole history and all candidates at once, three steps of thought, and only claims about
+//! what the prompt says. A thought is accepted only if the candidate's card agrees, so the prompt quotes each card's
+//! reasons.
 //!
-//! An answer is `<thought>…</thought><answer>B</answer>`. A model that reasons by itself writes
-//! `<think>` before that, in a form of its own, which is passed over.
+//! A reply is `<thought>…</thought><answer>B</answer>`. A reasoning model's `<think>` section before it is ignored.
 
-use super::Said;
-use super::question::Question;
+use super::TeacherReply;
+use super::question::SlateQuestion;
 use crate::bundle::{HistoryEvent, month};
 use crate::domain::EventKind;
 use crate::evidence::MONTHS;
@@ -18,11 +17,11 @@ use crate::train::dataset::DAY_S;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
-/// Attributes that are told of an item.
+/// The most attributes of an item in the prompt.
 const ATTRIBUTES_MAX: usize = 8;
-/// Reasons that are told of a candidate.
-const REASONS_TOLD: usize = 4;
-/// The name of the first candidate; the others follow it.
+/// The most reasons of a candidate in the prompt.
+const REASONS_MAX: usize = 4;
+/// The label of the first candidate. The others follow in the alphabet.
 const FIRST_LABEL: u8 = b'A';
 const THOUGHT: [&str; 2] = ["<thought>", "</thought>"];
 const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
@@ -33,7 +32,7 @@ it offers them now, and you pick the one that they take.
 Think in three steps: what the shopper's things have in common; which products match or complete them; \
 which one fits best, and why. Where a product has a line that begins with \"known:\", the shop has \
 counted that.
-Answer with one line in exactly this form, and write nothing after it:
+QuestionOutcome with one line in exactly this form, and write nothing after it:
 <thought>Likes VALUE and VALUE. TITLE goes with OTHER.</thought><answer>LABEL</answer>
 VALUE is the value of an attribute that the shopper's things have; name two at most, or leave that \
 sentence out. TITLE is the title of the product that you pick, and LABEL its letter. OTHER is the title \
@@ -41,45 +40,48 @@ of something in the history that a \"known:\" line of this product names. If non
 sentence is \"TITLE is VALUE.\" instead, with a value that this product and the shopper's things share. \
 Copy titles and values letter by letter, and claim nothing that is not written below.";
 
-/// A conversation that asks about a slate. `told` is the candidate that was taken, for one who is to
-/// say why.
-pub fn messages(question: &Question<'_>, told: Option<u32>) -> Value {
-    let content = slate(question, told);
+/// The chat messages of a question. `label` is the taken candidate, if the teacher is to explain it.
+pub fn messages(question: &SlateQuestion<'_>, label: Option<u32>) -> Value {
+    let content = slate(question, label);
     json!([
         { "role": "system", "content": TASK },
         { "role": "user", "content": content },
     ])
 }
 
-/// What a language model answered.
-pub fn read(text: &str, question: &Question<'_>) -> Said {
+/// Parses a reply.
+pub fn parse_reply(text: &str, question: &SlateQuestion<'_>) -> TeacherReply {
     let Some((before, label)) = last_between(text, ANSWER) else {
-        return if text.trim().is_empty() { Said::Nothing } else { Said::Unreadable };
+        return if text.trim().is_empty() {
+            TeacherReply::NoAnswer
+        } else {
+            TeacherReply::Unreadable
+        };
     };
-    let place = question
+    let choice = question
         .offered
         .iter()
         .zip(FIRST_LABEL..)
         .find(|(_, letter)| label.trim().as_bytes() == [*letter]);
-    let Some((&item, _)) = place else { return Said::Nothing };
-    // Thoughts begin with a space, as they do where a model of ours writes them.
+    let Some((&item, _)) = choice else { return TeacherReply::NoAnswer };
+    // Thoughts begin with a space, as our own models generate them.
     let thought = last_between(before, THOUGHT).map(|(_, thought)| format!(" {}", thought.trim()));
     let thought = thought.and_then(|thought| Thought::read(&thought));
-    thought.map_or(Said::Unreadable, |thought| Said::Took(item, thought))
+    thought.map_or(TeacherReply::Unreadable, |thought| TeacherReply::Chose(item, thought))
 }
 
-/// What stands between the last of two marks, and what stands before them.
+/// The text between the last pair of tags, and the text before it.
 fn last_between<'t>(text: &'t str, [begin, end]: [&str; 2]) -> Option<(&'t str, &'t str)> {
     let (before, rest) = text.rsplit_once(begin)?;
     Some((before, rest.split_once(end)?.0))
 }
 
-fn slate(question: &Question<'_>, told: Option<u32>) -> String {
+fn slate(question: &SlateQuestion<'_>, label: Option<u32>) -> String {
     let case = question.case;
     let latest = &case.history[case.history.len().saturating_sub(EVENTS_MAX)..];
     let mut text = String::from("What the shopper did, oldest first:\n");
-    for past in latest {
-        let _ = writeln!(text, "{}", deed(question, past));
+    for event in latest {
+        let _ = writeln!(text, "{}", describe_event(question, event));
     }
     if latest.is_empty() {
         text.push_str("nothing yet\n");
@@ -87,29 +89,29 @@ fn slate(question: &Question<'_>, told: Option<u32>) -> String {
     let _ = writeln!(text, "\nNow it is {}. Offered are:", MONTHS[month(case.now)]);
     let context = question.context();
     for (&item, letter) in question.offered.iter().zip(FIRST_LABEL..) {
-        let _ = writeln!(text, "{}: {}", char::from(letter), thing(question, item));
-        known(question, &context, item, &mut text);
+        let _ = writeln!(text, "{}: {}", char::from(letter), describe_item(question, item));
+        write_reasons(question, &context, item, &mut text);
     }
-    let taken = question.offered.iter().position(|item| Some(*item) == told);
-    if let Some(place) = taken {
-        let letter = char::from(FIRST_LABEL + place as u8);
+    let taken = question.offered.iter().position(|item| Some(*item) == label);
+    if let Some(index) = taken {
+        let letter = char::from(FIRST_LABEL + index as u8);
         let _ = writeln!(text, "\nThe shopper took {letter}. Say why, in the same form.");
     }
     text
 }
 
-fn deed(question: &Question<'_>, past: &HistoryEvent) -> String {
-    let days = (question.case.now - past.time).max(0) / DAY_S;
-    let deed = match past.kind {
+fn describe_event(question: &SlateQuestion<'_>, event: &HistoryEvent) -> String {
+    let days = (question.case.now - event.time).max(0) / DAY_S;
+    let verb = match event.kind {
         EventKind::Purchase => "bought",
         EventKind::Cart => "put into the cart",
         _ => "looked at",
     };
-    format!("{days} days ago {deed}: {}", thing(question, past.item))
+    format!("{days} days ago {verb}: {}", describe_item(question, event.item))
 }
 
 /// An item: its title, its category and its attributes.
-fn thing(question: &Question<'_>, number: u32) -> String {
+fn describe_item(question: &SlateQuestion<'_>, number: u32) -> String {
     let catalog = question.catalog;
     let item = catalog.item(number);
     let mut text = item.title.to_string();
@@ -123,11 +125,16 @@ fn thing(question: &Question<'_>, number: u32) -> String {
     text
 }
 
-/// What speaks for a candidate, strongest first.
-fn known<'a>(question: &Question<'a>, context: &FeatureContext<'a>, item: u32, text: &mut String) {
-    let mut backed = question.backed(context, item);
+/// Writes the reasons for a candidate, strongest first.
+fn write_reasons<'a>(
+    question: &SlateQuestion<'a>,
+    context: &FeatureContext<'a>,
+    item: u32,
+    text: &mut String,
+) {
+    let mut backed = question.backed_reasons(context, item);
     backed.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (_, reason) in backed.into_iter().take(REASONS_TOLD) {
+    for (_, reason) in backed.into_iter().take(REASONS_MAX) {
         let _ = writeln!(text, "   known: {}", reason.text);
     }
 }
@@ -178,14 +185,14 @@ mod tests {
         Cards { items, partners: ties.clone(), companions: ties, ..Cards::default() }
     }
 
-    fn asked<T>(then: impl FnOnce(&Question<'_>) -> T) -> T {
+    fn with_question<T>(then: impl FnOnce(&SlateQuestion<'_>) -> T) -> T {
         let (catalog, user) = (catalog(), UserId::from("u"));
         let cards = cards(&user);
-        let past = |item, days, kind| HistoryEvent { item, time: NOW - days * DAY_S, kind };
+        let event = |item, days, kind| HistoryEvent { item, time: NOW - days * DAY_S, kind };
         let case = Case {
             user: 0,
             now: NOW,
-            history: vec![past(0, 40, EventKind::Purchase), past(2, 1, EventKind::Click)],
+            history: vec![event(0, 40, EventKind::Purchase), event(2, 1, EventKind::Click)],
             pattern: None,
             synthetic_query: SyntheticQuery::default(),
             expected_item: None,
@@ -193,7 +200,7 @@ mod tests {
             relevant: vec![1],
             snapshot: 0,
         };
-        then(&Question {
+        then(&SlateQuestion {
             case: &case,
             user: &user,
             catalog: &catalog,
@@ -204,10 +211,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slate_reads_as_it_should() {
-        let (told, plain) = asked(|question| (slate(question, Some(1)), slate(question, None)));
+    fn a_prompt_quotes_history_candidates_and_reasons() {
+        let (labelled, plain) =
+            with_question(|question| (slate(question, Some(1)), slate(question, None)));
         assert_eq!(
-            told,
+            labelled,
             "What the shopper did, oldest first:\n\
              40 days ago bought: Red Mug | category: kitchen | colour: red\n\
              1 days ago looked at: Jar | category: kitchen | colour: blue\n\
@@ -219,7 +227,7 @@ mod tests {
              \n\
              The shopper took B. Say why, in the same form.\n"
         );
-        assert!(told.starts_with(&plain) && !plain.contains("took"));
+        assert!(labelled.starts_with(&plain) && !plain.contains("took"));
     }
 
     #[test]
@@ -231,17 +239,17 @@ mod tests {
         };
         let right = "<think>Is it <answer>A</answer>?</think>\n<thought> Likes red. Red Teapot goes with \
                      Red Mug. </thought> <answer>B</answer>";
-        for (text, said) in [
-            (right, Said::Took(1, thought)),
-            ("", Said::Nothing),
-            ("<thought>Red Teapot is red.</thought><answer>C</answer>", Said::Nothing),
-            ("<thought>Red Teapot is red.</thought><answer>both</answer>", Said::Nothing),
-            ("<thought>Red Teapot is red.</thought><answer>B", Said::Unreadable),
-            ("<thought>Red Teapot is red</thought><answer>B</answer>", Said::Unreadable),
-            ("<answer>B</answer><thought>Red Teapot is red.</thought>", Said::Unreadable),
-            ("B, because it is red.", Said::Unreadable),
+        for (text, expected) in [
+            (right, TeacherReply::Chose(1, thought)),
+            ("", TeacherReply::NoAnswer),
+            ("<thought>Red Teapot is red.</thought><answer>C</answer>", TeacherReply::NoAnswer),
+            ("<thought>Red Teapot is red.</thought><answer>both</answer>", TeacherReply::NoAnswer),
+            ("<thought>Red Teapot is red.</thought><answer>B", TeacherReply::Unreadable),
+            ("<thought>Red Teapot is red</thought><answer>B</answer>", TeacherReply::Unreadable),
+            ("<answer>B</answer><thought>Red Teapot is red.</thought>", TeacherReply::Unreadable),
+            ("B, because it is red.", TeacherReply::Unreadable),
         ] {
-            assert_eq!(asked(|question| read(text, question)), said, "{text}");
+            assert_eq!(with_question(|question| parse_reply(text, question)), expected, "{text}");
         }
     }
 }
