@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Who was asked what. A log with another key is refused.
+/// Identifies the answerer and the questions. A log with another key is refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerLogKey {
     /// The model or teacher that answers.

@@ -35,7 +35,7 @@ pub enum Stopped {
     Stage,
 }
 
-/// While it lives, somebody checks the signal and stops soon after a request.
+/// A guard: while it lives, its owner checks the signal and stops soon after a request.
 #[derive(Debug)]
 pub struct StopWatch(Arc<StopState>);
 

@@ -159,21 +159,21 @@ impl<'a> CardWriter<'a> {
         for ((card, chosen), wordings) in cards.iter_mut().zip(&chosen).zip(&wordings) {
             apply_wordings(card, chosen, wordings);
         }
-        let told = cards.iter().flat_map(|card| &card.reasons);
-        let told: Vec<&str> = told
-            .filter(|told| told.source == ReasonSource::Cached)
-            .map(|told| &*told.text)
+        let written = cards.iter().flat_map(|card| &card.reasons);
+        let written: Vec<&str> = written
+            .filter(|reason| reason.source == ReasonSource::Cached)
+            .map(|reason| &*reason.text)
             .collect();
-        let apart = (told.len() / SHOWN).max(1);
+        let stride = (written.len() / SHOWN).max(1);
         Ok(json!({
             "asked": buyers.len(),
             "answered": answers.iter().filter(|answer| !answer.chosen.is_empty()).count(),
-            "written": told.len(),
+            "written": written.len(),
             "items": chosen.iter().filter(|chosen| !chosen.is_empty()).count(),
-            "distinct_2": rounded(distinct_2(&told)),
-            "overlap": rounded(overlap(&told)),
+            "distinct_2": rounded(distinct_2(&written)),
+            "overlap": rounded(overlap(&written)),
             "work": usage,
-            "some": told.iter().step_by(apart).take(SHOWN).collect::<Vec<_>>(),
+            "some": written.iter().step_by(stride).take(SHOWN).collect::<Vec<_>>(),
         }))
     }
 
@@ -206,17 +206,17 @@ impl<'a> CardWriter<'a> {
         }
         let (answers, usage) =
             self.choose_all(workspace, (task, questions), shoppers.len(), &prompt)?;
-        let asked = answers.iter().filter(|answer| !answer.chosen.is_empty()).count();
-        let told = shoppers.iter().zip(known).zip(answers).map(|((shopper, known), answer)| {
+        let answered = answers.iter().filter(|answer| !answer.chosen.is_empty()).count();
+        let patterns = shoppers.iter().zip(known).zip(answers).map(|((shopper, known), answer)| {
             let mut pattern = Pattern::of(self.catalog, cards, shopper.history)?;
             if !answer.chosen.is_empty() {
-                pattern.likes = answer.chosen.iter().map(|&place| known[place]).collect();
+                pattern.likes = answer.chosen.iter().map(|&index| known[index]).collect();
             }
             Some(pattern.text(self.catalog, self.currency))
         });
         Ok((
-            told.collect(),
-            json!({ "shoppers": shoppers.len(), "answered": asked, "work": usage }),
+            patterns.collect(),
+            json!({ "shoppers": shoppers.len(), "answered": answered, "work": usage }),
         ))
     }
 
