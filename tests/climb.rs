@@ -9,7 +9,8 @@ mod bundle;
 mod ladder_options;
 
 use bundle::copied_bundle;
-use futures_util::{StreamExt as _, stream};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, future, stream};
 use ladder_options::ladder_options;
 use raisonne::bundle::{Bundle, HistoryEvent, Manifest, Part, UserCard};
 use raisonne::domain::{
@@ -17,9 +18,10 @@ use raisonne::domain::{
     UserId,
 };
 use raisonne::evidence;
-use raisonne::rank::{self, Ladder, Update};
+use raisonne::rank::{self, Ladder, LadderOptions, Shortfall, Update};
 use raisonne::reranker::{ComparedFile, RerankerFile, WeighedFile};
 use raisonne::scorer::OpenedScorer;
+use raisonne::store::{Store, StoreEntry, StoreFuture, StoreTable};
 use raisonne::telemetry::Metrics;
 use raisonne::train::cases::Case;
 use raisonne::train::dataset::{Dataset, Split};
@@ -297,4 +299,47 @@ async fn a_request_is_resolved_once_for_all_rungs() {
     let text = metrics.render();
     assert!(text.contains("raisonne_cards_total{source=\"inline\"} 1\n"), "{text}");
     assert_eq!(text.matches("raisonne_cards_total{").count(), 1);
+}
+
+/// A store that never answers.
+#[derive(Debug)]
+struct SilentStore;
+
+impl Store for SilentStore {
+    fn get<'a>(&'a self, _: StoreTable, _: &'a [u8]) -> StoreFuture<'a, Option<Bytes>> {
+        future::pending().boxed()
+    }
+
+    fn put<'a>(&'a self, _: StoreTable, _: &'a [u8], _: Bytes) -> StoreFuture<'a, ()> {
+        future::pending().boxed()
+    }
+
+    fn scan<'a>(
+        &'a self,
+        _: StoreTable,
+        _: &'a [u8],
+        _: usize,
+    ) -> StoreFuture<'a, Vec<StoreEntry>> {
+        future::pending().boxed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_does_not_end_makes_rungs_fall_short_and_the_order_given_not_late() {
+    let store: Option<Arc<dyn Store>> = Some(Arc::new(SilentStore));
+    let options = LadderOptions { store, ..ladder_options(Arc::new(Metrics::new())) };
+    let (ladder, opened) = rank::open(&demo(), &options).await.unwrap();
+    let query = twins(&opened).swap_remove(0).query;
+    let (begun, budget) = (Instant::now(), Duration::from_millis(300));
+    let query = Query { deadline: Deadline::after(begun, budget), ..query };
+    let mut climb = Box::pin(ladder.climb(query));
+    let first = climb.next().await;
+    assert!(matches!(first, Some(Update::Answer(_))), "{first:?}");
+    assert!(begun.elapsed() < budget / 2, "{:?}", begun.elapsed());
+    let last = climb.fold(None, |_, update| async { Some(update) }).await;
+    let Some(Update::Answer(last)) = last else { panic!("{last:?}") };
+    assert!(last.last && begun.elapsed() >= budget);
+    assert_eq!(last.ranking.quality, Quality::Given);
+    assert_eq!(last.shortfalls[0], (Quality::Scored, Shortfall::Late));
+    assert_eq!(last.shortfalls.len(), 3, "{:?}", last.shortfalls);
 }

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use raisonne::domain::{
     Candidate, Criticality, Deadline, Effort, Explain, Quality, Query, Ranking,
 };
-use raisonne::rank::{Answer, Ladder, Shortfall, Update};
+use raisonne::rank::{ClimbAnswer, Ladder, Shortfall, Update};
 use raisonne::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn ladder(rungs: Vec<StubRung>) -> (Arc<Ladder>, Arc<Metrics>) {
     (Arc::new(Ladder::new(rungs, "test-1".into(), metrics.clone())), metrics)
 }
 
-async fn climb(ladder: &Arc<Ladder>, query: Query) -> Vec<Answer> {
+async fn climb(ladder: &Arc<Ladder>, query: Query) -> Vec<ClimbAnswer> {
     let updates: Vec<_> = ladder.clone().climb(query).collect().await;
     let answers = updates.into_iter().filter_map(|update| match update {
         Update::Answer(answer) => Some(*answer),

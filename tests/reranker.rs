@@ -13,7 +13,7 @@ use raisonne::domain::{
 };
 use raisonne::language::LmTokenizer;
 use raisonne::nn::decoder::TrainableDecoder;
-use raisonne::rank::{self, Answer, Ladder, LadderOptions, Shortfall, Update};
+use raisonne::rank::{self, ClimbAnswer, Ladder, LadderOptions, Shortfall, Update};
 use raisonne::reranker::{
     ComparedFile, Grounds, Prompts, RerankerFile, RerankerOptions, Thought, WeighedFile,
 };
@@ -125,7 +125,7 @@ fn query_of(bundle: &Bundle, candidates: usize, effort: Effort) -> Query {
     }
 }
 
-async fn climb(ladder: &Arc<Ladder>, query: &Query) -> Vec<Answer> {
+async fn climb(ladder: &Arc<Ladder>, query: &Query) -> Vec<ClimbAnswer> {
     let updates: Vec<_> = ladder.clone().climb(query.clone()).collect().await;
     let answers = updates.into_iter().filter_map(|update| match update {
         Update::Answer(answer) => Some(*answer),
@@ -135,7 +135,7 @@ async fn climb(ladder: &Arc<Ladder>, query: &Query) -> Vec<Answer> {
 }
 
 /// What each candidate was given, by its name, in the order of the names.
-fn weighed(query: &Query, answer: &Answer) -> Vec<(String, Option<u32>)> {
+fn weighed(query: &Query, answer: &ClimbAnswer) -> Vec<(String, Option<u32>)> {
     let name = |input: usize| query.candidates[input].item.to_string();
     let order = answer.ranking.order.iter();
     let mut given: Vec<_> =
@@ -157,7 +157,7 @@ async fn the_climb_goes_on_to_weighed_and_no_higher_than_asked() {
     assert!(last.ranking.is_permutation(30));
     assert!(last.ranking.order.is_sorted_by(|a, b| a.score >= b.score));
     // The best of the scored order were weighed; the others keep their places behind them.
-    let inputs = |answer: &Answer| {
+    let inputs = |answer: &ClimbAnswer| {
         answer.ranking.order.iter().map(|ranked| ranked.input).collect::<Vec<_>>()
     };
     assert_eq!(inputs(scored)[WEIGHED..], inputs(last)[WEIGHED..]);

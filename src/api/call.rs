@@ -1,7 +1,7 @@
 //! One call of either protocol: what its handler knows beside the message.
 
 use crate::domain::{Deadline, Quality};
-use crate::rank::{Answer, Receipt};
+use crate::rank::{ClimbAnswer, Receipt};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -76,7 +76,7 @@ impl CallRecord {
     }
 
     /// Records the last answer of the climb.
-    pub fn record(&self, answer: &Answer) {
+    pub fn record(&self, answer: &ClimbAnswer) {
         let outcome = CallOutcome { quality: answer.ranking.quality, receipt: answer.receipt };
         // A climb has one last answer, so no second outcome is lost here.
         let _ = self.outcome.set(outcome);

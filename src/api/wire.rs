@@ -14,7 +14,7 @@ use crate::domain::{
     ItemId, ItemText, Quality, Query, Ranked, Reason, ReasonSource, Scores, Timestamp, UserId,
     Version,
 };
-use crate::rank::{Answer, Receipt, Shortfall};
+use crate::rank::{ClimbAnswer, Receipt, Shortfall};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Display;
@@ -142,8 +142,8 @@ impl ResponseContext {
     }
 
     /// Encodes an answer.
-    pub fn response(&self, answer: Answer) -> pb::RerankResponse {
-        let Answer { ranking, shortfalls, receipt, last: _ } = answer;
+    pub fn response(&self, answer: ClimbAnswer) -> pb::RerankResponse {
+        let ClimbAnswer { ranking, shortfalls, receipt, last: _ } = answer;
         let results = ranking.order.iter().take(self.top_n).zip(1..);
         pb::RerankResponse {
             request_id: self.request_id.to_string(),

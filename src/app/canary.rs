@@ -2,7 +2,7 @@
 
 use crate::bundle::GoldenRequest;
 use crate::domain::{Candidate, Criticality, Deadline, Effort, Explain, Query};
-use crate::rank::{Answer, Ladder, LiveLadder, Shortfall, Update};
+use crate::rank::{ClimbAnswer, Ladder, LiveLadder, Shortfall, Update};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn reaches_top(ladder: Arc<Ladder>) -> Result<(), &'static str> {
 
 /// Whether a rung is broken. A rung whose language model is still being loaded is only missing: the server stays
 /// ready, because that is part of a planned swap.
-fn is_broken(answer: &Answer) -> bool {
+fn is_broken(answer: &ClimbAnswer) -> bool {
     answer.shortfalls.iter().any(|(_, why)| *why == Shortfall::Broken)
 }
 

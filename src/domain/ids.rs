@@ -45,6 +45,6 @@ id! {
     ItemId
 }
 id! {
-    /// The version of a bundle: it says from which models and texts an answer comes.
+    /// The version of a bundle: it identifies the models and texts behind an answer.
     Version
 }

@@ -33,7 +33,7 @@ pub enum ReasonSource {
 
 /// One claim that can be checked against the shop's log.
 ///
-/// Its figure is `count` of `of`; the [`EvidenceKind`] says what they count.
+/// Its figure is `count` of `of`; the [`EvidenceKind`] defines what they count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evidence {
     /// What kind of claim.

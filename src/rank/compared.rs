@@ -27,7 +27,7 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// The rung of this language model: its quality says whether it thinks.
+    /// The rung of this language model. It thinks if its settings allow a thought any tokens.
     pub fn new(
         quality: Quality,
         reranker: Arc<Reranker>,
@@ -130,7 +130,7 @@ impl Compared {
         *reasons = all.take(query.reasons_per_item).collect();
     }
 
-    /// The model's sentence about an item, with the evidence of the card's reason that says the same.
+    /// The model's sentence about an item, with the evidence of the card's reason that makes the same claim.
     fn reason(&self, thought: &Thought, proof: &Proof, ranking: &Ranking) -> Reason {
         let card = &self.model.cards.items[proof.item as usize].reasons[proof.reason];
         Reason {

@@ -60,7 +60,7 @@ impl ClimbContext {
 // === impl ResolvedQuery ===
 
 impl ResolvedQuery {
-    /// What the features of every candidate are made from.
+    /// The shopper's context, from which the features of any candidate follow.
     pub fn features<'a>(&'a self, model: &'a ScorerModel) -> FeatureContext<'a> {
         FeatureContext::with_counts(&model.catalog, &self.card.history, self.counts.clone())
     }

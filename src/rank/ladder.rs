@@ -30,7 +30,7 @@ struct TimedRung {
 
 /// The best order so far, its cost, and the rungs that fell short. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct ClimbAnswer {
     /// The order. Updates of a climb share it while it stays the same.
     pub ranking: Arc<Ranking>,
     /// The rungs that fell short, and why.
@@ -47,7 +47,7 @@ pub enum Update {
     /// The next piece of a language model's thought, as it is generated and before any check.
     Thought(Arc<str>),
     /// The best order so far.
-    Answer(Box<Answer>),
+    Answer(Box<ClimbAnswer>),
 }
 
 // === impl Ladder ===
@@ -105,7 +105,7 @@ impl Ladder {
     /// last item is an answer, and only that one has `last` set.
     pub fn climb(self: Arc<Self>, query: Query) -> impl Stream<Item = Update> + Send {
         stream! {
-            let mut answer = Answer::given(&query, &self.version);
+            let mut answer = ClimbAnswer::given(&query, &self.version);
             let climb = ClimbContext::new(query);
             let effort = climb.query().effort;
             for timed in self.rungs.iter().filter(|timed| is_within(timed.rung.quality(), effort)) {
@@ -171,7 +171,7 @@ impl Ladder {
         match &outcome {
             Ok(_) => attempt.done(Instant::now()),
             Err(Shortfall::Late) => attempt.cut(Instant::now()),
-            // An attempt that was refused, or had no candidates, says nothing about the pace.
+            // An attempt that was refused, or had no candidates, is no measure of the pace.
             Err(_) => drop(attempt),
         }
         self.metrics.rung(timed.rung.quality().as_str(), begun.elapsed());
@@ -193,9 +193,9 @@ fn is_within(quality: Quality, effort: Effort) -> bool {
     RungSpec::of(quality).is_none_or(|rung| rung.is_within(effort))
 }
 
-// === impl Answer ===
+// === impl ClimbAnswer ===
 
-impl Answer {
+impl ClimbAnswer {
     /// The order given.
     fn given(query: &Query, version: &Version) -> Self {
         let priors = query.candidates.iter().map(|candidate| candidate.prior_score);

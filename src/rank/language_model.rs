@@ -1,5 +1,5 @@
-//! What the rungs of the language model share: whom they ask about, how its answer becomes an order, and
-//! why it may fall short.
+//! What the rungs of the language model share: their requests, the step from an answer to an order, and
+//! the reasons for a shortfall.
 
 use super::{ResolvedQuery, Shortfall};
 use crate::domain::{Quality, Query, Ranked, Ranking};
@@ -55,7 +55,7 @@ pub(super) fn shortfall(error: &RerankError) -> Shortfall {
             Shortfall::Broken
         }
         error => {
-            tracing::error!(%error, "the language model said nothing");
+            tracing::error!(%error, "the language model did not answer");
             Shortfall::Broken
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn shortfall(error: &RerankError) -> Shortfall {
 impl Below {
     /// The order of a ranking.
     pub(super) fn of(ranking: &Ranking) -> Self {
-        // An order that was never scored says no more than who came first.
+        // An order that was never scored has no scores to compare, only positions.
         let is_scored = ranking.quality >= Quality::Scored;
         let score = |(place, ranked): (usize, &Ranked)| {
             (ranked.input, if is_scored { ranked.score } else { -(place as f32) })

@@ -19,7 +19,7 @@ mod weighed;
 pub use background_drop::DropSignal;
 pub use compared::Compared;
 pub use context::{ClimbContext, ResolvedQuery, Resolver};
-pub use ladder::{Answer, Ladder, Update};
+pub use ladder::{ClimbAnswer, Ladder, Update};
 pub use live::LiveLadder;
 pub use open::{LadderOptions, OpenError, open};
 pub use pace::RungPace;

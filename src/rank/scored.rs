@@ -1,5 +1,5 @@
-//! The rung of the small models: the reward model scores every candidate, and says to which reasons it
-//! attended most.
+//! The rung of the small models: the reward model scores every candidate, and gives the reasons on its
+//! card that it attended to most.
 
 use super::{
     ClimbContext, Receipt, ResolvedQuery, Resolver, Rung, RungOutcome, Shortfall, ThoughtSender,

@@ -62,8 +62,7 @@ impl Weighed {
         Ok(RungOutcome { ranking, receipt, shortfall: None })
     }
 
-    /// Weighs the golden requests: a bundle whose logits don't come out on this machine must not
-    /// serve. Waits for the engine, so it is not for threads that serve.
+    /// Weighs the golden requests, and refuses a bundle whose logits differ on this machine. Blocks.
     pub fn check_golden(&self, golden: &[GoldenRequest]) -> Result<(), BundleError> {
         let wrong = |why: String| BundleError::malformed(Part::Golden.file(), &why);
         let tolerance = tolerance(self.reranker.weight_dtype());
@@ -72,7 +71,10 @@ impl Weighed {
             let number = |item: &String| self.model.catalog.number(&item.as_str().into());
             let items = golden.items.iter().map(number).collect::<Option<Vec<u32>>>();
             let (Some(card), Some(items)) = (card, items) else {
-                return Err(wrong(format!("what {} is shown is not in the bundle", golden.user)));
+                return Err(wrong(format!(
+                    "an item or the card of {} is not in the bundle",
+                    golden.user
+                )));
             };
             let shopper = ShopperContext::of(&card.history, golden.now);
             let priority = Priority::BACKGROUND;
@@ -96,10 +98,10 @@ impl Weighed {
     }
 }
 
-/// How far a golden logit may stray: machines add numbers in different orders, and weights of fewer
-/// bits than the bundle was made with say a little less.
-fn tolerance(precision: WeightDtype) -> f32 {
-    match precision {
+/// How far a golden logit may differ: machines add numbers in different orders, and weights of fewer bits
+/// than the bundle's are less exact.
+fn tolerance(dtype: WeightDtype) -> f32 {
+    match dtype {
         WeightDtype::F32 => 0.01,
         WeightDtype::Bf16 => 0.2,
         WeightDtype::Int8 => 0.5,

@@ -1,4 +1,4 @@
-//! The catalogue of rungs: everything that is said of a rung, once.
+//! The catalogue of rungs: everything about a rung that is data, once.
 
 use super::file::{ComparedFile, RerankerFile, WeighedFile};
 use crate::bundle::Part;

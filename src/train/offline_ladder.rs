@@ -29,7 +29,7 @@ pub const WITHOUT_RECHEAD: &str = "without_rechead";
 pub const RECHEAD_ALONE: &str = "rechead_alone";
 /// The order by the logits of the weighed rung alone.
 pub const WEIGHED_ALONE: &str = "weighed_alone";
-/// The order of the weighed rung if each shopper had asked in words for what they then took.
+/// The order of the weighed rung if each query had a text for the item that was then taken.
 pub const WEIGHED_ASKED: &str = "weighed_asked";
 
 /// The models of a workspace, as a ladder for many cases at once.
@@ -201,9 +201,9 @@ fn with_query_texts(data: &TrainingData, cases: &[Case]) -> Vec<Case> {
     let with_text = |case: &Case| {
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(case.user));
         let taken = case.slate.iter().find(|item| case.relevant.contains(item));
-        let asked = taken.map(|&item| synthetic_query::query_text(&data.catalog, item, &mut rng));
+        let text = taken.map(|&item| synthetic_query::query_text(&data.catalog, item, &mut rng));
         let synthetic_query =
-            SyntheticQuery { query_text: asked.unwrap_or_default(), ..SyntheticQuery::default() };
+            SyntheticQuery { query_text: text.unwrap_or_default(), ..SyntheticQuery::default() };
         Case { synthetic_query, ..case.clone() }
     };
     cases.iter().map(with_text).collect()
