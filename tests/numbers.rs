@@ -6,6 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use raisonne::bench::{BenchCase, SlateFill};
+use raisonne::nn::simd::VectorLevel;
 use raisonne::nn::{
     Ablation, CandidateRow, Din, DinShape, Dropout, FusedDin, FusedScores, FusedShapeError,
     FusedSlate, bce_loss, softmax_loss,
@@ -49,13 +50,13 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32]) {
     }
 }
 
-/// Serving, with vectors and without, says what candle says.
+/// The fused scorer gives the numbers of candle at every level of vector registers.
 #[track_caller]
 fn check(case: &BenchCase) {
     let (logits, attention) = candle(case);
-    let kinds = [("vector", FusedDin::new as fn(&_, &_) -> _), ("scalar", FusedDin::scalar)];
-    for (name, make) in kinds {
-        let got = served(case, &make(&case.weights, &case.shape).unwrap());
+    for level in VectorLevel::all_here() {
+        let fused = FusedDin::for_level(&case.weights, &case.shape, level).unwrap();
+        let (name, got) = (level.as_str(), served(case, &fused));
         assert_close(&format!("{name} logit"), &got.0, &logits);
         assert_close(&format!("{name} attention"), &got.1, &attention);
     }

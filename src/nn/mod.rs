@@ -18,6 +18,7 @@ pub mod packed;
 mod rechead;
 pub mod rqvae;
 mod shape;
+pub mod simd;
 pub mod softmax;
 mod targets;
 pub mod text;

@@ -4,7 +4,8 @@
 //! Gradients are added up until a step uses them: several small batches make one big one. All of it
 //! is in f32 and in the processor's memory.
 
-use super::ops::{TASK_NUMBERS, numbers, numbers_mut, read, vectorised};
+use super::ops::{TASK_NUMBERS, numbers, numbers_mut, read};
+use super::simd::vectorised;
 use candle_core::backprop::GradStore;
 use candle_core::{
     CpuStorage, DType, Device, Error, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var,
@@ -167,7 +168,7 @@ impl Held {
     fn square(&self) -> Result<f64> {
         let Some(gradient) = &self.gradient else { return Ok(0.0) };
         read([gradient], |[gradient]| {
-            let square = |part: &[f32]| vectorised(|| super::ops::dot(part, part));
+            let square = |part: &[f32]| vectorised(|| super::simd::dot(part, part));
             let parts = gradient.par_chunks(TASK_NUMBERS).map(|part| f64::from(square(part)));
             parts.collect::<Vec<_>>().into_iter().sum()
         })

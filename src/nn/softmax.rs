@@ -3,7 +3,7 @@
 //! Every number is added up in one order, without fused operations, so all processors get the same
 //! sums and draw the same token.
 
-use super::ops::{exp, greatest, sum, vectorised};
+use super::simd::{exp, max, sum, vectorised};
 use std::ops::Range;
 
 /// Weights whose sum is kept, so that whoever looks for a place among all need not add all up.
@@ -28,7 +28,7 @@ pub fn highest(logits: &[f32]) -> Result<(usize, f32), usize> {
     if !sound {
         return Err(logits.iter().position(|logit| !is_sound(logit)).unwrap_or(0));
     }
-    let highest = vectorised(|| greatest(logits));
+    let highest = vectorised(|| max(logits));
     Ok((logits.iter().position(|logit| *logit >= highest).unwrap_or(0), highest))
 }
 

@@ -2,29 +2,31 @@
 #![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
 
 use super::DinShape;
-use super::simd::{Dense, Finish, Lanes, Norm, Rows, product, softmax};
-use pulp::Simd;
+use super::kernels::{
+    Epilogue, FusedLayerNorm, PanelLinear, RowsView, padded, panel_width, product, softmax,
+};
+use crate::nn::simd::{Lanes, VectorLevel};
 
 #[derive(Debug)]
-pub(super) struct Encoder {
-    pub layers: Vec<Layer>,
-    pub norm: Option<Norm>,
+pub(super) struct HistoryEncoder {
+    pub layers: Vec<EncoderLayer>,
+    pub norm: Option<FusedLayerNorm>,
     pub heads: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Layer {
-    pub norms: [Norm; 2],
+pub(super) struct EncoderLayer {
+    pub norms: [FusedLayerNorm; 2],
     /// d → queries, keys, values; queries already divided by the root of a head's width
-    pub project: Dense,
-    pub out: Dense,
-    pub up: Dense,
-    pub down: Dense,
+    pub project: PanelLinear,
+    pub out: PanelLinear,
+    pub up: PanelLinear,
+    pub down: PanelLinear,
 }
 
-/// Room for one history. Rows are events.
+/// HistoryScratch for one history. RowsView are events.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct HistoryScratch {
     /// (H, padded d): the events, before and after.
     pub events: Vec<f32>,
     /// Columns of `events`.
@@ -42,7 +44,7 @@ pub(super) struct Room {
     panel: usize,
 }
 
-impl Room {
+impl HistoryScratch {
     /// How many numbers it holds.
     pub fn numbers(&self) -> usize {
         [
@@ -60,46 +62,57 @@ impl Room {
         .sum()
     }
 
-    pub fn new(shape: &DinShape, lanes: Lanes) -> Self {
-        let (h, stride) = (shape.history, lanes.padded(shape.width));
-        let (events, width) = (lanes.padded(h), shape.head_width());
+    pub fn new(shape: &DinShape, level: VectorLevel) -> Self {
+        let (h, stride) = (shape.history, padded(level, shape.width));
+        let (events, width) = (padded(level, h), shape.head_width());
         let zeros = |count| vec![0.0; count];
         Self {
             events: zeros(h * stride),
             stride,
             normed: zeros(h * stride),
-            projected: zeros(h * lanes.padded(3 * shape.width)),
+            projected: zeros(h * padded(level, 3 * shape.width)),
             keys: zeros(width * events),
-            values: zeros(h * lanes.padded(width)),
+            values: zeros(h * padded(level, width)),
             weights: zeros(h * events),
-            seen: zeros(h * (stride + lanes.panel())),
-            hidden: zeros(h * lanes.padded(shape.ffn)),
-            panel: lanes.panel(),
+            seen: zeros(h * (stride + panel_width(level))),
+            hidden: zeros(h * padded(level, shape.ffn)),
+            panel: panel_width(level),
         }
     }
 }
 
-impl Encoder {
+impl HistoryEncoder {
     /// Encodes the first `count` rows of `room.events` in place, each of `d` numbers.
     #[inline(always)]
-    pub fn encode<S: Simd>(&self, simd: S, room: &mut Room, count: usize, d: usize) {
+    pub fn encode<L: Lanes, const V: usize>(
+        &self,
+        room: &mut HistoryScratch,
+        count: usize,
+        d: usize,
+    ) {
         for layer in &self.layers {
-            self.attend(simd, layer, room, count, d);
-            layer.feed_forward(simd, room, count, d);
+            self.attend::<L, V>(layer, room, count, d);
+            layer.feed_forward::<L, V>(room, count, d);
         }
         if let Some(norm) = &self.norm {
-            norm_rows(simd, norm, room, count, d);
+            norm_rows::<L>(norm, room, count, d);
             room.events.copy_from_slice(&room.normed);
         }
     }
 
     /// events += attention(norm(events))
     #[inline(always)]
-    fn attend<S: Simd>(&self, simd: S, layer: &Layer, room: &mut Room, count: usize, d: usize) {
-        norm_rows(simd, &layer.norms[0], room, count, d);
+    fn attend<L: Lanes, const V: usize>(
+        &self,
+        layer: &EncoderLayer,
+        room: &mut HistoryScratch,
+        count: usize,
+        d: usize,
+    ) {
+        norm_rows::<L>(&layer.norms[0], room, count, d);
         let (width, columns) = (d / self.heads, layer.project.outer());
-        let normed = Rows { values: &room.normed, stride: room.stride, inner: d, count };
-        layer.project.apply(simd, normed, &mut room.projected, columns, Finish::Set);
+        let normed = RowsView { values: &room.normed, stride: room.stride, inner: d, count };
+        layer.project.apply::<L, V>(normed, &mut room.projected, columns, Epilogue::Set);
 
         let (seen_stride, across) = (room.stride + room.panel, count.next_multiple_of(room.panel));
         for head in 0..self.heads {
@@ -110,44 +123,53 @@ impl Encoder {
                 pack_column(&row[part(1)..][..width], event, room.panel, keys);
                 pack_row(&row[part(2)..][..width], event, (room.panel, count), values);
             }
-            let queries =
-                Rows { values: &room.projected[part(0)..], stride: columns, inner: width, count };
+            let queries = RowsView {
+                values: &room.projected[part(0)..],
+                stride: columns,
+                inner: width,
+                count,
+            };
             let weights = &mut room.weights[..count * across];
-            product(simd, queries, keys, None, (weights, across), Finish::Set);
+            product::<L, V>(queries, keys, None, (weights, across), Epilogue::Set);
             for row in weights.chunks_exact_mut(across) {
-                softmax(simd, row, count);
+                softmax::<L>(row, count);
             }
             // A head writes whole panels, past its own columns into the next head's, which are
             // written after it, and past the last head's into the spare panel.
-            let weights = Rows { values: weights, stride: across, inner: count, count };
+            let weights = RowsView { values: weights, stride: across, inner: count, count };
             let values = &values[..count * width.next_multiple_of(room.panel)];
             let out = (&mut room.seen[head * width..], seen_stride);
-            product(simd, weights, values, None, out, Finish::Set);
+            product::<L, V>(weights, values, None, out, Epilogue::Set);
         }
-        let seen = Rows { values: &room.seen, stride: seen_stride, inner: d, count };
-        layer.out.apply(simd, seen, &mut room.events, room.stride, Finish::Add);
+        let seen = RowsView { values: &room.seen, stride: seen_stride, inner: d, count };
+        layer.out.apply::<L, V>(seen, &mut room.events, room.stride, Epilogue::Add);
     }
 }
 
-impl Layer {
+impl EncoderLayer {
     /// events += down(relu(up(norm(events))))
     #[inline(always)]
-    fn feed_forward<S: Simd>(&self, simd: S, room: &mut Room, count: usize, d: usize) {
-        norm_rows(simd, &self.norms[1], room, count, d);
+    fn feed_forward<L: Lanes, const V: usize>(
+        &self,
+        room: &mut HistoryScratch,
+        count: usize,
+        d: usize,
+    ) {
+        norm_rows::<L>(&self.norms[1], room, count, d);
         let columns = self.up.outer();
-        let normed = Rows { values: &room.normed, stride: room.stride, inner: d, count };
-        self.up.apply(simd, normed, &mut room.hidden, columns, Finish::SetRelu);
+        let normed = RowsView { values: &room.normed, stride: room.stride, inner: d, count };
+        self.up.apply::<L, V>(normed, &mut room.hidden, columns, Epilogue::SetRelu);
         let inner = self.down.inner;
-        let hidden = Rows { values: &room.hidden, stride: columns, inner, count };
-        self.down.apply(simd, hidden, &mut room.events, room.stride, Finish::Add);
+        let hidden = RowsView { values: &room.hidden, stride: columns, inner, count };
+        self.down.apply::<L, V>(hidden, &mut room.events, room.stride, Epilogue::Add);
     }
 }
 
 #[inline(always)]
-fn norm_rows<S: Simd>(simd: S, norm: &Norm, room: &mut Room, count: usize, d: usize) {
+fn norm_rows<L: Lanes>(norm: &FusedLayerNorm, room: &mut HistoryScratch, count: usize, d: usize) {
     let rows = room.events.chunks_exact(room.stride).take(count);
     for (row, out) in rows.zip(room.normed.chunks_exact_mut(room.stride)) {
-        norm.apply(simd, &row[..d], out);
+        norm.apply::<L>(&row[..d], out);
     }
 }
 

@@ -1,31 +1,31 @@
 //! From named tensors to the packed network: what can be multiplied out beforehand, is.
 
-use super::history::{Encoder, Layer};
-use super::reasons::Reasons;
-use super::score::Head;
-use super::simd::{Dense, Lanes, Norm};
-use super::target::Target;
+use super::history::{EncoderLayer, HistoryEncoder};
+use super::kernels::{FusedLayerNorm, PanelLinear, padded};
+use super::reasons::ReasonAttention;
+use super::score::ScoreHead;
+use super::target::TargetAttention;
 use super::{DinShape, FusedDin};
+use crate::nn::simd::VectorLevel;
 use crate::nn::{Weights, WeightsError};
-use pulp::Arch;
 
 impl FusedDin {
     /// Packs the weights for the widest vectors of this processor.
     pub fn new(weights: &Weights, shape: &DinShape) -> Result<Self, WeightsError> {
-        Self::with_lanes(weights, shape, Lanes::Widest(Arch::new()))
+        Self::for_level(weights, shape, VectorLevel::best())
     }
 
-    /// Packs the weights for a processor without vectors.
-    pub fn scalar(weights: &Weights, shape: &DinShape) -> Result<Self, WeightsError> {
-        Self::with_lanes(weights, shape, Lanes::One)
-    }
-
-    fn with_lanes(weights: &Weights, shape: &DinShape, lanes: Lanes) -> Result<Self, WeightsError> {
+    /// Packs the weights for a level of vector registers.
+    pub fn for_level(
+        weights: &Weights,
+        shape: &DinShape,
+        level: VectorLevel,
+    ) -> Result<Self, WeightsError> {
         weights.check(shape)?;
-        let load = Load { weights, shape, lanes };
+        let load = FusedLoader { weights, shape, level };
         Ok(Self {
             shape: shape.clone(),
-            lanes,
+            level,
             item_ids: load.item_ids(),
             item_text: load.dense("item_text"),
             ages: load.values("age.weight").into(),
@@ -42,10 +42,10 @@ impl FusedDin {
     }
 }
 
-struct Load<'a> {
+struct FusedLoader<'a> {
     weights: &'a Weights,
     shape: &'a DinShape,
-    lanes: Lanes,
+    level: VectorLevel,
 }
 
 /// A matrix (outputs, inputs) and a bias, row-major.
@@ -75,7 +75,7 @@ impl Affine {
         Affine { inputs: first.inputs, weight, bias }
     }
 
-    /// Rows `from..from + count`.
+    /// RowsView `from..from + count`.
     fn rows(&self, from: usize, count: usize) -> Affine {
         Affine {
             inputs: self.inputs,
@@ -92,7 +92,7 @@ impl Affine {
     }
 }
 
-impl Load<'_> {
+impl FusedLoader<'_> {
     fn values(&self, name: &str) -> &[f32] {
         self.weights.get(name).expect("the tensors are checked before they are packed")
     }
@@ -106,11 +106,11 @@ impl Load<'_> {
         self.affine(&format!("{name}.weight"), &format!("{name}.bias"))
     }
 
-    fn pack(&self, layer: &Affine) -> Dense {
-        Dense::new(self.lanes, layer.inputs, &layer.bias, |output, k| layer.at(output, k))
+    fn pack(&self, layer: &Affine) -> PanelLinear {
+        PanelLinear::new(self.level, layer.inputs, &layer.bias, |output, k| layer.at(output, k))
     }
 
-    fn dense(&self, name: &str) -> Dense {
+    fn dense(&self, name: &str) -> PanelLinear {
         self.pack(&self.layer(name))
     }
 
@@ -118,7 +118,7 @@ impl Load<'_> {
     fn last(&self, name: &str) -> (Vec<f32>, f32) {
         let layer = self.layer(name);
         let mut weights = layer.weight;
-        weights.resize(self.lanes.padded(weights.len()), 0.0);
+        weights.resize(padded(self.level, weights.len()), 0.0);
         (weights, layer.bias[0])
     }
 
@@ -127,15 +127,15 @@ impl Load<'_> {
         if self.shape.ablation.ids { rows.into() } else { vec![0.0; rows.len()] }
     }
 
-    fn history(&self) -> Encoder {
-        let norm = |name: &str| Norm {
+    fn history(&self) -> HistoryEncoder {
+        let norm = |name: &str| FusedLayerNorm {
             scale: self.values(&format!("{name}.weight")).into(),
             shift: self.values(&format!("{name}.bias")).into(),
         };
         let layer = |index: usize| {
             let name = format!("encoder.layers.{index}");
             let attention = format!("{name}.self_attn");
-            Layer {
+            EncoderLayer {
                 norms: [norm(&format!("{name}.norm1")), norm(&format!("{name}.norm2"))],
                 project: self.pack(&self.in_project(&attention)),
                 out: self.dense(&format!("{attention}.out_proj")),
@@ -143,7 +143,7 @@ impl Load<'_> {
                 down: self.dense(&format!("{name}.linear2")),
             }
         };
-        Encoder {
+        HistoryEncoder {
             layers: (0..self.shape.depth()).map(layer).collect(),
             norm: (self.shape.depth() > 0).then(|| norm("encoder.norm")),
             heads: self.shape.heads,
@@ -160,31 +160,31 @@ impl Load<'_> {
         all
     }
 
-    fn target(&self) -> Target {
+    fn target(&self) -> TargetAttention {
         let (d, layer) = (self.shape.width, self.layer("target.0"));
         let outputs = vec![0.0; layer.bias.len()];
         let (third, third_bias) = self.last("target.4");
-        Target {
-            event: Dense::new(self.lanes, d, &outputs, |o, k| {
+        TargetAttention {
+            event: PanelLinear::new(self.level, d, &outputs, |o, k| {
                 layer.at(o, d + k) - layer.at(o, 2 * d + k)
             }),
-            pair: Dense::new(self.lanes, d, &outputs, |o, k| layer.at(o, 3 * d + k)),
+            pair: PanelLinear::new(self.level, d, &outputs, |o, k| layer.at(o, 3 * d + k)),
             second: self.dense("target.2"),
             third,
             third_bias,
         }
     }
 
-    fn item_target(&self) -> Dense {
+    fn item_target(&self) -> PanelLinear {
         let (d, layer) = (self.shape.width, self.layer("target.0"));
-        Dense::new(self.lanes, d, &layer.bias, |o, k| layer.at(o, k) + layer.at(o, 2 * d + k))
+        PanelLinear::new(self.level, d, &layer.bias, |o, k| layer.at(o, k) + layer.at(o, 2 * d + k))
     }
 
-    fn reasons(&self) -> Reasons {
+    fn reasons(&self) -> ReasonAttention {
         let d = self.shape.width;
         let inside = self.in_project("reason_attention");
         let project = inside.rows(d, 2 * d).after(&self.layer("reason"));
-        Reasons {
+        ReasonAttention {
             project: self.pack(&project),
             query: self.pack(&inside.rows(0, d)),
             own: self.values("own").into(),
@@ -192,36 +192,36 @@ impl Load<'_> {
     }
 
     /// The head's first layer on v alone, without its bias.
-    fn item_head(&self) -> Dense {
+    fn item_head(&self) -> PanelLinear {
         let (d, layer) = (self.shape.width, self.layer("head.0"));
         let outputs = vec![0.0; layer.bias.len()];
-        Dense::new(self.lanes, d, &outputs, |o, k| layer.at(o, d + k))
+        PanelLinear::new(self.level, d, &outputs, |o, k| layer.at(o, d + k))
     }
 
     /// The blocks of the head's inputs are h, v, h*v, c, x_p and then the features.
-    fn head(&self) -> Head {
+    fn head(&self) -> ScoreHead {
         let (d, layer) = (self.shape.width, self.layer("head.0"));
         let context = layer.block(3, d);
         let out = context.after(&self.layer("reason_attention.out_proj"));
         let null =
             Affine { inputs: 1, weight: vec![0.0; d], bias: self.values("no_reasons").into() };
         let padded = |mut values: Vec<f32>| {
-            values.resize(self.lanes.padded(values.len()), 0.0);
+            values.resize(padded(self.level, values.len()), 0.0);
             values
         };
         let features = if self.shape.ablation.features { 1.0 } else { 0.0 };
         let outputs = vec![0.0; layer.bias.len()];
         let inputs = 3 * d + self.shape.features;
-        let candidate = Dense::new(self.lanes, inputs, &outputs, |o, k| match k / d {
+        let candidate = PanelLinear::new(self.level, inputs, &outputs, |o, k| match k / d {
             0 => layer.at(o, k),
             1 => layer.at(o, k + d),
             2 => out.at(o, k - 2 * d),
             _ => layer.at(o, k + 2 * d) * features,
         });
         let (third, third_bias) = self.last("head.4");
-        Head {
+        ScoreHead {
             candidate,
-            slate: Dense::new(self.lanes, d, &layer.bias, |o, k| layer.at(o, 4 * d + k)),
+            slate: PanelLinear::new(self.level, d, &layer.bias, |o, k| layer.at(o, 4 * d + k)),
             some_reasons: padded(out.bias.clone()),
             no_reasons: padded(context.after(&null).bias),
             second: self.dense("head.2"),

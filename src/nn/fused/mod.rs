@@ -10,21 +10,22 @@
 //! in the same order, so it is the same to the bit alone, among a thousand, and in any order.
 
 mod history;
+mod kernels;
 mod load;
-#[cfg(feature = "cuda")]
-mod plain;
 mod reasons;
+#[cfg(feature = "cuda")]
+mod row_major;
 mod score;
-mod simd;
 mod tables;
 mod target;
 
 use super::DinShape;
-use simd::{Dense, Lanes};
+use super::simd::VectorLevel;
+use kernels::PanelLinear;
 use std::ops::Range;
 
 #[cfg(feature = "cuda")]
-pub(super) use plain::PaddedWidths;
+pub(super) use row_major::PaddedWidths;
 pub use score::{FusedScores, FusedScratch, FusedShapeError};
 pub use tables::{InlineItem, ItemTable, ReasonTable};
 
@@ -35,22 +36,22 @@ pub const MASKED_OVERLAP: f32 = f32::NEG_INFINITY;
 #[derive(Debug)]
 pub struct FusedDin {
     shape: DinShape,
-    lanes: Lanes,
+    level: VectorLevel,
     /// (items + 1, d)
     item_ids: Vec<f32>,
-    item_text: Dense,
+    item_text: PanelLinear,
     /// (ages, d) and (kinds, d)
     ages: Vec<f32>,
     kinds: Vec<f32>,
-    history: history::Encoder,
-    target: target::Target,
+    history: history::HistoryEncoder,
+    target: target::TargetAttention,
     /// An item's share of the target attention's first layer, and of the head's.
-    item_target: Dense,
-    item_head: Dense,
-    pattern: Dense,
+    item_target: PanelLinear,
+    item_head: PanelLinear,
+    pattern: PanelLinear,
     no_pattern: Vec<f32>,
-    reasons: reasons::Reasons,
-    head: score::Head,
+    reasons: reasons::ReasonAttention,
+    head: score::ScoreHead,
 }
 
 /// One ranking to score. Its candidates may be any number, none included.

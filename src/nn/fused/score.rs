@@ -1,21 +1,21 @@
 //! The pass over one slate.
 #![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
 
-use super::simd::{Dense, Finish, ROWS, Rows, add_scaled, dot};
+use super::kernels::{Epilogue, PanelKernel, PanelLinear, ROWS, RowsView, add_scaled, dot, run};
 use super::{CandidateRow, FusedDin, FusedSlate, HistoryRow, history, reasons, target};
-use pulp::{Simd, WithSimd};
+use crate::nn::simd::Lanes;
 
 /// The last part of the network: `MLP([h; v; h*v; c; x_p; f])`, its first layer taken apart.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct ScoreHead {
     /// What is a candidate's own: `[h; h*v; mixed reasons; f]`.
-    pub candidate: Dense,
+    pub candidate: PanelLinear,
     /// What is the slate's: x_p, and the first layer's bias.
-    pub slate: Dense,
+    pub slate: PanelLinear,
     /// What a candidate with reasons, and one without, adds.
     pub some_reasons: Vec<f32>,
     pub no_reasons: Vec<f32>,
-    pub second: Dense,
+    pub second: PanelLinear,
     pub third: Vec<f32>,
     pub third_bias: f32,
 }
@@ -23,9 +23,9 @@ pub(super) struct Head {
 /// Memory of the pass, as large as the longest history needs; one per thread.
 #[derive(Debug)]
 pub struct FusedScratch {
-    history: history::Room,
-    target: target::Room,
-    reasons: reasons::Room,
+    history: history::HistoryScratch,
+    target: target::TargetScratch,
+    reasons: reasons::ReasonScratch,
     pattern: Vec<f32>,
     /// The slate's share of the head's first layer.
     slate: Vec<f32>,
@@ -65,7 +65,7 @@ pub enum FusedShapeError {
     /// The features are too few or too many.
     #[error("a candidate has another number of features than the network")]
     Features,
-    /// Reasons that are not in the table, or too many, or not one overlap each.
+    /// ReasonAttention that are not in the table, or too many, or not one overlap each.
     #[error("a candidate's reasons are not in the table, too many, or not one overlap each")]
     Reasons,
 }
@@ -83,11 +83,11 @@ impl FusedScratch {
 impl FusedDin {
     /// Memory for [`Self::score`].
     pub fn scratch(&self) -> FusedScratch {
-        let (shape, lanes) = (&self.shape, self.lanes);
+        let (shape, level) = (&self.shape, self.level);
         FusedScratch {
-            history: history::Room::new(shape, lanes),
-            target: target::Room::new(shape, lanes),
-            reasons: reasons::Room::new(shape, lanes),
+            history: history::HistoryScratch::new(shape, level),
+            target: target::TargetScratch::new(shape, level),
+            reasons: reasons::ReasonScratch::new(shape, level),
             pattern: vec![0.0; self.pattern.outer()],
             slate: vec![0.0; self.head.slate.outer()],
             inputs: vec![0.0; ROWS * self.head.candidate.inner],
@@ -107,7 +107,7 @@ impl FusedDin {
         let count = slate.candidates.len();
         out.logits.resize(count, 0.0);
         out.attention.resize(count * self.shape.reasons, 0.0);
-        self.lanes.run(Pass { fused: self, slate, scratch, out });
+        run(self.level, ScoreKernel { fused: self, slate, scratch, out });
         Ok(())
     }
 
@@ -152,29 +152,29 @@ impl FusedDin {
     }
 }
 
-struct Pass<'a> {
+struct ScoreKernel<'a> {
     fused: &'a FusedDin,
     slate: &'a FusedSlate<'a>,
     scratch: &'a mut FusedScratch,
     out: &'a mut FusedScores,
 }
 
-impl WithSimd for Pass<'_> {
+impl PanelKernel for ScoreKernel<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run<L: Lanes, const V: usize>(self) {
         let Self { fused, slate, scratch, out } = self;
-        fused.encode_history(simd, slate, scratch);
-        fused.prepare_pattern(simd, slate, scratch);
+        fused.encode_history::<L, V>(slate, scratch);
+        fused.prepare_pattern::<L, V>(slate, scratch);
         let attention = out.attention.chunks_mut(ROWS * fused.shape.reasons);
         let blocks = slate.candidates.chunks(ROWS).zip(out.logits.chunks_mut(ROWS));
         for ((candidates, logits), attention) in blocks.zip(attention) {
             for (r, candidate) in candidates.iter().enumerate() {
                 let attention = &mut attention[r * fused.shape.reasons..][..fused.shape.reasons];
-                fused.gather(simd, slate, candidate, r, scratch, attention);
+                fused.gather::<L, V>(slate, candidate, r, scratch, attention);
             }
-            fused.head(simd, scratch, logits);
+            fused.head::<L, V>(scratch, logits);
         }
     }
 }
@@ -182,7 +182,11 @@ impl WithSimd for Pass<'_> {
 impl FusedDin {
     /// S of the slate's events, and their terms of the target attention.
     #[inline(always)]
-    fn encode_history<S: Simd>(&self, simd: S, slate: &FusedSlate<'_>, scratch: &mut FusedScratch) {
+    fn encode_history<L: Lanes, const V: usize>(
+        &self,
+        slate: &FusedSlate<'_>,
+        scratch: &mut FusedScratch,
+    ) {
         let count = slate.history.len();
         if count == 0 {
             return;
@@ -190,33 +194,26 @@ impl FusedDin {
         let d = self.shape.width;
         let room = &mut scratch.history;
         for (event, row) in slate.history.iter().zip(room.events.chunks_exact_mut(room.stride)) {
-            self.embed(simd, slate, event, &mut row[..d]);
+            self.embed::<L>(slate, event, &mut row[..d]);
         }
-        self.history.encode(simd, room, count, d);
-        let events = Rows { values: &room.events, stride: room.stride, inner: d, count };
-        self.target.prepare(simd, events, &mut scratch.target);
+        self.history.encode::<L, V>(room, count, d);
+        let events = RowsView { values: &room.events, stride: room.stride, inner: d, count };
+        self.target.prepare::<L, V>(events, &mut scratch.target);
     }
 
     /// s = v + age + kind
     #[inline(always)]
-    fn embed<S: Simd>(
-        &self,
-        simd: S,
-        slate: &FusedSlate<'_>,
-        event: &HistoryRow<'_>,
-        out: &mut [f32],
-    ) {
+    fn embed<L: Lanes>(&self, slate: &FusedSlate<'_>, event: &HistoryRow<'_>, out: &mut [f32]) {
         let (d, item) = (out.len(), self.item(slate.items, event.item));
         out.copy_from_slice(item.vector);
-        add_scaled(simd, 1.0, &self.ages[usize::from(event.age) * d..][..d], out);
-        add_scaled(simd, 1.0, &self.kinds[usize::from(event.kind) * d..][..d], out);
+        add_scaled::<L>(1.0, &self.ages[usize::from(event.age) * d..][..d], out);
+        add_scaled::<L>(1.0, &self.kinds[usize::from(event.kind) * d..][..d], out);
     }
 
     /// x_p, its query for the reasons, and its share of the head.
     #[inline(always)]
-    fn prepare_pattern<S: Simd>(
+    fn prepare_pattern<L: Lanes, const V: usize>(
         &self,
-        simd: S,
         slate: &FusedSlate<'_>,
         scratch: &mut FusedScratch,
     ) {
@@ -224,22 +221,21 @@ impl FusedDin {
         match slate.pattern {
             Some(values) => {
                 let inner = self.shape.text;
-                let text = Rows { values, stride: inner, inner, count: 1 };
+                let text = RowsView { values, stride: inner, inner, count: 1 };
                 let columns = self.pattern.outer();
-                self.pattern.apply(simd, text, &mut scratch.pattern, columns, Finish::Set);
+                self.pattern.apply::<L, V>(text, &mut scratch.pattern, columns, Epilogue::Set);
             }
             None => scratch.pattern[..d].copy_from_slice(&self.no_pattern),
         }
-        self.reasons.prepare(simd, &scratch.pattern[..d], &mut scratch.reasons);
-        let pattern = Rows { values: &scratch.pattern, stride: d, inner: d, count: 1 };
-        self.head.slate.apply(simd, pattern, &mut scratch.slate, 0, Finish::Set);
+        self.reasons.prepare::<L, V>(&scratch.pattern[..d], &mut scratch.reasons);
+        let pattern = RowsView { values: &scratch.pattern, stride: d, inner: d, count: 1 };
+        self.head.slate.apply::<L, V>(pattern, &mut scratch.slate, 0, Epilogue::Set);
     }
 
     /// Fills row `r` of the head's inputs and of what its first layer is added to.
     #[inline(always)]
-    fn gather<S: Simd>(
+    fn gather<L: Lanes, const V: usize>(
         &self,
-        simd: S,
         slate: &FusedSlate<'_>,
         candidate: &CandidateRow<'_>,
         r: usize,
@@ -250,13 +246,13 @@ impl FusedDin {
         let item = self.item(slate.items, candidate.item);
         let room = &scratch.history;
         let count = slate.history.len();
-        let events = Rows { values: &room.events, stride: room.stride, inner: d, count };
+        let events = RowsView { values: &room.events, stride: room.stride, inner: d, count };
 
         let row = &mut scratch.inputs[r * head.candidate.inner..][..head.candidate.inner];
         let (interest, rest) = row.split_at_mut(d);
         let (both, rest) = rest.split_at_mut(d);
         let (mixed, features) = rest.split_at_mut(d);
-        self.target.interest(simd, item, events, &mut scratch.target, interest);
+        self.target.interest::<L, V>(item, events, &mut scratch.target, interest);
         for ((both, a), b) in both.iter_mut().zip(interest).zip(item.vector) {
             *both = *a * b;
         }
@@ -267,29 +263,29 @@ impl FusedDin {
             &head.no_reasons
         } else {
             let out = (mixed, attention);
-            self.reasons.mix(simd, slate.reasons, candidate, &mut scratch.reasons, out);
+            self.reasons.mix::<L>(slate.reasons, candidate, &mut scratch.reasons, out);
             &head.some_reasons
         };
         let columns = head.candidate.outer();
         let first = &mut scratch.first[r * columns..][..columns];
         first.copy_from_slice(&scratch.slate);
-        add_scaled(simd, 1.0, item.head, first);
-        add_scaled(simd, 1.0, reasons, first);
+        add_scaled::<L>(1.0, item.head, first);
+        add_scaled::<L>(1.0, reasons, first);
     }
 
     /// The head of a block of candidates.
     #[inline(always)]
-    fn head<S: Simd>(&self, simd: S, scratch: &mut FusedScratch, logits: &mut [f32]) {
+    fn head<L: Lanes, const V: usize>(&self, scratch: &mut FusedScratch, logits: &mut [f32]) {
         let (head, count) = (&self.head, logits.len());
         let (inner, columns) = (head.candidate.inner, head.candidate.outer());
-        let inputs = Rows { values: &scratch.inputs, stride: inner, inner, count };
-        head.candidate.apply(simd, inputs, &mut scratch.first, columns, Finish::AddRelu);
+        let inputs = RowsView { values: &scratch.inputs, stride: inner, inner, count };
+        head.candidate.apply::<L, V>(inputs, &mut scratch.first, columns, Epilogue::AddRelu);
         let first =
-            Rows { values: &scratch.first, stride: columns, inner: head.second.inner, count };
+            RowsView { values: &scratch.first, stride: columns, inner: head.second.inner, count };
         let columns = head.second.outer();
-        head.second.apply(simd, first, &mut scratch.second, columns, Finish::SetRelu);
+        head.second.apply::<L, V>(first, &mut scratch.second, columns, Epilogue::SetRelu);
         for (logit, row) in logits.iter_mut().zip(scratch.second.chunks_exact(columns)) {
-            *logit = dot(simd, row, &head.third) + head.third_bias;
+            *logit = dot::<L>(row, &head.third) + head.third_bias;
         }
     }
 }

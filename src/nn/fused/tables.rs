@@ -1,6 +1,6 @@
 //! What is known before a request: items and reasons, already projected.
 
-use super::simd::{Apply, Finish, Rows};
+use super::kernels::{ApplyLinear, Epilogue, RowsView, run};
 use super::{FusedDin, FusedShapeError, ItemRef};
 
 /// The items of a catalogue: their vectors and their shares of the first layers.
@@ -23,7 +23,7 @@ pub struct ReasonTable {
 
 /// The parts of an item's row.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Item<'a> {
+pub(super) struct ItemSlices<'a> {
     /// v (d)
     pub vector: &'a [f32],
     /// Its share of the target attention's first layer.
@@ -62,7 +62,7 @@ impl ReasonTable {
 }
 
 impl FusedDin {
-    /// Rows for the catalogue's items, whose ids are 1, 2, …; `texts` is (n, e).
+    /// RowsView for the catalogue's items, whose ids are 1, 2, …; `texts` is (n, e).
     ///
     /// Items past `DinShape::items` are newer than the network, and get the unknown item's id.
     pub fn items(&self, texts: &[f32]) -> Result<ItemTable, FusedShapeError> {
@@ -86,8 +86,8 @@ impl FusedDin {
         let stride = self.reasons.project.outer();
         let rows = self.texts(texts)?;
         let mut values = vec![0.0; rows.count * stride];
-        let (dense, finish) = (&self.reasons.project, Finish::Set);
-        self.lanes.run(Apply { dense, rows, out: &mut values, stride, finish });
+        let (dense, finish) = (&self.reasons.project, Epilogue::Set);
+        run(self.level, ApplyLinear { dense, rows, out: &mut values, stride, finish });
         Ok(ReasonTable { values, stride })
     }
 
@@ -104,32 +104,32 @@ impl FusedDin {
     }
 
     /// The row of an item that the table has.
-    pub(super) fn item<'a>(&self, table: &'a ItemTable, item: ItemRef<'a>) -> Item<'a> {
+    pub(super) fn item<'a>(&self, table: &'a ItemTable, item: ItemRef<'a>) -> ItemSlices<'a> {
         let row = match item {
             ItemRef::Row(index) => &table.values[index as usize * table.stride..][..table.stride],
             ItemRef::Inline(row) => &row.0,
         };
         let (vector, rest) = row.split_at(self.item_text.outer());
         let (target, head) = rest.split_at(self.item_target.outer());
-        Item { vector: &vector[..self.shape.width], target, head }
+        ItemSlices { vector: &vector[..self.shape.width], target, head }
     }
 
-    fn texts<'a>(&self, values: &'a [f32]) -> Result<Rows<'a>, FusedShapeError> {
+    fn texts<'a>(&self, values: &'a [f32]) -> Result<RowsView<'a>, FusedShapeError> {
         let inner = self.shape.text;
         if !values.len().is_multiple_of(inner) {
             return Err(FusedShapeError::Text);
         }
-        Ok(Rows { values, stride: inner, inner, count: values.len() / inner })
+        Ok(RowsView { values, stride: inner, inner, count: values.len() / inner })
     }
 
-    fn item_rows(&self, rows: Rows<'_>, ids: impl Iterator<Item = usize>) -> Vec<f32> {
+    fn item_rows(&self, rows: RowsView<'_>, ids: impl Iterator<Item = usize>) -> Vec<f32> {
         let (d, stride, padded) = (self.shape.width, self.item_stride(), self.item_text.outer());
         let mut vectors = vec![0.0; rows.count * padded];
         for (vector, id) in vectors.chunks_exact_mut(padded).zip(ids) {
             vector[..d].copy_from_slice(&self.item_ids[id * d..(id + 1) * d]);
         }
-        let (dense, finish) = (&self.item_text, Finish::Add);
-        self.lanes.run(Apply { dense, rows, out: &mut vectors, stride: padded, finish });
+        let (dense, finish) = (&self.item_text, Epilogue::Add);
+        run(self.level, ApplyLinear { dense, rows, out: &mut vectors, stride: padded, finish });
 
         let mut table = vec![0.0; rows.count * stride];
         for (row, vector) in table.chunks_exact_mut(stride).zip(vectors.chunks_exact(padded)) {
@@ -137,9 +137,9 @@ impl FusedDin {
         }
         let mut from = padded;
         for dense in [&self.item_target, &self.item_head] {
-            let rows = Rows { values: &vectors, stride: padded, inner: d, count: rows.count };
+            let rows = RowsView { values: &vectors, stride: padded, inner: d, count: rows.count };
             let out = table.get_mut(from..).unwrap_or_default();
-            self.lanes.run(Apply { dense, rows, out, stride, finish: Finish::Set });
+            run(self.level, ApplyLinear { dense, rows, out, stride, finish: Epilogue::Set });
             from += dense.outer();
         }
         table

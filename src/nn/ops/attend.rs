@@ -4,7 +4,8 @@
 //! and candle adds up no gradients in between.
 
 use super::widened::apply3;
-use super::{dot, exp, greatest, is_fast, numbers, numbers_mut, read, sum, vectorised};
+use super::{is_fast, numbers, numbers_mut, read};
+use crate::nn::simd::{dot, exp, max, sum, vectorised};
 use candle_core::{
     CpuStorage, CustomOp3, D, DType, Error, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor,
 };
@@ -178,7 +179,7 @@ impl InplaceOp1 for Softmax<'_> {
                 for (value, mask) in row.iter_mut().zip(&mask[masked..]) {
                     *value = *value * scale + mask;
                 }
-                let most = greatest(row);
+                let most = max(row);
                 for value in &mut *row {
                     *value = exp(*value - most);
                 }

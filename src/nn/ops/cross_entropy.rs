@@ -4,7 +4,8 @@
 //! more than all that a model's layers keep. Here a few rows at a time are unembedded, their
 //! gradient is calculated at once, sent through the unembedding, and forgotten.
 
-use super::{exp, greatest, is_fast, numbers_mut, sum, vectorised};
+use super::{is_fast, numbers_mut};
+use crate::nn::simd::{exp, max, sum, vectorised};
 use candle_core::{
     CpuStorage, CustomOp2, D, DType, Error, InplaceOp1, Layout, Result, Shape, Tensor,
 };
@@ -145,7 +146,7 @@ fn share_row(
     weight: f32,
     written: Option<&RolloutToken>,
 ) -> f64 {
-    let most = greatest(logits);
+    let most = max(logits);
     let above = f64::from(logits[target]) - f64::from(most);
     for logit in &mut *logits {
         *logit = exp(*logit - most);

@@ -1,7 +1,8 @@
 //! `silu(gate) · up`, in one pass each way.
 
 use super::widened::apply2;
-use super::{TASK_NUMBERS, exp, is_fast, numbers, read, vectorised};
+use super::{TASK_NUMBERS, is_fast, numbers, read};
+use crate::nn::simd::{exp, vectorised};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use candle_nn::ops::silu;
 use rayon::prelude::*;

@@ -22,24 +22,9 @@ pub(super) use norm::rms_norm;
 pub(super) use rope::rope;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
-use pulp::Arch;
 
 /// Numbers that a thread takes at a time. A constant, so that no sum depends on the threads.
 pub(super) const TASK_NUMBERS: usize = 1 << 14;
-/// Adding it to a number below 2^22 leaves the number's integer in the last bits.
-const ROUND: f32 = 12_582_912.0;
-/// The logarithm of 2 as a number of few bits and what is left of it.
-const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
-/// What the exponent of an f32 is raised by.
-const BIAS: u32 = 127;
-/// Partial sums of a dot product, so that it runs in vectors.
-const SUMS: usize = 32;
-
-/// Runs plain loops as the widest vector instructions of this processor allow.
-pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
-}
-
 /// Whether the fast operations can do it: f32 or bf16 on the processor.
 fn is_fast(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::BF16)
@@ -84,71 +69,6 @@ pub(super) fn read<const N: usize, R>(
     Ok(work(each.try_into().expect("there are as many slices as tensors")))
 }
 
-/// `Σ a·b`, always in the same order.
-#[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<SUMS>(), b.as_chunks::<SUMS>());
-    let mut sums = [0.0; SUMS];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..SUMS {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
-/// The greatest of some numbers.
-#[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
-#[inline(always)]
-pub(super) fn greatest(values: &[f32]) -> f32 {
-    let (chunks, rest) = values.as_chunks::<SUMS>();
-    let mut most = [f32::NEG_INFINITY; SUMS];
-    for values in chunks {
-        for i in 0..SUMS {
-            most[i] = if values[i] > most[i] { values[i] } else { most[i] };
-        }
-    }
-    most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &value| most.max(value))
-}
-
-/// The sum of some numbers, always in the same order.
-#[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
-#[inline(always)]
-pub(super) fn sum(values: &[f32]) -> f32 {
-    let (chunks, rest) = values.as_chunks::<SUMS>();
-    let mut sums = [0.0; SUMS];
-    for values in chunks {
-        for i in 0..SUMS {
-            sums[i] += values[i];
-        }
-    }
-    sums.iter().chain(rest).sum()
-}
-
-/// `e^x` to about two units in the last place, and zero below `e^-87`.
-///
-/// Rounding to the power of two happens in the last bits of a large number, so that the whole is
-/// arithmetic which runs in vectors.
-#[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
-#[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
-    let near = x.clamp(-87.0, 88.0);
-    let rounded = near * std::f32::consts::LOG2_E + ROUND;
-    let power = rounded - ROUND;
-    let rest = near - power * LN_2[0] - power * LN_2[1];
-    let series = 1.0 / 5040.0;
-    let series = series * rest + 1.0 / 720.0;
-    let series = series * rest + 1.0 / 120.0;
-    let series = series * rest + 1.0 / 24.0;
-    let series = series * rest + 1.0 / 6.0;
-    let series = series * rest + 0.5;
-    let series = series * rest * rest + rest + 1.0;
-    let two = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(BIAS) << 23;
-    if x < -87.0 { 0.0 } else { series * f32::from_bits(two) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,33 +110,6 @@ mod tests {
             let [fast, slow] = gradients.each_ref().map(|all| all.get(variable).unwrap());
             let worst = apart(fast, slow);
             assert!(worst < tolerance, "gradients of input {at} are {worst} apart");
-        }
-    }
-
-    #[test]
-    fn exponentials_are_right_everywhere() {
-        for step in 0..=20_000_i16 {
-            let x = f32::from(step) * 0.01 - 110.0;
-            let exact = f64::from(x).exp();
-            let got = f64::from(vectorised(|| exp(x)));
-            if x < -87.0 {
-                assert!(got == 0.0, "exp({x}) is {got}");
-            } else if x < 88.0 {
-                assert!((got / exact - 1.0).abs() < 4e-7, "exp({x}) is {got}, not {exact}");
-            }
-        }
-    }
-
-    #[test]
-    fn sums_and_the_greatest_are_of_all_numbers() {
-        for count in [0, 1, 31, 32, 33, 100] {
-            let values: Vec<f32> = (0..count).map(|at| f32::from(at as i16) - 50.0).collect();
-            let expected: f32 = values.iter().sum();
-            assert!((sum(&values) - expected).abs() < 1e-3);
-            let squares: f32 = values.iter().map(|value| value * value).sum();
-            assert!((dot(&values, &values) - squares).abs() < 1e-1);
-            let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            assert_eq!(greatest(&values).to_bits(), most.to_bits());
         }
     }
 }

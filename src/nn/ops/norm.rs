@@ -1,7 +1,8 @@
 //! The root-mean-square norm, in one pass each way.
 
 use super::widened::apply2;
-use super::{dot, is_fast, numbers, read, task_rows, vectorised};
+use super::{is_fast, numbers, read, task_rows};
+use crate::nn::simd::{dot, vectorised};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

@@ -1,7 +1,8 @@
 //! Rotary positions (half-split, as Hugging Face does), in one pass each way.
 
 use super::widened::apply1;
-use super::{is_fast, numbers, read, task_rows, vectorised};
+use super::{is_fast, numbers, read, task_rows};
+use crate::nn::simd::vectorised;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

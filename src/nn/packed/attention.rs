@@ -5,13 +5,13 @@
 //! beginning of a sequence, so a row's result depends on its own context alone, never on how the
 //! step was cut or on who else is in it.
 #![allow(unsafe_code, reason = "rows of one table are written by several threads at a time")]
-#![expect(clippy::inline_always, reason = "see `lanes`")]
+#![expect(clippy::inline_always, reason = "see `nn::simd`")]
 #![expect(clippy::needless_range_loop, reason = "several tables are walked by one index")]
 
 use super::kv::{Cache, Layout, PAGE_TOKENS};
-use super::lanes::{LANES, Lanes, Line, SimdLevel, Work};
 use super::matrix::{Apart, Dot, F32, Format, Pairs};
 use super::thread_pool::{DisjointMut, ThreadPool};
+use crate::nn::simd::{LANES, Lanes, Line, ProductKernel, ProductLanes, SimdLevel};
 use std::array::{from_mut, from_ref};
 use std::ops::Range;
 
@@ -133,9 +133,9 @@ pub fn attend(
 
 fn queries_max(level: SimdLevel) -> usize {
     struct Ask<'a>(&'a mut usize);
-    impl Work for Ask<'_> {
+    impl ProductKernel for Ask<'_> {
         #[inline(always)]
-        fn run<L: Lanes>(self) {
+        fn run<L: ProductLanes>(self) {
             *self.0 = L::QUERIES;
         }
     }
@@ -164,9 +164,9 @@ struct Task<'a> {
 /// A task of `R` queries.
 struct Queries<'a, const R: usize>(&'a Task<'a>);
 
-impl<const R: usize> Work for Queries<'_, R> {
+impl<const R: usize> ProductKernel for Queries<'_, R> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: ProductLanes>(self) {
         // No level has more queries in a task than its registers allow, and none is compiled.
         if const { R <= L::QUERIES } {
             match self.0.cache.layout().format {
@@ -204,7 +204,7 @@ impl Task<'_> {
 
     /// Attends with `R` queries: every head of the first row, then of the next.
     #[inline(always)]
-    fn attend<L: Lanes, D: Dot, const R: usize>(&self) {
+    fn attend<L: ProductLanes, D: Dot, const R: usize>(&self) {
         let layout = self.cache.layout();
         let mut scalars = [[0_u32; R]; HEAD_DIM_MAX];
         self.pack::<D, R>(layout, &mut scalars);
@@ -332,7 +332,7 @@ impl Task<'_> {
 /// The scores of one page. What is read next is fetched meanwhile: pages lie apart, so the processor
 /// does not see them coming.
 #[inline(always)]
-fn scores_of<L: Lanes, D: Dot, const R: usize>(
+fn scores_of<L: ProductLanes, D: Dot, const R: usize>(
     keys: &[Line],
     next: &[Line],
     scalars: &[[u32; R]; HEAD_DIM_MAX],
@@ -410,7 +410,7 @@ impl<const R: usize> State<R> {
             for part in &parts[1..] {
                 most = most.max(L::load(part));
             }
-            let most = most.greatest().max(self.greatest[r]);
+            let most = most.max_lane().max(self.greatest[r]);
             if most == f32::NEG_INFINITY {
                 // Nothing of this block is to be seen by this row.
                 scores[r] = [0.0; BLOCK];
@@ -422,7 +422,7 @@ impl<const R: usize> State<R> {
                 let mut weights = L::load(part).sub(L::splat(most)).exp();
                 if layout.format == Format::Bf16 {
                     // The sum is of the weights as they will be used.
-                    weights = weights.rounded();
+                    weights = weights.round_to_bf16();
                 }
                 total = total.add(weights);
                 weights.store(part);
@@ -436,7 +436,7 @@ impl<const R: usize> State<R> {
 
     /// Adds a page's values, while what is read next is fetched.
     #[inline(always)]
-    fn add<L: Lanes, D: Dot>(
+    fn add<L: ProductLanes, D: Dot>(
         &mut self,
         (values, next): (&[Line], &[Line]),
         weights: &[[u32; R]],

@@ -6,10 +6,10 @@
 //! meets sixteen keys per instruction, and nothing is gathered or turned around on the way.
 #![allow(unsafe_code, reason = "rows of one step are written by several threads at a time")]
 
-use super::lanes::{LANES, Line};
 use super::lines::Lines;
 use super::matrix::{Format, round_bf16};
 use super::thread_pool::{DisjointMut, ThreadPool};
+use crate::nn::simd::{LANES, Line};
 use std::io;
 
 /// Tokens of a page: as many as there are lanes.

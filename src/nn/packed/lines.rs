@@ -2,7 +2,7 @@
 //! system has them, since streaming it page by page would miss the translation buffer all the time.
 #![allow(unsafe_code, reason = "a map of bytes is read as lines")]
 
-use super::lanes::Line;
+use crate::nn::simd::Line;
 use memmap2::MmapMut;
 use std::io;
 use std::ops::{Deref, DerefMut};

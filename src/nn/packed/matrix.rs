@@ -6,11 +6,13 @@
 //! summed over the inputs in one order, whatever its tile: a row's result does not depend on its
 //! company.
 #![allow(unsafe_code, reason = "panels of one product are written by several threads at a time")]
-#![expect(clippy::inline_always, reason = "see `lanes`")]
+#![expect(clippy::inline_always, reason = "see `nn::simd`")]
 
-use super::lanes::{LANES, Lanes, Line, Plain, SimdLevel, Tile, Work};
 use super::lines::Lines;
 use super::thread_pool::{DisjointMut, ThreadPool};
+use crate::nn::simd::{
+    LANES, Lanes, Line, PortableLanes, ProductKernel, ProductLanes, SimdLevel, Tile,
+};
 use half::bf16;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -228,7 +230,7 @@ fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
                 let mut group = [0.0; GROUP];
                 group[..part.len()].copy_from_slice(part);
                 // The scale is rounded up, so that the greatest weight still fits a byte.
-                let scale = round_up(scale_of::<Plain>(&group));
+                let scale = round_up(scale_of::<PortableLanes>(&group));
                 let inverse = inverse_of(scale.to_f32());
                 for (k, value) in group.iter().enumerate() {
                     // A number that is none becomes zero here: its group's scale says it.
@@ -253,7 +255,7 @@ fn scale_of<L: Lanes>(group: &[f32; GROUP]) -> f32 {
         // Nothing times what is no number, or infinite, is no number.
         nothing = part.mul_add(zero, nothing);
     }
-    if nothing.sum() == 0.0 { sizes.greatest() / 127.0 } else { f32::NAN }
+    if nothing.sum() == 0.0 { sizes.max_lane() / 127.0 } else { f32::NAN }
 }
 
 /// What a group's numbers are multiplied by to be bytes: nothing where they are too small to count.
@@ -327,9 +329,9 @@ struct Packing<'a> {
     starts: &'a mut [i32],
 }
 
-impl Work for Packing<'_> {
+impl ProductKernel for Packing<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: ProductLanes>(self) {
         let Self { format, apart, rows, height, scalars, scales, starts } = self;
         for (index, row) in rows.chunks_exact(rows.len() / height).enumerate() {
             let target = Column { index, height };
@@ -388,7 +390,7 @@ fn pack_pairs<D: Dot>(row: &[f32], target: &Column, scalars: &mut [u32]) {
 }
 
 #[inline(always)]
-fn pack_bytes<L: Lanes>(
+fn pack_bytes<L: ProductLanes>(
     row: &[f32],
     target: &Column,
     scalars: &mut [u32],
@@ -438,9 +440,9 @@ struct Wanted {
 impl Wanted {
     fn of(level: SimdLevel, format: Format) -> Self {
         struct Ask<'a>(Format, &'a mut Wanted);
-        impl Work for Ask<'_> {
+        impl ProductKernel for Ask<'_> {
             #[inline(always)]
-            fn run<L: Lanes>(self) {
+            fn run<L: ProductLanes>(self) {
                 self.1.tile_rows = tile_of::<L>(self.0).rows;
                 self.1.scalar_words = L::FOUR_WORDS;
             }
@@ -457,7 +459,7 @@ impl Wanted {
     }
 }
 
-fn tile_of<L: Lanes>(format: Format) -> Tile {
+fn tile_of<L: ProductLanes>(format: Format) -> Tile {
     if format == Format::Int8 { L::BYTES } else { L::FLOATS }
 }
 
@@ -556,9 +558,9 @@ struct Tiled<'a, const R: usize> {
     first: usize,
 }
 
-impl<const R: usize> Work for Tiled<'_, R> {
+impl<const R: usize> ProductKernel for Tiled<'_, R> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: ProductLanes>(self) {
         // No level has tiles higher than its registers allow, and none is compiled.
         if const { R <= L::FLOATS.rows } {
             self.multiply::<L>();
@@ -570,7 +572,7 @@ impl<const R: usize> Work for Tiled<'_, R> {
 
 impl<const R: usize> Tiled<'_, R> {
     #[inline(always)]
-    fn multiply<L: Lanes>(self) {
+    fn multiply<L: ProductLanes>(self) {
         if R <= tile_of::<L>(self.product.matrix.format).whole {
             self.part::<L, 2>(0);
         } else {
@@ -581,7 +583,7 @@ impl<const R: usize> Tiled<'_, R> {
 
     /// `W` lanes of the panel, from lane `from` on.
     #[inline(always)]
-    fn part<L: Lanes, const W: usize>(&self, from: usize) {
+    fn part<L: ProductLanes, const W: usize>(&self, from: usize) {
         let Self { product, inputs, place, first } = self;
         let Product { matrix, out, width: stride, .. } = product;
         let column = place.panel * PANEL + from * LANES;
@@ -641,7 +643,7 @@ pub trait Dot {
     /// The same of numbers that are rounded as the lines are.
     fn rounded_scalar(numbers: [f32; 2]) -> [u32; 2];
     /// Adds the products of the lines with the scalar of each row, word by word.
-    fn dots<L: Lanes, const R: usize, const W: usize>(
+    fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
         lines: &[Line; W],
         scalars: &[[u32; R]],
@@ -666,7 +668,7 @@ impl Dot for F32 {
     }
 
     #[inline(always)]
-    fn dots<L: Lanes, const R: usize, const W: usize>(
+    fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
         lines: &[Line; W],
         scalars: &[[u32; R]],
@@ -693,7 +695,7 @@ impl Dot for Pairs {
     }
 
     #[inline(always)]
-    fn dots<L: Lanes, const R: usize, const W: usize>(
+    fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
         lines: &[Line; W],
         scalars: &[[u32; R]],
@@ -720,7 +722,7 @@ impl Dot for Apart {
     }
 
     #[inline(always)]
-    fn dots<L: Lanes, const R: usize, const W: usize>(
+    fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
         lines: &[Line; W],
         scalars: &[[u32; R]],
@@ -752,7 +754,7 @@ impl Ahead {
 
     /// Fetches what goes with the next line.
     #[inline(always)]
-    fn fetch<L: Lanes>(&mut self) {
+    fn fetch<L: ProductLanes>(&mut self) {
         L::prefetch_far(self.place);
         self.place = self.place.wrapping_add(self.step);
     }
@@ -766,7 +768,7 @@ fn lanes_of<const W: usize>(lines: &[Line; 2], from: usize) -> &[Line; W] {
 
 /// `W` lanes of a tile of f32 or bf16, from a lane on: where the time of a step goes.
 #[inline(always)]
-fn floats<L: Lanes, D: Dot, const R: usize, const W: usize>(
+fn floats<L: ProductLanes, D: Dot, const R: usize, const W: usize>(
     (panel, from, mut ahead): (&[Line], usize, Ahead),
     scalars: &[[u32; R]],
 ) -> [[L; R]; W] {
@@ -781,7 +783,7 @@ fn floats<L: Lanes, D: Dot, const R: usize, const W: usize>(
 
 /// The same of int8: integers within a group, floats across groups.
 #[inline(always)]
-fn bytes<L: Lanes, const R: usize, const W: usize>(
+fn bytes<L: ProductLanes, const R: usize, const W: usize>(
     (panel, from, mut ahead): (&[Line], usize, Ahead),
     scalars: &[[u32; R]],
     scales: &[[f32; R]],

@@ -1,12 +1,12 @@
 //! What this machine can do: how fast it reads memory, and how fast the kernel is on weights that
 //! it need not fetch.
-#![expect(clippy::inline_always, reason = "see `lanes`")]
+#![expect(clippy::inline_always, reason = "see `nn::simd`")]
 
-use super::lanes::{Lanes, Line, SimdLevel, Work};
 use super::lines::Lines;
 use super::matrix::{AHEAD, Format, Inputs, Matrix, Plan, Product, multiply};
 use super::model::WeightDtype;
 use super::thread_pool::ThreadPool;
+use crate::nn::simd::{Line, ProductKernel, ProductLanes, SimdLevel};
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::io;
@@ -40,9 +40,9 @@ pub fn read_bandwidth(threads: NonZeroUsize, level: SimdLevel) -> io::Result<f64
 /// Lines to be read.
 struct Read<'a>(&'a [Line]);
 
-impl Work for Read<'_> {
+impl ProductKernel for Read<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: ProductLanes>(self) {
         let mut sum = L::splat(0.0);
         for line in self.0 {
             L::prefetch_far((&raw const *line).wrapping_add(AHEAD).cast());

@@ -9,7 +9,6 @@
 mod attention;
 mod blocks;
 mod kv;
-mod lanes;
 mod lines;
 mod matrix;
 mod measure;
@@ -17,9 +16,9 @@ mod model;
 mod rows;
 mod thread_pool;
 
+pub use super::simd::SimdLevel;
 pub use attention::{AttentionGroup, BlockTableEntry};
 pub use kv::{KvSlot, PAGE_TOKENS};
-pub use lanes::SimdLevel;
 pub use measure::{peak_flops, read_bandwidth};
 pub use model::{
     Activations, KvDtype, ModelMemory, PackedDecoder, PackedOptions, PagedBatch, SelectedLogits,

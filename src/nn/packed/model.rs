@@ -3,7 +3,6 @@
 use super::attention::{AttentionGroup, BlockTableEntry, HEAD_DIM_MAX, Heads, Tasks, attend};
 use super::blocks::Blocks;
 use super::kv::{Cache, KvSlot, Layout, PAGE_TOKENS};
-use super::lanes::SimdLevel;
 use super::lines::Lines;
 use super::matrix::{Format, Inputs, Matrix, PANEL, Plan, Product, multiply};
 use super::rows::{Add, Gate, InPlace, Norm as NormRows, RopeTable, each_row};
@@ -12,6 +11,7 @@ use crate::nn::decoder::{
     self, Checkpoint, CheckpointError, DecoderConfig, DecoderConfigError, EMBEDDING, LinearId,
     NormId, TensorDtype as Stored, UnfusedKernels,
 };
+use crate::nn::simd::SimdLevel;
 use candle_core::quantized::GgmlDType;
 use std::io;
 use std::num::NonZeroUsize;

@@ -1,9 +1,9 @@
 //! What is done to each row by itself: norms, rotations, gates and sums.
 #![allow(unsafe_code, reason = "rows of one table are written by several threads at a time")]
-#![expect(clippy::inline_always, reason = "see `lanes`")]
+#![expect(clippy::inline_always, reason = "see `nn::simd`")]
 
-use super::lanes::{LANES, Lanes, SimdLevel, Work};
 use super::thread_pool::{DisjointMut, ThreadPool};
+use crate::nn::simd::{LANES, Lanes, ProductKernel, ProductLanes, SimdLevel};
 
 /// Rows that a thread takes at a time: fewer are not worth waking another thread for.
 const ROWS_PER_TASK: usize = 8;
@@ -45,9 +45,9 @@ pub fn each_row<R: RowWork>(
         others: &'a [f32],
         other_width: usize,
     }
-    impl<R: RowWork> Work for Some<'_, R> {
+    impl<R: RowWork> ProductKernel for Some<'_, R> {
         #[inline(always)]
-        fn run<L: Lanes>(self) {
+        fn run<L: ProductLanes>(self) {
             for (r, row) in self.rows.chunks_exact_mut(self.width).enumerate() {
                 let at = (self.first + r) * self.other_width;
                 let other = &self.others[at..at + self.other_width];

@@ -4,7 +4,7 @@
 //! a request is a dot product per candidate.
 
 use super::{RecheadShape, TEXTS};
-use crate::nn::ops::{dot, exp, greatest, sum, vectorised};
+use crate::nn::simd::{dot, exp, max, sum, vectorised};
 use crate::nn::{Weights, WeightsError};
 
 /// Keeps the norm of a constant vector finite; PyTorch's default.
@@ -193,7 +193,7 @@ impl Layer {
             for (head, seen) in room.normed.chunks_exact_mut(d / heads).enumerate() {
                 let logit = |other| dot(part(row, 0, head), part(other, 1, head)) * scale;
                 let mut weights: [f32; ROWS] = std::array::from_fn(logit);
-                let top = greatest(&weights);
+                let top = max(&weights);
                 for weight in &mut weights {
                     *weight = exp(*weight - top);
                 }

@@ -1,37 +1,33 @@
-//! Sixteen numbers at a time, on whatever vector unit there is.
+//! Products of the packed decoder's weights, for each level of instructions.
 //!
-//! Kernels are written once, over [`Lanes`], and compiled for each [`SimdLevel`] by [`SimdLevel::run`].
-//! A line of memory (64 bytes) holds sixteen f32, sixteen pairs of bf16, or sixteen fours of
-//! bytes; it is multiplied with a scalar of each row, which holds as many numbers of the other
-//! factor in one word, or in two where no instruction takes them together fast. So f32, bf16 and
-//! int8 products are the same loop.
+//! A line of memory (64 bytes) holds sixteen f32, sixteen pairs of bf16, or sixteen fours of bytes. It is multiplied
+//! with a scalar of each row, which holds as many inputs in one word, or in two where no fast instruction takes them
+//! together. So f32, bf16 and int8 products are the same loop.
 #![allow(
     unsafe_code,
-    reason = "vector instructions and loads: every `Lanes` is used below `SimdLevel::run`, which has \
-              asked the processor first, and every load is of a reference"
+    reason = "vector instructions: `ProductLanes` of a level are used below `SimdLevel::run`, which has asked the \
+              processor, and every load is of a reference"
 )]
 #![expect(
     clippy::inline_always,
-    reason = "a vector operation compiles to its instruction only inside the function that \
-              switched the processor feature on"
+    reason = "a vector operation compiles to its instruction only inside the function that switched the \
+              processor's feature on"
 )]
 #![expect(clippy::needless_range_loop, reason = "several tables are walked by one index")]
 
 #[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2Lanes, Avx512Lanes};
+use super::lanes::{LANES, Lanes, PortableLanes};
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_load_si128,
-    _mm_prefetch, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps,
-    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps,
-    _mm256_madd_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_ps,
-    _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
-    _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_load_si512, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_load_si128, _mm_prefetch,
+    _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps,
+    _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_load_si256, _mm256_madd_epi16,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi16,
+    _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32,
+    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_slli_epi32,
 };
-
-/// Numbers that lanes hold.
-pub const LANES: usize = 16;
 
 /// One line of memory.
 #[derive(Clone, Copy, Debug)]
@@ -55,65 +51,52 @@ enum Kind {
     Portable,
 }
 
-/// Something to do with lanes.
-pub trait Work {
-    /// Does it. Everything on the way must be `#[inline(always)]`.
-    fn run<L: Lanes>(self);
+/// A computation on [`ProductLanes`] that is compiled for each [`SimdLevel`].
+pub trait ProductKernel {
+    /// Computes it. Every function that it calls must be `#[inline(always)]`.
+    fn run<L: ProductLanes>(self);
 }
 
-/// How many rows are multiplied with a panel at a time, so that their sums fit the registers.
+/// The shape of a microkernel's tile: how many rows are multiplied with a panel at a time, so that their sums fit
+/// the registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Tile {
-    /// Rows at most.
+    /// Most rows.
     pub rows: usize,
-    /// Rows that take both lines of a panel at once; more take one after the other.
+    /// Most rows for which both lines of a panel are multiplied in one pass; more rows take one line after the other.
     pub whole: usize,
 }
 
-/// Sixteen f32 in registers.
-pub trait Lanes: Copy {
-    /// Sixteen i32, the sums of products of bytes.
+/// Lanes with the products of the packed decoder.
+///
+/// A [`Line`] of weights is multiplied with one scalar per row. A scalar holds as many inputs as a lane of the line
+/// holds weights: one f32, two bf16 or four bytes.
+pub trait ProductLanes: Lanes {
+    /// Sixteen i32: sums of products of bytes.
     type Ints: Copy;
-    /// Tiles of floats.
+    /// The tile of f32 and bf16 products.
     const FLOATS: Tile;
-    /// Tiles of bytes.
+    /// The tile of int8 products.
     const BYTES: Tile;
-    /// Queries that are held against the same keys at a time.
+    /// Queries that attention holds against the same keys at a time.
     const QUERIES: usize;
-    /// Sums that a score is added up in, side by side, so that an addition need not wait for the
-    /// last: one where there are queries enough.
+    /// Independent partial sums of a score, to hide the latency of an addition: one where there are queries enough.
     const SCORE_PARTS: usize;
     /// Whether there is an instruction that multiplies pairs of bf16.
     const PAIRS: bool = false;
-    /// Words of a scalar that holds four bytes: two where no instruction multiplies all four, which
-    /// are then two pairs of 16 bits, of the even ones and of the odd ones.
+    /// Words of a scalar of four bytes. Two where no instruction multiplies all four: then as two pairs of 16 bits,
+    /// first the even bytes and then the odd ones.
     const FOUR_WORDS: usize;
 
-    /// The same number everywhere.
-    fn splat(value: f32) -> Self;
-    /// Sixteen numbers from memory.
-    fn load(values: &[f32; LANES]) -> Self;
-    /// Sixteen numbers to memory.
-    fn store(self, values: &mut [f32; LANES]);
-    /// `self + other`
-    fn add(self, other: Self) -> Self;
-    /// `self - other`
-    fn sub(self, other: Self) -> Self;
-    /// `self * other`
-    fn mul(self, other: Self) -> Self;
-    /// The greater of each two.
-    fn max(self, other: Self) -> Self;
-    /// `self * factor + more`
-    fn mul_add(self, factor: Self, more: Self) -> Self;
-    /// Adds the lines' f32 times the f32 of each row to its sums.
+    /// Adds each line's f32, times the f32 of each row, to the row's sums.
     fn dots_f32<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
         lines: &[Line; W],
         scalars: &[u32; R],
     );
 
-    /// Adds the products of the lines' pairs of bf16 with the pair of each row, where
-    /// [`Self::PAIRS`] says so.
+    /// Adds the products of each line's pairs of bf16 with the pair of each row, by one instruction where
+    /// [`Self::PAIRS`] holds.
     #[inline(always)]
     fn dots_pairs<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
@@ -123,115 +106,37 @@ pub trait Lanes: Copy {
         Self::dots_apart(sums, lines, [&scalars.map(low_half), &scalars.map(high_half)]);
     }
 
-    /// The same, with the pair of each row as two f32: first all low ones, then all high ones.
+    /// The same products in f32: of all low halves first, then of all high halves.
     fn dots_apart<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
         lines: &[Line; W],
         scalars: [&[u32; R]; 2],
     );
 
-    /// The same integer everywhere.
+    /// The same integer in each lane.
     fn ints(value: i32) -> Self::Ints;
 
-    /// Adds the products of the lines' fours of unsigned bytes with the four signed ones of each
-    /// row, of which there are [`Self::FOUR_WORDS`] words, one after the other.
+    /// Adds the products of each line's unsigned bytes, by fours, with the four signed bytes of each row.
+    /// `scalars` holds [`Self::FOUR_WORDS`] words per row, one after the other.
     fn dots_bytes<const R: usize, const W: usize>(
         sums: &mut [[Self::Ints; R]; W],
         lines: &[Line; W],
         scalars: &[[u32; R]],
     );
 
-    /// Integers as floats.
+    /// Converts integers to f32.
     fn floats(ints: Self::Ints) -> Self;
 
-    /// A line of 32 bf16.
+    /// The 32 bf16 of a line as f32.
     fn two_bf16(line: &Line) -> [Self; 2];
 
-    /// Says that a line will be read next.
+    /// Prefetches a line that is read next.
     #[inline(always)]
     fn prefetch(_: &Line) {}
 
-    /// Says that what lies at a place will be read after a while. There may be nothing.
+    /// Prefetches an address that is read later. It need not be valid.
     #[inline(always)]
     fn prefetch_far(_: *const u8) {}
-
-    /// The sixteen numbers.
-    #[inline(always)]
-    fn array(self) -> [f32; LANES] {
-        let mut values = [0.0; LANES];
-        self.store(&mut values);
-        values
-    }
-
-    /// Their sum, always in the same order.
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        let mut values = self.array();
-        let mut half = LANES / 2;
-        while half > 0 {
-            for i in 0..half {
-                values[i] += values[i + half];
-            }
-            half /= 2;
-        }
-        values[0]
-    }
-
-    /// The greatest of them.
-    #[inline(always)]
-    fn greatest(self) -> f32 {
-        let mut values = self.array();
-        let mut half = LANES / 2;
-        while half > 0 {
-            for i in 0..half {
-                values[i] = if values[i] > values[i + half] { values[i] } else { values[i + half] };
-            }
-            half /= 2;
-        }
-        values[0]
-    }
-
-    /// The nearest bf16 of each, ties to even.
-    #[inline(always)]
-    fn rounded(self) -> Self {
-        let mut values = self.array();
-        for value in &mut values {
-            let bits = value.to_bits();
-            *value = f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000);
-        }
-        Self::load(&values)
-    }
-
-    /// e to the power of each number at most 0, to 2 units in the last place; below -87 almost 0.
-    ///
-    /// x = n ln 2 + r: a polynomial for r, and n added to the exponent's bits.
-    #[inline(always)]
-    fn exp(self) -> Self {
-        /// Adding this rounds to a whole number, and leaves it in the lowest bits.
-        const ROUND: f32 = 12_582_912.0;
-        const LOWEST: f32 = -87.0;
-        /// ln 2 in two parts, the first short enough for exact products.
-        const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-        const TAYLOR: [f32; 6] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0];
-
-        let x = self.max(Self::splat(LOWEST));
-        let shifted = x.mul_add(Self::splat(std::f32::consts::LOG2_E), Self::splat(ROUND));
-        let whole = shifted.sub(Self::splat(ROUND));
-        let mut rest = x;
-        for part in LN2 {
-            rest = whole.mul_add(Self::splat(-part), rest);
-        }
-        let mut power = Self::splat(1.0 / 5040.0);
-        for factor in TAYLOR {
-            power = power.mul_add(rest, Self::splat(factor));
-        }
-        power = power.mul_add(rest, Self::splat(1.0));
-        let (mut powers, shifted) = (power.array(), shifted.array());
-        for (power, shifted) in powers.iter_mut().zip(shifted) {
-            *power = f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23));
-        }
-        Self::load(&powers)
-    }
 }
 
 /// The lower of two bf16, as the bits of an f32.
@@ -280,33 +185,33 @@ impl SimdLevel {
         self.0 == Kind::Avx512Bf16
     }
 
-    /// Does some work with the instructions of this level.
+    /// Runs a kernel with the instructions of this level.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub fn run<W: Work>(self, work: W) {
+    pub fn run<K: ProductKernel>(self, kernel: K) {
         #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
         #[target_feature(enable = "avx512bf16,avx512vnni")]
-        fn avx512<W: Work>(work: W) {
-            work.run::<Wide>();
+        fn avx512<K: ProductKernel>(kernel: K) {
+            kernel.run::<Avx512Lanes>();
         }
         #[target_feature(enable = "avx2,fma")]
-        fn avx2<W: Work>(work: W) {
-            work.run::<Halves>();
+        fn avx2<K: ProductKernel>(kernel: K) {
+            kernel.run::<Avx2Lanes>();
         }
         match self.0 {
             // SAFETY: a level is made by `all_here` alone, which has asked the processor.
-            Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512(work) },
+            Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512(kernel) },
             // SAFETY: as above.
-            Kind::Avx2 => unsafe { avx2(work) },
-            Kind::Portable => work.run::<Plain>(),
+            Kind::Avx2 => unsafe { avx2(kernel) },
+            Kind::Portable => kernel.run::<PortableLanes>(),
         }
     }
 
-    /// Does some work with the instructions of this level.
+    /// Runs a kernel with the instructions of this level.
     #[cfg(not(target_arch = "x86_64"))]
     #[inline]
-    pub fn run<W: Work>(self, work: W) {
-        work.run::<Plain>();
+    pub fn run<K: ProductKernel>(self, kernel: K) {
+        kernel.run::<PortableLanes>();
     }
 }
 
@@ -350,13 +255,8 @@ fn pairs_are_fast() -> bool {
     false
 }
 
-/// Lanes in one register of 512 bits.
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-struct Wide(__m512);
-
-#[cfg(target_arch = "x86_64")]
-impl Wide {
+impl Avx512Lanes {
     #[inline(always)]
     fn line(line: &Line) -> __m512i {
         // SAFETY: a line is as long as the register, and aligned.
@@ -381,10 +281,10 @@ impl Wide {
     }
 }
 
-// SAFETY of this block: `Wide` is used below `SimdLevel::run` alone, where the features are on; loads
+// SAFETY of this block: `Avx512Lanes` is used below `SimdLevel::run` alone, where the features are on; loads
 // and stores are of references to sixteen numbers or to an aligned line.
 #[cfg(target_arch = "x86_64")]
-impl Lanes for Wide {
+impl ProductLanes for Avx512Lanes {
     type Ints = __m512i;
     const FLOATS: Tile = Tile { rows: 12, whole: 12 };
     const BYTES: Tile = Tile { rows: 6, whole: 6 };
@@ -392,46 +292,6 @@ impl Lanes for Wide {
     const SCORE_PARTS: usize = 2;
     const PAIRS: bool = true;
     const FOUR_WORDS: usize = 1;
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        Self(unsafe { _mm512_set1_ps(value) })
-    }
-
-    #[inline(always)]
-    fn load(values: &[f32; LANES]) -> Self {
-        Self(unsafe { _mm512_loadu_ps(values.as_ptr()) })
-    }
-
-    #[inline(always)]
-    fn store(self, values: &mut [f32; LANES]) {
-        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), self.0) }
-    }
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        Self(unsafe { _mm512_add_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        Self(unsafe { _mm512_max_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    fn mul_add(self, factor: Self, more: Self) -> Self {
-        Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, more.0) })
-    }
 
     #[inline(always)]
     fn dots_f32<const R: usize, const W: usize>(
@@ -536,13 +396,8 @@ impl Lanes for Wide {
     }
 }
 
-/// Lanes in two registers of 256 bits.
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-struct Halves([__m256; 2]);
-
-#[cfg(target_arch = "x86_64")]
-impl Halves {
+impl Avx2Lanes {
     #[inline(always)]
     fn half(line: &Line, half: usize) -> __m256i {
         // SAFETY: half a line is inside the line, and aligned.
@@ -583,65 +438,15 @@ impl Halves {
     }
 }
 
-// SAFETY of this block: as for `Wide`.
+// SAFETY of this block: as for `Avx512Lanes`.
 #[cfg(target_arch = "x86_64")]
-impl Lanes for Halves {
+impl ProductLanes for Avx2Lanes {
     type Ints = [__m256i; 2];
     const FLOATS: Tile = Tile { rows: 5, whole: 2 };
     const BYTES: Tile = Tile { rows: 4, whole: 2 };
     const QUERIES: usize = 4;
     const SCORE_PARTS: usize = 1;
     const FOUR_WORDS: usize = 2;
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        Self([unsafe { _mm256_set1_ps(value) }; 2])
-    }
-
-    #[inline(always)]
-    fn load(values: &[f32; LANES]) -> Self {
-        let at = values.as_ptr();
-        Self(unsafe { [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))] })
-    }
-
-    #[inline(always)]
-    fn store(self, values: &mut [f32; LANES]) {
-        let at = values.as_mut_ptr();
-        unsafe {
-            _mm256_storeu_ps(at, self.0[0]);
-            _mm256_storeu_ps(at.add(8), self.0[1]);
-        }
-    }
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        let ([a, b], [c, d]) = (self.0, other.0);
-        Self(unsafe { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] })
-    }
-
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        let ([a, b], [c, d]) = (self.0, other.0);
-        Self(unsafe { [_mm256_sub_ps(a, c), _mm256_sub_ps(b, d)] })
-    }
-
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        let ([a, b], [c, d]) = (self.0, other.0);
-        Self(unsafe { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] })
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        let ([a, b], [c, d]) = (self.0, other.0);
-        Self(unsafe { [_mm256_max_ps(a, c), _mm256_max_ps(b, d)] })
-    }
-
-    #[inline(always)]
-    fn mul_add(self, factor: Self, more: Self) -> Self {
-        let ([a, b], [c, d], [e, f]) = (self.0, factor.0, more.0);
-        Self(unsafe { [_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)] })
-    }
 
     #[inline(always)]
     fn dots_f32<const R: usize, const W: usize>(
@@ -740,20 +545,7 @@ impl Lanes for Halves {
     }
 }
 
-/// Lanes in an array: the twin that every processor can run.
-#[derive(Clone, Copy)]
-pub struct Plain([f32; LANES]);
-
-impl Plain {
-    #[inline(always)]
-    fn zip(self, other: Self, with: impl Fn(f32, f32) -> f32) -> Self {
-        let mut out = self.0;
-        for (a, b) in out.iter_mut().zip(other.0) {
-            *a = with(*a, b);
-        }
-        Self(out)
-    }
-
+impl PortableLanes {
     #[inline(always)]
     fn dots<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
@@ -776,53 +568,13 @@ impl Plain {
     }
 }
 
-impl Lanes for Plain {
+impl ProductLanes for PortableLanes {
     type Ints = [i32; LANES];
     const FLOATS: Tile = Tile { rows: 2, whole: 2 };
     const BYTES: Tile = Tile { rows: 2, whole: 2 };
     const QUERIES: usize = 2;
     const SCORE_PARTS: usize = 1;
     const FOUR_WORDS: usize = 2;
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        Self([value; LANES])
-    }
-
-    #[inline(always)]
-    fn load(values: &[f32; LANES]) -> Self {
-        Self(*values)
-    }
-
-    #[inline(always)]
-    fn store(self, values: &mut [f32; LANES]) {
-        *values = self.0;
-    }
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        self.zip(other, |a, b| a + b)
-    }
-
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        self.zip(other, |a, b| a - b)
-    }
-
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        self.zip(other, |a, b| a * b)
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        self.zip(other, |a, b| if a > b { a } else { b })
-    }
-
-    #[inline(always)]
-    fn mul_add(self, factor: Self, more: Self) -> Self {
-        self.mul(factor).add(more)
-    }
 
     #[inline(always)]
     fn dots_f32<const R: usize, const W: usize>(

@@ -1,6 +1,6 @@
 //! The same network for kernels that know no panels: plain rows, in the order in which `kernels/scorer.cu` reads them.
 
-use super::simd::{Dense, Norm};
+use super::kernels::{FusedLayerNorm, PanelLinear, panel_width};
 use super::{DinShape, FusedDin, ItemRef, ItemTable, ReasonTable};
 
 /// What hidden widths of the target attention are padded to.
@@ -11,7 +11,7 @@ pub(in crate::nn) struct PaddedWidths {
 }
 
 /// The network's numbers, one layer after the other.
-struct Rows<'a> {
+struct RowMajorWriter<'a> {
     fused: &'a FusedDin,
     values: Vec<f32>,
 }
@@ -24,7 +24,7 @@ impl FusedDin {
 
     /// What goes over the events of a slate, and over its pattern.
     pub(in crate::nn) fn plain_history(&self, columns: PaddedWidths) -> Vec<f32> {
-        let (shape, mut rows) = (&self.shape, Rows::of(self));
+        let (shape, mut rows) = (&self.shape, RowMajorWriter::of(self));
         let d = shape.width;
         rows.put(&self.ages);
         rows.put(&self.kinds);
@@ -49,7 +49,7 @@ impl FusedDin {
 
     /// What goes over candidates. The target attention's first layer comes in parts of `part` columns each.
     pub(in crate::nn) fn plain_candidates(&self, columns: PaddedWidths, part: usize) -> Vec<f32> {
-        let (shape, mut rows) = (&self.shape, Rows::of(self));
+        let (shape, mut rows) = (&self.shape, RowMajorWriter::of(self));
         let ([first, second], [head, last]) = (shape.attention, shape.head);
         for from in (0..columns.first).step_by(part) {
             rows.matrix(&self.target.pair, from.min(first)..first.min(from + part), part);
@@ -97,9 +97,9 @@ impl FusedDin {
     }
 }
 
-// === impl Rows ===
+// === impl RowMajorWriter ===
 
-impl<'a> Rows<'a> {
+impl<'a> RowMajorWriter<'a> {
     fn of(fused: &'a FusedDin) -> Self {
         Self { fused, values: Vec::new() }
     }
@@ -113,20 +113,20 @@ impl<'a> Rows<'a> {
         self.values.resize(self.values.len() + count - values.len(), 0.0);
     }
 
-    fn norm(&mut self, norm: &Norm) {
+    fn norm(&mut self, norm: &FusedLayerNorm) {
         self.put(&norm.scale);
         self.put(&norm.shift);
     }
 
     /// (inputs, columns), and the bias.
-    fn layer(&mut self, dense: &Dense, columns: usize) {
+    fn layer(&mut self, dense: &PanelLinear, columns: usize) {
         self.matrix(dense, 0..columns, columns);
         self.put(&dense.bias[..columns]);
     }
 
     /// (inputs, `padded`): some of the columns, and zeros.
-    fn matrix(&mut self, dense: &Dense, columns: std::ops::Range<usize>, padded: usize) {
-        let panel = self.fused.lanes.panel();
+    fn matrix(&mut self, dense: &PanelLinear, columns: std::ops::Range<usize>, padded: usize) {
+        let panel = panel_width(self.fused.level);
         for input in 0..dense.inner {
             let end = self.values.len() + padded;
             self.values.extend(columns.clone().map(|column| dense.at(panel, input, column)));
