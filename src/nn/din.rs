@@ -1,7 +1,9 @@
 //! The scorer's network as candle trains it: reasons, history, target attention, head.
 
 use super::DinShape;
-use super::layers::{Attention, FAR, Layer, Linear, Norm, repeat, softmax};
+use super::layers::{
+    AttentionModule, EncoderModule, FAR, LayerNormModule, LinearModule, repeat, softmax,
+};
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use rand::Rng;
@@ -63,19 +65,19 @@ pub struct Dropout {
 pub struct Din {
     shape: DinShape,
     item_id: Tensor,
-    item_text: Linear,
+    item_text: LinearModule,
     age: Tensor,
     kind: Tensor,
-    encoder: Vec<Layer>,
-    encoder_norm: Option<Norm>,
-    target: [Linear; 3],
-    pattern: Linear,
+    encoder: Vec<EncoderModule>,
+    encoder_norm: Option<LayerNormModule>,
+    target: [LinearModule; 3],
+    pattern: LinearModule,
     no_pattern: Tensor,
-    reason: Linear,
-    reason_attention: Attention,
+    reason: LinearModule,
+    reason_attention: AttentionModule,
     own: Tensor,
     no_reasons: Tensor,
-    head: [Linear; 3],
+    head: [LinearModule; 3],
 }
 
 // === Loading ===
@@ -88,23 +90,23 @@ impl Din {
         let layers = 0..shape.depth();
         Ok(Self {
             item_id: vb.get((shape.items + 1, d), "item_id.weight")?,
-            item_text: Linear::new(e, d, &vb.pp("item_text"))?,
+            item_text: LinearModule::new(e, d, &vb.pp("item_text"))?,
             age: vb.get((shape.ages, d), "age.weight")?,
             kind: vb.get((shape.kinds, d), "kind.weight")?,
             encoder: layers
                 .map(|layer| {
                     let vb = vb.pp(format!("encoder.layers.{layer}"));
-                    Layer::new(d, shape.ffn, shape.heads, &vb)
+                    EncoderModule::new(d, shape.ffn, shape.heads, &vb)
                 })
                 .collect::<Result<_>>()?,
             encoder_norm: (shape.depth() > 0)
-                .then(|| Norm::new(d, &vb.pp("encoder.norm")))
+                .then(|| LayerNormModule::new(d, &vb.pp("encoder.norm")))
                 .transpose()?,
             target: mlp(4 * d, shape.attention, &vb.pp("target"))?,
-            pattern: Linear::new(e, d, &vb.pp("pattern"))?,
+            pattern: LinearModule::new(e, d, &vb.pp("pattern"))?,
             no_pattern: vb.get(d, "no_pattern")?,
-            reason: Linear::new(e, d, &vb.pp("reason"))?,
-            reason_attention: Attention::new(d, &vb.pp("reason_attention"))?,
+            reason: LinearModule::new(e, d, &vb.pp("reason"))?,
+            reason_attention: AttentionModule::new(d, &vb.pp("reason_attention"))?,
             own: vb.get(shape.heads, "own")?,
             no_reasons: vb.get(d, "no_reasons")?,
             head: mlp(shape.head_inputs(), shape.head, &vb.pp("head"))?,
@@ -113,11 +115,11 @@ impl Din {
     }
 }
 
-fn mlp(inputs: usize, hidden: [usize; 2], vb: &VarBuilder<'_>) -> Result<[Linear; 3]> {
+fn mlp(inputs: usize, hidden: [usize; 2], vb: &VarBuilder<'_>) -> Result<[LinearModule; 3]> {
     Ok([
-        Linear::new(inputs, hidden[0], &vb.pp("0"))?,
-        Linear::new(hidden[0], hidden[1], &vb.pp("2"))?,
-        Linear::new(hidden[1], 1, &vb.pp("4"))?,
+        LinearModule::new(inputs, hidden[0], &vb.pp("0"))?,
+        LinearModule::new(hidden[0], hidden[1], &vb.pp("2"))?,
+        LinearModule::new(hidden[1], 1, &vb.pp("4"))?,
     ])
 }
 
@@ -200,7 +202,7 @@ impl Din {
         let weight = &self.target[0].weight;
         let [w1, w2, w3, w4] = [0, 1, 2, 3].map(|part| weight.narrow(1, part * d, d));
         let (w1, w2, w3, w4) = (w1?, w2?, w3?, w4?);
-        let constant = Linear { weight: (w1 + &w3)?, bias: self.target[0].bias.clone() };
+        let constant = LinearModule { weight: (w1 + &w3)?, bias: self.target[0].bias.clone() };
         let constant = constant.forward(items)?.reshape((b, 1, ()))?;
 
         // (d, B*N, 2) x (d, 2, o): the outer products of both terms at once

@@ -15,7 +15,7 @@ pub(super) const FAR: f64 = -1e9;
 const NORM_EPSILON: f64 = 1e-5;
 
 #[derive(Debug)]
-pub(super) struct Linear {
+pub(super) struct LinearModule {
     /// (outputs, inputs)
     pub weight: Tensor,
     /// (outputs)
@@ -23,32 +23,32 @@ pub(super) struct Linear {
 }
 
 #[derive(Debug)]
-pub(super) struct Norm {
+pub(super) struct LayerNormModule {
     scale: Tensor,
     shift: Tensor,
 }
 
 #[derive(Debug)]
-pub(super) struct Attention {
+pub(super) struct AttentionModule {
     /// (3d, d) and (3d): queries, keys, values
     weight: Tensor,
     bias: Tensor,
-    pub out: Linear,
+    pub out: LinearModule,
 }
 
 /// A layer of a Transformer that norms before it does anything, as PyTorch's `norm_first`.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct EncoderModule {
     heads: usize,
-    norms: [Norm; 2],
-    attention: Attention,
-    up: Linear,
-    down: Linear,
+    norms: [LayerNormModule; 2],
+    attention: AttentionModule,
+    up: LinearModule,
+    down: LinearModule,
 }
 
-// === impl Linear ===
+// === impl LinearModule ===
 
-impl Linear {
+impl LinearModule {
     pub fn new(inputs: usize, outputs: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         Ok(Self { weight: vb.get((outputs, inputs), "weight")?, bias: vb.get(outputs, "bias")? })
     }
@@ -63,9 +63,9 @@ impl Linear {
     }
 }
 
-// === impl Norm ===
+// === impl LayerNormModule ===
 
-impl Norm {
+impl LayerNormModule {
     pub fn new(width: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         Ok(Self { scale: vb.get(width, "weight")?, shift: vb.get(width, "bias")? })
     }
@@ -79,35 +79,38 @@ impl Norm {
     }
 }
 
-// === impl Attention ===
+// === impl AttentionModule ===
 
-impl Attention {
+impl AttentionModule {
     pub fn new(width: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
             weight: vb.get((3 * width, width), "in_proj_weight")?,
             bias: vb.get(3 * width, "in_proj_bias")?,
-            out: Linear::new(width, width, &vb.pp("out_proj"))?,
+            out: LinearModule::new(width, width, &vb.pp("out_proj"))?,
         })
     }
 
     /// The projection of queries (0), keys (1) or values (2).
-    pub fn part(&self, index: usize) -> Result<Linear> {
+    pub fn part(&self, index: usize) -> Result<LinearModule> {
         let d = self.bias.dim(0)? / 3;
         let weight = self.weight.narrow(0, index * d, d)?;
-        Ok(Linear { weight, bias: self.bias.narrow(0, index * d, d)? })
+        Ok(LinearModule { weight, bias: self.bias.narrow(0, index * d, d)? })
     }
 }
 
-// === impl Layer ===
+// === impl EncoderModule ===
 
-impl Layer {
+impl EncoderModule {
     pub fn new(width: usize, ffn: usize, heads: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
             heads,
-            norms: [Norm::new(width, &vb.pp("norm1"))?, Norm::new(width, &vb.pp("norm2"))?],
-            attention: Attention::new(width, &vb.pp("self_attn"))?,
-            up: Linear::new(width, ffn, &vb.pp("linear1"))?,
-            down: Linear::new(ffn, width, &vb.pp("linear2"))?,
+            norms: [
+                LayerNormModule::new(width, &vb.pp("norm1"))?,
+                LayerNormModule::new(width, &vb.pp("norm2"))?,
+            ],
+            attention: AttentionModule::new(width, &vb.pp("self_attn"))?,
+            up: LinearModule::new(width, ffn, &vb.pp("linear1"))?,
+            down: LinearModule::new(ffn, width, &vb.pp("linear2"))?,
         })
     }
 

@@ -47,12 +47,12 @@ pub struct TrainedVariable {
 pub struct AdamW {
     settings: AdamWConfig,
     steps: u64,
-    held: Vec<Held>,
+    held: Vec<VariableState>,
 }
 
 /// A variable, what was learned about it, and the gradients since the last step.
 #[derive(Debug)]
-struct Held {
+struct VariableState {
     trained: TrainedVariable,
     /// The rows that are trained; they share the variable's memory.
     weights: Tensor,
@@ -72,7 +72,7 @@ impl Default for AdamWConfig {
 impl AdamW {
     /// A fresh optimiser.
     pub fn new(trained: Vec<TrainedVariable>, settings: AdamWConfig) -> Result<Self> {
-        let held = trained.into_iter().map(Held::new).collect::<Result<_>>()?;
+        let held = trained.into_iter().map(VariableState::new).collect::<Result<_>>()?;
         Ok(Self { settings, steps: 0, held })
     }
 
@@ -94,7 +94,7 @@ impl AdamW {
     /// Makes a step, and gives the norm of all gradients together. Gradients whose norm is above
     /// `norm_max` are shortened to it. A norm that is not finite makes no step.
     pub fn step(&mut self, learning_rate: f64, norm_max: f64) -> Result<f64> {
-        let squares = self.held.iter().map(Held::square).collect::<Result<Vec<_>>>()?;
+        let squares = self.held.iter().map(VariableState::square).collect::<Result<Vec<_>>>()?;
         let norm = squares.iter().sum::<f64>().sqrt();
         if !norm.is_finite() {
             self.held.iter_mut().for_each(|held| held.gradient = None);
@@ -110,7 +110,7 @@ impl AdamW {
 
     /// The moments, by names that are made of the variables'.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
-        let each = |held: &Held| {
+        let each = |held: &VariableState| {
             let names = moment_names(&held.trained.name);
             names.into_iter().zip(held.moments.clone()).collect::<Vec<_>>()
         };
@@ -138,9 +138,9 @@ fn moment_names(variable: &str) -> [String; 2] {
     MOMENTS.map(|moment| format!("{variable}.{moment}"))
 }
 
-// === impl Held ===
+// === impl VariableState ===
 
-impl Held {
+impl VariableState {
     fn new(trained: TrainedVariable) -> Result<Self> {
         let (rows, first) = (trained.variable.dim(0)?, trained.from);
         if first >= rows {
@@ -189,9 +189,9 @@ impl Held {
         let [first, second] = &self.moments;
         let shorten = shorten as f32;
         for (moment, beta, squared) in [(first, beta1, false), (second, beta2, true)] {
-            moment.inplace_op2(&gradient, &Moment { beta: beta as f32, shorten, squared })?;
+            moment.inplace_op2(&gradient, &MomentUpdate { beta: beta as f32, shorten, squared })?;
         }
-        let step = Step {
+        let step = AdamWStep {
             rate: (learning_rate / unbiased(beta1)) as f32,
             spread: (1.0 / unbiased(beta2).sqrt()) as f32,
             epsilon: epsilon as f32,
@@ -202,14 +202,14 @@ impl Held {
 }
 
 /// `m <- β m + (1 - β) g`, or with `squared` `v <- β v + (1 - β) g²`
-struct Moment {
+struct MomentUpdate {
     beta: f32,
     shorten: f32,
     squared: bool,
 }
 
 /// `w <- kept w - rate m / (spread √v + ε)`
-struct Step {
+struct AdamWStep {
     rate: f32,
     spread: f32,
     epsilon: f32,
@@ -231,7 +231,7 @@ fn update(
     Ok(())
 }
 
-impl InplaceOp2 for Moment {
+impl InplaceOp2 for MomentUpdate {
     fn name(&self) -> &'static str {
         "moment"
     }
@@ -259,7 +259,7 @@ impl InplaceOp2 for Moment {
     }
 }
 
-impl InplaceOp3 for Step {
+impl InplaceOp3 for AdamWStep {
     fn name(&self) -> &'static str {
         "adamw-step"
     }

@@ -17,7 +17,7 @@ mod served;
 
 pub use served::{Rechead, RecheadScratch};
 
-use super::layers::{Layer, Linear, Norm, sigmoid};
+use super::layers::{EncoderModule, LayerNormModule, LinearModule, sigmoid};
 use super::shape::Tensors;
 use super::{Weights, WeightsError};
 use candle_core::{Result, Tensor};
@@ -61,21 +61,21 @@ pub struct RecheadBatch {
 #[derive(Debug)]
 pub struct RecheadNetwork {
     gamma: f64,
-    history: TextHead,
-    thought: TextHead,
-    answer: TextHead,
-    item: TextHead,
-    layers: Vec<Layer>,
-    norm: Norm,
-    gate: Linear,
+    history: TextTowerModule,
+    thought: TextTowerModule,
+    answer: TextTowerModule,
+    item: TextTowerModule,
+    layers: Vec<EncoderModule>,
+    norm: LayerNormModule,
+    gate: LinearModule,
 }
 
 /// `f`: a text's vector (e) into the space of shoppers and items (d).
 #[derive(Debug)]
-struct TextHead {
-    project: Linear,
-    up: Linear,
-    down: Linear,
+struct TextTowerModule {
+    project: LinearModule,
+    up: LinearModule,
+    down: LinearModule,
 }
 
 /// The names of the four `f`, in the order in which they are drawn.
@@ -140,10 +140,11 @@ impl RecheadNetwork {
     /// Takes the network's tensors from `vb`.
     pub fn new(shape: &RecheadShape, vb: &VarBuilder<'_>) -> Result<Self> {
         let d = shape.width;
-        let [history, thought, answer, item] = TEXTS.map(|text| TextHead::new(shape, &vb.pp(text)));
+        let [history, thought, answer, item] =
+            TEXTS.map(|text| TextTowerModule::new(shape, &vb.pp(text)));
         let layer = |layer: usize| {
             let vb = vb.pp(format!("encoder.layers.{layer}"));
-            Layer::new(d, shape.ffn, shape.heads, &vb)
+            EncoderModule::new(d, shape.ffn, shape.heads, &vb)
         };
         Ok(Self {
             gamma: shape.gamma.into(),
@@ -152,8 +153,8 @@ impl RecheadNetwork {
             answer: answer?,
             item: item?,
             layers: (0..shape.layers).map(layer).collect::<Result<_>>()?,
-            norm: Norm::new(d, &vb.pp("encoder.norm"))?,
-            gate: Linear::new(2 * d, d, &vb.pp("gate"))?,
+            norm: LayerNormModule::new(d, &vb.pp("encoder.norm"))?,
+            gate: LinearModule::new(2 * d, d, &vb.pp("gate"))?,
         })
     }
 
@@ -183,15 +184,15 @@ impl RecheadNetwork {
     }
 }
 
-// === impl TextHead ===
+// === impl TextTowerModule ===
 
-impl TextHead {
+impl TextTowerModule {
     fn new(shape: &RecheadShape, vb: &VarBuilder<'_>) -> Result<Self> {
         let (d, f) = (shape.width, shape.ffn);
         Ok(Self {
-            project: Linear::new(shape.text, d, &vb.pp("project"))?,
-            up: Linear::new(d, f, &vb.pp("up"))?,
-            down: Linear::new(f, d, &vb.pp("down"))?,
+            project: LinearModule::new(shape.text, d, &vb.pp("project"))?,
+            up: LinearModule::new(d, f, &vb.pp("up"))?,
+            down: LinearModule::new(f, d, &vb.pp("down"))?,
         })
     }
 

@@ -44,11 +44,11 @@ pub struct Quantizer {
 
 /// Two layers with a ReLU between them.
 #[derive(Clone, Debug, PartialEq)]
-struct Mlp([Dense; 2]);
+struct Mlp([RqVaeLinear; 2]);
 
 /// A layer.
 #[derive(Clone, Debug, PartialEq)]
-struct Dense {
+struct RqVaeLinear {
     /// (outputs, inputs)
     weight: Vec<f32>,
     /// (outputs)
@@ -189,14 +189,14 @@ impl Mlp {
     }
 
     fn read(weights: &Weights, name: &str) -> Result<Self, QuantizerError> {
-        let dense = |layer| -> Result<Dense, QuantizerError> {
+        let dense = |layer| -> Result<RqVaeLinear, QuantizerError> {
             let (weight, dims) = table(weights, &tensor(name, layer, "weight"))?;
             let (bias, outputs) = table(weights, &tensor(name, layer, "bias"))?;
             if dims.len() != 2 || outputs != [dims[0]] || dims.contains(&0) {
                 let name = tensor(name, layer, "weight");
                 return Err(QuantizerError::Misfit { name, found: dims.to_vec() });
             }
-            Ok(Dense { weight: weight.to_vec(), bias: bias.to_vec() })
+            Ok(RqVaeLinear { weight: weight.to_vec(), bias: bias.to_vec() })
         };
         let mlp = Self([dense(0)?, dense(1)?]);
         if mlp.0[1].weight.len() != mlp.0[0].bias.len() * mlp.outputs() {
@@ -207,9 +207,9 @@ impl Mlp {
     }
 }
 
-// === impl Dense ===
+// === impl RqVaeLinear ===
 
-impl Dense {
+impl RqVaeLinear {
     fn forward(&self, xs: &[f32]) -> Vec<f32> {
         let rows = self.weight.chunks_exact(xs.len()).zip(&self.bias);
         rows.map(|(row, bias)| row.iter().zip(xs).fold(*bias, |sum, (w, x)| sum + w * x)).collect()
@@ -224,7 +224,7 @@ mod tests {
     /// Two levels of two codes over two numbers; the encoder and the decoder change nothing that
     /// is positive.
     fn quantizer() -> Quantizer {
-        let same = Dense { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.0] };
+        let same = RqVaeLinear { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.0] };
         let same = Mlp([same.clone(), same]);
         let coarse = Codebook::new(vec![0.0, 0.0, 4.0, 4.0], 2);
         let fine = Codebook::new(vec![0.0, 0.0, 1.0, 0.0], 2);
@@ -271,7 +271,7 @@ mod tests {
     fn loops_and_candle_agree() {
         use rand::SeedableRng;
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
-        let layers = network::Layers::new([10, 7, 5], &mut rng).unwrap();
+        let layers = network::MlpModule::new([10, 7, 5], &mut rng).unwrap();
         let xs: Vec<f32> = (0..10).map(|at| (at as f32).sin()).collect();
         let slow =
             layers.forward(&Tensor::from_slice(&xs, (1, 10), &Device::Cpu).unwrap()).unwrap();

@@ -1,19 +1,19 @@
-//! The rows of a pass in training: tokens, their positions, and what each may see.
+//! The rows of a training batch: tokens, positions and attention segments.
 
 use candle_core::{Device, Error, Result, Tensor};
 
-/// The segment of the rows that all rows after them see.
+/// The segment of the trunk, to which all later rows of the sequence attend.
 pub const TRUNK: u32 = 0;
-/// The segment of rows that fill a sequence up: each sees itself alone.
+/// The segment of padding rows, each of which attends to itself only.
 pub const PADDING: u32 = u32::MAX;
-/// What the logit of a key that is not seen is lowered by; `exp` of it is zero in f32.
-const UNSEEN: f32 = -1e9;
+/// Added to the logit of a masked key; its `exp` is zero in f32.
+const MASKED_LOGIT: f32 = -1e9;
 
-/// Sequences of one length.
+/// Sequences padded to one length.
 ///
-/// A row sees the rows before it that are of the trunk or of its own segment. So a sequence without
-/// branches is all trunk; and one with branches, each of which goes on where the trunk ended, says
-/// of every branch what a sequence of the trunk and that branch alone would say.
+/// A row attends to the earlier rows of the trunk and of its own segment. A sequence without branches is all trunk.
+/// Each branch continues where the trunk ended, and gets the same outputs as in a sequence of the trunk and that branch
+/// alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenBatch {
     /// Sequences.
@@ -22,7 +22,7 @@ pub struct TokenBatch {
     pub length: usize,
     /// The token of each row, sequence by sequence.
     pub tokens: Vec<u32>,
-    /// Its position in the text.
+    /// The position of each row.
     pub positions: Vec<u32>,
     /// [`TRUNK`], a branch from 1 on, or [`PADDING`].
     pub segments: Vec<u32>,
@@ -31,14 +31,14 @@ pub struct TokenBatch {
 // === impl TokenBatch ===
 
 impl TokenBatch {
-    /// Sequences of plain text, filled up to the longest.
+    /// Plain sequences, padded to the longest.
     pub fn plain<T: AsRef<[u32]>>(sequences: &[T]) -> Self {
         let no_branches: &[&[u32]] = &[];
         let sequences: Vec<_> = sequences.iter().map(|text| (text.as_ref(), no_branches)).collect();
         Self::branched(&sequences)
     }
 
-    /// Trunks with their branches, filled up to the longest.
+    /// Trunks with their branches, padded to the longest.
     pub fn branched<T: AsRef<[u32]>, B: AsRef<[u32]>>(sequences: &[(T, &[B])]) -> Self {
         let size = |(trunk, branches): &(T, &[B])| {
             let branches = branches.iter().map(|branch| branch.as_ref().len());
@@ -64,7 +64,7 @@ impl TokenBatch {
         self.segments.resize(self.tokens.len(), segment);
     }
 
-    /// Whether there is a token, a position and a segment for each row.
+    /// Checks that each row has a token, a position and a segment.
     pub fn check(&self) -> Result<()> {
         let rows = self.sequences.checked_mul(self.length).filter(|&rows| rows > 0);
         let lengths = [self.tokens.len(), self.positions.len(), self.segments.len()];
@@ -75,13 +75,13 @@ impl TokenBatch {
         Err(Error::Msg(format!("{sequences} sequences of {length} rows are not {lengths:?} rows")))
     }
 
-    /// `(sequences, 1, 1, length, length)`: what the logits of queries and keys are raised by.
+    /// `(sequences, 1, 1, length, length)`: the additive attention mask.
     pub(super) fn mask(&self, window: Option<usize>, device: &Device) -> Result<Tensor> {
-        let mut mask = vec![UNSEEN; self.sequences * self.length * self.length];
+        let mut mask = vec![MASKED_LOGIT; self.sequences * self.length * self.length];
         for (at, seen) in mask.chunks_exact_mut(self.length.max(1)).enumerate() {
             let first = at / self.length * self.length;
             for key in first..=at {
-                if self.sees(at, key, window) {
+                if self.attends_to(at, key, window) {
                     seen[key - first] = 0.0;
                 }
             }
@@ -89,8 +89,8 @@ impl TokenBatch {
         Tensor::from_vec(mask, (self.sequences, 1, 1, self.length, self.length), device)
     }
 
-    /// Whether a row sees one at or before it in its sequence.
-    fn sees(&self, row: usize, key: usize, window: Option<usize>) -> bool {
+    /// Whether a row attends to a key at or before it in its sequence.
+    fn attends_to(&self, row: usize, key: usize, window: Option<usize>) -> bool {
         let segment = self.segments[key];
         let known = segment == TRUNK || segment == self.segments[row];
         let apart = self.positions[row].abs_diff(self.positions[key]) as usize;

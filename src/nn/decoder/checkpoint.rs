@@ -1,7 +1,7 @@
-//! A decoder's weights where they lie: in a folder as Hugging Face writes it, or in a GGUF file.
+//! A decoder's weights on disk: a Hugging Face folder or a GGUF file.
 //!
-//! Files are mapped into memory, so opening one reads its header alone, and a matrix can be packed
-//! row by row without ever being in memory as a whole.
+//! Files are memory-mapped. Opening one reads its header only, and a matrix is packed row by row without a whole copy in
+//! memory.
 
 use super::view::TensorDtype;
 use super::{DecoderConfig, DecoderConfigError, EMBEDDING, LinearId, TensorView, gguf, tensors};
@@ -16,17 +16,16 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Bytes that a `config.json` or its like may have.
+/// Most bytes of a `config.json` or another JSON file.
 const JSON_MAX: u64 = 64 << 20;
-/// The file that holds all weights of a folder that has one alone.
+/// The weights of a folder with one file.
 const SINGLE: &str = "model.safetensors";
-/// The file that says which file holds which weight.
+/// The map from weights to files, in a folder with several.
 const INDEX: &str = "model.safetensors.index.json";
-/// What the names of a causal model begin with, and those of its body alone do not.
+/// The prefix of the names in a causal model. A body without its unembedding lacks it.
 const PREFIX: &str = "model.";
 
-/// A decoder's configuration and weights; every tensor that the wiring needs is there and has the
-/// right dimensions.
+/// A decoder's configuration and weights. Every tensor that the wiring needs exists and has the right dimensions.
 #[derive(Debug)]
 pub struct Checkpoint {
     config: DecoderConfig,
@@ -34,14 +33,14 @@ pub struct Checkpoint {
     places: HashMap<String, TensorLocation>,
 }
 
-/// Where a tensor lies.
+/// The location of a tensor's bytes.
 #[derive(Debug)]
 pub(super) struct TensorLocation {
     pub file: usize,
     pub bytes: Range<usize>,
     pub dims: Vec<usize>,
     pub format: TensorDtype,
-    /// Numbers of a head whose rows a GGUF file interleaves.
+    /// The head dimension, if a GGUF file interleaves the rows of each head.
     pub interleaved: Option<usize>,
 }
 
@@ -56,7 +55,7 @@ pub enum CheckpointError {
         /// Why.
         source: io::Error,
     },
-    /// There is nothing to open, or too much.
+    /// A folder holds no model, or several.
     #[error("`{}` {found}; it should be a folder with config.json and *.safetensors, or a GGUF file", path.display())]
     Unclear {
         /// The folder.
@@ -64,13 +63,13 @@ pub enum CheckpointError {
         /// What is wrong with it.
         found: String,
     },
-    /// A GGUF file's tokenizer is not read, so another has to be beside it.
+    /// A GGUF file has no `tokenizer.json` beside it. Its own tokenizer is not read.
     #[error("`{}` is missing: a GGUF file needs the model's tokenizer.json beside it", .0.display())]
     Tokenizer(PathBuf),
-    /// The configuration is not for us.
+    /// The configuration is malformed or not supported.
     #[error(transparent)]
     Config(#[from] DecoderConfigError),
-    /// A file is not what its name says.
+    /// A file is not in the safetensors format.
     #[error("`{}` is not a safetensors file", path.display())]
     Safetensors {
         /// The file.
@@ -78,21 +77,21 @@ pub enum CheckpointError {
         /// Why.
         source: SafeTensorError,
     },
-    /// The same for a GGUF file.
-    #[error("`{}` is not a sound GGUF file: {why}", path.display())]
+    /// A file is not in the GGUF format.
+    #[error("`{}` is not a valid GGUF file: {why}", path.display())]
     Gguf {
         /// The file.
         path: PathBuf,
         /// Why.
         why: String,
     },
-    /// A tensor that the decoder needs is not there.
+    /// A tensor that the decoder needs is missing.
     #[error("tensor `{0}` is missing")]
     Missing(String),
-    /// Two files hold a tensor of the same name.
+    /// Two files hold tensors of the same name.
     #[error("tensor `{0}` is there twice")]
     Twice(String),
-    /// A tensor has other dimensions than the configuration's.
+    /// A tensor's dimensions differ from the configuration's.
     #[error("tensor `{name}` has dimensions {found:?}, not {expected:?}")]
     Dimensions {
         /// The tensor.
@@ -102,30 +101,30 @@ pub enum CheckpointError {
         /// The configuration's.
         expected: Vec<usize>,
     },
-    /// A tensor holds numbers that are not read.
+    /// A tensor's number format is not supported.
     #[error("tensor `{name}` is {found}, not F32, F16 or BF16")]
     Type {
         /// The tensor.
         name: String,
-        /// What it holds.
+        /// Its format.
         found: String,
     },
-    /// Rows were asked for that are not there, or that do not fill the room given.
+    /// Requested rows do not exist, or do not fill the given buffer.
     #[error("rows {}..{} of `{name}`, which has {of}, do not fill {room} numbers", rows.start, rows.end)]
     Rows {
         /// The tensor.
         name: String,
         /// The rows.
         rows: Range<usize>,
-        /// Rows that there are.
+        /// Rows of the tensor.
         of: usize,
-        /// Numbers to be filled.
+        /// Length of the buffer.
         room: usize,
     },
-    /// The model is greater than what memory there is.
+    /// The system has too little memory for the model.
     #[error("the system has no memory for the model's {what}")]
     Memory {
-        /// What would not fit.
+        /// The part that does not fit.
         what: &'static str,
         /// Why.
         source: io::Error,
@@ -191,7 +190,7 @@ impl Checkpoint {
         Self { config, files: vec![map], places }.checked()
     }
 
-    /// Keeps what the wiring needs, and refuses what it could not use.
+    /// Keeps the tensors that the wiring needs, and checks their dimensions.
     fn checked(mut self) -> Result<Self, CheckpointError> {
         let mut needed = HashMap::new();
         for (name, expected) in tensors(&self.config) {
@@ -208,24 +207,24 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// What the model's configuration says.
+    /// The model's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// Numbers that the decoder is made of.
+    /// Number of parameters.
     pub fn parameters(&self) -> usize {
         self.places.values().map(|place| place.dims.iter().product::<usize>()).sum()
     }
 
-    /// Bytes that they take in the files.
+    /// Their bytes in the files.
     pub fn bytes(&self) -> usize {
         self.places.values().map(|place| place.bytes.len()).sum()
     }
 
-    /// A tensor by the name that Hugging Face gives it, whatever the file calls it.
+    /// A tensor by its Hugging Face name, also from a GGUF file.
     ///
-    /// A tied model has no unembedding of its own: [`Checkpoint::matrix`] knows.
+    /// A tied model has no unembedding of its own: use [`Checkpoint::matrix`].
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
         let missing = || CheckpointError::Missing(name.into());
         let (name, place) = self.places.get_key_value(name).ok_or_else(missing)?;
@@ -242,7 +241,7 @@ impl Checkpoint {
         }
     }
 
-    /// Reads some rows of a tensor into `out`, which they fill.
+    /// Reads a range of a tensor's rows, which must fill `out`.
     pub fn read_rows(
         &self,
         name: &str,
@@ -252,8 +251,8 @@ impl Checkpoint {
         self.tensor(name)?.read_rows(rows, out)
     }
 
-    /// Some rows of a matrix in blocks of four bits for candle's quantised products, or of eight where
-    /// its inputs are not whole blocks; one that a GGUF file holds in blocks stays as it is.
+    /// A range of a matrix's rows for candle's quantised products: in `Q4_K` blocks, or in `Q8_0` blocks if its inputs
+    /// are not whole `Q4_K` blocks. A matrix that a GGUF file stores in blocks keeps them.
     pub fn quantize_q4k(
         &self,
         matrix: LinearId,
@@ -264,7 +263,7 @@ impl Checkpoint {
         view.quantize(rows, if whole { GgmlDType::Q4K } else { GgmlDType::Q8_0 })
     }
 
-    /// All tensors as candle's, by their names.
+    /// All tensors as candle tensors, by name.
     pub fn to_tensors(
         &self,
         dtype: DType,
@@ -291,7 +290,7 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
         let index: Index = serde_json::from_str(&text(&index)?)
             .map_err(|error| unclear(format!("holds a malformed {INDEX} ({error})")))?;
         let files: BTreeSet<String> = index.weight_map.into_values().collect();
-        // A name with a folder in it could lead out of the model's.
+        // A name with a path separator could point outside the model's folder.
         if let Some(odd) =
             files.iter().find(|&file| Path::new(file).file_name() != Some(file.as_ref()))
         {
@@ -306,7 +305,7 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     if files.is_empty() { Err(unclear("holds no *.safetensors".into())) } else { Ok(files) }
 }
 
-/// The files of a folder that end so, in the order of their names.
+/// The files of a folder with an extension, sorted by name.
 fn files_ending(dir: &Path, ending: &str) -> Result<Vec<PathBuf>, CheckpointError> {
     let failed = |source| CheckpointError::Read { path: dir.into(), source };
     let entries = fs::read_dir(dir).map_err(failed)?;
@@ -328,18 +327,17 @@ fn text(path: &Path) -> Result<String, CheckpointError> {
 
 #[expect(
     unsafe_code,
-    reason = "a mapping is sound while nobody writes to the file, and a checkpoint is never changed \
-              after it was written: a new one gets a new folder"
+    reason = "a mapping is sound while the file does not change, and a checkpoint is never changed after it \
+              was written: a new one gets a new folder"
 )]
 fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     let failed = |source| CheckpointError::Read { path: path.into(), source };
     let file = File::open(path).map_err(failed)?;
-    // SAFETY: the file is opened for reading and its bytes are only read; see the reason above for
-    // why they do not change meanwhile.
+    // SAFETY: the file is opened for reading, its bytes are only read, and they do not change (see above).
     unsafe { Mmap::map(&file) }.map_err(failed)
 }
 
-/// Notes where the tensors of a safetensors file lie.
+/// Adds the locations of a safetensors file's tensors.
 fn place_tensors(
     map: &Mmap,
     file: usize,
@@ -348,7 +346,7 @@ fn place_tensors(
 ) -> Result<(), CheckpointError> {
     let (header, metadata) = SafeTensors::read_metadata(map)
         .map_err(|source| CheckpointError::Safetensors { path: path.into(), source })?;
-    // The header's length comes first, in eight bytes.
+    // The file begins with the header's length in eight bytes.
     let data = header + size_of::<u64>();
     for (name, info) in metadata.tensors() {
         let format = match info.dtype {
@@ -441,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn errors_name_the_tensor_or_file_at_fault() {
         let (dir, all) = folder();
         assert!(says(&dir).contains("holds no *.safetensors"));
         let file = dir.path().join(SINGLE);
@@ -465,6 +463,6 @@ mod tests {
         let odd = dir.path().join("odd.gguf");
         fs::write(&odd, "GGUF").unwrap();
         let odd = Checkpoint::open(&odd).unwrap_err().to_string();
-        assert!(odd.contains("not a sound GGUF file"));
+        assert!(odd.contains("not a valid GGUF file"));
     }
 }

@@ -1,31 +1,31 @@
-//! The sizes and switches of a decoder, and the bounds that they have to keep.
+//! A decoder's hyperparameters and their limits.
 
 use std::ops::RangeInclusive;
 
-/// Rows that a table of embeddings may have.
+/// Most rows of the embedding table.
 pub const VOCABULARY_MAX: usize = 1 << 20;
-/// Numbers that a row may have.
+/// Most dimensions of a hidden state.
 pub const WIDTH_MAX: usize = 1 << 16;
-/// Layers that a decoder may have.
+/// Most layers.
 pub const LAYERS_MAX: usize = 512;
-/// Heads that a layer may have.
+/// Most heads of a layer.
 pub const HEADS_MAX: usize = 1024;
-/// Numbers that a head may have.
+/// Most dimensions of a head.
 pub const HEAD_DIM_MAX: usize = 1024;
-/// Numbers that the gated MLP may have inside.
+/// Most dimensions inside the gated MLP.
 pub const MLP_WIDTH_MAX: usize = 1 << 18;
-/// Positions that a decoder may be made for.
+/// Most positions.
 pub const POSITIONS_MAX: usize = 1 << 24;
-/// Tokens that may end a text.
+/// Most end-of-sequence tokens.
 pub const ENDS_MAX: usize = 64;
 
-/// The sizes and switches of a decoder.
+/// A decoder's hyperparameters.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "a checkpoint has each switch of its own")]
 pub struct DecoderConfig {
-    /// Tokens that have an embedding row.
+    /// Rows of the embedding table (`vocab_size`).
     pub vocabulary: usize,
-    /// Numbers in a row (`hidden_size`).
+    /// Dimensions of a hidden state (`hidden_size`).
     pub width: usize,
     /// Layers.
     pub layers: usize,
@@ -33,85 +33,85 @@ pub struct DecoderConfig {
     pub heads: usize,
     /// Key and value heads; each serves `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Numbers in a head.
+    /// Dimensions of a head.
     pub head_dim: usize,
-    /// Numbers inside the gated MLP (`intermediate_size`).
+    /// Dimensions inside the gated MLP (`intermediate_size`).
     pub mlp_width: usize,
     /// Added under the root of a norm.
     pub norm_epsilon: f64,
-    /// Queries and keys are normed head by head (Qwen3).
+    /// Whether queries and keys are normed per head (Qwen3).
     pub head_norms: bool,
-    /// Queries, keys and values have a bias (Qwen2.5).
+    /// Whether queries, keys and values have biases (Qwen2.5).
     pub qkv_bias: bool,
-    /// The attention's output has a bias.
+    /// Whether the attention's output projection has a bias.
     pub output_bias: bool,
-    /// The matrices of the MLP have biases.
+    /// Whether the MLP's matrices have biases.
     pub mlp_bias: bool,
-    /// The table of embeddings is also the unembedding.
+    /// Whether the embedding table is also the unembedding (`tie_word_embeddings`).
     pub tied: bool,
     /// The base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How the frequencies are stretched for long contexts.
+    /// How the frequencies are scaled for long contexts.
     pub rope_scaling: RopeScaling,
-    /// Tokens that a layer looks back on, itself included: one entry per layer, `None` for all.
+    /// The sliding window per layer: tokens that a row attends to, itself included. `None` is full attention.
     pub windows: Vec<Option<usize>>,
-    /// Positions that the model was made for.
+    /// Most positions of a sequence (`max_position_embeddings`).
     pub positions_max: usize,
-    /// Tokens that end a text, ascending.
+    /// End-of-sequence tokens, ascending.
     pub ends: Vec<u32>,
 }
 
-/// How rotary frequencies are stretched (`rope_scaling`).
+/// How rotary frequencies are scaled (`rope_scaling`).
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// They are not.
+    /// Not at all.
     None,
-    /// All by one factor.
+    /// Position interpolation: all by one factor.
     Linear(f64),
-    /// Llama 3: the slow ones by a factor, the fast ones not, a ramp between.
+    /// Llama 3: low frequencies by a factor, high ones not at all, with a ramp between.
     Llama3 {
         /// The factor.
         factor: f64,
-        /// Where the ramp begins, as a share of the original context.
+        /// `low_freq_factor`: the start of the ramp, in wavelengths per original context.
         low: f64,
-        /// Where it ends.
+        /// `high_freq_factor`: its end.
         high: f64,
-        /// The context that the model was made for at first.
+        /// The original context length.
         original: usize,
     },
-    /// YaRN, as the Qwen family uses it.
+    /// YaRN (Peng et al. 2023), as the Qwen family uses it.
     Yarn {
         /// The factor.
         factor: f64,
-        /// The context that the model was made for at first.
+        /// The original context length.
         original: usize,
-        /// Rotations above which a frequency is left alone.
+        /// `beta_fast`: rotations above which a frequency is not scaled.
         fast: f64,
-        /// Rotations below which it is stretched in full.
+        /// `beta_slow`: rotations below which it is scaled in full.
         slow: f64,
-        /// What the cosines and sines are multiplied by.
+        /// The factor of cosines and sines.
         attention: f64,
     },
-    /// Each by a factor of its own, as a GGUF file lists them for Llama 3.
+    /// A factor per frequency, as GGUF files of Llama 3 list them.
     Listed(Vec<f32>),
 }
 
-/// Why a model's configuration is not for us.
+/// Why a model's configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DecoderConfigError {
-    /// It cannot be read as what it should be.
+    /// A field is missing or malformed.
     #[error("the model's configuration: {0}")]
     Malformed(String),
-    /// It names something that this decoder does not do.
+    /// A field has a value that this decoder does not support.
     #[error(
         "the model's configuration: `{field}` is {value}, which is not supported ({supported})"
     )]
     Unsupported {
         /// The field.
         field: &'static str,
-        /// What it says.
+        /// Its value.
         value: String,
-        /// What it could say.
+        /// The supported values.
         supported: &'static str,
     },
 }
@@ -131,14 +131,14 @@ impl DecoderConfigError {
 // === impl DecoderConfig ===
 
 impl DecoderConfig {
-    /// Adds tokens that end a text, and keeps them ascending and distinct.
+    /// Adds end-of-sequence tokens, and keeps them ascending and distinct.
     pub fn add_ends(&mut self, ends: impl IntoIterator<Item = u32>) {
         self.ends.extend(ends);
         self.ends.sort_unstable();
         self.ends.dedup();
     }
 
-    /// Whether the sizes are in their bounds and fit together.
+    /// Checks that the sizes are within their limits and consistent.
     pub fn check(&self) -> Result<(), DecoderConfigError> {
         within("vocab_size", self.vocabulary, 1..=VOCABULARY_MAX)?;
         within("hidden_size", self.width, 1..=WIDTH_MAX)?;

@@ -1,4 +1,4 @@
-//! A decoder's sizes and switches as a `config.json` that Hugging Face's transformers reads.
+//! Writes a decoder's hyperparameters as a `config.json` for transformers.
 
 use super::{DecoderConfig, DecoderConfigError, RopeScaling};
 use serde_json::{Map, Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 impl DecoderConfig {
     /// Writes a `config.json`, which [`DecoderConfig::from_json`] reads as the same configuration.
     ///
-    /// Refused is what no family of Hugging Face's can say.
+    /// Configurations that no Hugging Face family can express are refused.
     pub fn to_json(&self) -> Result<String, DecoderConfigError> {
         let (family, architecture) = self.family()?;
         let mut fields = json!({
@@ -44,7 +44,7 @@ impl DecoderConfig {
         Ok(format!("{fields:#}\n"))
     }
 
-    /// The family whose switches these are, and its class.
+    /// The family with these settings, and its class.
     fn family(&self) -> Result<(&'static str, &'static str), DecoderConfigError> {
         let Self { head_norms, qkv_bias, output_bias, mlp_bias, .. } = *self;
         match (head_norms, qkv_bias, output_bias, mlp_bias) {
@@ -63,7 +63,7 @@ impl DecoderConfig {
         self.windows.iter().any(Option::is_some)
     }
 
-    /// What the families of Qwen say about windows: one size for all layers that have one.
+    /// The Qwen families' window fields: one size for all layers with a window.
     fn sliding(&self) -> Result<Map<String, Value>, DecoderConfigError> {
         let mut sizes = self.windows.iter().copied().flatten();
         let size = sizes.next();

@@ -14,20 +14,20 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::Path;
 
-/// The architectures that are wired alike, for errors.
+/// The supported architectures, for errors.
 const ARCHITECTURES: &str = "llama, qwen2 and qwen3";
-/// Bytes that the blocks of a file have to begin at a multiple of.
+/// Required alignment of tensors in bytes.
 const ALIGNMENT: usize = 4;
-/// The factors by which Llama 3's frequencies are stretched.
+/// The tensor of Llama 3's frequency factors.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// The metadata of a file, whose keys begin with the name of its architecture.
+/// The metadata of a file. Its keys are prefixed with the name of the architecture.
 struct Metadata<'a> {
     architecture: &'a str,
     content: &'a Content,
 }
 
-/// The configuration of a mapped file, and where its tensors lie.
+/// The configuration of a mapped file, and the locations of its tensors.
 pub(super) fn read(
     bytes: &[u8],
     path: &Path,
@@ -61,7 +61,7 @@ pub(super) fn read(
     Ok((config, places))
 }
 
-/// What a file calls each tensor, and whether it is one whose heads are rotated.
+/// GGUF's name of each tensor, and whether RoPE applies to its heads.
 fn names(config: &DecoderConfig) -> HashMap<String, (String, bool)> {
     let mut names = HashMap::from([
         (EMBEDDING.into(), ("token_embd.weight".into(), false)),
@@ -98,7 +98,7 @@ fn names(config: &DecoderConfig) -> HashMap<String, (String, bool)> {
     names
 }
 
-/// Where a tensor lies, within a file of so many bytes.
+/// The location of a tensor in a file of `file` bytes.
 fn place(content: &Content, name: &str, file: usize) -> Result<TensorLocation, String> {
     let info = &content.tensor_infos[name];
     let format = match info.ggml_dtype {
@@ -179,7 +179,7 @@ impl<'a> Metadata<'a> {
         Ok(config)
     }
 
-    /// Refuses what would be calculated wrongly.
+    /// Refuses settings that this decoder does not implement.
     fn refuse(&self) -> Result<(), DecoderConfigError> {
         if let Some(experts) = self.size("expert_count")?.filter(|&experts| experts > 0) {
             return Err(DecoderConfigError::unsupported(

@@ -1,28 +1,28 @@
-//! A `config.json` as Hugging Face writes it, with the defaults that transformers gives each family.
+//! Reads a Hugging Face `config.json`, with transformers' defaults of each family.
 
 use super::rope::yarn_attention;
 use super::{DecoderConfig, DecoderConfigError, RopeScaling};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What a family supports, for errors.
+/// The supported families, for errors.
 const FAMILIES: &str = "llama, qwen2 and qwen3";
-/// What a layer may see, for errors.
+/// The supported attention patterns, for errors.
 const LAYER_TYPES: &str = "full_attention, and sliding_attention where use_sliding_window is set";
-/// The rotary scalings, for errors.
+/// The supported rotary scalings, for errors.
 const ROPE_TYPES: &str = "default, linear, llama3 and yarn";
-/// YaRN's bounds of the ramp where a configuration gives none.
+/// YaRN's default bounds of the ramp.
 const YARN_BETAS: (f64, f64) = (32.0, 1.0);
 
-/// The families of decoders that are wired alike.
+/// The families of decoders that share this wiring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
+enum DecoderFamily {
     Llama,
     Qwen2,
     Qwen3,
 }
 
-/// The fields of a `config.json` that decide what a decoder calculates.
+/// The fields of a `config.json` that determine the computation.
 #[derive(Debug, Deserialize)]
 struct Fields {
     model_type: Option<String>,
@@ -54,12 +54,12 @@ struct Fields {
     num_local_experts: Option<usize>,
 }
 
-/// `rope_scaling` of old, or `rope_parameters`, which holds the base as well.
+/// `rope_scaling`, or the newer `rope_parameters`, which holds the base as well.
 #[derive(Debug, Default, Deserialize)]
 struct Rotation {
     rope_theta: Option<f64>,
     rope_type: Option<String>,
-    /// How `rope_type` was called at first.
+    /// The old name of `rope_type`.
     r#type: Option<String>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -73,12 +73,12 @@ struct Rotation {
     truncate: Option<bool>,
     partial_rotary_factor: Option<f64>,
     mrope_section: Option<Value>,
-    /// Some models rotate their kinds of layers differently.
+    /// Some models have other rotary parameters per attention pattern.
     full_attention: Option<Value>,
     sliding_attention: Option<Value>,
 }
 
-/// One token, or several.
+/// One end-of-sequence token, or several.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Ends {
@@ -86,7 +86,7 @@ enum Ends {
     Many(Vec<u32>),
 }
 
-/// The part of a `generation_config.json` that says where a text ends.
+/// The end-of-sequence tokens of a `generation_config.json`.
 #[derive(Debug, Deserialize)]
 struct Generation {
     eos_token_id: Option<Ends>,
@@ -115,10 +115,10 @@ impl DecoderConfig {
             head_dim: fields.head_dim.map_or_else(|| family.head_dim(width, heads), Ok)?,
             mlp_width: fields.intermediate_size.unwrap_or(family.mlp_width()),
             norm_epsilon: fields.rms_norm_eps.unwrap_or(1e-6),
-            head_norms: family == Family::Qwen3,
-            qkv_bias: family == Family::Qwen2 || attention_bias,
-            output_bias: family != Family::Qwen2 && attention_bias,
-            mlp_bias: family == Family::Llama && fields.mlp_bias.unwrap_or(false),
+            head_norms: family == DecoderFamily::Qwen3,
+            qkv_bias: family == DecoderFamily::Qwen2 || attention_bias,
+            output_bias: family != DecoderFamily::Qwen2 && attention_bias,
+            mlp_bias: family == DecoderFamily::Llama && fields.mlp_bias.unwrap_or(false),
             tied: fields.tie_word_embeddings.unwrap_or(false),
             rope_theta,
             rope_scaling,
@@ -126,13 +126,14 @@ impl DecoderConfig {
             positions_max,
             ends: Vec::new(),
         };
-        let default = (family == Family::Llama && 2 < config.vocabulary).then_some(Ends::One(2));
+        let default =
+            (family == DecoderFamily::Llama && 2 < config.vocabulary).then_some(Ends::One(2));
         config.add_ends(fields.eos_token_id.or(default).into_iter().flatten());
         config.check()?;
         Ok(config)
     }
 
-    /// Adds the ends that a `generation_config.json` names: a chat model has more than its base.
+    /// Adds the end-of-sequence tokens of a `generation_config.json`: a chat model has more than its base.
     pub fn add_generation(&mut self, json: &str) -> Result<(), DecoderConfigError> {
         let generation: Generation = parse(json)?;
         self.add_ends(generation.eos_token_id.into_iter().flatten());
@@ -140,16 +141,16 @@ impl DecoderConfig {
     }
 }
 
-/// Reads JSON, and names the field that does not hold what it should.
+/// Parses JSON; an error names the field at fault.
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, DecoderConfigError> {
     let from = &mut serde_json::Deserializer::from_str(json);
     serde_path_to_error::deserialize(from)
         .map_err(|error| DecoderConfigError::Malformed(error.to_string()))
 }
 
-// === impl Family ===
+// === impl DecoderFamily ===
 
-impl Family {
+impl DecoderFamily {
     fn named(model_type: &str) -> Option<Self> {
         Some(match model_type {
             "llama" => Self::Llama,
@@ -159,7 +160,7 @@ impl Family {
         })
     }
 
-    /// A causal model, or its body alone.
+    /// The family of a causal model or of its body.
     fn of_architecture(architecture: &str) -> Option<Self> {
         Some(match architecture {
             "LlamaForCausalLM" | "LlamaModel" => Self::Llama,
@@ -199,24 +200,26 @@ impl Family {
 // === impl Fields ===
 
 impl Fields {
-    /// The family, which `model_type` and `architectures` have to agree on.
-    fn family(&self) -> Result<Family, DecoderConfigError> {
+    /// The family, on which `model_type` and `architectures` must agree.
+    fn family(&self) -> Result<DecoderFamily, DecoderConfigError> {
         let unsupported =
             |field, value: &str| DecoderConfigError::unsupported(field, value, FAMILIES);
         let typed = match &self.model_type {
-            Some(name) => Some(Family::named(name).ok_or_else(|| unsupported("model_type", name))?),
+            Some(name) => {
+                Some(DecoderFamily::named(name).ok_or_else(|| unsupported("model_type", name))?)
+            }
             None => None,
         };
         let mut built = None;
         for name in self.architectures.iter().flatten() {
-            let family = Family::of_architecture(name);
+            let family = DecoderFamily::of_architecture(name);
             let family = family.filter(|&family| typed.is_none_or(|typed| typed == family));
             built = Some(family.ok_or_else(|| unsupported("architectures", name))?);
         }
         typed.or(built).ok_or_else(|| unsupported("model_type", "missing"))
     }
 
-    /// Refuses what would be calculated wrongly.
+    /// Refuses settings that this decoder does not implement.
     fn refuse(&self) -> Result<(), DecoderConfigError> {
         let unsupported =
             |field, value: String, can| Err(DecoderConfigError::unsupported(field, value, can));
@@ -243,10 +246,10 @@ impl Fields {
         Ok(())
     }
 
-    /// The base of the frequencies and how they are stretched.
+    /// The rotary base and scaling.
     fn rope(&self, positions_max: usize) -> Result<(f64, RopeScaling), DecoderConfigError> {
         let none = Rotation::default();
-        // A file that has both means the older one, as transformers reads it.
+        // A file may have both; transformers reads the older one.
         let given = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         let younger = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
         let rope = given.unwrap_or(&none);
@@ -254,18 +257,19 @@ impl Fields {
         Ok((theta, rope.scaling(positions_max)?))
     }
 
-    /// What each layer looks back on.
+    /// The sliding window of each layer.
     fn windows(
         &self,
-        family: Family,
+        family: DecoderFamily,
         layers: usize,
     ) -> Result<Vec<Option<usize>>, DecoderConfigError> {
         let unsupported =
             |kind: &str| DecoderConfigError::unsupported("layer_types", kind, LAYER_TYPES);
-        let slides = family != Family::Llama && self.use_sliding_window.unwrap_or(false);
+        let slides = family != DecoderFamily::Llama && self.use_sliding_window.unwrap_or(false);
         let window = slides.then_some(self.sliding_window.unwrap_or(4096));
         let layers = layers.min(super::config::LAYERS_MAX + 1);
-        let Some(types) = self.layer_types.as_ref().filter(|_| family != Family::Llama) else {
+        let Some(types) = self.layer_types.as_ref().filter(|_| family != DecoderFamily::Llama)
+        else {
             let first = self.max_window_layers.unwrap_or(28);
             return Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect());
         };
@@ -411,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_come_from_both_files() {
+    fn end_of_sequence_tokens_come_from_both_files() {
         let mut config = read(&json!({"model_type": "qwen3", "eos_token_id": 9})).unwrap();
         config.add_generation(r#"{"eos_token_id": [9, 5], "temperature": 0.6}"#).unwrap();
         assert_eq!(config.ends, [5, 9]);
@@ -419,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn unsupported_settings_are_named() {
         let says = |more: &Value| {
             let mut fields = json!({"model_type": "llama"});
             fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

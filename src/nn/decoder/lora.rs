@@ -1,4 +1,4 @@
-//! Low-rank adapters (Hu et al. 2021): a frozen matrix and a small trained one beside it.
+//! Low-rank adapters (LoRA, Hu et al. 2021): a small trained product beside a frozen matrix.
 
 use super::{DecoderConfig, LinearId, Parameters};
 use crate::nn::ops::linear;
@@ -11,23 +11,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-/// Ranks that an adapter may have.
+/// Highest rank of an adapter.
 pub const RANK_MAX: usize = 1024;
-/// What PEFT puts before the name of a weight.
+/// PEFT's prefix of a weight's name.
 const PREFIX: &str = "base_model.model.";
 /// The tensors of a folder of adapters.
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// Its description.
+/// PEFT's configuration file.
 const DESCRIPTION: &str = "adapter_config.json";
 
-/// How adapters are made.
+/// The hyperparameters of adapters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
-    /// Inputs of the second of an adapter's two matrices.
+    /// The rank `r` of the update.
     pub rank: usize,
-    /// What an adapter adds is multiplied by `alpha / rank`.
+    /// The update is scaled by `alpha / rank`.
     pub alpha: f64,
-    /// The share of inputs that is left out in training.
+    /// Dropout probability of the adapter's inputs in training.
     pub dropout: f32,
 }
 
@@ -35,19 +35,19 @@ pub struct LoraConfig {
 #[derive(Clone, Debug)]
 pub struct Adapters {
     plan: LoraConfig,
-    pairs: BTreeMap<String, Pair>,
-    /// The origin of what is left out, in training.
-    dropping: Option<u64>,
+    pairs: BTreeMap<String, LoraPair>,
+    /// The dropout seed, in training.
+    dropout_seed: Option<u64>,
 }
 
 /// `(rank, inputs)` and `(outputs, rank)`.
 #[derive(Clone, Debug)]
-struct Pair {
+struct LoraPair {
     down: Tensor,
     up: Tensor,
 }
 
-/// An `adapter_config.json` of PEFT: what is written, and what is refused when read.
+/// PEFT's `adapter_config.json`: the fields that are written, and those that are checked when read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
     peft_type: String,
@@ -86,8 +86,7 @@ impl Default for LoraConfig {
 // === impl Adapters ===
 
 impl Adapters {
-    /// Fresh adapters on `matrices`, which at first change nothing: A is drawn as Kaiming et al.
-    /// do, and B is zero.
+    /// New adapters on `matrices` with an update of zero: A is initialised as by Kaiming et al., and B is zero.
     pub fn new(
         config: &DecoderConfig,
         plan: LoraConfig,
@@ -104,23 +103,23 @@ impl Adapters {
             let down: Vec<f32> = drawn.sample_iter(&mut *random).take(plan.rank * inputs).collect();
             let down = Tensor::from_vec(down, (plan.rank, inputs), device)?;
             let up = Tensor::zeros((outputs, plan.rank), DType::F32, device)?;
-            pairs.insert(matrix.name(), Pair::trained(&down, &up)?);
+            pairs.insert(matrix.name(), LoraPair::trained(&down, &up)?);
         }
-        Ok(Self { plan, pairs, dropping: None })
+        Ok(Self { plan, pairs, dropout_seed: None })
     }
 
-    /// How they were made.
+    /// Their hyperparameters.
     pub fn plan(&self) -> &LoraConfig {
         &self.plan
     }
 
-    /// Leaves inputs out from now on, or no longer. The same origin leaves out the same ones, so
-    /// that a layer which is calculated again is the layer that it was.
-    pub fn drop_out(&mut self, origin: Option<u64>) {
-        self.dropping = origin;
+    /// Switches dropout on with a seed, or off. The same seed drops the same inputs, so that a recomputed layer gives
+    /// the same output.
+    pub fn drop_out(&mut self, seed: Option<u64>) {
+        self.dropout_seed = seed;
     }
 
-    /// What is trained, for an optimiser.
+    /// The trained variables, for an optimiser.
     pub fn variables(&self) -> Result<Vec<Var>> {
         self.pairs.values().flat_map(|pair| [&pair.down, &pair.up]).map(Var::from_tensor).collect()
     }
@@ -133,17 +132,17 @@ impl Adapters {
         })
     }
 
-    /// The two matrices of the adapter of a matrix, if it has one: `(rank, inputs)` and `(outputs, rank)`.
+    /// A and B of a matrix's adapter, if it has one: `(rank, inputs)` and `(outputs, rank)`.
     pub fn pair(&self, matrix: LinearId) -> Option<[&Tensor; 2]> {
-        self.pairs.get(&matrix.name()).map(|Pair { down, up }| [down, up])
+        self.pairs.get(&matrix.name()).map(|LoraPair { down, up }| [down, up])
     }
 
-    /// What the adapter of a matrix, if it has one, adds to the output for `(rows, inputs)`.
+    /// The update that a matrix's adapter, if it has one, adds to the output for `(rows, inputs)`.
     pub(super) fn forward(&self, matrix: LinearId, rows: &Tensor) -> Result<Option<Tensor>> {
         let Some(pair) = self.pairs.get(&matrix.name()) else { return Ok(None) };
-        let rows = match self.dropping {
-            Some(origin) if self.plan.dropout > 0.0 => {
-                (rows * self.kept(&matrix, origin, rows)?)?
+        let rows = match self.dropout_seed {
+            Some(seed) if self.plan.dropout > 0.0 => {
+                (rows * self.dropout_mask(&matrix, seed, rows)?)?
             }
             _ => rows.clone(),
         };
@@ -152,16 +151,15 @@ impl Adapters {
         Ok(Some((linear(&linear(&rows, &down)?, &up)? * self.scale())?))
     }
 
-    /// `alpha / rank · B A` for a matrix that has an adapter. No input is left out: the product with
-    /// inputs comes later.
+    /// `alpha / rank · B A` of a matrix with an adapter, without dropout.
     pub(super) fn weight(&self, matrix: LinearId) -> Result<Option<Tensor>> {
-        let Some(Pair { down, up }) = self.pairs.get(&matrix.name()) else { return Ok(None) };
+        let Some(LoraPair { down, up }) = self.pairs.get(&matrix.name()) else { return Ok(None) };
         Ok(Some((up.matmul(down)? * self.scale())?))
     }
 
-    /// What each input is multiplied by: zero, or so much that the mean stays.
-    fn kept(&self, matrix: &LinearId, origin: u64, rows: &Tensor) -> Result<Tensor> {
-        let mut random = ChaCha8Rng::seed_from_u64(origin);
+    /// The factor of each input: zero, or `1 / (1 - dropout)`, which keeps the mean.
+    fn dropout_mask(&self, matrix: &LinearId, seed: u64, rows: &Tensor) -> Result<Tensor> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
         let place = self.pairs.keys().position(|name| *name == matrix.name());
         random.set_stream(place.unwrap_or_default() as u64);
         let dropout = self.plan.dropout;
@@ -170,15 +168,15 @@ impl Adapters {
         Tensor::from_vec(kept, rows.shape(), rows.device())?.to_dtype(rows.dtype())
     }
 
-    /// What an adapter's sum is multiplied by.
+    /// The scale of an update, `alpha / rank`.
     pub fn scale(&self) -> f64 {
         self.plan.alpha / self.plan.rank as f64
     }
 
-    /// The decoder whose matrices do what they did with their adapters beside them.
+    /// The decoder's weights with the adapters merged in.
     pub fn merge(&self, parameters: &Parameters) -> Result<Parameters> {
         let mut merged = parameters.clone();
-        for (name, Pair { down, up }) in &self.pairs {
+        for (name, LoraPair { down, up }) in &self.pairs {
             let weight = parameters.get(name)?;
             let more = (up.matmul(down)?.detach() * self.scale())?;
             let sum = (weight.to_dtype(DType::F32)?.detach() + more)?;
@@ -187,7 +185,7 @@ impl Adapters {
         Ok(merged)
     }
 
-    /// Writes a folder that PEFT reads.
+    /// Writes a folder in PEFT's format.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let tensors: HashMap<String, Tensor> =
             self.tensors().map(|(name, tensor)| (name, tensor.clone())).collect();
@@ -215,7 +213,7 @@ impl Adapters {
         candle_core::safetensors::save(&tensors, dir.join(WEIGHTS))
     }
 
-    /// Reads a folder that PEFT or [`Adapters::save`] wrote.
+    /// Reads a folder in PEFT's format.
     pub fn load(config: &DecoderConfig, dir: &Path, device: &Device) -> Result<Self> {
         let description = fs::read_to_string(dir.join(DESCRIPTION))?;
         let description: Description = serde_json::from_str(&description).map_err(Error::wrap)?;
@@ -239,12 +237,12 @@ impl Adapters {
                 ));
             }
             let (down, up) = (down.to_dtype(DType::F32)?, up.to_dtype(DType::F32)?);
-            pairs.insert(matrix.name(), Pair::trained(&down, &up)?);
+            pairs.insert(matrix.name(), LoraPair::trained(&down, &up)?);
         }
         if let Some(name) = tensors.keys().min() {
             return wrong(format!("`{name}` is no adapter of a matrix of this decoder"));
         }
-        Ok(Self { plan, pairs, dropping: None })
+        Ok(Self { plan, pairs, dropout_seed: None })
     }
 }
 
@@ -263,9 +261,9 @@ fn wrong<T>(why: String) -> Result<T> {
     Err(Error::Msg(why))
 }
 
-// === impl Pair ===
+// === impl LoraPair ===
 
-impl Pair {
+impl LoraPair {
     fn trained(down: &Tensor, up: &Tensor) -> Result<Self> {
         let variable = |tensor| Ok::<_, Error>(Var::from_tensor(tensor)?.as_tensor().clone());
         Ok(Self { down: variable(down)?, up: variable(up)? })
@@ -289,7 +287,7 @@ impl LoraConfig {
 // === impl Description ===
 
 impl Description {
-    /// What is not calculated here is refused, and not left out in silence.
+    /// Checks the settings; refuses those that are not implemented.
     fn plan(self) -> Result<LoraConfig> {
         let refused = [
             ("peft_type other than LORA", self.peft_type != "LORA"),

@@ -1,5 +1,5 @@
-//! A decoder that is trained: made from nothing or read from a folder, grown, and written again as a
-//! folder of Hugging Face's.
+//! A decoder for training: initialised at random or read from a folder, its vocabulary grown, and written as a Hugging
+//! Face folder.
 
 use super::{
     Adapters, Checkpoint, CheckpointError, DecoderConfig, EMBEDDING, Exact, LinearId, Parameters,
@@ -12,39 +12,39 @@ use rand_distr::{Distribution, Normal};
 use std::fs;
 use std::path::Path;
 
-/// How far a new token's row is from the mean of the old ones, as a share of their own spread.
+/// The distance of a new token's row from the mean of the old ones, as a share of their standard deviation.
 const NOISE: f32 = 0.02;
-/// Files of a folder that belong to its tokenizer, where they are there.
+/// The tokenizer's files, each optional.
 const TOKENIZER: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
 
-/// A decoder in f32 and in the processor's memory, and the adapters that it may have.
+/// A decoder in the host's memory, and its adapters if it has any.
 #[derive(Clone, Debug)]
 pub struct TrainableDecoder {
-    /// Its sizes and switches.
+    /// Its hyperparameters.
     pub config: DecoderConfig,
-    /// What it is made of.
+    /// Its weights.
     pub parameters: Parameters,
-    /// What is trained beside it.
+    /// Low-rank adapters.
     pub adapters: Option<Adapters>,
 }
 
 // === impl TrainableDecoder ===
 
 impl TrainableDecoder {
-    /// Reads a folder of Hugging Face's or a GGUF file.
+    /// Reads a Hugging Face folder or a GGUF file in f32.
     pub fn open(path: &Path) -> std::result::Result<Self, CheckpointError> {
         Self::open_in(path, DType::F32)
     }
 
-    /// The same with its numbers kept in another type, for one that is not to learn itself.
+    /// The same with weights in another dtype, for a frozen decoder.
     pub fn open_in(path: &Path, dtype: DType) -> std::result::Result<Self, CheckpointError> {
         let checkpoint = Checkpoint::open(path)?;
         let parameters = Parameters::load(&checkpoint, dtype, &Device::Cpu)?;
         Ok(Self { config: checkpoint.config().clone(), parameters, adapters: None })
     }
 
-    /// A fresh one; the same seed gives the same weights on every machine.
+    /// Initialises a decoder at random. The same seed gives the same weights on every machine.
     pub fn random(config: DecoderConfig, seed: u64) -> Result<Self> {
         config.check().map_err(Error::wrap)?;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -52,7 +52,7 @@ impl TrainableDecoder {
         Ok(Self { config, parameters, adapters: None })
     }
 
-    /// A pass over a batch, in f32 or in bf16.
+    /// Kernels for a forward pass over a batch, in f32 or in bf16.
     pub fn exact(&self, batch: &TokenBatch, dtype: DType) -> Result<Exact<'_>> {
         let exact = Exact::new(&self.config, &self.parameters, batch, dtype)?;
         Ok(match &self.adapters {
@@ -61,9 +61,8 @@ impl TrainableDecoder {
         })
     }
 
-    /// Makes room for tokens up to `vocabulary`. A new token begins at the mean of the old ones and
-    /// a little beside it, in the embedding and in the unembedding: what is unlike any of the old
-    /// ones would have the largest logit of all (Hewitt 2021).
+    /// Grows the vocabulary. A new token's rows of the embedding and the unembedding start near the mean of the old
+    /// ones: a row unlike them could get the largest logit everywhere (Hewitt 2021).
     pub fn grow(&mut self, vocabulary: usize, seed: u64) -> Result<()> {
         let old = self.config.vocabulary;
         if !(old..=VOCABULARY_MAX).contains(&vocabulary) {
@@ -86,7 +85,7 @@ impl TrainableDecoder {
         Ok(())
     }
 
-    /// The decoder that has learned what its adapters learned.
+    /// The decoder with its adapters merged into the weights.
     pub fn merged(&self) -> Result<Self> {
         let parameters = match &self.adapters {
             Some(adapters) => adapters.merge(&self.parameters)?,
@@ -95,8 +94,8 @@ impl TrainableDecoder {
         Ok(Self { config: self.config.clone(), parameters, adapters: None })
     }
 
-    /// Writes a folder that `raisonne generate` and transformers load, adapters merged, with the
-    /// tokenizer of another.
+    /// Writes a folder that `raisonne generate` and transformers load, with merged adapters and the tokenizer of
+    /// `tokenizer_of`.
     pub fn save(&self, folder: &Path, tokenizer_of: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("config.json"), self.config.to_json().map_err(Error::wrap)?)?;
@@ -111,7 +110,7 @@ impl TrainableDecoder {
     }
 }
 
-/// Rows about the mean of a table's.
+/// Random rows near the mean of a table's rows.
 fn new_rows(table: &Tensor, count: usize, random: &mut ChaCha8Rng) -> Result<Tensor> {
     let mean = table.mean(0)?;
     let spread = table.broadcast_sub(&mean)?.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
@@ -150,7 +149,7 @@ mod tests {
                     assert!(new[12..].iter().all(|row| (row[column] - mean).abs() < 0.003));
                 }
             }
-            // The model still fits its configuration.
+            // The model still matches its configuration.
             let batch = TokenBatch::plain(&[[14, 12]]);
             let mut exact = model.exact(&batch, DType::F32).unwrap();
             super::super::forward(&model.config, &mut exact).unwrap();

@@ -1,4 +1,4 @@
-//! A decoder's tensors by the names that Hugging Face gives them: constants, or what is trained.
+//! A decoder's tensors by their Hugging Face names: constants or trained variables.
 
 use super::{Checkpoint, CheckpointError, DecoderConfig, tensors};
 use candle_core::{DType, Device, Error, Result, Tensor, Var};
@@ -7,10 +7,10 @@ use rand_distr::{Distribution, Normal};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// The spread of fresh weights, as Hugging Face starts a decoder.
+/// The standard deviation of initial weights, as in transformers.
 const SPREAD: f32 = 0.02;
 
-/// Named tensors; those that are trained are variables.
+/// Named tensors. Trained ones are candle variables.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters(BTreeMap<String, Tensor>);
 
@@ -26,7 +26,7 @@ impl Parameters {
         Ok(Self(checkpoint.to_tensors(dtype, device)?))
     }
 
-    /// Fresh weights, as variables: norms of one, biases of zero, matrices drawn.
+    /// Initial weights as variables: norms of one, biases of zero, normally distributed matrices.
     pub fn random(config: &DecoderConfig, random: &mut impl Rng, device: &Device) -> Result<Self> {
         let drawn = Normal::new(0.0, SPREAD).expect("the spread is a positive number");
         let mut parameters = Self::default();
@@ -45,7 +45,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Makes variables of the tensors whose name is `chosen`.
+    /// Turns the tensors with a `chosen` name into variables.
     pub fn train(&mut self, chosen: impl Fn(&str) -> bool) -> Result<()> {
         for (name, tensor) in &mut self.0 {
             if chosen(name) {
@@ -55,12 +55,12 @@ impl Parameters {
         Ok(())
     }
 
-    /// Makes constants of all tensors.
+    /// Turns all tensors into constants.
     pub fn freeze(&mut self) {
         self.0.values_mut().for_each(|tensor| *tensor = tensor.detach());
     }
 
-    /// Keeps constant matrices in another type; norms and biases, which are small, stay as they are.
+    /// Converts matrices to another dtype; norms and biases, which are small, stay.
     pub fn keep_in(&mut self, dtype: DType) -> Result<()> {
         for tensor in self.0.values_mut().filter(|tensor| tensor.rank() > 1) {
             *tensor = tensor.to_dtype(dtype)?;
@@ -83,12 +83,12 @@ impl Parameters {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// What is trained, for an optimiser.
+    /// The trained variables, for an optimiser.
     pub fn variables(&self) -> Result<Vec<Var>> {
         self.0.values().filter(|tensor| tensor.is_variable()).map(Var::from_tensor).collect()
     }
 
-    /// Writes all tensors as a safetensors file, which is a Hugging Face folder's second half.
+    /// Writes all tensors as a safetensors file.
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors: HashMap<&str, Tensor> =
             self.iter().map(|(name, tensor)| (name, tensor.clone())).collect();

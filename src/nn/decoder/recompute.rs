@@ -1,17 +1,15 @@
-//! Backpropagation that keeps one row per token and layer, and calculates the rest again.
+//! Backpropagation with activation checkpointing (Chen et al. 2016): keeps each layer's input only.
 //!
-//! A plain pass keeps all that a layer calculated until the gradient comes back to it: some thirty
-//! times what came into the layer, and the attention's shares besides. Here only what came in is
-//! kept. On the way back a layer is calculated once more, from the last to the first, and forgotten
-//! again, at the price of a second pass forward (Chen et al. 2016).
+//! A plain backward pass needs all activations of a layer: some thirty times its input, and the attention weights. Here
+//! the backward pass recomputes each layer, from the last to the first, at the cost of a second forward pass.
 
 use super::{Adapters, Exact, NormId, UnfusedKernels, block};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 
-/// The loss of a pass and the gradients of all that is trained.
+/// The loss of a batch, and the gradients of all trained variables.
 ///
-/// `loss` says what the rows after the last norm are worth, as a single number.
+/// `loss` maps the rows after the last norm to a scalar.
 pub fn backprop<'a>(
     exact: &mut Exact<'a>,
     loss: impl FnOnce(&mut Exact<'a>, &Tensor) -> Result<Tensor>,
@@ -40,14 +38,14 @@ pub fn backprop<'a>(
     Ok((loss.detach(), gradients))
 }
 
-/// What the pass trains.
+/// The trained variables.
 fn trained(exact: &Exact<'_>) -> Result<Vec<Var>> {
     let mut trained = exact.parameters().variables()?;
     trained.extend(exact.adapters().map_or(Ok(Vec::new()), Adapters::variables)?);
     Ok(trained)
 }
 
-/// The kept input of the last layer that is not done yet.
+/// Pops the input of the last layer that is left.
 fn input(inputs: &mut Vec<Tensor>) -> Result<Var> {
     Var::from_tensor(&inputs.pop().expect("each layer's input was kept"))
 }
@@ -57,7 +55,7 @@ fn weighed(out: &Tensor, upstream: &Tensor) -> Result<Tensor> {
     (out * upstream)?.sum_all()
 }
 
-/// Adds the gradients of what is trained, and gives that of the rows that came in.
+/// Adds the gradients of the trained variables, and gives the gradient of the layer's input.
 fn collect(out: &Tensor, rows: &Var, trained: &[Var], gradients: &mut GradStore) -> Result<Tensor> {
     let mut found = out.backward()?;
     let upstream = found.remove(rows).map_or_else(|| rows.zeros_like(), Ok)?;

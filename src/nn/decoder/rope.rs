@@ -1,19 +1,18 @@
-//! The rotary frequencies, stretched as a configuration says.
+//! The rotary frequencies, scaled for long contexts.
 //!
-//! They are calculated in the order and the precision in which Hugging Face does it, since an angle
-//! is a frequency times a position: an error in the last digit grows with the context.
+//! They are computed in transformers' order and precision: an angle is a frequency times a position, so an error in the
+//! last digit grows with the context.
 
 use super::{DecoderConfig, DecoderConfigError, RopeScaling};
 use std::f64::consts::TAU;
 
-/// What a ramp of no width is widened by, as Hugging Face does.
+/// The width of a ramp that would have none, as in transformers.
 const RAMP_MIN: f32 = 0.001;
 
 // === impl DecoderConfig ===
 
 impl DecoderConfig {
-    /// The angle that each pair of a head turns by from one position to the next, and what cosines
-    /// and sines are multiplied by.
+    /// The angle per position of each pair of a head's dimensions, and the factor of cosines and sines.
     pub fn inverse_frequencies(&self) -> (Vec<f32>, f32) {
         let plain = self.wavelengths().map(|length| 1.0 / length);
         match &self.rope_scaling {
@@ -32,14 +31,13 @@ impl DecoderConfig {
         }
     }
 
-    /// `theta^(2i / head_dim)` of each pair `i`: positions in a turn, over 2π.
+    /// `theta^(2i / head_dim)` of each pair `i`: the wavelength in positions over 2π.
     fn wavelengths(&self) -> impl Iterator<Item = f32> {
         let (base, dim) = (self.rope_theta as f32, self.head_dim as f32);
         (0..self.head_dim / 2).map(move |pair| base.powf(2.0 * pair as f32 / dim))
     }
 
-    /// Peng et al. 2023: pairs that turn often in the original context are left alone, pairs that
-    /// hardly turn are stretched in full, and between them lies a ramp.
+    /// YaRN (Peng et al. 2023): high frequencies stay, low ones are scaled in full, with a ramp between.
     fn yarn(&self, factor: f32, original: f64, fast: f64, slow: f64) -> Vec<f32> {
         let dim = self.head_dim as f64;
         let pair_of =
@@ -54,7 +52,7 @@ impl DecoderConfig {
         mixed.collect()
     }
 
-    /// Whether the frequencies can be calculated.
+    /// Checks that the frequencies are finite.
     pub(super) fn check_rope(&self) -> Result<(), DecoderConfigError> {
         let malformed = |what: String| Err(DecoderConfigError::Malformed(what));
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
@@ -82,7 +80,7 @@ impl DecoderConfig {
     }
 }
 
-/// What YaRN multiplies cosines and sines by when nothing else is said: `0.1 m ln(factor) + 1`.
+/// YaRN's default factor of cosines and sines: `0.1 m ln(factor) + 1`.
 pub(super) fn yarn_attention(factor: f64, m: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
 }

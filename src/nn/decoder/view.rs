@@ -1,4 +1,4 @@
-//! A tensor where it lies in a mapped file, read as f32 some rows at a time.
+//! A tensor in a mapped file, read as f32 by ranges of rows.
 
 use super::CheckpointError;
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
@@ -7,23 +7,23 @@ use half::{bf16, f16};
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Rows that are held as f32 at a time while a matrix is quantised.
+/// Rows that are converted to f32 at a time while a matrix is quantised.
 const QUANTIZE_ROWS: usize = 1024;
 
-/// How numbers lie in a file.
+/// The number format of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorDtype {
     /// 32-bit floats.
     F32,
     /// 16-bit floats.
     F16,
-    /// 32-bit floats without the lower half.
+    /// 16-bit brain floats: the upper half of an f32.
     Bf16,
-    /// Blocks of a GGUF file.
+    /// GGML blocks of a GGUF file.
     Blocks(GgmlDType),
 }
 
-/// A tensor of a checkpoint; its rows are as Hugging Face orders them.
+/// A tensor of a checkpoint. Rows come in Hugging Face's order.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorView<'a> {
     pub(super) name: &'a str,
@@ -36,7 +36,7 @@ pub struct TensorView<'a> {
 // === impl TensorDtype ===
 
 impl TensorDtype {
-    /// Numbers of a block, and its bytes.
+    /// Numbers of a block, and bytes of a block.
     pub fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
@@ -45,7 +45,7 @@ impl TensorDtype {
         }
     }
 
-    /// The bytes of rows of so many numbers, if rows are made of whole blocks.
+    /// Bytes of `rows` rows of `columns` numbers, if a row is whole blocks.
     pub(super) fn bytes(self, rows: usize, columns: usize) -> Option<usize> {
         let (numbers, bytes) = self.block();
         let whole = columns.is_multiple_of(numbers).then_some(columns / numbers)?;
@@ -56,7 +56,7 @@ impl TensorDtype {
 // === impl TensorView ===
 
 impl<'a> TensorView<'a> {
-    /// How its numbers lie.
+    /// Its number format.
     pub fn format(&self) -> TensorDtype {
         self.format
     }
@@ -66,7 +66,7 @@ impl<'a> TensorView<'a> {
         self.dims
     }
 
-    /// Rows of a matrix; the numbers of a vector are rows of one.
+    /// Rows of a matrix. Each number of a vector is a row.
     pub fn rows(&self) -> usize {
         self.dims.first().copied().unwrap_or(1)
     }
@@ -76,12 +76,12 @@ impl<'a> TensorView<'a> {
         self.dims.iter().skip(1).product()
     }
 
-    /// Its bytes, in rows of whole blocks, if they lie as Hugging Face orders rows.
+    /// Its bytes, if the rows are stored in Hugging Face's order.
     pub fn bytes(&self) -> Option<&'a [u8]> {
         self.interleaved.is_none().then_some(self.bytes)
     }
 
-    /// Reads some rows into `out`, which they fill.
+    /// Reads a range of rows, which must fill `out`.
     pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
         let fits = rows.len().checked_mul(self.columns()) == Some(out.len());
         if rows.start > rows.end || rows.end > self.rows() || !fits {
@@ -103,15 +103,15 @@ impl<'a> TensorView<'a> {
         Ok(())
     }
 
-    /// All of it as f32.
+    /// All numbers as f32.
     pub fn read(&self) -> Result<Vec<f32>, CheckpointError> {
         let mut values = vec![0.0; self.rows() * self.columns()];
         self.read_rows(0..self.rows(), &mut values)?;
         Ok(values)
     }
 
-    /// Some rows of the matrix for candle's quantised products: as they lie if they are quantised
-    /// already, else in blocks of `kind`.
+    /// A range of rows for candle's quantised products: in their own blocks if they are quantised already, else in
+    /// blocks of `kind`.
     pub fn quantize(
         &self,
         rows: Range<usize>,

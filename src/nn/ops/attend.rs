@@ -29,7 +29,7 @@ pub fn attend(rows: &[Tensor; 3], sight: AttentionSpec) -> Result<Tensor> {
     let [queries, keys, values] = rows;
     if is_fast(queries) && is_fast(&sight.mask) {
         let wide = |rows: &Tensor| rows.detach().to_dtype(DType::F32);
-        let known = Attend::calculate([wide(queries)?, wide(keys)?, wide(values)?], sight)?;
+        let known = AttentionOp::calculate([wide(queries)?, wide(keys)?, wide(values)?], sight)?;
         let whole = |rows: &Tensor| rows.contiguous();
         return apply3(&whole(queries)?, &whole(keys)?, &whole(values)?, known);
     }
@@ -100,26 +100,26 @@ impl AttentionSpec {
 }
 
 /// Attention that was calculated, with what its gradient needs.
-struct Attend {
+struct AttentionOp {
     sight: AttentionSpec,
     out: Tensor,
     /// `(sequences, kv heads, heads of each · length, length)`
     shares: Tensor,
 }
 
-// === impl Attend ===
+// === impl AttentionOp ===
 
-impl Attend {
+impl AttentionOp {
     fn calculate([queries, keys, values]: [Tensor; 3], sight: AttentionSpec) -> Result<Self> {
         let [queries, keys, values] = [queries, keys, values].map(|rows| sight.split(&rows));
         let shares = queries?.matmul(&keys?.transpose(2, 3)?)?;
-        shares.inplace_op1(&Softmax(&sight))?;
+        shares.inplace_op1(&MaskedSoftmax(&sight))?;
         let out = sight.join(&shares.matmul(&values?)?)?;
         Ok(Self { sight, out, shares })
     }
 }
 
-impl CustomOp3 for Attend {
+impl CustomOp3 for AttentionOp {
     fn name(&self) -> &'static str {
         "attend"
     }
@@ -151,7 +151,7 @@ impl CustomOp3 for Attend {
         let upstream = sight.split(upstream)?;
         let to_values = shares.transpose(2, 3)?.matmul(&upstream)?;
         let to_logits = upstream.matmul(&values?.transpose(2, 3)?)?;
-        to_logits.inplace_op2(shares, &SoftmaxBack(sight))?;
+        to_logits.inplace_op2(shares, &MaskedSoftmaxBackward(sight))?;
         let to_queries = to_logits.matmul(&keys?)?;
         let to_keys = to_logits.transpose(2, 3)?.matmul(&queries?)?;
         let [queries, keys, values] =
@@ -161,12 +161,12 @@ impl CustomOp3 for Attend {
 }
 
 /// Puts shares in place of products of queries and keys.
-struct Softmax<'a>(&'a AttentionSpec);
+struct MaskedSoftmax<'a>(&'a AttentionSpec);
 
 /// Puts the gradient of the products in place of that of the shares.
-struct SoftmaxBack<'a>(&'a AttentionSpec);
+struct MaskedSoftmaxBackward<'a>(&'a AttentionSpec);
 
-impl InplaceOp1 for Softmax<'_> {
+impl InplaceOp1 for MaskedSoftmax<'_> {
     fn name(&self) -> &'static str {
         "masked-softmax"
     }
@@ -192,7 +192,7 @@ impl InplaceOp1 for Softmax<'_> {
     }
 }
 
-impl InplaceOp2 for SoftmaxBack<'_> {
+impl InplaceOp2 for MaskedSoftmaxBackward<'_> {
     fn name(&self) -> &'static str {
         "masked-softmax-back"
     }

@@ -56,7 +56,7 @@ pub fn cross_entropy(
     targets.check(rows.dim(0)?, vocabulary)?;
     let (rows, unembedding) = (&rows.to_dtype(DType::F32)?, &unembedding.to_dtype(DType::F32)?);
     if is_fast(rows) && is_fast(unembedding) {
-        let known = Known::calculate(rows, unembedding, targets)?;
+        let known = CrossEntropyOp::calculate(rows, unembedding, targets)?;
         return rows.apply_op2(unembedding, known);
     }
     composed(rows, unembedding, targets)
@@ -87,14 +87,14 @@ fn composed(
 }
 
 /// A loss whose gradients are already known.
-struct Known {
+struct CrossEntropyOp {
     loss: f32,
     to_rows: Option<Tensor>,
     to_unembedding: Option<Tensor>,
 }
 
 /// Puts the gradient of the logits of rows from `first` on in place of them.
-struct Back<'a> {
+struct CrossEntropyBackward<'a> {
     targets: CrossEntropyTargets<'a>,
     first: usize,
     /// Their part of the loss.
@@ -178,9 +178,9 @@ impl RolloutToken {
     }
 }
 
-// === impl Known ===
+// === impl CrossEntropyOp ===
 
-impl Known {
+impl CrossEntropyOp {
     fn calculate(
         rows: &Tensor,
         unembedding: &Tensor,
@@ -199,7 +199,7 @@ impl Known {
                 weights: &targets.weights[..first + count],
                 ..targets
             };
-            let back = Back { targets: within, first, loss: Cell::new(0.0) };
+            let back = CrossEntropyBackward { targets: within, first, loss: Cell::new(0.0) };
             logits.inplace_op1(&back)?;
             loss += back.loss.get();
             if from.track_op() {
@@ -215,7 +215,7 @@ impl Known {
     }
 }
 
-impl InplaceOp1 for Back<'_> {
+impl InplaceOp1 for CrossEntropyBackward<'_> {
     fn name(&self) -> &'static str {
         "cross-entropy-back"
     }
@@ -226,7 +226,7 @@ impl InplaceOp1 for Back<'_> {
     }
 }
 
-impl CustomOp2 for Known {
+impl CustomOp2 for CrossEntropyOp {
     fn name(&self) -> &'static str {
         "cross-entropy"
     }

@@ -7,12 +7,12 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use candle_nn::ops::silu;
 use rayon::prelude::*;
 
-struct Gate;
+struct SiluGateOp;
 
 /// `silu(gate) · up`
 pub fn gate(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if is_fast(gate) && is_fast(up) {
-        return apply2(&gate.contiguous()?, &up.contiguous()?, Gate);
+        return apply2(&gate.contiguous()?, &up.contiguous()?, SiluGateOp);
     }
     composed(gate, up)
 }
@@ -21,7 +21,7 @@ fn composed(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     silu(gate)? * up
 }
 
-impl CustomOp2 for Gate {
+impl CustomOp2 for SiluGateOp {
     fn name(&self) -> &'static str {
         "gate"
     }

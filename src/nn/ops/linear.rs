@@ -9,16 +9,16 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, Error, Layout, MetalStorage, Result, Shape, Tensor,
 };
 
-struct Product;
+struct LinearOp;
 
 /// `(…, inputs) W^T`, where `weight` is `(outputs, inputs)`.
 pub fn linear(rows: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    rows.contiguous()?.apply_op2(weight, Product)
+    rows.contiguous()?.apply_op2(weight, LinearOp)
 }
 
-// === impl Product ===
+// === impl LinearOp ===
 
-impl Product {
+impl LinearOp {
     fn run<S: BackendStorage>(
         rows: &S,
         rows_layout: &Layout,
@@ -39,7 +39,7 @@ impl Product {
     }
 }
 
-impl CustomOp2 for Product {
+impl CustomOp2 for LinearOp {
     fn name(&self) -> &'static str {
         "linear"
     }

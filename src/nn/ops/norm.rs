@@ -6,7 +6,7 @@ use crate::nn::simd::{dot, vectorised};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-struct RmsNorm {
+struct RmsNormOp {
     epsilon: f64,
 }
 
@@ -14,7 +14,7 @@ struct RmsNorm {
 /// It is calculated in f32, and is of the rows' type.
 pub fn rms_norm(rows: &Tensor, scale: &Tensor, epsilon: f64) -> Result<Tensor> {
     if is_fast(rows) && is_fast(scale) {
-        return apply2(&rows.contiguous()?, &scale.contiguous()?, RmsNorm { epsilon });
+        return apply2(&rows.contiguous()?, &scale.contiguous()?, RmsNormOp { epsilon });
     }
     composed(rows, scale, epsilon)
 }
@@ -26,9 +26,9 @@ fn composed(rows: &Tensor, scale: &Tensor, epsilon: f64) -> Result<Tensor> {
     stretches.broadcast_mul(scale)?.reshape(rows.shape())?.to_dtype(rows.dtype())
 }
 
-// === impl RmsNorm ===
+// === impl RmsNormOp ===
 
-impl RmsNorm {
+impl RmsNormOp {
     /// What a row is multiplied by before the scale.
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
@@ -37,7 +37,7 @@ impl RmsNorm {
     }
 }
 
-impl CustomOp2 for RmsNorm {
+impl CustomOp2 for RmsNormOp {
     fn name(&self) -> &'static str {
         "rms-norm"
     }
@@ -96,7 +96,7 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-impl RmsNorm {
+impl RmsNormOp {
     /// Writes the gradient of some rows, and gives their part of the scale's.
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]

@@ -6,7 +6,7 @@ use crate::nn::simd::vectorised;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-struct Rotate {
+struct RopeOp {
     /// `(rows, pairs)`
     cos: Tensor,
     sin: Tensor,
@@ -19,7 +19,7 @@ struct Rotate {
 pub fn rope(rows: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
     if is_fast(rows) && is_fast(cos) {
         let (cos, sin) = (cos.contiguous()?, sin.contiguous()?);
-        return apply1(&rows.contiguous()?, Rotate { cos, sin, sense: 1.0 });
+        return apply1(&rows.contiguous()?, RopeOp { cos, sin, sense: 1.0 });
     }
     composed(rows, [cos, sin])
 }
@@ -37,9 +37,9 @@ fn composed(rows: &Tensor, [cos, sin]: [&Tensor; 2]) -> Result<Tensor> {
     Tensor::cat(&rotated, 3)?.reshape((sequences, length, ()))
 }
 
-// === impl Rotate ===
+// === impl RopeOp ===
 
-impl Rotate {
+impl RopeOp {
     fn run(&self, rows: &[f32]) -> Result<Vec<f32>> {
         let pairs = self.cos.dim(self.cos.rank() - 1)?;
         read([&self.cos, &self.sin], |[cos, sin]| {
@@ -71,7 +71,7 @@ impl Rotate {
     }
 }
 
-impl CustomOp1 for Rotate {
+impl CustomOp1 for RopeOp {
     fn name(&self) -> &'static str {
         "rope"
     }

@@ -14,11 +14,11 @@ use rayon::prelude::*;
 
 /// An operation of f32 on numbers in bf16. Of several inputs, those in f32 stay so; the output is
 /// kept as the first input is.
-struct Widened<O>(O);
+struct WidenedOp<O>(O);
 
 /// An operation on one tensor, in f32 or in bf16.
 pub fn apply1<O: CustomOp1 + Send + Sync + 'static>(a: &Tensor, op: O) -> Result<Tensor> {
-    if a.dtype() == DType::F32 { a.apply_op1(op) } else { a.apply_op1(Widened(op)) }
+    if a.dtype() == DType::F32 { a.apply_op1(op) } else { a.apply_op1(WidenedOp(op)) }
 }
 
 /// An operation on two tensors, the first in f32 or in bf16.
@@ -27,7 +27,7 @@ pub fn apply2<O: CustomOp2 + Send + Sync + 'static>(
     b: &Tensor,
     op: O,
 ) -> Result<Tensor> {
-    if a.dtype() == DType::F32 { a.apply_op2(b, op) } else { a.apply_op2(b, Widened(op)) }
+    if a.dtype() == DType::F32 { a.apply_op2(b, op) } else { a.apply_op2(b, WidenedOp(op)) }
 }
 
 /// An operation on three tensors, the first in f32 or in bf16.
@@ -37,7 +37,7 @@ pub fn apply3<O: CustomOp3 + Send + Sync + 'static>(
     c: &Tensor,
     op: O,
 ) -> Result<Tensor> {
-    if a.dtype() == DType::F32 { a.apply_op3(b, c, op) } else { a.apply_op3(b, c, Widened(op)) }
+    if a.dtype() == DType::F32 { a.apply_op3(b, c, op) } else { a.apply_op3(b, c, WidenedOp(op)) }
 }
 
 /// A contiguous part of a storage in f32, by itself.
@@ -81,7 +81,7 @@ fn of(gradient: Option<Tensor>, tensor: &Tensor) -> Result<Option<Tensor>> {
     gradient.map(|gradient| gradient.to_dtype(tensor.dtype())).transpose()
 }
 
-impl<O: CustomOp1> CustomOp1 for Widened<O> {
+impl<O: CustomOp1> CustomOp1 for WidenedOp<O> {
     fn name(&self) -> &'static str {
         self.0.name()
     }
@@ -96,7 +96,7 @@ impl<O: CustomOp1> CustomOp1 for Widened<O> {
     }
 }
 
-impl<O: CustomOp2> CustomOp2 for Widened<O> {
+impl<O: CustomOp2> CustomOp2 for WidenedOp<O> {
     fn name(&self) -> &'static str {
         self.0.name()
     }
@@ -124,7 +124,7 @@ impl<O: CustomOp2> CustomOp2 for Widened<O> {
     }
 }
 
-impl<O: CustomOp3> CustomOp3 for Widened<O> {
+impl<O: CustomOp3> CustomOp3 for WidenedOp<O> {
     fn name(&self) -> &'static str {
         self.0.name()
     }

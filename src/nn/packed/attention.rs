@@ -1,82 +1,82 @@
-//! Attention over pages, in one pass: scores, an online softmax and sums, block by block of keys.
+//! Attention over KV pages in one pass: scores, an online softmax and weighted sums, one block of keys after the
+//! other (FlashAttention).
 //!
-//! A task is some rows of one span and one head of keys: its queries (a row has several per key
-//! head) are held against each line of keys while it is in a register. Blocks are counted from the
-//! beginning of a sequence, so a row's result depends on its own context alone, never on how the
-//! step was cut or on who else is in it.
+//! A task is some rows of one group with one key head. A row has several queries per key head, and all of a task's
+//! queries are multiplied with a line of keys while it is in a register. Blocks are counted from the beginning of a
+//! sequence. So a row's result depends on its own context alone, not on how the batch was cut or on the rest of it.
 #![allow(unsafe_code, reason = "rows of one table are written by several threads at a time")]
 #![expect(clippy::inline_always, reason = "see `nn::simd`")]
 #![expect(clippy::needless_range_loop, reason = "several tables are walked by one index")]
 
-use super::kv::{Cache, Layout, PAGE_TOKENS};
-use super::matrix::{Apart, Dot, F32, Format, Pairs};
+use super::kv::{KvCache, KvLayout, PAGE_TOKENS};
+use super::matrix::{Bf16PairDot, Bf16SplitDot, Dot, F32Dot, PackedFormat};
 use super::thread_pool::{DisjointMut, ThreadPool};
-use crate::nn::simd::{LANES, Lanes, Line, ProductKernel, ProductLanes, SimdLevel};
+use crate::nn::simd::{CacheLine, LANES, Lanes, ProductKernel, ProductLanes, SimdLevel};
 use std::array::{from_mut, from_ref};
 use std::ops::Range;
 
-/// Pages of a block: one softmax for 64 keys.
+/// Pages of a block: one step of the online softmax per 64 keys.
 const BLOCK_PAGES: usize = 4;
 const BLOCK: usize = BLOCK_PAGES * PAGE_TOKENS;
-/// Sums that a score is added up in at most.
+/// Most partial sums of a score.
 const PARTS_MAX: usize = 2;
-/// Numbers of the greatest head: what a task keeps on its stack.
+/// Largest head dimension: a task keeps sums of this size on its stack.
 pub const HEAD_DIM_MAX: usize = 256;
 
-/// Rows that see the same pages.
+/// Consecutive rows of one sequence, which attend to the same pages.
 #[derive(Clone, Debug)]
 pub struct AttentionGroup {
     /// The rows.
     pub rows: Range<usize>,
-    /// Pages that all rows see: a number for each, and how many tokens count.
+    /// Their pages, as a range of the batch's block table.
     pub pages: Range<usize>,
-    /// Tokens in whole before the rows: row `i` of the group sees `past + i + 1` tokens.
+    /// Tokens of the sequence before the rows: row `i` of the group attends to `past + i + 1` tokens.
     pub past: usize,
 }
 
-/// A page in the order in which a group sees it.
+/// An entry of the block table: a page of a group's sequence, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockTableEntry {
     /// The page.
     pub page: u32,
     /// Position of its first token.
     pub first: u32,
-    /// Tokens of it that belong to the group's sequence.
+    /// Its tokens that belong to the sequence.
     pub tokens: u32,
 }
 
-/// What attention needs to know of a model.
+/// A layer's attention: heads and window.
 #[derive(Clone, Copy, Debug)]
-pub struct Heads {
+pub struct AttentionShape {
     /// Query heads.
     pub heads: usize,
-    /// Tokens that a row looks back on, itself included.
+    /// The sliding window: tokens that a row attends to, itself included.
     pub window: Option<usize>,
 }
 
-/// The tasks of a step, the same for every layer.
+/// The attention tasks of a batch, the same for every layer.
 #[derive(Debug, Default)]
-pub struct Tasks {
-    /// Rows of one group each.
-    parts: Vec<Part>,
-    /// Query heads of a key head.
+pub struct AttentionTasks {
+    /// Row ranges, each within one group.
+    parts: Vec<RowRange>,
+    /// Query heads per key head.
     per_key: usize,
-    /// Parts that they are cut into: very many are too much for one task.
+    /// Tasks per key head: too many query heads are split over several.
     cuts: usize,
 }
 
 #[derive(Clone, Debug)]
-struct Part {
+struct RowRange {
     group: usize,
     rows: Range<usize>,
 }
 
-impl Tasks {
-    /// Cuts a step's groups so that the queries of one key head over some rows fill a task.
+impl AttentionTasks {
+    /// Splits a batch's groups so that the queries of one key head over some rows fill a task.
     pub fn cut(
         &mut self,
         level: SimdLevel,
-        layout: Layout,
+        layout: KvLayout,
         heads: usize,
         groups: &[AttentionGroup],
     ) {
@@ -86,34 +86,34 @@ impl Tasks {
         let rows_max = (queries_max / self.per_key).max(1);
         self.parts.clear();
         for (g, group) in groups.iter().enumerate() {
-            // Even tasks: five rows of at most four are three and two.
+            // Even tasks: 5 rows with at most 4 per task are 3 and 2.
             let parts = group.rows.len().div_ceil(rows_max);
             let at = |part: usize| group.rows.start + part * group.rows.len() / parts;
             let rows = (0..parts).map(|part| at(part)..at(part + 1));
-            self.parts.extend(rows.map(|rows| Part { group: g, rows }));
+            self.parts.extend(rows.map(|rows| RowRange { group: g, rows }));
         }
     }
 }
 
-/// `out = softmax(queries keys^T / sqrt(head_dim)) values` for all rows of a step.
+/// `out = softmax(queries keys^T / sqrt(head_dim)) values` for all rows of a batch.
 pub fn attend(
     (level, pool): (SimdLevel, &ThreadPool),
-    cache: &Cache,
-    (layer, heads): (usize, Heads),
-    (tasks, groups, seen): (&Tasks, &[AttentionGroup], &[BlockTableEntry]),
+    cache: &KvCache,
+    (layer, heads): (usize, AttentionShape),
+    (tasks, groups, seen): (&AttentionTasks, &[AttentionGroup], &[BlockTableEntry]),
     queries: &[f32],
     out: &mut [f32],
 ) {
-    let Tasks { parts, per_key, cuts } = tasks;
+    let AttentionTasks { parts, per_key, cuts } = tasks;
     let out = DisjointMut::new(out);
     pool.each(parts.len() * cache.layout().kv_heads * cuts, |index| {
-        // Tasks of one head follow one another, so that its pages stay in the cache.
-        let (head, Part { group, rows }) = (index / parts.len(), &parts[index % parts.len()]);
+        // Tasks of one head are consecutive, so that its pages stay in the processor's cache.
+        let (head, RowRange { group, rows }) = (index / parts.len(), &parts[index % parts.len()]);
         let (kv_head, cut) = (head / cuts, head % cuts);
         let first = kv_head * per_key + cut * per_key / cuts;
         let last = kv_head * per_key + (cut + 1) * per_key / cuts;
         let group = &groups[*group];
-        let task = Task {
+        let task = AttentionTask {
             cache,
             layer,
             kv_head,
@@ -132,49 +132,49 @@ pub fn attend(
 }
 
 fn queries_max(level: SimdLevel) -> usize {
-    struct Ask<'a>(&'a mut usize);
-    impl ProductKernel for Ask<'_> {
+    struct QueriesKernel<'a>(&'a mut usize);
+    impl ProductKernel for QueriesKernel<'_> {
         #[inline(always)]
         fn run<L: ProductLanes>(self) {
             *self.0 = L::QUERIES;
         }
     }
     let mut queries = 0;
-    level.run(Ask(&mut queries));
+    level.run(QueriesKernel(&mut queries));
     queries
 }
 
-struct Task<'a> {
-    cache: &'a Cache,
+struct AttentionTask<'a> {
+    cache: &'a KvCache,
     layer: usize,
     kv_head: usize,
     heads: Range<usize>,
     heads_all: usize,
     window: Option<usize>,
     rows: Range<usize>,
-    /// Tokens before the first row.
+    /// Tokens of the sequence before the first row.
     past: usize,
     seen: &'a [BlockTableEntry],
     queries: &'a [f32],
     out: &'a DisjointMut<'a, f32>,
-    /// Whether there is a fast product of pairs of bf16.
+    /// Whether products of pairs of bf16 have a fast instruction.
     pairs: bool,
 }
 
-/// A task of `R` queries.
-struct Queries<'a, const R: usize>(&'a Task<'a>);
+/// A task with `R` queries.
+struct AttentionKernel<'a, const R: usize>(&'a AttentionTask<'a>);
 
-impl<const R: usize> ProductKernel for Queries<'_, R> {
+impl<const R: usize> ProductKernel for AttentionKernel<'_, R> {
     #[inline(always)]
     fn run<L: ProductLanes>(self) {
-        // No level has more queries in a task than its registers allow, and none is compiled.
+        // Tasks that are too large for a level's registers are not compiled for it.
         if const { R <= L::QUERIES } {
             match self.0.cache.layout().format {
-                Format::Bf16 if const { L::PAIRS } && self.0.pairs => {
-                    self.0.attend::<L, Pairs, R>();
+                PackedFormat::Bf16 if const { L::PAIRS } && self.0.pairs => {
+                    self.0.attend::<L, Bf16PairDot, R>();
                 }
-                Format::Bf16 => self.0.attend::<L, Apart, R>(),
-                _ => self.0.attend::<L, F32, R>(),
+                PackedFormat::Bf16 => self.0.attend::<L, Bf16SplitDot, R>(),
+                _ => self.0.attend::<L, F32Dot, R>(),
             }
         } else {
             unreachable!("a task of {R} queries is too much for this level");
@@ -182,33 +182,33 @@ impl<const R: usize> ProductKernel for Queries<'_, R> {
     }
 }
 
-impl Task<'_> {
-    /// Each number of queries is compiled for each level by itself.
+impl AttentionTask<'_> {
+    /// Each number of queries is a function of its own at each level.
     fn run(&self, level: SimdLevel) {
         match self.rows.len() * self.heads.len() {
-            1 => level.run(Queries::<1>(self)),
-            2 => level.run(Queries::<2>(self)),
-            3 => level.run(Queries::<3>(self)),
-            4 => level.run(Queries::<4>(self)),
-            5 => level.run(Queries::<5>(self)),
-            6 => level.run(Queries::<6>(self)),
-            7 => level.run(Queries::<7>(self)),
-            8 => level.run(Queries::<8>(self)),
-            9 => level.run(Queries::<9>(self)),
-            10 => level.run(Queries::<10>(self)),
-            11 => level.run(Queries::<11>(self)),
-            12 => level.run(Queries::<12>(self)),
+            1 => level.run(AttentionKernel::<1>(self)),
+            2 => level.run(AttentionKernel::<2>(self)),
+            3 => level.run(AttentionKernel::<3>(self)),
+            4 => level.run(AttentionKernel::<4>(self)),
+            5 => level.run(AttentionKernel::<5>(self)),
+            6 => level.run(AttentionKernel::<6>(self)),
+            7 => level.run(AttentionKernel::<7>(self)),
+            8 => level.run(AttentionKernel::<8>(self)),
+            9 => level.run(AttentionKernel::<9>(self)),
+            10 => level.run(AttentionKernel::<10>(self)),
+            11 => level.run(AttentionKernel::<11>(self)),
+            12 => level.run(AttentionKernel::<12>(self)),
             queries => unreachable!("a task of {queries} queries"),
         }
     }
 
-    /// Attends with `R` queries: every head of the first row, then of the next.
+    /// Computes attention for `R` queries: every head of the first row, then of the next.
     #[inline(always)]
     fn attend<L: ProductLanes, D: Dot, const R: usize>(&self) {
         let layout = self.cache.layout();
         let mut scalars = [[0_u32; R]; HEAD_DIM_MAX];
         self.pack::<D, R>(layout, &mut scalars);
-        let mut state = State::<R>::new();
+        let mut state = OnlineSoftmax::<R>::new();
         let last = self.past + self.rows.len();
         let first = self.window.map_or(0, |window| (self.past + 1).saturating_sub(window));
         for (b, block) in self.seen.chunks(BLOCK_PAGES).enumerate() {
@@ -224,16 +224,16 @@ impl Task<'_> {
                     let (halves, _) = scores[r].as_chunks_mut::<LANES>();
                     sums[r].store(&mut halves[p]);
                     if !self.sees_all(seen) {
-                        self.hide(r / self.heads.len(), seen, &mut halves[p], f32::NEG_INFINITY);
+                        self.mask(r / self.heads.len(), seen, &mut halves[p], f32::NEG_INFINITY);
                     }
                 }
             }
-            state.soften::<L>(layout, &mut scores);
+            state.softmax_block::<L>(layout, &mut scores);
             for (p, seen) in block.iter().enumerate().filter(|(_, seen)| !self.sees_all(seen)) {
                 for r in 0..R {
                     let (halves, _) = scores[r].as_chunks_mut::<LANES>();
-                    // What is not to be seen weighs nothing at all.
-                    self.hide(r / self.heads.len(), seen, &mut halves[p], 0.0);
+                    // Masked keys get a weight of exactly zero.
+                    self.mask(r / self.heads.len(), seen, &mut halves[p], 0.0);
                 }
             }
             for (p, seen) in block.iter().enumerate() {
@@ -253,24 +253,28 @@ impl Task<'_> {
     }
 
     #[inline(always)]
-    fn keys(&self, seen: &BlockTableEntry) -> &[Line] {
+    fn keys(&self, seen: &BlockTableEntry) -> &[CacheLine] {
         self.cache.head(self.layer, seen.page, self.kv_head).0
     }
 
     #[inline(always)]
-    fn values(&self, seen: &BlockTableEntry) -> &[Line] {
+    fn values(&self, seen: &BlockTableEntry) -> &[CacheLine] {
         self.cache.head(self.layer, seen.page, self.kv_head).1
     }
 
-    /// What is read after the keys of page `p` of a block.
+    /// The lines that are read after the keys of page `p` of a block.
     #[inline(always)]
-    fn after_keys(&self, block: &[BlockTableEntry], p: usize) -> &[Line] {
+    fn after_keys(&self, block: &[BlockTableEntry], p: usize) -> &[CacheLine] {
         block.get(p + 1).map_or_else(|| self.values(&block[0]), |next| self.keys(next))
     }
 
-    /// The scaled queries, as the keys are kept: of each step along the head, one for each query.
+    /// Packs the scaled queries in the format of the keys: for each step along the head, one scalar per query.
     #[inline(always)]
-    fn pack<D: Dot, const R: usize>(&self, layout: Layout, scalars: &mut [[u32; R]; HEAD_DIM_MAX]) {
+    fn pack<D: Dot, const R: usize>(
+        &self,
+        layout: KvLayout,
+        scalars: &mut [[u32; R]; HEAD_DIM_MAX],
+    ) {
         let scale = (layout.head_dim as f32).sqrt().recip();
         for r in 0..R {
             let from = self.at(layout, r);
@@ -285,14 +289,14 @@ impl Task<'_> {
         }
     }
 
-    /// Where a query's head begins, in the queries and in the output.
+    /// The offset of a query's head in the queries and in the output.
     #[inline(always)]
-    fn at(&self, layout: Layout, query: usize) -> usize {
+    fn at(&self, layout: KvLayout, query: usize) -> usize {
         let (row, head) = (query / self.heads.len(), query % self.heads.len());
         ((self.rows.start + row) * self.heads_all + self.heads.start + head) * layout.head_dim
     }
 
-    /// Whether every row sees every token of a page, as of most pages.
+    /// Whether every row attends to every token of a page, as with most pages.
     #[inline(always)]
     fn sees_all(&self, seen: &BlockTableEntry) -> bool {
         let (first, last) = (seen.first as usize, self.past + self.rows.len());
@@ -300,9 +304,9 @@ impl Task<'_> {
         seen.tokens as usize == PAGE_TOKENS && first + PAGE_TOKENS <= self.past + 1 && far_enough
     }
 
-    /// Writes over the scores of what a row must not see.
+    /// Overwrites the scores of keys that a row does not attend to.
     #[inline(always)]
-    fn hide(&self, row: usize, seen: &BlockTableEntry, scores: &mut [f32; LANES], with: f32) {
+    fn mask(&self, row: usize, seen: &BlockTableEntry, scores: &mut [f32; LANES], with: f32) {
         let first = seen.first as usize;
         let end = (self.past + row + 1).saturating_sub(first).min(seen.tokens as usize);
         for score in &mut scores[end..] {
@@ -317,7 +321,7 @@ impl Task<'_> {
     }
 
     #[inline(always)]
-    fn finish<const R: usize>(&self, layout: Layout, state: &State<R>) {
+    fn finish<const R: usize>(&self, layout: KvLayout, state: &OnlineSoftmax<R>) {
         for r in 0..R {
             let share = state.total[r].recip();
             // SAFETY: these heads of these rows are this task's.
@@ -329,18 +333,18 @@ impl Task<'_> {
     }
 }
 
-/// The scores of one page. What is read next is fetched meanwhile: pages lie apart, so the processor
-/// does not see them coming.
+/// The scores of one page. Prefetches the lines that are read next: pages are not contiguous, so the hardware
+/// prefetcher cannot.
 #[inline(always)]
 fn scores_of<L: ProductLanes, D: Dot, const R: usize>(
-    keys: &[Line],
-    next: &[Line],
+    keys: &[CacheLine],
+    next: &[CacheLine],
     scalars: &[[u32; R]; HEAD_DIM_MAX],
 ) -> [L; R] {
     const { assert!(L::SCORE_PARTS <= PARTS_MAX) };
     let mut sums = [[L::splat(0.0); R]; PARTS_MAX];
     let keys = keys.chunks(L::SCORE_PARTS).zip(next.chunks(L::SCORE_PARTS));
-    // There are at least as many lines of values as of keys.
+    // A page has at least as many lines of values as of keys.
     for ((lines, next), scalars) in keys.zip(scalars.chunks(L::SCORE_PARTS * D::WORDS)) {
         let parts = lines.iter().zip(next).zip(scalars.chunks_exact(D::WORDS));
         for (sums, ((line, next), scalars)) in sums.iter_mut().zip(parts) {
@@ -355,7 +359,7 @@ fn scores_of<L: ProductLanes, D: Dot, const R: usize>(
     scores
 }
 
-/// Puts the words of a query's scalar down.
+/// Writes the words of a query's scalar.
 #[inline(always)]
 fn put<D: Dot, const R: usize>(words: [u32; 2], step: usize, r: usize, out: &mut [[u32; R]]) {
     for w in 0..D::WORDS {
@@ -363,7 +367,7 @@ fn put<D: Dot, const R: usize>(words: [u32; 2], step: usize, r: usize, out: &mut
     }
 }
 
-/// The weights of one page's tokens, as the values are kept.
+/// Packs the softmax weights of one page's tokens in the format of the values.
 #[inline(always)]
 fn packed_weights<D: Dot, const R: usize>(
     weights: &[[f32; BLOCK]; R],
@@ -381,20 +385,20 @@ fn packed_weights<D: Dot, const R: usize>(
     scalars
 }
 
-/// An online softmax: the greatest score so far, and sums that are right for it.
-struct State<const R: usize> {
-    greatest: [f32; R],
+/// An online softmax (Milakov and Gimelshein 2018): the maximum score so far, and sums relative to it.
+struct OnlineSoftmax<const R: usize> {
+    max_score: [f32; R],
     total: [f32; R],
-    /// What the sums must be scaled by since the greatest score grew.
+    /// The factor by which sums shrink because the maximum grew.
     shrink: [f32; R],
     sums: [[f32; HEAD_DIM_MAX]; R],
 }
 
-impl<const R: usize> State<R> {
+impl<const R: usize> OnlineSoftmax<R> {
     #[inline(always)]
     fn new() -> Self {
         Self {
-            greatest: [f32::NEG_INFINITY; R],
+            max_score: [f32::NEG_INFINITY; R],
             total: [0.0; R],
             shrink: [0.0; R],
             sums: [[0.0; HEAD_DIM_MAX]; R],
@@ -403,16 +407,16 @@ impl<const R: usize> State<R> {
 
     /// Turns a block's scores into weights.
     #[inline(always)]
-    fn soften<L: Lanes>(&mut self, layout: Layout, scores: &mut [[f32; BLOCK]; R]) {
+    fn softmax_block<L: Lanes>(&mut self, layout: KvLayout, scores: &mut [[f32; BLOCK]; R]) {
         for r in 0..R {
             let (parts, _) = scores[r].as_chunks_mut::<LANES>();
             let mut most = L::load(&parts[0]);
             for part in &parts[1..] {
                 most = most.max(L::load(part));
             }
-            let most = most.max_lane().max(self.greatest[r]);
+            let most = most.max_lane().max(self.max_score[r]);
             if most == f32::NEG_INFINITY {
-                // Nothing of this block is to be seen by this row.
+                // The row attends to no key of this block.
                 scores[r] = [0.0; BLOCK];
                 self.shrink[r] = 1.0;
                 continue;
@@ -420,25 +424,25 @@ impl<const R: usize> State<R> {
             let mut total = L::splat(0.0);
             for part in parts {
                 let mut weights = L::load(part).sub(L::splat(most)).exp();
-                if layout.format == Format::Bf16 {
-                    // The sum is of the weights as they will be used.
+                if layout.format == PackedFormat::Bf16 {
+                    // Sums the weights as they are used, rounded.
                     weights = weights.round_to_bf16();
                 }
                 total = total.add(weights);
                 weights.store(part);
             }
-            let shrink = L::splat(self.greatest[r] - most).exp().array()[0];
+            let shrink = L::splat(self.max_score[r] - most).exp().array()[0];
             self.total[r] = self.total[r] * shrink + total.sum();
             self.shrink[r] = shrink;
-            self.greatest[r] = most;
+            self.max_score[r] = most;
         }
     }
 
-    /// Adds a page's values, while what is read next is fetched.
+    /// Adds a page's weighted values, and prefetches the lines that are read next.
     #[inline(always)]
     fn add<L: ProductLanes, D: Dot>(
         &mut self,
-        (values, next): (&[Line], &[Line]),
+        (values, next): (&[CacheLine], &[CacheLine]),
         weights: &[[u32; R]],
         scale: bool,
     ) {
@@ -476,42 +480,42 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use std::num::NonZeroUsize;
 
-    /// A trunk in pages that lie apart, and branches of these lengths in scratch pages. Miri is slow,
-    /// and gets little to do.
+    /// A trunk in pages that are not contiguous, and branches of these lengths in scratch pages. Few under Miri,
+    /// which is slow.
     const TRUNK: usize = 37;
     const TRUNK_PAGES: [u32; 3] = [3, 1, 6];
     const PAGES: u32 = 8;
     const BRANCHES: [usize; 3] = if cfg!(miri) { [2, 1, 1] } else { [5, 3, 17] };
 
-    struct Case {
-        layout: Layout,
-        heads: Heads,
+    struct AttentionCase {
+        layout: KvLayout,
+        heads: AttentionShape,
         /// Keys and values of the trunk, then of the branches.
         trunk: [Vec<f32>; 2],
         rows: [Vec<f32>; 2],
         queries: Vec<f32>,
     }
 
-    impl Case {
-        fn new(format: Format, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Self {
+    impl AttentionCase {
+        fn new(format: PackedFormat, (heads, kv_heads, head_dim): (usize, usize, usize)) -> Self {
             let mut rng = ChaCha8Rng::seed_from_u64(0);
             let mut random = |count: usize| -> Vec<f32> {
                 (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
             };
             let (width, rows) = (kv_heads * head_dim, BRANCHES.iter().sum::<usize>());
             Self {
-                layout: Layout { format, layers: 2, kv_heads, head_dim },
-                heads: Heads { heads, window: None },
+                layout: KvLayout { format, layers: 2, kv_heads, head_dim },
+                heads: AttentionShape { heads, window: None },
                 trunk: [random(TRUNK * width), random(TRUNK * width)],
                 rows: [random(rows * width), random(rows * width)],
                 queries: random(rows * heads * head_dim),
             }
         }
 
-        /// What the kernel says. Every place that nobody wrote holds numbers that are none.
+        /// The kernel's output. All memory that was not written holds NaN.
         fn attend(&self, level: SimdLevel) -> Vec<f32> {
             let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
-            let mut cache = Cache::poisoned(self.layout, PAGES as usize, 4);
+            let mut cache = KvCache::poisoned(self.layout, PAGES as usize, 4);
             let place = |at: usize, pages: &[u32]| KvSlot {
                 page: pages[at / PAGE_TOKENS],
                 token: (at % PAGE_TOKENS) as u32,
@@ -535,16 +539,16 @@ mod tests {
             let mut out = vec![f32::NAN; self.queries.len()];
             cache.write(&pool, 1, &trunk, [&self.trunk[0], &self.trunk[1]]);
             cache.write(&pool, 1, &slots, [&self.rows[0], &self.rows[1]]);
-            let mut tasks = Tasks::default();
+            let mut tasks = AttentionTasks::default();
             tasks.cut(level, self.layout, self.heads.heads, &groups);
             let view = (&tasks, groups.as_slice(), seen.as_slice());
             attend((level, &pool), &cache, (1, self.heads), view, &self.queries, &mut out);
             out
         }
 
-        /// The same in double precision, in the plainest way.
-        fn plainly(&self) -> Vec<f64> {
-            let Layout { kv_heads, head_dim, .. } = self.layout;
+        /// A naive reference in double precision.
+        fn reference(&self) -> Vec<f64> {
+            let KvLayout { kv_heads, head_dim, .. } = self.layout;
             let mut out = Vec::new();
             let mut first = 0;
             for branch in BRANCHES {
@@ -590,14 +594,14 @@ mod tests {
 
     #[test]
     fn attention_is_that_of_double_precision_at_every_level() {
-        // Heads of keys with two, one and very many heads of queries; heads shorter than the lanes.
+        // Key heads with two, one and many query heads; head dimensions below a vector's width.
         let all = [(4, 2, 32), (8, 4, 8), (4, 4, 64), (14, 1, 16)];
         for &heads in if cfg!(miri) { &[(2, 1, 7)][..] } else { &all } {
             for window in [None, Some(20)] {
-                for (format, bound) in [(Format::F32, 1e-6), (Format::Bf16, 5e-3)] {
-                    let mut case = Case::new(format, heads);
+                for (format, bound) in [(PackedFormat::F32, 1e-6), (PackedFormat::Bf16, 5e-3)] {
+                    let mut case = AttentionCase::new(format, heads);
                     case.heads.window = window;
-                    let right = case.plainly();
+                    let right = case.reference();
                     for level in SimdLevel::all_here() {
                         for (got, right) in case.attend(level).iter().zip(&right) {
                             let error = (f64::from(*got) - right).abs();

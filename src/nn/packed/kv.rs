@@ -1,59 +1,59 @@
-//! Keys and values in pages.
+//! The paged KV cache.
 //!
-//! A page holds [`PAGE_TOKENS`] tokens of every layer and head, laid out for the kernel: of keys, a
-//! line is one number (or pair) of a head for sixteen tokens; of values, a line is sixteen numbers
-//! of a head for one token (or pair), and lines of the same numbers follow one another. So a query
-//! meets sixteen keys per instruction, and nothing is gathered or turned around on the way.
-#![allow(unsafe_code, reason = "rows of one step are written by several threads at a time")]
+//! A page holds [`PAGE_TOKENS`] tokens of every layer and head in the layout of the attention kernel. A line of keys
+//! is one dimension of a head (or two in bf16) for sixteen tokens. A line of values is sixteen dimensions of a head
+//! for one token (or two in bf16), and lines of the same dimensions are adjacent. So a query is multiplied with
+//! sixteen keys per instruction, without gathers or transposes.
+#![allow(unsafe_code, reason = "rows of one batch are written by several threads at a time")]
 
 use super::lines::Lines;
-use super::matrix::{Format, round_bf16};
+use super::matrix::{PackedFormat, round_bf16};
 use super::thread_pool::{DisjointMut, ThreadPool};
-use crate::nn::simd::{LANES, Line};
+use crate::nn::simd::{CacheLine, LANES};
 use std::io;
 
-/// Tokens of a page: as many as there are lanes.
+/// Tokens of a page: one per lane of a vector.
 pub const PAGE_TOKENS: usize = LANES;
 
-/// The keys and values of a model.
+/// The KV cache of a model.
 #[derive(Debug)]
-pub struct Cache {
-    layout: Layout,
+pub struct KvCache {
+    layout: KvLayout,
     pages: usize,
-    /// Layer by layer, the pages that last.
+    /// Layer by layer, the persistent pages.
     lines: Lines,
-    /// Pages of branches, which last for a layer of a step.
+    /// Scratch pages of branches, valid for one layer of one forward pass.
     scratch: Lines,
 }
 
-/// How keys and values lie in a page.
+/// The layout of a page.
 #[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// How numbers are kept: `F32` or `Bf16`.
-    pub format: Format,
+pub struct KvLayout {
+    /// The number format: `F32` or `Bf16`.
+    pub format: PackedFormat,
     /// Layers.
     pub layers: usize,
-    /// Heads of keys and values.
+    /// Key heads.
     pub kv_heads: usize,
-    /// Numbers of a head.
+    /// Dimensions of a head.
     pub head_dim: usize,
 }
 
-/// Where a row's keys and values go.
+/// The slot of a row's key and value in the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvSlot {
-    /// The page. Pages past those that last are scratch.
+    /// The page. Pages past the persistent ones are scratch.
     pub page: u32,
-    /// The token in it.
+    /// The token's index in the page.
     pub token: u32,
 }
 
-// === impl Layout ===
+// === impl KvLayout ===
 
-impl Layout {
-    /// Numbers that a scalar holds.
+impl KvLayout {
+    /// Numbers per scalar.
     pub fn packed(self) -> usize {
-        if self.format == Format::Bf16 { 2 } else { 1 }
+        if self.format == PackedFormat::Bf16 { 2 } else { 1 }
     }
 
     /// Lines of one head's keys in a page.
@@ -61,7 +61,7 @@ impl Layout {
         self.head_dim.div_ceil(self.packed())
     }
 
-    /// Lines of one head's values for one token (or pair).
+    /// Lines of one head's values for one token (or pair of tokens).
     pub fn value_width(self) -> usize {
         self.head_dim.div_ceil(LANES)
     }
@@ -82,11 +82,11 @@ impl Layout {
 
     /// Bytes of a page of all layers.
     pub fn page_bytes(self) -> usize {
-        self.page_lines() * self.layers * size_of::<Line>()
+        self.page_lines() * self.layers * size_of::<CacheLine>()
     }
 
-    /// Whether a page lasts, as the first `pages` do, and where it begins.
-    fn place(self, pages: usize, layer: usize, page: u32) -> (bool, usize) {
+    /// Whether a page is persistent, as the first `pages` are, and its first line.
+    fn locate(self, pages: usize, layer: usize, page: u32) -> (bool, usize) {
         let (page, lines) = (page as usize, self.page_lines());
         match page.checked_sub(pages) {
             None => (true, (layer * pages + page) * lines),
@@ -95,11 +95,11 @@ impl Layout {
     }
 }
 
-// === impl Cache ===
+// === impl KvCache ===
 
-impl Cache {
-    /// Room for `pages` pages that last, and for `scratch` pages of branches.
-    pub fn new(layout: Layout, pages: usize, scratch: usize) -> io::Result<Self> {
+impl KvCache {
+    /// Allocates `pages` persistent pages, and `scratch` pages for branches.
+    pub fn new(layout: KvLayout, pages: usize, scratch: usize) -> io::Result<Self> {
         let lines = |pages: usize, layers| {
             let lines = layout.page_lines().checked_mul(layers)?.checked_mul(pages)?;
             Some(Lines::zeroed(lines))
@@ -109,39 +109,39 @@ impl Cache {
         Ok(Self { layout, pages, lines: all, scratch })
     }
 
-    /// The same, full of numbers that are none, so that a test sees whatever reads too far.
+    /// The same, filled with NaN, so that a test notices any read of unwritten memory.
     #[cfg(test)]
-    pub fn poisoned(layout: Layout, pages: usize, scratch: usize) -> Self {
+    pub fn poisoned(layout: KvLayout, pages: usize, scratch: usize) -> Self {
         let mut cache = Self::new(layout, pages, scratch).expect("a test takes little memory");
-        cache.lines.fill(Line([0xff; 64]));
-        cache.scratch.fill(Line([0xff; 64]));
+        cache.lines.fill(CacheLine([0xff; 64]));
+        cache.scratch.fill(CacheLine([0xff; 64]));
         cache
     }
 
-    /// How it is laid out.
-    pub fn layout(&self) -> Layout {
+    /// Its layout.
+    pub fn layout(&self) -> KvLayout {
         self.layout
     }
 
-    /// Pages that last.
+    /// Persistent pages.
     pub fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Bytes that it takes once every page was written.
+    /// Memory in bytes once every page was written.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.lines) + size_of_val(&*self.scratch)
     }
 
     /// The keys and the values of one head in one page.
-    pub fn head(&self, layer: usize, page: u32, head: usize) -> (&[Line], &[Line]) {
-        let (lasts, from) = self.layout.place(self.pages, layer, page);
+    pub fn head(&self, layer: usize, page: u32, head: usize) -> (&[CacheLine], &[CacheLine]) {
+        let (persistent, from) = self.layout.locate(self.pages, layer, page);
         let from = from + head * self.layout.head_lines();
-        let lines = if lasts { &self.lines } else { &self.scratch };
+        let lines = if persistent { &self.lines } else { &self.scratch };
         lines[from..from + self.layout.head_lines()].split_at(self.layout.key_lines())
     }
 
-    /// Writes the keys and values of a step's rows to their slots.
+    /// Writes the keys and values of a batch's rows to their slots.
     pub fn write(
         &mut self,
         pool: &ThreadPool,
@@ -154,14 +154,14 @@ impl Cache {
         let pages = self.pages;
         let (lines, scratch) =
             (DisjointMut::new(&mut self.lines), DisjointMut::new(&mut self.scratch));
-        // Rows of one page are written by one task, a head at a time: no line has two writers.
+        // One task writes all rows of a head: no line has two writers.
         let tasks = if slots.len() < PAGE_TOKENS { 1 } else { layout.kv_heads };
         pool.each(tasks, |task| {
             for head in (0..layout.kv_heads).filter(|head| head % tasks == task) {
                 for (row, slot) in slots.iter().enumerate() {
-                    let (lasts, from) = layout.place(pages, layer, slot.page);
+                    let (persistent, from) = layout.locate(pages, layer, slot.page);
                     let from = from + head * layout.head_lines();
-                    let table = if lasts { &lines } else { &scratch };
+                    let table = if persistent { &lines } else { &scratch };
                     // SAFETY: a head's lines are written by one task.
                     let lines = unsafe { table.slice(from, layout.head_lines()) };
                     let (key_lines, value_lines) = lines.split_at_mut(layout.key_lines());
@@ -175,24 +175,26 @@ impl Cache {
     }
 }
 
-impl Layout {
-    fn write_key(self, lines: &mut [Line], token: usize, key: &[f32]) {
+impl KvLayout {
+    fn write_key(self, lines: &mut [CacheLine], token: usize, key: &[f32]) {
         for (line, part) in lines.iter_mut().zip(key.chunks(self.packed())) {
             let scalar = self.scalar(part);
             line.0[4 * token..4 * token + 4].copy_from_slice(&scalar.to_le_bytes());
         }
     }
 
-    fn write_value(self, lines: &mut [Line], token: usize, value: &[f32]) {
+    fn write_value(self, lines: &mut [CacheLine], token: usize, value: &[f32]) {
         let packed = self.packed();
         let lines = lines[token / packed..].iter_mut().step_by(PAGE_TOKENS / packed);
         for (line, part) in lines.zip(value.chunks(LANES)) {
             for (lane, number) in part.iter().enumerate() {
                 let at = 4 * lane;
                 match (self.format, token % packed) {
-                    (Format::F32, _) => line.0[at..at + 4].copy_from_slice(&number.to_le_bytes()),
-                    // The other half may hold what an earlier owner of the page left, which times
-                    // nothing is still not a number if it is infinite.
+                    (PackedFormat::F32, _) => {
+                        line.0[at..at + 4].copy_from_slice(&number.to_le_bytes())
+                    }
+                    // Clears the other half: an infinite value of the page's earlier owner would
+                    // give NaN even with a weight of zero.
                     (_, 0) => {
                         let pair = round_bf16(*number).to_le_bytes();
                         line.0[at..at + 4].copy_from_slice(&pair);
@@ -209,7 +211,7 @@ impl Layout {
     /// One or two numbers as a scalar.
     pub fn scalar(self, part: &[f32]) -> u32 {
         match (self.format, part) {
-            (Format::F32, [value, ..]) => value.to_bits(),
+            (PackedFormat::F32, [value, ..]) => value.to_bits(),
             (_, [low, high]) => round_bf16(*low) | (round_bf16(*high) << 16),
             (_, [low, ..]) => round_bf16(*low),
             (_, []) => 0,

@@ -1,55 +1,54 @@
-//! Weights packed for the microkernel, and their products with the rows of a step.
+//! Weights packed for the microkernel, and their products with the rows of a batch.
 //!
-//! A matrix is kept in *panels* of 32 outputs. A panel is a run of lines in the very order in
-//! which the kernel reads them, so that a product streams the weights once, whatever the number of
-//! rows. The rows are packed as well, in *tiles* as high as the registers allow. Each output is
-//! summed over the inputs in one order, whatever its tile: a row's result does not depend on its
-//! company.
+//! A matrix is stored in *panels* of 32 outputs. A panel is a run of cache lines in the order in which the kernel
+//! reads them, so a product streams the weights once for any number of rows. The rows are packed as well, in
+//! *tiles* as high as the registers allow. Each output is summed over the inputs in one order in every tile, so a
+//! row's result does not depend on the rest of the batch.
 #![allow(unsafe_code, reason = "panels of one product are written by several threads at a time")]
 #![expect(clippy::inline_always, reason = "see `nn::simd`")]
 
 use super::lines::Lines;
 use super::thread_pool::{DisjointMut, ThreadPool};
 use crate::nn::simd::{
-    LANES, Lanes, Line, PortableLanes, ProductKernel, ProductLanes, SimdLevel, Tile,
+    CacheLine, LANES, Lanes, PortableLanes, ProductKernel, ProductLanes, SimdLevel, TileShape,
 };
 use half::bf16;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-/// Outputs of a panel: two lanes.
+/// Outputs of a panel: two vectors.
 pub const PANEL: usize = 2 * LANES;
 /// Inputs that share a scale in int8, as in Q8_0.
 pub const GROUP: usize = 32;
-/// Lines of a group: four inputs of sixteen outputs each, and then the scales.
+/// Lines of a group: four inputs of sixteen outputs each, and then a line of scales.
 const GROUP_LINES: usize = GROUP / 4 * 2 + 1;
-/// Lines that are fetched before they are read: what memory takes to answer, and some more.
+/// Lines to prefetch ahead: the latency of memory and a margin.
 pub const AHEAD: usize = 64;
-/// Parts that a product is cut into for each thread, so that a slow thread holds nobody up.
+/// Tasks of a product per thread, so that one slow thread does not delay the others.
 const PARTS_PER_THREAD: usize = 4;
-/// Adding this to a small number rounds it to a whole one, and leaves that in the lowest bits.
+/// Adding 1.5 · 2^23 to a small number rounds it to an integer, which the lowest bits then hold.
 const ROUND: f32 = 12_582_912.0;
-/// What a byte is raised by to have no sign, as the instruction wants one factor.
+/// Added to a weight's byte to make it unsigned: the instruction takes one unsigned factor.
 const RAISE: i32 = 128;
 
-/// How numbers are kept.
+/// How a packed matrix stores its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// As they are.
+pub enum PackedFormat {
+    /// As f32.
     F32,
-    /// In the upper half of an f32; inputs are rounded likewise.
+    /// As bf16; inputs are rounded to bf16 as well.
     Bf16,
-    /// As bytes with a scale for each [`GROUP`]; inputs are rounded likewise, row by row.
+    /// As bytes with a scale for each [`GROUP`]; inputs are quantized the same way, row by row.
     Int8,
 }
 
 /// A packed matrix.
 #[derive(Clone, Debug)]
-pub struct Matrix {
-    format: Format,
+pub struct PackedMatrix {
+    format: PackedFormat,
     outputs: usize,
     inputs: usize,
-    /// The lines of all matrices of a model: one piece of memory, so that huge pages fit it.
+    /// The lines of all matrices of a model: one allocation, which huge pages fit.
     lines: Arc<Lines>,
     from: usize,
     bias: Vec<f32>,
@@ -57,38 +56,38 @@ pub struct Matrix {
 
 /// A matrix to be packed.
 #[derive(Debug)]
-pub struct Plan {
-    /// How its numbers will be kept.
-    pub format: Format,
+pub struct MatrixSpec {
+    /// How its weights will be stored.
+    pub format: PackedFormat,
     /// Rows of the matrix.
     pub outputs: usize,
     /// Columns of the matrix.
     pub inputs: usize,
-    /// What is added to each output.
+    /// Added to each output.
     pub bias: Option<Vec<f32>>,
 }
 
-/// The rows of a step, packed for products with matrices of one format.
+/// The rows of a batch, packed for products with matrices of one format.
 #[derive(Debug, Default)]
-pub struct Inputs {
-    /// Tile by tile: of each step along the inputs, the words of a scalar for each row of the tile.
+pub struct PackedInputs {
+    /// Tile by tile: for each step along the inputs, the words of one scalar per row of the tile.
     scalars: Vec<u32>,
-    /// Tile by tile: of each group, the scale of each row, in int8.
+    /// Tile by tile, of int8: for each group, the scale of each row.
     scales: Vec<f32>,
-    /// Likewise, what takes the raise of the weights away again.
+    /// Likewise, the correction for [`RAISE`].
     starts: Vec<i32>,
     rows: usize,
     /// Words of a row's scalars.
     words: usize,
-    /// Whether pairs of bf16 are two words.
+    /// Whether a pair of bf16 takes two words.
     apart: bool,
     tile_rows: usize,
 }
 
-// === impl Format ===
+// === impl PackedFormat ===
 
-impl Format {
-    /// Scalars that hold `inputs` numbers.
+impl PackedFormat {
+    /// Scalars for `inputs` inputs.
     fn steps(self, inputs: usize) -> usize {
         match self {
             Self::F32 => inputs,
@@ -106,14 +105,14 @@ impl Format {
     }
 }
 
-// === impl Matrix ===
+// === impl PackedMatrix ===
 
-impl Matrix {
-    /// Packs several matrices into `lines`, as many as [`Plan::lines`] says. `read(m, rows, out)`
+impl PackedMatrix {
+    /// Packs several matrices into `lines`, as many as [`MatrixSpec::lines`] says. `read(m, rows, out)`
     /// reads some rows of matrix `m`.
     pub fn pack<E: Send>(
         pool: &ThreadPool,
-        plans: Vec<Plan>,
+        plans: Vec<MatrixSpec>,
         mut lines: Lines,
         read: impl Fn(usize, Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Vec<Self>, E> {
@@ -126,7 +125,7 @@ impl Matrix {
         }
         let lines = Arc::new(lines);
         let matrices = plans.into_iter().zip(starts).map(|(plan, from)| {
-            let Plan { format, outputs, inputs, bias } = plan;
+            let MatrixSpec { format, outputs, inputs, bias } = plan;
             let mut bias = bias.unwrap_or_default();
             if !bias.is_empty() {
                 bias.resize(outputs.next_multiple_of(PANEL), 0.0);
@@ -141,31 +140,31 @@ impl Matrix {
         self.outputs
     }
 
-    /// How its numbers are kept.
-    pub fn format(&self) -> Format {
+    /// How its weights are stored.
+    pub fn format(&self) -> PackedFormat {
         self.format
     }
 
-    /// Bytes that it takes.
+    /// Memory in bytes.
     pub fn bytes(&self) -> usize {
         let lines = self.panels() * self.format.panel_lines(self.inputs);
-        lines * size_of::<Line>() + size_of_val(&*self.bias)
+        lines * size_of::<CacheLine>() + size_of_val(&*self.bias)
     }
 
     fn panels(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }
 
-    fn panel(&self, index: usize) -> &[Line] {
+    fn panel(&self, index: usize) -> &[CacheLine] {
         let lines = self.format.panel_lines(self.inputs);
         let from = self.from + index * lines;
         &self.lines[from..from + lines]
     }
 }
 
-// === impl Plan ===
+// === impl MatrixSpec ===
 
-impl Plan {
+impl MatrixSpec {
     /// Lines that several matrices take.
     pub fn lines(plans: &[Self]) -> usize {
         plans.iter().map(|plan| plan.panels() * plan.panel_lines()).sum()
@@ -182,7 +181,7 @@ impl Plan {
     fn pack<E: Send>(
         &self,
         pool: &ThreadPool,
-        lines: &mut [Line],
+        lines: &mut [CacheLine],
         read: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<(), E> {
         let (outputs, inputs) = (self.outputs, self.inputs);
@@ -207,24 +206,24 @@ impl Plan {
 }
 
 /// Writes the weights of one output into its column of a panel.
-fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
+fn pack_row(format: PackedFormat, row: &[f32], column: usize, panel: &mut [CacheLine]) {
     let (half, lane) = (column / LANES, column % LANES);
     let mut put = |line: usize, bytes: &[u8], at: usize| {
         panel[line].0[at..at + bytes.len()].copy_from_slice(bytes);
     };
     match format {
-        Format::F32 => {
+        PackedFormat::F32 => {
             for (k, value) in row.iter().enumerate() {
                 put(2 * k + half, &value.to_le_bytes(), 4 * lane);
             }
         }
-        Format::Bf16 => {
+        PackedFormat::Bf16 => {
             for (k, value) in row.iter().enumerate() {
                 let bytes = bf16::from_f32(*value).to_le_bytes();
                 put(2 * (k / 2) + half, &bytes, 4 * lane + 2 * (k % 2));
             }
         }
-        Format::Int8 => {
+        PackedFormat::Int8 => {
             for (g, part) in row.chunks(GROUP).enumerate() {
                 let first = g * GROUP_LINES;
                 let mut group = [0.0; GROUP];
@@ -233,7 +232,7 @@ fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
                 let scale = round_up(scale_of::<PortableLanes>(&group));
                 let inverse = inverse_of(scale.to_f32());
                 for (k, value) in group.iter().enumerate() {
-                    // A number that is none becomes zero here: its group's scale says it.
+                    // A NaN becomes zero here: the scale of its group is NaN.
                     let byte = ((value * inverse).round() as i32 + RAISE) as u8;
                     put(first + k / 4 * 2 + half, &[byte], 4 * lane + k % 4);
                 }
@@ -243,8 +242,8 @@ fn pack_row(format: Format, row: &[f32], column: usize, panel: &mut [Line]) {
     }
 }
 
-/// What a group's bytes are multiplied by to be its numbers. Not a number if one of those is not
-/// or is infinite, so that a broken model is not taken for a sound one.
+/// The scale of a group: its absolute maximum over 127. NaN if a number is NaN or infinite, so that broken weights
+/// give broken outputs.
 #[inline(always)]
 fn scale_of<L: Lanes>(group: &[f32; GROUP]) -> f32 {
     let zero = L::splat(0.0);
@@ -252,19 +251,19 @@ fn scale_of<L: Lanes>(group: &[f32; GROUP]) -> f32 {
     for part in group.as_chunks().0 {
         let part = L::load(part);
         sizes = sizes.max(part).max(zero.sub(part));
-        // Nothing times what is no number, or infinite, is no number.
+        // Zero times NaN or infinity is NaN.
         nothing = part.mul_add(zero, nothing);
     }
     if nothing.sum() == 0.0 { sizes.max_lane() / 127.0 } else { f32::NAN }
 }
 
-/// What a group's numbers are multiplied by to be bytes: nothing where they are too small to count.
+/// The reciprocal of a scale; zero where it would overflow.
 #[inline(always)]
 fn inverse_of(scale: f32) -> f32 {
     if scale >= f32::MIN_POSITIVE { scale.recip() } else { 0.0 }
 }
 
-/// The smallest bf16 that is not below a positive number.
+/// The smallest bf16 that is at least a positive number.
 fn round_up(value: f32) -> bf16 {
     if value.is_nan() {
         return bf16::NAN;
@@ -274,26 +273,26 @@ fn round_up(value: f32) -> bf16 {
     bf16::from_bits(up.min(u32::from(bf16::MAX.to_bits())) as u16)
 }
 
-// === impl Inputs ===
+// === impl PackedInputs ===
 
-impl Inputs {
+impl PackedInputs {
     /// Packs rows of `width` numbers for matrices of a format.
     pub fn fill(
         &mut self,
         level: SimdLevel,
         pool: &ThreadPool,
-        format: Format,
+        format: PackedFormat,
         rows: &[f32],
         width: usize,
     ) {
         self.rows = rows.len() / width;
-        let Wanted { tile_rows, scalar_words } = Wanted::of(level, format);
+        let InputLayout { tile_rows, scalar_words } = InputLayout::of(level, format);
         self.words = format.steps(width) * scalar_words;
         self.apart = !level.has_pairs();
-        // Tiles of even height: thirteen rows are seven and six, not twelve and one.
+        // Tiles of even height: 13 rows are 7 and 6, not 12 and 1.
         self.tile_rows = self.rows.div_ceil(self.rows.div_ceil(tile_rows).max(1)).max(1);
         self.scalars.resize(self.rows * self.words, 0);
-        let groups = if format == Format::Int8 { width.div_ceil(GROUP) } else { 0 };
+        let groups = if format == PackedFormat::Int8 { width.div_ceil(GROUP) } else { 0 };
         self.scales.resize(self.rows * groups, 0.0);
         self.starts.resize(self.rows * groups, 0);
         let (tile_rows, words, count) = (self.tile_rows, self.words, self.rows);
@@ -313,14 +312,14 @@ impl Inputs {
                 )
             };
             let rows = &rows[first * width..(first + height) * width];
-            level.run(Packing { format, apart, rows, height, scalars, scales, starts });
+            level.run(PackInputs { format, apart, rows, height, scalars, scales, starts });
         });
     }
 }
 
 /// Rows to be packed as a tile.
-struct Packing<'a> {
-    format: Format,
+struct PackInputs<'a> {
+    format: PackedFormat,
     apart: bool,
     rows: &'a [f32],
     height: usize,
@@ -329,39 +328,39 @@ struct Packing<'a> {
     starts: &'a mut [i32],
 }
 
-impl ProductKernel for Packing<'_> {
+impl ProductKernel for PackInputs<'_> {
     #[inline(always)]
     fn run<L: ProductLanes>(self) {
         let Self { format, apart, rows, height, scalars, scales, starts } = self;
         for (index, row) in rows.chunks_exact(rows.len() / height).enumerate() {
-            let target = Column { index, height };
+            let target = TileRow { index, height };
             match format {
-                Format::F32 => {
+                PackedFormat::F32 => {
                     for (k, value) in row.iter().enumerate() {
                         scalars[target.at(k)] = value.to_bits();
                     }
                 }
-                Format::Bf16 if apart => pack_pairs::<Apart>(row, &target, scalars),
-                Format::Bf16 => pack_pairs::<Pairs>(row, &target, scalars),
-                Format::Int8 => pack_bytes::<L>(row, &target, scalars, scales, starts),
+                PackedFormat::Bf16 if apart => pack_pairs::<Bf16SplitDot>(row, &target, scalars),
+                PackedFormat::Bf16 => pack_pairs::<Bf16PairDot>(row, &target, scalars),
+                PackedFormat::Int8 => pack_bytes::<L>(row, &target, scalars, scales, starts),
             }
         }
     }
 }
 
-/// The place of a row in its tile.
-struct Column {
+/// The position of a row in its tile.
+struct TileRow {
     index: usize,
     height: usize,
 }
 
-impl Column {
+impl TileRow {
     #[inline(always)]
     fn at(&self, step: usize) -> usize {
         step * self.height + self.index
     }
 
-    /// Puts the words of a scalar down.
+    /// Writes the words of a scalar.
     #[inline(always)]
     fn put(&self, step: usize, words: &[u32], out: &mut [u32]) {
         for (w, word) in words.iter().enumerate() {
@@ -379,7 +378,7 @@ pub fn round_bf16(value: f32) -> u32 {
 }
 
 #[inline(always)]
-fn pack_pairs<D: Dot>(row: &[f32], target: &Column, scalars: &mut [u32]) {
+fn pack_pairs<D: Dot>(row: &[f32], target: &TileRow, scalars: &mut [u32]) {
     let (pairs, rest) = row.as_chunks::<2>();
     for (k, pair) in pairs.iter().enumerate() {
         target.put(k, &D::scalar(*pair)[..D::WORDS], scalars);
@@ -392,7 +391,7 @@ fn pack_pairs<D: Dot>(row: &[f32], target: &Column, scalars: &mut [u32]) {
 #[inline(always)]
 fn pack_bytes<L: ProductLanes>(
     row: &[f32],
-    target: &Column,
+    target: &TileRow,
     scalars: &mut [u32],
     scales: &mut [f32],
     starts: &mut [i32],
@@ -406,7 +405,7 @@ fn pack_bytes<L: ProductLanes>(
             // The scale alone carries on that something is broken.
             group = [0.0; GROUP];
         }
-        // One loop for each thing that is done, which the compiler then does to many at a time.
+        // One loop per operation: the compiler vectorises each.
         let mut wholes = [0_i32; GROUP];
         for (whole, value) in wholes.iter_mut().zip(&group) {
             *whole = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
@@ -428,19 +427,19 @@ fn pack_bytes<L: ProductLanes>(
     }
 }
 
-/// How a level wants the rows of a step.
+/// How a level's kernel reads its inputs.
 #[derive(Clone, Copy, Default)]
-struct Wanted {
-    /// Rows of its highest tile.
+struct InputLayout {
+    /// Rows of a full tile.
     tile_rows: usize,
     /// Words of a scalar.
     scalar_words: usize,
 }
 
-impl Wanted {
-    fn of(level: SimdLevel, format: Format) -> Self {
-        struct Ask<'a>(Format, &'a mut Wanted);
-        impl ProductKernel for Ask<'_> {
+impl InputLayout {
+    fn of(level: SimdLevel, format: PackedFormat) -> Self {
+        struct LayoutKernel<'a>(PackedFormat, &'a mut InputLayout);
+        impl ProductKernel for LayoutKernel<'_> {
             #[inline(always)]
             fn run<L: ProductLanes>(self) {
                 self.1.tile_rows = tile_of::<L>(self.0).rows;
@@ -448,42 +447,41 @@ impl Wanted {
             }
         }
         let mut wanted = Self::default();
-        level.run(Ask(format, &mut wanted));
+        level.run(LayoutKernel(format, &mut wanted));
         match format {
-            Format::F32 => wanted.scalar_words = F32::WORDS,
-            Format::Bf16 if level.has_pairs() => wanted.scalar_words = Pairs::WORDS,
-            Format::Bf16 => wanted.scalar_words = Apart::WORDS,
-            Format::Int8 => {}
+            PackedFormat::F32 => wanted.scalar_words = F32Dot::WORDS,
+            PackedFormat::Bf16 if level.has_pairs() => wanted.scalar_words = Bf16PairDot::WORDS,
+            PackedFormat::Bf16 => wanted.scalar_words = Bf16SplitDot::WORDS,
+            PackedFormat::Int8 => {}
         }
         wanted
     }
 }
 
-fn tile_of<L: ProductLanes>(format: Format) -> Tile {
-    if format == Format::Int8 { L::BYTES } else { L::FLOATS }
+fn tile_of<L: ProductLanes>(format: PackedFormat) -> TileShape {
+    if format == PackedFormat::Int8 { L::BYTES } else { L::FLOATS }
 }
 
 // === products ===
 
-/// A product to be computed: of all panels of a matrix, or of some.
+/// A product to compute: with all panels of a matrix, or with some.
 #[derive(Debug)]
-pub struct Product<'a> {
-    matrix: &'a Matrix,
+pub struct MatrixProduct<'a> {
+    matrix: &'a PackedMatrix,
     chosen: Option<&'a [usize]>,
     out: DisjointMut<'a, f32>,
-    /// Numbers of a row of the output.
+    /// Width of an output row.
     width: usize,
 }
 
-impl<'a> Product<'a> {
+impl<'a> MatrixProduct<'a> {
     /// All outputs of a matrix.
-    pub fn whole(matrix: &'a Matrix, out: &'a mut [f32]) -> Self {
+    pub fn whole(matrix: &'a PackedMatrix, out: &'a mut [f32]) -> Self {
         Self { matrix, chosen: None, out: DisjointMut::new(out), width: matrix.outputs }
     }
 
-    /// The outputs of some panels, side by side. Past the last output of the matrix a panel leaves
-    /// what it finds.
-    pub fn of_panels(matrix: &'a Matrix, panels: &'a [usize], out: &'a mut [f32]) -> Self {
+    /// The outputs of some panels, side by side. Columns past the last output of the matrix are not written.
+    pub fn of_panels(matrix: &'a PackedMatrix, panels: &'a [usize], out: &'a mut [f32]) -> Self {
         let width = panels.len() * PANEL;
         Self { matrix, chosen: Some(panels), out: DisjointMut::new(out), width }
     }
@@ -493,13 +491,12 @@ impl<'a> Product<'a> {
     }
 
     /// The product of its panel `index` and the tile whose first row is `first`.
-    fn tile(&self, level: SimdLevel, inputs: &Inputs, index: usize, first: usize) {
-        let place = Place { index, panel: self.chosen.map_or(index, |chosen| chosen[index]) };
-        // Each height is compiled for each level by itself: together they would be one huge
-        // function.
+    fn tile(&self, level: SimdLevel, inputs: &PackedInputs, index: usize, first: usize) {
+        let place = PanelPlace { index, panel: self.chosen.map_or(index, |chosen| chosen[index]) };
+        // Each height is a function of its own at each level: one function for all would be huge.
         macro_rules! tile {
             ($rows:literal) => {
-                level.run(Tiled::<$rows> { product: self, inputs, place, first })
+                level.run(TileKernel::<$rows> { product: self, inputs, place, first })
             };
         }
         match inputs.tile_rows.min(inputs.rows - first) {
@@ -520,19 +517,24 @@ impl<'a> Product<'a> {
     }
 }
 
-/// Where a panel stands: in the output, and in the matrix.
+/// The index of a panel in the output, and in the matrix.
 #[derive(Clone, Copy)]
-struct Place {
+struct PanelPlace {
     index: usize,
     panel: usize,
 }
 
 /// `out = inputs W^T + b` for several products of the same inputs.
-pub fn multiply(level: SimdLevel, pool: &ThreadPool, inputs: &Inputs, products: &[Product<'_>]) {
+pub fn multiply(
+    level: SimdLevel,
+    pool: &ThreadPool,
+    inputs: &PackedInputs,
+    products: &[MatrixProduct<'_>],
+) {
     for product in products {
         assert_eq!(product.out.len(), inputs.rows * product.width, "a product fills its table");
     }
-    let panels: usize = products.iter().map(Product::panels).sum();
+    let panels: usize = products.iter().map(MatrixProduct::panels).sum();
     let parts = panels.min(pool.threads() * PARTS_PER_THREAD).max(1);
     pool.each(parts, |part| {
         let taken = part * panels / parts..(part + 1) * panels / parts;
@@ -540,7 +542,7 @@ pub fn multiply(level: SimdLevel, pool: &ThreadPool, inputs: &Inputs, products: 
         for product in products {
             let end = first + product.panels();
             for panel in taken.start.max(first)..taken.end.min(end) {
-                // All tiles, one after the other: the weights stay in the cache meanwhile.
+                // All tiles of a panel in turn: its weights stay in the processor's cache.
                 for row in (0..inputs.rows).step_by(inputs.tile_rows) {
                     product.tile(level, inputs, panel - first, row);
                 }
@@ -551,17 +553,17 @@ pub fn multiply(level: SimdLevel, pool: &ThreadPool, inputs: &Inputs, products: 
 }
 
 /// The product of one panel and one tile.
-struct Tiled<'a, const R: usize> {
-    product: &'a Product<'a>,
-    inputs: &'a Inputs,
-    place: Place,
+struct TileKernel<'a, const R: usize> {
+    product: &'a MatrixProduct<'a>,
+    inputs: &'a PackedInputs,
+    place: PanelPlace,
     first: usize,
 }
 
-impl<const R: usize> ProductKernel for Tiled<'_, R> {
+impl<const R: usize> ProductKernel for TileKernel<'_, R> {
     #[inline(always)]
     fn run<L: ProductLanes>(self) {
-        // No level has tiles higher than its registers allow, and none is compiled.
+        // Tiles that are too high for a level's registers are not compiled for it.
         if const { R <= L::FLOATS.rows } {
             self.multiply::<L>();
         } else {
@@ -570,7 +572,7 @@ impl<const R: usize> ProductKernel for Tiled<'_, R> {
     }
 }
 
-impl<const R: usize> Tiled<'_, R> {
+impl<const R: usize> TileKernel<'_, R> {
     #[inline(always)]
     fn multiply<L: ProductLanes>(self) {
         if R <= tile_of::<L>(self.product.matrix.format).whole {
@@ -585,7 +587,7 @@ impl<const R: usize> Tiled<'_, R> {
     #[inline(always)]
     fn part<L: ProductLanes, const W: usize>(&self, from: usize) {
         let Self { product, inputs, place, first } = self;
-        let Product { matrix, out, width: stride, .. } = product;
+        let MatrixProduct { matrix, out, width: stride, .. } = product;
         let column = place.panel * PANEL + from * LANES;
         // The last panel may end within its first half.
         let width = matrix.outputs.saturating_sub(column).min(W * LANES);
@@ -595,23 +597,23 @@ impl<const R: usize> Tiled<'_, R> {
         let panel = matrix.panel(place.panel);
         let (tiles, halves) = (inputs.rows.div_ceil(inputs.tile_rows), 2 / W);
         let pass = first / inputs.tile_rows * halves + from;
-        let weights = (panel, from, Ahead::of(panel, pass, tiles * halves));
+        let weights = (panel, from, Prefetcher::of(panel, pass, tiles * halves));
         let scalars = &inputs.scalars[first * inputs.words..(first + R) * inputs.words];
         let (scalars, _) = scalars.as_chunks::<R>();
         let sums = match matrix.format {
-            Format::F32 => floats::<L, F32, R, W>(weights, scalars),
-            Format::Bf16 if const { L::PAIRS } && !inputs.apart => {
-                floats::<L, Pairs, R, W>(weights, scalars)
+            PackedFormat::F32 => floats::<L, F32Dot, R, W>(weights, scalars),
+            PackedFormat::Bf16 if const { L::PAIRS } && !inputs.apart => {
+                floats::<L, Bf16PairDot, R, W>(weights, scalars)
             }
-            Format::Bf16 => floats::<L, Apart, R, W>(weights, scalars),
-            Format::Int8 if const { R <= L::BYTES.rows } => {
+            PackedFormat::Bf16 => floats::<L, Bf16SplitDot, R, W>(weights, scalars),
+            PackedFormat::Int8 if const { R <= L::BYTES.rows } => {
                 let groups = inputs.scales.len() / inputs.rows;
                 let taken = first * groups..(first + R) * groups;
                 let (scales, _) = inputs.scales[taken.clone()].as_chunks::<R>();
                 let (starts, _) = inputs.starts[taken].as_chunks::<R>();
                 bytes::<L, R, W>(weights, scalars, scales, starts)
             }
-            Format::Int8 => unreachable!("a tile of bytes is lower than {R} rows"),
+            PackedFormat::Int8 => unreachable!("a tile of bytes is lower than {R} rows"),
         };
         for r in 0..R {
             let mut values = [[0.0; LANES]; W];
@@ -632,28 +634,28 @@ impl<const R: usize> Tiled<'_, R> {
     }
 }
 
-/// A kind of numbers that a kernel is compiled for.
+/// A number format that kernels are compiled for.
 pub trait Dot {
-    /// Numbers that a scalar holds.
+    /// Inputs per scalar.
     const PACKED: usize;
     /// Words of a scalar.
     const WORDS: usize;
-    /// The words of a scalar of as many numbers; the second is of use where there are two.
+    /// The words of the scalar of one or two inputs; with one word the second is unused.
     fn scalar(numbers: [f32; 2]) -> [u32; 2];
-    /// The same of numbers that are rounded as the lines are.
+    /// The same for inputs that are already rounded.
     fn rounded_scalar(numbers: [f32; 2]) -> [u32; 2];
-    /// Adds the products of the lines with the scalar of each row, word by word.
+    /// Adds the products of each line with the scalar of each row, word by word.
     fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     );
 }
 
-/// Of f32.
-pub struct F32;
+/// Products of f32.
+pub struct F32Dot;
 
-impl Dot for F32 {
+impl Dot for F32Dot {
     const PACKED: usize = 1;
     const WORDS: usize = 1;
 
@@ -670,17 +672,17 @@ impl Dot for F32 {
     #[inline(always)]
     fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     ) {
         L::dots_f32(sums, lines, &scalars[0]);
     }
 }
 
-/// Of pairs of bf16, by the instruction for pairs.
-pub struct Pairs;
+/// Products of pairs of bf16, by the instruction for pairs.
+pub struct Bf16PairDot;
 
-impl Dot for Pairs {
+impl Dot for Bf16PairDot {
     const PACKED: usize = 2;
     const WORDS: usize = 1;
 
@@ -697,17 +699,17 @@ impl Dot for Pairs {
     #[inline(always)]
     fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     ) {
         L::dots_pairs(sums, lines, &scalars[0]);
     }
 }
 
-/// Of pairs of bf16, as f32.
-pub struct Apart;
+/// Products of pairs of bf16, computed in f32.
+pub struct Bf16SplitDot;
 
-impl Dot for Apart {
+impl Dot for Bf16SplitDot {
     const PACKED: usize = 2;
     const WORDS: usize = 2;
 
@@ -724,35 +726,36 @@ impl Dot for Apart {
     #[inline(always)]
     fn dots<L: ProductLanes, const R: usize, const W: usize>(
         sums: &mut [[L; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     ) {
         L::dots_apart(sums, lines, [&scalars[0], &scalars[1]]);
     }
 }
 
-/// The weights that a tile fetches while it works. The processor sees what it reads coming as well,
-/// but no further than to the end of a page of 4 kB.
+/// Prefetches weights while a tile is computed. The hardware prefetcher stops at the end of a page of 4 kB.
 ///
-/// A single pass over a panel fetches what itself reads soon. Of several, for more tiles or for half
-/// a panel each, the first would wait for memory and the others not at all: each fetches its share
-/// of the next panel.
+/// A single pass over a panel prefetches what it reads itself soon. Of several passes, for more tiles or for half a
+/// panel each, only the first would wait for memory: so each prefetches its share of the next panel.
 #[derive(Clone, Copy)]
-struct Ahead {
+struct Prefetcher {
     place: *const u8,
-    /// Bytes for each line that is read.
+    /// Bytes to advance per line read.
     step: usize,
 }
 
-impl Ahead {
-    /// For pass `pass` of so many.
-    fn of(panel: &[Line], pass: usize, passes: usize) -> Self {
+impl Prefetcher {
+    /// For pass `pass` of `passes`.
+    fn of(panel: &[CacheLine], pass: usize, passes: usize) -> Self {
         let share = panel.len() / passes;
         let skip = if passes == 1 { AHEAD } else { panel.len() + pass * share };
-        Self { place: panel.as_ptr().wrapping_add(skip).cast(), step: size_of::<Line>() / passes }
+        Self {
+            place: panel.as_ptr().wrapping_add(skip).cast(),
+            step: size_of::<CacheLine>() / passes,
+        }
     }
 
-    /// Fetches what goes with the next line.
+    /// Prefetches for one line read.
     #[inline(always)]
     fn fetch<L: ProductLanes>(&mut self) {
         L::prefetch_far(self.place);
@@ -760,16 +763,16 @@ impl Ahead {
     }
 }
 
-/// `W` of the two lines that a panel has for each step.
+/// `W` of the two lines of a step, from line `from` on.
 #[inline(always)]
-fn lanes_of<const W: usize>(lines: &[Line; 2], from: usize) -> &[Line; W] {
+fn lanes_of<const W: usize>(lines: &[CacheLine; 2], from: usize) -> &[CacheLine; W] {
     lines[from..].first_chunk().expect("a panel is two lanes wide")
 }
 
-/// `W` lanes of a tile of f32 or bf16, from a lane on: where the time of a step goes.
+/// `W` vectors of a tile of f32 or bf16, from vector `from` on: most of a forward pass is spent here.
 #[inline(always)]
 fn floats<L: ProductLanes, D: Dot, const R: usize, const W: usize>(
-    (panel, from, mut ahead): (&[Line], usize, Ahead),
+    (panel, from, mut ahead): (&[CacheLine], usize, Prefetcher),
     scalars: &[[u32; R]],
 ) -> [[L; R]; W] {
     let mut sums = [[L::splat(0.0); R]; W];
@@ -781,10 +784,10 @@ fn floats<L: ProductLanes, D: Dot, const R: usize, const W: usize>(
     sums
 }
 
-/// The same of int8: integers within a group, floats across groups.
+/// The same for int8: integer sums within a group, f32 sums across groups.
 #[inline(always)]
 fn bytes<L: ProductLanes, const R: usize, const W: usize>(
-    (panel, from, mut ahead): (&[Line], usize, Ahead),
+    (panel, from, mut ahead): (&[CacheLine], usize, Prefetcher),
     scalars: &[[u32; R]],
     scales: &[[f32; R]],
     starts: &[[i32; R]],
@@ -827,27 +830,37 @@ mod tests {
         ThreadPool::new(NonZeroUsize::new(2).unwrap())
     }
 
-    fn pack(pool: &ThreadPool, format: Format, dims: (usize, usize), weights: &[f32]) -> Matrix {
+    fn pack(
+        pool: &ThreadPool,
+        format: PackedFormat,
+        dims: (usize, usize),
+        weights: &[f32],
+    ) -> PackedMatrix {
         let (outputs, inputs) = dims;
         let bias = Some((0..outputs).map(|output| output as f32 / 64.0).collect());
         let read = |_, rows: Range<usize>, out: &mut [f32]| {
             out.copy_from_slice(&weights[rows.start * inputs..rows.end * inputs]);
             Ok::<(), Infallible>(())
         };
-        let plan = Plan { format, outputs, inputs, bias };
+        let plan = MatrixSpec { format, outputs, inputs, bias };
         let plans = vec![plan];
-        let lines = Lines::zeroed(Plan::lines(&plans)).unwrap();
-        let Ok(mut matrices) = Matrix::pack(pool, plans, lines, read);
+        let lines = Lines::zeroed(MatrixSpec::lines(&plans)).unwrap();
+        let Ok(mut matrices) = PackedMatrix::pack(pool, plans, lines, read);
         matrices.remove(0)
     }
 
-    /// A product into a table full of numbers that are none.
-    fn product(level: SimdLevel, pool: &ThreadPool, matrix: &Matrix, rows: &[f32]) -> Vec<f32> {
+    /// A product into a table of NaN.
+    fn product(
+        level: SimdLevel,
+        pool: &ThreadPool,
+        matrix: &PackedMatrix,
+        rows: &[f32],
+    ) -> Vec<f32> {
         let count = rows.len() / matrix.inputs;
         let mut out = vec![f32::NAN; count * matrix.outputs];
-        let mut inputs = Inputs::default();
+        let mut inputs = PackedInputs::default();
         inputs.fill(level, pool, matrix.format, rows, matrix.inputs);
-        multiply(level, pool, &inputs, &[Product::whole(matrix, &mut out)]);
+        multiply(level, pool, &inputs, &[MatrixProduct::whole(matrix, &mut out)]);
         out
     }
 
@@ -868,12 +881,13 @@ mod tests {
     #[test]
     fn products_are_those_of_double_precision_at_every_level() {
         let (pool, mut rng) = (pool(), ChaCha8Rng::seed_from_u64(0));
-        // Odd sizes: panels, groups and pairs that are not whole. Miri is slow, and gets little to do.
+        // Odd sizes: panels, groups and pairs that are not whole. Few under Miri, which is slow.
         let dims: &[_] =
             if cfg!(miri) { &[(33, 37)] } else { &[(70, 101), (32, 64), (5, 33), (1, 1)] };
         for &dims in dims {
             let weights = random(&mut rng, dims.0 * dims.1);
-            for (format, bound) in [(Format::F32, 1e-6), (Format::Bf16, 5e-3), (Format::Int8, 1e-2)]
+            for (format, bound) in
+                [(PackedFormat::F32, 1e-6), (PackedFormat::Bf16, 5e-3), (PackedFormat::Int8, 1e-2)]
             {
                 let matrix = pack(&pool, format, dims, &weights);
                 for &count in if cfg!(miri) { &[3][..] } else { &[1, 2, 7, 13, 25] } {
@@ -894,7 +908,7 @@ mod tests {
         let (pool, mut rng) = (pool(), ChaCha8Rng::seed_from_u64(1));
         let (dims, count) = if cfg!(miri) { ((33, 5), 3) } else { ((70, 100), 13) };
         let weights = random(&mut rng, dims.0 * dims.1);
-        for format in [Format::F32, Format::Bf16, Format::Int8] {
+        for format in [PackedFormat::F32, PackedFormat::Bf16, PackedFormat::Int8] {
             let matrix = pack(&pool, format, dims, &weights);
             let rows = random(&mut rng, count * dims.1);
             for level in SimdLevel::all_here() {
@@ -912,15 +926,15 @@ mod tests {
         let dims = (70, if cfg!(miri) { 5 } else { 100 });
         let weights = random(&mut rng, dims.0 * dims.1);
         let rows = random(&mut rng, 3 * dims.1);
-        for format in [Format::F32, Format::Bf16, Format::Int8] {
+        for format in [PackedFormat::F32, PackedFormat::Bf16, PackedFormat::Int8] {
             let matrix = pack(&pool, format, dims, &weights);
             for level in SimdLevel::all_here() {
                 let whole = product(level, &pool, &matrix, &rows);
                 let chosen = [2, 0];
                 let mut out = vec![f32::NAN; 3 * chosen.len() * PANEL];
-                let mut inputs = Inputs::default();
+                let mut inputs = PackedInputs::default();
                 inputs.fill(level, &pool, format, &rows, dims.1);
-                let product = Product::of_panels(&matrix, &chosen, &mut out);
+                let product = MatrixProduct::of_panels(&matrix, &chosen, &mut out);
                 multiply(level, &pool, &inputs, &[product]);
                 for (whole, some) in whole.chunks(dims.0).zip(out.chunks(2 * PANEL)) {
                     assert_eq!(some[..6], whole[2 * PANEL..], "the last panel has six outputs");
@@ -931,25 +945,25 @@ mod tests {
     }
 
     #[test]
-    fn extreme_numbers_are_kept_as_far_as_they_go() {
+    fn extreme_numbers_are_rounded_without_overflow() {
         assert_eq!(round_bf16(f32::NAN), 0x7fc0);
         assert_eq!(round_bf16(f32::INFINITY), 0x7f80);
         assert_eq!(round_bf16(1.0), 0x3f80);
         assert!(round_up(1.001).to_f32() >= 1.001);
         let pool = pool();
-        // A group of zeros has no scale, and no zero is divided by.
-        let matrix = pack(&pool, Format::Int8, (32, 32), &[0.0; 1024]);
+        // A group of zeros has scale zero, which nothing is divided by.
+        let matrix = pack(&pool, PackedFormat::Int8, (32, 32), &[0.0; 1024]);
         let out = product(SimdLevel::best(), &pool, &matrix, &[0.0; 32]);
         assert_eq!(out[0].to_bits(), 0.0_f32.to_bits());
-        // Nor has one of numbers whose reciprocal is infinite.
+        // So has a group whose scale has an infinite reciprocal.
         let out = product(SimdLevel::best(), &pool, &matrix, &[f32::MIN_POSITIVE; 32]);
         assert_eq!(out[0].to_bits(), 0.0_f32.to_bits());
     }
 
     #[test]
-    fn what_is_no_number_stays_none() {
+    fn nan_and_infinite_numbers_give_no_finite_outputs() {
         let pool = pool();
-        for format in [Format::F32, Format::Bf16, Format::Int8] {
+        for format in [PackedFormat::F32, PackedFormat::Bf16, PackedFormat::Int8] {
             for broken in [f32::NAN, f32::INFINITY] {
                 let mut weights = vec![0.5; 2 * 64];
                 weights[70] = broken;

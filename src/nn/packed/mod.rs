@@ -1,13 +1,11 @@
-//! Kernels that serve: weights packed for the processor's vector unit, pooled buffers, and keys and
-//! values in pages.
+//! The serving decoder on a CPU: weights packed for the vector unit, pooled activations and a paged KV cache.
 //!
-//! [`PackedDecoder`] runs the wiring of [`super::decoder`]. Linear layers go over their weights once per
-//! pass, whatever the number of rows, and attention over each page once per head of keys. Every
-//! row is computed in an order of its own: its result does not depend on the rows beside it. This
-//! folder is where the crate's `unsafe` lives, next to the maps of files.
+//! [`PackedDecoder`] runs the wiring of [`super::decoder`]. Linear layers read their weights once per
+//! forward pass for any number of rows, and attention reads each page once per key head. Every row is summed in a
+//! fixed order, so its result does not depend on the rest of the batch (batch invariance).
 
 mod attention;
-mod blocks;
+mod ggml;
 mod kv;
 mod lines;
 mod matrix;

@@ -1,11 +1,15 @@
-//! A decoder that serves: packed weights, pooled buffers, and a cache of keys and values.
+//! The serving decoder: packed weights, pooled activations and a paged KV cache.
 
-use super::attention::{AttentionGroup, BlockTableEntry, HEAD_DIM_MAX, Heads, Tasks, attend};
-use super::blocks::Blocks;
-use super::kv::{Cache, KvSlot, Layout, PAGE_TOKENS};
+use super::attention::{
+    AttentionGroup, AttentionShape, AttentionTasks, BlockTableEntry, HEAD_DIM_MAX, attend,
+};
+use super::ggml::GgmlMatrix;
+use super::kv::{KvCache, KvLayout, KvSlot, PAGE_TOKENS};
 use super::lines::Lines;
-use super::matrix::{Format, Inputs, Matrix, PANEL, Plan, Product, multiply};
-use super::rows::{Add, Gate, InPlace, Norm as NormRows, RopeTable, each_row};
+use super::matrix::{
+    MatrixProduct, MatrixSpec, PANEL, PackedFormat, PackedInputs, PackedMatrix, multiply,
+};
+use super::rows::{AddRows, RmsNorm, RmsNormInPlace, RopeTable, SiluGate, each_row};
 use super::thread_pool::ThreadPool;
 use crate::nn::decoder::{
     self, Checkpoint, CheckpointError, DecoderConfig, DecoderConfigError, EMBEDDING, LinearId,
@@ -16,97 +20,97 @@ use candle_core::quantized::GgmlDType;
 use std::io;
 use std::num::NonZeroUsize;
 
-/// How a model's weights are kept.
+/// The number format of a served model's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightDtype {
-    /// 32 bits; keys and values as well.
+    /// f32, with an f32 KV cache.
     F32,
-    /// 16 bits; keys and values as well.
+    /// bf16, with a bf16 KV cache.
     Bf16,
-    /// 8 bits with a scale for each 32; keys and values in 16 bits. On a GPU with a scale for each row of a matrix, and
-    /// each row that it is multiplied with, and the unembedding in 16 bits.
+    /// int8 with a scale per 32 inputs, and a bf16 KV cache. On a GPU with a scale per row of weights and of activations,
+    /// and the unembedding in bf16.
     Int8,
-    /// 4 bits, by candle's products of `Q4_K`; keys and values in 16 bits. A matrix that a GGUF file
-    /// holds in other blocks is multiplied as it is.
+    /// 4 bits by candle's `Q4_K` products, with a bf16 KV cache. A matrix that a GGUF file stores in other blocks is
+    /// multiplied in those.
     Int4,
-    /// 8 bits of a floating-point number (E4M3), with a scale for each row of a matrix, and each row that it is
-    /// multiplied with; the unembedding in 16 bits. On a GPU alone.
+    /// 8-bit floating point (E4M3) with a scale per row of weights and of activations, and the unembedding in bf16. On a
+    /// GPU only.
     Float8,
 }
 
-/// How keys and values are kept.
+/// The number format of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvDtype {
-    /// As what is computed with weights of a precision: in 32 bits or in 16.
+    /// As the model computes: f32 with f32 weights, else bf16.
     #[default]
     Model,
-    /// 8 bits of a floating-point number (E4M3), with a power of two for each token of a head. On a GPU alone.
+    /// 8-bit floating point (E4M3) with a power-of-two scale per token and head. On a GPU only.
     Float8,
 }
 
-/// How a model is loaded.
+/// How a decoder is loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct PackedOptions {
-    /// How weights are kept.
+    /// The weights' format.
     pub weight_dtype: WeightDtype,
-    /// How keys and values are.
+    /// The KV cache's format.
     pub kv_dtype: KvDtype,
     /// Threads that compute.
     pub threads: NonZeroUsize,
-    /// The processor's instructions.
+    /// The processor's instructions to use.
     pub level: SimdLevel,
-    /// Pages of keys and values.
+    /// Persistent KV pages.
     pub kv_pages: usize,
-    /// Rows of a pass.
+    /// Most rows of a forward pass.
     pub max_batched_tokens: usize,
 }
 
-/// What a model takes, in bytes.
+/// A model's memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelMemory {
     /// Packed weights and norms.
     pub weights: usize,
-    /// Keys and values, once every page was used.
+    /// The KV cache, once every page was written.
     pub cache: usize,
 }
 
-/// The rows of one pass: tokens, where they stand, and what they see.
+/// The rows of one forward pass: tokens, positions, KV slots and block tables.
 #[derive(Clone, Debug, Default)]
 pub struct PagedBatch {
     /// The token of each row.
     pub tokens: Vec<u32>,
     /// The position of each row.
     pub positions: Vec<u32>,
-    /// Where each row's keys and values go.
+    /// The KV slot of each row.
     pub slots: Vec<KvSlot>,
-    /// Rows that see the same pages.
+    /// Rows by sequence.
     pub groups: Vec<AttentionGroup>,
-    /// Those pages.
+    /// The pages of each group, in order: [`AttentionGroup::pages`] points here.
     pub seen: Vec<BlockTableEntry>,
 }
 
-/// A decoder that serves.
+/// A decoder for serving on a CPU.
 #[derive(Debug)]
 pub struct PackedDecoder {
     checkpoint: Checkpoint,
     level: SimdLevel,
     pool: ThreadPool,
-    /// Layer by layer, and the unembedding last.
-    weights: Vec<Weight>,
-    norms: Norms,
+    /// Layer by layer, then the unembedding.
+    weights: Vec<PackedWeight>,
+    norms: NormScales,
     frequencies: Vec<f32>,
     attention_scale: f32,
-    state: State,
+    state: DecoderState,
 }
 
 #[derive(Debug)]
-enum Weight {
-    Packed(Matrix),
-    Blocks(Blocks),
+enum PackedWeight {
+    Packed(PackedMatrix),
+    Ggml(GgmlMatrix),
 }
 
 #[derive(Debug)]
-struct Norms {
+struct NormScales {
     attention: Vec<Vec<f32>>,
     query: Vec<Vec<f32>>,
     key: Vec<Vec<f32>>,
@@ -114,40 +118,40 @@ struct Norms {
     last: Vec<f32>,
 }
 
-/// What a pass writes to.
+/// The buffers of a forward pass.
 #[derive(Debug)]
-struct State {
-    cache: Cache,
+struct DecoderState {
+    cache: KvCache,
     pass: PagedBatch,
     turns: RopeTable,
-    inputs: Inputs,
+    inputs: PackedInputs,
     free_buffers: Vec<Vec<f32>>,
-    /// Panels of the unembedding that hold the chosen tokens of a step.
+    /// Panels of the unembedding with the tokens whose logits are requested.
     panels: Vec<usize>,
-    tasks: Tasks,
+    tasks: AttentionTasks,
 }
 
-/// A table of rows, from the pool.
+/// Rows of f32 in a pooled buffer.
 #[derive(Debug)]
 pub struct Activations {
     values: Vec<f32>,
     width: usize,
 }
 
-/// Logits of some tokens.
+/// The logits of selected tokens.
 #[derive(Debug)]
 pub struct SelectedLogits {
     table: Activations,
-    /// The panels that it holds, in order; none where it holds the whole vocabulary.
+    /// The computed panels, in order; empty if all were computed.
     panels: Vec<usize>,
 }
 
 // === impl WeightDtype ===
 
 impl WeightDtype {
-    /// What keeps a checkpoint's weights as they are, as far as there is such a thing here.
+    /// The format that is nearest to the one in which a checkpoint stores its weights.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        // Files of four bits often keep the unembedding in six: a layer tells.
+        // 4-bit files often store the unembedding in 6 bits, so a layer decides.
         let stored = checkpoint.matrix(LinearId::Gate(0))?.format();
         Ok(match stored {
             Stored::F32 => Self::F32,
@@ -157,7 +161,7 @@ impl WeightDtype {
         })
     }
 
-    /// Its name, as others call it.
+    /// Its name in llama.cpp's terms.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -168,30 +172,30 @@ impl WeightDtype {
         }
     }
 
-    /// Bits that a weight takes, with its share of the scales.
+    /// Bits per weight, with its share of the scales.
     pub fn bits(self) -> f64 {
         match self {
             Self::F32 => 32.0,
             Self::Bf16 => 16.0,
-            // A scale of 16 bits for each 32; on a GPU less, but for the unembedding.
+            // A scale of 16 bits per 32 weights. On a GPU less, except for the unembedding.
             Self::Int8 => 8.5,
-            // A block of 256 takes 144 bytes.
+            // A block of 256 weights takes 144 bytes.
             Self::Int4 => 4.5,
-            // But for the unembedding.
+            // Except for the unembedding.
             Self::Float8 => 8.0,
         }
     }
 
-    fn format(self) -> Option<Format> {
+    fn format(self) -> Option<PackedFormat> {
         match self {
-            Self::F32 => Some(Format::F32),
-            Self::Bf16 => Some(Format::Bf16),
-            Self::Int8 => Some(Format::Int8),
+            Self::F32 => Some(PackedFormat::F32),
+            Self::Bf16 => Some(PackedFormat::Bf16),
+            Self::Int8 => Some(PackedFormat::Int8),
             Self::Int4 | Self::Float8 => None,
         }
     }
 
-    /// Bytes of a page of keys and values.
+    /// Bytes of a KV page.
     pub fn page_bytes(self, kept: KvDtype, config: &DecoderConfig) -> usize {
         match kept {
             KvDtype::Model => self.layout(config).page_bytes(),
@@ -199,9 +203,9 @@ impl WeightDtype {
         }
     }
 
-    fn layout(self, config: &DecoderConfig) -> Layout {
-        Layout {
-            format: if self == Self::F32 { Format::F32 } else { Format::Bf16 },
+    fn layout(self, config: &DecoderConfig) -> KvLayout {
+        KvLayout {
+            format: if self == Self::F32 { PackedFormat::F32 } else { PackedFormat::Bf16 },
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
@@ -212,7 +216,8 @@ impl WeightDtype {
 // === impl KvDtype ===
 
 impl KvDtype {
-    /// Bytes of the keys of one head in a page of a GPU, or of its values: tokens of 8 bits have one beside their numbers.
+    /// Bytes of the keys, or of the values, of one head in a page on a GPU. A token in 8 bits has one more byte for its
+    /// scale.
     pub fn head_bytes(self, config: &DecoderConfig) -> usize {
         let of_token = match self {
             Self::Model => config.head_dim * size_of::<half::bf16>(),
@@ -245,58 +250,58 @@ impl PackedDecoder {
         }
         let pool = ThreadPool::new(options.threads);
         let weights = load_weights(&checkpoint, &pool, options.weight_dtype)?;
-        let norms = Norms::load(&checkpoint)?;
+        let norms = NormScales::load(&checkpoint)?;
         let (frequencies, attention_scale) = config.inverse_frequencies();
         let layout = options.weight_dtype.layout(config);
-        // At worst every row of a pass is a branch of its own.
-        let cache = Cache::new(layout, options.kv_pages, options.max_batched_tokens);
+        // In the worst case every row is a branch of its own, with a scratch page.
+        let cache = KvCache::new(layout, options.kv_pages, options.max_batched_tokens);
         let cache = cache.map_err(no_memory("keys and values"))?;
-        let state = State {
+        let state = DecoderState {
             cache,
             pass: PagedBatch::default(),
             turns: RopeTable::default(),
-            inputs: Inputs::default(),
+            inputs: PackedInputs::default(),
             free_buffers: Vec::new(),
             panels: Vec::new(),
-            tasks: Tasks::default(),
+            tasks: AttentionTasks::default(),
         };
         let level = options.level;
         Ok(Self { checkpoint, level, pool, weights, norms, frequencies, attention_scale, state })
     }
 
-    /// What the model's configuration says.
+    /// The model's configuration.
     pub fn config(&self) -> &DecoderConfig {
         self.checkpoint.config()
     }
 
-    /// Pages of keys and values that last; pages from this number on are scratch.
+    /// Persistent KV pages; pages from this number on are scratch.
     pub fn pages(&self) -> usize {
         self.state.cache.pages()
     }
 
-    /// The bytes that it takes.
+    /// Its memory in bytes.
     pub fn memory(&self) -> ModelMemory {
-        let weights: usize = self.weights.iter().map(Weight::bytes).sum();
+        let weights: usize = self.weights.iter().map(PackedWeight::bytes).sum();
         ModelMemory { weights: weights + self.norms.bytes(), cache: self.state.cache.bytes() }
     }
 
-    /// The pass to fill before [`PackedDecoder::forward`].
+    /// The batch to fill before [`PackedDecoder::forward`].
     pub fn pass(&mut self) -> &mut PagedBatch {
         &mut self.state.pass
     }
 
-    /// The rows of the pass after the last norm.
+    /// Runs the layers; gives the rows after the last norm.
     pub fn forward(&mut self) -> Result<Activations, CheckpointError> {
         let (frequencies, scale) = (&self.frequencies, self.attention_scale);
-        let State { turns, pass, cache, tasks, .. } = &mut self.state;
+        let DecoderState { turns, pass, cache, tasks, .. } = &mut self.state;
         turns.fill(&pass.positions, frequencies, scale);
         tasks.cut(self.level, cache.layout(), self.checkpoint.config().heads, &pass.groups);
         let Self { checkpoint, level, pool, weights, norms, state, .. } = self;
-        let mut kernels = Serve { checkpoint, level: *level, pool, weights, norms, state };
+        let mut kernels = PackedKernels { checkpoint, level: *level, pool, weights, norms, state };
         decoder::forward(checkpoint.config(), &mut kernels)
     }
 
-    /// The logits of the whole vocabulary for some of the rows, one after the other.
+    /// The logits of the whole vocabulary for selected rows, row by row.
     pub fn logits(
         &mut self,
         rows: &Activations,
@@ -306,8 +311,8 @@ impl PackedDecoder {
         self.unembed(rows, wanted, None, out)
     }
 
-    /// The logits of some tokens, and of others that happen to lie beside them, for some of the rows.
-    /// They have the bits that [`PackedDecoder::logits`] gives them.
+    /// The logits of selected tokens for selected rows: the same bits as [`PackedDecoder::logits`]. Computes the
+    /// panels that hold the tokens.
     pub fn columns(
         &mut self,
         rows: &Activations,
@@ -317,7 +322,7 @@ impl PackedDecoder {
         let mut panels = std::mem::take(&mut self.state.panels);
         panels.clear();
         let last = &self.weights[self.weights.len() - 1];
-        let (chosen, width) = if let Weight::Packed(_) = last {
+        let (chosen, width) = if let PackedWeight::Packed(_) = last {
             panels.extend(tokens.iter().map(|token| *token as usize / PANEL));
             panels.sort_unstable();
             panels.dedup();
@@ -330,13 +335,13 @@ impl PackedDecoder {
         Ok(SelectedLogits { table, panels })
     }
 
-    /// Gives them back to the pool.
+    /// Returns the buffer to the pool.
     pub fn give_columns_back(&mut self, columns: SelectedLogits) {
         self.state.give(columns.table);
         self.state.panels = columns.panels;
     }
 
-    /// The logits of all panels, or of the chosen ones, for some of the rows.
+    /// The logits of all panels, or of the chosen ones, for selected rows.
     fn unembed(
         &mut self,
         rows: &Activations,
@@ -350,22 +355,24 @@ impl PackedDecoder {
             to.copy_from_slice(rows.row(*row));
         }
         match &weights[weights.len() - 1] {
-            Weight::Packed(matrix) => {
+            PackedWeight::Packed(matrix) => {
                 let inputs = &mut state.inputs;
                 inputs.fill(*level, pool, matrix.format(), &picked.values, picked.width);
                 let product = match panels {
-                    Some(panels) => Product::of_panels(matrix, panels, out),
-                    None => Product::whole(matrix, out),
+                    Some(panels) => MatrixProduct::of_panels(matrix, panels, out),
+                    None => MatrixProduct::whole(matrix, out),
                 };
                 multiply(*level, pool, inputs, &[product]);
             }
-            Weight::Blocks(blocks) => blocks.multiply(pool, &picked.values, picked.width, out)?,
+            PackedWeight::Ggml(blocks) => {
+                blocks.multiply(pool, &picked.values, picked.width, out)?
+            }
         }
         state.give(picked);
         Ok(())
     }
 
-    /// Gives a table back to the pool.
+    /// Returns a buffer to the pool.
     pub fn give_back(&mut self, buffer: Activations) {
         self.state.give(buffer);
     }
@@ -375,7 +382,7 @@ fn load_weights(
     checkpoint: &Checkpoint,
     pool: &ThreadPool,
     precision: WeightDtype,
-) -> Result<Vec<Weight>, CheckpointError> {
+) -> Result<Vec<PackedWeight>, CheckpointError> {
     let config = checkpoint.config();
     let mut wanted: Vec<LinearId> = (0..config.layers).flat_map(LinearId::of_layer).collect();
     wanted.push(LinearId::Unembed);
@@ -385,45 +392,48 @@ fn load_weights(
             let bias = bias(linear).transpose()?.unwrap_or_default();
             let outputs = linear.dims(config).0;
             let load = |rows| checkpoint.quantize_q4k(linear, rows);
-            Ok(Weight::Blocks(Blocks::load(pool, outputs, bias, load)?))
+            Ok(PackedWeight::Ggml(GgmlMatrix::load(pool, outputs, bias, load)?))
         });
         return blocks.collect();
     };
     let plans = wanted.iter().map(|linear| {
         let (outputs, inputs) = linear.dims(config);
-        Ok(Plan { format, outputs, inputs, bias: bias(*linear).transpose()? })
+        Ok(MatrixSpec { format, outputs, inputs, bias: bias(*linear).transpose()? })
     });
     let plans = plans.collect::<Result<Vec<_>, CheckpointError>>()?;
     let read = |m: usize, rows, out: &mut [f32]| checkpoint.matrix(wanted[m])?.read_rows(rows, out);
-    let lines = Lines::zeroed(Plan::lines(&plans)).map_err(no_memory("weights"))?;
-    Ok(Matrix::pack(pool, plans, lines, read)?.into_iter().map(Weight::Packed).collect())
+    let lines = Lines::zeroed(MatrixSpec::lines(&plans)).map_err(no_memory("weights"))?;
+    Ok(PackedMatrix::pack(pool, plans, lines, read)?
+        .into_iter()
+        .map(PackedWeight::Packed)
+        .collect())
 }
 
 fn no_memory(what: &'static str) -> impl Fn(io::Error) -> CheckpointError {
     move |source| CheckpointError::Memory { what, source }
 }
 
-// === impl Weight ===
+// === impl PackedWeight ===
 
-impl Weight {
+impl PackedWeight {
     fn bytes(&self) -> usize {
         match self {
             Self::Packed(matrix) => matrix.bytes(),
-            Self::Blocks(blocks) => blocks.bytes(),
+            Self::Ggml(blocks) => blocks.bytes(),
         }
     }
 
     fn outputs(&self) -> usize {
         match self {
             Self::Packed(matrix) => matrix.outputs(),
-            Self::Blocks(blocks) => blocks.outputs(),
+            Self::Ggml(blocks) => blocks.outputs(),
         }
     }
 }
 
-// === impl Norms ===
+// === impl NormScales ===
 
-impl Norms {
+impl NormScales {
     fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let config = checkpoint.config();
         let read = |norm: NormId| checkpoint.tensor(&norm.name())?.read();
@@ -457,10 +467,10 @@ impl Norms {
     }
 }
 
-// === impl State ===
+// === impl DecoderState ===
 
-impl State {
-    /// A table from the pool. It holds anything: whoever takes it writes all of it.
+impl DecoderState {
+    /// A buffer from the pool with arbitrary contents: the caller overwrites all of it.
     fn take(&mut self, width: usize, rows: usize) -> Activations {
         let mut values = self.free_buffers.pop().unwrap_or_default();
         values.resize(width * rows, 0.0);
@@ -488,7 +498,7 @@ impl Activations {
 // === impl SelectedLogits ===
 
 impl SelectedLogits {
-    /// The logit of a token that was asked for, in row `index` of those that were.
+    /// The logit of a requested token, in row `index` of the requested ones.
     pub fn get(&self, index: usize, token: u32) -> f32 {
         let token = token as usize;
         let column = match self.panels.binary_search(&(token / PANEL)) {
@@ -499,18 +509,18 @@ impl SelectedLogits {
     }
 }
 
-/// The kernels at work on one pass.
-struct Serve<'a> {
+/// The kernels of one forward pass.
+struct PackedKernels<'a> {
     checkpoint: &'a Checkpoint,
     level: SimdLevel,
     pool: &'a ThreadPool,
-    weights: &'a [Weight],
-    norms: &'a Norms,
-    state: &'a mut State,
+    weights: &'a [PackedWeight],
+    norms: &'a NormScales,
+    state: &'a mut DecoderState,
 }
 
-impl<'a> Serve<'a> {
-    fn weight(&self, linear: LinearId) -> &'a Weight {
+impl<'a> PackedKernels<'a> {
+    fn weight(&self, linear: LinearId) -> &'a PackedWeight {
         let (layer, place) = match linear {
             LinearId::Query(layer) => (layer, 0),
             LinearId::Key(layer) => (layer, 1),
@@ -524,13 +534,13 @@ impl<'a> Serve<'a> {
         &self.weights[layer * LinearId::of_layer(layer).len() + place]
     }
 
-    fn norm_rows(&self, norm: NormId) -> NormRows<'_> {
+    fn norm_rows(&self, norm: NormId) -> RmsNorm<'_> {
         let epsilon = self.checkpoint.config().norm_epsilon as f32;
-        NormRows { scale: self.norms.scale(norm), epsilon }
+        RmsNorm { scale: self.norms.scale(norm), epsilon }
     }
 }
 
-impl UnfusedKernels for Serve<'_> {
+impl UnfusedKernels for PackedKernels<'_> {
     type Rows = Activations;
     type Error = CheckpointError;
 
@@ -563,7 +573,7 @@ impl UnfusedKernels for Serve<'_> {
         norm: NormId,
     ) -> Result<Activations, CheckpointError> {
         let (on, width) = ((self.level, self.pool), rows.width);
-        each_row(on, &InPlace(self.norm_rows(norm)), (&mut rows.values, width), (&[], 0));
+        each_row(on, &RmsNormInPlace(self.norm_rows(norm)), (&mut rows.values, width), (&[], 0));
         Ok(rows)
     }
 
@@ -577,20 +587,22 @@ impl UnfusedKernels for Serve<'_> {
             let outputs = self.weight(linear).outputs();
             self.state.take(outputs, count)
         });
-        if let Weight::Packed(first) = self.weight(matrices[0]) {
+        if let PackedWeight::Packed(first) = self.weight(matrices[0]) {
             let mut inputs = std::mem::take(&mut self.state.inputs);
             inputs.fill(self.level, self.pool, first.format(), &rows.values, rows.width);
             let mut matrices = matrices.iter();
             let products =
                 outs.each_mut().map(|out| match matrices.next().map(|l| self.weight(*l)) {
-                    Some(Weight::Packed(matrix)) => Product::whole(matrix, &mut out.values),
-                    _ => unreachable!("all matrices of a model are kept alike"),
+                    Some(PackedWeight::Packed(matrix)) => {
+                        MatrixProduct::whole(matrix, &mut out.values)
+                    }
+                    _ => unreachable!("all matrices of a model have one format"),
                 });
             multiply(self.level, self.pool, &inputs, &products);
             self.state.inputs = inputs;
         } else {
             for (linear, out) in matrices.into_iter().zip(&mut outs) {
-                if let Weight::Blocks(blocks) = self.weight(linear) {
+                if let PackedWeight::Ggml(blocks) = self.weight(linear) {
                     blocks.multiply(self.pool, &rows.values, rows.width, &mut out.values)?;
                 }
             }
@@ -611,9 +623,9 @@ impl UnfusedKernels for Serve<'_> {
         [queries, keys, values]: [Activations; 3],
     ) -> Result<Activations, CheckpointError> {
         let config = self.checkpoint.config();
-        let heads = Heads { heads: config.heads, window: config.windows[layer] };
+        let heads = AttentionShape { heads: config.heads, window: config.windows[layer] };
         let mut out = self.state.take(queries.width, queries.rows());
-        let State { cache, pass, tasks, .. } = &mut *self.state;
+        let DecoderState { cache, pass, tasks, .. } = &mut *self.state;
         cache.write(self.pool, layer, &pass.slots, [&keys.values, &values.values]);
         let (on, view) = ((self.level, self.pool), (&*tasks, &*pass.groups, &*pass.seen));
         attend(on, cache, (layer, heads), view, &queries.values, &mut out.values);
@@ -629,7 +641,7 @@ impl UnfusedKernels for Serve<'_> {
         up: Activations,
     ) -> Result<Activations, CheckpointError> {
         let (on, width) = ((self.level, self.pool), gate.width);
-        each_row(on, &Gate, (&mut gate.values, width), (&up.values, width));
+        each_row(on, &SiluGate, (&mut gate.values, width), (&up.values, width));
         self.state.give(up);
         Ok(gate)
     }
@@ -640,7 +652,7 @@ impl UnfusedKernels for Serve<'_> {
         delta: Activations,
     ) -> Result<Activations, CheckpointError> {
         let (on, width) = ((self.level, self.pool), rows.width);
-        each_row(on, &Add, (&mut rows.values, width), (&delta.values, width));
+        each_row(on, &AddRows, (&mut rows.values, width), (&delta.values, width));
         self.state.give(delta);
         Ok(rows)
     }

@@ -1,43 +1,43 @@
-//! What is done to each row by itself: norms, rotations, gates and sums.
+//! Kernels that treat each row alone: RMS norm, RoPE, gated activation and residual sum.
 #![allow(unsafe_code, reason = "rows of one table are written by several threads at a time")]
 #![expect(clippy::inline_always, reason = "see `nn::simd`")]
 
 use super::thread_pool::{DisjointMut, ThreadPool};
 use crate::nn::simd::{LANES, Lanes, ProductKernel, ProductLanes, SimdLevel};
 
-/// Rows that a thread takes at a time: fewer are not worth waking another thread for.
+/// Rows of a task: fewer are not worth another thread.
 const ROWS_PER_TASK: usize = 8;
 
-/// `row / rms(row) * scale` of each `scale.len()` numbers.
+/// `row / rms(row) * scale`, over each part of `scale.len()` numbers.
 #[derive(Debug)]
-pub struct Norm<'a> {
-    /// What each number is scaled by.
+pub struct RmsNorm<'a> {
+    /// The learned scale.
     pub scale: &'a [f32],
     /// Added to the mean of the squares.
     pub epsilon: f32,
 }
 
-/// Cosines and sines of each row's position, for half a head.
+/// The rotary embedding's cosines and sines of each row's position, for half a head.
 #[derive(Debug, Default)]
 pub struct RopeTable {
     values: Vec<[f32; 2]>,
     half: usize,
 }
 
-/// Something that is done to a row of the first table, given the row of the second.
-pub trait RowWork: Sync {
-    /// Does it to row `index`.
+/// A computation that updates a row of the first table, given the row of the second.
+pub trait RowKernel: Sync {
+    /// Updates row `index`.
     fn row<L: Lanes>(&self, index: usize, row: &mut [f32], other: &[f32]);
 }
 
-/// Does some work on all rows. `rows` and `others` are tables of the widths given.
-pub fn each_row<R: RowWork>(
+/// Runs a kernel on all rows. `rows` and `others` are tables of the given widths.
+pub fn each_row<R: RowKernel>(
     (level, pool): (SimdLevel, &ThreadPool),
     work: &R,
     (rows, width): (&mut [f32], usize),
     (others, other_width): (&[f32], usize),
 ) {
-    struct Some<'a, R> {
+    struct RowsKernel<'a, R> {
         work: &'a R,
         first: usize,
         rows: &'a mut [f32],
@@ -45,7 +45,7 @@ pub fn each_row<R: RowWork>(
         others: &'a [f32],
         other_width: usize,
     }
-    impl<R: RowWork> ProductKernel for Some<'_, R> {
+    impl<R: RowKernel> ProductKernel for RowsKernel<'_, R> {
         #[inline(always)]
         fn run<L: ProductLanes>(self) {
             for (r, row) in self.rows.chunks_exact_mut(self.width).enumerate() {
@@ -62,12 +62,12 @@ pub fn each_row<R: RowWork>(
         let taken = ROWS_PER_TASK.min(count - first);
         // SAFETY: each row is written by one task.
         let rows = unsafe { shared.slice(first * width, taken * width) };
-        level.run(Some { work, first, rows, width, others, other_width });
+        level.run(RowsKernel { work, first, rows, width, others, other_width });
     });
 }
 
-impl RowWork for Norm<'_> {
-    /// Norms the other row into this one.
+impl RowKernel for RmsNorm<'_> {
+    /// Writes the normed other row to this one.
     #[inline(always)]
     fn row<L: Lanes>(&self, _: usize, row: &mut [f32], other: &[f32]) {
         for (row, other) in
@@ -79,11 +79,11 @@ impl RowWork for Norm<'_> {
     }
 }
 
-/// Norms rows where they are.
+/// The same in place.
 #[derive(Debug)]
-pub struct InPlace<'a>(pub Norm<'a>);
+pub struct RmsNormInPlace<'a>(pub RmsNorm<'a>);
 
-impl RowWork for InPlace<'_> {
+impl RowKernel for RmsNormInPlace<'_> {
     #[inline(always)]
     fn row<L: Lanes>(&self, _: usize, row: &mut [f32], _: &[f32]) {
         for part in row.chunks_exact_mut(self.0.scale.len()) {
@@ -92,7 +92,7 @@ impl RowWork for InPlace<'_> {
     }
 }
 
-impl Norm<'_> {
+impl RmsNorm<'_> {
     #[inline(always)]
     fn apply<L: Lanes>(&self, row: &mut [f32]) {
         let (parts, rest) = row.as_chunks::<LANES>();
@@ -110,7 +110,7 @@ impl Norm<'_> {
 }
 
 impl RopeTable {
-    /// The turns of some positions: `position * frequency`, in f32 as others compute it.
+    /// Computes the angles `position * frequency`, in f32 as Hugging Face does.
     pub fn fill(&mut self, positions: &[u32], frequencies: &[f32], attention: f32) {
         self.half = frequencies.len();
         self.values.clear();
@@ -123,7 +123,7 @@ impl RopeTable {
     }
 }
 
-impl RowWork for RopeTable {
+impl RowKernel for RopeTable {
     /// Rotates every head of a row.
     #[inline(always)]
     fn row<L: Lanes>(&self, index: usize, row: &mut [f32], _: &[f32]) {
@@ -139,17 +139,17 @@ impl RowWork for RopeTable {
 
 /// `silu(row) * other`
 #[derive(Debug)]
-pub struct Gate;
+pub struct SiluGate;
 
-impl RowWork for Gate {
+impl RowKernel for SiluGate {
     #[inline(always)]
     fn row<L: Lanes>(&self, _: usize, row: &mut [f32], other: &[f32]) {
         let (parts, rest) = row.as_chunks_mut::<LANES>();
         let (others, other_rest) = other.as_chunks::<LANES>();
         for (part, other) in parts.iter_mut().zip(others) {
             let gate = L::load(part);
-            // e to the power of what is not positive, so that nothing overflows: with a = |x|,
-            // the sigmoid of -a is e^-a / (1 + e^-a), and that of a is 1 / (1 + e^-a).
+            // Only exponents that are at most 0, so that nothing overflows. With a = |x|, the sigmoid of -a is
+            // e^-a / (1 + e^-a), and that of a is 1 / (1 + e^-a).
             let (zero, one) = (L::splat(0.0), L::splat(1.0));
             let positive = gate.max(zero);
             let size = positive.max(zero.sub(gate));
@@ -169,9 +169,9 @@ impl RowWork for Gate {
 
 /// `row + other`
 #[derive(Debug)]
-pub struct Add;
+pub struct AddRows;
 
-impl RowWork for Add {
+impl RowKernel for AddRows {
     #[inline(always)]
     fn row<L: Lanes>(&self, _: usize, row: &mut [f32], other: &[f32]) {
         for (value, other) in row.iter_mut().zip(other) {
@@ -186,7 +186,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     #[test]
-    fn every_row_is_worked_on_once_at_every_level() {
+    fn every_row_is_updated_once_at_every_level() {
         let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
         // More rows than a task takes, and a last task that has fewer.
         let (count, width) = (2 * ROWS_PER_TASK + 3, LANES + 5);
@@ -195,7 +195,7 @@ mod tests {
         for level in SimdLevel::all_here() {
             let mut rows = vec![1.0; count * width];
             let tables = ((&mut *rows, width), (&*others, width));
-            each_row((level, &pool), &Add, tables.0, tables.1);
+            each_row((level, &pool), &AddRows, tables.0, tables.1);
             assert_eq!(rows, right, "{}", level.as_str());
         }
     }

@@ -1,12 +1,11 @@
-//! A fixed pool of threads, and memory that they fill side by side.
+//! A fixed thread pool, and slices that its threads write in parallel.
 //!
-//! A pass is hundreds of short rounds of tasks, one after the other. A general pool puts a thread to
-//! sleep between two of them and wakes it for the next, which takes longer than many a round: a
-//! third of a decode was spent so. Here a thread that has nothing to do watches for the next round
-//! for a moment before it sleeps.
+//! A forward pass is hundreds of short rounds of tasks. A general pool parks a thread between two rounds, and waking
+//! it takes longer than many a round: a third of a decode was lost to it. Here an idle thread spins for a moment
+//! before it parks.
 #![allow(
     unsafe_code,
-    reason = "tasks live on their caller's stack, and write parts of one table side by side"
+    reason = "tasks live on their caller's stack, and write parts of one table in parallel"
 )]
 
 use std::any::Any;
@@ -21,57 +20,56 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a thread watches for the next round before it sleeps: longer than what one thread does
-/// alone within a pass, shorter than anybody would notice.
-const WATCH: Duration = Duration::from_micros(200);
-/// Looks between two glances at the clock, or two offers to let others run.
-const LOOKS: usize = 256;
-/// Set in [`Common::gate`] while a round may be entered.
+/// How long an idle thread spins before it parks: longer than the serial sections of a forward pass.
+const SPIN_TIME: Duration = Duration::from_micros(200);
+/// Spins between two reads of the clock, and between two yields to other threads.
+const SPINS: usize = 256;
+/// The bit of [`PoolState::gate`] that is set while a round may be entered.
 const OPEN: usize = 1;
-/// What a thread in a round adds to [`Common::gate`].
+/// Added to [`PoolState::gate`] by each thread inside a round.
 const INSIDE: usize = 2;
 
-/// The threads of one model: those that it started, and whoever calls.
+/// The threads of one model: its workers and the calling thread.
 #[derive(Debug)]
 pub struct ThreadPool {
-    common: Arc<Common>,
+    common: Arc<PoolState>,
     workers: Vec<JoinHandle<()>>,
-    /// Held for a round, so that two callers take turns.
+    /// Held during a round, so that concurrent callers take turns.
     turn: Mutex<()>,
 }
 
-/// What a pool's threads share.
+/// The state that a pool's threads share.
 #[derive(Debug)]
-struct Common {
-    /// Rounds so far: what waiting threads watch.
+struct PoolState {
+    /// Rounds so far. Idle threads wait for it to change.
     rounds: AtomicUsize,
-    /// [`OPEN`] or not, and how many threads are inside. Nobody reads the round's task unless they
-    /// came in while it was open, and nobody writes it unless it is shut and empty.
+    /// [`OPEN`] or not, and the number of threads inside. A thread reads the round's task only if it entered while
+    /// the gate was open. The caller writes it only while the gate is shut and no thread is inside.
     gate: AtomicUsize,
     round: UnsafeCell<Round>,
     /// The next task of the round.
     next: AtomicUsize,
-    /// Workers that sleep, or are about to.
+    /// Workers that are parked, or about to be.
     asleep: Vec<AtomicBool>,
-    /// What a task panicked with.
+    /// The first panic of a task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     ends: AtomicBool,
 }
 
-/// Tasks to be done.
+/// The tasks of a round.
 #[derive(Debug)]
 struct Round {
     task: *const (dyn Fn(usize) + Sync),
     tasks: usize,
 }
 
-// SAFETY: the round is read by those who came in through the open gate, and written while it is
-// shut and empty; its task may be called by several threads at a time.
-unsafe impl Sync for Common {}
-// SAFETY: as above; what it points to is used only while the caller, who owns it, waits.
-unsafe impl Send for Common {}
+// SAFETY: a thread reads the round only after it entered through the open gate. The caller writes it only while the
+// gate is shut and no thread is inside. Several threads may call its task at a time.
+unsafe impl Sync for PoolState {}
+// SAFETY: as above; the task is called only while the caller, which owns it, waits.
+unsafe impl Send for PoolState {}
 
-/// A table of which each task writes a part of its own.
+/// A mutable slice of which each task writes a part of its own.
 #[derive(Debug)]
 pub struct DisjointMut<'a, T> {
     at: *mut T,
@@ -79,17 +77,17 @@ pub struct DisjointMut<'a, T> {
     owner: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a mutable borrow cut in parts; `DisjointMut::slice` makes its caller promise that no
-// two threads take the same part.
+// SAFETY: it is a mutable borrow in parts; the caller of `DisjointMut::slice` promises that no two threads take
+// overlapping parts.
 unsafe impl<T: Send> Sync for DisjointMut<'_, T> {}
 
 // === impl ThreadPool ===
 
 impl ThreadPool {
-    /// Starts the threads, one fewer than are to work: whoever calls is one of them.
+    /// Starts `threads - 1` workers: the calling thread is the last.
     pub fn new(threads: NonZeroUsize) -> Self {
         let nothing: &'static (dyn Fn(usize) + Sync) = &|_| ();
-        let common = Arc::new(Common {
+        let common = Arc::new(PoolState {
             rounds: AtomicUsize::new(0),
             gate: AtomicUsize::new(0),
             round: UnsafeCell::new(Round { task: nothing, tasks: 0 }),
@@ -107,12 +105,12 @@ impl ThreadPool {
         Self { workers: workers.collect(), common, turn: Mutex::new(()) }
     }
 
-    /// How many threads there are.
+    /// Threads, the calling one included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Does `tasks` tasks, each once, in any order. A task that hands out tasks itself does them alone.
+    /// Runs `tasks` tasks, each once, in any order. Nested calls run their tasks on the calling thread.
     pub fn each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         let turn =
             if tasks > 1 && !self.workers.is_empty() { self.turn.try_lock().ok() } else { None };
@@ -125,13 +123,13 @@ impl ThreadPool {
     }
 
     fn round(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let Common { rounds, gate, round, next, asleep, .. } = &*self.common;
-        // SAFETY: the lifetime is cut off, but the gate is shut and empty again before this returns,
-        // and no task unwinds past `take`.
+        let PoolState { rounds, gate, round, next, asleep, .. } = &*self.common;
+        // SAFETY: extends the lifetime, but the gate is shut and no thread is inside when this returns, and no task
+        // unwinds past `take`.
         let task = unsafe {
             std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task)
         };
-        // SAFETY: the gate is shut, and was empty after the last round; it is our turn.
+        // SAFETY: the gate is shut, no thread is inside since the last round, and the caller holds the turn.
         unsafe { *round.get() = Round { task, tasks } };
         next.store(0, Ordering::Relaxed);
         gate.fetch_or(OPEN, Ordering::Release);
@@ -143,9 +141,9 @@ impl ThreadPool {
         }
         self.common.take();
         gate.fetch_and(!OPEN, Ordering::Relaxed);
-        let mut looks = 0;
+        let mut spins = 0;
         while gate.load(Ordering::Acquire) != 0 {
-            look(&mut looks);
+            spin(&mut spins);
         }
     }
 }
@@ -155,16 +153,16 @@ impl Drop for ThreadPool {
         self.common.ends.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            // A worker does not panic: its tasks' panics are caught.
+            // A worker does not panic: panics of tasks are caught.
             drop(worker.join());
         }
     }
 }
 
-// === impl Common ===
+// === impl PoolState ===
 
-impl Common {
-    /// What a worker does until the pool is dropped.
+impl PoolState {
+    /// A worker's loop, until the pool is dropped.
     fn work(&self, index: usize) {
         let mut seen = 0;
         while let Some(rounds) = self.wait(index, seen) {
@@ -176,9 +174,9 @@ impl Common {
         }
     }
 
-    /// Waits for a round after the `seen`th: watching at first, then asleep.
+    /// Waits for the round after round `seen`: spins first, then parks.
     fn wait(&self, index: usize, seen: usize) -> Option<usize> {
-        let (mut looks, begun) = (0, Instant::now());
+        let (mut spins, begun) = (0, Instant::now());
         loop {
             let rounds = self.rounds.load(Ordering::SeqCst);
             if self.ends.load(Ordering::SeqCst) {
@@ -187,8 +185,8 @@ impl Common {
             if rounds != seen {
                 return Some(rounds);
             }
-            look(&mut looks);
-            if looks == 0 && begun.elapsed() > WATCH {
+            spin(&mut spins);
+            if spins == 0 && begun.elapsed() > SPIN_TIME {
                 self.sleep(index, seen);
             }
         }
@@ -196,23 +194,24 @@ impl Common {
 
     fn sleep(&self, index: usize, seen: usize) {
         self.asleep[index].store(true, Ordering::SeqCst);
-        // Whoever counts a round up looks at who sleeps afterwards, so one of the two sees the other.
+        // The caller counts a round first and spins for parked workers afterwards, so one of the two sees the
+        // other's write.
         while self.rounds.load(Ordering::SeqCst) == seen && !self.ends.load(Ordering::SeqCst) {
             thread::park();
         }
         self.asleep[index].store(false, Ordering::SeqCst);
     }
 
-    /// Does tasks until there are none left. To be called with the gate open to the caller.
+    /// Runs tasks until none is left. The calling thread must have entered through the open gate.
     fn take(&self) {
-        // SAFETY: nobody writes it while we are inside.
+        // SAFETY: no thread writes the round while another is inside.
         let Round { task, tasks } = unsafe { &*self.round.get() };
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= *tasks {
                 return;
             }
-            // SAFETY: the caller of `each` waits until we are outside.
+            // SAFETY: the caller of `each`, which owns the task, waits until this thread has left.
             let task = AssertUnwindSafe(|| unsafe { (**task)(index) });
             if let Err(panic) = catch_unwind(task)
                 && let Ok(mut first) = self.panic.lock()
@@ -223,12 +222,12 @@ impl Common {
     }
 }
 
-/// Counts a look, and lets others run after many: there may be fewer cores than threads.
-fn look(looks: &mut usize) {
+/// Spins once, and yields after many spins: there may be fewer cores than threads.
+fn spin(spins: &mut usize) {
     spin_loop();
-    *looks += 1;
-    if *looks == LOOKS {
-        *looks = 0;
+    *spins += 1;
+    if *spins == SPINS {
+        *spins = 0;
         thread::yield_now();
     }
 }
@@ -236,7 +235,7 @@ fn look(looks: &mut usize) {
 // === impl DisjointMut ===
 
 impl<'a, T> DisjointMut<'a, T> {
-    /// Shares a table.
+    /// Borrows a table for parallel writes.
     pub fn new(table: &'a mut [T]) -> Self {
         Self { at: table.as_mut_ptr(), len: table.len(), owner: PhantomData }
     }
@@ -253,8 +252,7 @@ impl<'a, T> DisjointMut<'a, T> {
     #[expect(clippy::mut_from_ref, reason = "the caller promises that parts do not overlap")]
     pub unsafe fn slice(&self, from: usize, len: usize) -> &mut [T] {
         assert!(from + len <= self.len, "{from} + {len} is past the {} of the table", self.len);
-        // SAFETY: inside the table, which is borrowed for as long as we live; not shared, as the
-        // caller promises.
+        // SAFETY: inside the table, which `self` borrows; not aliased, as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.at.add(from), len) }
     }
 }
@@ -289,18 +287,18 @@ mod tests {
     }
 
     #[test]
-    fn sleepers_wake_for_the_next_round() {
+    fn parked_workers_wake_for_the_next_round() {
         let pool = pool(3);
         let done = AtomicUsize::new(0);
         for _ in 0..3 {
-            thread::sleep(4 * WATCH);
+            thread::sleep(4 * SPIN_TIME);
             pool.each(64, |_| add(&done));
         }
         assert_eq!(done.into_inner(), 3 * 64);
     }
 
     #[test]
-    fn a_task_may_hand_out_tasks_and_several_may_call() {
+    fn tasks_may_nest_and_callers_may_be_concurrent() {
         let (pool, done) = (pool(3), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..2 {
@@ -313,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_crew_goes_on() {
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         let (pool, done) = (pool(2), AtomicUsize::new(0));
         let round = |bad: usize| {
             let task = |task| {

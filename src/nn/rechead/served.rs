@@ -17,12 +17,12 @@ const ROWS: usize = 3;
 pub struct Rechead {
     shape: RecheadShape,
     /// `f` of history, thought and answer.
-    written: [TextHead; 3],
+    written: [TextTower; 3],
     /// `f` of an item.
-    item: TextHead,
-    layers: Vec<Layer>,
-    norm: Norm,
-    gate: Linear,
+    item: TextTower,
+    layers: Vec<RecheadLayer>,
+    norm: RecheadLayerNorm,
+    gate: RecheadLinear,
 }
 
 /// Memory of a pass, used again and again.
@@ -38,30 +38,30 @@ pub struct RecheadScratch {
 
 /// `W x + b`.
 #[derive(Clone, Debug)]
-struct Linear {
+struct RecheadLinear {
     /// (outputs, inputs)
     weight: Vec<f32>,
     bias: Vec<f32>,
 }
 
 #[derive(Clone, Debug)]
-struct TextHead {
-    project: Linear,
-    up: Linear,
-    down: Linear,
+struct TextTower {
+    project: RecheadLinear,
+    up: RecheadLinear,
+    down: RecheadLinear,
 }
 
 #[derive(Clone, Debug)]
-struct Layer {
-    norms: [Norm; 2],
-    project: Linear,
-    out: Linear,
-    up: Linear,
-    down: Linear,
+struct RecheadLayer {
+    norms: [RecheadLayerNorm; 2],
+    project: RecheadLinear,
+    out: RecheadLinear,
+    up: RecheadLinear,
+    down: RecheadLinear,
 }
 
 #[derive(Clone, Debug)]
-struct Norm {
+struct RecheadLayerNorm {
     scale: Vec<f32>,
     shift: Vec<f32>,
 }
@@ -73,7 +73,7 @@ impl Rechead {
     pub fn new(weights: &Weights, shape: &RecheadShape) -> Result<Self, WeightsError> {
         shape.check()?;
         weights.check_tensors(shape.tensors())?;
-        let load = Load(weights);
+        let load = RecheadLoader(weights);
         let [history, thought, answer, item] = TEXTS.map(|text| load.text_head(text));
         Ok(Self {
             written: [history, thought, answer],
@@ -144,9 +144,9 @@ impl Rechead {
     }
 }
 
-// === impl Linear ===
+// === impl RecheadLinear ===
 
-impl Linear {
+impl RecheadLinear {
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
     fn apply(&self, row: &[f32], out: &mut Vec<f32>) {
@@ -156,9 +156,9 @@ impl Linear {
     }
 }
 
-// === impl TextHead ===
+// === impl TextTower ===
 
-impl TextHead {
+impl TextTower {
     /// `p + down(relu(up(p)))` of `p = project(text)`.
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
@@ -168,9 +168,9 @@ impl TextHead {
     }
 }
 
-// === impl Layer ===
+// === impl RecheadLayer ===
 
-impl Layer {
+impl RecheadLayer {
     /// rows += attention(norm(rows))
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
@@ -226,8 +226,8 @@ impl Layer {
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
 fn add_feed_forward(
-    up: &Linear,
-    down: &Linear,
+    up: &RecheadLinear,
+    down: &RecheadLinear,
     row: &[f32],
     hidden: &mut Vec<f32>,
     out: &mut [f32],
@@ -242,9 +242,9 @@ fn add_feed_forward(
     }
 }
 
-// === impl Norm ===
+// === impl RecheadLayerNorm ===
 
-impl Norm {
+impl RecheadLayerNorm {
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
     fn apply(&self, row: &[f32], out: &mut Vec<f32>) {
@@ -259,39 +259,39 @@ impl Norm {
 }
 
 /// Weights that were checked.
-struct Load<'a>(&'a Weights);
+struct RecheadLoader<'a>(&'a Weights);
 
-impl Load<'_> {
+impl RecheadLoader<'_> {
     fn values(&self, name: &str) -> Vec<f32> {
         self.0.get(name).expect("the tensors are checked before they are taken").to_vec()
     }
 
-    fn linear(&self, name: &str) -> Linear {
+    fn linear(&self, name: &str) -> RecheadLinear {
         self.named(&format!("{name}.weight"), &format!("{name}.bias"))
     }
 
-    fn named(&self, weight: &str, bias: &str) -> Linear {
-        Linear { weight: self.values(weight), bias: self.values(bias) }
+    fn named(&self, weight: &str, bias: &str) -> RecheadLinear {
+        RecheadLinear { weight: self.values(weight), bias: self.values(bias) }
     }
 
-    fn norm(&self, name: &str) -> Norm {
-        let Linear { weight: scale, bias: shift } = self.linear(name);
-        Norm { scale, shift }
+    fn norm(&self, name: &str) -> RecheadLayerNorm {
+        let RecheadLinear { weight: scale, bias: shift } = self.linear(name);
+        RecheadLayerNorm { scale, shift }
     }
 
-    fn text_head(&self, text: &str) -> TextHead {
+    fn text_head(&self, text: &str) -> TextTower {
         let linear = |part| self.linear(&format!("{text}.{part}"));
-        TextHead { project: linear("project"), up: linear("up"), down: linear("down") }
+        TextTower { project: linear("project"), up: linear("up"), down: linear("down") }
     }
 
-    fn layer(&self, layer: usize) -> Layer {
+    fn layer(&self, layer: usize) -> RecheadLayer {
         let name = format!("encoder.layers.{layer}");
         let (linear, norm) = (
             |part| self.linear(&format!("{name}.{part}")),
             |part| self.norm(&format!("{name}.{part}")),
         );
         let project = ["weight", "bias"].map(|part| format!("{name}.self_attn.in_proj_{part}"));
-        Layer {
+        RecheadLayer {
             norms: [norm("norm1"), norm("norm2")],
             project: self.named(&project[0], &project[1]),
             out: linear("self_attn.out_proj"),

@@ -11,8 +11,8 @@
 //! rounded (straight through).
 
 use super::contrast::info_nce;
-use super::level::Level;
-use super::network::Layers;
+use super::level::QuantizerLevel;
+use super::network::MlpModule;
 use super::{CODES_MAX, LEVELS_MAX, Quantizer};
 use candle_core::{D, Device, Result, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
@@ -151,7 +151,7 @@ pub fn fit(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let table =
         Tensor::from_slice(vectors, (vectors.len() / text_width, text_width), &Device::Cpu)?;
-    let mut learner = Learner::new(&table, plan, &mut rng)?;
+    let mut learner = RqVaeTrainer::new(&table, plan, &mut rng)?;
     let mut order: Vec<u32> = (0..table.dim(0)? as u32).collect();
     let size = plan.batch.min(order.len() / STEPS_MIN).max(1);
     let of = plan.epochs * order.len().div_ceil(size);
@@ -200,24 +200,24 @@ impl RqVaeConfig {
 }
 
 /// The quantiser while it is trained.
-struct Learner<'a> {
+struct RqVaeTrainer<'a> {
     plan: &'a RqVaeConfig,
-    encoder: Layers,
-    decoder: Layers,
-    levels: Vec<Level>,
+    encoder: MlpModule,
+    decoder: MlpModule,
+    levels: Vec<QuantizerLevel>,
     optimizer: AdamW,
 }
 
-// === impl Learner ===
+// === impl RqVaeTrainer ===
 
-impl<'a> Learner<'a> {
+impl<'a> RqVaeTrainer<'a> {
     fn new(table: &Tensor, plan: &'a RqVaeConfig, rng: &mut ChaCha8Rng) -> Result<Self> {
         let text = table.dim(1)?;
-        let encoder = Layers::new([text, plan.hidden, plan.width], rng)?;
-        let decoder = Layers::new([plan.width, plan.hidden, text], rng)?;
+        let encoder = MlpModule::new([text, plan.hidden, plan.width], rng)?;
+        let decoder = MlpModule::new([plan.width, plan.hidden, text], rng)?;
         let mut residuals: Vec<f32> = encoder.forward(table)?.flatten_all()?.to_vec1()?;
         let levels = (0..plan.levels)
-            .map(|_| Level::new(&mut residuals, plan, rng))
+            .map(|_| QuantizerLevel::new(&mut residuals, plan, rng))
             .collect::<Result<Vec<_>>>()?;
         let variables = encoder.variables().chain(decoder.variables());
         let variables =
@@ -409,7 +409,8 @@ mod tests {
         let techniques = Techniques { ema: false, ..Techniques::default() };
         let plan = RqVaeConfig { techniques, ..plan() };
         let table = Tensor::from_vec(vectors(50), (50, TEXT), &Device::Cpu).unwrap();
-        let mut learner = Learner::new(&table, &plan, &mut ChaCha8Rng::seed_from_u64(2)).unwrap();
+        let mut learner =
+            RqVaeTrainer::new(&table, &plan, &mut ChaCha8Rng::seed_from_u64(2)).unwrap();
         learner.optimizer.set_learning_rate(0.01);
         let before = learner.quantizer().unwrap();
         let chosen: Vec<u32> = (0..50).collect();

@@ -7,7 +7,7 @@ use candle_nn::ops;
 use rand_chacha::ChaCha8Rng;
 
 /// A level while it is trained.
-pub(super) struct Level {
+pub(super) struct QuantizerLevel {
     codebook: Codebook,
     /// The same as a variable, where it follows a gradient: (codes, width).
     variable: Option<Var>,
@@ -23,9 +23,9 @@ pub(super) struct Assigned {
     nearest: Vec<(usize, f32)>,
 }
 
-// === impl Level ===
+// === impl QuantizerLevel ===
 
-impl Level {
+impl QuantizerLevel {
     /// A level that begins on these residuals, and leaves behind what it does not explain of them.
     pub fn new(residuals: &mut [f32], plan: &RqVaeConfig, rng: &mut ChaCha8Rng) -> Result<Self> {
         let (codes, width) = (plan.codes, plan.width);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_dead_code_is_put_on_what_is_told_worst() {
-        let mut level = Level {
+        let mut level = QuantizerLevel {
             codebook: Codebook::new(vec![0.0, 50.0, 60.0], 1),
             variable: None,
             idle: vec![0, 3, 2],

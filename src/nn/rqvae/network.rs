@@ -1,16 +1,16 @@
 //! The encoder and the decoder while they are trained.
 
-use super::{Dense, Mlp};
+use super::{Mlp, RqVaeLinear};
 use candle_core::{Device, Result, Tensor, Var};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// Two layers with a ReLU between them, as variables: (outputs, inputs) and (1, outputs) each.
-pub(super) struct Layers([[Var; 2]; 2]);
+pub(super) struct MlpModule([[Var; 2]; 2]);
 
-// === impl Layers ===
+// === impl MlpModule ===
 
-impl Layers {
+impl MlpModule {
     /// Uniform within the root of six over the inputs (He), which keeps the size of what a ReLU
     /// gets; biases begin at zero.
     pub fn new(sizes: [usize; 3], rng: &mut ChaCha8Rng) -> Result<Self> {
@@ -35,9 +35,9 @@ impl Layers {
 
     /// What was trained, as numbers.
     pub fn frozen(&self) -> Result<Mlp> {
-        let dense = |[weight, bias]: &[Var; 2]| -> Result<Dense> {
+        let dense = |[weight, bias]: &[Var; 2]| -> Result<RqVaeLinear> {
             let values = |table: &Var| table.flatten_all()?.to_vec1();
-            Ok(Dense { weight: values(weight)?, bias: values(bias)? })
+            Ok(RqVaeLinear { weight: values(weight)?, bias: values(bias)? })
         };
         Ok(Mlp([dense(&self.0[0])?, dense(&self.0[1])?]))
     }

@@ -16,4 +16,6 @@ mod products;
 
 pub use lanes::{LANES, Lanes, PortableLanes, VectorKernel, VectorLevel};
 pub(super) use loops::{dot, exp, max, sum, vectorised};
-pub use products::{Line, ProductKernel, ProductLanes, SimdLevel, Tile, high_half, low_half};
+pub use products::{
+    CacheLine, ProductKernel, ProductLanes, SimdLevel, TileShape, high_half, low_half,
+};

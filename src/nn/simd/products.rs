@@ -32,22 +32,22 @@ use std::arch::x86_64::{
 /// One line of memory.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub struct Line(pub [u8; 64]);
+pub struct CacheLine(pub [u8; 64]);
 
-/// A level of instructions that this processor has.
+/// A set of instructions that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SimdLevel(Kind);
+pub struct SimdLevel(Instructions);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// AVX-512 with products of pairs of bf16 and of fours of bytes (Zen 4 and later).
+enum Instructions {
+    /// AVX-512 with products of pairs of bf16 (AVX512_BF16) and of fours of bytes (VNNI): Zen 4 and later.
     Avx512Bf16,
-    /// The same but for pairs of bf16, which are multiplied as f32: an Intel core does four such
-    /// products in the time that one of pairs takes it.
+    /// The same without products of pairs of bf16, which are multiplied as f32. An Intel core does four such products in
+    /// the time of one of pairs.
     Avx512,
     /// AVX2 with fused multiply-add.
     Avx2,
-    /// Whatever the compiler makes of plain loops.
+    /// Plain loops, vectorised by the compiler.
     Portable,
 }
 
@@ -60,7 +60,7 @@ pub trait ProductKernel {
 /// The shape of a microkernel's tile: how many rows are multiplied with a panel at a time, so that their sums fit
 /// the registers.
 #[derive(Clone, Copy, Debug)]
-pub struct Tile {
+pub struct TileShape {
     /// Most rows.
     pub rows: usize,
     /// Most rows for which both lines of a panel are multiplied in one pass; more rows take one line after the other.
@@ -69,15 +69,15 @@ pub struct Tile {
 
 /// Lanes with the products of the packed decoder.
 ///
-/// A [`Line`] of weights is multiplied with one scalar per row. A scalar holds as many inputs as a lane of the line
+/// A [`CacheLine`] of weights is multiplied with one scalar per row. A scalar holds as many inputs as a lane of the line
 /// holds weights: one f32, two bf16 or four bytes.
 pub trait ProductLanes: Lanes {
     /// Sixteen i32: sums of products of bytes.
     type Ints: Copy;
     /// The tile of f32 and bf16 products.
-    const FLOATS: Tile;
+    const FLOATS: TileShape;
     /// The tile of int8 products.
-    const BYTES: Tile;
+    const BYTES: TileShape;
     /// Queries that attention holds against the same keys at a time.
     const QUERIES: usize;
     /// Independent partial sums of a score, to hide the latency of an addition: one where there are queries enough.
@@ -91,7 +91,7 @@ pub trait ProductLanes: Lanes {
     /// Adds each line's f32, times the f32 of each row, to the row's sums.
     fn dots_f32<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[u32; R],
     );
 
@@ -100,7 +100,7 @@ pub trait ProductLanes: Lanes {
     #[inline(always)]
     fn dots_pairs<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[u32; R],
     ) {
         Self::dots_apart(sums, lines, [&scalars.map(low_half), &scalars.map(high_half)]);
@@ -109,7 +109,7 @@ pub trait ProductLanes: Lanes {
     /// The same products in f32: of all low halves first, then of all high halves.
     fn dots_apart<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: [&[u32; R]; 2],
     );
 
@@ -120,7 +120,7 @@ pub trait ProductLanes: Lanes {
     /// `scalars` holds [`Self::FOUR_WORDS`] words per row, one after the other.
     fn dots_bytes<const R: usize, const W: usize>(
         sums: &mut [[Self::Ints; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     );
 
@@ -128,11 +128,11 @@ pub trait ProductLanes: Lanes {
     fn floats(ints: Self::Ints) -> Self;
 
     /// The 32 bf16 of a line as f32.
-    fn two_bf16(line: &Line) -> [Self; 2];
+    fn two_bf16(line: &CacheLine) -> [Self; 2];
 
     /// Prefetches a line that is read next.
     #[inline(always)]
-    fn prefetch(_: &Line) {}
+    fn prefetch(_: &CacheLine) {}
 
     /// Prefetches an address that is read later. It need not be valid.
     #[inline(always)]
@@ -154,35 +154,35 @@ pub fn high_half(pair: u32) -> u32 {
 // === impl SimdLevel ===
 
 impl SimdLevel {
-    /// The best that this processor has.
+    /// The fastest that this processor has.
     pub fn best() -> Self {
-        Self::all_here().next().unwrap_or(Self(Kind::Portable))
+        Self::all_here().next().unwrap_or(Self(Instructions::Portable))
     }
 
-    /// Every level that this processor can run, the best first.
+    /// Every level that this processor can run, the fastest first.
     pub fn all_here() -> impl Iterator<Item = Self> {
         let [first, second] = if pairs_are_fast() {
-            [Kind::Avx512Bf16, Kind::Avx512]
+            [Instructions::Avx512Bf16, Instructions::Avx512]
         } else {
-            [Kind::Avx512, Kind::Avx512Bf16]
+            [Instructions::Avx512, Instructions::Avx512Bf16]
         };
-        let all = [first, second, Kind::Avx2, Kind::Portable];
+        let all = [first, second, Instructions::Avx2, Instructions::Portable];
         all.into_iter().filter(|kind| kind.is_here()).map(Self)
     }
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
         match self.0 {
-            Kind::Avx512Bf16 => "avx512-bf16",
-            Kind::Avx512 => "avx512",
-            Kind::Avx2 => "avx2",
-            Kind::Portable => "portable",
+            Instructions::Avx512Bf16 => "avx512-bf16",
+            Instructions::Avx512 => "avx512",
+            Instructions::Avx2 => "avx2",
+            Instructions::Portable => "portable",
         }
     }
 
-    /// Whether pairs of bf16 are multiplied by an instruction of their own.
+    /// Whether pairs of bf16 are multiplied by one instruction.
     pub fn has_pairs(self) -> bool {
-        self.0 == Kind::Avx512Bf16
+        self.0 == Instructions::Avx512Bf16
     }
 
     /// Runs a kernel with the instructions of this level.
@@ -199,11 +199,11 @@ impl SimdLevel {
             kernel.run::<Avx2Lanes>();
         }
         match self.0 {
-            // SAFETY: a level is made by `all_here` alone, which has asked the processor.
-            Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512(kernel) },
+            // SAFETY: only `all_here` builds a level, and it has asked the processor.
+            Instructions::Avx512Bf16 | Instructions::Avx512 => unsafe { avx512(kernel) },
             // SAFETY: as above.
-            Kind::Avx2 => unsafe { avx2(kernel) },
-            Kind::Portable => kernel.run::<PortableLanes>(),
+            Instructions::Avx2 => unsafe { avx2(kernel) },
+            Instructions::Portable => kernel.run::<PortableLanes>(),
         }
     }
 
@@ -215,13 +215,13 @@ impl SimdLevel {
     }
 }
 
-impl Kind {
+impl Instructions {
     #[cfg(target_arch = "x86_64")]
     fn is_here(self) -> bool {
         use std::arch::is_x86_feature_detected as has;
         let avx2 = has!("avx2") && has!("fma");
         match self {
-            // Processors that have the one without the other are not worth a level of their own.
+            // Processors that have only one of the two extensions get the level below.
             Self::Avx512Bf16 | Self::Avx512 => {
                 avx2 && has!("avx512f")
                     && has!("avx512bw")
@@ -241,9 +241,8 @@ impl Kind {
     }
 }
 
-/// Whether pairs of bf16 are multiplied faster by their own instruction than as f32. No feature says
-/// so. What was measured is 484 GFLOP/s a core with it on an AMD processor, and 110 on an Intel one,
-/// which makes 224 in f32.
+/// Whether pairs of bf16 are multiplied faster by their own instruction than as f32. No CPUID feature states it.
+/// Measured per core: 484 GFLOP/s with it on an AMD processor; 110 on an Intel one, which reaches 224 in f32.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 fn pairs_are_fast() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);
@@ -258,7 +257,7 @@ fn pairs_are_fast() -> bool {
 #[cfg(target_arch = "x86_64")]
 impl Avx512Lanes {
     #[inline(always)]
-    fn line(line: &Line) -> __m512i {
+    fn line(line: &CacheLine) -> __m512i {
         // SAFETY: a line is as long as the register, and aligned.
         unsafe { _mm512_load_si512(line.0.as_ptr().cast()) }
     }
@@ -286,8 +285,8 @@ impl Avx512Lanes {
 #[cfg(target_arch = "x86_64")]
 impl ProductLanes for Avx512Lanes {
     type Ints = __m512i;
-    const FLOATS: Tile = Tile { rows: 12, whole: 12 };
-    const BYTES: Tile = Tile { rows: 6, whole: 6 };
+    const FLOATS: TileShape = TileShape { rows: 12, whole: 12 };
+    const BYTES: TileShape = TileShape { rows: 6, whole: 6 };
     const QUERIES: usize = 12;
     const SCORE_PARTS: usize = 2;
     const PAIRS: bool = true;
@@ -296,7 +295,7 @@ impl ProductLanes for Avx512Lanes {
     #[inline(always)]
     fn dots_f32<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[u32; R],
     ) {
         let mut numbers = [unsafe { _mm512_set1_ps(0.0) }; W];
@@ -309,7 +308,7 @@ impl ProductLanes for Avx512Lanes {
     #[inline(always)]
     fn dots_pairs<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[u32; R],
     ) {
         use std::mem::transmute;
@@ -328,7 +327,7 @@ impl ProductLanes for Avx512Lanes {
     #[inline(always)]
     fn dots_apart<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         [low, high]: [&[u32; R]; 2],
     ) {
         let mut numbers = [unsafe { _mm512_set1_ps(0.0) }; W];
@@ -353,7 +352,7 @@ impl ProductLanes for Avx512Lanes {
     #[inline(always)]
     fn dots_bytes<const R: usize, const W: usize>(
         sums: &mut [[__m512i; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     ) {
         for r in 0..R {
@@ -372,7 +371,7 @@ impl ProductLanes for Avx512Lanes {
     }
 
     #[inline(always)]
-    fn two_bf16(line: &Line) -> [Self; 2] {
+    fn two_bf16(line: &CacheLine) -> [Self; 2] {
         // In a loop: a closure may stay a function of its own, which has no vector instructions.
         let mut out = [Self::splat(0.0); 2];
         for half in 0..2 {
@@ -386,7 +385,7 @@ impl ProductLanes for Avx512Lanes {
     }
 
     #[inline(always)]
-    fn prefetch(line: &Line) {
+    fn prefetch(line: &CacheLine) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.0.as_ptr().cast()) }
     }
 
@@ -399,13 +398,13 @@ impl ProductLanes for Avx512Lanes {
 #[cfg(target_arch = "x86_64")]
 impl Avx2Lanes {
     #[inline(always)]
-    fn half(line: &Line, half: usize) -> __m256i {
+    fn half(line: &CacheLine, half: usize) -> __m256i {
         // SAFETY: half a line is inside the line, and aligned.
         unsafe { _mm256_load_si256(line.0.as_ptr().add(32 * half).cast()) }
     }
 
     #[inline(always)]
-    fn halves<const W: usize>(lines: &[Line; W]) -> [[__m256i; 2]; W] {
+    fn halves<const W: usize>(lines: &[CacheLine; W]) -> [[__m256i; 2]; W] {
         let mut halves = [[unsafe { _mm256_set1_epi32(0) }; 2]; W];
         for w in 0..W {
             for half in 0..2 {
@@ -442,8 +441,8 @@ impl Avx2Lanes {
 #[cfg(target_arch = "x86_64")]
 impl ProductLanes for Avx2Lanes {
     type Ints = [__m256i; 2];
-    const FLOATS: Tile = Tile { rows: 5, whole: 2 };
-    const BYTES: Tile = Tile { rows: 4, whole: 2 };
+    const FLOATS: TileShape = TileShape { rows: 5, whole: 2 };
+    const BYTES: TileShape = TileShape { rows: 4, whole: 2 };
     const QUERIES: usize = 4;
     const SCORE_PARTS: usize = 1;
     const FOUR_WORDS: usize = 2;
@@ -451,7 +450,7 @@ impl ProductLanes for Avx2Lanes {
     #[inline(always)]
     fn dots_f32<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[u32; R],
     ) {
         Self::dots(sums, &Self::halves(lines), scalars);
@@ -460,7 +459,7 @@ impl ProductLanes for Avx2Lanes {
     #[inline(always)]
     fn dots_apart<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         [low, high]: [&[u32; R]; 2],
     ) {
         let mut numbers = Self::halves(lines);
@@ -486,7 +485,7 @@ impl ProductLanes for Avx2Lanes {
     #[inline(always)]
     fn dots_bytes<const R: usize, const W: usize>(
         sums: &mut [[[__m256i; 2]; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     ) {
         for (odd, scalars) in scalars.iter().enumerate() {
@@ -519,7 +518,7 @@ impl ProductLanes for Avx2Lanes {
     }
 
     #[inline(always)]
-    fn two_bf16(line: &Line) -> [Self; 2] {
+    fn two_bf16(line: &CacheLine) -> [Self; 2] {
         // In loops: a closure may stay a function of its own, which has no vector instructions.
         let mut out = [Self::splat(0.0); 2];
         for half in 0..2 {
@@ -535,7 +534,7 @@ impl ProductLanes for Avx2Lanes {
     }
 
     #[inline(always)]
-    fn prefetch(line: &Line) {
+    fn prefetch(line: &CacheLine) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.0.as_ptr().cast()) }
     }
 
@@ -549,7 +548,7 @@ impl PortableLanes {
     #[inline(always)]
     fn dots<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         number: impl Fn(u32) -> u32,
         scalars: &[u32; R],
     ) {
@@ -562,7 +561,7 @@ impl PortableLanes {
     }
 
     #[inline(always)]
-    fn words(line: &Line) -> [u32; LANES] {
+    fn words(line: &CacheLine) -> [u32; LANES] {
         let (words, _) = line.0.as_chunks();
         std::array::from_fn(|i| u32::from_le_bytes(words[i]))
     }
@@ -570,8 +569,8 @@ impl PortableLanes {
 
 impl ProductLanes for PortableLanes {
     type Ints = [i32; LANES];
-    const FLOATS: Tile = Tile { rows: 2, whole: 2 };
-    const BYTES: Tile = Tile { rows: 2, whole: 2 };
+    const FLOATS: TileShape = TileShape { rows: 2, whole: 2 };
+    const BYTES: TileShape = TileShape { rows: 2, whole: 2 };
     const QUERIES: usize = 2;
     const SCORE_PARTS: usize = 1;
     const FOUR_WORDS: usize = 2;
@@ -579,7 +578,7 @@ impl ProductLanes for PortableLanes {
     #[inline(always)]
     fn dots_f32<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[u32; R],
     ) {
         Self::dots(sums, lines, |number| number, scalars);
@@ -588,7 +587,7 @@ impl ProductLanes for PortableLanes {
     #[inline(always)]
     fn dots_apart<const R: usize, const W: usize>(
         sums: &mut [[Self; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         [low, high]: [&[u32; R]; 2],
     ) {
         Self::dots(sums, lines, low_half, low);
@@ -603,7 +602,7 @@ impl ProductLanes for PortableLanes {
     #[inline(always)]
     fn dots_bytes<const R: usize, const W: usize>(
         sums: &mut [[[i32; LANES]; R]; W],
-        lines: &[Line; W],
+        lines: &[CacheLine; W],
         scalars: &[[u32; R]],
     ) {
         for (sums, line) in sums.iter_mut().zip(lines) {
@@ -626,7 +625,7 @@ impl ProductLanes for PortableLanes {
     }
 
     #[inline(always)]
-    fn two_bf16(line: &Line) -> [Self; 2] {
+    fn two_bf16(line: &CacheLine) -> [Self; 2] {
         let (halves, _) = line.0.as_chunks::<{ 2 * LANES }>();
         std::array::from_fn(|half| {
             let (words, _) = halves[half].as_chunks();

@@ -78,7 +78,7 @@ pub fn fit(
         order.shuffle(&mut random);
         for chosen in order.chunks(size) {
             let rate = plan.learning_rate * (1.0 - done as f64 / of as f64);
-            let batch = Batch::new(pairs, &identities, chosen)?;
+            let batch = PairBatch::new(pairs, &identities, chosen)?;
             done += 1;
             let loss = network.learn(&batch, plan.temperature, rate, done)?;
             progress(TextEncoderProgress { done, of, loss });
@@ -88,7 +88,7 @@ pub fn fit(
 }
 
 /// The pairs of a step.
-struct Batch {
+struct PairBatch {
     /// The distinct tokens of both sides, ascending.
     tokens: Vec<u32>,
     /// `(pairs, tokens)` each: how often a token occurs in the first texts, and in the second.
@@ -97,7 +97,7 @@ struct Batch {
     masks: [Tensor; 2],
 }
 
-impl Batch {
+impl PairBatch {
     fn new(pairs: &[Pair], identities: &[[u32; 2]], chosen: &[usize]) -> Result<Self> {
         let sides: [Vec<&[u32]>; 2] = [
             chosen.iter().map(|&pair| pairs[pair].0.as_slice()).collect(),
@@ -188,11 +188,17 @@ impl Network {
     };
 
     /// One step of Adam, the `step`-th from one; the loss before it, in nats.
-    fn learn(&mut self, batch: &Batch, temperature: f64, rate: f64, step: usize) -> Result<f32> {
+    fn learn(
+        &mut self,
+        batch: &PairBatch,
+        temperature: f64,
+        rate: f64,
+        step: usize,
+    ) -> Result<f32> {
         let leaves = self.leaves(&batch.tokens)?;
         let loss = leaves.loss(batch, temperature)?;
         let gradients = loss.backward()?;
-        let pace = Pace::new(rate, step);
+        let pace = StepSize::new(rate, step);
         let updates = [
             (&mut self.vectors, &leaves.vectors, batch.tokens.as_slice()),
             (&mut self.weights, &leaves.weights, batch.tokens.as_slice()),
@@ -228,7 +234,7 @@ impl Leaves {
     }
 
     /// The mean InfoNCE of a batch, both ways.
-    fn loss(&self, batch: &Batch, temperature: f64) -> Result<Tensor> {
+    fn loss(&self, batch: &PairBatch, temperature: f64) -> Result<Tensor> {
         let [left, right] = [self.encode(&batch.counts[0])?, self.encode(&batch.counts[1])?];
         let logits = (left.matmul(&right.t()?)? / temperature)?;
         let targets = Tensor::arange(0, batch.counts[0].dim(0)? as u32, &Device::Cpu)?;
@@ -248,13 +254,13 @@ struct Rows {
 }
 
 /// The step size of one step of Adam, and what corrects its means for having begun at zero.
-struct Pace {
+struct StepSize {
     rate: f32,
     first: f32,
     second: f32,
 }
 
-impl Pace {
+impl StepSize {
     fn new(rate: f64, step: usize) -> Self {
         let correction = |decay: f32| 1.0 / (1.0 - decay.powi(step.min(i32::MAX as usize) as i32));
         Self { rate: rate as f32, first: correction(ADAM.0), second: correction(ADAM.1) }
@@ -275,7 +281,7 @@ impl Rows {
     }
 
     /// Moves the `touched` rows against their `(touched, width)` gradient.
-    fn update(&mut self, touched: &[u32], gradient: &[f32], pace: &Pace) {
+    fn update(&mut self, touched: &[u32], gradient: &[f32], pace: &StepSize) {
         let (keep_first, keep_second, epsilon) = ADAM;
         for (&row, gradient) in touched.iter().zip(gradient.chunks_exact(self.width)) {
             let start = row as usize * self.width;
@@ -389,7 +395,7 @@ mod tests {
     #[test]
     fn gradients_are_those_of_finite_differences() {
         let (pairs, mut random) = (topics(), ChaCha8Rng::seed_from_u64(0));
-        let batch = Batch::new(&pairs, &identities(&pairs), &[0, 1, 2, 3, 30]).unwrap();
+        let batch = PairBatch::new(&pairs, &identities(&pairs), &[0, 1, 2, 3, 30]).unwrap();
         let network = network(&mut random);
         let leaves = network.leaves(&batch.tokens).unwrap();
         let gradients = leaves.loss(&batch, 0.5).unwrap().backward().unwrap();
@@ -411,7 +417,7 @@ mod tests {
     #[test]
     fn a_partner_that_reads_the_same_is_no_rival() {
         let pairs = [(vec![1], vec![9]), (vec![2], vec![9]), (vec![3], vec![8])];
-        let batch = Batch::new(&pairs, &identities(&pairs), &[0, 1, 2]).unwrap();
+        let batch = PairBatch::new(&pairs, &identities(&pairs), &[0, 1, 2]).unwrap();
         let rightward: Vec<Vec<f32>> = batch.masks[1].to_vec2().unwrap();
         assert_eq!(rightward, [[0.0, MASKED, 0.0], [MASKED, 0.0, 0.0], [0.0, 0.0, 0.0]]);
         let leftward: Vec<Vec<f32>> = batch.masks[0].to_vec2().unwrap();

@@ -1,4 +1,4 @@
-//! A matrix in candle's blocks, for formats that no kernel of ours reads: 4 bits, mostly.
+//! A matrix in GGML blocks, multiplied by candle: for formats that no kernel here reads, mostly 4 bits.
 #![allow(unsafe_code, reason = "columns of one table are written by several threads at a time")]
 
 use super::thread_pool::{DisjointMut, ThreadPool};
@@ -8,21 +8,20 @@ use candle_core::{Device, Module as _, Tensor};
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Outputs that candle multiplies at a time, so parts begin at a multiple of them.
+/// Outputs of candle's tile: parts begin at multiples of it.
 const TILE: usize = 16;
 
-/// A matrix cut into parts, of which each thread multiplies some.
+/// A matrix in parts, which the threads multiply in parallel.
 ///
-/// candle would share a product out among threads of its own, as many as the machine has, whatever
-/// a model was given.
+/// candle would split a product over as many threads as the machine has, not over those of the model.
 #[derive(Debug)]
-pub struct Blocks {
+pub struct GgmlMatrix {
     parts: Vec<(Range<usize>, QMatMul)>,
     bias: Vec<f32>,
 }
 
-impl Blocks {
-    /// Loads a matrix of so many outputs by its rows.
+impl GgmlMatrix {
+    /// Loads a matrix of `outputs` rows, part by part.
     pub fn load(
         pool: &ThreadPool,
         outputs: usize,
@@ -43,7 +42,7 @@ impl Blocks {
         self.parts.last().map_or(0, |(rows, _)| rows.end)
     }
 
-    /// Bytes that it takes.
+    /// Memory in bytes.
     pub fn bytes(&self) -> usize {
         let parts = self.parts.iter().map(|(_, product)| match product {
             QMatMul::QTensor(tensor) => tensor.storage_size_in_bytes(),
