@@ -137,7 +137,7 @@ mod tests {
         let branches: [&[u32]; 2] = [&[4, 5], &[6]];
         let batch = TokenBatch::branched(&[(&[1, 2, 3][..], &branches[..])]);
         let seen = |window, row: usize| -> Vec<usize> {
-            (0..=row).filter(|&key| batch.sees(row, key, window)).collect()
+            (0..=row).filter(|&key| batch.attends_to(row, key, window)).collect()
         };
         assert_eq!(seen(None, 2), [0, 1, 2]);
         assert_eq!(seen(None, 4), [0, 1, 2, 3, 4]);
