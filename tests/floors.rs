@@ -49,7 +49,8 @@ const CIRCLES_LEFT: &[(&str, &str)] = &[
 ];
 
 /// Where `unsafe` may stand: folders and files below `src`.
-const UNSAFE_SITES: &[&str] = &["nn/packed/", "nn/cuda/", "nn/decoder/checkpoint.rs", "main.rs"];
+const UNSAFE_SITES: &[&str] =
+    &["nn/simd/", "nn/packed/", "nn/cuda/", "nn/decoder/checkpoint.rs", "main.rs"];
 
 /// The files that may hold `cfg(feature = …)`: each chooses between two implementations.
 const FEATURE_SITES: &[&str] = &[
@@ -57,7 +58,7 @@ const FEATURE_SITES: &[&str] = &[
     "engine/compute_device.rs",
     "engine/mod.rs",
     "nn/fused/mod.rs",
-    "nn/fused/simd.rs",
+    "nn/fused/kernels.rs",
     "nn/mod.rs",
     "scorer/mod.rs",
     "train/gpu.rs",
