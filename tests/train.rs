@@ -63,7 +63,7 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     assert!(cards.users.values().all(|card| !card.rechead_vector.is_empty()));
     cards.rechead_vectors = cards.rechead_vectors.iter().map(|value| -value).collect();
     let error = OpenedScorer::of(bundle).unwrap().check_golden().unwrap_err().to_string();
-    assert!(error.contains("those of another Rechead"), "{error}");
+    assert!(error.contains("made by another Rechead"), "{error}");
 
     // Every rung that there is gets its figures.
     let mut progress = NoProgress;

@@ -177,12 +177,15 @@ impl TrainingData {
         scratch: &mut ScoringScratch,
     ) -> SlateScores {
         let candidates: Vec<SlateItem> = case.slate.iter().copied().map(SlateItem::Known).collect();
+        let user = &self.dataset.users[case.user as usize];
+        // Serving takes the vector from a stored card.
+        let card = model.cards.users.get(user).filter(|card| card.history == case.history);
         let slate = ScorerSlate {
-            user: &self.dataset.users[case.user as usize],
+            user,
             now: case.now,
             history: &case.history,
             pattern: case.pattern.as_deref(),
-            rechead: None,
+            rechead: card.map(|card| &*card.rechead_vector),
             expected_item: case.expected_item,
             counts: None,
             candidates: &candidates,
