@@ -46,7 +46,7 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     }
     fs::write(home.path().join(Part::Golden.file()), golden.to_string()).unwrap();
     let catalog = raisonne::bundle::read_catalog(home.path()).unwrap();
-    let words: Vec<_> = Prompts::words().chain(Prompts::words()).collect();
+    let words: Vec<_> = Prompts::texts().chain(Prompts::texts()).collect();
     let prompts = Prompts::new(LmTokenizer::fit(words, 300).unwrap(), &catalog).unwrap();
     let sizes = DecoderSizes {
         vocabulary: 300,
@@ -248,7 +248,7 @@ async fn what_can_be_shown_holds_whoever_thinks_it() {
         let Some(rationale) = last.rationale.clone() else { continue };
         thoughts += 1;
         assert_eq!(told.trim(), &*rationale, "what was streamed is what was thought");
-        let thought = Thought::read(&told).unwrap();
+        let thought = Thought::parse(&told).unwrap();
         assert!(thought.prove(catalog, cards, &card.history, &offered).is_some(), "{told}");
         let live = last.order.iter().flat_map(|ranked| &*ranked.reasons);
         let live: Vec<_> = live.filter(|reason| reason.source == ReasonSource::Live).collect();

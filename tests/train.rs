@@ -185,7 +185,7 @@ fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
 fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("elsewhere");
-    let vocabulary = LmTokenizer::fit(Prompts::words().chain(Prompts::words()), 300).unwrap();
+    let vocabulary = LmTokenizer::fit(Prompts::texts().chain(Prompts::texts()), 300).unwrap();
     let known = vocabulary.len();
     let sizes = DecoderSizes {
         vocabulary: 300,
@@ -224,7 +224,7 @@ fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() 
     assert_ne!(rows(&old, query), rows(&new, query), "the adapters are part of it");
     let prompts =
         Prompts::open(&workspace.path(Part::Midtrained), &workspace.catalog().unwrap()).unwrap();
-    prompts.fit(new.config.vocabulary).unwrap();
+    prompts.check_vocabulary(new.config.vocabulary).unwrap();
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Compared {
         items: &[u32],
     ) -> Option<(Thought, Proof)> {
         let ScorerModel { catalog, cards, .. } = &*self.model;
-        let thought = Thought::read(&answer.thought)?;
+        let thought = Thought::parse(&answer.thought)?;
         let proof = thought.prove(catalog, &cards.items, &resolved.card.history, items)?;
         Some((thought, proof))
     }

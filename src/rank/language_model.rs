@@ -27,7 +27,7 @@ pub(super) fn unhealthy(reranker: &Reranker) -> Option<&'static str> {
 pub(super) fn shopper<'a>(query: &'a Query, resolved: &'a ResolvedQuery) -> ShopperContext<'a> {
     let words = ShopperWords {
         profile: query.profile.as_deref().unwrap_or_default(),
-        request: query.query_text.as_deref().unwrap_or_default(),
+        query_text: query.query_text.as_deref().unwrap_or_default(),
     };
     ShopperContext { words, ..ShopperContext::of(&resolved.card.history, query.now) }
 }

@@ -1,7 +1,6 @@
 //! Which rungs of a bundle are the language model's, and what each counts: the file `reranker.toml`.
 
-use super::grounds::Grounds;
-use super::model::ThinkingMode;
+use super::grounds::{Grounds, ThinkingMode};
 use serde::{Deserialize, Serialize};
 
 /// The language model's rungs in a bundle, with their settings.
@@ -61,11 +60,11 @@ impl ComparedFile {
     /// How a language model thinks on this rung. `grounds` gives the claims that can be proved.
     pub fn thinks(self, grounds: impl FnOnce() -> Grounds) -> ThinkingMode {
         match self {
-            Self { thought_tokens_max: 0, .. } => ThinkingMode::Not,
+            Self { thought_tokens_max: 0, .. } => ThinkingMode::Off,
             Self { grounded: true, thought_tokens_max, .. } => {
-                ThinkingMode::Within(grounds(), thought_tokens_max)
+                ThinkingMode::Grounded(grounds(), thought_tokens_max)
             }
-            Self { thought_tokens_max, .. } => ThinkingMode::Freely(thought_tokens_max),
+            Self { thought_tokens_max, .. } => ThinkingMode::Free(thought_tokens_max),
         }
     }
 }

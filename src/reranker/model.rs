@@ -1,11 +1,11 @@
-//! A language model that reads shoppers and items: an engine, and the prompts that it is spoken to in.
+//! A language model that ranks: an engine, and the prompts that it is sent.
 
 use super::facts::OfferedItem;
-use super::grounds::Grounds;
-use super::prompt::{OFFERED_MAX, PromptError, Prompts, ShopperWords};
+use super::grounds::{Grounds, ThinkingMode};
+use super::prompt::{OFFERED_MAX, PromptError, Prompts};
+use super::shopper::ShopperContext;
 use super::thought_text::ThoughtText;
-use crate::bundle::{Catalog, HistoryEvent};
-use crate::domain::Timestamp;
+use crate::bundle::Catalog;
 use crate::engine::{
     BranchOutput, ComputeDevice, ComputeDeviceError, Constraint, ConstraintError, Engine,
     EngineError, EngineEvent, EngineRequest, GenerateRequest, Priority, RequestFailure,
@@ -19,22 +19,22 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A language model that reads shoppers and items.
+/// A language model that weighs and compares candidates.
 #[derive(Debug)]
 pub struct Reranker {
     engine: Engine,
     prompts: Prompts,
-    /// Tokens that end a text, which may not be thought.
+    /// Stop tokens, which are banned in thoughts.
     stop_tokens: Vec<u32>,
     weight_dtype: WeightDtype,
 }
 
-/// How a language model runs, and how much it may take on.
+/// How a language model runs.
 #[derive(Clone, Copy, Debug)]
 pub struct RerankerOptions {
-    /// The device that it runs on.
+    /// The device of the forward passes.
     pub device: ComputeDevice,
-    /// Threads that compute.
+    /// Threads of a CPU's forward passes.
     pub threads: NonZeroUsize,
     /// Size of the KV cache in bytes.
     pub kv_cache_bytes: u64,
@@ -42,7 +42,7 @@ pub struct RerankerOptions {
     pub weight_dtype: Option<WeightDtype>,
     /// The type of the KV cache. `None` leaves it to the device.
     pub kv_cache_dtype: Option<WeightDtype>,
-    /// Tokens of one forward pass.
+    /// Tokens in one forward pass.
     pub max_batched_tokens: NonZeroUsize,
     /// Whether a GPU replays decode batches as CUDA graphs.
     pub cuda_graphs: bool,
@@ -50,97 +50,68 @@ pub struct RerankerOptions {
     pub scheduler: SchedulerConfig,
 }
 
-/// A shopper, as a prompt reads them.
-#[derive(Clone, Copy, Debug)]
-pub struct ShopperContext<'a> {
-    /// What they did, oldest first.
-    pub history: &'a [HistoryEvent],
-    /// When they want something.
-    pub now: Timestamp,
-    /// What is said in words.
-    pub words: ShopperWords<'a>,
-}
-
-impl<'a> ShopperContext<'a> {
-    /// A shopper of whom nothing is said in words.
-    pub fn of(history: &'a [HistoryEvent], now: Timestamp) -> Self {
-        Self { history, now, words: ShopperWords::default() }
-    }
-}
-
-/// Whether a model thinks before it answers, and within what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ThinkingMode {
-    /// It answers at once.
-    Not,
-    /// Whatever it likes, in so many tokens.
-    Freely(usize),
-    /// Nothing but what can be shown, in so many tokens.
-    Within(Grounds, usize),
-}
-
-/// Candidates that are being weighed. Dropping it stops the work.
+/// Candidates that are being weighed. Dropping it aborts the request.
 #[derive(Debug)]
 pub struct PendingWeighing(ResponseStream);
 
-/// Candidates that are being compared. Dropping it stops the work.
+/// Candidates that are being compared. Dropping it aborts the request.
 #[derive(Debug)]
 pub struct PendingComparison<'a> {
-    reply: ResponseStream,
+    response: ResponseStream,
     prompts: &'a Prompts,
     constraint: Constraint,
     offered: Vec<OfferedItem>,
     thinks: bool,
 }
 
-/// What is being chosen from what may be said. Dropping it stops the work.
+/// A choice among entries that is being made. Dropping it aborts the request.
 #[derive(Debug)]
 pub struct PendingChoice {
-    reply: ResponseStream,
+    response: ResponseStream,
     constraint: Constraint,
 }
 
-/// What came of a comparison.
+/// The answer of a comparison.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ComparedAnswer {
-    /// The candidates, best first: always a permutation of those that were offered.
+    /// The candidates, best first: a permutation of those offered.
     pub order: Vec<u32>,
-    /// What was thought before.
+    /// The thought; empty without one.
     pub thought: String,
-    /// What it took.
+    /// The tokens that it took.
     pub usage: Usage,
 }
 
-/// Why there is no language model.
+/// Why a language model does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RerankerError {
-    /// Its files can't be read.
+    /// The checkpoint can't be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// It can't be spoken to.
+    /// The prompts can't be built.
     #[error(transparent)]
     Prompt(#[from] PromptError),
-    /// It can't run where it should.
+    /// It can't run on the device.
     #[error(transparent)]
     Device(#[from] ComputeDeviceError),
-    /// It does not run.
+    /// The engine does not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
 
-/// Why nothing came of an ask.
+/// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RerankError {
-    /// The engine did not take it.
+    /// The engine rejected it.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The engine took it, and did not bring it to its end.
+    /// The engine admitted it, and it failed later.
     #[error(transparent)]
     Failed(#[from] RequestFailure),
-    /// The candidates can't be told apart, or there is none.
+    /// There is no candidate, or two are equal.
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
-    /// What was written is no text.
+    /// The generated tokens are no text.
     #[error(transparent)]
     Tokenizer(#[from] crate::language::LmTokenizerError),
 }
@@ -158,7 +129,7 @@ impl Reranker {
         let prompts = Prompts::open(folder, catalog)?;
         let checkpoint = Checkpoint::open(folder)?;
         let config = checkpoint.config();
-        prompts.fit(config.vocabulary)?;
+        prompts.check_vocabulary(config.vocabulary)?;
         let weight_dtype = match options.weight_dtype {
             Some(dtype) => dtype,
             None => WeightDtype::of(&checkpoint)?,
@@ -181,12 +152,12 @@ impl Reranker {
         Ok(Self { engine, prompts, stop_tokens, weight_dtype })
     }
 
-    /// The words that it is spoken to in.
+    /// Its prompts.
     pub fn prompts(&self) -> &Prompts {
         &self.prompts
     }
 
-    /// Whether it can still be asked.
+    /// Whether its engine takes requests.
     pub fn is_alive(&self) -> bool {
         self.engine.is_alive()
     }
@@ -196,7 +167,7 @@ impl Reranker {
         self.weight_dtype
     }
 
-    /// Weighs each of these candidates alone, in one prefill.
+    /// Weighs each candidate alone: one branch each on the shopper's trunk.
     pub fn weigh(
         &self,
         shopper: ShopperContext<'_>,
@@ -206,33 +177,34 @@ impl Reranker {
         let kind = RequestKind::Weigh(WeighRequest {
             trunk: self.prompts.trunk(shopper),
             branches: offers.iter().map(|offer| self.prompts.branch(offer)).collect(),
-            output: BranchOutput::TokenLogits(vec![self.prompts.asked()]),
+            output: BranchOutput::TokenLogits(vec![self.prompts.score_token()]),
         });
         Ok(PendingWeighing(self.submit(kind, priority)?))
     }
 
-    /// Compares the first [`OFFERED_MAX`] of these candidates at once, or after a thought. In which order
-    /// those come makes no difference.
+    /// Compares the first [`OFFERED_MAX`] candidates, at once or after a thought. Their order does not matter.
     pub fn compare(
         &self,
         shopper: ShopperContext<'_>,
         offers: &[OfferedItem],
-        thinks: &ThinkingMode,
+        thinking: &ThinkingMode,
         priority: Priority,
     ) -> Result<PendingComparison<'_>, RerankError> {
         let prompts = &self.prompts;
         let mut offered = offers[..offers.len().min(OFFERED_MAX)].to_vec();
-        prompts.offer_order(&mut offered);
+        prompts.sort_offers(&mut offered);
         let mut prompt = prompts.trunk(shopper);
-        prompt.extend(prompts.offer(&offered));
+        prompt.extend(prompts.offers(&offered));
         let order = Constraint::permutation(&prompts.labels()[..offered.len()], &[])?;
-        let thought = match thinks {
-            ThinkingMode::Not => None,
-            ThinkingMode::Freely(most) => Some(self.freely(*most, order.clone())?),
-            ThinkingMode::Within(grounds, most) => self.within(grounds, *most, order.clone())?,
+        let thought = match thinking {
+            ThinkingMode::Off => None,
+            ThinkingMode::Free(tokens_max) => Some(self.free_thought(*tokens_max, order.clone())?),
+            ThinkingMode::Grounded(grounds, tokens_max) => {
+                self.grounded_thought(grounds, *tokens_max, order.clone())?
+            }
         };
         let thinks = thought.is_some();
-        prompt.extend(if thinks { prompts.think() } else { prompts.answer() });
+        prompt.extend(if thinks { prompts.thought_prefix() } else { prompts.answer_prefix() });
         let constraint = thought.unwrap_or(order);
         let kind = RequestKind::Generate(GenerateRequest {
             prompt,
@@ -243,7 +215,7 @@ impl Reranker {
             stop_tokens: Vec::new(),
         });
         Ok(PendingComparison {
-            reply: self.submit(kind, priority)?,
+            response: self.submit(kind, priority)?,
             prompts,
             constraint,
             offered,
@@ -251,49 +223,53 @@ impl Reranker {
         })
     }
 
-    /// A thought of so many tokens, and then the order.
-    fn freely(&self, most: usize, order: Constraint) -> Result<Constraint, ConstraintError> {
+    /// The constraint of a free thought in at most `tokens_max` tokens, and then the order.
+    fn free_thought(
+        &self,
+        tokens_max: usize,
+        order: Constraint,
+    ) -> Result<Constraint, ConstraintError> {
         let thinking = Thinking {
-            tokens_max: most,
+            tokens_max,
             open: Vec::new(),
-            close: self.prompts.answer().to_vec(),
+            close: self.prompts.answer_prefix().to_vec(),
             stop_tokens: self.stop_tokens.clone(),
         };
         Constraint::think(thinking, order)
     }
 
-    /// Something that can be shown, in at most so many tokens, and then the order; `None` where there is
-    /// nothing to be shown of any candidate.
-    fn within(
+    /// The constraint of a thought that can be proved, in at most `tokens_max` tokens, and then the order. `None` if no
+    /// claim about a candidate can be proved.
+    fn grounded_thought(
         &self,
         grounds: &Grounds,
-        most: usize,
+        tokens_max: usize,
         order: Constraint,
     ) -> Result<Option<Constraint>, ConstraintError> {
-        let one_of = |mut told: Vec<Vec<u32>>, most: usize| {
-            told.retain(|tokens| tokens.len() <= most);
-            let trie = (!told.is_empty()).then(|| Trie::new(&told)).transpose()?;
+        let one_of = |mut sentences: Vec<Vec<u32>>, tokens_max: usize| {
+            sentences.retain(|tokens| tokens.len() <= tokens_max);
+            let trie = (!sentences.is_empty()).then(|| Trie::new(&sentences)).transpose()?;
             trie.map(|trie| Constraint::entries(Arc::new(trie), 1)).transpose()
         };
-        let claims = grounds.claims_told(&self.prompts);
-        let Some(claim) = one_of(claims, most)? else { return Ok(None) };
-        let left = most.saturating_sub(claim.tokens_needed());
+        let claims = grounds.encode_claims(&self.prompts);
+        let Some(claim) = one_of(claims, tokens_max)? else { return Ok(None) };
+        let left = tokens_max.saturating_sub(claim.tokens_needed());
         let then = Constraint::chain(claim, order)?;
-        let Some(likes) = one_of(grounds.likes_told(&self.prompts), left)? else {
+        let Some(likes) = one_of(grounds.encode_likes(&self.prompts), left)? else {
             return Ok(Some(then));
         };
         Constraint::chain(likes, then).map(Some)
     }
 
-    /// All items that the catalogue holds, as what may be named.
-    pub fn items(&self) -> Result<Arc<Trie>, ConstraintError> {
+    /// The trie of all items' semantic ids.
+    pub fn item_trie(&self) -> Result<Arc<Trie>, ConstraintError> {
         let ids: Vec<Vec<u32>> = self.prompts.items().map(<[u32]>::to_vec).collect();
         Ok(Arc::new(Trie::new(&ids)?))
     }
 
-    /// Names the item, of [all](Self::items), that a shopper is expected to want: the semantic id that
-    /// goes on where their trunk ends, token by token the likeliest. It need not be in any slate.
-    pub fn expect(
+    /// Predicts the item of [`item_trie`](Self::item_trie) that a shopper wants next: the greedy completion of their
+    /// trunk. It need not be in any slate.
+    pub fn predict_item(
         &self,
         shopper: ShopperContext<'_>,
         items: &Arc<Trie>,
@@ -303,16 +279,16 @@ impl Reranker {
         self.choose(trunk, items, 1, SamplingParams::GREEDY, priority)
     }
 
-    /// Writes so many different ones of what may be said after a prompt.
+    /// Generates `count` distinct entries of a trie after a prompt.
     pub fn choose(
         &self,
         prompt: Vec<u32>,
-        among: &Arc<Trie>,
+        entries: &Arc<Trie>,
         count: usize,
         sampling: SamplingParams,
         priority: Priority,
     ) -> Result<PendingChoice, RerankError> {
-        let constraint = Constraint::entries(among.clone(), count)?;
+        let constraint = Constraint::entries(entries.clone(), count)?;
         let kind = RequestKind::Generate(GenerateRequest {
             prompt,
             samples: NonZeroUsize::MIN,
@@ -321,7 +297,7 @@ impl Reranker {
             constraint: constraint.clone(),
             stop_tokens: Vec::new(),
         });
-        Ok(PendingChoice { reply: self.submit(kind, priority)?, constraint })
+        Ok(PendingChoice { response: self.submit(kind, priority)?, constraint })
     }
 
     fn submit(&self, kind: RequestKind, priority: Priority) -> Result<ResponseStream, EngineError> {
@@ -332,94 +308,93 @@ impl Reranker {
 // === impl PendingWeighing ===
 
 impl PendingWeighing {
-    /// The logit of each item, in their order, and what it took.
+    /// The logit of each candidate, in their order, and the tokens that it took.
     pub async fn logits(mut self) -> Result<(Vec<f32>, Usage), RerankError> {
-        let mut heard = Heard::default();
+        let mut received = Received::default();
         while let Some(event) = self.0.next().await {
-            heard.take(&event)?;
+            received.take(&event)?;
         }
-        Ok((heard.logits, heard.usage))
+        Ok((received.logits, received.usage))
     }
 
-    /// The same for callers that are no tasks.
+    /// [`logits`](Self::logits) for a thread that is not in an async runtime.
     pub fn blocking_logits(mut self) -> Result<(Vec<f32>, Usage), RerankError> {
-        let mut heard = Heard::default();
+        let mut received = Received::default();
         while let Some(event) = self.0.blocking_next() {
-            heard.take(&event)?;
+            received.take(&event)?;
         }
-        Ok((heard.logits, heard.usage))
+        Ok((received.logits, received.usage))
     }
 }
 
 // === impl PendingChoice ===
 
 impl PendingChoice {
-    /// The places of what was chosen, in the order in which it was said, and what it took; for callers
-    /// that are no tasks.
+    /// The indices of the chosen entries, in the order of the text, and the tokens that it took. It blocks the thread.
     pub fn blocking_chosen(mut self) -> Result<(Vec<usize>, Usage), RerankError> {
-        let mut heard = Heard::default();
-        while let Some(event) = self.reply.blocking_next() {
-            heard.take(&event)?;
+        let mut received = Received::default();
+        while let Some(event) = self.response.blocking_next() {
+            received.take(&event)?;
         }
-        let chosen = self.constraint.parse(&heard.tokens).unwrap_or_default();
-        Ok((chosen, heard.usage))
+        let chosen = self.constraint.parse(&received.tokens).unwrap_or_default();
+        Ok((chosen, received.usage))
     }
 }
 
 // === impl PendingComparison ===
 
 impl PendingComparison<'_> {
-    /// What came of it. `aloud` hears the thought as it is written.
+    /// The answer. `on_thought` receives the thought's text as it is generated.
     pub async fn answer(
         mut self,
-        mut aloud: impl FnMut(&str),
+        mut on_thought: impl FnMut(&str),
     ) -> Result<ComparedAnswer, RerankError> {
-        let mut heard = Heard::default();
-        let mut spoken = ThoughtText::new(self.prompts);
-        let answer = self.prompts.answer();
+        let mut received = Received::default();
+        let mut text = ThoughtText::new(self.prompts);
+        let answer = self.prompts.answer_prefix();
         let mut thinking = self.thinks;
-        while let Some(event) = self.reply.next().await {
-            heard.take(&event)?;
-            // A token is told once it is clear that it does not begin the answer.
-            thinking = thinking && !heard.tokens.ends_with(answer);
-            let told = heard.tokens.len().checked_sub(answer.len()).filter(|_| thinking);
-            if let (Some(at), EngineEvent::Token { .. }) = (told, &event) {
-                aloud(&spoken.add(heard.tokens[at])?);
+        while let Some(event) = self.response.next().await {
+            received.take(&event)?;
+            // A token is part of the thought once the answer's prefix can't start at it.
+            thinking = thinking && !received.tokens.ends_with(answer);
+            let last = received.tokens.len().checked_sub(answer.len()).filter(|_| thinking);
+            if let (Some(last), EngineEvent::Token { .. }) = (last, &event) {
+                on_thought(&text.push(received.tokens[last])?);
             }
         }
         if self.thinks {
-            aloud(&spoken.rest()?);
+            on_thought(&text.finish()?);
         }
-        self.read(&heard)
+        self.parse(&received)
     }
 
-    /// The same for callers that are no tasks.
+    /// [`answer`](Self::answer) for a thread that is not in an async runtime, without the stream of the thought.
     pub fn blocking_answer(mut self) -> Result<ComparedAnswer, RerankError> {
-        let mut heard = Heard::default();
-        while let Some(event) = self.reply.blocking_next() {
-            heard.take(&event)?;
+        let mut received = Received::default();
+        while let Some(event) = self.response.blocking_next() {
+            received.take(&event)?;
         }
-        self.read(&heard)
+        self.parse(&received)
     }
 
-    fn read(&self, heard: &Heard) -> Result<ComparedAnswer, RerankError> {
-        let labels = self.constraint.parse(&heard.tokens).unwrap_or_default();
+    fn parse(&self, received: &Received) -> Result<ComparedAnswer, RerankError> {
+        let labels = self.constraint.parse(&received.tokens).unwrap_or_default();
         let order = labels.iter().map(|&label| self.offered[label].item).collect();
-        let thought = self.prompts.thought(&heard.tokens);
-        let thought = ThoughtText::all(self.prompts, thought)?;
-        Ok(ComparedAnswer { order, thought, usage: heard.usage })
+        let thought = self.prompts.thought_before_answer(&received.tokens);
+        let thought = ThoughtText::decode(self.prompts, thought)?;
+        Ok(ComparedAnswer { order, thought, usage: received.usage })
     }
 }
 
-/// What was heard of an ask.
+/// What a request has returned so far.
 #[derive(Debug, Default)]
-struct Heard {
+struct Received {
     logits: Vec<f32>,
     tokens: Vec<u32>,
     usage: Usage,
 }
 
-impl Heard {
+impl Received {
     fn take(&mut self, event: &EngineEvent) -> Result<(), RequestFailure> {
         match event {
             EngineEvent::Weighed(branches) => self.logits = branches.concat(),

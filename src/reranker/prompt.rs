@@ -1,33 +1,30 @@
 //! The prompts: a shopper as a trunk, an item as a branch.
 //!
-//! A prompt is made of pieces that are turned into tokens each by itself, once, when the model is
-//! opened. So a request costs no tokenizer, and the first events of a history are the same tokens
-//! whatever comes after them, which lets the engine find them in its cache.
+//! A prompt is a sequence of pieces, each tokenized once when the model is opened. So a request needs no tokenizer, and
+//! a history's first events are the same tokens whatever follows, so the engine's prefix cache finds them.
 //!
 //! ```text
 //! Shopping history. A month ago bought <a_1><b_7><c_9><d_4> saw <a_3><b_1><c_4><d_0>. Today bought
 //! <a_1><b_7><c_2><d_8>. Now, in December, wants
 //! ```
 //!
-//! Where the shop says something of the shopper in words, that comes before the history, and what the
-//! shopper asks for comes after it:
+//! A text about the shopper comes before the history, and the shopper's request in words after it:
 //!
 //! ```text
 //! Shopping history. About them: prefers solid wood. Today bought <a_1><b_7><c_2><d_8>. Asks for a walnut
 //! board. Now, in December, wants
 //! ```
 //!
-//! What follows the trunk is a branch for each candidate, where they are weighed: its id, and
-//! [what speaks for it](super::facts). Or, where the best
-//! are compared, all of them with labels and with what backs each most, a thought, and the labels in a
-//! better order. What is thought names items by their ids, as [`ThoughtText`](super::Spoken) reads them out:
+//! To weigh candidates, a branch for each follows the trunk: its id and its [facts](super::facts). To compare them, all
+//! follow with a label and their best backing, then a thought, then the labels in the answered order. A thought names
+//! items by ids, which [`ThoughtText`](super::ThoughtText) decodes as titles:
 //!
 //! ```text
 //!  one of A<a_1><b_7><c_9><d_4> for red B<a_3><b_1><c_4><d_0> with<a_1><b_7><c_2><d_8>. Thought: Likes
 //! red.<a_3><b_1><c_4><d_0> goes with<a_1><b_7><c_2><d_8>. Best first: B A
 //! ```
 //!
-//! Or, where cards are written, an item that the shopper took and why, or what they like:
+//! To write cards, an item follows that the shopper took with the reason, or the attributes that they like:
 //!
 //! ```text
 //! <a_3><b_1><c_4><d_0> because 5 of its 13 buyers own “<a_1><b_7><c_2><d_8>” too.
@@ -37,11 +34,9 @@ mod notes;
 mod thoughts;
 mod words;
 
-pub use words::ShopperWords;
-
-use super::ShopperContext;
 use super::facts::{Facts, OfferedItem};
-use super::thought::{AND, GOES_WITH, IS, LIKES};
+use super::shopper::ShopperContext;
+use super::thought::{AND, GOES_WITH, IS, LIKES, STOP};
 use crate::bundle::{Backing, Catalog, HistoryEvent, month};
 use crate::domain::{EventKind, Timestamp};
 use crate::language::{LmTokenizer, LmTokenizerError, SemanticTokensError};
@@ -49,9 +44,9 @@ use rustc_hash::FxHashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How a trunk begins.
+/// The start of a trunk.
 const BEGIN: &str = "Shopping history.";
-/// How long ago a visit was, in days at most, and how that is said.
+/// The age of an event: at most this many days, and its phrase.
 const AGES: [(i64, &str); 10] = [
     (0, " Today"),
     (1, " Yesterday"),
@@ -64,15 +59,14 @@ const AGES: [(i64, &str); 10] = [
     (270, " Half a year ago"),
     (i64::MAX, " Long ago"),
 ];
-/// What was done, and how that is said.
-const DEEDS: [(EventKind, &str); 3] =
+/// The kind of an event, and its verb.
+const VERBS: [(EventKind, &str); 3] =
     [(EventKind::Purchase, " bought"), (EventKind::Cart, " took"), (EventKind::Click, " saw")];
-/// How it begins what the shop knows of a shopper, and what a shopper asks for.
+/// The start of the text about a shopper.
 const ABOUT: &str = " About them:";
-const ASKS: &str = " Asks for";
-/// What ends the events of one age.
-const STOP: &str = ".";
-/// How a trunk ends, by month.
+/// The start of the shopper's request in words.
+const QUERY: &str = " Asks for";
+/// The end of a trunk, by month.
 const MONTHS: [&str; 12] = [
     " Now, in January, wants",
     " Now, in February, wants",
@@ -87,49 +81,49 @@ const MONTHS: [&str; 12] = [
     " Now, in November, wants",
     " Now, in December, wants",
 ];
-/// The answer whose logit, at the end of a branch, is the item's score.
+/// The token whose logit at the end of a branch is the candidate's score.
 const YES: &str = " yes";
-/// How candidates are offered, to be compared.
+/// The start of the candidates to compare.
 const OFFER: &str = " one of";
-/// How it is said what backs a candidate: something that was bought, or an attribute of such things.
+/// The start of a candidate's backing: an item of the history, or an attribute of such items.
 const WITH: &str = " with";
 const FOR: &str = " for";
-/// What each of them is called, and how many there may be.
+/// The labels of the candidates.
 const LABELS: [&str; 10] = [" A", " B", " C", " D", " E", " F", " G", " H", " I", " J"];
-/// How a thought begins.
-const THINK: &str = " Thought:";
-/// How an answer begins, and how a thought ends.
+/// The start of a thought.
+const THOUGHT: &str = " Thought:";
+/// The start of an answer, which ends a thought.
 const ANSWER: &str = " Best first:";
-/// What comes between an item and why somebody took it.
+/// Between an item and the reason why the shopper took it.
 const BECAUSE: &str = " because";
-/// What follows each thing that somebody likes, where it is noted down.
+/// After each attribute that a shopper likes.
 const ALSO: &str = ",";
-/// Candidates that can be compared.
+/// Candidates of one comparison.
 pub const OFFERED_MAX: usize = LABELS.len();
-/// Seconds of a day.
+/// Seconds in a day.
 const DAY_S: i64 = 86_400;
-/// Events that a trunk tells: the latest. What came before them, [facts](super::Facts) remember.
+/// Events in a trunk: the latest. Earlier ones count in [facts](super::Facts).
 pub const EVENTS_MAX: usize = 32;
-/// Tokens that a trunk may have; the oldest events are left out first.
+/// Tokens in a trunk. The oldest events are left out first.
 pub const TRUNK_TOKENS_MAX: usize = 512;
 
-/// Shoppers and items in the tokens of one language model.
+/// The prompts in the tokens of one language model.
 #[derive(Clone, Debug)]
 pub struct Prompts {
     vocabulary: LmTokenizer,
     begin: Vec<u32>,
     about: Vec<u32>,
-    asks: Vec<u32>,
+    query: Vec<u32>,
     ages: [Vec<u32>; AGES.len()],
-    deeds: [Vec<u32>; DEEDS.len()],
+    verbs: [Vec<u32>; VERBS.len()],
     stop: Vec<u32>,
     months: [Vec<u32>; MONTHS.len()],
-    asked: u32,
+    score_token: u32,
     offer: Vec<u32>,
     labels: [Vec<u32>; LABELS.len()],
-    think: Vec<u32>,
+    thought: Vec<u32>,
     answer: Vec<u32>,
-    /// Tokens of an item's id.
+    /// Tokens of an id.
     levels: usize,
     /// (items, levels)
     items: Vec<u32>,
@@ -137,7 +131,7 @@ pub struct Prompts {
     facts: Vec<u32>,
     with: Vec<u32>,
     for_it: Vec<u32>,
-    /// The values of attributes, by their numbers.
+    /// The values of attributes, by number.
     attributes: Vec<Vec<u32>>,
     likes: Vec<u32>,
     and: Vec<u32>,
@@ -145,35 +139,35 @@ pub struct Prompts {
     is: Vec<u32>,
     because: Vec<u32>,
     also: Vec<u32>,
-    /// Tokens that no stranger's words may hold.
+    /// Tokens that are banned in untrusted text.
     added: FxHashSet<u32>,
-    /// What ids are read out as.
+    /// The titles of items, by number.
     titles: Vec<Arc<str>>,
-    /// The numbers of items in the order of their ids.
+    /// The numbers of items, sorted by id.
     by_id: Vec<u32>,
 }
 
-/// Why a language model cannot be spoken to.
+/// Why prompts can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
-    /// Its tokenizer cannot be used.
+    /// The tokenizer can't be read or used.
     #[error(transparent)]
     Tokenizer(#[from] LmTokenizerError),
-    /// Its tokenizer cannot have the tokens of semantic ids.
+    /// The tokenizer can't get the tokens of semantic ids.
     #[error(transparent)]
     Semantic(#[from] SemanticTokensError),
     /// The catalogue's items have no semantic ids.
-    #[error("the catalogue's items have no semantic ids, by which a language model knows them")]
-    NoIds,
-    /// Its tokenizer has nothing for a word of ours.
+    #[error("the catalogue's items have no semantic ids, which name them to a language model")]
+    NoSemanticIds,
+    /// The tokenizer has no token for a piece of a prompt.
     #[error("the tokenizer has no token for {0:?}")]
-    Mute(&'static str),
-    /// It was made for fewer tokens than the prompts need.
-    #[error("the prompts hold token {token}, and the language model knows {vocabulary}")]
-    Unknown {
+    NoToken(&'static str),
+    /// The model's vocabulary lacks a token of the prompts.
+    #[error("the prompts hold token {token}, and the language model's vocabulary has {vocabulary}")]
+    UnknownToken {
         /// The highest token of the prompts.
         token: u32,
-        /// Tokens that the model knows.
+        /// Tokens in the model's vocabulary.
         vocabulary: usize,
     },
 }
@@ -181,7 +175,7 @@ pub enum PromptError {
 // === impl Prompts ===
 
 impl Prompts {
-    /// Reads the tokenizer of a model's folder, and puts the catalogue into its tokens.
+    /// Reads the tokenizer in a model's folder, and encodes the catalogue.
     pub fn open(folder: &Path, catalog: &Catalog) -> Result<Self, PromptError> {
         Self::new(LmTokenizer::load(folder)?, catalog)
     }
@@ -189,9 +183,9 @@ impl Prompts {
     /// Puts the catalogue into the tokens of a vocabulary, which gets those of semantic ids if it
     /// lacks them.
     pub fn new(mut vocabulary: LmTokenizer, catalog: &Catalog) -> Result<Self, PromptError> {
-        let ids = catalog.semantic_ids().ok_or(PromptError::NoIds)?;
+        let ids = catalog.semantic_ids().ok_or(PromptError::NoSemanticIds)?;
         let tokens = vocabulary.add_semantic_ids(ids.levels(), ids.codes())?;
-        let items = ids.iter().map(|id| tokens.encode(id).ok_or(PromptError::NoIds));
+        let items = ids.iter().map(|id| tokens.encode(id).ok_or(PromptError::NoSemanticIds));
         let items = items.collect::<Result<Vec<_>, _>>()?.concat();
         let id = |item: &u32| &items[*item as usize * ids.levels()..][..ids.levels()];
         let mut by_id: Vec<u32> = (0..catalog.len() as u32).collect();
@@ -199,33 +193,33 @@ impl Prompts {
         let attributes = (0..catalog.attributes_len() as u32)
             .map(|number| vocabulary.encode(&format!(" {}", catalog.attribute(number).1)))
             .collect::<Result<_, _>>()?;
-        let facts = vocabulary.add(&Facts::words().collect::<Vec<_>>())?;
-        let say = |text: &'static str| match vocabulary.encode(text) {
-            Ok(tokens) if tokens.is_empty() => Err(PromptError::Mute(text)),
+        let facts = vocabulary.add(&Facts::tokens().collect::<Vec<_>>())?;
+        let encode = |text: &'static str| match vocabulary.encode(text) {
+            Ok(tokens) if tokens.is_empty() => Err(PromptError::NoToken(text)),
             tokens => Ok(tokens?),
         };
         Ok(Self {
-            begin: say(BEGIN)?,
-            about: say(ABOUT)?,
-            asks: say(ASKS)?,
-            ages: all(AGES.map(|(_, text)| say(text)))?,
-            deeds: all(DEEDS.map(|(_, text)| say(text)))?,
-            stop: say(STOP)?,
-            months: all(MONTHS.map(say))?,
-            asked: say(YES)?[0],
-            offer: say(OFFER)?,
-            labels: all(LABELS.map(say))?,
-            think: say(THINK)?,
-            answer: say(ANSWER)?,
-            with: say(WITH)?,
-            for_it: say(FOR)?,
+            begin: encode(BEGIN)?,
+            about: encode(ABOUT)?,
+            query: encode(QUERY)?,
+            ages: all(AGES.map(|(_, text)| encode(text)))?,
+            verbs: all(VERBS.map(|(_, text)| encode(text)))?,
+            stop: encode(STOP)?,
+            months: all(MONTHS.map(encode))?,
+            score_token: encode(YES)?[0],
+            offer: encode(OFFER)?,
+            labels: all(LABELS.map(encode))?,
+            thought: encode(THOUGHT)?,
+            answer: encode(ANSWER)?,
+            with: encode(WITH)?,
+            for_it: encode(FOR)?,
             attributes,
-            likes: say(LIKES.trim_end())?,
-            and: say(AND.trim_end())?,
-            goes_with: say(GOES_WITH.trim_end())?,
-            is: say(IS.trim_end())?,
-            because: say(BECAUSE)?,
-            also: say(ALSO)?,
+            likes: encode(LIKES.trim_end())?,
+            and: encode(AND.trim_end())?,
+            goes_with: encode(GOES_WITH.trim_end())?,
+            is: encode(IS.trim_end())?,
+            because: encode(BECAUSE)?,
+            also: encode(ALSO)?,
             titles: catalog.items().iter().map(|item| item.title.clone()).collect(),
             by_id,
             levels: ids.levels(),
@@ -236,13 +230,13 @@ impl Prompts {
         })
     }
 
-    /// What the prompts say beside ids: what a tokenizer that is made from nothing should know.
-    pub fn words() -> impl Iterator<Item = &'static str> + Clone {
+    /// The texts of all pieces but ids: what a new tokenizer is trained on.
+    pub fn texts() -> impl Iterator<Item = &'static str> + Clone {
         let ages = AGES.iter().map(|&(_, text)| text);
-        let deeds = DEEDS.iter().map(|&(_, text)| text);
-        let compared = [OFFER, WITH, FOR, LIKES, GOES_WITH, IS, THINK, ANSWER];
-        let others = [BEGIN, ABOUT, ASKS, STOP, YES, BECAUSE, ALSO].into_iter().chain(compared);
-        ages.chain(deeds).chain(MONTHS).chain(LABELS).chain(others)
+        let verbs = VERBS.iter().map(|&(_, text)| text);
+        let compared = [OFFER, WITH, FOR, LIKES, GOES_WITH, IS, THOUGHT, ANSWER];
+        let others = [BEGIN, ABOUT, QUERY, STOP, YES, BECAUSE, ALSO].into_iter().chain(compared);
+        ages.chain(verbs).chain(MONTHS).chain(LABELS).chain(others)
     }
 
     /// The model's words.
@@ -250,29 +244,29 @@ impl Prompts {
         &self.vocabulary
     }
 
-    /// Whether a model that knows so many tokens knows all that is said.
-    pub fn fit(&self, vocabulary: usize) -> Result<(), PromptError> {
-        let Self { begin, about, asks, stop, items, facts, offer, think, answer, .. } = self;
+    /// Checks that a model's vocabulary has every token of the prompts.
+    pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), PromptError> {
+        let Self { begin, about, query, stop, items, facts, offer, thought, answer, .. } = self;
         let Self { with, for_it, likes, and, goes_with, is, because, also, .. } = self;
-        let pieces = [begin, about, asks, stop, items, facts, offer, think, answer].into_iter();
+        let pieces = [begin, about, query, stop, items, facts, offer, thought, answer].into_iter();
         let pieces = pieces.chain([with, for_it, likes, and, goes_with, is, because, also]);
-        let pieces = pieces.chain(&self.ages).chain(&self.deeds).chain(&self.months);
+        let pieces = pieces.chain(&self.ages).chain(&self.verbs).chain(&self.months);
         let pieces = pieces.chain(&self.labels).chain(&self.attributes);
-        let token = pieces.flatten().copied().chain([self.asked]).max().unwrap_or_default();
+        let token = pieces.flatten().copied().chain([self.score_token]).max().unwrap_or_default();
         if token as usize >= vocabulary {
-            return Err(PromptError::Unknown { token, vocabulary });
+            return Err(PromptError::UnknownToken { token, vocabulary });
         }
         Ok(())
     }
 
-    /// A shopper: what they did, oldest first, what is said in words, and when they want something. Of
-    /// a history that is too long the latest events count.
+    /// The shopper: the text about them, their events, their request in words, and the month. It leaves out the oldest
+    /// events of a long history.
     pub fn trunk(&self, shopper: ShopperContext<'_>) -> Vec<u32> {
         let ShopperContext { history, now, words } = shopper;
-        let (profile, request) = (self.profile(words), self.request(words));
+        let (profile, query) = (self.profile(words), self.query(words));
         let mut history = &history[history.len().saturating_sub(EVENTS_MAX)..];
         loop {
-            let trunk = self.whole_trunk(&profile, history, &request, now);
+            let trunk = self.whole_trunk(&profile, history, &query, now);
             if trunk.len() <= TRUNK_TOKENS_MAX || history.is_empty() {
                 return trunk;
             }
@@ -284,58 +278,57 @@ impl Prompts {
         &self,
         profile: &[u32],
         history: &[HistoryEvent],
-        request: &[u32],
+        query: &[u32],
         now: Timestamp,
     ) -> Vec<u32> {
         let mut tokens = [&self.begin, profile].concat();
-        let (mut age, mut deed) = (None, None);
+        let (mut age, mut verb) = (None, None);
         for past in history {
-            let (new_age, new_deed) = (age_of(now - past.time), deed_of(past.kind));
+            let (new_age, new_verb) = (age_of(now - past.time), verb_of(past.kind));
             if age != Some(new_age) {
                 if age.is_some() {
                     tokens.extend(&self.stop);
                 }
                 tokens.extend(&self.ages[new_age]);
-                (age, deed) = (Some(new_age), None);
+                (age, verb) = (Some(new_age), None);
             }
-            if deed != Some(new_deed) {
-                tokens.extend(&self.deeds[new_deed]);
-                deed = Some(new_deed);
+            if verb != Some(new_verb) {
+                tokens.extend(&self.verbs[new_verb]);
+                verb = Some(new_verb);
             }
             tokens.extend(self.item(past.item));
         }
         if age.is_some() {
             tokens.extend(&self.stop);
         }
-        tokens.extend(request);
+        tokens.extend(query);
         tokens.extend(&self.months[month(now)]);
         tokens
     }
 
-    /// A candidate, with what speaks for it. After a trunk, it is a branch.
+    /// A candidate's branch: its id and its facts.
     pub fn branch(&self, offer: &OfferedItem) -> Vec<u32> {
-        let facts = offer.facts.told().map(|place| self.facts[place]);
+        let facts = offer.facts.token_indices().map(|index| self.facts[index]);
         self.item(offer.item).iter().copied().chain(facts).collect()
     }
 
-    /// An item of the catalogue, by its number: its semantic id.
+    /// The semantic id of an item, by number.
     pub fn item(&self, number: u32) -> &[u32] {
         &self.items[number as usize * self.levels..][..self.levels]
     }
 
-    /// All items, in the order of their numbers.
+    /// The semantic ids of all items, by number.
     pub fn items(&self) -> impl Iterator<Item = &[u32]> {
         self.items.chunks_exact(self.levels)
     }
 
-    /// The order in which candidates are offered: by their ids, so that a place says nothing about
-    /// what the ranker before us thought of them.
-    pub fn offer_order(&self, offers: &mut [OfferedItem]) {
+    /// Sorts candidates by id, so that their order reveals no score of the rung below.
+    pub fn sort_offers(&self, offers: &mut [OfferedItem]) {
         offers.sort_by_key(|offer| self.item(offer.item));
     }
 
-    /// What follows a trunk where candidates are compared, [`OFFERED_MAX`] at most.
-    pub fn offer(&self, offers: &[OfferedItem]) -> Vec<u32> {
+    /// The candidates to compare, after a trunk: [`OFFERED_MAX`] at most.
+    pub fn offers(&self, offers: &[OfferedItem]) -> Vec<u32> {
         debug_assert!(offers.len() <= OFFERED_MAX);
         let mut tokens = self.offer.clone();
         for (label, offer) in self.labels.iter().zip(offers) {
@@ -357,13 +350,13 @@ impl Prompts {
         tokens
     }
 
-    /// The number of the item with this id, if any has it.
-    pub fn number(&self, id: &[u32]) -> Option<u32> {
+    /// The number of the item with this id.
+    pub fn item_with_id(&self, id: &[u32]) -> Option<u32> {
         let at = self.by_id.binary_search_by(|&item| self.item(item).cmp(id)).ok()?;
         Some(self.by_id[at])
     }
 
-    /// The tokens of an id.
+    /// The number of tokens of an id.
     pub fn levels(&self) -> usize {
         self.levels
     }
@@ -373,52 +366,53 @@ impl Prompts {
         &self.titles[item as usize]
     }
 
-    /// The names of the candidates that are offered, in their order.
+    /// The labels of the candidates, in their order.
     pub fn labels(&self) -> &[Vec<u32>] {
         &self.labels
     }
 
-    /// How a thought begins.
-    pub fn think(&self) -> &[u32] {
-        &self.think
+    /// The tokens that start a thought.
+    pub fn thought_prefix(&self) -> &[u32] {
+        &self.thought
     }
 
-    /// How an answer begins, and how a thought ends.
-    pub fn answer(&self) -> &[u32] {
+    /// The tokens that start an answer, which end a thought.
+    pub fn answer_prefix(&self) -> &[u32] {
         &self.answer
     }
 
-    /// What was thought before an answer: the tokens up to where the answer begins, if it does.
-    pub fn thought<'a>(&self, written: &'a [u32]) -> &'a [u32] {
-        let ending = written.windows(self.answer.len()).position(|window| window == self.answer);
-        &written[..ending.unwrap_or(0)]
+    /// The thought before an answer; empty if no answer starts.
+    pub fn thought_before_answer<'a>(&self, generated: &'a [u32]) -> &'a [u32] {
+        let ending = generated.windows(self.answer.len()).position(|window| window == self.answer);
+        &generated[..ending.unwrap_or(0)]
     }
 
-    /// The token whose logit, at the end of a branch, is the item's score.
-    pub fn asked(&self) -> u32 {
-        self.asked
+    /// The token whose logit at the end of a branch is the candidate's score.
+    pub fn score_token(&self) -> u32 {
+        self.score_token
     }
 }
 
-/// The place of the phrase for something that happened so many seconds ago.
+/// The index in [`AGES`] of an event this many seconds ago.
 fn age_of(seconds: i64) -> usize {
     let days = seconds.max(0) / DAY_S;
     AGES.iter().position(|&(most, _)| days <= most).unwrap_or(AGES.len() - 1)
 }
 
-/// The place of the word for what was done: whatever is no purchase and no cart was looked at.
-fn deed_of(kind: EventKind) -> usize {
-    DEEDS.iter().position(|&(deed, _)| deed == kind).unwrap_or(DEEDS.len() - 1)
+/// The index in [`VERBS`] of a kind of event. Kinds without a verb of their own count as clicks.
+fn verb_of(kind: EventKind) -> usize {
+    VERBS.iter().position(|&(other, _)| other == kind).unwrap_or(VERBS.len() - 1)
 }
 
-/// All of them, or the first error.
+/// All values, or the first error.
 fn all<T, E, const N: usize>(of: [Result<T, E>; N]) -> Result<[T; N], E> {
     let all = of.into_iter().collect::<Result<Vec<T>, E>>()?;
-    Ok(<[T; N]>::try_from(all).unwrap_or_else(|_| unreachable!("none was lost")))
+    Ok(<[T; N]>::try_from(all).unwrap_or_else(|_| unreachable!("the length is kept")))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::shopper::ShopperWords;
     use super::*;
     use crate::bundle::{CatalogRow, SemanticIds};
     use rand::SeedableRng;
@@ -439,7 +433,7 @@ mod tests {
     }
 
     fn prompts() -> Prompts {
-        let words: Vec<_> = std::iter::repeat_n(Prompts::words(), 4).flatten().collect();
+        let words: Vec<_> = std::iter::repeat_n(Prompts::texts(), 4).flatten().collect();
         Prompts::new(LmTokenizer::fit(words, 512).unwrap(), &catalog()).unwrap()
     }
 
@@ -451,7 +445,7 @@ mod tests {
     const NOW: Timestamp = 1_764_590_400;
 
     #[test]
-    fn a_trunk_reads_as_it_should() {
+    fn a_trunk_has_the_documented_text() {
         let prompts = prompts();
         let history = [
             past(0, 40, EventKind::Purchase),
@@ -476,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_leaves_the_beginning_alone() {
+    fn later_events_leave_the_prefix_unchanged() {
         let prompts = prompts();
         let history: Vec<_> =
             (0..20).map(|at| past(at % 5, i64::from(20 - at), EventKind::Purchase)).collect();
@@ -487,25 +481,25 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_write_is_told_in_words_alone_and_within_bounds() {
+    fn untrusted_text_has_neither_special_tokens_nor_unbounded_length() {
         let prompts = prompts();
-        let told = |profile: &str, request: &str| {
-            let words = ShopperWords { profile, request };
+        let text = |profile: &str, query_text: &str| {
+            let words = ShopperWords { profile, query_text };
             let shopper = ShopperContext { words, ..ShopperContext::of(&[], NOW) };
             prompts.vocabulary().decode(&prompts.trunk(shopper)).unwrap()
         };
         assert_eq!(
-            told(" likes\n mugs ", "a red  mug."),
+            text(" likes\n mugs ", "a red  mug."),
             "Shopping history. About them: likes mugs. Asks for a red mug. Now, in December, wants"
         );
         let nothing = "Shopping history. Now, in December, wants";
-        assert_eq!(told("", " \n"), nothing);
-        // Neither ids nor what ends a text can be smuggled in.
+        assert_eq!(text("", " \n"), nothing);
+        // Neither ids nor stop tokens pass.
         let id = prompts.vocabulary().decode(prompts.item(3)).unwrap();
-        assert_eq!(told("", &format!("{id}<|endoftext|>")), nothing);
-        assert_eq!(told("", &format!("mug {id}")), told("", "mug "));
+        assert_eq!(text("", &format!("{id}<|endoftext|>")), nothing);
+        assert_eq!(text("", &format!("mug {id}")), text("", "mug "));
         let long = "mug ".repeat(5000);
-        let words = ShopperWords { profile: &long, request: &long };
+        let words = ShopperWords { profile: &long, query_text: &long };
         let history = vec![past(1, 1, EventKind::Purchase); 500];
         let trunk = prompts.trunk(ShopperContext { words, ..ShopperContext::of(&history, NOW) });
         assert!(trunk.len() <= TRUNK_TOKENS_MAX);
@@ -523,13 +517,13 @@ mod tests {
     }
 
     #[test]
-    fn a_model_must_know_every_token() {
+    fn a_vocabulary_must_have_every_token() {
         let prompts = prompts();
         let tokens = prompts.vocabulary().len();
-        prompts.fit(tokens).unwrap();
-        let error = prompts.fit(tokens - 1).unwrap_err().to_string();
-        assert!(error.ends_with(&format!("knows {}", tokens - 1)), "{error}");
+        prompts.check_vocabulary(tokens).unwrap();
+        let error = prompts.check_vocabulary(tokens - 1).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("has {}", tokens - 1)), "{error}");
         let bare = Prompts::new(prompts.vocabulary.clone(), &Catalog::default());
-        assert!(matches!(bare, Err(PromptError::NoIds)));
+        assert!(matches!(bare, Err(PromptError::NoSemanticIds)));
     }
 }

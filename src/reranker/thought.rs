@@ -1,16 +1,15 @@
-//! A thought about a slate, as a sentence that a shopper can read and a program can check.
+//! A thought about a slate: sentences that a shopper can read and a program can prove.
 //!
-//! It goes in GR2's three steps: what the shopper likes, which candidate fits, and why. A thought
-//! that was written can be read again, and what it claims can be held against the shop's own data.
+//! It has the three steps of GR2: what the shopper likes, which candidate fits, and why. A generated thought is parsed,
+//! and its claims are checked against the shop's data.
 
-use super::grounds::backs;
 use crate::bundle::{Backing, Catalog, HistoryEvent, ItemCard};
 use std::fmt;
 
-/// What a thought says.
+/// A parsed thought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thought {
-    /// What the shopper likes, in the shop's own words for attributes.
+    /// The values of the attributes that the shopper likes.
     pub likes: Vec<String>,
     /// The title of the candidate that fits.
     pub title: String,
@@ -21,32 +20,33 @@ pub struct Thought {
 /// Why a candidate fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Because {
-    /// It goes with something that the shopper had, by its title.
+    /// It goes with an item of the shopper's history, by title.
     GoesWith(String),
-    /// It has an attribute that the shopper's things have, by its value.
+    /// It has an attribute of the shopper's items, by value.
     Is(String),
 }
 
-/// What a thought's claim about a candidate rests on.
+/// The proof of a thought's claim about a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// The number of the candidate.
     pub item: u32,
-    /// The place of the reason on its card that says the same, with its evidence.
+    /// The index of the reason on its card that makes the same claim, with evidence.
     pub reason: usize,
 }
 
-/// Things that a thought says of what a shopper likes.
+/// Attributes that a thought may name.
 const LIKES_MAX: usize = 3;
 pub(super) const LIKES: &str = " Likes ";
 pub(super) const AND: &str = " and ";
 pub(super) const GOES_WITH: &str = " goes with ";
 pub(super) const IS: &str = " is ";
-const STOP: &str = ".";
+/// The end of a sentence.
+pub(super) const STOP: &str = ".";
 
 impl fmt::Display for Thought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.likes_told())?;
+        f.write_str(&self.likes_sentence())?;
         match &self.because {
             Because::GoesWith(other) => write!(f, " {}{GOES_WITH}{other}{STOP}", self.title),
             Because::Is(value) => write!(f, " {}{IS}{value}{STOP}", self.title),
@@ -55,17 +55,17 @@ impl fmt::Display for Thought {
 }
 
 impl Thought {
-    /// What it says of what the shopper likes: nothing, if it says nothing of that.
-    pub fn likes_told(&self) -> String {
+    /// The sentence about what the shopper likes; empty if there is none.
+    pub fn likes_sentence(&self) -> String {
         if self.likes.is_empty() {
             return String::new();
         }
         format!("{LIKES}{}{STOP}", self.likes.join(AND))
     }
 
-    /// Reads a thought; `None` if it is none of ours. Titles may hold anything but a full stop that
-    /// ends them, so the last sentence is looked at from its end.
-    pub fn read(text: &str) -> Option<Self> {
+    /// Parses a thought; `None` if the text has another form. A title may contain " is ", so the last sentence is
+    /// parsed from its end.
+    pub fn parse(text: &str) -> Option<Self> {
         let text = text.strip_suffix(STOP)?;
         let (likes, rest) = match text.strip_prefix(LIKES) {
             Some(rest) => rest.split_once(". ")?,
@@ -87,8 +87,8 @@ impl Thought {
 }
 
 impl Thought {
-    /// What it rests on, if all of it holds: what the shopper is said to like are attributes of what
-    /// they had, the candidate was offered, and a reason on its card says why it fits.
+    /// The proof, if all of the thought holds: the shopper's items have the liked attributes, the candidate was
+    /// offered, and a backed reason on its card makes the same claim.
     pub fn prove(
         &self,
         catalog: &Catalog,
@@ -104,7 +104,7 @@ impl Thought {
             return None;
         }
         let item = *offered.iter().find(|item| *catalog.item(**item).title == *self.title)?;
-        let says_so = |backing: Backing| match (&self.because, backing) {
+        let is_same_claim = |backing: Backing| match (&self.because, backing) {
             (Because::GoesWith(title), Backing::Item(other)) => {
                 *catalog.item(other).title == **title
             }
@@ -113,16 +113,27 @@ impl Thought {
             }
             _ => false,
         };
-        let holds = |backing: Backing| says_so(backing) && backs(catalog, history, backing);
+        let holds = |backing: Backing| is_same_claim(backing) && backs(catalog, history, backing);
         let reasons = &cards[item as usize].reasons;
         let reason = reasons.iter().position(|reason| holds(reason.backing))?;
         Some(Proof { item, reason })
     }
 
-    /// What it says of the candidate.
+    /// The sentence about the candidate.
     pub fn sentence(&self) -> String {
-        let of_it = Self { likes: Vec::new(), ..self.clone() };
-        of_it.to_string().trim_start().to_owned()
+        let claim = Self { likes: Vec::new(), ..self.clone() };
+        claim.to_string().trim_start().to_owned()
+    }
+}
+
+/// Whether a history backs a reason.
+pub(super) fn backs(catalog: &Catalog, history: &[HistoryEvent], backing: Backing) -> bool {
+    match backing {
+        Backing::Item(other) => history.iter().any(|past| past.item == other),
+        Backing::Attribute(attribute) => {
+            history.iter().any(|past| catalog.item(past.item).attributes.contains(&attribute))
+        }
+        Backing::Nothing => false,
     }
 }
 
@@ -131,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_as_the_same() {
+    fn a_displayed_thought_parses_to_the_same() {
         let thought = |likes: &[&str], because| Thought {
             likes: likes.iter().map(|&like| like.to_owned()).collect(),
             title: "Set of 6 Mugs, Red".into(),
@@ -144,18 +155,18 @@ mod tests {
             thought(&["red", "weekend bake"], with),
             thought(&[], is),
         ] {
-            assert_eq!(Thought::read(&thought.to_string()), Some(thought));
+            assert_eq!(Thought::parse(&thought.to_string()), Some(thought));
         }
         let text = " Likes red. Mug goes with Red Teapot.";
-        assert_eq!(Thought::read(text).unwrap().to_string(), text);
+        assert_eq!(Thought::parse(text).unwrap().to_string(), text);
     }
 
     #[test]
-    fn what_is_no_thought_is_not_read() {
+    fn other_texts_do_not_parse() {
         for text in
             ["", ".", " Likes red.", " Mug", "Mug is red.", " Likes a and b and c and d. X is y."]
         {
-            assert_eq!(Thought::read(text), None, "{text:?}");
+            assert_eq!(Thought::parse(text), None, "{text:?}");
         }
     }
 }

@@ -1,43 +1,43 @@
-//! What a language model writes, as people read it: titles in the place of ids.
+//! The text of a thought as people read it, with titles in place of semantic ids.
 
 use super::prompt::Prompts;
 use crate::language::{IncrementalDetokenizer, LmTokenizerError};
 
-/// A text that is read out while it is written.
+/// Decodes a thought incrementally.
 #[derive(Debug)]
 pub struct ThoughtText<'a> {
     prompts: &'a Prompts,
     written: IncrementalDetokenizer<'a>,
-    /// The last tokens: fewer than an id has, and perhaps how one begins.
+    /// The last tokens, which may be the start of an id. They are fewer than an id has.
     pending: Vec<u32>,
 }
 
 // === impl ThoughtText ===
 
 impl<'a> ThoughtText<'a> {
-    /// Of a text that nothing is written of yet.
+    /// A decoder before the first token.
     pub fn new(prompts: &'a Prompts) -> Self {
         Self { prompts, written: prompts.vocabulary().detokenizer(), pending: Vec::new() }
     }
 
-    /// All of a text.
-    pub fn all(prompts: &'a Prompts, tokens: &[u32]) -> Result<String, LmTokenizerError> {
-        let mut spoken = Self::new(prompts);
+    /// The text of all tokens.
+    pub fn decode(prompts: &'a Prompts, tokens: &[u32]) -> Result<String, LmTokenizerError> {
+        let mut decoder = Self::new(prompts);
         let mut text = String::new();
         for &token in tokens {
-            text += &spoken.add(token)?;
+            text += &decoder.push(token)?;
         }
-        text += &spoken.rest()?;
+        text += &decoder.finish()?;
         Ok(text)
     }
 
-    /// What can be read out once this token is written: nothing while an id is not whole.
-    pub fn add(&mut self, token: u32) -> Result<String, LmTokenizerError> {
+    /// Adds a token, and returns the text that is certain by now. It is empty while an id may be incomplete.
+    pub fn push(&mut self, token: u32) -> Result<String, LmTokenizerError> {
         self.pending.push(token);
         if self.pending.len() < self.prompts.levels() {
             return Ok(String::new());
         }
-        if let Some(item) = self.prompts.number(&self.pending) {
+        if let Some(item) = self.prompts.item_with_id(&self.pending) {
             self.pending.clear();
             return Ok(format!(" {}", self.prompts.title(item)));
         }
@@ -45,8 +45,8 @@ impl<'a> ThoughtText<'a> {
         self.written.add(first)
     }
 
-    /// What is left to be read out, once all is written.
-    pub fn rest(&mut self) -> Result<String, LmTokenizerError> {
+    /// The remaining text, after the last token.
+    pub fn finish(&mut self) -> Result<String, LmTokenizerError> {
         let mut text = String::new();
         for token in std::mem::take(&mut self.pending) {
             text += &self.written.add(token)?;
@@ -63,7 +63,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn ids_are_read_out_as_titles_however_they_are_cut() {
+    fn ids_become_titles_and_incomplete_ids_stay() {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
         let prompts = Prompts::open(&demo.join("decoder"), &read_catalog(&demo).unwrap()).unwrap();
         let vocabulary: &LmTokenizer = prompts.vocabulary();
@@ -76,6 +76,6 @@ mod tests {
         let half = vocabulary.decode(&prompts.item(11)[..2]).unwrap();
         let expected =
             format!(" Likes red. {} goes with {}{half}.", prompts.title(7), prompts.title(9));
-        assert_eq!(ThoughtText::all(&prompts, &tokens).unwrap(), expected);
+        assert_eq!(ThoughtText::decode(&prompts, &tokens).unwrap(), expected);
     }
 }

@@ -161,12 +161,12 @@ impl OfflineReranker {
         shoppers: &[ShopperContext<'_>],
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<Option<u32>>> {
-        let items = self.reranker.items()?;
+        let items = self.reranker.item_trie()?;
         let mut expected = Vec::with_capacity(shoppers.len());
         for chunk in shoppers.chunks(CONCURRENCY) {
             progress(expected.len());
             let pending =
-                chunk.iter().map(|&shopper| self.reranker.expect(shopper, &items, PRIORITY));
+                chunk.iter().map(|&shopper| self.reranker.predict_item(shopper, &items, PRIORITY));
             for pending in pending.collect::<Result<Vec<_>, _>>()? {
                 let (items, _) = pending.blocking_chosen()?;
                 expected.push(items.first().map(|&item| item as u32));
@@ -196,7 +196,7 @@ impl OfflineReranker {
         offers: &[OfferedItem],
         thought_tokens_max: usize,
     ) -> anyhow::Result<ComparedAnswer> {
-        let thinking = ThinkingMode::Freely(thought_tokens_max);
+        let thinking = ThinkingMode::Free(thought_tokens_max);
         let pending = self.reranker.compare(shopper, offers, &thinking, PRIORITY)?;
         Ok(pending.blocking_answer()?)
     }

@@ -45,7 +45,7 @@ impl SyntheticQuery {
 
     /// The words as a prompt takes them.
     pub fn words(&self) -> ShopperWords<'_> {
-        ShopperWords { profile: &self.profile, request: &self.query_text }
+        ShopperWords { profile: &self.profile, query_text: &self.query_text }
     }
 }
 

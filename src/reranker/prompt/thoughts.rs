@@ -1,15 +1,14 @@
-//! Thoughts in a language model's tokens: with ids in the place of titles.
+//! Thoughts in a language model's tokens, with ids in place of titles.
 
-use super::{Prompts, STOP};
+use super::Prompts;
 use crate::bundle::{Backing, HistoryEvent};
 use crate::language::LmTokenizerError;
-use crate::reranker::thought::IS;
-use crate::reranker::{Because, OfferedItem, Thought};
+use crate::reranker::facts::OfferedItem;
+use crate::reranker::thought::{Because, IS, STOP, Thought};
 
 impl Prompts {
-    /// A thought as it is to be written: with ids in the place of titles. `None` if it names an item
-    /// that was neither offered nor part of the history.
-    pub fn written(
+    /// The tokens of a thought. `None` if it names an item that is neither offered nor in the history.
+    pub fn encode_thought(
         &self,
         thought: &Thought,
         offered: &[OfferedItem],
@@ -18,7 +17,7 @@ impl Prompts {
         let is = |item: u32, title: &str| *self.titles[item as usize] == *title;
         let item = offered.iter().find(|offer| is(offer.item, &thought.title));
         let Some(item) = item.map(|offer| offer.item) else { return Ok(None) };
-        let likes = thought.likes_told();
+        let likes = thought.likes_sentence();
         let mut tokens =
             if likes.is_empty() { Vec::new() } else { self.vocabulary.encode(&likes)? };
         tokens.extend(self.item(item));
@@ -37,15 +36,19 @@ impl Prompts {
         Ok(Some(tokens))
     }
 
-    /// What a thought says of what the shopper likes: one attribute, or more of them.
-    pub(in crate::reranker) fn likes(&self, attributes: &[u32]) -> Vec<u32> {
+    /// The sentence about what the shopper likes.
+    pub(in crate::reranker) fn encode_likes(&self, attributes: &[u32]) -> Vec<u32> {
         let values = attributes.iter().map(|&number| self.attributes[number as usize].as_slice());
         let values: Vec<&[u32]> = values.collect();
         [&self.likes, &values.join(&self.and[..]), &self.stop].map(Vec::as_slice).concat()
     }
 
-    /// What a thought says of a candidate that this backs.
-    pub(in crate::reranker) fn claim(&self, item: u32, backing: Backing) -> Option<Vec<u32>> {
+    /// The sentence about a candidate with this backing; `None` without backing.
+    pub(in crate::reranker) fn encode_claim(
+        &self,
+        item: u32,
+        backing: Backing,
+    ) -> Option<Vec<u32>> {
         let (verb, other) = match backing {
             Backing::Item(other) => (&self.goes_with, self.item(other)),
             Backing::Attribute(number) => (&self.is, self.attributes[number as usize].as_slice()),

@@ -1,43 +1,35 @@
-//! What a caller says in words of a shopper, and what a shopper asks for, as a trunk tells it.
+//! Untrusted texts in a trunk: what the shop knows about a shopper, and the shopper's request in words.
 //!
-//! Strangers write it. So it is told up to a bound, on one line, and without the tokens that a tokenizer
-//! holds beside its words: a text can neither end the prompt nor name items by their ids.
+//! They are truncated, put on one line, and stripped of the tokens that the tokenizer added to its words. So a text can
+//! neither end the prompt nor name items by id.
 
 use super::{Prompts, STOP};
+use crate::reranker::shopper::ShopperWords;
 
-/// Tokens of each that are told: the first.
+/// Tokens of each text: the first.
 const TOKENS_MAX: usize = 64;
-/// Characters of each that are read at all.
+/// Characters of each text that are tokenized.
 const CHARACTERS_MAX: usize = 8 * TOKENS_MAX;
 
-/// What is said in words; either may be empty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ShopperWords<'a> {
-    /// What the shop knows about the shopper.
-    pub profile: &'a str,
-    /// What the shopper asks for.
-    pub request: &'a str,
-}
-
 impl Prompts {
-    /// What the shop knows about a shopper.
+    /// The sentence about a shopper.
     pub(super) fn profile(&self, words: ShopperWords<'_>) -> Vec<u32> {
-        self.told(&self.about, words.profile)
+        self.sentence(&self.about, words.profile)
     }
 
-    /// What a shopper asks for.
-    pub(super) fn request(&self, words: ShopperWords<'_>) -> Vec<u32> {
-        self.told(&self.asks, words.request)
+    /// The sentence of a shopper's request.
+    pub(super) fn query(&self, words: ShopperWords<'_>) -> Vec<u32> {
+        self.sentence(&self.query, words.query_text)
     }
 
-    /// A sentence of these words, or nothing where there are none.
-    fn told(&self, begin: &[u32], text: &str) -> Vec<u32> {
+    /// A sentence of a text, or no tokens if nothing of the text is left.
+    fn sentence(&self, begin: &[u32], text: &str) -> Vec<u32> {
         let text: String = text.chars().take(CHARACTERS_MAX).collect();
-        let (mut tokens, stranger) = self.plain(&text);
-        if stranger {
-            // Around what was left out there may be spaces, which say nothing.
+        let (mut tokens, removed) = self.plain_tokens(&text);
+        if removed {
+            // Spaces may be left around the removed tokens.
             let left = self.vocabulary.decode(&tokens).unwrap_or_default();
-            tokens = self.plain(&left).0;
+            tokens = self.plain_tokens(&left).0;
         }
         tokens.truncate(TOKENS_MAX);
         if tokens.is_empty() {
@@ -46,14 +38,13 @@ impl Prompts {
         [begin, &tokens, &self.stop].concat()
     }
 
-    /// The tokens of a text's words, and whether it held others. What the tokenizer can't read says
-    /// nothing.
-    fn plain(&self, text: &str) -> (Vec<u32>, bool) {
+    /// The tokens of a text without added tokens, and whether any was removed. A text that can't be tokenized has none.
+    fn plain_tokens(&self, text: &str) -> (Vec<u32>, bool) {
         let line = text.split_whitespace().fold(String::new(), |line, word| line + " " + word);
         let mut tokens = self.vocabulary.encode(line.trim_end_matches(STOP)).unwrap_or_default();
         let all = tokens.len();
         tokens.retain(|token| !self.added.contains(token));
-        let stranger = tokens.len() < all;
-        (tokens, stranger)
+        let removed = tokens.len() < all;
+        (tokens, removed)
     }
 }

@@ -266,7 +266,7 @@ impl Fitting<'_, '_> {
                     continue;
                 }
                 all.push(answer.thought.as_str());
-                let Some(thought) = Thought::read(&answer.thought) else { continue };
+                let Some(thought) = Thought::parse(&answer.thought) else { continue };
                 read += 1;
                 let cards = &self.data.snapshots[case.snapshot].cards.items;
                 let catalog = &self.data.catalog;

@@ -131,7 +131,7 @@ fn initial_model(
         BaseModel::Scratch(sizes) => {
             let mut texts = corpus.texts();
             // The words of the prompts get the frequency that they will have in training.
-            let words = Prompts::words().map(str::to_owned);
+            let words = Prompts::texts().map(str::to_owned);
             texts.extend(std::iter::repeat_n(words, texts.len()).flatten());
             let texts = texts.iter().map(String::as_str);
             let prompts = Prompts::new(LmTokenizer::fit(texts, sizes.vocabulary)?, corpus.catalog)?;
@@ -325,7 +325,7 @@ mod tests {
         let line =
             |at: usize| PurchaseLine { item: at as u32 % 4, time: 10, basket: 0, first: false };
         dataset.bought[0] = (0..600).map(line).collect();
-        let words: Vec<_> = std::iter::repeat_n(Prompts::words(), 4).flatten().collect();
+        let words: Vec<_> = std::iter::repeat_n(Prompts::texts(), 4).flatten().collect();
         let prompts = Prompts::new(LmTokenizer::fit(words, 512).unwrap(), &catalog).unwrap();
         let (_, cards) = Snapshot::write(&dataset, &catalog, dataset.split.validate, "");
         let known = [true; 4];

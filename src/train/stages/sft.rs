@@ -88,9 +88,9 @@ fn lessons(
         if of.at_once {
             lessons.push(lesson(shopper, trace, None, of, prompts)?);
         }
-        let thought = trace.thought.as_deref().and_then(Thought::read);
+        let thought = trace.thought.as_deref().and_then(Thought::parse);
         let Some(thought) = thought else { continue };
-        if let Some(thought) = prompts.written(&thought, &trace.order, &history)? {
+        if let Some(thought) = prompts.encode_thought(&thought, &trace.order, &history)? {
             lessons.push(lesson(shopper, trace, Some(&thought), of, prompts)?);
         }
     }
@@ -106,22 +106,22 @@ fn lesson(
     prompts: &Prompts,
 ) -> anyhow::Result<Lesson> {
     let mut offered = trace.order.clone();
-    prompts.offer_order(&mut offered);
+    prompts.sort_offers(&mut offered);
     let mut tokens = prompts.trunk(shopper);
-    tokens.extend(prompts.offer(&offered));
+    tokens.extend(prompts.offers(&offered));
     let mut sft_weights = vec![0.0; tokens.len()];
     let mut write = |part: &[u32], weight: f32| {
         tokens.extend(part);
         sft_weights.resize(tokens.len(), weight);
     };
     if let Some(thought) = thought {
-        write(prompts.think(), 0.0);
+        write(prompts.thought_prefix(), 0.0);
         write(thought, of.thought_weight);
         // The model generates the end of a thought itself, so it is trained. Without a thought, the answer's first tokens are
         // part of the prompt.
-        write(prompts.answer(), of.thought_weight);
+        write(prompts.answer_prefix(), of.thought_weight);
     } else {
-        write(prompts.answer(), 0.0);
+        write(prompts.answer_prefix(), 0.0);
     }
     for (rank, offer) in trace.order.iter().enumerate() {
         let label = offered.iter().position(|other| other == offer);

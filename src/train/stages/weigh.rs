@@ -102,7 +102,8 @@ fn lesson(
     let items: Vec<u32> = taken.into_iter().chain(others).collect();
     let offers = case.offers(&data.catalog, &data.snapshots, &items);
     let branches = offers.iter().map(|offer| prompts.branch(offer));
-    let choose = Choose { branches: branches.collect(), taken: 0, label_token: prompts.asked() };
+    let choose =
+        Choose { branches: branches.collect(), taken: 0, label_token: prompts.score_token() };
     let shopper = ShopperContext { words: synthetic_query.words(), ..case.shopper() };
     Lesson::choice(prompts.trunk(shopper), choose)
 }

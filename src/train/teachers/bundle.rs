@@ -108,7 +108,7 @@ impl Teacher for BundleTeacher {
         let compared = self.reranker.think(shopper, &offers, self.thought_tokens_max)?;
         let first = offers.iter().position(|offer| Some(&offer.item) == compared.order.first());
         let Some(index) = first else { return Ok(TeacherReply::NoAnswer) };
-        let thought = Thought::read(&compared.thought);
+        let thought = Thought::parse(&compared.thought);
         Ok(thought.map_or(TeacherReply::Unreadable, |thought| {
             TeacherReply::Chose(question.offered[index], thought)
         }))

@@ -63,7 +63,7 @@ impl VerdictCounts {
             TeacherReply::Chose(item, _) if item != labelled.taken => (&mut self.wrong, None),
             TeacherReply::Chose(_, thought) => {
                 let text = thought.to_string();
-                if Thought::read(&text).as_ref() != Some(&thought) {
+                if Thought::parse(&text).as_ref() != Some(&thought) {
                     (&mut self.unreadable, None)
                 } else if !holds(&thought, &labelled.question, labelled.taken) {
                     (&mut self.unprovable, None)

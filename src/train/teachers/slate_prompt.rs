@@ -66,7 +66,7 @@ pub fn parse_reply(text: &str, question: &SlateQuestion<'_>) -> TeacherReply {
     let Some((&item, _)) = choice else { return TeacherReply::NoAnswer };
     // Thoughts begin with a space, as our own models generate them.
     let thought = last_between(before, THOUGHT).map(|(_, thought)| format!(" {}", thought.trim()));
-    let thought = thought.and_then(|thought| Thought::read(&thought));
+    let thought = thought.and_then(|thought| Thought::parse(&thought));
     thought.map_or(TeacherReply::Unreadable, |thought| TeacherReply::Chose(item, thought))
 }
 

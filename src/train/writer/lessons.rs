@@ -47,7 +47,7 @@ fn reason_lesson(
     let phrasings: Vec<&ReasonWording> =
         all.iter().filter(|wording| wording.reason == index).collect();
     let Some(wording) = phrasings.choose(rng) else { return Ok(None) };
-    Ok(Some(completion_lesson(&prompts.why(case.shopper(), item), &wording.tokens)))
+    Ok(Some(completion_lesson(&prompts.reason_prompt(case.shopper(), item), &wording.tokens)))
 }
 
 /// The target is the attributes that the shopper's items have in common, first those of the item taken next.
@@ -59,8 +59,8 @@ fn likes_lesson(catalog: &Catalog, case: &Case, prompts: &Prompts) -> Option<Les
     };
     likes.sort_by_key(|attribute| Reverse(taken_with(attribute)));
     likes.truncate(PATTERN_LIKES_MAX);
-    let target: Vec<u32> = likes.iter().flat_map(|&attribute| prompts.taste(attribute)).collect();
-    (!target.is_empty()).then(|| completion_lesson(&prompts.tastes(case.shopper()), &target))
+    let target: Vec<u32> = likes.iter().flat_map(|&attribute| prompts.encode_taste(attribute)).collect();
+    (!target.is_empty()).then(|| completion_lesson(&prompts.taste_prompt(case.shopper()), &target))
 }
 
 /// A lesson with weight on the completion only.

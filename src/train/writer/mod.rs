@@ -136,7 +136,7 @@ impl<'a> CardWriter<'a> {
             let shopper = ShopperContext::of(&history, time);
             let wordings = wordings[item as usize].iter();
             Some(ChoicePrompt {
-                prompt: prompts.why(shopper, item),
+                prompt: prompts.reason_prompt(shopper, item),
                 options: wordings.map(|wording| wording.tokens.clone()).collect(),
                 count: 1,
                 seed: Some(u64::from(user) << 32 | u64::from(item)),
@@ -189,9 +189,9 @@ impl<'a> CardWriter<'a> {
         let known: Vec<Vec<u32>> =
             shoppers.iter().map(|of| distinct_likes(self.catalog, prompts, of.history)).collect();
         let prompt = |at: usize| {
-            let tokens = known[at].iter().map(|&attribute| prompts.taste(attribute));
+            let tokens = known[at].iter().map(|&attribute| prompts.encode_taste(attribute));
             Some(ChoicePrompt {
-                prompt: prompts.tastes(shoppers[at]),
+                prompt: prompts.taste_prompt(shoppers[at]),
                 options: tokens.collect(),
                 count: known[at].len().min(PATTERN_LIKES_MAX),
                 seed: None,
@@ -260,7 +260,7 @@ fn wordings(
     for (index, reason) in card.reasons.iter().enumerate() {
         let claims = reason.evidence.first();
         for text in claims.into_iter().flat_map(|of| evidence::phrasings(of, category, currency)) {
-            let tokens = prompts.reason(&text, reason.backing)?;
+            let tokens = prompts.encode_reason(&text, reason.backing)?;
             if all.iter().all(|other| other.tokens != tokens) {
                 all.push(ReasonWording { reason: index, text, tokens });
             }
@@ -326,7 +326,7 @@ fn distinct_likes(catalog: &Catalog, prompts: &Prompts, history: &[HistoryEvent]
     let mut likes = evidence::liked_attributes(catalog, history);
     let mut seen: Vec<Vec<u32>> = Vec::new();
     likes.retain(|&attribute| {
-        let tokens = prompts.taste(attribute);
+        let tokens = prompts.encode_taste(attribute);
         let is_new = !seen.contains(&tokens);
         seen.push(tokens);
         is_new
