@@ -59,7 +59,8 @@ fn likes_lesson(catalog: &Catalog, case: &Case, prompts: &Prompts) -> Option<Les
     };
     likes.sort_by_key(|attribute| Reverse(taken_with(attribute)));
     likes.truncate(PATTERN_LIKES_MAX);
-    let target: Vec<u32> = likes.iter().flat_map(|&attribute| prompts.encode_taste(attribute)).collect();
+    let target: Vec<u32> =
+        likes.iter().flat_map(|&attribute| prompts.encode_taste(attribute)).collect();
     (!target.is_empty()).then(|| completion_lesson(&prompts.taste_prompt(case.shopper()), &target))
 }
 
