@@ -92,10 +92,10 @@ fn numbers(model: &TrainableDecoder, gradients: &GradStore) -> Vec<f32> {
 }
 
 fn on_processor(model: &TrainableDecoder, lessons: &[&Lesson], dtype: DType) -> (f64, Vec<f32>) {
-    let (taught, totals) = (LessonBatch::new(lessons), totals(lessons.iter().copied()));
-    let mut exact = model.exact(&taught.batch, dtype).unwrap();
+    let (lesson_batch, totals) = (LessonBatch::new(lessons), totals(lessons.iter().copied()));
+    let mut exact = model.exact(&lesson_batch.batch, dtype).unwrap();
     let (loss, gradients) =
-        backprop(&mut exact, |exact, rows| taught.loss(exact, rows, totals)).unwrap();
+        backprop(&mut exact, |exact, rows| lesson_batch.loss(exact, rows, totals)).unwrap();
     (f64::from(loss.to_scalar::<f32>().unwrap()), numbers(model, &gradients))
 }
 
@@ -116,8 +116,8 @@ fn on_gpu(
     let adapters = model.adapters.as_ref().unwrap();
     backprop.take(adapters).unwrap();
     let pass = |lessons: &&[&Lesson]| {
-        let taught = LessonBatch::new(lessons);
-        backprop.pass(&taught.batch, taught.row_targets(totals), 7).unwrap()
+        let lesson_batch = LessonBatch::new(lessons);
+        backprop.pass(&lesson_batch.batch, lesson_batch.row_targets(totals), 7).unwrap()
     };
     let loss = lessons.iter().map(pass).sum();
     (loss, numbers(model, &backprop.gradients(adapters).unwrap()))
@@ -275,21 +275,24 @@ fn what_does_not_fit_is_named() {
     let mut model = model("qwen3", 0.0, |_| true);
     let mut backprop = load(&model, 24);
     let batch = TokenBatch::plain(&[vec![1; 25]]);
-    let taught = LessonBatch::default();
+    let lesson_batch = LessonBatch::default();
     let totals = totals([]);
-    let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
+    let error = backprop.pass(&batch, lesson_batch.row_targets(totals), 0).unwrap_err().to_string();
     let right = "a batch has 25 rows in sequences of 25, and there is room for 96 in such of 24";
     assert_eq!(error, right);
     let mut batch = TokenBatch::plain(&[vec![1; 9]]);
     batch.positions[3] = 24;
-    let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
+    let error = backprop.pass(&batch, lesson_batch.row_targets(totals), 0).unwrap_err().to_string();
     assert_eq!(error, "a batch has position 24, and there are 24");
     let batch = TokenBatch::plain(&[vec![model.config.vocabulary as u32]]);
-    let error = backprop.pass(&batch, taught.row_targets(totals), 0).unwrap_err().to_string();
+    let error = backprop.pass(&batch, lesson_batch.row_targets(totals), 0).unwrap_err().to_string();
     assert!(error.starts_with("a batch has token "), "{error}");
     let choices = [BranchTargets { rows: vec![8, 9], label_token: 3 }];
-    let aims =
-        RowTargets { branches: &choices, branches_normaliser: 1.0, ..taught.row_targets(totals) };
+    let aims = RowTargets {
+        branches: &choices,
+        branches_normaliser: 1.0,
+        ..lesson_batch.row_targets(totals)
+    };
     let error = backprop.pass(&TokenBatch::plain(&[vec![1; 9]]), aims, 0).unwrap_err().to_string();
     assert_eq!(error, "2 rows of a choice are not two of 9 or more");
     let plan = lora::LoraConfig { rank: RANK, ..lora::LoraConfig::default() };

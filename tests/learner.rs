@@ -1,5 +1,5 @@
-//! The learner of all token stages: what it learns, that it learns nothing else, and that a training
-//! which was put down goes on as if it had not been.
+//! The learner of all stages that train a language model: what it trains, that it changes nothing else, and that a resumed
+//! training comes to the same bits.
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
@@ -55,7 +55,7 @@ fn texts() -> Vec<Lesson> {
     vec![text(1, 3, 14), text(8, 5, 11), text(15, 7, 12), text(22, 11, 9), text(29, 13, 14)]
 }
 
-/// Trunks whose last token says which branch was taken.
+/// Trunks whose last token determines the taken branch.
 fn choices() -> Vec<Lesson> {
     let choice = |which: u32| {
         let branches = vec![vec![20, 21], vec![22], vec![24, 25, 26]];
@@ -65,7 +65,7 @@ fn choices() -> Vec<Lesson> {
     (0..3).map(choice).collect()
 }
 
-fn plan() -> LearnerConfig {
+fn config() -> LearnerConfig {
     LearnerConfig {
         steps: 6,
         lessons_per_step: 4,
@@ -82,13 +82,13 @@ fn run(trainer: &mut Trainer<'_>) -> TrainReport {
     trainer.run(None, &StopSignal::default(), |_| {}).unwrap()
 }
 
-/// The losses of a training, and what became of the model.
+/// The losses of a training, and the trained model.
 fn train(
     model: TrainableDecoder,
-    plan: LearnerConfig,
+    config: LearnerConfig,
     lessons: &[Lesson],
 ) -> (Vec<f64>, TrainableDecoder) {
-    let mut trainer = Trainer::new(model, plan, lessons).unwrap();
+    let mut trainer = Trainer::new(model, config, lessons).unwrap();
     let losses = run(&mut trainer).losses;
     (losses, trainer.into_model())
 }
@@ -106,8 +106,8 @@ fn close(a: &[f64], b: &[f64], tolerance: f64) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance)
 }
 
-/// The likeliest tokens after a prompt, by the rows that train.
-fn exact_writes(model: &TrainableDecoder, prompt: &[u32], count: usize) -> Vec<u32> {
+/// Greedy decoding by the training forward pass.
+fn exact_generates(model: &TrainableDecoder, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
         let batch = TokenBatch::plain(&[&tokens]);
@@ -120,7 +120,7 @@ fn exact_writes(model: &TrainableDecoder, prompt: &[u32], count: usize) -> Vec<u
     tokens
 }
 
-/// What the service's engine says of a model that was saved as a folder.
+/// A saved model on the serving engine.
 struct Served {
     engine: Engine,
     _home: TempDir,
@@ -147,11 +147,11 @@ impl Served {
         Self { engine, _home: home }
     }
 
-    fn hear(&self, work: RequestKind) -> (Vec<u32>, Vec<f32>) {
-        let ask = EngineRequest { kind: work, priority: Priority::BACKGROUND };
-        let mut reply = self.engine.submit(ask).unwrap();
+    fn submit(&self, kind: RequestKind) -> (Vec<u32>, Vec<f32>) {
+        let request = EngineRequest { kind, priority: Priority::BACKGROUND };
+        let mut response = self.engine.submit(request).unwrap();
         let (mut tokens, mut weights) = (Vec::new(), Vec::new());
-        while let Some(event) = reply.blocking_next() {
+        while let Some(event) = response.blocking_next() {
             match event {
                 EngineEvent::Token { token, .. } => tokens.push(token),
                 EngineEvent::Weighed(branches) => weights = branches.concat(),
@@ -162,7 +162,7 @@ impl Served {
         (tokens, weights)
     }
 
-    fn writes(&self, prompt: &[u32], count: usize) -> Vec<u32> {
+    fn generates(&self, prompt: &[u32], count: usize) -> Vec<u32> {
         let text = GenerateRequest {
             prompt: prompt.to_vec(),
             samples: NonZeroUsize::MIN,
@@ -177,12 +177,12 @@ impl Served {
             constraint: Constraint::Free,
             stop_tokens: Vec::new(),
         };
-        [prompt.to_vec(), self.hear(RequestKind::Generate(text)).0].concat()
+        [prompt.to_vec(), self.submit(RequestKind::Generate(text)).0].concat()
     }
 
     fn weighs(&self, trunk: &[u32], branches: &[Vec<u32>]) -> Vec<f32> {
         let (trunk, branches) = (trunk.to_vec(), branches.to_vec());
-        self.hear(RequestKind::Weigh(WeighRequest {
+        self.submit(RequestKind::Weigh(WeighRequest {
             trunk,
             branches,
             output: BranchOutput::TokenLogits(vec![LABEL_TOKEN]),
@@ -191,7 +191,7 @@ impl Served {
     }
 }
 
-// === What PyTorch says ===
+// === PyTorch agrees ===
 
 fn expected() -> HashMap<String, Tensor> {
     let file =
@@ -247,35 +247,35 @@ fn the_optimiser_steps_as_pytorchs() {
     assert_near(&variables[1], &expected["norm_after"]);
 }
 
-// === What is learned ===
+// === What it learns ===
 
 #[test]
-fn texts_are_learned_by_heart_and_written_again() {
-    let plan = LearnerConfig { steps: 150, lessons_per_step: 5, ..plan() };
-    let (losses, model) = train(model(1), plan, &texts());
+fn texts_are_memorised_and_generated_again() {
+    let config = LearnerConfig { steps: 150, lessons_per_step: 5, ..config() };
+    let (losses, model) = train(model(1), config, &texts());
     let last = losses[losses.len() - 1];
     assert!(losses[0] > 3.0 && last < 0.05, "from {} to {last}", losses[0]);
     assert!(evaluation_loss(&model, &texts(), 64).unwrap() < 0.05);
     let served = Served::new(&model);
     for text in texts() {
         let (prompt, rest) = text.tokens.split_at(3);
-        assert_eq!(exact_writes(&model, prompt, rest.len()), text.tokens);
-        assert_eq!(served.writes(prompt, rest.len()), text.tokens);
+        assert_eq!(exact_generates(&model, prompt, rest.len()), text.tokens);
+        assert_eq!(served.generates(prompt, rest.len()), text.tokens);
     }
 }
 
 #[test]
 fn choices_are_learned_as_they_are_served() {
-    let plan = LearnerConfig { steps: 80, lessons_per_step: 3, ..plan() };
-    let (losses, model) = train(model(2), plan, &choices());
+    let config = LearnerConfig { steps: 80, lessons_per_step: 3, ..config() };
+    let (losses, model) = train(model(2), config, &choices());
     assert!((losses[0] - 3_f64.ln()).abs() < 0.5, "{}", losses[0]);
     assert!(losses[losses.len() - 1] < 0.05, "{}", losses[losses.len() - 1]);
 
     let lessons = choices();
-    let taught = LessonBatch::new(&lessons.iter().collect::<Vec<_>>());
-    let mut exact = model.exact(&taught.batch, DType::F32).unwrap();
+    let batch = LessonBatch::new(&lessons.iter().collect::<Vec<_>>());
+    let mut exact = model.exact(&batch.batch, DType::F32).unwrap();
     let rows = forward(&model.config, &mut exact).unwrap();
-    let trained = taught.scores(&exact, &rows).unwrap();
+    let trained = batch.scores(&exact, &rows).unwrap();
     let served = Served::new(&model);
     for (lesson, trained) in lessons.iter().zip(trained) {
         let choose = lesson.choose.as_ref().unwrap();
@@ -287,34 +287,34 @@ fn choices_are_learned_as_they_are_served() {
 }
 
 #[test]
-fn only_tokens_that_count_are_learned() {
+fn only_tokens_with_a_weight_are_learned() {
     let mut lesson = texts().remove(0);
     lesson.sft_weights[7..].fill(0.0);
-    let plan = LearnerConfig { steps: 80, lessons_per_step: 1, ..plan() };
-    let (_, model) = train(model(1), plan, &[lesson.clone()]);
-    let of = |sft_weights: Vec<f32>| {
+    let config = LearnerConfig { steps: 80, lessons_per_step: 1, ..config() };
+    let (_, model) = train(model(1), config, &[lesson.clone()]);
+    let loss_with = |sft_weights: Vec<f32>| {
         evaluation_loss(&model, &[Lesson { sft_weights, ..lesson.clone() }], 64).unwrap()
     };
     let others = lesson.sft_weights.iter().enumerate();
     let others = others.map(|(at, weight)| f32::from(u8::from(at > 0 && *weight == 0.0))).collect();
-    let (counted, left_out) = (of(lesson.sft_weights.clone()), of(others));
+    let (counted, left_out) = (loss_with(lesson.sft_weights.clone()), loss_with(others));
     assert!(counted < 0.05 && left_out > 1.0, "{counted} and {left_out}");
-    // Weights are relative: all twice as large are the same.
+    // Weights are relative: doubling all of them changes nothing.
     let double = lesson.sft_weights.iter().map(|weight| 2.0 * weight).collect();
-    assert!((of(double) - counted).abs() < 1e-6);
+    assert!((loss_with(double) - counted).abs() < 1e-6);
 }
 
 #[test]
-fn a_heavier_token_pulls_harder() {
-    // The same beginning goes on in two ways; one counts for three times as much.
+fn a_token_with_a_higher_weight_becomes_likelier() {
+    // One prefix has two continuations. One has three times the other's weight.
     let lesson = |follower, weight| Lesson {
         sft_weights: vec![0.0, 0.0, weight],
         ..Lesson::text(vec![1, 2, follower])
     };
     let lessons = [lesson(5, 0.75), lesson(6, 0.25)];
-    let plan = LearnerConfig { steps: 200, lessons_per_step: 2, weight_decay: 0.0, ..plan() };
-    let (losses, model) = train(model(1), plan, &lessons);
-    // The least loss that there is: the entropy of three to one.
+    let config = LearnerConfig { steps: 200, lessons_per_step: 2, weight_decay: 0.0, ..config() };
+    let (losses, model) = train(model(1), config, &lessons);
+    // The minimum of the loss is the entropy of odds of three to one.
     let least = -(0.75 * 0.75_f64.ln() + 0.25 * 0.25_f64.ln());
     assert!((losses[losses.len() - 1] - least).abs() < 0.01, "{:?}", losses.last());
     let apart = evaluation_loss(&model, &lessons[1..], 64).unwrap()
@@ -323,8 +323,8 @@ fn a_heavier_token_pulls_harder() {
 }
 
 #[test]
-fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
-    // The same beginning went on in two ways; one was worth something, the other less than nothing.
+fn a_token_with_an_advantage_becomes_likelier_up_to_the_clip() {
+    // One prefix has two sampled continuations: one with a positive advantage, one with a negative one.
     let cross_entropy = |model: &TrainableDecoder, follower| {
         let lesson =
             Lesson { sft_weights: vec![0.0, 0.0, 1.0], ..Lesson::text(vec![1, 2, follower]) };
@@ -340,15 +340,15 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
             Lesson::reinforced(vec![1, 2, follower], reinforce)
         };
         let lessons = [lesson(5, 1.0), lesson(6, -1.0)];
-        let plan = LearnerConfig {
+        let config = LearnerConfig {
             steps: 30,
             lessons_per_step: 2,
             learning_rate: 2e-3,
             weight_decay: 0.0,
-            ..plan()
+            ..config()
         };
-        let (losses, after) = train(before.clone(), plan, &lessons);
-        // Before anything is learned, both ratios are 1 and their worths cancel.
+        let (losses, after) = train(before.clone(), config, &lessons);
+        // Before the first step, both ratios are 1 and the advantages cancel.
         assert!(losses[0].abs() < 1e-5, "{losses:?}");
         [5, 6].map(|follower| {
             (cross_entropy(&before, follower) - cross_entropy(&after, follower)).exp()
@@ -357,24 +357,28 @@ fn what_was_worth_more_becomes_likelier_up_to_a_bound() {
     let [likelier, less_likely] = ratios([0.2, 0.28]);
     assert!((1.2..1.8).contains(&likelier), "{likelier}");
     assert!((0.5..0.85).contains(&less_likely), "{less_likely}");
-    // Nothing but the bound has held it back.
+    // Without a clip, the ratio grows further.
     let [likelier, _] = ratios([0.999, 1e3]);
     assert!(likelier > 3.0, "{likelier}");
 }
 
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn a_gpu_needs_a_program_that_knows_one() {
+fn a_gpu_needs_a_build_with_cuda() {
     let scope = TrainScope::of(Some(4));
-    let plan =
-        LearnerConfig { scope, dtype: ComputeDtype::Bf16, device: ComputeDevice::Gpu(0), ..plan() };
-    let error = Trainer::new(model(1), plan, &texts()).unwrap_err().to_string();
+    let config = LearnerConfig {
+        scope,
+        dtype: ComputeDtype::Bf16,
+        device: ComputeDevice::Gpu(0),
+        ..config()
+    };
+    let error = Trainer::new(model(1), config, &texts()).unwrap_err().to_string();
     assert_eq!(error, "this program was built without the feature `cuda`, and can't use a GPU");
 }
 
-// === What is trained ===
+// === Which weights it trains ===
 
-/// The names of what changed.
+/// The names of the tensors that changed.
 fn changed(before: &TrainableDecoder, after: &TrainableDecoder) -> Vec<String> {
     let (before, after) = (values(before), values(after));
     let mut names: Vec<_> =
@@ -387,8 +391,8 @@ fn changed(before: &TrainableDecoder, after: &TrainableDecoder) -> Vec<String> {
 fn everything_moves_and_everything_gets_a_gradient() {
     let before = model(1);
     let lessons = [texts(), choices()].concat();
-    let plan = LearnerConfig { steps: 1, lessons_per_step: 8, weight_decay: 0.0, ..plan() };
-    let (_, after) = train(before.clone(), plan, &lessons);
+    let config = LearnerConfig { steps: 1, lessons_per_step: 8, weight_decay: 0.0, ..config() };
+    let (_, after) = train(before.clone(), config, &lessons);
     // Without weight decay, only a gradient moves anything.
     assert_eq!(changed(&before, &after).len(), before.parameters.iter().count());
 }
@@ -397,13 +401,13 @@ fn everything_moves_and_everything_gets_a_gradient() {
 fn adapters_alone_move_where_adapters_are_trained() {
     let before = model(1);
     let scope = TrainScope::Lora { rank: 4, alpha: 8.0, dropout: 0.1 };
-    let plan = LearnerConfig { steps: 20, scope, ..plan() };
-    let (losses, after) = train(before.clone(), plan, &texts());
+    let config = LearnerConfig { steps: 20, scope, ..config() };
+    let (losses, after) = train(before.clone(), config, &texts());
     let changed = changed(&before, &after);
     assert_eq!(changed.len(), 2 * 7 * 2);
     assert!(changed.iter().all(|name| name.contains("lora_")), "{changed:?}");
     assert!(losses[19] < losses[0] - 0.2, "{losses:?}");
-    // The folder that is served has learned what the adapters learned.
+    // The saved folder holds the merged adapters.
     let home = tempfile::tempdir().unwrap();
     after.save(home.path(), Path::new("")).unwrap();
     let saved =
@@ -417,13 +421,13 @@ fn new_tokens_alone_move_where_they_are_trained() {
     before.grow(VOCABULARY + 3, 9).unwrap();
     let new = VOCABULARY as u32;
     let lessons = [Lesson::text(vec![1, new, 2, new + 1, 3, new + 2])];
-    let plan = LearnerConfig {
+    let config = LearnerConfig {
         steps: 40,
         lessons_per_step: 1,
         scope: TrainScope::NewTokens { from: VOCABULARY },
-        ..plan()
+        ..config()
     };
-    let (losses, after) = train(before.clone(), plan, &lessons);
+    let (losses, after) = train(before.clone(), config, &lessons);
     assert_eq!(changed(&before, &after), [EMBEDDING]);
     let rows = |model: &TrainableDecoder| {
         model.parameters.get(EMBEDDING).unwrap().to_vec2::<f32>().unwrap()
@@ -434,26 +438,26 @@ fn new_tokens_alone_move_where_they_are_trained() {
     assert!(losses[39] < losses[0], "{losses:?}");
     let error = Trainer::new(
         before,
-        LearnerConfig { scope: TrainScope::NewTokens { from: 43 }, ..plan },
+        LearnerConfig { scope: TrainScope::NewTokens { from: 43 }, ..config },
         &lessons,
     );
     assert!(error.unwrap_err().to_string().contains("none from 43 on"));
 }
 
-// === How it is trained ===
+// === How it trains ===
 
 #[test]
 fn small_batches_add_up_to_the_big_one() {
     let lessons = [texts(), choices()].concat();
     let with = |max_batched_tokens| {
-        let plan = LearnerConfig {
+        let config = LearnerConfig {
             steps: 4,
             lessons_per_step: 8,
             max_batched_tokens,
             learning_rate: 1e-3,
-            ..plan()
+            ..config()
         };
-        train(model(3), plan, &lessons)
+        train(model(3), config, &lessons)
     };
     let ((big, one), (small, many)) = (with(1000), with(14));
     assert!(close(&big, &small, 1e-5), "{big:?} and {small:?}");
@@ -469,7 +473,7 @@ fn recomputed_layers_learn_the_same() {
     let with = |gradient_checkpointing| {
         let scope = TrainScope::Lora { rank: 4, alpha: 8.0, dropout: 0.2 };
         [TrainScope::Full, scope].map(|scope| {
-            train(model(3), LearnerConfig { gradient_checkpointing, scope, ..plan() }, &lessons).0
+            train(model(3), LearnerConfig { gradient_checkpointing, scope, ..config() }, &lessons).0
         })
     };
     let (plain, recomputed) = (with(false), with(true));
@@ -485,21 +489,21 @@ fn in_bf16_the_same_is_learned_from_smaller_rows() {
     for (scope, gradient_checkpointing) in
         [(TrainScope::Full, false), (scope, false), (scope, true)]
     {
-        let plan = LearnerConfig {
+        let config = LearnerConfig {
             scope,
             gradient_checkpointing,
             steps: 20,
             learning_rate: 3e-3,
-            ..plan()
+            ..config()
         };
-        let (full, _) = train(model(3), plan, &lessons);
+        let (full, _) = train(model(3), config, &lessons);
         let (half, learned) =
-            train(model(3), LearnerConfig { dtype: ComputeDtype::Bf16, ..plan }, &lessons);
+            train(model(3), LearnerConfig { dtype: ComputeDtype::Bf16, ..config }, &lessons);
         for (full, half) in full.iter().zip(&half) {
             assert!((half / full - 1.0).abs() < 0.03, "{half} is not near {full}");
         }
         assert!(half != full && half[19] < half[0] - 0.2, "{half:?}");
-        // What is trained is stepped in 32 bits, and what is frozen is kept in 16.
+        // Trained weights are stored in 32 bits, and frozen ones in 16.
         let kept = learned.parameters.iter().filter(|(_, tensor)| tensor.rank() > 1);
         let kept: Vec<_> = kept.map(|(_, tensor)| tensor.dtype()).collect();
         let expected = if scope == TrainScope::Full { DType::F32 } else { DType::BF16 };
@@ -517,12 +521,12 @@ fn gradients_of_a_pass_in_bf16_are_near_and_all_there() {
     let mut model = model(3);
     model.parameters.train(|_| true).unwrap();
     let lessons = [texts(), choices()].concat();
-    let taught = LessonBatch::new(&lessons.iter().collect::<Vec<_>>());
+    let batch = LessonBatch::new(&lessons.iter().collect::<Vec<_>>());
     let gradients = |dtype| {
-        let mut exact = model.exact(&taught.batch, dtype).unwrap();
+        let mut exact = model.exact(&batch.batch, dtype).unwrap();
         let rows = forward(&model.config, &mut exact).unwrap();
         assert_eq!(rows.dtype(), dtype);
-        taught.loss(&exact, &rows, totals(&lessons)).unwrap().backward().unwrap()
+        batch.loss(&exact, &rows, totals(&lessons)).unwrap().backward().unwrap()
     };
     let (full, half) = (gradients(DType::F32), gradients(DType::BF16));
     for (name, variable) in model.parameters.iter() {
@@ -545,14 +549,14 @@ fn a_resumed_training_goes_on_as_if_it_had_not_stopped() {
         (adapters, ComputeDtype::Bf16),
     ];
     for (scope, dtype) in kinds {
-        let plan = LearnerConfig { scope, dtype, ..plan() };
-        let (straight, straight_model) = train(model(4), plan, &lessons);
+        let config = LearnerConfig { scope, dtype, ..config() };
+        let (straight, straight_model) = train(model(4), config, &lessons);
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("kept/training.safetensors");
-        let keeping = Some(CheckpointPolicy { file: &file, every: 100 });
+        let checkpoints = Some(CheckpointPolicy { file: &file, every: 100 });
         let stop = StopSignal::default();
-        let mut first = Trainer::new(model(4), plan, &lessons).unwrap();
-        let report = first.run(keeping, &stop, |progress| {
+        let mut first = Trainer::new(model(4), config, &lessons).unwrap();
+        let report = first.run(checkpoints, &stop, |progress| {
             if progress.step.step == 3 {
                 stop.request();
             }
@@ -561,29 +565,29 @@ fn a_resumed_training_goes_on_as_if_it_had_not_stopped() {
         assert!(report.stopped && report.losses.len() == 3);
         drop(first);
 
-        let mut second = Trainer::new(model(4), plan, &lessons).unwrap();
+        let mut second = Trainer::new(model(4), config, &lessons).unwrap();
         second.load_checkpoint(&file).unwrap();
         let report = run(&mut second);
         assert!(!report.stopped);
         assert_eq!(report.losses, straight);
         assert_eq!(values(second.learner().model()), values(&straight_model));
 
-        let says = |plan, lessons: &[Lesson]| {
-            let mut other = Trainer::new(model(4), plan, lessons).unwrap();
+        let says = |config, lessons: &[Lesson]| {
+            let mut other = Trainer::new(model(4), config, lessons).unwrap();
             let error = other.load_checkpoint(&file).unwrap_err();
             format!("{error:#}")
         };
         assert!(
-            says(LearnerConfig { seed: 6, ..plan }, &lessons)
+            says(LearnerConfig { seed: 6, ..config }, &lessons)
                 .contains("it has another configuration")
         );
-        assert!(says(plan, &lessons[1..]).contains("it was trained on other lessons"));
+        assert!(says(config, &lessons[1..]).contains("it was trained on other lessons"));
     }
 }
 
 #[test]
 fn a_learner_takes_the_lessons_of_each_step_from_its_caller() {
-    let (dataset, config) = (texts(), plan());
+    let (dataset, config) = (texts(), config());
     let (expected, trained) = train(model(4), config, &dataset);
     let mut order = LessonOrder::new(dataset.len(), config.seed);
     let mut learner = Learner::new(model(4), config).unwrap();
@@ -610,29 +614,30 @@ fn an_online_training_resumes_to_the_same_bits() {
         let lessons = fresh(step);
         learner.step(&lessons.iter().collect::<Vec<_>>()).unwrap();
     };
-    let mut straight = Learner::new(model(4), plan()).unwrap();
+    let mut straight = Learner::new(model(4), config()).unwrap();
     (0..6).for_each(|step| teach(&mut straight, step));
     assert_eq!(straight.losses().len(), 6);
 
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("training.safetensors");
     let data = DataFingerprint::of_source(b"the prompts of an online training");
-    let mut first = Learner::new(model(4), plan()).unwrap();
+    let mut first = Learner::new(model(4), config()).unwrap();
     (0..2).for_each(|step| teach(&mut first, step));
     first.save_checkpoint(&file, &data).unwrap();
-    let mut second = Learner::new(model(4), plan()).unwrap();
+    let mut second = Learner::new(model(4), config()).unwrap();
     second.load_checkpoint(&file, &data).unwrap();
     (2..6).for_each(|step| teach(&mut second, step));
     assert_eq!(second.losses(), straight.losses());
     assert_eq!(values(second.model()), values(straight.model()));
     let other = DataFingerprint::of_source(b"other prompts");
-    let error = Learner::new(model(4), plan()).unwrap().load_checkpoint(&file, &other).unwrap_err();
+    let error =
+        Learner::new(model(4), config()).unwrap().load_checkpoint(&file, &other).unwrap_err();
     assert!(format!("{error:#}").contains("it was trained on other lessons"), "{error:#}");
 }
 
 #[test]
 fn a_lesson_that_does_not_fit_is_refused_before_the_step() {
-    let config = LearnerConfig { max_lesson_tokens: Some(10), ..plan() };
+    let config = LearnerConfig { max_lesson_tokens: Some(10), ..config() };
     let mut learner = Learner::new(model(4), config).unwrap();
     let before = values(learner.model());
     let says =
@@ -650,7 +655,7 @@ fn a_lesson_that_does_not_fit_is_refused_before_the_step() {
 #[test]
 fn a_run_reports_each_step_and_the_time_left() {
     let lessons = texts();
-    let mut trainer = Trainer::new(model(1), plan(), &lessons).unwrap();
+    let mut trainer = Trainer::new(model(1), config(), &lessons).unwrap();
     let mut seen = Vec::new();
     let report =
         trainer.run(None, &StopSignal::default(), |progress| seen.push(*progress)).unwrap();
@@ -670,7 +675,7 @@ fn a_loss_that_is_not_finite_stops_the_training() {
     let norm = Tensor::full(f32::NAN, 32, &Device::Cpu).unwrap();
     model.parameters.insert("model.norm.weight", norm);
     let lessons = texts();
-    let mut trainer = Trainer::new(model, plan(), &lessons).unwrap();
+    let mut trainer = Trainer::new(model, config(), &lessons).unwrap();
     let error = trainer.run(None, &StopSignal::default(), |_| {}).unwrap_err().to_string();
     assert_eq!(error, "the loss is NaN at step 1");
 }

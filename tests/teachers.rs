@@ -1,4 +1,4 @@
-//! Teachers of thoughts: a fake endpoint that answers well and badly, and a bundle.
+//! Teachers of thoughts: a fake endpoint that replies well and badly, and a bundle.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -23,14 +23,14 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// Slates that teachers are asked about.
+/// Questions to each teacher.
 const SLATES: usize = 26;
-/// A variable that cargo sets for every test, in the place of a key.
+/// An environment variable that cargo sets for every test, used as the API key.
 const KEY_ENV: &str = "CARGO_PKG_NAME";
-/// What no item of the shop is.
+/// An attribute value that no item has.
 const NOTHING: &str = "unobtainable";
 
-/// A workspace on which every stage has run, with the evidence writer as the teacher, and its bundle.
+/// A workspace in which every stage has run, with the evidence writer as the teacher, and its bundle.
 static MADE: LazyLock<TempDir> = LazyLock::new(|| {
     let home = tempfile::tempdir().unwrap();
     let recipe = recipe(home.path(), &["language_model.compare.targeted=true".to_owned()]);
@@ -52,7 +52,7 @@ fn recipe(home: &Path, set: &[String]) -> Recipe {
     small::recipe(home, &[&own, set].concat())
 }
 
-/// A workspace of one's own with everything on it that a teacher needs.
+/// A workspace of its own with every input of the `traces` stage.
 struct Classroom {
     home: TempDir,
 }
@@ -66,7 +66,7 @@ impl Classroom {
         Self { home }
     }
 
-    /// Runs the stage, and gives what it measured.
+    /// Runs the stage, and returns its figures.
     fn traces(&self, set: &[String]) -> anyhow::Result<Value> {
         let recipe = recipe(self.home.path(), set);
         let stage = STAGES.iter().find(|stage| stage.name() == "traces").unwrap();
@@ -101,51 +101,51 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What a fake endpoint does when it is called.
+/// The behaviour of a fake endpoint on one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Does {
     Right,
     Wrong,
-    /// It takes the right one for a reason that is none.
+    /// It chooses the right candidate for a false reason.
     Lies,
     Garbles,
     SaysNothing,
     IsBusy,
-    /// It is busy, and says for how long.
+    /// It is busy, with a `Retry-After`.
     IsBusyFor(u64),
     Breaks,
     Hangs,
     Refuses,
 }
 
-/// A slate: the titles of the history and, sorted, those of the candidates.
+/// A slate: the titles of the history, and the sorted titles of the candidates.
 type Slate = (Vec<String>, Vec<String>);
-/// What a fake endpoint does, by the place of the slate among those that it was asked about, and how
-/// often it was asked about that one; and whether it was told what was taken.
-type Plan = fn(usize, usize, bool) -> Does;
+/// A fake endpoint's behaviour by the index of the slate, the number of earlier calls on it, and whether the prompt has the
+/// label.
+type Script = fn(usize, usize, bool) -> Does;
 
 struct Fake {
-    /// The title of the one that was taken, and a thought that holds, if there is one.
+    /// By slate: the title of the taken candidate, and a thought that holds, if there is one.
     right: HashMap<Slate, (String, Option<String>)>,
-    plan: Plan,
-    heard: Mutex<Heard>,
+    script: Script,
+    recorded: Mutex<Recorded>,
 }
 
 #[derive(Default)]
-struct Heard {
+struct Recorded {
     slates: Vec<Slate>,
     calls: Vec<usize>,
     requests: Vec<(HeaderMap, Value)>,
-    /// When it said for how long it is busy, and for how long it was then left alone.
-    sent_off: Option<Instant>,
-    left_alone: Vec<Duration>,
-    /// What should become of the answers that were given.
+    /// When it last sent `Retry-After`, and the pauses that followed.
+    retry_after_since: Option<Instant>,
+    pauses: Vec<Duration>,
+    /// The expected verdicts of its replies.
     given: BTreeMap<&'static str, u64>,
 }
 
 impl Fake {
-    /// One that knows what the evidence writer knows.
-    fn new(plan: Plan) -> Arc<Self> {
+    /// An endpoint that knows the evidence writer's thoughts.
+    fn new(script: Script) -> Arc<Self> {
         let work = MADE.path().join("work");
         let catalog = raisonne::bundle::read_catalog(&work).unwrap();
         let traces = lines(&work.join(Part::Traces.file()));
@@ -155,11 +155,11 @@ impl Fake {
             (slate, (title(&catalog, &trace["order"][0]["item"]), thought))
         });
         let right: HashMap<_, _> = right.collect();
-        assert_eq!(right.len(), SLATES, "each slate is told from the others");
-        Arc::new(Self { right, plan, heard: Mutex::default() })
+        assert_eq!(right.len(), SLATES, "slates are distinct");
+        Arc::new(Self { right, script, recorded: Mutex::default() })
     }
 
-    /// Serves, and says where.
+    /// Serves, and returns its base URL.
     fn serve(self: &Arc<Self>, runtime: &Runtime) -> String {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
@@ -169,26 +169,26 @@ impl Fake {
         format!("http://{address}/v1")
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap()
+    fn recorded(&self) -> std::sync::MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap()
     }
 
-    /// Notes a call, and decides what to do about it.
+    /// Records a call, and chooses the reply.
     fn decide(&self, headers: HeaderMap, request: &Value) -> (Does, String) {
         let content = request["messages"][1]["content"].as_str().unwrap();
-        let (slate, labels, told) = told_slate(content);
-        let mut heard = self.heard();
-        heard.requests.push((headers, request.clone()));
-        let left_alone = heard.sent_off.take().map(|since| since.elapsed());
-        heard.left_alone.extend(left_alone);
-        let place = heard.slates.iter().position(|other| *other == slate);
-        let place = place.unwrap_or(heard.slates.len());
-        if place == heard.slates.len() {
-            heard.slates.push(slate.clone());
-            heard.calls.push(0);
+        let (slate, labels, told) = slate_of_prompt(content);
+        let mut recorded = self.recorded();
+        recorded.requests.push((headers, request.clone()));
+        let pauses = recorded.retry_after_since.take().map(|since| since.elapsed());
+        recorded.pauses.extend(pauses);
+        let place = recorded.slates.iter().position(|other| *other == slate);
+        let place = place.unwrap_or(recorded.slates.len());
+        if place == recorded.slates.len() {
+            recorded.slates.push(slate.clone());
+            recorded.calls.push(0);
         }
-        let does = (self.plan)(place, heard.calls[place], told.is_some());
-        heard.calls[place] += 1;
+        let does = (self.script)(place, recorded.calls[place], told.is_some());
+        recorded.calls[place] += 1;
         let (taken, thought) = &self.right[&slate];
         let label = &labels[taken];
         let other = labels.values().find(|other| *other != label).unwrap();
@@ -204,8 +204,8 @@ impl Fake {
             (Does::Hangs | Does::Breaks, _) => (String::new(), "failed_calls"),
             (Does::IsBusy | Does::IsBusyFor(_) | Does::Refuses, _) => (String::new(), "none"),
         };
-        *heard.given.entry(verdict).or_default() += 1;
-        heard.sent_off = matches!(does, Does::IsBusyFor(_)).then(Instant::now);
+        *recorded.given.entry(verdict).or_default() += 1;
+        recorded.retry_after_since = matches!(does, Does::IsBusyFor(_)).then(Instant::now);
         (does, text)
     }
 }
@@ -255,8 +255,8 @@ fn slate_of(catalog: &Catalog, trace: &Value) -> Slate {
     (history, offered)
 }
 
-/// The slate that a prompt tells, the labels of its titles, and the one that was taken, if that is told.
-fn told_slate(content: &str) -> (Slate, BTreeMap<String, String>, Option<String>) {
+/// The slate of a prompt, the labels of its titles, and the taken candidate's label, if the prompt has it.
+fn slate_of_prompt(content: &str) -> (Slate, BTreeMap<String, String>, Option<String>) {
     let title = |line: &str| line.split(" | ").next().unwrap().to_owned();
     let (mut history, mut labels, mut told) = (Vec::new(), BTreeMap::new(), None);
     for line in content.lines() {
@@ -278,8 +278,8 @@ fn endpoint(url: &str, more: &str) -> String {
 }
 
 #[test]
-fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
-    let plan: Plan = |slate, call, _| match (slate % 8, call) {
+fn a_reply_is_accepted_if_its_thought_holds_and_counted_if_not() {
+    let script: Script = |slate, call, _| match (slate % 8, call) {
         (1, _) => Does::Wrong,
         (2, _) => Does::Lies,
         (3, _) => Does::Garbles,
@@ -290,15 +290,15 @@ fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
         (7, _) if slate == 7 => Does::Hangs,
         _ => Does::Right,
     };
-    let (runtime, fake, room) = (Runtime::new().unwrap(), Fake::new(plan), Classroom::new());
+    let (runtime, fake, room) = (Runtime::new().unwrap(), Fake::new(script), Classroom::new());
     let url = fake.serve(&runtime);
     let more = "attempts = 1, concurrency = 1, timeout_s = 1, tokens_max = 300, temperature = 0.25";
     let report = room.traces(&[endpoint(&url, more)]).unwrap();
     runtime.shutdown_background();
-    let heard = fake.heard();
+    let recorded = fake.recorded();
 
     let asked = &report["asked"];
-    let given = |verdict: &str| json!(heard.given.get(verdict).copied().unwrap_or_default());
+    let given = |verdict: &str| json!(recorded.given.get(verdict).copied().unwrap_or_default());
     assert_eq!(asked["attempts"], SLATES, "{report:#}");
     assert_eq!(asked["kept"], given("kept"));
     for verdict in ["wrong", "unreadable", "unprovable", "no_answer", "failed_calls"] {
@@ -309,11 +309,11 @@ fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
     assert!(kept > 5.0);
     assert!((asked["acceptance"].as_f64().unwrap() - kept / SLATES as f64).abs() < 1e-4);
     assert_eq!((&report["thoughts"], &report["told"]["attempts"]), (&asked["kept"], &json!(0)));
-    assert_eq!(heard.given["none"], 3, "those who were busy were called again");
-    let [left_alone] = heard.left_alone[..] else { panic!("{:?}", heard.left_alone) };
-    assert!(left_alone >= Duration::from_secs(2), "{left_alone:?}");
+    assert_eq!(recorded.given["none"], 3, "busy calls were retried");
+    let [pauses] = recorded.pauses[..] else { panic!("{:?}", recorded.pauses) };
+    assert!(pauses >= Duration::from_secs(2), "{pauses:?}");
 
-    // What holds became traces, word for word, and every slate teaches its order.
+    // Accepted thoughts became traces word for word, and every slate teaches its order.
     let traces = room.written();
     let evidence = lines(&MADE.path().join("work").join(Part::Traces.file()));
     assert_eq!(traces.len(), SLATES);
@@ -324,9 +324,9 @@ fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
         assert!(trace["thought"].is_null() || trace["thought"] == known["thought"]);
     }
 
-    // What was sent is what such an endpoint expects, with the key, which is told to nobody else.
+    // Requests have the form that such an endpoint expects. The key is in their header and nowhere else.
     let key = std::env::var(KEY_ENV).unwrap();
-    for (headers, request) in &heard.requests {
+    for (headers, request) in &recorded.requests {
         assert_eq!(headers["authorization"], format!("Bearer {key}"));
         assert_eq!(headers["content-type"], "application/json");
         let request = request.as_object().unwrap();
@@ -338,7 +338,7 @@ fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
         let roles = [&request["messages"][0]["role"], &request["messages"][1]["role"]];
         assert_eq!(roles, ["system", "user"]);
     }
-    // A bundle's recipe says who taught, in the same words.
+    // A bundle's recipe names the teacher in the same words.
     let recipe = recipe(room.home.path(), &[endpoint(&url, more)]);
     let text = toml::to_string(&recipe).unwrap();
     let again: Recipe = toml::from_str(&text).unwrap();
@@ -350,31 +350,31 @@ fn what_an_endpoint_says_is_kept_if_it_holds_and_counted_if_not() {
 }
 
 #[test]
-fn an_endpoint_that_errs_is_asked_again_and_then_told() {
-    let plan: Plan = |slate, call, told| match (slate % 3, call) {
+fn a_wrong_reply_is_sampled_again_and_then_explained_with_the_label() {
+    let script: Script = |slate, call, told| match (slate % 3, call) {
         (1, 0) | (2, _) if !told => Does::Wrong,
         _ => Does::Right,
     };
-    let (runtime, fake, room) = (Runtime::new().unwrap(), Fake::new(plan), Classroom::new());
+    let (runtime, fake, room) = (Runtime::new().unwrap(), Fake::new(script), Classroom::new());
     let url = fake.serve(&runtime);
     let more = "attempts = 3, concurrency = 4";
     let targeted = "language_model.compare.targeted=true".to_owned();
     let report = room.traces(&[endpoint(&url, more), targeted]).unwrap();
     runtime.shutdown_background();
-    let heard = fake.heard();
+    let recorded = fake.recorded();
 
     let (asked, told) = (&report["asked"], &report["told"]);
     let sum = |what: &str| asked[what].as_u64().unwrap() + told[what].as_u64().unwrap();
-    assert_eq!(sum("attempts"), heard.requests.len() as u64, "{report:#}");
-    assert_eq!(sum("kept"), heard.given["kept"]);
+    assert_eq!(sum("attempts"), recorded.requests.len() as u64, "{report:#}");
+    assert_eq!(sum("kept"), recorded.given["kept"]);
     assert_eq!(report["thoughts"], sum("kept"));
     assert!(told["kept"].as_u64() > Some(0) && asked["kept"].as_u64() > Some(0), "{report:#}");
-    // Whatever the evidence writer could say of a slate was said in the end.
+    // In the end, every slate with an evidence thought has it.
     let evidence = lines(&MADE.path().join("work").join(Part::Traces.file()));
     assert_eq!(room.written(), evidence);
 
     let mut drawn: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
-    for (_, request) in &heard.requests {
+    for (_, request) in &recorded.requests {
         let content = request["messages"][1]["content"].as_str().unwrap();
         let draw = (request["temperature"].as_f64().unwrap(), request["seed"].as_u64().unwrap());
         drawn.entry(content).or_default().push(draw);
@@ -391,7 +391,7 @@ fn an_endpoint_that_errs_is_asked_again_and_then_told() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_there_or_refuses_is_an_error() {
+fn an_endpoint_that_is_unreachable_or_refuses_is_an_error() {
     let room = Classroom::new();
     let runtime = Runtime::new().unwrap();
     let closed = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -410,7 +410,7 @@ fn an_endpoint_that_is_not_there_or_refuses_is_an_error() {
     );
     let key = std::env::var(KEY_ENV).unwrap();
     assert!(!error.contains(&key));
-    assert_eq!(fake.heard().requests.len(), 1, "who refuses is not asked again");
+    assert_eq!(fake.recorded().requests.len(), 1, "a refused call is not retried");
 
     let nowhere = "language_model.compare.teacher.endpoint.key_env=RAISONNE_NO_SUCH_KEY".to_owned();
     let error = format!("{:#}", room.traces(&[endpoint(&url, ""), nowhere]).unwrap_err());
@@ -422,24 +422,35 @@ fn an_endpoint_that_is_not_there_or_refuses_is_an_error() {
     let error = room.traces(&[endpoint(&broken.serve(&runtime), more)]).unwrap_err();
     let error = format!("{error:#}");
     assert!(error.contains("50 calls") && error.contains("too long"), "{error}");
-    assert_eq!(broken.heard().requests.len(), 50);
+    assert_eq!(broken.recorded().requests.len(), 50);
     runtime.shutdown_background();
 }
 
 #[test]
-fn what_was_answered_before_a_crash_is_not_asked_again() {
-    /// Slates that are answered before the endpoint refuses.
+fn the_earlier_key_of_the_synthetic_query_share_is_read() {
+    let home = tempfile::tempdir().unwrap();
+    let share = |set: &str| {
+        let recipe = recipe(home.path(), &[set.to_owned()]);
+        recipe.language_model.unwrap().synthetic_query_share
+    };
+    assert_eq!(share("language_model.remark_share=0.125"), 0.125);
+    assert_eq!(share("language_model.synthetic_query_share=0.25"), 0.25);
+}
+
+#[test]
+fn answers_before_a_crash_are_not_asked_again() {
+    /// Replies before the endpoint refuses.
     const BEFORE: usize = 15;
-    let plan: Plan = |slate, _, _| if slate < BEFORE { Does::Right } else { Does::Refuses };
+    let script: Script = |slate, _, _| if slate < BEFORE { Does::Right } else { Does::Refuses };
     let (runtime, room) = (Runtime::new().unwrap(), Classroom::new());
-    let first = Fake::new(plan);
+    let first = Fake::new(script);
     let url = first.serve(&runtime);
     let more = "attempts = 1, concurrency = 1";
     room.traces(&[endpoint(&url, more)]).unwrap_err();
-    assert_eq!(first.heard().requests.len(), BEFORE + 1);
+    assert_eq!(first.recorded().requests.len(), BEFORE + 1);
     assert!(!room.work(Part::Traces.file()).exists());
 
-    // Neither another teacher nor other questions take the answers over.
+    // A log of another teacher or of other questions is refused.
     let so_far = room.work("traces.answers.jsonl");
     let another = "language_model.compare.teacher.endpoint.model=wiser".to_owned();
     let error = format!("{:#}", room.traces(&[endpoint(&url, more), another]).unwrap_err());
@@ -448,24 +459,24 @@ fn what_was_answered_before_a_crash_is_not_asked_again() {
     let error = format!("{:#}", room.traces(&[endpoint(&url, more), fewer]).unwrap_err());
     assert!(error.contains("other questions"), "{error}");
 
-    // The crash came in the middle of a line. The endpoint's patience is none of what was asked.
+    // The crash came in the middle of a line. Time limit and retries are no part of the log's key.
     let mut text = fs::read_to_string(&so_far).unwrap();
     assert_eq!(text.lines().count(), 1 + BEFORE);
     let key = std::env::var(KEY_ENV).unwrap();
     assert!(!text.contains(&format!("{key:?}")), "{text}");
     text.push_str("{\"question\":15,\"thou");
     fs::write(&so_far, text).unwrap();
-    let mut heard = first.heard();
-    heard.slates.clear();
-    heard.requests.clear();
-    drop(heard);
+    let mut recorded = first.recorded();
+    recorded.slates.clear();
+    recorded.requests.clear();
+    drop(recorded);
     let second = Fake::new(|_, _, _| Does::Right);
     let other = second.serve(&runtime);
     let text = fs::read_to_string(&so_far).unwrap().replace(&url, &other);
     fs::write(&so_far, text).unwrap();
     let more = "attempts = 1, concurrency = 3, timeout_s = 20, retries = 0";
     let report = room.traces(&[endpoint(&other, more)]).unwrap();
-    assert_eq!(second.heard().requests.len(), SLATES - BEFORE);
+    assert_eq!(second.recorded().requests.len(), SLATES - BEFORE);
     assert_eq!(report["answered_before"], BEFORE);
     assert_eq!(report["asked"]["attempts"], SLATES);
     assert!(!so_far.exists());
@@ -475,11 +486,11 @@ fn what_was_answered_before_a_crash_is_not_asked_again() {
 }
 
 #[test]
-fn a_bundle_teaches_what_it_would_say_when_it_serves() {
+fn a_bundle_teaches_as_it_serves() {
     let room = Classroom::new();
     let folder = room.home.path().join("teacher");
     copy(&MADE.path().join("bundle"), &folder);
-    // A language model this small pays on no rung, so the bundle was published without it.
+    // A language model this small gains on no rung, so the bundle was published without it.
     let decoder = Part::Decoder.file();
     copy(&MADE.path().join("work").join(decoder), &folder.join(decoder));
     let teacher = format!("language_model.compare.teacher={{ bundle = {:?} }}", "teacher");
@@ -501,13 +512,13 @@ fn a_bundle_teaches_what_it_would_say_when_it_serves() {
     let error = format!("{:#}", room.traces(&set).unwrap_err());
     assert!(error.contains("does not climb to reasoned"), "{error}");
 
-    // What has learned next to nothing mostly thinks nothing that can be read.
+    // A hardly trained model mostly generates no thought that can be parsed.
     publish(RerankerFile { reasoned: Some(compared), ..RerankerFile::default() });
     let report = room.traces(&set).unwrap();
     let (asked, told) = (&report["asked"], &report["told"]);
     assert_eq!(asked["attempts"], SLATES, "{report:#}");
-    assert_eq!(asked["dropped"]["no_answer"], 0, "it knows all that is offered");
-    assert_eq!(told["attempts"], 0, "it can't be told");
+    assert_eq!(asked["dropped"]["no_answer"], 0, "it has every candidate");
+    assert_eq!(told["attempts"], 0, "it cannot explain");
     let version = Manifest::read(&folder).unwrap().version;
     assert_eq!(report["teacher"], json!({ "bundle": version }));
     let traces = room.written();

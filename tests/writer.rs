@@ -1,4 +1,4 @@
-//! Cards in a language model's words: what it writes can be shown, and nothing is asked twice.
+//! Cards in a language model's words: every text rests on evidence, and no question is asked twice.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,19 +17,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-const REASONS_SO_FAR: &str = "write.reasons.jsonl";
+const REASONS_LOG: &str = "write.reasons.jsonl";
 
-/// A trained shop that nothing was written about yet.
+/// A workspace in which every stage before `write` has run.
 struct Room {
     home: TempDir,
 }
 
-/// Pulls the plug when something has come so far.
-struct Plug(&'static str, u64);
+/// Panics when a task has come to a step.
+struct PanicAt(&'static str, u64);
 
-impl ProgressObserver for Plug {
+impl ProgressObserver for PanicAt {
     fn report(&mut self, update: &ProgressUpdate<'_>) {
-        assert!(update.task != self.0 || update.step < self.1, "the plug was pulled");
+        assert!(update.task != self.0 || update.step < self.1, "the test ends the stage");
     }
 }
 
@@ -66,7 +66,7 @@ impl Room {
             .map(|part| fs::read(self.work().join(part.file())).unwrap())
     }
 
-    /// The bundle that comes of it.
+    /// Publishes and opens the bundle.
     fn bundle(&self, name: &str) -> Bundle {
         let recipe = self.recipe(&[]);
         let text = toml::to_string(&recipe).unwrap();
@@ -91,18 +91,19 @@ fn leftovers(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
+fn a_model_writes_only_what_rests_on_evidence_and_is_asked_nothing_twice() {
     let room = Room::trained();
 
-    // The plug is pulled while it writes; what it wrote by then is kept, …
-    let pulled = catch_unwind(AssertUnwindSafe(|| room.write(&[], &mut Plug("reasons", 128))));
-    pulled.unwrap_err();
-    assert_eq!(room.lines(REASONS_SO_FAR), 1 + 128);
+    // The stage is interrupted while the model writes. Its answers so far are in the log, …
+    let interrupted =
+        catch_unwind(AssertUnwindSafe(|| room.write(&[], &mut PanicAt("reasons", 128))));
+    interrupted.unwrap_err();
+    assert_eq!(room.lines(REASONS_LOG), 1 + 128);
     let judged = room.lines("write.judged_reasons.jsonl");
     assert!(judged > 1);
 
-    // … and is not asked again: were a line asked anew, this one would be lost.
-    let path = room.work().join(REASONS_SO_FAR);
+    // … and are not asked again: an edited line stays in effect.
+    let path = room.work().join(REASONS_LOG);
     let so_far = fs::read_to_string(&path).unwrap();
     let mut lines: Vec<&str> = so_far.lines().collect();
     let nothing = "{\"question\":0,\"chosen\":[]}";
@@ -115,7 +116,7 @@ fn a_model_writes_only_what_can_be_shown_and_is_asked_nothing_twice() {
         ["asked", "answered"].map(|count| reasons[count].as_u64().unwrap() as usize);
     assert!(leftovers(&room.work()).is_empty());
 
-    // Asked all over again, it says the same; the question that was lost is answered.
+    // From an empty log, the model answers the same, and the edited question too.
     let whole = room.write(&[], &mut NoProgress);
     let reasons = &whole["by_language_model"]["reasons"];
     assert_eq!(reasons["asked"].as_u64().unwrap() as usize, asked);
