@@ -1,5 +1,5 @@
-"""Runs both trainers in turns, and prints their losses side by side, tokens per second, peak resident
-memory and the ratios."""
+"""Runs both trainers alternately. Prints their losses side by side, tokens per second, peak resident memory and the
+ratios."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "../../../target"))
 
 
 def run(command, threads):
-    """What a command printed as JSON, and the most memory that it held, in MiB."""
+    """The JSON that a command prints, and its peak resident memory in MiB."""
     with tempfile.TemporaryFile("w+") as out:
         environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
         process = subprocess.Popen(list(map(str, command)), stdout=out, env=environment)
@@ -35,16 +35,16 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rows-max", type=int, default=1024, help="of a batch of ours; one on each thread")
-    parser.add_argument("--bf16", action="store_true", help="ours multiplies and keeps bf16")
-    parser.add_argument("--recompute", action="store_true", help="ours keeps little in memory")
+    parser.add_argument("--max-batched-tokens", type=int, default=1024, help="tokens of our micro-batches, one per thread")
+    parser.add_argument("--bf16", action="store_true", help="our passes are in bf16")
+    parser.add_argument("--recompute", action="store_true", help="we recompute activations in the backward pass")
     args = parser.parse_args()
     mine, other = [], []
     for _ in range(args.rounds):
         command = [
             args.binary, "bench", "learner", "--json", "--model", args.work / "model",
             "--lessons", args.work / "lessons.safetensors", "--steps", args.steps,
-            "--batch", args.batch, "--rows-max", args.rows_max,
+            "--batch", args.batch, "--max-batched-tokens", args.max_batched_tokens,
             *(["--recompute"] if args.recompute else []), *(["--bf16"] if args.bf16 else []),
         ]
         mine.append(run(command, args.threads))

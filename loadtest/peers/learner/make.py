@@ -1,5 +1,4 @@
-"""Writes a small Qwen3 with random weights, and lessons: sequences of a Markov chain, so that there is
-something to learn."""
+"""Writes a small Qwen3 with random weights, and lessons: sequences of a Markov chain, which a model can learn."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The learner beside PyTorch with transformers on the same small model, weights and data, in turns.
-# Installs and writes what it needs in `work/`, which git ignores. Arguments go to compare.py.
+# Compares the learner with PyTorch and transformers on the same small model, weights and data, alternately.
+# Installs and writes into `work/`, which git ignores. Arguments go to compare.py.
 set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p work

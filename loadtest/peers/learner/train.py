@@ -1,5 +1,5 @@
-"""Trains with PyTorch and transformers as `raisonne bench learner` does: AdamW with the same numbers,
-the same learning rates, clipping and order of lessons. Prints one JSON object."""
+"""Trains with PyTorch and transformers as `raisonne bench learner` does: AdamW with the same settings,
+learning rates, gradient clipping and order of lessons. Prints one JSON object."""
 
 import argparse
 import json
@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-RATE, WARM_UP, FLOOR, NORM_MAX, COLD_STEPS = 3e-4, 5, 0.1, 1.0, 2
+LEARNING_RATE, WARMUP_STEPS, MIN_LR_RATIO, MAX_GRAD_NORM, COLD_STEPS = 3e-4, 5, 0.1, 1.0, 2
 
 
-def rate(step, steps):
-    if step < WARM_UP:
-        return RATE * (step + 1) / WARM_UP
-    way = (step - WARM_UP) / max(steps - WARM_UP, 1)
-    return RATE * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * way)))
+def learning_rate(step, steps):
+    if step < WARMUP_STEPS:
+        return LEARNING_RATE * (step + 1) / WARMUP_STEPS
+    elapsed = (step - WARMUP_STEPS) / max(steps - WARMUP_STEPS, 1)
+    return LEARNING_RATE * (MIN_LR_RATIO + (1 - MIN_LR_RATIO) * 0.5 * (1 + math.cos(math.pi * elapsed)))
 
 
 def main():
@@ -39,16 +39,16 @@ def main():
     groups = [dict(params=matrices, weight_decay=0.1), dict(params=vectors, weight_decay=0.0)]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=True)
     losses, norms, seconds = [], [], []
-    for step, places in enumerate(order):
+    for step, indices in enumerate(order):
         begun = time.perf_counter()
-        tokens = lessons[places]
+        tokens = lessons[indices]
         for group in optimiser.param_groups:
-            group["lr"] = rate(step, len(order))
+            group["lr"] = learning_rate(step, len(order))
         optimiser.zero_grad()
         logits = model(tokens[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), NORM_MAX).item())
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM).item())
         optimiser.step()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - begun)
