@@ -4,9 +4,9 @@ Called by run.sh. Needs: torch, numpy, safetensors.
 
 The model is the one that PyTorch users know: embeddings of ids and categories, an attention MLP of
 80-40 over [target, event, target - event, target * event] without softmax, an MLP of 200-80 with
-dropout, PReLU, Adam, and binary cross-entropy over the item taken and others of its slate. It is
-judged by its own order, and by the order that its logits make with the place in the order given,
-whose weight is chosen on the validation cases as for Raisonné's scorer.
+dropout, PReLU, Adam, and binary cross-entropy over the item taken and others of its slate. Two
+orders are evaluated: by its logits alone, and by its logits fused with the position in the order
+given, whose weight is chosen on the validation cases as for Raisonné's scorer.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Din(nn.Module):
 
 
 def batch_of(examples, rows, candidates, draw):
-    """One item that was taken, then others of its slate: as the scorer is trained."""
+    """One item that was taken, then others of its slate, as in the scorer's training."""
     shown = np.zeros((len(rows), candidates), np.int64)
     for at, row in enumerate(rows):
         slate, taken = examples["slate"][row], examples["taken"][row]
@@ -81,7 +81,7 @@ def logits_of(model, cases):
 
 
 def figures(logits, cases, weight):
-    """NDCG@10 and Recall@5 of the order by logits less what the place in the order given costs."""
+    """NDCG@10 and Recall@5 of the order by logits less the weighted log position in the order given."""
     places = np.log1p(np.arange(logits.shape[1]))
     fused = np.where(cases["slate"] > 0, logits - weight * places, -np.inf)
     order = np.argsort(-fused, axis=1, kind="stable")

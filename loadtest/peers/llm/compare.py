@@ -1,4 +1,4 @@
-"""Runs both engines in turns on the same weights, and prints medians and their ratios."""
+"""Runs both engines alternately on the same weights, and prints medians and their ratios."""
 
 import argparse
 import json
@@ -60,15 +60,15 @@ def main():
             other.append(theirs(args.bench, gguf, args, batches, args.prompt, args.tokens))
             texts.append(theirs(args.bench, gguf, args, [1], TRUNK + BRANCH, 1)[1][2])
             if precision == "q8_0" and not args.instructions:
-                # What a file holds in blocks is multiplied as it is by candle, with this precision.
+                # With this precision, candle multiplies the file's quantised blocks as they are.
                 candles.append(ours(gguf, "q4_k", args, batches, False))
         report(precision, batches, mine, other, texts)
         if candles:
-            beside_candle(batches, mine, candles)
+            compare_with_candle(batches, mine, candles)
 
 
-def beside_candle(batches, mine, candles):
-    """The whole model by our kernels, and by candle's QMatMul on the same blocks."""
+def compare_with_candle(batches, mine, candles):
+    """Prints the whole model by our kernels beside candle's QMatMul on the same blocks."""
     print("\n| texts | prefill, tokens/s | candle's QMatMul | ratio | decode, tokens/s | candle's QMatMul | ratio |")
     print("|--:|--:|--:|--:|--:|--:|--:|")
     for place, texts_at_once in enumerate(batches):

@@ -1,5 +1,5 @@
-"""Writes a model of the Qwen3-0.6B shape with random weights: as a Hugging Face folder in bf16, and
-as a GGUF file of the very same numbers, so that two engines do the same work."""
+"""Writes a model of the Qwen3-0.6B shape with random weights, as a Hugging Face folder in bf16 and as a
+GGUF file of the same numbers, so that both engines do the same work."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def bf16(values):
 
 
 def tensors(shape):
-    """Names of both worlds, and dimensions, in order."""
+    """Hugging Face's and GGUF's names, and dimensions, in order."""
     width, queries = shape["width"], shape["heads"] * shape["head_dim"]
     keys = shape["kv_heads"] * shape["head_dim"]
     yield "model.embed_tokens.weight", "token_embd.weight", (shape["vocab"], width)
@@ -38,7 +38,7 @@ def tensors(shape):
 
 
 def values(rng, dims):
-    """Norms are ones; the rest is as wide as a trained model's."""
+    """Norms are ones; the rest has the standard deviation of a trained model."""
     if len(dims) == 1:
         return np.ones(dims, dtype=np.float32)
     return rng.standard_normal(dims, dtype=np.float32) * 0.02

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The engine beside llama.cpp on the same random weights of the Qwen3-0.6B shape, in one run.
-# Installs and builds what it needs in `work/`, which git ignores. Arguments go to compare.py, which
-# runs twice: with all that this processor has, and with both engines kept to AVX2.
+# Installs and builds everything in `work/`, which git ignores. Arguments go to compare.py, which
+# runs twice: with all of this processor's instructions, and with both engines limited to AVX2.
 set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p work
@@ -20,7 +20,7 @@ build() {
   local folder=$1
   shift
   [ -x "$folder/bin/llama-quantize" ] && return
-  echo "building llama.cpp in $folder (its words go to $folder.log)" >&2
+  echo "building llama.cpp in $folder (output in $folder.log)" >&2
   {
     cmake -S work/llama_cpp_python-0.3.36/vendor/llama.cpp -B "$folder" -G Ninja \
       -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF \
@@ -32,7 +32,7 @@ build work/native -DGGML_NATIVE=ON
 build work/avx2 -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON
 [ -f work/model/bf16.gguf ] || python make.py work/model
 [ -f work/q8_0.gguf ] || work/native/bin/llama-quantize work/model/bf16.gguf work/q8_0.gguf Q8_0 >&2
-# Our loader wants one beside a GGUF file; nobody reads it here.
+# The loader expects a tokenizer beside a GGUF file; this benchmark does not read it.
 echo '{}' >work/tokenizer.json
 
 cargo build --release --quiet

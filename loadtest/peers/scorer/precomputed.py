@@ -1,4 +1,4 @@
-"""The network as a careful PyTorch user could export it: what ours computes beforehand, precomputed.
+"""The network as a careful PyTorch user could export it, with all that ours precomputes.
 
 The target attention's first layer is taken apart, items' and reasons' projections are inputs, and
 the output projection of the reasons is part of the head. Needs: torch.
@@ -26,7 +26,7 @@ class Precomputed(nn.Module):
         self.scale = (d // heads) ** -0.5
 
     def tables(self, item_ids, item_texts, history_ids, history_texts, reasons):
-        """What is known before a request."""
+        """The tables that can be computed before a request."""
         net, d = self.network, self.width
         items = net.item_id(item_ids) + net.item_text(item_texts)
         inside = net.reason_attention

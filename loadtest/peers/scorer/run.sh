@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs the scorer's network on Raisonné, candle, ONNX Runtime and PyTorch, side by side.
-# Needs cargo and Python 3.10 or later; what it installs goes to a folder beside this script,
-# or to the one named by VENV. Options are those of compare.py: --rounds, --repetitions.
+# Compares the scorer's network on Raisonné, candle, ONNX Runtime and PyTorch.
+# Needs cargo and Python 3.10 or later. It installs Python packages in a folder beside this script,
+# or in the one named by VENV. Options are those of compare.py: --rounds, --repetitions. `BENCH` may
+# name a built benchmark; without it, cargo builds one.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -12,15 +13,15 @@ fi
 "$venv/bin/python" -c 'import torch, numpy, safetensors, onnx, onnxscript, onnxruntime' 2>/dev/null ||
   "$venv/bin/pip" install --quiet -r requirements.txt
 
-bench=$(cargo bench --bench scorer --no-run --message-format=json 2>/dev/null |
+bench=${BENCH:-$(cargo bench --bench scorer --no-run --message-format=json 2>/dev/null |
   "$venv/bin/python" -c '
 import json, sys
 for line in sys.stdin:
     made = json.loads(line)
     if made.get("target", {}).get("name") == "scorer" and made.get("executable"):
-        print(made["executable"])')
+        print(made["executable"])')}
 
-# One core for all of them, where the system can say so: no engine may gain from a second one.
+# One core for all engines, where the system can pin them.
 pin=()
 if command -v taskset >/dev/null; then pin=(taskset -c "$(($(nproc) - 1))"); fi
 exec "${pin[@]}" "$venv/bin/python" compare.py "$bench" "$@"
