@@ -1,5 +1,7 @@
 //! The ladder, with stub rungs and paused time.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use futures_util::StreamExt as _;
