@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-/// Slates of one training or reference pass. B slates, N candidates, H ≥ 1 events, M reasons.
+/// A batch of slates. B slates, N candidates, H ≥ 1 events, M reasons.
 ///
 /// Padded entries may hold anything finite and valid; the masks are 1 where an entry counts.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub struct DinBatch {
     pub reason_mask: Tensor,
 }
 
-/// What a pass gives.
+/// The network's output.
 #[derive(Debug, Clone)]
 pub struct DinOutput {
     /// (B, N)
@@ -51,12 +51,12 @@ pub struct DinOutput {
     pub attention: Tensor,
 }
 
-/// Dropout drawn from a seeded source, since candle's own cannot be seeded on a CPU.
+/// Dropout with a seeded generator, since candle's cannot be seeded on a CPU.
 #[derive(Debug)]
 pub struct Dropout {
-    /// Share of the values that are dropped, below 1.
+    /// Dropout probability, below 1.
     pub rate: f32,
-    /// Where the draws come from.
+    /// The generator.
     pub rng: ChaCha8Rng,
 }
 

@@ -1,15 +1,13 @@
-//! The layers that the vector models share, as candle trains them.
+//! The trainable layers that the scorer and the Rechead share.
 //!
-//! Only operations with a gradient are used: candle's fused softmax and layer norm have none, and
-//! drop it without an error. Broadcasts over long tensors are written as products wherever they
-//! can be, because candle's strided loops (and their sums on the way back) are what a training
-//! step would otherwise wait for.
+//! Only operations with a gradient are used: candle's fused softmax and layer norm have none, and drop it without an
+//! error. Broadcasts over long tensors are products where possible, because candle's strided loops and their sums in the
+//! backward pass dominate a training step.
 
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
-/// Added to a logit that must take no weight. Finite, so that a row without a single valid entry
-/// gives finite numbers, which its mask then removes.
+/// Added to a masked logit. Finite, so that a row without a valid entry gives finite numbers, which its mask removes.
 pub(super) const FAR: f64 = -1e9;
 /// Keeps the norm of a constant vector finite; PyTorch's default.
 const NORM_EPSILON: f64 = 1e-5;
@@ -36,7 +34,7 @@ pub(super) struct AttentionModule {
     pub out: LinearModule,
 }
 
-/// A layer of a Transformer that norms before it does anything, as PyTorch's `norm_first`.
+/// A pre-norm Transformer layer, as PyTorch's `norm_first`.
 #[derive(Debug)]
 pub(super) struct EncoderModule {
     heads: usize,
@@ -114,8 +112,7 @@ impl EncoderModule {
         })
     }
 
-    /// (B, H, d) → (B, H, d). `far` (B, heads, H, H) is added to the logits: [`FAR`] where one row
-    /// must not see another.
+    /// (B, H, d) → (B, H, d). `far` (B, heads, H, H) is added to the logits: [`FAR`] where attention is masked.
     pub fn forward(&self, rows: &Tensor, far: Option<&Tensor>) -> Result<Tensor> {
         let rows = (rows + self.attend(&self.norms[0].forward(rows)?, far)?)?;
         let hidden = self.up.forward(&self.norms[1].forward(&rows)?)?.relu()?;
@@ -138,17 +135,16 @@ impl EncoderModule {
     }
 }
 
-/// A vector (d) as often as `dims` (…, d) has rows.
+/// Repeats a vector (d) to `dims` (…, d).
 ///
-/// A product with ones, whose gradient is a product too; candle sums the gradient of a broadcast
-/// number by number.
+/// As a product with ones, whose gradient is a product too; candle sums the gradient of a broadcast number by number.
 pub(super) fn repeat(vector: &Tensor, dims: &[usize]) -> Result<Tensor> {
     let rows = dims.iter().product::<usize>() / vector.dim(0)?;
     let ones = Tensor::ones((rows, 1), DType::F32, vector.device())?;
     ones.matmul(&vector.unsqueeze(0)?)?.reshape(dims)
 }
 
-/// Softmax over the last dimension. The top is a constant: its gradient would cancel.
+/// Softmax over the last dimension. The maximum is detached: its gradient would cancel.
 pub(super) fn softmax(logits: &Tensor) -> Result<Tensor> {
     let top = logits.max_keepdim(D::Minus1)?.detach();
     let odds = logits.broadcast_sub(&top)?.exp()?;

@@ -1,9 +1,9 @@
 //! What are the layers and losses of the models?
 //!
-//! [`Din`] is the scorer's network as candle trains it; [`FusedDin`] is the same network as the
-//! service runs it. Both read the same named tensors, [`Weights`], and are held against each
-//! other and against a PyTorch copy by `tests/numbers.rs`. [`decoder`] is a language model's wiring:
-//! [`packed`] serves it, and [`ops`] and [`optim`] train it.
+//! [`Din`] is the scorer's network for training with candle; [`FusedDin`] is the same network for serving. Both read the
+//! same named tensors, [`Weights`], and `tests/numbers.rs` compares them with each other and with a PyTorch copy.
+//! [`decoder`] is a language model's wiring: [`packed`] serves it on a CPU, and [`ops`] and [`optim`] train it.
+//! [`simd`] holds the vector code of both serving forms and of the training loops.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;

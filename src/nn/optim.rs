@@ -1,8 +1,6 @@
-//! AdamW (Loshchilov and Hutter 2019) whose state has names, so that a training can be put down and
-//! taken up again.
+//! AdamW (Loshchilov and Hutter 2019) with a named state, so that a training can be resumed.
 //!
-//! Gradients are added up until a step uses them: several small batches make one big one. All of it
-//! is in f32 and in the processor's memory.
+//! Gradients accumulate until a step. Everything is in f32 in the host's memory.
 
 use super::ops::{TASK_NUMBERS, numbers, numbers_mut, read};
 use super::simd::vectorised;
@@ -13,32 +11,32 @@ use candle_core::{
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
-/// The endings of the names of the two moments of a variable.
+/// The suffixes of the names of a variable's two moments.
 const MOMENTS: [&str; 2] = ["first", "second"];
 
-/// How steps are made.
+/// The optimiser's hyperparameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
-    /// How much of the mean gradient is kept from step to step.
+    /// The decay of the first moment.
     pub beta1: f64,
-    /// How much of the mean square is kept.
+    /// The decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the mean square.
+    /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// What each step takes off a weight that decays, times the learning rate and the weight.
+    /// Decoupled weight decay, per step and learning rate.
     pub weight_decay: f64,
 }
 
-/// A variable that is trained.
+/// A trained variable.
 #[derive(Clone, Debug)]
 pub struct TrainedVariable {
     /// Its name.
     pub name: String,
     /// The variable.
     pub variable: Var,
-    /// Whether it decays: matrices do, norms and biases don't.
+    /// Whether weight decay applies: to matrices, not to norms and biases.
     pub decays: bool,
-    /// The first of its rows that is trained.
+    /// The first trained row.
     pub from: usize,
 }
 
@@ -50,18 +48,18 @@ pub struct AdamW {
     held: Vec<VariableState>,
 }
 
-/// A variable, what was learned about it, and the gradients since the last step.
+/// A variable with its moments and the gradient accumulated since the last step.
 #[derive(Debug)]
 struct VariableState {
     trained: TrainedVariable,
-    /// The rows that are trained; they share the variable's memory.
+    /// The trained rows, which share the variable's memory.
     weights: Tensor,
     moments: [Tensor; 2],
     gradient: Option<Tensor>,
 }
 
 impl Default for AdamWConfig {
-    /// As large language models are trained.
+    /// The usual values for large language models.
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 }
     }
@@ -70,29 +68,29 @@ impl Default for AdamWConfig {
 // === impl AdamW ===
 
 impl AdamW {
-    /// A fresh optimiser.
+    /// An optimiser with moments of zero.
     pub fn new(trained: Vec<TrainedVariable>, settings: AdamWConfig) -> Result<Self> {
         let held = trained.into_iter().map(VariableState::new).collect::<Result<_>>()?;
         Ok(Self { settings, steps: 0, held })
     }
 
-    /// Steps that were made.
+    /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// What it trains.
+    /// The trained variables.
     pub fn trained(&self) -> impl Iterator<Item = &TrainedVariable> {
         self.held.iter().map(|held| &held.trained)
     }
 
-    /// Adds gradients to those that the next step will use.
+    /// Accumulates gradients for the next step.
     pub fn add(&mut self, gradients: &mut GradStore) -> Result<()> {
         self.held.iter_mut().try_for_each(|held| held.add(gradients))
     }
 
-    /// Makes a step, and gives the norm of all gradients together. Gradients whose norm is above
-    /// `norm_max` are shortened to it. A norm that is not finite makes no step.
+    /// Takes a step, and gives the global gradient norm before clipping to `norm_max`. Takes no step if the norm is not
+    /// finite.
     pub fn step(&mut self, learning_rate: f64, norm_max: f64) -> Result<f64> {
         let squares = self.held.iter().map(VariableState::square).collect::<Result<Vec<_>>>()?;
         let norm = squares.iter().sum::<f64>().sqrt();
@@ -101,14 +99,14 @@ impl AdamW {
             return Ok(norm);
         }
         self.steps += 1;
-        let shorten = if norm > norm_max { norm_max / norm } else { 1.0 };
+        let clip = if norm > norm_max { norm_max / norm } else { 1.0 };
         for held in &mut self.held {
-            held.step(&self.settings, learning_rate, shorten, self.steps)?;
+            held.step(&self.settings, learning_rate, clip, self.steps)?;
         }
         Ok(norm)
     }
 
-    /// The moments, by names that are made of the variables'.
+    /// The moments, by the variables' names and a suffix.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let each = |held: &VariableState| {
             let names = moment_names(&held.trained.name);
@@ -117,7 +115,7 @@ impl AdamW {
         self.held.iter().flat_map(each).collect()
     }
 
-    /// Takes up the state that [`AdamW::state`] gave after `steps` steps.
+    /// Restores the state that [`AdamW::state`] gave after `steps` steps.
     pub fn restore(&mut self, steps: u64, state: &HashMap<String, Tensor>) -> Result<()> {
         for held in &mut self.held {
             for (name, moment) in moment_names(&held.trained.name).iter().zip(&mut held.moments) {
@@ -164,7 +162,7 @@ impl VariableState {
         Ok(())
     }
 
-    /// The sum of the gradient's squares, always in the same order.
+    /// The sum of the gradient's squares, in a fixed order.
     fn square(&self) -> Result<f64> {
         let Some(gradient) = &self.gradient else { return Ok(0.0) };
         read([gradient], |[gradient]| {
@@ -174,12 +172,12 @@ impl VariableState {
         })
     }
 
-    /// A variable that no gradient reached stays as it is.
+    /// A variable without a gradient is not changed.
     fn step(
         &mut self,
         settings: &AdamWConfig,
         learning_rate: f64,
-        shorten: f64,
+        clip: f64,
         steps: u64,
     ) -> Result<()> {
         let Some(gradient) = self.gradient.take() else { return Ok(()) };
@@ -187,9 +185,9 @@ impl VariableState {
         let unbiased = |beta: f64| 1.0 - beta.powf(steps as f64);
         let decay = if self.trained.decays { weight_decay } else { 0.0 };
         let [first, second] = &self.moments;
-        let shorten = shorten as f32;
+        let clip = clip as f32;
         for (moment, beta, squared) in [(first, beta1, false), (second, beta2, true)] {
-            moment.inplace_op2(&gradient, &MomentUpdate { beta: beta as f32, shorten, squared })?;
+            moment.inplace_op2(&gradient, &MomentUpdate { beta: beta as f32, clip, squared })?;
         }
         let step = AdamWStep {
             rate: (learning_rate / unbiased(beta1)) as f32,
@@ -204,7 +202,7 @@ impl VariableState {
 /// `m <- β m + (1 - β) g`, or with `squared` `v <- β v + (1 - β) g²`
 struct MomentUpdate {
     beta: f32,
-    shorten: f32,
+    clip: f32,
     squared: bool,
 }
 
@@ -216,7 +214,7 @@ struct AdamWStep {
     kept: f32,
 }
 
-/// Calls `each` with each number of `values` and the one of `others` at its place.
+/// Calls `each` with the corresponding numbers of `values` and `others`.
 fn update(
     values: &mut CpuStorage,
     layout: &Layout,
@@ -243,15 +241,15 @@ impl InplaceOp2 for MomentUpdate {
         gradient: &CpuStorage,
         layout: &Layout,
     ) -> Result<()> {
-        let Self { beta, shorten, squared } = *self;
+        let Self { beta, clip, squared } = *self;
         let gradient = numbers(gradient, layout)?;
         if squared {
             update(moment, moment_layout, gradient, |moment, gradient| {
-                let gradient = gradient * shorten;
+                let gradient = gradient * clip;
                 *moment = beta * *moment + (1.0 - beta) * gradient * gradient;
             })
         } else {
-            let new = (1.0 - beta) * shorten;
+            let new = (1.0 - beta) * clip;
             update(moment, moment_layout, gradient, |moment, gradient| {
                 *moment = beta * *moment + new * gradient;
             })
@@ -317,7 +315,7 @@ mod tests {
         optimiser.trained().flat_map(each).collect()
     }
 
-    /// The same in f64, written down from the paper.
+    /// A reference in f64, written from the paper.
     struct Twin {
         weights: [f64; 4],
         moments: [[f64; 2]; 4],

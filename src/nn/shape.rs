@@ -73,7 +73,7 @@ pub struct Ablation {
 }
 
 impl Ablation {
-    /// Each input left out in turn.
+    /// Each input switched off in turn.
     pub fn each() -> [Self; 4] {
         let all = Self::default();
         [
@@ -107,7 +107,7 @@ impl DinShape {
         5 * self.width + self.features
     }
 
-    /// Whether the sizes fit together; the error says which do not.
+    /// Checks that the sizes are consistent; the error names those that are not.
     pub fn check(&self) -> Result<(), String> {
         let sizes = [self.width, self.text, self.reasons, self.features, self.history];
         let sizes = sizes.into_iter().chain([self.ages, self.kinds, self.heads, self.ffn]);
@@ -120,7 +120,7 @@ impl DinShape {
         Ok(())
     }
 
-    /// Every tensor of the network: its name, which is PyTorch's, and its dimensions.
+    /// Every tensor of the network: its PyTorch name and its dimensions.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (d, e) = (self.width, self.text);
         let mut all = Tensors(Vec::new());
@@ -151,7 +151,7 @@ impl DinShape {
     }
 }
 
-/// Names and dimensions of tensors, as PyTorch's modules name theirs.
+/// Names and dimensions of tensors, in PyTorch's naming.
 pub(super) struct Tensors(pub(super) Vec<(String, Vec<usize>)>);
 
 impl Tensors {

@@ -1,27 +1,26 @@
 //! The softmax of one long row of logits, such as those of a whole vocabulary.
 //!
-//! Every number is added up in one order, without fused operations, so all processors get the same
-//! sums and draw the same token.
+//! Sums have a fixed order and no fused operations, so every processor samples the same token.
 
 use super::simd::{exp, max, sum, vectorised};
 use std::ops::Range;
 
-/// Weights whose sum is kept, so that whoever looks for a place among all need not add all up.
+/// Weights per partial sum: sampling searches the sums first, and then one block.
 pub const BLOCK: usize = 1_024;
 
-/// A token that is to be drawn of the whole vocabulary, by whoever computes the logits, where they lie.
+/// A token to sample from the whole vocabulary on the device that computes the logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleSpec {
-    /// What the logits are divided by; zero takes the highest.
+    /// The temperature; zero is greedy.
     pub temperature: f32,
-    /// Where among all that weigh something the token lies, of 0 to 1.
+    /// A uniform number in `[0, 1)`: the token's position in the cumulative distribution.
     pub chance: f64,
-    /// The tokens that are not allowed, in a list for all draws.
+    /// The banned tokens, as a range of a list for the whole batch.
     pub banned: Range<usize>,
 }
 
-/// The highest of some logits and its place, the first of equals; minus infinity if all are. Or, as
-/// an error, the place of one that is not a number or is infinite.
+/// The index and value of the maximum, the first of equals; `(0, -∞)` if all are minus infinity. The error is the index of
+/// a logit that is NaN or plus infinity.
 pub fn highest(logits: &[f32]) -> Result<(usize, f32), usize> {
     let is_sound = |logit: &f32| *logit < f32::INFINITY;
     let sound = vectorised(|| logits.iter().fold(true, |sound, logit| sound & is_sound(logit)));
@@ -32,8 +31,8 @@ pub fn highest(logits: &[f32]) -> Result<(usize, f32), usize> {
     Ok((logits.iter().position(|logit| *logit >= highest).unwrap_or(0), highest))
 }
 
-/// Turns logits into `exp((logit - highest) / temperature)`, and `sums` into the sums of each
-/// [`BLOCK`] of them. Weights below e^-87 become nothing.
+/// Replaces logits by `exp((logit - highest) / temperature)`, and `sums` by the sums of each [`BLOCK`] of them. Weights
+/// below e^-87 become zero.
 pub fn exponentiate(logits: &mut [f32], highest: f32, temperature: f32, sums: &mut Vec<f64>) {
     let scale = temperature.recip();
     sums.clear();
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ruled_out_weighs_nothing() {
+    fn minus_infinity_gets_no_weight() {
         let mut weights = [3.0, f32::NEG_INFINITY, 2.0, -100.0];
         exponentiate(&mut weights, 3.0, 1.0, &mut Vec::new());
         assert_eq!((weights[0], weights[1], weights[3]), (1.0, 0.0, 0.0));

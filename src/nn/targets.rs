@@ -1,41 +1,42 @@
-//! What a batch of rows should say, whatever calculates how far they are from it.
+//! The training targets of a batch's rows, for the CPU and for a GPU.
 
 use super::ops::CrossEntropyTargets;
 use candle_core::{Error, Result};
 
-/// What the rows of a batch should say.
+/// The targets of a batch: tokens to predict, and choices between branches.
 #[derive(Clone, Copy, Debug)]
 pub struct RowTargets<'a> {
-    /// What is imitated, and what is made likelier or less likely by what it was worth.
+    /// Supervised tokens, then rollout tokens with their advantages.
     pub tokens: [TokenTargets<'a>; 2],
-    /// Choices between rows.
+    /// Choices between branches.
     pub branches: &'a [BranchTargets],
-    /// What the sum over those is divided by.
+    /// The divisor of the sum of their losses.
     pub branches_normaliser: f64,
 }
 
-/// Rows that are followed by tokens that count.
+/// Rows with target tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenTargets<'a> {
     /// The rows, each once.
     pub rows: &'a [u32],
-    /// The token that follows each.
+    /// The target of each.
     pub targets: CrossEntropyTargets<'a>,
 }
 
-/// Rows that compete by the logit of one token: their loss is softmax cross-entropy.
+/// Rows at the ends of branches, which compete by the logit of one token. The loss is softmax cross-entropy over the
+/// branches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BranchTargets {
-    /// The rows, the right one first; none of them is among those of another choice.
+    /// The rows, the taken branch first. No row is in two choices.
     pub rows: Vec<u32>,
-    /// The token.
+    /// The token whose logit is a branch's score.
     pub label_token: u32,
 }
 
 // === impl RowTargets ===
 
 impl RowTargets<'_> {
-    /// Whether so many rows, of a decoder with such a vocabulary, can have them.
+    /// Checks the targets against a batch of `rows` rows and a vocabulary.
     pub fn check(&self, rows: usize, vocabulary: usize) -> Result<()> {
         let wrong = |what: String| Err(Error::Msg(what));
         let is_row = |row: &u32| (*row as usize) < rows;

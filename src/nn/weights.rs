@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 
-/// Standard deviation of a fresh embedding row.
+/// Standard deviation of an initial embedding.
 const EMBEDDING_SPREAD: f32 = 0.05;
 
 /// Named f32 tensors, row-major.
@@ -23,7 +23,7 @@ struct Array {
     values: Vec<f32>,
 }
 
-/// Why tensors cannot be used.
+/// Why weights are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// The bytes are not safetensors.
@@ -34,13 +34,13 @@ pub enum WeightsError {
     Type {
         /// The tensor.
         name: String,
-        /// What it holds.
+        /// Its dtype.
         found: Dtype,
     },
-    /// A tensor that the network needs is not there.
+    /// A tensor that the network needs is missing.
     #[error("tensor `{0}` is missing")]
     Missing(String),
-    /// A tensor has other dimensions than the network's.
+    /// A tensor's dimensions differ from the network's.
     #[error("tensor `{name}` has dimensions {found:?}, not {expected:?}")]
     Dimensions {
         /// The tensor.
@@ -53,7 +53,7 @@ pub enum WeightsError {
     /// A tensor holds a NaN or an infinity.
     #[error("tensor `{0}` has a value that is not finite")]
     NotFinite(String),
-    /// The sizes of the network do not fit together.
+    /// The sizes of the network are inconsistent.
     #[error("{0}")]
     Shape(String),
     /// The training library refused.
@@ -62,7 +62,7 @@ pub enum WeightsError {
 }
 
 impl Weights {
-    /// Fresh weights; the same seed gives the same weights on every machine.
+    /// Initial weights; the same seed gives the same weights on every machine.
     ///
     /// Embeddings are normal, norms are the identity, and layers are uniform within one over the
     /// root of their inputs. A null vector starts as an embedding.
@@ -132,7 +132,7 @@ impl Weights {
         Ok(safetensors::serialize(views, None)?)
     }
 
-    /// Copies what was trained.
+    /// Copies trained variables.
     pub fn from_varmap(vars: &VarMap) -> Result<Self, WeightsError> {
         let mut weights = Self::default();
         let vars = vars.data().lock().expect("no holder of the variables panics");
@@ -143,7 +143,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// The same tensors as variables that candle trains.
+    /// The tensors as trainable variables.
     pub fn to_varmap(&self, device: &Device) -> Result<VarMap, WeightsError> {
         let vars = VarMap::new();
         {
@@ -156,7 +156,7 @@ impl Weights {
         Ok(vars)
     }
 
-    /// The same tensors as constants of candle.
+    /// The tensors as constants.
     pub fn to_tensors(&self, device: &Device) -> Result<HashMap<String, Tensor>, WeightsError> {
         let tensor = |array: &Array| Tensor::from_slice(&array.values, &*array.dims, device);
         self.0.iter().map(|(name, array)| Ok((name.clone(), tensor(array)?))).collect()
@@ -168,28 +168,28 @@ impl Weights {
         self.0.insert(name.into(), Array { dims: dims.into(), values });
     }
 
-    /// The names, in their order.
+    /// The names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// The values of a tensor, if it is there.
+    /// The values of a tensor, if it exists.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.0.get(name).map(|array| array.values.as_slice())
     }
 
-    /// The dimensions of a tensor, if it is there.
+    /// The dimensions of a tensor, if it exists.
     pub fn dims(&self, name: &str) -> Option<&[usize]> {
         self.0.get(name).map(|array| array.dims.as_slice())
     }
 
-    /// Whether these are the tensors of a network of this shape, all finite.
+    /// Checks that the tensors are those of a network of this shape, and finite.
     pub fn check(&self, shape: &DinShape) -> Result<(), WeightsError> {
         shape.check().map_err(WeightsError::Shape)?;
         self.check_tensors(shape.tensors())
     }
 
-    /// Whether these tensors are there, and all finite.
+    /// Checks that these tensors exist, and are finite.
     pub(super) fn check_tensors(
         &self,
         tensors: impl IntoIterator<Item = (String, Vec<usize>)>,

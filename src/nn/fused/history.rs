@@ -1,5 +1,8 @@
 //! The Transformer over a shopper's events, once per slate.
-#![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
+#![expect(
+    clippy::inline_always,
+    reason = "vector code is compiled inside the kernel that switched features on"
+)]
 
 use super::DinShape;
 use super::kernels::{
@@ -24,7 +27,7 @@ pub(super) struct EncoderLayer {
     pub down: PanelLinear,
 }
 
-/// HistoryScratch for one history. RowsView are events.
+/// Buffers for one history. Rows are events.
 #[derive(Debug)]
 pub(super) struct HistoryScratch {
     /// (H, padded d): the events, before and after.
@@ -45,7 +48,7 @@ pub(super) struct HistoryScratch {
 }
 
 impl HistoryScratch {
-    /// How many numbers it holds.
+    /// Numbers held.
     pub fn numbers(&self) -> usize {
         [
             &self.events,
@@ -134,8 +137,8 @@ impl HistoryEncoder {
             for row in weights.chunks_exact_mut(across) {
                 softmax::<L>(row, count);
             }
-            // A head writes whole panels, past its own columns into the next head's, which are
-            // written after it, and past the last head's into the spare panel.
+            // A head writes whole panels: past its own columns into the next head's, which are written later, and past
+            // the last head's into the spare panel.
             let weights = RowsView { values: weights, stride: across, inner: count, count };
             let values = &values[..count * width.next_multiple_of(room.panel)];
             let out = (&mut room.seen[head * width..], seen_stride);
@@ -173,7 +176,7 @@ fn norm_rows<L: Lanes>(norm: &FusedLayerNorm, room: &mut HistoryScratch, count: 
     }
 }
 
-/// Puts `values` into column `column` of panels with a row per value.
+/// Writes `values` to column `column` of panels with a row per value.
 #[inline(always)]
 fn pack_column(values: &[f32], column: usize, panel: usize, panels: &mut [f32]) {
     let from = column / panel * panel * values.len() + column % panel;
@@ -182,7 +185,7 @@ fn pack_column(values: &[f32], column: usize, panel: usize, panels: &mut [f32]) 
     }
 }
 
-/// Puts `values` into row `row` of panels with `count` rows.
+/// Writes `values` to row `row` of panels with `count` rows.
 #[inline(always)]
 fn pack_row(values: &[f32], row: usize, (panel, count): (usize, usize), panels: &mut [f32]) {
     for (values, panels) in values.chunks(panel).zip(panels.chunks_mut(count * panel)) {

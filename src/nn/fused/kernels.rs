@@ -6,7 +6,7 @@
 
 use crate::nn::simd::{LANES, Lanes, VectorKernel, VectorLevel};
 
-/// RowsView of a tile. With two vectors per row its ten sums hide the latency of a fused multiply-add, and fit 32
+/// Rows of a tile. With two vectors per row its ten sums hide the latency of a fused multiply-add, and fit 32
 /// registers with what is multiplied; with one vector per row they fit sixteen. Five divides the longest history.
 pub(super) const ROWS: usize = 5;
 /// Added to the variance by a layer norm; PyTorch's default.
@@ -84,7 +84,7 @@ pub(super) enum Epilogue {
     AddRelu,
 }
 
-/// A layer `x W + b`, its columns in panels: of each panel the rows, of each row its columns.
+/// A linear layer `x W + b`, with its columns in panels: panel by panel, row by row.
 #[derive(Debug)]
 pub(super) struct PanelLinear {
     pub inner: usize,

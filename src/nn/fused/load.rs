@@ -1,4 +1,4 @@
-//! From named tensors to the packed network: what can be multiplied out beforehand, is.
+//! Packs named tensors for the fused network, and folds products of constant matrices.
 
 use super::history::{EncoderLayer, HistoryEncoder};
 use super::kernels::{FusedLayerNorm, PanelLinear, padded};
@@ -60,7 +60,7 @@ impl Affine {
         self.weight[output * self.inputs + input]
     }
 
-    /// This layer after `first`, as one; in double precision, as neither layer was rounded to.
+    /// The composition of this layer after `first` as one layer, computed in double precision.
     fn after(&self, first: &Affine) -> Affine {
         let outputs = self.bias.len();
         let sum = |output: usize, column: &dyn Fn(usize) -> f32| -> f64 {
@@ -75,7 +75,7 @@ impl Affine {
         Affine { inputs: first.inputs, weight, bias }
     }
 
-    /// RowsView `from..from + count`.
+    /// Rows `from..from + count`.
     fn rows(&self, from: usize, count: usize) -> Affine {
         Affine {
             inputs: self.inputs,
@@ -114,7 +114,7 @@ impl FusedLoader<'_> {
         self.pack(&self.layer(name))
     }
 
-    /// The one row of a last layer, padded to whole panels, and its bias.
+    /// The single row of a last layer, padded to whole panels, and its bias.
     fn last(&self, name: &str) -> (Vec<f32>, f32) {
         let layer = self.layer(name);
         let mut weights = layer.weight;
@@ -191,7 +191,7 @@ impl FusedLoader<'_> {
         }
     }
 
-    /// The head's first layer on v alone, without its bias.
+    /// The head's first layer restricted to v, without its bias.
     fn item_head(&self) -> PanelLinear {
         let (d, layer) = (self.shape.width, self.layer("head.0"));
         let outputs = vec![0.0; layer.bias.len()];

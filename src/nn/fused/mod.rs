@@ -1,13 +1,12 @@
 //! How is a slate scored in a millisecond?
 //!
-//! The same network as [`super::Din`], for one thread and one slate at a time: 32-bit floats,
-//! vectors as wide as the processor's (chosen when the weights are loaded), and nothing allocated
-//! per slate. What is known before a request is computed before it: an item's vector and its
-//! share of the first layers ([`ItemTable`]), and a reason's key and value ([`ReasonTable`]).
-//! What is left for a pair of candidate and event is one product of width x 32, then 32 x 16.
+//! The network of [`super::Din`] for one thread and one slate at a time: in f32, on vectors chosen when the weights are
+//! loaded, without allocations per slate. Everything independent of the request is computed ahead: an item's vector and
+//! its part of the first layers ([`ItemTable`]), and a reason's key and value ([`ReasonTable`]). A pair of candidate and
+//! event costs one product of width x 32, then 32 x 16.
 //!
-//! A candidate's score does not depend on its company: every row goes through the same operations
-//! in the same order, so it is the same to the bit alone, among a thousand, and in any order.
+//! A candidate's score does not depend on the rest of the slate: every row goes through the same operations in the same
+//! order. So it is the same to the bit alone, among a thousand, and in any order.
 
 mod history;
 mod kernels;
@@ -29,7 +28,7 @@ pub(super) use row_major::PaddedWidths;
 pub use score::{FusedScores, FusedScratch, FusedShapeError};
 pub use tables::{InlineItem, ItemTable, ReasonTable};
 
-/// The overlap of a reason that is left out for this shopper; one must remain.
+/// The overlap of a reason that is masked for this shopper. At least one reason must not be.
 pub const MASKED_OVERLAP: f32 = f32::NEG_INFINITY;
 
 /// The network, packed for this processor.
@@ -45,7 +44,7 @@ pub struct FusedDin {
     kinds: Vec<f32>,
     history: history::HistoryEncoder,
     target: target::TargetAttention,
-    /// An item's share of the target attention's first layer, and of the head's.
+    /// An item's part of the target attention's first layer, and of the head's.
     item_target: PanelLinear,
     item_head: PanelLinear,
     pattern: PanelLinear,
@@ -54,7 +53,7 @@ pub struct FusedDin {
     head: score::ScoreHead,
 }
 
-/// One ranking to score. Its candidates may be any number, none included.
+/// A slate to score, with any number of candidates.
 #[derive(Debug, Clone, Copy)]
 pub struct FusedSlate<'a> {
     /// The items that [`ItemRef::Row`] points into.
@@ -65,7 +64,7 @@ pub struct FusedSlate<'a> {
     pub history: &'a [HistoryRow<'a>],
     /// (e): the shopper's interest pattern, if one is known.
     pub pattern: Option<&'a [f32]>,
-    /// What to score.
+    /// The candidates.
     pub candidates: &'a [CandidateRow<'a>],
 }
 
@@ -81,18 +80,18 @@ pub enum ItemRef<'a> {
 /// An event of the shopper's history.
 #[derive(Debug, Clone, Copy)]
 pub struct HistoryRow<'a> {
-    /// What was seen or bought.
+    /// The item.
     pub item: ItemRef<'a>,
     /// Bucket of its age, below `DinShape::ages`.
     pub age: u8,
-    /// What the shopper did, below `DinShape::kinds`.
+    /// Kind of event, below `DinShape::kinds`.
     pub kind: u8,
 }
 
 /// A candidate of a slate.
 #[derive(Debug, Clone)]
 pub struct CandidateRow<'a> {
-    /// What may be shown.
+    /// The item.
     pub item: ItemRef<'a>,
     /// (F)
     pub features: &'a [f32],

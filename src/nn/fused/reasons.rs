@@ -1,5 +1,8 @@
 //! Attention of the shopper's pattern over a candidate's reasons.
-#![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
+#![expect(
+    clippy::inline_always,
+    reason = "vector code is compiled inside the kernel that switched features on"
+)]
 
 use super::kernels::{Epilogue, PanelLinear, RowsView, add_scaled, dot, padded, softmax};
 use super::{CandidateRow, DinShape, MASKED_OVERLAP, ReasonTable};
@@ -11,7 +14,7 @@ pub(super) struct ReasonAttention {
     pub project: PanelLinear,
     /// x_p → query (d), already divided by the root of a head's width
     pub query: PanelLinear,
-    /// (heads): what the overlap adds to a head's logits
+    /// (heads): weight of the overlap in a head's logits
     pub own: Vec<f32>,
 }
 
@@ -24,7 +27,7 @@ pub(super) struct ReasonScratch {
 }
 
 impl ReasonScratch {
-    /// How many numbers it holds.
+    /// Numbers held.
     pub fn numbers(&self) -> usize {
         [&self.query, &self.weights].iter().map(|buffer| buffer.capacity()).sum()
     }
@@ -45,8 +48,8 @@ impl ReasonAttention {
         self.query.apply::<L, V>(pattern, &mut room.query, self.query.outer(), Epilogue::Set);
     }
 
-    /// The mixed values (d) of a candidate with at least one reason, before the output
-    /// projection, which is part of the head; and the attention (M), mean of the heads.
+    /// The attended values (d) of a candidate with at least one reason, before the output projection, which is folded into
+    /// the head; and the attention (M), mean of the heads.
     #[inline(always)]
     pub fn mix<L: Lanes>(
         &self,

@@ -1,16 +1,16 @@
-//! The same network for kernels that know no panels: plain rows, in the order in which `kernels/scorer.cu` reads them.
+//! The network's weights in row-major order, as `kernels/scorer.cu` reads them.
 
 use super::kernels::{FusedLayerNorm, PanelLinear, panel_width};
 use super::{DinShape, FusedDin, ItemRef, ItemTable, ReasonTable};
 
-/// What hidden widths of the target attention are padded to.
+/// The padded hidden widths of the target attention.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::nn) struct PaddedWidths {
     pub first: usize,
     pub second: usize,
 }
 
-/// The network's numbers, one layer after the other.
+/// Collects weights, layer by layer.
 struct RowMajorWriter<'a> {
     fused: &'a FusedDin,
     values: Vec<f32>,
@@ -22,7 +22,7 @@ impl FusedDin {
         &self.shape
     }
 
-    /// What goes over the events of a slate, and over its pattern.
+    /// The weights that are applied to a slate's events and its pattern.
     pub(in crate::nn) fn plain_history(&self, columns: PaddedWidths) -> Vec<f32> {
         let (shape, mut rows) = (&self.shape, RowMajorWriter::of(self));
         let d = shape.width;
@@ -47,7 +47,7 @@ impl FusedDin {
         rows.values
     }
 
-    /// What goes over candidates. The target attention's first layer comes in parts of `part` columns each.
+    /// The weights that are applied to candidates. The target attention's first layer comes in parts of `part` columns.
     pub(in crate::nn) fn plain_candidates(&self, columns: PaddedWidths, part: usize) -> Vec<f32> {
         let (shape, mut rows) = (&self.shape, RowMajorWriter::of(self));
         let ([first, second], [head, last]) = (shape.attention, shape.head);
@@ -69,7 +69,7 @@ impl FusedDin {
         rows.values
     }
 
-    /// Writes an item's vector, its share of the target attention's first layer, and that of the head's.
+    /// Writes an item's vector, its part of the target attention's first layer, and of the head's.
     pub(in crate::nn) fn write_item(
         &self,
         table: &ItemTable,
@@ -85,7 +85,7 @@ impl FusedDin {
         out.extend(values.map(|value| value.to_bits()));
     }
 
-    /// Writes keys and values of as many reasons as a candidate may have, from this one on; zeros past the last.
+    /// Writes keys and values of `DinShape::reasons` reasons from `first` on, with zeros past the last.
     pub(in crate::nn) fn write_reasons(&self, table: &ReasonTable, first: u32, out: &mut Vec<u32>) {
         let (d, first) = (self.shape.width, first as usize);
         let end = out.len() + self.shape.reasons * 2 * d;
@@ -124,7 +124,7 @@ impl<'a> RowMajorWriter<'a> {
         self.put(&dense.bias[..columns]);
     }
 
-    /// (inputs, `padded`): some of the columns, and zeros.
+    /// (inputs, `padded`): a range of columns, and zeros.
     fn matrix(&mut self, dense: &PanelLinear, columns: std::ops::Range<usize>, padded: usize) {
         let panel = panel_width(self.fused.level);
         for input in 0..dense.inner {

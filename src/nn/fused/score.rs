@@ -1,18 +1,21 @@
-//! The pass over one slate.
-#![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
+//! The forward pass over one slate.
+#![expect(
+    clippy::inline_always,
+    reason = "vector code is compiled inside the kernel that switched features on"
+)]
 
 use super::kernels::{Epilogue, PanelKernel, PanelLinear, ROWS, RowsView, add_scaled, dot, run};
 use super::{CandidateRow, FusedDin, FusedSlate, HistoryRow, history, reasons, target};
 use crate::nn::simd::Lanes;
 
-/// The last part of the network: `MLP([h; v; h*v; c; x_p; f])`, its first layer taken apart.
+/// The last part of the network: `MLP([h; v; h*v; c; x_p; f])`, with its first layer split by inputs.
 #[derive(Debug)]
 pub(super) struct ScoreHead {
-    /// What is a candidate's own: `[h; h*v; mixed reasons; f]`.
+    /// The inputs per candidate: `[h; h*v; attended reasons; f]`.
     pub candidate: PanelLinear,
-    /// What is the slate's: x_p, and the first layer's bias.
+    /// The input per slate, x_p, and the first layer's bias.
     pub slate: PanelLinear,
-    /// What a candidate with reasons, and one without, adds.
+    /// Added for a candidate with reasons, and for one without.
     pub some_reasons: Vec<f32>,
     pub no_reasons: Vec<f32>,
     pub second: PanelLinear,
@@ -20,16 +23,16 @@ pub(super) struct ScoreHead {
     pub third_bias: f32,
 }
 
-/// Memory of the pass, as large as the longest history needs; one per thread.
+/// Buffers of the forward pass, sized for the longest history; one per thread.
 #[derive(Debug)]
 pub struct FusedScratch {
     history: history::HistoryScratch,
     target: target::TargetScratch,
     reasons: reasons::ReasonScratch,
     pattern: Vec<f32>,
-    /// The slate's share of the head's first layer.
+    /// The slate's part of the head's first layer.
     slate: Vec<f32>,
-    /// (ROWS, inputs of the head that are a candidate's own)
+    /// (ROWS, inputs of the head per candidate)
     inputs: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -44,10 +47,10 @@ pub struct FusedScores {
     pub attention: Vec<f32>,
 }
 
-/// What of a slate does not fit the network or its tables.
+/// Why a slate does not fit the network or its tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FusedShapeError {
-    /// The tables were made by a network of other sizes.
+    /// The tables were built by a network of other sizes.
     #[error("the tables are those of another network")]
     Tables,
     /// An item is not in the table.
@@ -65,13 +68,13 @@ pub enum FusedShapeError {
     /// The features are too few or too many.
     #[error("a candidate has another number of features than the network")]
     Features,
-    /// ReasonAttention that are not in the table, or too many, or not one overlap each.
+    /// Reasons are not in the table, too many, or without one overlap each.
     #[error("a candidate's reasons are not in the table, too many, or not one overlap each")]
     Reasons,
 }
 
 impl FusedScratch {
-    /// Bytes held; they never change.
+    /// Bytes held; constant.
     pub fn bytes(&self) -> usize {
         let own = [&self.pattern, &self.slate, &self.inputs, &self.first, &self.second];
         let own: usize = own.iter().map(|buffer| buffer.capacity()).sum();
@@ -81,7 +84,7 @@ impl FusedScratch {
 }
 
 impl FusedDin {
-    /// Memory for [`Self::score`].
+    /// Buffers for [`Self::score`].
     pub fn scratch(&self) -> FusedScratch {
         let (shape, level) = (&self.shape, self.level);
         FusedScratch {
@@ -96,7 +99,7 @@ impl FusedDin {
         }
     }
 
-    /// Scores a slate. `out` is left as it was when the slate does not fit.
+    /// Scores a slate. On an error `out` is unchanged.
     pub fn score(
         &self,
         slate: &FusedSlate<'_>,
@@ -111,7 +114,7 @@ impl FusedDin {
         Ok(())
     }
 
-    /// Whether a slate fits the network and its tables.
+    /// Checks a slate against the network and its tables.
     pub(in crate::nn) fn check(&self, slate: &FusedSlate<'_>) -> Result<(), FusedShapeError> {
         let (shape, items) = (&self.shape, slate.items);
         let strides = (items.stride, slate.reasons.stride);
@@ -210,7 +213,7 @@ impl FusedDin {
         add_scaled::<L>(1.0, &self.kinds[usize::from(event.kind) * d..][..d], out);
     }
 
-    /// x_p, its query for the reasons, and its share of the head.
+    /// x_p, its query for the reasons, and its part of the head's first layer.
     #[inline(always)]
     fn prepare_pattern<L: Lanes, const V: usize>(
         &self,
@@ -232,7 +235,7 @@ impl FusedDin {
         self.head.slate.apply::<L, V>(pattern, &mut scratch.slate, 0, Epilogue::Set);
     }
 
-    /// Fills row `r` of the head's inputs and of what its first layer is added to.
+    /// Fills row `r` of the head's inputs and of its first layer's initial sums.
     #[inline(always)]
     fn gather<L: Lanes, const V: usize>(
         &self,

@@ -1,16 +1,16 @@
-//! What is known before a request: items and reasons, already projected.
+//! Items and reasons, projected ahead of requests.
 
 use super::kernels::{ApplyLinear, Epilogue, RowsView, run};
 use super::{FusedDin, FusedShapeError, ItemRef};
 
-/// The items of a catalogue: their vectors and their shares of the first layers.
+/// The items of a catalogue: their vectors and their parts of the first layers.
 #[derive(Debug, Clone)]
 pub struct ItemTable {
     values: Vec<f32>,
     pub(super) stride: usize,
 }
 
-/// One item that came with a request, in the form of a table's row.
+/// An item given in a request, as a row of an [`ItemTable`].
 #[derive(Debug, Clone)]
 pub struct InlineItem(Vec<f32>);
 
@@ -26,31 +26,31 @@ pub struct ReasonTable {
 pub(super) struct ItemSlices<'a> {
     /// v (d)
     pub vector: &'a [f32],
-    /// Its share of the target attention's first layer.
+    /// Its part of the target attention's first layer.
     pub target: &'a [f32],
-    /// Its share of the head's first layer.
+    /// Its part of the head's first layer.
     pub head: &'a [f32],
 }
 
 impl ItemTable {
-    /// How many items.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.values.len() / self.stride
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 }
 
 impl ReasonTable {
-    /// How many reasons.
+    /// Number of reasons.
     pub fn len(&self) -> usize {
         self.values.len() / self.stride
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
@@ -62,7 +62,7 @@ impl ReasonTable {
 }
 
 impl FusedDin {
-    /// RowsView for the catalogue's items, whose ids are 1, 2, …; `texts` is (n, e).
+    /// Rows of the catalogue's items, whose ids are 1, 2, …; `texts` is (n, e).
     ///
     /// Items past `DinShape::items` are newer than the network, and get the unknown item's id.
     pub fn items(&self, texts: &[f32]) -> Result<ItemTable, FusedShapeError> {
@@ -72,7 +72,7 @@ impl FusedDin {
         Ok(ItemTable { values, stride: self.item_stride() })
     }
 
-    /// The row of an item that the catalogue does not have; `text` is (e).
+    /// The row of an item outside the catalogue; `text` is (e).
     pub fn item_inline(&self, text: &[f32]) -> Result<InlineItem, FusedShapeError> {
         let text = self.texts(text)?;
         if text.count != 1 {

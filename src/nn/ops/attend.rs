@@ -1,7 +1,6 @@
-//! Attention under a mask: products of candle's, and a softmax in one pass each way.
+//! Masked attention as one operation: candle's products, and a softmax in one pass over memory each way.
 //!
-//! It is one operation, so that of all that lies between only the shares are kept for the way back,
-//! and candle adds up no gradients in between.
+//! Only the attention weights are stored for the backward pass, and candle accumulates no gradients in between.
 
 use super::widened::apply3;
 use super::{is_fast, numbers, numbers_mut, read};
@@ -11,20 +10,20 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-/// How queries see keys.
+/// The heads and the mask of an attention.
 #[derive(Clone, Debug)]
 pub struct AttentionSpec {
-    /// Heads of keys and values; each serves as many heads of queries as there are for it.
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Numbers in a head.
+    /// Dimensions of a head.
     pub head_dim: usize,
-    /// `(sequences, 1, 1, length, length)`: what logits are raised by. A row sees no later one,
-    /// whatever it says.
+    /// `(sequences, 1, 1, length, length)`: the additive mask. Attention is causal as well: entries for later keys are
+    /// ignored.
     pub mask: Tensor,
 }
 
-/// What `(sequences, length, heads · numbers)` queries see of values: `softmax(q k^T / √numbers +
-/// mask) v`, where `keys` and `values` are `(sequences, length, kv heads · numbers)`.
+/// `softmax(q k^T / √head_dim + mask) v` of `(sequences, length, heads · head_dim)` queries. Keys and values are
+/// `(sequences, length, kv_heads · head_dim)`.
 pub fn attend(rows: &[Tensor; 3], sight: AttentionSpec) -> Result<Tensor> {
     let [queries, keys, values] = rows;
     if is_fast(queries) && is_fast(&sight.mask) {
@@ -46,9 +45,9 @@ fn composed([queries, keys, values]: &[Tensor; 3], sight: &AttentionSpec) -> Res
     let logits = logits.broadcast_add(&sight.mask)?;
     // The largest logit is taken off first, and since that changes nothing it needs no gradient.
     let largest = logits.max_keepdim(D::Minus1)?.detach();
-    let shares = logits.broadcast_sub(&largest)?.exp()?;
-    let shares = shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)?;
-    sight.join(&shares.reshape((sequences, kv_heads, rows, length))?.matmul(&values?)?)
+    let weights = logits.broadcast_sub(&largest)?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)?;
+    sight.join(&weights.reshape((sequences, kv_heads, rows, length))?.matmul(&values?)?)
 }
 
 // === impl AttentionSpec ===
@@ -58,24 +57,23 @@ impl AttentionSpec {
         (self.head_dim as f64).powf(-0.5)
     }
 
-    /// `(sequences, length, heads · numbers)` to `(sequences, kv heads, heads of each · length,
-    /// numbers)`: the heads of queries that share keys lie next to each other, and are rows of one
-    /// product.
+    /// `(sequences, length, heads · head_dim)` to `(sequences, kv_heads, heads / kv_heads · length, head_dim)`: query
+    /// heads that share keys are rows of one product.
     fn split(&self, rows: &Tensor) -> Result<Tensor> {
         let (sequences, length, _) = rows.dims3()?;
         let heads = rows.reshape((sequences, length, (), self.head_dim))?.transpose(1, 2)?;
         heads.contiguous()?.reshape((sequences, self.kv_heads, (), self.head_dim))
     }
 
-    /// The way back from [`AttentionSpec::split`].
+    /// The inverse of [`AttentionSpec::split`].
     fn join(&self, heads: &Tensor) -> Result<Tensor> {
         let (sequences, length) = (heads.dim(0)?, self.mask.dim(D::Minus1)?);
         let heads = heads.reshape((sequences, (), length, self.head_dim))?.transpose(1, 2)?;
         heads.contiguous()?.reshape((sequences, length, ()))
     }
 
-    /// Calls `each` with each row of logits or shares up to the last number that it may see, and
-    /// with its place and that of its row in the mask.
+    /// Calls `each` with the causal part of each row of logits or weights, the row's offset, and the offset of its row
+    /// of the mask. Zeroes the rest of the row.
     fn each_row(
         &self,
         out: &mut [f32],
@@ -99,12 +97,12 @@ impl AttentionSpec {
     }
 }
 
-/// Attention that was calculated, with what its gradient needs.
+/// The output of attention, with the tensors that its gradient needs.
 struct AttentionOp {
     sight: AttentionSpec,
     out: Tensor,
-    /// `(sequences, kv heads, heads of each · length, length)`
-    shares: Tensor,
+    /// The attention weights: `(sequences, kv_heads, heads / kv_heads · length, length)`.
+    weights: Tensor,
 }
 
 // === impl AttentionOp ===
@@ -112,10 +110,10 @@ struct AttentionOp {
 impl AttentionOp {
     fn calculate([queries, keys, values]: [Tensor; 3], sight: AttentionSpec) -> Result<Self> {
         let [queries, keys, values] = [queries, keys, values].map(|rows| sight.split(&rows));
-        let shares = queries?.matmul(&keys?.transpose(2, 3)?)?;
-        shares.inplace_op1(&MaskedSoftmax(&sight))?;
-        let out = sight.join(&shares.matmul(&values?)?)?;
-        Ok(Self { sight, out, shares })
+        let weights = queries?.matmul(&keys?.transpose(2, 3)?)?;
+        weights.inplace_op1(&MaskedSoftmax(&sight))?;
+        let out = sight.join(&weights.matmul(&values?)?)?;
+        Ok(Self { sight, out, weights })
     }
 }
 
@@ -145,13 +143,13 @@ impl CustomOp3 for AttentionOp {
         _out: &Tensor,
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Self { sight, shares, .. } = self;
+        let Self { sight, weights, .. } = self;
         let split = [queries, keys, values].map(|rows| sight.split(&rows.detach()));
         let [queries, keys, values] = split;
         let upstream = sight.split(upstream)?;
-        let to_values = shares.transpose(2, 3)?.matmul(&upstream)?;
+        let to_values = weights.transpose(2, 3)?.matmul(&upstream)?;
         let to_logits = upstream.matmul(&values?.transpose(2, 3)?)?;
-        to_logits.inplace_op2(shares, &MaskedSoftmaxBackward(sight))?;
+        to_logits.inplace_op2(weights, &MaskedSoftmaxBackward(sight))?;
         let to_queries = to_logits.matmul(&keys?)?;
         let to_keys = to_logits.transpose(2, 3)?.matmul(&queries?)?;
         let [queries, keys, values] =
@@ -160,10 +158,10 @@ impl CustomOp3 for AttentionOp {
     }
 }
 
-/// Puts shares in place of products of queries and keys.
+/// Replaces products of queries and keys by attention weights.
 struct MaskedSoftmax<'a>(&'a AttentionSpec);
 
-/// Puts the gradient of the products in place of that of the shares.
+/// Replaces the gradient of the attention weights by that of the products.
 struct MaskedSoftmaxBackward<'a>(&'a AttentionSpec);
 
 impl InplaceOp1 for MaskedSoftmax<'_> {
@@ -183,9 +181,9 @@ impl InplaceOp1 for MaskedSoftmax<'_> {
                 for value in &mut *row {
                     *value = exp(*value - most);
                 }
-                let share = 1.0 / sum(row);
+                let weight = 1.0 / sum(row);
                 for value in row {
-                    *value *= share;
+                    *value *= weight;
                 }
             })
         })?
@@ -201,19 +199,22 @@ impl InplaceOp2 for MaskedSoftmaxBackward<'_> {
         &self,
         gradient: &mut CpuStorage,
         layout: &Layout,
-        shares: &CpuStorage,
-        shares_layout: &Layout,
+        weights: &CpuStorage,
+        weights_layout: &Layout,
     ) -> Result<()> {
         let scale = self.0.scale() as f32;
-        let (gradient, shares) = (numbers_mut(gradient, layout)?, numbers(shares, shares_layout)?);
-        if gradient.len() != shares.len() {
-            return Err(Error::Msg("shares and their gradient are not alike".into()));
+        let (gradient, weights) =
+            (numbers_mut(gradient, layout)?, numbers(weights, weights_layout)?);
+        if gradient.len() != weights.len() {
+            return Err(Error::Msg(
+                "the attention weights and their gradient differ in size".into(),
+            ));
         }
         self.0.each_row(gradient, |row, at, _| {
-            let shares = &shares[at..][..row.len()];
-            let mean = dot(shares, row);
-            for (value, share) in row.iter_mut().zip(shares) {
-                *value = scale * share * (*value - mean);
+            let weights = &weights[at..][..row.len()];
+            let mean = dot(weights, row);
+            for (value, weight) in row.iter_mut().zip(weights) {
+                *value = scale * weight * (*value - mean);
             }
         })
     }

@@ -1,8 +1,8 @@
-//! The cross-entropy of tokens, from the rows that they follow.
+//! The cross-entropy of target tokens, from hidden rows.
 //!
-//! Logits are as many as rows times vocabulary, and so is their gradient: for a real vocabulary far
-//! more than all that a model's layers keep. Here a few rows at a time are unembedded, their
-//! gradient is calculated at once, sent through the unembedding, and forgotten.
+//! The logits of a real vocabulary and their gradient take more memory than all activations of the layers. Here a few
+//! rows at a time are unembedded, and their gradient goes back through the unembedding at once (fused linear
+//! cross-entropy).
 
 use super::{is_fast, numbers_mut};
 use crate::nn::simd::{exp, max, sum, vectorised};
@@ -13,40 +13,40 @@ use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 use std::cell::Cell;
 
-/// Logits that are kept at a time.
+/// Most logits in memory at a time.
 const LOGITS_MAX: usize = 1 << 21;
-/// Rows that are unembedded at a time at least: with fewer, a product reads its weights too often.
+/// Fewest rows that are unembedded at a time: with fewer, the weights are read too often.
 const ROWS_MIN: usize = 32;
 
-/// What should follow some rows, and how much each counts.
+/// The target tokens of rows, and their weights.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropyTargets<'a> {
-    /// The token that should follow each row.
+    /// The target token of each row.
     pub tokens: &'a [u32],
-    /// How much it counts.
+    /// The weight of each: a loss weight, or the advantage of a rollout token.
     pub weights: &'a [f32],
-    /// What the sum is divided by: the weights of all the rows of a step, in this pass or another.
+    /// The divisor of the sum: the total weight of a step, over all its batches.
     pub normaliser: f64,
-    /// Of tokens that a model wrote itself, what is known of that; of others, nothing.
+    /// One entry per row if the tokens were sampled by the model; else empty.
     pub rollout: &'a [RolloutToken],
 }
 
-/// What is known of a token that a model wrote itself. It is not imitated: `weight` is what it was worth, and may be
-/// below 0, and the loss is `-min(r w, clip(r) w)`, where `r` is how much likelier the token has become since. So whoever
-/// goes further than a bound in the direction of its worth learns nothing more from it (PPO, Schulman et al. 2017, eq. 7;
-/// with a bound of its own on either side, as DAPO has it, Yu et al. 2025).
+/// A token that the model sampled itself, trained by PPO's clipped objective (Schulman et al. 2017, eq. 7).
+///
+/// The loss is `-min(r w, clip(r) w)`, where `w` is the token's advantage and `r` the ratio of its probability now to
+/// that when it was sampled. The bounds of `r` are independent, as in DAPO (Yu et al. 2025).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RolloutToken {
-    /// Its log-probability when it was written.
+    /// Its log-probability when it was sampled.
     pub old_logprob: f32,
     /// The bounds of `r`.
     pub ratio_bounds: [f32; 2],
 }
 
-/// `Σ weight · -ln p(token) / total`, where `p = softmax(rows · unembedding^T)`; or, of tokens that were
-/// [`RolloutToken`], the loss that is said there.
+/// `Σ weight · -ln p(token) / normaliser`, where `p = softmax(rows · unembedding^T)`; or the clipped loss of each
+/// [`RolloutToken`].
 ///
-/// `rows` are `(rows, width)`, and `unembedding` is `(vocabulary, width)`; the sum is in f32.
+/// `rows` are `(rows, width)`, and `unembedding` is `(vocabulary, width)`. Computed in f32.
 pub fn cross_entropy(
     rows: &Tensor,
     unembedding: &Tensor,
@@ -86,25 +86,25 @@ fn composed(
     worth.sum_all()? * (-1.0 / targets.normaliser)
 }
 
-/// A loss whose gradients are already known.
+/// A loss with its gradients, which were computed in the forward pass.
 struct CrossEntropyOp {
     loss: f32,
     to_rows: Option<Tensor>,
     to_unembedding: Option<Tensor>,
 }
 
-/// Puts the gradient of the logits of rows from `first` on in place of them.
+/// Replaces the logits of the rows from `first` on by their gradient.
 struct CrossEntropyBackward<'a> {
     targets: CrossEntropyTargets<'a>,
     first: usize,
-    /// Their part of the loss.
+    /// The rows' part of the loss.
     loss: Cell<f64>,
 }
 
 // === impl CrossEntropyTargets ===
 
 impl CrossEntropyTargets<'_> {
-    /// Whether there is a target for each of so many rows, and each is a token of the vocabulary.
+    /// Checks that each of `rows` rows has a target, and that each target is in the vocabulary.
     pub fn check(&self, rows: usize, vocabulary: usize) -> Result<()> {
         let wrong = |what: String| Err(Error::Msg(what));
         let (tokens, weights) = (self.tokens.len(), self.weights.len());
@@ -112,7 +112,7 @@ impl CrossEntropyTargets<'_> {
             return wrong(format!("{rows} rows have {tokens} targets and {weights} weights"));
         }
         if !self.rollout.is_empty() && self.rollout.len() != rows {
-            return wrong(format!("{rows} rows were written {} times", self.rollout.len()));
+            return wrong(format!("{rows} rows have {} rollout tokens", self.rollout.len()));
         }
         if let Some(token) = self.tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return wrong(format!("target {token} is not in a vocabulary of {vocabulary}"));
@@ -120,8 +120,8 @@ impl CrossEntropyTargets<'_> {
         Ok(())
     }
 
-    /// Puts the gradient of some logits in place of them, and gives the rows' part of the loss.
-    fn back(&self, logits: &mut [f32], first: usize) -> f64 {
+    /// Replaces the logits of the rows from `first` on by their gradient. Gives the rows' part of the loss.
+    fn gradient_in_place(&self, logits: &mut [f32], first: usize) -> f64 {
         let width = logits.len() / (self.tokens.len() - first).max(1);
         let rows = logits.par_chunks_exact_mut(width).enumerate();
         let losses: Vec<f64> = rows
@@ -129,18 +129,18 @@ impl CrossEntropyTargets<'_> {
                 let (token, weight) = (self.tokens[first + row], self.weights[first + row]);
                 let share = weight / self.normaliser as f32;
                 let written = self.rollout.get(first + row);
-                vectorised(|| share_row(logits, token as usize, share, written))
+                vectorised(|| row_gradient(logits, token as usize, share, written))
             })
             .collect();
         losses.into_iter().sum()
     }
 }
 
-/// Puts the gradient in place of a row of logits, which is `(softmax - target) · weight` where a token is imitated, and
-/// gives the loss.
+/// Replaces a row of logits by its gradient, `(softmax - target) · weight`, and gives the row's loss. A rollout token's
+/// weight is clipped.
 #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
 #[inline(always)]
-fn share_row(
+fn row_gradient(
     logits: &mut [f32],
     target: usize,
     weight: f32,
@@ -168,7 +168,7 @@ fn share_row(
 // === impl RolloutToken ===
 
 impl RolloutToken {
-    /// The loss of a token that is so surprising now, and how much it counts in the gradient.
+    /// The clipped loss of a token with negative log-likelihood `nll`, and its weight in the gradient.
     fn clip(&self, nll: f64, weight: f64) -> [f64; 2] {
         let ratio = (-nll - f64::from(self.old_logprob)).exp();
         let [low, high] = self.ratio_bounds.map(f64::from);
@@ -221,7 +221,7 @@ impl InplaceOp1 for CrossEntropyBackward<'_> {
     }
 
     fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        self.loss.set(self.targets.back(numbers_mut(logits, layout)?, self.first));
+        self.loss.set(self.targets.gradient_in_place(numbers_mut(logits, layout)?, self.first));
         Ok(())
     }
 }
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_cross_entropy_is_the_composed_one_in_one_part_or_in_many() {
-        // The wide vocabulary takes the rows in three parts.
+        // The wide vocabulary splits the rows into three parts.
         for (rows, vocabulary) in [(40, 50), (70, LOGITS_MAX / 32)] {
             let tokens: Vec<u32> = (0..rows).map(|row| row * 977 % vocabulary as u32).collect();
             let weights: Vec<f32> = (0..rows).map(|row| (row % 3) as f32 * 0.5).collect();
@@ -281,7 +281,7 @@ mod tests {
             let slow = |[rows, weight]: &[Tensor; 2]| composed(rows, weight, targets);
             assert_twins(inputs(), fast, slow, 2e-5);
 
-            // Of what was written, some is worth less than nothing, and some is beyond a bound on either side.
+            // Rollout tokens: some have negative advantages, and some ratios are beyond either bound.
             let worth: Vec<f32> = (0..rows).map(|row| (row % 5) as f32 * 0.5 - 1.0).collect();
             let known = -(vocabulary as f32).ln();
             let written = |row| RolloutToken {
@@ -297,17 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn who_has_gone_beyond_a_bound_gains_nothing_more() {
+    fn a_ratio_beyond_its_bound_has_no_gradient() {
         let written = RolloutToken { old_logprob: 0.5_f32.ln(), ratio_bounds: [0.8, 1.28] };
         let clip = |chance: f64, worth| written.clip(-chance.ln(), worth);
         let near = |found: [f64; 2], right: [f64; 2]| {
             assert!(found.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
         };
-        // As likely as it was; likelier than the bound; and less likely, from where it may come back.
+        // Unchanged; above the bound; and less likely, where the gradient stays.
         near(clip(0.5, 2.0), [-2.0, 2.0]);
         near(clip(0.7, 2.0), [-2.56, 0.0]);
         near(clip(0.1, 2.0), [-0.4, 0.4]);
-        // What was worth less than nothing may become less likely, up to the bound.
+        // With a negative advantage a token may become less likely, down to the bound.
         near(clip(0.5, -1.0), [1.0, -1.0]);
         near(clip(0.3, -1.0), [0.8, 0.0]);
         near(clip(0.9, -1.0), [1.8, -1.8]);
@@ -319,16 +319,16 @@ mod tests {
         let logits = [1.0_f64, 2.0, -3.0];
         let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
         let mut row = logits.map(|logit| logit as f32);
-        let got = share_row(&mut row, 1, 0.5, None);
+        let got = row_gradient(&mut row, 1, 0.5, None);
         assert!((got - 0.5 * (total.ln() - 2.0)).abs() < 1e-6, "{got}");
         for (place, got) in row.iter().enumerate() {
             let target = f64::from(u8::from(place == 1));
             let expected = 0.5 * (logits[place].exp() / total - target);
             assert!((f64::from(*got) - expected).abs() < 1e-6, "{place}: {got}");
         }
-        // A logit that is far out of reach stays finite.
+        // The loss of a very unlikely token is finite.
         let mut far = [-1e4, 1e4];
-        assert!((share_row(&mut far, 0, 1.0, None) - 2e4).abs() < 1.0);
+        assert!((row_gradient(&mut far, 0, 1.0, None) - 2e4).abs() < 1.0);
         assert!(far.iter().all(|value| value.is_finite()));
     }
 

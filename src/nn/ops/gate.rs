@@ -1,4 +1,4 @@
-//! `silu(gate) · up`, in one pass each way.
+//! `silu(gate) · up` in one pass over memory each way (SwiGLU).
 
 use super::widened::apply2;
 use super::{TASK_NUMBERS, is_fast, numbers, read};

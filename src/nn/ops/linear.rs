@@ -1,8 +1,7 @@
-//! A product with weights, whose gradients are calculated only where somebody wants them.
+//! A linear layer that computes only the gradients that are needed.
 //!
-//! candle's product calculates the gradient of both its sides in any case. Of a frozen matrix that
-//! costs half as much again as a whole pass back; and that of a trained one comes out transposed,
-//! so that it is added up against the grain of memory.
+//! candle's product always computes the gradients of both sides. For a frozen matrix that adds half the cost of a
+//! backward pass; for a trained one the gradient comes out transposed, and accumulates with strided reads.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{

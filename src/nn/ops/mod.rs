@@ -1,10 +1,8 @@
-//! Operations on candle's tensors that bring their own gradients.
+//! Fused operations on candle tensors, with gradients of their own.
 //!
-//! candle composes a norm or a softmax of half a dozen operations, each of which goes over memory
-//! once on the way there and several times on the way back, on one thread. Here each is a single
-//! pass on all threads, in f32, also where numbers are kept in bf16. Beside each stands its
-//! slow twin, composed of candle's operations: it is what other devices run, and what tests hold the
-//! fast one against.
+//! candle composes a norm or a softmax of half a dozen operations. Each reads memory once in the forward pass and several
+//! times in the backward pass, on one thread. Here each is a single pass on all threads, computed in f32, also for
+//! tensors in bf16. A slow twin composed of candle's operations runs on other devices, and tests compare the two.
 
 mod attend;
 mod cross_entropy;
@@ -23,14 +21,14 @@ pub(super) use rope::rope;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
 
-/// Numbers that a thread takes at a time. A constant, so that no sum depends on the threads.
+/// Numbers of a task. A constant, so that no sum depends on the number of threads.
 pub(super) const TASK_NUMBERS: usize = 1 << 14;
-/// Whether the fast operations can do it: f32 or bf16 on the processor.
+/// Whether the fast operations support a tensor: f32 or bf16 on the CPU.
 fn is_fast(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::BF16)
 }
 
-/// Rows of `width` numbers that make up a task.
+/// Rows of `width` numbers per task.
 fn task_rows(width: usize) -> usize {
     (TASK_NUMBERS / width.max(1)).max(1)
 }
@@ -54,7 +52,7 @@ pub(super) fn numbers_mut<'a>(
     }
 }
 
-/// Shows `work` the numbers of tensors, which are made contiguous if they are not.
+/// Calls `work` with the numbers of tensors, made contiguous first.
 pub(super) fn read<const N: usize, R>(
     tensors: [&Tensor; N],
     work: impl FnOnce([&[f32]; N]) -> R,
@@ -74,14 +72,14 @@ mod tests {
     use super::*;
     use candle_core::{Device, Var};
 
-    /// Numbers between -1 and 1 that are always the same.
+    /// Reproducible numbers between -1 and 1.
     pub(super) fn tensor(dims: &[usize], salt: usize) -> Tensor {
         let count: usize = dims.iter().product();
         let value = |at: usize| ((at * 2_654_435_761 + salt * 40_503) % 2003) as f32 / 1001.5 - 1.0;
         Tensor::from_vec((0..count).map(value).collect(), dims, &Device::Cpu).unwrap()
     }
 
-    /// The farthest that two tensors are apart.
+    /// The largest difference of two tensors.
     pub(super) fn apart(a: &Tensor, b: &Tensor) -> f32 {
         assert_eq!(a.dims(), b.dims());
         let all = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -90,7 +88,7 @@ mod tests {
         apart.fold(0.0, |worst, apart| if apart <= worst { worst } else { apart })
     }
 
-    /// Holds an operation and its gradients against its twin's.
+    /// Compares an operation and its gradients with its twin's.
     #[track_caller]
     pub(super) fn assert_twins<const N: usize>(
         inputs: [Tensor; N],

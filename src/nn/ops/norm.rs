@@ -1,4 +1,4 @@
-//! The root-mean-square norm, in one pass each way.
+//! RMS norm in one pass over memory each way.
 
 use super::widened::apply2;
 use super::{is_fast, numbers, read, task_rows};
@@ -10,8 +10,8 @@ struct RmsNormOp {
     epsilon: f64,
 }
 
-/// `rows / rms(rows) · scale`, for each stretch of a row that is as long as `scale`, which is in f32.
-/// It is calculated in f32, and is of the rows' type.
+/// `rows / rms(rows) · scale`, over each part of a row of the length of `scale`. Computed in f32; the output has the rows'
+/// dtype.
 pub fn rms_norm(rows: &Tensor, scale: &Tensor, epsilon: f64) -> Result<Tensor> {
     if is_fast(rows) && is_fast(scale) {
         return apply2(&rows.contiguous()?, &scale.contiguous()?, RmsNormOp { epsilon });
@@ -29,7 +29,7 @@ fn composed(rows: &Tensor, scale: &Tensor, epsilon: f64) -> Result<Tensor> {
 // === impl RmsNormOp ===
 
 impl RmsNormOp {
-    /// What a row is multiplied by before the scale.
+    /// `1 / rms(row)`.
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
     fn shrink(&self, row: &[f32]) -> f32 {
@@ -97,7 +97,7 @@ impl CustomOp2 for RmsNormOp {
 }
 
 impl RmsNormOp {
-    /// Writes the gradient of some rows, and gives their part of the scale's.
+    /// Writes the gradient of the rows, and gives their part of the scale's gradient.
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
     fn back(&self, rows: &[f32], scale: &[f32], upstream: &[f32], to_rows: &mut [f32]) -> Vec<f32> {

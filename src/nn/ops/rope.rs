@@ -1,4 +1,4 @@
-//! Rotary positions (half-split, as Hugging Face does), in one pass each way.
+//! Rotary position embedding (half-split, as in transformers), in one pass over memory each way.
 
 use super::widened::apply1;
 use super::{is_fast, numbers, read, task_rows};
@@ -10,12 +10,12 @@ struct RopeOp {
     /// `(rows, pairs)`
     cos: Tensor,
     sin: Tensor,
-    /// 1, or -1 for the way back.
+    /// 1, or -1 for the backward pass.
     sense: f32,
 }
 
-/// Rotates each head of `(sequences, length, heads · numbers)` by the angles `(sequences, length, 1,
-/// numbers / 2)` of its row, which are in f32.
+/// Rotates each head of `(sequences, length, heads · head_dim)` by its row's angles, whose f32 cosines and sines are
+/// `(sequences, length, 1, head_dim / 2)`.
 pub fn rope(rows: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
     if is_fast(rows) && is_fast(cos) {
         let (cos, sin) = (cos.contiguous()?, sin.contiguous()?);

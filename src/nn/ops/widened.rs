@@ -1,8 +1,7 @@
-//! Operations on numbers that are kept in bf16, each calculated in f32.
+//! Operations on bf16 tensors, computed in f32.
 //!
-//! A pass that only converted would keep both forms of every row until the gradient comes back. Here
-//! what an operation is given and what it gives are kept in bf16, and the f32 between them is
-//! forgotten at once.
+//! Explicit conversions would store both dtypes of every row for the backward pass. Here an operation's inputs and outputs
+//! are stored in bf16, and the f32 numbers in between are dropped at once.
 
 use super::TASK_NUMBERS;
 use candle_core::{
@@ -12,8 +11,7 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
-/// An operation of f32 on numbers in bf16. Of several inputs, those in f32 stay so; the output is
-/// kept as the first input is.
+/// An f32 operation applied to bf16 tensors. Inputs in f32 stay in f32; the output has the first input's dtype.
 struct WidenedOp<O>(O);
 
 /// An operation on one tensor, in f32 or in bf16.
@@ -40,7 +38,7 @@ pub fn apply3<O: CustomOp3 + Send + Sync + 'static>(
     if a.dtype() == DType::F32 { a.apply_op3(b, c, op) } else { a.apply_op3(b, c, WidenedOp(op)) }
 }
 
-/// A contiguous part of a storage in f32, by itself.
+/// A contiguous range of a storage in f32, as a storage.
 fn widen(storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Layout)> {
     let Some((from, to)) = layout.contiguous_offsets() else {
         return Err(Error::RequiresContiguous { op: "widen" }.bt());
@@ -60,7 +58,7 @@ fn widen(storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Layout)> 
     Ok((CpuStorage::F32(wide), Layout::contiguous(layout.shape())))
 }
 
-/// The same numbers in bf16, rounded to the nearest.
+/// Rounds to bf16.
 fn narrow((storage, shape): (CpuStorage, Shape)) -> Result<(CpuStorage, Shape)> {
     let CpuStorage::F32(numbers) = storage else {
         return Err(Error::Msg("an operation of f32 has an output in f32".into()));
@@ -71,12 +69,12 @@ fn narrow((storage, shape): (CpuStorage, Shape)) -> Result<(CpuStorage, Shape)> 
     Ok((CpuStorage::BF16(narrow), shape))
 }
 
-/// A tensor in f32 that nothing is trained through.
+/// A tensor in f32, detached from the graph.
 fn wide(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().to_dtype(DType::F32)
 }
 
-/// A gradient in the type of what it is of.
+/// Converts a gradient to the dtype of its tensor.
 fn of(gradient: Option<Tensor>, tensor: &Tensor) -> Result<Option<Tensor>> {
     gradient.map(|gradient| gradient.to_dtype(tensor.dtype())).transpose()
 }
@@ -169,7 +167,7 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// What an operation gives in bf16 is what it gives in f32, rounded; and so are its gradients.
+    /// The output and the gradients in bf16 are those of f32, rounded.
     #[track_caller]
     fn assert_rounded<const N: usize>(
         inputs: &[Tensor; N],
