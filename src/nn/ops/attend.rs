@@ -181,9 +181,9 @@ impl InplaceOp1 for MaskedSoftmax<'_> {
                 for value in &mut *row {
                     *value = exp(*value - most);
                 }
-                let weight = 1.0 / sum(row);
+                let inverse_sum = 1.0 / sum(row);
                 for value in row {
-                    *value *= weight;
+                    *value *= inverse_sum;
                 }
             })
         })?
