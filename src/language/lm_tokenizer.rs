@@ -1,6 +1,6 @@
-//! The tokens of a language model that was made elsewhere: its own `tokenizer.json`.
+//! The tokenizer of a language model: its `tokenizer.json`.
 
-use super::text_tokenizer::learn;
+use super::text_tokenizer::train_bpe;
 use super::{SemanticTokens, SemanticTokensError};
 use rustc_hash::FxHashSet;
 use std::path::{Path, PathBuf};
@@ -8,52 +8,52 @@ use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// What ends a text of a model that was made from nothing.
+/// The end-of-text token of a tokenizer that is trained here.
 pub const END: &str = "<|endoftext|>";
 
-/// The text of a model's tokens.
+/// The tokenizer of a language model.
 #[derive(Clone, Debug)]
 pub struct LmTokenizer {
     tokenizer: Tokenizer,
 }
 
-/// What a model writes, as text, token by token.
+/// Decodes a generated text token by token.
 #[derive(Debug)]
 pub struct IncrementalDetokenizer<'a> {
     tokenizer: &'a Tokenizer,
     tokens: Vec<u32>,
     prefix: String,
     read: usize,
-    /// Every token, and the text so far.
+    /// All tokens, and the text so far.
     all: Vec<u32>,
     text: String,
 }
 
-/// Why a tokenizer cannot be used.
+/// Why a tokenizer can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LmTokenizerError {
-    /// There is no file, or not one of a tokenizer.
+    /// The file is missing or is not a tokenizer.
     #[error("cannot read the tokenizer `{}`", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The tokenizer's error.
         source: tokenizers::Error,
     },
-    /// The disk refuses.
+    /// The file can't be written.
     #[error("cannot write the tokenizer `{}`", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The tokenizer's error.
         source: tokenizers::Error,
     },
-    /// It refuses a text or a token.
+    /// The tokenizer refused a text or a token.
     #[error("the tokenizer refused {what}")]
     Refused {
-        /// What.
+        /// The input that it refused.
         what: &'static str,
-        /// Why.
+        /// The tokenizer's error.
         source: tokenizers::Error,
     },
 }
@@ -61,21 +61,21 @@ pub enum LmTokenizerError {
 // === impl LmTokenizer ===
 
 impl LmTokenizer {
-    /// Learns the tokens of a model that is made from nothing: pieces of these texts as they are
-    /// written, `vocabulary` of them at most (257 at least: the bytes, and [`END`]).
+    /// Trains the tokenizer of a new model on these texts, case-sensitive. It has at most `vocabulary`
+    /// tokens, and at least 257: the bytes and [`END`].
     pub fn fit<'a>(
         texts: impl IntoIterator<Item = &'a str>,
         vocabulary: usize,
     ) -> Result<Self, LmTokenizerError> {
-        let made = |source| LmTokenizerError::Refused { what: "the texts", source };
+        let refused = |source| LmTokenizerError::Refused { what: "the texts", source };
         let pieces = ByteLevel::default().add_prefix_space(false);
         let mut tokenizer =
-            learn(texts, vocabulary.saturating_sub(1), pieces, NFC).map_err(made)?;
-        tokenizer.add_special_tokens([AddedToken::from(END, true)]).map_err(made)?;
+            train_bpe(texts, vocabulary.saturating_sub(1), pieces, NFC).map_err(refused)?;
+        tokenizer.add_special_tokens([AddedToken::from(END, true)]).map_err(refused)?;
         Ok(Self { tokenizer })
     }
 
-    /// The token that is written like this, if there is one.
+    /// The number of the token with this text, if there is one.
     pub fn token(&self, text: &str) -> Option<u32> {
         self.tokenizer.token_to_id(text)
     }
@@ -88,7 +88,7 @@ impl LmTokenizer {
         Ok(Self { tokenizer })
     }
 
-    /// Writes it into a model's folder.
+    /// Writes the `tokenizer.json` of a model's folder.
     pub fn save(&self, folder: &Path) -> Result<(), LmTokenizerError> {
         let path = folder.join("tokenizer.json");
         let saved = self.tokenizer.save(&path, false);
@@ -105,7 +105,7 @@ impl LmTokenizer {
         self.len() == 0
     }
 
-    /// Makes sure that it has the tokens of semantic ids: see [`SemanticTokens::add_to`].
+    /// Adds the tokens of semantic ids; see [`SemanticTokens::add_to`].
     pub fn add_semantic_ids(
         &mut self,
         levels: usize,
@@ -114,13 +114,12 @@ impl LmTokenizer {
         SemanticTokens::add_to(&mut self.tokenizer, levels, codes)
     }
 
-    /// The tokens that are no pieces of words: those that steer, those of ids, and whatever else was
-    /// added.
+    /// The added tokens: special tokens, those of semantic ids, and others outside of the BPE.
     pub fn added(&self) -> FxHashSet<u32> {
         self.tokenizer.get_added_tokens_decoder().into_keys().collect()
     }
 
-    /// Makes sure that each of these is one token: what is missing is added at the end.
+    /// Adds these words as tokens, unless they are tokens already, and returns their numbers.
     pub fn add(&mut self, words: &[String]) -> Result<Vec<u32>, LmTokenizerError> {
         let refused = |source| LmTokenizerError::Refused { what: "a word", source };
         let added = words.iter().map(|word| AddedToken::from(word, false).normalized(false));
@@ -132,20 +131,20 @@ impl LmTokenizer {
         words.iter().map(token).collect()
     }
 
-    /// The tokens of a text, with those that the tokenizer itself puts around one.
+    /// The tokens of a text, including those that the tokenizer adds around it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmTokenizerError> {
         let refused = |source| LmTokenizerError::Refused { what: "the text", source };
         let encoding = self.tokenizer.encode_fast(text, true).map_err(refused)?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of tokens, without those that are no text.
+    /// The text of tokens, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, LmTokenizerError> {
         let refused = |source| LmTokenizerError::Refused { what: "the tokens", source };
         self.tokenizer.decode(tokens, true).map_err(refused)
     }
 
-    /// A text that is read as it is written.
+    /// Decodes a text token by token.
     pub fn detokenizer(&self) -> IncrementalDetokenizer<'_> {
         IncrementalDetokenizer {
             tokenizer: &self.tokenizer,
@@ -161,7 +160,7 @@ impl LmTokenizer {
 // === impl IncrementalDetokenizer ===
 
 impl IncrementalDetokenizer<'_> {
-    /// What a token adds to the text: nothing while a character is not whole.
+    /// Adds a token, and returns the text that it adds. It is empty until a character is complete.
     pub fn add(&mut self, token: u32) -> Result<String, LmTokenizerError> {
         let refused = |source| LmTokenizerError::Refused { what: "a token", source };
         let step = tokenizers::step_decode_stream(
@@ -178,8 +177,7 @@ impl IncrementalDetokenizer<'_> {
         Ok(part)
     }
 
-    /// What is left of the text: a character that the model began and did not finish, as the mark for
-    /// what is no character.
+    /// The rest of the text: U+FFFD for a character that is incomplete.
     pub fn finish(&self) -> Result<String, LmTokenizerError> {
         let refused = |source| LmTokenizerError::Refused { what: "the tokens", source };
         let whole = self.tokenizer.decode(&self.all, true).map_err(refused)?;
@@ -207,38 +205,38 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_written_token_by_token_is_the_whole_text() {
-        let vocabulary = bytes();
+    fn a_text_decoded_token_by_token_is_the_whole_text() {
+        let tokenizer = bytes();
         let text = "Teapot 🫖, 4 €";
-        let tokens = vocabulary.encode(text).unwrap();
+        let tokens = tokenizer.encode(text).unwrap();
         assert_eq!(tokens.len(), text.len());
-        assert_eq!(vocabulary.decode(&tokens).unwrap(), text);
-        let mut written = vocabulary.detokenizer();
-        let parts: Vec<_> = tokens.iter().map(|token| written.add(*token).unwrap()).collect();
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+        let mut detokenizer = tokenizer.detokenizer();
+        let parts: Vec<_> = tokens.iter().map(|token| detokenizer.add(*token).unwrap()).collect();
         assert_eq!(parts.concat(), text);
         assert!(parts.iter().all(|part| !part.contains('\u{fffd}')), "{parts:?}");
-        assert_eq!(written.finish().unwrap(), "");
+        assert_eq!(detokenizer.finish().unwrap(), "");
     }
 
     #[test]
-    fn a_character_that_is_cut_off_is_not_lost() {
-        let vocabulary = bytes();
-        let tokens = vocabulary.encode("4 €").unwrap();
-        let mut written = vocabulary.detokenizer();
-        let parts: Vec<_> = tokens[..4].iter().map(|t| written.add(*t).unwrap()).collect();
+    fn an_incomplete_character_is_not_lost() {
+        let tokenizer = bytes();
+        let tokens = tokenizer.encode("4 €").unwrap();
+        let mut detokenizer = tokenizer.detokenizer();
+        let parts: Vec<_> = tokens[..4].iter().map(|t| detokenizer.add(*t).unwrap()).collect();
         assert_eq!(parts.concat(), "4 ");
-        let rest = written.finish().unwrap();
+        let rest = detokenizer.finish().unwrap();
         assert_eq!(rest, "\u{fffd}");
-        assert_eq!(vocabulary.decode(&tokens[..4]).unwrap(), format!("4 {rest}"));
+        assert_eq!(tokenizer.decode(&tokens[..4]).unwrap(), format!("4 {rest}"));
     }
 
     #[test]
     fn semantic_ids_are_tokens_that_outlive_the_file() {
-        let mut vocabulary = bytes();
-        let tokens = vocabulary.add_semantic_ids(2, 10).unwrap();
-        assert_eq!(vocabulary.len(), 256 + 20);
+        let mut tokenizer = bytes();
+        let tokens = tokenizer.add_semantic_ids(2, 10).unwrap();
+        assert_eq!(tokenizer.len(), 256 + 20);
         let folder = tempfile::tempdir().unwrap();
-        vocabulary.save(folder.path()).unwrap();
+        tokenizer.save(folder.path()).unwrap();
         let mut loaded = LmTokenizer::load(folder.path()).unwrap();
         assert_eq!(loaded.add_semantic_ids(2, 10).unwrap(), tokens);
         let text = format!("A {}!", crate::language::write_id(&[7, 3]));

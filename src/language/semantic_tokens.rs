@@ -1,13 +1,13 @@
-//! How a language model writes semantic ids: `<a_12><b_3><c_40><d_1>`, a token for each code.
+//! Semantic ids as tokens of a language model: `<a_12><b_3><c_40><d_1>`, one token for each code.
 //!
-//! The letter says which level a code belongs to, so that a token means the same wherever it
-//! stands, and an id needs no marks around it: it begins with an `a` and has so many levels.
+//! The letter is the level of the code. So a token has one meaning at every position, and an id needs no
+//! delimiters: it begins with an `a`, and has a fixed number of levels.
 
 use tokenizers::{AddedToken, Tokenizer};
 
 /// Levels that have a letter.
 const LEVELS_MAX: usize = 26;
-/// Codes that a level may have: they are told apart by 16 bits.
+/// Codes of a level, at most: a code has 16 bits.
 const CODES_MAX: usize = 1 << 16;
 
 /// The tokens of semantic ids in one tokenizer.
@@ -16,24 +16,24 @@ pub struct SemanticTokens {
     codes: usize,
     /// (levels, codes): the token of each code.
     tokens: Vec<u32>,
-    /// The same, by token, ascending: (token, place in `tokens`).
-    places: Vec<(u32, usize)>,
+    /// The same, sorted by token: (token, index in `tokens`).
+    indices: Vec<(u32, usize)>,
 }
 
-/// Why a tokenizer cannot have the tokens.
+/// Why a tokenizer can't have the tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum SemanticTokensError {
-    /// There are too many or none.
+    /// A number is out of bounds.
     #[error("semantic ids: {field} must be 1 to {max}, not {value}")]
     Range {
-        /// Of what.
+        /// The number: `levels` or `codes`.
         field: &'static str,
-        /// The most.
+        /// Its maximum.
         max: usize,
-        /// How many there are.
+        /// Its value.
         value: usize,
     },
-    /// It refused a token.
+    /// The tokenizer refused a token.
     #[error("the tokenizer refused the token `{0}`")]
     Refused(String),
 }
@@ -41,8 +41,8 @@ pub enum SemanticTokensError {
 // === impl SemanticTokens ===
 
 impl SemanticTokens {
-    /// Adds what is missing to a tokenizer, at its end, level by level: tokens that it has already
-    /// stay where they are, so the same call finds them again in a tokenizer that was saved.
+    /// Adds missing tokens to the end of a tokenizer, level by level. Tokens that it has keep their numbers,
+    /// so the same call finds them in a tokenizer that was saved.
     pub fn add_to(
         tokenizer: &mut Tokenizer,
         levels: usize,
@@ -56,16 +56,16 @@ impl SemanticTokens {
         let names: Vec<String> = (0..levels)
             .flat_map(|level| (0..codes).map(move |code| name(level, code as u16)))
             .collect();
-        // Read as they are written, before the text around them is brought to lower case. They are
-        // no marks of the model's: decoding keeps them.
+        // They are matched before the text around them is normalised. They are not special tokens, so
+        // decoding keeps them.
         let added = names.iter().map(|name| AddedToken::from(name, false).normalized(false));
         let refused = |name: &String| SemanticTokensError::Refused(name.clone());
         tokenizer.add_tokens(added).map_err(|_| refused(&names[0]))?;
         let token = |name: &String| tokenizer.token_to_id(name).ok_or_else(|| refused(name));
         let tokens = names.iter().map(token).collect::<Result<Vec<u32>, _>>()?;
-        let mut places: Vec<(u32, usize)> = tokens.iter().copied().zip(0..).collect();
-        places.sort_unstable();
-        Ok(Self { codes, tokens, places })
+        let mut indices: Vec<(u32, usize)> = tokens.iter().copied().zip(0..).collect();
+        indices.sort_unstable();
+        Ok(Self { codes, tokens, indices })
     }
 
     /// Tokens of an id.
@@ -78,7 +78,7 @@ impl SemanticTokens {
         &self.tokens
     }
 
-    /// The tokens of an id, or of how one begins; none if a code or a level is not ours.
+    /// The tokens of an id, or of a prefix; `None` if a code or a level is out of bounds.
     pub fn encode(&self, id: &[u16]) -> Option<Vec<u32>> {
         let token = |(level, &code): (usize, &u16)| {
             let code = usize::from(code);
@@ -91,12 +91,12 @@ impl SemanticTokens {
         id.iter().enumerate().map(token).collect()
     }
 
-    /// The id that tokens write; none if one of them is no code, or of another level.
+    /// The id of these tokens; `None` if one of them is not a code, or is of another level.
     pub fn decode(&self, tokens: &[u32]) -> Option<Vec<u16>> {
         let code = |(level, token): (usize, &u32)| {
-            let at = self.places.binary_search_by_key(token, |&(token, _)| token).ok()?;
-            let place = self.places[at].1;
-            (place / self.codes == level).then_some((place % self.codes) as u16)
+            let found = self.indices.binary_search_by_key(token, |&(token, _)| token).ok()?;
+            let index = self.indices[found].1;
+            (index / self.codes == level).then_some((index % self.codes) as u16)
         };
         tokens.iter().enumerate().map(code).collect()
     }
@@ -107,13 +107,13 @@ pub fn write_id(id: &[u16]) -> String {
     id.iter().enumerate().map(|(level, &code)| name(level, code)).collect()
 }
 
-/// Reads what [`write_id`] writes, and nothing else.
+/// Parses an id in the form of [`write_id`], and nothing else.
 pub fn read_id(text: &str) -> Option<Vec<u16>> {
     let codes = text.strip_prefix('<')?.strip_suffix('>')?.split("><");
     let code = |(level, code): (usize, &str)| {
         let digits = code.strip_prefix(letter(level)?)?.strip_prefix('_')?;
         let code = digits.parse::<u16>().ok()?;
-        // One id is written in one way: no sign, no zeros in front.
+        // An id has one form: without a sign or leading zeros.
         (code.to_string() == digits).then_some(code)
     };
     codes.enumerate().map(code).collect()
@@ -195,10 +195,10 @@ mod tests {
 
     #[test]
     fn sizes_out_of_bounds_are_named() {
-        let says = |levels, codes| {
+        let error = |levels, codes| {
             SemanticTokens::add_to(&mut tokenizer(), levels, codes).unwrap_err().to_string()
         };
-        assert_eq!(says(27, 5), "semantic ids: levels must be 1 to 26, not 27");
-        assert_eq!(says(2, 0), "semantic ids: codes must be 1 to 65536, not 0");
+        assert_eq!(error(27, 5), "semantic ids: levels must be 1 to 26, not 27");
+        assert_eq!(error(2, 0), "semantic ids: codes must be 1 to 65536, not 0");
     }
 }

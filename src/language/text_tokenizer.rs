@@ -1,4 +1,4 @@
-//! Text to numbers: a byte-level BPE learned from the shop's own texts.
+//! The tokenizer of the text encoder: a byte-level BPE learned from the shop's own texts.
 
 use std::path::Path;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -7,20 +7,20 @@ use tokenizers::normalizers::utils::{Lowercase, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{NormalizerWrapper, Tokenizer, TokenizerBuilder};
 
-/// Tokens of one text that are read; a reason has about thirty, a description about eighty.
+/// Tokens of one text, at most. A reason has about thirty, a description about eighty.
 pub const TEXT_TOKENS_MAX: usize = 128;
-/// Bytes of one text that are looked at, so that a huge text costs no more than a long one.
+/// Bytes of one text that are read, so that a huge text costs no more than a long one.
 const TEXT_BYTES_MAX: usize = 4 << 10;
-/// Times that a pair of pieces has to occur to become a token: what occurs once teaches nothing.
+/// Occurrences that a pair of pieces needs to become a token.
 const PAIR_COUNT_MIN: u64 = 2;
 
-/// Turns a shop's texts into numbers below [`TextTokenizer::vocabulary`], regardless of case.
+/// Encodes a shop's texts as tokens below [`TextTokenizer::vocabulary`], regardless of case.
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
 }
 
-/// Why a tokenizer could not be made, read or written.
+/// Why a tokenizer could not be trained, read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("the tokenizer could not be {action}")]
 pub struct TextTokenizerError {
@@ -35,17 +35,17 @@ impl TextTokenizerError {
 }
 
 impl TextTokenizer {
-    /// Learns up to `vocabulary` tokens (256 at least: the bytes); the same texts, in any order,
-    /// give the same tokens.
+    /// Trains a tokenizer of up to `vocabulary` tokens, of which the bytes are 256. The tokens don't depend
+    /// on the order of the texts.
     pub fn fit<'a>(
         texts: impl IntoIterator<Item = &'a str>,
         vocabulary: usize,
     ) -> Result<Self, TextTokenizerError> {
-        // A space in front makes the first word of a text the same token as anywhere else.
+        // With a space in front, the first word of a text is the same token as elsewhere.
         let pieces = ByteLevel::default().add_prefix_space(true);
         let normalizer = Sequence::new(vec![NFKC.into(), Lowercase.into()]);
-        let tokenizer = learn(texts, vocabulary, pieces, normalizer);
-        Ok(Self { tokenizer: tokenizer.map_err(TextTokenizerError::when("made"))? })
+        let tokenizer = train_bpe(texts, vocabulary, pieces, normalizer);
+        Ok(Self { tokenizer: tokenizer.map_err(TextTokenizerError::when("trained"))? })
     }
 
     /// Reads a `tokenizer.json`.
@@ -54,7 +54,7 @@ impl TextTokenizer {
         Ok(Self { tokenizer })
     }
 
-    /// Writes a `tokenizer.json`, which any program of the Hugging Face family reads.
+    /// Writes a `tokenizer.json` in Hugging Face's format.
     pub fn save(&self, path: &Path) -> Result<(), TextTokenizerError> {
         self.tokenizer.save(path, false).map_err(TextTokenizerError::when("written"))
     }
@@ -67,8 +67,7 @@ impl TextTokenizer {
     /// The tokens of a text, at most [`TEXT_TOKENS_MAX`] of them.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        // Every byte is a token, so encoding cannot fail; were it to, a text without tokens is
-        // what a missing text is.
+        // Every byte is a token, so encoding cannot fail. If it did, the text would count as empty.
         let encoding = self.tokenizer.encode_fast(text, false);
         let mut tokens = encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
         tokens.truncate(TEXT_TOKENS_MAX);
@@ -76,8 +75,8 @@ impl TextTokenizer {
     }
 }
 
-/// A byte-level BPE of these texts, the same in whichever order they come.
-pub(super) fn learn<'a>(
+/// Trains a byte-level BPE. It does not depend on the order of the texts.
+pub(super) fn train_bpe<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     vocabulary: usize,
     pieces: ByteLevel,
@@ -114,15 +113,15 @@ mod tests {
         "Wooden Cake Box",
     ];
 
-    fn tokens() -> TextTokenizer {
+    fn tokenizer() -> TextTokenizer {
         TextTokenizer::fit(TITLES, 300).unwrap()
     }
 
-    fn json(tokens: &TextTokenizer) -> String {
-        tokens.tokenizer.to_string(false).unwrap()
+    fn json(tokenizer: &TextTokenizer) -> String {
+        tokenizer.tokenizer.to_string(false).unwrap()
     }
 
-    /// Enough words that merges tie often: ties are where an unordered map would show.
+    /// Enough words for many ties between merges, which would show an unordered map.
     fn many_titles() -> Vec<String> {
         let syllables = ["ka", "lo", "mi", "ren", "tos", "vu", "pel", "dar"];
         let word = |n: usize| {
@@ -143,35 +142,35 @@ mod tests {
     }
 
     #[test]
-    fn case_and_width_do_not_matter_and_place_does_not_either() {
-        let tokens = tokens();
-        assert_eq!(tokens.encode("RED mug"), tokens.encode("red Mug"));
-        assert_eq!(tokens.encode("ｍｕｇ"), tokens.encode("mug"));
-        assert_eq!(tokens.encode("mug").len(), 1, "a frequent word is one token");
-        assert!(tokens.encode("red mug").ends_with(&tokens.encode("mug")));
+    fn case_width_and_position_do_not_matter() {
+        let tokenizer = tokenizer();
+        assert_eq!(tokenizer.encode("RED mug"), tokenizer.encode("red Mug"));
+        assert_eq!(tokenizer.encode("ｍｕｇ"), tokenizer.encode("mug"));
+        assert_eq!(tokenizer.encode("mug").len(), 1, "a frequent word is one token");
+        assert!(tokenizer.encode("red mug").ends_with(&tokenizer.encode("mug")));
     }
 
     #[test]
     fn any_text_is_encoded_within_bounds() {
-        let tokens = tokens();
-        assert!(tokens.encode("").is_empty());
+        let tokenizer = tokenizer();
+        assert!(tokenizer.encode("").is_empty());
         for text in ["日本語 🫖", "\0\u{ffff}", "ß"] {
-            let encoded = tokens.encode(text);
+            let encoded = tokenizer.encode(text);
             assert!(!encoded.is_empty());
-            assert!(encoded.iter().all(|&token| (token as usize) < tokens.vocabulary()));
+            assert!(encoded.iter().all(|&token| (token as usize) < tokenizer.vocabulary()));
         }
-        assert_eq!(tokens.encode(&"é".repeat(100_000)).len(), TEXT_TOKENS_MAX);
+        assert_eq!(tokenizer.encode(&"é".repeat(100_000)).len(), TEXT_TOKENS_MAX);
     }
 
     #[test]
     fn a_saved_tokenizer_is_the_same_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
-        let tokens = tokens();
-        tokens.save(&path).unwrap();
+        let tokenizer = tokenizer();
+        tokenizer.save(&path).unwrap();
         let loaded = TextTokenizer::load(&path).unwrap();
-        assert_eq!(json(&loaded), json(&tokens));
-        assert_eq!(loaded.encode("red cake"), tokens.encode("red cake"));
+        assert_eq!(json(&loaded), json(&tokenizer));
+        assert_eq!(loaded.encode("red cake"), tokenizer.encode("red cake"));
         std::fs::write(&path, "{").unwrap();
         assert_eq!(
             TextTokenizer::load(&path).unwrap_err().to_string(),

@@ -1,6 +1,6 @@
-//! Cutting a title into words, and finding the singular of a word.
+//! Splits a title into words, and finds the singular of a word.
 
-/// Words whose last "s" is their own, or a genitive that lost its apostrophe.
+/// Words that end in "s" in the singular, or are a genitive without its apostrophe.
 const ALREADY_SINGULAR: &[&str] = &[
     "atlas",
     "canvas",
@@ -15,7 +15,7 @@ const ALREADY_SINGULAR: &[&str] = &[
     "trousers",
     "womens",
 ];
-/// Plurals that no rule below finds.
+/// Irregular plurals.
 const IRREGULAR: &[(&str, &str)] = &[
     ("children", "child"),
     ("geese", "goose"),
@@ -28,7 +28,7 @@ const IRREGULAR: &[(&str, &str)] = &[
     ("women", "woman"),
 ];
 
-/// The words of a title in lower case; a mark that ends a phrase is a word of its own, `","`.
+/// The words of a title in lower case. Punctuation that ends a phrase becomes the word `","`.
 ///
 /// "T-light Holder, Red/White" → `t-light` `holder` `,` `red` `and` `white`.
 pub(super) fn words(title: &str) -> Vec<String> {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn titles_fall_into_words() {
+    fn titles_are_split_into_words() {
         let check = |title, expected: &[&str]| assert_eq!(words(title), expected, "{title}");
         check("T-light Holder, Red/White", &["t-light", "holder", ",", "red", "and", "white"]);
         check("Charlie+lola 50's Mug", &["charlie", "and", "lola", "50's", "mug"]);
