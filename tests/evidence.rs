@@ -10,7 +10,7 @@ use raisonne::domain::{EventKind, EvidenceKind};
 use raisonne::evidence::{BUYERS_MIN, Purchase, pattern_text};
 use raisonne::train::dataset::Dataset;
 use raisonne::train::snapshot::Snapshot;
-use shops::World;
+use shops::TestShop;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The purchases before a moment, and the plain counts that claims are checked with.
@@ -21,9 +21,9 @@ struct PlainCounts<'a> {
 }
 
 impl<'a> PlainCounts<'a> {
-    fn before(world: &'a World, as_of: i64) -> Self {
-        let purchases = world.dataset.purchases.iter().filter(|p| p.time < as_of).collect();
-        Self { catalog: &world.catalog, purchases, as_of }
+    fn before(test_shop: &'a TestShop, as_of: i64) -> Self {
+        let purchases = test_shop.dataset.purchases.iter().filter(|p| p.time < as_of).collect();
+        Self { catalog: &test_shop.catalog, purchases, as_of }
     }
 
     fn buyers(&self, item: u32) -> BTreeSet<u32> {
@@ -116,10 +116,10 @@ const MONTHS: [&str; 12] = [
 
 #[test]
 fn every_figure_in_every_reason_can_be_counted() {
-    let world = World::small();
-    let as_of = world.dataset.split.test;
-    let (_, cards) = Snapshot::write(&world.dataset, &world.catalog, as_of, "£");
-    let facts = PlainCounts::before(&world, as_of);
+    let test_shop = TestShop::small();
+    let as_of = test_shop.dataset.split.test;
+    let (_, cards) = Snapshot::write(&test_shop.dataset, &test_shop.catalog, as_of, "£");
+    let facts = PlainCounts::before(&test_shop, as_of);
     let mut checked: BTreeMap<&str, usize> = BTreeMap::new();
     for (item, card) in cards.items.iter().enumerate() {
         for reason in &card.reasons {
@@ -141,8 +141,9 @@ fn every_figure_in_every_reason_can_be_counted() {
 
 #[test]
 fn few_buyers_are_no_reason() {
-    let world = World::small();
-    let (_, cards) = Snapshot::write(&world.dataset, &world.catalog, world.dataset.split.test, "£");
+    let test_shop = TestShop::small();
+    let (_, cards) =
+        Snapshot::write(&test_shop.dataset, &test_shop.catalog, test_shop.dataset.split.test, "£");
     for reason in cards.items.iter().flat_map(|card| &card.reasons) {
         let evidence = &reason.evidence[0];
         assert!(
@@ -155,14 +156,14 @@ fn few_buyers_are_no_reason() {
 
 #[test]
 fn cards_know_nothing_of_what_came_after_them() {
-    let world = World::small();
-    let as_of = world.dataset.split.validate;
-    let (_, cards) = Snapshot::write(&world.dataset, &world.catalog, as_of, "£");
-    let mut shop = world.shop();
+    let test_shop = TestShop::small();
+    let as_of = test_shop.dataset.split.validate;
+    let (_, cards) = Snapshot::write(&test_shop.dataset, &test_shop.catalog, as_of, "£");
+    let mut shop = test_shop.shop();
     shop.events.retain(|line| line.time < as_of);
     // The end of the log has moved, and with it the cuts; the card's time is the same.
-    let truncated = Dataset::read(&shop, &world.catalog, shops::CUTS, shops::SEED).unwrap();
-    let (_, again) = Snapshot::write(&truncated, &world.catalog, as_of, "£");
+    let truncated = Dataset::read(&shop, &test_shop.catalog, shops::CUTS, shops::SEED).unwrap();
+    let (_, again) = Snapshot::write(&truncated, &test_shop.catalog, as_of, "£");
     let texts = |cards: &raisonne::bundle::Cards| -> Vec<String> {
         cards.items.iter().flat_map(|c| &c.reasons).map(|r| r.text.to_string()).collect()
     };
@@ -172,23 +173,23 @@ fn cards_know_nothing_of_what_came_after_them() {
 
 #[test]
 fn different_histories_have_different_patterns() {
-    let world = World::small();
+    let test_shop = TestShop::small();
     let history = |user: usize| -> Vec<HistoryEvent> {
-        let bought = world.dataset.bought[user].iter();
+        let bought = test_shop.dataset.bought[user].iter();
         bought
             .map(|b| HistoryEvent { item: b.item, time: b.time, kind: EventKind::Purchase })
             .collect()
     };
-    let as_of = world.dataset.split.end;
-    let (_, cards) = Snapshot::write(&world.dataset, &world.catalog, as_of, "£");
+    let as_of = test_shop.dataset.split.end;
+    let (_, cards) = Snapshot::write(&test_shop.dataset, &test_shop.catalog, as_of, "£");
     let mut seen: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
-    for user in 0..world.dataset.users.len() {
+    for user in 0..test_shop.dataset.users.len() {
         let history = history(user);
         if history.len() < 3 {
             continue;
         }
         let items = history.iter().map(|past| past.item).collect();
-        let text = pattern_text(&world.catalog, &cards.items, &history, "£");
+        let text = pattern_text(&test_shop.catalog, &cards.items, &history, "£");
         let before = seen.insert(text.clone(), items);
         assert!(before.is_none(), "two shoppers share the pattern {text:?}");
     }

@@ -92,7 +92,7 @@ fn what_was_written_is_read() {
         import(&spec, &folder.path("shop"), &mut |done, of| steps.push((done, of))).unwrap();
     assert_eq!((report.items, report.users, report.events, report.baskets), (3, 2, 5, 3));
     assert_eq!(report.span, Some((1_500_000_000, 1_600_000_100)));
-    assert_eq!(report.ignored[0].columns, ["stock"], "what nobody asked for is not taken");
+    assert_eq!(report.ignored[0].columns, ["stock"], "a column that is no attribute is not read");
     assert!(report.ignored[1].columns.is_empty() && report.rejects.is_empty());
     assert!(steps.is_sorted() && steps.last().is_some_and(|(done, of)| done == of), "{steps:?}");
 
@@ -359,7 +359,7 @@ fn wrong_rows_can_be_left_out() {
 }
 
 #[test]
-fn columns_go_by_other_names_when_told() {
+fn columns_are_read_under_mapped_names() {
     let folder = Folder::new();
     folder.file("items.csv", ITEMS);
     folder.file("events.csv", EVENTS.replace("time", "when").replace("user_id", "buyer"));

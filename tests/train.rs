@@ -1,4 +1,4 @@
-//! The pipeline from a shop to a bundle, small; and what must hold of every stage.
+//! A small pipeline from a shop to a bundle, and the invariants of every stage.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -25,8 +25,8 @@ fn recipe(home: &Path, set: &[&str]) -> Recipe {
     small::recipe(home, &set)
 }
 
-/// Carries out every stage and publishes.
-fn make(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
+/// Runs every stage, and publishes the bundle.
+fn build(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
     let recipe = recipe(home.path(), set);
     let text = toml::to_string(&recipe).unwrap();
     let mut progress = NoProgress;
@@ -34,7 +34,7 @@ fn make(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
     for stage in STAGES {
         run(*stage, &mut workspace).unwrap();
         for part in stage.outputs() {
-            assert!(workspace.path(*part).exists(), "{} makes {part:?}", stage.name());
+            assert!(workspace.path(*part).exists(), "{} writes {part:?}", stage.name());
         }
         assert!(home.path().join("work").join(format!("{}.report.json", stage.name())).exists());
     }
@@ -46,7 +46,7 @@ fn make(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
 #[test]
 fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let home = tempfile::tempdir().unwrap();
-    let (out, manifest) = make(&home, &[]);
+    let (out, manifest) = build(&home, &[]);
     let opened = OpenedScorer::of(Bundle::open(&out).unwrap()).unwrap();
     opened.check_golden().unwrap();
     assert!(opened.version.starts_with("small-"));
@@ -56,7 +56,7 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let figure = &report["next_basket"]["all"]["figures"]["ndcg@10"];
     assert!(figure["scored"]["mean"].as_f64().unwrap() > 0.0, "{report:#}");
 
-    // Cards come with vectors of the Rechead that wrote them, and of no other.
+    // Vectors of another Rechead are refused.
     let mut bundle = Bundle::open(&out).unwrap();
     let cards = &mut bundle.cards;
     assert!(!cards.rechead_vectors.is_empty());
@@ -65,7 +65,7 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     let error = OpenedScorer::of(bundle).unwrap().check_golden().unwrap_err().to_string();
     assert!(error.contains("made by another Rechead"), "{error}");
 
-    // Every rung that there is gets its figures.
+    // Every rung has figures.
     let mut progress = NoProgress;
     let recipe = recipe(home.path(), &[]);
     let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
@@ -98,15 +98,15 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
 
     // The same seed gives the same models: the version is a hash of everything in a bundle.
     let again = tempfile::tempdir().unwrap();
-    assert_eq!(make(&again, &[]).1.version, manifest.version);
+    assert_eq!(build(&again, &[]).1.version, manifest.version);
     let other = tempfile::tempdir().unwrap();
-    assert_ne!(make(&other, &["seed=8"]).1.version, manifest.version);
+    assert_ne!(build(&other, &["seed=8"]).1.version, manifest.version);
 }
 
 #[test]
 fn a_bundle_that_was_changed_or_lacks_a_file_is_refused_by_name() {
     let home = tempfile::tempdir().unwrap();
-    let (out, _) = make(&home, &["reward_model.loss=bce"]);
+    let (out, _) = build(&home, &["reward_model.loss=bce"]);
     for name in Part::ALL.iter().flat_map(|part| part.files(&out).unwrap()) {
         let path = out.join(&name);
         if !path.exists() {
@@ -132,7 +132,7 @@ fn a_bundle_that_was_changed_or_lacks_a_file_is_refused_by_name() {
     }
     assert!(Bundle::open(&out).unwrap().catalog.semantic_ids().is_some());
 
-    // A bundle may do without semantic ids, but holds none that its manifest does not vouch for.
+    // A bundle may lack semantic ids, but all that it holds are in its manifest.
     let parts = [Part::Quantizer, Part::SemanticIds].map(|part| out.join(part.file()));
     let ids = fs::read(&parts[1]).unwrap();
     for path in &parts {
@@ -161,8 +161,8 @@ fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), catalog.len());
     let alike: BTreeSet<_> = ids.iter().map(|id| &id[..3]).collect();
     let share = alike.len() as f64 / catalog.len() as f64;
-    let told = report["measured"]["unique"].as_f64().unwrap();
-    assert!((told - share).abs() < 1e-4 && share > 0.8, "{told} {share}");
+    let reported = report["measured"]["unique"].as_f64().unwrap();
+    assert!((reported - share).abs() < 1e-4 && share > 0.8, "{reported} {share}");
     for (item, id) in (0..).zip(ids.iter()) {
         assert_eq!(quantizer.encode(&reader.vector(&catalog.text(item))), id[..3]);
         assert_eq!(ids.item(id), Some(item));
@@ -230,7 +230,7 @@ fn a_language_model_from_elsewhere_learns_new_tokens_first_and_adapters_after() 
 #[test]
 fn golden_scores_that_do_not_come_out_are_refused() {
     let home = tempfile::tempdir().unwrap();
-    let (out, manifest) = make(&home, &[]);
+    let (out, manifest) = build(&home, &[]);
     let path = out.join(Part::Golden.file());
     let mut golden: Vec<raisonne::bundle::GoldenRequest> =
         serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -255,16 +255,16 @@ fn a_stage_without_its_inputs_says_what_is_missing() {
 }
 
 #[test]
-fn stages_have_names_of_their_own_and_say_what_they_do() {
+fn stages_have_unique_names_and_descriptions() {
     let names: BTreeSet<_> = STAGES.iter().map(|stage| stage.name()).collect();
     assert_eq!(names.len(), STAGES.len());
     assert!(STAGES.iter().all(|stage| stage.about().len() > 20 && !stage.outputs().is_empty()));
-    let made: BTreeSet<_> = STAGES.iter().flat_map(|stage| stage.outputs()).copied().collect();
+    let written: BTreeSet<_> = STAGES.iter().flat_map(|stage| stage.outputs()).copied().collect();
     let mut so_far: BTreeSet<Part> = BTreeSet::new();
     for stage in STAGES {
         assert!(stage.inputs().iter().all(|part| so_far.contains(part)), "{}", stage.name());
         so_far.extend(stage.outputs());
     }
     let published = [Part::Golden, Part::Recipe];
-    assert!(Part::ALL.iter().all(|part| made.contains(part) || published.contains(part)));
+    assert!(Part::ALL.iter().all(|part| written.contains(part) || published.contains(part)));
 }

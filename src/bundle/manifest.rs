@@ -212,7 +212,7 @@ impl Manifest {
 
     /// Writes the manifest into `dir`. It is the last file of a bundle to be written.
     pub fn write(&self, dir: &Path) -> Result<(), BundleError> {
-        let text = toml::to_string(self).expect("a manifest is made of strings and numbers");
+        let text = toml::to_string(self).expect("a manifest holds strings and numbers");
         let path = dir.join(MANIFEST);
         fs::write(&path, text).map_err(|source| BundleError::Io { path, source })
     }
@@ -345,10 +345,10 @@ mod tests {
         for wrong in ["", "000000000000", &right[..11], &right.to_uppercase(), "76ec76f575c0"] {
             let manifest = Manifest { space: wrong.into(), ..sound.clone() };
             let error = manifest.verify(dir).unwrap_err().to_string();
-            let said = format!(
+            let message = format!(
                 "manifest.toml: `space` is {wrong:?}, expected {right:?}, the hash of {models}"
             );
-            assert_eq!(error, said);
+            assert_eq!(error, message);
         }
         // Another model, whose hash is in the manifest, has vectors of another space.
         for part in SPACE_PARTS {
@@ -385,9 +385,9 @@ mod tests {
             let mut manifest = Manifest::of(folder.path(), "small").unwrap();
             manifest.file.push(FileEntry { name: name.into(), bytes: 0, blake3: String::new() });
             let error = manifest.verify(folder.path()).unwrap_err().to_string();
-            let said =
+            let message =
                 format!("manifest.toml: `file.name` is {name:?}, expected the name of a file");
-            assert!(error.starts_with(&said), "{error}");
+            assert!(error.starts_with(&message), "{error}");
         }
     }
 }

@@ -239,12 +239,12 @@ mod tests {
         let ids = SemanticIds::draw(&[7, 7], 2, 300, &mut rng()).unwrap();
         ids.write(dir).unwrap();
         assert_eq!(SemanticIds::read(dir, 2).unwrap(), Some(ids.clone()));
-        let says = |items| SemanticIds::read(dir, items).unwrap_err().to_string();
-        assert!(says(3).contains("one id for each of 3 items"), "{}", says(3));
+        let error = |items| SemanticIds::read(dir, items).unwrap_err().to_string();
+        assert!(error(3).contains("one id for each of 3 items"), "{}", error(3));
         let twice = SemanticIds { table: vec![7, 1, 7, 1], ..ids.clone() };
         twice.write(dir).unwrap();
-        assert!(says(2).contains("no two items have the same id"), "{}", says(2));
+        assert!(error(2).contains("no two items have the same id"), "{}", error(2));
         SemanticIds { codes: 5, ..ids }.write(dir).unwrap();
-        assert!(says(2).contains("of a level of 5"), "{}", says(2));
+        assert!(error(2).contains("of a level of 5"), "{}", error(2));
     }
 }

@@ -67,7 +67,7 @@ impl LmTokenizer {
         texts: impl IntoIterator<Item = &'a str>,
         vocabulary: usize,
     ) -> Result<Self, LmTokenizerError> {
-        let refused = |source| LmTokenizerError::Refused { what: "the texts", source };
+        let refused = |source| LmTokenizerError::Refused { what: "the training texts", source };
         let pieces = ByteLevel::default().add_prefix_space(false);
         let mut tokenizer =
             train_bpe(texts, vocabulary.saturating_sub(1), pieces, NFC).map_err(refused)?;

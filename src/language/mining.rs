@@ -25,7 +25,7 @@ impl Default for MiningConfig {
     }
 }
 
-/// The share of a word's uses that have to end a title for the word to be a type's.
+/// The share of a noun's uses that have to end a title, for it to name a type.
 const ENDING_SHARE: f64 = 0.6;
 /// The share of the shorter type's uses that a longer type needs to replace it: "hot water bottle".
 const WHOLE_SHARE: f64 = 0.9;
@@ -69,22 +69,22 @@ impl Title {
         Self { words: words(title).iter().map(|word| singular(word)).collect() }
     }
 
-    /// The word at `place` and the one after it.
-    fn pair(&self, place: usize) -> Option<(&str, &str)> {
-        Some((self.words.get(place)?, self.words.get(place + 1)?))
+    /// The word at `index` and the one after it.
+    fn pair(&self, index: usize) -> Option<(&str, &str)> {
+        Some((self.words.get(index)?, self.words.get(index + 1)?))
     }
 
-    /// Whether the word at `place` is part of one of these phrases.
-    fn within(&self, place: usize, phrases: &Phrases) -> bool {
-        let begins = |place| self.pair(place).is_some_and(|pair| phrases.contains(&pair));
-        begins(place) || place > 0 && begins(place - 1)
+    /// Whether the word at `index` is part of one of these phrases.
+    fn within(&self, index: usize, phrases: &Phrases) -> bool {
+        let begins = |index| self.pair(index).is_some_and(|pair| phrases.contains(&pair));
+        begins(index) || index > 0 && begins(index - 1)
     }
 
     /// The `values` of its words, each once, except for words within the phrases `except`.
     fn lexical(&self, name: &str, values: &Values, except: &Phrases) -> Vec<(String, String)> {
         let mut found: Vec<(String, String)> = Vec::new();
-        for (place, word) in self.words.iter().enumerate() {
-            let value = values.get(word.as_str()).filter(|_| !self.within(place, except));
+        for (index, word) in self.words.iter().enumerate() {
+            let value = values.get(word.as_str()).filter(|_| !self.within(index, except));
             if let Some(&value) = value
                 && !found.iter().any(|(_, known)| known == value)
             {
@@ -102,27 +102,27 @@ impl Title {
         lexicon: &Lexicon,
     ) -> Vec<(String, String)> {
         let mut values: Vec<String> = Vec::new();
-        let mut place = 0;
-        while place < self.words.len() {
-            let (value, length) = self.motif_at(place, mined, lexicon);
+        let mut index = 0;
+        while index < self.words.len() {
+            let (value, length) = self.motif_at(index, mined, lexicon);
             if let Some(value) =
-                value.filter(|value| head != Some(place) && !values.contains(value))
+                value.filter(|value| head != Some(index) && !values.contains(value))
             {
                 values.push(value);
             }
-            place += length;
+            index += length;
         }
         values.into_iter().map(|value| ("motif".to_owned(), value)).collect()
     }
 
-    /// The motif that starts at `place`, and the number of words that it takes.
+    /// The motif that starts at `index`, and the number of words that it takes.
     fn motif_at(
         &self,
-        place: usize,
+        index: usize,
         mined: &FxHashSet<String>,
         lexicon: &Lexicon,
     ) -> (Option<String>, usize) {
-        if let Some(pair) = self.pair(place) {
+        if let Some(pair) = self.pair(index) {
             if lexicon.not_motifs.contains(&pair) {
                 return (None, 2);
             }
@@ -134,7 +134,7 @@ impl Title {
                 return (Some(phrase), 2);
             }
         }
-        let word = &self.words[place];
+        let word = &self.words[index];
         let value = lexicon.motifs.get(word.as_str()).map(|&value| value.to_owned());
         (value.or_else(|| mined.get(word).cloned()), 1)
     }
@@ -224,9 +224,9 @@ fn motifs(
     let mut words: FxHashMap<&str, usize> = FxHashMap::default();
     let mut pairs: FxHashMap<(&str, &str), usize> = FxHashMap::default();
     for title in titles {
-        for (place, word) in title.words.iter().enumerate() {
+        for (index, word) in title.words.iter().enumerate() {
             *words.entry(word).or_default() += 1;
-            if let Some(pair) = title.pair(place) {
+            if let Some(pair) = title.pair(index) {
                 *pairs.entry(pair).or_default() += 1;
             }
         }
@@ -241,18 +241,18 @@ fn motifs(
     let mut uses: FxHashMap<String, WordUse<'_>> = FxHashMap::default();
     for (title, head) in titles.iter().zip(named) {
         let Some(head) = *head else { continue };
-        let mut place = 0;
-        while place < title.words.len() {
-            let pair = title.pair(place).filter(bound);
+        let mut index = 0;
+        while index < title.words.len() {
+            let pair = title.pair(index).filter(bound);
             let phrase =
-                pair.map_or_else(|| title.words[place].clone(), |(a, b)| format!("{a} {b}"));
+                pair.map_or_else(|| title.words[index].clone(), |(a, b)| format!("{a} {b}"));
             if pair.is_some() || eligible(&phrase) {
                 let used = uses.entry(phrase).or_default();
                 used.titles += 1;
-                used.following += usize::from(place > head);
+                used.following += usize::from(index > head);
                 used.types.insert(&title.words[head]);
             }
-            place += if pair.is_some() { 2 } else { 1 };
+            index += if pair.is_some() { 2 } else { 1 };
         }
     }
     let recurring = uses.into_iter().filter(|(_, used)| used.is_motif(config));
@@ -276,9 +276,9 @@ impl WordUse<'_> {
     }
 }
 
-/// Which words before a product's noun belong to its name: "cake stand", "hot water bottle".
+/// The names of product types: the noun and words before it, "cake stand", "hot water bottle".
 struct TypeNames {
-    /// Two words or three, joined by a space.
+    /// Names of two or three words, joined by a space.
     names: FxHashSet<String>,
 }
 
@@ -346,7 +346,9 @@ impl Lexicon {
 
     /// Whether a word describes a product, and so does not name it.
     fn describes(&self, word: &str) -> bool {
-        [&self.colours, &self.materials, &self.motifs].iter().any(|them| them.contains_key(word))
+        [&self.colours, &self.materials, &self.motifs]
+            .iter()
+            .any(|values| values.contains_key(word))
     }
 }
 
@@ -438,7 +440,7 @@ mod tests {
         assert_eq!(mined[20], "colour=red motif=dolly girl type=mug");
     }
 
-    /// The titles of a real shop, where the data lies beside the project.
+    /// The titles of a real shop, if its data is beside the project.
     fn real_titles() -> Option<Vec<String>> {
         let root = env!("CARGO_MANIFEST_DIR");
         let path = format!("{root}/../shared/data/online-retail-ii/items.csv.zst");

@@ -209,9 +209,9 @@ impl ShopManifest {
             counts.into_iter().chain(rest)
         };
         let names = ["items", "users", "events", "baskets", "first_event", "last_event"];
-        for ((name, said), found) in names.into_iter().zip(values(self)).zip(values(&counted)) {
-            if said != found {
-                return Err(wrong_field(path, name, said, format!("{found} by the files")));
+        for ((name, value), counted) in names.into_iter().zip(values(self)).zip(values(&counted)) {
+            if value != counted {
+                return Err(wrong_field(path, name, value, format!("{counted} by the files")));
             }
         }
         Ok(())
@@ -254,7 +254,7 @@ impl From<ItemLine<'_>> for ShopItem {
     }
 }
 
-/// Refuses a folder that is there already, unless it is empty.
+/// Fails if the folder exists, unless it is empty.
 pub(super) fn refuse_existing(dir: &Path) -> Result<(), ShopError> {
     let is_free = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
@@ -353,7 +353,7 @@ fn read_line(
     })
 }
 
-/// Parses the cell of a column, or says which value is wrong.
+/// Parses the cell of a column. The error names the column, its value and the valid ones.
 fn cell<T>(
     column: &str,
     text: Option<&str>,

@@ -8,7 +8,7 @@ pub const REMEMBERED: usize = 48;
 pub struct PurchaseMemory {
     items: [u32; REMEMBERED],
     days: [u16; REMEMBERED],
-    /// Purchases so far; the last [`REMEMBERED`] are kept in a ring.
+    /// Purchases so far. The last [`REMEMBERED`] are in a ring buffer.
     bought: u32,
     /// Visits so far: the number of the next visit's random stream.
     pub visits: u32,
@@ -39,8 +39,8 @@ impl PurchaseMemory {
     /// The remembered purchases, latest first.
     pub fn latest(&self) -> impl Iterator<Item = SimPurchase> {
         let bought = self.bought as usize;
-        let kept = bought.min(REMEMBERED);
-        (1..=kept).map(move |back| {
+        let remembered = bought.min(REMEMBERED);
+        (1..=remembered).map(move |back| {
             let slot = (bought - back) % REMEMBERED;
             SimPurchase { item: self.items[slot], day: self.days[slot] }
         })

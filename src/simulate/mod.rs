@@ -4,8 +4,8 @@
 //! budgets and lives. On each day the shop shows lists, and shoppers examine, click, fill carts and buy.
 //! Their true utilities go to the oracle's files, which no model reads.
 //!
-//! The outer loop is over days, so events are generated in time order, and none is kept longer than its
-//! day. A shopper takes 330 bytes, measured between 20,000 and 200,000 shoppers: a `PurchaseMemory` and
+//! The outer loop is over days, so events are generated in time order, and none is stored longer than
+//! its day. A shopper takes 330 bytes, measured between 20,000 and 200,000 shoppers: a `PurchaseMemory` and
 //! the day of the next visit are 298, and the rest is the share of a day's events. The persona is drawn
 //! again from its seed at every visit. So memory is proportional to shoppers and products, and does not
 //! grow with days.

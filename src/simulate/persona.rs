@@ -24,7 +24,7 @@ pub struct LifeEvent {
     pub name: &'static str,
     /// How long it lasts, in days.
     days: u16,
-    /// The categories that are wanted more.
+    /// The categories that gain.
     pub categories: &'static [&'static str],
     /// The occasion that is shopped for.
     pub occasion: &'static str,

@@ -1,4 +1,4 @@
-//! The vocabulary: what a product can be made of, look like and be called.
+//! The vocabulary: materials, colours, motifs, styles, occasions, brands and names.
 //!
 //! Brands and collections are invented.
 
@@ -7,7 +7,7 @@
 pub enum Facet {
     /// Its main colour.
     Color,
-    /// What it is made of.
+    /// Its material.
     Material,
     /// The look that it belongs to.
     Style,
@@ -15,7 +15,7 @@ pub enum Facet {
     Motif,
     /// What it is given or used for; the first value is none.
     Occasion,
-    /// Who makes it.
+    /// Its brand.
     Brand,
 }
 
@@ -24,7 +24,7 @@ impl Facet {
     pub const ALL: [Self; 6] =
         [Self::Color, Self::Material, Self::Style, Self::Motif, Self::Occasion, Self::Brand];
 
-    /// The word used in the oracle's files.
+    /// Its word in the oracle's files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Color => "color",
@@ -48,7 +48,7 @@ impl Facet {
         }
     }
 
-    /// The word for a value.
+    /// The word of a value.
     pub fn value(self, value: u8) -> &'static str {
         let value = usize::from(value);
         match self {
@@ -76,7 +76,7 @@ impl Facet {
 /// Values of all facets together.
 pub const VALUES: usize = Facet::Brand.offset() + Facet::Brand.len();
 
-/// The number of a word that the tables here name.
+/// The number of a word. Panics if the vocabulary lacks it.
 pub fn number(words: &[&str], word: &str) -> u8 {
     let index = words.iter().position(|&known| known == word);
     index.expect("the tables name only words of the vocabulary") as u8
@@ -213,7 +213,7 @@ pub static COLLECTION_HEADS: [&str; 32] = [
     "Cinder", "Dove", "Elder", "Frost",
 ];
 
-/// Last parts of it.
+/// Last parts of a collection's invented name.
 #[rustfmt::skip]
 pub static COLLECTION_TAILS: [&str; 14] = [
     "down", "hollow", "wick", "mere", "combe", "dale", "fold", "garth", "holt", "lea", "moor",

@@ -253,16 +253,16 @@ mod tests {
         let line = |at: u32| PurchaseLine { item: at % 20, time: 1, basket: at / 20, first: false };
         let listed: Vec<PurchaseLine> = (0..40).map(line).collect();
         let items = |bought: &[PurchaseLine]| bought.iter().map(|b| b.item).collect::<Vec<_>>();
-        let settled = |as_listed| {
+        let ordered = |as_listed| {
             let mut bought = listed.clone();
             order_lines(&mut bought, as_listed, &mut ChaCha8Rng::seed_from_u64(7));
             bought
         };
-        let (kept, shuffled) = (settled(true), settled(false));
-        assert_eq!(items(&kept), items(&listed));
+        let (as_listed, shuffled) = (ordered(true), ordered(false));
+        assert_eq!(items(&as_listed), items(&listed));
         assert_ne!(items(&shuffled), items(&listed));
-        assert_eq!(items(&shuffled), items(&settled(false)), "the same seed, the same order");
-        for bought in [kept, shuffled] {
+        assert_eq!(items(&shuffled), items(&ordered(false)), "the same seed, the same order");
+        for bought in [as_listed, shuffled] {
             assert!(bought[..20].iter().all(|b| b.basket == 0 && b.first), "baskets are whole");
             assert!(bought[20..].iter().all(|b| b.basket == 1 && !b.first));
         }

@@ -244,7 +244,7 @@ mod tests {
         close(found.before.mean, 4.5);
         close(found.gain.mean, 0.09);
         assert!(found.gain.clear_of_zero());
-        assert!(found.after.low < found.before.high, "unpaired, the two could not be told apart");
+        assert!(found.after.low < found.before.high, "unpaired, the two intervals overlap");
         let relative = found.relative.unwrap();
         close(relative.low, 0.02);
         close(relative.high, 0.02);

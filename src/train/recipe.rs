@@ -49,7 +49,7 @@ pub struct Recipe {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShopRecipe {
-    /// A folder that `raisonne import` made, relative to the recipe.
+    /// A folder that `raisonne import` wrote, relative to the recipe.
     #[serde(default)]
     pub imported: Option<PathBuf>,
     /// A shop to simulate instead.
@@ -169,7 +169,7 @@ pub struct RecheadRecipe {
     pub gamma: f32,
     /// Examples, at most.
     pub examples_max: usize,
-    /// Candidates from the slate beside the one that was taken.
+    /// Candidates of an example from the slate, without the one that was taken.
     pub candidates: usize,
     /// Random candidates from the catalogue.
     pub sampled: usize,

@@ -163,8 +163,8 @@ impl TrainingData {
                 model = model.with_rechead(network.clone(), *weight);
             }
             let mut scratch = model.scratch();
-            for (place, case) in of_it {
-                scores[place] = self.score_case(&model, case, &mut scratch);
+            for (index, case) in of_it {
+                scores[index] = self.score_case(&model, case, &mut scratch);
             }
         }
         Ok(scores)

@@ -9,18 +9,18 @@ use tempfile::TempDir;
 
 /// The seed of everything random in these tests.
 pub const SEED: u64 = 11;
-/// Where these tests cut time.
+/// The split of time in these tests.
 pub const CUTS: SplitShares =
     SplitShares { train: 0.3, validate: 0.7, test: 0.85, as_listed: false };
 
-/// A small shop, and what is read from it.
-pub struct World {
+/// A small shop, with its catalogue and log.
+pub struct TestShop {
     folder: TempDir,
     pub catalog: Catalog,
     pub dataset: Dataset,
 }
 
-impl World {
+impl TestShop {
     /// A few hundred shoppers and products.
     pub fn small() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -54,7 +54,7 @@ pub fn shop(folder: &Path, shoppers: u32, products: u32) {
     };
     let raw = folder.join("raw");
     simulate::simulate(&config, &raw, &mut |_, _| {}).unwrap();
-    let plan = raisonne::shop::ImportSpec {
+    let spec = raisonne::shop::ImportSpec {
         items: raw.join("items.csv.zst"),
         events: raw.join("events.csv.zst"),
         attributes: ["color", "material", "style", "season"].map(String::from).to_vec(),
@@ -63,5 +63,5 @@ pub fn shop(folder: &Path, shoppers: u32, products: u32) {
         rejects_max: 5,
         now: 4_000_000_000,
     };
-    raisonne::shop::import(&plan, &folder.join("shop"), &mut |_, _| {}).unwrap();
+    raisonne::shop::import(&spec, &folder.join("shop"), &mut |_, _| {}).unwrap();
 }

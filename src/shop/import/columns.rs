@@ -1,4 +1,4 @@
-//! Which column of a file is which of ours?
+//! Finds our columns in a file by their names.
 
 use super::{ImportError, ImportSpec, events, items};
 use std::collections::BTreeSet;

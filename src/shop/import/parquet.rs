@@ -44,13 +44,15 @@ impl Parquet {
         let indices = heading.locate(&names);
 
         // Rows come with the projected columns only, in the order of the file.
-        let mut kept: Vec<usize> = indices.iter().flatten().copied().collect();
-        kept.sort_unstable();
-        kept.dedup();
-        let fields = kept.iter().map(|at| schema.get_fields()[*at].clone()).collect();
+        let mut projected: Vec<usize> = indices.iter().flatten().copied().collect();
+        projected.sort_unstable();
+        projected.dedup();
+        let fields = projected.iter().map(|at| schema.get_fields()[*at].clone()).collect();
         let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
-        let nanoseconds = kept.iter().map(|at| is_nanoseconds(&schema.get_fields()[*at])).collect();
-        let indices = indices.into_iter().map(|index| kept.binary_search(&index?).ok()).collect();
+        let nanoseconds =
+            projected.iter().map(|at| is_nanoseconds(&schema.get_fields()[*at])).collect();
+        let indices =
+            indices.into_iter().map(|index| projected.binary_search(&index?).ok()).collect();
 
         let rows = RowIter::from_file_into(Box::new(reader));
         let rows = rows.project(Some(projection.map_err(failed)?)).map_err(failed)?;

@@ -65,7 +65,10 @@ impl Stage for RecheadStage {
         let mut training_cases = examples(&data, &recipe);
         training_cases.shuffle(&mut rng);
         training_cases.truncate(rechead.examples_max);
-        ensure!(!training_cases.is_empty(), "no slate of the training time holds what was bought");
+        ensure!(
+            !training_cases.is_empty(),
+            "no slate of the training time holds an item that was bought"
+        );
         let mut validation =
             data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
         let mut answers = Value::Null;
@@ -235,7 +238,7 @@ impl RecheadTraining<'_> {
         weight::mean(&sorted_figures(validation, |case| judge.scores(case)))
     }
 
-    /// Fits the weight of its score beside the scorer's.
+    /// Fits the weight of its score in the sum with the scorer's.
     fn fit_weight(
         &self,
         workspace: &Workspace<'_>,
@@ -248,14 +251,14 @@ impl RecheadTraining<'_> {
         for (_, cases) in validation {
             below.extend(scorer.scores(self.data, cases)?);
         }
-        let beside = |weight: f32| {
+        let fused = |weight: f32| {
             let mut below = below.iter();
             sorted_figures(validation, |case| {
                 let scores = below.next().into_iter().flatten().zip(judge.scores(case));
                 scores.map(|(score, rechead)| score + weight * rechead).collect()
             })
         };
-        Ok(weight::fit(&beside(0.0), &WEIGHTS.map(beside), self.seed))
+        Ok(weight::fit(&fused(0.0), &WEIGHTS.map(fused), self.seed))
     }
 
     /// The vectors of all items' texts: (items, e). They don't depend on time.

@@ -50,7 +50,7 @@ impl Stage for RewardModel {
         let examples = examples(&data, &recipe);
         anyhow::ensure!(
             !examples.is_empty(),
-            "no slate of the training time holds what was bought"
+            "no slate of the training time holds an item that was bought"
         );
         let validation =
             data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);

@@ -109,19 +109,19 @@ impl TextPairs {
         for (user, line) in lines {
             let bought = &dataset.bought[user];
             let taken = items[bought[line].item as usize].clone();
-            let beside = if rng.random_bool(0.5) {
+            let partner = if rng.random_bool(0.5) {
                 let history = dataset.history(user, line, true, HISTORY_LEN);
                 evidence::pattern_text(catalog, &cards.items, &history, currency)
             } else {
                 items[bought[line - 1].item as usize].clone()
             };
-            pairs.push((beside, taken));
+            pairs.push((partner, taken));
         }
         Self { items, pairs }
     }
 
     fn all(&self) -> impl Iterator<Item = &str> {
-        let patterns = self.pairs.iter().map(|(beside, _)| beside.as_str());
+        let patterns = self.pairs.iter().map(|(partner, _)| partner.as_str());
         self.items.iter().map(String::as_str).chain(patterns.take(TOKENIZED_MAX))
     }
 }
