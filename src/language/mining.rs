@@ -1,8 +1,8 @@
 //! Attributes of products whose catalogue has only titles: colour, material, motif and type.
 //!
 //! Shoppers read these attributes ("another cake stand", "more with union jack"), so a wrong one is
-//! worse than none. A word therefore has to be in the lexicon, or the shop's use of it has to show that
-//! it names a type (it ends titles) or a motif (it recurs across types).
+//! worse than none. So a word has to be in the lexicon, or the shop's titles have to show what it is: a
+//! type ends titles, and a motif recurs across types.
 
 use super::lexicon::{Lexicon, Phrases, Values};
 use super::words::{singular, words};

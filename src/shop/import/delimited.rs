@@ -11,7 +11,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 const END_OF_LINE: &[u8] = b"\n";
 
 /// The rows of a CSV or TSV file.
-pub(super) struct Delimited {
+pub(super) struct DelimitedReader {
     reader: csv::Reader<Input>,
     read: ByteMeter,
     record: ByteRecord,
@@ -24,9 +24,9 @@ pub(super) struct Delimited {
 /// read at a time.
 type Input = io::Take<io::Chain<Box<dyn Read>, &'static [u8]>>;
 
-// === impl Delimited ===
+// === impl DelimitedReader ===
 
-impl Delimited {
+impl DelimitedReader {
     pub(super) fn open(
         source: SourceFile,
         delimiter: u8,

@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 use std::io::{self, BufRead, BufReader, Read};
 
 /// The rows of a JSON Lines file.
-pub(super) struct JsonLines {
+pub(super) struct JsonLinesReader {
     reader: BufReader<Box<dyn Read>>,
     read: ByteMeter,
     line: Vec<u8>,
 }
 
-// === impl JsonLines ===
+// === impl JsonLinesReader ===
 
-impl JsonLines {
+impl JsonLinesReader {
     pub(super) fn open(source: SourceFile) -> io::Result<Self> {
         let (text, read) = source.unpack()?;
         Ok(Self { reader: BufReader::new(text), read, line: Vec::new() })

@@ -1,7 +1,7 @@
 //! Imports the tables of a shop as a [`Shop`]: all of it, or nothing.
 //!
-//! Every format is read as rows of text cells, so that one set of rules checks them all, and an error
-//! names a cell in the same way in every format.
+//! Every format is read as rows of text cells. One set of rules checks them all, and errors name a cell
+//! in the same way.
 
 mod attributes;
 mod cell;

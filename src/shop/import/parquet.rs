@@ -17,7 +17,7 @@ const SECONDS_A_DAY: i64 = 24 * 60 * 60;
 const NANOSECONDS_A_SECOND: i64 = 1_000_000_000;
 
 /// The rows of a Parquet file.
-pub(super) struct Parquet {
+pub(super) struct ParquetReader {
     rows: RowIter<'static>,
     /// The index in a row of each column that is looked for.
     indices: Vec<Option<usize>>,
@@ -28,9 +28,9 @@ pub(super) struct Parquet {
     total: u64,
 }
 
-// === impl Parquet ===
+// === impl ParquetReader ===
 
-impl Parquet {
+impl ParquetReader {
     pub(super) fn open(source: SourceFile, heading: &mut Heading) -> io::Result<Self> {
         caught(|| Self::read_heading(source, heading))?
     }

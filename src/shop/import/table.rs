@@ -3,9 +3,9 @@
 use super::ImportError;
 use super::cell::CellFault;
 use super::columns::{ColumnSpec, ColumnSpecs};
-use super::delimited::Delimited;
-use super::json_lines::JsonLines;
-use super::parquet::Parquet;
+use super::delimited::DelimitedReader;
+use super::json_lines::JsonLinesReader;
+use super::parquet::ParquetReader;
 use super::rejects::Reject;
 use super::source::{FileFormat, SourceFile, SourceFileError};
 use std::collections::BTreeSet;
@@ -21,9 +21,9 @@ pub(super) struct ImportTable {
 
 /// The rows of a file, in one of the formats.
 enum TableReader {
-    Delimited(Delimited),
-    JsonLines(JsonLines),
-    Parquet(Parquet),
+    Delimited(DelimitedReader),
+    JsonLines(JsonLinesReader),
+    Parquet(ParquetReader),
 }
 
 /// A row: a cell for each column that is looked for. A missing cell is empty.
@@ -69,13 +69,15 @@ impl ImportTable {
         let mut heading = Heading::new(columns);
         let rows = match source.format {
             FileFormat::Csv => {
-                Delimited::open(source, b',', &mut heading).map(TableReader::Delimited)
+                DelimitedReader::open(source, b',', &mut heading).map(TableReader::Delimited)
             }
             FileFormat::Tsv => {
-                Delimited::open(source, b'\t', &mut heading).map(TableReader::Delimited)
+                DelimitedReader::open(source, b'\t', &mut heading).map(TableReader::Delimited)
             }
-            FileFormat::Parquet => Parquet::open(source, &mut heading).map(TableReader::Parquet),
-            FileFormat::JsonLines => JsonLines::open(source).map(TableReader::JsonLines),
+            FileFormat::Parquet => {
+                ParquetReader::open(source, &mut heading).map(TableReader::Parquet)
+            }
+            FileFormat::JsonLines => JsonLinesReader::open(source).map(TableReader::JsonLines),
         };
         let table = Self { path: path.to_owned(), heading, rows: rows.map_err(read)? };
         // JSON Lines have no heading: their columns are known at the end of the file.
