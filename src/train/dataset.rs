@@ -116,7 +116,7 @@ impl Dataset {
                     dataset.purchases.push(Purchase { user: line.user, item, time, price });
                 }
                 kind if kind.is_read() => {
-                    dataset.browsed[user].push(HistoryEvent { item, time, kind })
+                    dataset.browsed[user].push(HistoryEvent { item, time, kind });
                 }
                 _ => {}
             }

@@ -111,7 +111,7 @@ fn simulated_shop(
         }
     }
     simulate::simulate(&config, &raw, &mut |done, of| {
-        workspace.progress.show("simulating", done, of)
+        workspace.progress.show("simulating", done, of);
     })?;
     let spec = crate::shop::ImportSpec {
         items: raw.join("items.csv.zst"),
@@ -123,7 +123,7 @@ fn simulated_shop(
         now: config.start + i64::from(of.days) * DAY_S,
     };
     crate::shop::import(&spec, &shop, &mut |done, of| {
-        workspace.progress.show("importing", done, of)
+        workspace.progress.show("importing", done, of);
     })?;
     Ok(())
 }
