@@ -86,31 +86,7 @@ impl Stage for Fuse {
         let judge = scorer.head().map(|network| RecheadJudge::new(network, &data));
         let mut fitting =
             Fitting { workspace, model: &model, judge, data: &data, judged, seed: recipe.seed };
-        let mut fused = RerankerFile::default();
-        for rung in RUNGS {
-            let measured = match rung.kind {
-                RungKind::Scored => continue,
-                RungKind::Weighed { file } => {
-                    let (fitted, measured) = fitting.weighed(rung, weighed_file(of))?;
-                    *file(&mut fused) = Some(fitted).filter(|fitted| fitted.weight > 0.0);
-                    measured
-                }
-                RungKind::Compared { thinks, file } => {
-                    let Some(compare) = recipe.compare() else { continue };
-                    if !thinks && !compare.at_once {
-                        continue;
-                    }
-                    let (fitted, measured) = fitting.compared(rung, compared_file(of, thinks))?;
-                    // A thought is worth reading even where it changes no order, if most hold.
-                    let holds = measured["thoughts"]["hold"].as_f64();
-                    let holds = holds.is_some_and(|hold| hold >= HOLD_MIN);
-                    let pays = fitted.weight > 0.0 || fitted.rechead_weight > 0.0;
-                    *file(&mut fused) = Some(fitted).filter(|_| pays || holds);
-                    measured
-                }
-            };
-            report.insert(rung.name().into(), measured);
-        }
+        let fused = fitting.rungs(&recipe, of, &mut report)?;
         let Fitting { workspace, judged, .. } = fitting;
         std::fs::write(workspace.path(Part::Reranker), toml::to_string(&fused)?)
             .context("writing how the language model is fused")?;
@@ -154,6 +130,42 @@ struct Fitting<'a, 'p> {
 }
 
 impl Fitting<'_, '_> {
+    /// Fits every rung that the recipe has, each upon the one below. A rung that does not pay is absent
+    /// from the file.
+    fn rungs(
+        &mut self,
+        recipe: &Recipe,
+        of: FuseRecipe,
+        report: &mut Map<String, Value>,
+    ) -> anyhow::Result<RerankerFile> {
+        let mut fused = RerankerFile::default();
+        for rung in RUNGS {
+            let measured = match rung.kind {
+                RungKind::Scored => continue,
+                RungKind::Weighed { file } => {
+                    let (fitted, measured) = self.weighed(rung, weighed_file(of))?;
+                    *file(&mut fused) = Some(fitted).filter(|fitted| fitted.weight > 0.0);
+                    measured
+                }
+                RungKind::Compared { thinks, file } => {
+                    let Some(compare) = recipe.compare() else { continue };
+                    if !thinks && !compare.at_once {
+                        continue;
+                    }
+                    let (fitted, measured) = self.compared(rung, compared_file(of, thinks))?;
+                    // A thought is worth reading even where it changes no order, if most hold.
+                    let holds = measured["thoughts"]["hold"].as_f64();
+                    let holds = holds.is_some_and(|hold| hold >= HOLD_MIN);
+                    let pays = fitted.weight > 0.0 || fitted.rechead_weight > 0.0;
+                    *file(&mut fused) = Some(fitted).filter(|_| pays || holds);
+                    measured
+                }
+            };
+            report.insert(rung.name().into(), measured);
+        }
+        Ok(fused)
+    }
+
     /// Fits the weight of logits, and leaves the tasks with the orders that come of it.
     fn weighed(
         &mut self,
