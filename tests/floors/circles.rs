@@ -1,26 +1,26 @@
-//! Circles among the modules that share a parent.
+//! Circles of imports among the modules that share a parent.
 
 use crate::source_tree::SourceTree;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Who imports whom among the children of one module. A child stands for everything below it.
+/// The imports between modules that share a parent. Each module stands for everything below it.
 ///
-/// Imports between a module and what lies below it don't count: a module is built of its children, and they may use
-/// what it defines.
+/// Imports between a module and its descendants do not count: a module is built of them, and they may use what it
+/// defines.
 #[derive(Debug, Default)]
 pub struct SiblingImports {
-    /// For each import from one child to another, a line that says which file makes it.
+    /// For each pair of importing and imported module, a line that names one file that does it.
     imports: BTreeMap<(String, String), String>,
 }
 
 impl SiblingImports {
-    /// Of the whole tree. The crate's own children are left out: the floors order those.
+    /// Of the whole tree.
     pub fn of(tree: &SourceTree) -> Self {
         let mut imports = BTreeMap::new();
         for module in tree.modules() {
             for other in tree.imported_by(module) {
                 let shared = module.iter().zip(&other).take_while(|(a, b)| a == b).count();
-                if shared == 0 || shared == module.len() || shared == other.len() {
+                if shared == module.len() || shared == other.len() {
                     continue;
                 }
                 let [from, to] = [module, &other].map(|path| path[..=shared].join("::"));
@@ -31,7 +31,7 @@ impl SiblingImports {
         Self { imports }
     }
 
-    /// Whether `to` leads back to `from`, so that an import from one to the other would close a circle.
+    /// Whether `from` imports from `to`, and is part of a circle by that.
     pub fn closes_circle(&self, from: &str, to: &str) -> bool {
         self.imports.contains_key(&(from.to_owned(), to.to_owned()))
             && self.path(to, from).is_some()
@@ -59,19 +59,18 @@ impl SiblingImports {
         circles.into_values().collect()
     }
 
-    /// The shortest way from one child to another, both included.
+    /// The shortest chain of imports from one module to another, both included.
     fn path(&self, from: &str, to: &str) -> Option<Vec<String>> {
-        let mut ways = vec![vec![from.to_owned()]];
+        let mut ways = VecDeque::from([vec![from.to_owned()]]);
         let mut seen = BTreeSet::from([from.to_owned()]);
-        while let Some(position) = ways.iter().position(|_| true) {
-            let way = ways.remove(position);
-            let last = way.last().cloned()?;
+        while let Some(way) = ways.pop_front() {
+            let last = way.last()?;
             if last == to {
                 return Some(way);
             }
-            for (_, next) in self.imports.keys().filter(|(from, _)| *from == last) {
+            for (_, next) in self.imports.keys().filter(|(from, _)| from == last) {
                 if seen.insert(next.clone()) {
-                    ways.push([&way[..], &[next.clone()]].concat());
+                    ways.push_back([&way[..], &[next.clone()]].concat());
                 }
             }
         }
@@ -80,7 +79,7 @@ impl SiblingImports {
 }
 
 #[test]
-fn a_circle_is_found_and_told_from_a_parent() {
+fn a_circle_is_found_and_imports_from_a_parent_are_allowed() {
     let tree = SourceTree::of([
         ("lib.rs", ""),
         ("shop/mod.rs", "mod shelf;\npub use shelf::Shelf;\npub struct Price;"),
