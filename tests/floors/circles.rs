@@ -70,7 +70,7 @@ impl SiblingImports {
             }
             for (_, next) in self.imports.keys().filter(|(from, _)| from == last) {
                 if seen.insert(next.clone()) {
-                    ways.push_back([&way[..], &[next.clone()]].concat());
+                    ways.push_back([&way[..], std::slice::from_ref(next)].concat());
                 }
             }
         }

@@ -104,13 +104,14 @@ impl SourceTree {
             "crate" => from.clear(),
             "self" => {}
             "super" => _ = from.pop(),
-            name => match imports.get(name) {
-                Some(import) => from.clone_from(import),
-                None => {
+            name => {
+                if let Some(import) = imports.get(name) {
+                    from.clone_from(import);
+                } else {
                     from.push(name.to_owned());
                     self.modules.get(&from)?;
                 }
-            },
+            }
         }
         for step in rest {
             if step == "super" {
