@@ -42,7 +42,7 @@ pub fn item_cards(
     let mut next_reason = 0;
     (0..catalog.len() as u32)
         .map(|item| {
-            let writer = CardWriter { catalog, users, counts, currency, item };
+            let writer = EvidenceWriter { catalog, users, counts, currency, item };
             let mut reasons = writer.co_purchases(&partners[item as usize]);
             reasons.extend(writer.attributes(&owners));
             reasons.extend(writer.season());
@@ -57,8 +57,8 @@ pub fn item_cards(
         .collect()
 }
 
-/// Writes one item's card.
-struct CardWriter<'a> {
+/// Writes one item's card from counts.
+struct EvidenceWriter<'a> {
     catalog: &'a Catalog,
     users: &'a [UserId],
     counts: &'a PurchaseCounts,
@@ -66,9 +66,9 @@ struct CardWriter<'a> {
     item: u32,
 }
 
-// === impl CardWriter ===
+// === impl EvidenceWriter ===
 
-impl CardWriter<'_> {
+impl EvidenceWriter<'_> {
     fn buyers(&self) -> &[u32] {
         &self.counts.buyers[self.item as usize]
     }
