@@ -1,5 +1,4 @@
-//! The decoder says what Hugging Face's transformers says, whichever file it comes from; and all of
-//! it can be trained.
+//! The decoder gives the logits of Hugging Face's transformers from every file format, and all of it can be trained.
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
@@ -21,19 +20,19 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// How far logits may be apart.
+/// Tolerance of logits.
 const TOLERANCE: f32 = 1e-4;
 /// The models beside `fixtures/decoder/make.py`.
 const MODELS: [&str; 6] =
     ["qwen3", "qwen3-window", "qwen2-yarn", "qwen2-tied", "llama3", "llama-biased"];
-/// Positions between those whose logits `make.py` keeps.
+/// `make.py` stores the logits of every so many positions.
 const LOGITS_EVERY: usize = 4;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
 }
 
-/// A decoder, and what is said of it.
+/// A decoder, and its expected outputs.
 struct Case {
     config: DecoderConfig,
     parameters: Parameters,
@@ -54,7 +53,7 @@ impl Case {
         Self { config: checkpoint.config().clone(), parameters, expected: HashMap::new() }
     }
 
-    /// A decoder of the same shape whose every tensor is trained.
+    /// A decoder of the same shape with every tensor trained.
     fn trained(name: &str) -> Self {
         let mut case = Self::open(name);
         case.parameters.train(|_| true).unwrap();
@@ -91,7 +90,7 @@ fn spread(tensor: &Tensor) -> f32 {
     (square / numbers.len() as f32).sqrt()
 }
 
-/// The farthest that two tensors are apart.
+/// The largest difference of two tensors.
 fn apart(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let apart = |(a, b): (f32, f32)| (a - b).abs();
@@ -100,7 +99,7 @@ fn apart(a: &Tensor, b: &Tensor) -> f32 {
     numbers(a).into_iter().zip(numbers(b)).map(apart).fold(0.0, worst)
 }
 
-// === What transformers says ===
+// === Transformers as the reference ===
 
 #[test]
 fn logits_are_those_of_transformers() {
@@ -133,7 +132,7 @@ fn frequencies_are_those_of_transformers() {
 }
 
 #[test]
-fn a_real_model_goes_on_as_with_transformers() {
+fn a_real_model_decodes_greedily_as_with_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/tiny-llm/hf");
     if !folder.is_dir() {
         println!("skipped: there is no {}", folder.display());
@@ -150,7 +149,7 @@ fn a_real_model_goes_on_as_with_transformers() {
 // === Layouts ===
 
 #[test]
-fn a_branch_says_what_a_text_of_its_own_says() {
+fn a_branch_has_the_logits_of_trunk_and_branch_as_one_text() {
     for name in ["qwen3-window", "llama3"] {
         let case = Case::open(name);
         let tokens = case.tokens().remove(0);
@@ -174,7 +173,7 @@ fn a_branch_says_what_a_text_of_its_own_says() {
 }
 
 #[test]
-fn a_pass_in_bf16_is_near() {
+fn logits_in_bf16_are_near_those_in_f32() {
     let case = Case::open("qwen3");
     let batch = TokenBatch::plain(&case.tokens());
     let mut half = Exact::new(&case.config, &case.parameters, &batch, DType::BF16).unwrap();
@@ -197,7 +196,7 @@ fn cross_entropy(
     log_softmax(&logits, D::Minus1)?.gather(&next, 2)?.neg()?.mean_all()
 }
 
-/// The loss of a plain pass and its gradients.
+/// The loss and gradients of a forward and backward pass without recomputation.
 fn plain(exact: &mut Exact<'_>, batch: &TokenBatch) -> (Tensor, GradStore) {
     let rows = forward(exact.config(), exact).unwrap();
     let loss = cross_entropy(exact, &rows, batch).unwrap();
@@ -205,7 +204,7 @@ fn plain(exact: &mut Exact<'_>, batch: &TokenBatch) -> (Tensor, GradStore) {
     (loss, gradients)
 }
 
-/// Adapters on all matrices of `case`, whose B no longer is the zero that hides A from the gradient.
+/// Adapters on all matrices of `case`, with a nonzero B: a zero one would give A no gradient.
 fn adapters(case: &Case, dropout: f32) -> Adapters {
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let plan = LoraConfig { rank: 3, alpha: 6.0, dropout };
@@ -318,14 +317,14 @@ fn recomputed_gradients_are_plain_ones() {
     }
 }
 
-/// Numbers that a graph keeps alive.
+/// Numbers that a graph stores.
 fn kept(out: &Tensor) -> usize {
     let nodes = out.sorted_nodes().into_iter().filter(|node| !node.is_variable());
     nodes.map(Tensor::elem_count).sum()
 }
 
 #[test]
-fn recomputing_keeps_a_fraction() {
+fn recomputation_stores_a_fraction_of_the_activations() {
     let mut case = Case::trained("qwen3-window");
     // Twelve layers: the saving grows with the depth.
     case.config.layers = 12;
@@ -346,7 +345,7 @@ fn recomputing_keeps_a_fraction() {
 // === Adapters ===
 
 #[test]
-fn merged_adapters_do_what_they_did_beside() {
+fn merged_adapters_give_the_logits_of_separate_ones() {
     let case = Case::open("qwen2-yarn");
     let adapters = adapters(&case, 0.0);
     let batch = TokenBatch::plain(&case.tokens());
@@ -356,7 +355,7 @@ fn merged_adapters_do_what_they_did_beside() {
     assert!(apart(&logits(&mut merged.exact(&batch)), &beside) < TOLERANCE);
     assert!(apart(&without, &beside) > 100.0 * TOLERANCE);
 
-    // What is merged is a folder like any other.
+    // A merged decoder is saved like any other.
     let dir = TempDir::new().unwrap();
     fs::copy(fixture("qwen2-yarn").join("config.json"), dir.path().join("config.json")).unwrap();
     merged.parameters.save(&dir.path().join("model.safetensors")).unwrap();
@@ -379,7 +378,7 @@ fn fresh_adapters_change_nothing() {
 }
 
 #[test]
-fn adapters_of_pefts_do_what_they_do_there() {
+fn adapters_from_peft_give_pefts_logits() {
     let case = Case::open("llama3");
     let adapters = Adapters::load(&case.config, &fixture("llama3/adapter"), &Device::Cpu).unwrap();
     let batch = TokenBatch::plain(&case.tokens());
@@ -391,7 +390,7 @@ fn adapters_of_pefts_do_what_they_do_there() {
 }
 
 #[test]
-fn adapters_survive_their_folder_under_pefts_names() {
+fn adapters_are_saved_and_loaded_under_pefts_names() {
     let case = Case::open("llama3");
     let adapters = adapters(&case, 0.1);
     let dir = TempDir::new().unwrap();
@@ -421,7 +420,7 @@ fn adapters_survive_their_folder_under_pefts_names() {
 
 // === GGUF ===
 
-/// A folder with a GGUF file and the tokenizer that has to be beside it.
+/// A folder with a GGUF file and the tokenizer that it needs beside it.
 fn gguf_folder() -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
@@ -429,7 +428,7 @@ fn gguf_folder() -> (TempDir, PathBuf) {
     (dir, file)
 }
 
-/// Writes a decoder of the Qwen family as a GGUF file. `kind` says how a matrix is kept.
+/// Writes a decoder of the Qwen family as a GGUF file. `kind` gives each matrix's block type.
 fn write_gguf(case: &Case, architecture: &str, kind: impl Fn(&str) -> GgmlDType, file: &Path) {
     let DecoderConfig { width, layers, heads, kv_heads, head_dim, mlp_width, .. } = case.config;
     let sizes = [
@@ -473,7 +472,7 @@ fn write_gguf(case: &Case, architecture: &str, kind: impl Fn(&str) -> GgmlDType,
     gguf_file::write(&mut File::create(file).unwrap(), &metadata, &tensors).unwrap();
 }
 
-/// The decoder that is left when its matrices were rounded to blocks of `kind`.
+/// The decoder with its matrices quantised to blocks of `kind` and back.
 fn rounded(case: &Case, kind: GgmlDType) -> Parameters {
     let mut rounded = Parameters::default();
     for (name, tensor) in case.parameters.iter() {
@@ -485,7 +484,7 @@ fn rounded(case: &Case, kind: GgmlDType) -> Parameters {
 }
 
 #[test]
-fn a_gguf_file_says_what_the_folder_says() {
+fn a_gguf_file_gives_the_logits_of_the_folder() {
     for (name, architecture) in [("qwen3", "qwen3"), ("qwen2-tied", "qwen2")] {
         let case = Case::open(name);
         let batch = TokenBatch::plain(&case.tokens());
@@ -508,7 +507,7 @@ fn a_gguf_file_says_what_the_folder_says() {
     }
 }
 
-/// llama.cpp orders the rows of Llama's heads otherwise, and lists its stretched frequencies.
+/// llama.cpp interleaves the rows of Llama's heads, and lists the scaled frequencies.
 #[test]
 fn a_gguf_file_of_llama_cpps_is_read() {
     let case = Case::open("llama3");
@@ -527,7 +526,7 @@ fn a_gguf_file_of_llama_cpps_is_read() {
     let error = spread(&error) / spread(&expected);
     assert!(error < 0.05, "logits are {error} off");
 
-    // The products of blocks are those of what the blocks hold, the order of the rows included.
+    // Products with blocks equal products with the dequantised rows, in their order.
     let query = LinearId::Query(0);
     let (rows, columns) = query.dims(checkpoint.config());
     let blocks = checkpoint.quantize_q4k(query, 0..rows).unwrap();
@@ -575,7 +574,7 @@ fn a_gguf_file_without_a_tokenizer_is_refused() {
 }
 
 #[test]
-fn inputs_that_are_no_whole_blocks_of_four_bits_get_eight() {
+fn matrices_without_whole_blocks_of_four_bits_get_eight() {
     let checkpoint = Checkpoint::open(&fixture("qwen3")).unwrap();
     let gate = LinearId::Gate(0);
     let (rows, columns) = gate.dims(checkpoint.config());

@@ -1,5 +1,4 @@
-//! The scorer's network says the same as candle trains it, as the service runs it, and as
-//! PyTorch runs it; and all of it is trained.
+//! The scorer's network gives the same scores in candle, in the service and in PyTorch, and all of it is trained.
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
@@ -14,7 +13,7 @@ use raisonne::nn::{
 use raisonne::scorer::network_shape;
 use rand::SeedableRng;
 
-/// How far two implementations may be apart.
+/// Tolerance between two implementations.
 const TOLERANCE: f32 = 1e-5;
 
 fn full_size() -> DinShape {
@@ -30,7 +29,7 @@ fn candle(case: &BenchCase) -> (Vec<f32>, Vec<f32>) {
     (flat(scored.logits), flat(scored.attention))
 }
 
-/// (logits, attention) of all slates by the serving pass.
+/// (logits, attention) of all slates by the fused network.
 fn served(case: &BenchCase, fused: &FusedDin) -> (Vec<f32>, Vec<f32>) {
     let (mut logits, mut attention) = (Vec::new(), Vec::new());
     for slate in 0..case.sizes().0 {
@@ -100,7 +99,7 @@ fn serving_equals_candle_in_other_shapes_and_ablations() {
     }
 }
 
-/// A case, and its first slate's candidates in the hands of `use_them`.
+/// Calls `use_them` with a network and the first slate of a case.
 fn with_slate<T>(use_them: impl FnOnce(&FusedDin, &FusedSlate<'_>) -> T) -> T {
     let case = BenchCase::random(&full_size(), 5, (1, 23), SlateFill::Ragged).unwrap();
     let fused = FusedDin::new(&case.weights, &case.shape).unwrap();

@@ -1,5 +1,4 @@
-//! The Rechead says the same as candle trains it, as the service runs it, and as PyTorch runs it; and
-//! all of it is trained.
+//! The Rechead gives the same scores in candle, in the service and in PyTorch, and all of it is trained.
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
@@ -10,10 +9,10 @@ use raisonne::nn::{
 };
 use std::collections::HashMap;
 
-/// How far two implementations may be apart.
+/// Tolerance between two implementations.
 const TOLERANCE: f32 = 1e-5;
 
-/// What PyTorch computed.
+/// PyTorch's inputs and outputs.
 struct Fixture {
     shape: RecheadShape,
     weights: Weights,
@@ -83,7 +82,7 @@ fn served(rechead: &Rechead, batch: &RecheadBatch) -> (Vec<f32>, Vec<f32>) {
 #[track_caller]
 fn assert_close(what: &str, got: &[f32], expected: &[f32]) {
     assert_eq!(got.len(), expected.len(), "{what}");
-    // Scores are sums of many products: what they may be apart grows with what is summed.
+    // Scores are sums of many products: the tolerance grows with their size.
     let scale = expected.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
     for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
         let apart = (got - expected).abs() / scale;
@@ -118,13 +117,13 @@ fn every_variable_receives_a_gradient() {
         let gradient = gradients.get(variable).unwrap_or_else(|| panic!("{name} gets none"));
         let most = gradient.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
         let most: f32 = most.to_scalar().unwrap();
-        // A key's bias adds the same to all logits of a row, which softmax takes out.
+        // A key's bias adds a constant to a row's logits, which softmax cancels.
         assert!(most > 0.0, "{name} gets zeros");
     }
 }
 
 #[test]
-fn a_thought_corrects_no_more_than_it_may() {
+fn a_thoughts_correction_is_bounded() {
     let fixture = Fixture::read();
     let mute = RecheadShape { gamma: 0.0, ..fixture.shape.clone() };
     let texts = [vec![0.3; 12], vec![-0.2; 12], vec![0.1; 12]];
@@ -137,7 +136,7 @@ fn a_thought_corrects_no_more_than_it_may() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn inconsistent_weights_and_sizes_are_named() {
     let fixture = Fixture::read();
     let wrong =
         |shape: RecheadShape| Rechead::new(&fixture.weights, &shape).unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! The Rechead (RPORec, B1): a shopper as one vector, made of texts, and items as vectors that it is
-//! multiplied with.
+//! The Rechead (RPORec, B1): a two-tower head. A shopper is one vector, computed from texts; its dot product with an
+//! item's vector is the score.
 //!
 //! ```text
 //! r_x, r_y, r_z = f_his(x), f_cot(y), f_ans(z)      history, thought, answer: vectors of texts
@@ -9,9 +9,9 @@
 //! s     = h_u · f_item(v)
 //! ```
 //!
-//! What was thought is an additive correction, so a bad thought can't do much harm. Each `f` is a
-//! projection with a feed-forward part beside it. The paper leaves open how the three rows become one
-//! (here: their mean) and how wide the gate is (here: a number for each of the vector's).
+//! The thought is an additive correction, which bounds the harm of a bad one. Each `f` is a projection with a residual
+//! feed-forward part. The paper leaves open how the three rows are pooled (here: their mean) and the gate's width (here:
+//! one number per dimension).
 
 mod served;
 
@@ -38,26 +38,26 @@ pub struct RecheadShape {
     pub heads: usize,
     /// Its layers.
     pub layers: usize,
-    /// How much a thought may correct (γ), in `0..=1`.
+    /// The weight of the thought's correction (γ), in `0..=1`.
     pub gamma: f32,
 }
 
-/// What a pass reads. B shoppers, N candidates each.
+/// A batch of B shoppers with N candidates each.
 #[derive(Clone, Debug)]
 pub struct RecheadBatch {
     /// (B, e): the vector of the history's text.
     pub history: Tensor,
-    /// (B, e): that of the thought; zeros where there is none.
+    /// (B, e): the thought's vector; zeros if there is none.
     pub thought: Tensor,
-    /// (B, e): that of the answer; zeros where there is none.
+    /// (B, e): the answer's vector; zeros if there is none.
     pub answer: Tensor,
-    /// (B), 1 where there is an answer.
+    /// (B), 1 if there is an answer.
     pub answered: Tensor,
-    /// (B, N, e): those of the candidates.
+    /// (B, N, e): the vectors of the candidates' texts.
     pub items: Tensor,
 }
 
-/// The network as candle trains it; its tensors are those of [`RecheadShape::tensors`].
+/// The network for training with candle; its tensors are those of [`RecheadShape::tensors`].
 #[derive(Debug)]
 pub struct RecheadNetwork {
     gamma: f64,
@@ -70,7 +70,7 @@ pub struct RecheadNetwork {
     gate: LinearModule,
 }
 
-/// `f`: a text's vector (e) into the space of shoppers and items (d).
+/// `f`: maps a text's vector (e) to the space of shoppers and items (d).
 #[derive(Debug)]
 struct TextTowerModule {
     project: LinearModule,
@@ -78,7 +78,7 @@ struct TextTowerModule {
     down: LinearModule,
 }
 
-/// The names of the four `f`, in the order in which they are drawn.
+/// The names of the four `f`, in the order of their initialisation.
 const TEXTS: [&str; 4] = ["history", "thought", "answer", "item"];
 
 // === impl RecheadShape ===
@@ -111,7 +111,7 @@ impl RecheadShape {
         all.0
     }
 
-    /// Whether the sizes fit together.
+    /// Checks that the sizes are consistent.
     pub fn check(&self) -> std::result::Result<(), WeightsError> {
         let Self { text, width, ffn, heads, gamma, .. } = *self;
         let wrong = |why: String| Err(WeightsError::Shape(why));
@@ -127,7 +127,7 @@ impl RecheadShape {
         Ok(())
     }
 
-    /// Fresh weights; the same seed gives the same ones on every machine.
+    /// Initial weights; the same seed gives the same ones on every machine.
     pub fn random(&self, seed: u64) -> std::result::Result<Weights, WeightsError> {
         self.check()?;
         Ok(Weights::drawn(&self.tensors(), seed))

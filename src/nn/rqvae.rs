@@ -1,6 +1,6 @@
 //! Residual quantisation of text vectors: a vector becomes a few codes, from coarse to fine.
 //!
-//! The RQ-VAE of TIGER (Rajput et al. 2023), trained as GR2 (section 2.3) says. With a text vector
+//! The RQ-VAE of TIGER (Rajput et al. 2023), trained as in GR2 (section 2.3). With a text vector
 //! `x` (text), the latent `h` (width), and a codebook (codes, width) per level:
 //!
 //! ```text
@@ -9,11 +9,10 @@
 //! x̂ = decoder(Σ_k e_k,z_k)                             two layers, ReLU between them
 //! ```
 //!
-//! The codes `z_1 … z_K` are how an item's semantic id begins. Items whose texts mean the same may
-//! share them; what tells those apart is no matter of meaning and lies outside of this module.
+//! The codes `z_1 … z_K` are the first codes of an item's semantic id. Items with similar texts may share them; the last
+//! code, which tells them apart, is assigned elsewhere.
 //!
-//! Encoding is written as plain loops, so that a text's codes depend on nothing but the text:
-//! neither on the company that it is encoded in, nor on how many threads there are.
+//! Encoding is plain loops, so that a text's codes depend neither on the batch nor on the number of threads.
 
 mod codebook;
 mod contrast;
@@ -29,9 +28,9 @@ use std::path::Path;
 
 /// The table of codebooks in the file: (levels, codes, width).
 const CODEBOOKS: &str = "codebooks";
-/// Levels that may be learnt; published ids have three or four in all.
+/// Most learnt levels; published ids have three or four in all.
 pub const LEVELS_MAX: usize = 16;
-/// Codes that a level may have: they are told apart by 16 bits.
+/// Most codes of a level: a code is 16 bits.
 pub const CODES_MAX: usize = 1 << 16;
 
 /// A trained quantiser.
@@ -55,16 +54,16 @@ struct RqVaeLinear {
     bias: Vec<f32>,
 }
 
-/// Why a quantiser could not be read or written.
+/// Why a quantiser cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum QuantizerError {
-    /// The disk said no.
+    /// Reading or writing failed.
     #[error("can't use the quantiser's file")]
     Io(#[from] std::io::Error),
-    /// Its tensors are not those of a quantiser.
+    /// The tensors are not those of a quantiser.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A table's size does not fit the others'.
+    /// A tensor's size is inconsistent with the others'.
     #[error("tensor `{name}` has dimensions {found:?}, which do not fit the layers beside it")]
     Misfit {
         /// The table.
@@ -82,7 +81,7 @@ impl Quantizer {
         self.decoder.0[1].bias.len()
     }
 
-    /// How many codes a vector becomes.
+    /// Levels: codes of a vector.
     pub fn levels(&self) -> usize {
         self.codebooks.len()
     }
@@ -103,7 +102,7 @@ impl Quantizer {
         self.codebooks.iter().map(level).collect()
     }
 
-    /// The text vector that codes stand for. Fewer codes than levels give a coarser one.
+    /// The text vector that codes decode to. Fewer codes than levels give a coarser one.
     pub fn decode(&self, codes: &[u16]) -> Vec<f32> {
         let mut sum = vec![0.0; self.encoder.0[1].bias.len()];
         for (codebook, &code) in self.codebooks.iter().zip(codes) {
@@ -131,7 +130,7 @@ impl Quantizer {
         Ok(std::fs::write(path, weights.to_bytes()?)?)
     }
 
-    /// Reads what [`Quantizer::save`] wrote.
+    /// Reads a file of [`Quantizer::save`].
     pub fn load(path: &Path) -> Result<Self, QuantizerError> {
         let weights = Weights::from_bytes(&std::fs::read(path)?)?;
         let (encoder, decoder) = (Mlp::read(&weights, "encoder")?, Mlp::read(&weights, "decoder")?);
@@ -153,12 +152,12 @@ impl Quantizer {
     }
 }
 
-/// The name of a layer's table, counted as PyTorch counts layers with a ReLU between them.
+/// The name of a layer's tensor, numbered as in PyTorch's `Sequential` with a ReLU between layers.
 fn tensor(mlp: &str, layer: usize, part: &str) -> String {
     format!("{mlp}.{}.{part}", 2 * layer)
 }
 
-/// A table's values and dimensions.
+/// A tensor's values and dimensions.
 fn table<'a>(weights: &'a Weights, name: &str) -> Result<(&'a [f32], &'a [usize]), WeightsError> {
     let missing = || WeightsError::Missing(name.to_owned());
     let values = weights.get(name).ok_or_else(missing)?;

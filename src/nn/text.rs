@@ -1,9 +1,8 @@
-//! A static text encoder: a text's vector is the weighted sum of its tokens' vectors, projected
-//! and brought to length one.
+//! A static text encoder: the weighted sum of a text's token vectors, projected and normalised to length one.
 //!
-//! Order of words is ignored, which titles and one-sentence reasons forgive, and in return a text
-//! costs a few hundred multiplications. Both the weights and the projection are linear, so a
-//! trained encoder folds them into the token table: `encode` adds rows and divides by a length.
+//! It ignores the order of words, which hardly matters for titles and one-sentence reasons, and costs a few hundred
+//! multiplications per text. The weights and the projection are linear, so a trained encoder folds them into the token
+//! table: `encode` adds rows and normalises.
 
 mod fit;
 
@@ -15,12 +14,12 @@ use std::path::Path;
 
 /// Width of a text's vector.
 pub const TEXT_WIDTH: usize = 64;
-/// Below this squared length a vector has no direction.
+/// A vector of a smaller squared length counts as zero.
 const SQUARE_MIN: f32 = 1e-12;
 /// The name of the table in the file.
 const TABLE: &str = "text.rows";
 
-/// Turns tokens into a direction. Texts that belong together point the same way.
+/// Maps the tokens of a text to a unit vector. Related texts get similar vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextEncoder {
     /// `(vocabulary, TEXT_WIDTH)`: weight × vector × projection of each token.
@@ -28,15 +27,14 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// How many tokens it knows.
+    /// Size of the vocabulary.
     pub fn vocabulary(&self) -> usize {
         self.rows.len() / TEXT_WIDTH
     }
 
     /// Writes a text's unit vector into `out`, `TEXT_WIDTH` long.
     ///
-    /// Unknown tokens are passed over; a text without any token known is the zero vector, which
-    /// is how a missing text looks to the scorer.
+    /// Unknown tokens are skipped. A text without a known token is the zero vector, as is a missing text.
     pub fn encode(&self, tokens: &[u32], out: &mut [f32]) {
         let mut sum = [0.0_f32; TEXT_WIDTH];
         let (rows, _) = self.rows.as_chunks::<TEXT_WIDTH>();
@@ -59,7 +57,7 @@ impl TextEncoder {
         candle_core::safetensors::save(&HashMap::from([(TABLE, table)]), path)
     }
 
-    /// Reads what [`TextEncoder::save`] wrote.
+    /// Reads a file of [`TextEncoder::save`].
     pub fn load(path: &Path) -> Result<Self> {
         let mut tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
         let table = tensors.remove(TABLE);

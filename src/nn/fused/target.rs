@@ -1,5 +1,8 @@
-//! DIN's target attention: how much each event says about one candidate.
-#![expect(clippy::inline_always, reason = "vector code is compiled inside its dispatch")]
+//! DIN's target attention (Zhou et al. 2018): the weight of each event for one candidate.
+#![expect(
+    clippy::inline_always,
+    reason = "vector code is compiled inside the kernel that switched features on"
+)]
 
 use super::DinShape;
 use super::kernels::{
@@ -8,9 +11,9 @@ use super::kernels::{
 use super::tables::ItemSlices;
 use crate::nn::simd::{LANES, Lanes, VectorLevel};
 
-/// The first layer is `(W1+W3) v + (W2-W3) S + W4 (v*S) + b`: the first term is the item's own,
-/// the second the event's own, and only the third belongs to the pair. As `S (diag(v) W4)` it is
-/// one product per candidate, whose rows are events.
+/// The first layer is `(W1+W3) v + (W2-W3) S + W4 (v*S) + b`. The first term depends on the item alone, the second on the
+/// event alone, and only the third on the pair. As `S (diag(v) W4)` it is one product per candidate, whose rows are
+/// events.
 #[derive(Debug)]
 pub(super) struct TargetAttention {
     /// (W2 - W3), without bias
@@ -34,7 +37,7 @@ pub(super) struct TargetScratch {
 }
 
 impl TargetScratch {
-    /// How many numbers it holds.
+    /// Numbers held.
     pub fn numbers(&self) -> usize {
         [&self.terms, &self.folded, &self.hidden].iter().map(|buffer| buffer.capacity()).sum()
     }
@@ -147,7 +150,7 @@ impl TargetAttention {
                 }
             }
         }
-        // A loop, not `map`: a closure that is not inlined loses the processor's features.
+        // A loop, not `map`: a closure that is not inlined is compiled without vector features.
         let mut weights = [self.third_bias; ROWS];
         for (weight, total) in weights.iter_mut().zip(totals) {
             *weight += total.sum();

@@ -191,7 +191,7 @@ impl KvLayout {
                 let at = 4 * lane;
                 match (self.format, token % packed) {
                     (PackedFormat::F32, _) => {
-                        line.0[at..at + 4].copy_from_slice(&number.to_le_bytes())
+                        line.0[at..at + 4].copy_from_slice(&number.to_le_bytes());
                     }
                     // Clears the other half: an infinite value of the page's earlier owner would
                     // give NaN even with a weight of zero.

@@ -365,7 +365,7 @@ impl PackedDecoder {
                 multiply(*level, pool, inputs, &[product]);
             }
             PackedWeight::Ggml(blocks) => {
-                blocks.multiply(pool, &picked.values, picked.width, out)?
+                blocks.multiply(pool, &picked.values, picked.width, out)?;
             }
         }
         state.give(picked);

@@ -1,7 +1,6 @@
-//! The same network as the service runs it: one shopper at a time, in plain loops that run in vectors.
+//! The network for serving: one shopper at a time, in plain loops that the compiler vectorises.
 //!
-//! A shopper's vector is made once per card that is looked up, an item's once per bundle; what is left for
-//! a request is a dot product per candidate.
+//! A shopper's vector is computed once per card, an item's once per bundle. A request costs a dot product per candidate.
 
 use super::{RecheadShape, TEXTS};
 use crate::nn::simd::{dot, exp, max, sum, vectorised};
@@ -9,10 +8,10 @@ use crate::nn::{Weights, WeightsError};
 
 /// Keeps the norm of a constant vector finite; PyTorch's default.
 const NORM_EPSILON: f32 = 1e-5;
-/// Rows of the Transformer: history, thought, and what was selected.
+/// Rows of the Transformer: history, thought, and the selected one of history and answer.
 const ROWS: usize = 3;
 
-/// The network, ready to serve.
+/// The network for serving.
 #[derive(Clone, Debug)]
 pub struct Rechead {
     shape: RecheadShape,
@@ -25,7 +24,7 @@ pub struct Rechead {
     gate: RecheadLinear,
 }
 
-/// Memory of a pass, used again and again.
+/// Reused buffers of a forward pass.
 #[derive(Clone, Debug, Default)]
 pub struct RecheadScratch {
     hidden: Vec<f32>,
@@ -69,7 +68,7 @@ struct RecheadLayerNorm {
 // === impl Rechead ===
 
 impl Rechead {
-    /// Takes the weights of a network of this shape.
+    /// Builds a network of this shape from its weights.
     pub fn new(weights: &Weights, shape: &RecheadShape) -> Result<Self, WeightsError> {
         shape.check()?;
         weights.check_tensors(shape.tensors())?;
@@ -95,48 +94,48 @@ impl Rechead {
         self.shape.text
     }
 
-    /// The vector of an item whose text has this vector (e): (d).
-    pub fn item(&self, text: &[f32], room: &mut RecheadScratch) -> Vec<f32> {
+    /// The vector (d) of an item, from its text's vector (e).
+    pub fn item(&self, text: &[f32], scratch: &mut RecheadScratch) -> Vec<f32> {
         let mut item = Vec::new();
-        vectorised(|| self.item.apply(text, &mut room.hidden, &mut item));
+        vectorised(|| self.item.apply(text, &mut scratch.hidden, &mut item));
         item
     }
 
-    /// h_u (d): the vector of a shopper whose history, thought and answer have these vectors (e). A
-    /// thought that there is not is a vector of zeros.
+    /// The vector h_u (d) of a shopper, from the vectors (e) of history, thought and answer. A missing thought is a vector
+    /// of zeros.
     pub fn shopper(
         &self,
         history: &[f32],
         thought: &[f32],
         answer: Option<&[f32]>,
-        room: &mut RecheadScratch,
+        scratch: &mut RecheadScratch,
     ) -> Vec<f32> {
         let d = self.shape.width;
-        // One closure, not a function: what is not inlined here loses the processor's features.
+        // One closure: functions that are not inlined into it are compiled without vector features.
         vectorised(|| {
             let [of_history, of_thought, of_answer] = &self.written;
-            of_history.apply(history, &mut room.hidden, &mut room.rows[0]);
-            of_thought.apply(thought, &mut room.hidden, &mut room.rows[1]);
+            of_history.apply(history, &mut scratch.hidden, &mut scratch.rows[0]);
+            of_thought.apply(thought, &mut scratch.hidden, &mut scratch.rows[1]);
             let mut selected = Vec::new();
             match answer {
-                Some(answer) => of_answer.apply(answer, &mut room.hidden, &mut selected),
-                None => selected.extend_from_slice(&room.rows[0]),
+                Some(answer) => of_answer.apply(answer, &mut scratch.hidden, &mut selected),
+                None => selected.extend_from_slice(&scratch.rows[0]),
             }
-            room.rows[2].clone_from(&selected);
+            scratch.rows[2].clone_from(&selected);
             for layer in &self.layers {
-                layer.attend(self.shape.heads, room);
-                layer.feed_forward(room);
+                layer.attend(self.shape.heads, scratch);
+                layer.feed_forward(scratch);
             }
             let mut both = selected.clone();
             both.resize(2 * d, 0.0);
-            for row in &room.rows {
-                self.norm.apply(row, &mut room.normed);
-                for (mean, value) in both[d..].iter_mut().zip(&room.normed) {
+            for row in &scratch.rows {
+                self.norm.apply(row, &mut scratch.normed);
+                for (mean, value) in both[d..].iter_mut().zip(&scratch.normed) {
                     *mean += value / ROWS as f32;
                 }
             }
-            self.gate.apply(&both, &mut room.out);
-            for ((value, gate), reasoned) in selected.iter_mut().zip(&room.out).zip(&both[d..]) {
+            self.gate.apply(&both, &mut scratch.out);
+            for ((value, gate), reasoned) in selected.iter_mut().zip(&scratch.out).zip(&both[d..]) {
                 *value += self.shape.gamma / (1.0 + exp(0.5 - gate)) * reasoned;
             }
             selected
@@ -174,23 +173,23 @@ impl RecheadLayer {
     /// rows += attention(norm(rows))
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
-    fn attend(&self, heads: usize, room: &mut RecheadScratch) {
+    fn attend(&self, heads: usize, scratch: &mut RecheadScratch) {
         let d = self.out.bias.len();
-        room.projected.clear();
-        for row in &room.rows {
-            self.norms[0].apply(row, &mut room.normed);
-            self.project.apply(&room.normed, &mut room.out);
-            room.projected.extend_from_slice(&room.out);
+        scratch.projected.clear();
+        for row in &scratch.rows {
+            self.norms[0].apply(row, &mut scratch.normed);
+            self.project.apply(&scratch.normed, &mut scratch.out);
+            scratch.projected.extend_from_slice(&scratch.out);
         }
         let part = |row: usize, part: usize, head: usize| {
             let from = (3 * row + part) * d + head * (d / heads);
-            &room.projected[from..from + d / heads]
+            &scratch.projected[from..from + d / heads]
         };
         let scale = ((d / heads) as f32).sqrt().recip();
         for row in 0..ROWS {
-            room.normed.clear();
-            room.normed.resize(d, 0.0);
-            for (head, seen) in room.normed.chunks_exact_mut(d / heads).enumerate() {
+            scratch.normed.clear();
+            scratch.normed.resize(d, 0.0);
+            for (head, seen) in scratch.normed.chunks_exact_mut(d / heads).enumerate() {
                 let logit = |other| dot(part(row, 0, head), part(other, 1, head)) * scale;
                 let mut weights: [f32; ROWS] = std::array::from_fn(logit);
                 let top = max(&weights);
@@ -204,8 +203,8 @@ impl RecheadLayer {
                     }
                 }
             }
-            self.out.apply(&room.normed, &mut room.out);
-            for (value, more) in room.rows[row].iter_mut().zip(&room.out) {
+            self.out.apply(&scratch.normed, &mut scratch.out);
+            for (value, more) in scratch.rows[row].iter_mut().zip(&scratch.out) {
                 *value += more;
             }
         }
@@ -214,10 +213,10 @@ impl RecheadLayer {
     /// rows += down(relu(up(norm(rows))))
     #[expect(clippy::inline_always, reason = "it has to be compiled inside of `vectorised`")]
     #[inline(always)]
-    fn feed_forward(&self, room: &mut RecheadScratch) {
-        for row in &mut room.rows {
-            self.norms[1].apply(row, &mut room.normed);
-            add_feed_forward(&self.up, &self.down, &room.normed, &mut room.hidden, row);
+    fn feed_forward(&self, scratch: &mut RecheadScratch) {
+        for row in &mut scratch.rows {
+            self.norms[1].apply(row, &mut scratch.normed);
+            add_feed_forward(&self.up, &self.down, &scratch.normed, &mut scratch.hidden, row);
         }
     }
 }
@@ -258,7 +257,7 @@ impl RecheadLayerNorm {
     }
 }
 
-/// Weights that were checked.
+/// Reads weights that were checked.
 struct RecheadLoader<'a>(&'a Weights);
 
 impl RecheadLoader<'_> {

@@ -1,12 +1,12 @@
-//! The codes of one level, and how they begin: k-means on what the levels before it left over.
+//! The codes of one level, and their initialisation by k-means on the residuals of the level before.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-/// Rounds of k-means, at most; it mostly settles earlier.
+/// Most iterations of k-means; it mostly converges earlier.
 const ROUNDS_MAX: usize = 20;
-/// Numbers that are summed side by side.
+/// Partial sums of a distance.
 const LANES: usize = 8;
 
 /// The vectors of one level's codes.
@@ -24,17 +24,17 @@ impl Codebook {
         Self { values, width }
     }
 
-    /// Small and even, as VQ-VAE begins: within one over the number of codes.
+    /// Uniform within one over the number of codes, as in VQ-VAE.
     pub fn random(codes: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
         let bound = (codes as f32).recip();
         let values = (0..codes * width).map(|_| rng.random_range(-bound..=bound)).collect();
         Self { values, width }
     }
 
-    /// The centres of `rows` (rows, width): k-means++ and Lloyd's rounds.
+    /// The centres of `rows` (rows, width) by k-means++ and Lloyd's iterations.
     ///
-    /// A centre that no row is nearest to stays where it is. Where there are fewer different rows
-    /// than codes, some codes are equal, and the first of them is used.
+    /// A centre without rows does not move. With fewer distinct rows than codes some codes are equal, and the first of
+    /// them is used.
     pub fn of(rows: &[f32], codes: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
         let mut codebook = Self::spread(rows, codes, width, rng);
         let mut assigned = Vec::new();
@@ -50,7 +50,7 @@ impl Codebook {
         codebook
     }
 
-    /// k-means++: each centre is a row, drawn the likelier the farther it is from those before.
+    /// k-means++: draws rows as centres, with probability proportional to the squared distance from earlier ones.
     fn spread(rows: &[f32], codes: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
         let row = |at: usize| &rows[at * width..][..width];
         let count = rows.len() / width;
@@ -86,12 +86,12 @@ impl Codebook {
         &self.values[code * self.width..][..self.width]
     }
 
-    /// Puts a code where `row` is.
+    /// Sets a code's vector.
     pub fn put(&mut self, code: usize, row: &[f32]) {
         self.values[code * self.width..][..self.width].copy_from_slice(row);
     }
 
-    /// The code nearest to a row, the lower one of two that are as near, and its squared distance.
+    /// The code nearest to a row, the lower of equals, and its squared distance.
     pub fn nearest(&self, row: &[f32]) -> (usize, f32) {
         let codes = self.values.chunks_exact(self.width).enumerate();
         codes.fold((0, f32::INFINITY), |best, (code, vector)| {
@@ -105,14 +105,14 @@ impl Codebook {
         rows.par_chunks_exact(self.width).map(|row| self.nearest(row)).collect()
     }
 
-    /// Takes a code's vector from a row: what is left is the next level's.
+    /// Subtracts a code's vector from a row, which leaves the next level's residual.
     pub fn subtract(&self, code: usize, row: &mut [f32]) {
         for (value, taken) in row.iter_mut().zip(self.row(code)) {
             *value -= taken;
         }
     }
 
-    /// Moves each code that rows were assigned to towards their mean: `keep · e + (1 − keep) · mean`.
+    /// Moves each code with rows towards their mean: `keep · e + (1 − keep) · mean`.
     pub fn move_to_means(&mut self, rows: &[f32], assigned: &[usize], keep: f32) {
         let mut sums = vec![0.0_f32; self.values.len()];
         let mut counts = vec![0_u32; self.len()];
@@ -131,7 +131,7 @@ impl Codebook {
     }
 }
 
-/// |a − b|², summed in one order on every machine.
+/// |a − b|², summed in a fixed order.
 fn square_distance(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [0.0_f32; LANES];

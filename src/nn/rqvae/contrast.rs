@@ -1,16 +1,14 @@
-//! What is bought together lies together: a contrastive loss on latents.
+//! A contrastive loss on latents: items that are bought together get close latents.
 
 use candle_core::{D, Device, Result, Tensor};
 
-/// What the logit of a partner that reads as the right one is lowered by; `exp` of it is zero.
+/// Added to the logit of a masked partner; its `exp` is zero.
 const MASKED: f32 = -1e4;
-/// Keeps the length of a latent that is zero finite.
+/// Keeps the inverse length of a zero latent finite.
 const SQUARE_MIN: f64 = 1e-12;
 
-/// The mean InfoNCE of pairs, both ways: `−log softmax(cos / temperature)` of each item's partner
-/// among the partners of all pairs. `left` and `right` are (pairs, width).
-///
-/// The same item as partner of another pair is left out: telling it from itself cannot be learned.
+/// The mean symmetric InfoNCE of pairs: `−log softmax(cos / temperature)` of each item's partner among the partners of all
+/// pairs. `left` and `right` are (pairs, width). The same item as the partner of another pair is masked.
 pub(super) fn info_nce(
     pairs: &[(u32, u32)],
     left: &Tensor,
@@ -26,7 +24,7 @@ pub(super) fn info_nce(
     (rightward + candle_nn::loss::cross_entropy(&leftward, &targets)?)? / 2.0
 }
 
-/// Rows of length one.
+/// Normalises rows to length one.
 fn unit(rows: &Tensor) -> Result<Tensor> {
     let square = rows.sqr()?.sum_keepdim(D::Minus1)?;
     rows.broadcast_div(&(square + SQUARE_MIN)?.sqrt()?)

@@ -1,4 +1,4 @@
-//! How the quantiser is trained, and the five techniques that keep its codes from collapsing.
+//! Trains the quantiser, with five techniques against codebook collapse.
 //!
 //! ```text
 //! loss = |x − x̂|² + commitment · Σ_k |r_k − sg e_k|²       sg: no gradient
@@ -7,8 +7,7 @@
 //!      [ + contrast · InfoNCE(h, h of what is bought with it) ]
 //! ```
 //!
-//! All are means over a batch. The decoder's gradient reaches the encoder as if nothing had been
-//! rounded (straight through).
+//! All are means over a batch. Gradients pass the quantisation unchanged (straight-through estimator).
 
 use super::contrast::info_nce;
 use super::level::QuantizerLevel;
@@ -21,22 +20,21 @@ use rand::seq::{IndexedRandom as _, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// Numbers of a latent or of a hidden layer, at most.
+/// Most dimensions of a latent or of a hidden layer.
 const WIDTH_MAX: usize = 4096;
-/// Vectors of a batch, at most: the contrastive loss compares each with each.
+/// Most vectors of a batch: the contrastive loss compares all pairs.
 const BATCH_MAX: usize = 8192;
-/// Steps of an epoch, at least, so that codes of a small shop keep up with its encoder: batches
-/// become smaller where items are few.
+/// Fewest steps of an epoch, so that the codes of a small shop keep up with its encoder: few items get smaller batches.
 const STEPS_MIN: usize = 8;
-/// Batches that a dead code may have to wait, at most.
+/// Most batches before a dead code is reset.
 const RESET_AFTER_MAX: usize = 1_000_000;
 
-/// How a quantiser is trained. What the paper leaves open was chosen by trial: see
+/// The hyperparameters of the quantiser's training. Values that the paper leaves open come from trials in
 /// `loadtest/RESULTS.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RqVaeConfig {
-    /// Levels that are learnt.
+    /// Learnt levels.
     pub levels: usize,
     /// Codes of each level.
     pub codes: usize,
@@ -44,46 +42,46 @@ pub struct RqVaeConfig {
     pub width: usize,
     /// Width of the encoder's and of the decoder's hidden layer.
     pub hidden: usize,
-    /// Times that every vector is seen.
+    /// Epochs over all vectors.
     pub epochs: usize,
-    /// Vectors of a batch, at most.
+    /// Most vectors of a batch.
     pub batch: usize,
-    /// Of the first step; it falls linearly to zero.
+    /// The initial learning rate, which decays linearly to zero.
     pub learning_rate: f64,
-    /// How much a latent's distance from its codes counts.
+    /// Weight of the commitment loss: a latent's distance from its codes.
     pub commitment: f64,
-    /// What a code keeps of itself when it moves to the mean of what it holds.
+    /// Decay of the moving average by which a code follows the mean of its latents.
     pub decay: f32,
-    /// Batches after which a code that held nothing is put elsewhere.
+    /// Batches without a latent after which a code is reset.
     pub reset_after: usize,
-    /// How much an uneven use of the codes counts.
+    /// Weight of the diversity loss: uneven use of the codes.
     pub diversity: f64,
-    /// How much it counts that what is bought together lies together.
+    /// Weight of the contrastive loss: items that are bought together get close latents.
     pub contrast: f64,
-    /// What cosines are divided by in the contrastive loss.
+    /// Temperature of the cosines in the contrastive loss.
     pub temperature: f64,
-    /// What is switched on.
+    /// The techniques that are switched on.
     pub techniques: Techniques,
 }
 
-/// What keeps codes from collapsing (GR2, section 2.3), each a switch of a table.
+/// The techniques against codebook collapse (GR2, section 2.3), as switches of an ablation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one independent switch of a table")]
 pub struct Techniques {
-    /// Codebooks begin as the centres of k-means; off, as small random numbers.
+    /// Codebooks are initialised by k-means; off, at random.
     pub kmeans: bool,
-    /// Codes follow the mean of what they hold; off, they follow a gradient.
+    /// Codes follow the moving average of their latents; off, a gradient.
     pub ema: bool,
-    /// A code that holds nothing for long is put on the residual that is farthest from its code.
+    /// A dead code is reset to the residual that is farthest from its code.
     pub reset: bool,
-    /// Uneven use of the codes costs.
+    /// The diversity loss.
     pub diversity: bool,
-    /// What is bought together lies together.
+    /// The contrastive loss.
     pub contrast: bool,
 }
 
-/// How far a training has come.
+/// The progress of a training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RqVaeProgress {
     /// Steps done.
@@ -94,16 +92,16 @@ pub struct RqVaeProgress {
     pub losses: Losses,
 }
 
-/// The terms of the loss, before their weights; what is switched off is zero.
+/// The unweighted terms of the loss; zero if switched off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Losses {
-    /// Squared distance between a text vector and what its codes stand for.
+    /// Squared distance between a text vector and its decoded codes.
     pub reconstruction: f32,
     /// Squared distance between residuals and their codes, all levels.
     pub commitment: f32,
-    /// How uneven the use of the codes is: 1 per level where it is even.
+    /// Unevenness of the use of the codes: 1 per level if even.
     pub diversity: f32,
-    /// Nats, both ways.
+    /// Symmetric InfoNCE in nats.
     pub contrast: f32,
 }
 
@@ -134,8 +132,8 @@ impl Default for Techniques {
     }
 }
 
-/// Trains a quantiser on `vectors` (items, `text_width`). `pairs` are items that were bought
-/// together, by their rows. The same seed gives the same quantiser.
+/// Trains a quantiser on `vectors` (items, `text_width`). `pairs` are rows of items that were bought together. The same
+/// seed gives the same quantiser.
 pub fn fit(
     vectors: &[f32],
     text_width: usize,
@@ -174,7 +172,7 @@ pub fn fit(
 }
 
 impl RqVaeConfig {
-    /// Refuses what cannot be trained, by name, limit and value.
+    /// Checks the hyperparameters; an error gives name, limit and value.
     fn check(&self) -> Result<()> {
         let counts = [
             ("levels", self.levels, LEVELS_MAX),
@@ -199,7 +197,7 @@ impl RqVaeConfig {
     }
 }
 
-/// The quantiser while it is trained.
+/// The quantiser in training.
 struct RqVaeTrainer<'a> {
     plan: &'a RqVaeConfig,
     encoder: MlpModule,
@@ -248,7 +246,7 @@ impl<'a> RqVaeTrainer<'a> {
             residual = apart;
             assigned.push(held);
         }
-        // What is left over at the end is what rounding took away: h − Σ e.
+        // The last residual is the quantisation error, h − Σ e.
         let rounded = (&latents - residual.detach())?;
         let reconstruction = mean_square(&(&xs - self.decoder.forward(&rounded)?)?)?;
         let contrast = self.contrast(table, pairs)?;
@@ -287,7 +285,7 @@ impl<'a> RqVaeTrainer<'a> {
     }
 }
 
-/// Some rows of a table.
+/// Selected rows of a table.
 pub(super) fn rows(table: &Tensor, chosen: &[u32]) -> Result<Tensor> {
     table.index_select(&Tensor::from_slice(chosen, chosen.len(), &Device::Cpu)?, 0)
 }

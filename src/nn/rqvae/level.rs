@@ -1,4 +1,4 @@
-//! One level of codes while they are trained: who follows what, and what becomes of the dead.
+//! One level of codes in training: assignment, updates and resets of dead codes.
 
 use super::codebook::Codebook;
 use super::fit::{RqVaeConfig, rows};
@@ -6,18 +6,18 @@ use candle_core::{D, Device, Result, Tensor, Var};
 use candle_nn::ops;
 use rand_chacha::ChaCha8Rng;
 
-/// A level while it is trained.
+/// A level in training.
 pub(super) struct QuantizerLevel {
     codebook: Codebook,
-    /// The same as a variable, where it follows a gradient: (codes, width).
+    /// The codes (codes, width) as a variable, if they follow a gradient.
     variable: Option<Var>,
-    /// For how many batches each code has held nothing.
+    /// Batches since each code last had a row.
     idle: Vec<usize>,
 }
 
-/// What a level made of a batch.
+/// The codes that a level assigned to a batch.
 pub(super) struct Assigned {
-    /// The residuals that came in: (batch, width), by value.
+    /// The input residuals (batch, width).
     rows: Vec<f32>,
     /// The code of each, and its squared distance.
     nearest: Vec<(usize, f32)>,
@@ -26,7 +26,7 @@ pub(super) struct Assigned {
 // === impl QuantizerLevel ===
 
 impl QuantizerLevel {
-    /// A level that begins on these residuals, and leaves behind what it does not explain of them.
+    /// Initialises a level on residuals, and leaves their remainders in place.
     pub fn new(residuals: &mut [f32], plan: &RqVaeConfig, rng: &mut ChaCha8Rng) -> Result<Self> {
         let (codes, width) = (plan.codes, plan.width);
         let codebook = if plan.techniques.kmeans {
@@ -47,7 +47,7 @@ impl QuantizerLevel {
         &self.codebook
     }
 
-    /// The codebook as a variable, where it follows a gradient.
+    /// The codebook as a variable, if it follows a gradient.
     pub fn variable(&self) -> Option<&Var> {
         self.variable.as_ref()
     }
@@ -69,7 +69,7 @@ impl QuantizerLevel {
         Tensor::from_vec(values.copied().collect(), shape, &Device::Cpu)
     }
 
-    /// C · Σ_j p_j², where p is how likely each code is: 1 where all are used alike, C where one is.
+    /// C · Σ_j p_j², where p is the mean soft assignment: 1 if all codes are used alike, C if only one is.
     pub fn unevenness(&self, residual: &Tensor) -> Result<Tensor> {
         let codes = if let Some(variable) = &self.variable {
             variable.as_tensor().clone()
@@ -84,7 +84,7 @@ impl QuantizerLevel {
         shares.sqr()?.sum_all()? * self.codebook.len() as f64
     }
 
-    /// Moves the codes after a batch, and puts those elsewhere that have held nothing for long.
+    /// Updates the codes after a batch, and resets dead ones.
     pub fn follow(&mut self, held: &Assigned, plan: &RqVaeConfig) -> Result<()> {
         let codes: Vec<usize> = held.nearest.iter().map(|&(code, _)| code).collect();
         if let Some(variable) = &self.variable {
@@ -112,8 +112,7 @@ impl QuantizerLevel {
         Ok(())
     }
 
-    /// Puts each dead code on a residual of its own, the farthest from its code first. Whether
-    /// there was any.
+    /// Resets each dead code to a residual of its own, the farthest from its code first. Returns whether there was any.
     fn reset(&mut self, held: &Assigned, after: usize) -> bool {
         let dead: Vec<usize> =
             (0..self.idle.len()).filter(|&code| self.idle[code] >= after).collect();
@@ -136,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_code_is_put_on_what_is_told_worst() {
+    fn a_dead_code_is_reset_to_the_worst_residual() {
         let mut level = QuantizerLevel {
             codebook: Codebook::new(vec![0.0, 50.0, 60.0], 1),
             variable: None,

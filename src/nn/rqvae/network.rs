@@ -1,4 +1,4 @@
-//! The encoder and the decoder while they are trained.
+//! The encoder and the decoder in training.
 
 use super::{Mlp, RqVaeLinear};
 use candle_core::{Device, Result, Tensor, Var};
@@ -11,8 +11,7 @@ pub(super) struct MlpModule([[Var; 2]; 2]);
 // === impl MlpModule ===
 
 impl MlpModule {
-    /// Uniform within the root of six over the inputs (He), which keeps the size of what a ReLU
-    /// gets; biases begin at zero.
+    /// He's uniform initialisation, within the root of six over the inputs; biases of zero.
     pub fn new(sizes: [usize; 3], rng: &mut ChaCha8Rng) -> Result<Self> {
         let mut layer = |inputs: usize, outputs: usize| -> Result<[Var; 2]> {
             let bound = (6.0 / inputs as f32).sqrt();
@@ -33,7 +32,7 @@ impl MlpModule {
         self.0.iter().flatten().cloned()
     }
 
-    /// What was trained, as numbers.
+    /// The trained weights.
     pub fn frozen(&self) -> Result<Mlp> {
         let dense = |[weight, bias]: &[Var; 2]| -> Result<RqVaeLinear> {
             let values = |table: &Var| table.flatten_all()?.to_vec1();

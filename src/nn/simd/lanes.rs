@@ -375,11 +375,11 @@ impl Lanes for Avx2Lanes {
     #[inline(always)]
     fn scale_exponent(self, shifted: Self) -> Self {
         let mut scaled = self.0;
-        for half in 0..2 {
+        for (half, shifted) in scaled.iter_mut().zip(shifted.0) {
             unsafe {
-                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0[half]));
-                let bits = _mm256_add_epi32(_mm256_castps_si256(self.0[half]), exponent);
-                scaled[half] = _mm256_castsi256_ps(bits);
+                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+                let bits = _mm256_add_epi32(_mm256_castps_si256(*half), exponent);
+                *half = _mm256_castsi256_ps(bits);
             }
         }
         Self(scaled)

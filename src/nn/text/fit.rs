@@ -1,8 +1,7 @@
-//! How the text encoder is trained: texts that belong together are pulled together.
+//! Trains the text encoder by contrastive learning on pairs of related texts.
 //!
-//! A step reads some hundred of the tokens, so only their rows become tensors and only they are
-//! updated. Dense updates of the whole table would cost ten times as much, and would be large
-//! enough for candle to split them over threads that wait for each other by spinning.
+//! A step reads some hundred tokens, so only their rows become tensors and are updated. Dense updates of the whole table
+//! would cost ten times as much, and candle would split them over threads that spin while they wait.
 
 use super::{SQUARE_MIN, TEXT_WIDTH, TextEncoder};
 use candle_core::{D, DType, Device, Error, Result, Tensor, Var};
@@ -12,28 +11,28 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 use rustc_hash::FxHashMap;
 
-/// The share of all tokens at which a token's first weight is one half (Arora et al. 2017, SIF).
+/// The share of all tokens at which a token's initial weight is one half (SIF, Arora et al. 2017).
 const COMMON_SHARE: f64 = 1e-3;
-/// What a masked pair's logit is lowered by; `exp` of it is zero in f32.
+/// Added to a masked pair's logit; its `exp` is zero in f32.
 const MASKED: f32 = -1e4;
-/// Adam's decay of the mean gradient, of the mean squared gradient, and its guard against zero.
+/// Adam's β1, β2 and ε.
 const ADAM: (f32, f32, f32) = (0.9, 0.999, 1e-8);
 
-/// Two texts that belong together, as tokens.
+/// The tokens of two related texts.
 type Pair = (Vec<u32>, Vec<u32>);
 
-/// How an encoder is trained.
+/// The hyperparameters of the encoder's training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextEncoderConfig {
-    /// Times that every pair is seen.
+    /// Epochs over all pairs.
     pub epochs: usize,
-    /// Pairs of a step; each is told apart from all the others of its step.
+    /// Pairs of a step: the others are the negatives of each.
     pub batch: usize,
-    /// Of the first step; it falls linearly to zero.
+    /// The initial learning rate, which decays linearly to zero.
     pub learning_rate: f64,
-    /// What cosines are divided by: lower is sharper.
+    /// The temperature of the cosines: lower is sharper.
     pub temperature: f64,
-    /// The origin of all randomness.
+    /// The seed of all randomness.
     pub seed: u64,
 }
 
@@ -43,7 +42,7 @@ impl Default for TextEncoderConfig {
     }
 }
 
-/// How far a training has come.
+/// The progress of a training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TextEncoderProgress {
     /// Steps done.
@@ -56,9 +55,8 @@ pub struct TextEncoderProgress {
 
 /// Trains an encoder so that the two texts of a pair are closer than texts of different pairs.
 ///
-/// The loss is InfoNCE both ways: `−log softmax(cos / temperature)` of the right partner among
-/// all partners of the step. A partner that reads the same as the right one is left out, since
-/// telling the two apart cannot be learned. Tokens are below `vocabulary`.
+/// The loss is symmetric InfoNCE: `−log softmax(cos / temperature)` of the right partner among all partners of the step.
+/// Partners with the same text as the right one are masked. Tokens are below `vocabulary`.
 pub fn fit(
     pairs: &[Pair],
     vocabulary: usize,
@@ -68,7 +66,7 @@ pub fn fit(
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let mut network = Network::new(&token_weights(pairs, vocabulary)?, &mut random)?;
     let identities = identities(pairs);
-    // A pair with an empty side has nothing to pull together.
+    // A pair with an empty text teaches nothing.
     let whole = |&pair: &usize| !pairs[pair].0.is_empty() && !pairs[pair].1.is_empty();
     let mut order: Vec<usize> = (0..pairs.len()).filter(whole).collect();
     let size = plan.batch.max(2);
@@ -93,7 +91,7 @@ struct PairBatch {
     tokens: Vec<u32>,
     /// `(pairs, tokens)` each: how often a token occurs in the first texts, and in the second.
     counts: [Tensor; 2],
-    /// `(pairs, pairs)` each: [`MASKED`] where another pair's text reads the same as one's own.
+    /// `(pairs, pairs)` each: [`MASKED`] where another pair has the same text.
     masks: [Tensor; 2],
 }
 
@@ -137,18 +135,17 @@ fn mask(chosen: &[usize], identities: &[[u32; 2]], side: usize) -> Result<Tensor
     Tensor::from_vec(mask, (read.len(), read.len()), &Device::Cpu)
 }
 
-/// The encoder while it is trained: three factors of the table, each of which learns at its own
-/// pace. Their product is all that serving needs.
+/// The encoder in training: three factors of the table. Serving needs only their product.
 struct Network {
     /// `(vocabulary, TEXT_WIDTH)`.
     vectors: Rows,
-    /// `(vocabulary, 1)`: logarithms, so that a weight stays positive.
+    /// `(vocabulary, 1)`: logarithms of the weights, which keeps them positive.
     weights: Rows,
-    /// `(TEXT_WIDTH, TEXT_WIDTH)`, at first the identity.
+    /// `(TEXT_WIDTH, TEXT_WIDTH)`, initially the identity.
     projection: Rows,
 }
 
-/// What a step differentiates: the rows of its tokens, and the projection.
+/// The variables of a step: the rows of its tokens, and the projection.
 struct Leaves {
     vectors: Var,
     weights: Var,
@@ -187,7 +184,7 @@ impl Network {
         rows
     };
 
-    /// One step of Adam, the `step`-th from one; the loss before it, in nats.
+    /// Takes Adam's step number `step`, counted from 1. Gives the loss before it, in nats.
     fn learn(
         &mut self,
         batch: &PairBatch,
@@ -233,7 +230,7 @@ impl Leaves {
         sums.broadcast_div(&(square + f64::from(SQUARE_MIN))?.sqrt()?)
     }
 
-    /// The mean InfoNCE of a batch, both ways.
+    /// The mean symmetric InfoNCE of a batch.
     fn loss(&self, batch: &PairBatch, temperature: f64) -> Result<Tensor> {
         let [left, right] = [self.encode(&batch.counts[0])?, self.encode(&batch.counts[1])?];
         let logits = (left.matmul(&right.t()?)? / temperature)?;
@@ -245,7 +242,7 @@ impl Leaves {
     }
 }
 
-/// A trained table, with Adam's two running means of each value.
+/// A trained table with Adam's two moments of each number.
 struct Rows {
     values: Vec<f32>,
     width: usize,
@@ -253,7 +250,7 @@ struct Rows {
     second: Vec<f32>,
 }
 
-/// The step size of one step of Adam, and what corrects its means for having begun at zero.
+/// Adam's learning rate and bias corrections at one step.
 struct StepSize {
     rate: f32,
     first: f32,
@@ -273,14 +270,14 @@ impl Rows {
         Self { first: zeros.clone(), second: zeros, values, width }
     }
 
-    /// `(rows, width)`: a copy of some rows.
+    /// `(rows, width)`: a copy of selected rows.
     fn leaf(&self, rows: &[u32]) -> Result<Var> {
         let start = |&row: &u32| row as usize * self.width;
         let values = rows.iter().flat_map(|row| &self.values[start(row)..][..self.width]);
         Var::from_vec(values.copied().collect(), (rows.len(), self.width), &Device::Cpu)
     }
 
-    /// Moves the `touched` rows against their `(touched, width)` gradient.
+    /// Updates the `touched` rows by their `(touched, width)` gradient.
     fn update(&mut self, touched: &[u32], gradient: &[f32], pace: &StepSize) {
         let (keep_first, keep_second, epsilon) = ADAM;
         for (&row, gradient) in touched.iter().zip(gradient.chunks_exact(self.width)) {
@@ -297,7 +294,7 @@ impl Rows {
     }
 }
 
-/// A number for each text of each pair; equal texts have equal numbers.
+/// An id for each text of each pair; equal texts have equal ids.
 fn identities(pairs: &[Pair]) -> Vec<[u32; 2]> {
     let mut numbers: FxHashMap<&[u32], u32> = FxHashMap::default();
     let mut number = |text| {
@@ -307,7 +304,7 @@ fn identities(pairs: &[Pair]) -> Vec<[u32; 2]> {
     pairs.iter().map(|(left, right)| [number(left.as_slice()), number(right.as_slice())]).collect()
 }
 
-/// First weights, `a / (a + share of all tokens)`: "of" counts for little, "retrospot" for a lot.
+/// Initial weights, `a / (a + share of all tokens)`: low for "of", high for "retrospot".
 fn token_weights(pairs: &[Pair], vocabulary: usize) -> Result<Vec<f32>> {
     let mut counts = vec![0_u32; vocabulary];
     for &token in pairs.iter().flat_map(|(left, right)| left.iter().chain(right)) {
@@ -405,7 +402,7 @@ mod tests {
             let gradient = gradients.get(leaf).expect("a gradient for each variable");
             let slope: f32 = gradient.sqr().unwrap().sum_all().unwrap().to_scalar().unwrap();
             assert!(slope > 0.0);
-            // Along its own direction the loss changes by the gradient's squared length.
+            // Along the gradient the loss changes by its squared length.
             let size = f64::from(1e-2 / slope.sqrt());
             let before = loss(&leaves);
             leaf.set(&(leaf.as_tensor() + (gradient * size).unwrap()).unwrap()).unwrap();
