@@ -127,12 +127,12 @@ fn what_is_written_down_for_another_engine_is_what_the_model_says() {
     let options = |last| LogitsOptions {
         model: fixture("qwen3"),
         precision: Some(WeightDtype::F32),
-        cache_precision: None,
+        kv_cache_dtype: None,
         threads: NonZeroUsize::MIN,
         level: SimdLevel::best(),
         device: ComputeDevice::Cpu,
         tokens: file.clone(),
-        rows_max: 7,
+        max_batched_tokens: 7,
         last,
         out: out.clone(),
     };

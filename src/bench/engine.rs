@@ -1,4 +1,4 @@
-//! How many tokens does the engine read, write and weigh, and how many could this machine?
+//! How many tokens does the engine prefill, decode and weigh in a second, and how many could this machine?
 
 use super::process::memory_bytes;
 use crate::engine::{
@@ -23,103 +23,101 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Tokens that are drawn at random: a model's first are letters, and it has more than these.
+/// Random tokens are below this. Every vocabulary has as many.
 const TOKENS: u32 = 256;
 
-/// What `raisonne bench engine` measures.
+/// The options of `raisonne bench engine`.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// The model.
     pub model: PathBuf,
-    /// How its weights are kept; as they are stored, without it.
+    /// The type of its weights in memory. `None` keeps the checkpoint's.
     pub precision: Option<WeightDtype>,
-    /// How keys and values are; as their place does by itself, without it.
-    pub cache_precision: Option<WeightDtype>,
-    /// Threads that compute.
+    /// The type of the KV cache. `None` leaves it to the device.
+    pub kv_cache_dtype: Option<WeightDtype>,
+    /// Threads of a CPU's forward passes.
     pub threads: NonZeroUsize,
-    /// The processor's instructions.
+    /// The CPU's instructions.
     pub level: SimdLevel,
-    /// Where it runs.
+    /// The device of the forward passes.
     pub device: ComputeDevice,
-    /// Whether a GPU replays steps of texts that go on as CUDA graphs.
+    /// Whether a GPU replays decode batches as CUDA graphs.
     pub graphs: bool,
-    /// What that reads a second, in bytes, and computes, in operations; measured of a processor, without them.
+    /// The device's memory bandwidth in bytes per second. `None` measures it on a CPU.
     pub bandwidth: Option<f64>,
-    /// See `bandwidth`.
+    /// The device's peak in operations per second. `None` measures it on a CPU.
     pub peak: Option<f64>,
-    /// Rows of a step.
-    pub rows_max: usize,
-    /// Texts at a time, one measurement each.
+    /// Tokens in one forward pass.
+    pub max_batched_tokens: usize,
+    /// Batch sizes in sequences, one measurement each.
     pub batches: Vec<usize>,
     /// Tokens of each prompt.
     pub prompt_tokens: usize,
-    /// Tokens that each text is written.
+    /// Tokens to generate per sequence.
     pub tokens: usize,
-    /// Tokens of the trunk that branches are weighed on; none leaves weighing out.
+    /// Tokens of the trunk that branches are weighed on; 0 skips this measurement.
     pub trunk_tokens: usize,
     /// Branches of a trunk.
     pub branches: usize,
     /// Tokens of a branch.
     pub branch_tokens: usize,
-    /// JSON in place of lines.
+    /// Prints JSON instead of lines.
     pub json: bool,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Serialize)]
-struct Report {
+struct EngineReport {
     device: String,
     precision: &'static str,
     level: &'static str,
     threads: usize,
-    /// Bytes of weights, and of keys and values.
+    /// Bytes of the weights in memory.
     weights_bytes: usize,
+    /// Bytes of the KV cache in memory.
     cache_bytes: usize,
-    /// What both must take: their numbers, each as wide as it is kept.
+    /// Bytes of both by their numbers and types.
     computed_bytes: f64,
-    /// What the process took in memory from before it loaded the model to the end, where the
-    /// system tells (Linux). Files that it maps are not counted.
+    /// Growth of the process's resident memory since before the model was loaded, without mapped files. Linux only.
     resident_bytes: Option<u64>,
-    /// Bytes per second that all threads read from memory, or that a GPU was said to.
+    /// Memory bandwidth in bytes per second.
     bandwidth: f64,
-    /// Operations per second of the kernel, on weights that stay in the cache, or that a GPU was said to do.
+    /// Peak operations per second, on weights in the cache.
     peak: f64,
-    batches: Vec<Batch>,
-    weighing: Option<Weighing>,
+    batches: Vec<BatchTiming>,
+    weighing: Option<WeighTiming>,
 }
 
-/// Prompts read and texts written at a time, in tokens per second.
+/// Prefill and decode of one batch size, in tokens per second.
 #[derive(Debug, Serialize)]
-struct Batch {
+struct BatchTiming {
     texts: usize,
     prefill: f64,
-    /// What `peak` alone would allow.
+    /// The roofline from `peak`.
     prefill_roof: f64,
     decode: f64,
-    /// What `bandwidth` and `peak` would allow, whichever is less.
+    /// The roofline from `bandwidth` and `peak`.
     decode_roof: f64,
-    /// Of a step while texts were written, in seconds and at the median: what the engine does between two, until the
-    /// model is asked for the next.
+    /// Median host time of a decode step in seconds: from the end of a forward pass until the next is enqueued.
     host: f64,
 }
 
-/// A runner that is watched: how long each step takes from the end of the one before until it is asked of what computes
-/// it.
-struct Watched {
+/// A runner that records the host time of each step: from the end of a forward pass until the next is enqueued.
+struct TimedRunner {
     runner: Box<dyn Runner>,
     ended: Option<Instant>,
-    between: Arc<Mutex<Vec<f64>>>,
+    host_times: Arc<Mutex<Vec<f64>>>,
 }
 
-/// Branches weighed, in seconds for all of them.
+/// Weighing of all branches, in seconds.
 #[derive(Debug, Serialize)]
-struct Weighing {
+struct WeighTiming {
     trunk_tokens: usize,
     branches: usize,
     branch_tokens: usize,
     cold: f64,
     warm: f64,
-    /// What `peak` alone would allow.
+    /// The roofline from `peak`.
     cold_floor: f64,
     warm_floor: f64,
 }
@@ -127,7 +125,7 @@ struct Weighing {
 /// Measures a model on the engine.
 pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     ensure!(options.tokens > 1, "`tokens` is {}, and must be at least 2", options.tokens);
-    ensure!(options.rows_max > 0, "`rows_max` is 0, and must be at least 1");
+    ensure!(options.max_batched_tokens > 0, "`max_batched_tokens` is 0, and must be at least 1");
     ensure!(!options.batches.contains(&0), "`batches` holds 0, and each must be at least 1");
     let checkpoint = Checkpoint::open(&options.model)?;
     let config = checkpoint.config().clone();
@@ -136,8 +134,9 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         None => WeightDtype::of(&checkpoint)?,
     };
     let precision = options.device.weight_dtype(precision)?;
-    let kept = options.device.kv_dtype(options.cache_precision)?;
-    let unknown = "what a GPU reads and computes in a second is not measured: `bandwidth` and `peak` have to be given";
+    let kv_dtype = options.device.kv_dtype(options.kv_cache_dtype)?;
+    let unknown =
+        "the bandwidth and peak of a GPU are not measured: give `--bandwidth` and `--peak`";
     ensure!(
         options.device == ComputeDevice::Cpu
             || options.bandwidth.is_some() && options.peak.is_some(),
@@ -152,24 +151,24 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
         None => peak_flops(precision, options.threads, options.level)?,
     };
     let before = memory_bytes();
-    let between = Arc::default();
-    let (engine, memory) = start(checkpoint, (precision, kept), options, &between)?;
+    let host_times = Arc::default();
+    let (engine, memory) = start(checkpoint, (precision, kv_dtype), options, &host_times)?;
     let pages = pages(options);
-    let computed = computed(&config, (precision, kept), pages);
-    let memory = memory.unwrap_or(computed);
-    let machine = Machine { bandwidth, peak, memory, config: &config, precision, kept };
-    let mut bench = Bench { engine, rng: ChaCha8Rng::seed_from_u64(0), options, between };
-    let batches = options.batches.iter().map(|texts| bench.batch(*texts, &machine));
+    let model_bytes = model_bytes(&config, (precision, kv_dtype), pages);
+    let memory = memory.unwrap_or(model_bytes);
+    let roofline = Roofline { bandwidth, peak, memory, config: &config, precision, kv_dtype };
+    let mut bench = EngineRun { engine, rng: ChaCha8Rng::seed_from_u64(0), options, host_times };
+    let batches = options.batches.iter().map(|texts| bench.batch(*texts, &roofline));
     let batches = batches.collect::<Result<Vec<_>>>()?;
-    let weighing = if options.trunk_tokens > 0 { Some(bench.weigh(&machine)?) } else { None };
-    let report = Report {
+    let weighing = if options.trunk_tokens > 0 { Some(bench.weigh(&roofline)?) } else { None };
+    let report = EngineReport {
         device: options.device.to_string(),
         precision: precision.as_str(),
         level: options.level.as_str(),
         threads: options.threads.get(),
-        weights_bytes: machine.memory.weights,
-        cache_bytes: machine.memory.cache,
-        computed_bytes: (computed.weights + computed.cache) as f64,
+        weights_bytes: roofline.memory.weights,
+        cache_bytes: roofline.memory.cache,
+        computed_bytes: (model_bytes.weights + model_bytes.cache) as f64,
         resident_bytes: memory_bytes().zip(before).map(|(after, before)| after - before),
         bandwidth,
         peak,
@@ -184,73 +183,73 @@ pub fn engine(options: &EngineOptions, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// Texts at a time, at most.
-fn most(options: &EngineOptions) -> usize {
+/// The largest batch size.
+fn batch_max(options: &EngineOptions) -> usize {
     options.batches.iter().copied().max().unwrap_or(1).max(1)
 }
 
-/// Pages that all texts, or a trunk and the next, need.
+/// KV pages for the largest batch, or for two trunks.
 fn pages(options: &EngineOptions) -> usize {
-    let text = (options.prompt_tokens + options.tokens).div_ceil(PAGE_TOKENS) + 1;
+    let per_sequence = (options.prompt_tokens + options.tokens).div_ceil(PAGE_TOKENS) + 1;
     let trunk = options.trunk_tokens.div_ceil(PAGE_TOKENS) + 1;
-    (text * most(options)).max(2 * trunk)
+    (per_sequence * batch_max(options)).max(2 * trunk)
 }
 
-/// Starts the engine, and says what the model takes, where that can be seen.
+/// Starts the engine. Also returns the model's memory on a CPU.
 fn start(
     checkpoint: Checkpoint,
-    (precision, kept): (WeightDtype, KvDtype),
+    (precision, kv_dtype): (WeightDtype, KvDtype),
     options: &EngineOptions,
-    between: &Arc<Mutex<Vec<f64>>>,
+    host_times: &Arc<Mutex<Vec<f64>>>,
 ) -> Result<(Engine, Option<ModelMemory>)> {
     let context =
         (options.prompt_tokens + options.tokens).max(options.trunk_tokens + options.branch_tokens);
     let load = PackedOptions {
         weight_dtype: precision,
-        kv_dtype: kept,
+        kv_dtype,
         threads: options.threads,
         level: options.level,
         kv_pages: pages(options),
-        max_batched_tokens: options.rows_max,
+        max_batched_tokens: options.max_batched_tokens,
     };
-    let (tell, told) = std::sync::mpsc::sync_channel(1);
-    let place = options.device;
-    let decodes_max = if options.graphs { most(options) } else { 0 };
-    let between = between.clone();
-    let build = move || -> Result<Watched, RunnerError> {
-        let runner: Box<dyn Runner> = if place == ComputeDevice::Cpu {
+    let (memory_sender, memory) = std::sync::mpsc::sync_channel(1);
+    let device = options.device;
+    let decodes_max = if options.graphs { batch_max(options) } else { 0 };
+    let host_times = host_times.clone();
+    let build = move || -> Result<TimedRunner, RunnerError> {
+        let runner: Box<dyn Runner> = if device == ComputeDevice::Cpu {
             let runner = CpuRunner::load(checkpoint, load, context)?;
-            // Whoever starts the engine waits for this.
-            let _ = tell.send(runner.memory());
+            // `Engine::start` waits for this.
+            let _ = memory_sender.send(runner.memory());
             Box::new(runner)
         } else {
-            place.load(checkpoint, load, context, decodes_max)?
+            device.load(checkpoint, load, context, decodes_max)?
         };
-        Ok(Watched { runner, ended: None, between })
+        Ok(TimedRunner { runner, ended: None, host_times })
     };
     let nonzero = |n: usize| NonZeroUsize::MIN.saturating_add(n.saturating_sub(1));
     let limits = SchedulerConfig {
-        running_max: nonzero(most(options)),
-        waiting_max: nonzero(most(options)),
-        prefill_chunk_max: nonzero(options.rows_max),
+        running_max: nonzero(batch_max(options)),
+        waiting_max: nonzero(batch_max(options)),
+        prefill_chunk_max: nonzero(options.max_batched_tokens),
     };
     let engine = Engine::start(build, limits, &Arc::new(Metrics::new()))?;
-    Ok((engine, told.try_recv().ok()))
+    Ok((engine, memory.try_recv().ok()))
 }
 
-/// What the machine could do at best.
-struct Machine<'a> {
+/// The roofline of the machine.
+struct Roofline<'a> {
     bandwidth: f64,
     peak: f64,
     memory: ModelMemory,
     config: &'a DecoderConfig,
     precision: WeightDtype,
-    kept: KvDtype,
+    kv_dtype: KvDtype,
 }
 
-/// Bytes of keys and values of one token.
-fn token_bytes(config: &DecoderConfig, precision: WeightDtype, kept: KvDtype) -> f64 {
-    let number = match kept {
+/// Bytes in the KV cache per token.
+fn token_bytes(config: &DecoderConfig, precision: WeightDtype, kv_dtype: KvDtype) -> f64 {
+    let number = match kv_dtype {
         KvDtype::Float8 => 1,
         KvDtype::Model if precision == WeightDtype::F32 => 4,
         KvDtype::Model => 2,
@@ -258,10 +257,10 @@ fn token_bytes(config: &DecoderConfig, precision: WeightDtype, kept: KvDtype) ->
     (2 * config.layers * config.kv_heads * config.head_dim * number) as f64
 }
 
-/// What a model must take: all weights, and keys and values of all pages that last.
-fn computed(
+/// The bytes of all weights and of the KV cache, by their numbers and types.
+fn model_bytes(
     config: &DecoderConfig,
-    (precision, kept): (WeightDtype, KvDtype),
+    (precision, kv_dtype): (WeightDtype, KvDtype),
     pages: usize,
 ) -> ModelMemory {
     let linears = (0..config.layers).flat_map(LinearId::of_layer).chain([LinearId::Unembed]);
@@ -271,13 +270,13 @@ fn computed(
             outputs * inputs
         })
         .sum();
-    let cache = (pages * PAGE_TOKENS) as f64 * token_bytes(config, precision, kept);
+    let cache = (pages * PAGE_TOKENS) as f64 * token_bytes(config, precision, kv_dtype);
     let weights = numbers as f64 * precision.bits() / 8.0;
     ModelMemory { weights: weights as usize, cache: cache as usize }
 }
 
-impl Machine<'_> {
-    /// Operations of one row that sees `context` tokens, with or without its logits.
+impl Roofline<'_> {
+    /// Operations of one row that attends to `context` tokens, with or without its logits.
     fn operations(&self, context: usize, logits: bool) -> f64 {
         let config = self.config;
         let layer = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads)
@@ -287,23 +286,23 @@ impl Machine<'_> {
         2.0 * (layer * config.layers + unembed) as f64
     }
 
-    /// Seconds of a step of single rows.
+    /// Seconds of a decode step at the roofline.
     fn step(&self, texts: usize, context: usize) -> f64 {
-        let of_token = token_bytes(self.config, self.precision, self.kept);
-        let kept = texts as f64 * context as f64 * of_token;
-        let bytes = (self.memory.weights as f64 + kept) / self.bandwidth;
+        let of_token = token_bytes(self.config, self.precision, self.kv_dtype);
+        let kv_bytes = texts as f64 * context as f64 * of_token;
+        let bytes = (self.memory.weights as f64 + kv_bytes) / self.bandwidth;
         bytes.max(texts as f64 * self.operations(context, true) / self.peak)
     }
 }
 
-struct Bench<'a> {
+struct EngineRun<'a> {
     engine: Engine,
     rng: ChaCha8Rng,
     options: &'a EngineOptions,
-    between: Arc<Mutex<Vec<f64>>>,
+    host_times: Arc<Mutex<Vec<f64>>>,
 }
 
-impl Runner for Watched {
+impl Runner for TimedRunner {
     fn limits(&self) -> RunnerLimits {
         self.runner.limits()
     }
@@ -312,58 +311,57 @@ impl Runner for Watched {
         let before = self.ended.map_or(Duration::ZERO, |ended| ended.elapsed());
         let done = self.runner.forward(step, out);
         let host = before + self.runner.enqueue_time();
-        self.between.lock().unwrap_or_else(PoisonError::into_inner).push(host.as_secs_f64());
+        self.host_times.lock().unwrap_or_else(PoisonError::into_inner).push(host.as_secs_f64());
         self.ended = Some(Instant::now());
         done
     }
 }
 
-impl Bench<'_> {
-    fn text(&mut self, tokens: usize) -> Vec<u32> {
+impl EngineRun<'_> {
+    fn random_tokens(&mut self, tokens: usize) -> Vec<u32> {
         (0..tokens).map(|_| self.rng.random_range(0..TOKENS)).collect()
     }
 
-    /// Reads some prompts at a time, and then writes on from all of them.
+    /// Times the prefill of a batch of prompts, and then their decodes.
     ///
-    /// The prompts are read first and for themselves. When they are asked for again they lie in the
-    /// cache, so that all texts begin together and no reading is in the time of writing. Writing is
-    /// timed from the first text's first token, so a token is never counted without its time.
-    fn batch(&mut self, texts: usize, machine: &Machine<'_>) -> Result<Batch> {
+    /// The second requests find their prompts in the prefix cache, so all decodes start together. Decode time runs from
+    /// the first token of the first sequence.
+    fn batch(&mut self, texts: usize, roofline: &Roofline<'_>) -> Result<BatchTiming> {
         let EngineOptions { prompt_tokens, tokens, .. } = *self.options;
-        let prompts: Vec<_> = (0..texts).map(|_| self.text(prompt_tokens)).collect();
+        let prompts: Vec<_> = (0..texts).map(|_| self.random_tokens(prompt_tokens)).collect();
         let begun = Instant::now();
-        for reply in &mut self.write(&prompts, 1)? {
-            next(reply)?;
+        for response in &mut self.submit_all(&prompts, 1)? {
+            next(response)?;
         }
         let prefill = (texts * prompt_tokens) as f64 / begun.elapsed().as_secs_f64();
-        let mut replies = self.write(&prompts, tokens)?;
-        next(&mut replies[0])?;
-        self.between.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut responses = self.submit_all(&prompts, tokens)?;
+        next(&mut responses[0])?;
+        self.host_times.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let begun = Instant::now();
-        for reply in &mut replies {
-            while let Some(event) = reply.blocking_next() {
+        for response in &mut responses {
+            while let Some(event) = response.blocking_next() {
                 if let EngineEvent::Failed(failure) = event {
                     bail!(failure);
                 }
             }
         }
         let decode = (texts * (tokens - 1)) as f64 / begun.elapsed().as_secs_f64();
-        let mut hosts = self.between.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = self.host_times.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.sort_unstable_by(f64::total_cmp);
         let host = hosts.get(hosts.len() / 2).copied().unwrap_or_default();
-        Ok(Batch {
+        Ok(BatchTiming {
             texts,
             prefill,
-            prefill_roof: machine.peak / machine.operations(prompt_tokens / 2, false),
+            prefill_roof: roofline.peak / roofline.operations(prompt_tokens / 2, false),
             decode,
-            decode_roof: texts as f64 / machine.step(texts, prompt_tokens + tokens / 2),
+            decode_roof: texts as f64 / roofline.step(texts, prompt_tokens + tokens / 2),
             host,
         })
     }
 
-    /// Asks for a text of so many tokens after each prompt.
-    fn write(&self, prompts: &[Vec<u32>], tokens_max: usize) -> Result<Vec<ResponseStream>> {
-        let asks = prompts.iter().map(|prompt| {
+    /// Submits a request for `tokens_max` tokens after each prompt.
+    fn submit_all(&self, prompts: &[Vec<u32>], tokens_max: usize) -> Result<Vec<ResponseStream>> {
+        let requests = prompts.iter().map(|prompt| {
             request(RequestKind::Generate(GenerateRequest {
                 prompt: prompt.clone(),
                 samples: NonZeroUsize::MIN,
@@ -373,34 +371,33 @@ impl Bench<'_> {
                 stop_tokens: Vec::new(),
             }))
         });
-        asks.map(|ask| Ok(self.engine.submit(ask)?)).collect()
+        requests.map(|request| Ok(self.engine.submit(request)?)).collect()
     }
 
-    /// Weighs branches on a fresh trunk, and again on the same.
-    fn weigh(&mut self, machine: &Machine<'_>) -> Result<Weighing> {
+    /// Weighs branches on a trunk that is not cached, and other branches on the cached trunk.
+    fn weigh(&mut self, roofline: &Roofline<'_>) -> Result<WeighTiming> {
         let EngineOptions { trunk_tokens, branches, branch_tokens, .. } = *self.options;
-        let trunk = self.text(trunk_tokens);
+        let trunk = self.random_tokens(trunk_tokens);
         let mut times = [0.0; 2];
         for time in &mut times {
-            let branches = (0..branches).map(|_| self.text(branch_tokens)).collect();
-            let wanted = BranchOutput::TokenLogits(vec![1, 2]);
-            let work =
-                RequestKind::Weigh(WeighRequest { trunk: trunk.clone(), branches, output: wanted });
+            let branches = (0..branches).map(|_| self.random_tokens(branch_tokens)).collect();
+            let output = BranchOutput::TokenLogits(vec![1, 2]);
+            let work = RequestKind::Weigh(WeighRequest { trunk: trunk.clone(), branches, output });
             let begun = Instant::now();
-            let mut reply = self.engine.submit(request(work))?;
-            next(&mut reply)?;
+            let mut response = self.engine.submit(request(work))?;
+            next(&mut response)?;
             *time = begun.elapsed().as_secs_f64();
         }
-        let branch = machine.operations(trunk_tokens + branch_tokens / 2, false);
-        let warm_floor = (branches * branch_tokens) as f64 * branch / machine.peak;
-        let trunk = trunk_tokens as f64 * machine.operations(trunk_tokens / 2, false);
-        Ok(Weighing {
+        let branch = roofline.operations(trunk_tokens + branch_tokens / 2, false);
+        let warm_floor = (branches * branch_tokens) as f64 * branch / roofline.peak;
+        let trunk = trunk_tokens as f64 * roofline.operations(trunk_tokens / 2, false);
+        Ok(WeighTiming {
             trunk_tokens,
             branches,
             branch_tokens,
             cold: times[0],
             warm: times[1],
-            cold_floor: trunk / machine.peak + warm_floor,
+            cold_floor: trunk / roofline.peak + warm_floor,
             warm_floor,
         })
     }
@@ -410,19 +407,19 @@ fn request(kind: RequestKind) -> EngineRequest {
     EngineRequest { kind, priority: Priority::BACKGROUND }
 }
 
-/// The next event, which is no failure.
-fn next(reply: &mut ResponseStream) -> Result<EngineEvent> {
-    match reply.blocking_next() {
+/// The next event; a failure is an error.
+fn next(response: &mut ResponseStream) -> Result<EngineEvent> {
+    match response.blocking_next() {
         Some(EngineEvent::Failed(failure)) => bail!(failure),
         Some(event) => Ok(event),
-        None => bail!("the engine said nothing"),
+        None => bail!("the response has no event"),
     }
 }
 
-impl Report {
+impl EngineReport {
     fn lines(&self, out: &mut dyn Write) -> Result<()> {
         let Self { device, precision, level, threads, weights_bytes, bandwidth, peak, .. } = self;
-        let (computed, resident) = (self.computed_bytes, self.resident_bytes);
+        let (model_bytes, resident) = (self.computed_bytes, self.resident_bytes);
         writeln!(
             out,
             "{precision} on {device}, {level}, {threads} threads: weights {:.0} MB, memory {:.1} GB/s, kernel {:.0} GFLOP/s",
@@ -434,7 +431,7 @@ impl Report {
             out,
             "weights and cache {:.0} MB, computed {:.0} MB",
             (weights_bytes + self.cache_bytes) as f64 / 1e6,
-            computed / 1e6,
+            model_bytes / 1e6,
         )?;
         if let Some(resident) = resident {
             writeln!(out, "resident {:.0} MB", resident as f64 / 1e6)?;

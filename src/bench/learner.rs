@@ -1,4 +1,4 @@
-//! How many tokens does the learner learn from in a second?
+//! How many tokens does a training step process in a second?
 
 use crate::nn::decoder::TrainableDecoder;
 use crate::train::learner::StepReport;
@@ -11,34 +11,34 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Steps before those that are timed: the first ones meet cold memory.
+/// Untimed steps at the start, while memory is cold.
 const COLD_STEPS: usize = 2;
-/// The tensor of a file of lessons: `(lessons, tokens)`.
+/// The tensor of a file of lessons: (lessons, tokens).
 const TOKENS: &str = "tokens";
 
-/// What `raisonne bench learner` measures.
+/// The options of `raisonne bench learner`.
 #[derive(Debug, Clone)]
 pub struct LearnerOptions {
-    /// The model that learns.
+    /// The model to train.
     pub model: PathBuf,
-    /// What it learns.
+    /// The file of lessons.
     pub lessons: PathBuf,
-    /// How.
+    /// The training configuration.
     pub plan: LearnerConfig,
-    /// Whether lessons are taken for texts that the model wrote itself, half of which were worth something.
+    /// Whether lessons count as the model's own samples, for policy gradients.
     pub reinforce: bool,
-    /// JSON in place of lines.
+    /// Prints JSON instead of lines.
     pub json: bool,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Serialize)]
-struct Report {
+struct LearnerReport {
     threads: usize,
     parameters: usize,
-    /// The rank of the adapters, if those are what is trained.
+    /// The rank of the adapters, if only adapters are trained.
     rank: Option<usize>,
-    /// Memory of a GPU that the training holds.
+    /// GPU memory of the training.
     gpu_bytes: Option<usize>,
     /// The tokens of a step over the median time of a step.
     tokens_per_second: f64,
@@ -57,7 +57,7 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
         .with_context(|| format!("reading {}", lessons.display()))?;
     let tokens = tensors.get(TOKENS).with_context(|| format!("there is no tensor `{TOKENS}`"))?;
     let tokens = tokens.to_dtype(DType::U32)?.to_vec2()?;
-    // What learns is in f32, whatever is multiplied.
+    // Trained parameters are in f32, whatever the products are in.
     let (rank, kept) = match plan.scope {
         TrainScope::Lora { rank, .. } => (Some(rank), plan.dtype.into()),
         TrainScope::Full | TrainScope::NewTokens { .. } => (None, DType::F32),
@@ -66,7 +66,7 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     let model = opened.with_context(|| format!("opening {}", model.display()))?;
     let lessons: Vec<Lesson> = if *reinforce {
         let lessons = tokens.into_iter().enumerate();
-        lessons.map(|(at, tokens)| written(tokens, at, model.config.vocabulary)).collect()
+        lessons.map(|(at, tokens)| generated_lesson(tokens, at, model.config.vocabulary)).collect()
     } else {
         tokens.into_iter().map(Lesson::text).collect()
     };
@@ -79,7 +79,7 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     let mut times: Vec<StepReport> = steps[COLD_STEPS..].to_vec();
     times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let median = times[times.len() / 2];
-    let report = Report {
+    let report = LearnerReport {
         threads: rayon::current_num_threads(),
         parameters,
         rank,
@@ -95,7 +95,7 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     if *json {
         return Ok(writeln!(out, "{}", serde_json::to_string(&report)?)?);
     }
-    let Report { threads, tokens_per_second, step_seconds, losses, gpu_bytes, .. } = report;
+    let LearnerReport { threads, tokens_per_second, step_seconds, losses, gpu_bytes, .. } = report;
     match gpu_bytes {
         Some(bytes) => writeln!(out, "{parameters} parameters, {bytes} bytes on a GPU")?,
         None => writeln!(out, "{parameters} parameters, {threads} threads")?,
@@ -105,11 +105,11 @@ pub fn learner(options: &LearnerOptions, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// A text as if the model had drawn it, every token as likely as any other; every second one was worth less than nothing.
-fn written(tokens: Vec<u32>, at: usize, vocabulary: usize) -> Lesson {
+/// A lesson as if the model had sampled it from a uniform distribution. Every second one has a negative advantage.
+fn generated_lesson(tokens: Vec<u32>, at: usize, vocabulary: usize) -> Lesson {
     let count = tokens.len();
-    let worth = if at.is_multiple_of(2) { 1.0 } else { -1.0 };
-    let advantages = (0..count).map(|place| if place > 0 { worth } else { 0.0 }).collect();
+    let advantage = if at.is_multiple_of(2) { 1.0 } else { -1.0 };
+    let advantages = (0..count).map(|place| if place > 0 { advantage } else { 0.0 }).collect();
     let old_logprobs = vec![-(vocabulary as f32).ln(); count];
     let normaliser = count.saturating_sub(1) as f64;
     Lesson::reinforced(

@@ -263,13 +263,13 @@ impl LogitsBench {
     fn run(self) -> anyhow::Result<()> {
         bench::logits(&bench::LogitsOptions {
             precision: self.model.weight_dtype(),
-            cache_precision: self.model.kv_dtype(),
+            kv_cache_dtype: self.model.kv_dtype(),
             threads: self.model.threads(),
             level: self.model.level(),
             model: self.model.model,
             device: self.device,
             tokens: self.tokens,
-            rows_max: self.max_batched_tokens,
+            max_batched_tokens: self.max_batched_tokens,
             last: self.last,
             out: self.out,
         })
@@ -281,14 +281,14 @@ impl EngineBench {
         let options = bench::EngineOptions {
             model: self.model.model.clone(),
             precision: self.model.weight_dtype(),
-            cache_precision: self.model.kv_dtype(),
+            kv_cache_dtype: self.model.kv_dtype(),
             threads: self.model.threads(),
             level: self.model.level(),
             device: self.device,
             graphs: !self.eager,
             bandwidth: self.bandwidth.map(|bandwidth| bandwidth * 1e9),
             peak: self.peak.map(|peak| peak * 1e12),
-            rows_max: self.max_batched_tokens,
+            max_batched_tokens: self.max_batched_tokens,
             batches: self.batches,
             prompt_tokens: self.prompt_tokens,
             tokens: self.tokens,
