@@ -1,5 +1,5 @@
-//! The rungs of the language model, in a ladder of the demo's cards and scorer with a language model
-//! that has learned nothing: what it says is noise, and always the same.
+//! The rungs of the language model, on the demo's cards and scorer, with an untrained language model. Its output is
+//! deterministic noise.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -38,7 +38,7 @@ fn bundle_with(file: RerankerFile) -> TempDir {
             fs::copy(entry.path(), home.path().join(entry.file_name())).unwrap();
         }
     }
-    // The demo's golden requests were weighed by the demo's own language model.
+    // The demo's golden logits are those of the demo's own language model.
     let golden = fs::read_to_string(home.path().join(Part::Golden.file())).unwrap();
     let mut golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
     for request in golden.as_array_mut().unwrap() {
@@ -67,7 +67,7 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     home
 }
 
-/// Ten are compared, after a thought of so many tokens.
+/// Compares ten candidates after a thought of so many tokens.
 fn compared(thought_tokens_max: usize) -> ComparedFile {
     ComparedFile {
         weight: 1.0,
@@ -78,7 +78,7 @@ fn compared(thought_tokens_max: usize) -> ComparedFile {
     }
 }
 
-/// A bundle whose language model weighs, and no more.
+/// A bundle whose language model only weighs.
 fn bundle() -> TempDir {
     let weighed = Some(WeighedFile { weight: 200.0, candidates_max: WEIGHED });
     bundle_with(RerankerFile { weighed, ..RerankerFile::default() })
@@ -94,7 +94,7 @@ async fn open(home: &TempDir) -> Arc<Ladder> {
     rank::open(home.path(), &options(|_| {})).await.unwrap().0
 }
 
-/// A shopper of the demo's and so many items.
+/// A query of a demo shopper with so many candidates.
 fn query(home: &TempDir, candidates: usize, effort: Effort) -> Query {
     query_of(&Bundle::open(home.path()).unwrap(), candidates, effort)
 }
@@ -134,14 +134,14 @@ async fn climb(ladder: &Arc<Ladder>, query: &Query) -> Vec<ClimbAnswer> {
     answers.collect()
 }
 
-/// What each candidate was given, by its name, in the order of the names.
+/// The score of each candidate in bits, by item id.
 fn weighed(query: &Query, answer: &ClimbAnswer) -> Vec<(String, Option<u32>)> {
     let name = |input: usize| query.candidates[input].item.to_string();
     let order = answer.ranking.order.iter();
-    let mut given: Vec<_> =
+    let mut scores: Vec<_> =
         order.map(|ranked| (name(ranked.input), ranked.scores.weighed.map(f32::to_bits))).collect();
-    given.sort();
-    given
+    scores.sort();
+    scores
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,7 @@ async fn the_climb_goes_on_to_weighed_and_no_higher_than_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_thought_the_best_are_put_into_an_order() {
+async fn any_thought_is_followed_by_a_permutation() {
     let file =
         RerankerFile { weighed: None, reranked: Some(compared(0)), reasoned: Some(compared(12)) };
     let home = bundle_with(file);
@@ -193,14 +193,14 @@ async fn whatever_is_thought_the_best_are_put_into_an_order() {
             assert!(answer.ranking.is_permutation(candidates));
             let order = &answer.ranking.order;
             assert!(order.is_sorted_by(|a, b| a.score >= b.score));
-            // Every place from the first to the last was given once.
+            // Every rank is used once.
             let offered = order.iter().take(10).filter_map(|ranked| ranked.scores.reranker);
             let mut places: Vec<f32> = offered.map(|score| (-score).exp_m1().round()).collect();
             places.sort_by(f32::total_cmp);
             let all: Vec<f32> = (0..candidates.min(10)).map(|place| place as f32).collect();
             assert_eq!(places, all);
         }
-        // What is noise is not told, and replaces no reason.
+        // A thought that is noise is not proved, and replaces no reason.
         let last = &answers.last().unwrap().ranking;
         assert_eq!(last.rationale, None);
         let reasons = last.order.iter().flat_map(|ranked| &*ranked.reasons);
@@ -212,7 +212,7 @@ async fn whatever_is_thought_the_best_are_put_into_an_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_shown_holds_whoever_thinks_it() {
+async fn a_grounded_thought_always_holds() {
     let reasoned = Some(ComparedFile {
         weight: 0.0,
         rechead_weight: 0.0,
@@ -259,7 +259,7 @@ async fn what_can_be_shown_holds_whoever_thinks_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
+async fn the_score_of_a_candidate_depends_on_neither_order_nor_slate() {
     let home = bundle();
     let ladder = open(&home).await;
     let straight = query(&home, WEIGHED, Effort::Weighed);
@@ -271,7 +271,7 @@ async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
     assert_eq!(straight, turned);
     assert!(straight.iter().all(|(_, bits)| bits.is_some()));
 
-    // Ten are compared whatever order they came in, and come out as they would in any other.
+    // The answer of a comparison does not depend on the order of the candidates.
     let file =
         RerankerFile { weighed: None, reranked: Some(compared(0)), reasoned: Some(compared(8)) };
     let (other, effort) = (bundle_with(file), Effort::Reasoned);
@@ -295,7 +295,7 @@ async fn what_a_candidate_is_given_depends_on_no_order_and_no_company() {
     for given in weighed(&few, &answer) {
         assert!(straight.contains(&given), "{given:?}");
     }
-    // The shopper was read before, and is not read again.
+    // The shopper's trunk is in the prefix cache.
     assert!(answer.receipt.cached_tokens > 0);
 }
 
@@ -330,7 +330,7 @@ async fn ten_thousand_answers_are_permutations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_that_nobody_knows_do_not_stop_the_others() {
+async fn unknown_items_do_not_stop_the_others() {
     let home = bundle();
     let ladder = open(&home).await;
     let mut query = query(&home, 6, Effort::Weighed);
@@ -358,7 +358,7 @@ async fn items_that_nobody_knows_do_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_without_room_leaves_the_scored_order() {
+async fn an_engine_without_kv_pages_leaves_the_scored_order() {
     let home = bundle();
     let page = |engine: &mut RerankerOptions| engine.kv_cache_bytes = 16 << 10;
     let (ladder, _) = rank::open(home.path(), &options(page)).await.unwrap();
@@ -389,7 +389,7 @@ async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
     fs::write(&stranger, "x").unwrap();
     assert!(says(&home).await.contains("it lacks decoder/extra.bin"));
 
-    // Golden logits that do not come out.
+    // Golden logits that differ.
     let home = bundle();
     let path = home.path().join(Part::Golden.file());
     let golden = fs::read_to_string(&path).unwrap();
@@ -401,7 +401,7 @@ async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
     let told = says(&home).await;
     assert!(told.contains("weighs") && told.contains("not 99"), "{told}");
 
-    // A tokenizer with more tokens than the model knows.
+    // A tokenizer with more tokens than the model's vocabulary.
     let home = bundle();
     let decoder = home.path().join("decoder");
     let mut vocabulary = LmTokenizer::load(&decoder).unwrap();

@@ -1,5 +1,5 @@
-//! The model on the processor says what transformers says, at every level of instructions; and it
-//! says the same in any company, to the last bit.
+//! The model on a CPU: its logits agree with those of transformers at every SIMD level, and are bitwise the same in every
+//! batch.
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
@@ -23,7 +23,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How far logits may be from those of transformers.
+/// The tolerance against the logits of transformers.
 const TOLERANCE: f32 = 1e-4;
 /// The models beside `fixtures/decoder/make.py`.
 const MODELS: [&str; 6] =
@@ -31,14 +31,14 @@ const MODELS: [&str; 6] =
 /// Positions between those whose logits `make.py` keeps.
 const LOGITS_EVERY: usize = 4;
 const CONTEXT: usize = 256;
-/// Samples of one ask here.
+/// Samples of one request here.
 const SAMPLES_MAX: usize = 3;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decoder").join(name)
 }
 
-fn options(precision: WeightDtype, level: SimdLevel, rows_max: usize) -> PackedOptions {
+fn options(precision: WeightDtype, level: SimdLevel, max_batched_tokens: usize) -> PackedOptions {
     let threads = NonZeroUsize::new(2).unwrap();
     PackedOptions {
         weight_dtype: precision,
@@ -46,7 +46,7 @@ fn options(precision: WeightDtype, level: SimdLevel, rows_max: usize) -> PackedO
         threads,
         level,
         kv_pages: 256,
-        max_batched_tokens: rows_max,
+        max_batched_tokens,
     }
 }
 
@@ -72,13 +72,13 @@ impl Expected {
     }
 }
 
-/// The logits of every position of some texts, computed in chunks of the given sizes, over and over.
+/// The logits of every position of some texts, computed in chunks that cycle through the given sizes.
 fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<Vec<Vec<f32>>> {
     let mut done = vec![Vec::new(); texts.len()];
     let mut chunks = chunks.iter().cycle();
     let mut out = ForwardOutput::default();
     while done.iter().zip(texts).any(|(done, text)| done.len() < text.len()) {
-        let mut step = ForwardBatch::default();
+        let mut batch = ForwardBatch::default();
         let mut whose = Vec::new();
         for (t, text) in texts.iter().enumerate() {
             let past = done[t].len();
@@ -86,24 +86,24 @@ fn logits(runner: &mut CpuRunner, texts: &[Vec<u32>], chunks: &[usize]) -> Vec<V
             if taken.is_empty() {
                 continue;
             }
-            let (row, page) = (step.tokens.len(), step.block_tables.len());
-            step.tokens.extend(taken);
-            // The pages of a text lie apart and out of order.
+            let (row, page) = (batch.tokens.len(), batch.block_tables.len());
+            batch.tokens.extend(taken);
+            // The pages of a text are scattered and out of order.
             let pages = (past + taken.len()).div_ceil(PAGE_TOKENS);
-            step.block_tables.extend((0..pages).map(|page| ((page * 7 + t * 32) % 251) as u32));
-            step.spans.push(SequenceSpan {
-                rows: row..step.tokens.len(),
-                block_table: page..step.block_tables.len(),
+            batch.block_tables.extend((0..pages).map(|page| ((page * 7 + t * 32) % 251) as u32));
+            batch.spans.push(SequenceSpan {
+                rows: row..batch.tokens.len(),
+                block_table: page..batch.block_tables.len(),
                 past,
                 branch: false,
             });
             whose.push(t);
-            let reads = row..step.tokens.len();
-            step.outputs.extend(reads.map(|row| RowOutput { row, kind: OutputKind::FullLogits }));
+            let reads = row..batch.tokens.len();
+            batch.outputs.extend(reads.map(|row| RowOutput { row, kind: OutputKind::FullLogits }));
         }
-        runner.forward(&step, &mut out).unwrap();
+        runner.forward(&batch, &mut out).unwrap();
         let mut answer = 0;
-        for (span, t) in step.spans.iter().zip(whose) {
+        for (span, t) in batch.spans.iter().zip(whose) {
             for _ in span.rows.clone() {
                 done[t].push(out.get(answer).to_vec());
                 answer += 1;
@@ -119,7 +119,7 @@ fn top(logits: &[f32]) -> u32 {
 }
 
 #[test]
-fn what_is_written_down_for_another_engine_is_what_the_model_says() {
+fn bench_logits_writes_the_logits_of_the_model() {
     let Expected { tokens, logits: expected, .. } = Expected::open("qwen3");
     let (home, last) = (tempfile::tempdir().unwrap(), 2 * LOGITS_EVERY);
     let [file, out] = ["tokens.json", "logits.safetensors"].map(|name| home.path().join(name));
@@ -176,7 +176,7 @@ fn logits_are_those_of_transformers_at_every_level() {
     }
 }
 
-/// The relative error of logits: the root of the squares' sum against that of the right ones.
+/// The relative error of logits: the norm of the difference over the norm of the right ones.
 fn relative_error(got: &[Vec<Vec<f32>>], right: &[Vec<Vec<f32>>]) -> f64 {
     let flat = |logits: &[Vec<Vec<f32>>]| logits.concat().concat();
     let (got, right) = (flat(got), flat(right));
@@ -188,7 +188,7 @@ fn relative_error(got: &[Vec<Vec<f32>>], right: &[Vec<Vec<f32>>]) -> f64 {
 }
 
 #[test]
-fn fewer_bits_are_as_close_as_those_of_others() {
+fn quantized_logits_are_as_close_as_those_of_candle() {
     for name in MODELS {
         let Expected { tokens, .. } = Expected::open(name);
         let of = |precision, level| {
@@ -198,8 +198,7 @@ fn fewer_bits_are_as_close_as_those_of_others() {
             runner.map(|mut runner| logits(&mut runner, &tokens, &[16]))
         };
         let right = of(WeightDtype::F32, SimdLevel::best()).unwrap();
-        // These models are too narrow for blocks of four bits, so candle keeps them in its own
-        // Q8_0: the twin of our eight bits.
+        // These models are too narrow for blocks of four bits. candle's Q8_0 is the counterpart of our int8.
         let twin = of(WeightDtype::Int4, SimdLevel::best());
         let twin = twin.map_or(f64::INFINITY, |twin| relative_error(&twin, &right));
         for level in SimdLevel::all_here() {
@@ -232,12 +231,12 @@ fn observed_engine(
     Engine::start(move || Ok(runner(&folder, options)), limits, metrics).unwrap()
 }
 
-fn ask(kind: RequestKind) -> EngineRequest {
+fn request_of(kind: RequestKind) -> EngineRequest {
     EngineRequest { kind, priority: Priority::BACKGROUND }
 }
 
 fn text(prompt: &[u32], tokens_max: usize, temperature: f32) -> EngineRequest {
-    ask(RequestKind::Generate(GenerateRequest {
+    request_of(RequestKind::Generate(GenerateRequest {
         prompt: prompt.to_vec(),
         samples: NonZeroUsize::MIN,
         tokens_max,
@@ -247,36 +246,36 @@ fn text(prompt: &[u32], tokens_max: usize, temperature: f32) -> EngineRequest {
     }))
 }
 
-fn weigh(trunk: &[u32], branches: &[Vec<u32>], wanted: BranchOutput) -> EngineRequest {
-    ask(RequestKind::Weigh(WeighRequest {
+fn weigh(trunk: &[u32], branches: &[Vec<u32>], output: BranchOutput) -> EngineRequest {
+    request_of(RequestKind::Weigh(WeighRequest {
         trunk: trunk.to_vec(),
         branches: branches.to_vec(),
-        output: wanted,
+        output,
     }))
 }
 
-/// Everything that was said, floats as their bits.
-fn heard(mut reply: ResponseStream) -> Vec<u32> {
-    let (mut heard, mut texts) = (Vec::new(), vec![Vec::new(); SAMPLES_MAX]);
-    while let Some(event) = reply.blocking_next() {
+/// All events of a response, with floats as bits.
+fn received(mut response: ResponseStream) -> Vec<u32> {
+    let (mut received, mut texts) = (Vec::new(), vec![Vec::new(); SAMPLES_MAX]);
+    while let Some(event) = response.blocking_next() {
         match event {
-            // Samples of one ask may come in any turn.
+            // The samples of one request may interleave.
             EngineEvent::Token { sample, token, logprob } => {
                 texts[sample].extend([token, logprob.to_bits()]);
             }
             EngineEvent::Weighed(branches) => {
-                heard.extend(branches.concat().into_iter().map(f32::to_bits));
+                received.extend(branches.concat().into_iter().map(f32::to_bits));
             }
             EngineEvent::Done { .. } => {}
             EngineEvent::Failed(failure) => panic!("{failure}"),
         }
     }
-    heard.extend(texts.concat());
-    heard
+    received.extend(texts.concat());
+    received
 }
 
 #[test]
-fn a_real_model_writes_what_it_writes_with_transformers() {
+fn greedy_decoding_agrees_with_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/tiny-llm/hf");
     if !folder.is_dir() {
         println!("skipped: there is no {}", folder.display());
@@ -292,47 +291,47 @@ fn a_real_model_writes_what_it_writes_with_transformers() {
     let one = NonZeroUsize::MIN;
     let limits = SchedulerConfig { running_max: one, waiting_max: one, prefill_chunk_max: one };
     let engine = Engine::start(runner, limits, &Arc::new(Metrics::new())).unwrap();
-    let reply = engine.submit(text(&expected[..1], expected.len() - 1, 0.0)).unwrap();
-    let heard = heard(reply);
-    let written: Vec<u32> = heard.chunks(2).map(|pair| pair[0]).collect();
+    let response = engine.submit(text(&expected[..1], expected.len() - 1, 0.0)).unwrap();
+    let received = received(response);
+    let written: Vec<u32> = received.chunks(2).map(|pair| pair[0]).collect();
     assert_eq!(written, expected[1..]);
 }
 
 #[test]
-fn branches_say_what_texts_of_their_own_say() {
+fn branches_agree_with_separate_prompts() {
     for name in ["qwen3", "qwen3-window", "llama3"] {
         let tokens = Expected::open(name).tokens.remove(0);
         let (trunk, rest) = tokens.split_at(37);
         let branches =
             [rest[..5].to_vec(), rest[5..23].to_vec(), rest[23..24].to_vec(), rest[..4].to_vec()];
-        let wanted = BranchOutput::TokenLogits(vec![3, 1, 40]);
-        for rows_max in [24, 64] {
-            let options = options(WeightDtype::F32, SimdLevel::best(), rows_max);
+        let output = BranchOutput::TokenLogits(vec![3, 1, 40]);
+        for max_batched_tokens in [24, 64] {
+            let options = options(WeightDtype::F32, SimdLevel::best(), max_batched_tokens);
             let alone: Vec<Vec<f32>> = branches
                 .iter()
                 .map(|branch| {
-                    // A text of its own: no branch but its last token.
+                    // A separate prompt: its only branch is its last token.
                     let whole = [trunk, branch].concat();
                     let (last, whole) = whole.split_last().unwrap();
                     let engine = engine(&fixture(name), options, 1);
-                    let ask = weigh(whole, &[vec![*last]], wanted.clone());
-                    floats(heard(engine.submit(ask).unwrap()))
+                    let request_of = weigh(whole, &[vec![*last]], output.clone());
+                    floats(received(engine.submit(request_of).unwrap()))
                 })
                 .collect();
             let engine = engine(&fixture(name), options, 4);
             let mut places: Vec<usize> = (0..branches.len()).collect();
-            // Cold, warm, and in another order.
+            // With a cold cache, a warm one, and in another order.
             for _ in 0..3 {
                 let company = engine.submit(text(&rest[2..30], 9, 0.0)).unwrap();
                 let asked: Vec<_> = places.iter().map(|place| branches[*place].clone()).collect();
-                let reply = engine.submit(weigh(trunk, &asked, wanted.clone())).unwrap();
-                let together = floats(heard(reply));
+                let response = engine.submit(weigh(trunk, &asked, output.clone())).unwrap();
+                let together = floats(received(response));
                 for (place, got) in places.iter().zip(together.chunks(3)) {
                     for (got, right) in got.iter().zip(&alone[*place]) {
                         assert!((got - right).abs() < TOLERANCE, "{name}: {got} is not {right}");
                     }
                 }
-                heard(company);
+                received(company);
                 places.rotate_left(1);
             }
         }
@@ -343,21 +342,21 @@ fn floats(bits: Vec<u32>) -> Vec<f32> {
     bits.into_iter().map(f32::from_bits).collect()
 }
 
-/// Texts, branches, a slate to be put in order and entries of a catalogue.
+/// Completions, branches, a permutation and entries of a catalogue.
 fn all_kinds(tokens: &[Vec<u32>]) -> Vec<EngineRequest> {
     let text_of = |n: usize| &tokens[n % tokens.len()];
-    let mut asks: Vec<EngineRequest> = (0..8)
+    let mut requests: Vec<EngineRequest> = (0..8)
         .map(|n| {
             let prompt = &text_of(n)[n..n + 20 + 3 * n];
             if n % 3 == 2 {
                 let branches: Vec<_> =
                     (1..6).map(|b| text_of(b)[b..b + 1 + 2 * b].to_vec()).collect();
-                let wanted = if n == 2 {
+                let output = if n == 2 {
                     BranchOutput::HiddenState
                 } else {
                     BranchOutput::TokenLogits(vec![5, 9])
                 };
-                weigh(prompt, &branches, wanted)
+                weigh(prompt, &branches, output)
             } else {
                 text(prompt, 12, if n % 2 == 0 { 0.0 } else { 0.9 })
             }
@@ -368,43 +367,45 @@ fn all_kinds(tokens: &[Vec<u32>]) -> Vec<EngineRequest> {
     for constraint in
         [Constraint::permutation(&labels, &[9]).unwrap(), Constraint::entries(trie, 3).unwrap()]
     {
-        let mut ask = text(&text_of(3)[..33], 16, 0.9);
-        if let RequestKind::Generate(generate) = &mut ask.kind {
+        let mut request_of = text(&text_of(3)[..33], 16, 0.9);
+        if let RequestKind::Generate(generate) = &mut request_of.kind {
             generate.constraint = constraint;
             generate.samples = NonZeroUsize::new(3).unwrap();
         }
-        asks.push(ask);
+        requests.push(request_of);
     }
-    asks
+    requests
 }
 
 #[test]
-fn company_changes_no_bit() {
+fn the_rest_of_the_batch_changes_no_bit() {
     let (folder, mut preempted) = (fixture("qwen3"), 0);
-    let asks = all_kinds(&Expected::open("qwen3").tokens);
+    let requests = all_kinds(&Expected::open("qwen3").tokens);
     for precision in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Int4] {
         for level in SimdLevel::all_here() {
             let mut rng = ChaCha8Rng::seed_from_u64(1);
-            let alone: Vec<_> = asks
+            let alone: Vec<_> = requests
                 .iter()
-                .map(|ask| {
+                .map(|request_of| {
                     let engine = engine(&folder, options(precision, level, 64), 8);
-                    heard(engine.submit(ask.clone()).unwrap())
+                    received(engine.submit(request_of.clone()).unwrap())
                 })
                 .collect();
-            // Too few pages for all: some lose what was computed, and compute it again.
+            // With too few pages for all, some sequences are preempted.
             let few = PackedOptions { kv_pages: 12, ..options(precision, level, 48) };
             let metrics = Arc::new(Metrics::new());
             let engine = observed_engine(&folder, few, 8, &metrics);
             for _ in 0..20 {
-                let mut order: Vec<usize> = (0..asks.len()).collect();
+                let mut order: Vec<usize> = (0..requests.len()).collect();
                 order.shuffle(&mut rng);
-                order.truncate(rng.random_range(1..=asks.len()));
-                let replies: Vec<_> =
-                    order.iter().map(|n| (*n, engine.submit(asks[*n].clone()).unwrap())).collect();
-                for (n, reply) in replies {
+                order.truncate(rng.random_range(1..=requests.len()));
+                let responses: Vec<_> = order
+                    .iter()
+                    .map(|n| (*n, engine.submit(requests[*n].clone()).unwrap()))
+                    .collect();
+                for (n, response) in responses {
                     let name = (precision.as_str(), level.as_str());
-                    assert_eq!(heard(reply), alone[n], "ask {n}, {name:?}");
+                    assert_eq!(received(response), alone[n], "ask {n}, {name:?}");
                 }
             }
             preempted += usize::from(!metrics.render().contains("engine_preempted_total 0"));

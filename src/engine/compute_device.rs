@@ -82,51 +82,47 @@ impl ComputeDevice {
         match self {
             Self::Cpu => Ok(Box::new(CpuRunner::load(checkpoint, options, context_tokens_max)?)),
             Self::Gpu(ordinal) => {
-                gpu(ordinal, &checkpoint, options, [context_tokens_max, decodes_max])
+                load_on_gpu(ordinal, &checkpoint, options, context_tokens_max, decodes_max)
             }
         }
     }
 }
 
 #[cfg(feature = "cuda")]
-fn gpu(
+fn load_on_gpu(
     ordinal: usize,
     checkpoint: &Checkpoint,
     options: PackedOptions,
-    [context_tokens_max, decodes_max]: [usize; 2],
+    context_tokens_max: usize,
+    decodes_max: usize,
 ) -> Result<Box<dyn Runner>, RunnerError> {
     use crate::nn::cuda::{CudaOptions, CudaWeightDtype};
-    let PackedOptions {
-        weight_dtype: precision,
-        kv_dtype: kept,
-        kv_pages: pages,
-        max_batched_tokens: rows_max,
-        ..
-    } = options;
-    let weight_dtype = match precision {
+    let PackedOptions { weight_dtype, kv_dtype, kv_pages, max_batched_tokens, .. } = options;
+    let weight_dtype = match weight_dtype {
         WeightDtype::Float8 => CudaWeightDtype::Float8,
         WeightDtype::Int8 => CudaWeightDtype::Int8,
         WeightDtype::F32 | WeightDtype::Bf16 | WeightDtype::Int4 => CudaWeightDtype::Bf16,
     };
     let options = CudaOptions {
         ordinal,
-        kv_pages: pages,
-        max_batched_tokens: rows_max,
+        kv_pages,
+        max_batched_tokens,
         context_tokens_max,
         decodes_max,
         weight_dtype,
-        kv_dtype: kept,
+        kv_dtype,
     };
     let runner = super::CudaRunner::load(checkpoint, options);
     Ok(Box::new(runner.map_err(|error| RunnerError::Failed(error.into()))?))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn gpu(
+fn load_on_gpu(
     _ordinal: usize,
     _checkpoint: &Checkpoint,
     _options: PackedOptions,
-    _most: [usize; 2],
+    _context_tokens_max: usize,
+    _decodes_max: usize,
 ) -> Result<Box<dyn Runner>, RunnerError> {
     Err(RunnerError::Failed(ComputeDeviceError::NotBuilt.into()))
 }
