@@ -60,7 +60,8 @@ pub use scheduler::Scheduler;
 
 use crate::telemetry::{EngineLoad, EngineStep, Metrics};
 use crate::worker::{self, Inbox, NextTurn, PostError, Worker};
-use request::{AdmissionLimits, RequestId};
+use priority::RequestId;
+use request::AdmissionLimits;
 use rustc_hash::FxHashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! Which request is scheduled first?
 
-use super::request::RequestId;
 use crate::domain::{Criticality, Deadline};
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -18,6 +17,10 @@ pub struct Priority {
     /// When the answer becomes useless; `None` for background work.
     pub deadline: Option<Deadline>,
 }
+
+/// The number of an admitted request, in order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
 
 /// The total order of sequences: the smaller key is scheduled first.
 ///

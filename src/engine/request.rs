@@ -15,10 +15,6 @@ pub struct EngineRequest {
     pub priority: Priority,
 }
 
-/// The number of an admitted request, in order of arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
-
 /// The work of a request.
 #[derive(Clone, Debug)]
 pub enum RequestKind {

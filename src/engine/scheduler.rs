@@ -24,8 +24,7 @@ use std::sync::Arc;
 use std::vec;
 use tokio::time::Instant;
 
-pub use super::priority::IMPLICIT_DEADLINE;
-pub use super::request::RequestId;
+pub use super::priority::{IMPLICIT_DEADLINE, RequestId};
 pub use plan::PlannedSequence;
 
 /// An event of one request.
