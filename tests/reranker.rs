@@ -57,10 +57,10 @@ fn bundle_with(file: RerankerFile) -> TempDir {
         head_dim: 8,
         mlp_width: 48,
     };
-    let config = sizes.config(prompts.vocabulary().len(), 1024, Vec::new());
+    let config = sizes.config(prompts.tokenizer().len(), 1024, Vec::new());
     let decoder = home.path().join(Part::Decoder.file());
     TrainableDecoder::random(config, 5).unwrap().save(&decoder, Path::new("")).unwrap();
-    prompts.vocabulary().save(&decoder).unwrap();
+    prompts.tokenizer().save(&decoder).unwrap();
     let file = toml::to_string(&file).unwrap();
     fs::write(home.path().join(Part::Reranker.file()), file).unwrap();
     Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();

@@ -110,7 +110,7 @@ pub const TRUNK_TOKENS_MAX: usize = 512;
 /// The prompts in the tokens of one language model.
 #[derive(Clone, Debug)]
 pub struct Prompts {
-    vocabulary: LmTokenizer,
+    tokenizer: LmTokenizer,
     begin: Vec<u32>,
     about: Vec<u32>,
     query: Vec<u32>,
@@ -180,21 +180,20 @@ impl Prompts {
         Self::new(LmTokenizer::load(folder)?, catalog)
     }
 
-    /// Puts the catalogue into the tokens of a vocabulary, which gets those of semantic ids if it
-    /// lacks them.
-    pub fn new(mut vocabulary: LmTokenizer, catalog: &Catalog) -> Result<Self, PromptError> {
+    /// Encodes the catalogue. A tokenizer without the tokens of semantic ids and facts gets them.
+    pub fn new(mut tokenizer: LmTokenizer, catalog: &Catalog) -> Result<Self, PromptError> {
         let ids = catalog.semantic_ids().ok_or(PromptError::NoSemanticIds)?;
-        let tokens = vocabulary.add_semantic_ids(ids.levels(), ids.codes())?;
+        let tokens = tokenizer.add_semantic_ids(ids.levels(), ids.codes())?;
         let items = ids.iter().map(|id| tokens.encode(id).ok_or(PromptError::NoSemanticIds));
         let items = items.collect::<Result<Vec<_>, _>>()?.concat();
         let id = |item: &u32| &items[*item as usize * ids.levels()..][..ids.levels()];
         let mut by_id: Vec<u32> = (0..catalog.len() as u32).collect();
         by_id.sort_by(|a, b| id(a).cmp(id(b)));
         let attributes = (0..catalog.attributes_len() as u32)
-            .map(|number| vocabulary.encode(&format!(" {}", catalog.attribute(number).1)))
+            .map(|number| tokenizer.encode(&format!(" {}", catalog.attribute(number).1)))
             .collect::<Result<_, _>>()?;
-        let facts = vocabulary.add(&Facts::tokens().collect::<Vec<_>>())?;
-        let encode = |text: &'static str| match vocabulary.encode(text) {
+        let facts = tokenizer.add(&Facts::tokens().collect::<Vec<_>>())?;
+        let encode = |text: &'static str| match tokenizer.encode(text) {
             Ok(tokens) if tokens.is_empty() => Err(PromptError::NoToken(text)),
             tokens => Ok(tokens?),
         };
@@ -225,8 +224,8 @@ impl Prompts {
             levels: ids.levels(),
             items,
             facts,
-            added: vocabulary.added(),
-            vocabulary,
+            added: tokenizer.added(),
+            tokenizer,
         })
     }
 
@@ -239,9 +238,9 @@ impl Prompts {
         ages.chain(verbs).chain(MONTHS).chain(LABELS).chain(others)
     }
 
-    /// The model's words.
-    pub fn vocabulary(&self) -> &LmTokenizer {
-        &self.vocabulary
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &LmTokenizer {
+        &self.tokenizer
     }
 
     /// Checks that a model's vocabulary has every token of the prompts.
@@ -454,9 +453,9 @@ mod tests {
             past(0, 0, EventKind::Cart),
         ];
         let trunk = prompts.trunk(ShopperContext::of(&history, NOW));
-        let text = prompts.vocabulary().decode(&trunk).unwrap();
+        let text = prompts.tokenizer().decode(&trunk).unwrap();
         let ids: Vec<_> =
-            (0..3).map(|item| prompts.vocabulary().decode(prompts.item(item)).unwrap()).collect();
+            (0..3).map(|item| prompts.tokenizer().decode(prompts.item(item)).unwrap()).collect();
         assert_eq!(
             text,
             format!(
@@ -465,7 +464,7 @@ mod tests {
             )
         );
         let nobody =
-            prompts.vocabulary().decode(&prompts.trunk(ShopperContext::of(&[], NOW))).unwrap();
+            prompts.tokenizer().decode(&prompts.trunk(ShopperContext::of(&[], NOW))).unwrap();
         assert_eq!(nobody, "Shopping history. Now, in December, wants");
     }
 
@@ -486,7 +485,7 @@ mod tests {
         let text = |profile: &str, query_text: &str| {
             let words = ShopperWords { profile, query_text };
             let shopper = ShopperContext { words, ..ShopperContext::of(&[], NOW) };
-            prompts.vocabulary().decode(&prompts.trunk(shopper)).unwrap()
+            prompts.tokenizer().decode(&prompts.trunk(shopper)).unwrap()
         };
         assert_eq!(
             text(" likes\n mugs ", "a red  mug."),
@@ -495,7 +494,7 @@ mod tests {
         let nothing = "Shopping history. Now, in December, wants";
         assert_eq!(text("", " \n"), nothing);
         // Neither ids nor stop tokens pass.
-        let id = prompts.vocabulary().decode(prompts.item(3)).unwrap();
+        let id = prompts.tokenizer().decode(prompts.item(3)).unwrap();
         assert_eq!(text("", &format!("{id}<|endoftext|>")), nothing);
         assert_eq!(text("", &format!("mug {id}")), text("", "mug "));
         let long = "mug ".repeat(5000);
@@ -519,11 +518,11 @@ mod tests {
     #[test]
     fn a_vocabulary_must_have_every_token() {
         let prompts = prompts();
-        let tokens = prompts.vocabulary().len();
+        let tokens = prompts.tokenizer().len();
         prompts.check_vocabulary(tokens).unwrap();
         let error = prompts.check_vocabulary(tokens - 1).unwrap_err().to_string();
         assert!(error.ends_with(&format!("has {}", tokens - 1)), "{error}");
-        let bare = Prompts::new(prompts.vocabulary.clone(), &Catalog::default());
+        let bare = Prompts::new(prompts.tokenizer.clone(), &Catalog::default());
         assert!(matches!(bare, Err(PromptError::NoSemanticIds)));
     }
 }

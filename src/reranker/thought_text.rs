@@ -7,7 +7,7 @@ use crate::language::{IncrementalDetokenizer, LmTokenizerError};
 #[derive(Debug)]
 pub struct ThoughtText<'a> {
     prompts: &'a Prompts,
-    written: IncrementalDetokenizer<'a>,
+    detokenizer: IncrementalDetokenizer<'a>,
     /// The last tokens, which may be the start of an id. They are fewer than an id has.
     pending: Vec<u32>,
 }
@@ -17,7 +17,7 @@ pub struct ThoughtText<'a> {
 impl<'a> ThoughtText<'a> {
     /// A decoder before the first token.
     pub fn new(prompts: &'a Prompts) -> Self {
-        Self { prompts, written: prompts.vocabulary().detokenizer(), pending: Vec::new() }
+        Self { prompts, detokenizer: prompts.tokenizer().detokenizer(), pending: Vec::new() }
     }
 
     /// The text of all tokens.
@@ -42,14 +42,14 @@ impl<'a> ThoughtText<'a> {
             return Ok(format!(" {}", self.prompts.title(item)));
         }
         let first = self.pending.remove(0);
-        self.written.add(first)
+        self.detokenizer.add(first)
     }
 
     /// The remaining text, after the last token.
     pub fn finish(&mut self) -> Result<String, LmTokenizerError> {
         let mut text = String::new();
         for token in std::mem::take(&mut self.pending) {
-            text += &self.written.add(token)?;
+            text += &self.detokenizer.add(token)?;
         }
         Ok(text)
     }
@@ -66,14 +66,14 @@ mod tests {
     fn ids_become_titles_and_incomplete_ids_stay() {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
         let prompts = Prompts::open(&demo.join("decoder"), &read_catalog(&demo).unwrap()).unwrap();
-        let vocabulary: &LmTokenizer = prompts.vocabulary();
-        let mut tokens = vocabulary.encode(" Likes red.").unwrap();
+        let tokenizer: &LmTokenizer = prompts.tokenizer();
+        let mut tokens = tokenizer.encode(" Likes red.").unwrap();
         tokens.extend(prompts.item(7));
-        tokens.extend(vocabulary.encode(" goes with").unwrap());
+        tokens.extend(tokenizer.encode(" goes with").unwrap());
         tokens.extend(prompts.item(9));
         tokens.extend(&prompts.item(11)[..2]);
-        tokens.extend(vocabulary.encode(".").unwrap());
-        let half = vocabulary.decode(&prompts.item(11)[..2]).unwrap();
+        tokens.extend(tokenizer.encode(".").unwrap());
+        let half = tokenizer.decode(&prompts.item(11)[..2]).unwrap();
         let expected =
             format!(" Likes red. {} goes with {}{half}.", prompts.title(7), prompts.title(9));
         assert_eq!(ThoughtText::decode(&prompts, &tokens).unwrap(), expected);

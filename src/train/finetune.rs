@@ -27,7 +27,7 @@ pub fn open_model(folder: &Path, prompts: &Prompts, seed: u64) -> anyhow::Result
     let opening = || format!("opening the language model {}", folder.display());
     let mut model = TrainableDecoder::open(folder).with_context(opening)?;
     let known = model.config.vocabulary;
-    model.grow(known.max(prompts.vocabulary().len()), seed)?;
+    model.grow(known.max(prompts.tokenizer().len()), seed)?;
     Ok(model)
 }
 
@@ -39,7 +39,7 @@ pub fn save_model(
 ) -> anyhow::Result<()> {
     let writing = || format!("writing the language model {}", folder.display());
     model.save(folder, Path::new("")).with_context(writing)?;
-    prompts.vocabulary().save(folder).with_context(writing)
+    prompts.tokenizer().save(folder).with_context(writing)
 }
 
 /// Trains a model on `lessons`. `task` names the training in its progress and its checkpoint; a checkpoint of the same

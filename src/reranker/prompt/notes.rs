@@ -23,11 +23,11 @@ impl Prompts {
             _ => None,
         };
         let Some(((before, after), other)) = cited else {
-            return self.vocabulary.encode(&format!(" {text}"));
+            return self.tokenizer.encode(&format!(" {text}"));
         };
-        let mut tokens = self.vocabulary.encode(&format!(" {before}"))?;
+        let mut tokens = self.tokenizer.encode(&format!(" {before}"))?;
         tokens.extend(self.item(other));
-        tokens.extend(self.vocabulary.encode(after)?);
+        tokens.extend(self.tokenizer.encode(after)?);
         Ok(tokens)
     }
 

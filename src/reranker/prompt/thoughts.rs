@@ -19,7 +19,7 @@ impl Prompts {
         let Some(item) = item.map(|offer| offer.item) else { return Ok(None) };
         let likes = thought.likes_sentence();
         let mut tokens =
-            if likes.is_empty() { Vec::new() } else { self.vocabulary.encode(&likes)? };
+            if likes.is_empty() { Vec::new() } else { self.tokenizer.encode(&likes)? };
         tokens.extend(self.item(item));
         match &thought.because {
             Because::GoesWith(title) => {
@@ -30,7 +30,7 @@ impl Prompts {
                 tokens.extend(&self.stop);
             }
             Because::Is(value) => {
-                tokens.extend(self.vocabulary.encode(&format!("{IS}{value}{STOP}"))?);
+                tokens.extend(self.tokenizer.encode(&format!("{IS}{value}{STOP}"))?);
             }
         }
         Ok(Some(tokens))

@@ -28,7 +28,7 @@ impl Prompts {
         let (mut tokens, removed) = self.plain_tokens(&text);
         if removed {
             // Spaces may be left around the removed tokens.
-            let left = self.vocabulary.decode(&tokens).unwrap_or_default();
+            let left = self.tokenizer.decode(&tokens).unwrap_or_default();
             tokens = self.plain_tokens(&left).0;
         }
         tokens.truncate(TOKENS_MAX);
@@ -41,7 +41,7 @@ impl Prompts {
     /// The tokens of a text without added tokens, and whether any was removed. A text that can't be tokenized has none.
     fn plain_tokens(&self, text: &str) -> (Vec<u32>, bool) {
         let line = text.split_whitespace().fold(String::new(), |line, word| line + " " + word);
-        let mut tokens = self.vocabulary.encode(line.trim_end_matches(STOP)).unwrap_or_default();
+        let mut tokens = self.tokenizer.encode(line.trim_end_matches(STOP)).unwrap_or_default();
         let all = tokens.len();
         tokens.retain(|token| !self.added.contains(token));
         let removed = tokens.len() < all;

@@ -135,8 +135,8 @@ fn initial_model(
             texts.extend(std::iter::repeat_n(words, texts.len()).flatten());
             let texts = texts.iter().map(String::as_str);
             let prompts = Prompts::new(LmTokenizer::fit(texts, sizes.vocabulary)?, corpus.catalog)?;
-            let ends = prompts.vocabulary().token(END).into_iter().collect();
-            let config = sizes.config(prompts.vocabulary().len(), POSITIONS_MAX, ends);
+            let ends = prompts.tokenizer().token(END).into_iter().collect();
+            let config = sizes.config(prompts.tokenizer().len(), POSITIONS_MAX, ends);
             Ok((TrainableDecoder::random(config, seed)?, prompts, None))
         }
         BaseModel::Folder(folder) => {
@@ -144,7 +144,7 @@ fn initial_model(
             let mut model = TrainableDecoder::open(folder).with_context(opening)?;
             let prompts = Prompts::open(folder, corpus.catalog).with_context(opening)?;
             let known = model.config.vocabulary;
-            model.grow(known.max(prompts.vocabulary().len()), seed)?;
+            model.grow(known.max(prompts.tokenizer().len()), seed)?;
             Ok((model, prompts, Some(known)))
         }
     }
@@ -224,7 +224,7 @@ impl Corpus<'_> {
 
     /// An item's text after its id, and its id after its text.
     fn captions(&self, item: u32, prompts: &Prompts) -> anyhow::Result<[Lesson; 2]> {
-        let (vocabulary, id) = (prompts.vocabulary(), prompts.item(item));
+        let (vocabulary, id) = (prompts.tokenizer(), prompts.item(item));
         let text = self.catalog.text(item);
         let after = vocabulary.encode(&format!(" is {text}."))?;
         let before = vocabulary.encode(&format!("{text} is"))?;
@@ -243,7 +243,7 @@ impl Corpus<'_> {
         }
         let pattern =
             evidence::pattern_text(self.catalog, &self.cards.items, &history, self.currency);
-        let vocabulary = prompts.vocabulary();
+        let vocabulary = prompts.tokenizer();
         let mut tokens = vocabulary.encode(&format!("{pattern} PurchaseLine"))?;
         let bought = history.iter().filter(|event| event.kind == EventKind::Purchase).rev();
         for event in bought.take(PERSONA_ITEMS) {
@@ -283,8 +283,8 @@ impl Corpus<'_> {
 }
 
 fn text_lesson(text: &str, prompts: &Prompts) -> anyhow::Result<Lesson> {
-    let mut tokens = prompts.vocabulary().encode(text)?;
-    tokens.extend(prompts.vocabulary().token(END));
+    let mut tokens = prompts.tokenizer().encode(text)?;
+    tokens.extend(prompts.tokenizer().token(END));
     Ok(Lesson::text(tokens))
 }
 
