@@ -98,7 +98,7 @@ fn append_logits(
         tokens: tokens[past..].to_vec(),
         spans: vec![span],
         block_tables: pages,
-        outputs: outputs,
+        outputs,
         ..ForwardBatch::default()
     };
     let mut output = ForwardOutput::default();
