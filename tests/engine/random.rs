@@ -200,7 +200,7 @@ impl Scenario {
             assert_eq!(tracked.last_events, 1, "{id:?} ends once");
             match tracked.events.last() {
                 Some(EngineEvent::Failed(failure)) => {
-                    assert_eq!(*failure, RequestFailure::DeadlineExceeded)
+                    assert_eq!(*failure, RequestFailure::DeadlineExceeded);
                 }
                 _ => assert_eq!(events, expected, "{id:?}"),
             }
