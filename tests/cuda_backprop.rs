@@ -11,7 +11,7 @@ use raisonne::nn::cuda::{Backprop, BackpropError, BackpropOptions};
 use raisonne::nn::decoder::{Adapters, LinearId, TokenBatch, TrainableDecoder, backprop, lora};
 use raisonne::nn::{BranchTargets, RowTargets};
 use raisonne::train::learner_config::{ComputeDtype, LearnerConfig, TrainScope};
-use raisonne::train::lesson::{Choose, Lesson, LessonBatch, Reinforce, totals};
+use raisonne::train::lesson::{Choose, Lesson, LessonBatch, Reinforce, normalisers};
 use raisonne::train::{StopSignal, Trainer};
 use rand::{Rng as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -92,10 +92,11 @@ fn numbers(model: &TrainableDecoder, gradients: &GradStore) -> Vec<f32> {
 }
 
 fn on_processor(model: &TrainableDecoder, lessons: &[&Lesson], dtype: DType) -> (f64, Vec<f32>) {
-    let (lesson_batch, totals) = (LessonBatch::new(lessons), totals(lessons.iter().copied()));
+    let (lesson_batch, normalisers) =
+        (LessonBatch::new(lessons), normalisers(lessons.iter().copied()));
     let mut exact = model.exact(&lesson_batch.batch, dtype).unwrap();
     let (loss, gradients) =
-        backprop(&mut exact, |exact, rows| lesson_batch.loss(exact, rows, totals)).unwrap();
+        backprop(&mut exact, |exact, rows| lesson_batch.loss(exact, rows, normalisers)).unwrap();
     (f64::from(loss.to_scalar::<f32>().unwrap()), numbers(model, &gradients))
 }
 
@@ -112,12 +113,12 @@ fn on_gpu(
     model: &TrainableDecoder,
     lessons: &[&[&Lesson]],
 ) -> (f64, Vec<f32>) {
-    let totals = totals(lessons.iter().copied().flatten().copied());
+    let normalisers = normalisers(lessons.iter().copied().flatten().copied());
     let adapters = model.adapters.as_ref().unwrap();
     backprop.take(adapters).unwrap();
     let pass = |lessons: &&[&Lesson]| {
         let lesson_batch = LessonBatch::new(lessons);
-        backprop.pass(&lesson_batch.batch, lesson_batch.row_targets(totals), 7).unwrap()
+        backprop.pass(&lesson_batch.batch, lesson_batch.row_targets(normalisers), 7).unwrap()
     };
     let loss = lessons.iter().map(pass).sum();
     (loss, numbers(model, &backprop.gradients(adapters).unwrap()))
@@ -276,22 +277,25 @@ fn what_does_not_fit_is_named() {
     let mut backprop = load(&model, 24);
     let batch = TokenBatch::plain(&[vec![1; 25]]);
     let lesson_batch = LessonBatch::default();
-    let totals = totals([]);
-    let error = backprop.pass(&batch, lesson_batch.row_targets(totals), 0).unwrap_err().to_string();
+    let normalisers = normalisers([]);
+    let error =
+        backprop.pass(&batch, lesson_batch.row_targets(normalisers), 0).unwrap_err().to_string();
     let right = "a batch has 25 rows in sequences of 25, and there is room for 96 in such of 24";
     assert_eq!(error, right);
     let mut batch = TokenBatch::plain(&[vec![1; 9]]);
     batch.positions[3] = 24;
-    let error = backprop.pass(&batch, lesson_batch.row_targets(totals), 0).unwrap_err().to_string();
+    let error =
+        backprop.pass(&batch, lesson_batch.row_targets(normalisers), 0).unwrap_err().to_string();
     assert_eq!(error, "a batch has position 24, and there are 24");
     let batch = TokenBatch::plain(&[vec![model.config.vocabulary as u32]]);
-    let error = backprop.pass(&batch, lesson_batch.row_targets(totals), 0).unwrap_err().to_string();
+    let error =
+        backprop.pass(&batch, lesson_batch.row_targets(normalisers), 0).unwrap_err().to_string();
     assert!(error.starts_with("a batch has token "), "{error}");
     let choices = [BranchTargets { rows: vec![8, 9], label_token: 3 }];
     let aims = RowTargets {
         branches: &choices,
         branches_normaliser: 1.0,
-        ..lesson_batch.row_targets(totals)
+        ..lesson_batch.row_targets(normalisers)
     };
     let error = backprop.pass(&TokenBatch::plain(&[vec![1; 9]]), aims, 0).unwrap_err().to_string();
     assert_eq!(error, "2 rows of a choice are not two of 9 or more");

@@ -21,7 +21,7 @@ use raisonne::train::StopSignal;
 use raisonne::train::checkpoint::DataFingerprint;
 use raisonne::train::learner::{Learner, evaluation_loss};
 use raisonne::train::learner_config::{ComputeDtype, LearnerConfig, TrainScope};
-use raisonne::train::lesson::{Choose, Lesson, LessonBatch, LessonOrder, Reinforce, totals};
+use raisonne::train::lesson::{Choose, Lesson, LessonBatch, LessonOrder, Reinforce, normalisers};
 use raisonne::train::recipe::DecoderSizes;
 use raisonne::train::trainer::{CheckpointPolicy, TrainReport, Trainer};
 use std::collections::HashMap;
@@ -526,7 +526,7 @@ fn gradients_of_a_pass_in_bf16_are_near_and_all_there() {
         let mut exact = model.exact(&batch.batch, dtype).unwrap();
         let rows = forward(&model.config, &mut exact).unwrap();
         assert_eq!(rows.dtype(), dtype);
-        batch.loss(&exact, &rows, totals(&lessons)).unwrap().backward().unwrap()
+        batch.loss(&exact, &rows, normalisers(&lessons)).unwrap().backward().unwrap()
     };
     let (full, half) = (gradients(DType::F32), gradients(DType::BF16));
     for (name, variable) in model.parameters.iter() {

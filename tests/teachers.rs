@@ -427,14 +427,20 @@ fn an_endpoint_that_is_unreachable_or_refuses_is_an_error() {
 }
 
 #[test]
-fn the_earlier_key_of_the_synthetic_query_share_is_read() {
+fn earlier_keys_of_a_recipe_are_read() {
     let home = tempfile::tempdir().unwrap();
     let share = |set: &str| {
         let recipe = recipe(home.path(), &[set.to_owned()]);
         recipe.language_model.unwrap().synthetic_query_share
     };
-    assert_eq!(share("language_model.remark_share=0.125"), 0.125);
-    assert_eq!(share("language_model.synthetic_query_share=0.25"), 0.25);
+    assert!((share("language_model.remark_share=0.125") - 0.125).abs() < 1e-12);
+    assert!((share("language_model.synthetic_query_share=0.25") - 0.25).abs() < 1e-12);
+    let tokens = |set: &str| {
+        let recipe = recipe(home.path(), &[set.to_owned()]);
+        recipe.language_model.unwrap().midtrain.teaching.max_batched_tokens
+    };
+    assert_eq!(tokens("language_model.midtrain.teaching.rows_max=512"), 512);
+    assert_eq!(tokens("language_model.midtrain.teaching.max_batched_tokens=1024"), 1024);
 }
 
 #[test]

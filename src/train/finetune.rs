@@ -57,7 +57,7 @@ pub fn train(
         scope,
         steps,
         lessons_per_step: recipe.batch,
-        max_batched_tokens: recipe.rows_max,
+        max_batched_tokens: recipe.max_batched_tokens,
         learning_rate: recipe.learning_rate,
         warmup_steps: ((steps as f64 * WARMUP_RATIO) as usize).min(WARMUP_STEPS_MAX),
         weight_decay: recipe.weight_decay,

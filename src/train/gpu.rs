@@ -3,17 +3,17 @@
 
 use super::gradients::BatchGradients;
 use super::learner_config::LearnerConfig;
-use super::lesson::{Lesson, LossTotals};
+use super::lesson::{Lesson, LossNormalisers};
 use crate::nn::decoder::TrainableDecoder;
 
 #[cfg(feature = "cuda")]
 pub(super) use with_cuda::GpuGradients;
 #[cfg(not(feature = "cuda"))]
-pub(super) use without_cuda::GpuGradients;
+pub(super) use without_cuda::NoGpuGradients as GpuGradients;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{BatchGradients, LearnerConfig, Lesson, LossTotals, TrainableDecoder};
+    use super::{BatchGradients, LearnerConfig, Lesson, LossNormalisers, TrainableDecoder};
     use crate::engine::ComputeDevice;
     use crate::nn::cuda::{Backprop, BackpropOptions};
     use crate::train::lesson::LessonBatch;
@@ -53,7 +53,7 @@ mod with_cuda {
             &mut self,
             model: &TrainableDecoder,
             batches: &[(usize, Vec<&Lesson>)],
-            totals: LossTotals,
+            normalisers: LossNormalisers,
             dropout_seed: impl Fn(usize) -> u64,
         ) -> anyhow::Result<BatchGradients> {
             let adapters = model.adapters.as_ref().context("a GPU trains adapters")?;
@@ -61,7 +61,7 @@ mod with_cuda {
             let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
             for (index, lessons) in batches {
                 let batch = LessonBatch::new(lessons);
-                let targets = batch.row_targets(totals);
+                let targets = batch.row_targets(normalisers);
                 loss += self.0.pass(&batch.batch, targets, dropout_seed(*index))?;
                 padding += batch.padding();
                 tokens += batch.batch.tokens.len() - batch.padding();
@@ -73,14 +73,14 @@ mod with_cuda {
 
 #[cfg(not(feature = "cuda"))]
 mod without_cuda {
-    use super::{BatchGradients, LearnerConfig, Lesson, LossTotals, TrainableDecoder};
+    use super::{BatchGradients, LearnerConfig, Lesson, LossNormalisers, TrainableDecoder};
     use crate::engine::{ComputeDevice, ComputeDeviceError};
 
     /// A build without the feature `cuda` has none.
     #[derive(Debug)]
-    pub enum GpuGradients {}
+    pub enum NoGpuGradients {}
 
-    impl GpuGradients {
+    impl NoGpuGradients {
         pub fn open(
             _model: &TrainableDecoder,
             config: &LearnerConfig,
@@ -99,7 +99,7 @@ mod without_cuda {
             &mut self,
             _model: &TrainableDecoder,
             _batches: &[(usize, Vec<&Lesson>)],
-            _totals: LossTotals,
+            _totals: LossNormalisers,
             _dropout_seed: impl Fn(usize) -> u64,
         ) -> anyhow::Result<BatchGradients> {
             match *self {}

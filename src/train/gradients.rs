@@ -1,7 +1,7 @@
 //! The loss and the gradients of one micro-batch, on the CPU.
 
 use super::learner_config::LearnerConfig;
-use super::lesson::{Lesson, LessonBatch, LossTotals};
+use super::lesson::{Lesson, LessonBatch, LossNormalisers};
 use crate::nn::decoder::{TrainableDecoder, backprop, forward};
 use candle_core::backprop::GradStore;
 
@@ -17,12 +17,12 @@ pub(super) struct BatchGradients {
     pub padding: usize,
 }
 
-/// Runs the forward and backward pass of a micro-batch. `totals` are those of the whole step.
+/// Runs the forward and backward pass of a micro-batch. `normalisers` are those of the whole step.
 pub(super) fn compute(
     model: &TrainableDecoder,
     config: &LearnerConfig,
     lessons: &[&Lesson],
-    totals: LossTotals,
+    normalisers: LossNormalisers,
     dropout_seed: u64,
 ) -> anyhow::Result<BatchGradients> {
     let batch = LessonBatch::new(lessons);
@@ -32,10 +32,10 @@ pub(super) fn compute(
     }
     let mut exact = model.exact(&batch.batch, config.dtype.into())?;
     let (loss, gradients) = if config.gradient_checkpointing {
-        backprop(&mut exact, |exact, rows| batch.loss(exact, rows, totals))?
+        backprop(&mut exact, |exact, rows| batch.loss(exact, rows, normalisers))?
     } else {
         let rows = forward(&model.config, &mut exact)?;
-        let loss = batch.loss(&exact, &rows, totals)?;
+        let loss = batch.loss(&exact, &rows, normalisers)?;
         let gradients = loss.backward()?;
         (loss, gradients)
     };

@@ -14,7 +14,7 @@ use super::checkpoint::{self, DataFingerprint};
 use super::gpu::GpuGradients;
 use super::gradients::{self, BatchGradients};
 use super::learner_config::{LearnerConfig, TrainScope};
-use super::lesson::{Lesson, LessonBatch, LossTotals, pack, totals};
+use super::lesson::{Lesson, LessonBatch, LossNormalisers, normalisers, pack};
 use crate::nn::decoder::{Adapters, EMBEDDING, LinearId, TrainableDecoder, forward, lora};
 use crate::nn::optim::{AdamW, AdamWConfig, TrainedVariable};
 use anyhow::{Context as _, ensure};
@@ -124,7 +124,7 @@ impl Learner {
         ensure!(step < of, "all {of} steps of the training are done");
         ensure!(!lessons.is_empty(), "`lessons` is empty");
         self.check(lessons.iter().copied())?;
-        let totals = totals(lessons.iter().copied());
+        let normalisers = normalisers(lessons.iter().copied());
         let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
         let batches = pack(lessons, self.config.max_batched_tokens);
         let batches: Vec<_> = batches.into_iter().enumerate().collect();
@@ -135,7 +135,7 @@ impl Learner {
         };
         for some in batches.chunks(concurrency) {
             // Gradients are added up in the order of the batches, so the number of threads changes no bit.
-            for part in self.gradients(some, totals) {
+            for part in self.gradients(some, normalisers) {
                 let mut part = part?;
                 self.optimiser.add(&mut part.gradients)?;
                 loss += part.loss;
@@ -164,16 +164,16 @@ impl Learner {
     fn gradients(
         &mut self,
         batches: &[(usize, Vec<&Lesson>)],
-        totals: LossTotals,
+        normalisers: LossNormalisers,
     ) -> Vec<anyhow::Result<BatchGradients>> {
         let step = self.steps();
         let Self { model, config, gpu, .. } = self;
         let seed = |index| dropout_seed(config.seed, step, index);
         if let Some(gpu) = gpu {
-            return vec![gpu.compute(model, batches, totals, seed)];
+            return vec![gpu.compute(model, batches, normalisers, seed)];
         }
         let compute = |(index, lessons): &(usize, Vec<&Lesson>)| {
-            gradients::compute(model, config, lessons, totals, seed(*index))
+            gradients::compute(model, config, lessons, normalisers, seed(*index))
         };
         batches.par_iter().map(compute).collect()
     }
@@ -208,13 +208,13 @@ pub fn evaluation_loss(
     if let Some(adapters) = &mut model.adapters {
         adapters.drop_out(None);
     }
-    let (totals, all) = (totals(lessons), lessons.iter().collect::<Vec<_>>());
+    let (normalisers, all) = (normalisers(lessons), lessons.iter().collect::<Vec<_>>());
     let mut sum = 0.0;
     for lessons in pack(&all, max_batched_tokens) {
         let batch = LessonBatch::new(&lessons);
         let mut exact = model.exact(&batch.batch, DType::F32)?;
         let rows = forward(&model.config, &mut exact)?.detach();
-        sum += f64::from(batch.loss(&exact, &rows, totals)?.to_scalar::<f32>()?);
+        sum += f64::from(batch.loss(&exact, &rows, normalisers)?.to_scalar::<f32>()?);
     }
     Ok(sum)
 }

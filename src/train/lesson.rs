@@ -118,7 +118,7 @@ struct TargetRows {
 
 /// The normalisers of a step: each kind of loss is divided by its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LossTotals {
+pub struct LossNormalisers {
     /// The sum of the supervised tokens' weights.
     pub sft_weights: f64,
     /// The sum of the reinforced lessons' normalisers.
@@ -154,10 +154,14 @@ impl Lesson {
     }
 
     /// Its share of a step's normalisers.
-    pub fn totals(&self) -> LossTotals {
+    pub fn normalisers(&self) -> LossNormalisers {
         let sft_weights = self.sft_weights.iter().copied().map(f64::from).sum();
         let reinforce = self.reinforce.as_ref().map_or(0.0, |reinforce| reinforce.normaliser);
-        LossTotals { sft_weights, reinforce, choices: f64::from(u8::from(self.choose.is_some())) }
+        LossNormalisers {
+            sft_weights,
+            reinforce,
+            choices: f64::from(u8::from(self.choose.is_some())),
+        }
     }
 
     fn branches(&self) -> &[Vec<u32>] {
@@ -193,7 +197,7 @@ impl Lesson {
         if let Some(why) = self.reinforce.as_ref().and_then(|reinforce| reinforce.problem(tokens)) {
             return malformed(why);
         }
-        if self.totals() == LossTotals::default() {
+        if self.normalisers() == LossNormalisers::default() {
             return malformed(
                 "it teaches nothing: no token has a weight, and there is no choice".into(),
             );
@@ -273,7 +277,7 @@ impl Reinforce {
     }
 }
 
-impl AddAssign for LossTotals {
+impl AddAssign for LossNormalisers {
     fn add_assign(&mut self, other: Self) {
         self.sft_weights += other.sft_weights;
         self.reinforce += other.reinforce;
@@ -371,16 +375,16 @@ impl LessonBatch {
         }
     }
 
-    /// The targets of its rows. `totals` are the normalisers of the whole step.
-    pub fn row_targets(&self, totals: LossTotals) -> RowTargets<'_> {
+    /// The targets of its rows. `normalisers` are the normalisers of the whole step.
+    pub fn row_targets(&self, normalisers: LossNormalisers) -> RowTargets<'_> {
         let [supervised, reinforced] = &self.texts;
         RowTargets {
             tokens: [
-                supervised.token_targets(totals.sft_weights),
-                reinforced.token_targets(totals.reinforce),
+                supervised.token_targets(normalisers.sft_weights),
+                reinforced.token_targets(normalisers.reinforce),
             ],
             branches: &self.choices,
-            branches_normaliser: totals.choices,
+            branches_normaliser: normalisers.choices,
         }
     }
 
@@ -389,9 +393,9 @@ impl LessonBatch {
         &self,
         exact: &Exact<'_>,
         rows: &Tensor,
-        totals: LossTotals,
+        normalisers: LossNormalisers,
     ) -> candle_core::Result<Tensor> {
-        let targets = self.row_targets(totals);
+        let targets = self.row_targets(normalisers);
         let rows = rows.flatten_to(1)?;
         let select = |indices: &[u32]| {
             rows.index_select(&Tensor::from_slice(indices, indices.len(), rows.device())?, 0)
@@ -451,9 +455,9 @@ impl TargetRows {
 }
 
 /// The normalisers of a step on these lessons.
-pub fn totals<'a>(lessons: impl IntoIterator<Item = &'a Lesson>) -> LossTotals {
-    let mut sum = LossTotals::default();
-    lessons.into_iter().for_each(|lesson| sum += lesson.totals());
+pub fn normalisers<'a>(lessons: impl IntoIterator<Item = &'a Lesson>) -> LossNormalisers {
+    let mut sum = LossNormalisers::default();
+    lessons.into_iter().for_each(|lesson| sum += lesson.normalisers());
     sum
 }
 
@@ -529,8 +533,8 @@ mod tests {
         // The taken branch comes first.
         assert_eq!(batch.choices[0].rows, [5, 4, 3]);
         assert_eq!(batch.padding(), 6);
-        let expected = LossTotals { sft_weights: 2.5, reinforce: 2.0, choices: 1.0 };
-        assert_eq!(totals([&trunk, &text, &written]), expected);
+        let expected = LossNormalisers { sft_weights: 2.5, reinforce: 2.0, choices: 1.0 };
+        assert_eq!(normalisers([&trunk, &text, &written]), expected);
     }
 
     #[test]

@@ -338,8 +338,8 @@ pub struct TrainingRecipe {
     /// Lessons of a step.
     pub batch: usize,
     /// Rows (tokens) that a thread computes at a time, at most.
-    #[serde(default = "TrainingRecipe::rows_max")]
-    pub rows_max: usize,
+    #[serde(alias = "rows_max", default = "TrainingRecipe::max_batched_tokens")]
+    pub max_batched_tokens: usize,
     /// The highest learning rate. It rises first, then falls along a cosine.
     pub learning_rate: f64,
     /// The weight decay of matrices.
@@ -470,7 +470,7 @@ impl LanguageModelRecipe {
 // === impl TrainingRecipe ===
 
 impl TrainingRecipe {
-    fn rows_max() -> usize {
+    fn max_batched_tokens() -> usize {
         2048
     }
 }

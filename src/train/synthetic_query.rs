@@ -1,5 +1,5 @@
-//! Synthetic shopper queries and profiles. A shop's log holds none, so they are generated: a query names some attributes of
-//! the item that was then taken, and a profile some attributes of items in the history.
+//! Synthetic shopper queries and profiles. A shop's log holds none, so they are generated. A query names some attributes of
+//! the item that was then taken. A profile names some attributes of items in the history.
 //!
 //! Only a share of the lessons has them, so the model also works without.
 

@@ -102,7 +102,7 @@ impl Stage for Midtrain {
             let tokens = lessons.iter().map(Lesson::total_tokens).sum::<usize>();
             let loss = match others.as_slice() {
                 [] => None,
-                others => Some(evaluation_loss(&model, others, teaching.rows_max)?),
+                others => Some(evaluation_loss(&model, others, teaching.max_batched_tokens)?),
             };
             let figures = json!({
                 "lessons": lessons.len(),

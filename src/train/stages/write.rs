@@ -11,7 +11,7 @@ use crate::train::dataset::Dataset;
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::rechead;
 use crate::train::snapshot::Snapshot;
-use crate::train::writer::{self, CONCURRENCY, CardWriter};
+use crate::train::writer::{self, CONCURRENCY, LmCardWriter};
 use crate::train::{Stage, Workspace};
 use crate::upstream::ItemKnn;
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ impl Stage for Write {
             )?;
             if let Some(recipe) = write {
                 let currency = workspace.recipe.shop.currency.clone();
-                let writer = CardWriter::new(workspace, &reranker, &catalog, &currency, recipe)?;
+                let writer = LmCardWriter::new(workspace, &reranker, &catalog, &currency, recipe)?;
                 let cards = &mut snapshot.cards;
                 by_model = rewrite(workspace, &writer, &dataset, cards, &shoppers, &mut patterns)?;
                 snapshot.encode_reasons(&reader);
@@ -126,7 +126,7 @@ impl Stage for Write {
 /// Lets the language model write those texts that are not significantly worse for the scorer.
 fn rewrite(
     workspace: &mut Workspace<'_>,
-    writer: &CardWriter<'_>,
+    writer: &LmCardWriter<'_>,
     dataset: &Dataset,
     cards: &mut Cards,
     shoppers: &[ShopperContext<'_>],

@@ -1,6 +1,6 @@
 //! The language model of another bundle as a teacher.
 //!
-//! It knows items by its own bundle's semantic ids, so a question is translated to its items of the same ids in the shop. A
+//! It knows items by its own bundle's semantic ids, so a question is translated to its own numbers of the same items. A
 //! plain Hugging Face folder cannot be a teacher of this kind, because its model has never learned semantic ids. Such a model is
 //! served elsewhere and prompted in words, as an `endpoint`.
 

@@ -3,7 +3,7 @@
 //! The cards are written as of the beginning of validation. On the slates after it, the same scorer reads the evidence
 //! writer's cards and the model's.
 
-use super::{CardWriter, JUDGED_PATTERNS, JUDGED_REASONS};
+use super::{JUDGED_PATTERNS, JUDGED_REASONS, LmCardWriter};
 use crate::reranker::order_by_score;
 use crate::train::Workspace;
 use crate::train::cases::Case;
@@ -29,7 +29,7 @@ pub struct AcceptedTexts {
     pub patterns: bool,
 }
 
-impl CardWriter<'_> {
+impl LmCardWriter<'_> {
     /// Writes cards as of the beginning of validation, and measures the scorer on both kinds.
     pub fn judge(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<(AcceptedTexts, Value)> {
         let recipe = workspace.recipe.clone();

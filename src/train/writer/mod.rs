@@ -43,7 +43,7 @@ pub const CONCURRENCY: usize = 64;
 const SHOWN: usize = 5;
 
 /// A language model that writes cards.
-pub struct CardWriter<'a> {
+pub struct LmCardWriter<'a> {
     /// The language model.
     reranker: &'a OfflineReranker,
     /// The catalogue.
@@ -99,9 +99,9 @@ impl WriterUsage {
     }
 }
 
-// === impl CardWriter ===
+// === impl LmCardWriter ===
 
-impl<'a> CardWriter<'a> {
+impl<'a> LmCardWriter<'a> {
     /// A writer for the model of a workspace.
     pub fn new(
         workspace: &Workspace<'_>,
