@@ -650,7 +650,7 @@ fn engine() -> (Engine, Arc<Metrics>, Vec<EngineRequest>) {
         [8, 8, 32].map(|number| NonZeroUsize::new(number).unwrap());
     let limits = SchedulerConfig { running_max, waiting_max, prefill_chunk_max };
     let engine = Engine::start(|| Ok(with_graphs("qwen3", 8)), limits, &metrics).unwrap();
-    let ask = |work| EngineRequest { kind, priority: Priority::BACKGROUND };
+    let ask = |kind| EngineRequest { kind, priority: Priority::BACKGROUND };
     let text = |seed: u32| {
         ask(RequestKind::Generate(GenerateRequest {
             prompt: tokens(10 + seed as usize, seed),
@@ -710,7 +710,7 @@ fn an_engine_whose_device_is_lost_ends_at_once() {
         let Some(EngineEvent::Failed(RequestFailure::Runner(said))) = events.last() else {
             panic!("{events:?}")
         };
-        assert!(said.contains("the device that the model runs on is lost"), "{said}");
+        assert!(said.contains("the model's device is lost"), "{said}");
     }
     while engine.is_alive() {
         std::thread::yield_now();
