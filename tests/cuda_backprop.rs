@@ -1,5 +1,5 @@
-//! What a GPU says of the gradients of adapters is what the processor says. Run by `scripts/cuda-check`, over an emulated
-//! device where there is none.
+//! The gradients of adapters on a GPU agree with those on the CPU. Run by `scripts/cuda-check`, on an emulated device where
+//! there is no GPU.
 
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
@@ -233,7 +233,7 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     };
     let vocabulary = begin().config.vocabulary as u32;
     let lessons = lessons(vocabulary);
-    let plan = LearnerConfig {
+    let config = LearnerConfig {
         scope: TrainScope::of(Some(RANK)),
         steps: 8,
         lessons_per_step: 3,
@@ -244,8 +244,8 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
         ..LearnerConfig::default()
     };
     let train = |device: ComputeDevice| {
-        let mut learner =
-            Trainer::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
+        let mut trainer =
+            Trainer::new(begin(), LearnerConfig { device, ..config }, &lessons).unwrap();
         trainer.run(None, &StopSignal::default(), |_| {}).unwrap().losses
     };
     let (right, found) = (train(ComputeDevice::Cpu), train(ComputeDevice::Gpu(0)));
@@ -254,16 +254,17 @@ fn a_learner_learns_on_a_gpu_what_it_learns_on_a_processor() {
     }
     assert!(found[7] < 0.8 * found[0], "{found:?}");
 
-    // What was put down on one goes on on the other.
+    // A checkpoint of one device resumes on the other.
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("training.safetensors");
-    let some = LearnerConfig { device: ComputeDevice::Gpu(0), ..plan };
-    let mut first = Trainer::new(begin(), some, &lessons).unwrap();
+    let on_gpu = LearnerConfig { device: ComputeDevice::Gpu(0), ..config };
+    let mut first = Trainer::new(begin(), on_gpu, &lessons).unwrap();
     (0..4).for_each(|_| assert!(first.step().unwrap().loss > 0.0));
     first.save_checkpoint(&file).unwrap();
     drop(first);
     for (device, near) in [(ComputeDevice::Gpu(0), 1e-9), (ComputeDevice::Cpu, 0.02)] {
-        let mut second = Trainer::new(begin(), LearnerConfig { device, ..plan }, &lessons).unwrap();
+        let mut second =
+            Trainer::new(begin(), LearnerConfig { device, ..config }, &lessons).unwrap();
         second.load_checkpoint(&file).unwrap();
         let losses = second.run(None, &StopSignal::default(), |_| {}).unwrap().losses;
         assert!((losses[7] / found[7] - 1.0).abs() < near, "{}, not {}", losses[7], found[7]);
