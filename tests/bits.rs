@@ -106,7 +106,7 @@ fn decoder_hash(weight_dtype: WeightDtype, level: SimdLevel) -> String {
         max_batched_tokens: 64,
     };
     let mut decoder = PackedDecoder::load(checkpoint, options).unwrap();
-    let batch = decoder.pass();
+    let batch = decoder.batch_mut();
     for i in 0..tokens {
         batch.tokens.push(((i * i * 7 + i * 13) % vocabulary) as u32);
         batch.positions.push(i as u32);
@@ -114,7 +114,7 @@ fn decoder_hash(weight_dtype: WeightDtype, level: SimdLevel) -> String {
         batch.slots.push(KvSlot { page, token });
     }
     let pages = tokens.div_ceil(PAGE_TOKENS);
-    batch.seen.extend((0..pages).map(|page| {
+    batch.block_table.extend((0..pages).map(|page| {
         let first = page * PAGE_TOKENS;
         let tokens = PAGE_TOKENS.min(tokens - first) as u32;
         BlockTableEntry { page: page as u32, first: first as u32, tokens }

@@ -69,7 +69,7 @@ impl CpuRunner {
         hidden: &Activations,
         out: &mut ForwardOutput,
     ) -> Result<(), CheckpointError> {
-        let columns = self.model.columns(hidden, &self.rows, &batch.logit_tokens)?;
+        let columns = self.model.selected_logits(hidden, &self.rows, &batch.logit_tokens)?;
         let mut row = 0;
         for (index, output) in batch.outputs.iter().enumerate() {
             let OutputKind::TokenLogits(tokens) = &output.kind else { continue };
@@ -79,7 +79,7 @@ impl CpuRunner {
             }
             row += 1;
         }
-        self.model.give_columns_back(columns);
+        self.model.recycle_logits(columns);
         Ok(())
     }
 
@@ -106,10 +106,10 @@ impl Runner for CpuRunner {
             return Ok(());
         }
         let scratch = self.model.pages() as u32;
-        fill_paged_batch(batch, scratch, self.model.pass());
+        fill_paged_batch(batch, scratch, self.model.batch_mut());
         let hidden = self.model.forward()?;
         self.write_outputs(batch, &hidden, out)?;
-        self.model.give_back(hidden);
+        self.model.recycle(hidden);
         Ok(())
     }
 }

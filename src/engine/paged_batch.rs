@@ -28,15 +28,15 @@ pub(super) fn fill_paged_batch(batch: &ForwardBatch, mut scratch: u32, paged: &m
     paged.positions.clear();
     paged.slots.clear();
     paged.groups.clear();
-    paged.seen.clear();
+    paged.block_table.clear();
     for span in &batch.spans {
         let SequenceSpan { rows, block_table, past, branch } = span.clone();
         let (pages, count) = (&batch.block_tables[block_table], rows.len());
-        let first_entry = paged.seen.len();
+        let first_entry = paged.block_table.len();
         let cached = if branch { past } else { past + count };
-        push_entries(pages.iter().copied(), 0, cached, &mut paged.seen);
+        push_entries(pages.iter().copied(), 0, cached, &mut paged.block_table);
         if branch {
-            push_entries(scratch.., past, count, &mut paged.seen);
+            push_entries(scratch.., past, count, &mut paged.block_table);
         }
         for row in 0..count {
             let at = if branch { row } else { past + row };
@@ -48,7 +48,11 @@ pub(super) fn fill_paged_batch(batch: &ForwardBatch, mut scratch: u32, paged: &m
         if branch {
             scratch += count.div_ceil(PAGE_TOKENS) as u32;
         }
-        paged.groups.push(AttentionGroup { rows, pages: first_entry..paged.seen.len(), past });
+        paged.groups.push(AttentionGroup {
+            rows,
+            pages: first_entry..paged.block_table.len(),
+            past,
+        });
     }
 }
 

@@ -189,7 +189,7 @@ impl CudaDecoder {
         pass.tokens.resize(rows, 0);
         pass.positions.extend(0..rows as u32);
         pass.slots.extend((0..rows).map(|row| slot(row / PAGE_TOKENS, row % PAGE_TOKENS)));
-        pass.seen.extend(seen);
+        pass.block_table.extend(seen);
         pass.groups.push(AttentionGroup { rows: 0..rows, pages: 0..pages, past: 0 });
         self.plan.fill(&self.pass, CudaOutputSpec::default(), &self.room);
         self.pass = PagedBatch::default();

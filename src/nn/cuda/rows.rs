@@ -156,7 +156,7 @@ fn tiles(pass: &PagedBatch, singles: usize, most: usize) -> impl Iterator<Item =
     let mut left = pass.groups.get(singles..).unwrap_or_default();
     let joined = iter::from_fn(move || {
         let first = left.first()?;
-        let (count, shared) = join(left, &pass.seen, most);
+        let (count, shared) = join(left, &pass.block_table, most);
         let (these, others) = left.split_at(count);
         left = others;
         Some(Tile { rows: first.rows.start..these[count - 1].rows.end, shared })
@@ -373,7 +373,7 @@ impl Plan {
             let range = [group.pages.start as u32, group.pages.end as u32];
             group.rows.clone().for_each(|_| numbers.extend(range));
         }
-        let seen = pass.seen.len() as u32;
+        let seen = pass.block_table.len() as u32;
         numbers.extend(added.clone().flat_map(|index| [seen + index, seen + index + 1]));
         self.wanted = numbers.len();
         numbers.extend(wanted.rows);
@@ -385,7 +385,7 @@ impl Plan {
         self.tile_count = (numbers.len() - self.tiles) / TILE_NUMBERS;
         self.seen = numbers.len();
         let own = added.map(|index| BlockTableEntry { page: scratch + index, first: 0, tokens: 1 });
-        let seen = pass.seen.iter().copied().chain(own);
+        let seen = pass.block_table.iter().copied().chain(own);
         numbers.extend(seen.flat_map(|seen| [seen.page, seen.first, seen.tokens]));
         self.pairs = numbers.len();
         numbers.extend(wanted.chosen.iter().flatten());
@@ -414,16 +414,16 @@ mod tests {
         let mut pass = PagedBatch::default();
         for (&(rows, past, first_page), own) in groups.iter().zip(1_000..) {
             let (row, from) =
-                (pass.groups.last().map_or(0, |group| group.rows.end), pass.seen.len());
+                (pass.groups.last().map_or(0, |group| group.rows.end), pass.block_table.len());
             let see = |(page, first): (u32, usize), end: usize| BlockTableEntry {
                 page,
                 first: first as u32,
                 tokens: PAGE_TOKENS.min(end - first) as u32,
             };
             let pages = (first_page..).zip((0..past).step_by(PAGE_TOKENS));
-            pass.seen.extend(pages.map(|page| see(page, past)));
-            pass.seen.push(see((own, past), past + rows));
-            let pages = from..pass.seen.len();
+            pass.block_table.extend(pages.map(|page| see(page, past)));
+            pass.block_table.push(see((own, past), past + rows));
+            let pages = from..pass.block_table.len();
             pass.groups.push(AttentionGroup { rows: row..row + rows, pages, past });
         }
         pass
@@ -458,7 +458,7 @@ mod tests {
         assert_eq!(laid(&[(5, 128, 0), (5, 128, 0)], 0, 16), [[0, 5, 0], [5, 5, 0]]);
         assert_eq!(laid(&[(5, 256, 0), (5, 256, 0)], 0, 16), [[0, 10, 2]]);
         let mut forked = pass(&[(5, 1_000, 0), (5, 1_000, 0)]);
-        forked.seen[forked.groups[1].pages.start + 8].page = 77;
+        forked.block_table[forked.groups[1].pages.start + 8].page = 77;
         assert_eq!(tiles(&forked, 0, 16).count(), 2);
         // What many rows attend to, they do tile by tile, and with nobody else.
         let tiles = laid(&[(37, 1_000, 0), (3, 1_000, 0), (4, 1_000, 0)], 0, 16);

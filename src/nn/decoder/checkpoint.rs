@@ -110,7 +110,7 @@ pub enum CheckpointError {
         found: String,
     },
     /// Requested rows do not exist, or do not fill the given buffer.
-    #[error("rows {}..{} of `{name}`, which has {of}, do not fill {room} numbers", rows.start, rows.end)]
+    #[error("rows {}..{} of `{name}`, which has {of}, do not fill {length} numbers", rows.start, rows.end)]
     Rows {
         /// The tensor.
         name: String,
@@ -119,7 +119,7 @@ pub enum CheckpointError {
         /// Rows of the tensor.
         of: usize,
         /// Length of the buffer.
-        room: usize,
+        length: usize,
     },
     /// The system has too little memory for the model.
     #[error("the system has no memory for the model's {what}")]

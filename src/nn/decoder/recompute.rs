@@ -47,7 +47,7 @@ fn trained(exact: &Exact<'_>) -> Result<Vec<Var>> {
 
 /// Pops the input of the last layer that is left.
 fn input(inputs: &mut Vec<Tensor>) -> Result<Var> {
-    Var::from_tensor(&inputs.pop().expect("each layer's input was kept"))
+    Var::from_tensor(&inputs.pop().expect("each layer's input was stored"))
 }
 
 /// A number whose gradient with respect to `out` is `upstream`.

@@ -85,8 +85,8 @@ impl<'a> TensorView<'a> {
     pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
         let fits = rows.len().checked_mul(self.columns()) == Some(out.len());
         if rows.start > rows.end || rows.end > self.rows() || !fits {
-            let (name, of, room) = (self.name.into(), self.rows(), out.len());
-            return Err(CheckpointError::Rows { name, rows, of, room });
+            let (name, of, length) = (self.name.into(), self.rows(), out.len());
+            return Err(CheckpointError::Rows { name, rows, of, length });
         }
         let bytes = self.row_bytes(rows.clone());
         match self.format {
@@ -141,10 +141,10 @@ impl<'a> TensorView<'a> {
         Ok(tensor(Cow::Owned(blocks), kind)?)
     }
 
-    /// The bytes of some rows, in Hugging Face's order.
+    /// The bytes of a range of rows, in Hugging Face's order.
     ///
-    /// A GGUF file of the Llama family turns neighbours where Hugging Face turns halves: within a
-    /// head the first half's rows lie at even places, the second half's at odd ones.
+    /// RoPE in a GGUF file of the Llama family rotates adjacent dimensions, in Hugging Face halves of a head. So within a
+    /// head GGUF stores the rows of the first half at even indices, and those of the second half at odd ones.
     fn row_bytes(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
         let size = self.bytes.len() / self.rows().max(1);
         let Some(head) = self.interleaved else {

@@ -85,21 +85,21 @@ impl HistoryScratch {
 }
 
 impl HistoryEncoder {
-    /// Encodes the first `count` rows of `room.events` in place, each of `d` numbers.
+    /// Encodes the first `count` rows of `scratch.events` in place, each of `d` numbers.
     #[inline(always)]
     pub fn encode<L: Lanes, const V: usize>(
         &self,
-        room: &mut HistoryScratch,
+        scratch: &mut HistoryScratch,
         count: usize,
         d: usize,
     ) {
         for layer in &self.layers {
-            self.attend::<L, V>(layer, room, count, d);
-            layer.feed_forward::<L, V>(room, count, d);
+            self.attend::<L, V>(layer, scratch, count, d);
+            layer.feed_forward::<L, V>(scratch, count, d);
         }
         if let Some(norm) = &self.norm {
-            norm_rows::<L>(norm, room, count, d);
-            room.events.copy_from_slice(&room.normed);
+            norm_rows::<L>(norm, scratch, count, d);
+            scratch.events.copy_from_slice(&scratch.normed);
         }
     }
 
@@ -108,31 +108,32 @@ impl HistoryEncoder {
     fn attend<L: Lanes, const V: usize>(
         &self,
         layer: &EncoderLayer,
-        room: &mut HistoryScratch,
+        scratch: &mut HistoryScratch,
         count: usize,
         d: usize,
     ) {
-        norm_rows::<L>(&layer.norms[0], room, count, d);
+        norm_rows::<L>(&layer.norms[0], scratch, count, d);
         let (width, columns) = (d / self.heads, layer.project.outer());
-        let normed = RowsView { values: &room.normed, stride: room.stride, inner: d, count };
-        layer.project.apply::<L, V>(normed, &mut room.projected, columns, Epilogue::Set);
+        let normed = RowsView { values: &scratch.normed, stride: scratch.stride, inner: d, count };
+        layer.project.apply::<L, V>(normed, &mut scratch.projected, columns, Epilogue::Set);
 
-        let (seen_stride, across) = (room.stride + room.panel, count.next_multiple_of(room.panel));
+        let (seen_stride, across) =
+            (scratch.stride + scratch.panel, count.next_multiple_of(scratch.panel));
         for head in 0..self.heads {
             let part = |part: usize| part * d + head * width;
-            let rows = room.projected.chunks_exact(columns).take(count);
-            let (keys, values) = (&mut room.keys[..width * across], &mut room.values);
+            let rows = scratch.projected.chunks_exact(columns).take(count);
+            let (keys, values) = (&mut scratch.keys[..width * across], &mut scratch.values);
             for (event, row) in rows.enumerate() {
-                pack_column(&row[part(1)..][..width], event, room.panel, keys);
-                pack_row(&row[part(2)..][..width], event, (room.panel, count), values);
+                pack_column(&row[part(1)..][..width], event, scratch.panel, keys);
+                pack_row(&row[part(2)..][..width], event, (scratch.panel, count), values);
             }
             let queries = RowsView {
-                values: &room.projected[part(0)..],
+                values: &scratch.projected[part(0)..],
                 stride: columns,
                 inner: width,
                 count,
             };
-            let weights = &mut room.weights[..count * across];
+            let weights = &mut scratch.weights[..count * across];
             product::<L, V>(queries, keys, None, (weights, across), Epilogue::Set);
             for row in weights.chunks_exact_mut(across) {
                 softmax::<L>(row, count);
@@ -140,12 +141,12 @@ impl HistoryEncoder {
             // A head writes whole panels: past its own columns into the next head's, which are written later, and past
             // the last head's into the spare panel.
             let weights = RowsView { values: weights, stride: across, inner: count, count };
-            let values = &values[..count * width.next_multiple_of(room.panel)];
-            let out = (&mut room.seen[head * width..], seen_stride);
+            let values = &values[..count * width.next_multiple_of(scratch.panel)];
+            let out = (&mut scratch.seen[head * width..], seen_stride);
             product::<L, V>(weights, values, None, out, Epilogue::Set);
         }
-        let seen = RowsView { values: &room.seen, stride: seen_stride, inner: d, count };
-        layer.out.apply::<L, V>(seen, &mut room.events, room.stride, Epilogue::Add);
+        let seen = RowsView { values: &scratch.seen, stride: seen_stride, inner: d, count };
+        layer.out.apply::<L, V>(seen, &mut scratch.events, scratch.stride, Epilogue::Add);
     }
 }
 
@@ -154,24 +155,29 @@ impl EncoderLayer {
     #[inline(always)]
     fn feed_forward<L: Lanes, const V: usize>(
         &self,
-        room: &mut HistoryScratch,
+        scratch: &mut HistoryScratch,
         count: usize,
         d: usize,
     ) {
-        norm_rows::<L>(&self.norms[1], room, count, d);
+        norm_rows::<L>(&self.norms[1], scratch, count, d);
         let columns = self.up.outer();
-        let normed = RowsView { values: &room.normed, stride: room.stride, inner: d, count };
-        self.up.apply::<L, V>(normed, &mut room.hidden, columns, Epilogue::SetRelu);
+        let normed = RowsView { values: &scratch.normed, stride: scratch.stride, inner: d, count };
+        self.up.apply::<L, V>(normed, &mut scratch.hidden, columns, Epilogue::SetRelu);
         let inner = self.down.inner;
-        let hidden = RowsView { values: &room.hidden, stride: columns, inner, count };
-        self.down.apply::<L, V>(hidden, &mut room.events, room.stride, Epilogue::Add);
+        let hidden = RowsView { values: &scratch.hidden, stride: columns, inner, count };
+        self.down.apply::<L, V>(hidden, &mut scratch.events, scratch.stride, Epilogue::Add);
     }
 }
 
 #[inline(always)]
-fn norm_rows<L: Lanes>(norm: &FusedLayerNorm, room: &mut HistoryScratch, count: usize, d: usize) {
-    let rows = room.events.chunks_exact(room.stride).take(count);
-    for (row, out) in rows.zip(room.normed.chunks_exact_mut(room.stride)) {
+fn norm_rows<L: Lanes>(
+    norm: &FusedLayerNorm,
+    scratch: &mut HistoryScratch,
+    count: usize,
+    d: usize,
+) {
+    let rows = scratch.events.chunks_exact(scratch.stride).take(count);
+    for (row, out) in rows.zip(scratch.normed.chunks_exact_mut(scratch.stride)) {
         norm.apply::<L>(&row[..d], out);
     }
 }

@@ -42,10 +42,10 @@ impl ReasonScratch {
 impl ReasonAttention {
     /// Computes the slate's query of x_p (d).
     #[inline(always)]
-    pub fn prepare<L: Lanes, const V: usize>(&self, pattern: &[f32], room: &mut ReasonScratch) {
+    pub fn prepare<L: Lanes, const V: usize>(&self, pattern: &[f32], scratch: &mut ReasonScratch) {
         let inner = self.query.inner;
         let pattern = RowsView { values: pattern, stride: inner, inner, count: 1 };
-        self.query.apply::<L, V>(pattern, &mut room.query, self.query.outer(), Epilogue::Set);
+        self.query.apply::<L, V>(pattern, &mut scratch.query, self.query.outer(), Epilogue::Set);
     }
 
     /// The attended values (d) of a candidate with at least one reason, before the output projection, which is folded into
@@ -55,7 +55,7 @@ impl ReasonAttention {
         &self,
         table: &ReasonTable,
         candidate: &CandidateRow<'_>,
-        room: &mut ReasonScratch,
+        scratch: &mut ReasonScratch,
         (out, attention): (&mut [f32], &mut [f32]),
     ) {
         let (d, heads) = (out.len(), self.own.len());
@@ -63,15 +63,16 @@ impl ReasonAttention {
         let reason = |m| table.row(candidate.reasons.start as usize + m, d);
         for (m, overlap) in candidate.overlap.iter().enumerate() {
             let keys = reason(m).0.chunks_exact(width);
-            for (head, (key, query)) in keys.zip(room.query.chunks_exact(width)).enumerate() {
+            for (head, (key, query)) in keys.zip(scratch.query.chunks_exact(width)).enumerate() {
                 let logit = dot::<L>(key, query) + self.own[head] * overlap;
                 let stands = *overlap != MASKED_OVERLAP;
-                room.weights[head * room.stride + m] = if stands { logit } else { MASKED_OVERLAP };
+                scratch.weights[head * scratch.stride + m] =
+                    if stands { logit } else { MASKED_OVERLAP };
             }
         }
         out.fill(0.0);
         attention.fill(0.0);
-        for (head, weights) in room.weights.chunks_exact_mut(room.stride).enumerate() {
+        for (head, weights) in scratch.weights.chunks_exact_mut(scratch.stride).enumerate() {
             softmax::<L>(weights, count);
             let out = &mut out[head * width..][..width];
             for (m, weight) in weights[..count].iter().enumerate() {

@@ -78,8 +78,8 @@ impl FusedScratch {
     pub fn bytes(&self) -> usize {
         let own = [&self.pattern, &self.slate, &self.inputs, &self.first, &self.second];
         let own: usize = own.iter().map(|buffer| buffer.capacity()).sum();
-        let rooms = self.history.numbers() + self.target.numbers() + self.reasons.numbers();
-        (own + rooms) * size_of::<f32>()
+        let parts = self.history.numbers() + self.target.numbers() + self.reasons.numbers();
+        (own + parts) * size_of::<f32>()
     }
 }
 
@@ -195,12 +195,14 @@ impl FusedDin {
             return;
         }
         let d = self.shape.width;
-        let room = &mut scratch.history;
-        for (event, row) in slate.history.iter().zip(room.events.chunks_exact_mut(room.stride)) {
+        let history = &mut scratch.history;
+        for (event, row) in
+            slate.history.iter().zip(history.events.chunks_exact_mut(history.stride))
+        {
             self.embed::<L>(slate, event, &mut row[..d]);
         }
-        self.history.encode::<L, V>(room, count, d);
-        let events = RowsView { values: &room.events, stride: room.stride, inner: d, count };
+        self.history.encode::<L, V>(history, count, d);
+        let events = RowsView { values: &history.events, stride: history.stride, inner: d, count };
         self.target.prepare::<L, V>(events, &mut scratch.target);
     }
 
@@ -247,9 +249,9 @@ impl FusedDin {
     ) {
         let (d, head) = (self.shape.width, &self.head);
         let item = self.item(slate.items, candidate.item);
-        let room = &scratch.history;
+        let history = &scratch.history;
         let count = slate.history.len();
-        let events = RowsView { values: &room.events, stride: room.stride, inner: d, count };
+        let events = RowsView { values: &history.events, stride: history.stride, inner: d, count };
 
         let row = &mut scratch.inputs[r * head.candidate.inner..][..head.candidate.inner];
         let (interest, rest) = row.split_at_mut(d);

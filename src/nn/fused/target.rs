@@ -58,9 +58,9 @@ impl TargetAttention {
     pub fn prepare<L: Lanes, const V: usize>(
         &self,
         events: RowsView<'_>,
-        room: &mut TargetScratch,
+        scratch: &mut TargetScratch,
     ) {
-        self.event.apply::<L, V>(events, &mut room.terms, self.event.outer(), Epilogue::Set);
+        self.event.apply::<L, V>(events, &mut scratch.terms, self.event.outer(), Epilogue::Set);
     }
 
     /// h (d): the events weighted by their attention, over the root of their number.
@@ -69,15 +69,15 @@ impl TargetAttention {
         &self,
         item: ItemSlices<'_>,
         events: RowsView<'_>,
-        room: &mut TargetScratch,
+        scratch: &mut TargetScratch,
         out: &mut [f32],
     ) {
         out.fill(0.0);
-        self.fold::<L, V>(item.vector, &mut room.folded);
+        self.fold::<L, V>(item.vector, &mut scratch.folded);
         for first in (0..events.count).step_by(ROWS) {
             let rows = events.tile(first);
-            self.first_layer::<L, V>(item, (first, events.count), rows, room);
-            let weights = self.weights::<L, V>(&room.hidden);
+            self.first_layer::<L, V>(item, (first, events.count), rows, scratch);
+            let weights = self.weights::<L, V>(&scratch.hidden);
             for (row, weight) in rows.into_iter().zip(weights).take(events.count - first) {
                 add_scaled::<L>(weight, row, out);
             }
@@ -112,17 +112,17 @@ impl TargetAttention {
         item: ItemSlices<'_>,
         (first, count): (usize, usize),
         rows: [&[f32]; ROWS],
-        room: &mut TargetScratch,
+        scratch: &mut TargetScratch,
     ) {
         let (columns, width) = (self.pair.outer(), V * LANES);
-        for (p, panel) in room.folded.chunks_exact(self.pair.inner * width).enumerate() {
+        for (p, panel) in scratch.folded.chunks_exact(self.pair.inner * width).enumerate() {
             let sums = tile::<L, V>(rows, panel);
             let own = vectors(&item.target[p * width..(p + 1) * width]);
             for (r, sum) in sums.into_iter().enumerate() {
                 let at = (first + r).min(count - 1) * columns + p * width;
-                let term = vectors(&room.terms[at..at + width]);
+                let term = vectors(&scratch.terms[at..at + width]);
                 let at = r * columns + p * width;
-                let out = vectors_mut(&mut room.hidden[at..at + width]);
+                let out = vectors_mut(&mut scratch.hidden[at..at + width]);
                 for v in 0..V {
                     let sum = sum[v].add(L::load(&term[v]).add(L::load(&own[v])));
                     sum.max(L::splat(0.0)).store(&mut out[v]);

@@ -48,7 +48,7 @@ pub(super) fn numbers_mut<'a>(
 ) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((from, to))) => Ok(&mut values[from..to]),
-        _ => Err(Error::Msg("only contiguous f32 numbers are written in place".into())),
+        _ => Err(Error::Msg("only contiguous f32 tensors are written in place".into())),
     }
 }
 

@@ -86,7 +86,7 @@ pub struct PagedBatch {
     /// Rows by sequence.
     pub groups: Vec<AttentionGroup>,
     /// The pages of each group, in order: [`AttentionGroup::pages`] points here.
-    pub seen: Vec<BlockTableEntry>,
+    pub block_table: Vec<BlockTableEntry>,
 }
 
 /// A decoder for serving on a CPU.
@@ -122,8 +122,8 @@ struct NormScales {
 #[derive(Debug)]
 struct DecoderState {
     cache: KvCache,
-    pass: PagedBatch,
-    turns: RopeTable,
+    batch: PagedBatch,
+    rope: RopeTable,
     inputs: PackedInputs,
     free_buffers: Vec<Vec<f32>>,
     /// Panels of the unembedding with the tokens whose logits are requested.
@@ -240,13 +240,18 @@ impl PackedDecoder {
         }
         if options.weight_dtype == WeightDtype::Float8 {
             let value = options.weight_dtype.as_str().to_owned();
-            return Err(DecoderConfigError::unsupported("quantize", value, "kept on a GPU").into());
+            return Err(
+                DecoderConfigError::unsupported("quantize", value, "supported on a GPU").into()
+            );
         }
         if options.kv_dtype == KvDtype::Float8 {
             let value = WeightDtype::Float8.as_str().to_owned();
-            return Err(
-                DecoderConfigError::unsupported("quantize_cache", value, "kept on a GPU").into()
-            );
+            return Err(DecoderConfigError::unsupported(
+                "quantize_cache",
+                value,
+                "supported on a GPU",
+            )
+            .into());
         }
         let pool = ThreadPool::new(options.threads);
         let weights = load_weights(&checkpoint, &pool, options.weight_dtype)?;
@@ -258,8 +263,8 @@ impl PackedDecoder {
         let cache = cache.map_err(no_memory("keys and values"))?;
         let state = DecoderState {
             cache,
-            pass: PagedBatch::default(),
-            turns: RopeTable::default(),
+            batch: PagedBatch::default(),
+            rope: RopeTable::default(),
             inputs: PackedInputs::default(),
             free_buffers: Vec::new(),
             panels: Vec::new(),
@@ -286,16 +291,16 @@ impl PackedDecoder {
     }
 
     /// The batch to fill before [`PackedDecoder::forward`].
-    pub fn pass(&mut self) -> &mut PagedBatch {
-        &mut self.state.pass
+    pub fn batch_mut(&mut self) -> &mut PagedBatch {
+        &mut self.state.batch
     }
 
     /// Runs the layers; gives the rows after the last norm.
     pub fn forward(&mut self) -> Result<Activations, CheckpointError> {
         let (frequencies, scale) = (&self.frequencies, self.attention_scale);
-        let DecoderState { turns, pass, cache, tasks, .. } = &mut self.state;
-        turns.fill(&pass.positions, frequencies, scale);
-        tasks.cut(self.level, cache.layout(), self.checkpoint.config().heads, &pass.groups);
+        let DecoderState { rope, batch, cache, tasks, .. } = &mut self.state;
+        rope.fill(&batch.positions, frequencies, scale);
+        tasks.cut(self.level, cache.layout(), self.checkpoint.config().heads, &batch.groups);
         let Self { checkpoint, level, pool, weights, norms, state, .. } = self;
         let mut kernels = PackedKernels { checkpoint, level: *level, pool, weights, norms, state };
         decoder::forward(checkpoint.config(), &mut kernels)
@@ -313,7 +318,7 @@ impl PackedDecoder {
 
     /// The logits of selected tokens for selected rows: the same bits as [`PackedDecoder::logits`]. Computes the
     /// panels that hold the tokens.
-    pub fn columns(
+    pub fn selected_logits(
         &mut self,
         rows: &Activations,
         wanted: &[usize],
@@ -336,7 +341,7 @@ impl PackedDecoder {
     }
 
     /// Returns the buffer to the pool.
-    pub fn give_columns_back(&mut self, columns: SelectedLogits) {
+    pub fn recycle_logits(&mut self, columns: SelectedLogits) {
         self.state.give(columns.table);
         self.state.panels = columns.panels;
     }
@@ -373,7 +378,7 @@ impl PackedDecoder {
     }
 
     /// Returns a buffer to the pool.
-    pub fn give_back(&mut self, buffer: Activations) {
+    pub fn recycle(&mut self, buffer: Activations) {
         self.state.give(buffer);
     }
 }
@@ -547,8 +552,9 @@ impl UnfusedKernels for PackedKernels<'_> {
     fn embedding(&mut self) -> Result<Activations, CheckpointError> {
         let width = self.checkpoint.config().width;
         let view = self.checkpoint.tensor(EMBEDDING)?;
-        let mut rows = self.state.take(width, self.state.pass.tokens.len());
-        for (token, row) in self.state.pass.tokens.iter().zip(rows.values.chunks_exact_mut(width)) {
+        let mut rows = self.state.take(width, self.state.batch.tokens.len());
+        for (token, row) in self.state.batch.tokens.iter().zip(rows.values.chunks_exact_mut(width))
+        {
             let at = *token as usize;
             view.read_rows(at..at + 1, row)?;
         }
@@ -613,7 +619,7 @@ impl UnfusedKernels for PackedKernels<'_> {
 
     fn rope(&mut self, mut rows: Activations) -> Result<Activations, CheckpointError> {
         let (on, width) = ((self.level, self.pool), rows.width);
-        each_row(on, &self.state.turns, (&mut rows.values, width), (&[], 0));
+        each_row(on, &self.state.rope, (&mut rows.values, width), (&[], 0));
         Ok(rows)
     }
 
@@ -625,9 +631,9 @@ impl UnfusedKernels for PackedKernels<'_> {
         let config = self.checkpoint.config();
         let heads = AttentionShape { heads: config.heads, window: config.windows[layer] };
         let mut out = self.state.take(queries.width, queries.rows());
-        let DecoderState { cache, pass, tasks, .. } = &mut *self.state;
-        cache.write(self.pool, layer, &pass.slots, [&keys.values, &values.values]);
-        let (on, view) = ((self.level, self.pool), (&*tasks, &*pass.groups, &*pass.seen));
+        let DecoderState { cache, batch, tasks, .. } = &mut *self.state;
+        cache.write(self.pool, layer, &batch.slots, [&keys.values, &values.values]);
+        let (on, view) = ((self.level, self.pool), (&*tasks, &*batch.groups, &*batch.block_table));
         attend(on, cache, (layer, heads), view, &queries.values, &mut out.values);
         for buffer in [queries, keys, values] {
             self.state.give(buffer);
