@@ -36,8 +36,8 @@ pub(super) fn run<K: PanelKernel>(level: VectorLevel, kernel: K) -> K::Output {
 
 /// Columns of a panel at a level.
 pub(super) fn panel_width(level: VectorLevel) -> usize {
-    struct Width;
-    impl PanelKernel for Width {
+    struct PanelWidth;
+    impl PanelKernel for PanelWidth {
         type Output = usize;
 
         #[inline(always)]
@@ -45,7 +45,7 @@ pub(super) fn panel_width(level: VectorLevel) -> usize {
             V * LANES
         }
     }
-    run(level, Width)
+    run(level, PanelWidth)
 }
 
 /// `columns`, rounded up to whole panels.

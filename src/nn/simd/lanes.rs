@@ -26,10 +26,10 @@ pub const LANES: usize = 16;
 
 /// The vector registers that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VectorLevel(Width);
+pub struct VectorLevel(RegisterWidth);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Width {
+enum RegisterWidth {
     /// AVX-512: 32 registers of 512 bits.
     Avx512,
     /// AVX2 with fused multiply-add: 16 registers of 256 bits.
@@ -138,22 +138,22 @@ pub trait Lanes: Copy {
 impl VectorLevel {
     /// The widest registers of this processor.
     pub fn best() -> Self {
-        let all = [Width::Avx512, Width::Avx2];
-        Self(all.into_iter().find(|width| width.is_here()).unwrap_or(Width::Portable))
+        let all = [RegisterWidth::Avx512, RegisterWidth::Avx2];
+        Self(all.into_iter().find(|width| width.is_here()).unwrap_or(RegisterWidth::Portable))
     }
 
     /// Every level that this processor can run, the widest first.
     pub fn all_here() -> impl Iterator<Item = Self> {
-        let all = [Width::Avx512, Width::Avx2, Width::Portable];
+        let all = [RegisterWidth::Avx512, RegisterWidth::Avx2, RegisterWidth::Portable];
         all.into_iter().filter(|width| width.is_here()).map(Self)
     }
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
         match self.0 {
-            Width::Avx512 => "avx512",
-            Width::Avx2 => "avx2",
-            Width::Portable => "portable",
+            RegisterWidth::Avx512 => "avx512",
+            RegisterWidth::Avx2 => "avx2",
+            RegisterWidth::Portable => "portable",
         }
     }
 
@@ -171,10 +171,10 @@ impl VectorLevel {
         }
         match self.0 {
             // SAFETY: only `best` and `all_here` build a level, and they have asked the processor.
-            Width::Avx512 => unsafe { avx512(kernel) },
+            RegisterWidth::Avx512 => unsafe { avx512(kernel) },
             // SAFETY: as above.
-            Width::Avx2 => unsafe { avx2(kernel) },
-            Width::Portable => kernel.run::<PortableLanes>(),
+            RegisterWidth::Avx2 => unsafe { avx2(kernel) },
+            RegisterWidth::Portable => kernel.run::<PortableLanes>(),
         }
     }
 
@@ -199,10 +199,10 @@ impl VectorLevel {
         }
         match self.0 {
             // SAFETY: only `best` and `all_here` build a level, and they have asked the processor.
-            Width::Avx512 => unsafe { avx512(work) },
+            RegisterWidth::Avx512 => unsafe { avx512(work) },
             // SAFETY: as above.
-            Width::Avx2 => unsafe { avx2(work) },
-            Width::Portable => work(),
+            RegisterWidth::Avx2 => unsafe { avx2(work) },
+            RegisterWidth::Portable => work(),
         }
     }
 
@@ -214,7 +214,7 @@ impl VectorLevel {
     }
 }
 
-impl Width {
+impl RegisterWidth {
     #[cfg(target_arch = "x86_64")]
     fn is_here(self) -> bool {
         use std::arch::is_x86_feature_detected as has;

@@ -138,11 +138,11 @@ fn mask(chosen: &[usize], identities: &[[u32; 2]], side: usize) -> Result<Tensor
 /// The encoder in training: three factors of the table. Serving needs only their product.
 struct Network {
     /// `(vocabulary, TEXT_WIDTH)`.
-    vectors: Rows,
+    vectors: TrainedTable,
     /// `(vocabulary, 1)`: logarithms of the weights, which keeps them positive.
-    weights: Rows,
+    weights: TrainedTable,
     /// `(TEXT_WIDTH, TEXT_WIDTH)`, initially the identity.
-    projection: Rows,
+    projection: TrainedTable,
 }
 
 /// The variables of a step: the rows of its tokens, and the projection.
@@ -159,9 +159,9 @@ impl Network {
         let vectors = normal.sample_iter(random).take(weights.len() * TEXT_WIDTH).collect();
         let identity = Tensor::eye(TEXT_WIDTH, DType::F32, &Device::Cpu)?;
         Ok(Self {
-            vectors: Rows::new(vectors, TEXT_WIDTH),
-            weights: Rows::new(weights.iter().map(|weight| weight.ln()).collect(), 1),
-            projection: Rows::new(identity.flatten_all()?.to_vec1()?, TEXT_WIDTH),
+            vectors: TrainedTable::new(vectors, TEXT_WIDTH),
+            weights: TrainedTable::new(weights.iter().map(|weight| weight.ln()).collect(), 1),
+            projection: TrainedTable::new(identity.flatten_all()?.to_vec1()?, TEXT_WIDTH),
         })
     }
 
@@ -243,7 +243,7 @@ impl Leaves {
 }
 
 /// A trained table with Adam's two moments of each number.
-struct Rows {
+struct TrainedTable {
     values: Vec<f32>,
     width: usize,
     first: Vec<f32>,
@@ -264,7 +264,7 @@ impl StepSize {
     }
 }
 
-impl Rows {
+impl TrainedTable {
     fn new(values: Vec<f32>, width: usize) -> Self {
         let zeros = vec![0.0; values.len()];
         Self { first: zeros.clone(), second: zeros, values, width }
