@@ -241,16 +241,6 @@ impl Checkpoint {
         }
     }
 
-    /// Reads a range of a tensor's rows, which must fill `out`.
-    pub fn read_rows(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), CheckpointError> {
-        self.tensor(name)?.read_rows(rows, out)
-    }
-
     /// A range of a matrix's rows for candle's quantised products: in `Q4_K` blocks, or in `Q8_0` blocks if its inputs
     /// are not whole `Q4_K` blocks. A matrix that a GGUF file stores in blocks keeps them.
     pub fn quantize_q4k(
