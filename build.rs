@@ -1,6 +1,6 @@
-//! Turns the contract (`proto/`) into Rust: messages, services, their JSON, and the descriptors
-//! that reflection serves. `protox` compiles it, so no `protoc` is needed. And, with the feature `cuda`, the
-//! kernels (`kernels/`) into what a GPU runs; that needs `nvcc`.
+//! Compiles the contract (`proto/`) to Rust: messages, services, their JSON, and the descriptors that reflection serves.
+//! `protox` compiles it, so no `protoc` is needed. With the feature `cuda`, it also compiles the kernels (`kernels/`) for
+//! GPUs, which needs `nvcc`.
 
 use prost::Message;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Code for GPUs from Ampere on: as it is for Ampere and Hopper, and in a form that drivers translate for others. Or, as
-/// CMake has it, for those that `CUDAARCHS` names (`90`, or `80;90`), which takes less time.
+/// Compiles the kernels for Ampere and Hopper, and as PTX, which drivers compile for later GPUs. `CUDAARCHS`, as in CMake,
+/// names other architectures (`90`, or `80;90`).
 fn kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=CUDAARCHS");
     println!("cargo:rerun-if-env-changed=NVCC");
     println!("cargo:rerun-if-env-changed=CUDA_PATH");
-    for header in ["attention", "backprop", "draw", "few", "heads", "rows", "tensor", "warp"] {
+    for header in
+        ["attention", "backprop", "draw", "few", "heads", "interface", "rows", "tensor", "warp"]
+    {
         println!("cargo:rerun-if-changed=kernels/{header}.h");
     }
-    let of_path = env::var_os("CUDA_PATH").map(|path| Path::new(&path).join("bin/nvcc"));
-    let nvcc = env::var_os("NVCC").map(PathBuf::from).or(of_path).unwrap_or("nvcc".into());
-    let wanted = env::var("CUDAARCHS").unwrap_or_else(|_| "80;90".into());
-    let wanted: Vec<&str> = wanted.split(';').collect();
+    let in_toolkit = env::var_os("CUDA_PATH").map(|path| Path::new(&path).join("bin/nvcc"));
+    let nvcc = env::var_os("NVCC").map(PathBuf::from).or(in_toolkit).unwrap_or("nvcc".into());
+    let archs = env::var("CUDAARCHS").unwrap_or_else(|_| "80;90".into());
+    let archs: Vec<&str> = archs.split(';').collect();
     let mut codes: Vec<String> =
-        wanted.iter().map(|arch| format!("-gencode=arch=compute_{arch},code=sm_{arch}")).collect();
-    codes.push(format!("-gencode=arch=compute_{0},code=compute_{0}", wanted[0]));
+        archs.iter().map(|arch| format!("-gencode=arch=compute_{arch},code=sm_{arch}")).collect();
+    codes.push(format!("-gencode=arch=compute_{0},code=compute_{0}", archs[0]));
     for name in ["decoder", "scorer"] {
         let source = format!("kernels/{name}.cu");
         println!("cargo:rerun-if-changed={source}");
@@ -44,15 +46,15 @@ fn kernels(out: &Path) -> Result<(), Box<dyn Error>> {
             .output();
         let compiled = compiled.map_err(|error| {
             format!(
-                "{} can't be run ({error}): `scripts/cuda-toolchain` lays one out",
+                "{} can't be run ({error}): `scripts/cuda-toolchain` installs one",
                 nvcc.display()
             )
         })?;
         if !compiled.status.success() {
-            let said = String::from_utf8_lossy(&compiled.stderr);
-            return Err(format!("{} failed: {}\n{said}", nvcc.display(), compiled.status).into());
+            let stderr = String::from_utf8_lossy(&compiled.stderr);
+            return Err(format!("{} failed: {}\n{stderr}", nvcc.display(), compiled.status).into());
         }
-        // What each kernel takes of a GPU, which `scripts/cuda-check` reads.
+        // Registers and spills of each kernel, which `scripts/cuda-check` reads.
         fs::write(out.join(name).with_extension("ptxas"), compiled.stderr)?;
     }
     Ok(())

@@ -1,52 +1,33 @@
-// Tokens of logits.
+// Drawing tokens from logits.
 #pragma once
 
 #include "warp.h"
 
-// Threads of a block that draws.
-static const u32 DRAW_THREADS = 1024;
-
-// How a token is drawn of a row of logits: what those are divided by (nothing where the highest is wanted), a number of
-// [0, 1) in two halves of a double, and the tokens that are not allowed.
-struct Draw {
-  float temperature;
-  u32 chance[2];
-  u32 banned_begin, banned_end;
-};
-
-// A token, and its log-probability; or, where nothing can be drawn, not-a-number, and the token whose logit is broken,
-// or NO_TOKEN if none has a probability.
-struct Drawn {
-  u32 token;
-  float logprob;
-};
-static const u32 NO_TOKEN = 0xffffffffu;
-
-// The greater of two logits; of equals the first. What is no logit is greater than all.
+// Whether a logit comes before another: the greater, and of equals the first. A logit that is not finite comes before all.
 static __device__ bool is_before(float a, u32 at_a, float b, u32 at_b) {
   const bool broken_a = !(a < INFINITE), broken_b = !(b < INFINITE);
   if (broken_a || broken_b) return broken_a && (!broken_b || at_a < at_b);
   return a > b || (a == b && at_a < at_b);
 }
 
-// Draws tokens from whole rows of logits, which those that are not allowed leave. A row's warps have a stretch of the
-// vocabulary each, so that what is drawn is found by adding up in the vocabulary's order. Grid: rows of logits.
+// Draws a token from each row of logits, after banned tokens got a logit of minus infinity. Each warp of a block has a
+// stretch of the vocabulary, so probabilities are summed in the vocabulary's order. Grid: rows of logits.
 extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
-    draw(Drawn *drawn, float *logits, const Draw *draws, const u32 *banned, u32 vocabulary) {
+    draw(Drawn *drawn, float *logits, const DrawSpec *draws, const u32 *banned, u32 vocabulary) {
   __shared__ float tops[DRAW_THREADS / WARP];
   __shared__ u32 places[DRAW_THREADS / WARP];
   __shared__ double sums[DRAW_THREADS / WARP];
   __shared__ float weights[WARP];
-  let_next_begin();
-  wait_for_last();
-  const Draw asked = draws[blockIdx.x];
+  allow_next_kernel();
+  wait_for_previous_kernel();
+  const DrawSpec spec = draws[blockIdx.x];
   float *row = logits + (size_t)blockIdx.x * vocabulary;
   const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
-  for (u32 t = asked.banned_begin + threadIdx.x; t < asked.banned_end; t += blockDim.x)
+  for (u32 t = spec.banned_begin + threadIdx.x; t < spec.banned_end; t += blockDim.x)
     if (banned[t] < vocabulary) row[banned[t]] = -INFINITE;
   __syncthreads();
 
-  // Rows of a number of logits that four divides are read four at a time.
+  // A vocabulary that is a multiple of four is read four logits at a time.
   const u32 at_once = vocabulary % 4 ? 1 : 4;
   const u32 stretch = ((vocabulary + warps - 1) / warps + at_once - 1) / at_once * at_once;
   const u32 begin = min(warp * stretch, vocabulary), end = min(begin + stretch, vocabulary);
@@ -93,8 +74,8 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
     return;
   }
 
-  const bool highest = asked.temperature == 0.0f;
-  const float scale = highest ? 1.0f : 1.0f / asked.temperature;
+  const bool highest = spec.temperature == 0.0f;
+  const float scale = highest ? 1.0f : 1.0f / spec.temperature;
   double sum = 0.0;
   const auto weight = [&](float logit) { return expf((logit - top) * scale); };
   if (at_once == 4) {
@@ -115,8 +96,9 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
 
   u32 token = place;
   if (!highest) {
-    const double point = total * to_double(asked.chance);
-    // Rounding may leave all sums together just below the point: then the last that weighs anything has it.
+    const u32 chance[2] = {spec.chance_low, spec.chance_high};
+    const double point = total * to_double(chance);
+    // Rounding may leave the total just below the point. Then the last token with a weight is drawn.
     u32 chosen = 0;
     double reached = 0.0, before = 0.0;
     for (u32 w = 0; w < warps && reached <= point; w++)

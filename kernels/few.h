@@ -1,47 +1,41 @@
-// Products of a few rows.
+// Products of up to FEW_ROWS rows.
 #pragma once
 
 #include "tensor.h"
 
-static __device__ float gated(float gate, float up) { return gate / (1.0f + __expf(-gate)) * up; }
+static __device__ float silu_mul_of(float gate, float up) { return gate / (1.0f + __expf(-gate)) * up; }
 
-// Rows that weights are multiplied with at most, and numbers of each that are multiplied at a time.
-static const u32 FEW_ROWS = 8, FEW_STEP = 128;
-// How many steps what is being copied is ahead.
-static const u32 FEW_AHEAD = 11, GATE_FEW_AHEAD = 6;
-// Outputs of a block, which is a warp.
-static const u32 FEW_OUTPUTS = 16;
-// Bytes that a block shares.
+// Bytes of shared memory of a block.
 static constexpr u32 few_shared(u32 ahead) { return ahead * (FEW_OUTPUTS + FEW_ROWS) * FEW_STEP * 2; }
 
-// sums (rows, outputs) = inputs (rows, width) weights (outputs, width)^T, of bf16, for as few rows as a text or some
-// write at a time: all there is to do is to read the weights. Sixteen numbers after the other are added to one sum,
-// which is what cuBLAS's kernels do that leave a sum in one piece: the bits are the same, however many rows there are.
-// Lines of rows that there are not hold anything: what comes of them is not written. `width` is a multiple of 8, and
-// `outputs` of 16. Grid: outputs / 16; block: a warp.
+// sums (rows, outputs) = inputs (rows, width) weights (outputs, width)^T, of bf16. For so few rows, reading the weights
+// bounds the time. Sixteen products at a time are added to one sum, as by cuBLAS's kernels that don't split sums, so the
+// bits don't depend on the number of rows. Lines of rows that don't exist hold garbage, and their sums are not written.
+// `width` is a multiple of 8, and `outputs` of 16. Grid: outputs / 16; block: a warp.
 //
-// What is being copied is AHEAD steps before what is multiplied, and weights are before there are rows to multiply them
-// with. Further ahead is not better: nothing is multiplied before all that is copied first is there.
+// Copies run AHEAD steps before the products, and weights are copied before the previous kernel has written the rows.
+// Running further ahead is not faster: no product starts before the first copies have arrived.
 //
-// Where weights are GATES, and below them what is gated, a block has 8 of each, and `write` is told of both at once.
+// With GATES, weights are those of the gates with those of `up` below them. A block then has 8 outputs of each, and
+// `write` gets both sums at once.
 template <u32 AHEAD, bool GATES, class Write>
 static __device__ __forceinline__ void multiply_few_rows(const bf16 *inputs, const bf16 *weights, u32 rows, u32 outputs,
                                                          u32 width, Write write) {
-  // A line holds a step of a row: 16 times 16 bytes, which are swapped about so that no two that are read at a
-  // time lie in the same banks.
+  // A line holds a step of a row: 16 chunks of 16 bytes, permuted so that chunks that are read together are in different
+  // banks.
   constexpr u32 LINE = FEW_STEP * 2, CHUNK = 16, LINES = FEW_OUTPUTS + FEW_ROWS;
-  ROOM(room);
-  char *lines = reinterpret_cast<char *>(room);
+  DYNAMIC_SHARED(shared);
+  char *lines = reinterpret_cast<char *>(shared);
   const u32 lane = threadIdx.x, half = lane / 16, chunk = lane % 16;
   const u32 steps = (width + FEW_STEP - 1) / FEW_STEP;
-  let_next_begin();
+  allow_next_kernel();
   const u32 first_output = blockIdx.x * (GATES ? 8 : 16);
   const bf16 *weight = weights + ((size_t)first_output + half) * width + chunk * 8;
   // From the first 8 of a block's weights to the others.
   const size_t others = (size_t)(GATES ? outputs / 2 : 8) * width;
   const bf16 *input = inputs + (size_t)half * width + chunk * 8;
   const size_t two = 2 * (size_t)width;
-  // Where a lane's chunks go, in lines that are 2 apart; 8 lines on all is the same again.
+  // Where a lane's chunks go, in every second line. The pattern repeats after 8 lines.
   char *to[4];
 #pragma unroll
   for (u32 j = 0; j < 4; j++) to[j] = lines + (2 * j + half) * LINE + (chunk ^ (2 * j + half)) * CHUNK;
@@ -50,8 +44,8 @@ static __device__ __forceinline__ void multiply_few_rows(const bf16 *inputs, con
     const bf16 *from = weight, *other = weight + others;
 #pragma unroll
     for (u32 j = 0; j < 4; j++) {
-      begin_copy(to[j] + slot * LINES * LINE, from, left > 0);
-      begin_copy(to[j] + slot * LINES * LINE + 8 * LINE, other, left > 0);
+      start_copy(to[j] + slot * LINES * LINE, from, left > 0);
+      start_copy(to[j] + slot * LINES * LINE + 8 * LINE, other, left > 0);
       from += two;
       other += two;
     }
@@ -60,17 +54,17 @@ static __device__ __forceinline__ void multiply_few_rows(const bf16 *inputs, con
     const bf16 *from = input;
 #pragma unroll
     for (u32 j = 0; j < FEW_ROWS / 2; j++) {
-      if (2 * j + half < rows) begin_copy(to[j] + (slot * LINES + FEW_OUTPUTS) * LINE, from, left > 0);
+      if (2 * j + half < rows) start_copy(to[j] + (slot * LINES + FEW_OUTPUTS) * LINE, from, left > 0);
       from += two;
     }
-    // The lane's last chunk stays where it is.
+    // A lane stays at its last chunk.
     if (left > 1) {
       weight += FEW_STEP;
       input += FEW_STEP;
     }
     left -= left > 0;
   };
-  // Weights are read while the kernel before is still at work, and its rows then.
+  // Weights are read while the previous kernel still runs, and its rows after it.
   {
     const bf16 *first = weight;
     const u32 all = left;
@@ -80,13 +74,13 @@ static __device__ __forceinline__ void multiply_few_rows(const bf16 *inputs, con
       if (left > 1) weight += FEW_STEP;
       left -= left > 0;
     }
-    wait_for_last();
+    wait_for_previous_kernel();
     weight = first;
     left = all;
 #pragma unroll 1
     for (u32 slot = 0; slot < AHEAD; slot++) {
       if (slot < steps) fetch_inputs(slot);
-      close_copies();
+      commit_copies();
     }
   }
   const u32 seventh = lane % 8;
@@ -109,7 +103,7 @@ static __device__ __forceinline__ void multiply_few_rows(const bf16 *inputs, con
   u32 slot = 0;
 #pragma unroll 2
   for (u32 step = 0; step < steps; step++) {
-    // The next step's matrices are loaded while this one's are multiplied, each of which waits for the one before.
+    // The next step's matrices are loaded while this step's are multiplied.
     const u32 next = slot + 1 == AHEAD ? 0 : slot + 1;
     await_copies<AHEAD - 2>();
     __syncwarp();
@@ -120,7 +114,7 @@ static __device__ __forceinline__ void multiply_few_rows(const bf16 *inputs, con
       fetch_weights(slot);
       fetch_inputs(slot);
     }
-    close_copies();
+    commit_copies();
     slot = next;
 #pragma unroll
     for (u32 k = 0; k < FEW_STEP / 16; k++)
@@ -130,7 +124,7 @@ static __device__ __forceinline__ void multiply_few_rows(const bf16 *inputs, con
         if (k < FEW_STEP / 32) rights[k][i] = next_rights[k][i];
       }
   }
-  // A lane has sums of an output, and of the one 8 on, with two rows.
+  // A lane has the sums of two outputs, 8 apart, with two rows.
 #pragma unroll
   for (u32 i = 0; i < 2; i++) {
     const u32 row = lane % 4 * 2 + i;
@@ -146,14 +140,14 @@ extern "C" __global__ void __launch_bounds__(WARP)
   });
 }
 
-// activated (rows, outputs / 2) = silu(gate) * up of what the same comes to, with the bias if there is one.
+// gated (rows, outputs / 2) = silu(gate) * up of the same product, with the bias if it exists.
 extern "C" __global__ void __launch_bounds__(WARP)
-    gate_few(bf16 *activated, const bf16 *inputs, const bf16 *weights, u32 rows, u32 outputs, u32 width, const float *bias) {
+    gate_few(bf16 *gated, const bf16 *inputs, const bf16 *weights, u32 rows, u32 outputs, u32 width, const float *bias) {
   multiply_few_rows<GATE_FEW_AHEAD, true>(inputs, weights, rows, outputs, width, [&](u32 row, u32 output, float gate, float up) {
     if (bias) {
       gate += bias[output];
       up += bias[outputs / 2 + output];
     }
-    activated[(size_t)row * (outputs / 2) + output] = __float2bfloat16(gated(gate, up));
+    gated[(size_t)row * (outputs / 2) + output] = __float2bfloat16(silu_mul_of(gate, up));
   });
 }

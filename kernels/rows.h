@@ -1,11 +1,8 @@
-// What kernels that go over rows share: what a product came to, sums over a block, and a row that a block keeps.
+// Kernels over rows: reading a product, reductions over a block, and a row in a block's registers.
 #pragma once
 #include "tensor.h"
 
-// Threads of blocks that norm rows, and that go over the widest rows.
-static const u32 NORM_THREADS = 512, WIDE_THREADS = 1024;
-
-// The sum over a block of up to 1,024 threads, for all of them.
+// The sum over a block of up to 1,024 threads. Every thread gets it.
 static __device__ float block_sum(float value) {
   __shared__ float sums[WARP];
   value = warp_sum(value);
@@ -17,7 +14,7 @@ static __device__ float block_sum(float value) {
   return sum;
 }
 
-// The greatest over a block, for all of them.
+// The maximum over a block. Every thread gets it.
 static __device__ float block_max(float value) {
   __shared__ float tops[WARP];
   for (int far = WARP / 2; far > 0; far /= 2) value = fmaxf(value, __shfl_xor_sync(EVERYONE, value, far));
@@ -33,14 +30,7 @@ static __device__ float4 scaled(const float4 &four, float factor, const float4 &
   return float4{four.x * factor * scale.x, four.y * factor * scale.y, four.z * factor * scale.z, four.w * factor * scale.w};
 }
 
-// What weights and rows came to: sums (rows, columns). Weights of 8 bits have a scale for each column, and the rows that
-// they were multiplied with one each. What there is none of is null. Sums of integers are integers, of as many bits.
-struct Product {
-  const float *sums, *bias, *row_scales, *column_scales;
-  bool integers;
-};
-
-// Four neighbouring numbers of what a product comes to.
+// Four neighbouring numbers of a product, scaled and with its bias. A table that does not exist is null.
 static __device__ float4 result(const Product &of, u32 row, u32 columns, u32 column) {
   float4 value = *reinterpret_cast<const float4 *>(of.sums + (size_t)row * columns + column);
   if (of.integers) {
@@ -67,61 +57,59 @@ static __device__ float4 result(const Product &of, u32 row, u32 columns, u32 col
   return value;
 }
 
-// Rows that a block goes over are kept in registers: four numbers at a time, so many times.
-static const u32 NARROW = 4, WIDE = 8;
+// A block keeps its row in registers: NARROW or WIDE groups of four numbers per thread. This is where a thread's `nth`
+// group begins.
+static __device__ u32 group_at(u32 nth) { return (nth * blockDim.x + threadIdx.x) * 4; }
 
-// Where a thread's numbers begin the `nth` time.
-static __device__ u32 place_of(u32 nth) { return (nth * blockDim.x + threadIdx.x) * 4; }
-
-// The nearest number of 8 bits. Not-a-number is 0 among integers, which have none.
-static __device__ u32 byte_of(float value, Format format) {
-  return format == INT8 ? (u32)__float2int_rn(value) & 0xff : to_float8(value);
+// The nearest 8-bit number. Not-a-number becomes 0 among integers.
+static __device__ u32 byte_of(float value, WeightDtype dtype) {
+  return dtype == INT8 ? (u32)__float2int_rn(value) & 0xff : to_float8(value);
 }
 
-// Four numbers in 16 bits; in 8, times a factor; and the greatest of them, whatever their signs.
-static __device__ __forceinline__ uint2 shortened(const float4 &four) {
+// Four numbers as bf16; as 8-bit numbers after a factor; and their greatest magnitude.
+static __device__ __forceinline__ uint2 to_bf16s(const float4 &four) {
   return {pair_of(four.x, four.y), pair_of(four.z, four.w)};
 }
 
-static __device__ __forceinline__ u32 bytes_of(const float4 &four, float factor, Format format) {
-  return byte_of(four.x * factor, format) | byte_of(four.y * factor, format) << 8 |
-         byte_of(four.z * factor, format) << 16 | byte_of(four.w * factor, format) << 24;
+static __device__ __forceinline__ u32 bytes_of(const float4 &four, float factor, WeightDtype dtype) {
+  return byte_of(four.x * factor, dtype) | byte_of(four.y * factor, dtype) << 8 |
+         byte_of(four.z * factor, dtype) << 16 | byte_of(four.w * factor, dtype) << 24;
 }
 
 static __device__ __forceinline__ float greatest_of(const float4 &four) {
   return fmaxf(fmaxf(fabsf(four.x), fabsf(four.y)), fmaxf(fabsf(four.z), fabsf(four.w)));
 }
 
-// Writes the row that a block keeps: in 16 bits, or in 8, with a scale, so that its greatest number is the greatest that
-// 8 bits hold.
+// Writes the row in a block's registers: as bf16, or in 8 bits with a scale that maps its greatest number to the greatest
+// 8-bit number.
 template <u32 TIMES>
-static __device__ void write_row(void *rows, float *scales, Format format, const float4 (&kept)[TIMES], u32 row, u32 width) {
+static __device__ void write_row(void *rows, float *scales, WeightDtype dtype, const float4 (&numbers)[TIMES], u32 row, u32 width) {
   float factor = 1.0f;
-  if (format != BF16) {
-    const float greatest = format == INT8 ? INT8_MOST : FLOAT8_MOST;
+  if (dtype != BF16) {
+    const float greatest = dtype == INT8 ? INT8_MOST : FLOAT8_MOST;
     float most = 0.0f;
 #pragma unroll
     for (u32 nth = 0; nth < TIMES; nth++)
-      if (place_of(nth) < width) most = fmaxf(most, greatest_of(kept[nth]));
+      if (group_at(nth) < width) most = fmaxf(most, greatest_of(numbers[nth]));
     most = block_max(most);
-    // A row of nothing stays that.
+    // A row of zeros stays zeros.
     factor = most > 0.0f ? greatest / most : 0.0f;
     if (threadIdx.x == 0) scales[row] = most / greatest;
   }
 #pragma unroll
   for (u32 nth = 0; nth < TIMES; nth++) {
-    const u32 i = place_of(nth);
+    const u32 i = group_at(nth);
     if (i >= width) continue;
     const size_t at = (size_t)row * width + i;
-    if (format != BF16) static_cast<u32 *>(rows)[at / 4] = bytes_of(kept[nth], factor, format);
-    else *reinterpret_cast<uint2 *>(static_cast<bf16 *>(rows) + at) = shortened(kept[nth]);
+    if (dtype != BF16) static_cast<u32 *>(rows)[at / 4] = bytes_of(numbers[nth], factor, dtype);
+    else *reinterpret_cast<uint2 *>(static_cast<bf16 *>(rows) + at) = to_bf16s(numbers[nth]);
   }
 }
 
-// Keeps the row that a block goes over: `four_at` says which four numbers begin at a place.
+// Loads a block's row into registers: `four_at` returns the four numbers at an index.
 template <u32 TIMES, class FourAt>
-static __device__ __forceinline__ void keep_row(float4 (&kept)[TIMES], u32 width, FourAt four_at) {
+static __device__ __forceinline__ void load_row(float4 (&numbers)[TIMES], u32 width, FourAt four_at) {
 #pragma unroll
   for (u32 nth = 0; nth < TIMES; nth++)
-    if (place_of(nth) < width) kept[nth] = four_at(place_of(nth));
+    if (group_at(nth) < width) numbers[nth] = four_at(group_at(nth));
 }

@@ -1,48 +1,20 @@
 // The scorer's network on the GPU, for a batch of slates: the same sums as the processor's, in f32.
 //
-// What is known before a request was computed before it, and lies on the device: an item's row is its vector
-// (width), its shares of the target attention's first layer (columns) and of the head's (head_first), and its vector
-// in the Rechead's space (meeting); a card is the keys and values (2 width) of up to `reasons` reasons. A batch
-// brings numbers that say where they are. Weights lie one after the other in the order in which a kernel reads them.
+// Numbers that don't depend on a request are precomputed, and are stored on the device. An item's row is its vector (width),
+// its shares of the target attention's first layer (columns) and of the head's (head_first), and its Rechead vector
+// (rechead). A card's row is the keys and values (2 width) of up to `reasons` reasons. A batch refers to rows by slot.
+// Weights are stored in the order in which a kernel reads them.
 //
-// Two launches are a batch. `encode_histories` has a block for each slate: three million products that hang on
-// each other, so what bounds it is how long weights take from L2. `score_candidates` has a block for ten candidates
-// of a slate, and is bounded by multiplications: 2,640 for each candidate and event, and 30,000 for each candidate's head,
-// whose 130 KiB of weights come from L2 once a block. For candidate and event, a thread keeps both hidden layers of two
-// candidates and one event in registers, so that a weight is read from shared memory once for two products, and nothing
-// between candidate, event and attention is ever written down.
+// A batch is two launches. `encode_histories` has a block per slate: three million dependent products, bounded by reading
+// weights from L2. `score_candidates` has a block per TILE candidates of a slate, and is bounded by multiplications: 2,640
+// per candidate and event, and 30,000 per candidate's head, whose 130 KiB of weights a block reads from L2 once. A thread
+// has both hidden layers of two candidates and one event in registers. So a weight is read from shared memory once for two
+// products, and nothing between candidate, event and attention is written to memory.
 //
-// Every sum is in an order that depends on its row alone, so that company changes nothing.
+// Every sum is in an order that depends on its row alone, so results don't depend on the batch.
 
 #include "warp.h"
 
-// Sizes of the network: `Sizes` of the host. What `first` hidden numbers are padded to is `columns`.
-struct Sizes {
-  u32 width, text, reasons, features, history, ages, kinds, heads, layers, ffn, columns, head_first, head_second, meeting;
-};
-
-// A slate: its events among the batch's, and the row of its pattern, or NO_PATTERN.
-struct Slate {
-  u32 first_event, events, pattern;
-};
-
-struct Event {
-  u32 item, age, kind;
-};
-
-// Neighbouring candidates of one slate, at most TILE.
-struct Tile {
-  u32 slate, first, count;
-};
-
-struct Candidate {
-  u32 item, card, reasons;
-};
-
-static const u32 NO_PATTERN = 0xffffffffu;
-static const u32 TILE = 10, TILE_THREADS = 256, HISTORY_THREADS = 512;
-// Columns of the target attention's first layer that are worked on at a time, and the most of the second.
-static const int FIRST = 32, SECOND = 16;
 // Added to the variance by a layer norm.
 static const float NORM_EPSILON = 1e-5f;
 
@@ -51,10 +23,10 @@ static __device__ float warp_max(float value) {
   return value;
 }
 
-// Numbers of whole 16 bytes that hold as many.
+// Rounds a count of numbers up to whole 16 bytes.
 static __device__ u32 whole(u32 count) { return (count + 3) / 4 * 4; }
 
-static __device__ u32 row_of(const Sizes &of) { return of.width + of.columns + of.head_first + of.meeting; }
+static __device__ u32 row_of(const Network &of) { return of.width + of.columns + of.head_first + of.rechead; }
 
 // sums += factor * weights, four at a time.
 static __device__ void add_scaled(float *sums, float factor, const float4 &weights) {
@@ -64,7 +36,7 @@ static __device__ void add_scaled(float *sums, float factor, const float4 &weigh
   sums[3] += factor * weights.w;
 }
 
-// The next numbers of a table.
+// The next `count` numbers of a table.
 template <class T>
 static __device__ T *take(T *&at, size_t count) {
   T *from = at;
@@ -72,8 +44,8 @@ static __device__ T *take(T *&at, size_t count) {
   return from;
 }
 
-// rows (count, inner), `stride` apart, times weights (inner, columns): `out` is told each sum, by row and column.
-// Rows begin at whole 16 bytes of shared memory, and neighbouring threads have neighbouring columns.
+// rows (count, inner), `stride` apart, times weights (inner, columns). Calls `out` with each sum, by row and column.
+// Rows begin at multiples of 16 bytes of shared memory, and neighbouring threads have neighbouring columns.
 template <int ROWS, class Out>
 static __device__ void multiply(const float *rows, u32 stride, u32 count, u32 inner, const float *weights, u32 columns,
                                 Out out) {
@@ -113,7 +85,7 @@ static __device__ void multiply(const float *rows, u32 stride, u32 count, u32 in
   }
 }
 
-// normed = norm(rows), a warp a row; both may be the same.
+// normed = layer norm of rows, one warp per row. Both may be the same.
 static __device__ void norm_rows(float *normed, const float *rows, u32 stride, u32 count, u32 width, const float *scale,
                                  const float *shift) {
   const u32 lane = threadIdx.x % WARP;
@@ -128,34 +100,35 @@ static __device__ void norm_rows(float *normed, const float *rows, u32 stride, u
   }
 }
 
-// Brings rows that a batch uploaded to their places. Grid: rows.
-extern "C" __global__ void place_rows(float *table, const float *rows, const u32 *places, u32 width) {
-  let_next_begin();
-  wait_for_last();
+// Copies uploaded rows to their slots. Grid: rows.
+extern "C" __global__ void write_rows(float *table, const float *rows, const u32 *slots, u32 width) {
+  allow_next_kernel();
+  wait_for_previous_kernel();
   const float *from = rows + (size_t)blockIdx.x * width;
-  float *to = table + (size_t)places[blockIdx.x] * width;
+  float *to = table + (size_t)slots[blockIdx.x] * width;
   for (u32 i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
 }
 
-// The Transformer over each slate's events, S (slates, history, width); the events' terms of the target attention's first
-// layer (slates, history, columns); and what a pattern says to reasons and to the head (slates, width + head_first).
-// Grid: slates.
+// The Transformer over each slate's events (slates, history, width); the events' terms of the target attention's first
+// layer (slates, history, columns); and the pattern's query for reasons and its share of the head (slates,
+// width + head_first). Grid: slates.
 extern "C" __global__ void __launch_bounds__(HISTORY_THREADS, 1)
     encode_histories(float *encoded, float *terms, float *shares, const float *weights, const float *items,
-                     const Slate *slates, const Event *events, const float *patterns, Sizes of) {
-  let_next_begin();
-  wait_for_last();
-  ROOM(room);
-  const Slate slate = slates[blockIdx.x];
+                     const SlateEvents *slates, const SlateEvent *events, const float *patterns, Network network) {
+  allow_next_kernel();
+  wait_for_previous_kernel();
+  DYNAMIC_SHARED(shared);
+  const Network &of = network;
+  const SlateEvents slate = slates[blockIdx.x];
   const u32 count = slate.events, width = of.width, stride = whole(width), head_width = width / of.heads;
-  // An odd number of numbers from key to key, so that lanes which read one each are in each other's way nowhere.
+  // An odd stride from key to key, so that lanes which read one key each don't have bank conflicts.
   const u32 apart = 3 * width | 1, ffn_stride = whole(of.ffn);
   const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-  float *rows = take(room, of.history * stride), *normed = take(room, of.history * stride);
-  float *seen = take(room, max(of.history * stride, whole(of.text)));
-  // What is projected is read before anything is hidden, and the other way round.
-  float *projected = take(room, whole(of.history * max(apart, ffn_stride))), *hidden = projected;
-  float *odds = take(room, warps * of.history) + warp * of.history;
+  float *rows = take(shared, of.history * stride), *normed = take(shared, of.history * stride);
+  float *seen = take(shared, max(of.history * stride, whole(of.text)));
+  // Projections and hidden numbers share memory: each is read before the other is written.
+  float *projected = take(shared, whole(of.history * max(apart, ffn_stride))), *hidden = projected;
+  float *odds = take(shared, warps * of.history) + warp * of.history;
 
   const float *at = weights;
   const float *ages = take(at, of.ages * width), *kinds = take(at, of.kinds * width);
@@ -165,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(HISTORY_THREADS, 1)
 
   for (u32 t = threadIdx.x; t < count * width; t += blockDim.x) {
     const u32 row = t / width, i = t % width;
-    const Event event = events[slate.first_event + row];
+    const SlateEvent event = events[slate.first_event + row];
     rows[row * stride + i] =
         items[(size_t)event.item * row_of(of) + i] + ages[event.age * width + i] + kinds[event.kind * width + i];
   }
@@ -185,15 +158,15 @@ extern "C" __global__ void __launch_bounds__(HISTORY_THREADS, 1)
       projected[row * apart + column] = sum + project_bias[column];
     });
     __syncthreads();
-    // A warp a query of a head.
+    // One warp per query of a head.
     for (u32 task = warp; task < of.heads * count; task += warps) {
-      const u32 head = task / count, asks = task % count;
-      const float *asked = projected + asks * apart + head * head_width;
+      const u32 head = task / count, query_row = task % count;
+      const float *query_of_head = projected + query_row * apart + head * head_width;
       const float *keys = projected + width + head * head_width, *values = keys + width;
       float top = -INFINITE, total = 0.0f;
       for (u32 e = lane; e < count; e += WARP) {
         float score = 0.0f;
-        for (u32 i = 0; i < head_width; i++) score += asked[i] * keys[e * apart + i];
+        for (u32 i = 0; i < head_width; i++) score += query_of_head[i] * keys[e * apart + i];
         odds[e] = score;
         top = fmaxf(top, score);
       }
@@ -207,7 +180,7 @@ extern "C" __global__ void __launch_bounds__(HISTORY_THREADS, 1)
       for (u32 i = lane; i < head_width; i += WARP) {
         float sum = 0.0f;
         for (u32 e = 0; e < count; e++) sum += odds[e] * values[e * apart + i];
-        seen[asks * stride + head * head_width + i] = sum / total;
+        seen[query_row * stride + head * head_width + i] = sum / total;
       }
       __syncwarp();
     }
@@ -235,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(HISTORY_THREADS, 1)
   const float *query = take(at, (size_t)width * width), *query_bias = take(at, width);
   const float *share = take(at, (size_t)width * of.head_first), *share_bias = at;
   if (of.layers) norm_rows(rows, rows, stride, count, width, last_norm, last_norm + width);
-  // The pattern has the rows that are free by now.
+  // The pattern uses rows that are no longer needed.
   if (slate.pattern == NO_PATTERN) {
     for (u32 i = threadIdx.x; i < width; i += blockDim.x) normed[i] = no_pattern[i];
   } else {
@@ -259,18 +232,18 @@ extern "C" __global__ void __launch_bounds__(HISTORY_THREADS, 1)
               [&](u32, u32 column, float sum) { out[width + column] = sum + share_bias[column]; });
 }
 
-// What the reasons of a candidate come to (width), and how much each was attended to (reasons). A warp.
+// Attention over a candidate's reasons: the mix of their values (width), and the weight of each (reasons). For a warp.
 static __device__ void attend_reasons(float *mixed, float *attention, float *odds, const float *query, const float *card,
-                                      const float *overlaps, const float *backed, u32 count, const Sizes &of) {
+                                      const float *overlaps, const float *overlap_weights, u32 count, const Network &of) {
   const u32 lane = threadIdx.x % WARP, head_width = of.width / of.heads;
   for (u32 t = lane; t < count * of.heads; t += WARP) {
     const u32 reason = t / of.heads, head = t % of.heads;
-    const float *asks = query + head * head_width, *key = card + reason * 2 * of.width + head * head_width;
+    const float *query_of_head = query + head * head_width, *key = card + reason * 2 * of.width + head * head_width;
     float score = 0.0f;
-    for (u32 i = 0; i < head_width; i++) score += asks[i] * key[i];
-    // What is left out stays so, whatever that is multiplied by.
+    for (u32 i = 0; i < head_width; i++) score += query_of_head[i] * key[i];
+    // A reason that is left out stays so, whatever its overlap's weight.
     const float overlap = overlaps[reason];
-    odds[head * of.reasons + reason] = overlap == -INFINITE ? -INFINITE : score + backed[head] * overlap;
+    odds[head * of.reasons + reason] = overlap == -INFINITE ? -INFINITE : score + overlap_weights[head] * overlap;
   }
   __syncwarp();
   for (u32 head = lane; head < of.heads; head += WARP) {
@@ -296,38 +269,39 @@ static __device__ void attend_reasons(float *mixed, float *attention, float *odd
   }
 }
 
-// Logits (candidates), `h_u · h_v` of the Rechead (candidates) and attention over reasons (candidates, reasons), of
-// what the histories came to. Grid: tiles.
+// Logits (candidates), the Rechead's `h_u · h_v` (candidates) and attention over reasons (candidates, reasons), from the
+// encoded histories. Grid: tiles.
 extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
-    score_candidates(float *logits, float *met, float *attention, const float *weights, const float *items,
+    score_candidates(float *logits, float *rechead, float *attention, const float *weights, const float *items,
                      const float *cards, const float *encoded, const float *terms, const float *shares,
-                     const float *shoppers, const Slate *slates, const Tile *tiles, const Candidate *candidates,
-                     const float *features, const float *overlaps, Sizes of) {
-  let_next_begin();
-  wait_for_last();
-  ROOM(room);
-  const Tile tile = tiles[blockIdx.x];
+                     const float *shoppers, const SlateEvents *slates, const CandidateTile *tiles,
+                     const CandidateSlots *candidates, const float *features, const float *overlaps, Network network) {
+  allow_next_kernel();
+  wait_for_previous_kernel();
+  DYNAMIC_SHARED(shared);
+  const Network &of = network;
+  const CandidateTile tile = tiles[blockIdx.x];
   const u32 count = slates[tile.slate].events, width = of.width, columns = of.columns, head = of.head_first;
-  // An odd number of events to a line, so that lanes which write a column are in each other's way nowhere.
+  // An odd stride of events per line, so that lanes which write a column don't have bank conflicts.
   const u32 apart = of.history | 1, inner = 3 * width + of.features, stride = whole(inner), head_stride = whole(head);
   const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
   const u32 of_layers = columns * width + columns * SECOND + 2 * SECOND;
   const float *at = weights;
-  const float *layers = take(at, of_layers), *third_bias = take(at, 1), *backed = take(at, of.heads);
+  const float *layers = take(at, of_layers), *third_bias = take(at, 1), *overlap_weights = take(at, of.heads);
   const float *some_reasons = take(at, head), *no_reasons = take(at, head);
   const float *head_weights = take(at, (size_t)inner * head);
   const float *second_weights = take(at, (size_t)head * of.head_second), *second_bias = take(at, of.head_second);
   const float *last_weights = take(at, of.head_second), *last_bias = at;
 
   // Weights of pairs: (columns / FIRST, width, FIRST), then (columns, SECOND), its bias, and the third layer.
-  float *pair = take(room, columns * width), *second = take(room, columns * SECOND);
-  float *bias = take(room, SECOND), *third = take(room, SECOND);
-  float *inputs = take(room, TILE * stride), *first = take(room, TILE * head_stride);
-  float *vectors = take(room, TILE * width), *own = take(room, TILE * columns);
-  // Events and their terms, a line for each of their numbers.
-  float *lines = take(room, width * apart), *term = take(room, columns * apart);
-  float *pulls = take(room, TILE * of.history), *odds = take(room, TILE * of.heads * of.reasons);
-  float *last = take(room, TILE * of.head_second);
+  float *pair = take(shared, columns * width), *second = take(shared, columns * SECOND);
+  float *bias = take(shared, SECOND), *third = take(shared, SECOND);
+  float *inputs = take(shared, TILE * stride), *first = take(shared, TILE * head_stride);
+  float *vectors = take(shared, TILE * width), *own = take(shared, TILE * columns);
+  // Events and their terms, with one line for each of their numbers.
+  float *lines = take(shared, width * apart), *term = take(shared, columns * apart);
+  float *event_weights = take(shared, TILE * of.history), *odds = take(shared, TILE * of.heads * of.reasons);
+  float *last = take(shared, TILE * of.head_second);
 
   for (u32 i = threadIdx.x; i < of_layers; i += blockDim.x) pair[i] = layers[i];
   const size_t event = (size_t)tile.slate * of.history;
@@ -338,7 +312,7 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
   const float *share = shares + (size_t)tile.slate * (width + head);
   for (u32 c = warp; c < tile.count; c += warps) {
     const size_t number = tile.first + c;
-    const Candidate candidate = candidates[number];
+    const CandidateSlots candidate = candidates[number];
     const float *item = items + candidate.item * (size_t)row_of(of);
     for (u32 i = lane; i < width; i += WARP) vectors[c * width + i] = item[i];
     for (u32 i = lane; i < columns; i += WARP) own[c * columns + i] = item[width + i];
@@ -346,25 +320,25 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
     for (u32 i = lane; i < of.features; i += WARP) input[3 * width + i] = features[number * of.features + i];
     const float *card = cards + candidate.card * (size_t)of.reasons * 2 * width;
     attend_reasons(input + 2 * width, attention + number * of.reasons, odds + c * of.heads * of.reasons, share, card,
-                   overlaps + number * of.reasons, backed, candidate.reasons, of);
-    const float *meeting = item + width + columns + head;
+                   overlaps + number * of.reasons, overlap_weights, candidate.reasons, of);
+    const float *vector = item + width + columns + head;
     float sum = 0.0f;
-    for (u32 i = lane; i < of.meeting; i += WARP) sum += shoppers[(size_t)tile.slate * of.meeting + i] * meeting[i];
+    for (u32 i = lane; i < of.rechead; i += WARP) sum += shoppers[(size_t)tile.slate * of.rechead + i] * vector[i];
     sum = warp_sum(sum);
-    if (lane == 0) met[number] = sum;
+    if (lane == 0) rechead[number] = sum;
   }
   __syncthreads();
 
-  // How much each event pulls at each candidate. A thread has two candidates and an event.
+  // The target attention's weight of each event for each candidate. A thread has two candidates and one event.
   for (u32 t = threadIdx.x; t < (tile.count + 1) / 2 * count; t += blockDim.x) {
     const u32 e = t % count, a = t / count * 2, b = min(a + 1, tile.count - 1);
     float sums[2][SECOND];
 #pragma unroll
-    for (int i = 0; i < SECOND; i++) sums[0][i] = sums[1][i] = bias[i];
+    for (u32 i = 0; i < SECOND; i++) sums[0][i] = sums[1][i] = bias[i];
     for (u32 from = 0; from < columns; from += FIRST) {
       float hidden[2][FIRST];
 #pragma unroll
-      for (int j = 0; j < FIRST; j++) {
+      for (u32 j = 0; j < FIRST; j++) {
         const float its = term[(from + j) * apart + e];
         hidden[0][j] = own[a * columns + from + j] + its;
         hidden[1][j] = own[b * columns + from + j] + its;
@@ -374,30 +348,30 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
         const float x = vectors[a * width + k] * number, y = vectors[b * width + k] * number;
         const float4 *row = reinterpret_cast<const float4 *>(pair + (from * width + k * FIRST));
 #pragma unroll
-        for (int j = 0; j < FIRST; j += 4) {
+        for (u32 j = 0; j < FIRST; j += 4) {
           add_scaled(hidden[0] + j, x, row[j / 4]);
           add_scaled(hidden[1] + j, y, row[j / 4]);
         }
       }
 #pragma unroll
-      for (int j = 0; j < FIRST; j++) {
+      for (u32 j = 0; j < FIRST; j++) {
         const float x = fmaxf(hidden[0][j], 0.0f), y = fmaxf(hidden[1][j], 0.0f);
         const float4 *row = reinterpret_cast<const float4 *>(second + (from + j) * SECOND);
 #pragma unroll
-        for (int i = 0; i < SECOND; i += 4) {
+        for (u32 i = 0; i < SECOND; i += 4) {
           add_scaled(sums[0] + i, x, row[i / 4]);
           add_scaled(sums[1] + i, y, row[i / 4]);
         }
       }
     }
-    float pull[2] = {*third_bias, *third_bias};
+    float weight_of_event[2] = {*third_bias, *third_bias};
 #pragma unroll
-    for (int i = 0; i < SECOND; i++) {
-      pull[0] += fmaxf(sums[0][i], 0.0f) * third[i];
-      pull[1] += fmaxf(sums[1][i], 0.0f) * third[i];
+    for (u32 i = 0; i < SECOND; i++) {
+      weight_of_event[0] += fmaxf(sums[0][i], 0.0f) * third[i];
+      weight_of_event[1] += fmaxf(sums[1][i], 0.0f) * third[i];
     }
-    pulls[a * of.history + e] = pull[0];
-    if (b != a) pulls[b * of.history + e] = pull[1];
+    event_weights[a * of.history + e] = weight_of_event[0];
+    if (b != a) event_weights[b * of.history + e] = weight_of_event[1];
   }
   __syncthreads();
 
@@ -405,13 +379,13 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2)
   for (u32 t = threadIdx.x; t < tile.count * width; t += blockDim.x) {
     const u32 c = t / width, i = t % width;
     float sum = 0.0f;
-    for (u32 e = 0; e < count; e++) sum += pulls[c * of.history + e] * lines[i * apart + e];
+    for (u32 e = 0; e < count; e++) sum += event_weights[c * of.history + e] * lines[i * apart + e];
     inputs[c * stride + i] = sum * scale;
     inputs[c * stride + width + i] = sum * scale * vectors[c * width + i];
   }
   __syncthreads();
   multiply<5>(inputs, stride, tile.count, inner, head_weights, head, [&](u32 c, u32 column, float sum) {
-    const Candidate candidate = candidates[tile.first + c];
+    const CandidateSlots candidate = candidates[tile.first + c];
     const float *item = items + candidate.item * (size_t)row_of(of) + width + columns;
     const float *reasons = candidate.reasons ? some_reasons : no_reasons;
     first[c * head_stride + column] = fmaxf(sum + share[width + column] + item[column] + reasons[column], 0.0f);

@@ -1,4 +1,4 @@
-// What all kernels share: the numbers of the device, and sums over a warp.
+// Number types of the device, and sums over a warp.
 #pragma once
 
 #ifdef EMULATED
@@ -10,51 +10,49 @@
 #include <cuda_fp8.h>
 #include <math_constants.h>
 #define INFINITE CUDART_INF_F
-// Memory of a block that is as large as whoever launches the kernel says.
-#define ROOM(NAME)                 \
-  extern __shared__ float4 room_[]; \
-  float *NAME = (float *)room_
+// A block's dynamic shared memory. The launch says how large it is.
+#define DYNAMIC_SHARED(NAME)                 \
+  extern __shared__ float4 dynamic_shared[]; \
+  float *NAME = (float *)dynamic_shared
 #endif
 
 typedef unsigned int u32;
-// The bits of a number of 8 bits.
+// The bits of an E4M3 number.
 typedef unsigned char float8;
+typedef __nv_bfloat16 bf16;
 
-// How weights, and the rows that they are multiplied with, are kept: in 16 bits, or in 8, as floating-point numbers of
-// four bits of an exponent and three behind the point (E4M3), or as integers.
-enum Format : u32 { BF16, FLOAT8, INT8 };
+#include "interface.h"
 
-// The greatest numbers of 8 bits. Integers have one more below zero, which nothing is brought to.
+// The greatest 8-bit numbers. Integers have one more below zero, which is never used.
 static const float FLOAT8_MOST = 448.0f, INT8_MOST = 127.0f;
 
 #ifndef EMULATED
-// To the nearest number of 8 bits, or the greatest.
+// Rounds to the nearest E4M3 number, and saturates.
 static __device__ __forceinline__ u32 to_float8(float value) { return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3); }
 
-// What two of them are, the first of them in the lower bits.
+// Two E4M3 numbers, the first in the lower bits.
 static __device__ __forceinline__ float2 from_float8s(u32 two) {
   return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3)));
 }
 
-// Kernels of a pass follow each other closely: one may be brought onto the device while the one before is still at
-// work, and reads what it left only once it has waited for it. What no kernel writes can be read before.
-static __device__ __forceinline__ void let_next_begin() {
+// Programmatic dependent launch: a kernel may start while the one before it still runs. It waits before it reads or
+// writes anything that another kernel writes. Weights and uploads can be read before.
+static __device__ __forceinline__ void allow_next_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
-static __device__ __forceinline__ void wait_for_last() {
+static __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 #else
-static void let_next_begin() {}
-static void wait_for_last() {}
+static void allow_next_kernel() {}
+static void wait_for_previous_kernel() {}
 #endif
 
-static const u32 WARP = 32;
 static const u32 EVERYONE = 0xffffffffu;
 
 static __device__ float warp_sum(float value) {
@@ -62,7 +60,7 @@ static __device__ float warp_sum(float value) {
   return value;
 }
 
-// A number of 64 bits, of its halves.
+// A double, from its halves.
 static __device__ double to_double(const u32 (&halves)[2]) {
   double value;
   memcpy(&value, halves, sizeof value);

@@ -1,6 +1,6 @@
-//! The model on a GPU says what it says on the processor. Run by `scripts/cuda-check`, over an emulated device where
-//! there is none: then it shows that every address, stride and launch is right, though not how fast they are; and what
-//! becomes of those who ask when memory or the device gives out, which only an emulated one does when told to.
+//! A decoder on a GPU agrees with the CPU's. `scripts/cuda-check` runs these tests over an emulated device. It checks every
+//! address, stride and launch, but no speed. It also fails on demand, so that running out of memory and losing the device
+//! can be tested.
 
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
@@ -35,28 +35,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// The models beside `fixtures/decoder/make.py`: what transformers says of them is held against the processor's
-/// by `tests/runner.rs`.
+/// The models beside `fixtures/decoder/make.py`. `tests/runner.rs` compares the CPU's logits with those of transformers.
 const MODELS: [&str; 6] =
     ["qwen3", "qwen3-window", "qwen2-yarn", "qwen2-tied", "llama3", "llama-biased"];
-/// Layers of one of them.
+/// Layers of each model.
 const LAYERS: u64 = 2;
 const CONTEXT: usize = 256;
 const PAGES: usize = 64;
 const ROWS_MAX: usize = 64;
-/// How much further from f32 a GPU's bf16 may be than the processor's.
+/// The GPU's error in bf16 may be so many times the CPU's error in bf16.
 const SLACK: f32 = 1.5;
-/// The file in which an emulated device counts what is asked of it.
+/// The variable that names the file in which an emulated device counts calls.
 const CALLS: &str = "EMULATED_CALLS";
-/// The file from which it learns how to fail.
+/// The variable that names the file of calls that it should fail.
 const FAULTS: &str = "EMULATED_FAULTS";
-/// Longer than anything that is waited for takes on a slow machine.
+/// A timeout that is long enough for a slow machine.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Errors of a driver: no memory, and a launch that failed, after which nothing goes well.
+/// Errors of the driver: out of memory, and a failed launch, which loses the device.
 const NO_MEMORY: u32 = 2;
 const LAUNCH_FAILED: u32 = 719;
 
-/// One test at a time: an emulated device has one thread, and its counts are everybody's.
+/// One test at a time: an emulated device has one thread, and its counts are global.
 static DEVICE: Mutex<()> = Mutex::new(());
 
 fn device() -> MutexGuard<'static, ()> {
@@ -64,7 +63,7 @@ fn device() -> MutexGuard<'static, ()> {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    // Where the test runs, and not where it was built: a machine with a GPU may have nothing to build with.
+    // Relative to the working directory: the tests may be built on another machine.
     Path::new("tests/fixtures/decoder").join(name)
 }
 
@@ -80,7 +79,7 @@ fn options(decodes_max: usize) -> CudaOptions {
     }
 }
 
-/// The model, with graphs of steps with up to so many texts.
+/// The model, with graphs for up to so many decoding sequences.
 fn with_graphs(name: &str, decodes_max: usize) -> CudaRunner {
     CudaRunner::load(&Checkpoint::open(&fixture(name)).unwrap(), options(decodes_max)).unwrap()
 }
@@ -89,7 +88,7 @@ fn on_gpu(name: &str) -> CudaRunner {
     with_graphs(name, 0)
 }
 
-/// The model, for longer texts than it was made for.
+/// The model with a longer context than its configuration allows.
 fn of_long_texts(name: &str, context_tokens_max: usize, options: CudaOptions) -> CudaRunner {
     let home = tempfile::tempdir().unwrap();
     let files = fs::read_dir(fixture(name)).unwrap().map(|file| file.unwrap().path());
@@ -104,7 +103,7 @@ fn of_long_texts(name: &str, context_tokens_max: usize, options: CudaOptions) ->
     CudaRunner::load(&checkpoint, CudaOptions { context_tokens_max, ..options }).unwrap()
 }
 
-fn on_processor(name: &str, precision: WeightDtype) -> CpuRunner {
+fn on_cpu(name: &str, precision: WeightDtype) -> CpuRunner {
     let threads = NonZeroUsize::MIN;
     let (kept, level) = (KvDtype::Model, SimdLevel::best());
     let options = PackedOptions {
@@ -118,12 +117,12 @@ fn on_processor(name: &str, precision: WeightDtype) -> CpuRunner {
     CpuRunner::load(Checkpoint::open(&fixture(name)).unwrap(), options, CONTEXT).unwrap()
 }
 
-/// A text that repeats itself late.
+/// Tokens that repeat late.
 fn tokens(count: usize, seed: u32) -> Vec<u32> {
     (0..count as u32).map(|at| (at * at * 7 + at * 13 + seed * 31) % 128).collect()
 }
 
-/// A step that reads some texts, each from where it was put down, in pages of its own.
+/// A forward batch of some sequences, each with so many past tokens, in pages of its own.
 #[derive(Default)]
 struct Steps {
     step: ForwardBatch,
@@ -141,14 +140,14 @@ impl Steps {
         self
     }
 
-    /// Wants something of the last row so far.
+    /// Requests an output of the last row so far.
     fn read(mut self, what: OutputKind) -> Self {
         let row = self.step.tokens.len() - 1;
         self.step.outputs.push(RowOutput { row, kind: what });
         self
     }
 
-    /// Wants all logits of one row in so many of the last span.
+    /// Requests full logits of every so many rows of the last span.
     fn read_every(mut self, rows: usize) -> Self {
         let span = self.step.spans.last().unwrap();
         let read = |row| RowOutput { row, kind: OutputKind::FullLogits };
@@ -163,7 +162,7 @@ impl Steps {
     }
 }
 
-/// How far apart tables of numbers are, relative to the second.
+/// The error of numbers, relative to the expected ones.
 fn error(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
     let pairs = || found.iter().flatten().zip(expected.iter().flatten());
     assert_eq!(found.iter().flatten().count(), expected.iter().flatten().count());
@@ -172,10 +171,10 @@ fn error(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
 }
 
 #[test]
-fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
+fn every_model_has_the_logits_of_the_cpu() {
     let _device = device();
     for model in MODELS {
-        // Three texts at once, one longer than a page and one than a window, read at several places.
+        // Three sequences at once, one longer than a page and one longer than a window, read at several rows.
         let step = || {
             let texts = [(0, 37), (1, 5), (2, 17)];
             texts.into_iter().fold(Steps::default(), |steps, (text, length)| {
@@ -183,35 +182,35 @@ fn every_model_says_on_a_gpu_what_it_says_on_the_processor() {
                 steps.read_every(4).read(OutputKind::HiddenState)
             })
         };
-        let exact = step().run(&mut on_processor(model, WeightDtype::F32));
-        let halves = step().run(&mut on_processor(model, WeightDtype::Bf16));
+        let exact = step().run(&mut on_cpu(model, WeightDtype::F32));
+        let halves = step().run(&mut on_cpu(model, WeightDtype::Bf16));
         let found = step().run(&mut on_gpu(model));
         let (found, halves) = (error(&found, &exact), error(&halves, &exact));
         assert!(
             found <= SLACK * halves && found > 0.0,
-            "{model}: {found} off, the processor's bf16 {halves}"
+            "{model}: {found} off, the CPU's bf16 {halves}"
         );
     }
 }
 
 #[test]
-fn weights_of_eight_bits_say_almost_the_same() {
+fn weights_of_eight_bits_have_almost_the_same_logits() {
     let _device = device();
-    // How far they may be from f32: floating-point numbers have three bits behind the point, and an H200 was .124 off.
+    // The largest relative errors: E4M3 has three bits of mantissa, and an H200's error was .124.
     for (format, far) in [(CudaWeightDtype::Float8, 0.2), (CudaWeightDtype::Int8, 0.06)] {
         for model in MODELS {
-            say_almost_the_same(model, format, far);
+            check_almost_the_same(model, format, far);
         }
     }
 }
 
-fn say_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
+fn check_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
     let step = || {
         let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
-        // Of few rows as well.
+        // With few rows as well.
         steps.span(&tokens(5, 1), 0, 8, false).read(OutputKind::HiddenState)
     };
-    let exact = step().run(&mut on_processor(model, WeightDtype::F32));
+    let exact = step().run(&mut on_cpu(model, WeightDtype::F32));
     let halves = step().run(&mut on_gpu(model));
     let checkpoint = Checkpoint::open(&fixture(model)).unwrap();
     let short = CudaOptions { weight_dtype: format, ..options(2) };
@@ -219,7 +218,7 @@ fn say_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
     let found = step().run(&mut runner);
     let (found, halves) = (error(&found, &exact), error(&halves, &exact));
     assert!(found < far && found > halves, "{model}, {format:?}: {found} off, and bf16 {halves}");
-    // In any company, and token by token, which is a graph.
+    // In any batch, and token by token, which replays a graph.
     let text = tokens(20, 2);
     let whole = Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits);
     let whole = whole.run(&mut runner);
@@ -230,8 +229,8 @@ fn say_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
 }
 
 #[test]
-fn keys_and_values_of_eight_bits_say_almost_the_same() {
-    /// How far they may be from f32: each number has three bits behind the point.
+fn keys_and_values_of_eight_bits_check_almost_the_same() {
+    /// The largest relative error: E4M3 has three bits of mantissa.
     const FAR: f32 = 0.1;
     let _device = device();
     for model in MODELS {
@@ -243,14 +242,14 @@ fn keys_and_values_of_eight_bits_say_almost_the_same() {
             let steps = Steps::default().span(&tokens(37, 0), 0, 0, false).read_every(4);
             steps.span(&tokens(5, 1), 0, 8, false).read(OutputKind::HiddenState)
         };
-        let exact = step().run(&mut on_processor(model, WeightDtype::F32));
+        let exact = step().run(&mut on_cpu(model, WeightDtype::F32));
         let halves = step().run(&mut on_gpu(model));
         let (mut graphs, mut eager) = (short(2), short(0));
         let found = step().run(&mut eager);
         assert_eq!(found, step().run(&mut graphs), "{model}");
         let (found, halves) = (error(&found, &exact), error(&halves, &exact));
         assert!(found < FAR && found > halves, "{model}: {found} off, and bf16 {halves}");
-        // In two chunks beside another text, token by token, and as a branch.
+        // In two chunks beside another sequence, token by token, and as a branch.
         let text = tokens(40, 2);
         let whole = Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits);
         let whole = whole.run(&mut eager);
@@ -282,7 +281,7 @@ fn a_token_is_drawn_as_the_sampler_draws_it() {
             (0..texts).fold(Steps::default(), |s, text| row(s, text).read(OutputKind::FullLogits));
         let whole = whole.run(&mut runner);
         for temperature in [0.0, 0.7, 1.5] {
-            // One after the other is wanted whole, too.
+            // Some rows request full logits as well.
             let mut steps = (0..texts).fold(Steps::default(), |steps, text| {
                 let steps = row(steps, text).read(OutputKind::Sampled(text as usize));
                 if text % 2 == 0 { steps } else { steps.read(OutputKind::FullLogits) }
@@ -316,13 +315,13 @@ fn a_token_is_drawn_as_the_sampler_draws_it() {
 }
 
 #[test]
-fn chunks_company_and_branches_change_nothing() {
+fn chunks_other_sequences_and_branches_change_nothing() {
     let _device = device();
     let text = tokens(40, 3);
     let mut runner = on_gpu("qwen3");
     let whole =
         Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits).run(&mut runner);
-    // In two chunks, the second beside another text's first.
+    // In two chunks, the second beside another sequence's first.
     Steps::default().span(&text[..23], 0, 8, false).run(&mut runner);
     let second = Steps::default()
         .span(&tokens(9, 4), 0, 16, false)
@@ -334,7 +333,7 @@ fn chunks_company_and_branches_change_nothing() {
     Steps::default().span(&text[..39], 0, 24, false).run(&mut runner);
     let last = Steps::default().span(&text[39..], 39, 24, false).read(OutputKind::FullLogits);
     assert_eq!(whole, last.run(&mut runner));
-    // As a branch of its beginning, beside another one; nothing is left behind.
+    // As a branch of its beginning, beside another branch; nothing is left in the pages.
     let branches = || {
         Steps::default()
             .span(&tokens(3, 5), 30, 24, true)
@@ -348,8 +347,8 @@ fn chunks_company_and_branches_change_nothing() {
 }
 
 #[test]
-fn branches_of_a_long_trunk_say_what_each_says_alone() {
-    // Three parts of pages, of which all branches share two.
+fn branches_of_a_long_trunk_have_the_bits_of_each_alone() {
+    // Three parts of pages, two of which all branches share.
     const TRUNK: usize = 20 * PAGE_TOKENS - 3;
     let _device = device();
     for (model, kept) in MODELS
@@ -368,7 +367,7 @@ fn branches_of_a_long_trunk_say_what_each_says_alone() {
         };
         let alone = (0..14).flat_map(|seed| branch(Steps::default(), seed).run(&mut runner));
         let alone: Vec<_> = alone.collect();
-        // Beside another text, and then the trunk itself, which goes on.
+        // Beside another sequence, and then beside the trunk itself, which decodes.
         let other = |steps: Steps| steps.span(&tokens(7, 40), 0, 40, false);
         let on = |steps: Steps| {
             steps.span(&text[TRUNK..], TRUNK, 0, false).read(OutputKind::HiddenState)
@@ -397,14 +396,14 @@ fn some_logits_are_those_of_all() {
     }
 }
 
-/// What an emulated device was asked for so far.
+/// The calls that an emulated device has counted.
 fn calls() -> Option<HashMap<String, u64>> {
     let text = fs::read_to_string(std::env::var_os(CALLS)?).unwrap();
     let lines = text.lines().map(|line| line.split_once(' ').unwrap());
     Some(lines.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect())
 }
 
-/// What was asked between two counts, by name.
+/// The calls between two counts, by name.
 fn between<'a>(
     before: &'a HashMap<String, u64>,
     after: &'a HashMap<String, u64>,
@@ -426,15 +425,15 @@ fn a_step_takes_one_upload_no_memory_and_nine_launches_a_layer() {
     step(17).run(&mut runner);
     let after = calls().unwrap();
     let count = between(&before, &after);
-    // And embed, pick, and the product with the vocabulary.
+    // And the embedding, the last norm, and the unembedding.
     assert_eq!(count("launch"), 9 * LAYERS + 3, "{after:?}");
     assert_eq!((count("multiply_few"), count("gate_few")), (3 * LAYERS + 1, LAYERS));
     assert_eq!((count("cuMemAlloc"), count("cuMemset"), count("cuMemFree")), (0, 0, 0));
     assert_eq!((count("cuMemcpyHtoD"), count("cuMemcpyDtoH")), (1, 1));
 }
 
-/// The next token of each of some texts, which lie four pages apart: all logits are wanted of some, a few of others,
-/// and of some the row itself.
+/// The next token of each of some sequences, which are four pages apart. Some request full logits, others a few logits, and
+/// some the hidden state.
 fn next(texts: &[Vec<u32>], lengths: &[usize], past: usize) -> Steps {
     let each = texts.iter().zip(lengths).enumerate();
     let mut steps = each.fold(Steps::default(), |steps, (index, (text, length))| {
@@ -449,13 +448,13 @@ fn next(texts: &[Vec<u32>], lengths: &[usize], past: usize) -> Steps {
 }
 
 #[test]
-fn graphs_say_what_launches_say() {
+fn graphs_have_the_bits_of_launches() {
     const MOST: usize = 11;
     const STEPS: usize = 5;
     let _device = device();
     for model in ["qwen3", "qwen3-window", "llama-biased"] {
         let (mut graphs, mut eager) = (with_graphs(model, MOST), on_gpu(model));
-        // In buckets of their own, and padded to 16; each text comes to the end of a page in another step.
+        // In exact buckets, and padded to 16. Each sequence reaches the end of a page in another pass.
         for texts in [1, 2, 7, 9, MOST] {
             let lengths: Vec<_> = (0..texts).map(|text| 12 + text).collect();
             let texts: Vec<_> = (0..texts as u32).map(|text| tokens(40, text)).collect();
@@ -472,7 +471,7 @@ fn graphs_say_what_launches_say() {
                 assert_eq!(found, step().run(&mut eager), "{model}: {} texts", texts.len());
                 let (Some(before), Some(after)) = (before, after) else { continue };
                 let count = between(&before, &after);
-                // Beside the graph only what is wanted of it: a product, and a launch for tokens that were chosen.
+                // Beside the graph only the outputs: an unembedding, and a launch for chosen logits.
                 let chosen = u64::from(texts.len() > 1);
                 assert_eq!((count("cuGraphLaunch"), count("launch")), (1, 1 + chosen), "{after:?}");
                 assert_eq!(count("cuMemcpyHtoD"), 1);
@@ -483,13 +482,13 @@ fn graphs_say_what_launches_say() {
 }
 
 #[test]
-fn whatever_is_no_token_of_each_text_is_launched() {
+fn batches_other_than_decodes_are_launched() {
     let _device = device();
     let mut runner = with_graphs("qwen3", 4);
     let text = tokens(20, 8);
     Steps::default().span(&text[..16], 0, 0, false).run(&mut runner);
     let Some(before) = calls() else { return };
-    // A prompt, a branch of one token, more texts than there are graphs for, and more rows than texts.
+    // A prompt, a branch of one token, more sequences than the largest graph, and more rows than sequences.
     Steps::default().span(&text[..3], 0, 4, false).run(&mut runner);
     Steps::default()
         .span(&text[16..17], 16, 0, true)
@@ -505,9 +504,9 @@ fn whatever_is_no_token_of_each_text_is_launched() {
     assert_eq!(between(&after, &calls().unwrap())("cuGraphLaunch"), 1);
 }
 
-// === What gives out ===
+// === Failures ===
 
-/// Lets an emulated device fail: the `nth` call of this name from now on says this error. Says whether there is one.
+/// Makes an emulated device fail: the `nth` call of this name from now on returns this error. Returns false on a real one.
 fn fault(name: &str, nth: u64, error: u32) -> bool {
     let file = std::env::var_os(FAULTS);
     if let Some(file) = &file {
@@ -517,15 +516,15 @@ fn fault(name: &str, nth: u64, error: u32) -> bool {
 }
 
 #[test]
-fn a_model_makes_do_with_the_memory_that_there_is() {
-    /// What stays free, what cuBLAS works in, and what a model takes beside its pages, about.
+fn a_model_takes_fewer_kv_pages_if_memory_is_short() {
+    /// About the reserve, cuBLAS's workspace, and the model's memory beside its KV pages.
     const TAKEN: u64 = (512 << 20) + (32 << 20) + (8 << 20);
     let _device = device();
     let text = tokens(20, 1);
     let ask = || Steps::default().span(&text, 0, 0, false).read(OutputKind::FullLogits);
     let whole = ask().run(&mut on_gpu("qwen3"));
     let mut before = usize::MAX;
-    // Room for all, for less, and for nothing beside what must be.
+    // Memory for all pages, for fewer, and for the minimum.
     for (memory, fits) in [(1 << 30, true), (TAKEN, false), (TAKEN - (16 << 20), false)] {
         if !fault("memory", memory, 0) {
             return;
@@ -547,7 +546,7 @@ fn a_model_makes_do_with_the_memory_that_there_is() {
 
 #[test]
 fn keys_and_values_of_eight_bits_fit_almost_twice() {
-    /// What is left to pages beside what stays free, what cuBLAS works in, and what a model takes, is a few megabytes.
+    /// The KV pages get a few megabytes beside the reserve, cuBLAS's workspace, and the model.
     const MEMORY: u64 = (512 << 20) + (32 << 20) + (8 << 20);
     let _device = device();
     let pages = |kept| {
@@ -560,13 +559,13 @@ fn keys_and_values_of_eight_bits_fit_almost_twice() {
     let (Some(plain), Some(short)) = (pages(KvDtype::Model), pages(KvDtype::Float8)) else {
         return;
     };
-    // Of 16 numbers a head, 17 bytes in place of 32.
+    // A token of a head takes 17 bytes instead of 32.
     let most = plain * 32 / 17;
     assert!((most - 2..=most + 2).contains(&short), "{plain} pages, and {short} of 8 bits");
 }
 
 #[test]
-fn graphs_that_find_no_memory_are_done_without() {
+fn without_memory_for_a_graph_passes_are_launched() {
     let _device = device();
     if !fault("cuGraphInstantiate", 3, NO_MEMORY) {
         return;
@@ -583,7 +582,7 @@ fn graphs_that_find_no_memory_are_done_without() {
 }
 
 #[test]
-fn a_step_that_finds_no_memory_says_so_and_the_next_one_goes_well() {
+fn a_pass_without_memory_fails_and_the_next_one_succeeds() {
     let _device = device();
     let mut runner = with_graphs("qwen3", 2);
     let text = tokens(20, 2);
@@ -605,7 +604,7 @@ fn a_step_that_finds_no_memory_says_so_and_the_next_one_goes_well() {
 }
 
 #[test]
-fn a_step_that_wants_more_than_there_is_room_for_can_be_halved() {
+fn a_pass_with_too_many_outputs_can_be_halved() {
     let _device = device();
     let mut runner = on_gpu("qwen3");
     let all: Vec<u32> = (0..128).cycle().take(ROWS_MAX * 256 / 2 + 1).collect();
@@ -643,16 +642,16 @@ fn a_device_that_is_lost_is_lost() {
     }
 }
 
-/// An engine on the device, and asks that it can work on at once.
+/// An engine on the device, and requests that it can batch.
 fn engine() -> (Engine, Arc<Metrics>, Vec<EngineRequest>) {
     let metrics = Arc::new(Metrics::new());
     let [running_max, waiting_max, prefill_chunk_max] =
         [8, 8, 32].map(|number| NonZeroUsize::new(number).unwrap());
     let limits = SchedulerConfig { running_max, waiting_max, prefill_chunk_max };
     let engine = Engine::start(|| Ok(with_graphs("qwen3", 8)), limits, &metrics).unwrap();
-    let ask = |kind| EngineRequest { kind, priority: Priority::BACKGROUND };
+    let request = |kind| EngineRequest { kind, priority: Priority::BACKGROUND };
     let text = |seed: u32| {
-        ask(RequestKind::Generate(GenerateRequest {
+        request(RequestKind::Generate(GenerateRequest {
             prompt: tokens(10 + seed as usize, seed),
             samples: NonZeroUsize::MIN,
             tokens_max: 12,
@@ -661,7 +660,7 @@ fn engine() -> (Engine, Arc<Metrics>, Vec<EngineRequest>) {
             stop_tokens: Vec::new(),
         }))
     };
-    let weighs = ask(RequestKind::Weigh(WeighRequest {
+    let weighs = request(RequestKind::Weigh(WeighRequest {
         trunk: tokens(30, 9),
         branches: (1..6).map(|length| tokens(length, 10)).collect(),
         output: BranchOutput::TokenLogits(vec![7, 9]),
@@ -673,7 +672,7 @@ fn all(mut reply: ResponseStream) -> Vec<EngineEvent> {
     std::iter::from_fn(|| reply.blocking_next()).collect()
 }
 
-/// What came of asks that were put all at once, without what others had computed for them.
+/// The events of requests that were sent at once, without those of cached pages.
 fn answers(engine: &Engine, asks: &[EngineRequest]) -> Vec<Vec<EngineEvent>> {
     let replies: Vec<_> = asks.iter().map(|ask| engine.submit(ask.clone()).unwrap()).collect();
     let events = replies.into_iter().map(|reply| {
@@ -684,11 +683,11 @@ fn answers(engine: &Engine, asks: &[EngineRequest]) -> Vec<Vec<EngineEvent>> {
 }
 
 #[test]
-fn an_engine_without_memory_for_a_step_answers_all_the_same() {
+fn an_engine_without_memory_for_a_pass_answers_all_the_same() {
     let _device = device();
     let (engine, metrics, asks) = engine();
     let whole = answers(&engine, &asks);
-    // Past the first step, in which there may be nobody but who came first.
+    // Past the first pass, which may have the first request only.
     for (call, nth) in [("launch", 40), ("launch", 60), ("cuGraphLaunch", 2)] {
         if !fault(call, nth, NO_MEMORY) {
             return;
@@ -720,7 +719,7 @@ fn an_engine_whose_device_is_lost_ends_at_once() {
     assert!(text.contains(r#"raisonne_engine_failed_total{why="lost"} 1"#), "{text}");
 }
 
-/// The demo, without the golden requests that its language model weighs: emulated, that takes minutes.
+/// The demo without the golden requests of its language model: emulated, those take minutes.
 fn unweighed_demo(home: &Path) -> PathBuf {
     let dir = bundle::copied_bundle(home, "demo");
     let path = dir.join(Part::Golden.file());
@@ -732,7 +731,7 @@ fn unweighed_demo(home: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_server_whose_device_is_lost_says_so_and_goes_on_with_the_low_rungs() {
+fn a_server_whose_device_is_lost_reports_it_and_serves_the_low_rungs() {
     let _device = device();
     if std::env::var_os(FAULTS).is_some() {
         tokio::runtime::Runtime::new().unwrap().block_on(serves_without_its_device());
@@ -747,14 +746,14 @@ async fn serves_without_its_device() {
     config.bundle.path = unweighed_demo(home.path());
     config.engine.device = DeviceSetting(ComputeDevice::Gpu(0));
     config.engine.cache = ByteSize(8 << 20);
-    (config.engine.rows_max, config.engine.running_max) = (64, 2);
+    (config.engine.max_batched_tokens, config.engine.running_max) = (64, 2);
     let (services, _) = open_services(&config).await.unwrap();
-    let (canary, metrics, mut end) =
-        (services.canary.clone(), services.metrics.clone(), services.live.ladder().end());
-    // The first canary is the first to ask.
+    let (canary, metrics) = (services.canary.clone(), services.metrics.clone());
+    let mut drop_signal = services.live.ladder().drop_signal();
+    // The first canary sends the first request.
     fault("launch", 1, LAUNCH_FAILED);
     let app = App::start(&config.api, services).await.unwrap();
-    let said = async {
+    let degraded = async {
         loop {
             match app.readiness().state() {
                 ReadinessState::Degraded(why) if why.contains("the language model is gone") => {
@@ -764,9 +763,9 @@ async fn serves_without_its_device() {
             }
         }
     };
-    timeout(PATIENCE, said).await.expect("readiness says what is gone");
+    timeout(PATIENCE, degraded).await.expect("readiness reports the lost model");
     assert!(canary().await.unwrap_err().contains("this process must be started anew"));
-    // Whoever asks is answered from the rungs below, at once.
+    // Requests are answered from the rungs below, at once.
     let address = app.address();
     let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap();
     let mut client = RerankServiceClient::new(channel.connect().await.unwrap());
@@ -784,5 +783,5 @@ async fn serves_without_its_device() {
     }
     drop((client, canary));
     app.stop().await.unwrap();
-    timeout(PATIENCE, end.come()).await.expect("a lost device is left");
+    timeout(PATIENCE, drop_signal.dropped()).await.expect("a lost device is dropped");
 }

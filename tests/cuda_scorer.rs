@@ -1,5 +1,5 @@
-//! The scorer on a GPU says what it says on the processor. Run by `scripts/cuda-check`, over an emulated device where
-//! there is none: then it shows that every address, stride and launch is right, though not how fast they are.
+//! The scorer on a GPU agrees with the CPU's. `scripts/cuda-check` runs these tests over an emulated device. It checks every
+//! address, stride and launch, but no speed.
 
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
@@ -23,11 +23,11 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How far a number may be from the processor's, relative to the greatest of its kind.
+/// The largest difference from the CPU's number, relative to the greatest of its kind.
 const TOLERANCE: f32 = 1e-5;
-/// The file in which an emulated device counts what is asked of it.
+/// The variable that names the file in which an emulated device counts calls.
 const CALLS: &str = "EMULATED_CALLS";
-/// Room for whatever these tests do.
+/// Limits that are large enough for these tests.
 const ROOMY: CudaScorerLimits = CudaScorerLimits {
     slates_max: 16,
     candidates_max: 300,
@@ -36,7 +36,7 @@ const ROOMY: CudaScorerLimits = CudaScorerLimits {
     cards_max: 300,
 };
 
-/// One test at a time: an emulated device has one thread, and its counts are everybody's.
+/// One test at a time: an emulated device has one thread, and its counts are global.
 static DEVICE: Mutex<()> = Mutex::new(());
 
 fn device() -> MutexGuard<'static, ()> {
@@ -47,7 +47,7 @@ fn full_size() -> DinShape {
     DinShape { items: 80, ..DinShape::default() }
 }
 
-/// A network on both machines, and slates that share its tables.
+/// A network on CPU and GPU, and slates that share its tables.
 struct Both {
     fused: Arc<FusedDin>,
     scorer: CudaScorer,
@@ -77,7 +77,7 @@ impl Both {
         slates.iter().map(PreparedSlate::rows).collect()
     }
 
-    /// What both say of all slates.
+    /// Compares the scores of all slates.
     #[track_caller]
     fn check(&mut self) {
         let lent = Self::lent(&self.slates);
@@ -112,7 +112,7 @@ fn check(fused: &FusedDin, scorer: &mut CudaScorer, slates: &[FusedSlate<'_>]) {
 }
 
 #[test]
-fn a_batch_says_on_a_gpu_what_it_says_on_the_processor() {
+fn a_batch_has_the_scores_of_the_cpu() {
     let _device = device();
     let fixture = include_bytes!("fixtures/din/fixture.safetensors");
     Both::of(&BenchCase::read(fixture).unwrap(), ROOMY).check();
@@ -124,7 +124,7 @@ fn a_batch_says_on_a_gpu_what_it_says_on_the_processor() {
 }
 
 #[test]
-fn other_shapes_and_ablations_say_the_same() {
+fn other_shapes_and_ablations_have_the_scores_of_the_cpu() {
     let _device = device();
     let odd = DinShape {
         items: 9,
@@ -150,7 +150,7 @@ fn demo() -> OpenedScorer {
 }
 
 #[test]
-fn the_demo_scores_as_it_does_on_the_processor() {
+fn the_demo_has_the_scores_of_the_cpu() {
     let _device = device();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
     let file: ScorerFile =
@@ -162,7 +162,7 @@ fn the_demo_scores_as_it_does_on_the_processor() {
 }
 
 #[test]
-fn the_demo_s_golden_requests_come_out() {
+fn the_demo_s_golden_requests_pass() {
     let _device = device();
     let opened = demo();
     let limits = GpuLimits { ordinal: 0, pairs_min: 1, rows_max: 100 };
@@ -219,7 +219,7 @@ fn large_slates_are_served_from_a_gpu() {
 }
 
 #[test]
-fn what_is_missing_or_left_out_counts_as_on_the_processor() {
+fn missing_and_masked_inputs_count_as_on_the_cpu() {
     let _device = device();
     let mut both =
         Both::of(&BenchCase::random(&full_size(), 4, (1, 9), SlateFill::Full).unwrap(), ROOMY);
@@ -246,9 +246,9 @@ fn what_is_missing_or_left_out_counts_as_on_the_processor() {
 }
 
 #[test]
-fn rows_that_give_way_come_back() {
+fn evicted_rows_come_back() {
     let _device = device();
-    // Fewer places than one slate has items, and than all have cards: nearly every batch brings and drops some.
+    // Fewer slots than one slate has items, and than all slates have cards: nearly every batch uploads and evicts some.
     let bounds = CudaScorerLimits { items_max: 60, cards_max: 7, ..ROOMY };
     let mut both = Both::random(&full_size(), 5, (12, 15), bounds);
     for _ in 0..2 {
@@ -257,7 +257,7 @@ fn rows_that_give_way_come_back() {
 }
 
 #[test]
-fn what_is_too_much_for_a_batch_becomes_several() {
+fn slates_beyond_a_batch_become_several_batches() {
     let _device = device();
     let case = BenchCase::random(&full_size(), 6, (7, 23), SlateFill::Ragged).unwrap();
     let small = |bounds| Both::of(&case, bounds).check();
@@ -274,7 +274,7 @@ fn what_is_too_much_for_a_batch_becomes_several() {
 }
 
 #[test]
-fn company_changes_nothing() {
+fn other_slates_of_a_batch_change_nothing() {
     let _device = device();
     let mut both = Both::random(&full_size(), 7, (6, 22), ROOMY);
     let lent = Both::lent(&both.slates);
@@ -298,7 +298,7 @@ fn company_changes_nothing() {
 }
 
 #[test]
-fn shoppers_meet_items_in_the_rechead_s_space() {
+fn the_rechead_scores_shoppers_and_items() {
     let _device = device();
     let case = BenchCase::random(&full_size(), 8, (3, 12), SlateFill::Ragged).unwrap();
     let fused = Arc::new(FusedDin::new(&case.weights, &case.shape).unwrap());
@@ -337,7 +337,7 @@ fn shoppers_meet_items_in_the_rechead_s_space() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn slates_of_another_network_are_refused() {
     let _device = device();
     let case = BenchCase::random(&full_size(), 10, (1, 3), SlateFill::Full).unwrap();
     let mut both = Both::of(&case, ROOMY);
@@ -369,7 +369,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(load(&full_size(), few), CudaScorerError::Limits));
 }
 
-/// What an emulated device was asked for so far.
+/// The calls that an emulated device has counted.
 fn calls() -> Option<HashMap<String, u64>> {
     let text = fs::read_to_string(std::env::var_os(CALLS)?).unwrap();
     let lines = text.lines().map(|line| line.split_once(' ').unwrap());
@@ -392,10 +392,10 @@ fn a_batch_takes_one_upload_two_launches_one_download_and_no_memory() {
         };
         Some(of)
     };
-    // Rows are brought by the first batch alone.
+    // Only the first batch uploads rows.
     for places in [2, 0, 0] {
         let Some(count) = asked() else { return };
-        assert_eq!((count("place_rows"), count("launch")), (places, 2 + places));
+        assert_eq!((count("write_rows"), count("launch")), (places, 2 + places));
         assert_eq!((count("encode_histories"), count("score_candidates")), (1, 1));
         assert_eq!((count("cuMemcpyHtoD"), count("cuMemcpyDtoH")), (1, 1));
         assert_eq!((count("cuMemAlloc"), count("cuMemset"), count("cuMemFree")), (0, 0, 0));

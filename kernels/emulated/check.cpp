@@ -1,6 +1,6 @@
-// Each kernel, emulated, against the same sum in double precision. What kernels write to is filled with not-a-number
-// before, so what they forget shows as well. It lies in one library with the emulated driver, because compiling all
-// kernels takes longer than either.
+// Each kernel, emulated, compared with the same sum in double precision. Outputs are filled with not-a-number before, so
+// numbers that a kernel does not write show as well. It is in one library with the emulated driver, because compiling all
+// kernels takes long.
 #include "driver.cpp"
 
 #include <random>
@@ -12,11 +12,11 @@ bool failed = false;
 
 u32 below(u32 limit) { return (u32)chance() % limit; }
 
-// What a bf16 can be off by, relative to what it stands for, and what sums of f32 can.
+// The relative error of bf16, and of sums of f32.
 const double HALF = 1.0 / 512, EXACT = 1e-5;
-// What a number of 8 bits can be off by.
+// The relative error of E4M3.
 const double EIGHTH = 1.0 / 16;
-const float NOTHING = NAN;
+const float UNWRITTEN = NAN;
 
 std::vector<float> floats(size_t count, float scale = 1.0f) {
   std::normal_distribution<float> normal(0.0f, scale);
@@ -31,13 +31,13 @@ std::vector<bf16> halves(size_t count) {
   return values;
 }
 
-std::vector<bf16> unwritten(size_t count) { return std::vector<bf16>(count, __float2bfloat16(NOTHING)); }
+std::vector<bf16> unwritten(size_t count) { return std::vector<bf16>(count, __float2bfloat16(UNWRITTEN)); }
 
 double number(float value) { return value; }
 double number(bf16 value) { return __bfloat162float(value); }
 double number(double value) { return value; }
 
-// The root mean square of what is off, over that of what is expected.
+// Checks the root mean square of the errors, relative to that of the expected numbers.
 template <class T>
 void hold(const char *name, const std::vector<T> &found, const std::vector<double> &expected, double most) {
   double off = 0, all = 0;
@@ -57,13 +57,13 @@ double rms(const std::vector<double> &row, double epsilon) {
   return 1.0 / std::sqrt(squares / (double)row.size() + epsilon);
 }
 
-// Rows of 8 bits, written by `write` with a scale for each, against numbers. A floating-point number is off by a share of
-// itself, and an integer by at most half of what two of its row are apart.
+// Checks rows of 8 bits that `write` writes with a scale for each. The error of E4M3 is relative to the number, and that of
+// an integer is at most half a step of its row.
 template <class Write>
 void hold_bytes(const char *name, const std::vector<double> &expected, size_t width, Write write) {
-  for (Format format : {FLOAT8, INT8}) {
+  for (WeightDtype format : {FLOAT8, INT8}) {
     std::vector<u32> bytes(expected.size() / 4, 0x7f7f7f7f);
-    std::vector<float> scales(expected.size() / width, NOTHING);
+    std::vector<float> scales(expected.size() / width, UNWRITTEN);
     write(bytes.data(), scales.data(), format);
     std::vector<double> values;
     double apart = 0, all = 0;
@@ -82,7 +82,7 @@ void hold_bytes(const char *name, const std::vector<double> &expected, size_t wi
   }
 }
 
-// Numbers, some of them with scales of rows and columns, and what they stand for with a bias. Integers are of as many bits.
+// Sums of a product with scales of rows and columns, and the values that they stand for with a bias.
 struct Sums {
   std::vector<float> sums, bias, row_scales, column_scales;
   std::vector<double> values;
@@ -106,7 +106,7 @@ struct Sums {
 };
 
 void norms() {
-  // More than what a block keeps at a time.
+  // Wider than one group of four per thread.
   const u32 rows = 3, width = 652;
   const float epsilon = 1e-6f;
   auto stream = floats(rows * width), scale = floats(width);
@@ -120,14 +120,14 @@ void norms() {
   std::vector<u32> wanted = {2, 0};
   for (u32 row : wanted) picked.insert(picked.end(), normed.begin() + row * width, normed.begin() + (row + 1) * width);
   auto halves_out = unwritten(2 * width);
-  std::vector<float> exact(2 * width, NOTHING);
+  std::vector<float> exact(2 * width, UNWRITTEN);
   emulated::launch({2, 1, 1}, {64, 1, 1}, [&] {
-    pick(halves_out.data(), exact.data(), stream.data(), delta.product(), wanted.data(), scale.data(), epsilon, width);
+    add_norm_picked(halves_out.data(), exact.data(), stream.data(), delta.product(), wanted.data(), scale.data(), epsilon, width);
   });
-  hold("pick", halves_out, picked, HALF);
-  hold("pick, exact", exact, picked, EXACT);
+  hold("add_norm_picked", halves_out, picked, HALF);
+  hold("add_norm_picked, exact", exact, picked, EXACT);
   const auto before = stream;
-  hold_bytes("add_norm", normed, width, [&](u32 *bytes, float *scales, Format format) {
+  hold_bytes("add_norm", normed, width, [&](u32 *bytes, float *scales, WeightDtype format) {
     stream = before;
     emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
       add_norm(bytes, scales, format, stream.data(), delta.product(), scale.data(), epsilon, width);
@@ -140,7 +140,7 @@ void norms() {
     add_norm(out.data(), nullptr, BF16, stream.data(), delta.product(), scale.data(), epsilon, width);
   });
   hold("add_norm", out, normed, HALF);
-  // What is in the stream already is only normed.
+  // Without a delta, the stream is only normed.
   out = unwritten(rows * width);
   emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
     add_norm(out.data(), nullptr, BF16, stream.data(), Product{}, scale.data(), epsilon, width);
@@ -151,17 +151,17 @@ void norms() {
 void quantized() {
   const u32 rows = 4, width = 1100;
   auto from = halves(rows * width);
-  // A row of nothing, and one with a number that is far greater than the others.
+  // A row of zeros, and one with a number far greater than the others.
   for (u32 i = 0; i < width; i++) from[width + i] = __float2bfloat16(0.0f);
   from[2 * width + 7] = __float2bfloat16(-30.0f);
   std::vector<double> expected;
   for (bf16 value : from) expected.push_back(number(value));
-  hold_bytes("quantize", expected, width, [&](u32 *bytes, float *scales, Format format) {
+  hold_bytes("quantize", expected, width, [&](u32 *bytes, float *scales, WeightDtype format) {
     emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { quantize(bytes, scales, format, from.data(), width); });
   });
 }
 
-// Few rows of any number, weights that end within a step, and more steps than are begun ahead.
+// Every number of rows, weights that end within a step, and more steps than are copied ahead.
 void few() {
   for (u32 width : {8u, 64u, 200u, FEW_STEP * (FEW_AHEAD + 2) + 40}) {
     const u32 outputs = 48;
@@ -175,26 +175,26 @@ void few() {
           for (u32 i = 0; i < width; i++) sum += number(inputs[row * width + i]) * number(weights[output * width + i]);
           expected.push_back(sum);
         }
-      std::vector<float> sums(rows * outputs, NOTHING);
+      std::vector<float> sums(rows * outputs, UNWRITTEN);
       emulated::launch({outputs / FEW_OUTPUTS, 1, 1}, {WARP, 1, 1}, [&] {
         multiply_few(sums.data(), inputs.data(), weights.data(), rows, outputs, width);
       }, few_shared(FEW_AHEAD));
       hold(("multiply_few, " + std::to_string(rows) + " of " + std::to_string(width)).c_str(), sums, expected, EXACT);
       if (rows == FEW_ROWS) of_all = sums;
       if (memcmp(of_all.data(), sums.data(), sums.size() * sizeof(float))) {
-        printf("multiply_few: company changes what comes of a row  FAILED\n");
+        printf("multiply_few: a row's result depends on the batch  FAILED\n");
         failed = true;
       }
     }
   }
 }
 
-// Gates of few rows are those of any.
+// Gates of few rows have the bits of the gates of many.
 void few_gates() {
   const u32 outputs = 2 * 24, width = 136;
   auto weights = halves(outputs * width), inputs = halves(FEW_ROWS * width);
   auto bias = floats(outputs);
-  std::vector<float> sums(FEW_ROWS * outputs, NOTHING);
+  std::vector<float> sums(FEW_ROWS * outputs, UNWRITTEN);
   emulated::launch({outputs / FEW_OUTPUTS, 1, 1}, {WARP, 1, 1}, [&] {
     multiply_few(sums.data(), inputs.data(), weights.data(), FEW_ROWS, outputs, width);
   }, few_shared(FEW_AHEAD));
@@ -210,7 +210,7 @@ void few_gates() {
   hold("gate_few", found, right, 0);
 }
 
-// Draws, against adding up in order: as likely as they should be, and none that is not allowed.
+// Draws, compared with sums in order: each token has its probability, and banned tokens have none.
 void draws() {
   const u32 vocabulary = 5000, rows = 64;
   auto of_row = floats(vocabulary, 3.0f);
@@ -218,15 +218,16 @@ void draws() {
   of_row[17] = 90.0f;
   of_row[7] = 80.0f;
   std::vector<float> logits;
-  std::vector<Draw> asked;
+  std::vector<DrawSpec> asked;
   for (u32 row = 0; row < rows; row++) {
     logits.insert(logits.end(), of_row.begin(), of_row.end());
     const double chance = (row + 0.5) / rows;
-    Draw draw = {row % 4 == 0 ? 0.0f : 0.5f * (float)(row % 4), {}, 0, 4};
-    memcpy(draw.chance, &chance, sizeof chance);
-    asked.push_back(draw);
+    u32 halves[2];
+    memcpy(halves, &chance, sizeof chance);
+    asked.push_back(DrawSpec{row % 4 == 0 ? 0.0f : 0.5f * (float)(row % 4), halves[0], halves[1], 0, 4});
   }
-  // Of the last rows nothing can be drawn: one has a logit that is no number, and one none at all. One has two that are highest.
+  // From the last rows nothing can be drawn: one has a logit that is not finite, and one has no probability at all. One row
+  // has two highest logits.
   float *broken = &logits[(rows - 1) * vocabulary], *none = &logits[(rows - 2) * vocabulary], *equal = &logits[(rows - 4) * vocabulary];
   broken[123] = NAN;
   broken[2000] = INFINITE;
@@ -235,7 +236,7 @@ void draws() {
   std::vector<float> left = logits;
   for (u32 row = 0; row < rows; row++)
     for (u32 token : banned) left[row * vocabulary + token] = -INFINITE;
-  std::vector<Drawn> drawn(rows, Drawn{1, NOTHING});
+  std::vector<Drawn> drawn(rows, Drawn{1, UNWRITTEN});
   emulated::launch({rows, 1, 1}, {256, 1, 1}, [&] { draw(drawn.data(), logits.data(), asked.data(), banned.data(), vocabulary); });
   std::vector<double> expected, found;
   for (u32 row = 0; row + 2 < rows; row++) {
@@ -247,7 +248,7 @@ void draws() {
     const u32 token = drawn[row].token;
     for (u32 i = 0; i < token; i++) below += std::exp((of[i] - of[highest]) / temperature);
     const double own = std::exp((of[token] - of[highest]) / temperature), point = (row + 0.5) / rows * total;
-    // A hair of rounding, where two tokens meet.
+    // A tolerance for rounding at the boundary of two tokens.
     const double hair = 1e-5 * total;
     const bool right = row % 4 ? below <= point + hair && point <= below + own + hair && own > 0 : token == highest;
     if (!right) {
@@ -269,20 +270,21 @@ void draws() {
 void tables() {
   const u32 rows = 3, width = 80, tokens = 11;
   auto table = halves(tokens * width), row = halves(rows * width);
-  std::vector<u32> of_rows = {4, 10, 0}, pairs = {2, 5, 0, 10, 1, 0};
+  std::vector<u32> of_rows = {4, 10, 0};
+  std::vector<LogitPair> pairs = {{2, 5}, {0, 10}, {1, 0}};
   std::vector<double> embedded, logits;
   for (u32 token : of_rows)
     for (u32 i = 0; i < width; i++) embedded.push_back(number(table[token * width + i]));
   for (u32 pair = 0; pair < 3; pair++) {
     double sum = 0;
-    for (u32 i = 0; i < width; i++) sum += number(row[pairs[2 * pair] * width + i]) * number(table[pairs[2 * pair + 1] * width + i]);
+    for (u32 i = 0; i < width; i++) sum += number(row[pairs[pair].row * width + i]) * number(table[pairs[pair].token * width + i]);
     logits.push_back(sum);
   }
-  std::vector<float> stream(rows * width, NOTHING), found(3, NOTHING);
+  std::vector<float> stream(rows * width, UNWRITTEN), found(3, UNWRITTEN);
   emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { embed(stream.data(), table.data(), of_rows.data(), width); });
   hold("embed", stream, embedded, 0);
-  emulated::launch({1, 1, 1}, {128, 1, 1}, [&] { columns(found.data(), row.data(), table.data(), pairs.data(), 3, width); });
-  hold("columns", found, logits, EXACT);
+  emulated::launch({1, 1, 1}, {128, 1, 1}, [&] { chosen_logits(found.data(), row.data(), table.data(), pairs.data(), 3, width); });
+  hold("chosen_logits", found, logits, EXACT);
 }
 
 void gates() {
@@ -299,34 +301,36 @@ void gates() {
     auto out = unwritten(rows * width);
     emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(out.data(), nullptr, BF16, both.product(), width); });
     hold(name, out, expected, HALF);
-    hold_bytes(name, expected, width, [&](u32 *bytes, float *scales, Format format) {
+    hold_bytes(name, expected, width, [&](u32 *bytes, float *scales, WeightDtype format) {
       emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] { silu_mul(bytes, scales, format, both.product(), width); });
     });
   }
 }
 
-// Texts whose pages lie anywhere, and what each of their rows is told.
-struct Texts {
-  std::vector<u32> order, positions, slots, ranges;
-  std::vector<Seen> seen;
+// Sequences in pages at random, and the upload of each of their rows.
+struct PagedTexts {
+  std::vector<u32> order, positions;
+  std::vector<PageSlot> slots;
+  std::vector<PageRange> ranges;
+  std::vector<SeenPage> seen;
   std::vector<RowTile> tiles;
   u32 taken = 0;
 
-  // A text, or, if it goes on where the first tokens of another one end, a branch: it sees what the other one has of
-  // them, and then pages of its own. Gives its number.
+  // Adds a sequence, or a branch of the first tokens of another one: it sees the other one's pages, and then pages of its
+  // own. Returns its number.
   u32 add(u32 length, const RowTile *trunk = nullptr) {
     const u32 begin = (u32)seen.size(), first = trunk ? trunk->rows : 0, row = (u32)positions.size();
     for (u32 at = 0; at < first; at += PAGE_TOKENS) {
-      Seen page = seen[ranges[2 * trunk->first] + at / PAGE_TOKENS];
+      SeenPage page = seen[ranges[trunk->first].begin + at / PAGE_TOKENS];
       page.tokens = std::min(page.tokens, first - at);
       seen.push_back(page);
     }
     for (u32 at = 0; at < length; at++) {
       if (at % PAGE_TOKENS == 0) seen.push_back({order[taken++], first + at, std::min(PAGE_TOKENS, length - at)});
       positions.push_back(first + at);
-      slots.insert(slots.end(), {seen.back().page, at % PAGE_TOKENS});
+      slots.push_back({seen.back().page, at % PAGE_TOKENS});
     }
-    for (u32 at = 0; at < length; at++) ranges.insert(ranges.end(), {begin, (u32)seen.size()});
+    for (u32 at = 0; at < length; at++) ranges.push_back({begin, (u32)seen.size()});
     tiles.push_back({row, length, 0});
     return (u32)tiles.size() - 1;
   }
@@ -350,22 +354,22 @@ double kept_number(const float8 *head, u32 token, int i, int dim) {
   return (double)from_float8(head[token * dim + i]) * power_of(head[PAGE_TOKENS * dim + token]);
 }
 
-// Heads are placed, and attend: a text of several parts, and many branches that begin with all of it or most of it, one
-// of them of several parts of its own; a text that two branches begin with in the middle of a page; and one that is
-// shorter than a page. Nobody writes to the rest of pages, so whoever reads it finds not-a-number.
-template <int DIM, int GROUP, class Kept>
+// Heads are written to pages, and attend: a sequence of several parts, and many branches of all of it or most of it, one of
+// them with several parts of its own; a sequence that two branches leave in the middle of a page; and one shorter than a
+// page. The rest of each page stays not-a-number, so reads of it show.
+template <int DIM, int GROUP, class Kv>
 void attention(const char *name,
-               void (*place)(bf16 *, Kept *, Kept *, Product, const float *, const float *, const float2 *, float, const u32 *,
-                             const u32 *, Heads),
-               void (*by_rows)(bf16 *, const bf16 *, const Kept *, const Kept *, const u32 *, const u32 *, const Seen *,
+               void (*place)(bf16 *, Kv *, Kv *, Product, const float *, const float *, const float2 *, float, const u32 *,
+                             const PageSlot *, Heads),
+               void (*by_rows)(bf16 *, const bf16 *, const Kv *, const Kv *, const u32 *, const PageRange *, const SeenPage *,
                                const RowTile *, float, u32, Heads),
-               void (*by_parts)(float *, Sum *, const bf16 *, const Kept *, const Kept *, const u32 *, const u32 *,
-                                const Seen *, float, u32, u32, Heads),
+               void (*by_parts)(float *, PartSum *, const bf16 *, const Kv *, const Kv *, const u32 *, const PageRange *,
+                                const SeenPage *, float, u32, u32, Heads),
                u32 window) {
   const u32 kv_heads = 2, heads = kv_heads * GROUP, all = heads + 2 * kv_heads, pages = 64, parts = 4;
   const Heads of = {heads, kv_heads, DIM, PAGE_TOKENS};
   const float epsilon = 1e-6f, turn_scale = 1.1f, scale = 1.0f / std::sqrt((float)DIM);
-  Texts texts;
+  PagedTexts texts;
   for (u32 page = 0; page < pages; page++) texts.order.push_back(page);
   std::shuffle(texts.order.begin(), texts.order.end(), chance);
   // Parts of the long text that all of its branches begin with, though they leave it at its end, at that of these parts,
@@ -384,7 +388,9 @@ void attention(const char *name,
   texts.add(PAGE_TOKENS + 4, &whole);
   texts.add(1, &most_of_it);
   texts.add(3);
-  const auto &positions = texts.positions, &slots = texts.slots, &ranges = texts.ranges;
+  const auto &positions = texts.positions;
+  const auto &slots = texts.slots;
+  const auto &ranges = texts.ranges;
   const auto &seen = texts.seen;
   const u32 rows = texts.rows(), row_numbers = heads * DIM;
 
@@ -393,8 +399,8 @@ void attention(const char *name,
   std::vector<float> frequencies;
   for (int i = 0; i < DIM / 2; i++) frequencies.push_back(std::pow(10000.0f, -2.0f * (float)i / DIM));
   auto queries = unwritten((size_t)rows * row_numbers);
-  std::vector<Kept> keys((size_t)pages * kv_heads * KEPT_OF_HEAD<DIM, Kept>), values;
-  memset(keys.data(), 0xff, keys.size() * sizeof(Kept));
+  std::vector<Kv> keys((size_t)pages * kv_heads * HEAD_PAGE_NUMBERS<DIM, Kv>), values;
+  memset(keys.data(), 0xff, keys.size() * sizeof(Kv));
   values = keys;
   std::vector<float2> turns;
   for (u32 position = 0; position <= *std::max_element(positions.begin(), positions.end()); position++)
@@ -423,17 +429,17 @@ void attention(const char *name,
       of_queries.insert(of_queries.end(), head_of.begin(), head_of.end());
     }
   hold((std::string(name) + ", queries").c_str(), queries, of_queries, HALF);
-  const auto kept = [&](const std::vector<Kept> &of, u32 page, u32 kv_head, u32 token, int i) {
-    return kept_number(&of[((size_t)page * kv_heads + kv_head) * KEPT_OF_HEAD<DIM, Kept>], token, i, DIM);
+  const auto kept = [&](const std::vector<Kv> &of, u32 page, u32 kv_head, u32 token, int i) {
+    return kept_number(&of[((size_t)page * kv_heads + kv_head) * HEAD_PAGE_NUMBERS<DIM, Kv>], token, i, DIM);
   };
   std::vector<double> of_values, found_values;
   for (u32 row = 0; row < rows; row++)
     for (u32 head = 0; head < kv_heads; head++)
       for (int i = 0; i < DIM; i++) {
         of_values.push_back(qkv.values[((size_t)row * all + heads + kv_heads + head) * DIM + i]);
-        found_values.push_back(kept(values, slots[2 * row], head, slots[2 * row + 1], i));
+        found_values.push_back(kept(values, slots[row].page, head, slots[row].token, i));
       }
-  hold((std::string(name) + ", values").c_str(), found_values, of_values, sizeof(Kept) == 1 ? EIGHTH : HALF);
+  hold((std::string(name) + ", values").c_str(), found_values, of_values, sizeof(Kv) == 1 ? EIGHTH : HALF);
 
   // What attention of them comes to, as they are kept.
   std::vector<double> expected((size_t)rows * row_numbers);
@@ -442,7 +448,7 @@ void attention(const char *name,
       const u32 kv_head = head / GROUP;
       double total = 0;
       double *to = &expected[((size_t)row * heads + head) * DIM];
-      for (u32 s = ranges[2 * row]; s < ranges[2 * row + 1]; s++)
+      for (u32 s = ranges[row].begin; s < ranges[row].end; s++)
         for (u32 token = 0; token < seen[s].tokens; token++) {
           const u32 at = seen[s].first + token;
           if (at > positions[row] || (window && at + window <= positions[row])) continue;
@@ -460,7 +466,7 @@ void attention(const char *name,
     auto attended = unwritten((size_t)rows * row_numbers);
     emulated::launch({(u32)tiles.size(), kv_heads, 1}, {ROWS_THREADS, 1, 1}, [&] {
       by_rows(attended.data(), queries.data(), keys.data(), values.data(), positions.data(), ranges.data(), seen.data(), tiles.data(), scale, window, of);
-    }, SHARED_BYTES<DIM, Kept>);
+    }, SHARED_BYTES<DIM, Kv>);
     return attended;
   };
   std::vector<RowTile> tiles;
@@ -503,31 +509,32 @@ void attention(const char *name,
   auto right = unwritten((size_t)rows * row_numbers);
   const auto numbers_of = [&](const auto &table, u32 row, size_t count) { return table.begin() + (ptrdiff_t)(row * count); };
   std::vector<bf16> of_chosen, their_queries;
-  std::vector<u32> their_positions, their_ranges, cut_ranges;
-  std::vector<Seen> cut;
+  std::vector<u32> their_positions;
+  std::vector<PageRange> their_ranges, cut_ranges;
+  std::vector<SeenPage> cut;
   for (u32 row : chosen) {
     tiles.push_back({row, 1, 0});
     std::copy_n(numbers_of(attended, row, row_numbers), row_numbers, right.begin() + (ptrdiff_t)(row * row_numbers));
     of_chosen.insert(of_chosen.end(), numbers_of(attended, row, row_numbers), numbers_of(attended, row + 1, row_numbers));
     their_queries.insert(their_queries.end(), numbers_of(queries, row, row_numbers), numbers_of(queries, row + 1, row_numbers));
     their_positions.push_back(positions[row]);
-    their_ranges.insert(their_ranges.end(), {ranges[2 * row], ranges[2 * row + 1]});
+    their_ranges.push_back(ranges[row]);
     // The list as it was when the row was the last of its text.
-    cut_ranges.push_back((u32)cut.size());
-    for (u32 s = ranges[2 * row]; s < ranges[2 * row + 1] && seen[s].first <= positions[row]; s++)
+    const u32 begin = (u32)cut.size();
+    for (u32 s = ranges[row].begin; s < ranges[row].end && seen[s].first <= positions[row]; s++)
       cut.push_back({seen[s].page, seen[s].first, std::min(seen[s].tokens, positions[row] + 1 - seen[s].first)});
-    cut_ranges.push_back((u32)cut.size());
+    cut_ranges.push_back({begin, (u32)cut.size()});
   }
   same(name, "a tile of one row", in_tiles(tiles), right);
 
   const u32 count = (u32)chosen.size();
-  const auto in_parts = [&](u32 blocks, const std::vector<u32> &of_rows, const std::vector<Seen> &list) {
-    std::vector<float> out((size_t)count * heads * parts * DIM, NOTHING);
-    std::vector<Sum> sums((size_t)count * heads * parts, Sum{NOTHING, NOTHING});
+  const auto in_parts = [&](u32 blocks, const std::vector<PageRange> &of_rows, const std::vector<SeenPage> &list) {
+    std::vector<float> out((size_t)count * heads * parts * DIM, UNWRITTEN);
+    std::vector<PartSum> sums((size_t)count * heads * parts, PartSum{UNWRITTEN, UNWRITTEN});
     auto merged = unwritten((size_t)count * row_numbers);
     emulated::launch({count, kv_heads, blocks}, {PARTS_THREADS, 1, 1}, [&] {
       by_parts(out.data(), sums.data(), their_queries.data(), keys.data(), values.data(), their_positions.data(), of_rows.data(), list.data(), scale, window, parts, of);
-    }, SHARED_BYTES<DIM, Kept>);
+    }, SHARED_BYTES<DIM, Kv>);
     emulated::launch({count, heads, 1}, {64, 1, 1}, [&] {
       attend_merge(merged.data(), out.data(), sums.data(), of_rows.data(), parts, of);
     });
@@ -538,7 +545,7 @@ void attention(const char *name,
   same(name, "a list that ends with the row", in_parts(2, cut_ranges, cut), of_chosen);
 }
 
-// Numbers of a table in their order, for the sums in double precision.
+// The numbers of a table in order, for the sums in double precision.
 struct Reader {
   const float *at;
   const float *next(size_t count) {
@@ -593,12 +600,12 @@ double dot(const Row &a, const Row &b, size_t from, size_t count) {
 
 size_t in_whole(size_t count) { return (count + 3) / 4 * 4; }
 
-// Slates of a scorer: one with the longest history, one without any and without a pattern, and one with one event.
-void slates(const char *name, const Sizes &of) {
-  const u32 d = of.width, head_width = d / of.heads, item_row = d + of.columns + of.head_first + of.meeting;
+// Slates of a scorer: one with the longest history, one without history and pattern, and one with one event.
+void slates(const char *name, const Network &of) {
+  const u32 d = of.width, head_width = d / of.heads, item_row = d + of.columns + of.head_first + of.rechead;
   const u32 items = 7, cards = 5, patterns = 2, known = 3, inner = 3 * d + of.features;
-  const std::vector<Slate> slates = {{0, of.history, 1}, {of.history, 0, NO_PATTERN}, {of.history, 1, 0}};
-  const std::vector<Tile> tiles = {{2, 0, 1}, {0, 1, TILE}, {0, 1 + TILE, 3}, {1, 4 + TILE, 2}};
+  const std::vector<SlateEvents> slates = {{0, of.history, 1}, {of.history, 0, NO_PATTERN}, {of.history, 1, 0}};
+  const std::vector<CandidateTile> tiles = {{2, 0, 1}, {0, 1, TILE}, {0, 1 + TILE, 3}, {1, 4 + TILE, 2}};
   const u32 candidates = 6 + TILE;
   const size_t of_layer = 4 * d + 3 * d * (d + 1) + d * (d + 1) + of.ffn * (d + 1) + d * (of.ffn + 1);
   auto history_weights = floats((of.ages + of.kinds) * d + of.layers * of_layer + (of.layers ? 2 * d : 0) + d * of.columns +
@@ -606,31 +613,31 @@ void slates(const char *name, const Sizes &of) {
   auto weights = floats(of.columns * d + of.columns * SECOND + 2 * SECOND + 1 + of.heads + 2 * of.head_first +
                         inner * of.head_first + of.head_first * of.head_second + 2 * of.head_second + 1, 0.3f);
   auto rows = floats(items * item_row), keys = floats(cards * of.reasons * 2 * d), texts = floats(patterns * of.text);
-  auto features = floats(candidates * of.features), overlaps = floats(candidates * of.reasons), shoppers = floats(known * of.meeting);
-  std::vector<Event> events;
+  auto features = floats(candidates * of.features), overlaps = floats(candidates * of.reasons), shoppers = floats(known * of.rechead);
+  std::vector<SlateEvent> events;
   for (u32 e = 0; e <= of.history; e++) events.push_back({below(items), below(of.ages), below(of.kinds)});
-  std::vector<Candidate> asked;
+  std::vector<CandidateSlots> asked;
   for (u32 c = 0; c < candidates; c++) asked.push_back({below(items), below(cards), c % (of.reasons + 1)});
-  // Of two reasons, the first is left out.
+  // The first of two reasons is left out.
   overlaps[2 * of.reasons] = -INFINITE;
 
-  // Rows come from where they were uploaded.
-  std::vector<float> table(items * item_row, NOTHING), reversed;
+  // Rows are copied from the upload to their slots.
+  std::vector<float> table(items * item_row, UNWRITTEN), reversed;
   std::vector<u32> places;
   for (u32 item = items; item-- > 0;) {
     places.push_back(item);
     reversed.insert(reversed.end(), rows.begin() + item * item_row, rows.begin() + (item + 1) * item_row);
   }
-  emulated::launch({items, 1, 1}, {64, 1, 1}, [&] { place_rows(table.data(), reversed.data(), places.data(), item_row); });
-  hold((std::string(name) + ", place_rows").c_str(), table, Row(rows.begin(), rows.end()), 0);
+  emulated::launch({items, 1, 1}, {64, 1, 1}, [&] { write_rows(table.data(), reversed.data(), places.data(), item_row); });
+  hold((std::string(name) + ", write_rows").c_str(), table, Row(rows.begin(), rows.end()), 0);
 
   const size_t stride = in_whole(d), across = of.history * std::max<size_t>(3 * d | 1, in_whole(of.ffn));
   const size_t history_room = 2 * of.history * stride + std::max(of.history * stride, in_whole(of.text)) + in_whole(across) +
                               HISTORY_THREADS / WARP * of.history;
   const size_t lines = (size_t)(of.history | 1) * (d + of.columns), of_tile = in_whole(inner) + in_whole(of.head_first) + d + of.columns + of.history + of.heads * of.reasons + of.head_second;
   const size_t tile_room = of.columns * d + of.columns * SECOND + 2 * SECOND + TILE * of_tile + lines;
-  std::vector<float> encoded(known * of.history * d, NOTHING), terms(known * of.history * of.columns, NOTHING), shares(known * (d + of.head_first), NOTHING);
-  std::vector<float> logits(candidates, NOTHING), met = logits, attention(candidates * of.reasons, NOTHING);
+  std::vector<float> encoded(known * of.history * d, UNWRITTEN), terms(known * of.history * of.columns, UNWRITTEN), shares(known * (d + of.head_first), UNWRITTEN);
+  std::vector<float> logits(candidates, UNWRITTEN), met = logits, attention(candidates * of.reasons, UNWRITTEN);
   emulated::launch({known, 1, 1}, {HISTORY_THREADS, 1, 1}, [&] {
     encode_histories(encoded.data(), terms.data(), shares.data(), history_weights.data(), table.data(), slates.data(), events.data(), texts.data(), of);
   }, history_room * sizeof(float));
@@ -639,7 +646,7 @@ void slates(const char *name, const Sizes &of) {
                      shoppers.data(), slates.data(), tiles.data(), asked.data(), features.data(), overlaps.data(), of);
   }, tile_room * sizeof(float));
 
-  // The same slate by slate, and candidate by candidate.
+  // The same in double precision, slate by slate and candidate by candidate.
   Row right_logits(candidates), right_met(candidates), right_attention(candidates * of.reasons), right_shares, right_encoded, right_terms;
   std::vector<float> found_encoded, found_terms;
   for (u32 s = 0; s < known; s++) {
@@ -647,7 +654,7 @@ void slates(const char *name, const Sizes &of) {
     const float *ages = read.next(of.ages * d), *kinds = read.next(of.kinds * d);
     std::vector<Row> history;
     for (u32 e = 0; e < slates[s].events; e++) {
-      const Event &event = events[slates[s].first_event + e];
+      const SlateEvent &event = events[slates[s].first_event + e];
       Row row(d);
       for (u32 i = 0; i < d; i++) row[i] = (double)rows[event.item * item_row + i] + ages[event.age * d + i] + kinds[event.kind * d + i];
       history.push_back(row);
@@ -697,7 +704,7 @@ void slates(const char *name, const Sizes &of) {
       found_terms.insert(found_terms.end(), &terms[at * of.columns], &terms[at * of.columns] + of.columns);
     }
 
-    for (const Tile &tile : tiles) {
+    for (const CandidateTile &tile : tiles) {
       for (u32 c = tile.first; tile.slate == s && c < tile.first + tile.count; c++) {
         Reader read = {weights.data()};
         const float *pair = read.next(of.columns * d), *second = read.next(of.columns * SECOND), *bias = read.next(SECOND), *third = read.next(SECOND);
@@ -739,7 +746,7 @@ void slates(const char *name, const Sizes &of) {
         first = relu(add(first, asked[c].reasons ? Row(some, some + of.head_first) : Row(none, none + of.head_first)));
         const Row hidden = relu(layer(first, head_second, head_bias, of.head_second));
         right_logits[c] = dot(hidden, Row(last, last + of.head_second), 0, of.head_second) + last_bias;
-        for (u32 i = 0; i < of.meeting; i++) right_met[c] += (double)shoppers[s * of.meeting + i] * item[d + of.columns + of.head_first + i];
+        for (u32 i = 0; i < of.rechead; i++) right_met[c] += (double)shoppers[s * of.rechead + i] * item[d + of.columns + of.head_first + i];
       }
     }
   }
@@ -755,7 +762,7 @@ void slates(const char *name, const Sizes &of) {
 
 }  // namespace
 
-// Whether a kernel is off.
+// Returns 1 if a kernel fails its check.
 extern "C" int check_kernels() {
   norms();
   quantized();
@@ -766,10 +773,10 @@ extern "C" int check_kernels() {
   draws();
   backprop();
 #define ATTENTION(DIM, GROUP, WINDOW)                                                                            \
-  attention<DIM, GROUP, bf16>("attend_" #DIM "_" #GROUP ", window of " #WINDOW, place_heads, attend_rows_##DIM##_##GROUP, \
+  attention<DIM, GROUP, bf16>("attend_" #DIM "_" #GROUP ", window of " #WINDOW, norm_rope_and_write, attend_rows_##DIM##_##GROUP, \
                               attend_parts_##DIM##_##GROUP, WINDOW)
 #define ATTENTION_FLOAT8(DIM, GROUP, WINDOW)                                                                        \
-  attention<DIM, GROUP, float8>("attend_float8_" #DIM "_" #GROUP ", window of " #WINDOW, place_heads_float8,        \
+  attention<DIM, GROUP, float8>("attend_float8_" #DIM "_" #GROUP ", window of " #WINDOW, norm_rope_and_write_float8,        \
                                 attend_rows_float8_##DIM##_##GROUP, attend_parts_float8_##DIM##_##GROUP, WINDOW)
   ATTENTION(8, 1, 0);
   ATTENTION(8, 3, 40);
@@ -786,7 +793,7 @@ extern "C" int check_kernels() {
   ATTENTION_FLOAT8(16, 8, 0);
   ATTENTION_FLOAT8(64, 2, 150);
   ATTENTION_FLOAT8(128, 4, 0);
-  // (width, text, reasons, features, history, ages, kinds, heads, layers, ffn, columns, head_first, head_second, meeting)
+  // (width, text, reasons, features, history, ages, kinds, heads, layers, ffn, columns, head_first, head_second, rechead)
   slates("scorer", {64, 64, 10, 30, 50, 24, 5, 4, 2, 128, 32, 128, 32, 64});
   slates("scorer, odd", {21, 130, 3, 5, 9, 4, 3, 3, 1, 13, 64, 11, 7, 9});
   slates("scorer, no Transformer", {24, 10, 2, 3, 13, 4, 3, 1, 0, 8, 32, 40, 3, 1});

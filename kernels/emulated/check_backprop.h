@@ -1,10 +1,10 @@
-// The way back, kernel by kernel: what each says is the slope of the way there, which is measured in double precision.
-// Nobody has to derive anything for that.
+// Backward kernels: each is compared with the slopes of its forward operation, measured in double precision by finite
+// differences.
 #pragma once
 
 typedef std::vector<double> Numbers;
 
-// How a number changes with each of those that it depends on.
+// The partial derivatives of a function, by central differences.
 Numbers slopes(Numbers at, const std::function<double(const Numbers &)> &of) {
   const double STEP = 1e-5;
   Numbers found;
@@ -26,15 +26,15 @@ Numbers numbers(const std::vector<T> &of) {
   return all;
 }
 
-double weighed(const Numbers &weights, const Numbers &values) {
+double weighted_sum(const Numbers &weights, const Numbers &values) {
   double sum = 0;
   for (size_t i = 0; i < values.size(); i++) sum += weights[i] * values[i];
   return sum;
 }
 
-// Head by head, as `place_of_head` has it: queries, keys and values of what projections came to.
-Numbers turned(const Numbers &qkv, const std::vector<float> &query_scale, const std::vector<float> &key_scale,
-               const std::vector<float2> &turns, const std::vector<u32> &positions, double epsilon, const Sequences &of) {
+// Queries, keys and values of projected heads, head by head, in the order of `index_of_head`.
+Numbers rotated(const Numbers &qkv, const std::vector<float> &query_scale, const std::vector<float> &key_scale,
+               const std::vector<float2> &rope, const std::vector<u32> &positions, double epsilon, const Sequences &of) {
   const u32 all = of.heads + 2 * of.kv_heads, half = of.dim / 2, rows = (u32)positions.size();
   Numbers parts[3] = {Numbers(rows * of.heads * of.dim), Numbers(rows * of.kv_heads * of.dim), Numbers(rows * of.kv_heads * of.dim)};
   for (u32 row = 0; row < rows; row++)
@@ -49,9 +49,9 @@ Numbers turned(const Numbers &qkv, const std::vector<float> &query_scale, const 
       y = x;
       if (kind < 2)
         for (u32 i = 0; i < half; i++) {
-          const float2 turn = turns[positions[row] * half + i];
-          y[i] = x[i] * turn.x - x[half + i] * turn.y;
-          y[half + i] = x[half + i] * turn.x + x[i] * turn.y;
+          const float2 angle = rope[positions[row] * half + i];
+          y[i] = x[i] * angle.x - x[half + i] * angle.y;
+          y[half + i] = x[half + i] * angle.x + x[i] * angle.y;
         }
       const size_t place = (((size_t)(row / of.length) * heads + index) * of.length + row % of.length) * of.dim;
       std::copy(y.begin(), y.end(), parts[kind].begin() + place);
@@ -60,37 +60,37 @@ Numbers turned(const Numbers &qkv, const std::vector<float> &query_scale, const 
   return parts[0];
 }
 
-void turns_back(const char *name, bool norms) {
+void rope_gradients(const char *name, bool norms) {
   const Sequences of = {4, 2, 8, 3};
   const u32 rows = 6, all = of.heads + 2 * of.kv_heads;
   const float epsilon = 1e-6f;
   Sums qkv(rows, all * of.dim);
   const auto query_scale = floats(norms ? of.dim : 0), key_scale = floats(norms ? of.dim : 0);
   const std::vector<u32> positions = {0, 1, 2, 4, 1, 3};
-  std::vector<float2> turns;
-  for (u32 i = 0; i < 5 * of.dim / 2; i++) turns.push_back({cosf(0.3f * i), sinf(0.3f * i)});
-  const auto there = [&](const Numbers &qkv) { return turned(qkv, query_scale, key_scale, turns, positions, epsilon, of); };
+  std::vector<float2> rope;
+  for (u32 i = 0; i < 5 * of.dim / 2; i++) rope.push_back({cosf(0.3f * i), sinf(0.3f * i)});
+  const auto there = [&](const Numbers &qkv) { return rotated(qkv, query_scale, key_scale, rope, positions, epsilon, of); };
   const size_t queries = rows * of.heads * of.dim, keys = rows * of.kv_heads * of.dim;
   auto found = unwritten(queries + 2 * keys);
   const float *scales[2] = {norms ? query_scale.data() : nullptr, norms ? key_scale.data() : nullptr};
   emulated::launch({rows, 4, 1}, {64, 1, 1}, [&] {
-    turn_heads(found.data(), found.data() + queries, found.data() + queries + keys, qkv.product(), scales[0], scales[1],
-               turns.data(), epsilon, positions.data(), of);
+    norm_and_rope(found.data(), found.data() + queries, found.data() + queries + keys, qkv.product(), scales[0], scales[1],
+               rope.data(), epsilon, positions.data(), of);
   });
-  hold(("turn_heads" + std::string(name)).c_str(), found, there(qkv.values), HALF);
+  hold(("norm_and_rope" + std::string(name)).c_str(), found, there(qkv.values), HALF);
   const auto back = floats(found.size());
   const Numbers weights = numbers(back);
-  const Numbers right = slopes(qkv.values, [&](const Numbers &qkv) { return weighed(weights, there(qkv)); });
+  const Numbers right = slopes(qkv.values, [&](const Numbers &qkv) { return weighted_sum(weights, there(qkv)); });
   auto gradient = unwritten(rows * all * of.dim);
   emulated::launch({rows, 4, 1}, {64, 1, 1}, [&] {
-    turn_heads_back(gradient.data(), back.data(), back.data() + queries, back.data() + queries + keys, qkv.product(), scales[0],
-                    scales[1], turns.data(), epsilon, positions.data(), of);
+    norm_and_rope_back(gradient.data(), back.data(), back.data() + queries, back.data() + queries + keys, qkv.product(), scales[0],
+                    scales[1], rope.data(), epsilon, positions.data(), of);
   });
-  hold(("turn_heads_back" + std::string(name)).c_str(), gradient, right, HALF);
+  hold(("norm_and_rope_back" + std::string(name)).c_str(), gradient, right, HALF);
 }
 
-// The second of two sequences has branches and rows that fill it up; only the last of its heads of keys are looked at.
-void shares_back(u32 window) {
+// The second of two sequences has branches and padding. Only its last KV heads are checked.
+void softmax_back(u32 window) {
   const Sequences of = {4, 2, 8, 37};
   const u32 length = of.length, group = 2, first = 2, count = 2, rows = count * group * length;
   std::vector<u32> positions, segments;
@@ -120,11 +120,11 @@ void shares_back(u32 window) {
   auto shares = unwritten(rows * length);
   const unsigned blocks = (rows + 7) / 8;
   emulated::launch({blocks, 1, 1}, {256, 1, 1}, [&] {
-    share(shares.data(), logits.data(), positions.data(), segments.data(), first, count, window, of);
+    attention_softmax(shares.data(), logits.data(), positions.data(), segments.data(), first, count, window, of);
   });
   const std::string name = window ? ", window of " + std::to_string(window) : "";
-  hold(("share" + name).c_str(), shares, there(numbers(logits)), HALF);
-  // Gradients that have much in common, all of which must cancel.
+  hold(("attention_softmax" + name).c_str(), shares, there(numbers(logits)), HALF);
+  // Gradients with a large common part, which must cancel.
   auto back = floats(rows * length);
   for (float &value : back) value += 20.0f;
   const Numbers weights = numbers(back), all = numbers(logits);
@@ -145,8 +145,8 @@ void shares_back(u32 window) {
       };
       right[row * length + key] = (of_row(STEP) - of_row(-STEP)) / (2 * STEP);
     }
-  emulated::launch({blocks, 1, 1}, {256, 1, 1}, [&] { share_back(shares.data(), back.data(), rows, length); });
-  hold(("share_back" + name).c_str(), shares, right, 3 * HALF);
+  emulated::launch({blocks, 1, 1}, {256, 1, 1}, [&] { attention_softmax_back(shares.data(), back.data(), rows, length); });
+  hold(("attention_softmax_back" + name).c_str(), shares, right, 3 * HALF);
 }
 
 void heads_back() {
@@ -179,8 +179,8 @@ void gates_back() {
     return sum;
   });
   auto found = unwritten(rows * 2 * width);
-  emulated::launch({rows, 1, 1}, {32, 1, 1}, [&] { gate_back(found.data(), gates_ups.product(), back.data(), width); });
-  hold("gate_back", found, right, HALF);
+  emulated::launch({rows, 1, 1}, {32, 1, 1}, [&] { silu_mul_back(found.data(), gates_ups.product(), back.data(), width); });
+  hold("silu_mul_back", found, right, HALF);
 }
 
 void norms_back() {
@@ -214,7 +214,7 @@ void norms_back() {
   hold("norm_back, of a list", found, right(list), EXACT);
 }
 
-void passed_on() {
+void additions_and_conversions() {
   const u32 rows = 3, width = 100;
   auto stream = floats(rows * width);
   const auto bias = floats(width);
@@ -223,17 +223,17 @@ void passed_on() {
   emulated::launch({rows, 1, 1}, {32, 1, 1}, [&] { add_bias(stream.data(), bias.data(), width); });
   hold("add_bias", stream, right, EXACT);
   auto shortened = unwritten(rows * width);
-  emulated::launch({2, 1, 1}, {32, 1, 1}, [&] { shorten(shortened.data(), stream.data(), rows * width / 4); });
-  hold("shorten", shortened, numbers(stream), HALF);
+  emulated::launch({2, 1, 1}, {32, 1, 1}, [&] { to_bf16(shortened.data(), stream.data(), rows * width / 4); });
+  hold("to_bf16", shortened, numbers(stream), HALF);
 }
 
-// What is left out is about as much as it should be, and the same on the way back.
-void left_out() {
+// A dropout leaves out its share of inputs, and the same ones in the backward pass.
+void dropouts() {
   const u32 count = 5000;
   const float dropout = 0.3f;
   const std::vector<bf16> ones(count, __float2bfloat16(1.0f));
   auto kept = unwritten(count);
-  emulated::launch({3, 1, 1}, {64, 1, 1}, [&] { leave_out(kept.data(), ones.data(), count, 7, 9, dropout); });
+  emulated::launch({3, 1, 1}, {64, 1, 1}, [&] { apply_dropout(kept.data(), ones.data(), count, 7, 9, dropout); });
   const Numbers factors = numbers(kept);
   double sum = 0;
   Numbers either;
@@ -241,35 +241,35 @@ void left_out() {
     sum += factor / count;
     either.push_back(factor == 0 ? 0 : 1 / (1 - dropout));
   }
-  hold("leave_out", kept, either, HALF);
-  hold("leave_out, mean", std::vector<double>{sum}, {1.0}, 0.05);
+  hold("apply_dropout", kept, either, HALF);
+  hold("apply_dropout, mean", std::vector<double>{sum}, {1.0}, 0.05);
   auto back = floats(count);
   const auto more = floats(count);
   Numbers right = numbers(back);
   for (u32 i = 0; i < count; i++) right[i] += more[i] * either[i];
-  emulated::launch({2, 1, 1}, {64, 1, 1}, [&] { leave_out_back(back.data(), more.data(), count, 7, 9, dropout); });
-  hold("leave_out_back", back, right, EXACT);
+  emulated::launch({2, 1, 1}, {64, 1, 1}, [&] { apply_dropout_back(back.data(), more.data(), count, 7, 9, dropout); });
+  hold("apply_dropout_back", back, right, EXACT);
 }
 
-// Written tokens are as likely as they were, beyond a bound, and beyond the one that they may come back from.
-void surprises(bool are_written) {
+// Generated tokens within the bounds of the ratio, beyond one, and beyond one from which the gradient pulls back.
+void cross_entropies(bool has_old_policy) {
   const u32 rows = 6, vocabulary = 301;
   const auto logits = floats(rows * vocabulary, 3.0f);
   const std::vector<u32> tokens = {300, 0, 17, 5, 5, 9};
-  const std::vector<float> weights = {0.5f, 0.25f, 1.5f, are_written ? -1.0f : 1.0f, are_written ? -0.5f : 2.0f, 0.75f};
+  const std::vector<float> weights = {0.5f, 0.25f, 1.5f, has_old_policy ? -1.0f : 1.0f, has_old_policy ? -0.5f : 2.0f, 0.75f};
   const std::vector<double> since = {0.02, 0.5, -0.5, 0.1, -0.6, 0.3};
-  const auto surprised = [&](const Numbers &logits, u32 row) {
+  const auto entropy_of = [&](const Numbers &logits, u32 row) {
     double sum = 0;
     for (u32 i = 0; i < vocabulary; i++) sum += std::exp(logits[row * vocabulary + i]);
     return std::log(sum) - logits[row * vocabulary + tokens[row]];
   };
   const Numbers all = numbers(logits);
-  std::vector<Written> written;
-  for (u32 row = 0; row < rows; row++) written.push_back({(float)(-surprised(all, row) - since[row]), 0.8f, 1.28f});
+  std::vector<OldPolicy> old_policies;
+  for (u32 row = 0; row < rows; row++) old_policies.push_back({(float)(-entropy_of(all, row) - since[row]), 0.8f, 1.28f});
   const auto loss = [&](const Numbers &logits, u32 row) {
-    if (!are_written) return weights[row] * surprised(logits, row);
-    const double ratio = std::exp(-surprised(logits, row) - written[row].before);
-    const double clipped = std::min(std::max(ratio, (double)written[row].low), (double)written[row].high);
+    if (!has_old_policy) return weights[row] * entropy_of(logits, row);
+    const double ratio = std::exp(-entropy_of(logits, row) - old_policies[row].logprob);
+    const double clipped = std::min(std::max(ratio, (double)old_policies[row].low), (double)old_policies[row].high);
     return -std::min(ratio * weights[row], clipped * weights[row]);
   };
   const auto losses_of = [&](const Numbers &logits) {
@@ -278,14 +278,14 @@ void surprises(bool are_written) {
     return losses;
   };
   const Numbers ones(rows, 1.0);
-  const Numbers right = slopes(all, [&](const Numbers &at) { return weighed(ones, losses_of(at)); });
+  const Numbers right = slopes(all, [&](const Numbers &at) { return weighted_sum(ones, losses_of(at)); });
   auto found = unwritten(rows * vocabulary);
-  std::vector<float> losses(rows, NOTHING);
+  std::vector<float> losses(rows, UNWRITTEN);
   emulated::launch({rows, 1, 1}, {64, 1, 1}, [&] {
-    surprise(found.data(), losses.data(), logits.data(), tokens.data(), weights.data(), are_written ? written.data() : nullptr,
+    cross_entropy(found.data(), losses.data(), logits.data(), tokens.data(), weights.data(), has_old_policy ? old_policies.data() : nullptr,
              vocabulary);
   });
-  const std::string name = are_written ? "surprise, written" : "surprise";
+  const std::string name = has_old_policy ? "cross_entropy, old policy" : "cross_entropy";
   hold(name.c_str(), losses, losses_of(all), EXACT);
   hold((name + ", gradient").c_str(), found, right, 2 * HALF);
 }
@@ -295,14 +295,14 @@ void choices() {
   const float weight = 0.5f;
   const auto table = halves(9 * width);
   const auto picked = floats(rows * width);
-  const std::vector<u32> of = {0, 2, 7, 2, 5, 3};
+  const std::vector<BranchChoice> of = {{0, 2, 7}, {2, 5, 3}};
   const auto score = [&](const Numbers &picked, u32 row, u32 token) {
     double sum = 0;
     for (u32 i = 0; i < width; i++) sum += picked[row * width + i] * number(table[token * width + i]);
     return sum;
   };
   const auto loss = [&](const Numbers &picked, u32 nth) {
-    const u32 begin = of[3 * nth], end = of[3 * nth + 1], token = of[3 * nth + 2];
+    const u32 begin = of[nth].begin, end = of[nth].end, token = of[nth].token;
     double sum = 0;
     for (u32 row = begin; row < end; row++) sum += std::exp(score(picked, row, token) - score(picked, begin, token));
     return weight * std::log(sum);
@@ -311,25 +311,25 @@ void choices() {
   std::vector<float> scores;
   for (u32 row = 0; row < rows; row++) scores.push_back((float)score(all, row, row < 2 ? 7 : 3));
   const Numbers right = slopes(all, [&](const Numbers &at) { return loss(at, 0) + loss(at, 1); });
-  std::vector<float> found(rows * width, NOTHING), losses(2, NOTHING);
+  std::vector<float> found(rows * width, UNWRITTEN), losses(2, UNWRITTEN);
   emulated::launch({2, 1, 1}, {32, 1, 1}, [&] {
-    choose(found.data(), losses.data(), scores.data(), table.data(), of.data(), weight, width);
+    choice_cross_entropy(found.data(), losses.data(), scores.data(), table.data(), of.data(), weight, width);
   });
-  hold("choose", losses, {loss(all, 0), loss(all, 1)}, 1e-4);
-  hold("choose, gradient", found, right, 1e-4);
+  hold("choice_cross_entropy", losses, {loss(all, 0), loss(all, 1)}, 1e-4);
+  hold("choice_cross_entropy, gradient", found, right, 1e-4);
 }
 
 void backprop() {
-  turns_back("", true);
-  turns_back(", without norms", false);
-  shares_back(0);
-  shares_back(9);
+  rope_gradients("", true);
+  rope_gradients(", without norms", false);
+  softmax_back(0);
+  softmax_back(9);
   heads_back();
   gates_back();
   norms_back();
-  passed_on();
-  left_out();
-  surprises(false);
-  surprises(true);
+  additions_and_conversions();
+  dropouts();
+  cross_entropies(false);
+  cross_entropies(true);
   choices();
 }

@@ -1,6 +1,5 @@
-// Enough of CUDA C++ to run kernels on a processor: a fiber for each thread of a block, and one block
-// after another. It shows what a kernel computes, and where it reads and writes; not how fast it is, and not
-// what becomes of threads that race.
+// Enough of CUDA C++ to run kernels on a CPU: a fiber for each thread of a block, and one block after another. It checks
+// what a kernel computes, and where it reads and writes. It shows neither speed nor races.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -22,10 +21,10 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-// Blocks run one after another, so what a block shares can be what the program shares.
+// Blocks run one after another, so shared memory can be static.
 #define __shared__ static
 #define __expf expf
-#define ROOM(NAME) float *NAME = emulated::room()
+#define DYNAMIC_SHARED(NAME) float *NAME = emulated::dynamic_shared()
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -55,7 +54,7 @@ static inline float __bfloat162float(__nv_bfloat16 half) {
   return value;
 }
 
-// To the nearest, ties to even; not-a-number stays that.
+// Rounds to the nearest, ties to even. Not-a-number stays not-a-number.
 static inline __nv_bfloat16 __float2bfloat16(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
@@ -63,10 +62,10 @@ static inline __nv_bfloat16 __float2bfloat16(float value) {
   return {(uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
-// To the nearest, ties to even; not-a-number to zero.
+// Rounds to the nearest, ties to even. Not-a-number becomes zero.
 static inline int __float2int_rn(float value) { return value == value ? (int)lrintf(value) : 0; }
 
-// The same bits, as something else.
+// The same bits as another type.
 template <class To, class From>
 static inline To bits_as(From value) {
   To to;
@@ -94,120 +93,119 @@ namespace emulated {
 const int WARP = 32;
 const size_t STACK = 256 << 10;
 
-// Where threads wait for each other.
-struct Meeting {
+// A barrier of threads.
+struct Barrier {
   int wanted = 0, here = 0, turn = 0;
 };
 
-// What one thread hands to the others of its warp.
-union Handed {
+// What one thread passes to the others of its warp.
+union Passed {
   unsigned word;
   float number;
   const void *address;
-  // Of a product: the left matrix and the right one, each number by itself.
+  // Fragments of the left and the right matrix of a product.
   struct {
     float left[8], right[4];
   } fragment;
 };
 
-// Up to 16 bytes that are being copied; zeros make up what is missing.
+// A pending copy of up to 16 bytes. The rest of the 16 bytes become zeros.
 struct Copy {
   void *to;
   const void *from;
   size_t bytes;
 };
 
-// A fiber is begun once, and then jumped to: changing over by `swapcontext` asks the system each time.
+// A fiber is started once, and then resumed by a jump: `swapcontext` needs a system call each time.
 struct Thread {
   ucontext_t beginning;
   jmp_buf place;
   std::vector<char> stack;
-  bool begun = false, done = false;
-  // Copies that it began: groups of them, and those that are in none so far.
+  bool started = false, done = false;
+  // Copies that it started: its groups, and those in no group yet.
   std::deque<std::vector<Copy>> groups;
-  std::vector<Copy> begun_copies;
+  std::vector<Copy> started_copies;
 };
 
 static jmp_buf scheduler;
 static std::deque<Thread> threads;
-static std::vector<Meeting> warps;
-static Meeting block;
+static std::vector<Barrier> warps;
+static Barrier block;
 static int current;
-static Handed handed[32][2][WARP];
+static Passed passed[32][2][WARP];
 static std::function<void()> kernel;
-// What a block may share beside what its kernel names. Nobody has written to it when a block begins, and nobody may
-// write behind it.
+// Dynamic shared memory of a block. It is not-a-number when a block begins, and the guard behind it must stay.
 static std::vector<float4> shared;
-static const float4 BEHIND = {7.0f, 7.5f, 8.0f, 8.5f};
+static const float4 GUARD = {7.0f, 7.5f, 8.0f, 8.5f};
 
-static inline float *room() { return &shared.data()->x; }
+static inline float *dynamic_shared() { return &shared.data()->x; }
 
-static inline void come_back() {
+static inline void restore_thread() {
   threadIdx.x = (unsigned)current;
 }
 
-static inline void give_way() {
+static inline void yield_fiber() {
   if (!_setjmp(threads[current].place)) _longjmp(scheduler, 1);
 }
 
-static inline void wait(Meeting &meeting) {
-  const int turn = meeting.turn;
-  if (++meeting.here == meeting.wanted) {
-    meeting.here = 0;
-    meeting.turn++;
+static inline void wait(Barrier &barrier) {
+  const int turn = barrier.turn;
+  if (++barrier.here == barrier.wanted) {
+    barrier.here = 0;
+    barrier.turn++;
   }
-  while (meeting.turn == turn) give_way();
-  come_back();
+  while (barrier.turn == turn) yield_fiber();
+  restore_thread();
 }
 
-// A thread of one block after another.
-static void live() {
+// The loop of a fiber: a thread of one block after another.
+static void run_threads() {
   for (;;) {
     kernel();
     threads[current].done = true;
-    // Those who left are not waited for.
-    for (Meeting *meeting : {&block, &warps[current / WARP]}) {
-      meeting->wanted--;
-      if (meeting->wanted > 0 && meeting->here == meeting->wanted) {
-        meeting->here = 0;
-        meeting->turn++;
+    // Barriers don't wait for threads that have returned.
+    for (Barrier *barrier : {&block, &warps[current / WARP]}) {
+      barrier->wanted--;
+      if (barrier->wanted > 0 && barrier->here == barrier->wanted) {
+        barrier->here = 0;
+        barrier->turn++;
       }
     }
-    give_way();
+    yield_fiber();
   }
 }
 
-static void go_on(Thread &thread) {
+static void resume(Thread &thread) {
   if (_setjmp(scheduler)) return;
-  if (thread.begun) _longjmp(thread.place, 1);
-  thread.begun = true;
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
   setcontext(&thread.beginning);
 }
 
 static void run_block() {
   const int count = (int)blockDim.x;
-  const float nothing = std::numeric_limits<float>::quiet_NaN();
-  std::fill(shared.begin(), shared.end() - 1, float4{nothing, nothing, nothing, nothing});
-  shared.back() = BEHIND;
-  block = Meeting{count, 0, 0};
-  warps.assign((count + WARP - 1) / WARP, Meeting{});
+  const float not_a_number = std::numeric_limits<float>::quiet_NaN();
+  std::fill(shared.begin(), shared.end() - 1, float4{not_a_number, not_a_number, not_a_number, not_a_number});
+  shared.back() = GUARD;
+  block = Barrier{count, 0, 0};
+  warps.assign((count + WARP - 1) / WARP, Barrier{});
   for (int i = 0; i < count; i++) {
     warps[i / WARP].wanted++;
     threads[i].done = false;
     threads[i].groups.clear();
-    threads[i].begun_copies.clear();
+    threads[i].started_copies.clear();
   }
   for (bool left = true; left;) {
     left = false;
     for (current = 0; current < count; current++) {
       if (threads[current].done) continue;
       left = true;
-      come_back();
-      go_on(threads[current]);
+      restore_thread();
+      resume(threads[current]);
     }
   }
-  if (memcmp(&shared.back(), &BEHIND, sizeof BEHIND) != 0) {
-    fprintf(stderr, "a kernel writes behind the %zu bytes that it shares\n", (shared.size() - 1) * sizeof BEHIND);
+  if (memcmp(&shared.back(), &GUARD, sizeof GUARD) != 0) {
+    fprintf(stderr, "a kernel writes behind its %zu bytes of shared memory\n", (shared.size() - 1) * sizeof GUARD);
     abort();
   }
 }
@@ -224,7 +222,7 @@ static void launch(dim3 grid, dim3 threads_of_block, std::function<void()> what,
     thread.beginning.uc_stack.ss_sp = thread.stack.data();
     thread.beginning.uc_stack.ss_size = thread.stack.size();
     thread.beginning.uc_link = nullptr;
-    makecontext(&thread.beginning, live, 0);
+    makecontext(&thread.beginning, run_threads, 0);
   }
   for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
     for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
@@ -239,27 +237,27 @@ static inline void __syncwarp() { emulated::wait(emulated::warps[emulated::curre
 
 namespace emulated {
 
-// Hands something to the warp, and says what all of its threads handed. Two meetings take turns at the places: nobody
-// comes to the next but one before everybody has left this one.
+// Passes a value to the warp, and returns those of all its threads. Two sets of values alternate: no thread reaches the
+// next but one before all have read this one.
 template <class Fill>
-static inline const Handed *meet(Fill fill) {
-  Meeting &warp = warps[current / WARP];
-  Handed *all = handed[current / WARP][warp.turn % 2];
+static inline const Passed *pass_around(Fill fill) {
+  Barrier &warp = warps[current / WARP];
+  Passed *all = passed[current / WARP][warp.turn % 2];
   fill(all[current % WARP]);
   wait(warp);
   return all;
 }
 
-static inline unsigned word(const Handed &of, unsigned) { return of.word; }
-static inline float word(const Handed &of, float) { return of.number; }
-static inline void hand(Handed &to, unsigned value) { to.word = value; }
-static inline void hand(Handed &to, float value) { to.number = value; }
+static inline unsigned word(const Passed &of, unsigned) { return of.word; }
+static inline float word(const Passed &of, float) { return of.number; }
+static inline void pass_value(Passed &to, unsigned value) { to.word = value; }
+static inline void pass_value(Passed &to, float value) { to.number = value; }
 
 static inline float half(unsigned pair, int which) { return __bfloat162float({(uint16_t)(pair >> 16 * which)}); }
 
 static inline const void *aligned(const void *address) {
   if ((uintptr_t)address % 16) {
-    fprintf(stderr, "a kernel loads or copies 16 bytes from where none begin\n");
+    fprintf(stderr, "a kernel loads or copies 16 bytes from an unaligned address\n");
     abort();
   }
   return address;
@@ -270,25 +268,25 @@ static inline const void *aligned(const void *address) {
 template <class T>
 static inline T __shfl_xor_sync(unsigned, T value, int far) {
   const int lane = emulated::current % emulated::WARP;
-  return emulated::word(emulated::meet([&](emulated::Handed &to) { emulated::hand(to, value); })[lane ^ far], value);
+  return emulated::word(emulated::pass_around([&](emulated::Passed &to) { emulated::pass_value(to, value); })[lane ^ far], value);
 }
 
 template <class T>
 static inline T __shfl_sync(unsigned, T value, int lane) {
-  return emulated::word(emulated::meet([&](emulated::Handed &to) { emulated::hand(to, value); })[lane], value);
+  return emulated::word(emulated::pass_around([&](emulated::Passed &to) { emulated::pass_value(to, value); })[lane], value);
 }
 
 static inline unsigned __ballot_sync(unsigned, bool is) {
-  const emulated::Handed *all = emulated::meet([&](emulated::Handed &to) { to.word = is; });
+  const emulated::Passed *all = emulated::pass_around([&](emulated::Passed &to) { to.word = is; });
   unsigned those = 0;
   for (int lane = 0; lane < emulated::WARP; lane++) those |= all[lane].word << lane;
   return those;
 }
 
-// --- what `tensor.h` has of its own: there it says what each does ---
+// --- the warp-wide operations, which `tensor.h` documents ---
 
 static inline void multiply_add(float (&sums)[4], const unsigned (&left)[4], unsigned right, unsigned right_below) {
-  const emulated::Handed *all = emulated::meet([&](emulated::Handed &to) {
+  const emulated::Passed *all = emulated::pass_around([&](emulated::Passed &to) {
     for (int i = 0; i < 8; i++) to.fragment.left[i] = emulated::half(left[i / 2], i % 2);
     for (int i = 0; i < 4; i++) to.fragment.right[i] = emulated::half(i < 2 ? right : right_below, i % 2);
   });
@@ -306,33 +304,33 @@ static inline void multiply_add(float (&sums)[4], const unsigned (&left)[4], uns
 }
 
 static inline void load_matrices(unsigned (&to)[4], const void *row) {
-  const emulated::Handed *all = emulated::meet([&](emulated::Handed &to) { to.address = emulated::aligned(row); });
+  const emulated::Passed *all = emulated::pass_around([&](emulated::Passed &to) { to.address = emulated::aligned(row); });
   const int lane = emulated::current % emulated::WARP;
   for (int matrix = 0; matrix < 4; matrix++)
     memcpy(&to[matrix], (const char *)all[matrix * 8 + lane / 4].address + lane % 4 * 4, 4);
 }
 
-static inline void load_matrices_turned(unsigned (&to)[4], const void *row) {
-  const emulated::Handed *all = emulated::meet([&](emulated::Handed &to) { to.address = emulated::aligned(row); });
+static inline void load_matrices_transposed(unsigned (&to)[4], const void *row) {
+  const emulated::Passed *all = emulated::pass_around([&](emulated::Passed &to) { to.address = emulated::aligned(row); });
   const int lane = emulated::current % emulated::WARP;
   for (int matrix = 0; matrix < 4; matrix++)
     for (int i = 0; i < 2; i++)
       memcpy((char *)&to[matrix] + 2 * i, (const char *)all[matrix * 8 + lane % 4 * 2 + i].address + lane / 4 * 2, 2);
 }
 
-// What is copied is not-a-number until somebody has waited for it, so who doesn't wait shows, and so does who copies to
-// what is still being read.
-static inline void begin_copy_of(void *to, const void *from, unsigned bytes) {
+// The target is not-a-number until the copy is awaited. So a missing wait shows, and so does a copy to memory that is
+// still read.
+static inline void start_copy_of(void *to, const void *from, unsigned bytes) {
   memset((void *)emulated::aligned(to), 0xff, 16);
-  emulated::threads[emulated::current].begun_copies.push_back({to, bytes ? emulated::aligned(from) : nullptr, bytes});
+  emulated::threads[emulated::current].started_copies.push_back({to, bytes ? emulated::aligned(from) : nullptr, bytes});
 }
 
-static inline void begin_copy(void *to, const void *from, bool something) { begin_copy_of(to, from, something ? 16 : 0); }
+static inline void start_copy(void *to, const void *from, bool copies) { start_copy_of(to, from, copies ? 16 : 0); }
 
-static inline void close_copies() {
+static inline void commit_copies() {
   emulated::Thread &thread = emulated::threads[emulated::current];
-  thread.groups.push_back(std::move(thread.begun_copies));
-  thread.begun_copies.clear();
+  thread.groups.push_back(std::move(thread.started_copies));
+  thread.started_copies.clear();
 }
 
 template <int GROUPS>

@@ -1,15 +1,13 @@
-// A CUDA driver and a cuBLAS without a GPU: memory is the machine's, kernels are emulated, products are plain
-// loops. Libraries of this name in the way of the real ones let the whole runner be tested anywhere.
+// A CUDA driver and a cuBLAS without a GPU: memory is the host's, kernels are emulated, and products are plain loops. The
+// program loads these libraries instead of the real ones, so its whole GPU path can be tested anywhere.
 //
-// What is called is counted by name, and written to the file that EMULATED_CALLS names each time that the
-// program waits for the device, so that a test can see what a step costs. Memory that is taken is filled with
-// not-a-number: whoever reads what nobody wrote shows. While launches are captured, whatever can't be captured is
-// refused.
+// Calls are counted by name, and written to the file EMULATED_CALLS each time that the program waits for the device, so
+// that a test sees what a pass costs. Allocated memory is filled with not-a-number, so reads of unwritten memory show.
+// During a capture, calls that can't be captured are refused.
 //
-// What lies in the file that EMULATED_FAULTS names is read once and removed. `launch 3 719`: the third launch from
-// now on fails with error 719, and so does all that comes after it, as on a device that is lost, until its context
-// is released; but after error 2, out of memory, the device goes on. `memory 1000000 0`: the device has so many
-// bytes.
+// The file EMULATED_FAULTS is read once and removed. `launch 3 719`: the third launch from now on fails with error 719,
+// and so does every later call, as on a lost device, until its context is released. After error 2, out of memory, the
+// device goes on. `memory 1000000 0`: the device has so many bytes.
 #define EMULATED
 #include "../decoder.cu"
 #include "../scorer.cu"
@@ -44,9 +42,9 @@ std::map<std::string, Fault> &faults() {
 }
 
 int lost = FINE;
-size_t memory_max = (size_t)1 << 34, memory_taken = 0;
+size_t memory_max = (size_t)1 << 34, memory_used = 0;
 
-void hear() {
+void read_faults() {
   const char *path = getenv("EMULATED_FAULTS");
   FILE *file = path ? fopen(path, "r") : nullptr;
   if (!file) return;
@@ -61,10 +59,10 @@ void hear() {
   remove(path);
 }
 
-// Counts a call, and says whether it fails.
+// Counts a call, and returns its error.
 int count(const char *name) {
   calls()[name]++;
-  hear();
+  read_faults();
   if (lost) return lost;
   auto found = faults().find(name);
   if (found == faults().end() || --found->second.left > 0) return FINE;
@@ -74,7 +72,7 @@ int count(const char *name) {
   return error;
 }
 
-void tell() {
+void write_calls() {
   const char *path = getenv("EMULATED_CALLS");
   FILE *file = path ? fopen(path, "w") : nullptr;
   if (!file) return;
@@ -83,7 +81,7 @@ void tell() {
 }
 
 typedef std::function<void()> Work;
-// A kernel with copies of the arguments that it is launched with.
+// Binds a kernel to copies of its arguments.
 typedef std::function<Work(void **)> Function;
 
 template <class... A, size_t... I>
@@ -99,7 +97,7 @@ Function callable(void (*kernel)(A...)) {
   return callable(kernel, std::index_sequence_for<A...>());
 }
 
-// Launches that are being captured, or were.
+// Captured launches.
 struct Graph {
   std::vector<Work> launches;
   bool broken = false;
@@ -107,14 +105,14 @@ struct Graph {
 
 Graph *capturing = nullptr;
 
-// Says whether a call that can't be captured fails.
+// Counts a call that can't be captured, and returns its error.
 int count_uncaptured(const char *name) {
   if (!capturing) return count(name);
   capturing->broken = true;
   return NOT_WHILE_CAPTURING;
 }
 
-// Does some work now, or when what is being captured is replayed.
+// Runs some work now, or when the current capture is replayed.
 int launch(const char *name, Work work) {
   if (capturing) {
     capturing->launches.push_back([name, work] { calls()[name]++; work(); });
@@ -127,56 +125,43 @@ int launch(const char *name, Work work) {
 }
 
 std::map<std::string, Function> &functions() {
-#define NAMED(KERNEL) {#KERNEL, callable(KERNEL)}
-#define GROUP(DIM, NUMBER)                                                        \
-  NAMED(attend_rows_##DIM##_##NUMBER), NAMED(attend_parts_##DIM##_##NUMBER),      \
-      NAMED(attend_rows_float8_##DIM##_##NUMBER), NAMED(attend_parts_float8_##DIM##_##NUMBER)
-#define GROUPS(DIM) GROUP(DIM, 1), GROUP(DIM, 2), GROUP(DIM, 3), GROUP(DIM, 4)
-#define MORE_GROUPS(DIM) GROUPS(DIM), GROUP(DIM, 5), GROUP(DIM, 6), GROUP(DIM, 7), GROUP(DIM, 8)
-  static std::map<std::string, Function> all = {
-      NAMED(embed),        NAMED(add_norm),         NAMED(pick),         NAMED(columns),
-      NAMED(place_heads),  NAMED(attend_merge),     NAMED(silu_mul),     NAMED(quantize),
-      NAMED(multiply_few), NAMED(gate_few),         NAMED(draw),         GROUPS(8),
-      NAMED(place_heads_float8),
-      MORE_GROUPS(16),
-      MORE_GROUPS(32),     MORE_GROUPS(64),         MORE_GROUPS(128),
-      NAMED(turn_heads),   NAMED(turn_heads_back),  NAMED(share),        NAMED(share_back),
-      NAMED(join_heads),   NAMED(split_heads),      NAMED(gate_back),    NAMED(norm_back),
-      NAMED(add_bias),     NAMED(shorten),          NAMED(leave_out),    NAMED(leave_out_back),
-      NAMED(surprise),     NAMED(choose),
-      NAMED(place_rows),   NAMED(encode_histories), NAMED(score_candidates)};
+#define NAMED(KERNEL) {#KERNEL, callable(KERNEL)},
+#define NAMED_OF_SHAPE(DIM, GROUP)                                                                          \
+  NAMED(attend_rows_##DIM##_##GROUP) NAMED(attend_parts_##DIM##_##GROUP)                                    \
+  NAMED(attend_rows_float8_##DIM##_##GROUP) NAMED(attend_parts_float8_##DIM##_##GROUP)
+  static std::map<std::string, Function> all = {FOR_EACH_KERNEL(NAMED) FOR_EACH_HEAD_SHAPE(NAMED_OF_SHAPE)};
   return all;
 }
 
-// How many bytes lie at each address.
-std::map<unsigned long long, size_t> &taken() {
+// The bytes allocated at each address.
+std::map<unsigned long long, size_t> &allocated() {
   static std::map<unsigned long long, size_t> all;
   return all;
 }
 
-int take(unsigned long long *address, size_t bytes) {
+int allocate(unsigned long long *address, size_t bytes) {
   if (const int error = count_uncaptured("cuMemAlloc")) return error;
-  if (bytes > memory_max - std::min(memory_taken, memory_max)) return OUT_OF_MEMORY;
+  if (bytes > memory_max - std::min(memory_used, memory_max)) return OUT_OF_MEMORY;
   void *memory = malloc(bytes ? bytes : 1);
   memset(memory, 0xff, bytes);
   *address = (unsigned long long)memory;
-  taken()[*address] = bytes;
-  memory_taken += bytes;
+  allocated()[*address] = bytes;
+  memory_used += bytes;
   return FINE;
 }
 
-// What lay on a device that is lost is given back as well, or the next test would find too little.
-int give(unsigned long long address) {
+// Memory of a lost device is freed as well, or the next test would have too little.
+int free_memory(unsigned long long address) {
   const int error = count_uncaptured("cuMemFree");
-  memory_taken -= taken()[address];
-  taken().erase(address);
+  memory_used -= allocated()[address];
+  allocated().erase(address);
   free((void *)address);
   return error;
 }
 
 int wait() {
   const int error = count_uncaptured("cuStreamSynchronize");
-  tell();
+  write_calls();
   return error;
 }
 
@@ -194,7 +179,7 @@ int cuDeviceGetName(char *name, int length, int) { snprintf(name, (size_t)length
 int cuDeviceGetAttribute(int *value, int, int) { *value = 0; return FINE; }
 int cuDevicePrimaryCtxRetain(void **context, int) { *context = (void *)1; return FINE; }
 int cuDevicePrimaryCtxRelease_v2(int) {
-  // A real device that was lost would need another process.
+  // A real lost device would need another process.
   lost = FINE;
   faults().clear();
   memory_max = (size_t)1 << 34;
@@ -206,14 +191,14 @@ int cuCtxSynchronize() { return wait(); }
 int cuStreamCreate(void **stream, unsigned) { *stream = (void *)2; return FINE; }
 int cuStreamDestroy_v2(void *) { return FINE; }
 int cuStreamSynchronize(void *) { return wait(); }
-int cuMemAlloc_v2(unsigned long long *address, size_t bytes) { return take(address, bytes); }
-int cuMemAllocAsync(unsigned long long *address, size_t bytes, void *) { return take(address, bytes); }
-int cuMemFree_v2(unsigned long long address) { return give(address); }
-int cuMemFreeAsync(unsigned long long address, void *) { return give(address); }
+int cuMemAlloc_v2(unsigned long long *address, size_t bytes) { return allocate(address, bytes); }
+int cuMemAllocAsync(unsigned long long *address, size_t bytes, void *) { return allocate(address, bytes); }
+int cuMemFree_v2(unsigned long long address) { return free_memory(address); }
+int cuMemFreeAsync(unsigned long long address, void *) { return free_memory(address); }
 int cuMemGetInfo_v2(size_t *left, size_t *all) {
-  hear();
+  read_faults();
   *all = memory_max;
-  *left = memory_max - std::min(memory_taken, memory_max);
+  *left = memory_max - std::min(memory_used, memory_max);
   return FINE;
 }
 int cuMemsetD8Async(unsigned long long to, unsigned char value, size_t bytes, void *) {
@@ -252,7 +237,7 @@ int cuLaunchKernelEx(const LaunchConfig *config, void *function, void **argument
   });
 }
 
-// A graph and what is instantiated of it are one here, and go with the latter.
+// A graph and its instance are one here, and are freed with the instance.
 int cuStreamBeginCapture_v2(void *, int) {
   if (capturing) return INVALID_VALUE;
   capturing = new Graph;
@@ -280,7 +265,7 @@ int cuGetErrorString(int, const char **text) { *text = "an emulated driver's err
 
 // --- cuBLAS ---
 
-// A matrix in columns, and more of the same shape behind it.
+// A matrix stored by columns, and more of the same shape behind it.
 struct Layout {
   int type;
   uint64_t rows, columns;
@@ -289,12 +274,12 @@ struct Layout {
   int64_t apart = 0;
 };
 
-// Which sides a product turns, what sums are added up in, and what their factors are.
+// Which sides of a product are transposed, its compute type, and the dtype of its factors.
 struct Description {
-  int left, right, adds, factors;
+  int left, right, compute, factors;
 };
 
-// A kernel of cuBLAS: in how many parts it cuts a sum.
+// An algorithm of cuBLAS: into how many parts it splits a sum.
 struct Algorithm {
   uint64_t data[8];
 };
@@ -308,7 +293,7 @@ struct Offer {
 
 int cublasLtCreate(void **handle) { *handle = (void *)4; return FINE; }
 int cublasLtDestroy(void *) { return FINE; }
-int cublasLtMatmulDescCreate(Description **what, int adds, int factors) { *what = new Description{0, 0, adds, factors}; return FINE; }
+int cublasLtMatmulDescCreate(Description **what, int compute, int factors) { *what = new Description{0, 0, compute, factors}; return FINE; }
 int cublasLtMatmulDescDestroy(Description *what) { delete what; return FINE; }
 int cublasLtMatmulDescSetAttribute(Description *what, int attribute, const void *value, size_t bytes) {
   const int OF_THE_LEFT = 3, OF_THE_RIGHT = 4, UNSUPPORTED = 15;
@@ -329,10 +314,10 @@ int cublasLtMatrixLayoutSetAttribute(void *layout, int attribute, const void *va
   return FINE;
 }
 int cublasLtMatrixLayoutDestroy(void *layout) { delete static_cast<Layout *>(layout); return FINE; }
-int cublasLtMatmulPreferenceCreate(void **wants) { *wants = (void *)5; return FINE; }
+int cublasLtMatmulPreferenceCreate(void **preference) { *preference = (void *)5; return FINE; }
 int cublasLtMatmulPreferenceDestroy(void *) { return FINE; }
 int cublasLtMatmulPreferenceSetAttribute(void *, int, const void *, size_t) { return FINE; }
-// Two kernels are known: one that leaves sums in one piece, and one that cuts them in two, which is told not to.
+// Two algorithms are offered: one that doesn't split sums, and one that splits them in two and is configured not to.
 int cublasLtMatmulAlgoGetHeuristic(void *, void *, void *, void *, void *, void *, void *, int, Offer *offers, int *count) {
   *count = 2;
   for (int i = 0; i < 2; i++) offers[i] = Offer{Algorithm{{(uint64_t)i + 1, 0, 0, 0, 0, 0, 0, (uint64_t)i}}, 0, FINE, 1.0f, {}};
@@ -359,25 +344,25 @@ int cublasLtMatmul(void *, const Description *what, const void *alpha, const voi
   const Layout left = *of_a, right = *of_b, out = *of_d, old = *of_c;
   const size_t m = out.rows, n = out.columns, k = of.left ? left.rows : left.columns;
   const bool integers = left.type == I8;
-  const bool adds = of.adds == (integers ? ADDS_I32 : ADDS_F32) && of.factors == (integers ? I32 : F32);
-  const bool known = adds && left.type == right.type && old.type == out.type &&
+  const bool compute = of.compute == (integers ? ADDS_I32 : ADDS_F32) && of.factors == (integers ? I32 : F32);
+  const bool known = compute && left.type == right.type && old.type == out.type &&
                      (integers ? out.type == I32 : (left.type == HALF || left.type == E4M3) && (out.type == F32 || out.type == HALF));
   if (!known) return UNSUPPORTED;
   const float factor = integers ? (float)*(const int *)alpha : *(const float *)alpha;
   const float kept = integers ? (float)*(const int *)beta : *(const float *)beta;
   if (integers && (factor != 1.0f || kept != 0.0f)) return UNSUPPORTED;
-  const auto is = [](const Layout &of, size_t rows, size_t columns, bool turned) {
-    return of.rows == (turned ? columns : rows) && of.columns == (turned ? rows : columns) && of.leading >= (int64_t)of.rows;
+  const auto is = [](const Layout &of, size_t rows, size_t columns, bool transposed) {
+    return of.rows == (transposed ? columns : rows) && of.columns == (transposed ? rows : columns) && of.leading >= (int64_t)of.rows;
   };
   const bool alike = left.count == out.count && right.count == out.count && old.count == out.count;
   if (!is(left, m, k, of.left) || !is(right, k, n, of.right) || !is(old, m, n, false) || !is(out, m, n, false) || !alike)
     return INVALID;
-  // Of 8 bits only whole rows, so many numbers after the other.
+  // 8-bit operands must have rows of whole groups.
   const size_t among = left.type == E4M3 ? 16 : integers ? 4 : 1;
   if (k % among || m % among || (left.type != HALF && (!of.left || of.right))) return UNSUPPORTED;
   const size_t pieces = algorithm ? algorithm->data[0] : 1;
   const int error = launch("cublasLtMatmul", [=] {
-    // Sixteen numbers after the other, as a tensor core does.
+    // Sixteen products at a time, as a tensor core compute them.
     const size_t AT_ONCE = 16;
     const auto number_of = [&](const void *of, size_t at) -> float {
       if (integers) return ((const int8_t *)of)[at];

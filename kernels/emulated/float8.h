@@ -1,4 +1,4 @@
-// Numbers of 8 bits, E4M3: a sign, four bits of an exponent, three behind the point, and no infinity.
+// E4M3 numbers: a sign, four bits of exponent, three bits of mantissa, and no infinity.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -10,7 +10,7 @@ static inline float from_float8(uint8_t bits) {
   return bits & 0x80 ? -value : value;
 }
 
-// To the nearest, ties to even, and to the greatest if that is too little.
+// Rounds to the nearest, ties to even, and saturates.
 static inline unsigned to_float8(float value) {
   if (value != value) return 0x7f;
   const float size = fabsf(value);

@@ -35,7 +35,12 @@ mod with_cuda {
             let ComputeDevice::Gpu(ordinal) = config.device else { return Ok(None) };
             let rows_max = config.max_batched_tokens;
             let length_max = config.max_lesson_tokens.unwrap_or(rows_max);
-            let options = BackpropOptions { ordinal, rows_max, length_max, logits_max: LOGITS_MAX };
+            let options = BackpropOptions {
+                ordinal,
+                max_batched_tokens: rows_max,
+                length_max,
+                logits_max: LOGITS_MAX,
+            };
             let backprop = Backprop::load(model, options).with_context(|| {
                 format!("loading a model on {} for batches of {rows_max} tokens", config.device)
             })?;
@@ -57,7 +62,7 @@ mod with_cuda {
             dropout_seed: impl Fn(usize) -> u64,
         ) -> anyhow::Result<BatchGradients> {
             let adapters = model.adapters.as_ref().context("a GPU trains adapters")?;
-            self.0.take(adapters)?;
+            self.0.upload_adapters(adapters)?;
             let (mut loss, mut tokens, mut padding) = (0.0, 0, 0);
             for (index, lessons) in batches {
                 let batch = LessonBatch::new(lessons);

@@ -1,289 +1,335 @@
-//! What a batch of slates brings to a device: numbers that say where things lie, and the rows that don't lie there yet.
+//! What a batch of slates uploads: the slots of the rows that it uses, and the rows that are not on the device yet.
 
-use super::scorer::{CudaScorerLimits, CudaScorerTables, CudaSlate};
-use super::slots::{Place, Slots};
+use super::interface::{
+    CandidateSlots, CandidateTile, Feature, NO_PATTERN, Overlap, PatternVector, ShopperVector,
+    SlateEvent, SlateEvents, SlotIndex, TILE, UploadedRow,
+};
+use super::slots::{RowSlot, RowSlots};
+use super::words::List;
 use crate::nn::fused::PaddedWidths;
-use crate::nn::{DinShape, FusedDin, ItemRef};
+use crate::nn::{DinShape, FusedDin, FusedSlate, ItemRef, ItemTable, ReasonTable};
 use std::ops::Range;
+use std::sync::Arc;
 
-/// Candidates of a block: `TILE` of the kernels.
-pub(super) const TILE: usize = 10;
-/// A slate without a pattern: `NO_PATTERN` of the kernels.
-const NO_PATTERN: u32 = u32::MAX;
+/// The memory of a scorer on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaScorerLimits {
+    /// Slates of a batch.
+    pub slates_max: usize,
+    /// Candidates of all slates of a batch.
+    pub candidates_max: usize,
+    /// Items that a batch may upload, and cards that it may upload besides.
+    pub rows_max: usize,
+    /// Items kept on the device.
+    pub items_max: usize,
+    /// Cards kept on the device, each with the reasons of one candidate.
+    pub cards_max: usize,
+}
 
-/// The batch at hand. Its memory is used again and again, and never grows.
+/// Tables that do not depend on a request.
+#[derive(Clone, Debug)]
+pub struct CudaScorerTables {
+    /// The catalogue's items.
+    pub items: Arc<ItemTable>,
+    /// The reasons on their cards.
+    pub reasons: Arc<ReasonTable>,
+    /// (items, d): the items' Rechead vectors; empty without a Rechead.
+    pub rechead_items: Arc<[f32]>,
+}
+
+/// A slate to be scored.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaSlate<'a> {
+    /// The slate, over the scorer's own tables.
+    pub slate: FusedSlate<'a>,
+    /// (d): the shopper's Rechead vector; empty if there is none.
+    pub shopper: &'a [f32],
+}
+
+/// The slates of one batch. Its memory is reused, and never grows.
 #[derive(Debug)]
-pub(super) struct Batch {
-    bounds: CudaScorerLimits,
+pub(super) struct SlateBatch {
+    limits: CudaScorerLimits,
     columns: PaddedWidths,
-    items: Slots,
-    cards: Slots,
-    pub pieces: Vec<Piece>,
-    /// (item, age, kind) of each event, and (item, card, reasons) of each candidate.
-    events: Vec<[u32; 3]>,
-    candidates: Vec<[u32; 3]>,
-    wanted_items: Vec<(u32, Source)>,
-    /// The place of a card, and its first reason.
-    wanted_cards: Vec<[u32; 2]>,
-    /// All that is uploaded.
-    pub numbers: Vec<u32>,
+    items: RowSlots,
+    cards: RowSlots,
+    pub parts: Vec<SlatePart>,
+    events: Vec<SlateEvent>,
+    candidates: Vec<CandidateSlots>,
+    /// The slot of each item that is uploaded, and the item.
+    missing_items: Vec<(u32, ItemUse)>,
+    /// The slot of each card that is uploaded, and its first reason.
+    missing_cards: Vec<(u32, u32)>,
+    /// The words to upload.
+    pub words: Vec<u32>,
 }
 
 /// The candidates of a slate that are scored in this batch.
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
-    pub job: usize,
+pub(super) struct SlatePart {
+    pub slate: usize,
     pub candidates: Range<usize>,
     first_event: u32,
 }
 
-/// How far a list of jobs is done: up to this candidate of this job.
+/// The next candidate to be scored of a list of slates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
-    job: usize,
+    slate: usize,
     candidate: usize,
 }
 
-/// Where lists begin in what was uploaded.
+/// Where the lists of a batch begin in its upload, and their lengths.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Lists {
-    pub slates: usize,
-    pub tiles: usize,
-    pub events: usize,
-    pub candidates: usize,
-    pub item_places: usize,
-    pub card_places: usize,
-    pub patterns: usize,
-    pub shoppers: usize,
-    pub features: usize,
-    pub overlaps: usize,
-    pub item_rows: usize,
-    pub card_rows: usize,
-    /// How long some of them are.
+pub(super) struct BatchLists {
+    pub slates: List<SlateEvents>,
+    pub tiles: List<CandidateTile>,
+    pub events: List<SlateEvent>,
+    pub candidates: List<CandidateSlots>,
+    pub item_slots: List<SlotIndex>,
+    pub card_slots: List<SlotIndex>,
+    pub patterns: List<PatternVector>,
+    pub shoppers: List<ShopperVector>,
+    pub features: List<Feature>,
+    pub overlaps: List<Overlap>,
+    pub item_rows: List<UploadedRow>,
+    pub card_rows: List<UploadedRow>,
     pub tile_count: usize,
     pub candidate_count: usize,
-    pub wanted_items: usize,
-    pub wanted_cards: usize,
+    pub missing_items: usize,
+    pub missing_cards: usize,
 }
 
-/// Whose row has to be brought.
+/// Where an item is used: by an event or by a candidate of a slate.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+enum ItemUse {
     Event(usize, usize),
     Candidate(usize, usize),
 }
 
-// === impl Source ===
+// === impl CudaScorerTables ===
 
-impl Source {
-    fn item<'a>(self, jobs: &[CudaSlate<'a>]) -> ItemRef<'a> {
+impl CudaScorerTables {
+    /// Width of the Rechead vectors.
+    pub(super) fn rechead_width(&self) -> usize {
+        self.rechead_items.len().checked_div(self.items.len()).unwrap_or(0)
+    }
+}
+
+// === impl ItemUse ===
+
+impl ItemUse {
+    fn item<'a>(self, slates: &[CudaSlate<'a>]) -> ItemRef<'a> {
         match self {
-            Self::Event(job, event) => jobs[job].slate.history[event].item,
-            Self::Candidate(job, candidate) => jobs[job].slate.candidates[candidate].item,
+            Self::Event(slate, event) => slates[slate].slate.history[event].item,
+            Self::Candidate(slate, candidate) => slates[slate].slate.candidates[candidate].item,
         }
     }
 }
 
-// === impl Batch ===
+// === impl SlateBatch ===
 
-impl Batch {
+impl SlateBatch {
     pub fn new(
-        bounds: CudaScorerLimits,
+        limits: CudaScorerLimits,
         shape: &DinShape,
         columns: PaddedWidths,
         tables: &CudaScorerTables,
     ) -> Self {
         let CudaScorerLimits { slates_max, candidates_max, rows_max, items_max, cards_max } =
-            bounds;
+            limits;
         Self {
-            bounds,
+            limits,
             columns,
-            items: Slots::new(items_max, tables.items.len()),
-            cards: Slots::new(cards_max, tables.reasons.len()),
-            pieces: Vec::with_capacity(slates_max),
+            items: RowSlots::new(items_max, tables.items.len()),
+            cards: RowSlots::new(cards_max, tables.reasons.len()),
+            parts: Vec::with_capacity(slates_max),
             events: Vec::with_capacity(slates_max * shape.history),
             candidates: Vec::with_capacity(candidates_max),
-            wanted_items: Vec::with_capacity(rows_max),
-            wanted_cards: Vec::with_capacity(rows_max),
-            numbers: Vec::with_capacity(Self::numbers_max(bounds, shape, columns, tables)),
+            missing_items: Vec::with_capacity(rows_max),
+            missing_cards: Vec::with_capacity(rows_max),
+            words: Vec::with_capacity(Self::words_max(limits, shape, columns, tables)),
         }
     }
 
-    /// Numbers that a batch brings at most.
-    pub fn numbers_max(
-        bounds: CudaScorerLimits,
+    /// Words that a batch uploads, at most.
+    pub fn words_max(
+        limits: CudaScorerLimits,
         shape: &DinShape,
         columns: PaddedWidths,
         tables: &CudaScorerTables,
     ) -> usize {
-        let CudaScorerLimits { slates_max, candidates_max, rows_max, .. } = bounds;
-        let of_slate = 3 + 3 * shape.history + shape.text + tables.rechead_width();
-        let of_candidate = 3 + shape.features + shape.reasons;
+        let CudaScorerLimits { slates_max, candidates_max, rows_max, .. } = limits;
+        let of_events = SlateEvent::WORDS * shape.history;
+        let of_slate = SlateEvents::WORDS + of_events + shape.text + tables.rechead_width();
+        let of_candidate = CandidateSlots::WORDS + shape.features + shape.reasons;
         let of_rows = 2 + item_row(shape, columns, tables) + card_row(shape);
-        let tiles_max = slates_max + candidates_max.div_ceil(TILE);
-        slates_max * of_slate + candidates_max * of_candidate + 3 * tiles_max + rows_max * of_rows
+        let tiles_max = slates_max + candidates_max.div_ceil(TILE as usize);
+        slates_max * of_slate
+            + candidates_max * of_candidate
+            + CandidateTile::WORDS * tiles_max
+            + rows_max * of_rows
     }
 
-    /// Takes candidates from here on until nothing more fits, and says where it stopped.
-    pub fn gather(&mut self, jobs: &[CudaSlate<'_>], fused: &FusedDin, from: Cursor) -> Cursor {
+    /// Takes candidates from here on until nothing more fits, and returns the next one.
+    pub fn gather(&mut self, slates: &[CudaSlate<'_>], fused: &FusedDin, from: Cursor) -> Cursor {
         let mut at = from;
         self.items.begin();
         self.cards.begin();
-        self.pieces.clear();
+        self.parts.clear();
         self.events.clear();
         self.candidates.clear();
-        self.wanted_items.clear();
-        self.wanted_cards.clear();
-        while let Some(job) = jobs.get(at.job) {
-            let count = job.slate.candidates.len();
+        self.missing_items.clear();
+        self.missing_cards.clear();
+        while let Some(slate) = slates.get(at.slate) {
+            let count = slate.slate.candidates.len();
             let first = at.candidate;
             if first < count {
                 let first_event = self.events.len();
                 let fits =
-                    self.pieces.len() < self.bounds.slates_max && self.take_events(job, at.job);
-                while fits && at.candidate < count && self.take_candidate(job, at, fused) {
+                    self.parts.len() < self.limits.slates_max && self.take_events(slate, at.slate);
+                while fits && at.candidate < count && self.take_candidate(slate, at, fused) {
                     at.candidate += 1;
                 }
                 if at.candidate == first {
                     self.events.truncate(first_event);
                     break;
                 }
-                let (job, first_event) = (at.job, first_event as u32);
-                self.pieces.push(Piece { job, candidates: first..at.candidate, first_event });
+                let (candidates, first_event) = (first..at.candidate, first_event as u32);
+                self.parts.push(SlatePart { slate: at.slate, candidates, first_event });
                 if at.candidate < count {
                     break;
                 }
             }
-            at = Cursor { job: at.job + 1, candidate: 0 };
+            at = Cursor { slate: at.slate + 1, candidate: 0 };
         }
         at
     }
 
-    /// Forgets which rows lie on the device.
+    /// Forgets which rows are on the device.
     pub fn forget(&mut self) {
         self.items.forget();
         self.cards.forget();
     }
 
-    fn take_events(&mut self, job: &CudaSlate<'_>, number: usize) -> bool {
-        job.slate.history.iter().enumerate().all(|(event, row)| {
-            let item = self.take_item(row.item, Source::Event(number, event));
-            self.events.extend(item.map(|item| [item, row.age.into(), row.kind.into()]));
+    fn take_events(&mut self, slate: &CudaSlate<'_>, number: usize) -> bool {
+        slate.slate.history.iter().enumerate().all(|(event, row)| {
+            let item = self.take_item(row.item, ItemUse::Event(number, event));
+            let (age, kind) = (row.age.into(), row.kind.into());
+            self.events.extend(item.map(|item| SlateEvent { item, age, kind }));
             item.is_some()
         })
     }
 
-    fn take_candidate(&mut self, job: &CudaSlate<'_>, at: Cursor, fused: &FusedDin) -> bool {
-        if self.candidates.len() == self.bounds.candidates_max {
+    fn take_candidate(&mut self, slate: &CudaSlate<'_>, at: Cursor, fused: &FusedDin) -> bool {
+        if self.candidates.len() == self.limits.candidates_max {
             return false;
         }
-        let row = &job.slate.candidates[at.candidate];
+        let row = &slate.slate.candidates[at.candidate];
         let reads = fused.shape().ablation.reasons && !row.reasons.is_empty();
         let card = if reads { self.take_card(row.reasons.start) } else { Some(0) };
-        let item = self.take_item(row.item, Source::Candidate(at.job, at.candidate));
+        let item = self.take_item(row.item, ItemUse::Candidate(at.slate, at.candidate));
         let (Some(item), Some(card)) = (item, card) else { return false };
         let reasons = if reads { row.reasons.len() as u32 } else { 0 };
-        self.candidates.push([item, card, reasons]);
+        self.candidates.push(CandidateSlots { item, card, reasons });
         true
     }
 
-    /// The place of an item's row.
-    fn take_item(&mut self, item: ItemRef<'_>, source: Source) -> Option<u32> {
-        let more = self.wanted_items.len() < self.bounds.rows_max;
-        let place = match item {
+    /// The slot of an item's row; nothing, if no row or slot is left.
+    fn take_item(&mut self, item: ItemRef<'_>, used: ItemUse) -> Option<u32> {
+        let more = self.missing_items.len() < self.limits.rows_max;
+        let slot = match item {
             ItemRef::Row(row) => self.items.find(row, more)?,
-            ItemRef::Inline(_) if more => Place::Wanted(self.items.take()?),
+            ItemRef::Inline(_) if more => RowSlot::Missing(self.items.take()?),
             ItemRef::Inline(_) => return None,
         };
-        if let Place::Wanted(place) = place {
-            self.wanted_items.push((place, source));
+        if let RowSlot::Missing(slot) = slot {
+            self.missing_items.push((slot, used));
         }
-        Some(place.slot())
+        Some(slot.index())
     }
 
-    /// The place of the reasons from this one on.
+    /// The slot of the card whose reasons begin here; nothing, if no row or slot is left.
     fn take_card(&mut self, first: u32) -> Option<u32> {
-        let more = self.wanted_cards.len() < self.bounds.rows_max;
-        let place = self.cards.find(first, more)?;
-        if let Place::Wanted(place) = place {
-            self.wanted_cards.push([place, first]);
+        let more = self.missing_cards.len() < self.limits.rows_max;
+        let slot = self.cards.find(first, more)?;
+        if let RowSlot::Missing(slot) = slot {
+            self.missing_cards.push((slot, first));
         }
-        Some(place.slot())
+        Some(slot.index())
     }
 
-    /// Lays out what the kernels read: one list after the other.
+    /// Lays out the lists that the kernels read.
     pub fn lay_out(
         &mut self,
-        jobs: &[CudaSlate<'_>],
+        slates: &[CudaSlate<'_>],
         fused: &FusedDin,
         tables: &CudaScorerTables,
-    ) -> Lists {
-        let (shape, meeting) = (fused.shape(), tables.rechead_width());
-        let out = &mut self.numbers;
+    ) -> BatchLists {
+        let (shape, rechead) = (fused.shape(), tables.rechead_width());
+        let out = &mut self.words;
         out.clear();
-        let mut lists = Lists {
+        let mut lists = BatchLists {
             candidate_count: self.candidates.len(),
-            wanted_items: self.wanted_items.len(),
-            wanted_cards: self.wanted_cards.len(),
-            ..Lists::default()
+            missing_items: self.missing_items.len(),
+            missing_cards: self.missing_cards.len(),
+            ..BatchLists::default()
         };
         let mut patterns = 0;
-        for piece in &self.pieces {
-            let slate = &jobs[piece.job].slate;
+        for SlatePart { slate, first_event, .. } in &self.parts {
+            let slate = &slates[*slate].slate;
             let pattern = slate.pattern.map_or(NO_PATTERN, |_| patterns);
             patterns += u32::from(slate.pattern.is_some());
-            out.extend([piece.first_event, slate.history.len() as u32, pattern]);
+            let events = slate.history.len() as u32;
+            out.extend(SlateEvents { first_event: *first_event, events, pattern }.words());
         }
-        lists.tiles = out.len();
+        lists.tiles = List::from(out.len());
         let mut first = 0;
-        for (slate, piece) in self.pieces.iter().enumerate() {
-            let end = first + piece.candidates.len();
-            for from in (first..end).step_by(TILE) {
-                out.extend([slate, from, TILE.min(end - from)].map(|number| number as u32));
+        for (slate, part) in (0..).zip(&self.parts) {
+            let end = first + part.candidates.len();
+            for from in (first..end).step_by(TILE as usize) {
+                let (first, count) = (from as u32, TILE.min((end - from) as u32));
+                out.extend(CandidateTile { slate, first, count }.words());
                 lists.tile_count += 1;
             }
             first = end;
         }
-        lists.events = out.len();
-        out.extend(self.events.as_flattened());
-        lists.candidates = out.len();
-        out.extend(self.candidates.as_flattened());
-        lists.item_places = out.len();
-        out.extend(self.wanted_items.iter().map(|(place, _)| place));
-        lists.card_places = out.len();
-        out.extend(self.wanted_cards.iter().map(|[place, _]| place));
-        lists.patterns = out.len();
-        for piece in &self.pieces {
-            out.extend(bits(jobs[piece.job].slate.pattern.unwrap_or_default()));
+        lists.events = List::from(out.len());
+        out.extend(self.events.iter().flat_map(|event| event.words()));
+        lists.candidates = List::from(out.len());
+        out.extend(self.candidates.iter().flat_map(|candidate| candidate.words()));
+        lists.item_slots = List::from(out.len());
+        out.extend(self.missing_items.iter().map(|(slot, _)| slot));
+        lists.card_slots = List::from(out.len());
+        out.extend(self.missing_cards.iter().map(|(slot, _)| slot));
+        lists.patterns = List::from(out.len());
+        for part in &self.parts {
+            out.extend(bits(slates[part.slate].slate.pattern.unwrap_or_default()));
         }
-        lists.shoppers = out.len();
-        for piece in &self.pieces {
-            let end = out.len() + meeting;
-            out.extend(bits(jobs[piece.job].shopper));
-            out.resize(end, 0);
+        lists.shoppers = List::from(out.len());
+        for part in &self.parts {
+            extend_padded(out, slates[part.slate].shopper, rechead);
         }
-        lists.features = out.len();
-        for candidate in candidates(&self.pieces, jobs) {
+        lists.features = List::from(out.len());
+        for candidate in candidates(&self.parts, slates) {
             out.extend(bits(candidate.features));
         }
-        lists.overlaps = out.len();
-        for candidate in candidates(&self.pieces, jobs) {
-            let end = out.len() + shape.reasons;
-            out.extend(bits(candidate.overlap));
-            out.resize(end, 0);
+        lists.overlaps = List::from(out.len());
+        for candidate in candidates(&self.parts, slates) {
+            extend_padded(out, candidate.overlap, shape.reasons);
         }
-        lists.item_rows = out.len();
-        for (_, source) in &self.wanted_items {
-            let item = source.item(jobs);
+        lists.item_rows = List::from(out.len());
+        for (_, used) in &self.missing_items {
+            let item = used.item(slates);
             fused.write_item(&tables.items, item, self.columns, out);
-            let end = out.len() + meeting;
-            if let ItemRef::Row(row) = item {
-                out.extend(bits(&tables.rechead_items[row as usize * meeting..][..meeting]));
-            }
-            out.resize(end, 0);
+            let vector = match item {
+                ItemRef::Row(row) => &tables.rechead_items[row as usize * rechead..][..rechead],
+                ItemRef::Inline(_) => &[],
+            };
+            extend_padded(out, vector, rechead);
         }
-        lists.card_rows = out.len();
-        for [_, first] in &self.wanted_cards {
+        lists.card_rows = List::from(out.len());
+        for (_, first) in &self.missing_cards {
             fused.write_reasons(&tables.reasons, *first, out);
         }
         lists
@@ -305,12 +351,19 @@ pub(super) fn card_row(shape: &DinShape) -> usize {
 }
 
 fn candidates<'a>(
-    pieces: &[Piece],
-    jobs: &[CudaSlate<'a>],
+    parts: &[SlatePart],
+    slates: &[CudaSlate<'a>],
 ) -> impl Iterator<Item = &'a crate::nn::CandidateRow<'a>> {
-    pieces.iter().flat_map(|piece| &jobs[piece.job].slate.candidates[piece.candidates.clone()])
+    parts.iter().flat_map(|part| &slates[part.slate].slate.candidates[part.candidates.clone()])
 }
 
 fn bits(values: &[f32]) -> impl Iterator<Item = u32> + use<'_> {
     values.iter().map(|value| value.to_bits())
+}
+
+/// Appends values, and zeros up to a width.
+fn extend_padded(out: &mut Vec<u32>, values: &[f32], width: usize) {
+    let end = out.len() + width;
+    out.extend(bits(values));
+    out.resize(end, 0);
 }

@@ -1,15 +1,17 @@
-//! cuBLAS on a device's stream, and what it is told of a product.
+//! cuBLAS on a device's stream, and its descriptions of products.
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, CudaError, Device, Table};
+use super::device::{CudaError, Device, DeviceBuffer};
+use super::interface::{DevicePtr, Packed, Role};
 use cudarc::cublaslt::{result as lt, sys as blas};
 use cudarc::driver::CudaStream;
+use half::bf16;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-/// Bytes that cuBLAS may work in: what it wants on Hopper.
+/// Bytes of cuBLAS's workspace, as recommended for Hopper.
 pub(super) const WORKSPACE: usize = 32 << 20;
 
 /// A kernel of cuBLAS.
@@ -19,16 +21,16 @@ pub(super) type Algorithm = blas::cublasLtMatmulAlgo_t;
 #[derive(Debug)]
 pub(super) struct Blas {
     pub handle: blas::cublasLtHandle_t,
-    /// What it works on, which must not end before it.
+    /// The stream that its products run on, which must outlive it.
     stream: Arc<CudaStream>,
-    workspace: Table<u8>,
+    workspace: DeviceBuffer<Packed>,
 }
 
-/// What the numbers of a matrix are.
+/// The dtype of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Numbers {
+pub(super) enum MatrixDtype {
     F32,
-    /// Sums of integers.
+    /// Sums of products of [`MatrixDtype::Int8`].
     I32,
     Bf16,
     /// E4M3.
@@ -36,52 +38,52 @@ pub(super) enum Numbers {
     Int8,
 }
 
-/// A matrix on a device, of rows that lie one after the other.
+/// A matrix on a device, stored row by row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix {
-    pub at: Address,
-    pub numbers: Numbers,
-    /// Numbers from where a row begins to where the next one does.
+pub(super) struct DeviceMatrix {
+    pub address: u64,
+    pub dtype: MatrixDtype,
+    /// MatrixDtype from one row to the next.
     pub pitch: usize,
-    /// Whether its columns are meant as rows.
-    pub turned: bool,
-    /// Numbers from where it begins to where the next of its shape does.
-    pub apart: usize,
+    /// Whether it is used transposed.
+    pub transposed: bool,
+    /// MatrixDtype from one matrix of a batched product to the next.
+    pub stride: usize,
 }
 
-/// Rows and columns of what comes out, numbers that each of its sums is over, and how many there are of it.
+/// Rows and columns of a product, the length of its sums, and the number of products of a batch.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(super) struct ProductSize {
     pub rows: usize,
     pub columns: usize,
     pub inner: usize,
     pub count: usize,
 }
 
-/// What cuBLAS is told of a product; gone when it was told.
+/// cuBLAS's description of a product.
 #[derive(Debug)]
-pub(super) struct Told {
-    /// What its sums are, and so what their factors are.
-    sums_are: Numbers,
-    pub what: blas::cublasLtMatmulDesc_t,
-    /// cuBLAS thinks in columns, so the right side of a product in rows is its left one.
+pub(super) struct ProductDescription {
+    /// The dtype of its sums, and of their factors.
+    sum_dtype: MatrixDtype,
+    pub operation: blas::cublasLtMatmulDesc_t,
+    /// cuBLAS stores matrices by columns, so it gets the right side of a product of rows as its left one.
     pub left: blas::cublasLtMatrixLayout_t,
     pub right: blas::cublasLtMatrixLayout_t,
     pub sums: blas::cublasLtMatrixLayout_t,
 }
 
-/// Where the two sides of a product lie, what is added to it, and where it goes.
+/// The addresses of a product's operands and of its sums. `addend` is added to the product, if its factor is not zero.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Operands {
-    pub sums: Address,
-    pub left: Address,
-    pub right: Address,
-    pub old: Address,
+pub(super) struct BlasOperands {
+    pub sums: u64,
+    pub left: u64,
+    pub right: u64,
+    pub addend: u64,
 }
 
-// === impl Numbers ===
+// === impl MatrixDtype ===
 
-impl Numbers {
+impl MatrixDtype {
     /// Bytes of a number.
     pub fn bytes(self) -> usize {
         match self {
@@ -91,7 +93,7 @@ impl Numbers {
         }
     }
 
-    fn name(self) -> blas::cudaDataType {
+    fn cuda(self) -> blas::cudaDataType {
         match self {
             Self::F32 => blas::cudaDataType::CUDA_R_32F,
             Self::I32 => blas::cudaDataType::CUDA_R_32I,
@@ -101,7 +103,7 @@ impl Numbers {
         }
     }
 
-    /// What such numbers, multiplied, are added up in.
+    /// The compute type and the dtype of sums of products of this dtype.
     fn sums(self) -> (blas::cublasComputeType_t, Self) {
         match self {
             Self::Int8 => (blas::cublasComputeType_t::CUBLAS_COMPUTE_32I, Self::I32),
@@ -109,7 +111,7 @@ impl Numbers {
         }
     }
 
-    /// The bits of a factor of sums.
+    /// The bits of a factor of sums of this dtype.
     fn factor(self, factor: f32) -> u32 {
         match self {
             Self::I32 => factor as i32 as u32,
@@ -118,35 +120,35 @@ impl Numbers {
     }
 }
 
-// === impl Matrix ===
+// === impl DeviceMatrix ===
 
-impl Matrix {
-    /// Rows of so many numbers.
-    pub fn of(numbers: Numbers, at: Address, pitch: usize) -> Self {
-        Self { at, numbers, pitch, turned: false, apart: 0 }
+impl DeviceMatrix {
+    /// A matrix with `pitch` numbers from one row to the next.
+    pub fn of(dtype: MatrixDtype, address: u64, pitch: usize) -> Self {
+        Self { address, dtype, pitch, transposed: false, stride: 0 }
     }
 
-    /// The same of 32 bits.
-    pub fn exact(at: Address, pitch: usize) -> Self {
-        Self::of(Numbers::F32, at, pitch)
+    /// A matrix of f32.
+    pub fn f32<R: Role<Number = f32>>(at: DevicePtr<R>, pitch: usize) -> Self {
+        Self::of(MatrixDtype::F32, at.address(), pitch)
     }
 
-    /// The same of 16 bits.
-    pub fn short(at: Address, pitch: usize) -> Self {
-        Self::of(Numbers::Bf16, at, pitch)
+    /// A matrix of bf16.
+    pub fn bf16<R: Role<Number = bf16>>(at: DevicePtr<R>, pitch: usize) -> Self {
+        Self::of(MatrixDtype::Bf16, at.address(), pitch)
     }
 
-    pub fn turned(self) -> Self {
-        Self { turned: !self.turned, ..self }
+    pub fn transposed(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
     }
 
-    pub fn apart(self, apart: usize) -> Self {
-        Self { apart, ..self }
+    pub fn with_stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
     }
 
     /// From this number of it on.
     pub fn from(self, number: usize) -> Self {
-        Self { at: self.at + (number * self.numbers.bytes()) as Address, ..self }
+        Self { address: self.address + (number * self.dtype.bytes()) as u64, ..self }
     }
 }
 
@@ -163,60 +165,63 @@ impl Blas {
         Ok(Self { handle, stream, workspace })
     }
 
-    /// `out = times · left right (+ old)`, where `old` lies as `out` does. Sums are in f32, and those of integers are
-    /// integers.
+    /// `out = alpha · left right (+ addend)`, where `addend` has the layout of `out`. Sums are in f32, and those of
+    /// integers are integers.
     ///
     /// # Safety
     ///
-    /// The addresses must lead to as much as the sizes say.
+    /// The addresses must lead to as many numbers as the size says.
     pub unsafe fn multiply(
         &self,
-        out: Matrix,
-        [left, right]: [Matrix; 2],
-        sizes: Sizes,
-        times: f32,
-        old: Option<Address>,
+        out: DeviceMatrix,
+        [left, right]: [DeviceMatrix; 2],
+        size: ProductSize,
+        alpha: f32,
+        addend: Option<u64>,
     ) -> Result<(), CudaError> {
-        let told = Told::of(out, [left, right], sizes)?;
-        let operands =
-            Operands { sums: out.at, left: left.at, right: right.at, old: old.unwrap_or(out.at) };
-        let kept = f32::from(u8::from(old.is_some()));
+        let description = ProductDescription::of(out, [left, right], size)?;
+        let operands = BlasOperands {
+            sums: out.address,
+            left: left.address,
+            right: right.address,
+            addend: addend.unwrap_or(out.address),
+        };
+        let beta = f32::from(u8::from(addend.is_some()));
         // SAFETY: the caller vouches for the addresses.
-        unsafe { self.launch(&told, operands, [times, kept], ptr::null()) }
+        unsafe { self.launch(&description, operands, [alpha, beta], ptr::null()) }
     }
 
-    /// Asks for what was told, of this kernel or of one that cuBLAS chooses.
+    /// Launches a product by this algorithm, or, if that is null, by one that cuBLAS chooses.
     ///
     /// # Safety
     ///
     /// As of [`Blas::multiply`].
     pub unsafe fn launch(
         &self,
-        told: &Told,
-        operands: Operands,
-        [times, kept]: [f32; 2],
-        kernel: *const Algorithm,
+        description: &ProductDescription,
+        operands: BlasOperands,
+        [alpha, beta]: [f32; 2],
+        algorithm: *const Algorithm,
     ) -> Result<(), CudaError> {
-        let Operands { sums, left, right, old } = operands;
-        let [times, kept] = [times, kept].map(|factor| told.sums_are.factor(factor));
-        // SAFETY: the caller vouches for the addresses; factors are read before the call is over, because they lie
-        // with the host.
+        let BlasOperands { sums, left, right, addend } = operands;
+        let [alpha, beta] = [alpha, beta].map(|factor| description.sum_dtype.factor(factor));
+        // SAFETY: the caller vouches for the addresses. Factors are in host memory, and are read before the call returns.
         let done = unsafe {
             lt::matmul(
                 self.handle,
-                told.what,
-                (&raw const times).cast(),
-                (&raw const kept).cast(),
+                description.operation,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
                 right as *const c_void,
-                told.right,
+                description.right,
                 left as *const c_void,
-                told.left,
-                old as *const c_void,
-                told.sums,
+                description.left,
+                addend as *const c_void,
+                description.sums,
                 sums as *mut c_void,
-                told.sums,
-                kernel,
-                self.workspace.at(0) as *mut c_void,
+                description.sums,
+                algorithm,
+                self.workspace.at(0).address() as *mut c_void,
                 WORKSPACE,
                 self.stream.cu_stream().cast(),
             )
@@ -227,22 +232,26 @@ impl Blas {
 
 impl Drop for Blas {
     fn drop(&mut self) {
-        // SAFETY: nobody multiplies any more. On a device that is lost it may fail, and then there is nothing to end.
+        // SAFETY: no product uses the handle any more. On a lost device the call may fail, and nothing is left to free.
         let _ = unsafe { lt::destroy_handle(self.handle) };
     }
 }
 
-// === impl Told ===
+// === impl ProductDescription ===
 
-impl Told {
-    pub fn of(out: Matrix, [left, right]: [Matrix; 2], sizes: Sizes) -> Result<Self, CudaError> {
+impl ProductDescription {
+    pub fn of(
+        out: DeviceMatrix,
+        [left, right]: [DeviceMatrix; 2],
+        size: ProductSize,
+    ) -> Result<Self, CudaError> {
         use blas::cublasLtMatmulDescAttributes_t as Attribute;
-        let Sizes { rows, columns, inner, count } = sizes;
-        let told = || -> Result<Self, lt::CublasError> {
-            let (adds, sums_are) = left.numbers.sums();
-            let mut told = Self {
-                sums_are,
-                what: lt::create_matmul_desc(adds, sums_are.name())?,
+        let ProductSize { rows, columns, inner, count } = size;
+        let describe = || -> Result<Self, lt::CublasError> {
+            let (compute, sum_dtype) = left.dtype.sums();
+            let mut described = Self {
+                sum_dtype,
+                operation: lt::create_matmul_desc(compute, sum_dtype.cuda())?,
                 left: ptr::null_mut(),
                 right: ptr::null_mut(),
                 sums: ptr::null_mut(),
@@ -252,46 +261,50 @@ impl Told {
                 (Attribute::CUBLASLT_MATMUL_DESC_TRANSB, left),
             ] {
                 // `CUBLAS_OP_N` and `CUBLAS_OP_T`, which these bindings have no names for.
-                let turned = c_int::from(matrix.turned);
-                let (value, bytes) = ((&raw const turned).cast(), size_of_val(&turned));
+                let transposed = c_int::from(matrix.transposed);
+                let (value, bytes) = ((&raw const transposed).cast(), size_of_val(&transposed));
                 // SAFETY: the attribute is as wide as the value.
-                unsafe { lt::set_matmul_desc_attribute(told.what, attribute, value, bytes)? };
+                unsafe {
+                    lt::set_matmul_desc_attribute(described.operation, attribute, value, bytes)?
+                };
             }
-            let layout = |matrix: Matrix, [rows, columns]: [usize; 2]| {
-                let [rows, columns] = if matrix.turned { [columns, rows] } else { [rows, columns] };
+            let layout = |matrix: DeviceMatrix, [rows, columns]: [usize; 2]| {
+                let [rows, columns] =
+                    if matrix.transposed { [columns, rows] } else { [rows, columns] };
                 layout(matrix, [rows, columns], count)
             };
-            told.left = layout(left, [rows, inner])?;
-            told.right = layout(right, [inner, columns])?;
-            told.sums = layout(out, [rows, columns])?;
-            Ok(told)
+            described.left = layout(left, [rows, inner])?;
+            described.right = layout(right, [inner, columns])?;
+            described.sums = layout(out, [rows, columns])?;
+            Ok(described)
         };
-        told().map_err(CudaError::blas("hear of a product"))
+        describe().map_err(CudaError::blas("describe a product"))
     }
 }
 
-/// What cuBLAS is told of a matrix, which has columns where it has rows here.
+/// cuBLAS's description of a matrix, whose columns are rows here.
 fn layout(
-    of: Matrix,
+    matrix: DeviceMatrix,
     [rows, columns]: [usize; 2],
     count: usize,
 ) -> Result<blas::cublasLtMatrixLayout_t, lt::CublasError> {
     use blas::cublasLtMatrixLayoutAttribute_t as Attribute;
-    let name = of.numbers.name();
-    let layout = lt::create_matrix_layout(name, columns as u64, rows as u64, of.pitch as i64)?;
+    let dtype = matrix.dtype.cuda();
+    let pitch = matrix.pitch as i64;
+    let layout = lt::create_matrix_layout(dtype, columns as u64, rows as u64, pitch)?;
     if count > 1 {
-        let (count, apart) = (count as i32, of.apart as i64);
+        let (count, stride) = (count as i32, matrix.stride as i64);
         // SAFETY: the attributes are as wide as the values.
         let set = unsafe {
             let (value, bytes) = ((&raw const count).cast(), size_of_val(&count));
             let attribute = Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
             let set = lt::set_matrix_layout_attribute(layout, attribute, value, bytes);
-            let (value, bytes) = ((&raw const apart).cast(), size_of_val(&apart));
+            let (value, bytes) = ((&raw const stride).cast(), size_of_val(&stride));
             let attribute = Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
             set.and_then(|()| lt::set_matrix_layout_attribute(layout, attribute, value, bytes))
         };
         if let Err(error) = set {
-            // SAFETY: it was made, and nobody else has it.
+            // SAFETY: it was created above, and nothing else uses it.
             let _ = unsafe { lt::destroy_matrix_layout(layout) };
             return Err(error);
         }
@@ -299,11 +312,11 @@ fn layout(
     Ok(layout)
 }
 
-impl Drop for Told {
+impl Drop for ProductDescription {
     fn drop(&mut self) {
-        // SAFETY: what was made is given back once, and nothing was made where there is no address.
+        // SAFETY: each description is destroyed once, and a null one was never created.
         unsafe {
-            let _ = lt::destroy_matmul_desc(self.what);
+            let _ = lt::destroy_matmul_desc(self.operation);
             for layout in [self.left, self.right, self.sums] {
                 if !layout.is_null() {
                     let _ = lt::destroy_matrix_layout(layout);

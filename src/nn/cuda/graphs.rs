@@ -1,22 +1,22 @@
-//! Steps of decodes, captured: a step's launches become one.
+//! CUDA graphs of passes over decoding sequences: all launches of a pass become one.
 //!
-//! A step in which every row is the next token of a text of its own is the same launches each time, over other
-//! numbers. So it is captured once for each **bucket**, a number of rows, when the model is loaded; later steps are
-//! padded to the next bucket and replayed. All that differs between two steps of a bucket is uploaded.
+//! A pass in which every row is the next token of a sequence of its own is the same launches each time, over other
+//! numbers. So it is captured once for each **bucket**, a number of rows, when the model is loaded. Later passes are
+//! padded to the next bucket and replayed. Whatever differs between two passes of a bucket is uploaded.
 
 use super::device::Graph;
 use crate::nn::packed::PagedBatch;
 
-/// Up to here there is a bucket for every number of rows; then for powers of two.
+/// There is a bucket for every number of rows up to this one, and then for powers of two.
 const EXACT_MAX: usize = 8;
 
-/// What was captured, by the bucket, the smallest first.
+/// The captured graphs by bucket, in ascending order.
 #[derive(Debug, Default)]
 pub(super) struct Graphs {
     captured: Vec<(usize, Graph)>,
 }
 
-/// The buckets of steps with up to `most` rows, none of them larger than `rows_max`.
+/// The buckets of passes with up to `most` rows, none of them larger than `rows_max`.
 pub(super) fn buckets(most: usize, rows_max: usize) -> impl Iterator<Item = usize> {
     let largest = if most <= EXACT_MAX { most } else { most.next_power_of_two().min(rows_max) };
     let powers = (EXACT_MAX.ilog2() + 1..usize::BITS).map(|power| 1 << power);
@@ -25,7 +25,7 @@ pub(super) fn buckets(most: usize, rows_max: usize) -> impl Iterator<Item = usiz
     (1..=largest.min(EXACT_MAX)).chain(up_to).chain(last)
 }
 
-/// Whether every row of a pass is a token of a text of its own, in pages that last: scratch begins at `pages`.
+/// Whether every row of a pass is a token of a sequence of its own, in pages that last: scratch begins at `pages`.
 pub(super) fn decodes(pass: &PagedBatch, pages: usize) -> bool {
     let lasts = |page: u32| (page as usize) < pages;
     pass.groups.len() == pass.tokens.len() && pass.slots.iter().all(|slot| lasts(slot.page))
@@ -34,12 +34,12 @@ pub(super) fn decodes(pass: &PagedBatch, pages: usize) -> bool {
 // === impl Graphs ===
 
 impl Graphs {
-    /// Keeps what was captured of a bucket that is larger than those before.
+    /// Adds the graph of a bucket that is larger than those before.
     pub fn add(&mut self, rows: usize, graph: Graph) {
         self.captured.push((rows, graph));
     }
 
-    /// The smallest bucket for so many rows, and what was captured of it.
+    /// The smallest bucket for so many rows, and its graph.
     pub fn find(&self, rows: usize) -> Option<(usize, &Graph)> {
         let at = self.captured.partition_point(|(bucket, _)| *bucket < rows);
         self.captured.get(at).map(|(bucket, graph)| (*bucket, graph))

@@ -1,10 +1,14 @@
-//! A checkpoint's weights come onto a device.
+//! Loads a checkpoint's weights onto a device.
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Argument, CudaError, Device, Kernel, Table};
-use super::products::CudaWeightDtype;
-use super::rows::wide_threads;
+use super::buffers::wide_threads;
+use super::device::{CudaError, Device, DeviceBuffer, Kernel};
+use super::interface::{
+    Bias, ColumnScale, CudaWeightDtype, HEAD_SHAPES, KeyNormScale, LayerWeight, NARROW,
+    NORM_THREADS, NormScale, Packed, Quantize, QueryNormScale, Role, RowScale, WIDE, WIDE_THREADS,
+    Width,
+};
 use crate::nn::decoder::{
     self, Checkpoint, CheckpointError, DecoderConfig, DecoderConfigError, LinearId, NormId,
 };
@@ -12,47 +16,49 @@ use half::bf16;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Head widths that there are kernels for, and the most query heads that may share a key head.
-const HEAD_DIMS: [usize; 5] = [8, 16, 32, 64, 128];
-/// Of narrow heads fewer.
-const GROUP_MAX: usize = 8;
-const NARROW_GROUP_MAX: usize = 4;
-/// Numbers of a row, and of its MLP, that a block keeps: 16 and 32 for each of its threads.
-const WIDTH_MAX: usize = 8_192;
-const WIDE_MAX: usize = 32_768;
+/// Numbers of a row, and of its MLP, that a block has registers for.
+const WIDTH_MAX: usize = (4 * NARROW * NORM_THREADS) as usize;
+const WIDE_MAX: usize = (4 * WIDE * WIDE_THREADS) as usize;
 /// Weights that are copied or converted at a time.
 const CHUNK: usize = 1 << 24;
-/// How often it is told how far the weights have come.
-const TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Time between two log lines about the progress.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// The weights of a layer.
 #[derive(Debug)]
-pub(super) struct Layer {
-    pub qkv: Weights,
-    pub output: Weights,
-    pub gates_ups: Weights,
-    pub down: Weights,
-    pub attention_norm: Table<f32>,
-    pub mlp_norm: Table<f32>,
-    pub head_norms: Option<[Table<f32>; 2]>,
+pub(super) struct DeviceLayer {
+    pub qkv: DeviceWeights,
+    pub output: DeviceWeights,
+    pub gates_ups: DeviceWeights,
+    pub down: DeviceWeights,
+    pub attention_norm: DeviceBuffer<NormScale>,
+    pub mlp_norm: DeviceBuffer<NormScale>,
+    pub head_norms: Option<HeadNorms>,
 }
 
-/// Matrices that go over the same rows, one below the other.
+/// The scales of norms over heads.
 #[derive(Debug)]
-pub(super) struct Weights {
-    pub numbers: Table<u8>,
-    /// What each row of them is multiplied by, where they have 8 bits.
-    pub scales: Option<Table<f32>>,
-    pub bias: Option<Table<f32>>,
+pub(super) struct HeadNorms {
+    pub query: DeviceBuffer<QueryNormScale>,
+    pub key: DeviceBuffer<KeyNormScale>,
+}
+
+/// Matrices with the same input, one below the other.
+#[derive(Debug)]
+pub(super) struct DeviceWeights {
+    pub numbers: DeviceBuffer<Packed>,
+    /// The scale of each of their rows, if they have 8 bits.
+    pub scales: Option<DeviceBuffer<ColumnScale>>,
+    pub bias: Option<DeviceBuffer<Bias>>,
 }
 
 /// Why a model can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Its files can't be read.
+    /// The model's files can't be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// It is one that there are no kernels for.
+    /// There are no kernels for the model.
     #[error(transparent)]
     Config(#[from] DecoderConfigError),
     /// The device refuses.
@@ -60,32 +66,32 @@ pub enum LoadError {
     Device(#[from] CudaError),
 }
 
-/// Brings weights onto the device.
-pub(super) struct Loader<'a> {
+/// Loads weights onto the device.
+pub(super) struct WeightLoader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a DecoderConfig,
     device: &'a Device,
-    format: CudaWeightDtype,
-    quantize: Kernel,
-    progress: Progress,
+    dtype: CudaWeightDtype,
+    quantize: Kernel<Quantize>,
+    progress: LoadProgress,
 }
 
-/// How far the weights have come: a line in the log, once in a while.
+/// The progress of loading: a log line once in a while.
 #[derive(Debug)]
-struct Progress {
-    /// Numbers that there are, and that are on the device.
+struct LoadProgress {
+    /// Weights of the model, and those that are on the device.
     all: usize,
     done: Cell<usize>,
-    told: Cell<Instant>,
+    logged: Cell<Instant>,
 }
 
-/// Refuses what there are no kernels for.
+/// Refuses a model that there are no kernels for.
 pub(super) fn check(
     config: &DecoderConfig,
-    format: CudaWeightDtype,
+    dtype: CudaWeightDtype,
 ) -> Result<(), DecoderConfigError> {
     let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
-    let (among, supported) = match format {
+    let (multiple, supported) = match dtype {
         CudaWeightDtype::Bf16 => (4, "multiples of 4 on a GPU"),
         CudaWeightDtype::Float8 | CudaWeightDtype::Int8 => {
             (16, "multiples of 16 on a GPU, where weights have 8 bits")
@@ -101,16 +107,16 @@ pub(super) fn check(
         if width > most {
             return Err(unsupported(at_most));
         }
-        if !width.is_multiple_of(among) {
+        if !width.is_multiple_of(multiple) {
             return Err(unsupported(supported));
         }
     }
-    if !HEAD_DIMS.contains(&dim) {
+    let shape = HEAD_SHAPES.iter().find(|(width, _)| *width as usize == dim);
+    let Some(&(_, group_max)) = shape else {
         let supported = "8, 16, 32, 64 or 128 on a GPU";
         return Err(DecoderConfigError::unsupported("head_dim", dim.to_string(), supported));
-    }
-    let most = if dim == HEAD_DIMS[0] { NARROW_GROUP_MAX } else { GROUP_MAX };
-    if group > most {
+    };
+    if group > group_max as usize {
         let supported =
             "at most 8 times `num_key_value_heads` on a GPU, and 4 where heads have 8 numbers";
         return Err(DecoderConfigError::unsupported(
@@ -122,110 +128,112 @@ pub(super) fn check(
     Ok(())
 }
 
-// === impl Progress ===
+// === impl LoadProgress ===
 
-impl Progress {
+impl LoadProgress {
     fn new(all: usize, now: Instant) -> Self {
-        Self { all, done: Cell::new(0), told: Cell::new(now) }
+        Self { all, done: Cell::new(0), logged: Cell::new(now) }
     }
 
-    /// So many more numbers are on the device. Says whether it is time to tell.
+    /// Counts weights that are on the device. Returns whether a log line is due.
     fn add(&self, numbers: usize, now: Instant) -> bool {
         self.done.set(self.done.get() + numbers);
-        let is_due = now.duration_since(self.told.get()) >= TOLD_EVERY;
+        let is_due = now.duration_since(self.logged.get()) >= LOG_EVERY;
         if is_due {
-            self.told.set(now);
+            self.logged.set(now);
         }
         is_due
     }
 
-    fn tell(&self) {
+    fn log(&self) {
         let [bytes, of] = [self.done.get(), self.all].map(|numbers| numbers * size_of::<bf16>());
-        tracing::info!(bytes, of, "weights go to the GPU");
+        tracing::info!(bytes, of, "loading weights onto the GPU");
     }
 }
 
-// === impl Loader ===
+// === impl WeightLoader ===
 
-impl<'a> Loader<'a> {
+impl<'a> WeightLoader<'a> {
     pub fn new(
         checkpoint: &'a Checkpoint,
         config: &'a DecoderConfig,
         device: &'a Device,
-        format: CudaWeightDtype,
+        dtype: CudaWeightDtype,
     ) -> Result<Self, CudaError> {
-        let progress = Progress::new(checkpoint.parameters(), Instant::now());
-        let quantize = device.kernel("quantize")?;
-        Ok(Self { checkpoint, config, device, format, quantize, progress })
+        let progress = LoadProgress::new(checkpoint.parameters(), Instant::now());
+        let quantize = device.kernel()?;
+        Ok(Self { checkpoint, config, device, dtype, quantize, progress })
     }
 
     fn add(&self, numbers: usize) {
         if self.progress.add(numbers, Instant::now()) {
-            self.progress.tell();
+            self.progress.log();
         }
     }
 
-    /// All of a layer.
-    pub fn layer(&self, layer: usize) -> Result<Layer, LoadError> {
-        let qkv = [LinearId::Query(layer), LinearId::Key(layer), LinearId::Value(layer)];
-        let gates_ups = [LinearId::Gate(layer), LinearId::Up(layer)];
-        let (output, down) = ([LinearId::Output(layer)], [LinearId::Down(layer)]);
+    /// The weights and norms of a layer.
+    pub fn layer(&self, layer: usize) -> Result<DeviceLayer, LoadError> {
         let head_norms = self.config.head_norms.then(|| {
-            let norms =
-                [NormId::Query(layer), NormId::Key(layer)].map(|norm| self.numbers(&[norm.name()]));
-            let [query, key] = norms;
-            Ok::<_, LoadError>([query?, key?])
+            let query = self.numbers(&[NormId::Query(layer).name()])?;
+            let key = self.numbers(&[NormId::Key(layer).name()])?;
+            Ok::<_, LoadError>(HeadNorms { query, key })
         });
-        Ok(Layer {
-            qkv: self.weights(&qkv)?,
-            output: self.weights(&output)?,
-            gates_ups: self.weights(&gates_ups)?,
-            down: self.weights(&down)?,
+        Ok(DeviceLayer {
+            qkv: self.weights(&LinearId::qkv(layer))?,
+            output: self.weights(&[LinearId::Output(layer)])?,
+            gates_ups: self.weights(&LinearId::gate_up(layer))?,
+            down: self.weights(&[LinearId::Down(layer)])?,
             attention_norm: self.numbers(&[NormId::Attention(layer).name()])?,
             mlp_norm: self.numbers(&[NormId::Mlp(layer).name()])?,
             head_norms: head_norms.transpose()?,
         })
     }
 
-    fn weights(&self, of: &[LinearId]) -> Result<Weights, LoadError> {
-        let halves = self.table(&of.iter().map(|linear| linear.name()).collect::<Vec<_>>())?;
-        let bias = self.biases(of)?;
-        if self.format == CudaWeightDtype::Bf16 {
-            return Ok(Weights { numbers: halves.into_bytes(), scales: None, bias });
+    fn weights(&self, matrices: &[LinearId]) -> Result<DeviceWeights, LoadError> {
+        let short: DeviceBuffer<LayerWeight> =
+            self.table(&matrices.iter().map(|linear| linear.name()).collect::<Vec<_>>())?;
+        let bias = self.biases(matrices)?;
+        if self.dtype == CudaWeightDtype::Bf16 {
+            return Ok(DeviceWeights { numbers: short.into_packed(), scales: None, bias });
         }
-        let (_, width) = of[0].dims(self.config);
-        let rows = halves.len() / width;
-        let numbers = self.device.zeroed::<u8>(halves.len())?;
-        let scales = self.device.zeroed::<f32>(rows)?;
-        let arguments = [
-            Argument::Table(numbers.at(0)),
-            Argument::Table(scales.at(0)),
-            Argument::Count(self.format as u32),
-            Argument::Table(halves.at(0)),
-            Argument::Count(width as u32),
-        ];
-        // SAFETY: the arguments of `quantize`, over tables of as many rows.
+        let (_, width) = matrices[0].dims(self.config);
+        let rows = short.len() / width;
+        let numbers: DeviceBuffer<Packed> = self.device.zeroed(short.len())?;
+        let scales: DeviceBuffer<RowScale> = self.device.zeroed(rows)?;
+        let arguments = Quantize {
+            packed: numbers.at(0),
+            row_scales: scales.at(0),
+            dtype: self.dtype,
+            rows: short.at(0).with_role(),
+            width: Width::of(width),
+        };
+        // SAFETY: all buffers have as many rows.
         unsafe {
             self.device.launch(&self.quantize, [rows, 1, 1], wide_threads(width), &arguments)?;
         }
-        // The numbers of 16 bits go when they are read.
+        // The bf16 weights are freed once they are read.
         self.device.wait()?;
-        Ok(Weights { numbers, scales: Some(scales), bias })
+        // The scale of a row of weights is that of a column of their product.
+        Ok(DeviceWeights { numbers, scales: Some(scales.into_role()), bias })
     }
 
-    fn biases(&self, of: &[LinearId]) -> Result<Option<Table<f32>>, LoadError> {
-        let names: Option<Vec<String>> = of.iter().map(|linear| linear.bias(self.config)).collect();
+    fn biases(&self, matrices: &[LinearId]) -> Result<Option<DeviceBuffer<Bias>>, LoadError> {
+        let names: Option<Vec<String>> =
+            matrices.iter().map(|linear| linear.bias(self.config)).collect();
         names.map(|names| self.numbers(&names)).transpose()
     }
 
-    /// Tables one below the other, in bf16: those that lie in a file as bf16 are copied from where they are mapped.
-    pub fn table(&self, names: &[String]) -> Result<Table<bf16>, LoadError> {
+    /// Tensors one below the other, in bf16. Tensors that a file has in bf16 are copied from its mapped memory.
+    pub fn table<R: Role<Number = bf16>>(
+        &self,
+        names: &[String],
+    ) -> Result<DeviceBuffer<R>, LoadError> {
         let views = names.iter().map(|name| self.checkpoint.tensor(name));
         let views = views.collect::<Result<Vec<_>, _>>()?;
         let count = views.iter().map(|view| view.rows() * view.columns()).sum();
         let mut table = self.device.zeroed(count)?;
-        let (mut exact, mut halves) = (Vec::new(), Vec::new());
-        let mut place = 0;
+        let (mut exact, mut short) = (Vec::new(), Vec::new());
+        let mut next = 0;
         for view in views {
             let rows_at_once = (CHUNK / view.columns()).max(1);
             for from in (0..view.rows()).step_by(rows_at_once) {
@@ -235,34 +243,35 @@ impl<'a> Loader<'a> {
                     (decoder::TensorDtype::Bf16, Some(bytes)) if cfg!(target_endian = "little") => {
                         let size = view.columns() * size_of::<bf16>();
                         let bytes = &bytes[rows.start * size..rows.end * size];
-                        self.device.write_bytes(&mut table, place, bytes)?;
+                        self.device.write_bytes(&mut table, next, bytes)?;
                     }
                     _ => {
                         exact.resize(count, 0.0);
                         view.read_rows(rows, &mut exact)?;
-                        halves.clear();
-                        halves.extend(exact.iter().map(|&number| bf16::from_f32(number)));
-                        self.device.write(&mut table, place, &halves)?;
-                        // What is being copied must not change.
+                        short.clear();
+                        short.extend(exact.iter().map(|&number| bf16::from_f32(number)));
+                        self.device.write(&mut table, next, &short)?;
+                        // The host's numbers must stay until they are copied.
                         self.device.wait()?;
                     }
                 }
                 self.add(count);
-                place += count;
+                next += count;
             }
         }
         Ok(table)
     }
 
-    /// Rows of numbers one after the other, as they are.
-    pub fn numbers(&self, names: &[String]) -> Result<Table<f32>, LoadError> {
+    /// Tensors one after the other, in f32.
+    pub fn numbers<R: Role<Number = f32>>(
+        &self,
+        names: &[String],
+    ) -> Result<DeviceBuffer<R>, LoadError> {
         let mut all = Vec::new();
         for name in names {
             all.extend(self.checkpoint.tensor(name)?.read()?);
         }
-        let mut table = self.device.zeroed(all.len())?;
-        self.device.write(&mut table, 0, &all)?;
-        self.device.wait()?;
+        let table = self.device.upload::<R>(&all)?;
         self.add(all.len());
         Ok(table)
     }
@@ -273,12 +282,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_told_once_a_second() {
+    fn progress_is_logged_once_a_second() {
         let begun = Instant::now();
-        let progress = Progress::new(100, begun);
-        let told = |after: u64| progress.add(10, begun + Duration::from_millis(after));
+        let progress = LoadProgress::new(100, begun);
+        let due = |after: u64| progress.add(10, begun + Duration::from_millis(after));
         assert_eq!(
-            [10, 990, 1_000, 1_010, 1_990, 2_010].map(told),
+            [10, 990, 1_000, 1_010, 1_990, 2_010].map(due),
             [false, false, true, false, false, true]
         );
         assert_eq!(progress.done.get(), 60);

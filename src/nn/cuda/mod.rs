@@ -1,32 +1,47 @@
-//! Kernels that serve on an NVIDIA GPU: the wiring of [`super::decoder`], over `kernels/decoder.cu` and cuBLAS; and
-//! the scorer's network, over `kernels/scorer.cu`.
+//! NVIDIA GPUs: a decoder that serves, over `kernels/decoder.cu` and cuBLAS; its backward pass, for adapters; and the
+//! scorer's network, over `kernels/scorer.cu`.
 //!
-//! The libraries of CUDA are opened when a device is asked for, so the same program starts where there is none, and
-//! says which one is missing. Everything that a pass writes to is taken when the model is loaded; a pass then is a
-//! sequence of launches, or one launch of a graph, after one upload of what the engine planned.
+//! The libraries of CUDA are opened when a device is requested, so the same program starts on machines without them, and
+//! says which one is missing. All memory of a forward pass is allocated when the model is loaded. A pass is one upload of
+//! the rows that the engine laid out, and then a sequence of launches, or the replay of one CUDA graph.
 //!
-//! Weights, keys and values of a decoder, and what goes into products are bf16; weights of layers, and what they are multiplied
-//! with, may have 8 bits. The rows between them are f32, and so are all sums, but for those of integers.
+//! Layers' weights and the inputs of their products are bf16 or 8 bits, and so is the KV cache. The residual stream is
+//! f32, and sums are f32, or 32-bit integers for products of 8-bit integers.
 
 mod backprop;
 mod batch;
 mod blas;
+mod buffers;
+mod decoder;
 mod device;
 mod graphs;
+#[expect(dead_code, reason = "`tests/kernels.rs` reads its tables")]
+mod interface;
 mod load;
-mod model;
+mod options;
 mod pass;
 mod products;
-mod rows;
+mod resident;
+mod rope;
 mod scorer;
 mod slots;
+mod upload;
+mod words;
 
 pub use backprop::{Backprop, BackpropError, BackpropOptions};
+pub use batch::{CudaScorerLimits, CudaScorerTables, CudaSlate};
+pub use decoder::CudaDecoder;
 pub use device::CudaError;
+pub use interface::CudaWeightDtype;
 pub use load::LoadError;
-pub use model::{CudaDecoder, CudaOptions};
-pub use products::CudaWeightDtype;
-pub use rows::{CudaOutput, CudaOutputSpec};
-pub use scorer::{
-    CudaScorer, CudaScorerError, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate,
+pub use options::CudaOptions;
+pub use scorer::{CudaScorer, CudaScorerError, CudaScores};
+pub use upload::{CudaOutput, CudaOutputSpec};
+
+use crate::nn::{decoder as wiring, packed};
+
+// The interface depends on no other module, so it repeats what these say.
+const _: () = {
+    assert!(interface::PAGE_TOKENS as usize == packed::PAGE_TOKENS);
+    assert!(interface::TRUNK == wiring::TRUNK && interface::PADDING == wiring::PADDING);
 };

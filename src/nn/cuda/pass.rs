@@ -1,339 +1,346 @@
-//! One pass: the wiring of [`crate::nn::decoder`] as launches.
+//! One forward pass of a decoder that serves: the wiring of [`crate::nn::decoder`] as launches.
 //!
-//! Every kind of rows has one place, so what goes along the wiring is the name of a place. What can be done
-//! together waits for the rest: sums for the norm that follows, and heads for the turn that they take.
+//! A value of the wiring is either a product that the next operation scales, or a proof that a buffer was written. So
+//! operations can be neither skipped nor exchanged: each consumes what the operation before it returned.
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::device::{Address, Argument, CudaError, Product, Table};
-use super::load::Weights;
-use super::model::{CudaDecoder, ROW_THREADS, WARP};
-use super::products::{CudaWeightDtype, Operands, Shape};
-use super::rows::{ACTIVATED, ATTENDED, NORMED, TILE_WARPS, norm_threads, wide_threads};
-use crate::nn::decoder::{Kernels, LinearId, NormId};
-use std::mem;
+use super::buffers::{norm_threads, wide_threads};
+use super::device::{CudaError, DeviceBuffer};
+use super::interface::{
+    AddNorm, AddNormPicked, AttendMerge, AttendParts, AttendRows, CudaWeightDtype, DevicePtr,
+    Embed, NormRopeAndWrite, Packed, PartCount, Product, ProductSum, Quantize, ROWS_WARPS,
+    RowScale, ScoreScale, SiluMul, WARP, Width, Window,
+};
+use super::load::DeviceWeights;
+use super::products::{ProductOperands, WeightShape};
+use super::resident::Resident;
+use crate::nn::decoder::{Kernels, NormId};
 
-/// Threads of a block that attends for neighbouring rows.
-const TILE_THREADS: u32 = TILE_WARPS as u32 * WARP;
-/// Warps of a block that places heads, each of which has one.
-const HEADS_A_BLOCK: usize = 8;
+/// Threads of a block that embeds a row, or reads chosen logits.
+pub(super) const ROW_THREADS: u32 = 256;
+/// Threads of a block that attends for a tile of rows.
+const TILE_THREADS: u32 = ROWS_WARPS * WARP;
+/// Heads of a block that norms and rotates them, one per warp.
+const HEADS_A_BLOCK: u32 = 8;
 
-/// Where rows are while a pass goes on.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum At {
-    /// In the stream, to which the product before may still have to be added.
-    Stream,
-    Normed,
-    Heads,
-    Attended,
-    GatesUps,
-    Activated,
-    Delta,
+/// The pass that was uploaded.
+pub(super) struct ServingPass<'a> {
+    resident: &'a Resident,
 }
 
-/// The pass at hand: the wiring says what comes next, and what can be done together waits for the rest.
-pub(super) struct OnePass<'a> {
-    pub of: &'a CudaDecoder,
-    /// What has to be added to the stream, if anything has; and what heads, gates and what is gated are made of.
-    pub pending: Product,
-    pub heads: Product,
-    pub gates_ups: Product,
-}
+/// The stream's buffer was written.
+pub(super) struct Stream(());
+/// The buffer of normed rows was written.
+pub(super) struct Normed(());
+/// Queries, keys and values, not scaled yet.
+pub(super) struct ProjectedHeads(Product);
+/// Queries were written to their buffer, and keys and values to their pages.
+pub(super) struct WrittenHeads(());
+/// The buffer of attention's output was written.
+pub(super) struct Attended(());
+/// The buffer of gated numbers was written.
+pub(super) struct Gated(());
+/// A sublayer's output, not scaled yet, and not yet added to the stream.
+pub(super) struct Delta(Product);
 
-/// What matrices of the same rows make of them.
-#[derive(Clone, Copy)]
-struct Multiplied<'a> {
-    out: At,
-    sums: Address,
-    inputs: Address,
-    /// What the inputs' rows are multiplied by; 0 where they have 16 bits.
-    row_scales: Address,
-    weights: &'a Weights,
-    shape: &'a Shape,
-}
+// === impl ServingPass ===
 
-// === impl OnePass ===
-
-impl<'a> OnePass<'a> {
-    pub fn of(model: &'a CudaDecoder) -> Self {
-        let nothing = Product::default();
-        Self { of: model, pending: nothing, heads: nothing, gates_ups: nothing }
+impl<'a> ServingPass<'a> {
+    pub fn of(resident: &'a Resident) -> Self {
+        Self { resident }
     }
 
-    /// Adds what is pending, and norms.
-    fn add_norm(&mut self, scale: Address) -> Result<(), CudaError> {
-        let CudaDecoder { config, device, launches, rows, plan, .. } = self.of;
-        let arguments = [
-            Argument::Table(rows.normed.at(0)),
-            Argument::Table(rows.scales(NORMED)),
-            Argument::Count(rows.format as u32),
-            Argument::Table(rows.stream.at(0)),
-            Argument::Product(mem::take(&mut self.pending)),
-            Argument::Table(scale),
-            Argument::Number(config.norm_epsilon as f32),
-            Argument::Count(config.width as u32),
-        ];
-        let threads = norm_threads(config.width);
-        // SAFETY: the arguments of `add_norm`; all tables have room for a pass's rows.
-        unsafe { device.launch(&launches.add_norm, [plan.rows, 1, 1], threads, &arguments) }
-    }
-
-    fn place_heads(&mut self, layer: usize) -> Result<(), CudaError> {
-        let model = self.of;
-        let CudaDecoder { config, device, launches, rows, plan, .. } = model;
-        let norms = model.layers[layer].head_norms.as_ref();
-        let norm = |which: usize| Argument::Table(Table::address(norms.map(|norms| &norms[which])));
-        let arguments = [
-            Argument::Table(rows.queries.at(0)),
-            Argument::Table(model.layer_of(0, layer)),
-            Argument::Table(model.layer_of(1, layer)),
-            Argument::Product(self.heads),
-            norm(0),
-            norm(1),
-            Argument::Table(model.turns.at(0)),
-            Argument::Number(config.norm_epsilon as f32),
-            Argument::Table(plan.table.at(plan.positions)),
-            Argument::Table(plan.table.at(plan.slots)),
-            model.heads(),
-        ];
-        let heads = config.heads + 2 * config.kv_heads;
-        let grid = [plan.rows, heads.div_ceil(HEADS_A_BLOCK), 1];
-        let threads = HEADS_A_BLOCK as u32 * WARP;
-        // SAFETY: the arguments of `place_heads`; slots lie within the pages that the model was loaded with, and
-        // positions within the tokens of a text.
-        unsafe { device.launch(&launches.place_heads, grid, threads, &arguments) }
-    }
-
-    /// Rows that are alone see part by part what they see, as many of them at a time as there is room for the parts of;
-    /// others see it together with their neighbours.
-    fn attend_pages(&mut self, layer: usize) -> Result<(), CudaError> {
-        let model = self.of;
-        let CudaDecoder { config, device, launches, rows, plan, room, .. } = model;
-        let width = config.heads * config.head_dim;
-        let scale = Argument::Number((config.head_dim as f32).sqrt().recip());
-        let window = Argument::Count(config.windows[layer].unwrap_or(0) as u32);
-        let at_once = (room.parts / plan.parts).max(1);
-        for row in (0..plan.singles).step_by(at_once) {
-            let count = at_once.min(plan.singles - row);
-            let ranges = Argument::Table(plan.table.at(plan.ranges + 2 * row));
-            let arguments = [
-                Argument::Table(rows.parts.at(0)),
-                Argument::Table(rows.sums.at(0)),
-                Argument::Table(rows.queries.at(row * width)),
-                Argument::Table(model.layer_of(0, layer)),
-                Argument::Table(model.layer_of(1, layer)),
-                Argument::Table(plan.table.at(plan.positions + row)),
-                ranges,
-                Argument::Table(plan.table.at(plan.seen)),
-                scale,
-                window,
-                Argument::Count(plan.parts as u32),
-                model.heads(),
-            ];
-            let grid = [count, config.kv_heads, plan.blocks];
-            // SAFETY: the arguments of `attend_parts_*`; there is room for each part of each of these rows' heads.
-            unsafe { device.launch(&launches.attend_parts, grid, WARP, &arguments)? };
-            let arguments = [
-                Argument::Table(rows.attended.at(row * width)),
-                Argument::Table(rows.parts.at(0)),
-                Argument::Table(rows.sums.at(0)),
-                ranges,
-                Argument::Count(plan.parts as u32),
-                model.heads(),
-            ];
-            let (grid, threads) = ([count, config.heads, 1], (config.head_dim as u32).max(WARP));
-            // SAFETY: the arguments of `attend_merge`, over what was just written.
-            unsafe { device.launch(&launches.attend_merge, grid, threads, &arguments)? };
-        }
-        let arguments = [
-            Argument::Table(rows.attended.at(0)),
-            Argument::Table(rows.queries.at(0)),
-            Argument::Table(model.layer_of(0, layer)),
-            Argument::Table(model.layer_of(1, layer)),
-            Argument::Table(plan.table.at(plan.positions)),
-            Argument::Table(plan.table.at(plan.ranges)),
-            Argument::Table(plan.table.at(plan.seen)),
-            Argument::Table(plan.table.at(plan.tiles)),
-            scale,
-            window,
-            model.heads(),
-        ];
-        let grid = [plan.tile_count, config.kv_heads, 1];
-        // SAFETY: the arguments of `attend_rows_*`; tiles are of rows of the pass.
-        unsafe { device.launch(&launches.attend_rows, grid, TILE_THREADS, &arguments) }
-    }
-
-    /// Brings what was attended to into 8 bits, where weights have those.
-    fn shorten_attended(&self) -> Result<(), CudaError> {
-        let CudaDecoder { config, device, launches, rows, plan, .. } = self.of;
-        let Some(bytes) = &rows.attended_bytes else { return Ok(()) };
-        let width = config.heads * config.head_dim;
-        let arguments = [
-            Argument::Table(bytes.at(0)),
-            Argument::Table(rows.scales(ATTENDED)),
-            Argument::Count(rows.format as u32),
-            Argument::Table(rows.attended.at(0)),
-            Argument::Count(width as u32),
-        ];
-        // SAFETY: the arguments of `quantize`; all tables have room for a pass's rows.
-        unsafe {
-            device.launch(&launches.quantize, [plan.rows, 1, 1], wide_threads(width), &arguments)
-        }
-    }
-
-    /// Multiplies all rows, and leaves scales and bias to whoever reads what comes of it.
-    fn multiply(&mut self, multiplied: Multiplied<'_>) -> Result<(), CudaError> {
-        let Multiplied { out, sums, inputs, row_scales, weights, shape } = multiplied;
-        let CudaDecoder { device, products, plan, .. } = self.of;
-        let operands = Operands { sums, inputs, weights: weights.numbers.at(0) };
-        // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
-        unsafe { products.multiply(device, shape, operands, plan.rows)? };
-        let product = Product {
-            sums,
-            bias: Table::address(weights.bias.as_ref()),
-            row_scales,
-            column_scales: Table::address(weights.scales.as_ref()),
-            integers: shape.format == CudaWeightDtype::Int8,
+    /// Adds a delta, if it has sums, and norms.
+    fn launch_add_norm(&self, delta: Product, norm: NormId) -> Result<Normed, CudaError> {
+        let Resident { config, device, kernels, buffers, upload, .. } = self.resident;
+        let arguments = AddNorm {
+            normed: buffers.normed.numbers(),
+            row_scales: buffers.normed.scales(),
+            dtype: buffers.dtype,
+            stream: buffers.stream.at(0),
+            delta,
+            norm_scale: self.resident.norm_scale(norm),
+            epsilon: self.resident.epsilon(),
+            width: self.resident.width(),
         };
-        match out {
-            At::Delta => self.pending = product,
-            At::GatesUps => self.gates_ups = product,
-            _ => self.heads = product,
+        let threads = norm_threads(config.width);
+        // SAFETY: all buffers have space for a pass's rows.
+        unsafe { device.launch(&kernels.add_norm, [upload.rows, 1, 1], threads, &arguments)? };
+        Ok(Normed(()))
+    }
+
+    /// Attention part by part, for single rows: as many at a time as there is space for their parts.
+    fn attend_singles(&self, layer: usize) -> Result<(), CudaError> {
+        let Resident { config, device, kernels, buffers, upload, limits, .. } = self.resident;
+        let width = config.heads * config.head_dim;
+        let (keys, values) = self.resident.kv_of(layer);
+        let heads = self.resident.heads();
+        let parts_max = PartCount::of(upload.parts);
+        let at_once = (limits.parts / upload.parts).max(1);
+        for row in (0..upload.singles).step_by(at_once) {
+            let count = at_once.min(upload.singles - row);
+            let ranges = upload.at(upload.ranges).record(row);
+            let arguments = AttendParts {
+                parts: buffers.parts.at(0),
+                sums: buffers.sums.at(0),
+                queries: buffers.queries.at(row * width),
+                keys,
+                values,
+                positions: upload.at(upload.positions).from(row),
+                ranges,
+                seen: upload.at(upload.seen),
+                score_scale: self.score_scale(),
+                window: self.window(layer),
+                parts_max,
+                heads,
+            };
+            let grid = [count, config.kv_heads, upload.blocks];
+            // SAFETY: there is space for each part of each of these rows' heads.
+            unsafe { device.launch(&kernels.attend_parts, grid, WARP, &arguments)? };
+            let arguments = AttendMerge {
+                attended: buffers.attended.at(row * width),
+                parts: buffers.parts.at(0),
+                sums: buffers.sums.at(0),
+                ranges,
+                parts_max,
+                heads,
+            };
+            let (grid, threads) = ([count, config.heads, 1], (config.head_dim as u32).max(WARP));
+            // SAFETY: it reads the parts that were just written.
+            unsafe { device.launch(&kernels.attend_merge, grid, threads, &arguments)? };
         }
         Ok(())
     }
+
+    /// Attention tile by tile, for neighbouring rows.
+    fn attend_tiles(&self, layer: usize) -> Result<(), CudaError> {
+        let Resident { config, device, kernels, buffers, upload, .. } = self.resident;
+        let (keys, values) = self.resident.kv_of(layer);
+        let arguments = AttendRows {
+            attended: buffers.attended.at(0),
+            queries: buffers.queries.at(0),
+            keys,
+            values,
+            positions: upload.at(upload.positions),
+            ranges: upload.at(upload.ranges),
+            seen: upload.at(upload.seen),
+            tiles: upload.at(upload.tiles),
+            score_scale: self.score_scale(),
+            window: self.window(layer),
+            heads: self.resident.heads(),
+        };
+        let grid = [upload.tile_count, config.kv_heads, 1];
+        // SAFETY: tiles are of rows of the pass.
+        unsafe { device.launch(&kernels.attend_rows, grid, TILE_THREADS, &arguments) }
+    }
+
+    /// Converts attention's output to 8 bits, if weights have 8 bits. Returns the rows, and their scales or null.
+    fn pack_attended(&self) -> Result<(DevicePtr<Packed>, DevicePtr<RowScale>), CudaError> {
+        let Resident { config, device, kernels, buffers, upload, .. } = self.resident;
+        let Some(packed) = &buffers.attended_packed else {
+            return Ok((buffers.attended.at(0).packed(), DevicePtr::NULL));
+        };
+        let width = config.heads * config.head_dim;
+        let arguments = Quantize {
+            packed: packed.numbers(),
+            row_scales: packed.scales(),
+            dtype: buffers.dtype,
+            rows: buffers.attended.at(0).with_role(),
+            width: Width::of(width),
+        };
+        let grid = [upload.rows, 1, 1];
+        // SAFETY: all buffers have space for a pass's rows.
+        unsafe { device.launch(&kernels.quantize, grid, wide_threads(width), &arguments)? };
+        Ok((packed.numbers(), packed.scales()))
+    }
+
+    /// Multiplies all rows. The kernel that reads the product applies scales and bias.
+    fn multiply(
+        &self,
+        sums: DevicePtr<ProductSum>,
+        (inputs, row_scales): (DevicePtr<Packed>, DevicePtr<RowScale>),
+        weights: &DeviceWeights,
+        shape: &WeightShape,
+    ) -> Result<Product, CudaError> {
+        let Resident { device, products, upload, .. } = self.resident;
+        let operands = ProductOperands { sums, inputs, weights: weights.numbers.at(0) };
+        // SAFETY: every buffer has space for a pass's rows, and weights have this shape.
+        unsafe { products.multiply(device, shape, operands, upload.rows)? };
+        Ok(Product {
+            sums,
+            bias: DeviceBuffer::or_null(weights.bias.as_ref()),
+            row_scales,
+            column_scales: DeviceBuffer::or_null(weights.scales.as_ref()),
+            integers: shape.dtype == CudaWeightDtype::Int8,
+        })
+    }
+
+    fn score_scale(&self) -> ScoreScale {
+        ScoreScale::of((self.resident.config.head_dim as f32).sqrt().recip())
+    }
+
+    fn window(&self, layer: usize) -> Window {
+        Window::of(self.resident.config.windows[layer].unwrap_or(0))
+    }
 }
 
-impl Kernels for OnePass<'_> {
-    type Rows = At;
+impl Kernels for ServingPass<'_> {
+    type Stream = Stream;
+    type Normed = Normed;
+    type Heads = ProjectedHeads;
+    type RotatedHeads = WrittenHeads;
+    type Attended = Attended;
+    type Gated = Gated;
+    type Delta = Delta;
+    /// The rows that are read were written to their buffers.
+    type Output = ();
     type Error = CudaError;
 
-    fn embed(&mut self) -> Result<At, CudaError> {
-        let CudaDecoder { config, device, launches, rows, plan, embedding, .. } = self.of;
-        let arguments = [
-            Argument::Table(rows.stream.at(0)),
-            Argument::Table(embedding.at(0)),
-            Argument::Table(plan.table.at(plan.tokens)),
-            Argument::Count(config.width as u32),
-        ];
-        // SAFETY: the arguments of `embed`; the engine admits only tokens of the vocabulary.
-        unsafe { device.launch(&launches.embed, [plan.rows, 1, 1], ROW_THREADS, &arguments)? };
-        Ok(At::Stream)
-    }
-
-    fn norm(&mut self, _rows: &At, norm: NormId) -> Result<At, CudaError> {
-        let scale = match norm {
-            NormId::Attention(layer) => self.of.layers[layer].attention_norm.at(0),
-            NormId::Mlp(layer) => self.of.layers[layer].mlp_norm.at(0),
-            NormId::Query(_) | NormId::Key(_) | NormId::Last => {
-                unreachable!("those are normed in place")
-            }
+    fn embed(&mut self) -> Result<Stream, CudaError> {
+        let Resident { device, kernels, buffers, upload, embedding, .. } = self.resident;
+        let arguments = Embed {
+            stream: buffers.stream.at(0),
+            table: embedding.at(0),
+            tokens: upload.at(upload.tokens),
+            width: self.resident.width(),
         };
-        self.add_norm(scale)?;
-        Ok(At::Normed)
+        // SAFETY: the engine admits only tokens of the vocabulary.
+        unsafe { device.launch(&kernels.embed, [upload.rows, 1, 1], ROW_THREADS, &arguments)? };
+        Ok(Stream(()))
     }
 
-    /// Heads are normed where they are turned, and the last norm is that of the rows that are wanted.
-    fn norm_in_place(&mut self, rows: At, _norm: NormId) -> Result<At, CudaError> {
-        Ok(rows)
+    fn norm(&mut self, _: &Stream, norm: NormId) -> Result<Normed, CudaError> {
+        self.launch_add_norm(Product::default(), norm)
     }
 
-    fn linear<const N: usize>(
+    fn add_and_norm(
         &mut self,
-        rows: At,
-        layers: [LinearId; N],
-    ) -> Result<[At; N], CudaError> {
-        let CudaDecoder { rows: room, layers: weights, shapes, device, products, plan, .. } =
-            self.of;
-        let attended =
-            room.attended_bytes.as_ref().map_or(room.attended.at(0), |bytes| bytes.at(0));
-        let multiplied = match layers[0] {
-            LinearId::Query(layer) => Multiplied {
-                out: At::Heads,
-                sums: room.qkv.at(0),
-                inputs: room.normed.at(0),
-                row_scales: room.scales(NORMED),
-                weights: &weights[layer].qkv,
-                shape: &shapes.qkv,
-            },
-            LinearId::Output(layer) => Multiplied {
-                out: At::Delta,
-                sums: room.delta.at(0),
-                inputs: attended,
-                row_scales: room.scales(ATTENDED),
-                weights: &weights[layer].output,
-                shape: &shapes.output,
-            },
-            // Of a few rows, gates are applied where they are multiplied.
-            LinearId::Gate(layer) if shapes.gates_ups.is_few(plan.rows) => {
-                let weights = &weights[layer].gates_ups;
-                let operands = Operands {
-                    sums: room.activated.at(0),
-                    inputs: room.normed.at(0),
-                    weights: weights.numbers.at(0),
-                };
-                let bias = Table::address(weights.bias.as_ref());
-                // SAFETY: every table has room for a pass's rows, and weights are as the configuration says.
-                unsafe {
-                    products.gate_few(device, &shapes.gates_ups, operands, bias, plan.rows)?;
-                }
-                return Ok([At::Activated; N]);
-            }
-            LinearId::Gate(layer) => Multiplied {
-                out: At::GatesUps,
-                sums: room.gates_ups.at(0),
-                inputs: room.normed.at(0),
-                row_scales: room.scales(NORMED),
-                weights: &weights[layer].gates_ups,
-                shape: &shapes.gates_ups,
-            },
-            LinearId::Down(layer) => Multiplied {
-                out: At::Delta,
-                sums: room.delta.at(0),
-                inputs: room.activated.at(0),
-                row_scales: room.scales(ACTIVATED),
-                weights: &weights[layer].down,
-                shape: &shapes.down,
-            },
-            other => unreachable!("{other:?} of {rows:?} is no product of the wiring"),
+        stream: Stream,
+        Delta(product): Delta,
+        norm: NormId,
+    ) -> Result<(Stream, Normed), CudaError> {
+        let normed = self.launch_add_norm(product, norm)?;
+        Ok((stream, normed))
+    }
+
+    fn add_and_norm_last(
+        &mut self,
+        Stream(()): Stream,
+        Delta(delta): Delta,
+        norm: NormId,
+    ) -> Result<(), CudaError> {
+        let Resident { config, device, kernels, buffers, upload, .. } = self.resident;
+        let arguments = AddNormPicked {
+            normed: buffers.picked.at(0),
+            hidden: buffers.hidden.at(0),
+            stream: buffers.stream.at(0),
+            delta,
+            picked: upload.at(upload.picked),
+            norm_scale: self.resident.norm_scale(norm),
+            epsilon: self.resident.epsilon(),
+            width: self.resident.width(),
         };
-        let out = multiplied.out;
-        self.multiply(multiplied)?;
-        Ok([out; N])
+        let (grid, threads) = ([upload.picked_count, 1, 1], norm_threads(config.width));
+        // SAFETY: there is space for every row that is read.
+        unsafe { device.launch(&kernels.add_norm_picked, grid, threads, &arguments) }
     }
 
-    /// They are turned where they are placed.
-    fn rotate(&mut self, rows: At) -> Result<At, CudaError> {
-        Ok(rows)
+    fn project_heads(
+        &mut self,
+        layer: usize,
+        Normed(()): Normed,
+    ) -> Result<ProjectedHeads, CudaError> {
+        let Resident { layers, shapes, buffers, .. } = self.resident;
+        let inputs = (buffers.normed.numbers(), buffers.normed.scales());
+        let weights = &layers[layer].qkv;
+        Ok(ProjectedHeads(self.multiply(buffers.qkv.at(0), inputs, weights, &shapes.qkv)?))
     }
 
-    fn attend(&mut self, layer: usize, _queries_keys_values: [At; 3]) -> Result<At, CudaError> {
-        self.place_heads(layer)?;
-        self.attend_pages(layer)?;
-        self.shorten_attended()?;
-        Ok(At::Attended)
+    fn norm_and_rope(
+        &mut self,
+        layer: usize,
+        ProjectedHeads(qkv): ProjectedHeads,
+        head_norms: bool,
+    ) -> Result<WrittenHeads, CudaError> {
+        let Resident { config, device, kernels, layers, buffers, upload, rope, .. } = self.resident;
+        let norms = head_norms.then(|| {
+            layers[layer].head_norms.as_ref().expect("a model with head norms loads their scales")
+        });
+        let (keys, values) = self.resident.kv_of(layer);
+        let arguments = NormRopeAndWrite {
+            queries: buffers.queries.at(0),
+            keys,
+            values,
+            qkv,
+            query_scale: DeviceBuffer::or_null(norms.map(|norms| &norms.query)),
+            key_scale: DeviceBuffer::or_null(norms.map(|norms| &norms.key)),
+            rope: rope.at(0),
+            epsilon: self.resident.epsilon(),
+            positions: upload.at(upload.positions),
+            slots: upload.at(upload.slots),
+            heads: self.resident.heads(),
+        };
+        let heads = config.heads + 2 * config.kv_heads;
+        let grid = [upload.rows, heads.div_ceil(HEADS_A_BLOCK as usize), 1];
+        let threads = HEADS_A_BLOCK * WARP;
+        // SAFETY: slots are in the model's KV pages, and positions are below those of the RoPE table.
+        unsafe { device.launch(&kernels.norm_rope_and_write, grid, threads, &arguments)? };
+        Ok(WrittenHeads(()))
     }
 
-    fn gate(&mut self, gate: At, _up: At) -> Result<At, CudaError> {
-        if matches!(gate, At::Activated) {
-            return Ok(gate);
+    fn attend(
+        &mut self,
+        layer: usize,
+        WrittenHeads(()): WrittenHeads,
+    ) -> Result<Attended, CudaError> {
+        self.attend_singles(layer)?;
+        self.attend_tiles(layer)?;
+        Ok(Attended(()))
+    }
+
+    fn project_attended(
+        &mut self,
+        layer: usize,
+        Attended(()): Attended,
+    ) -> Result<Delta, CudaError> {
+        let Resident { layers, shapes, buffers, .. } = self.resident;
+        let inputs = self.pack_attended()?;
+        let weights = &layers[layer].output;
+        Ok(Delta(self.multiply(buffers.delta.at(0), inputs, weights, &shapes.output)?))
+    }
+
+    /// For a few rows, one kernel multiplies and gates.
+    fn project_gated(&mut self, layer: usize, Normed(()): Normed) -> Result<Gated, CudaError> {
+        let Resident { config, device, kernels, products, .. } = self.resident;
+        let Resident { layers, shapes, buffers, upload, .. } = self.resident;
+        let (weights, shape) = (&layers[layer].gates_ups, &shapes.gates_ups);
+        let gated = buffers.gated.numbers();
+        if shape.is_few(upload.rows) {
+            let operands = [buffers.normed.numbers(), weights.numbers.at(0)];
+            let bias = DeviceBuffer::or_null(weights.bias.as_ref());
+            // SAFETY: every buffer has space for a pass's rows, and weights have this shape.
+            unsafe { products.gate_few(device, shape, gated, operands, bias, upload.rows)? };
+            return Ok(Gated(()));
         }
-        let CudaDecoder { config, device, launches, rows, plan, .. } = self.of;
-        let arguments = [
-            Argument::Table(rows.activated.at(0)),
-            Argument::Table(rows.scales(ACTIVATED)),
-            Argument::Count(rows.format as u32),
-            Argument::Product(self.gates_ups),
-            Argument::Count(config.mlp_width as u32),
-        ];
-        let threads = wide_threads(config.mlp_width);
-        // SAFETY: the arguments of `silu_mul`; both tables have room for a pass's rows.
-        unsafe { device.launch(&launches.silu_mul, [plan.rows, 1, 1], threads, &arguments) }?;
-        Ok(At::Activated)
+        let inputs = (buffers.normed.numbers(), buffers.normed.scales());
+        let arguments = SiluMul {
+            gated,
+            row_scales: buffers.gated.scales(),
+            dtype: buffers.dtype,
+            gates_ups: self.multiply(buffers.gates_ups.at(0), inputs, weights, shape)?,
+            width: Width::of(config.mlp_width),
+        };
+        let (grid, threads) = ([upload.rows, 1, 1], wide_threads(config.mlp_width));
+        // SAFETY: both buffers have space for a pass's rows.
+        unsafe { device.launch(&kernels.silu_mul, grid, threads, &arguments)? };
+        Ok(Gated(()))
     }
 
-    /// What was added is pending until it is normed.
-    fn add(&mut self, _rows: At, _more: At) -> Result<At, CudaError> {
-        Ok(At::Stream)
+    fn project_down(&mut self, layer: usize, Gated(()): Gated) -> Result<Delta, CudaError> {
+        let Resident { layers, shapes, buffers, .. } = self.resident;
+        let inputs = (buffers.gated.numbers(), buffers.gated.scales());
+        let weights = &layers[layer].down;
+        Ok(Delta(self.multiply(buffers.delta.at(0), inputs, weights, &shapes.down)?))
     }
 }

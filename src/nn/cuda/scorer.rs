@@ -1,87 +1,52 @@
 //! The scorer's network on a GPU, over `kernels/scorer.cu`: many slates at a time.
 //!
-//! The rows of items and the reasons of cards lie on the device, as many as were given room; those that were used
-//! longest ago give way. A batch is one upload (what slates are made of by the places of rows, and the rows that don't
-//! lie there yet), two launches, two more where rows are brought, and one download. Nothing is taken meanwhile.
+//! Rows of items and reasons of cards are kept on the device, and the least recently used ones are evicted. A batch is one
+//! upload (slots of rows, and the rows that are missing), two launches, two more if rows are uploaded, and one download.
+//! It allocates nothing.
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::batch::{Batch, Cursor, Lists, TILE, card_row, item_row};
-use super::device::{Argument, CudaError, Device, Kernel, SCORER, Sizes, Table};
-use crate::nn::fused::PaddedWidths;
-use crate::nn::{
-    DinShape, FusedDin, FusedScores, FusedShapeError, FusedSlate, ItemTable, ReasonTable,
+use super::batch::{
+    BatchLists, CudaScorerLimits, CudaScorerTables, CudaSlate, Cursor, SlateBatch, card_row,
+    item_row,
 };
+use super::device::{CudaError, Device, DeviceBuffer, Kernel, SCORER};
+use super::interface::{
+    CachedRow, CandidateWeight, CardRow, DevicePtr, EncodeHistories, EncodedEvent, EventTerm,
+    FIRST, HISTORY_THREADS, HistoryWeight, ItemRow, Logit, Network, PatternShare, Role, SECOND,
+    ScoreCandidates, SlotIndex, TILE, TILE_THREADS, UploadedRow, WARP, Width, WriteRows,
+};
+use super::words::{List, WordTable};
+use crate::nn::fused::PaddedWidths;
+use crate::nn::{DinShape, FusedDin, FusedScores, FusedShapeError, FusedSlate};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Columns of the target attention's first layer that a thread has at a time, and the most of the second: `FIRST` and
-/// `SECOND` of the kernels.
-const FIRST: usize = 32;
-const SECOND: usize = 16;
-/// Threads of a block: `HISTORY_THREADS` and `TILE_THREADS` of the kernels, and those that bring a row.
-const HISTORY_THREADS: u32 = 512;
-const TILE_THREADS: u32 = 256;
+/// Threads of a block that copies a row to its slot.
 const ROW_THREADS: u32 = 128;
-const WARP: usize = 32;
 
-/// How much a scorer has room for.
-#[derive(Clone, Copy, Debug)]
-pub struct CudaScorerLimits {
-    /// Slates of a batch.
-    pub slates_max: usize,
-    /// Candidates of a batch, of all its slates.
-    pub candidates_max: usize,
-    /// Items, and as many cards, that one batch may bring.
-    pub rows_max: usize,
-    /// Items that lie on the device.
-    pub items_max: usize,
-    /// Cards that do: the reasons of one candidate.
-    pub cards_max: usize,
-}
-
-/// What is known before a request.
-#[derive(Clone, Debug)]
-pub struct CudaScorerTables {
-    /// The catalogue's items.
-    pub items: Arc<ItemTable>,
-    /// The reasons on their cards.
-    pub reasons: Arc<ReasonTable>,
-    /// (items, d): the items' vectors in the Rechead's space; empty where there is no Rechead.
-    pub rechead_items: Arc<[f32]>,
-}
-
-/// A slate to be scored.
-#[derive(Clone, Copy, Debug)]
-pub struct CudaSlate<'a> {
-    /// The slate: of the scorer's own tables.
-    pub slate: FusedSlate<'a>,
-    /// (d): the shopper's vector in the Rechead's space; empty if there is none.
-    pub shopper: &'a [f32],
-}
-
-/// What comes of it.
+/// The scores of a slate.
 #[derive(Debug, Default)]
 pub struct CudaScores {
-    /// As the processor gives them.
+    /// Logits and attention, as the CPU returns them.
     pub scores: FusedScores,
-    /// (N): `h_u · h_v`; 0 for items that came inline, whose vectors only those have who just made them, and where
-    /// there is no Rechead.
+    /// (N): the Rechead's `h_u · h_v`. 0 for inline items, whose vectors are not in the tables, and without a Rechead.
     pub rechead: Vec<f32>,
 }
 
-/// Why slates can't be scored on a device.
+/// Why slates can't be scored on a GPU.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaScorerError {
-    /// One of them is not of this network, or of other tables.
+    /// A slate has another network's shape, or other tables.
     #[error(transparent)]
-    Misfit(#[from] Misfit),
-    /// A shopper's vector is of another space.
+    Misfit(#[from] FusedShapeError),
+    /// A shopper's vector has another Rechead's width.
     #[error("a shopper's vector has another width than the Rechead's")]
     Shopper,
     /// There are no kernels for the network.
     #[error("the target attention's second layer has {0} numbers, and a GPU has room for {SECOND}")]
     Attention(usize),
-    /// A batch may be too small to hold anything.
+    /// A batch has no space for a single candidate.
     #[error("a batch on a GPU has to hold a slate of one candidate and the longest history")]
     Limits,
     /// The device refuses.
@@ -95,84 +60,67 @@ pub struct CudaScorer {
     fused: Arc<FusedDin>,
     tables: CudaScorerTables,
     device: Device,
-    place_rows: Kernel,
-    encode_histories: Kernel,
-    score_candidates: Kernel,
-    sizes: Sizes,
-    /// Weights for histories, and for candidates.
-    of_histories: Table<f32>,
-    of_candidates: Table<f32>,
-    items: Table<f32>,
-    cards: Table<f32>,
-    /// What histories come to.
-    encoded: Table<f32>,
-    terms: Table<f32>,
-    shares: Table<f32>,
-    batch: Batch,
-    uploaded: Table<u32>,
-    /// Of each candidate its logit; then of each what the Rechead says; then of each its attention.
-    out: Table<f32>,
+    write_rows: Kernel<WriteRows>,
+    encode_histories: Kernel<EncodeHistories>,
+    score_candidates: Kernel<ScoreCandidates>,
+    network: Network,
+    history_weights: DeviceBuffer<HistoryWeight>,
+    candidate_weights: DeviceBuffer<CandidateWeight>,
+    items: DeviceBuffer<ItemRow>,
+    cards: DeviceBuffer<CardRow>,
+    encoded: DeviceBuffer<EncodedEvent>,
+    terms: DeviceBuffer<EventTerm>,
+    shares: DeviceBuffer<PatternShare>,
+    batch: SlateBatch,
+    upload: WordTable,
+    /// The candidates' logits, then their Rechead scores, then their attention over reasons.
+    out: DeviceBuffer<Logit>,
     found: Vec<f32>,
-}
-
-// === impl CudaScorerTables ===
-
-impl CudaScorerTables {
-    /// Width of the vectors in the Rechead's space.
-    pub(super) fn meeting(&self) -> usize {
-        self.rechead_items.len().checked_div(self.items.len()).unwrap_or(0)
-    }
 }
 
 // === impl CudaScorer ===
 
 impl CudaScorer {
-    /// Brings a network to the GPU of this number. Rows follow when they are asked for.
+    /// Loads a network onto the GPU of this number. Rows of tables are uploaded when they are first used.
     pub fn load(
         fused: Arc<FusedDin>,
         tables: CudaScorerTables,
-        bounds: CudaScorerLimits,
+        limits: CudaScorerLimits,
         ordinal: usize,
     ) -> Result<Self, CudaScorerError> {
         let shape = fused.shape().clone();
-        if shape.attention[1] > SECOND {
+        if shape.attention[1] > SECOND as usize {
             return Err(CudaScorerError::Attention(shape.attention[1]));
         }
         let CudaScorerLimits { slates_max, candidates_max, rows_max, items_max, cards_max } =
-            bounds;
-        let of_a_slate = shape.history + 1;
-        if items_max.min(rows_max) < of_a_slate || slates_max.min(candidates_max).min(cards_max) < 1
-        {
+            limits;
+        let of_slate = shape.history + 1;
+        if items_max.min(rows_max) < of_slate || slates_max.min(candidates_max).min(cards_max) < 1 {
             return Err(CudaScorerError::Limits);
         }
-        let columns =
-            PaddedWidths { first: shape.attention[0].next_multiple_of(FIRST), second: SECOND };
+        let first = shape.attention[0].next_multiple_of(FIRST as usize);
+        let columns = PaddedWidths { first, second: SECOND as usize };
         let device = Device::open(ordinal, SCORER)?;
-        let table = |values: &[f32]| {
-            let mut table = device.zeroed(values.len())?;
-            device.write(&mut table, 0, values)?;
-            // What is being copied must not change.
-            device.wait()?;
-            Ok::<_, CudaError>(table)
-        };
-        let histories = slates_max * shape.history;
-        let numbers = Batch::numbers_max(bounds, &shape, columns, &tables);
+        let events = slates_max * shape.history;
+        let words = SlateBatch::words_max(limits, &shape, columns, &tables);
         let out = candidates_max * (2 + shape.reasons);
-        let (history_room, tile_room) = (history_room(&shape), tile_room(&shape, columns));
+        let history_bytes = history_shared_numbers(&shape) * size_of::<f32>();
+        let tile_bytes = tile_shared_numbers(&shape, columns) * size_of::<f32>();
         let scorer = Self {
-            place_rows: device.kernel("place_rows")?,
-            encode_histories: device.kernel_that_shares("encode_histories", history_room)?,
-            score_candidates: device.kernel_that_shares("score_candidates", tile_room)?,
-            sizes: sizes(&shape, columns, tables.rechead_width()),
-            of_histories: table(&fused.plain_history(columns))?,
-            of_candidates: table(&fused.plain_candidates(columns, FIRST))?,
+            write_rows: device.kernel()?,
+            encode_histories: device.with_shared(device.kernel()?, history_bytes)?,
+            score_candidates: device.with_shared(device.kernel()?, tile_bytes)?,
+            network: network(&shape, columns, tables.rechead_width()),
+            history_weights: device.upload::<HistoryWeight>(&fused.plain_history(columns))?,
+            candidate_weights: device
+                .upload::<CandidateWeight>(&fused.plain_candidates(columns, FIRST as usize))?,
             items: device.zeroed(items_max * item_row(&shape, columns, &tables))?,
             cards: device.zeroed(cards_max * card_row(&shape))?,
-            encoded: device.zeroed(histories * shape.width)?,
-            terms: device.zeroed(histories * columns.first)?,
+            encoded: device.zeroed(events * shape.width)?,
+            terms: device.zeroed(events * columns.first)?,
             shares: device.zeroed(slates_max * (shape.width + shape.head[0]))?,
-            batch: Batch::new(bounds, &shape, columns, &tables),
-            uploaded: device.zeroed(numbers)?,
+            batch: SlateBatch::new(limits, &shape, columns, &tables),
+            upload: WordTable::new(&device, words)?,
             out: device.zeroed(out)?,
             found: vec![0.0; out],
             fused,
@@ -183,149 +131,157 @@ impl CudaScorer {
         Ok(scorer)
     }
 
-    /// Scores slates, as many batches as they need. `done` is left as it was when one of them does not fit.
+    /// FusedScores slates in as many batches as they need. `scores` stays unchanged if a slate is refused.
     pub fn score(
         &mut self,
-        jobs: &[CudaSlate<'_>],
-        done: &mut [CudaScores],
+        slates: &[CudaSlate<'_>],
+        scores: &mut [CudaScores],
     ) -> Result<(), CudaScorerError> {
-        for job in jobs {
-            self.check(job)?;
+        for slate in slates {
+            self.check(slate)?;
         }
         let reasons = self.fused.shape().reasons;
-        for (job, done) in jobs.iter().zip(&mut *done) {
-            let count = job.slate.candidates.len();
-            done.scores.logits.resize(count, 0.0);
-            done.scores.attention.resize(count * reasons, 0.0);
-            done.rechead.resize(count, 0.0);
+        for (slate, scores) in slates.iter().zip(&mut *scores) {
+            let count = slate.slate.candidates.len();
+            scores.scores.logits.resize(count, 0.0);
+            scores.scores.attention.resize(count * reasons, 0.0);
+            scores.rechead.resize(count, 0.0);
         }
         let mut at = Cursor::default();
         loop {
-            let next = self.batch.gather(jobs, &self.fused, at);
-            if self.batch.pieces.is_empty() {
+            let next = self.batch.gather(slates, &self.fused, at);
+            if self.batch.parts.is_empty() {
                 return Ok(());
             }
-            let lists = self.batch.lay_out(jobs, &self.fused, &self.tables);
+            let lists = self.batch.lay_out(slates, &self.fused, &self.tables);
             if let Err(error) = self.compute(lists) {
-                // Nobody knows which rows arrived.
+                // Some rows may not have arrived.
                 self.batch.forget();
                 return Err(error.into());
             }
-            self.hand_out(lists.candidate_count, done);
+            self.copy_scores(lists.candidate_count, scores);
             at = next;
         }
     }
 
-    fn check(&self, job: &CudaSlate<'_>) -> Result<(), CudaScorerError> {
-        let FusedSlate { items, reasons, .. } = job.slate;
+    fn check(&self, slate: &CudaSlate<'_>) -> Result<(), CudaScorerError> {
+        let FusedSlate { items, reasons, .. } = slate.slate;
         let own = std::ptr::eq(items, Arc::as_ptr(&self.tables.items))
             && std::ptr::eq(reasons, Arc::as_ptr(&self.tables.reasons));
         if !own {
             return Err(FusedShapeError::Tables.into());
         }
-        if !job.shopper.is_empty() && job.shopper.len() != self.tables.rechead_width() {
+        if !slate.shopper.is_empty() && slate.shopper.len() != self.tables.rechead_width() {
             return Err(CudaScorerError::Shopper);
         }
-        Ok(self.fused.check(&job.slate)?)
+        Ok(self.fused.check(&slate.slate)?)
     }
 
-    /// Computes what was laid out.
-    fn compute(&mut self, lists: Lists) -> Result<(), CudaError> {
-        let Self { device, batch, uploaded, .. } = self;
-        device.write(uploaded, 0, &batch.numbers)?;
-        let (items, cards) = (&self.items, &self.cards);
-        let of_item = [lists.item_rows, lists.item_places, lists.wanted_items];
-        self.place(items, of_item, self.item_row())?;
-        let of_card = [lists.card_rows, lists.card_places, lists.wanted_cards];
-        self.place(cards, of_card, card_row(self.fused.shape()))?;
-
-        let at = |list: usize| Argument::Table(self.uploaded.at(list));
-        let arguments = [
-            Argument::Table(self.encoded.at(0)),
-            Argument::Table(self.terms.at(0)),
-            Argument::Table(self.shares.at(0)),
-            Argument::Table(self.of_histories.at(0)),
-            Argument::Table(self.items.at(0)),
-            at(lists.slates),
-            at(lists.events),
-            at(lists.patterns),
-            Argument::Sizes(self.sizes),
-        ];
-        let grid = [self.batch.pieces.len(), 1, 1];
-        // SAFETY: the arguments of `encode_histories`; there is room for every slate of a batch, and places of items lie
-        // within their table.
-        unsafe { self.device.launch(&self.encode_histories, grid, HISTORY_THREADS, &arguments)? };
-
-        let count = lists.candidate_count;
-        let arguments = [
-            Argument::Table(self.out.at(0)),
-            Argument::Table(self.out.at(count)),
-            Argument::Table(self.out.at(2 * count)),
-            Argument::Table(self.of_candidates.at(0)),
-            Argument::Table(self.items.at(0)),
-            Argument::Table(self.cards.at(0)),
-            Argument::Table(self.encoded.at(0)),
-            Argument::Table(self.terms.at(0)),
-            Argument::Table(self.shares.at(0)),
-            at(lists.shoppers),
-            at(lists.slates),
-            at(lists.tiles),
-            at(lists.candidates),
-            at(lists.features),
-            at(lists.overlaps),
-            Argument::Sizes(self.sizes),
-        ];
-        let grid = [lists.tile_count, 1, 1];
-        // SAFETY: the arguments of `score_candidates`; there is room for every candidate of a batch, and places of items
-        // and cards lie within their tables.
-        unsafe { self.device.launch(&self.score_candidates, grid, TILE_THREADS, &arguments)? };
-        let numbers = count * (2 + self.fused.shape().reasons);
+    /// Computes the batch that was laid out.
+    fn compute(&mut self, lists: BatchLists) -> Result<(), CudaError> {
+        self.upload.upload(&self.device, &self.batch.words)?;
+        let items = self.items.at(0).with_role();
+        let (slots, count) = (lists.item_slots, lists.missing_items);
+        self.write_rows(items, lists.item_rows, slots, count, self.item_row())?;
+        let cards = self.cards.at(0).with_role();
+        let (slots, count) = (lists.card_slots, lists.missing_cards);
+        self.write_rows(cards, lists.card_rows, slots, count, card_row(self.fused.shape()))?;
+        self.encode_histories(lists)?;
+        self.score_candidates(lists)?;
+        let numbers = lists.candidate_count * (2 + self.fused.shape().reasons);
         self.device.read(&self.out, &mut self.found[..numbers])?;
         self.device.wait()
     }
 
-    /// Brings rows to their places.
-    fn place(
+    /// Copies uploaded rows to their slots.
+    fn write_rows(
         &self,
-        table: &Table<f32>,
-        [rows, places, count]: [usize; 3],
+        table: DevicePtr<CachedRow>,
+        rows: List<UploadedRow>,
+        slots: List<SlotIndex>,
+        count: usize,
         width: usize,
     ) -> Result<(), CudaError> {
-        let arguments = [
-            Argument::Table(table.at(0)),
-            Argument::Table(self.uploaded.at(rows)),
-            Argument::Table(self.uploaded.at(places)),
-            Argument::Count(width as u32),
-        ];
-        // SAFETY: the arguments of `place_rows`; places lie within the table.
-        unsafe { self.device.launch(&self.place_rows, [count, 1, 1], ROW_THREADS, &arguments) }
+        let (rows, slots) = (self.upload.at(rows), self.upload.at(slots));
+        let arguments = WriteRows { table, rows, slots, width: Width::of(width) };
+        // SAFETY: slots are in the table.
+        unsafe { self.device.launch(&self.write_rows, [count, 1, 1], ROW_THREADS, &arguments) }
     }
 
+    fn encode_histories(&self, lists: BatchLists) -> Result<(), CudaError> {
+        let arguments = EncodeHistories {
+            encoded: self.encoded.at(0),
+            terms: self.terms.at(0),
+            shares: self.shares.at(0),
+            weights: self.history_weights.at(0),
+            items: self.items.at(0),
+            slates: self.list(lists.slates),
+            events: self.list(lists.events),
+            patterns: self.list(lists.patterns),
+            network: self.network,
+        };
+        let grid = [self.batch.parts.len(), 1, 1];
+        let kernel = &self.encode_histories;
+        // SAFETY: there is space for every slate of a batch, and slots of items are in their table.
+        unsafe { self.device.launch(kernel, grid, HISTORY_THREADS, &arguments) }
+    }
+
+    fn score_candidates(&self, lists: BatchLists) -> Result<(), CudaError> {
+        let count = lists.candidate_count;
+        let arguments = ScoreCandidates {
+            logits: self.out.at(0),
+            rechead: self.out.at(count).with_role(),
+            attention: self.out.at(2 * count).with_role(),
+            weights: self.candidate_weights.at(0),
+            items: self.items.at(0),
+            cards: self.cards.at(0),
+            encoded: self.encoded.at(0),
+            terms: self.terms.at(0),
+            shares: self.shares.at(0),
+            shoppers: self.list(lists.shoppers),
+            slates: self.list(lists.slates),
+            tiles: self.list(lists.tiles),
+            candidates: self.list(lists.candidates),
+            features: self.list(lists.features),
+            overlaps: self.list(lists.overlaps),
+            network: self.network,
+        };
+        let grid = [lists.tile_count, 1, 1];
+        let kernel = &self.score_candidates;
+        // SAFETY: there is space for every candidate of a batch, and slots of items and cards are in their tables.
+        unsafe { self.device.launch(kernel, grid, TILE_THREADS, &arguments) }
+    }
+
+    fn list<R: Role>(&self, list: List<R>) -> DevicePtr<R> {
+        self.upload.at(list)
+    }
+
+    /// Numbers of an item's row.
     fn item_row(&self) -> usize {
-        let Sizes { width, columns, head_first, meeting, .. } = self.sizes;
-        (width + columns + head_first + meeting) as usize
+        let Network { width, columns, head_first, rechead, .. } = self.network;
+        (width + columns + head_first + rechead) as usize
     }
 
-    /// Gives each slate what was found for it.
-    fn hand_out(&self, count: usize, done: &mut [CudaScores]) {
+    /// Copies the batch's scores to those of each slate.
+    fn copy_scores(&self, count: usize, scores: &mut [CudaScores]) {
         let reasons = self.fused.shape().reasons;
         let (logits, rest) = self.found.split_at(count);
-        let (met, attention) = rest.split_at(count);
+        let (rechead, attention) = rest.split_at(count);
         let mut first = 0;
-        for piece in &self.batch.pieces {
-            let (done, to) = (&mut done[piece.job], piece.candidates.clone());
+        for part in &self.batch.parts {
+            let (scores, to) = (&mut scores[part.slate], part.candidates.clone());
             let from = first..first + to.len();
-            done.scores.logits[to.clone()].copy_from_slice(&logits[from.clone()]);
-            done.rechead[to.clone()].copy_from_slice(&met[from.clone()]);
-            let numbers = |rows: &std::ops::Range<usize>| rows.start * reasons..rows.end * reasons;
-            done.scores.attention[numbers(&to)].copy_from_slice(&attention[numbers(&from)]);
+            scores.scores.logits[to.clone()].copy_from_slice(&logits[from.clone()]);
+            scores.rechead[to.clone()].copy_from_slice(&rechead[from.clone()]);
+            let numbers = |rows: &Range<usize>| rows.start * reasons..rows.end * reasons;
+            scores.scores.attention[numbers(&to)].copy_from_slice(&attention[numbers(&from)]);
             first = from.end;
         }
     }
 }
 
-fn sizes(shape: &DinShape, columns: PaddedWidths, meeting: usize) -> Sizes {
-    Sizes {
+fn network(shape: &DinShape, columns: PaddedWidths, rechead: usize) -> Network {
+    Network {
         width: shape.width as u32,
         text: shape.text as u32,
         reasons: shape.reasons as u32,
@@ -339,29 +295,30 @@ fn sizes(shape: &DinShape, columns: PaddedWidths, meeting: usize) -> Sizes {
         columns: columns.first as u32,
         head_first: shape.head[0] as u32,
         head_second: shape.head[1] as u32,
-        meeting: meeting as u32,
+        rechead: rechead as u32,
     }
 }
 
-/// Numbers of whole 16 bytes that hold as many: `whole` of the kernels.
+/// Rounds a count of numbers up to whole 16 bytes: `whole` of the kernels.
 fn whole(count: usize) -> usize {
     count.next_multiple_of(4)
 }
 
-/// Numbers that a block of `encode_histories` shares: events, normed and seen; projected or hidden; and the attention of each
-/// warp.
-fn history_room(shape: &DinShape) -> usize {
+/// Numbers in shared memory of a block of `encode_histories`: events, their norms and attention's output; projections or
+/// hidden numbers; and the attention weights of each warp.
+fn history_shared_numbers(shape: &DinShape) -> usize {
     let events = shape.history * whole(shape.width);
     let projected = whole(shape.history * ((3 * shape.width) | 1).max(whole(shape.ffn)));
-    let odds = HISTORY_THREADS as usize / WARP * shape.history;
-    2 * events + events.max(whole(shape.text)) + projected + odds
+    let weights = (HISTORY_THREADS / WARP) as usize * shape.history;
+    2 * events + events.max(whole(shape.text)) + projected + weights
 }
 
-/// Numbers that a block of `score_candidates` shares: weights, what each candidate has, and events with their terms.
-fn tile_room(shape: &DinShape, columns: PaddedWidths) -> usize {
+/// Numbers in shared memory of a block of `score_candidates`: weights, numbers of each candidate, and events with their
+/// terms.
+fn tile_shared_numbers(shape: &DinShape, columns: PaddedWidths) -> usize {
     let PaddedWidths { first, second } = columns;
     let weights = first * shape.width + first * second + 2 * second;
     let inputs = whole(3 * shape.width + shape.features) + whole(shape.head[0]) + shape.head[1];
     let of_candidate = inputs + shape.width + first + shape.history + shape.heads * shape.reasons;
-    weights + TILE * of_candidate + (shape.history | 1) * (shape.width + first)
+    weights + TILE as usize * of_candidate + (shape.history | 1) * (shape.width + first)
 }

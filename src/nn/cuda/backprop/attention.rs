@@ -1,238 +1,215 @@
-//! Attention over whole sequences, forwards and back, as products with a softmax between them.
+//! Attention over whole sequences, forward and backward, as products with a softmax between them.
 //!
 //! With `P = softmax(s Q K^T)` and `O = P V`: `V' = P^T O'`, `P' = O' V^T`, `S' = P (P' - Σ P P')`, `Q' = s S' K` and
-//! `K' = s S'^T Q`. The heads of queries that share a head of keys are rows of one product with it.
+//! `K' = s S'^T Q`. The query heads that share a KV head are rows of one product with it.
 
 #![expect(unsafe_code, reason = "a device is driven by addresses")]
 
-use super::super::blas::{Matrix, Sizes};
-use super::super::device::{Argument, CudaError, Product, Sequences, Table};
-use super::{Backprop, THREADS, WARP};
+use super::super::blas::{DeviceMatrix, ProductSize};
+use super::super::device::{CudaError, DeviceBuffer};
+use super::super::interface::{
+    AttentionScore, AttentionSoftmax, AttentionSoftmaxBack, AttentionWeight, DevicePtr, FirstHead,
+    HeadCount, JoinHeads, Length, Product, RowCount, SplitHeads, WARP, Window,
+};
+use super::super::load::HeadNorms;
+use super::state::{THREADS, TrainState};
 use std::ops::Range;
 
-/// Warps of a block that goes over heads, or over rows of shares, each of which has one.
+/// Warps of a block. Each has a head, or a row of scores.
 const WARPS: usize = (THREADS / WARP) as usize;
 
-/// Where the matrices of some heads of keys lie, one behind the other.
-struct Heads {
-    queries: Matrix,
-    keys: Matrix,
-    values: Matrix,
-    scores: Matrix,
-    shares: Matrix,
-    /// Rows of their queries, rows of their keys, numbers of a head, and how many heads there are.
+/// The matrices of some KV heads, one behind the other.
+struct HeadMatrices {
+    queries: DeviceMatrix,
+    keys: DeviceMatrix,
+    values: DeviceMatrix,
+    scores: DeviceMatrix,
+    weights: DeviceMatrix,
+    /// Rows of the queries of one KV head.
     rows: usize,
+    /// Rows of its keys.
     length: usize,
     dim: usize,
-    count: usize,
+    heads: Range<usize>,
 }
 
-impl Backprop {
-    /// From what projections came to, to what is attended to.
+impl TrainState {
+    /// From rotated heads to attention's output.
     pub(super) fn attend(&self, layer: usize) -> Result<(), CudaError> {
-        self.turn_heads(layer)?;
+        let scratch = &self.scratch;
         for some in self.heads_at_once() {
-            let heads = self.heads(&some);
-            let seen = heads.of_queries(Matrix::short(self.work.seen.at(0), heads.dim), &some);
-            let sizes = heads.sizes([heads.rows, heads.dim, heads.length]);
-            self.share(layer, &heads, &some)?;
-            // SAFETY: tables have room for a batch's heads.
-            unsafe { self.blas.multiply(seen, [heads.shares, heads.values], sizes, 1.0, None)? };
+            let heads = self.head_matrices(some);
+            let attended = DeviceMatrix::bf16(scratch.attended_heads.at(0), heads.dim);
+            let attended = heads.queries_of(attended);
+            let size = heads.size([heads.rows, heads.dim, heads.length]);
+            self.softmax(layer, &heads)?;
+            // SAFETY: buffers have space for a batch's heads.
+            unsafe {
+                self.blas.multiply(attended, [heads.weights, heads.values], size, 1.0, None)?;
+            }
         }
-        let arguments = [
-            Argument::Table(self.work.attended.at(0)),
-            Argument::Table(self.work.seen.at(0)),
-            Argument::Sequences(self.sequences()),
-        ];
-        // SAFETY: the arguments of `join_heads`; both tables have room for a batch's rows.
-        unsafe {
-            self.device.launch(&self.launches.join_heads, [self.rows(), 1, 1], THREADS, &arguments)
-        }
+        let arguments = JoinHeads {
+            rows: scratch.attended.at(0),
+            heads: scratch.attended_heads.at(0),
+            sequences: self.sequences(),
+        };
+        let (kernel, grid) = (&self.kernels.join_heads, [self.rows(), 1, 1]);
+        // SAFETY: both buffers have space for a batch's rows.
+        unsafe { self.device.launch(kernel, grid, THREADS, &arguments) }
     }
 
-    /// From the gradient of what was attended to, to that of what projections came to.
+    /// From the gradient of attention's output to those of rotated heads.
     pub(super) fn attend_back(&self, layer: usize) -> Result<(), CudaError> {
-        let work = &self.work;
-        let arguments = [
-            Argument::Table(work.seen_back.at(0)),
-            Argument::Table(work.attended_back.at(0)),
-            Argument::Sequences(self.sequences()),
-        ];
-        // SAFETY: the arguments of `split_heads`; both tables have room for a batch's rows.
-        unsafe {
-            let split = &self.launches.split_heads;
-            self.device.launch(split, [self.rows(), 1, 1], THREADS, &arguments)?;
-        }
-        let scale = self.logit_scale();
+        let scratch = &self.scratch;
+        let arguments = SplitHeads {
+            heads: scratch.attended_heads_gradient.at(0),
+            rows: scratch.attended_gradient.at(0),
+            sequences: self.sequences(),
+        };
+        let (kernel, grid) = (&self.kernels.split_heads, [self.rows(), 1, 1]);
+        // SAFETY: both buffers have space for a batch's rows.
+        unsafe { self.device.launch(kernel, grid, THREADS, &arguments)? };
+        let scale = self.score_scale();
         for some in self.heads_at_once() {
-            let heads = self.heads(&some);
-            let Heads { rows, length, dim, .. } = heads;
-            let exact = |table: &Table<f32>| Matrix::exact(table.at(0), dim);
-            let seen = heads.of_queries(Matrix::short(work.seen_back.at(0), dim), &some);
-            let queries = heads.of_queries(exact(&work.queries_back), &some);
-            let keys = heads.of_keys(exact(&work.keys_back), &some);
-            let values = heads.of_keys(exact(&work.values_back), &some);
-            let of_keys = heads.sizes([length, dim, rows]);
-            self.share(layer, &heads, &some)?;
-            // SAFETY: tables have room for a batch's heads.
+            let heads = self.head_matrices(some);
+            let HeadMatrices { rows, length, dim, .. } = heads;
+            let attended = DeviceMatrix::bf16(scratch.attended_heads_gradient.at(0), dim);
+            let attended = heads.queries_of(attended);
+            let queries = DeviceMatrix::f32(scratch.query_gradient.at(0), dim);
+            let queries = heads.queries_of(queries);
+            let keys = heads.keys_of(DeviceMatrix::f32(scratch.key_gradient.at(0), dim));
+            let values = heads.keys_of(DeviceMatrix::f32(scratch.value_gradient.at(0), dim));
+            let of_keys = heads.size([length, dim, rows]);
+            self.softmax(layer, &heads)?;
+            // SAFETY: buffers have space for a batch's heads.
             unsafe {
-                self.blas.multiply(values, [heads.shares.turned(), seen], of_keys, 1.0, None)?;
-                let sizes = heads.sizes([rows, length, dim]);
-                let sides = [seen, heads.values.turned()];
-                self.blas.multiply(heads.scores, sides, sizes, 1.0, None)?;
+                let sides = [heads.weights.transposed(), attended];
+                self.blas.multiply(values, sides, of_keys, 1.0, None)?;
+                let size = heads.size([rows, length, dim]);
+                let sides = [attended, heads.values.transposed()];
+                self.blas.multiply(heads.scores, sides, size, 1.0, None)?;
             }
-            self.share_back(&heads)?;
-            // SAFETY: tables have room for a batch's heads.
+            self.softmax_back(&heads)?;
+            // SAFETY: buffers have space for a batch's heads.
             unsafe {
-                let sizes = heads.sizes([rows, dim, length]);
-                self.blas.multiply(queries, [heads.shares, heads.keys], sizes, scale, None)?;
-                let sides = [heads.shares.turned(), heads.queries];
+                let size = heads.size([rows, dim, length]);
+                self.blas.multiply(queries, [heads.weights, heads.keys], size, scale, None)?;
+                let sides = [heads.weights.transposed(), heads.queries];
                 self.blas.multiply(keys, sides, of_keys, scale, None)?;
             }
         }
-        self.turn_heads_back(layer)
+        Ok(())
     }
 
-    /// Heads of keys, counted over all sequences, as many at a time as there is room for.
+    /// KV heads, counted over all sequences, as many at a time as there is space for.
     fn heads_at_once(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let group = self.config.heads / self.config.kv_heads;
-        let of_one = group * self.plan.length * self.plan.length;
-        let at_once = (self.work.scores.len() / of_one).max(1);
-        let all = self.plan.sequences * self.config.kv_heads;
+        let of_one = group * self.upload.length * self.upload.length;
+        let at_once = (self.scratch.scores.len() / of_one).max(1);
+        let all = self.upload.sequences * self.config.kv_heads;
         (0..all).step_by(at_once).map(move |first| first..all.min(first + at_once))
     }
 
-    fn heads(&self, some: &Range<usize>) -> Heads {
-        let (work, dim, length) = (&self.work, self.config.head_dim, self.plan.length);
+    fn head_matrices(&self, some: Range<usize>) -> HeadMatrices {
+        let (scratch, dim, length) = (&self.scratch, self.config.head_dim, self.upload.length);
         let rows = self.config.heads / self.config.kv_heads * length;
-        let short = |table: &Table<_>, pitch| Matrix::short(table.at(0), pitch);
-        let mut heads = Heads {
-            queries: short(&work.queries, dim),
-            keys: short(&work.keys, dim),
-            values: short(&work.values, dim),
-            scores: Matrix::exact(work.scores.at(0), length).apart(rows * length),
-            shares: short(&work.shares, length).apart(rows * length),
+        let scores = DeviceMatrix::f32(scratch.scores.at(0), length);
+        let weights = DeviceMatrix::bf16(scratch.weights.at(0), length);
+        let mut heads = HeadMatrices {
+            queries: DeviceMatrix::bf16(scratch.queries.at(0), dim),
+            keys: DeviceMatrix::bf16(scratch.keys.at(0), dim),
+            values: DeviceMatrix::bf16(scratch.values.at(0), dim),
+            scores: scores.with_stride(rows * length),
+            weights: weights.with_stride(rows * length),
             rows,
             length,
             dim,
-            count: some.len(),
+            heads: some,
         };
-        heads.queries = heads.of_queries(heads.queries, some);
-        heads.keys = heads.of_keys(heads.keys, some);
-        heads.values = heads.of_keys(heads.values, some);
+        heads.queries = heads.queries_of(heads.queries);
+        heads.keys = heads.keys_of(heads.keys);
+        heads.values = heads.keys_of(heads.values);
         heads
     }
 
-    /// The shares that queries give to keys.
-    fn share(&self, layer: usize, heads: &Heads, some: &Range<usize>) -> Result<(), CudaError> {
-        let sides = [heads.queries, heads.keys.turned()];
-        let sizes = heads.sizes([heads.rows, heads.length, heads.dim]);
-        // SAFETY: there is room for the logits of these heads.
-        unsafe { self.blas.multiply(heads.scores, sides, sizes, self.logit_scale(), None)? };
-        let arguments = [
-            Argument::Table(heads.shares.at),
-            Argument::Table(heads.scores.at),
-            Argument::Table(self.plan.at(self.plan.positions)),
-            Argument::Table(self.plan.at(self.plan.segments)),
-            Argument::Count(some.start as u32),
-            Argument::Count(some.len() as u32),
-            Argument::Count(self.config.windows[layer].unwrap_or(0) as u32),
-            Argument::Sequences(self.sequences()),
-        ];
-        let blocks = (heads.rows * heads.count).div_ceil(WARPS);
-        // SAFETY: the arguments of `share`; there are as many shares as logits.
-        unsafe { self.device.launch(&self.launches.share, [blocks, 1, 1], THREADS, &arguments) }
-    }
-
-    fn share_back(&self, heads: &Heads) -> Result<(), CudaError> {
-        let rows = heads.rows * heads.count;
-        let arguments = [
-            Argument::Table(heads.shares.at),
-            Argument::Table(heads.scores.at),
-            Argument::Count(rows as u32),
-            Argument::Count(heads.length as u32),
-        ];
-        // SAFETY: the arguments of `share_back`; there are as many shares as gradients.
-        unsafe {
-            let blocks = rows.div_ceil(WARPS);
-            self.device.launch(&self.launches.share_back, [blocks, 1, 1], THREADS, &arguments)
-        }
-    }
-
-    fn turn_heads(&self, layer: usize) -> Result<(), CudaError> {
-        let work = &self.work;
-        let to = [work.queries.at(0), work.keys.at(0), work.values.at(0)].map(Argument::Table);
-        let arguments: Vec<_> = to.into_iter().chain(self.turn(layer)).collect();
-        let grid = self.grid_of_heads();
-        // SAFETY: the arguments of `turn_heads`; positions are below those that there are turns of.
-        unsafe { self.device.launch(&self.launches.turn_heads, grid, THREADS, &arguments) }
-    }
-
-    fn turn_heads_back(&self, layer: usize) -> Result<(), CudaError> {
-        let work = &self.work;
-        let gradients = [&work.queries_back, &work.keys_back, &work.values_back];
-        let to = [Argument::Table(work.qkv_back.at(0))];
-        let from = gradients.map(|table| Argument::Table(table.at(0)));
-        let arguments: Vec<_> = to.into_iter().chain(from).chain(self.turn(layer)).collect();
-        let grid = self.grid_of_heads();
-        // SAFETY: the arguments of `turn_heads_back`; as of `turn_heads`.
-        unsafe { self.device.launch(&self.launches.turn_heads_back, grid, THREADS, &arguments) }
-    }
-
-    /// What both ways of a turn are told of the heads.
-    fn turn(&self, layer: usize) -> [Argument; 7] {
-        let of = &self.layers[layer];
-        let bias = Table::address(of.qkv.bias.as_ref());
-        let norm = |which: usize| {
-            Argument::Table(Table::address(of.head_norms.as_ref().map(|norms| &norms[which])))
+    /// Attention's weights: the softmax of queries times keys.
+    fn softmax(&self, layer: usize, heads: &HeadMatrices) -> Result<(), CudaError> {
+        let sides = [heads.queries, heads.keys.transposed()];
+        let size = heads.size([heads.rows, heads.length, heads.dim]);
+        // SAFETY: there is space for the scores of these heads.
+        unsafe { self.blas.multiply(heads.scores, sides, size, self.score_scale(), None)? };
+        let arguments = AttentionSoftmax {
+            weights: self.scratch.weights.at(0),
+            scores: self.scratch.scores.at(0),
+            positions: self.upload.at(self.upload.positions),
+            segments: self.upload.at(self.upload.segments),
+            first: FirstHead::of(heads.heads.start),
+            count: HeadCount::of(heads.heads.len()),
+            window: Window::of(self.config.windows[layer].unwrap_or(0)),
+            sequences: self.sequences(),
         };
-        [
-            Argument::Product(Product { sums: self.work.qkv.at(0), bias, ..Product::default() }),
-            norm(0),
-            norm(1),
-            Argument::Table(self.turns.at(0)),
-            Argument::Number(self.config.norm_epsilon as f32),
-            Argument::Table(self.plan.at(self.plan.positions)),
-            Argument::Sequences(self.sequences()),
-        ]
+        let (kernel, grid) = (&self.kernels.attention_softmax, heads.grid());
+        // SAFETY: there are as many weights as scores.
+        unsafe { self.device.launch(kernel, grid, THREADS, &arguments) }
     }
 
-    fn grid_of_heads(&self) -> [usize; 3] {
+    fn softmax_back(&self, heads: &HeadMatrices) -> Result<(), CudaError> {
+        let weights: DevicePtr<AttentionWeight> = self.scratch.weights.at(0);
+        let gradient: DevicePtr<AttentionScore> = self.scratch.scores.at(0);
+        let rows = RowCount::of(heads.rows * heads.heads.len());
+        let length = Length::of(heads.length);
+        let arguments = AttentionSoftmaxBack { weights, gradient, rows, length };
+        let (kernel, grid) = (&self.kernels.attention_softmax_back, heads.grid());
+        // SAFETY: there are as many weights as gradients.
+        unsafe { self.device.launch(kernel, grid, THREADS, &arguments) }
+    }
+
+    /// A layer's norms over heads, if it has them.
+    pub(super) fn head_norms(&self, layer: usize, head_norms: bool) -> Option<&HeadNorms> {
+        head_norms.then(|| {
+            let norms = self.layers[layer].head_norms.as_ref();
+            norms.expect("a model with head norms loads their scales")
+        })
+    }
+
+    /// Projected queries, keys and values, with their bias.
+    pub(super) fn qkv(&self, layer: usize) -> Product {
+        let bias = DeviceBuffer::or_null(self.layers[layer].qkv.bias.as_ref());
+        Product { sums: self.scratch.qkv.at(0), bias, ..Product::default() }
+    }
+
+    /// The grid of a kernel with one warp per head.
+    pub(super) fn grid_of_heads(&self) -> [usize; 3] {
         let heads = self.config.heads + 2 * self.config.kv_heads;
         [self.rows(), heads.div_ceil(WARPS), 1]
     }
 
-    /// What logits of rows over rows are multiplied by.
-    fn logit_scale(&self) -> f32 {
+    fn score_scale(&self) -> f32 {
         (self.config.head_dim as f32).sqrt().recip()
-    }
-
-    fn sequences(&self) -> Sequences {
-        Sequences {
-            heads: self.config.heads as u32,
-            kv_heads: self.config.kv_heads as u32,
-            dim: self.config.head_dim as u32,
-            length: self.plan.length as u32,
-        }
     }
 }
 
-// === impl Heads ===
+// === impl HeadMatrices ===
 
-impl Heads {
-    fn sizes(&self, [rows, columns, inner]: [usize; 3]) -> Sizes {
-        Sizes { rows, columns, inner, count: self.count }
+impl HeadMatrices {
+    fn size(&self, [rows, columns, inner]: [usize; 3]) -> ProductSize {
+        ProductSize { rows, columns, inner, count: self.heads.len() }
     }
 
-    /// The part of a table of queries that is theirs.
-    fn of_queries(&self, all: Matrix, some: &Range<usize>) -> Matrix {
+    /// The grid of a kernel with one warp per row of scores.
+    fn grid(&self) -> [usize; 3] {
+        [(self.rows * self.heads.len()).div_ceil(WARPS), 1, 1]
+    }
+
+    /// The part of a table of queries that belongs to these heads.
+    fn queries_of(&self, all: DeviceMatrix) -> DeviceMatrix {
         let each = self.rows * self.dim;
-        all.from(some.start * each).apart(each)
+        all.from(self.heads.start * each).with_stride(each)
     }
 
-    /// The part of a table of keys or values that is theirs.
-    fn of_keys(&self, all: Matrix, some: &Range<usize>) -> Matrix {
+    /// The part of a table of keys or values that belongs to these heads.
+    fn keys_of(&self, all: DeviceMatrix) -> DeviceMatrix {
         let each = self.length * self.dim;
-        all.from(some.start * each).apart(each)
+        all.from(self.heads.start * each).with_stride(each)
     }
 }
