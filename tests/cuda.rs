@@ -229,7 +229,7 @@ fn check_almost_the_same(model: &str, format: CudaWeightDtype, far: f32) {
 }
 
 #[test]
-fn keys_and_values_of_eight_bits_check_almost_the_same() {
+fn keys_and_values_of_eight_bits_have_almost_the_same_logits() {
     /// The largest relative error: E4M3 has three bits of mantissa.
     const FAR: f32 = 0.1;
     let _device = device();

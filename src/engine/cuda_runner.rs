@@ -79,7 +79,7 @@ impl Runner for CudaRunner {
     }
 
     fn enqueue_time(&self) -> Duration {
-        self.model.asked_in()
+        self.model.enqueue_time()
     }
 
     fn forward(

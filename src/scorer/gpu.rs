@@ -1,4 +1,4 @@
-//! Slates that are scored on a GPU.
+//! Scoring slates on a GPU.
 
 use super::model::NetworkInputs;
 use super::{GpuLimits, ScorerModel, ScorerSlate, SlateItem, SlateScores};
@@ -8,26 +8,26 @@ use std::borrow::Cow;
 
 pub use crate::nn::cuda::CudaScorerError as GpuError;
 
-/// Candidates of one batch, and rows that it may bring: more become another batch.
+/// Candidates of one batch, and rows that it may upload. More become another batch.
 const CANDIDATES_MAX: usize = 8_192;
-const BROUGHT_MAX: usize = 4_096;
+const UPLOADED_ROWS_MAX: usize = 4_096;
 
-/// A model's network on a GPU. Memory is used again and again.
+/// A model's network on a GPU. Its memory is reused from batch to batch.
 #[derive(Debug)]
 pub struct Gpu {
     scorer: CudaScorer,
     inputs: Vec<NetworkInputs>,
-    done: Vec<CudaScores>,
+    scores: Vec<CudaScores>,
 }
 
 impl ScorerModel {
-    /// Brings the network to a GPU, with room for so many slates of a batch.
+    /// Loads the network onto a GPU, for batches of so many slates.
     pub fn on_gpu(&self, limits: GpuLimits, slates_max: usize) -> Result<Gpu, GpuError> {
         let GpuLimits { ordinal, rows_max, .. } = limits;
-        let bounds = CudaScorerLimits {
+        let limits = CudaScorerLimits {
             slates_max,
             candidates_max: CANDIDATES_MAX,
-            rows_max: BROUGHT_MAX,
+            rows_max: UPLOADED_ROWS_MAX,
             items_max: rows_max,
             cards_max: rows_max,
         };
@@ -38,47 +38,47 @@ impl ScorerModel {
             reasons: self.reasons.clone(),
             rechead_items,
         };
-        let scorer = CudaScorer::load(self.network.clone(), tables, bounds, ordinal)?;
-        Ok(Gpu { scorer, inputs: Vec::new(), done: Vec::new() })
+        let scorer = CudaScorer::load(self.network.clone(), tables, limits, ordinal)?;
+        Ok(Gpu { scorer, inputs: Vec::new(), scores: Vec::new() })
     }
 
-    /// Scores slates together, each as [`ScorerModel::score`] does.
+    /// Scores slates in one batch, each as [`ScorerModel::score`] does.
     pub fn score_on(
         &self,
         slates: &[ScorerSlate<'_>],
         gpu: &mut Gpu,
     ) -> Result<Vec<SlateScores>, GpuError> {
-        let Gpu { scorer, inputs, done } = gpu;
-        let room = slates.len().max(inputs.len());
-        inputs.resize_with(room, NetworkInputs::default);
-        done.resize_with(room, CudaScores::default);
+        let Gpu { scorer, inputs, scores } = gpu;
+        let count = slates.len().max(inputs.len());
+        inputs.resize_with(count, NetworkInputs::default);
+        scores.resize_with(count, CudaScores::default);
         for (slate, inputs_of_slate) in slates.iter().zip(&mut *inputs) {
             self.fill_inputs(slate, inputs_of_slate);
         }
-        let described = || slates.iter().zip(&*inputs);
-        let candidates: Vec<Vec<CandidateRow<'_>>> = described()
+        let with_inputs = || slates.iter().zip(&*inputs);
+        let candidates: Vec<Vec<CandidateRow<'_>>> = with_inputs()
             .map(|(slate, inputs_of_slate)| self.candidate_rows(slate, inputs_of_slate))
             .collect();
         let shoppers: Vec<Cow<'_, [f32]>> =
             slates.iter().map(|slate| self.shopper_vector_of(slate)).collect();
-        let jobs = described().zip(&candidates).zip(&shoppers);
-        let jobs = jobs.map(|(((slate, inputs_of_slate), candidates), shopper)| CudaSlate {
-            slate: self.network_slate(slate, inputs_of_slate, candidates),
-            shopper,
+        let cuda_slates = with_inputs().zip(&candidates).zip(&shoppers);
+        let cuda_slates = cuda_slates.map(|(((slate, inputs_of_slate), candidates), shopper)| {
+            CudaSlate { slate: self.network_slate(slate, inputs_of_slate, candidates), shopper }
         });
-        scorer.score(&jobs.collect::<Vec<_>>(), done)?;
-        let told = slates.iter().zip(&shoppers).zip(done).map(|((slate, shopper), done)| {
+        scorer.score(&cuda_slates.collect::<Vec<_>>(), scores)?;
+        let scored = slates.iter().zip(&shoppers).zip(scores);
+        let scored = scored.map(|((slate, shopper), scores)| {
             let mut rechead = Vec::new();
             if let Some(head) = &self.rechead {
-                rechead.extend_from_slice(&done.rechead);
-                for (entry, score) in slate.candidates.iter().zip(&mut rechead) {
-                    if let SlateItem::Inline(text) = entry {
+                rechead.extend_from_slice(&scores.rechead);
+                for (item, score) in slate.candidates.iter().zip(&mut rechead) {
+                    if let SlateItem::Inline(text) = item {
                         *score = self.rechead_score_inline(head, shopper, text);
                     }
                 }
             }
-            self.slate_scores(&done.scores, slate.candidates.len(), rechead)
+            self.slate_scores(&scores.scores, slate.candidates.len(), rechead)
         });
-        Ok(told.collect())
+        Ok(scored.collect())
     }
 }

@@ -1,24 +1,24 @@
-//! What stands for a GPU in a program that was built without the feature `cuda`: there is none.
+//! The GPU of a program that was built without the feature `cuda`: it has no values.
 
 use super::{GpuLimits, ScorerModel, ScorerSlate, SlateScores};
 use std::convert::Infallible;
 
-/// A GPU that nobody has.
+/// A GPU, which can't exist.
 #[derive(Debug)]
 pub struct Gpu(Infallible);
 
-/// This program is for processors.
+/// The program was built without GPU support.
 #[derive(Debug, thiserror::Error)]
 #[error("this program was built without the feature `cuda`, and can't use a GPU")]
 pub struct GpuError;
 
 impl ScorerModel {
-    /// Says that there is none.
+    /// Returns an error.
     pub fn on_gpu(&self, _limits: GpuLimits, _slates_max: usize) -> Result<Gpu, GpuError> {
         Err(GpuError)
     }
 
-    /// Scores slates on a GPU that nobody has.
+    /// Can't be called, because there is no `Gpu`.
     pub fn score_on(
         &self,
         _slates: &[ScorerSlate<'_>],

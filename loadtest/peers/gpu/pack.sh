@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds what run.sh needs on a machine with a GPU and nothing to build with: the program, and the tests that
-# hold a device against the processor. All compressed, in `packed/`, which git ignores.
+# Builds the program and the GPU's tests for run.sh, for a machine with a GPU and no build tools. They are compressed in
+# `packed/`, which git ignores.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 out=loadtest/peers/gpu/packed
@@ -13,11 +13,11 @@ cargo build --release --features cuda
 tests=$(cargo test --release --features cuda --test cuda --test cuda_scorer --test cuda_backprop --no-run --message-format=json |
   python3 -c 'import json, sys
 for line in sys.stdin:
-    made = json.loads(line)
-    if made.get("executable") and "test" in made["target"]["kind"]:
-        print(made["target"]["name"] + "=" + made["executable"])')
-for made in "raisonne=$target/release/raisonne" $tests; do
-  strip -o "$out/${made%%=*}" "${made#*=}"
-  xz --force -9 --threads=0 "$out/${made%%=*}"
+    artifact = json.loads(line)
+    if artifact.get("executable") and "test" in artifact["target"]["kind"]:
+        print(artifact["target"]["name"] + "=" + artifact["executable"])')
+for built in "raisonne=$target/release/raisonne" $tests; do
+  strip -o "$out/${built%%=*}" "${built#*=}"
+  xz --force -9 --threads=0 "$out/${built%%=*}"
 done
 ls -l "$out"

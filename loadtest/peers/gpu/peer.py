@@ -1,12 +1,11 @@
-"""transformers beside the engine, on the same random weights: what both say, and how fast.
+"""Compares the engine with transformers on the same random weights: logits, gradients and speed.
 
   peer.py make DIR [--tiny]     writes a model of the Qwen3-8B shape (or a tiny one), and tokens.json
-  peer.py check DIR LOGITS...   holds logits that the engine wrote against transformers' in float32,
-                                beside transformers' own in bf16: the first may not be much further off, others
-                                are weights of fewer bits
-  peer.py time DIR              prints what transformers does in a second, as JSON
-  peer.py learn DIR REPORT      trains adapters as `raisonne bench learner` did, whose report (JSON) that is, and
-                                holds the first loss and the first norm against it
+  peer.py check DIR LOGITS...   compares the engine's logits with transformers' in float32. The first file may be at most
+                                SLACK times as far off as transformers in bf16; other files are of 8-bit weights
+  peer.py time DIR              prints transformers' tokens per second, as JSON
+  peer.py learn DIR REPORT      trains adapters like `raisonne bench learner`, which wrote REPORT (JSON), and compares the
+                                first loss and the first gradient norm
 """
 
 import argparse
@@ -29,17 +28,17 @@ TINY = dict(
     vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=4_096,
 )
-# Tokens of the text that is checked, and of the prompts and texts that are timed.
-CHECKED, PROMPT, WRITTEN = 700, 1_024, 64
+# Tokens of the checked prompt, and of the timed prompts and generated texts.
+CHECKED, PROMPT, GENERATED = 700, 1_024, 64
 BATCHES = (1, 64)
-# Lessons and their tokens, on a GPU and in a tiny model; and how many PyTorch takes at a time, for whose logits all at
-# once there is no room.
+# Lessons and their tokens, on a GPU and in a tiny model; and the micro-batch of PyTorch, whose logits of all lessons don't
+# fit in memory.
 LESSONS, TINY_LESSONS, TOGETHER = (16, 1_024), (4, 64), 4
 # `ALPHA_PER_RANK`, the schedule and the bounds of the learner.
 ALPHA_PER_RANK, RATE, WARM_UP, FLOOR, NORM_MAX, COLD_STEPS = 2.0, 3e-4, 5, 0.1, 1.0, 2
-# How far a first loss may be from the other; and a first norm, which depends on how adapters are drawn.
+# Relative tolerance of the first loss, and of the first norm, which depends on the adapters' random weights.
 LOSS_NEAR, NORM_NEAR = 0.005, 0.1
-# How much further from float32 than transformers' bf16 the engine may be.
+# The engine's error in bf16 may be so many times transformers' error in bf16.
 SLACK = 1.5
 
 
@@ -49,7 +48,7 @@ def make(folder, tiny):
     with torch.device(DEVICE):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with torch.no_grad():
-        # Norms that are all ones would hide one that is missing.
+        # With scales of one, a missing norm scale would not show.
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.copy_(1 + 0.1 * torch.randn_like(parameter.float()))
@@ -73,16 +72,16 @@ def relative(found, exact):
 def check(folder, files):
     torch.backends.cuda.matmul.allow_tf32 = False
     tokens = torch.tensor([json.loads((folder / "tokens.json").read_text())], device=DEVICE)
-    said = {}
+    reference = {}
     for dtype in (torch.float32, torch.bfloat16):
         model = load(folder, dtype)
-        said[dtype] = model(tokens).logits[0].float().cpu()
+        reference[dtype] = model(tokens).logits[0].float().cpu()
         del model
     right = True
     for file in files:
         ours = load_file(file)
         count = ours["prefill"].shape[0]
-        exact, theirs = said[torch.float32][-count:], said[torch.bfloat16][-count:]
+        exact, theirs = reference[torch.float32][-count:], reference[torch.bfloat16][-count:]
         bound = relative(theirs, exact)
         for name in ("prefill", "decode"):
             error = relative(ours[name].float(), exact)
@@ -93,7 +92,7 @@ def check(folder, files):
         alike = (ours["prefill"] == ours["decode"]).all(-1).float().mean().item()
         print(f"{file.stem}: {alike:.1%} of {count} rows have the same bits in prefill and decode")
     if not right:
-        raise SystemExit("the engine says something else")
+        raise SystemExit("the engine's logits are too far off")
 
 
 def wait():
@@ -116,14 +115,14 @@ def median_seconds(work, times):
 
 def decoder(model, batch):
     """One step of a batch after a prompt, as a CUDA graph over a static cache where there is a GPU."""
-    cache = StaticCache(config=model.config, max_cache_len=PROMPT + WRITTEN)
+    cache = StaticCache(config=model.config, max_cache_len=PROMPT + GENERATED)
     prompt = torch.randint(0, model.config.vocab_size, (batch, PROMPT), device=DEVICE)
-    # A prompt at a time would be slow, and all at once would not fit: what is in the cache costs the
-    # same whatever it is, so a part of it is enough.
+    # Prefilling whole prompts would be slow, or not fit in memory. The cache's contents don't change the time, so a part of
+    # the prompt is enough.
     first = prompt[:, :16]
     model(first, past_key_values=cache, cache_position=torch.arange(16, device=DEVICE), use_cache=True)
-    token, place = prompt[:, -1:].clone(), torch.tensor([PROMPT], device=DEVICE)
-    step = lambda: model(token, past_key_values=cache, cache_position=place, use_cache=True).logits
+    token, position = prompt[:, -1:].clone(), torch.tensor([PROMPT], device=DEVICE)
+    step = lambda: model(token, past_key_values=cache, cache_position=position, use_cache=True).logits
     if DEVICE != "cuda":
         return step
     stream = torch.cuda.Stream()
@@ -148,7 +147,7 @@ def timed(folder):
         decode = batch / median_seconds(decoder(model, batch), 20)
         report["batches"].append({"texts": batch, "prefill": prefill, "decode": decode})
     if DEVICE == "cuda":
-        # What the memory gives, by copying: each byte is read once and written once.
+        # Memory bandwidth of a copy, which reads and writes each byte once.
         source = torch.empty(1 << 30, dtype=torch.int32, device=DEVICE)
         target = torch.empty_like(source)
         report["bandwidth"] = 2 * source.nbytes / median_seconds(lambda: target.copy_(source), 10)
@@ -175,8 +174,8 @@ class Adapted(torch.nn.Module):
 def rate(step, steps):
     if step < WARM_UP:
         return RATE * (step + 1) / WARM_UP
-    way = (step - WARM_UP) / max(steps - WARM_UP, 1)
-    return RATE * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * way)))
+    progress = (step - WARM_UP) / max(steps - WARM_UP, 1)
+    return RATE * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def learn(folder, report):
@@ -196,18 +195,18 @@ def learn(folder, report):
     model.train()
     optimiser = torch.optim.AdamW(adapters, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
     losses, norms, seconds = [], [], []
-    for step, places in enumerate(ours["order"]):
+    for step, indices in enumerate(ours["order"]):
         wait()
         begun = time.perf_counter()
-        tokens = lessons[places]
+        tokens = lessons[indices]
         for group in optimiser.param_groups:
             group["lr"] = rate(step, len(ours["order"]))
         optimiser.zero_grad()
         sum_of_losses = 0.0
         for some in tokens.split(TOGETHER):
             logits = model(some[:, :-1], use_cache=False).logits.float()
-            surprise = torch.nn.functional.cross_entropy(logits.flatten(0, 1), some[:, 1:].flatten(), reduction="sum")
-            loss = surprise / tokens[:, 1:].numel()
+            entropy = torch.nn.functional.cross_entropy(logits.flatten(0, 1), some[:, 1:].flatten(), reduction="sum")
+            loss = entropy / tokens[:, 1:].numel()
             loss.backward()
             sum_of_losses += loss.item()
         norms.append(torch.nn.utils.clip_grad_norm_(adapters, NORM_MAX).item())
@@ -222,7 +221,7 @@ def learn(folder, report):
     print(f"losses {ours['losses'][0]:.4f} to {ours['losses'][-1]:.4f}, PyTorch {losses[0]:.4f} to {losses[-1]:.4f}")
     print(f"first norm {ours['norms'][0]:.4f}, PyTorch {norms[0]:.4f}")
     if abs(ours["losses"][0] / losses[0] - 1) > LOSS_NEAR or abs(ours["norms"][0] / norms[0] - 1) > NORM_NEAR:
-        raise SystemExit("the learner learns something else")
+        raise SystemExit("the learner's loss or norm is too far off")
 
 
 def main():

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, PyTorch and transformers: is the engine right there, and how fast, beside transformers
-# with a static cache and CUDA graphs? Needs what pack.sh made, and builds nothing. In this order, each step only if
-# the one before it holds: the small models of the fixtures, the scorer and the gradients of adapters; logits of an 8B,
-# read and written; times; and what the learner learns, beside PyTorch.
+# Checks the engine on a machine with a GPU, PyTorch and transformers, and compares its speed with transformers' with a
+# static cache and CUDA graphs. Needs the output of pack.sh, and builds nothing. Each step runs only if the one before it
+# passed: the small models of the fixtures, the scorer and the gradients of adapters; logits of an 8B in prefill and
+# decode; times; and the learner's losses beside PyTorch's.
 #
-#   loadtest/peers/gpu/run.sh [MODEL]     MODEL is made if it is not there, 16 GB of it, in /dev/shm by default
+#   loadtest/peers/gpu/run.sh [MODEL]     creates MODEL if it does not exist: 16 GB, by default in /dev/shm
 #
-# TINY=1 makes a tiny model in its place. DEVICE=cpu runs the same steps without a GPU, to see that they run.
+# TINY=1 creates a tiny model instead. DEVICE=cpu runs the same steps without a GPU, as a test of this script.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 here=loadtest/peers/gpu
@@ -19,7 +19,7 @@ for name in raisonne cuda cuda_scorer cuda_backprop; do
     "$here/packed/$name.xz" "$scratch/$name"
   chmod +x "$scratch/$name"
 done
-# Where PyTorch keeps cuBLAS.
+# The folder of PyTorch's cuBLAS.
 libraries=$(python3 -c 'import os
 try:
     import nvidia
@@ -42,28 +42,27 @@ fi
 step "model"
 [ -f "$model/config.json" ] || python3 "$here/peer.py" make "$model" ${TINY:+--tiny}
 step "logits"
-# A processor knows no E4M3, and keeps integers of 8 bits in another way.
-kept=bf16
-[ "$device" = cpu ] || kept="bf16 fp8 int8"
-say() {
+# A CPU has no E4M3, and other blocks of 8-bit integers.
+dtypes=bf16
+[ "$device" = cpu ] || dtypes="bf16 fp8 int8"
+logits() {
   "$scratch/raisonne" bench logits --model "$model" --device "$device" --tokens "$model/tokens.json" \
     --out "$scratch/$1.safetensors" "${@:2}"
 }
-for quantize in $kept; do say "$quantize" --quantize "$quantize"; done
-# So may keys and values.
-[ "$device" = cpu ] || say cache_fp8 --quantize bf16 --quantize-cache fp8
+for quantize in $dtypes; do logits "$quantize" --quantize "$quantize"; done
+[ "$device" = cpu ] || logits cache_fp8 --quantize bf16 --quantize-cache fp8
 python3 "$here/peer.py" check "$model" "$scratch"/*.safetensors
 step "transformers"
 python3 "$here/peer.py" time "$model" | tee "$scratch/theirs.json"
 read -r bandwidth peak < <(python3 -c 'import json, sys
-said = json.load(open(sys.argv[1]))
-print(said.get("bandwidth", 10e9) / 1e9, said.get("peak", 1e11) / 1e12)' "$scratch/theirs.json")
+report = json.load(open(sys.argv[1]))
+print(report.get("bandwidth", 10e9) / 1e9, report.get("peak", 1e11) / 1e12)' "$scratch/theirs.json")
 step "the engine"
 measure() {
   "$scratch/raisonne" bench engine --model "$model" --device "$device" --rows-max 2048 \
     --bandwidth "$bandwidth" --peak "$peak" --batches 1,8,64 --prompt-tokens 1024 --tokens 64 "$@"
 }
-for quantize in $kept; do measure --quantize "$quantize"; done
+for quantize in $dtypes; do measure --quantize "$quantize"; done
 [ "$device" = cpu ] || measure --quantize fp8 --quantize-cache fp8
 step "the learner"
 rank=16 batch=16 rows=16384
