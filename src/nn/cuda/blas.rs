@@ -265,7 +265,7 @@ impl ProductDescription {
                 let (value, bytes) = ((&raw const transposed).cast(), size_of_val(&transposed));
                 // SAFETY: the attribute is as wide as the value.
                 unsafe {
-                    lt::set_matmul_desc_attribute(described.operation, attribute, value, bytes)?
+                    lt::set_matmul_desc_attribute(described.operation, attribute, value, bytes)?;
                 };
             }
             let layout = |matrix: DeviceMatrix, [rows, columns]: [usize; 2]| {

@@ -165,22 +165,6 @@ impl Device {
         Ok(Kernel { function, shared_bytes: 0, arguments: PhantomData })
     }
 
-    /// The same kernel with so many bytes of dynamic shared memory for each block.
-    pub(super) fn with_shared<A>(
-        &self,
-        kernel: Kernel<A>,
-        bytes: usize,
-    ) -> Result<Kernel<A>, CudaError> {
-        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        let shared_bytes = bytes as u32;
-        // More than 48 KiB have to be requested.
-        let set = kernel
-            .function
-            .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes as i32);
-        set.map_err(CudaError::driver("let a block share as much memory"))?;
-        Ok(Kernel { shared_bytes, ..kernel })
-    }
-
     /// A buffer of zeros.
     pub(super) fn zeroed<R>(&self, count: usize) -> Result<DeviceBuffer<R>, CudaError>
     where
@@ -328,6 +312,22 @@ impl Device {
             )
         };
         launched.result().map_err(CudaError::driver("launch a kernel"))
+    }
+}
+
+// === impl Kernel ===
+
+impl<A> Kernel<A> {
+    /// The same kernel with so many bytes of dynamic shared memory for each block.
+    pub fn with_shared(self, bytes: usize) -> Result<Self, CudaError> {
+        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let shared_bytes = bytes as u32;
+        // More than 48 KiB have to be requested.
+        let set = self
+            .function
+            .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes as i32);
+        set.map_err(CudaError::driver("let a block share as much memory"))?;
+        Ok(Self { shared_bytes, ..self })
     }
 }
 

@@ -15,7 +15,11 @@ mod buffers;
 mod decoder;
 mod device;
 mod graphs;
-#[expect(dead_code, reason = "`tests/kernels.rs` reads its tables")]
+#[expect(
+    dead_code,
+    clippy::struct_field_names,
+    reason = "`tests/kernels.rs` reads its tables, and names are those of the kernels"
+)]
 mod interface;
 mod load;
 mod options;

@@ -132,8 +132,8 @@ impl Products {
         // Shared memory of a block: `few_shared` of the kernels.
         let bytes =
             |ahead: u32| (ahead * (FEW_OUTPUTS + FEW_ROWS) * FEW_STEP) as usize * size_of::<bf16>();
-        let few = device.with_shared(device.kernel()?, bytes(FEW_AHEAD))?;
-        let gate_few = device.with_shared(device.kernel()?, bytes(GATE_FEW_AHEAD))?;
+        let few = device.kernel()?.with_shared(bytes(FEW_AHEAD))?;
+        let gate_few = device.kernel()?.with_shared(bytes(GATE_FEW_AHEAD))?;
         Ok(Self { blas: Blas::open(device)?, few, gate_few })
     }
 

@@ -108,8 +108,8 @@ impl CudaScorer {
         let tile_bytes = tile_shared_numbers(&shape, columns) * size_of::<f32>();
         let scorer = Self {
             write_rows: device.kernel()?,
-            encode_histories: device.with_shared(device.kernel()?, history_bytes)?,
-            score_candidates: device.with_shared(device.kernel()?, tile_bytes)?,
+            encode_histories: device.kernel()?.with_shared(history_bytes)?,
+            score_candidates: device.kernel()?.with_shared(tile_bytes)?,
             network: network(&shape, columns, tables.rechead_width()),
             history_weights: device.upload::<HistoryWeight>(&fused.plain_history(columns))?,
             candidate_weights: device

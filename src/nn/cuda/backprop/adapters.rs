@@ -108,7 +108,7 @@ impl TrainState {
     ) -> Result<DeviceMatrix, CudaError> {
         let Some((dropped, _)) = &self.scratch.dropped else { return Ok(rows) };
         let count = self.rows() * adapter.inputs;
-        let (seed_low, seed_high) = self.dropout_seed(pass);
+        let (seed_low, seed_high) = dropout_seed(pass);
         let arguments = ApplyDropout {
             to: dropped.at(0),
             from: DevicePtr::new(rows.address),
@@ -131,7 +131,7 @@ impl TrainState {
         count: usize,
     ) -> Result<(), CudaError> {
         let Some((_, dropped)) = &self.scratch.dropped else { return Ok(()) };
-        let (seed_low, seed_high) = self.dropout_seed(pass);
+        let (seed_low, seed_high) = dropout_seed(pass);
         let arguments = ApplyDropoutBack {
             to: DevicePtr::new(input_gradient.address),
             from: dropped.at(0),
@@ -144,13 +144,14 @@ impl TrainState {
         // SAFETY: both gradients are f32 and have as many numbers.
         unsafe { self.device.launch(kernel, grid, THREADS, &arguments) }
     }
+}
 
-    fn dropout_seed(&self, pass: AdapterPass) -> (SeedLow, SeedHigh) {
-        let matrices = LinearId::of_layer(pass.layer);
-        let index = matrices.iter().position(|matrix| *matrix == pass.matrix);
-        let index = index.expect("adapters are on matrices of layers");
-        let nth = (pass.layer * matrices.len() + index) as u64;
-        let seed = pass.seed ^ nth.wrapping_mul(SEED_STRIDE);
-        (SeedLow::of((seed & u64::from(u32::MAX)) as usize), SeedHigh::of((seed >> 32) as usize))
-    }
+/// The halves of an adapter's dropout seed.
+fn dropout_seed(pass: AdapterPass) -> (SeedLow, SeedHigh) {
+    let matrices = LinearId::of_layer(pass.layer);
+    let index = matrices.iter().position(|matrix| *matrix == pass.matrix);
+    let index = index.expect("adapters are on matrices of layers");
+    let nth = (pass.layer * matrices.len() + index) as u64;
+    let seed = pass.seed ^ nth.wrapping_mul(SEED_STRIDE);
+    (SeedLow::of((seed & u64::from(u32::MAX)) as usize), SeedHigh::of((seed >> 32) as usize))
 }
