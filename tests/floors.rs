@@ -37,7 +37,6 @@ const CIRCLES_LEFT: &[(&str, &str)] = &[
     ("shop::import::delimited", "shop::import::table"),
     ("shop::import::json_lines", "shop::import::table"),
     ("shop::import::parquet", "shop::import::table"),
-    ("simulate::title", "simulate::catalogue"),
 ];
 
 /// Where `unsafe` may stand: folders and files below `src`.

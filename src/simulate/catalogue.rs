@@ -5,7 +5,7 @@
 
 use super::SimulationConfig;
 use super::dice::{Purpose, one, stream, weighted};
-use super::goods::{CATEGORIES, ProductKind};
+use super::goods::{CATEGORIES, CatalogueKind, ProductKind, kinds};
 use super::season::Season;
 use super::title::{self, Label};
 use super::words::{
@@ -28,17 +28,6 @@ const FIRST_DAY_SHARE: f64 = 0.62;
 const RETIRED_SHARE: f64 = 0.12;
 /// The share of products that have one wave of popularity.
 const WAVE_SHARE: f64 = 0.15;
-
-/// A product type with its names resolved to numbers.
-#[derive(Debug)]
-pub struct CatalogueKind {
-    /// Its entry in the tables.
-    pub kind: &'static ProductKind,
-    /// The number of its category.
-    pub category: u8,
-    /// The numbers of the types that complement it.
-    pub goes_with: Vec<u16>,
-}
 
 /// One brand's style across a few categories.
 #[derive(Debug)]
@@ -140,25 +129,6 @@ impl SimItem {
         });
         launch + wave
     }
-}
-
-fn kinds() -> Vec<CatalogueKind> {
-    let flat = || {
-        let categories = CATEGORIES.iter().enumerate();
-        categories.flat_map(|(number, category)| category.kinds.iter().map(move |k| (number, k)))
-    };
-    let names: Vec<_> = flat().map(|(_, kind)| kind.name).collect();
-    let resolve = |name: &&str| {
-        let at = names.iter().position(|known| known == name);
-        at.expect("a type is complemented by types of the tables") as u16
-    };
-    flat()
-        .map(|(category, kind)| CatalogueKind {
-            kind,
-            category: category as u8,
-            goes_with: kind.goes_with.iter().map(resolve).collect(),
-        })
-        .collect()
 }
 
 fn collection(index: u32, rng: &mut impl Rng) -> Collection {

@@ -32,6 +32,17 @@ pub struct ProductKind {
     pub goes_with: &'static [&'static str],
 }
 
+/// A product type with its names resolved to numbers.
+#[derive(Debug)]
+pub struct CatalogueKind {
+    /// Its entry in the tables.
+    pub kind: &'static ProductKind,
+    /// The number of its category.
+    pub category: u8,
+    /// The numbers of the types that complement it.
+    pub goes_with: Vec<u16>,
+}
+
 /// A category of the shop.
 #[derive(Debug)]
 pub struct Category {
@@ -345,6 +356,26 @@ pub static CATEGORIES: [Category; 14] = [
         ],
     },
 ];
+
+/// Every product type of the tables.
+pub fn kinds() -> Vec<CatalogueKind> {
+    let flat = || {
+        let categories = CATEGORIES.iter().enumerate();
+        categories.flat_map(|(number, category)| category.kinds.iter().map(move |k| (number, k)))
+    };
+    let names: Vec<_> = flat().map(|(_, kind)| kind.name).collect();
+    let resolve = |name: &&str| {
+        let at = names.iter().position(|known| known == name);
+        at.expect("a type is complemented by types of the tables") as u16
+    };
+    flat()
+        .map(|(category, kind)| CatalogueKind {
+            kind,
+            category: category as u8,
+            goes_with: kind.goes_with.iter().map(resolve).collect(),
+        })
+        .collect()
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,7 @@
 //! The titles and descriptions of products.
 
-use super::catalogue::CatalogueKind;
 use super::dice::one;
-use super::goods::{CATEGORIES, Nature};
+use super::goods::{CATEGORIES, CatalogueKind, Nature};
 use super::season::Season;
 use super::words::{BRANDS, Facet};
 use rand::Rng;
