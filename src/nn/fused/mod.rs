@@ -15,6 +15,7 @@ mod reasons;
 #[cfg(feature = "cuda")]
 mod row_major;
 mod score;
+mod shape_error;
 mod tables;
 mod target;
 
@@ -25,7 +26,8 @@ use std::ops::Range;
 
 #[cfg(feature = "cuda")]
 pub(super) use row_major::PaddedWidths;
-pub use score::{FusedScores, FusedScratch, FusedShapeError};
+pub use score::{FusedScores, FusedScratch};
+pub use shape_error::FusedShapeError;
 pub use tables::{InlineItem, ItemTable, ReasonTable};
 
 /// The overlap of a reason that is masked for this shopper. At least one reason must not be.

@@ -1,7 +1,8 @@
 //! Items and reasons, projected ahead of requests.
 
 use super::kernels::{ApplyLinear, Epilogue, RowsView, run};
-use super::{FusedDin, FusedShapeError, ItemRef};
+use super::shape_error::FusedShapeError;
+use super::{FusedDin, ItemRef};
 
 /// The items of a catalogue: their vectors and their parts of the first layers.
 #[derive(Debug, Clone)]
