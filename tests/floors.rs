@@ -29,7 +29,6 @@ const FLOORS: &[&[&str]] = &[
 const CIRCLES_LEFT: &[(&str, &str)] = &[
     ("nn::decoder::gguf", "nn::decoder::checkpoint"),
     ("nn::decoder::view", "nn::decoder::checkpoint"),
-    ("nn::rqvae::level", "nn::rqvae::fit"),
     ("shop::import::columns", "shop::import::items"),
     ("shop::import::columns", "shop::import::events"),
     ("shop::import::cell", "shop::import::table"),

@@ -15,12 +15,14 @@
 //! Encoding is plain loops, so that a text's codes depend neither on the batch nor on the number of threads.
 
 mod codebook;
+mod config;
 mod contrast;
 mod fit;
 mod level;
 mod network;
 
-pub use fit::{Losses, RqVaeConfig, RqVaeProgress, Techniques, fit};
+pub use config::{RqVaeConfig, Techniques};
+pub use fit::{Losses, RqVaeProgress, fit};
 
 use super::{Weights, WeightsError};
 use codebook::Codebook;

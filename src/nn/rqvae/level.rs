@@ -1,7 +1,7 @@
 //! One level of codes in training: assignment, updates and resets of dead codes.
 
 use super::codebook::Codebook;
-use super::fit::{RqVaeConfig, rows};
+use super::config::RqVaeConfig;
 use candle_core::{D, Device, Result, Tensor, Var};
 use candle_nn::ops;
 use rand_chacha::ChaCha8Rng;
@@ -128,6 +128,11 @@ impl QuantizerLevel {
         }
         true
     }
+}
+
+/// Selected rows of a table.
+pub(super) fn rows(table: &Tensor, chosen: &[u32]) -> Result<Tensor> {
+    table.index_select(&Tensor::from_slice(chosen, chosen.len(), &Device::Cpu)?, 0)
 }
 
 #[cfg(test)]
