@@ -3,12 +3,12 @@
 //! Files are memory-mapped. Opening one reads its header only, and a matrix is packed row by row without a whole copy in
 //! memory.
 
-use super::view::TensorDtype;
-use super::{DecoderConfig, DecoderConfigError, EMBEDDING, LinearId, TensorView, gguf, tensors};
+use super::view::{TensorDtype, TensorLocation};
+use super::{CheckpointError, DecoderConfig, EMBEDDING, LinearId, TensorView, gguf, tensors};
 use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -31,117 +31,6 @@ pub struct Checkpoint {
     config: DecoderConfig,
     files: Vec<Mmap>,
     places: HashMap<String, TensorLocation>,
-}
-
-/// The location of a tensor's bytes.
-#[derive(Debug)]
-pub(super) struct TensorLocation {
-    pub file: usize,
-    pub bytes: Range<usize>,
-    pub dims: Vec<usize>,
-    pub format: TensorDtype,
-    /// The head dimension, if a GGUF file interleaves the rows of each head.
-    pub interleaved: Option<usize>,
-}
-
-/// Why a checkpoint cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// A file cannot be read.
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A folder holds no model, or several.
-    #[error("`{}` {found}; it should be a folder with config.json and *.safetensors, or a GGUF file", path.display())]
-    Unclear {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong with it.
-        found: String,
-    },
-    /// A GGUF file has no `tokenizer.json` beside it. Its own tokenizer is not read.
-    #[error("`{}` is missing: a GGUF file needs the model's tokenizer.json beside it", .0.display())]
-    Tokenizer(PathBuf),
-    /// The configuration is malformed or not supported.
-    #[error(transparent)]
-    Config(#[from] DecoderConfigError),
-    /// A file is not in the safetensors format.
-    #[error("`{}` is not a safetensors file", path.display())]
-    Safetensors {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: SafeTensorError,
-    },
-    /// A file is not in the GGUF format.
-    #[error("`{}` is not a valid GGUF file: {why}", path.display())]
-    Gguf {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
-    /// A tensor that the decoder needs is missing.
-    #[error("tensor `{0}` is missing")]
-    Missing(String),
-    /// Two files hold tensors of the same name.
-    #[error("tensor `{0}` is there twice")]
-    Twice(String),
-    /// A tensor's dimensions differ from the configuration's.
-    #[error("tensor `{name}` has dimensions {found:?}, not {expected:?}")]
-    Dimensions {
-        /// The tensor.
-        name: String,
-        /// Its dimensions.
-        found: Vec<usize>,
-        /// The configuration's.
-        expected: Vec<usize>,
-    },
-    /// A tensor's number format is not supported.
-    #[error("tensor `{name}` is {found}, not F32, F16 or BF16")]
-    Type {
-        /// The tensor.
-        name: String,
-        /// Its format.
-        found: String,
-    },
-    /// Requested rows do not exist, or do not fill the given buffer.
-    #[error("rows {}..{} of `{name}`, which has {of}, do not fill {length} numbers", rows.start, rows.end)]
-    Rows {
-        /// The tensor.
-        name: String,
-        /// The rows.
-        rows: Range<usize>,
-        /// Rows of the tensor.
-        of: usize,
-        /// Length of the buffer.
-        length: usize,
-    },
-    /// The system has too little memory for the model.
-    #[error("the system has no memory for the model's {what}")]
-    Memory {
-        /// The part that does not fit.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// A matrix cannot be quantised.
-    #[error("`{name}` cannot be quantised: its {columns} inputs are not whole blocks of {block}")]
-    Blocks {
-        /// The tensor.
-        name: String,
-        /// Its inputs.
-        columns: usize,
-        /// Numbers in a block.
-        block: usize,
-    },
-    /// The tensor library refused.
-    #[error("tensor library")]
-    Candle(#[from] candle_core::Error),
 }
 
 // === impl Checkpoint ===

@@ -1,9 +1,8 @@
 //! A GGUF file: its metadata as a configuration, its tensors under Hugging Face's names.
 
-use super::checkpoint::TensorLocation;
 use super::config::LAYERS_MAX;
 use super::rope::yarn_attention;
-use super::view::{TensorDtype, TensorView};
+use super::view::{TensorDtype, TensorLocation, TensorView};
 use super::{
     CheckpointError, DecoderConfig, DecoderConfigError, EMBEDDING, LinearId, NormId, RopeScaling,
     tensors,

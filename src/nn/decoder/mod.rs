@@ -8,6 +8,7 @@
 
 mod batch;
 mod checkpoint;
+mod checkpoint_error;
 mod config;
 mod describe;
 mod exact;
@@ -21,7 +22,8 @@ mod rope;
 mod view;
 
 pub use batch::{PADDING, TRUNK, TokenBatch};
-pub use checkpoint::{Checkpoint, CheckpointError};
+pub use checkpoint::Checkpoint;
+pub use checkpoint_error::CheckpointError;
 #[cfg(test)]
 pub(crate) use config::tests::tiny;
 pub use config::{DecoderConfig, DecoderConfigError, RopeScaling};

@@ -23,6 +23,17 @@ pub enum TensorDtype {
     Blocks(GgmlDType),
 }
 
+/// The location of a tensor's bytes.
+#[derive(Debug)]
+pub(super) struct TensorLocation {
+    pub file: usize,
+    pub bytes: Range<usize>,
+    pub dims: Vec<usize>,
+    pub format: TensorDtype,
+    /// The head dimension, if a GGUF file interleaves the rows of each head.
+    pub interleaved: Option<usize>,
+}
+
 /// A tensor of a checkpoint. Rows come in Hugging Face's order.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorView<'a> {
