@@ -1,6 +1,6 @@
 //! Finds our columns in a file by their names.
 
-use super::{ImportError, ImportSpec, events, items};
+use super::{ImportError, ImportSpec};
 use std::collections::BTreeSet;
 
 /// A column of ours.
@@ -67,18 +67,15 @@ impl ColumnSpec {
     }
 }
 
-/// Fails if a column is mapped to none of ours.
-pub(super) fn check_names(spec: &ImportSpec) -> Result<(), ImportError> {
-    let known = || items::COLUMNS.iter().chain(&events::COLUMNS).map(|column| column.ours);
-    for (ours, _) in &spec.columns {
-        if !known().any(|name| name == ours) {
-            let mut names: Vec<_> = known().collect();
-            names.sort_unstable();
-            names.dedup();
-            return Err(ImportError::UnknownName(ours.clone(), names.join(", ")));
+/// Fails if a column is mapped to none of ours. `known` are our names.
+pub(super) fn check_names(spec: &ImportSpec, known: &BTreeSet<&str>) -> Result<(), ImportError> {
+    match spec.columns.iter().find(|(ours, _)| !known.contains(ours.as_str())).cloned() {
+        Some((ours, _)) => {
+            let known: Vec<_> = known.iter().copied().collect();
+            Err(ImportError::UnknownName(ours, known.join(", ")))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Fails if no file has a column that was mapped. `read` are the columns that were read.

@@ -155,7 +155,8 @@ pub fn import(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ImportReport, ImportError> {
     refuse_existing(out)?;
-    columns::check_names(spec)?;
+    let known = items::COLUMNS.iter().chain(&events::COLUMNS).map(|column| column.ours);
+    columns::check_names(spec, &known.collect())?;
     let mut state = ImportState::new(spec, progress)?;
     let mut items = items::ItemsBuilder::default();
     let named = &spec.attributes;
