@@ -1,6 +1,6 @@
 //! Parses cells. Each rule describes the valid values for its error.
 
-use super::table::ImportRow;
+use super::row::ImportRow;
 use crate::domain::{EventKind, Timestamp, limits};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;

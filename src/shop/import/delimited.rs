@@ -1,8 +1,8 @@
 //! CSV and TSV: cells separated by a byte, quoted as in RFC 4180.
 
 use super::ROW_BYTES_MAX;
+use super::row::{Heading, ImportRow, NextRow, RowFault};
 use super::source::{ByteMeter, SourceFile};
-use super::table::{Heading, ImportRow, NextRow, RowFault};
 use csv::{ByteRecord, Terminator};
 use std::io::{self, Read};
 

@@ -2,7 +2,7 @@
 
 use super::cell::{self, CellFault};
 use super::columns::{ColumnSpecs, KnownColumn};
-use super::table::ImportRow;
+use super::row::ImportRow;
 use super::{ImportSpec, ShopItem};
 use crate::domain::{EventKind, Timestamp, UserId};
 use crate::shop::ShopEvent;

@@ -3,7 +3,7 @@
 use super::attributes::ItemAttributes;
 use super::cell::{self, CellFault};
 use super::columns::{ColumnSpec, ColumnSpecs, KnownColumn};
-use super::table::ImportRow;
+use super::row::ImportRow;
 use super::{ImportSpec, ShopItem};
 use crate::domain::limits::TITLE_BYTES_MAX;
 use crate::shop::DESCRIPTION_BYTES_MAX;

@@ -2,8 +2,8 @@
 
 use super::ROW_BYTES_MAX;
 use super::cell::{NESTED_EXPECTED, from_json};
+use super::row::{Heading, ImportRow, NextRow, RowFault};
 use super::source::{ByteMeter, SourceFile};
-use super::table::{Heading, ImportRow, NextRow, RowFault};
 use serde_json::{Map, Value};
 use std::io::{self, BufRead, BufReader, Read};
 

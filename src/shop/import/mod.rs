@@ -12,6 +12,7 @@ mod items;
 mod json_lines;
 mod parquet;
 mod rejects;
+mod row;
 mod source;
 mod table;
 
@@ -22,11 +23,12 @@ use super::{Shop, ShopItem};
 use crate::domain::Timestamp;
 use cell::CellFault;
 use columns::ColumnSpecs;
+use row::{Heading, ImportRow, NextRow};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use table::{Heading, ImportRow, ImportTable, NextRow};
+use table::ImportTable;
 
 /// Bytes of one row of a file.
 const ROW_BYTES_MAX: u64 = 1 << 20;

@@ -1,8 +1,8 @@
 //! Parquet: only the columns that are looked for are decoded.
 
 use super::cell::{NESTED_EXPECTED, from_json};
+use super::row::{Heading, ImportRow, NextRow, RowFault};
 use super::source::SourceFile;
-use super::table::{Heading, ImportRow, NextRow, RowFault};
 use parquet::basic::{LogicalType, TimeUnit};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
