@@ -52,10 +52,9 @@ fn paths(text: &str) -> Vec<String> {
                 "deploy/",
                 "proto/",
             ];
+            let ending = Path::new(word).extension().and_then(|ending| ending.to_str());
             word.chars().all(plain)
-                && (word.ends_with(".rs")
-                    || word.ends_with(".h")
-                    || word.ends_with(".cu")
+                && (matches!(ending, Some("rs" | "h" | "cu"))
                     || ours.iter().any(|start| word.starts_with(start)))
         };
         paths.extend(words.filter(is_path).flat_map(expand));
