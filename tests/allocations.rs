@@ -41,8 +41,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Steps before the count: pools and buffers reach their final size.
-const WARM_UP: usize = 12;
+/// Steps before the count. The buffers of the pool change roles from step to step, so each has its final size only
+/// after some rounds.
+const WARM_UP: usize = 120;
 /// Counted steps.
 const STEPS: usize = 60;
 const THREADS: usize = 2;

@@ -419,5 +419,5 @@ async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
     model.save(&decoder, Path::new("")).unwrap();
     Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
     let told = says(&home).await;
-    assert!(told.contains(&format!("the language model knows {}", known - 10)), "{told}");
+    assert!(told.contains(&format!("vocabulary has {}", known - 10)), "{told}");
 }
