@@ -59,7 +59,7 @@ report = json.load(open(sys.argv[1]))
 print(report.get("bandwidth", 10e9) / 1e9, report.get("peak", 1e11) / 1e12)' "$scratch/theirs.json")
 step "the engine"
 measure() {
-  "$scratch/raisonne" bench engine --model "$model" --device "$device" --rows-max 2048 \
+  "$scratch/raisonne" bench engine --model "$model" --device "$device" --max-batched-tokens 2048 \
     --bandwidth "$bandwidth" --peak "$peak" --batches 1,8,64 --prompt-tokens 1024 --tokens 64 "$@"
 }
 for quantize in $dtypes; do measure --quantize "$quantize"; done
@@ -69,7 +69,7 @@ rank=16 batch=16 rows=16384
 [ -z "${TINY:-}" ] || { rank=4 batch=4 rows=256; }
 learn() {
   "$scratch/raisonne" bench learner --model "$model" --lessons "$model/lessons.safetensors" --device "$device" \
-    --adapter-rank "$rank" --bf16 --recompute --steps 6 --batch "$batch" --rows-max "$rows" "$@"
+    --adapter-rank "$rank" --bf16 --recompute --steps 6 --batch "$batch" --max-batched-tokens "$rows" "$@"
 }
 learn --reinforce
 learn --json > "$scratch/learned.json"
