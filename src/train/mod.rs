@@ -1,4 +1,4 @@
-//! How does one bundle become a better one?
+//! How does a shop's log become a bundle?
 //!
 //! A [`Stage`] is a command: parts in, parts out. The stages run in the order of [`STAGES`], from
 //! a shop's log to a bundle that can be served.
