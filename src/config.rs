@@ -88,8 +88,8 @@ pub struct EngineConfig {
     pub device: DeviceSetting,
     /// Threads that compute; 0 for one per core.
     pub threads: usize,
-    /// Memory of the KV cache, which also caches prefixes of prompts. A GPU with less memory left takes
-    /// what there is, and keeps a reserve.
+    /// Memory of the KV cache, which also caches prefixes of prompts. A GPU with less memory left
+    /// takes what there is, and keeps a reserve.
     pub cache: ByteSize,
     /// Data type of the weights in memory. Without it, the type in the files.
     pub quantize: Option<Quantize>,

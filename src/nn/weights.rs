@@ -64,8 +64,9 @@ pub enum WeightsError {
 impl Weights {
     /// Initial weights; the same seed gives the same weights on every machine.
     ///
-    /// Embeddings are normal, norms are the identity, and layers are uniform within one over the
-    /// root of their inputs. A null vector starts as an embedding.
+    /// Embeddings are drawn from a normal distribution, and so are the vectors that stand in for a
+    /// missing pattern or missing reasons. Layers are uniform within one over the root of their
+    /// number of inputs. Norms start as the identity, and the weights of overlaps (`own`) as 0.
     pub fn random(shape: &DinShape, seed: u64) -> Result<Self, WeightsError> {
         shape.check().map_err(WeightsError::Shape)?;
         Ok(Self::drawn(&shape.tensors(), seed))

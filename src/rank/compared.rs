@@ -1,5 +1,5 @@
-//! The rungs of the language model that compares: it ranks the best candidates at once, straight away
-//! or after a thought.
+//! The rungs on which the language model compares: it orders the best candidates together, directly
+//! (*reranked*) or after a thought (*reasoned*).
 
 use super::language_model::{Below, priority, reordered, shopper, shortfall, unhealthy};
 use super::{
@@ -27,7 +27,7 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// The rung of this language model. It thinks if its settings allow a thought any tokens.
+    /// The rung of this language model. It writes a thought first if `file` leaves tokens for one.
     pub fn new(
         quality: Quality,
         reranker: Arc<Reranker>,

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 /// What a ladder lacks while its language model is still to be loaded.
 const LANGUAGE_MODEL: &str = "language model";
-/// The slot that a ladder serves in, as metrics call it.
+/// The label `slot` of the metric that names the version that serves. There is one slot.
 const SLOT: &str = "stable";
 
 /// How one version follows another.

@@ -27,7 +27,8 @@ const PARTNER_SUM_DECAY: f32 = 0.8;
 const OPEN_BASKET_S: i64 = 3_600;
 /// The price that stands in for a lower one, whose logarithm would be too low.
 const PRICE_MIN: f32 = 0.01;
-/// Days in which a purchase's backing falls from 1 towards one half by a factor of e.
+/// The overlap of an item falls from 1 towards one half. After these days, what it has above one
+/// half is divided by e.
 const BACKING_DECAY_DAYS: f32 = 90.0;
 
 /// Seconds of an hour, and of a day.
@@ -224,7 +225,7 @@ impl<'a> FeatureContext<'a> {
         }
     }
 
-    /// The backing of a reason with this overlap: the overlap times the strength of the reason's tie.
+    /// The backing of a reason with this overlap: the overlap times the reason's own strength.
     pub fn backing(overlap: f32, reason: &CardReason) -> f32 {
         overlap * reason.strength
     }

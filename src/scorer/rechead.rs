@@ -7,14 +7,15 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Events whose items are the text of a history (RPORec, c).
+/// Latest events of a history whose items' texts stand for it (RPORec, c).
 const HISTORY_ITEMS: usize = 20;
-/// Latest purchases whose partners predict the next item.
+/// Latest purchases whose partners, items with similar buyers, predict the next item.
 const PREDICTING_PURCHASES: usize = 5;
 /// What each step back in the history multiplies a partner's closeness by.
 const DECAY: f32 = 0.8;
 
-/// The largest distance between a stored vector and its recomputation, as a share of the length.
+/// The largest distance between a stored vector and the same one computed again, as a share of its
+/// length.
 const STORED_TOLERANCE: f32 = 0.01;
 
 /// The file of a bundle with the Rechead's shape and weight.
@@ -95,7 +96,7 @@ impl RecheadScorer {
         self.weight
     }
 
-    /// The vector of a shopper, with the cards' vectors of the texts.
+    /// The vector of a shopper. The vectors of the texts of items come from the cards.
     pub fn shopper_vector(&self, of: ShopperTexts<'_>, cards: &Cards) -> Vec<f32> {
         let item_texts = &cards.item_vectors;
         let width = self.network.text_width();
@@ -137,8 +138,8 @@ pub fn history_vector(history: &[HistoryEvent], item_texts: &[f32], width: usize
     text
 }
 
-/// The first guess of an item-kNN: the closest partner of a shopper's latest purchases that they have not bought.
-/// It stands in where no language model was asked.
+/// The first guess of an item-kNN: of the partners of a shopper's latest purchases, the closest one
+/// that they have not bought. It stands in where no language model was asked.
 pub fn predicted_next_item(history: &[HistoryEvent], cards: &Cards) -> Option<u32> {
     let bought = || history.iter().rev().filter(|past| past.kind == EventKind::Purchase);
     let mut backed: FxHashMap<u32, f32> = FxHashMap::default();
@@ -156,7 +157,7 @@ pub fn predicted_next_item(history: &[HistoryEvent], cards: &Cards) -> Option<u3
     best.map(|(item, _)| item)
 }
 
-/// Whether a stored vector, in half precision, is that of a recomputation.
+/// Whether a vector stored in half precision is, within rounding, the one computed again.
 fn near(stored: &[f32], computed: &[f32]) -> bool {
     let size = dot(computed, computed).sqrt();
     let apart = stored.iter().zip(computed).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();

@@ -13,9 +13,9 @@ pub use import::{IgnoredColumns, ImportError, ImportReport, ImportSpec, Reject, 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};
 use rustc_hash::FxHashMap;
 
-/// Bytes of an item's description.
+/// Bytes of an item's description, at most.
 pub const DESCRIPTION_BYTES_MAX: usize = 16 << 10;
-/// Bytes of an attribute's name or value. A catalogue may have longer ones than a request.
+/// Bytes of an attribute's name or value, at most. A catalogue may have longer ones than a request.
 pub const ATTRIBUTE_BYTES_MAX: usize = 512;
 
 /// A shop's items, and what its users did to them.
@@ -46,7 +46,7 @@ pub struct ShopItem {
     pub price: Option<f32>,
 }
 
-/// One event: a line of an invoice, or a click.
+/// One event: a click, a put into the cart, or a line of an invoice.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ShopEvent {
     /// When it happened.

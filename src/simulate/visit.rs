@@ -14,7 +14,8 @@ use rand::Rng;
 pub const BASKET_MAX: usize = 8;
 /// Products that may be taken from one list.
 const TAKEN_MAX: usize = 3;
-/// Lists that the shopper requests in one visit, at most.
+/// Lists that the shopper asks for in one visit, at most. The shop may show two more unasked:
+/// products that are due again, and products that go with the basket.
 const MISSIONS_MAX: usize = 6;
 /// The exponent with which the probability of examination falls with the rank on a list.
 const EXAMINATION_POWER: f32 = 0.7;
@@ -27,10 +28,11 @@ const CART_AT: f32 = 3.3;
 /// The probability that a product stays in the cart, and is not bought.
 const ABANDONED: f64 = 0.12;
 
-/// Seconds between two events of a visit, at most.
+/// Seconds between two events of a visit are fewer than these.
 const PAUSE_SECONDS: i64 = 25;
 
-/// An event, with the values that only the oracle's files hold.
+/// An event. Its preference and propensity are the simulator's secrets: only the oracle's files,
+/// which no model reads, hold them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SimEvent {
     /// Unix seconds.
@@ -59,7 +61,7 @@ struct ExaminedItem {
     item: u32,
     preference: f32,
     propensity: f32,
-    /// The preference plus noise.
+    /// The preference plus noise: what the shopper acts on.
     felt: f32,
 }
 
@@ -173,9 +175,9 @@ impl<R: Rng> Visit<'_, '_, R> {
         weighted(&mut self.rng, &weights).map(|at| at as u16)
     }
 
-    /// Examines a list from the top, with falling probability. Products of high utility are clicked, and
-    /// the best of them go into the cart. The noise is Gumbel's, so the choice among the clicked ones is a
-    /// softmax, with the cart's threshold as the option to take none.
+    /// Examines a list from the top, with falling probability. Products of high utility are
+    /// clicked, and the best of them go into the cart. The noise is Gumbel's, so which product is
+    /// best is drawn from a softmax. None is taken if the best stays below the cart's threshold.
     fn browse(&mut self, list: &[u32], basket: &mut Vec<ExaminedItem>) {
         let mut clicked = Vec::new();
         for (index, &item) in list.iter().enumerate() {

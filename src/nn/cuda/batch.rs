@@ -11,14 +11,14 @@ use crate::nn::{DinShape, FusedDin, FusedSlate, ItemRef, ItemTable, ReasonTable}
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The memory of a scorer on a GPU.
+/// The sizes of a scorer's buffers on a GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct CudaScorerLimits {
     /// Slates of a batch.
     pub slates_max: usize,
     /// Candidates of all slates of a batch.
     pub candidates_max: usize,
-    /// Items that a batch may upload, and cards that it may upload besides.
+    /// Items that a batch may upload. It may upload as many cards, too.
     pub rows_max: usize,
     /// Items kept on the device.
     pub items_max: usize,
@@ -50,8 +50,10 @@ pub struct CudaSlate<'a> {
 #[derive(Debug)]
 pub(super) struct SlateBatch {
     limits: CudaScorerLimits,
+    /// The padded widths of the target attention, whose first layer is part of an item's row.
     columns: PaddedWidths,
     items: RowSlots,
+    /// Each card is known by the row of its first reason.
     cards: RowSlots,
     pub parts: Vec<SlatePart>,
     events: Vec<SlateEvent>,
@@ -60,7 +62,7 @@ pub(super) struct SlateBatch {
     missing_items: Vec<(u32, ItemUse)>,
     /// The slot of each card that is uploaded, and its first reason.
     missing_cards: Vec<(u32, u32)>,
-    /// The words to upload.
+    /// The 32-bit words to upload.
     pub words: Vec<u32>,
 }
 
@@ -72,7 +74,7 @@ pub(super) struct SlatePart {
     first_event: u32,
 }
 
-/// The next candidate to be scored of a list of slates.
+/// The next candidate to be scored: an index into the slates, and one into that slate's candidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     slate: usize,
@@ -100,7 +102,7 @@ pub(super) struct BatchLists {
     pub missing_cards: usize,
 }
 
-/// Where an item is used: by an event or by a candidate of a slate.
+/// Where an item is used: the index of a slate, and that of an event or a candidate in it.
 #[derive(Clone, Copy, Debug)]
 enum ItemUse {
     Event(usize, usize),

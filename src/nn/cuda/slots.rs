@@ -63,7 +63,8 @@ impl RowSlots {
         self.batch += 1;
     }
 
-    /// Finds a row's slot, or takes one for it if `more` rows may be uploaded. Nothing, if the batch uses all slots.
+    /// Finds a row's slot, or takes one for it if `more` rows may be uploaded. `None` if the row is
+    /// missing and may not be uploaded, or if the batch uses all slots.
     pub fn find(&mut self, row: u32, more: bool) -> Option<RowSlot> {
         let slot = self.slot_of[row as usize];
         if slot != NONE {
@@ -76,7 +77,7 @@ impl RowSlots {
         Some(RowSlot::Missing(slot))
     }
 
-    /// Takes a slot for a row that only this batch uses.
+    /// Takes a slot for a row that only this batch uses. `None` if the batch uses all slots.
     pub fn take(&mut self) -> Option<u32> {
         let slot = self.oldest;
         let SlotState { row, used, .. } = self.slots[slot as usize];

@@ -30,7 +30,7 @@ pub(super) struct EncoderLayer {
 /// Buffers for one history. Rows are events.
 #[derive(Debug)]
 pub(super) struct HistoryScratch {
-    /// (H, padded d): the events, before and after.
+    /// (H, padded d): the events, before and after they are encoded.
     pub events: Vec<f32>,
     /// Columns of `events`.
     pub stride: usize,
@@ -39,16 +39,16 @@ pub(super) struct HistoryScratch {
     /// One head's keys as panels of (head width, H), and its values as panels of (H, head width).
     keys: Vec<f32>,
     values: Vec<f32>,
-    /// (H, padded H)
+    /// (H, padded H): one head's attention weights, not the network's.
     weights: Vec<f32>,
-    /// (H, padded d and one panel)
+    /// (H, padded d and one panel): what each event attended to, all heads side by side.
     seen: Vec<f32>,
     hidden: Vec<f32>,
     panel: usize,
 }
 
 impl HistoryScratch {
-    /// Numbers held.
+    /// How many numbers the buffers hold.
     pub fn numbers(&self) -> usize {
         [
             &self.events,

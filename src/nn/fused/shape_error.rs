@@ -21,7 +21,8 @@ pub enum FusedShapeError {
     /// The features are too few or too many.
     #[error("a candidate has another number of features than the network")]
     Features,
-    /// Reasons are not in the table, too many, or without one overlap each.
+    /// Reasons are not in the table, are too many, or do not have one overlap each: how strongly
+    /// the history backs them.
     #[error("a candidate's reasons are not in the table, too many, or not one overlap each")]
     Reasons,
 }

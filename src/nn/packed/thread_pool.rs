@@ -1,7 +1,7 @@
 //! A fixed thread pool, and slices that its threads write in parallel.
 //!
-//! A forward pass is hundreds of short rounds of tasks. A general pool parks a thread between two rounds, and waking
-//! it takes longer than many a round: a third of a decode was lost to it. Here an idle thread spins for a moment
+//! A forward pass is hundreds of short rounds of tasks. A general pool parks a thread between two
+//! rounds, and waking it takes longer than many a round. Here an idle thread spins for a moment
 //! before it parks.
 #![allow(
     unsafe_code,
@@ -34,7 +34,7 @@ const INSIDE: usize = 2;
 pub struct ThreadPool {
     common: Arc<PoolState>,
     workers: Vec<JoinHandle<()>>,
-    /// Held during a round, so that concurrent callers take turns.
+    /// Held during a round. A caller that finds it held runs its tasks alone, without the workers.
     turn: Mutex<()>,
 }
 
@@ -53,6 +53,7 @@ struct PoolState {
     asleep: Vec<AtomicBool>,
     /// The first panic of a task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Set when the pool is dropped: the workers return.
     ends: AtomicBool,
 }
 
@@ -110,7 +111,8 @@ impl ThreadPool {
         self.workers.len() + 1
     }
 
-    /// Runs `tasks` tasks, each once, in any order. Nested calls run their tasks on the calling thread.
+    /// Runs `tasks` tasks, each once, in any order. A call during another one, nested or
+    /// concurrent, runs its tasks on the calling thread.
     pub fn each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         let turn =
             if tasks > 1 && !self.workers.is_empty() { self.turn.try_lock().ok() } else { None };

@@ -17,11 +17,12 @@ pub struct FeatureInput {
     pub price_gap: Option<PriceGap>,
     /// The share of the history's events with items of its category, in `0..=1`.
     pub category_share: f32,
-    /// The same of each of its attributes, averaged over them.
+    /// The share of the history's events with an item of one of its attributes, averaged over
+    /// these.
     pub attribute_share: f32,
     /// How strongly the history backs each of its reasons.
     pub backing: SumAndMax,
-    /// Closeness to the history's latest items, by their buyers.
+    /// Closeness to the history's latest items, by the buyers that they share with it.
     pub partner: SumAndMax,
     /// Closeness to the items in the open basket, by the baskets that hold both.
     pub basket_companion: SumAndMax,
@@ -29,7 +30,7 @@ pub struct FeatureInput {
     pub earlier_companion: SumAndMax,
     /// Distinct items in the open basket.
     pub basket_items: u32,
-    /// Whether the open basket holds an item of its kind.
+    /// Whether the open basket holds an item of its kind: its type of product, such as “mug”.
     pub kind_in_basket: bool,
     /// Earlier purchases of items of its kind.
     pub kind_purchases: Occurrences,
@@ -281,7 +282,7 @@ impl IndexMut<FeatureId> for FeatureVector {
 // === impl SumAndMax ===
 
 impl SumAndMax {
-    /// Adds a number, of which only this part counts in the sum.
+    /// Adds a number. The sum counts `weight` times the number, the maximum all of it.
     pub(super) fn add(&mut self, value: f32, weight: f32) {
         self.sum += weight * value;
         self.max = value.max(self.max);
