@@ -2,9 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
-use raisonne::bundle::{Bundle, month};
+#[path = "support/bundle.rs"]
+#[expect(dead_code, reason = "other tests use the rest of it")]
+mod copies;
+
+use copies::copied_bundle;
+use raisonne::bundle::{Bundle, Manifest, month};
 use raisonne::scorer::features::{CandidateItem, FEATURE_COUNT, FEATURES, FeatureContext};
 use raisonne::scorer::{OpenedScorer, network_shape};
+use std::fs;
 use std::path::Path;
 
 /// After the last event, when the basket is still open.
@@ -97,4 +103,17 @@ fn the_demos_golden_requests_hold() {
 fn the_demos_network_has_the_sizes_that_benchmarks_measure() {
     let opened = demo();
     assert_eq!(opened.file.shape, network_shape(opened.model.catalog.len()));
+}
+
+/// A bundle of a program with another catalogue of features is refused by name, before anything is scored.
+#[test]
+fn a_scorer_with_another_number_of_features_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = copied_bundle(home.path(), "other");
+    let shape = dir.join("scorer.toml");
+    let text = fs::read_to_string(&shape).unwrap();
+    fs::write(&shape, text.replace("features = 30", "features = 29")).unwrap();
+    Manifest::of(&dir, "other").unwrap().write(&dir).unwrap();
+    let error = OpenedScorer::of(Bundle::open(&dir).unwrap()).unwrap_err().to_string();
+    assert!(error.ends_with("`shape.features` is 29, expected 30"), "{error}");
 }

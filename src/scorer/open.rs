@@ -1,5 +1,6 @@
 //! Opens the scorer's model of a bundle, and checks it by its golden requests.
 
+use super::features::FEATURE_COUNT;
 use super::rechead::RecheadFile;
 use super::{
     Fusion, Gpu, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
@@ -50,6 +51,11 @@ impl OpenedScorer {
         let text = std::fs::read_to_string(bundle.path(Part::ScorerShape))
             .map_err(wrong(Part::ScorerShape))?;
         let file: ScorerFile = toml::from_str(&text).map_err(wrong(Part::ScorerShape))?;
+        // The features are counted by the program, whatever the bundle says.
+        if file.shape.features != FEATURE_COUNT {
+            let (file_name, found) = (Part::ScorerShape.file(), file.shape.features);
+            return Err(BundleError::field(file_name, "shape.features", found, FEATURE_COUNT));
+        }
         let bytes = std::fs::read(bundle.path(Part::Scorer)).map_err(wrong(Part::Scorer))?;
         let weights = Weights::from_bytes(&bytes).map_err(wrong(Part::Scorer))?;
         let network = FusedDin::new(&weights, &file.shape).map_err(wrong(Part::Scorer))?;
