@@ -67,7 +67,7 @@ pub struct Manifest {
     /// the report.
     pub version: String,
     /// The space of the bundle's vectors: 12 hexadecimal digits of the hash of the models that make and
-    /// compare them, [`SPACE_PARTS`]. Vectors of two bundles may be compared if this is equal.
+    /// compare them, `SPACE_PARTS`. Vectors of two bundles may be compared if this is equal.
     pub space: String,
     /// The files, in the order of [`Part::ALL`].
     pub file: Vec<FileEntry>,
@@ -257,7 +257,7 @@ impl Manifest {
 /// The parts whose models make vectors and compare them.
 pub const SPACE_PARTS: [Part; 4] = [Part::Tokenizer, Part::Text, Part::Scorer, Part::Rechead];
 
-/// The hash over the hashes of the [`SPACE_PARTS`] among these files.
+/// The hash over the hashes of the `SPACE_PARTS` among these files.
 fn space_of(files: &[FileEntry]) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in SPACE_PARTS {

@@ -2,12 +2,12 @@
 //!
 //! Three layers, from plain to special:
 //!
-//! - [`loops`]: sums, maxima, dot products and `exp` as plain loops, which [`vectorised`] compiles for the widest
+//! - `loops`: sums, maxima, dot products and `exp` as plain loops, which `vectorised` compiles for the widest
 //!   registers. They use no fused multiply-add, so every processor computes the same bits: sampling and training
 //!   depend on that.
-//! - [`lanes`]: [`Lanes`], sixteen f32 with fused multiply-add. Kernels are written once over it and compiled for
+//! - `lanes`: [`Lanes`], sixteen f32 with fused multiply-add. Kernels are written once over it and compiled for
 //!   each [`VectorLevel`]. The fused scorer uses it.
-//! - [`products`]: [`ProductLanes`], which adds products with bf16 and int8 weights, for each [`SimdLevel`]. The
+//! - `products`: [`ProductLanes`], which adds products with bf16 and int8 weights, for each [`SimdLevel`]. The
 //!   packed decoder uses it.
 
 mod lanes;
