@@ -8,7 +8,10 @@ mod folder;
 mod import;
 
 pub use folder::ShopError;
-pub use import::{IgnoredColumns, ImportError, ImportReport, ImportSpec, Reject, Rejects, import};
+pub use import::{
+    EventSpan, IgnoredColumns, ImportError, ImportReport, ImportSpec, Reject, Rejects, SpanWarning,
+    import,
+};
 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};
 use rustc_hash::FxHashMap;

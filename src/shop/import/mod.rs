@@ -15,8 +15,10 @@ mod rejects;
 mod row;
 mod source;
 mod table;
+mod time_span;
 
 pub use rejects::{Reject, Rejects};
+pub use time_span::{EventSpan, SpanWarning};
 
 use super::folder::{ShopError, refuse_existing};
 use super::{Shop, ShopItem};
