@@ -5,6 +5,7 @@
 
 mod answer_log;
 pub mod batch;
+pub mod case_results;
 pub mod cases;
 pub mod checkpoint;
 pub mod dataset;
