@@ -47,6 +47,8 @@ pub enum Part {
     Recipe,
     /// The evaluation's figures.
     Report,
+    /// The shop that the bundle was made from, with its test time: a folder, kept only if the recipe says so.
+    Test,
     /// The language model after `midtrain`. It stays in the workspace: no bundle holds it.
     Midtrained,
     /// A teacher's thoughts about slates. They stay in the workspace.
@@ -89,7 +91,7 @@ pub struct FileEntry {
 
 impl Part {
     /// All parts of a bundle.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
@@ -106,6 +108,7 @@ impl Part {
         Self::Samples,
         Self::Recipe,
         Self::Report,
+        Self::Test,
         Self::Decoder,
         Self::Reranker,
     ];
@@ -129,6 +132,7 @@ impl Part {
             Self::Samples => "samples.json",
             Self::Recipe => "recipe.toml",
             Self::Report => "report.json",
+            Self::Test => "shop",
             Self::Midtrained => "midtrained",
             Self::Traces => "traces.jsonl",
             Self::Compared => "compared",
@@ -145,6 +149,7 @@ impl Part {
                 | Self::SemanticIds
                 | Self::Rechead
                 | Self::RecheadShape
+                | Self::Test
                 | Self::Decoder
                 | Self::Reranker
         )

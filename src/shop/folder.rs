@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 const ITEMS: &str = "items.jsonl.zst";
 const EVENTS: &str = "events.csv.zst";
 const MANIFEST: &str = "shop.json";
+/// The files of a shop's folder.
+pub const FILES: [&str; 3] = [ITEMS, EVENTS, MANIFEST];
 /// The version of the format of the three files.
 const FORMAT: u32 = 1;
 const COLUMNS: [&str; 7] = ["time", "user_id", "item_id", "kind", "quantity", "price", "basket"];

@@ -7,7 +7,7 @@
 mod folder;
 mod import;
 
-pub use folder::ShopError;
+pub use folder::{FILES, ShopError};
 pub use import::{
     EventSpan, IgnoredColumns, ImportError, ImportReport, ImportSpec, Reject, Rejects, SpanWarning,
     import,

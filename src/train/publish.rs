@@ -6,6 +6,7 @@ use crate::bundle::{Bundle, GoldenRequest, MANIFEST, Manifest, Part, write_golde
 use crate::domain::UserId;
 use crate::reranker::RerankerFile;
 use crate::scorer::{OpenedScorer, SlateScores, score_golden};
+use crate::shop;
 use anyhow::Context as _;
 use std::fs;
 use std::path::Path;
@@ -33,7 +34,7 @@ pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::R
     for part in Part::ALL {
         let absent = part.is_optional() && !workspace.path(part).exists()
             || !has_rungs && matches!(part, Part::Decoder | Part::Reranker);
-        if absent || matches!(part, Part::Golden | Part::Recipe) {
+        if absent || matches!(part, Part::Golden | Part::Recipe | Part::Test) {
             continue;
         }
         for file in part.files(&workspace.dir)? {
@@ -42,6 +43,9 @@ pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::R
                 .and_then(|()| fs::copy(workspace.dir.join(&file), &to));
             copy.with_context(|| format!("copying {file} from the workspace"))?;
         }
+    }
+    if workspace.recipe.evaluate.keep_test {
+        keep_test(workspace, &draft.path().join(Part::Test.file()))?;
     }
     fs::write(draft.path().join(Part::Recipe.file()), recipe)?;
     write_golden(draft.path(), &[])?;
@@ -56,6 +60,17 @@ pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::R
     let draft = draft.keep();
     fs::rename(&draft, out).with_context(|| format!("publishing {}", out.display()))?;
     Ok(manifest)
+}
+
+/// Copies the shop, which holds the test time, into the draft of a bundle.
+fn keep_test(workspace: &Workspace<'_>, to: &Path) -> anyhow::Result<()> {
+    let from = workspace.shop_dir();
+    let keeping = || format!("keeping the shop {} in the bundle", from.display());
+    fs::create_dir(to).with_context(keeping)?;
+    for file in shop::FILES {
+        fs::copy(from.join(file), to.join(file)).with_context(keeping)?;
+    }
+    Ok(())
 }
 
 /// Whether any rung uses the language model. Without one, the bundle does not hold it.

@@ -374,6 +374,10 @@ pub struct CardsRecipe {
 pub struct EvaluateRecipe {
     /// Resamples of the bootstrap.
     pub resamples: usize,
+    /// Whether the bundle keeps the shop, so that `raisonne eval` needs no other data. Off by default: histories of
+    /// shoppers are personal data.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_test: bool,
 }
 
 // === impl Recipe ===
