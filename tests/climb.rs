@@ -23,7 +23,7 @@ use raisonne::reranker::{ComparedFile, RerankerFile, WeighedFile};
 use raisonne::scorer::OpenedScorer;
 use raisonne::store::{Store, StoreEntry, StoreFuture, StoreTable};
 use raisonne::telemetry::Metrics;
-use raisonne::train::cases::Case;
+use raisonne::train::cases::{Case, PredictionTask};
 use raisonne::train::dataset::{Dataset, Split};
 use raisonne::train::offline_ladder::{OfflineClimb, OfflineLadder};
 use raisonne::train::snapshot::Snapshot;
@@ -172,6 +172,7 @@ fn twin(
     let (history, pattern, expected_item) = case_of;
     let case = Case {
         user: number as u32,
+        task: PredictionTask::FirstPurchase,
         now,
         history,
         pattern,

@@ -52,6 +52,9 @@ pub struct ExportArgs {
     /// Folder of the parts. The stages up to `text_encoder` must have run there.
     #[arg(long, default_value = "data/work")]
     work: PathBuf,
+    /// Also write the scorer's features of each candidate.
+    #[arg(long)]
+    features: bool,
     /// Safetensors file to write.
     #[arg(long)]
     out: PathBuf,
@@ -155,7 +158,8 @@ impl ExportArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let recipe = Recipe::read(&self.recipe.recipe, &self.recipe.set)?;
         let mut progress = TerminalProgress::new();
-        export::export(&mut Workspace::new(&self.work, recipe, &mut progress)?, &self.out)?;
+        let mut workspace = Workspace::new(&self.work, recipe, &mut progress)?;
+        export::export(&mut workspace, self.features, &self.out)?;
         progress.end();
         writeln!(std::io::stdout(), "written to {}", self.out.display())?;
         Ok(())

@@ -2,10 +2,10 @@
 
 use super::cases::Case;
 use super::snapshot::Snapshot;
-use crate::bundle::{Catalog, HISTORY_LEN, REASONS_MAX, month};
+use crate::bundle::{Catalog, HISTORY_LEN, ItemCard, REASONS_MAX, month};
 use crate::domain::UserId;
 use crate::nn::{DinBatch, DinShape};
-use crate::scorer::features::{CandidateItem, FEATURE_COUNT, FeatureContext};
+use crate::scorer::features::{CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector};
 use candle_core::{Device, Result, Tensor};
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -44,6 +44,17 @@ struct BatchColumns {
     reasons: Vec<f32>,
     overlap: Vec<f32>,
     reason_mask: Vec<f32>,
+}
+
+/// The overlaps of a candidate's reasons with a history, and its features.
+pub fn read_candidate(
+    context: &FeatureContext<'_>,
+    item: u32,
+    card: &ItemCard,
+) -> (Vec<f32>, FeatureVector) {
+    let overlaps: Vec<f32> = card.reasons.iter().map(|reason| context.overlap(reason)).collect();
+    let features = context.features(CandidateItem::Known(item, card), &overlaps);
+    (overlaps, features)
 }
 
 // === impl Batcher ===
@@ -95,10 +106,9 @@ impl Batcher<'_> {
         }
         for &item in shown {
             let card = &cards.items[item as usize];
-            let overlaps: Vec<f32> = card.reasons.iter().map(|r| context.overlap(r)).collect();
+            let (overlaps, features) = read_candidate(&context, item, card);
             to.item_ids.push(self.id(item, rng));
             to.item_texts.extend_from_slice(text(item));
-            let features = context.features(CandidateItem::Known(item, card), &overlaps);
             to.features.extend_from_slice(features.as_slice());
             let first = card.first_reason as usize * width;
             to.reasons

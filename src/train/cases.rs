@@ -1,6 +1,6 @@
 //! Cases: slates that the shop's own ranker would have shown, and the items that were then bought.
 
-use super::dataset::{Dataset, PurchaseLine};
+use super::dataset::Dataset;
 use super::snapshot::Snapshot;
 use super::synthetic_query::SyntheticQuery;
 use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent};
@@ -8,10 +8,13 @@ use crate::domain::Timestamp;
 use crate::evidence;
 use crate::reranker::{self, OfferedItem, ShopperContext};
 use crate::scorer::{ShopperTexts, TextReader, is_cold};
+use crate::upstream::Blended;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use rustc_hash::FxHashSet;
+use std::collections::BTreeMap;
 
 /// What is to be predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub enum PredictionTask {
 pub struct Case {
     /// The user's number.
     pub user: u32,
+    /// What is to be predicted.
+    pub task: PredictionTask,
     /// The moment.
     pub now: Timestamp,
     /// The user's events before it, oldest first.
@@ -61,6 +66,16 @@ pub struct CaseBuilder<'a> {
     pub size: usize,
     /// The currency sign of the patterns.
     pub currency: &'a str,
+    /// The retriever whose slates replace those of the snapshots, if the recipe asks for it.
+    pub blended: Option<&'a Blended>,
+}
+
+/// A purchase line to build a case for.
+#[derive(Clone, Copy, Debug)]
+struct Picked {
+    user: usize,
+    line: usize,
+    task: PredictionTask,
 }
 
 // === impl PredictionTask ===
@@ -81,7 +96,7 @@ impl CaseBuilder<'_> {
     /// One case for each user with a purchase in `from..until`: their last such purchase or basket, with
     /// everything before it as history.
     pub fn last(&self, task: PredictionTask, from: Timestamp, until: Timestamp) -> Vec<Case> {
-        (0..self.dataset.users.len())
+        let picked: Vec<Picked> = (0..self.dataset.users.len())
             .into_par_iter()
             .filter_map(|user| {
                 let mut baskets = self.dataset.baskets(user, from, until).rev();
@@ -91,9 +106,10 @@ impl CaseBuilder<'_> {
                         .flat_map(Iterator::rev)
                         .find(|&line| self.dataset.bought[user][line].first)?,
                 };
-                Some(self.case(user, line, task))
+                Some(Picked { user, line, task })
             })
-            .collect()
+            .collect();
+        self.build(&picked)
     }
 
     /// Up to `most` cases of each basket bought in `from..until`, in random order. A first purchase is a
@@ -117,37 +133,93 @@ impl CaseBuilder<'_> {
                     } else {
                         PredictionTask::NextBasket
                     };
-                    picked.push((user, line, task));
+                    picked.push(Picked { user, line, task });
                 }
             }
         }
         picked.shuffle(rng);
-        picked.into_par_iter().map(|(user, line, task)| self.case(user, line, task)).collect()
+        self.build(&picked)
     }
 
-    fn case(&self, user: usize, line: usize, task: PredictionTask) -> Case {
+    fn build(&self, picked: &[Picked]) -> Vec<Case> {
+        let slates: Vec<Vec<u32>> = match self.blended {
+            Some(blended) => self.slates_by_day(blended, picked),
+            None => picked.par_iter().map(|&picked| self.slate_of_snapshot(picked)).collect(),
+        };
+        picked.par_iter().zip(slates).map(|(&picked, slate)| self.case(picked, slate)).collect()
+    }
+
+    fn slate_of_snapshot(&self, picked: Picked) -> Vec<u32> {
+        let upstream = &self.snapshots[self.snapshot(picked)].upstream;
+        let (history, excluded) = self.known_to_retriever(picked);
+        let slate = upstream.slate(&history, self.size, &|item| excluded.contains(&item));
+        slate.into_iter().map(|(item, _)| item).collect()
+    }
+
+    /// Slates in the order of `picked`. Cases of one day share its counts.
+    fn slates_by_day(&self, blended: &Blended, picked: &[Picked]) -> Vec<Vec<u32>> {
+        let mut days: BTreeMap<Timestamp, Vec<usize>> = BTreeMap::new();
+        for (at, &case) in picked.iter().enumerate() {
+            days.entry(Blended::day_of(self.now(case))).or_default().push(at);
+        }
+        let of_day = |(&day, cases): (&Timestamp, &Vec<usize>)| -> Vec<(usize, Vec<u32>)> {
+            let mut day = blended.day(day);
+            let slate = |&at: &usize| {
+                let (history, excluded) = self.known_to_retriever(picked[at]);
+                let exclude = |item| excluded.contains(&item);
+                let slate = day.slate(&history, self.now(picked[at]), self.size, &exclude);
+                (at, slate.into_iter().map(|(item, _)| item).collect())
+            };
+            cases.iter().map(slate).collect()
+        };
+        let made: Vec<_> = days.par_iter().flat_map_iter(of_day).collect();
+        let mut slates = vec![Vec::new(); picked.len()];
+        for (at, slate) in made {
+            slates[at] = slate;
+        }
+        slates
+    }
+
+    /// The purchases that a retriever knows of, and the items that it leaves out.
+    fn known_to_retriever(&self, picked: Picked) -> (Vec<(u32, Timestamp)>, FxHashSet<u32>) {
+        let bought = &self.dataset.bought[picked.user];
+        let (had, basket) = (&bought[..picked.line], bought[picked.line].basket);
+        match picked.task {
+            PredictionTask::FirstPurchase => (
+                had.iter().map(|b| (b.item, b.time)).collect(),
+                had.iter().map(|b| b.item).collect(),
+            ),
+            PredictionTask::NextBasket => {
+                let before = had.iter().filter(|b| b.basket != basket);
+                (before.map(|b| (b.item, b.time)).collect(), FxHashSet::default())
+            }
+        }
+    }
+
+    fn now(&self, picked: Picked) -> Timestamp {
+        self.dataset.bought[picked.user][picked.line].time
+    }
+
+    /// The index of the latest snapshot that is not newer than the case.
+    fn snapshot(&self, picked: Picked) -> usize {
+        let now = self.now(picked);
+        self.snapshots.partition_point(|s| s.cards.as_of <= now).saturating_sub(1)
+    }
+
+    fn case(&self, picked: Picked, slate: Vec<u32>) -> Case {
+        let Picked { user, line, task } = picked;
         let bought = &self.dataset.bought[user];
-        let now = bought[line].time;
         let within_basket = task == PredictionTask::FirstPurchase;
         let history = self.dataset.history(user, line, within_basket, HISTORY_LEN);
-        let snapshot = self.snapshots.partition_point(|s| s.cards.as_of <= now).saturating_sub(1);
-        let upstream = &self.snapshots[snapshot].upstream;
-        let had = &bought[..line];
-        let basket = || bought.iter().filter(|b| b.basket == bought[line].basket);
-        let (slate, relevant) = match task {
-            PredictionTask::FirstPurchase => {
-                let seen: rustc_hash::FxHashSet<u32> = had.iter().map(|b| b.item).collect();
-                let slate =
-                    upstream.slate(&purchases(had), self.size, &|item| seen.contains(&item));
-                (slate, vec![bought[line].item])
-            }
+        let snapshot = self.snapshot(picked);
+        let relevant = match task {
+            PredictionTask::FirstPurchase => vec![bought[line].item],
             PredictionTask::NextBasket => {
-                let before: Vec<PurchaseLine> =
-                    had.iter().copied().filter(|b| b.basket != bought[line].basket).collect();
-                let mut relevant: Vec<u32> = basket().map(|b| b.item).collect();
+                let basket = bought.iter().filter(|b| b.basket == bought[line].basket);
+                let mut relevant: Vec<u32> = basket.map(|b| b.item).collect();
                 relevant.sort_unstable();
                 relevant.dedup();
-                (upstream.slate(&purchases(&before), self.size, &|_| false), relevant)
+                relevant
             }
         };
         let cards = &self.snapshots[snapshot].cards.items;
@@ -159,16 +231,14 @@ impl CaseBuilder<'_> {
                 self.currency,
             ))
         });
-        let slate = slate.into_iter().map(|(item, _)| item).collect();
-        let user = user as u32;
-        let (synthetic_query, expected_item) = (SyntheticQuery::default(), None);
         Case {
-            user,
-            now,
+            user: user as u32,
+            task,
+            now: self.now(picked),
             history,
             pattern,
-            synthetic_query,
-            expected_item,
+            synthetic_query: SyntheticQuery::default(),
+            expected_item: None,
             slate,
             relevant,
             snapshot,
@@ -209,8 +279,4 @@ impl Case {
     pub fn is_cold(&self) -> bool {
         is_cold(&self.history)
     }
-}
-
-fn purchases(bought: &[PurchaseLine]) -> Vec<(u32, Timestamp)> {
-    bought.iter().map(|b| (b.item, b.time)).collect()
 }

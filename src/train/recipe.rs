@@ -7,6 +7,7 @@ use crate::engine::ComputeDevice;
 use crate::nn::decoder::{DecoderConfig, RopeScaling};
 use crate::nn::{Ablation, rqvae};
 use crate::overlay;
+use crate::upstream::BlendWeights;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -86,9 +87,27 @@ pub struct SlatesRecipe {
     /// Days between two snapshots of the retriever and the cards.
     pub refresh_days: i64,
     /// A file with slates of another ranker for each user's very last purchase, relative to the recipe:
-    /// lines of `user<TAB>item item …`. Models are evaluated on these slates instead of the item-kNN's.
+    /// lines of `user<TAB>item item …`. Models are evaluated on these slates instead of the retriever's.
     #[serde(default)]
     pub given: Option<PathBuf>,
+    /// The retriever that stands for the shop's ranker, in training and evaluation alike.
+    #[serde(default)]
+    pub retriever: RetrieverKind,
+    /// How much each list of the blended retriever counts. By default, all count the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blend: Option<BlendWeights>,
+}
+
+/// A retriever that stands for the shop's own ranker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetrieverKind {
+    /// Co-purchase neighbours, filled up with popular items, as of the latest snapshot.
+    #[default]
+    ItemKnn,
+    /// Co-purchases, recent popularity, alike titles and earlier purchases, merged by reciprocal rank, with counts of
+    /// the day before.
+    Blended,
 }
 
 /// The static text encoder.

@@ -3,6 +3,7 @@
 
 use super::cases::{Case, CaseBuilder, PredictionTask};
 use super::dataset::Dataset;
+use super::recipe::RetrieverKind;
 use super::snapshot::{Snapshot, moments};
 use super::workspace::Workspace;
 use crate::bundle::Catalog;
@@ -11,6 +12,7 @@ use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::scorer::{
     RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
 };
+use crate::upstream::{BlendWeights, Blended};
 use anyhow::Context as _;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -32,6 +34,8 @@ pub struct TrainingData {
     pub snapshots: Vec<Snapshot>,
     /// Slates of another ranker, by user, if the recipe names some.
     given: Option<FxHashMap<u32, Vec<u32>>>,
+    /// The retriever whose slates replace those of the snapshots, if the recipe asks for it.
+    blended: Option<Blended>,
 }
 
 // === impl TrainingData ===
@@ -65,7 +69,13 @@ impl TrainingData {
             Some(path) => Some(read_slates(path, &dataset, &catalog)?),
             None => None,
         };
-        Ok(Self { catalog, dataset, reader, snapshots, given })
+        let blended = match recipe.slates.retriever {
+            RetrieverKind::ItemKnn => None,
+            RetrieverKind::Blended => {
+                Some(blended(&dataset, &catalog, recipe.slates.blend.unwrap_or_default()))
+            }
+        };
+        Ok(Self { catalog, dataset, reader, snapshots, given, blended })
     }
 
     /// Data that was read elsewhere, with the shop's own slates.
@@ -75,7 +85,7 @@ impl TrainingData {
         reader: Arc<TextReader>,
         snapshots: Vec<Snapshot>,
     ) -> Self {
-        Self { catalog, dataset, reader, snapshots, given: None }
+        Self { catalog, dataset, reader, snapshots, given: None, blended: None }
     }
 
     /// The same data, with cards as a bundle keeps them: vectors in half precision, those of items in the
@@ -101,6 +111,7 @@ impl TrainingData {
             snapshots: &self.snapshots,
             size,
             currency,
+            blended: self.blended.as_ref(),
         }
     }
 
@@ -192,6 +203,17 @@ impl TrainingData {
         };
         model.score(&slate, scratch)
     }
+}
+
+/// The blended retriever of a log.
+fn blended(dataset: &Dataset, catalog: &Catalog, weights: BlendWeights) -> Blended {
+    let bought: Vec<Vec<(u32, Timestamp)>> = dataset
+        .bought
+        .iter()
+        .map(|bought| bought.iter().map(|b| (b.item, b.time)).collect())
+        .collect();
+    let titles: Vec<&str> = catalog.items().iter().map(|item| &*item.title).collect();
+    Blended::build(bought.iter().map(Vec::as_slice), &titles, weights)
 }
 
 /// Reads slates of another ranker: lines of `user<TAB>item item …`, plain or compressed with zstd.

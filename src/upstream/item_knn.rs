@@ -128,22 +128,27 @@ impl ItemKnn {
                 .extend(self.neighbours(item).iter().map(|near| (near.item, weight * near.cosine)));
             weight *= self.decay;
         }
-        // The sort is stable, so an item's votes are added newest first on every machine.
-        votes.sort_by_key(|&(item, _)| item);
-        votes.dedup_by(|vote, kept| {
-            let same = vote.0 == kept.0;
-            if same {
-                kept.1 += vote.1;
-            }
-            same
-        });
-        votes.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
-        votes
+        tally(votes)
     }
 }
 
+/// Adds up the votes of each item, best first; ties in the order of their numbers.
+pub(super) fn tally(mut votes: Vec<(u32, f32)>) -> Vec<(u32, f32)> {
+    // The sort is stable, so an item's votes are added in the order given on every machine.
+    votes.sort_by_key(|&(item, _)| item);
+    votes.dedup_by(|vote, kept| {
+        let same = vote.0 == kept.0;
+        if same {
+            kept.1 += vote.1;
+        }
+        same
+    });
+    votes.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
+    votes
+}
+
 /// The `most` latest distinct items of a history that is oldest first, newest first.
-fn latest_distinct(history: &[(u32, i64)], most: usize) -> Vec<u32> {
+pub(super) fn latest_distinct(history: &[(u32, i64)], most: usize) -> Vec<u32> {
     let mut seen = rustc_hash::FxHashSet::default();
     let newest_first = history.iter().rev().map(|&(item, _)| item);
     newest_first.filter(|&item| seen.insert(item)).take(most).collect()

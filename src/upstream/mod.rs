@@ -1,8 +1,11 @@
 //! What would the shop have shown without us?
 //!
-//! A plain item-kNN over co-purchases stands in for the shop's own ranker, whose order is the order given. Serving never
-//! reads it.
+//! Two retrievers stand in for the shop's own ranker, whose order is the order given: a plain item-kNN over
+//! co-purchases, and a stronger blend of several lists. Serving never reads them.
 
+mod blended;
 mod item_knn;
+mod titles;
 
+pub use blended::{BlendWeights, Blended, BlendedDay};
 pub use item_knn::{ItemKnn, ItemKnnConfig, Neighbour};

@@ -147,7 +147,7 @@ mod tests {
     };
     use crate::domain::{ReasonSource, Timestamp, UserId};
     use crate::reranker::Because;
-    use crate::train::cases::Case;
+    use crate::train::cases::{Case, PredictionTask};
     use crate::train::synthetic_query::SyntheticQuery;
 
     /// Midday of the first of December 2025.
@@ -191,6 +191,7 @@ mod tests {
         let event = |item, days, kind| HistoryEvent { item, time: NOW - days * DAY_S, kind };
         let case = Case {
             user: 0,
+            task: PredictionTask::FirstPurchase,
             now: NOW,
             history: vec![event(0, 40, EventKind::Purchase), event(2, 1, EventKind::Click)],
             pattern: None,
