@@ -1,0 +1,313 @@
+"""LambdaMART (LightGBM's lambdarank) on the scorer's own features and the place in the order given.
+
+Called by run.sh. Needs: lightgbm, numpy, safetensors.
+
+The examples, the validation cases and the test cases are those of `raisonne export --features`; the
+scored orders are those of `raisonne eval --cases` for the same test cases. Everything is chosen by
+NDCG@10 on the validation cases, as the mean over the tasks: the number of trees (early stopping),
+the settings of the trees (GRID), whether the trees see the place, whether one model serves both
+tasks or each has its own, and the weight of `ln(place)` that is taken off the trees' scores
+(WEIGHTS; 0 is among them). Then the test cases are measured once.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import lightgbm
+import numpy as np
+from safetensors import safe_open
+
+TASKS = ["first_purchase", "next_basket"]
+CUT = 10
+WEIGHTS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5]
+GRID = {
+    "small": dict(num_leaves=7, min_data_in_leaf=200, learning_rate=0.1),
+    "medium": dict(num_leaves=15, min_data_in_leaf=100, learning_rate=0.05),
+    "usual": dict(num_leaves=31, min_data_in_leaf=100, learning_rate=0.05),
+    "large": dict(num_leaves=63, min_data_in_leaf=50, learning_rate=0.05),
+    "careful": dict(num_leaves=31, min_data_in_leaf=500, learning_rate=0.03),
+}
+COMMON = dict(
+    objective="lambdarank", metric="None", lambdarank_truncation_level=20, feature_fraction=0.8,
+    bagging_fraction=0.8, bagging_freq=1, lambda_l2=1.0, feature_pre_filter=False, verbosity=-1,
+    deterministic=True, force_row_wise=True,
+)
+DISCOUNTS = 1 / np.log2(np.arange(2, CUT + 2))
+IDEAL = np.concatenate([[0.0], np.cumsum(DISCOUNTS)])
+
+
+class Cases:
+    """Cases of one split: rows of candidates, padded with item 0."""
+
+    def __init__(self, file, name):
+        column = lambda of: file.get_tensor(f"{name}/{of}")
+        self.features = column("features")
+        self.slate, self.taken = column("slate"), column("taken")
+        self.place = column("place").astype(np.float32)
+        self.relevant, self.user = column("relevant").astype(int), column("user")
+        self.task, self.time = column("task"), column("time")
+
+    def __len__(self):
+        return len(self.slate)
+
+    def where(self, mask):
+        chosen = object.__new__(Cases)
+        for name, column in vars(self).items():
+            setattr(chosen, name, column[mask])
+        return chosen
+
+    def with_hits(self):
+        """Only a slate that holds an item that was bought has an order that matters."""
+        return self.where(self.taken.any(1))
+
+    def rows(self, with_place):
+        """(candidates, features), without the padding."""
+        known = self.slate > 0
+        task = np.broadcast_to(self.task[:, None], self.slate.shape)[known].astype(np.float32)
+        extra = [task] + ([self.place[known]] if with_place else [])
+        return np.column_stack([self.features[known], *extra])
+
+    def labels(self):
+        return self.taken[self.slate > 0]
+
+    def groups(self):
+        return (self.slate > 0).sum(1)
+
+    def padded(self, scores):
+        """Scores of the rows as (cases, candidates), the padding last."""
+        wide = np.full(self.slate.shape, -np.inf)
+        wide[self.slate > 0] = scores
+        return wide
+
+    def fused(self, scores, weight):
+        return self.padded(scores) - weight * np.log(np.maximum(self.place, 1))
+
+    def ndcg(self, wide):
+        """NDCG@10 of each case, against the best order of the whole catalogue."""
+        order = np.argsort(-wide, axis=1, kind="stable")[:, :CUT]
+        hits = np.take_along_axis(self.taken, order, 1)
+        return (hits * DISCOUNTS[:hits.shape[1]]).sum(1) / IDEAL[np.minimum(self.relevant, CUT)]
+
+
+class Validation:
+    """The validation cases of some tasks. The mean is over the tasks; cases without a hit count 0."""
+
+    def __init__(self, by_task):
+        self.counts = {task: len(cases) for task, cases in by_task.items()}
+        self.cases = {task: cases.with_hits() for task, cases in by_task.items()}
+
+    def ndcg(self, scores, weight=0.0):
+        means, start = [], 0
+        for task, cases in self.cases.items():
+            count = int(cases.groups().sum())
+            of_task = cases.ndcg(cases.fused(scores[start:start + count], weight))
+            means.append(of_task.sum() / max(1, self.counts[task]))
+            start += count
+        return float(np.mean(means))
+
+    def rows(self, with_place):
+        return np.concatenate([cases.rows(with_place) for cases in self.cases.values()])
+
+    def labels(self):
+        return np.concatenate([cases.labels() for cases in self.cases.values()])
+
+    def groups(self):
+        return np.concatenate([cases.groups() for cases in self.cases.values()])
+
+    def weight(self, scores):
+        return max(WEIGHTS, key=lambda weight: self.ndcg(scores, weight))
+
+
+class Trained:
+    """A model, and how it does on validation with the best weight of the place."""
+
+    def __init__(self, train, validation, settings, with_place, options):
+        train_set = lightgbm.Dataset(train.rows(with_place), train.labels(), group=train.groups(),
+                                     params=dict(COMMON), free_raw_data=True)
+        rows = validation.rows(with_place)
+        valid_set = lightgbm.Dataset(rows, validation.labels(), group=validation.groups(),
+                                     reference=train_set)
+        begun = time.time()
+        self.model = lightgbm.train(
+            COMMON | settings | dict(seed=options.seed, num_threads=options.threads), train_set,
+            num_boost_round=options.trees_max, valid_sets=[valid_set],
+            feval=lambda scores, _: ("ndcg", validation.ndcg(scores), True),
+            callbacks=[lightgbm.early_stopping(options.patience, verbose=False)])
+        self.with_place = with_place
+        self.trees = self.model.best_iteration
+        scores = self.model.predict(rows)
+        self.weight = validation.weight(scores)
+        self.alone = validation.ndcg(scores)
+        self.ndcg = validation.ndcg(scores, self.weight)
+        self.seconds = time.time() - begun
+
+    def wide(self, cases):
+        scores = self.model.predict(cases.rows(self.with_place))
+        return cases.fused(scores, self.weight)
+
+    def report(self):
+        return dict(trees=self.trees, place=self.with_place, weight=self.weight,
+                    validation_alone=round(self.alone, 5), validation=round(self.ndcg, 5),
+                    seconds=round(self.seconds, 1))
+
+
+def tune(train, by_task, options):
+    """The models of each task, chosen on validation, and all that was tried."""
+    tried, tasks = {}, [task for task in TASKS if len(by_task[task])]
+    validation = Validation({task: by_task[task] for task in tasks})
+
+    def try_it(name, *arguments):
+        made = Trained(*arguments, options)
+        tried[name] = made.report()
+        print(f"  {name:<28} {json.dumps(tried[name])}", flush=True)
+        return made
+
+    joint = {name: try_it(f"{name}, both tasks", train, validation, settings, True)
+             for name, settings in GRID.items()}
+    name = max(joint, key=lambda name: joint[name].ndcg)
+    best = joint[name]
+    blind = try_it(f"{name}, both tasks, no place", train, validation, GRID[name], False)
+    if blind.ndcg > best.ndcg:
+        best = blind
+    models = {task: best for task in tasks}
+    own = {}
+    for task in tasks if len(tasks) > 1 else []:
+        of_task = train.where(train.task == TASKS.index(task))
+        if not len(of_task):
+            continue
+        own[task] = try_it(f"{name}, {task} alone", of_task, Validation({task: by_task[task]}),
+                           GRID[name], best.with_place)
+    if len(own) == len(tasks):
+        if np.mean([model.ndcg for model in own.values()]) > best.ndcg:
+            models = own
+    return models, tried, dict(grid=name, own_models=models is own, place=best.with_place)
+
+
+def ndcg(order, relevant):
+    hits = [DISCOUNTS[at] for at, item in enumerate(order[:CUT]) if item in relevant]
+    return sum(hits) / IDEAL[min(CUT, len(relevant))]
+
+
+def recall(order, relevant, cut):
+    return sum(item in relevant for item in order[:cut]) / min(cut, len(relevant))
+
+
+FIGURES = {
+    "ndcg@10": ndcg,
+    "recall@5": lambda order, relevant: recall(order, relevant, 5),
+    "recall@10": lambda order, relevant: recall(order, relevant, 10),
+}
+
+
+def interval(differences, resamples, seed):
+    """The mean of paired differences with its 95 % percentile-bootstrap interval."""
+    draw = np.random.default_rng(seed)
+    means = [differences[draw.integers(0, len(differences), len(differences))].mean()
+             for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return dict(mean=round(float(differences.mean()), 5), low=round(float(low), 5),
+                high=round(float(high), 5))
+
+
+def read_cases(path):
+    with open(path, encoding="utf-8") as lines:
+        return {(case["task"], case["user"]): case for case in map(json.loads, lines)}
+
+
+def add_orders(models, task, cases, names, results):
+    """Adds the trees' order to the results of each case of a task."""
+    items, users = names["items"], names["users"]
+    order = np.argsort(-models[task].wide(cases), axis=1, kind="stable")
+    found = []
+    for row in range(len(cases)):
+        result = results.get((task, users[cases.user[row] - 1]))
+        if result is None:
+            raise SystemExit(f"the cases lack {task}/{users[cases.user[row] - 1]}: were the results "
+                             "and the examples made with the same recipe and data?")
+        slate = [items[item - 1] for item in cases.slate[row] if item]
+        if slate != result["given"]:
+            raise SystemExit(f"{result['case']} has another slate in the results than in the examples")
+        result["orders"]["lambdamart"] = [
+            items[cases.slate[row, at] - 1] for at in order[row] if cases.slate[row, at]]
+        found.append(result)
+    return found
+
+
+def measure(results, options):
+    """The figures of every order, and the paired differences of the scored order to it."""
+    orders = {"given": [result["given"] for result in results]}
+    for name in results[0]["orders"]:
+        if all(name in result["orders"] for result in results):
+            orders[name] = [result["orders"][name] for result in results]
+    relevant = [set(result["relevant"]) for result in results]
+    each = {name: {figure: np.array([of(order, wanted) for order, wanted in zip(lists, relevant)])
+                   for figure, of in FIGURES.items()} for name, lists in orders.items()}
+    shown = {name: len({item for order in lists for item in order[:CUT]})
+             for name, lists in orders.items()}
+    ceiling = np.mean([min(CUT, sum(item in wanted for item in order)) / min(CUT, len(wanted))
+                       for order, wanted in zip(orders["given"], relevant)])
+    table = {name: {figure: round(float(values.mean()), 5) for figure, values in figures.items()}
+             | {"items_shown@10": shown[name]} for name, figures in each.items()}
+    gains = {name: {figure: interval(each["scored"][figure] - values, options.resamples, options.seed)
+                    for figure, values in figures.items()}
+             for name, figures in each.items() if name != "scored"} if "scored" in each else {}
+    return dict(cases=len(results), ceiling=round(float(ceiling), 5), figures=table, scored_minus=gains)
+
+
+def row(shop, task, of):
+    """A row of the table: given, scored, LambdaMART, and scored less the other two."""
+    mean = lambda name: f"{of['figures'][name]['ndcg@10']:.4f}"
+    gain = lambda name: "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**of["scored_minus"][name]["ndcg@10"])
+    return (f"| {shop} | {task.replace('_', ' ')} | {of['cases']} | {of['ceiling']:.3f} | {mean('given')} "
+            f"| {mean('scored')} | {mean('lambdamart')} | {gain('given')} | {gain('lambdamart')} |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("examples", help="what `raisonne export --features` wrote")
+    parser.add_argument("cases", help="what `raisonne eval --cases` wrote")
+    parser.add_argument("--shop", default="shop", help="its name in the table")
+    parser.add_argument("--out", default="lambdamart.json")
+    parser.add_argument("--cases-out", help="the cases again, with the order `lambdamart`")
+    parser.add_argument("--slates-max", type=int, default=20_000, help="training slates, at most")
+    parser.add_argument("--trees-max", type=int, default=1_000)
+    parser.add_argument("--patience", type=int, default=50, help="trees without a better validation")
+    parser.add_argument("--resamples", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+
+    with safe_open(options.examples, "np") as file:
+        names = {name: json.loads(text) for name, text in file.metadata().items()}
+        train = Cases(file, "train")
+        train = train.where(np.arange(len(train)) < options.slates_max).with_hits()
+        validate = {task: Cases(file, f"validate/{task}") for task in TASKS}
+        print(f"{options.shop}: {len(train)} training slates, "
+              f"{[len(cases) for cases in validate.values()]} validation cases", flush=True)
+        models, tried, chosen = tune(train, validate, options)
+        del train, validate
+        results, report = read_cases(options.cases), {}
+        for task in models:
+            cases = Cases(file, f"test/{task}")
+            if len(cases):
+                report[task] = measure(add_orders(models, task, cases, names, results), options)
+    importance = {task: sorted(zip(model.model.feature_importance("gain").tolist(),
+                                   names["features"] + ["task", "place"]), reverse=True)[:8]
+                  for task, model in models.items()}
+    written = dict(shop=options.shop, chosen=chosen, tried=tried, tasks=report,
+                   settings=GRID[chosen["grid"]],
+                   importance={task: [name for _, name in best] for task, best in importance.items()})
+    pathlib.Path(options.out).write_text(json.dumps(written, indent=1))
+    if options.cases_out:
+        lines = (json.dumps(result, ensure_ascii=False) for result in results.values())
+        pathlib.Path(options.cases_out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n| shop | task | cases | ceiling | given | scored | LambdaMART | scored − given | scored − LambdaMART |")
+    print("|---|---|--:|--:|--:|--:|--:|---|---|")
+    for task, of in report.items():
+        print(row(options.shop, task, of))
+
+
+if __name__ == "__main__":
+    main()
