@@ -7,6 +7,7 @@ use crate::train::ProgressObserver as _;
 use clap::Args;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Arguments of `raisonne simulate`.
 #[derive(Args, Debug)]
@@ -28,15 +29,42 @@ pub struct SimulateArgs {
     days: u32,
 }
 
+/// A value for one table, or for both.
+#[derive(Clone, Debug)]
+struct OfTable<T> {
+    table: Option<Table>,
+    value: T,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    Items,
+    Events,
+}
+
 /// Arguments of `raisonne import`.
 #[derive(Args, Debug)]
 pub struct ImportArgs {
-    /// File of items: item_id, title, category, attributes, price.
+    /// Items: item_id, title, category, attributes, price. A file, a folder of files, a quoted pattern such as
+    /// 'items-*.csv', or - for the standard input.
     #[arg(long)]
     items: PathBuf,
-    /// File of events: user_id, item_id, time, kind.
+    /// Events: user_id, item_id, time, kind. As for the items.
     #[arg(long)]
     events: PathBuf,
+    /// Format of files whose names don't end in it: csv, tsv, jsonl or parquet. For one table alone, items=FORMAT or
+    /// events=FORMAT.
+    #[arg(long = "format", value_name = "[TABLE=]FORMAT", value_parser = of_table::<shop::TableFormat>)]
+    formats: Vec<OfTable<shop::TableFormat>>,
+    /// Character between the cells of CSV and TSV files, such as ';', '|' or the word tab.
+    #[arg(long = "delimiter", value_name = "[TABLE=]CHARACTER", value_parser = of_table::<shop::Delimiter>)]
+    delimiters: Vec<OfTable<shop::Delimiter>>,
+    /// Character around cells that hold delimiters, or none if quotes are text.
+    #[arg(long = "quote", value_name = "[TABLE=]CHARACTER", value_parser = of_table::<shop::Quote>)]
+    quotes: Vec<OfTable<shop::Quote>>,
+    /// Encoding of text files, such as windows-1252 or utf-16le.
+    #[arg(long = "encoding", value_name = "[TABLE=]ENCODING", value_parser = of_table::<shop::TextEncoding>)]
+    encodings: Vec<OfTable<shop::TextEncoding>>,
     /// Folder to write; it must not exist.
     #[arg(long)]
     out: PathBuf,
@@ -80,8 +108,20 @@ impl SimulateArgs {
 }
 
 impl ImportArgs {
+    /// How the files of a table are written.
+    fn file_spec(&self, table: Table) -> shop::FileSpec {
+        shop::FileSpec {
+            format: stated(&self.formats, table),
+            delimiter: stated(&self.delimiters, table),
+            quote: stated(&self.quotes, table),
+            encoding: stated(&self.encodings, table),
+        }
+    }
+
     pub(super) fn run(self) -> anyhow::Result<()> {
         let plan = shop::ImportSpec {
+            items_spec: self.file_spec(Table::Items),
+            events_spec: self.file_spec(Table::Events),
             items: self.items,
             events: self.events,
             attributes: self.attributes,
@@ -111,6 +151,19 @@ impl ImportArgs {
         }
         Ok(())
     }
+}
+
+/// The last value for a table.
+fn stated<T: Copy>(values: &[OfTable<T>], table: Table) -> Option<T> {
+    let own = |of: &&OfTable<T>| of.table.is_none_or(|named| named == table);
+    values.iter().rfind(own).map(|of| of.value)
+}
+
+fn of_table<T: FromStr<Err = String>>(text: &str) -> Result<OfTable<T>, String> {
+    let items = text.strip_prefix("items=").map(|value| (Some(Table::Items), value));
+    let events = || text.strip_prefix("events=").map(|value| (Some(Table::Events), value));
+    let (table, value) = items.or_else(events).unwrap_or((None, text));
+    Ok(OfTable { table, value: value.parse()? })
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -9,8 +9,8 @@ mod import;
 
 pub use folder::{FILES, ShopError};
 pub use import::{
-    EventSpan, IgnoredColumns, ImportError, ImportReport, ImportSpec, Reject, Rejects, SpanWarning,
-    import,
+    Delimiter, EventSpan, FileSpec, IgnoredColumns, ImportError, ImportReport, ImportSpec, Quote,
+    Reject, Rejects, SpanWarning, TableFormat, TextEncoding, import,
 };
 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};

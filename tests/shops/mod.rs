@@ -54,14 +54,11 @@ pub fn shop(folder: &Path, shoppers: u32, products: u32) {
     };
     let raw = folder.join("raw");
     simulate::simulate(&config, &raw, &mut |_, _| {}).unwrap();
+    let (items, events) = (raw.join("items.csv.zst"), raw.join("events.csv.zst"));
     let spec = raisonne::shop::ImportSpec {
-        items: raw.join("items.csv.zst"),
-        events: raw.join("events.csv.zst"),
         attributes: ["color", "material", "style", "season"].map(String::from).to_vec(),
-        columns: Vec::new(),
-        skip_rejects: false,
         rejects_max: 5,
-        now: 4_000_000_000,
+        ..raisonne::shop::ImportSpec::new(items, events, 4_000_000_000)
     };
     raisonne::shop::import(&spec, &folder.join("shop"), &mut |_, _| {}).unwrap();
 }

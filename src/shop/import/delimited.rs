@@ -1,78 +1,136 @@
-//! CSV and TSV: cells separated by a byte, quoted as in RFC 4180.
+//! CSV, TSV and their relatives: rows of cells between delimiters, under a heading that names them.
 
-use super::ROW_BYTES_MAX;
+use super::byte_meter::ByteMeter;
+use super::dialect::Dialect;
+use super::encoding::text_expected;
+use super::file_fault::FileFault;
+use super::records::{Record, RecordReader};
+use super::rejects::Reject;
 use super::row::{Heading, ImportRow, NextRow, RowFault};
-use super::source::{ByteMeter, SourceFile};
-use csv::{ByteRecord, Terminator};
-use std::io::{self, Read};
+use super::source::{SourceFile, SourceText};
+use encoding_rs::Encoding;
+use std::io::{BufReader, Read};
 
-/// Bytes read ahead.
-const BUFFER_BYTES: usize = 64 << 10;
-const END_OF_LINE: &[u8] = b"\n";
+/// Delimiters that a heading is tried with, when its own finds nothing, and how to state them.
+const DELIMITERS: [(u8, &str); 4] = [(b',', "','"), (b';', "';'"), (b'\t', "tab"), (b'|', "'|'")];
+/// The line by which a spreadsheet is told the delimiter.
+const DELIMITER_LINE: &[u8] = b"sep=";
 
-/// The rows of a CSV or TSV file.
+/// The rows of a delimited file.
 pub(super) struct DelimitedReader {
-    reader: csv::Reader<Input>,
+    records: RecordReader<BufReader<Box<dyn Read>>>,
+    encoding: &'static Encoding,
     read: ByteMeter,
-    record: ByteRecord,
+    record: Record,
     /// The index in a record of each column that is looked for.
     indices: Vec<Option<usize>>,
     width: usize,
 }
 
-/// The file with a line end after it, so that every row ends in one. At most the bytes of one row are
-/// read at a time.
-type Input = io::Take<io::Chain<Box<dyn Read>, &'static [u8]>>;
-
 // === impl DelimitedReader ===
 
 impl DelimitedReader {
+    /// Reads the heading of a file. Returns none if the file is empty.
     pub(super) fn open(
         source: SourceFile,
-        delimiter: u8,
         heading: &mut Heading,
-    ) -> io::Result<Self> {
-        let (text, read) = source.unpack()?;
-        let reader = csv::ReaderBuilder::new()
-            .delimiter(delimiter)
-            .has_headers(false)
-            .flexible(true)
-            // With the reader's own CRLF rule, a row ends at the CR, and the LF counts to the next one.
-            .terminator(Terminator::Any(b'\n'))
-            .buffer_capacity(BUFFER_BYTES)
-            .from_reader(text.chain(END_OF_LINE).take(ROW_BYTES_MAX));
-        let (indices, width) = (Vec::new(), 0);
-        let mut rows = Self { reader, read, record: ByteRecord::new(), indices, width };
-        if rows.record()?.is_none() {
-            return Err(invalid("the file is empty: its first line must name its columns"));
+    ) -> Result<Option<Self>, FileFault> {
+        let dialect = Dialect::new(source.format, &source.spec)?;
+        let is_stated = source.spec.delimiter.is_some();
+        let SourceText { utf_8, encoding, read } = source.text()?;
+        let records = RecordReader::new(utf_8, dialect);
+        let (record, indices, width) = (Record::default(), Vec::new(), 0);
+        let mut rows = Self { records, encoding, read, record, indices, width };
+        if !rows.read_heading(is_stated)? {
+            return Ok(None);
         }
-        let names = rows.record.iter().map(str::from_utf8).collect::<Result<Vec<_>, _>>();
-        let names = names.map_err(|_| invalid("the names of its columns are not UTF-8"))?;
-        rows.indices = heading.locate(&names);
+        let names: Result<Vec<&str>, _> = rows.record.cells().map(str::from_utf8).collect();
+        let Ok(names) = names else {
+            let expected = text_expected(&rows.record.text, encoding);
+            return FileFault::stated(format!(
+                "line {}: the heading is not {expected}",
+                rows.record.line
+            ));
+        };
+        rows.check_heading(&names, heading)?;
+        rows.indices = heading.locate(&names)?;
         rows.width = names.len();
-        Ok(rows)
+        Ok(Some(rows))
     }
 
-    pub(super) fn next(&mut self, row: &mut ImportRow) -> io::Result<NextRow<RowFault>> {
+    /// Reads the record that names the columns.
+    fn read_heading(&mut self, is_delimiter_stated: bool) -> Result<bool, FileFault> {
+        let found = self.records.read(&mut self.record)?;
+        let line = self.record.joined(self.records.dialect().delimiter);
+        let Some(&[delimiter]) = line.as_bytes().strip_prefix(DELIMITER_LINE) else {
+            return Ok(found);
+        };
+        if !is_delimiter_stated && (delimiter.is_ascii_punctuation() || delimiter == b'\t') {
+            self.records.set_delimiter(delimiter);
+        }
+        self.records.read(&mut self.record)
+    }
+
+    /// Fails if the first line names no column, and says why it might be so.
+    fn check_heading(&self, names: &[&str], heading: &Heading) -> Result<(), FileFault> {
+        let line = self.record.line;
+        if self.record.text.contains(&0) {
+            return FileFault::stated(format!("line {line}: the heading holds a NUL byte"));
+        }
+        if names.iter().any(|name| heading.knows(name)) && names.len() > 1 {
+            return Ok(());
+        }
+        let own = self.records.dialect().delimiter;
+        let text = self.record.joined(own);
+        let shown = Reject::shorten(&text);
+        let others = DELIMITERS.iter().filter(|(other, _)| *other != own);
+        let known = |other: u8| {
+            text.split(char::from(other))
+                .filter(|name| heading.knows(name.trim_matches('"')))
+                .count()
+        };
+        let better = others
+            .clone()
+            .filter(|(other, _)| known(*other) > 0)
+            .max_by_key(|(other, _)| known(*other));
+        let better = better.filter(|(other, _)| text.contains(char::from(*other)));
+        let occurs =
+            others.clone().find(|(other, _)| names.len() == 1 && text.contains(char::from(*other)));
+        if let Some((_, stated)) = better.or(occurs) {
+            return FileFault::stated(format!(
+                "line {line}: the heading {shown:?} is {} column{} between {:?}: state --delimiter {stated}",
+                names.len(),
+                if names.len() == 1 { "" } else { "s" },
+                char::from(own)
+            ));
+        }
+        if !names.iter().any(|name| heading.knows(name))
+            && names.iter().any(|name| looks_like_data(name))
+        {
+            return FileFault::stated(format!(
+                "line {line}: the first line must name the columns, but it is {shown:?}, which looks like data. Write \
+                 a line above it, such as {}",
+                heading.example(own)
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn next(&mut self, row: &mut ImportRow) -> Result<NextRow<RowFault>, FileFault> {
         row.clear();
-        let Some(line) = self.record()? else { return Ok(NextRow::End) };
-        row.line = line;
-        if self.record.len() != self.width {
-            return Ok(NextRow::Wrong(RowFault {
-                column: None,
-                value: String::from_utf8_lossy(self.record.as_slice()).into_owned(),
-                expected: format!(
-                    "{} cells, as in the heading, not {}",
-                    self.width,
-                    self.record.len()
-                ),
-            }));
+        if !self.records.read(&mut self.record)? {
+            return Ok(NextRow::End);
+        }
+        row.line = self.record.line;
+        if let Some(fault) = self.row_fault() {
+            return Ok(NextRow::Wrong(fault));
         }
         for (column, index) in self.indices.iter().enumerate() {
-            let Some(cell) = index.and_then(|index| self.record.get(index)) else { continue };
+            let Some(index) = *index else { continue };
+            let cell = self.record.cell(index);
             let Ok(text) = str::from_utf8(cell) else {
                 let value = String::from_utf8_lossy(cell).into_owned();
-                let expected = "text in UTF-8".to_owned();
+                let expected = text_expected(cell, self.encoding);
                 return Ok(NextRow::Wrong(RowFault { column: Some(column), value, expected }));
             };
             row.cells[column].push_str(text);
@@ -80,42 +138,40 @@ impl DelimitedReader {
         Ok(NextRow::Row)
     }
 
+    /// What is wrong with the whole row.
+    fn row_fault(&self) -> Option<RowFault> {
+        let Record { text, text_after_quote, is_last, .. } = &self.record;
+        let expected = if text_after_quote.is_some() {
+            "the end of the cell after its closing quote (a quote inside a quoted cell is doubled)"
+                .to_owned()
+        } else if text.contains(&0) {
+            "text without NUL bytes".to_owned()
+        } else if self.record.len() == self.width {
+            return None;
+        } else {
+            let cut = if *is_last { "; the file ends here: is it cut?" } else { "" };
+            format!("{} cells, as in the heading, not {}{cut}", self.width, self.record.len())
+        };
+        let column =
+            text_after_quote.and_then(|cell| self.indices.iter().position(|i| *i == Some(cell)));
+        let value = match text_after_quote {
+            Some(cell) if *cell < self.record.len() => {
+                String::from_utf8_lossy(self.record.cell(*cell)).into_owned()
+            }
+            _ => self.record.joined(self.records.dialect().delimiter),
+        };
+        Some(RowFault { column, value, expected })
+    }
+
     pub(super) fn bytes_read(&self) -> u64 {
         self.read.get()
     }
-
-    /// Reads the next record that is not a blank line, and returns its first line number.
-    fn record(&mut self) -> io::Result<Option<u64>> {
-        loop {
-            self.reader.get_mut().set_limit(ROW_BYTES_MAX);
-            let found = self.reader.read_byte_record(&mut self.record).map_err(io::Error::from)?;
-            if self.reader.get_ref().limit() == 0 {
-                return Err(invalid(&format!(
-                    "a row is longer than {ROW_BYTES_MAX} bytes: is a quotation mark open?"
-                )));
-            }
-            if !found {
-                return Ok(None);
-            }
-            let within = self.record.as_slice().split(|byte| *byte == b'\n').count() - 1;
-            let line = self.reader.position().line() - 1 - within as u64;
-            strip_carriage_return(&mut self.record);
-            if self.record.len() > 1 || self.record.get(0).is_some_and(|cell| !cell.is_empty()) {
-                return Ok(Some(line));
-            }
-        }
-    }
 }
 
-/// Removes the CR of a CRLF from the last cell.
-fn strip_carriage_return(record: &mut ByteRecord) {
-    let last = record.len() - 1;
-    if let Some(cell) = record[last].strip_suffix(b"\r").map(<[u8]>::to_vec) {
-        record.truncate(last);
-        record.push_field(&cell);
-    }
-}
-
-fn invalid(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
+/// Whether a cell is rather a value than a name: a number, a date or nothing.
+fn looks_like_data(cell: &str) -> bool {
+    let cell = cell.trim();
+    cell.parse::<f64>().is_ok()
+        || (cell.starts_with(|c: char| c.is_ascii_digit())
+            && cell.chars().all(|c| c.is_ascii_digit() || "-/.:,+TZ ".contains(c)))
 }

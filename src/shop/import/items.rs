@@ -8,6 +8,8 @@ use super::{ImportSpec, ShopItem};
 use crate::domain::limits::TITLE_BYTES_MAX;
 use crate::shop::DESCRIPTION_BYTES_MAX;
 use rustc_hash::FxHashMap;
+use std::path::Path;
+use std::rc::Rc;
 
 /// The columns of an item. In a row, those taken as attributes follow them.
 pub(super) const COLUMNS: [KnownColumn; 6] = [
@@ -35,8 +37,8 @@ pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
 #[derive(Default)]
 pub(super) struct ItemsBuilder {
     items: Vec<ShopItem>,
-    /// The line of each item's id.
-    lines: FxHashMap<String, u64>,
+    /// The file and line of each item's id.
+    lines: FxHashMap<String, (Rc<Path>, u64)>,
 }
 
 // === impl ItemsBuilder ===
@@ -45,8 +47,10 @@ impl ItemsBuilder {
     /// Adds the item of a row. The last columns hold the attributes `named`.
     pub(super) fn take(&mut self, row: &ImportRow, named: &[String]) -> Result<(), CellFault> {
         let id = row.read(ID, cell::id)?;
-        if let Some(line) = self.lines.get(id) {
-            let expected = format!("an id of its own: line {line} has this one").into();
+        if let Some((file, line)) = self.lines.get(id) {
+            let of =
+                if *file == row.file { String::new() } else { format!(" of {}", file.display()) };
+            let expected = format!("an id of its own: line {line}{of} has this one").into();
             return Err(CellFault { column: ID, expected });
         }
         let item = ShopItem {
@@ -57,7 +61,7 @@ impl ItemsBuilder {
             description: row.read(DESCRIPTION, cell::text(DESCRIPTION_BYTES_MAX))?,
             price: row.read_if_any(PRICE, cell::price)?,
         };
-        self.lines.insert(id.to_owned(), row.line);
+        self.lines.insert(id.to_owned(), (row.file.clone(), row.line));
         self.items.push(item);
         Ok(())
     }

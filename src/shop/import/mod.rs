@@ -4,19 +4,30 @@
 //! in the same way.
 
 mod attributes;
+mod byte_meter;
 mod cell;
 mod columns;
+mod compression;
 mod delimited;
+mod dialect;
+mod encoding;
 mod events;
+mod fifo;
+mod file_fault;
+mod files;
 mod items;
+mod json_cell;
 mod json_lines;
+mod lines;
 mod parquet;
+mod records;
 mod rejects;
 mod row;
 mod source;
 mod table;
 mod time_span;
 
+pub use dialect::{Delimiter, FileSpec, Quote, TableFormat, TextEncoding};
 pub use rejects::{Reject, Rejects};
 pub use time_span::{EventSpan, SpanWarning};
 
@@ -25,6 +36,7 @@ use super::{Shop, ShopItem};
 use crate::domain::Timestamp;
 use cell::CellFault;
 use columns::ColumnSpecs;
+use files::TableFiles;
 use row::{Heading, ImportRow, NextRow};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -44,10 +56,14 @@ const PROGRESS_ROWS: u64 = 4_096;
 /// What to import, and how.
 #[derive(Clone, Debug)]
 pub struct ImportSpec {
-    /// The table of items.
+    /// The table of items: a file, a folder of files, a pattern such as `items-*.csv`, or `-` for the standard input.
     pub items: PathBuf,
-    /// The table of events.
+    /// The table of events: as for the items.
     pub events: PathBuf,
+    /// How the files of the items are written.
+    pub items_spec: FileSpec,
+    /// How the files of the events are written.
+    pub events_spec: FileSpec,
     /// Columns of the items to take as attributes; `|` separates the values of one.
     pub attributes: Vec<String>,
     /// (our name, the file's name) of columns whose names are unknown here.
@@ -161,13 +177,17 @@ pub fn import(
     refuse_existing(out)?;
     let known = items::COLUMNS.iter().chain(&events::COLUMNS).map(|column| column.ours);
     columns::check_names(spec, &known.collect())?;
-    let mut state = ImportState::new(spec, progress)?;
+    let items_files = TableFiles::find(&spec.items, spec.items_spec)?;
+    let events_files = TableFiles::find(&spec.events, spec.events_spec)?;
+    files::refuse_one_input_twice(spec)?;
+    let bytes = items_files.bytes + events_files.bytes;
+    let mut state = ImportState::new(spec, bytes, progress);
     let mut items = items::ItemsBuilder::default();
     let named = &spec.attributes;
-    state.read_table(&spec.items, items::columns(spec), |row| items.take(row, named))?;
+    state.read_table(&items_files, items::columns(spec), |row| items.take(row, named))?;
     let items = items.finish();
     let mut events = events::EventsBuilder::new(&items, spec.now);
-    state.read_table(&spec.events, events::columns(spec), |row| events.take(row))?;
+    state.read_table(&events_files, events::columns(spec), |row| events.take(row))?;
     let (users, events) = events.finish();
 
     let ImportState { rejects, ignored, read, .. } = state;
@@ -192,7 +212,18 @@ impl ImportSpec {
     pub fn new(items: PathBuf, events: PathBuf, now: Timestamp) -> Self {
         let (attributes, columns) = (Vec::new(), Vec::new());
         let rejects_max = REJECTS_LISTED;
-        Self { items, events, attributes, columns, skip_rejects: false, rejects_max, now }
+        let (items_spec, events_spec) = (FileSpec::default(), FileSpec::default());
+        Self {
+            items,
+            events,
+            items_spec,
+            events_spec,
+            attributes,
+            columns,
+            skip_rejects: false,
+            rejects_max,
+            now,
+        }
     }
 }
 
@@ -215,25 +246,26 @@ impl ImportReport {
 // === impl ImportState ===
 
 impl<'a> ImportState<'a> {
-    fn new(spec: &ImportSpec, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Self, ImportError> {
-        Ok(Self {
+    /// Reads files of `bytes` in total, without pipes.
+    fn new(spec: &ImportSpec, bytes: u64, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+        Self {
             rejects: Rejects::new(spec.rejects_max),
             ignored: Vec::new(),
             read: BTreeSet::new(),
             progress,
             bytes_done: 0,
-            bytes_total: size(&spec.items)? + size(&spec.events)?,
-        })
+            bytes_total: bytes,
+        }
     }
 
     /// Passes each row of a file to `take`, and collects the wrong ones.
     fn read_table(
         &mut self,
-        path: &Path,
+        files: &TableFiles,
         columns: ColumnSpecs,
         mut take: impl FnMut(&ImportRow) -> Result<(), CellFault>,
     ) -> Result<(), ImportError> {
-        let mut table = ImportTable::open(path, columns)?;
+        let mut table = ImportTable::open(files, columns)?;
         let mut row = table.row();
         for rows in 0.. {
             match table.next(&mut row)? {
@@ -247,24 +279,25 @@ impl<'a> ImportState<'a> {
             }
             if rows == ROWS_MAX {
                 let why = format!("it has more than {ROWS_MAX} rows");
-                return Err(ImportError::Kind { path: path.to_owned(), why });
+                return Err(ImportError::Kind { path: files.named.clone(), why });
             }
             if rows % PROGRESS_ROWS == 0 {
-                (self.progress)(self.bytes_done + table.bytes_read(), self.bytes_total);
+                self.report(self.bytes_done + table.bytes_read());
             }
         }
         table.check_columns()?;
         let Heading { theirs, ignored, .. } = table.heading();
         self.read.extend(theirs.iter().flatten().cloned());
         let columns = ignored.iter().cloned().collect();
-        self.ignored.push(IgnoredColumns { file: path.to_owned(), columns });
-        self.bytes_done += size(path)?;
-        (self.progress)(self.bytes_done, self.bytes_total);
+        self.ignored.push(IgnoredColumns { file: files.named.clone(), columns });
+        self.bytes_done += table.bytes_read();
+        self.report(self.bytes_done);
         Ok(())
     }
-}
 
-fn size(path: &Path) -> Result<u64, ImportError> {
-    let read = |source| ImportError::Read { path: path.to_owned(), source };
-    Ok(std::fs::metadata(path).map_err(read)?.len())
+    /// Reports the bytes that were read. Those of pipes are not known before.
+    fn report(&mut self, bytes: u64) {
+        self.bytes_total = self.bytes_total.max(bytes);
+        (self.progress)(bytes, self.bytes_total);
+    }
 }

@@ -41,7 +41,7 @@ impl ParquetReader {
         let metadata = reader.metadata().file_metadata();
         let (total, schema) = (metadata.num_rows().max(0) as u64, metadata.schema());
         let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
-        let indices = heading.locate(&names);
+        let indices = heading.locate(&names)?;
 
         // Rows come with the projected columns only, in the order of the file.
         let mut projected: Vec<usize> = indices.iter().flatten().copied().collect();

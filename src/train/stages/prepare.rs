@@ -113,14 +113,12 @@ fn simulated_shop(
     simulate::simulate(&config, &raw, &mut |done, of| {
         workspace.progress.show("simulating", done, of);
     })?;
+    let (items, events) = (raw.join("items.csv.zst"), raw.join("events.csv.zst"));
+    let now = config.start + i64::from(of.days) * DAY_S;
     let spec = crate::shop::ImportSpec {
-        items: raw.join("items.csv.zst"),
-        events: raw.join("events.csv.zst"),
         attributes: ATTRIBUTES.iter().map(|&name| name.to_owned()).collect(),
-        columns: Vec::new(),
-        skip_rejects: false,
         rejects_max: 1,
-        now: config.start + i64::from(of.days) * DAY_S,
+        ..crate::shop::ImportSpec::new(items, events, now)
     };
     crate::shop::import(&spec, &shop, &mut |done, of| {
         workspace.progress.show("importing", done, of);
