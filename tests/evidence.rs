@@ -5,9 +5,10 @@
 
 mod shops;
 
-use raisonne::bundle::{Catalog, HistoryEvent};
+use raisonne::bundle::{Catalog, CatalogRow, HistoryEvent};
 use raisonne::domain::{EventKind, EvidenceKind};
 use raisonne::evidence::{BUYERS_MIN, Purchase, pattern_text};
+use raisonne::language::{TITLE_WORDS, TitleWordsConfig, shared_words};
 use raisonne::train::dataset::Dataset;
 use raisonne::train::snapshot::Snapshot;
 use shops::TestShop;
@@ -21,9 +22,9 @@ struct PlainCounts<'a> {
 }
 
 impl<'a> PlainCounts<'a> {
-    fn before(test_shop: &'a TestShop, as_of: i64) -> Self {
-        let purchases = test_shop.dataset.purchases.iter().filter(|p| p.time < as_of).collect();
-        Self { catalog: &test_shop.catalog, purchases, as_of }
+    fn before(dataset: &'a Dataset, catalog: &'a Catalog, as_of: i64) -> Self {
+        let purchases = dataset.purchases.iter().filter(|p| p.time < as_of).collect();
+        Self { catalog, purchases, as_of }
     }
 
     fn buyers(&self, item: u32) -> BTreeSet<u32> {
@@ -94,6 +95,17 @@ impl<'a> PlainCounts<'a> {
                 }
                 (times.values().filter(|times| times.len() > 1).count(), buyers.len())
             }
+            EvidenceKind::AttributeBuyers => {
+                let attribute =
+                    self.catalog.attribute_number(&evidence.attribute, &evidence.value).unwrap();
+                let has = |item: &u32| self.catalog.item(*item).attributes.contains(&attribute);
+                assert!(has(&item), "the item has the attribute that is claimed");
+                let users: BTreeSet<u32> = self.purchases.iter().map(|p| p.user).collect();
+                let owned =
+                    users.iter().map(|&user| self.items(user).iter().filter(|i| has(i)).count());
+                let owned: Vec<usize> = owned.filter(|&items| items > 0).collect();
+                (owned.iter().filter(|&&items| items > 1).count(), owned.len())
+            }
         };
         (count as u32, of as u32)
     }
@@ -114,12 +126,10 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-#[test]
-fn every_figure_in_every_reason_can_be_counted() {
-    let test_shop = TestShop::small();
-    let as_of = test_shop.dataset.split.test;
-    let (_, cards) = Snapshot::write(&test_shop.dataset, &test_shop.catalog, as_of, "£");
-    let facts = PlainCounts::before(&test_shop, as_of);
+/// Counts each reason's figures anew, and returns how many reasons of each kind there were.
+fn count_anew(dataset: &Dataset, catalog: &Catalog, as_of: i64) -> BTreeMap<&'static str, usize> {
+    let (_, cards) = Snapshot::write(dataset, catalog, as_of, "£");
+    let facts = PlainCounts::before(dataset, catalog, as_of);
     let mut checked: BTreeMap<&str, usize> = BTreeMap::new();
     for (item, card) in cards.items.iter().enumerate() {
         for reason in &card.reasons {
@@ -135,8 +145,71 @@ fn every_figure_in_every_reason_can_be_counted() {
             *checked.entry(evidence.kind.as_str()).or_default() += 1;
         }
     }
+    checked
+}
+
+#[test]
+fn every_figure_in_every_reason_can_be_counted() {
+    let TestShop { dataset, catalog, .. } = &TestShop::small();
+    let checked = count_anew(dataset, catalog, dataset.split.test);
     assert!(checked.len() == 6, "every kind of claim was met: {checked:?}");
     assert!(checked["co_purchase"] > 100, "{checked:?}");
+}
+
+/// The catalogue of a shop whose items have only titles: the words that titles share are their attributes.
+fn titles_only(catalog: &Catalog) -> Catalog {
+    let rows: Vec<CatalogRow> = catalog.rows().collect();
+    let titles: Vec<&str> = rows.iter().map(|row| row.title.as_str()).collect();
+    let words = shared_words(&titles, &TitleWordsConfig::default());
+    let bare = rows.iter().zip(words).map(|(row, words)| CatalogRow {
+        category: String::new(),
+        attributes: words.into_iter().map(|words| (TITLE_WORDS.to_owned(), words)).collect(),
+        ..row.clone()
+    });
+    Catalog::new(bare)
+}
+
+#[test]
+fn a_shop_with_nothing_but_titles_has_reasons_that_can_be_counted() {
+    let TestShop { dataset, catalog, .. } = &TestShop::small();
+    let catalog = titles_only(catalog);
+    // Early on, few items have buyers enough for a claim of their own.
+    for as_of in [dataset.split.train, dataset.split.test] {
+        let checked = count_anew(dataset, &catalog, as_of);
+        assert!(checked["attribute"] > 10 && checked["attribute_buyers"] > 10, "{checked:?}");
+        let (_, cards) = Snapshot::write(dataset, &catalog, as_of, "£");
+        let reasonless = cards.items.iter().filter(|card| card.reasons.is_empty()).count();
+        assert!(reasonless * 20 <= catalog.len(), "{reasonless} of {}", catalog.len());
+    }
+}
+
+#[test]
+fn a_shop_with_attributes_has_no_reasons_from_the_words_of_titles() {
+    let TestShop { dataset, catalog, .. } = &TestShop::small();
+    let checked = count_anew(dataset, catalog, dataset.split.train);
+    assert!(!checked.contains_key("attribute_buyers"), "{checked:?}");
+}
+
+#[test]
+fn nobody_is_told_what_their_own_purchase_alone_supports() {
+    let TestShop { dataset, catalog, .. } = &TestShop::small();
+    let catalog = titles_only(catalog);
+    let as_of = dataset.split.train;
+    let (_, cards) = Snapshot::write(dataset, &catalog, as_of, "£");
+    let facts = PlainCounts::before(dataset, &catalog, as_of);
+    let reasons = cards.items.iter().flat_map(|card| &card.reasons);
+    let shared = |kind| kind == EvidenceKind::AttributeBuyers;
+    for reason in reasons.filter(|reason| shared(reason.evidence[0].kind)) {
+        let evidence = &reason.evidence[0];
+        let attribute = catalog.attribute_number(&evidence.attribute, &evidence.value).unwrap();
+        let has = |item: &u32| catalog.item(*item).attributes.contains(&attribute);
+        let users: BTreeSet<u32> = facts.purchases.iter().map(|p| p.user).collect();
+        let several = |user: &u32| facts.items(*user).iter().filter(|item| has(item)).count() > 1;
+        let also: Vec<_> = users.into_iter().filter(several).collect();
+        let named: Vec<_> = also.iter().map(|&user| dataset.users[user as usize].clone()).collect();
+        let expected = if also.len() > BUYERS_MIN { Vec::new() } else { named };
+        assert_eq!(reason.supporters, expected, "{}", reason.text);
+    }
 }
 
 #[test]

@@ -459,6 +459,7 @@ impl From<&Evidence> for pb::Evidence {
             EvidenceKind::Season => pb::EvidenceKind::Season,
             EvidenceKind::Recency => pb::EvidenceKind::Recency,
             EvidenceKind::Repeat => pb::EvidenceKind::Repeat,
+            EvidenceKind::AttributeBuyers => pb::EvidenceKind::AttributeBuyers,
         };
         Self {
             kind: kind.into(),

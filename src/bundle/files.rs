@@ -220,7 +220,7 @@ impl ReasonRow {
                 let expected = "the id of an item of the catalogue";
                 Backing::Item(number.ok_or_else(|| wrong("item", item.as_str(), expected))?)
             }
-            (EvidenceKind::Attribute, _) => {
+            (EvidenceKind::Attribute | EvidenceKind::AttributeBuyers, _) => {
                 let number = catalog.attribute_number(&self.attribute, &self.value);
                 let found = || format!("{}={}", self.attribute, self.value);
                 let expected = "an attribute of the catalogue";

@@ -66,6 +66,9 @@ pub enum EvidenceKind {
     Recency,
     /// `count` of its `of` buyers came back for it.
     Repeat,
+    /// The item has `attribute` = `value`; `of` shoppers bought an item with it, and `count` of them
+    /// bought several.
+    AttributeBuyers,
 }
 
 impl EvidenceKind {
@@ -78,13 +81,21 @@ impl EvidenceKind {
             Self::Season => "season",
             Self::Recency => "recency",
             Self::Repeat => "repeat",
+            Self::AttributeBuyers => "attribute_buyers",
         }
     }
 
     /// Reads its word in files.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::CoPurchase, Self::Attribute, Self::Price, Self::Season, Self::Recency, Self::Repeat]
-            .into_iter()
-            .find(|kind| kind.as_str() == word)
+        let all = [
+            Self::CoPurchase,
+            Self::Attribute,
+            Self::Price,
+            Self::Season,
+            Self::Recency,
+            Self::Repeat,
+            Self::AttributeBuyers,
+        ];
+        all.into_iter().find(|kind| kind.as_str() == word)
     }
 }

@@ -4,6 +4,7 @@ use super::counts::RECENT_DAYS;
 use super::{PurchaseCounts, wording};
 use crate::bundle::{Backing, CardReason, Catalog, ItemCard, ItemStats, REASONS_MAX};
 use crate::domain::{Evidence, EvidenceKind, ReasonSource, UserId};
+use crate::language::TITLE_WORDS;
 use std::sync::Arc;
 
 /// The fewest buyers of a claim: one about fewer would be about persons, not about the item.
@@ -49,6 +50,9 @@ pub fn item_cards(
             reasons.extend(writer.recency());
             reasons.extend(writer.repeat());
             reasons.extend(writer.price(priced[catalog.item(item).category as usize]));
+            if reasons.is_empty() {
+                reasons.extend(writer.title_words(&owners));
+            }
             reasons.truncate(REASONS_MAX);
             let first_reason = next_reason;
             next_reason += reasons.len() as u32;
@@ -148,6 +152,40 @@ impl EvidenceWriter<'_> {
         let reason = self.reason(evidence, strength, attribute)?;
         let (backing, supporters) = (Backing::Attribute(attribute), self.supporters(also));
         Some(CardReason { backing, supporters, ..reason })
+    }
+
+    /// A claim about all buyers of the words that the item's title shares with others, for an item whose own buyers
+    /// show nothing. Only shops whose items have nothing but titles have such attributes.
+    fn title_words(&self, owners: &AttributeOwners) -> Option<CardReason> {
+        let attributes = self.catalog.item(self.item).attributes.iter().copied();
+        let shared = attributes.filter(|&attribute| {
+            let (name, value) = self.catalog.attribute(attribute);
+            &**name == TITLE_WORDS
+                && !value.is_empty()
+                && owners.repeaters(attribute) as usize >= BUYERS_MIN
+        });
+        // Words that come back in a basket more often are the better line; equals by the more buyers.
+        let best = shared.max_by(|&a, &b| {
+            let share = |attribute| owners.strength(attribute);
+            let by_buyers = owners.buyers(a).cmp(&owners.buyers(b));
+            share(a).total_cmp(&share(b)).then(by_buyers).then(b.cmp(&a))
+        })?;
+        let (name, value) = self.catalog.attribute(best);
+        let evidence = Evidence {
+            kind: EvidenceKind::AttributeBuyers,
+            item: None,
+            attribute: name.clone(),
+            value: value.clone(),
+            count: owners.repeaters(best),
+            of: owners.buyers(best),
+        };
+        let reason = self.reason(evidence, owners.strength(best), best)?;
+        let also = owners.few_repeaters(self.catalog, self.counts, best);
+        Some(CardReason {
+            backing: Backing::Attribute(best),
+            supporters: self.supporters(&also),
+            ..reason
+        })
     }
 
     /// A claim about three months in a row that hold at least twice their share of the sales.
@@ -260,11 +298,14 @@ struct AttributeOwners {
     owned: Vec<Vec<(u32, u32)>>,
     /// By attribute: the share of users who own more than one such item.
     share: Vec<f32>,
+    /// By attribute: the users who own any such item, and those who own several.
+    users: Vec<(u32, u32)>,
 }
 
 impl AttributeOwners {
     fn count(catalog: &Catalog, counts: &PurchaseCounts) -> Self {
         let mut share = Vec::new();
+        let mut by_attribute = vec![(0, 0); catalog.attributes_len()];
         let owned: Vec<_> = counts
             .baskets
             .iter()
@@ -274,6 +315,11 @@ impl AttributeOwners {
                 all.sort_unstable();
                 let owned: Vec<(u32, u32)> =
                     all.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32)).collect();
+                for &(attribute, items) in &owned {
+                    let (any, several): &mut (u32, u32) = &mut by_attribute[attribute as usize];
+                    *any += 1;
+                    *several += u32::from(items > 1);
+                }
                 for &(attribute, _) in owned.iter().filter(|(_, items)| *items > 1) {
                     share.resize(share.len().max(attribute as usize + 1), 0.0);
                     share[attribute as usize] += 1.0;
@@ -285,12 +331,50 @@ impl AttributeOwners {
         for share in &mut share {
             *share /= users as f32;
         }
-        Self { owned, share }
+        Self { owned, share, users: by_attribute }
     }
 
     fn owned(&self, user: u32, attribute: u32) -> u32 {
         let owned = &self.owned[user as usize];
         owned.binary_search_by_key(&attribute, |pair| pair.0).map_or(0, |index| owned[index].1)
+    }
+
+    /// The users who own an item with this attribute.
+    fn buyers(&self, attribute: u32) -> u32 {
+        self.users[attribute as usize].0
+    }
+
+    /// The users who own several items with this attribute.
+    fn repeaters(&self, attribute: u32) -> u32 {
+        self.users[attribute as usize].1
+    }
+
+    /// The share of its buyers who own several.
+    fn strength(&self, attribute: u32) -> f32 {
+        self.repeaters(attribute) as f32 / self.buyers(attribute).max(1) as f32
+    }
+
+    /// The users who own several items with this attribute, ascending. If they are more than [`BUYERS_MIN`], their
+    /// number is all that matters, and some are left out.
+    fn few_repeaters(
+        &self,
+        catalog: &Catalog,
+        counts: &PurchaseCounts,
+        attribute: u32,
+    ) -> Vec<u32> {
+        let items = catalog.items_with(attribute).iter();
+        let buyers = items.flat_map(|&item| &counts.buyers[item as usize]).copied();
+        let mut found: Vec<u32> = Vec::with_capacity(BUYERS_MIN + 1);
+        for user in buyers.filter(|&user| self.owned(user, attribute) > 1) {
+            if found.len() > BUYERS_MIN {
+                break;
+            }
+            if !found.contains(&user) {
+                found.push(user);
+            }
+        }
+        found.sort_unstable();
+        found
     }
 
     fn share(&self, attribute: u32) -> f32 {

@@ -4,6 +4,7 @@
 //! that a slate does not repeat itself; a language model chooses.
 
 use crate::domain::{Evidence, EvidenceKind};
+use crate::language::TITLE_WORDS;
 use std::fmt::Write as _;
 
 /// Attributes that name the kind of an item.
@@ -11,7 +12,7 @@ const KINDS: [&str; 3] = ["type", "product_type", "category"];
 /// Attributes that are not fit for a sentence: tiers and bare years mean nothing to a shopper.
 const UNSAYABLE: [&str; 3] = ["brand_tier", "tier", "year"];
 /// Attributes whose values are names.
-const NAMES: [&str; 4] = ["brand", "maker", "collection", "occasion"];
+const NAMES: [&str; 5] = ["brand", "maker", "collection", "occasion", TITLE_WORDS];
 /// The months' names.
 pub const MONTHS: [&str; 12] = [
     "January",
@@ -51,6 +52,7 @@ pub fn phrasings(evidence: &Evidence, category: &str, currency: &str) -> Vec<Str
             format!("{count} of its {of} buyers came back for it."),
             format!("Bought again by {count} of its {of} buyers."),
         ],
+        EvidenceKind::AttributeBuyers => chosen_again(attribute, value, *count, *of),
     }
 }
 
@@ -76,6 +78,10 @@ fn shared(name: &str, value: &str, count: u32, of: u32) -> Vec<String> {
             format!("A {value} piece: {count} of its {of} buyers chose other {value} things."),
             format!("{count} of its {of} buyers chose more for {value}."),
         ],
+        TITLE_WORDS => vec![
+            format!("More “{value}”: {count} of its {of} buyers chose other “{value}” things."),
+            format!("{count} of its {of} buyers chose more than one “{value}” thing."),
+        ],
         _ => vec![
             format!(
                 "For those who like {value}: {count} of its {of} buyers chose other {value} things."
@@ -83,6 +89,17 @@ fn shared(name: &str, value: &str, count: u32, of: u32) -> Vec<String> {
             format!("{count} of its {of} buyers keep choosing {value}."),
         ],
     }
+}
+
+/// `of` shoppers bought an item with this attribute, and `count` of them bought several.
+fn chosen_again(name: &str, value: &str, count: u32, of: u32) -> Vec<String> {
+    if !can_be_said(name) || value.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        format!("Also “{value}”: {count} of the {of} shoppers who chose it chose several."),
+        format!("Of the {of} shoppers who chose “{value}” things, {count} chose several."),
+    ]
 }
 
 /// The item costs more than `cheaper` of the `of` items of its category.

@@ -5,9 +5,11 @@ mod lm_tokenizer;
 mod mining;
 mod semantic_tokens;
 mod text_tokenizer;
+mod title_words;
 mod words;
 
 pub use lm_tokenizer::{END, IncrementalDetokenizer, LmTokenizer, LmTokenizerError};
 pub use mining::{MiningConfig, mine};
 pub use semantic_tokens::{SemanticTokens, SemanticTokensError, read_id, write_id};
 pub use text_tokenizer::{TEXT_TOKENS_MAX, TextTokenizer, TextTokenizerError};
+pub use title_words::{TITLE_WORDS, TitleWordsConfig, shared_words};

@@ -59,9 +59,11 @@ pub struct ShopRecipe {
     /// The currency sign, which is written before prices.
     #[serde(default)]
     pub currency: String,
-    /// Whether attributes are mined from titles, for catalogues that have none.
+    /// Whether attributes are mined from titles by the lexicon of household goods: colour, material, motif and type.
+    /// Without this key, a shop whose items have only titles gets the words that titles share as attributes. `false`
+    /// leaves the catalogue as it is.
     #[serde(default)]
-    pub mine_attributes: bool,
+    pub mine_attributes: Option<bool>,
 }
 
 /// A shop to simulate.

@@ -1,11 +1,11 @@
 //! A shop to a catalogue.
 
 use crate::bundle::{Catalog, CatalogRow, Part, write_catalog};
-use crate::language::{self, MiningConfig};
+use crate::language::{self, MiningConfig, TITLE_WORDS, TitleWordsConfig};
 use crate::shop::{Shop, ShopItem};
 use crate::simulate;
 use crate::train::dataset::DAY_S;
-use crate::train::{Stage, Workspace};
+use crate::train::{Recipe, Stage, Workspace};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -42,8 +42,11 @@ impl Stage for Prepare {
         let shop =
             Shop::open(&dir).with_context(|| format!("opening the shop {}", dir.display()))?;
         let mut rows: Vec<CatalogRow> = shop.items.iter().map(row).collect();
-        if workspace.recipe.shop.mine_attributes {
-            add_mined_attributes(&mut rows);
+        let mined = mined(&workspace.recipe, &rows);
+        match mined {
+            Mined::Nothing => {}
+            Mined::Lexicon => add_mined_attributes(&mut rows),
+            Mined::TitleWords => add_title_words(&mut rows),
         }
         let catalog = Catalog::new(rows);
         write_catalog(&workspace.dir, &catalog)?;
@@ -65,10 +68,42 @@ impl Stage for Prepare {
             "events": shop.events.len(),
             "purchases": dataset.purchases.len(),
             "categories": catalog.categories_len(),
+            "mined": mined.as_str(),
             "items_with_attribute": named,
             "graph": graph(&catalog),
             "split": dataset.split,
         }))
+    }
+}
+
+/// What is mined from titles.
+#[derive(Clone, Copy)]
+enum Mined {
+    Nothing,
+    /// Attributes of the lexicon, since the recipe asks for them.
+    Lexicon,
+    /// The words that titles share, since there are only titles.
+    TitleWords,
+}
+
+impl Mined {
+    /// Its word in the report.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Lexicon => "attributes of the lexicon, as the recipe asks",
+            Self::TitleWords => "title words, since the items have no attribute and no category",
+        }
+    }
+}
+
+/// What to mine from the titles of these items.
+fn mined(recipe: &Recipe, rows: &[CatalogRow]) -> Mined {
+    let is_bare = |row: &CatalogRow| row.category.is_empty() && row.attributes.is_empty();
+    match recipe.shop.mine_attributes {
+        Some(true) => Mined::Lexicon,
+        None if rows.iter().all(is_bare) => Mined::TitleWords,
+        Some(false) | None => Mined::Nothing,
     }
 }
 
@@ -151,5 +186,14 @@ fn add_mined_attributes(rows: &mut [CatalogRow]) {
             row.category.clone_from(kind);
         }
         row.attributes.extend(mined);
+    }
+}
+
+/// Adds the words that titles share.
+fn add_title_words(rows: &mut [CatalogRow]) {
+    let titles: Vec<&str> = rows.iter().map(|row| row.title.as_str()).collect();
+    let shared = language::shared_words(&titles, &TitleWordsConfig::default());
+    for (row, words) in rows.iter_mut().zip(shared) {
+        row.attributes.extend(words.into_iter().map(|words| (TITLE_WORDS.to_owned(), words)));
     }
 }
