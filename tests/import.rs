@@ -5,7 +5,9 @@
 
 use raisonne::domain::EventKind::{Click, Purchase};
 use raisonne::domain::UserId;
-use raisonne::shop::{ImportError, ImportReport, ImportSpec, Shop, ShopError, import};
+use raisonne::shop::{
+    ImportError, ImportReport, ImportSpec, Shop, ShopError, TimeForm, TimeUnit, import,
+};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -51,6 +53,8 @@ impl Folder {
     fn spec(&self, items: &str, events: &str) -> ImportSpec {
         let mut spec = ImportSpec::new(self.path(items), self.path(events), NOW);
         spec.attributes = vec!["color".to_owned()];
+        // Some tests count seconds from 0, which no number shows by itself.
+        spec.time.form = TimeForm::Unit(TimeUnit::Seconds);
         spec
     }
 

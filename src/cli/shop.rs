@@ -75,6 +75,18 @@ pub struct ImportArgs {
     /// Name of a column in the files, such as `item_id=sku`.
     #[arg(long = "column", value_name = "OURS=THEIRS", value_parser = pair)]
     columns: Vec<(String, String)>,
+    /// What bare numbers count since 1970, if it does not show by their size.
+    #[arg(long, value_name = "s|ms|us|ns", value_parser = unit, conflicts_with = "time_format")]
+    time_unit: Option<shop::TimeUnit>,
+    /// How times are written, in letters of strptime such as `%d/%m/%Y %H:%M`; or `excel` for its days since 1900.
+    #[arg(long, value_name = "FORMAT")]
+    time_format: Option<String>,
+    /// The zone of times that name none: a name such as `Europe/London`, or an offset such as `+01:00`. By default UTC.
+    #[arg(long, value_name = "ZONE", allow_hyphen_values = true)]
+    time_zone: Option<String>,
+    /// Prices and quantities have a decimal comma: 6,95 and 1.234,50.
+    #[arg(long)]
+    decimal_comma: bool,
     /// Import the valid rows and list the others, instead of importing nothing.
     #[arg(long)]
     skip_rejects: bool,
@@ -119,6 +131,10 @@ impl ImportArgs {
     }
 
     pub(super) fn run(self) -> anyhow::Result<()> {
+        let (format, zone) = (self.time_format.as_deref(), self.time_zone.as_deref());
+        let time = shop::TimeOptions::new(self.time_unit, format, zone)?;
+        let decimal =
+            if self.decimal_comma { shop::DecimalMark::Comma } else { shop::DecimalMark::Point };
         let plan = shop::ImportSpec {
             items_spec: self.file_spec(Table::Items),
             events_spec: self.file_spec(Table::Events),
@@ -129,6 +145,8 @@ impl ImportArgs {
             skip_rejects: self.skip_rejects,
             rejects_max: self.rejects_max,
             now: now()?,
+            time,
+            decimal,
         };
         let mut progress = TerminalProgress::new();
         let report =
@@ -169,6 +187,10 @@ fn of_table<T: FromStr<Err = String>>(text: &str) -> Result<OfTable<T>, String> 
 fn pair(text: &str) -> Result<(String, String), String> {
     let (ours, theirs) = text.split_once('=').ok_or("expected OURS=THEIRS, such as item_id=sku")?;
     Ok((ours.into(), theirs.into()))
+}
+
+fn unit(text: &str) -> Result<shop::TimeUnit, String> {
+    text.parse()
 }
 
 /// The wall clock is read here.

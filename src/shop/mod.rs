@@ -9,8 +9,9 @@ mod import;
 
 pub use folder::{FILES, ShopError};
 pub use import::{
-    Delimiter, EventSpan, FileSpec, IgnoredColumns, ImportError, ImportReport, ImportSpec, Quote,
-    Reject, Rejects, SpanWarning, TableFormat, TextEncoding, import,
+    DecimalMark, Delimiter, EventSpan, FileSpec, IgnoredColumns, ImportError, ImportReport,
+    ImportSpec, Quote, Reject, Rejects, SpanWarning, TableFormat, TextEncoding, TimeForm,
+    TimeOptions, TimeOptionsError, TimeUnit, import,
 };
 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};

@@ -1,9 +1,7 @@
 //! Parses cells. Each rule describes the valid values for its error.
 
 use super::row::ImportRow;
-use crate::domain::{EventKind, Timestamp, limits};
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
+use crate::domain::{EventKind, limits};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -11,7 +9,16 @@ use std::borrow::Cow;
 pub(super) const VALUE_SEPARATOR: char = '|';
 /// The valid values of a cell that holds a list or an object by mistake.
 pub(super) const NESTED_EXPECTED: &str = "text or a number";
-const DAY_S: i64 = 24 * 60 * 60;
+
+/// What parts the fraction from the whole of a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DecimalMark {
+    /// A point: 6.95.
+    #[default]
+    Point,
+    /// A comma: 6,95. Points part thousands.
+    Comma,
+}
 
 /// A description of the valid values of a cell.
 pub(super) type Expected = Cow<'static, str>;
@@ -68,17 +75,71 @@ pub(super) fn text(bytes_max: usize) -> impl Fn(&str) -> Result<String, Expected
 }
 
 /// A price: zero or more.
-pub(super) fn price(text: &str) -> Result<f32, Expected> {
-    number(text).filter(|price| *price >= 0.0).ok_or("a number of at least 0".into())
+pub(super) fn price(mark: DecimalMark) -> impl Fn(&str) -> Result<f32, Expected> {
+    move |text| amount(text, mark, |price| price >= 0.0, "a number of at least 0")
 }
 
 /// A quantity: more than zero.
-pub(super) fn quantity(text: &str) -> Result<f32, Expected> {
-    number(text).filter(|quantity| *quantity > 0.0).ok_or("a number above 0".into())
+pub(super) fn quantity(mark: DecimalMark) -> impl Fn(&str) -> Result<f32, Expected> {
+    move |text| amount(text, mark, |quantity| quantity > 0.0, "a number above 0")
 }
 
-fn number(text: &str) -> Option<f32> {
-    text.trim().parse().ok().filter(|number: &f32| number.is_finite())
+/// A number within its bound, which `expected` names.
+fn amount(
+    text: &str,
+    mark: DecimalMark,
+    fits: impl Fn(f32) -> bool,
+    expected: &'static str,
+) -> Result<f32, Expected> {
+    let text = text.trim();
+    let number = match mark {
+        DecimalMark::Point => text.parse().ok(),
+        DecimalMark::Comma => with_comma(text).and_then(|text| text.parse().ok()),
+    };
+    let number = number.filter(|number: &f32| number.is_finite() && fits(*number));
+    number.ok_or_else(|| format!("{expected}{}", amount_hint(text, mark)).into())
+}
+
+/// How to go on with a number that is written in another way.
+fn amount_hint(text: &str, mark: DecimalMark) -> &'static str {
+    let is_numeric = text.bytes().all(|b| b.is_ascii_digit() || b",. '+-".contains(&b));
+    match mark {
+        DecimalMark::Point if is_numeric && text.contains(',') => {
+            ", with a point and no other mark: --decimal-comma reads 6,95 and 1.234,50"
+        }
+        DecimalMark::Comma if is_numeric && text.contains('.') => {
+            " of one meaning, with a decimal comma such as 1.234,50"
+        }
+        _ if !is_numeric && text.bytes().any(|b| b.is_ascii_digit()) => {
+            ", without a currency or a unit"
+        }
+        _ => "",
+    }
+}
+
+/// A number with a decimal comma as one with a point. Points part thousands; a single one before three digits could
+/// be either, and is refused. One before another count of digits comes from a typed file.
+fn with_comma(text: &str) -> Option<String> {
+    let (whole, fraction) = match text.split_once(',') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (text, None),
+    };
+    let groups: Vec<&str> = whole.split('.').collect();
+    let (first, others) = groups.split_first()?;
+    let are_thousands = (1..=3).contains(&first.trim_start_matches(['+', '-']).len())
+        && others.iter().all(|group| group.len() == 3);
+    match (others.len(), fraction) {
+        (0, _) => {}
+        (1, None) if are_thousands => return None,
+        (1, None) => return Some(text.to_owned()),
+        _ if !are_thousands => return None,
+        _ => {}
+    }
+    let digits = fraction.unwrap_or("0");
+    digits
+        .bytes()
+        .all(|digit| digit.is_ascii_digit())
+        .then(|| format!("{}.{digits}", groups.concat()))
 }
 
 /// The kind of an event.
@@ -86,27 +147,6 @@ pub(super) fn kind(text: &str) -> Result<EventKind, Expected> {
     EventKind::parse(text.trim()).ok_or_else(|| {
         format!("one of {}", EventKind::ALL.map(EventKind::as_str).join(", ")).into()
     })
-}
-
-/// A time from 1970 to a day after `now`. Without a zone it is UTC.
-pub(super) fn time(now: Timestamp) -> impl Fn(&str) -> Result<Timestamp, Expected> {
-    move |text| {
-        let text = text.trim();
-        let time = text.parse().ok().or_else(|| instant(text)).or_else(|| civil(text));
-        time.filter(|time| (0..=now.saturating_add(DAY_S)).contains(time)).ok_or(
-            "a time from 1970 to tomorrow: Unix seconds, RFC 3339, or YYYY-MM-DD[ HH:MM[:SS]]"
-                .into(),
-        )
-    }
-}
-
-fn instant(text: &str) -> Option<Timestamp> {
-    Some(text.parse::<jiff::Timestamp>().ok()?.as_second())
-}
-
-fn civil(text: &str) -> Option<Timestamp> {
-    let time = text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?;
-    Some(time.timestamp().as_second())
 }
 
 /// Writes a JSON value as a cell of a CSV file.
@@ -130,32 +170,6 @@ pub(super) fn from_json(value: &Value, cell: &mut String) {
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = 1_700_000_000;
-
-    #[test]
-    fn times_are_read_in_every_form() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("1259653500", Some(1_259_653_500)),
-            ("2009-12-01T07:45:00Z", Some(1_259_653_500)),
-            ("2009-12-01T08:45:00.5+01:00", Some(1_259_653_500)),
-            ("2009-12-01 07:45:00", Some(1_259_653_500)),
-            (" 2009-12-01 07:45 ", Some(1_259_653_500)),
-            ("2009-12-01", Some(1_259_625_600)),
-            ("2024-02-29", None),
-            ("2023-02-29", None),
-            ("1700086400", Some(NOW + DAY_S)),
-            ("1700086401", None),
-            ("-1", None),
-            ("1259653500000", None),
-            ("yesterday", None),
-            ("", None),
-            ("nan", None),
-        ] {
-            assert_eq!(time(NOW)(text).ok(), expected, "{text:?}");
-        }
-    }
-
     #[test]
     fn numbers_are_finite_and_within_their_bounds() {
         for (text, is_price, is_quantity) in [
@@ -168,10 +182,52 @@ mod tests {
             ("1e39", false, false),
             ("6,95", false, false),
             ("£6", false, false),
+            ("", false, false),
         ] {
-            assert_eq!(price(text).is_ok(), is_price, "{text:?}");
-            assert_eq!(quantity(text).is_ok(), is_quantity, "{text:?}");
+            assert_eq!(price(DecimalMark::Point)(text).is_ok(), is_price, "{text:?}");
+            assert_eq!(quantity(DecimalMark::Point)(text).is_ok(), is_quantity, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_decimal_comma_is_read_where_it_is_stated() {
+        for (text, expected) in [
+            ("6,95", Some(6.95)),
+            ("1234,5", Some(1_234.5)),
+            ("1.234,50", Some(1_234.5)),
+            ("1.234.567", Some(1_234_567.0)),
+            ("1.234.567,25", Some(1_234_567.25)),
+            ("7", Some(7.0)),
+            ("6.95", Some(6.95)),
+            ("0.5", Some(0.5)),
+            ("1.234", None),
+            ("12.34,5", None),
+            ("1.2.3", None),
+            ("1,234,567", None),
+            ("1,234.50", None),
+            ("6,95 €", None),
+            ("6,-5", None),
+            ("-6,95", None),
+            ("", None),
+        ] {
+            assert_eq!(price(DecimalMark::Comma)(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_says_how_to_go_on() {
+        for (text, mark, named) in [
+            ("6,95", DecimalMark::Point, "--decimal-comma"),
+            ("1,234.50", DecimalMark::Point, "no other mark"),
+            ("6.95 EUR", DecimalMark::Point, "without a currency"),
+            ("£6", DecimalMark::Point, "without a currency"),
+            ("1.234", DecimalMark::Comma, "of one meaning"),
+            ("1,234.50", DecimalMark::Comma, "of one meaning"),
+        ] {
+            let expected = price(mark)(text).unwrap_err();
+            assert!(expected.contains(named), "{text:?}: {expected}");
+        }
+        assert_eq!(price(DecimalMark::Point)("free").unwrap_err(), "a number of at least 0");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub(super) struct KnownColumn {
     pub required: bool,
     /// Whether a cell may hold a list or an object.
     pub nested: bool,
+    /// Whether a cell holds an id, for which typed values have a rule.
+    pub id: bool,
 }
 
 /// A column that is looked for in a file.
@@ -27,6 +29,8 @@ pub(super) struct ColumnSpec {
     pub required: bool,
     /// Whether a cell may hold a list or an object.
     pub nested: bool,
+    /// Whether a cell holds an id, for which typed values have a rule.
+    pub id: bool,
 }
 
 /// The columns that are looked for in a file: the [`KnownColumn`]s, then attributes.
@@ -34,7 +38,7 @@ pub(super) type ColumnSpecs = Vec<ColumnSpec>;
 
 impl KnownColumn {
     pub(super) const fn new(ours: &'static str, aliases: &'static [&'static str]) -> Self {
-        Self { ours, aliases, required: false, nested: false }
+        Self { ours, aliases, required: false, nested: false, id: false }
     }
 
     pub(super) const fn required(self) -> Self {
@@ -43,6 +47,10 @@ impl KnownColumn {
 
     pub(super) const fn nested(self) -> Self {
         Self { nested: true, ..self }
+    }
+
+    pub(super) const fn id(self) -> Self {
+        Self { id: true, ..self }
     }
 
     /// The column to look for: first under the names that the import maps to it.
@@ -55,6 +63,7 @@ impl KnownColumn {
             spellings: mapped.chain(known.map(|&name| name.to_owned())).collect(),
             required: self.required,
             nested: self.nested,
+            id: self.id,
         }
     }
 }
@@ -63,7 +72,7 @@ impl ColumnSpec {
     /// A column to take as an attribute.
     pub(super) fn attribute(name: &str) -> Self {
         let name = name.to_owned();
-        Self { ours: name.clone(), spellings: vec![name], required: true, nested: true }
+        Self { ours: name.clone(), spellings: vec![name], required: true, nested: true, id: false }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Rows to events, users and baskets.
 
-use super::cell::{self, CellFault};
+use super::cell::{self, CellFault, DecimalMark};
 use super::columns::{ColumnSpecs, KnownColumn};
 use super::row::ImportRow;
+use super::time::TimeReader;
 use super::{ImportSpec, ShopItem};
 use crate::domain::{EventKind, Timestamp, UserId};
 use crate::shop::ShopEvent;
@@ -10,14 +11,14 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 /// The columns of an event.
 pub(super) const COLUMNS: [KnownColumn; 8] = [
-    KnownColumn::new("user_id", &["customer_id"]).required(),
-    KnownColumn::new("item_id", &[]).required(),
+    KnownColumn::new("user_id", &["customer_id"]).required().id(),
+    KnownColumn::new("item_id", &[]).required().id(),
     KnownColumn::new("time", &["timestamp"]).required(),
     KnownColumn::new("kind", &[]),
     KnownColumn::new("quantity", &[]),
     KnownColumn::new("price", &[]),
-    KnownColumn::new("basket", &["invoice", "order_id"]),
-    KnownColumn::new("event_id", &[]),
+    KnownColumn::new("basket", &["invoice", "order_id"]).id(),
+    KnownColumn::new("event_id", &[]).id(),
 ];
 const USER: usize = 0;
 const ITEM: usize = 1;
@@ -35,7 +36,8 @@ pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
 
 /// Collects the events of a table. Users and baskets are numbered in the order of the rows.
 pub(super) struct EventsBuilder<'a> {
-    now: Timestamp,
+    times: TimeReader,
+    decimal: DecimalMark,
     items: FxHashMap<&'a str, u32>,
     users: FxHashMap<String, u32>,
     ids: Vec<UserId>,
@@ -54,10 +56,11 @@ enum BasketKey {
 // === impl EventsBuilder ===
 
 impl<'a> EventsBuilder<'a> {
-    /// Collects events of `items`. None may be more than a day later than `now`.
-    pub(super) fn new(items: &'a [ShopItem], now: Timestamp) -> Self {
+    /// Collects events of `items`. None may be more than a day later than the import.
+    pub(super) fn new(items: &'a [ShopItem], spec: &ImportSpec) -> Self {
         Self {
-            now,
+            times: TimeReader::new(spec.time.clone(), spec.now),
+            decimal: spec.decimal,
             items: items.iter().map(|item| item.id.as_str()).zip(0..).collect(),
             users: FxHashMap::default(),
             ids: Vec::new(),
@@ -73,10 +76,10 @@ impl<'a> EventsBuilder<'a> {
         let item = row.read(ITEM, |id| {
             self.items.get(id).copied().ok_or("the id of an item in the table of items".into())
         })?;
-        let time = row.read(TIME, cell::time(self.now))?;
+        let time = row.read(TIME, |text| self.times.read(text))?;
         let kind = row.read_if_any(KIND, cell::kind)?.unwrap_or(EventKind::Purchase);
-        let quantity = row.read_if_any(QUANTITY, cell::quantity)?.unwrap_or(1.0);
-        let price = row.read_if_any(PRICE, cell::price)?;
+        let quantity = row.read_if_any(QUANTITY, cell::quantity(self.decimal))?.unwrap_or(1.0);
+        let price = row.read_if_any(PRICE, cell::price(self.decimal))?;
         let basket = match row.read_if_any(BASKET, cell::id)? {
             Some(name) => BasketKey::Named(name.into()),
             None => BasketKey::At(time),

@@ -1,7 +1,7 @@
 //! Rows to items.
 
 use super::attributes::ItemAttributes;
-use super::cell::{self, CellFault};
+use super::cell::{self, CellFault, DecimalMark};
 use super::columns::{ColumnSpec, ColumnSpecs, KnownColumn};
 use super::row::ImportRow;
 use super::{ImportSpec, ShopItem};
@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 /// The columns of an item. In a row, those taken as attributes follow them.
 pub(super) const COLUMNS: [KnownColumn; 6] = [
-    KnownColumn::new("item_id", &["id"]).required(),
+    KnownColumn::new("item_id", &["id"]).required().id(),
     KnownColumn::new("title", &["name"]).required(),
     KnownColumn::new("category", &["categories"]).nested(),
     KnownColumn::new("description", &["plot"]),
@@ -34,8 +34,8 @@ pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
 }
 
 /// Collects the items of a table.
-#[derive(Default)]
 pub(super) struct ItemsBuilder {
+    decimal: DecimalMark,
     items: Vec<ShopItem>,
     /// The file and line of each item's id.
     lines: FxHashMap<String, (Rc<Path>, u64)>,
@@ -44,6 +44,11 @@ pub(super) struct ItemsBuilder {
 // === impl ItemsBuilder ===
 
 impl ItemsBuilder {
+    /// Collects items whose prices have this decimal mark.
+    pub(super) fn new(decimal: DecimalMark) -> Self {
+        Self { decimal, items: Vec::new(), lines: FxHashMap::default() }
+    }
+
     /// Adds the item of a row. The last columns hold the attributes `named`.
     pub(super) fn take(&mut self, row: &ImportRow, named: &[String]) -> Result<(), CellFault> {
         let id = row.read(ID, cell::id)?;
@@ -59,7 +64,7 @@ impl ItemsBuilder {
             category: row.read(CATEGORY, cell::text(TITLE_BYTES_MAX))?,
             attributes: attributes(row, named)?,
             description: row.read(DESCRIPTION, cell::text(DESCRIPTION_BYTES_MAX))?,
-            price: row.read_if_any(PRICE, cell::price)?,
+            price: row.read_if_any(PRICE, cell::price(self.decimal))?,
         };
         self.lines.insert(id.to_owned(), (row.file.clone(), row.line));
         self.items.push(item);

@@ -15,20 +15,32 @@ mod events;
 mod fifo;
 mod file_fault;
 mod files;
+mod id;
 mod items;
 mod json_cell;
 mod json_lines;
 mod lines;
+mod number;
 mod parquet;
 mod records;
 mod rejects;
 mod row;
 mod source;
 mod table;
+mod time;
+mod time_cursor;
+mod time_digits;
+mod time_format;
+mod time_hint;
+mod time_options;
 mod time_span;
+mod time_text;
+mod time_zone;
 
+pub use cell::DecimalMark;
 pub use dialect::{Delimiter, FileSpec, Quote, TableFormat, TextEncoding};
 pub use rejects::{Reject, Rejects};
+pub use time_options::{TimeForm, TimeOptions, TimeOptionsError, TimeUnit};
 pub use time_span::{EventSpan, SpanWarning};
 
 use super::folder::{ShopError, refuse_existing};
@@ -74,6 +86,10 @@ pub struct ImportSpec {
     pub rejects_max: usize,
     /// The time of the import. No event may be more than a day later.
     pub now: Timestamp,
+    /// How times are written.
+    pub time: TimeOptions,
+    /// What parts the fraction from the whole of prices and quantities.
+    pub decimal: DecimalMark,
 }
 
 /// What was imported.
@@ -182,11 +198,11 @@ pub fn import(
     files::refuse_one_input_twice(spec)?;
     let bytes = items_files.bytes + events_files.bytes;
     let mut state = ImportState::new(spec, bytes, progress);
-    let mut items = items::ItemsBuilder::default();
+    let mut items = items::ItemsBuilder::new(spec.decimal);
     let named = &spec.attributes;
     state.read_table(&items_files, items::columns(spec), |row| items.take(row, named))?;
     let items = items.finish();
-    let mut events = events::EventsBuilder::new(&items, spec.now);
+    let mut events = events::EventsBuilder::new(&items, spec);
     state.read_table(&events_files, events::columns(spec), |row| events.take(row))?;
     let (users, events) = events.finish();
 
@@ -212,6 +228,7 @@ impl ImportSpec {
     pub fn new(items: PathBuf, events: PathBuf, now: Timestamp) -> Self {
         let (attributes, columns) = (Vec::new(), Vec::new());
         let rejects_max = REJECTS_LISTED;
+        let (time, decimal) = (TimeOptions::default(), DecimalMark::Point);
         let (items_spec, events_spec) = (FileSpec::default(), FileSpec::default());
         Self {
             items,
@@ -223,6 +240,8 @@ impl ImportSpec {
             skip_rejects: false,
             rejects_max,
             now,
+            time,
+            decimal,
         }
     }
 }
