@@ -51,6 +51,10 @@ impl TerminalProgress {
 }
 
 impl ProgressObserver for TerminalProgress {
+    fn warn(&mut self, text: &str) {
+        self.print(&format!("warning: {text}"));
+    }
+
     fn report(&mut self, update: &ProgressUpdate<'_>) {
         if update.task != self.task {
             update.task.clone_into(&mut self.task);
@@ -77,6 +81,10 @@ fn message(update: &ProgressUpdate<'_>, eta: Duration) -> String {
 }
 
 impl ProgressObserver for JsonProgress {
+    fn warn(&mut self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "{}", serde_json::json!({ "warning": text }));
+    }
+
     fn report(&mut self, update: &ProgressUpdate<'_>) {
         let is_due = self.written.is_none_or(|written| written.elapsed() >= JSON_INTERVAL);
         if update.task == self.task && update.step < update.of && !is_due {

@@ -32,6 +32,7 @@ mod teachers;
 mod trace;
 pub mod trainer;
 pub mod training_data;
+pub mod warnings;
 mod weight;
 pub mod workspace;
 mod writer;

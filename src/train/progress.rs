@@ -30,6 +30,9 @@ pub trait ProgressObserver {
     /// Receives one update.
     fn report(&mut self, update: &ProgressUpdate<'_>);
 
+    /// Receives a warning: a sentence or two.
+    fn warn(&mut self, _text: &str) {}
+
     /// Receives an update without figures: `step` of `of` steps of `task` are done.
     fn show(&mut self, task: &str, step: u64, of: u64) {
         self.report(&ProgressUpdate::new(task, step, of));

@@ -206,7 +206,7 @@ impl TrainingData {
 }
 
 /// The blended retriever of a log.
-fn blended(dataset: &Dataset, catalog: &Catalog, weights: BlendWeights) -> Blended {
+pub(super) fn blended(dataset: &Dataset, catalog: &Catalog, weights: BlendWeights) -> Blended {
     let bought: Vec<Vec<(u32, Timestamp)>> = dataset
         .bought
         .iter()

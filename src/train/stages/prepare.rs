@@ -4,7 +4,8 @@ use crate::bundle::{Catalog, CatalogRow, Part, write_catalog};
 use crate::language::{self, MiningConfig, TITLE_WORDS, TitleWordsConfig};
 use crate::shop::{Shop, ShopItem};
 use crate::simulate;
-use crate::train::dataset::DAY_S;
+use crate::train::dataset::{DAY_S, Dataset};
+use crate::train::warnings::{self, Examined};
 use crate::train::{Recipe, Stage, Workspace};
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -49,9 +50,16 @@ impl Stage for Prepare {
             Mined::TitleWords => add_title_words(&mut rows),
         }
         let catalog = Catalog::new(rows);
+        let recipe = &workspace.recipe;
+        let dataset = Dataset::read(&shop, &catalog, recipe.split, recipe.seed)?;
+        let examined = Examined { shop: &shop, catalog: &catalog, dataset: &dataset, recipe };
+        warnings::check(&examined)?;
+        let warnings = warnings::warnings(&examined);
+        for warning in &warnings {
+            workspace.progress.warn(&warning.text);
+        }
         write_catalog(&workspace.dir, &catalog)?;
         remove_ids(&workspace.path(Part::SemanticIds))?;
-        let dataset = workspace.dataset(&catalog)?;
         let mut named: BTreeMap<&str, usize> = BTreeMap::new();
         for item in catalog.items() {
             let mut names: Vec<&str> =
@@ -72,6 +80,7 @@ impl Stage for Prepare {
             "items_with_attribute": named,
             "graph": graph(&catalog),
             "split": dataset.split,
+            "warnings": warnings,
         }))
     }
 }
