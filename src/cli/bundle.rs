@@ -7,7 +7,7 @@ use crate::app;
 use crate::bundle::{Manifest, Part};
 use crate::config::Config;
 use crate::train::stages::{evaluate, table};
-use crate::train::{self, ProgressObserver, Recipe, STAGES, Workspace, export, publish};
+use crate::train::{self, ProgressObserver, Recipe, STAGES, Workspace, export, publish, warnings};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -193,7 +193,10 @@ impl MakeArgs {
         })?;
         let mut out = std::io::stdout().lock();
         if self.json {
-            let made = json!({ "version": manifest.version, "out": self.out, "stages": reports });
+            let warnings = warnings::reported(&self.work);
+            let made = json!({
+                "version": manifest.version, "out": self.out, "stages": reports, "warnings": warnings
+            });
             serde_json::to_writer_pretty(&mut out, &made)?;
             return Ok(writeln!(out)?);
         }
@@ -207,6 +210,9 @@ impl MakeArgs {
         }
         if let Some(report) = reports.last() {
             writeln!(out, "{}", table(&report["measured"]))?;
+        }
+        for warning in warnings::reported(&self.work) {
+            writeln!(out, "warning: {warning}")?;
         }
         writeln!(out, "published {} as {}", manifest.version, self.out.display())?;
         Ok(())

@@ -11,7 +11,7 @@ use crate::train::offline_ladder::{
 };
 use crate::train::offline_scorer::rechead;
 use crate::train::training_data::TrainingData;
-use crate::train::{Stage, Workspace};
+use crate::train::{Stage, Workspace, reason_share};
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -152,11 +152,16 @@ impl JudgedCases<'_> {
             let orders = orders.iter().map(Vec::as_slice);
             measure::coverage(orders, COVERED, self.data.catalog.len())
         };
+        let reasons = |orders: &[Vec<u32>]| {
+            let cases = chosen.iter().map(|&at| &self.cases[at]);
+            reason_share(self.data, cases.zip(orders.iter().map(Vec::as_slice)), COVERED)
+        };
         json!({
             "cases": chosen.len(),
             "ceiling": self.ceiling(chosen),
             "order_kept": measure::identity_rate(pairs),
             "coverage@10": { GIVEN: coverage(&given), *first: coverage(scored) },
+            "with_reason@10": { GIVEN: reasons(&given), *first: reasons(scored) },
             "figures": figures,
             "baselines": self.baselines(chosen),
         })

@@ -19,6 +19,8 @@ use crate::bundle::Catalog;
 use crate::domain::Timestamp;
 use crate::shop::Shop;
 use serde::Serialize;
+use serde_json::Value;
+use std::path::Path;
 
 /// Something odd about a shop or a recipe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -65,6 +67,15 @@ pub fn warnings(examined: &Examined<'_>) -> Vec<Warning> {
     let checks: [fn(&Examined<'_>) -> Vec<Warning>; 4] =
         [split::warnings, log::warnings, catalogue::warnings, reasons::warnings];
     checks.iter().flat_map(|check| check(examined)).collect()
+}
+
+/// The warnings in the report that `prepare` left in a folder of parts; none if there is no report.
+pub fn reported(work: &Path) -> Vec<String> {
+    let report = std::fs::read(work.join("prepare.report.json")).ok();
+    let report = report.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let warnings = report.as_ref().and_then(|report| report["measured"]["warnings"].as_array());
+    let text = |warning: &Value| warning["text"].as_str().map(str::to_owned);
+    warnings.into_iter().flatten().filter_map(text).collect()
 }
 
 /// A share in percent: "3.4 %", "62 %".
