@@ -95,7 +95,9 @@ fn what_was_written_is_read() {
     let report =
         import(&spec, &folder.path("shop"), &mut |done, of| steps.push((done, of))).unwrap();
     assert_eq!((report.items, report.users, report.events, report.baskets), (3, 2, 5, 3));
-    assert_eq!(report.span, Some((1_500_000_000, 1_600_000_100)));
+    let span = report.span.as_ref().unwrap();
+    assert_eq!((span.first, span.last), (1_500_000_000, 1_600_000_100));
+    assert!(report.imported);
     assert_eq!(report.ignored[0].columns, ["stock"], "a column that is no attribute is not read");
     assert!(report.ignored[1].columns.is_empty() && report.rejects.is_empty());
     assert!(steps.is_sorted() && steps.last().is_some_and(|(done, of)| done == of), "{steps:?}");
@@ -338,7 +340,8 @@ fn a_list_of_rejects_is_bounded_and_counted() {
     folder.file("items.csv", format!("{ITEMS}5,Jug,,free,,\n"));
     folder.file("events.csv", "user_id,item_id,time\n".to_owned() + &"ann,9,5\n".repeat(50));
     let spec = ImportSpec { rejects_max: 3, ..folder.spec("items.csv", "events.csv") };
-    let Err(ImportError::Rejected(rejects)) = folder.import(&spec) else { panic!("rejects") };
+    let Err(ImportError::Rejected(report)) = folder.import(&spec) else { panic!("rejects") };
+    let rejects = &report.rejects;
     assert_eq!((rejects.first.len(), rejects.total()), (3, 51));
     assert_eq!(rejects.counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [1, 50]);
     assert!(rejects.to_string().contains("… and 48 more"), "{rejects}");
@@ -359,7 +362,9 @@ fn wrong_rows_can_be_left_out() {
     folder.file("items.csv", ITEMS);
     folder.file("events.csv", "user_id,item_id,time\neve,9,5\n");
     let spec = ImportSpec { skip_rejects: true, ..folder.spec("items.csv", "events.csv") };
-    assert!(matches!(folder.import(&spec), Err(ImportError::Empty(path)) if path == spec.events));
+    assert!(
+        matches!(folder.import(&spec), Err(ImportError::Empty(path, _)) if path == spec.events)
+    );
 }
 
 #[test]
@@ -379,9 +384,12 @@ fn columns_are_read_under_mapped_names() {
     );
     assert!(lacking.contains("it has basket, buyer, event_id"), "{lacking}");
     let unknown = fails(&[("tiem", "when")]);
-    assert!(unknown.contains("\"tiem\" is not one of our columns"), "{unknown}");
+    assert!(
+        unknown.contains("\"tiem\" is not one of our columns (did you mean \"time\"?)"),
+        "{unknown}"
+    );
     let unmapped = fails(&[("time", "when"), ("user_id", "buyer"), ("price", "cost")]);
-    assert!(unmapped.contains("no file has a column \"cost\""), "{unmapped}");
+    assert!(unmapped.contains("no file has a column \"cost\" to read as price"), "{unmapped}");
     folder.import(&map(&[("time", "when"), ("user_id", "buyer")])).unwrap();
     assert_eq!(folder.open(), plain_shop());
 }
@@ -397,6 +405,7 @@ fn an_attribute_that_is_not_there_is_named() {
         let error = folder.import(&spec).unwrap_err();
         assert!(matches!(error, ImportError::Column { .. }), "{error:?}");
         assert!(error.to_string().contains("looked for colour; it has"), "{error}");
+        assert!(error.to_string().contains("did you mean `--attributes color`?"), "{error}");
     }
 }
 
@@ -546,6 +555,162 @@ fn a_wrong_cell_of_a_shop_is_named_with_its_line_and_value() {
         assert!(error.contains("events.csv.zst is damaged: event "), "{error}");
         assert!(error.ends_with(expected), "{error}");
     }
+}
+
+#[test]
+fn the_report_counts_rows_by_reason() {
+    let folder = Folder::new();
+    folder.file("items.csv", format!("{ITEMS}1,Jug,,,,\n2,Jug,,,,\n5,Jug,,free,,\n"));
+    let wrong =
+        "f,eve,9,5,,,,\ng,eve,8,5,,,,\nh,eve,9,5,,,,\ni,eve,9,5,,,,\nj,bob,1,never,,,,\nk,bob\n";
+    folder.file("events.csv", format!("{EVENTS}{wrong}"));
+    let mut spec = folder.spec("items.csv", "events.csv");
+    let Err(error) = folder.import(&spec) else { panic!("rows are wrong") };
+    assert!(
+        error.to_string().starts_with(
+            "nothing was imported: 9 of 17 rows are wrong; correct them, or add `--skip-re"
+        ),
+        "{error}"
+    );
+    let refused = error.report().unwrap().clone();
+    assert!(!refused.imported && !folder.path("shop").exists());
+    assert_eq!(rows(&refused, 0), ("items", [6, 3, 3], vec![("item_id", 2, 2), ("price", 1, 1)]));
+    assert_eq!(
+        rows(&refused, 1),
+        ("events", [11, 5, 6], vec![("item_id", 4, 3), ("time", 1, 1), ("", 1, 1)])
+    );
+    let reason = &refused.tables[0].reasons.reasons[0];
+    assert_eq!(reason.expected, "an id of its own: line … has this one");
+    assert_eq!(reason.examples[1].expected, "an id of its own: line 3 has this one");
+    assert_eq!((refused.unknown_items.events, refused.unknown_items.ids), (4, 2));
+    let columns: Vec<_> = refused.tables[1].columns.iter().map(|c| &*c.theirs).collect();
+    assert_eq!(
+        columns,
+        ["user_id", "item_id", "time", "kind", "quantity", "price", "basket", "event_id"]
+    );
+    assert_eq!(refused.tables[0].missing, ["description", "attributes"]);
+    assert_eq!(refused.tables[0].ignored, ["stock"]);
+
+    spec.skip_rejects = true;
+    let kept = folder.import(&spec).unwrap();
+    assert_eq!(ImportReport { imported: false, ..kept }, refused, "skipping changes no count");
+}
+
+#[test]
+fn the_report_is_a_page() {
+    let folder = Folder::new();
+    folder.file("items.csv", "sku,title,stock\n1,Teapot,7\n2,Cup,9\n3,,2\n");
+    let log = "user_id,item_id,time\n".to_owned()
+        + &(0..12)
+            .map(|n| format!("ann,{},2020-01-{:02}\n", n % 2 + 1, n / 2 + 1))
+            .collect::<String>()
+        + "bob,1,2020-01-06\nbob,1,2020-01-06\neve,9,2020-01-06\n";
+    folder.file("events.csv", log);
+    let mut spec = ImportSpec::new(folder.path("items.csv"), folder.path("events.csv"), NOW);
+    spec.columns = vec![("item_id".into(), "item_id".into()), ("item_id".into(), "sku".into())];
+    spec.skip_rejects = true;
+    let page = folder.import(&spec).unwrap().to_string();
+    let page = page.replace(folder.dir.path().to_str().unwrap(), "DIR");
+    insta::assert_snapshot!(page, @r#"
+    2020-01-01 to 2020-01-06, 5 days, 100 % of events in the last 10 days
+
+    items: DIR/items.csv
+      3 rows read, 3 kept, 0 rejected
+      columns read: item_id ← sku, title
+      columns ignored: stock
+      columns missing: category, description, price, attributes
+
+    events: DIR/events.csv
+      15 rows read, 14 kept, 1 rejected
+        1 row: item_id: expected the id of an item in the table of items
+          line 16 has "9"
+      columns read: user_id, item_id, time
+      columns missing: kind, quantity, price, basket, event_id
+
+    users                  2  1 with fewer than three events: 50 %
+    items                  3  1 never bought, 1 without any event; missing: category in 3, attributes in 3, description in 3, price in 3
+    events                14  14 purchase; missing: quantity in 14, price in 14
+    baskets                7
+    repeats               11  the same user and item again: 79 % of events
+    duplicates             1  equal to an earlier event in every column
+    cold                   1  items, and 1 user, without an event in the first 80 % of the span, before 2020-01-05
+    unknown                1  events of 1 id that the table of items does not have
+
+    warning: 1 of 3 items have no title: models read titles
+    warning: no item has a category or an attribute: reasons can only come from titles and from what buyers did; if some of these columns describe items, take them with `--attributes`: stock
+    warning: 7.1 % of events are exact duplicates of others: was a file exported or joined twice?
+    warning: there is no column `kind`: every event counts as a purchase
+    warning: every time is at midnight: days are the finest time, and events of one day keep the order of the file
+    "#);
+}
+
+#[test]
+fn what_is_odd_about_a_shop_is_said() {
+    const DATED: &str = "user_id,item_id,time,kind\n";
+    let log = |rows: &[&str]| format!("{DATED}{}\n", rows.join("\n"));
+    let mixed = ["ann,1,1600000000,click", "ann,2,1600000100,purchase", "ann,3,1600000200,cart"];
+    let bob = ["bob,1,1600000001,click", "bob,2,1600000101,cart", "bob,3,1600000201,click"];
+    let fair = log(&[mixed, bob].concat());
+    let floats = "item_id,title,category\n1.0,Cup,x\n2.0,Pot,x\n3.0,Jug,x\n";
+    let ids =
+        |text: &str| text.replace(",1,", ",1.0,").replace(",2,", ",2.0,").replace(",3,", ",3.0,");
+    for (items, events, expected) in [
+        (ITEMS, fair.clone(), vec![]),
+        (floats, ids(&fair), vec!["every item id ends in .0"]),
+        (
+            "item_id,title\n1,Cup\n2,Pot\n3,Jug\n",
+            fair.clone(),
+            vec!["no item has a category or an attribute"],
+        ),
+        (
+            "item_id,title,brand\n1,Cup,a\n2,Pot,b\n3,,c\n",
+            fair.clone(),
+            vec!["1 of 3 items have no title", "take them with `--attributes`: brand"],
+        ),
+        (
+            ITEMS,
+            fair.replace("click", "purchase").replace("cart", "purchase"),
+            vec!["every event is of the kind purchase"],
+        ),
+        (
+            ITEMS,
+            log(&[&mixed[..], &bob[..1]].concat()),
+            vec!["user \"ann\" has 75 % of all events"],
+        ),
+        (
+            ITEMS,
+            log(&[&mixed[..2], &bob[..2]].concat()),
+            vec!["100 % of users have fewer than three events"],
+        ),
+        (
+            ITEMS,
+            format!("{fair}bob,3,1600000201,click\n"),
+            vec!["14 % of events are exact duplicates of others"],
+        ),
+        (
+            ITEMS,
+            log(&["ann,1,2020-01-01,click", "bob,1,2020-01-01,cart", "eve,1,2020-01-01,cart"]),
+            vec!["every event is at one instant", "100 % of users", "every time is at midnight"],
+        ),
+    ] {
+        let folder = Folder::new();
+        folder.file("items.csv", items);
+        folder.file("events.csv", &events);
+        let mut spec = folder.spec("items.csv", "events.csv");
+        spec.attributes.retain(|name| items.contains(name.as_str()));
+        let found = folder.import(&spec).unwrap().warnings;
+        let said = expected.iter().all(|words| found.iter().any(|warning| warning.contains(words)));
+        let more = found.iter().filter(|w| !expected.iter().any(|words| w.contains(words)));
+        assert!(said && more.count() == 0, "{events}\nexpected {expected:?}\nfound {found:?}");
+    }
+}
+
+/// The rows of a table of the report: its name, those read, kept and wrong, and its reasons with their rows.
+fn rows(report: &ImportReport, at: usize) -> (&str, [u64; 3], Vec<(&str, u64, usize)>) {
+    let table = &report.tables[at];
+    let reasons = table.reasons.reasons.iter();
+    let reasons = reasons.map(|r| (r.column.as_deref().unwrap_or(""), r.rows, r.examples.len()));
+    (table.table, [table.rows, table.kept, table.rejected], reasons.collect())
 }
 
 /// The files of a shop can be imported again, as the same shop.

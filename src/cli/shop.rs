@@ -5,6 +5,7 @@ use crate::shop;
 use crate::simulate;
 use crate::train::ProgressObserver as _;
 use clap::Args;
+use serde_json::json;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -131,11 +132,32 @@ impl ImportArgs {
     }
 
     pub(super) fn run(self) -> anyhow::Result<()> {
+        let (as_json, out) = (self.json, self.out.clone());
+        let imported = self.import()?;
+        let mut to = std::io::stdout().lock();
+        let report = match &imported {
+            Ok(report) => Some(report),
+            Err(error) => error.report(),
+        };
+        let refused = imported.as_ref().err().map(refusal);
+        if as_json {
+            write_json(&mut to, report, refused.as_deref())?;
+        } else if let Some(report) = report {
+            write!(to, "{report}")?;
+        }
+        match refused {
+            Some(refused) => anyhow::bail!(refused),
+            None if as_json => Ok(()),
+            None => Ok(writeln!(to, "\nwritten to {}", out.display())?),
+        }
+    }
+
+    fn import(self) -> anyhow::Result<Result<shop::ImportReport, shop::ImportError>> {
         let (format, zone) = (self.time_format.as_deref(), self.time_zone.as_deref());
         let time = shop::TimeOptions::new(self.time_unit, format, zone)?;
         let decimal =
             if self.decimal_comma { shop::DecimalMark::Comma } else { shop::DecimalMark::Point };
-        let plan = shop::ImportSpec {
+        let spec = shop::ImportSpec {
             items_spec: self.file_spec(Table::Items),
             events_spec: self.file_spec(Table::Events),
             items: self.items,
@@ -149,25 +171,10 @@ impl ImportArgs {
             decimal,
         };
         let mut progress = TerminalProgress::new();
-        let report =
-            shop::import(&plan, &self.out, &mut |done, of| progress.show("importing", done, of));
+        let imported =
+            shop::import(&spec, &self.out, &mut |done, of| progress.show("importing", done, of));
         progress.end();
-        let report = report?;
-        let mut out = std::io::stdout().lock();
-        if self.json {
-            serde_json::to_writer_pretty(&mut out, &report)?;
-            writeln!(out)?;
-        } else {
-            let (items, users, events) = (report.items, report.users, report.events);
-            writeln!(out, "{items} items, {users} users, {events} events")?;
-            for ignored in &report.ignored {
-                let columns = ignored.columns.join(", ");
-                writeln!(out, "ignored columns of {}: {columns}", ignored.file.display())?;
-            }
-            write!(out, "{}", report.rejects)?;
-            writeln!(out, "written to {}", self.out.display())?;
-        }
-        Ok(())
+        Ok(imported)
     }
 }
 
@@ -184,8 +191,35 @@ fn of_table<T: FromStr<Err = String>>(text: &str) -> Result<OfTable<T>, String> 
     Ok(OfTable { table, value: value.parse()? })
 }
 
+/// The error without the wrong rows, which the page lists by reason.
+fn refusal(error: &shop::ImportError) -> String {
+    let text = error.to_string();
+    match error {
+        shop::ImportError::Rejected(_) => text.lines().next().unwrap_or_default().to_owned(),
+        _ => text,
+    }
+}
+
+/// Writes the report, as far as there is one, and the error.
+fn write_json(
+    to: &mut impl std::io::Write,
+    report: Option<&shop::ImportReport>,
+    refused: Option<&str>,
+) -> anyhow::Result<()> {
+    let mut json = match report {
+        Some(report) => serde_json::to_value(report)?,
+        None => json!({ "imported": false }),
+    };
+    if let Some(refused) = refused {
+        json["error"] = refused.into();
+    }
+    serde_json::to_writer_pretty(&mut *to, &json)?;
+    Ok(writeln!(to)?)
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
-    let (ours, theirs) = text.split_once('=').ok_or("expected OURS=THEIRS, such as item_id=sku")?;
+    let (ours, theirs) =
+        text.split_once('=').ok_or("it must be OURS=THEIRS, such as item_id=sku")?;
     Ok((ours.into(), theirs.into()))
 }
 

@@ -1,14 +1,19 @@
 //! The folder of a shop: written whole or not at all, and checked when it is opened.
 
+mod event_line;
+mod packed_file;
+
 use super::{Shop, ShopEvent, ShopItem};
 use crate::domain::{EventKind, Timestamp, UserId};
+use event_line::write_event;
+use packed_file::write_packed;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 const ITEMS: &str = "items.jsonl.zst";
@@ -19,8 +24,6 @@ pub const FILES: [&str; 3] = [ITEMS, EVENTS, MANIFEST];
 /// The version of the format of the three files.
 const FORMAT: u32 = 1;
 const COLUMNS: [&str; 7] = ["time", "user_id", "item_id", "kind", "quantity", "price", "basket"];
-/// zstd's default level: compression takes no longer than the disk.
-const COMPRESSION_LEVEL: i32 = 3;
 
 /// Why a shop's folder can't be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,18 @@ struct ShopManifest {
     files: BTreeMap<String, String>,
 }
 
+/// A shop to write: its items, the ids of its users, and counts of its events.
+pub(super) struct ShopLog<'a> {
+    pub items: &'a [ShopItem],
+    pub users: usize,
+    /// The id of a user.
+    pub user: Box<dyn Fn(u32) -> &'a str + 'a>,
+    pub events: usize,
+    pub baskets: u32,
+    /// The times of the first and the last event.
+    pub span: Option<(Timestamp, Timestamp)>,
+}
+
 /// A line of `items.jsonl.zst`.
 #[derive(Serialize, Deserialize)]
 struct ItemLine<'a> {
@@ -97,6 +112,30 @@ impl Shop {
 
     /// Writes the shop into the new folder `dir`: whole, or not at all.
     pub fn write(&self, dir: &Path) -> Result<(), ShopError> {
+        self.log().write(dir, self.events.iter().copied())
+    }
+
+    fn log(&self) -> ShopLog<'_> {
+        ShopLog {
+            items: &self.items,
+            users: self.users.len(),
+            user: Box::new(|user| self.users[user as usize].as_str()),
+            events: self.events.len(),
+            baskets: self.baskets(),
+            span: self.span(),
+        }
+    }
+}
+
+// === impl ShopLog ===
+
+impl ShopLog<'_> {
+    /// Writes a shop with these events into the new folder `dir`: whole, or not at all.
+    pub(super) fn write(
+        &self,
+        dir: &Path,
+        events: impl Iterator<Item = ShopEvent>,
+    ) -> Result<(), ShopError> {
         refuse_existing(dir)?;
         let parent = match dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -109,15 +148,22 @@ impl Shop {
         let staging = staging.map_err(at(parent))?;
         let draft = staging.path().join("draft");
         fs::create_dir(&draft).map_err(at(&draft))?;
-        self.write_files(&draft, name_of(dir))?;
+        self.write_files(&draft, name_of(dir), events)?;
         fs::rename(&draft, dir).map_err(at(dir))
     }
 
-    fn write_files(&self, dir: &Path, name: String) -> Result<(), ShopError> {
-        write_compressed(&dir.join(ITEMS), |to| self.write_items(to))?;
-        write_compressed(&dir.join(EVENTS), |to| self.write_events(to))?;
-        let hashed = |name: &str| Ok((name.to_owned(), hash(&dir.join(name))?));
-        let files = [ITEMS, EVENTS].into_iter().map(hashed).collect::<Result<_, ShopError>>()?;
+    fn write_files(
+        &self,
+        dir: &Path,
+        name: String,
+        events: impl Iterator<Item = ShopEvent>,
+    ) -> Result<(), ShopError> {
+        let (items, log) = (dir.join(ITEMS), dir.join(EVENTS));
+        let hashes = [
+            (ITEMS, write_packed(&items, |to| self.write_items(to)).map_err(at(&items))?),
+            (EVENTS, write_packed(&log, |to| self.write_events(to, events)).map_err(at(&log))?),
+        ];
+        let files = hashes.map(|(name, hash)| (name.to_owned(), hash)).into();
         let path = dir.join(MANIFEST);
         let written = || {
             let mut to = File::create(&path)?;
@@ -128,46 +174,40 @@ impl Shop {
         written().map_err(at(&path))
     }
 
-    fn write_items(&self, to: &mut dyn Write) -> io::Result<()> {
-        for item in &self.items {
+    fn write_items(&self, to: &mut impl Write) -> io::Result<()> {
+        for item in self.items {
             serde_json::to_writer(&mut *to, &ItemLine::from(item))?;
             to.write_all(b"\n")?;
         }
         Ok(())
     }
 
-    fn write_events(&self, to: &mut dyn Write) -> io::Result<()> {
-        let mut table = csv::Writer::from_writer(to);
-        table.write_record(COLUMNS)?;
-        for line in &self.events {
-            table.write_record([
-                &line.time.to_string(),
-                self.users[line.user as usize].as_str(),
-                self.items[line.item as usize].id.as_str(),
-                line.kind.as_str(),
-                &line.quantity.to_string(),
-                &line.price.map(|price| price.to_string()).unwrap_or_default(),
-                &line.basket.to_string(),
-            ])?;
-        }
-        table.flush()
+    fn write_events(
+        &self,
+        to: &mut impl Write,
+        mut events: impl Iterator<Item = ShopEvent>,
+    ) -> io::Result<()> {
+        writeln!(to, "{}", COLUMNS.join(","))?;
+        events.try_for_each(|event| {
+            let item = self.items[event.item as usize].id.as_str();
+            write_event(to, &event, (self.user)(event.user), item)
+        })
     }
 }
 
 // === impl ShopManifest ===
 
 impl ShopManifest {
-    fn of(shop: &Shop, name: String, files: BTreeMap<String, String>) -> Self {
-        let span = shop.span();
+    fn of(log: &ShopLog<'_>, name: String, files: BTreeMap<String, String>) -> Self {
         Self {
             format: FORMAT,
             name,
-            items: shop.items.len(),
-            users: shop.users.len(),
-            events: shop.events.len(),
-            baskets: shop.baskets(),
-            first_event: span.map(|span| span.0),
-            last_event: span.map(|span| span.1),
+            items: log.items.len(),
+            users: log.users,
+            events: log.events,
+            baskets: log.baskets,
+            first_event: log.span.map(|span| span.0),
+            last_event: log.span.map(|span| span.1),
             files,
         }
     }
@@ -202,7 +242,7 @@ impl ShopManifest {
 
     /// Checks the counts and times against those of the shop in the files.
     fn check_counts(&self, path: &Path, shop: &Shop) -> Result<(), ShopError> {
-        let counted = Self::of(shop, self.name.clone(), self.files.clone());
+        let counted = Self::of(&shop.log(), self.name.clone(), self.files.clone());
         let values = |manifest: &Self| {
             let Self { items, users, events, baskets, first_event, last_event, .. } = manifest;
             let time = |time: &Option<Timestamp>| time.map_or("null".into(), |t| t.to_string());
@@ -286,20 +326,6 @@ fn hash(path: &Path) -> Result<String, ShopError> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path).map_err(at(path))?).map_err(at(path))?;
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// Writes a compressed file, and waits until it is on the disk.
-fn write_compressed(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), ShopError> {
-    let written = || {
-        let file = BufWriter::new(File::create(path)?);
-        let mut encoder = zstd::Encoder::new(file, COMPRESSION_LEVEL)?;
-        write(&mut encoder)?;
-        encoder.finish()?.into_inner()?.sync_all()
-    };
-    written().map_err(at(path))
 }
 
 fn decompress(path: &Path) -> Result<impl BufRead + use<>, ShopError> {

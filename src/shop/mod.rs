@@ -9,9 +9,10 @@ mod import;
 
 pub use folder::{FILES, ShopError};
 pub use import::{
-    DecimalMark, Delimiter, EventSpan, FileSpec, IgnoredColumns, ImportError, ImportReport,
-    ImportSpec, Quote, Reject, Rejects, SpanWarning, TableFormat, TextEncoding, TimeForm,
-    TimeOptions, TimeOptionsError, TimeUnit, import,
+    CatalogCounts, DecimalMark, Delimiter, EventSpan, FileSpec, FoundColumn, IgnoredColumns,
+    ImportError, ImportReport, ImportSpec, LogCounts, Quote, Reject, RejectReason, RejectReasons,
+    Rejects, SpanWarning, TableFormat, TableReport, TextEncoding, TimeForm, TimeOptions,
+    TimeOptionsError, TimeUnit, UnknownItems, import,
 };
 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};

@@ -1,6 +1,6 @@
 //! Finds our columns in a file by their names.
 
-use super::{ImportError, ImportSpec};
+use super::{ImportError, ImportSpec, TableReport};
 use std::collections::BTreeSet;
 
 /// A column of ours.
@@ -80,17 +80,25 @@ impl ColumnSpec {
 pub(super) fn check_names(spec: &ImportSpec, known: &BTreeSet<&str>) -> Result<(), ImportError> {
     match spec.columns.iter().find(|(ours, _)| !known.contains(ours.as_str())).cloned() {
         Some((ours, _)) => {
-            let known: Vec<_> = known.iter().copied().collect();
-            Err(ImportError::UnknownName(ours, known.join(", ")))
+            let known = known.iter().map(|&name| name.to_owned()).collect();
+            Err(ImportError::UnknownName(ours, known))
         }
         None => Ok(()),
     }
 }
 
 /// Fails if no file has a column that was mapped. `read` are the columns that were read.
-pub(super) fn check_mapped(spec: &ImportSpec, read: &BTreeSet<String>) -> Result<(), ImportError> {
+pub(super) fn check_mapped(
+    spec: &ImportSpec,
+    read: &BTreeSet<String>,
+    tables: &[TableReport],
+) -> Result<(), ImportError> {
     match spec.columns.iter().find(|(_, theirs)| !read.contains(theirs)).cloned() {
-        Some((ours, theirs)) => Err(ImportError::Unmapped { ours, theirs }),
+        Some((ours, theirs)) => {
+            let ignored = tables.iter().flat_map(|table| &table.ignored);
+            let found: BTreeSet<_> = ignored.chain(read).cloned().collect();
+            Err(ImportError::Unmapped { ours, theirs, found: found.into_iter().collect() })
+        }
         None => Ok(()),
     }
 }

@@ -3,11 +3,11 @@
 use super::attributes::ItemAttributes;
 use super::cell::{self, CellFault, DecimalMark};
 use super::columns::{ColumnSpec, ColumnSpecs, KnownColumn};
+use super::numbering::IdNumbers;
 use super::row::ImportRow;
 use super::{ImportSpec, ShopItem};
 use crate::domain::limits::TITLE_BYTES_MAX;
 use crate::shop::DESCRIPTION_BYTES_MAX;
-use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -37,8 +37,9 @@ pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
 pub(super) struct ItemsBuilder {
     decimal: DecimalMark,
     items: Vec<ShopItem>,
+    ids: IdNumbers,
     /// The file and line of each item's id.
-    lines: FxHashMap<String, (Rc<Path>, u64)>,
+    lines: Vec<(Rc<Path>, u64)>,
 }
 
 // === impl ItemsBuilder ===
@@ -46,13 +47,14 @@ pub(super) struct ItemsBuilder {
 impl ItemsBuilder {
     /// Collects items whose prices have this decimal mark.
     pub(super) fn new(decimal: DecimalMark) -> Self {
-        Self { decimal, items: Vec::new(), lines: FxHashMap::default() }
+        Self { decimal, items: Vec::new(), ids: IdNumbers::default(), lines: Vec::new() }
     }
 
     /// Adds the item of a row. The last columns hold the attributes `named`.
     pub(super) fn take(&mut self, row: &ImportRow, named: &[String]) -> Result<(), CellFault> {
         let id = row.read(ID, cell::id)?;
-        if let Some((file, line)) = self.lines.get(id) {
+        if let Some(item) = self.ids.find(id.as_bytes()) {
+            let (file, line) = &self.lines[item as usize];
             let of =
                 if *file == row.file { String::new() } else { format!(" of {}", file.display()) };
             let expected = format!("an id of its own: line {line}{of} has this one").into();
@@ -66,13 +68,15 @@ impl ItemsBuilder {
             description: row.read(DESCRIPTION, cell::text(DESCRIPTION_BYTES_MAX))?,
             price: row.read_if_any(PRICE, cell::price(self.decimal))?,
         };
-        self.lines.insert(id.to_owned(), (row.file.clone(), row.line));
+        self.ids.number(id.as_bytes());
+        self.lines.push((row.file.clone(), row.line));
         self.items.push(item);
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Vec<ShopItem> {
-        self.items
+    /// The items, and their ids with their indices.
+    pub(super) fn finish(self) -> (Vec<ShopItem>, IdNumbers) {
+        (self.items, self.ids)
     }
 }
 

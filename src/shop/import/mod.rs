@@ -8,9 +8,12 @@ mod byte_meter;
 mod cell;
 mod columns;
 mod compression;
+mod counts;
 mod delimited;
 mod dialect;
 mod encoding;
+mod event_ids;
+mod event_records;
 mod events;
 mod fifo;
 mod file_fault;
@@ -20,10 +23,13 @@ mod items;
 mod json_cell;
 mod json_lines;
 mod lines;
+mod names;
 mod number;
+mod numbering;
 mod parquet;
 mod records;
 mod rejects;
+mod report;
 mod row;
 mod source;
 mod table;
@@ -38,19 +44,24 @@ mod time_text;
 mod time_zone;
 
 pub use cell::DecimalMark;
+pub use counts::LogCounts;
 pub use dialect::{Delimiter, FileSpec, Quote, TableFormat, TextEncoding};
-pub use rejects::{Reject, Rejects};
+pub use rejects::{Reject, RejectReason, RejectReasons, Rejects};
+pub use report::{
+    CatalogCounts, FoundColumn, IgnoredColumns, ImportReport, TableReport, UnknownItems,
+};
 pub use time_options::{TimeForm, TimeOptions, TimeOptionsError, TimeUnit};
 pub use time_span::{EventSpan, SpanWarning};
 
-use super::folder::{ShopError, refuse_existing};
-use super::{Shop, ShopItem};
+use super::ShopItem;
+use super::folder::{ShopError, ShopLog, refuse_existing};
 use crate::domain::Timestamp;
 use cell::CellFault;
 use columns::ColumnSpecs;
+use event_records::EventRecords;
 use files::TableFiles;
-use row::{Heading, ImportRow, NextRow};
-use serde::Serialize;
+use report::ImportedTables;
+use row::{ImportRow, NextRow};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,34 +103,6 @@ pub struct ImportSpec {
     pub decimal: DecimalMark,
 }
 
-/// What was imported.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ImportReport {
-    /// How many items.
-    pub items: usize,
-    /// How many users.
-    pub users: usize,
-    /// How many events.
-    pub events: usize,
-    /// How many baskets the events make.
-    pub baskets: u32,
-    /// The times of the first and the last event, Unix seconds.
-    pub span: Option<(Timestamp, Timestamp)>,
-    /// Columns that were not read.
-    pub ignored: Vec<IgnoredColumns>,
-    /// Rows that were left out.
-    pub rejects: Rejects,
-}
-
-/// The columns of a file that were not read.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct IgnoredColumns {
-    /// The file.
-    pub file: PathBuf,
-    /// Their names.
-    pub columns: Vec<String>,
-}
-
 /// Why nothing was imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -140,34 +123,40 @@ pub enum ImportError {
         why: String,
     },
     /// A file lacks a column that it must have.
-    #[error("{path} has no column for {ours}: looked for {looked_for}; it has {found}", path = path.display())]
+    #[error("{path} has no column for {ours}: looked for {looked_for}; it has {found}{hint}",
+        path = path.display(), looked_for = looked_for.join(", "), found = found.join(", "),
+        hint = names::hint(ours, looked_for, found))]
     Column {
         /// The file.
         path: PathBuf,
         /// Our name of the column.
         ours: String,
         /// The names that the column may have.
-        looked_for: String,
+        looked_for: Vec<String>,
         /// The columns of the file.
-        found: String,
+        found: Vec<String>,
     },
     /// A column of the file is mapped to no column of ours: the name, and the known ones.
-    #[error("{0:?} is not one of our columns: {1}")]
-    UnknownName(String, String),
+    #[error("{0:?} is not one of our columns{nearest}: {known}",
+        nearest = names::did_you_mean(.0, .1.iter()), known = .1.join(", "))]
+    UnknownName(String, Vec<String>),
     /// A column that was mapped is in neither file.
-    #[error("no file has a column {theirs:?} to read as {ours}")]
+    #[error("no file has a column {theirs:?} to read as {ours}{nearest}; they have {found}",
+        nearest = names::did_you_mean(theirs, found.iter()), found = found.join(", "))]
     Unmapped {
         /// Our name.
         ours: String,
         /// The file's name.
         theirs: String,
+        /// The columns of both files.
+        found: Vec<String>,
     },
     /// A file has no valid row.
     #[error("{path} has no rows to import", path = .0.display())]
-    Empty(PathBuf),
+    Empty(PathBuf, Box<ImportReport>),
     /// Some rows are wrong.
-    #[error("nothing was imported\n{0}")]
-    Rejected(Rejects),
+    #[error("{first}\n{rejects}", first = refusal(.0), rejects = .0.rejects)]
+    Rejected(Box<ImportReport>),
     /// The shop can't be written.
     #[error(transparent)]
     Write(#[from] ShopError),
@@ -176,7 +165,7 @@ pub enum ImportError {
 /// The import's results so far.
 struct ImportState<'a> {
     rejects: Rejects,
-    ignored: Vec<IgnoredColumns>,
+    tables: Vec<TableReport>,
     /// The files' names of the columns that were read.
     read: BTreeSet<String>,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -185,6 +174,10 @@ struct ImportState<'a> {
 }
 
 /// Imports a shop into the new folder `out`. `progress` receives the bytes read and their total.
+///
+/// Memory does not depend on the size of the files but on what is in them. An event takes 32 bytes while it is read, and up to
+/// 52 once, while events out of order are sorted. A distinct id of a user, an item or a user's named basket takes its own
+/// bytes, and 20 to 40 more; the id of an event takes 21 to 43.
 pub fn import(
     spec: &ImportSpec,
     out: &Path,
@@ -200,25 +193,65 @@ pub fn import(
     let mut state = ImportState::new(spec, bytes, progress);
     let mut items = items::ItemsBuilder::new(spec.decimal);
     let named = &spec.attributes;
-    state.read_table(&items_files, items::columns(spec), |row| items.take(row, named))?;
-    let items = items.finish();
-    let mut events = events::EventsBuilder::new(&items, spec);
-    state.read_table(&events_files, events::columns(spec), |row| events.take(row))?;
-    let (users, events) = events.finish();
+    let columns = items::columns(spec);
+    state.read_table("items", &items_files, columns, |row| items.take(row, named))?;
+    let (items, item_ids) = items.finish();
+    let mut events = events::EventsBuilder::new(&item_ids, spec);
+    state.read_table("events", &events_files, events::columns(spec), |row| events.take(row))?;
+    let (log, gaps) = events.finish();
+    columns::check_mapped(spec, &state.read, &state.tables)?;
 
-    let ImportState { rejects, ignored, read, .. } = state;
-    columns::check_mapped(spec, &read)?;
-    if !rejects.is_empty() && !spec.skip_rejects {
-        return Err(ImportError::Rejected(rejects));
+    let ImportState { rejects, tables, .. } = state;
+    let found = ImportedTables { spec, items: &items, log: &log, gaps: &gaps, tables, rejects };
+    let mut report = ImportReport::of(found);
+    if !report.rejects.is_empty() && !spec.skip_rejects {
+        return Err(ImportError::Rejected(Box::new(report)));
     }
-    for (path, rows) in [(&spec.items, items.len()), (&spec.events, events.len())] {
+    for (path, rows) in [(&spec.items, report.items), (&spec.events, report.events)] {
         if rows == 0 {
-            return Err(ImportError::Empty(path.clone()));
+            return Err(ImportError::Empty(path.clone(), Box::new(report)));
         }
     }
-    let shop = Shop { items, users, events };
-    shop.write(out)?;
-    Ok(ImportReport::of(&shop, ignored, rejects))
+    write(&items, &log, out)?;
+    report.imported = true;
+    Ok(report)
+}
+
+fn write(items: &[ShopItem], log: &EventRecords, out: &Path) -> Result<(), ShopError> {
+    let records = &log.records;
+    let shop = ShopLog {
+        items,
+        users: log.user_ids.len(),
+        user: Box::new(|user| log.user(user)),
+        events: records.len(),
+        baskets: log.baskets,
+        span: records.first().zip(records.last()).map(|(first, last)| (first.time, last.time)),
+    };
+    shop.write(out, log.events())
+}
+
+/// What a person does about wrong rows.
+fn refusal(report: &ImportReport) -> String {
+    let (wrong, rows): (u64, u64) = (
+        report.tables.iter().map(|table| table.rejected).sum(),
+        report.tables.iter().map(|table| table.rows).sum(),
+    );
+    format!(
+        "nothing was imported: {wrong} of {rows} rows are wrong; correct them, or add `--skip-rejects` to import the \
+         others"
+    )
+}
+
+// === impl ImportError ===
+
+impl ImportError {
+    /// What was found in the files, if they could be read to their ends.
+    pub fn report(&self) -> Option<&ImportReport> {
+        match self {
+            Self::Rejected(report) | Self::Empty(_, report) => Some(report),
+            _ => None,
+        }
+    }
 }
 
 // === impl ImportSpec ===
@@ -246,22 +279,6 @@ impl ImportSpec {
     }
 }
 
-// === impl ImportReport ===
-
-impl ImportReport {
-    fn of(shop: &Shop, ignored: Vec<IgnoredColumns>, rejects: Rejects) -> Self {
-        Self {
-            items: shop.items.len(),
-            users: shop.users.len(),
-            events: shop.events.len(),
-            baskets: shop.baskets(),
-            span: shop.span(),
-            ignored,
-            rejects,
-        }
-    }
-}
-
 // === impl ImportState ===
 
 impl<'a> ImportState<'a> {
@@ -269,7 +286,7 @@ impl<'a> ImportState<'a> {
     fn new(spec: &ImportSpec, bytes: u64, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
         Self {
             rejects: Rejects::new(spec.rejects_max),
-            ignored: Vec::new(),
+            tables: Vec::new(),
             read: BTreeSet::new(),
             progress,
             bytes_done: 0,
@@ -280,21 +297,24 @@ impl<'a> ImportState<'a> {
     /// Passes each row of a file to `take`, and collects the wrong ones.
     fn read_table(
         &mut self,
+        name: &'static str,
         files: &TableFiles,
         columns: ColumnSpecs,
         mut take: impl FnMut(&ImportRow) -> Result<(), CellFault>,
     ) -> Result<(), ImportError> {
         let mut table = ImportTable::open(files, columns)?;
-        let mut row = table.row();
-        for rows in 0.. {
-            match table.next(&mut row)? {
-                NextRow::Row => {
-                    if let Err(wrong) = take(&row) {
-                        self.rejects.add(table.reject(&row, wrong));
-                    }
-                }
-                NextRow::Wrong(reject) => self.rejects.add(reject),
+        let (mut row, mut rows) = (table.row(), 0);
+        let (mut reasons, mut rejected) = (RejectReasons::default(), 0);
+        loop {
+            let reject = match table.next(&mut row)? {
+                NextRow::Row => take(&row).err().map(|wrong| table.reject(&row, wrong)),
+                NextRow::Wrong(reject) => Some(reject),
                 NextRow::End => break,
+            };
+            if let Some(reject) = reject {
+                rejected += 1;
+                reasons.add(&reject);
+                self.rejects.add(reject);
             }
             if rows == ROWS_MAX {
                 let why = format!("it has more than {ROWS_MAX} rows");
@@ -303,12 +323,13 @@ impl<'a> ImportState<'a> {
             if rows % PROGRESS_ROWS == 0 {
                 self.report(self.bytes_done + table.bytes_read());
             }
+            rows += 1;
         }
         table.check_columns()?;
-        let Heading { theirs, ignored, .. } = table.heading();
-        self.read.extend(theirs.iter().flatten().cloned());
-        let columns = ignored.iter().cloned().collect();
-        self.ignored.push(IgnoredColumns { file: files.named.clone(), columns });
+        reasons.sort();
+        let heading = table.heading();
+        self.read.extend(heading.theirs.iter().flatten().cloned());
+        self.tables.push(TableReport::of(name, &files.named, heading, (rows, rejected, reasons)));
         self.bytes_done += table.bytes_read();
         self.report(self.bytes_done);
         Ok(())

@@ -110,8 +110,8 @@ impl Heading {
         Err(ImportError::Column {
             path: path.to_owned(),
             ours: spec.ours.clone(),
-            looked_for: spec.spellings.join(", "),
-            found: Vec::from_iter(found).join(", "),
+            looked_for: spec.spellings.clone(),
+            found: found.into_iter().map(str::to_owned).collect(),
         })
     }
 
