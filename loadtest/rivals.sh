@@ -23,7 +23,7 @@ case "$shop" in
   beauty) folder=amazon-beauty-2014 import=(--skip-rejects) ;;
   toys) folder=amazon-toys-2014 import=(--skip-rejects) ;;
   games) # titles are all that is known of an item
-    folder=amazon-video-games-2018
+    folder=amazon-video-games-2018 import=(--skip-rejects)
     set=(split.train=0.8 split.validate=0.93 split.test=0.95)
     ;;
   retail)
