@@ -6,7 +6,6 @@ use super::source::{STANDARD_INPUT, format_of};
 use super::{ImportError, ImportSpec};
 use glob::{MatchOptions, glob_with};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// Files of one table.
@@ -83,18 +82,18 @@ fn list(named: &Path) -> Result<Vec<PathBuf>, ImportError> {
     if named == Path::new(STANDARD_INPUT) {
         return Ok(vec![named.to_owned()]);
     }
-    let files = match fs::metadata(named) {
-        Ok(metadata) if metadata.is_dir() => in_folder(named)?,
+    let (files, verb) = match fs::metadata(named) {
+        Ok(metadata) if metadata.is_dir() => (in_folder(named)?, "holds"),
         Ok(_) => return Ok(vec![named.to_owned()]),
         Err(error) => match named.to_str().filter(|text| text.contains(PATTERN_MARKS)) {
-            Some(pattern) => matching(pattern).map_err(at)?,
+            Some(pattern) => (matching(pattern)?, "matches"),
             None => return Err(at(error.into())),
         },
     };
     if files.is_empty() {
-        return FileFault::stated(
-            "holds no file to import (names that begin with . or _, or end in .crc, are not counted)",
-        )
+        return FileFault::stated(format!(
+            "{verb} no file to import (names that begin with . or _, or end in .crc, are not counted)"
+        ))
         .map_err(at);
     }
     Ok(files)
@@ -111,29 +110,28 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| at(error.into()))? {
         let path = entry.map_err(|error| at(error.into()))?.path();
-        if is_beside(&path) {
-            continue;
+        if !is_beside(&path) {
+            add(&mut files, path)?;
         }
-        add(&mut files, path.clone()).map_err(|fault| fault.at(&path, 0))?;
     }
     files.sort();
     Ok(files)
 }
 
 /// The files that a pattern matches, by name.
-fn matching(pattern: &str) -> Result<Vec<PathBuf>, FileFault> {
+fn matching(pattern: &str) -> Result<Vec<PathBuf>, ImportError> {
+    let at = |why: String| FileFault::Stated(why).at(Path::new(pattern), 0);
     let options = MatchOptions {
         case_sensitive: true,
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    let found = glob_with(pattern, options).or_else(|error| {
-        FileFault::stated(format!("is no file, and as a pattern it is wrong: {error}"))
-    })?;
-    let mut files = Vec::new();
+    let found = glob_with(pattern, options)
+        .map_err(|error| at(format!("is no file, and as a pattern it is wrong: {error}")))?;
     let names_them = pattern.rsplit('/').next().is_some_and(|last| last.starts_with(['.', '_']));
+    let mut files = Vec::new();
     for path in found {
-        let path = path.map_err(io::Error::from)?;
+        let path = path.map_err(|error| at(error.to_string()))?;
         if names_them || !is_beside(&path) {
             add(&mut files, path)?;
         }
@@ -142,20 +140,25 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>, FileFault> {
     Ok(files)
 }
 
-fn add(files: &mut Vec<PathBuf>, path: PathBuf) -> Result<(), FileFault> {
-    let metadata = fs::metadata(&path)?;
+fn add(files: &mut Vec<PathBuf>, path: PathBuf) -> Result<(), ImportError> {
+    let at = |fault: FileFault| fault.at(&path, 0);
+    let metadata = fs::metadata(&path).map_err(|error| at(error.into()))?;
     if metadata.is_dir() {
-        return FileFault::stated(format!(
-            "{} is a folder inside: a table's files lie in one folder, and what folders' names say is not read. Name \
+        return FileFault::stated(
+            "is a folder inside: a table's files lie in one folder, and what folders' names say is not read. Name \
              the files by a pattern, such as 'table/*/*.csv'",
-            path.display()
-        ));
+        )
+        .map_err(at);
     }
     if !metadata.is_file() {
-        return FileFault::stated(format!("{} is no regular file", path.display()));
+        return FileFault::stated("is no regular file, as each of a table's many files must be")
+            .map_err(at);
     }
     if files.len() == FILES_MAX {
-        return FileFault::stated(format!("stands for more than {FILES_MAX} files"));
+        return FileFault::stated(format!(
+            "is one too many: a table has at most {FILES_MAX} files"
+        ))
+        .map_err(at);
     }
     files.push(path);
     Ok(())

@@ -65,7 +65,7 @@ impl JsonLinesReader {
     ) -> Result<NextRow<RowFault>, FileFault> {
         row.clear();
         if !self.has_begun && self.lines.first_byte()? == Some(b'[') {
-            return Err(self.array_fault()?);
+            return Err(self.array_fault());
         }
         if !self.lines.read()? {
             return Ok(NextRow::End);
@@ -95,13 +95,13 @@ impl JsonLinesReader {
     }
 
     /// The fault of a file that begins with an array.
-    fn array_fault(&mut self) -> Result<FileFault, FileFault> {
+    fn array_fault(&mut self) -> FileFault {
         // The array of a whole file may be longer than any line.
         let is_row = matches!(self.lines.read(), Ok(true))
             && serde_json::from_slice::<Vec<&RawValue>>(self.lines.text())
                 .is_ok_and(|values| !values.iter().any(|value| value.get().starts_with('{')));
         let line = self.lines.line();
-        Ok(FileFault::Stated(if is_row {
+        FileFault::Stated(if is_row {
             format!(
                 "line {line} is a JSON array, which names no columns: JSON Lines has {OBJECT}, on each line"
             )
@@ -110,7 +110,7 @@ impl JsonLinesReader {
                 "line {line} begins a JSON array: JSON Lines has one object on each line, without brackets around \
                  all of them and commas between them. `jq -c '.[]'` writes it so"
             )
-        }))
+        })
     }
 
     /// A description of a valid line, for one that is not.
@@ -206,8 +206,8 @@ impl<'de> Visitor<'de> for RawObjectVisitor {
         }
         let mut names: Vec<&str> = pairs.iter().map(|(name, _)| &**name).collect();
         names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(A::Error::custom(format!("{TWICE} {:?}", pair[0])));
+        if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
+            return Err(A::Error::custom(format!("{TWICE} {name:?}")));
         }
         Ok(RawObject(pairs))
     }

@@ -88,6 +88,17 @@ impl Record {
         self.is_last = false;
     }
 
+    fn take(&mut self, bytes: &[u8]) -> Result<(), FileFault> {
+        if self.text.len() + bytes.len() > ROW_BYTES_MAX as usize {
+            return FileFault::stated(format!(
+                "line {}: the row that begins here is longer than {ROW_BYTES_MAX} bytes",
+                self.line
+            ));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(())
+    }
+
     fn end_cell(&mut self) {
         self.ends.push(self.text.len());
     }
@@ -217,7 +228,7 @@ impl RecordScanner {
         let rest = &bytes[*at..];
         let stop = rest.iter().position(|byte| self.stops[usize::from(*byte)]);
         let taken = stop.unwrap_or(rest.len());
-        self.take(&rest[..taken], record)?;
+        record.take(&rest[..taken])?;
         *at += taken;
         let Some(stop) = stop else { return Ok(ControlFlow::Continue(())) };
         record.end_cell();
@@ -242,7 +253,7 @@ impl RecordScanner {
         let taken = stop.unwrap_or(rest.len());
         if taken > 0 {
             self.is_after_cr = false;
-            self.take(&rest[..taken], record)?;
+            record.take(&rest[..taken])?;
             *at += taken;
         }
         let Some(stop) = stop else { return Ok(()) };
@@ -252,7 +263,7 @@ impl RecordScanner {
             self.is_after_cr = false;
             return Ok(());
         }
-        self.take(&rest[stop..=stop], record)?;
+        record.take(&rest[stop..=stop])?;
         self.end_line(rest[stop]);
         if self.line - self.quote_line >= self.dialect.quoted_lines_max {
             return self.open_quote(&match self.dialect.quoted_lines_max {
@@ -260,17 +271,6 @@ impl RecordScanner {
                 lines => format!("is not closed within {lines} lines"),
             });
         }
-        Ok(())
-    }
-
-    fn take(&self, bytes: &[u8], record: &mut Record) -> Result<(), FileFault> {
-        if record.text.len() + bytes.len() > ROW_BYTES_MAX as usize {
-            return FileFault::stated(format!(
-                "line {}: the row that begins here is longer than {ROW_BYTES_MAX} bytes",
-                record.line
-            ));
-        }
-        record.text.extend_from_slice(bytes);
         Ok(())
     }
 

@@ -38,7 +38,7 @@ struct OpenFile {
 
 /// The rows of a file, in one of the formats.
 enum TableReader {
-    Delimited(DelimitedReader),
+    Delimited(Box<DelimitedReader>),
     JsonLines(JsonLinesReader),
     Parquet(ParquetReader),
 }
@@ -120,7 +120,7 @@ impl<'a> ImportTable<'a> {
             }
             TableFormat::Csv | TableFormat::Tsv => {
                 match DelimitedReader::open(source, &mut heading).map_err(at)? {
-                    Some(rows) => TableReader::Delimited(rows),
+                    Some(rows) => TableReader::Delimited(Box::new(rows)),
                     None => return Ok(None),
                 }
             }
