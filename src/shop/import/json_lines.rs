@@ -175,9 +175,10 @@ fn fill(
         if theirs.as_deref() != Some(&**name) {
             *theirs = Some(name.clone().into_owned());
         }
-        let nested = heading.columns[column].nested;
-        if let Err(expected) = add_json(value.get(), nested, &mut row.cells[column]) {
-            let value = value.get().to_owned();
+        if let Err(expected) =
+            add_json(value.get(), &heading.columns[column], &mut row.cells[column])
+        {
+            let (value, expected) = (value.get().to_owned(), expected.into_owned());
             fault.get_or_insert(RowFault { column: Some(column), value, expected });
         }
     }
