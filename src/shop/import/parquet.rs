@@ -1,85 +1,233 @@
-//! Parquet: only the columns that are looked for are decoded.
+//! Parquet: only the columns that are looked for are decoded, some rows at a time.
 
 use super::cell::{NESTED_EXPECTED, from_json};
+use super::columns::ColumnSpec;
+use super::file_fault::FileFault;
+use super::parquet_column::FlatColumn;
+use super::parquet_nested::NestedColumns;
+use super::parquet_value::ValueKind;
 use super::row::{Heading, ImportRow, NextRow, RowFault};
 use super::source::SourceFile;
-use parquet::basic::{LogicalType, TimeUnit};
+use parquet::basic::Repetition;
+use parquet::column::reader::ColumnReader;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
-use parquet::record::reader::RowIter;
-use parquet::schema::types::Type;
-use serde_json::Value;
-use std::io;
+use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::panic::{self, AssertUnwindSafe};
 
-const SECONDS_A_DAY: i64 = 24 * 60 * 60;
-const NANOSECONDS_A_SECOND: i64 = 1_000_000_000;
+/// Rows of a column that are decoded at a time.
+const BATCH_ROWS: usize = 1_024;
+/// The last bytes of a Parquet file.
+const END: &[u8; 4] = b"PAR1";
 
 /// The rows of a Parquet file.
 pub(super) struct ParquetReader {
-    rows: RowIter<'static>,
-    /// The index in a row of each column that is looked for.
-    indices: Vec<Option<usize>>,
-    /// Whether a column holds nanoseconds, which the record reader returns as plain integers.
-    nanoseconds: Vec<bool>,
+    file: SerializedFileReader<File>,
+    /// Where each column that is looked for is read from.
+    places: Vec<Option<Place>>,
+    flat: Vec<FlatColumn>,
+    nested: Option<NestedColumns>,
+    /// The readers of the current row group, one for each flat column.
+    readers: Vec<ColumnReader>,
+    /// Row groups that were begun.
+    groups: usize,
+    /// Rows of the current row group that are not yet decoded.
+    group_left: usize,
+    /// Rows that are decoded and not yet given.
+    batch_left: usize,
     bytes: u64,
     done: u64,
     total: u64,
 }
 
+/// Where a column is read from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    /// An index into the flat columns.
+    Flat(usize),
+    /// An index into the nested columns.
+    Nested(usize),
+}
+
 // === impl ParquetReader ===
 
 impl ParquetReader {
-    pub(super) fn open(source: SourceFile, heading: &mut Heading) -> io::Result<Self> {
-        caught(|| Self::read_heading(source, heading))?
+    pub(super) fn open(mut source: SourceFile, heading: &mut Heading) -> Result<Self, FileFault> {
+        check_end(&mut source.file)?;
+        caught(|| Self::read_heading(source, heading))
+            .unwrap_or_else(|| FileFault::stated("its footer is damaged"))
     }
 
-    fn read_heading(source: SourceFile, heading: &mut Heading) -> io::Result<Self> {
+    fn read_heading(source: SourceFile, heading: &mut Heading) -> Result<Self, FileFault> {
         let bytes = source.file.metadata()?.len();
-        let reader = SerializedFileReader::new(source.file).map_err(failed)?;
-        let metadata = reader.metadata().file_metadata();
-        let (total, schema) = (metadata.num_rows().max(0) as u64, metadata.schema());
-        let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
+        let again = source.file.try_clone()?;
+        let footer = |error: ParquetError| {
+            FileFault::Stated(format!("its footer can't be read: {}", reason(&error)))
+        };
+        let file = SerializedFileReader::new(source.file).map_err(footer)?;
+        let metadata = file.metadata().file_metadata();
+        let (total, schema) = (metadata.num_rows().max(0) as u64, metadata.schema_descr());
+        let roots = schema.root_schema().get_fields();
+        let names: Vec<&str> = roots.iter().map(|field| field.name()).collect();
         let indices = heading.locate(&names)?;
-
-        // Rows come with the projected columns only, in the order of the file.
-        let mut projected: Vec<usize> = indices.iter().flatten().copied().collect();
-        projected.sort_unstable();
-        projected.dedup();
-        let fields = projected.iter().map(|at| schema.get_fields()[*at].clone()).collect();
-        let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
-        let nanoseconds =
-            projected.iter().map(|at| is_nanoseconds(&schema.get_fields()[*at])).collect();
-        let indices =
-            indices.into_iter().map(|index| projected.binary_search(&index?).ok()).collect();
-
-        let rows = RowIter::from_file_into(Box::new(reader));
-        let rows = rows.project(Some(projection.map_err(failed)?)).map_err(failed)?;
-        Ok(Self { rows, indices, nanoseconds, bytes, done: 0, total })
+        let (mut flat, mut nested) = (Vec::new(), Vec::new());
+        for (root, field) in roots.iter().enumerate() {
+            let specs = heading.columns.iter().zip(&indices);
+            let specs: Vec<_> =
+                specs.filter(|(_, at)| **at == Some(root)).map(|(spec, _)| spec).collect();
+            if specs.is_empty() {
+                continue;
+            }
+            if is_nested(field) {
+                refuse_nested(field, &specs)?;
+                nested.push((root, field.clone()));
+            } else {
+                flat.push((root, flat_column(field, leaf_of(schema, root))?));
+            }
+        }
+        let place = |root: usize| {
+            let flat = flat.iter().position(|(at, _)| *at == root).map(Place::Flat);
+            flat.or_else(|| nested.iter().position(|(at, _)| *at == root).map(Place::Nested))
+        };
+        let places = indices.into_iter().map(|index| index.and_then(place)).collect();
+        let flat = flat.into_iter().map(|(_, column)| column).collect();
+        let roots: Vec<TypePtr> = nested.into_iter().map(|(_, field)| field).collect();
+        let nested = (!roots.is_empty()).then(|| NestedColumns::open(again, roots)).transpose();
+        let (nested, readers) = (nested.map_err(footer)?, Vec::new());
+        let (groups, group_left, batch_left) = (0, 0, 0);
+        Ok(Self {
+            file,
+            places,
+            flat,
+            nested,
+            readers,
+            groups,
+            group_left,
+            batch_left,
+            bytes,
+            done: 0,
+            total,
+        })
     }
 
     pub(super) fn next(
         &mut self,
         row: &mut ImportRow,
         heading: &Heading,
-    ) -> io::Result<NextRow<RowFault>> {
+    ) -> Result<NextRow<RowFault>, FileFault> {
         row.clear();
-        let Some(record) = caught(|| self.rows.next())? else { return Ok(NextRow::End) };
-        let fields = record.map_err(failed)?.into_columns();
+        while self.batch_left == 0 {
+            if self.group_left == 0 && !self.begin_group()? {
+                return Ok(NextRow::End);
+            }
+            self.decode()?;
+        }
+        self.batch_left -= 1;
         self.done += 1;
         row.line = self.done;
-        for (column, index) in self.indices.iter().enumerate() {
-            let Some(index) = *index else { continue };
-            let cell = &mut row.cells[column];
-            let value = to_json(&fields[index].1, self.nanoseconds[index]);
-            if (value.is_array() || value.is_object()) && !heading.columns[column].nested {
-                let (value, expected) = (value.to_string(), NESTED_EXPECTED.to_owned());
-                return Ok(NextRow::Wrong(RowFault { column: Some(column), value, expected }));
+        self.advance_nested()?;
+        let taken: Vec<Option<usize>> = self.flat.iter_mut().map(FlatColumn::next).collect();
+        for (column, place) in self.places.iter().enumerate() {
+            let Some(place) = *place else { continue };
+            let (spec, cell) = (&heading.columns[column], &mut row.cells[column]);
+            if let Some(fault) = self.write(place, &taken, spec, cell) {
+                return Ok(NextRow::Wrong(RowFault { column: Some(column), ..fault }));
             }
-            from_json(&value, cell);
         }
         Ok(NextRow::Row)
+    }
+
+    /// Writes the text of a value into a cell, or says why there is none.
+    fn write(
+        &self,
+        place: Place,
+        taken: &[Option<usize>],
+        spec: &ColumnSpec,
+        cell: &mut String,
+    ) -> Option<RowFault> {
+        let (value, written) = match place {
+            Place::Flat(at) => {
+                let column = &self.flat[at];
+                let value = column.value(taken[at]?)?;
+                (value.shown(), column.kind.write(value, spec.id, cell))
+            }
+            Place::Nested(at) => {
+                let nested = self.nested.as_ref()?.value(at);
+                (String::new(), nested.map(|value| from_json(&value, cell)))
+            }
+        };
+        let expected = written.err()?.into_owned();
+        Some(RowFault { column: None, value, expected })
+    }
+
+    /// Begins the next row group. Whether there is one.
+    fn begin_group(&mut self) -> Result<bool, FileFault> {
+        if self.groups == self.file.metadata().num_row_groups() {
+            return Ok(false);
+        }
+        let index = self.groups;
+        self.groups += 1;
+        let group = self.at_group(caught(|| self.file.get_row_group(index)), None)?;
+        self.group_left = group.metadata().num_rows().max(0) as usize;
+        let mut readers = Vec::with_capacity(self.flat.len());
+        for column in &self.flat {
+            let reader = caught(|| group.get_column_reader(column.leaf));
+            readers.push(self.at_group(reader, Some(&column.name))?);
+        }
+        drop(group);
+        self.readers = readers;
+        Ok(true)
+    }
+
+    /// Decodes the next rows of the current row group.
+    fn decode(&mut self) -> Result<(), FileFault> {
+        let rows = self.group_left.min(BATCH_ROWS);
+        for at in 0..self.flat.len() {
+            let (column, reader) = (&mut self.flat[at], &mut self.readers[at]);
+            let read = caught(|| column.fill(reader, rows));
+            let name = Some(self.flat[at].name.as_str());
+            let read = self.at_group(read, name)?;
+            if read < rows {
+                let missing = self.group_left - read;
+                let why = format!("it ends {missing} rows before its row group");
+                return self.at_group(Some(Err(ParquetError::EOF(why))), name);
+            }
+        }
+        self.group_left -= rows;
+        self.batch_left = rows;
+        Ok(())
+    }
+
+    fn advance_nested(&mut self) -> Result<(), FileFault> {
+        let Some(nested) = &mut self.nested else { return Ok(()) };
+        let advanced = caught(|| nested.advance());
+        match self.at_group(advanced, None)? {
+            true => Ok(()),
+            false => {
+                self.at_group(Some(Err(ParquetError::EOF("a nested column ends".into()))), None)
+            }
+        }
+    }
+
+    /// A result of the decoder, with the row group and the column in its error. No result means that it panicked.
+    fn at_group<T>(
+        &self,
+        result: Option<Result<T, ParquetError>>,
+        column: Option<&str>,
+    ) -> Result<T, FileFault> {
+        let why = match result {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(error)) => reason(&error),
+            None => "the decoder gave up".to_owned(),
+        };
+        let column = column.map(|name| format!(", column {name:?}")).unwrap_or_default();
+        FileFault::stated(format!(
+            "row group {} of {}{column}: {why}. It is damaged, cut or encrypted: write the file again",
+            self.groups,
+            self.file.metadata().num_row_groups()
+        ))
     }
 
     /// The file's bytes times the share of rows that were read: columns are not read in order.
@@ -88,54 +236,62 @@ impl ParquetReader {
     }
 }
 
-fn is_nanoseconds(field: &Type) -> bool {
-    let logical = field.get_basic_info().logical_type_ref();
-    matches!(logical, Some(LogicalType::Timestamp(time)) if time.unit == TimeUnit::NANOS)
-}
-
-/// A value as JSON, with times in Unix seconds.
-fn to_json(field: &Field, nanoseconds: bool) -> Value {
-    match field {
-        Field::Null => Value::Null,
-        Field::Bool(value) => (*value).into(),
-        Field::Str(value) => value.as_str().into(),
-        Field::Bytes(value) => String::from_utf8_lossy(value.data()).into(),
-        Field::Long(value) if nanoseconds => value.div_euclid(NANOSECONDS_A_SECOND).into(),
-        Field::TimestampMillis(value) => value.div_euclid(1_000).into(),
-        Field::TimestampMicros(value) => value.div_euclid(1_000_000).into(),
-        Field::Date(days) => (i64::from(*days) * SECONDS_A_DAY).into(),
-        // Rust writes the shortest text that parses to the same float, and no point after a whole one.
-        // So integer ids that a data frame turned into floats stay integers.
-        Field::Float(value) => value.to_string().into(),
-        Field::Double(value) => value.to_string().into(),
-        Field::ListInternal(list) => list.elements().iter().map(|e| to_json(e, false)).collect(),
-        Field::MapInternal(map) => {
-            let pair = |(key, value): &(Field, Field)| (text(key), to_json(value, false));
-            Value::Object(map.entries().iter().map(pair).collect())
-        }
-        Field::Group(group) => {
-            let pair = |(name, field): (&String, &Field)| (name.clone(), to_json(field, false));
-            Value::Object(group.get_column_iter().map(pair).collect())
-        }
-        number => number.to_string().into(),
+/// Fails if the file does not end as it must.
+fn check_end(file: &mut File) -> Result<(), FileFault> {
+    let mut last = [0; END.len()];
+    file.seek(SeekFrom::End(-(END.len() as i64)))?;
+    file.read_exact(&mut last)?;
+    file.rewind()?;
+    if last == *END {
+        return Ok(());
     }
+    FileFault::stated(
+        "does not end as a Parquet file does, with its footer: it is cut, or still being written",
+    )
 }
 
-/// The result of `read`, with a panic as an error. The decoder panics on some damaged files, and a
-/// panic would not name the file.
-fn caught<T>(read: impl FnOnce() -> T) -> io::Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(read))
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is damaged"))
+/// Whether a column holds lists or objects.
+fn is_nested(field: &Type) -> bool {
+    field.is_group() || field.get_basic_info().repetition() == Repetition::REPEATED
 }
 
-/// A map's key as text.
-fn text(field: &Field) -> String {
-    match to_json(field, false) {
-        Value::String(text) => text,
+/// Fails if a nested column is to be read as one that can't be.
+fn refuse_nested(field: &Type, specs: &[&ColumnSpec]) -> Result<(), FileFault> {
+    let Some(spec) = specs.iter().find(|spec| !spec.nested) else { return Ok(()) };
+    FileFault::stated(format!(
+        "its column {:?} holds lists or objects, and {} must be {NESTED_EXPECTED}: write it as a plain column, or name \
+         another with --column {}=NAME",
+        field.name(),
+        spec.ours,
+        spec.ours
+    ))
+}
+
+fn flat_column(field: &Type, leaf: usize) -> Result<FlatColumn, FileFault> {
+    let name = field.name().to_owned();
+    let Some(kind) = ValueKind::of(field) else {
+        return FileFault::stated(format!(
+            "its column {name:?} holds intervals, which have no text: write it as another type"
+        ));
+    };
+    Ok(FlatColumn::new(name, kind, leaf, field.is_optional()))
+}
+
+/// The leaf of a column that is not nested.
+fn leaf_of(schema: &SchemaDescriptor, root: usize) -> usize {
+    (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == root).unwrap_or(0)
+}
+
+/// The result of `read`, or none if it panics. The decoder does on some damaged files, and a panic would not name
+/// the file.
+fn caught<T>(read: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(read)).ok()
+}
+
+/// An error of the decoder without its own prefix.
+fn reason(error: &ParquetError) -> String {
+    match error {
+        ParquetError::General(why) | ParquetError::EOF(why) | ParquetError::NYI(why) => why.clone(),
         other => other.to_string(),
     }
-}
-
-fn failed(error: ParquetError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -125,8 +125,7 @@ impl<'a> ImportTable<'a> {
                 }
             }
             TableFormat::Parquet => {
-                let rows = ParquetReader::open(source, &mut heading);
-                TableReader::Parquet(rows.map_err(|error| at(error.into()))?)
+                TableReader::Parquet(ParquetReader::open(source, &mut heading).map_err(at)?)
             }
         };
         let file = OpenFile::new(path, rows, stamp);
@@ -213,7 +212,7 @@ impl OpenFile {
         let next = match &mut self.rows {
             TableReader::Delimited(rows) => rows.next(row),
             TableReader::JsonLines(rows) => rows.next(row, heading),
-            TableReader::Parquet(rows) => rows.next(row, heading).map_err(FileFault::from),
+            TableReader::Parquet(rows) => rows.next(row, heading),
         };
         next.or_else(|fault| {
             // A file that changes while it is read looks damaged.

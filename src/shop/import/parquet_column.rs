@@ -1,0 +1,129 @@
+//! A column of a Parquet file that is not nested, read some rows at a time.
+
+use super::parquet_value::{Value, ValueKind};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, DataType, FixedLenByteArray, Int96};
+use parquet::errors::ParquetError;
+
+/// The next values of a column.
+pub(super) struct FlatColumn {
+    pub name: String,
+    pub kind: ValueKind,
+    /// Its place among the leaves of the schema.
+    pub leaf: usize,
+    /// Whether a value may be missing.
+    is_optional: bool,
+    values: Values,
+    /// For each row that was read, 1 if it has a value; empty if each has.
+    levels: Vec<i16>,
+    rows: usize,
+    row: usize,
+    value: usize,
+}
+
+/// Values that were read, without the missing ones.
+enum Values {
+    None,
+    Boolean(Vec<bool>),
+    Int32(Vec<i32>),
+    Int64(Vec<i64>),
+    Int96(Vec<Int96>),
+    Float(Vec<f32>),
+    Double(Vec<f64>),
+    Bytes(Vec<ByteArray>),
+    FixedBytes(Vec<FixedLenByteArray>),
+}
+
+// === impl FlatColumn ===
+
+impl FlatColumn {
+    pub(super) fn new(name: String, kind: ValueKind, leaf: usize, is_optional: bool) -> Self {
+        let (values, levels) = (Values::None, Vec::new());
+        Self { name, kind, leaf, is_optional, values, levels, rows: 0, row: 0, value: 0 }
+    }
+
+    /// Reads the next `rows` of a row group. Fewer are read only at its end.
+    pub(super) fn fill(
+        &mut self,
+        reader: &mut ColumnReader,
+        rows: usize,
+    ) -> Result<usize, ParquetError> {
+        self.levels.clear();
+        (self.row, self.value) = (0, 0);
+        self.rows = match reader {
+            ColumnReader::BoolColumnReader(reader) => self.fill_as(reader, rows, Values::Boolean),
+            ColumnReader::Int32ColumnReader(reader) => self.fill_as(reader, rows, Values::Int32),
+            ColumnReader::Int64ColumnReader(reader) => self.fill_as(reader, rows, Values::Int64),
+            ColumnReader::Int96ColumnReader(reader) => self.fill_as(reader, rows, Values::Int96),
+            ColumnReader::FloatColumnReader(reader) => self.fill_as(reader, rows, Values::Float),
+            ColumnReader::DoubleColumnReader(reader) => self.fill_as(reader, rows, Values::Double),
+            ColumnReader::ByteArrayColumnReader(reader) => {
+                self.fill_as(reader, rows, Values::Bytes)
+            }
+            ColumnReader::FixedLenByteArrayColumnReader(reader) => {
+                self.fill_as(reader, rows, Values::FixedBytes)
+            }
+        }?;
+        Ok(self.rows)
+    }
+
+    fn fill_as<T: DataType>(
+        &mut self,
+        reader: &mut ColumnReaderImpl<T>,
+        rows: usize,
+        wrap: impl FnOnce(Vec<T::T>) -> Values,
+    ) -> Result<usize, ParquetError> {
+        let mut values = Vec::with_capacity(rows);
+        let mut read = 0;
+        // A reader may stop at the end of a page.
+        while read < rows {
+            let levels = self.is_optional.then_some(&mut self.levels);
+            let (records, _, _) = reader.read_records(rows - read, levels, None, &mut values)?;
+            if records == 0 {
+                break;
+            }
+            read += records;
+        }
+        let present = self.levels.iter().filter(|level| **level > 0).count();
+        let expected = if self.is_optional { present } else { read };
+        if values.len() != expected || self.is_optional && self.levels.len() != read {
+            return Err(ParquetError::General(format!(
+                "{} values for {expected} rows",
+                values.len()
+            )));
+        }
+        self.values = wrap(values);
+        Ok(read)
+    }
+
+    /// Takes the value of the next row; none if it is missing.
+    pub(super) fn next(&mut self) -> Option<usize> {
+        let is_there =
+            !self.is_optional || self.levels.get(self.row).is_some_and(|level| *level > 0);
+        self.row += 1;
+        if !is_there {
+            return None;
+        }
+        self.value += 1;
+        Some(self.value - 1)
+    }
+
+    /// A value that was taken.
+    pub(super) fn value(&self, at: usize) -> Option<Value<'_>> {
+        Some(match &self.values {
+            Values::None => return None,
+            Values::Boolean(values) => Value::Boolean(*values.get(at)?),
+            Values::Int32(values) => {
+                let value = *values.get(at)?;
+                let is_unsigned = self.kind == ValueKind::Unsigned;
+                Value::Integer(if is_unsigned { i64::from(value as u32) } else { value.into() })
+            }
+            Values::Int64(values) => Value::Integer(*values.get(at)?),
+            Values::Int96(values) => Value::Int96(*values.get(at)?),
+            Values::Float(values) => Value::Float((*values.get(at)?).into()),
+            Values::Double(values) => Value::Float(*values.get(at)?),
+            Values::Bytes(values) => Value::Bytes(values.get(at)?.data()),
+            Values::FixedBytes(values) => Value::Bytes(values.get(at)?.data()),
+        })
+    }
+}
