@@ -120,6 +120,7 @@ fn amount_hint(text: &str, mark: DecimalMark) -> &'static str {
 /// A number with a decimal comma as one with a point. Points part thousands; a single one before three digits could
 /// be either, and is refused. One before another count of digits comes from a typed file.
 fn with_comma(text: &str) -> Option<String> {
+    text.bytes().any(|byte| byte.is_ascii_digit()).then_some(())?;
     let (whole, fraction) = match text.split_once(',') {
         Some((whole, fraction)) => (whole, Some(fraction)),
         None => (text, None),
