@@ -663,7 +663,7 @@ fn what_is_odd_about_a_shop_is_said() {
         |text: &str| text.replace(",1,", ",1.0,").replace(",2,", ",2.0,").replace(",3,", ",3.0,");
     for (items, events, expected) in [
         (ITEMS, fair.clone(), vec![]),
-        (floats, ids(&fair), vec!["every item id ends in .0"]),
+        (floats, ids(&fair), vec!["every item_id ends in .0"]),
         (
             "item_id,title\n1,Cup\n2,Pot\n3,Jug\n",
             fair.clone(),

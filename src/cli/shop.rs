@@ -170,7 +170,7 @@ impl ImportArgs {
             time,
             decimal,
         };
-        let mut progress = TerminalProgress::new();
+        let mut progress = TerminalProgress::of_bytes();
         let imported =
             shop::import(&spec, &self.out, &mut |done, of| progress.show("importing", done, of));
         progress.end();

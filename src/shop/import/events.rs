@@ -61,6 +61,8 @@ pub(super) struct EventGaps {
     pub unknown_ids: IdNumbers,
     pub without_quantity: u64,
     pub with_event_id: bool,
+    /// What a reader should know about the times.
+    pub time_warnings: Vec<String>,
 }
 
 // === impl EventsBuilder ===
@@ -118,7 +120,8 @@ impl<'a> EventsBuilder<'a> {
 
     /// The events in order, and what their rows lacked.
     pub(super) fn finish(self) -> (EventRecords, EventGaps) {
-        let Self { users, baskets, ids, records, gaps, .. } = self;
+        let Self { times, users, baskets, ids, records, mut gaps, .. } = self;
+        gaps.time_warnings = times.warnings();
         let named = baskets.len();
         // The largest tables are not needed while the records are sorted.
         drop((baskets, ids));

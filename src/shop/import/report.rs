@@ -153,6 +153,7 @@ impl ImportReport {
             rejects,
         };
         report.warnings = warnings::warnings(&report, spec, items, log);
+        report.warnings.extend(gaps.time_warnings.iter().cloned());
         report
     }
 }

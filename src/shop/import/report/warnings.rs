@@ -3,12 +3,11 @@
 use super::ImportReport;
 use super::page::{grouped, share};
 use crate::shop::import::event_records::EventRecords;
+use crate::shop::import::id::FloatIds;
 use crate::shop::import::{ImportSpec, ShopItem};
 
 /// Ids below which a common ending is no sign.
 const IDS_MIN: usize = 3;
-/// The ending of a whole number that a tool made a float of.
-const FLOAT_ENDING: &str = ".0";
 /// The share of the events of one user from which a log is rather a test's or a robot's.
 const TOP_USER_SHARE: f64 = 0.5;
 /// Users below which one of them always has much.
@@ -35,20 +34,12 @@ pub(super) fn warnings(
 }
 
 fn float_ids(report: &ImportReport, items: &[ShopItem], log: &EventRecords) -> Vec<String> {
-    let are_floats = |count: usize, mut ids: Box<dyn Iterator<Item = &str> + '_>| {
-        count >= IDS_MIN && ids.all(|id| id.ends_with(FLOAT_ENDING))
-    };
-    let users = Box::new((0..report.users as u32).map(|user| log.user(user)));
-    let items_ids = Box::new(items.iter().map(|item| item.id.as_str()));
-    let kinds =
-        [("user", are_floats(report.users, users)), ("item", are_floats(items.len(), items_ids))];
-    let warning = |kind: &str| {
-        format!(
-            "every {kind} id ends in {FLOAT_ENDING}: a tool made floats of whole numbers; requests must name the ids \
-             with this ending, so write them as whole numbers or texts"
-        )
-    };
-    kinds.into_iter().filter(|(_, are)| *are).map(|(kind, _)| warning(kind)).collect()
+    let (mut of_users, mut of_items) = (FloatIds::default(), FloatIds::default());
+    (0..report.users as u32).for_each(|user| of_users.add(log.user(user)));
+    items.iter().for_each(|item| of_items.add(item.id.as_str()));
+    let ids = [("user_id", report.users, of_users), ("item_id", items.len(), of_items)];
+    let are_many = ids.into_iter().filter(|(_, count, _)| *count >= IDS_MIN);
+    are_many.filter_map(|(column, _, ids)| ids.warning(column)).collect()
 }
 
 fn titles(report: &ImportReport, spec: &ImportSpec) -> Vec<String> {
