@@ -4,7 +4,7 @@
 //!
 //! | floor | modules | |
 //! |--:|---|---|
-//! | 0 | [`domain`] [`overlay`] [`telemetry`] | common types, settings, metrics |
+//! | 0 | [`domain`] [`overlay`] [`regular_file`] [`telemetry`] | common types, settings, files, metrics |
 //! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | threads, files, tokens, networks, data |
 //! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | inference, reasons, simulated shops |
 //! | 3 | [`reranker`] | prompts and answers of the language model |
@@ -25,6 +25,7 @@ pub mod language;
 pub mod nn;
 pub mod overlay;
 pub mod rank;
+pub mod regular_file;
 pub mod reranker;
 pub mod scorer;
 pub mod shop;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// The floors, from the ground up. A module imports only from lower floors, and modules on one floor do not know each
 /// other. The top floor is the exception: there, everything is put together.
 const FLOORS: &[&[&str]] = &[
-    &["domain", "overlay", "telemetry"],
+    &["domain", "overlay", "regular_file", "telemetry"],
     &["worker", "store", "bundle", "language", "nn", "shop"],
     &["engine", "scorer", "evidence", "upstream", "simulate"],
     &["reranker"],

@@ -7,7 +7,7 @@
 mod support;
 
 use futures_util::StreamExt as _;
-use raisonne::bundle::{Bundle, Manifest, Part};
+use raisonne::bundle::{Bundle, Manifest, Part, golden_text};
 use raisonne::domain::{
     Candidate, Criticality, Deadline, Effort, Explain, ItemText, Quality, Query, ReasonSource,
 };
@@ -18,10 +18,11 @@ use raisonne::reranker::{
     ComparedFile, Grounds, Prompts, RerankerFile, RerankerOptions, Thought, WeighedFile,
 };
 use raisonne::telemetry::Metrics;
+use raisonne::train::publish;
 use raisonne::train::recipe::DecoderSizes;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -63,6 +64,11 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     prompts.tokenizer().save(&decoder).unwrap();
     let file = toml::to_string(&file).unwrap();
     fs::write(home.path().join(Part::Reranker.file()), file).unwrap();
+    Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
+    // Its logits depend on the model alone, not on the rungs.
+    static GOLDEN: OnceLock<Vec<u8>> = OnceLock::new();
+    let golden = GOLDEN.get_or_init(|| golden_text(&publish::golden(home.path()).unwrap()));
+    fs::write(home.path().join(Part::Golden.file()), golden).unwrap();
     Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
     home
 }

@@ -66,9 +66,9 @@ impl Room {
             .map(|part| fs::read(self.work().join(part.file())).unwrap())
     }
 
-    /// Publishes and opens the bundle.
-    fn bundle(&self, name: &str) -> Bundle {
-        let recipe = self.recipe(&[]);
+    /// Publishes and opens the bundle, whose cards were written with the overrides in `set`.
+    fn bundle(&self, name: &str, set: &[&str]) -> Bundle {
+        let recipe = self.recipe(set);
         let text = toml::to_string(&recipe).unwrap();
         let mut progress = NoProgress;
         let mut workspace = Workspace::new(&self.work(), recipe, &mut progress).unwrap();
@@ -125,7 +125,7 @@ fn a_model_writes_only_what_rests_on_evidence_and_is_asked_nothing_twice() {
     room.write(&[], &mut NoProgress);
     assert!(cards == room.cards(), "the same model writes the same cards");
 
-    let bundle = room.bundle("bundle");
+    let bundle = room.bundle("bundle", &[]);
     let (mut written, mut left) = (0, 0);
     for (item, card) in (0_u32..).zip(&bundle.cards.items) {
         let category = bundle.catalog.category(bundle.catalog.item(item).category);
@@ -170,5 +170,5 @@ fn cards_are_written_as_of_a_moment() {
 
 fn bundle_at(room: &Room, moment: &str) -> Bundle {
     room.write(&[moment], &mut NoProgress);
-    room.bundle("past")
+    room.bundle("past", &[moment])
 }

@@ -4,6 +4,7 @@ use super::process::cpu_s;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
 use crate::api::pb::{Candidate, Effort, Quality, RerankRequest};
 use crate::bundle::Part;
+use crate::regular_file::{self, Links};
 use crate::reranker::RungSpec;
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -136,7 +137,8 @@ async fn load(options: &ServiceOptions) -> Result<(Vec<TimedAnswer>, Duration, [
 /// The bundle's sample requests, each filled up with the candidates of the others.
 fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
     let path = options.bundle.join(Part::Samples.file());
-    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let text = regular_file::read(&path, Links::Refused, Part::Samples.bytes_max())
+        .with_context(|| format!("reading {}", path.display()))?;
     let samples: Vec<RerankRequest> = serde_json::from_slice(&text)?;
     anyhow::ensure!(!samples.is_empty(), "the bundle has no samples");
     let others: Vec<Candidate> = samples.iter().flat_map(|s| s.candidates.clone()).collect();

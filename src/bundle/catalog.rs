@@ -1,7 +1,8 @@
 //! The catalogue: items by id and by number.
 
 use super::SemanticIds;
-use crate::domain::{ItemId, ItemText};
+use super::lines::at_most;
+use crate::domain::{ItemId, ItemText, limits};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -38,6 +39,9 @@ pub struct CatalogItem {
 /// Names of attributes that name the kind of product: the shop's own, and the one mined from titles.
 const KINDS: [&str; 2] = ["product_type", "type"];
 
+/// Attributes of an item, at most: the shop's own, and those that are mined from its title.
+const ATTRIBUTES_MAX: usize = 4 * limits::ATTRIBUTES_MAX;
+
 /// A line of `catalog.jsonl.zst`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CatalogRow {
@@ -48,6 +52,7 @@ pub struct CatalogRow {
     /// Its category.
     pub category: String,
     /// Name and value pairs.
+    #[serde(deserialize_with = "at_most::<ATTRIBUTES_MAX, _, _>")]
     pub attributes: Vec<(String, String)>,
     /// Its price in the shop's currency, if known.
     pub price: Option<f32>,

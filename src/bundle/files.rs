@@ -1,25 +1,28 @@
 //! Reading and writing the parts of a bundle.
 
+use super::lines::{LINES_MAX, at_most, read_lines};
 use super::{
-    Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, HistoryEvent,
-    ItemCard, ItemStats, Manifest, NO_NEIGHBOUR, NeighbourTable, PARTNERS, Part, SemanticIds,
-    UserCard,
+    Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, GoldenRequest,
+    HISTORY_LEN, HistoryEvent, ItemCard, ItemStats, Manifest, NO_NEIGHBOUR, NeighbourTable,
+    PARTNERS, Part, REASONS_MAX, SemanticIds, UserCard, golden,
 };
 use crate::domain::{EventKind, Evidence, EvidenceKind, ReasonSource, Timestamp, UserId};
+use crate::regular_file::{self, Links};
 use half::f16;
 use rustc_hash::FxHashMap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write as _};
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The zstd level of the catalogue and the cards.
 const ZSTD_LEVEL: i32 = 15;
+/// Buyers that one reason names, at most. A reason that rests on more needs none of them.
+const SUPPORTERS_MAX: usize = 16;
 
 /// An opened bundle: verified, and read only.
 #[derive(Debug)]
@@ -36,38 +39,48 @@ pub struct Bundle {
     pub golden: Vec<GoldenRequest>,
 }
 
-/// A request with the scores that it must get on every machine, within a tolerance.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct GoldenRequest {
-    /// The user, whose card is in the bundle.
-    pub user: String,
-    /// The time of the request.
-    pub now: Timestamp,
-    /// The slate, in the order given.
-    pub items: Vec<String>,
-    /// The scorer's logits, in that order.
-    pub scores: Vec<f32>,
-    /// The Rechead's scores, in that order; empty without a Rechead.
-    #[serde(default)]
-    pub rechead: Vec<f32>,
-    /// The language model's logits, in that order; empty without the weighed rung.
-    #[serde(default)]
-    pub weighed: Vec<f32>,
-}
-
 // === impl Bundle ===
 
 impl Bundle {
     /// Opens the bundle in `dir`: reads the manifest, checks every file against it, and reads the
     /// catalogue, the cards and the golden requests.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
+        let bundle = Self::open_draft(dir)?;
+        golden::check(&bundle.golden, &bundle.manifest)?;
+        if bundle.manifest.lineage.is_empty() {
+            tracing::warn!(
+                version = bundle.manifest.version,
+                "the bundle has no lineage: it was made before bundles had one, and nothing shows that its \
+                 parts were made from one another"
+            );
+        }
+        Ok(bundle)
+    }
+
+    /// Opens a bundle whose golden requests are still to be written.
+    pub fn open_draft(dir: &Path) -> Result<Self, BundleError> {
         let manifest = Manifest::read(dir)?;
         manifest.verify(dir)?;
+        let golden = golden::parse(&read_part(dir, Part::Golden)?)?;
         let catalog = read_catalog(dir)?;
         let cards = read_cards(dir, &catalog)?;
-        let golden = serde_json::from_slice(&read_part(dir, Part::Golden)?)
-            .map_err(|error| BundleError::malformed(Part::Golden.file(), &error.to_string()))?;
         Ok(Self { dir: dir.into(), manifest, catalog, cards, golden })
+    }
+
+    /// Whether the bundle has a part.
+    pub fn has(&self, part: Part) -> bool {
+        self.manifest.hash_of(part).is_some()
+    }
+
+    /// Reads the file of a part, within the part's limit.
+    pub fn read(&self, part: Part) -> Result<Vec<u8>, BundleError> {
+        read_part(&self.dir, part)
+    }
+
+    /// Reads the file of a part as a text, within the part's limit.
+    pub fn read_text(&self, part: Part) -> Result<String, BundleError> {
+        String::from_utf8(self.read(part)?)
+            .map_err(|_| BundleError::malformed(part.file(), "it is not UTF-8 text"))
     }
 
     /// The file of a part.
@@ -78,7 +91,7 @@ impl Bundle {
 
 /// Reads the catalogue in `dir`, with its items' semantic ids if there are any.
 pub fn read_catalog(dir: &Path) -> Result<Catalog, BundleError> {
-    let catalog = Catalog::new(read_lines::<CatalogRow>(dir, Part::Catalog)?);
+    let catalog = Catalog::new(read_lines::<CatalogRow>(dir, Part::Catalog, LINES_MAX)?);
     let ids = SemanticIds::read(dir, catalog.len())?;
     Ok(catalog.with_semantic_ids(ids))
 }
@@ -88,11 +101,9 @@ pub fn write_catalog(dir: &Path, catalog: &Catalog) -> Result<(), BundleError> {
     write_lines(dir, Part::Catalog, catalog.rows())
 }
 
-/// Writes golden requests into `dir`.
-pub fn write_golden(dir: &Path, golden: &[GoldenRequest]) -> Result<(), BundleError> {
-    let path = dir.join(Part::Golden.file());
-    let text = serde_json::to_vec(golden).expect("golden requests are strings and finite numbers");
-    fs::write(&path, text).map_err(|source| BundleError::Io { path, source })
+/// The text of `golden.json`.
+pub fn golden_text(golden: &[GoldenRequest]) -> Vec<u8> {
+    serde_json::to_vec(golden).expect("golden requests are strings and finite numbers")
 }
 
 /// Writes cards into `dir`: their texts, and their vectors in half precision.
@@ -124,6 +135,7 @@ struct ItemCardRow {
     months: [u32; 12],
     price: Option<f32>,
     rank: f32,
+    #[serde(deserialize_with = "at_most::<REASONS_MAX, _, _>")]
     reasons: Vec<ReasonRow>,
 }
 
@@ -144,7 +156,11 @@ struct ReasonRow {
     count: u32,
     of: u32,
     strength: f32,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "at_most::<SUPPORTERS_MAX, _, _>"
+    )]
     supporters: Vec<String>,
 }
 
@@ -154,6 +170,7 @@ struct UserCardRow {
     user: String,
     pattern: String,
     /// (number of the item, time, index in [`EventKind::ALL`]), oldest first.
+    #[serde(deserialize_with = "at_most::<HISTORY_LEN, _, _>")]
     history: Vec<(u32, Timestamp, u8)>,
     /// The number of the item that a language model predicts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -320,15 +337,16 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
     let as_of = as_of
         .and_then(|as_of| as_of.parse().ok())
         .ok_or_else(|| wrong_tensor("as_of", found, "a time in Unix seconds"))?;
+    let rows = read_lines::<ItemCardRow>(dir, Part::ItemCards, catalog.len())?;
     let mut first_reason = 0;
     let mut items = Vec::with_capacity(catalog.len());
-    for (row, line) in read_lines::<ItemCardRow>(dir, Part::ItemCards)?.into_iter().zip(1..) {
+    for (row, line) in rows.into_iter().zip(1..) {
         let card = row.card(catalog, first_reason);
         let card = card.map_err(|error| error.at(Part::ItemCards, line))?;
         first_reason += card.reasons.len() as u32;
         items.push(card);
     }
-    let rows = read_lines::<UserCardRow>(dir, Part::UserCards)?;
+    let rows = read_lines::<UserCardRow>(dir, Part::UserCards, LINES_MAX)?;
     let [item_vectors, reason_vectors, patterns] =
         [("items", items.len()), ("reasons", first_reason as usize), ("patterns", rows.len())]
             .map(|(name, rows)| read_vectors(&tensors, name, rows));
@@ -480,22 +498,8 @@ fn write_vectors(
 
 fn read_part(dir: &Path, part: Part) -> Result<Vec<u8>, BundleError> {
     let path = dir.join(part.file());
-    fs::read(&path).map_err(|source| BundleError::Io { path, source })
-}
-
-fn read_lines<T: DeserializeOwned>(dir: &Path, part: Part) -> Result<Vec<T>, BundleError> {
-    let wrong = |why: String| BundleError::malformed(part.file(), &why);
-    let bytes = read_part(dir, part)?;
-    let text = zstd::Decoder::new(&bytes[..]).map_err(|error| wrong(error.to_string()))?;
-    BufReader::new(text)
-        .lines()
-        .enumerate()
-        .map(|(number, line)| {
-            let wrong = |error: String| wrong(format!("line {}: {error}", number + 1));
-            let line = line.map_err(|error| wrong(error.to_string()))?;
-            serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))
-        })
-        .collect()
+    regular_file::read(&path, Links::Refused, part.bytes_max())
+        .map_err(|source| BundleError::Io { path, source })
 }
 
 fn write_lines<T: Serialize>(

@@ -1,65 +1,32 @@
 //! The manifest of a bundle: every file with its hash.
 
-use super::BundleError;
+use super::hashes::{HASH_FORM, hash, hash_opened, is_hash, no_file, open};
+use super::lineage::{self, PartLineage};
+use super::{BundleError, MANIFEST, Part};
+use crate::regular_file::{self, Links};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
-/// The manifest's own file.
-pub const MANIFEST: &str = "manifest.toml";
+/// Bytes of a manifest, at most.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// Files that a manifest may name.
 const FILES_MAX: usize = 256;
 /// Components of a file's name: a folder, and a file in it.
 const COMPONENTS_MAX: usize = 2;
-
-/// A file or folder of a bundle that a stage writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    /// The catalogue's items.
-    Catalog,
-    /// The text encoder's tokenizer.
-    Tokenizer,
-    /// The text encoder's weights.
-    Text,
-    /// The residual quantiser: text vectors to codes.
-    Quantizer,
-    /// The items' semantic ids.
-    SemanticIds,
-    /// The scorer's weights.
-    Scorer,
-    /// The scorer's shape, and the weights that fuse its score with the order given.
-    ScorerShape,
-    /// The Rechead's weights.
-    Rechead,
-    /// The Rechead's shape, and the weight of its score.
-    RecheadShape,
-    /// The items' cards: figures and reasons.
-    ItemCards,
-    /// The users' cards: patterns and histories.
-    UserCards,
-    /// The vectors of the cards' texts, and the items' neighbours.
-    CardVectors,
-    /// Golden requests: requests with the scores that they must get.
-    Golden,
-    /// Ready-made requests, to try the bundle with.
-    Samples,
-    /// The recipe that the bundle was made from.
-    Recipe,
-    /// The evaluation's figures.
-    Report,
-    /// The shop that the bundle was made from, with its test time: a folder, kept only if the recipe says so.
-    Test,
-    /// The language model after `midtrain`. It stays in the workspace: no bundle holds it.
-    Midtrained,
-    /// A teacher's thoughts about slates. They stay in the workspace.
-    Traces,
-    /// The language model after `sft`. It stays in the workspace.
-    Compared,
-    /// The language model: a Hugging Face folder with its tokenizer.
-    Decoder,
-    /// The weights that fuse the language model's scores with the scorer's.
-    Reranker,
-}
+/// Bytes of a bundle's name, at most.
+const NAME_BYTES_MAX: usize = 128;
+/// Digits of the hash in a version and in a space.
+const SHORT_DIGITS: usize = 12;
+/// The file of a shop's folder that holds the hashes of all others.
+const SHOP: &str = "shop.json";
+/// Optional parts of which a bundle has both or neither.
+const PAIRS: [[Part; 2]; 3] = [
+    [Part::Rechead, Part::RecheadShape],
+    [Part::Quantizer, Part::SemanticIds],
+    [Part::Decoder, Part::Reranker],
+];
 
 /// The files of a bundle, and the hashes that name its version and its vectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +40,9 @@ pub struct Manifest {
     pub space: String,
     /// The files, in the order of [`Part::ALL`].
     pub file: Vec<FileEntry>,
+    /// Where the parts come from. A bundle that was made before lineages has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lineage: Vec<PartLineage>,
 }
 
 /// A file of a bundle.
@@ -87,162 +57,128 @@ pub struct FileEntry {
     pub blake3: String,
 }
 
-// === impl Part ===
-
-impl Part {
-    /// All parts of a bundle.
-    pub const ALL: [Self; 19] = [
-        Self::Catalog,
-        Self::Tokenizer,
-        Self::Text,
-        Self::Quantizer,
-        Self::SemanticIds,
-        Self::Scorer,
-        Self::ScorerShape,
-        Self::Rechead,
-        Self::RecheadShape,
-        Self::ItemCards,
-        Self::UserCards,
-        Self::CardVectors,
-        Self::Golden,
-        Self::Samples,
-        Self::Recipe,
-        Self::Report,
-        Self::Test,
-        Self::Decoder,
-        Self::Reranker,
-    ];
-
-    /// Its file, or its folder.
-    pub fn file(self) -> &'static str {
-        match self {
-            Self::Catalog => "catalog.jsonl.zst",
-            Self::Tokenizer => "tokenizer.json",
-            Self::Text => "text.safetensors",
-            Self::Quantizer => "quantizer.safetensors",
-            Self::SemanticIds => "semantic_ids.safetensors",
-            Self::Scorer => "scorer.safetensors",
-            Self::ScorerShape => "scorer.toml",
-            Self::Rechead => "rechead.safetensors",
-            Self::RecheadShape => "rechead.toml",
-            Self::ItemCards => "item_cards.jsonl.zst",
-            Self::UserCards => "user_cards.jsonl.zst",
-            Self::CardVectors => "cards.safetensors",
-            Self::Golden => "golden.json",
-            Self::Samples => "samples.json",
-            Self::Recipe => "recipe.toml",
-            Self::Report => "report.json",
-            Self::Test => "shop",
-            Self::Midtrained => "midtrained",
-            Self::Traces => "traces.jsonl",
-            Self::Compared => "compared",
-            Self::Decoder => "decoder",
-            Self::Reranker => "reranker.toml",
-        }
-    }
-
-    /// Whether a bundle may lack it. A bundle without a language model has the scored rung only.
-    pub fn is_optional(self) -> bool {
-        matches!(
-            self,
-            Self::Quantizer
-                | Self::SemanticIds
-                | Self::Rechead
-                | Self::RecheadShape
-                | Self::Test
-                | Self::Decoder
-                | Self::Reranker
-        )
-    }
-
-    /// The names of its files within the bundle in `dir`: its own, or those of its folder.
-    pub fn files(self, dir: &Path) -> Result<Vec<String>, BundleError> {
-        let (name, path) = (self.file(), dir.join(self.file()));
-        if !path.is_dir() {
-            return Ok(vec![name.to_owned()]);
-        }
-        let list = || -> std::io::Result<Vec<String>> {
-            let entries = fs::read_dir(&path)?;
-            let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-            names.map(|file| file.map(|file| format!("{name}/{file}"))).collect()
-        };
-        let mut files = list().map_err(|source| BundleError::Io { path: path.clone(), source })?;
-        files.sort();
-        Ok(files)
-    }
-}
-
 // === impl Manifest ===
 
 impl Manifest {
     /// Hashes the parts in `dir`. The version begins with `name`.
     pub fn of(dir: &Path, name: &str) -> Result<Self, BundleError> {
-        let mut whole = blake3::Hasher::new();
         let mut file = Vec::new();
-        for part in Part::ALL {
-            if part.is_optional() && !dir.join(part.file()).exists() {
-                continue;
-            }
+        for part in Part::ALL.into_iter().filter(|part| !part.is_optional() || part.is_in(dir)) {
             for name in part.files(dir)? {
-                let (hash, bytes) = hash(dir, &name)?;
-                // The report holds times, which differ from run to run. Its hash is in the manifest,
-                // but not in the version.
-                if part != Part::Report {
-                    whole.update(hash.as_bytes());
-                }
+                part_of(&name)?;
+                let (hash, bytes) = hash(dir, &name, part)?;
                 file.push(FileEntry { name, bytes, blake3: hash.to_hex().to_string() });
             }
         }
-        Ok(Self { version: format!("{name}-{}", short(&whole)), space: space_of(&file), file })
+        let version = format!("{name}-{}", whole_of(&file));
+        Ok(Self { version, space: space_of(&file), file, lineage: Vec::new() })
+    }
+
+    /// The same manifest, with where its parts come from.
+    pub fn with_lineage(self, lineage: Vec<PartLineage>) -> Self {
+        Self { lineage, ..self }
     }
 
     /// Reads the manifest of the bundle in `dir`.
     pub fn read(dir: &Path) -> Result<Self, BundleError> {
-        let text = fs::read(dir.join(MANIFEST)).map_err(|source| no_file(dir, MANIFEST, source))?;
+        let path = dir.join(MANIFEST);
+        let text = regular_file::read(&path, Links::Refused, MANIFEST_BYTES_MAX)
+            .map_err(|source| no_file(dir, MANIFEST, source))?;
         let text = String::from_utf8(text)
             .map_err(|_| BundleError::malformed(MANIFEST, "it is not UTF-8"))?;
         let manifest: Self = toml::from_str(&text)
             .map_err(|error| BundleError::malformed(MANIFEST, error.message()))?;
         if manifest.file.len() > FILES_MAX {
-            let (found, most) = (manifest.file.len(), FILES_MAX);
-            return Err(BundleError::field(
-                MANIFEST,
+            let found = format!("a list of {}", manifest.file.len());
+            return Err(BundleError::of_manifest(
                 "file",
-                format!("a list of {found}"),
-                format!("at most {most} files"),
+                found,
+                format!("at most {FILES_MAX} files"),
             ));
         }
         Ok(manifest)
     }
 
+    /// The manifest as it is written.
+    pub fn to_text(&self) -> String {
+        toml::to_string(self).expect("a manifest holds strings and numbers")
+    }
+
     /// Writes the manifest into `dir`. It is the last file of a bundle to be written.
     pub fn write(&self, dir: &Path) -> Result<(), BundleError> {
-        let text = toml::to_string(self).expect("a manifest holds strings and numbers");
         let path = dir.join(MANIFEST);
-        fs::write(&path, text).map_err(|source| BundleError::Io { path, source })
+        fs::write(&path, self.to_text()).map_err(|source| BundleError::Io { path, source })
+    }
+
+    /// The hash of a part, as a lineage names it, if the manifest names the part.
+    pub fn hash_of(&self, part: Part) -> Option<String> {
+        let files = self.file.iter().filter(|file| Part::of(&file.name) == Some(part));
+        lineage::hash_of_files(files.map(|file| (file.name.as_str(), file.blake3.as_str())))
     }
 
     /// Checks the bundle in `dir` against the manifest: it names every part, optional parts included if
-    /// they exist; every file has its hash; and `space` is that of the models in the bundle.
+    /// they exist; every file has its length and its hash; and every other field is what the files say.
     pub fn verify(&self, dir: &Path) -> Result<(), BundleError> {
-        for part in Part::ALL {
-            if part.is_optional() && !dir.join(part.file()).exists() {
-                continue;
-            }
+        self.check_files()?;
+        for part in Part::ALL.into_iter().filter(|part| !part.is_optional() || part.is_in(dir)) {
             for file in part.files(dir)? {
                 if !self.file.iter().any(|entry| entry.name == file) {
                     return Err(BundleError::malformed(MANIFEST, &format!("it lacks {file}")));
                 }
             }
         }
+        self.file.iter().try_for_each(|entry| entry.verify(dir))?;
+        self.check_space()?;
+        self.check_version()?;
+        let shop = format!("{}/{SHOP}", Part::Test.file());
+        let shop = self.file.iter().find(|entry| entry.name == shop);
+        let shop = shop.map(|entry| entry.blake3.as_str());
+        lineage::check(&self.lineage, |part| self.hash_of(part), shop)
+    }
+
+    /// Checks the entries against each other, before any file is opened.
+    fn check_files(&self) -> Result<(), BundleError> {
+        let mut seen = BTreeSet::new();
         for entry in &self.file {
-            let found = hash(dir, &entry.name)?.0.to_hex().to_string();
-            if found != entry.blake3 {
-                let (file, expected) = (entry.name.clone(), entry.blake3.clone());
-                return Err(BundleError::Changed { file, expected, found });
+            entry.check()?;
+            if !seen.insert(&*entry.name) {
+                return Err(BundleError::of_manifest(
+                    "file.name",
+                    format!("{:?} twice", entry.name),
+                    "each name once",
+                ));
             }
         }
-        self.check_space()
+        for [one, other] in PAIRS {
+            let [has_one, has_other] = [one, other].map(|part| self.hash_of(part).is_some());
+            if has_one != has_other {
+                let (has, lacks) = if has_one { (one, other) } else { (other, one) };
+                let why = format!("it names {}, and lacks {}", has.file(), lacks.file());
+                return Err(BundleError::malformed(MANIFEST, &why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that `version` is a name, and the hash of the files whose hashes the manifest lists.
+    fn check_version(&self) -> Result<(), BundleError> {
+        let found = format!("{:?}", self.version);
+        let whole = whole_of(&self.file);
+        match self.version.rsplit_once('-') {
+            Some((name, hash)) if hash == whole => {
+                let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
+                if !fits || name.contains(char::is_control) {
+                    let expected = format!("a name of 1 to {NAME_BYTES_MAX} bytes before the hash");
+                    return Err(BundleError::of_manifest("version", found, expected));
+                }
+                Ok(())
+            }
+            _ => Err(BundleError::of_manifest(
+                "version",
+                found,
+                format!("a name and \"-{whole}\", the hash of the files"),
+            )),
+        }
     }
 
     /// Checks that `space` is the hash of the models whose hashes the manifest lists.
@@ -255,50 +191,78 @@ impl Manifest {
         let models: Vec<&str> =
             SPACE_PARTS.iter().filter(|part| named(part)).map(|part| part.file()).collect();
         let expected = format!("{expected:?}, the hash of {}", models.join(", "));
-        Err(BundleError::field(MANIFEST, "space", format!("{:?}", self.space), expected))
+        Err(BundleError::of_manifest("space", format!("{:?}", self.space), expected))
+    }
+}
+
+// === impl FileEntry ===
+
+impl FileEntry {
+    /// Checks the entry alone.
+    fn check(&self) -> Result<(), BundleError> {
+        let part = part_of(&self.name)?;
+        if self.bytes > part.bytes_max() {
+            let (found, most) = (format!("{} of {}", self.bytes, self.name), part.bytes_max());
+            return Err(BundleError::of_manifest("file.bytes", found, format!("{most} at most")));
+        }
+        if !is_hash(&self.blake3) {
+            let found = format!("{:?} of {}", self.blake3, self.name);
+            return Err(BundleError::of_manifest("file.blake3", found, HASH_FORM));
+        }
+        Ok(())
+    }
+
+    /// Checks the file in `dir`: its length, and then its hash.
+    fn verify(&self, dir: &Path) -> Result<(), BundleError> {
+        let file = open(dir, &self.name, part_of(&self.name)?.bytes_max())?;
+        let bytes = file.metadata().map_err(|source| no_file(dir, &self.name, source))?.len();
+        if bytes != self.bytes {
+            return Err(BundleError::field(&self.name, "bytes", bytes, self.bytes));
+        }
+        let (found, _) = hash_opened(dir, &self.name, file, self.bytes)?;
+        let found = found.to_hex().to_string();
+        if found != self.blake3 {
+            let (file, expected) = (self.name.clone(), self.blake3.clone());
+            return Err(BundleError::Changed { file, expected, found });
+        }
+        Ok(())
     }
 }
 
 /// The parts whose models make vectors and compare them.
 pub const SPACE_PARTS: [Part; 4] = [Part::Tokenizer, Part::Text, Part::Scorer, Part::Rechead];
 
+/// The hash over the hashes of all files but the report. The report holds times, which differ from run to
+/// run. Its hash is in the manifest, but not in the version.
+fn whole_of(files: &[FileEntry]) -> String {
+    short(files.iter().filter(|entry| entry.name != Part::Report.file()))
+}
+
 /// The hash over the hashes of the `SPACE_PARTS` among these files.
 fn space_of(files: &[FileEntry]) -> String {
+    let entry = |part: Part| files.iter().find(|entry| entry.name == part.file());
+    short(SPACE_PARTS.into_iter().filter_map(entry))
+}
+
+/// The first digits of the hash over the hashes of these files.
+fn short<'a>(files: impl Iterator<Item = &'a FileEntry>) -> String {
     let mut hasher = blake3::Hasher::new();
-    for part in SPACE_PARTS {
-        let entry = files.iter().find(|entry| entry.name == part.file());
-        // A hash that is no hexadecimal number differs from that of any file.
-        if let Some(hash) = entry.and_then(|entry| blake3::Hash::from_hex(&entry.blake3).ok()) {
-            hasher.update(hash.as_bytes());
-        }
+    // A hash that is no hexadecimal number differs from that of any file.
+    for hash in files.filter_map(|entry| blake3::Hash::from_hex(&entry.blake3).ok()) {
+        hasher.update(hash.as_bytes());
     }
-    short(&hasher)
+    hasher.finalize().to_hex()[..SHORT_DIGITS].to_owned()
 }
 
-fn short(hasher: &blake3::Hasher) -> String {
-    hasher.finalize().to_hex()[..12].to_owned()
-}
-
-/// The hash of a file of the bundle, and its length. The name may lead into a folder of the bundle,
-/// but not out of it.
-fn hash(dir: &Path, name: &str) -> Result<(blake3::Hash, u64), BundleError> {
+/// The part that a file belongs to. The name may lead into a folder of the bundle, but not out of it.
+fn part_of(name: &str) -> Result<Part, BundleError> {
     let is_plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('\\');
+    let refused =
+        |expected: &str| Err(BundleError::of_manifest("file.name", format!("{name:?}"), expected));
     if !name.split('/').all(is_plain) || name.split('/').count() > COMPONENTS_MAX {
-        let expected = "the name of a file in the bundle or in a folder of it";
-        return Err(BundleError::field(MANIFEST, "file.name", format!("{name:?}"), expected));
+        return refused("the name of a file in the bundle or in a folder of it");
     }
-    let path = dir.join(name);
-    let mut hasher = blake3::Hasher::new();
-    let read = File::open(&path).and_then(|file| hasher.update_reader(file).map(|_| ()));
-    read.map_err(|source| no_file(dir, name, source))?;
-    Ok((hasher.finalize(), hasher.count()))
-}
-
-fn no_file(dir: &Path, name: &str, source: std::io::Error) -> BundleError {
-    match source.kind() {
-        std::io::ErrorKind::NotFound => BundleError::Missing { file: name.into(), dir: dir.into() },
-        _ => BundleError::Io { path: dir.join(name), source },
-    }
+    Part::of(name).map_or_else(|| refused("the name of a file of one of a bundle's parts"), Ok)
 }
 
 #[cfg(test)]

@@ -5,8 +5,14 @@
 
 mod cards;
 mod catalog;
+mod draft;
 mod files;
+mod golden;
+mod hashes;
+mod lineage;
+mod lines;
 mod manifest;
+mod part;
 mod semantic_ids;
 
 pub use cards::{
@@ -14,12 +20,20 @@ pub use cards::{
     NO_NEIGHBOUR, NeighbourTable, PARTNERS, REASONS_MAX, UserCard, month,
 };
 pub use catalog::{Catalog, CatalogItem, CatalogRow, inline_text};
-pub use files::{Bundle, GoldenRequest, read_catalog, write_cards, write_catalog, write_golden};
-pub use manifest::{FileEntry, MANIFEST, Manifest, Part};
+pub use draft::{Draft, FileOperation, LEFTOVER_PREFIX, Observer};
+pub use files::{Bundle, golden_text, read_catalog, write_cards, write_catalog};
+pub use golden::{GoldenRequest, check_language_model};
+pub use lineage::{PartLineage, hash_of_part};
+pub use lines::{LINE_BYTES_MAX, LINES_MAX, TEXT_BYTES_MAX};
+pub use manifest::{FileEntry, Manifest, SPACE_PARTS};
+pub use part::Part;
 pub use semantic_ids::{PrefixFull, SemanticIds};
 
 use std::fmt::Display;
 use std::path::PathBuf;
+
+/// The manifest's own file.
+pub const MANIFEST: &str = "manifest.toml";
 
 /// Why a bundle can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +76,9 @@ pub enum BundleError {
         /// The value that it must have.
         expected: String,
     },
+    /// The folder to publish to is there, and holds something else.
+    #[error("{} exists and is not a bundle: it is not replaced; name another folder", .0.display())]
+    NotABundle(PathBuf),
     /// The system can't read or write a file.
     #[error("can't read or write {}", path.display())]
     Io {
@@ -76,6 +93,11 @@ impl BundleError {
     /// `file` can't be parsed.
     pub fn malformed(file: &str, why: &str) -> Self {
         Self::Malformed { file: file.into(), why: why.into() }
+    }
+
+    /// `field` of the manifest is `found`, and must be `expected`.
+    fn of_manifest(field: &str, found: impl Display, expected: impl Display) -> Self {
+        Self::field(MANIFEST, field, found, expected)
     }
 
     /// `field` of `file` is `found`, and must be `expected`.

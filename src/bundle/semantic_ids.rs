@@ -2,16 +2,18 @@
 //! from the items whose other codes are equal.
 
 use super::{BundleError, Part};
+use crate::regular_file::{self, Links};
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
 use rustc_hash::FxHashMap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::fmt::Display;
-use std::fs;
 use std::path::Path;
 
 /// The name of the tensor in the file: (items, levels), U16.
 const TENSOR: &str = "codes";
+/// Codes of an id, at most.
+const LEVELS_MAX: usize = 32;
 /// The metadata key of the number of codes of a level.
 const CODES_KEY: &str = "codes_per_level";
 
@@ -145,7 +147,7 @@ impl SemanticIds {
     /// Reads the ids of a catalogue of `items` from `dir`, if it holds any.
     pub fn read(dir: &Path, items: usize) -> Result<Option<Self>, BundleError> {
         let path = dir.join(Part::SemanticIds.file());
-        match fs::read(&path) {
+        match regular_file::read(&path, Links::Refused, Part::SemanticIds.bytes_max()) {
             Ok(bytes) => Self::parse(&bytes, items).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(BundleError::Io { path, source }),
@@ -163,7 +165,13 @@ impl SemanticIds {
         let tensors = SafeTensors::deserialize(bytes).map_err(wrong)?;
         let tensor = tensors.tensor(TENSOR).map_err(wrong)?;
         let levels = match *tensor.shape() {
-            [rows, levels] if rows == items && levels > 0 && tensor.dtype() == Dtype::U16 => levels,
+            [rows, levels]
+                if rows == items
+                    && (1..=LEVELS_MAX).contains(&levels)
+                    && tensor.dtype() == Dtype::U16 =>
+            {
+                levels
+            }
             _ => {
                 let found = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
                 let expected = format!("U16 [items, levels], one id for each of {items} items");

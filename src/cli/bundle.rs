@@ -14,6 +14,9 @@ use serde_json::json;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+/// Digits of a data snapshot's hash that are shown.
+const DATA_DIGITS: usize = 12;
+
 /// Arguments of `raisonne stage`.
 #[derive(Args, Debug)]
 pub struct StageArgs {
@@ -67,7 +70,7 @@ pub enum BundleCommand {
     ///
     /// Example: raisonne bundle make --recipe models/demo.toml --out models/demo
     Make(MakeArgs),
-    /// Verify the hashes of a bundle's files, and its golden requests on every rung.
+    /// Verify a bundle: its manifest, the hashes of its files, where its parts come from, and its golden requests.
     ///
     /// Example: raisonne bundle verify models/demo
     Verify(VerifyArgs),
@@ -81,7 +84,7 @@ pub struct MakeArgs {
     /// Folder of the parts.
     #[arg(long, default_value = "data/work")]
     work: PathBuf,
-    /// Folder of the new bundle.
+    /// Folder of the new bundle. A bundle that is there is replaced in one step, once the new one is whole.
     #[arg(long)]
     out: PathBuf,
     /// First stage to run. The parts of earlier stages must be in the folder of the parts.
@@ -184,6 +187,8 @@ impl MakeArgs {
         let manifest = with_progress(self.json, |progress| {
             let workspace = Workspace::new(&self.work, recipe.clone(), progress)?;
             let mut workspace = workspace.with_stop(stop);
+            // Hours of training should not end in a refusal.
+            train::check_lineage_before(&workspace, *stages.first().context("no stage")?)?;
             for stage in stages.iter().filter(|stage| stage.is_enabled(&recipe)) {
                 let report = train::run(*stage, &mut workspace);
                 let from = || format!("run the same command with `--from {}`", stage.name());
@@ -233,14 +238,28 @@ impl MakeArgs {
 impl VerifyArgs {
     fn run(self) -> anyhow::Result<()> {
         let mut config = Config::default();
+        let lineage = lineage_text(&Manifest::read(&self.bundle)?);
         config.bundle.path = self.bundle;
         let (services, opened) = runtime()?.block_on(app::open_services(&config))?;
         let (version, top) = (&opened.version, services.live.ladder().top().as_str());
         writeln!(
             std::io::stdout(),
-            "{version} is intact, and reproduces its golden scores up to the rung {top}"
+            "{version} is intact, and reproduces its golden scores up to the rung {top}; {lineage}"
         )?;
         Ok(())
+    }
+}
+
+/// What a manifest says about where the parts come from.
+fn lineage_text(manifest: &Manifest) -> String {
+    match manifest.lineage.first() {
+        Some(first) => format!(
+            "its parts were made from one another, and from the data snapshot {}",
+            first.data.get(..DATA_DIGITS).unwrap_or(&first.data)
+        ),
+        None => "it has no lineage: it was made before bundles had one, and nothing shows that its parts were \
+                 made from one another"
+            .to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::api::pb::{
 };
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
+use crate::regular_file::{self, Links};
 use crate::reranker::{RUNGS, RungSpec};
 use crate::scorer::OpenedScorer;
 use anyhow::Context as _;
@@ -115,7 +116,8 @@ fn demo_bundle() -> PathBuf {
 
 fn samples(bundle: &Path) -> anyhow::Result<Vec<RerankRequest>> {
     let path = bundle.join(Part::Samples.file());
-    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let text = regular_file::read(&path, Links::Refused, Part::Samples.bytes_max())
+        .with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Config, ConfigError};
 use crate::overlay;
-use std::fs;
+use crate::regular_file::{self, Links, SETTINGS_BYTES_MAX};
 use std::path::Path;
 use toml::Table;
 
@@ -61,7 +61,7 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = fs::read_to_string(path)
+    let text = regular_file::read_to_string(path, Links::Followed, SETTINGS_BYTES_MAX)
         .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
     text.parse()
         .map_err(|source| ConfigError::Malformed { path: path.into(), source: Box::new(source) })

@@ -2,6 +2,7 @@
 
 use super::text_tokenizer::train_bpe;
 use super::{SemanticTokens, SemanticTokensError};
+use crate::regular_file::{self, JSON_BYTES_MAX, Links};
 use rustc_hash::FxHashSet;
 use std::path::{Path, PathBuf};
 use tokenizers::normalizers::unicode::NFC;
@@ -83,7 +84,9 @@ impl LmTokenizer {
     /// Reads the `tokenizer.json` of a model's folder.
     pub fn load(folder: &Path) -> Result<Self, LmTokenizerError> {
         let path = folder.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_file(&path);
+        let tokenizer = regular_file::read(&path, Links::Followed, JSON_BYTES_MAX)
+            .map_err(tokenizers::Error::from)
+            .and_then(Tokenizer::from_bytes);
         let tokenizer = tokenizer.map_err(|source| LmTokenizerError::Read { path, source })?;
         Ok(Self { tokenizer })
     }

@@ -1,5 +1,6 @@
 //! The tokenizer of the text encoder: a byte-level BPE learned from the shop's own texts.
 
+use crate::regular_file::{self, JSON_BYTES_MAX, Links};
 use std::path::Path;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::unicode::NFKC;
@@ -50,7 +51,9 @@ impl TextTokenizer {
 
     /// Reads a `tokenizer.json`.
     pub fn load(path: &Path) -> Result<Self, TextTokenizerError> {
-        let tokenizer = Tokenizer::from_file(path).map_err(TextTokenizerError::when("read"))?;
+        let bytes = regular_file::read(path, Links::Followed, JSON_BYTES_MAX)
+            .map_err(|error| TextTokenizerError::when("read")(error.into()))?;
+        let tokenizer = Tokenizer::from_bytes(bytes).map_err(TextTokenizerError::when("read"))?;
         Ok(Self { tokenizer })
     }
 

@@ -25,6 +25,7 @@ pub use config::{RqVaeConfig, Techniques};
 pub use fit::{Losses, RqVaeProgress, fit};
 
 use super::{Weights, WeightsError};
+use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use codebook::Codebook;
 use std::path::Path;
 
@@ -134,7 +135,8 @@ impl Quantizer {
 
     /// Reads a file of [`Quantizer::save`].
     pub fn load(path: &Path) -> Result<Self, QuantizerError> {
-        let weights = Weights::from_bytes(&std::fs::read(path)?)?;
+        let weights =
+            Weights::from_bytes(&regular_file::read(path, Links::Followed, DATA_BYTES_MAX)?)?;
         let (encoder, decoder) = (Mlp::read(&weights, "encoder")?, Mlp::read(&weights, "decoder")?);
         let (values, dims) = table(&weights, CODEBOOKS)?;
         let misfit = |name: &str, found: &[usize]| QuantizerError::Misfit {

@@ -8,6 +8,7 @@ mod fit;
 
 pub use fit::{TextEncoderConfig, TextEncoderProgress, fit};
 
+use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
@@ -59,7 +60,8 @@ impl TextEncoder {
 
     /// Reads a file of [`TextEncoder::save`].
     pub fn load(path: &Path) -> Result<Self> {
-        let mut tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let bytes = regular_file::read(path, Links::Followed, DATA_BYTES_MAX)?;
+        let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         let table = tensors.remove(TABLE);
         let table = table.ok_or_else(|| Error::CannotFindTensor { path: TABLE.to_owned() })?;
         let (_, width) = table.dims2()?;

@@ -2,7 +2,7 @@
 
 use super::user_cards::{CardCacheLimits, UserCards};
 use super::{Compared, Ladder, Resolver, Rung, Scored, Shortfall, Weighed};
-use crate::bundle::{Bundle, BundleError, Part};
+use crate::bundle::{Bundle, BundleError, Part, check_language_model};
 use crate::domain::{Quality, Version};
 use crate::reranker::{
     Reranker, RerankerError, RerankerFile, RerankerOptions, RungSettings, RungSpec,
@@ -189,11 +189,14 @@ fn scored(
 
 /// The settings of the language model's rungs; none if the bundle has no such file.
 fn reranker_file(bundle: &Bundle) -> Result<RerankerFile, BundleError> {
-    let path = bundle.path(Part::Reranker);
-    if !path.exists() {
+    if !bundle.has(Part::Reranker) {
         return Ok(RerankerFile::default());
     }
     let wrong = |error: String| BundleError::malformed(Part::Reranker.file(), &error);
-    let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
-    toml::from_str(&text).map_err(|error| wrong(error.to_string()))
+    let file: RerankerFile = toml::from_str(&bundle.read_text(Part::Reranker)?)
+        .map_err(|error| wrong(error.to_string()))?;
+    if file != RerankerFile::default() {
+        check_language_model(&bundle.golden)?;
+    }
+    Ok(file)
 }

@@ -48,15 +48,14 @@ impl OpenedScorer {
         fn wrong<E: Display>(part: Part) -> impl Fn(E) -> BundleError {
             move |error| BundleError::malformed(part.file(), &error.to_string())
         }
-        let text = std::fs::read_to_string(bundle.path(Part::ScorerShape))
-            .map_err(wrong(Part::ScorerShape))?;
+        let text = bundle.read_text(Part::ScorerShape)?;
         let file: ScorerFile = toml::from_str(&text).map_err(wrong(Part::ScorerShape))?;
         // The features are counted by the program, whatever the bundle says.
         if file.shape.features != FEATURE_COUNT {
             let (file_name, found) = (Part::ScorerShape.file(), file.shape.features);
             return Err(BundleError::field(file_name, "shape.features", found, FEATURE_COUNT));
         }
-        let bytes = std::fs::read(bundle.path(Part::Scorer)).map_err(wrong(Part::Scorer))?;
+        let bytes = bundle.read(Part::Scorer)?;
         let weights = Weights::from_bytes(&bytes).map_err(wrong(Part::Scorer))?;
         let network = FusedDin::new(&weights, &file.shape).map_err(wrong(Part::Scorer))?;
         if file.shape.items != bundle.catalog.len() {
@@ -143,17 +142,15 @@ fn wrong_golden(why: &str) -> BundleError {
 
 /// The bundle's Rechead and its weight, if it has one.
 fn open_rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
-    if !bundle.path(Part::RecheadShape).exists() {
+    if !bundle.has(Part::RecheadShape) {
         return Ok(None);
     }
     let wrong =
         |part: Part, why: &dyn Display| BundleError::malformed(part.file(), &why.to_string());
-    let text = std::fs::read_to_string(bundle.path(Part::RecheadShape))
-        .map_err(|error| wrong(Part::RecheadShape, &error))?;
+    let text = bundle.read_text(Part::RecheadShape)?;
     let file: RecheadFile =
         toml::from_str(&text).map_err(|error| wrong(Part::RecheadShape, &error))?;
-    let bytes =
-        std::fs::read(bundle.path(Part::Rechead)).map_err(|error| wrong(Part::Rechead, &error))?;
+    let bytes = bundle.read(Part::Rechead)?;
     let network = Weights::from_bytes(&bytes)
         .and_then(|weights| Rechead::new(&weights, &file.shape))
         .map_err(|error| wrong(Part::Rechead, &error))?;

@@ -17,6 +17,7 @@ mod gradients;
 pub mod learner;
 pub mod learner_config;
 pub mod lesson;
+mod lineage;
 pub mod measure;
 pub mod offline_ladder;
 mod offline_reranker;
@@ -40,6 +41,7 @@ mod writer;
 
 pub use learner::Learner;
 pub use lesson::Lesson;
+pub use lineage::{StalePart, check as check_lineage, check_before as check_lineage_before, maker};
 pub use progress::{Metric, NoProgress, ProgressObserver, ProgressUpdate};
 pub use reason_share::reason_share;
 pub use recipe::Recipe;
@@ -51,6 +53,21 @@ pub use workspace::Workspace;
 use crate::bundle::Part;
 use serde_json::Value;
 
+/// The sections of a recipe: everything but its name.
+const RECIPE_SECTIONS: &[&str] = &[
+    "seed",
+    "shop",
+    "split",
+    "slates",
+    "text_encoder",
+    "semantic_ids",
+    "reward_model",
+    "language_model",
+    "rechead",
+    "cards",
+    "evaluate",
+];
+
 /// One command of the pipeline: parts in, parts out.
 pub trait Stage: Sync {
     /// Its name on the command line and in recipes.
@@ -61,6 +78,17 @@ pub trait Stage: Sync {
 
     /// The parts that it reads.
     fn inputs(&self) -> &'static [Part];
+
+    /// Further parts that it reads where the recipe asks for them and an earlier stage has made them.
+    fn may_read(&self) -> &'static [Part] {
+        &[]
+    }
+
+    /// The sections of the recipe that its outputs depend on. A part is made anew if one of them changes.
+    /// By default, they are all but the name.
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        RECIPE_SECTIONS
+    }
 
     /// The parts that it writes.
     fn outputs(&self) -> &'static [Part];
@@ -74,7 +102,7 @@ pub trait Stage: Sync {
     fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value>;
 }
 
-/// Runs a stage, and writes its report: the seed, the seconds and the stage's measurements. The report
+/// Runs a stage, records what its outputs were made from, and writes its report: the seed, the seconds and the stage's measurements. The report
 /// is written last, so its presence means success.
 pub fn run(stage: &dyn Stage, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
     use anyhow::Context as _;
@@ -91,7 +119,10 @@ pub fn run(stage: &dyn Stage, workspace: &mut Workspace<'_>) -> anyhow::Result<V
         return Err(Stopped::Stage).with_context(|| format!("stage {}", stage.name()));
     }
     let begun = tokio::time::Instant::now();
-    let measured = stage.run(workspace).with_context(|| format!("stage {}", stage.name()))?;
+    let in_stage = || format!("stage {}", stage.name());
+    let read = lineage::inputs_of(stage, workspace).with_context(in_stage)?;
+    let measured = stage.run(workspace).with_context(in_stage)?;
+    lineage::record(stage, &read, workspace).with_context(in_stage)?;
     let report = serde_json::json!({
         "stage": stage.name(),
         "seed": workspace.recipe.seed,

@@ -69,7 +69,7 @@ impl OfflineLadder {
         let scorer = OfflineScorer::read(workspace)?;
         let expects = workspace.recipe.expects_items() && scorer.head().is_some();
         let (path, folder) = (workspace.path(Part::Reranker), workspace.path(Part::Decoder));
-        if !path.exists() {
+        if !workspace.has(Part::Reranker) {
             return Ok(Self { scorer, model: None, file: RerankerFile::default(), expects });
         }
         let text = std::fs::read_to_string(&path).context("reading the reranker's file")?;

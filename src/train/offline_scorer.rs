@@ -74,7 +74,7 @@ impl OfflineScorer {
 
 /// The Rechead of a workspace and the weight of its scores, if there is one.
 pub fn rechead(workspace: &Workspace<'_>) -> anyhow::Result<Option<(Rechead, f32)>> {
-    if !workspace.path(Part::RecheadShape).exists() {
+    if !workspace.has(Part::RecheadShape) {
         return Ok(None);
     }
     let file: RecheadFile = shape(workspace, Part::RecheadShape)?;

@@ -1,14 +1,18 @@
-//! A workspace to a bundle: golden requests, a manifest, and a rename at the end.
+//! A workspace to a bundle: its parts and their lineage, golden requests, a manifest, and one step at the end that
+//! puts it in its place.
 
+use super::lineage;
 use super::offline_reranker::OfflineReranker;
 use super::workspace::Workspace;
-use crate::bundle::{Bundle, GoldenRequest, MANIFEST, Manifest, Part, write_golden};
+use crate::bundle::{
+    Bundle, BundleError, Draft, GoldenRequest, MANIFEST, Manifest, Part, golden_text,
+};
 use crate::domain::UserId;
+use crate::regular_file::{self, Links};
 use crate::reranker::RerankerFile;
 use crate::scorer::{OpenedScorer, SlateScores, score_golden};
 use crate::shop;
 use anyhow::Context as _;
-use std::fs;
 use std::path::Path;
 
 /// Golden requests in a bundle.
@@ -16,80 +20,72 @@ const GOLDEN: usize = 8;
 /// Items of a golden slate.
 const GOLDEN_SLATE: usize = 20;
 
-/// Publishes the parts in the workspace as the bundle `out`: all of it, or nothing. `out` must not
-/// exist, or be a bundle.
+/// Publishes the parts that the workspace's recipe asks for as the bundle `out`: all of it, or nothing.
+/// `out` must not exist, or be a bundle, which is replaced in one step. Parts that were not made from one
+/// another by this recipe are refused, and the stage to run again is named ([`StalePart`]).
+///
+/// [`StalePart`]: super::StalePart
 pub fn publish(workspace: &Workspace<'_>, recipe: &str, out: &Path) -> anyhow::Result<Manifest> {
-    anyhow::ensure!(
-        !out.exists() || out.join(MANIFEST).exists(),
-        "{} exists and is not a bundle: it is not replaced",
-        out.display()
-    );
-    let home = out.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(home).with_context(|| format!("making the folder {}", home.display()))?;
-    let draft = tempfile::Builder::new()
-        .prefix(".draft-")
-        .tempdir_in(home)
-        .with_context(|| format!("writing to {}", home.display()))?;
-    let has_rungs = uses_language_model(workspace)?;
-    for part in Part::ALL {
-        let absent = part.is_optional() && !workspace.path(part).exists()
-            || !has_rungs && matches!(part, Part::Decoder | Part::Reranker);
-        if absent || matches!(part, Part::Golden | Part::Recipe | Part::Test) {
-            continue;
-        }
+    let parts = parts(workspace)?;
+    let lineage = lineage::check(workspace, &parts)?;
+    let mut draft = Draft::begin(out).with_context(|| format!("publishing {}", out.display()))?;
+    for part in parts {
         for file in part.files(&workspace.dir)? {
-            let to = draft.path().join(&file);
-            let copy = fs::create_dir_all(to.parent().unwrap_or(draft.path()))
-                .and_then(|()| fs::copy(workspace.dir.join(&file), &to));
-            copy.with_context(|| format!("copying {file} from the workspace"))?;
+            draft.copy(&workspace.dir.join(&file), &file, part.bytes_max())?;
         }
     }
     if workspace.recipe.evaluate.keep_test {
-        keep_test(workspace, &draft.path().join(Part::Test.file()))?;
+        for file in shop::FILES {
+            let name = format!("{}/{file}", Part::Test.file());
+            draft.copy(&workspace.shop_dir().join(file), &name, Part::Test.bytes_max())?;
+        }
     }
-    fs::write(draft.path().join(Part::Recipe.file()), recipe)?;
-    write_golden(draft.path(), &[])?;
-    Manifest::of(draft.path(), &workspace.recipe.name)?.write(draft.path())?;
+    draft.write(Part::Recipe.file(), recipe.as_bytes())?;
+    draft.write(Part::Golden.file(), &golden_text(&[]))?;
+    let manifest = |draft: &Draft<'_>| {
+        let manifest = Manifest::of(draft.path(), &workspace.recipe.name)?;
+        Ok::<_, BundleError>(manifest.with_lineage(lineage.clone()))
+    };
+    let unpinned = manifest(&draft)?;
+    draft.write(MANIFEST, unpinned.to_text().as_bytes())?;
     let golden = golden(draft.path())?;
-    write_golden(draft.path(), &golden)?;
-    let manifest = Manifest::of(draft.path(), &workspace.recipe.name)?;
-    manifest.write(draft.path())?;
-    if out.exists() {
-        fs::remove_dir_all(out).with_context(|| format!("replacing {}", out.display()))?;
-    }
-    let draft = draft.keep();
-    fs::rename(&draft, out).with_context(|| format!("publishing {}", out.display()))?;
+    draft.write(Part::Golden.file(), &golden_text(&golden))?;
+    let manifest = manifest(&draft)?;
+    draft.write(MANIFEST, manifest.to_text().as_bytes())?;
+    // What a server would refuse is not published.
+    Bundle::open(draft.path())?;
+    draft.place().with_context(|| format!("publishing {}", out.display()))?;
     Ok(manifest)
 }
 
-/// Copies the shop, which holds the test time, into the draft of a bundle.
-fn keep_test(workspace: &Workspace<'_>, to: &Path) -> anyhow::Result<()> {
-    let from = workspace.shop_dir();
-    let keeping = || format!("keeping the shop {} in the bundle", from.display());
-    fs::create_dir(to).with_context(keeping)?;
-    for file in shop::FILES {
-        fs::copy(from.join(file), to.join(file)).with_context(keeping)?;
+/// The parts that the bundle takes from the workspace. Without a rung that uses the language model, the
+/// bundle does not hold it.
+fn parts(workspace: &Workspace<'_>) -> anyhow::Result<Vec<Part>> {
+    let mut parts = lineage::parts_of(&workspace.recipe);
+    if !uses_language_model(workspace)? {
+        parts.retain(|part| !matches!(part, Part::Decoder | Part::Reranker));
     }
-    Ok(())
+    Ok(parts)
 }
 
-/// Whether any rung uses the language model. Without one, the bundle does not hold it.
+/// Whether any rung uses the language model.
 fn uses_language_model(workspace: &Workspace<'_>) -> anyhow::Result<bool> {
-    let path = workspace.path(Part::Reranker);
-    if !path.exists() {
+    if !workspace.has(Part::Reranker) {
         return Ok(false);
     }
+    let path = workspace.path(Part::Reranker);
     let reading = || format!("reading {}", path.display());
-    let file = std::fs::read_to_string(&path).with_context(reading)?;
+    let file = regular_file::read_to_string(&path, Links::Refused, Part::Reranker.bytes_max());
+    let file = file.with_context(reading)?;
     let file: RerankerFile = toml::from_str(&file).with_context(reading)?;
     Ok(file != RerankerFile::default())
 }
 
-/// Requests of a few users for items spread over the catalogue, with their scores on this machine. A
-/// machine that computes others must not serve the bundle.
-fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
-    let bundle = Bundle::open(dir)?;
-    let decoder = bundle.path(Part::Decoder);
+/// Requests of a few users for items spread over the catalogue, with their scores by the bundle in `dir` on
+/// this machine. A machine that computes others must not serve the bundle.
+pub fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
+    let bundle = Bundle::open_draft(dir)?;
+    let decoder = bundle.has(Part::Decoder).then(|| bundle.path(Part::Decoder));
     let model = OpenedScorer::of(bundle)?.model;
     let mut users: Vec<&UserId> = model.cards.users.keys().collect();
     users.sort();
@@ -108,7 +104,7 @@ fn golden(dir: &Path) -> anyhow::Result<Vec<GoldenRequest>> {
         Ok(GoldenRequest { scores, rechead, ..blank })
     });
     let mut golden = golden.collect::<anyhow::Result<Vec<_>>>()?;
-    if decoder.exists() {
+    if let Some(decoder) = decoder {
         let reranker = OfflineReranker::start(&decoder, &model.catalog)?;
         for golden in &mut golden {
             golden.weighed = reranker.weigh_golden(&model, golden)?;

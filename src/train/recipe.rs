@@ -3,11 +3,13 @@
 use super::dataset::SplitShares;
 use super::learner_config::ComputeDtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
+use crate::bundle::Part;
 use crate::engine::ComputeDevice;
 use crate::nn::decoder::{DecoderConfig, RopeScaling};
 use crate::nn::{Ablation, rqvae};
 use crate::overlay;
 use crate::upstream::BlendWeights;
+use crate::regular_file::{self, Links, SETTINGS_BYTES_MAX};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -414,6 +416,18 @@ impl Recipe {
         self.language_model.as_ref()?.compare.as_ref()
     }
 
+    /// Whether a bundle of this recipe may hold a part, or is made with it. A workspace may hold others,
+    /// which an earlier run with another recipe left.
+    pub fn asks_for(&self, part: Part) -> bool {
+        match part {
+            Part::Rechead | Part::RecheadShape => self.rechead.is_some(),
+            Part::Midtrained | Part::Decoder | Part::Reranker => self.language_model.is_some(),
+            Part::Traces | Part::Compared => self.compare().is_some(),
+            Part::Test => self.evaluate.keep_test,
+            _ => true,
+        }
+    }
+
     /// Whether the language model predicts an item for each shopper.
     pub fn expects_items(&self) -> bool {
         self.rechead.is_some_and(|of| of.answers)
@@ -422,7 +436,7 @@ impl Recipe {
     /// Reads a recipe, and applies `overrides` such as `reward_model.loss=bce`. Paths in it are relative
     /// to its folder.
     pub fn read(path: &Path, overrides: &[String]) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let text = regular_file::read_to_string(path, Links::Followed, SETTINGS_BYTES_MAX)
             .with_context(|| format!("reading the recipe {}", path.display()))?;
         let mut table: toml::Table =
             text.parse().with_context(|| format!("reading the recipe {}", path.display()))?;

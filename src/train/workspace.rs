@@ -50,6 +50,12 @@ impl<'a> Workspace<'a> {
         self.dir.join(part.file())
     }
 
+    /// Whether the recipe asks for a part and the folder holds it. What another recipe's run left there is
+    /// not read.
+    pub fn has(&self, part: Part) -> bool {
+        self.recipe.asks_for(part) && part.is_in(&self.dir)
+    }
+
     /// The folder of the shop: the one that was imported, or the one that `prepare` simulated.
     pub fn shop_dir(&self) -> PathBuf {
         self.recipe.shop.imported.clone().unwrap_or_else(|| self.dir.join("shop"))

@@ -5,19 +5,21 @@
 
 use super::view::{TensorDtype, TensorLocation};
 use super::{CheckpointError, DecoderConfig, EMBEDDING, LinearId, TensorView, gguf, tensors};
+use crate::regular_file::{self, Links};
 use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of a `config.json` or another JSON file.
 const JSON_MAX: u64 = 64 << 20;
+/// Most bytes of a file of weights. It is mapped, and not read as a whole.
+const WEIGHTS_MAX: u64 = 1 << 40;
 /// The weights of a folder with one file.
 const SINGLE: &str = "model.safetensors";
 /// The map from weights to files, in a folder with several.
@@ -197,11 +199,7 @@ fn files_ending(dir: &Path, ending: &str) -> Result<Vec<PathBuf>, CheckpointErro
 
 fn text(path: &Path) -> Result<String, CheckpointError> {
     let failed = |source| CheckpointError::Read { path: path.into(), source };
-    if fs::metadata(path).map_err(failed)?.len() > JSON_MAX {
-        let why = format!("it has more than {JSON_MAX} bytes");
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, why)));
-    }
-    fs::read_to_string(path).map_err(failed)
+    regular_file::read_to_string(path, Links::Followed, JSON_MAX).map_err(failed)
 }
 
 #[expect(
@@ -211,7 +209,7 @@ fn text(path: &Path) -> Result<String, CheckpointError> {
 )]
 fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     let failed = |source| CheckpointError::Read { path: path.into(), source };
-    let file = File::open(path).map_err(failed)?;
+    let file = regular_file::open(path, Links::Followed, WEIGHTS_MAX).map_err(failed)?;
     // SAFETY: the file is opened for reading, its bytes are only read, and they do not change (see above).
     unsafe { Mmap::map(&file) }.map_err(failed)
 }

@@ -2,6 +2,7 @@
 
 use super::{DecoderConfig, LinearId, Parameters};
 use crate::nn::ops::linear;
+use crate::regular_file::{self, DATA_BYTES_MAX, Links, SETTINGS_BYTES_MAX};
 use candle_core::{DType, Device, Error, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -215,10 +216,13 @@ impl Adapters {
 
     /// Reads a folder in PEFT's format.
     pub fn load(config: &DecoderConfig, dir: &Path, device: &Device) -> Result<Self> {
-        let description = fs::read_to_string(dir.join(DESCRIPTION))?;
-        let description: Description = serde_json::from_str(&description).map_err(Error::wrap)?;
+        let read =
+            |name: &str, bytes_max| regular_file::read(&dir.join(name), Links::Followed, bytes_max);
+        let description = read(DESCRIPTION, SETTINGS_BYTES_MAX)?;
+        let description: Description = serde_json::from_slice(&description).map_err(Error::wrap)?;
         let plan = description.plan()?;
-        let mut tensors = candle_core::safetensors::load(dir.join(WEIGHTS), device)?;
+        let weights = read(WEIGHTS, DATA_BYTES_MAX)?;
+        let mut tensors = candle_core::safetensors::load_buffer(&weights, device)?;
         let mut pairs = BTreeMap::new();
         let layers = (0..config.layers).flat_map(LinearId::of_layer);
         for matrix in layers.chain([LinearId::Unembed]) {

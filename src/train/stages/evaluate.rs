@@ -55,6 +55,10 @@ impl Stage for Evaluate {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
     }
 
+    fn may_read(&self) -> &'static [Part] {
+        &[Part::SemanticIds, Part::Decoder, Part::Rechead, Part::RecheadShape, Part::Reranker]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Report]
     }

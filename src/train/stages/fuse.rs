@@ -51,6 +51,23 @@ impl Stage for Fuse {
         ]
     }
 
+    fn may_read(&self) -> &'static [Part] {
+        &[Part::SemanticIds, Part::Rechead, Part::RecheadShape]
+    }
+
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &[
+            "seed",
+            "shop",
+            "split",
+            "slates",
+            "reward_model",
+            "language_model.compare",
+            "language_model.fuse",
+            "rechead",
+        ]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Reranker]
     }

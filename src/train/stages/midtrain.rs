@@ -48,6 +48,10 @@ impl Stage for Midtrain {
         &[Part::Catalog, Part::SemanticIds]
     }
 
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &["seed", "shop", "split", "language_model.begin", "language_model.midtrain"]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Midtrained]
     }

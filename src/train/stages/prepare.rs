@@ -31,6 +31,10 @@ impl Stage for Prepare {
         &[]
     }
 
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &["seed", "shop"]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Catalog]
     }

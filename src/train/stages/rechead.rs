@@ -48,6 +48,14 @@ impl Stage for RecheadStage {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
     }
 
+    fn may_read(&self) -> &'static [Part] {
+        &[Part::SemanticIds, Part::Decoder]
+    }
+
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &["seed", "shop", "split", "slates", "reward_model", "rechead"]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Rechead, Part::RecheadShape]
     }

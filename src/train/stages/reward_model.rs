@@ -39,6 +39,10 @@ impl Stage for RewardModel {
         &[Part::Catalog, Part::Tokenizer, Part::Text]
     }
 
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &["seed", "shop", "split", "slates", "reward_model"]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Scorer, Part::ScorerShape]
     }

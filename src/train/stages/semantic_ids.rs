@@ -32,6 +32,10 @@ impl Stage for SemanticIdsStage {
         &[Part::Catalog, Part::Tokenizer, Part::Text]
     }
 
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &["seed", "shop", "split", "semantic_ids"]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Quantizer, Part::SemanticIds]
     }

@@ -35,6 +35,10 @@ impl Stage for Sft {
         &[Part::Catalog, Part::SemanticIds, Part::Midtrained, Part::Traces]
     }
 
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &["seed", "shop", "language_model.synthetic_query_share", "language_model.compare"]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Compared]
     }

@@ -32,6 +32,10 @@ impl Stage for TextEncoderStage {
         &[Part::Catalog]
     }
 
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &["seed", "shop", "split", "text_encoder"]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Tokenizer, Part::Text]
     }

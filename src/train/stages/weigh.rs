@@ -33,6 +33,24 @@ impl Stage for Weigh {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Midtrained]
     }
 
+    fn may_read(&self) -> &'static [Part] {
+        &[Part::SemanticIds, Part::Compared, Part::Traces]
+    }
+
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &[
+            "seed",
+            "shop",
+            "split",
+            "slates",
+            "reward_model",
+            "language_model.synthetic_query_share",
+            "language_model.compare",
+            "language_model.write",
+            "language_model.weigh",
+        ]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Decoder]
     }

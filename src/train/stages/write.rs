@@ -40,6 +40,30 @@ impl Stage for Write {
         &[Part::Catalog, Part::Tokenizer, Part::Text]
     }
 
+    fn may_read(&self) -> &'static [Part] {
+        &[
+            Part::SemanticIds,
+            Part::Scorer,
+            Part::ScorerShape,
+            Part::Decoder,
+            Part::Rechead,
+            Part::RecheadShape,
+        ]
+    }
+
+    fn recipe_sections(&self) -> &'static [&'static str] {
+        &[
+            "seed",
+            "shop",
+            "split",
+            "slates",
+            "reward_model",
+            "language_model.write",
+            "rechead",
+            "cards",
+        ]
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::ItemCards, Part::UserCards, Part::CardVectors, Part::Samples]
     }

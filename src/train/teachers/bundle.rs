@@ -38,8 +38,7 @@ impl BundleTeacher {
             )
         };
         let bundle = Bundle::open(folder).with_context(opening)?;
-        let file = bundle.path(Part::Reranker);
-        let text = std::fs::read_to_string(&file).context("it has no language model");
+        let text = bundle.read_text(Part::Reranker).context("it has no language model");
         let text = text.with_context(opening)?;
         let file: RerankerFile = toml::from_str(&text).with_context(opening)?;
         let reasoned = file.reasoned.context("it does not climb to reasoned");
