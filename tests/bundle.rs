@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "support/bundle.rs"]
+#[expect(dead_code, reason = "no test here flips a bit")]
 mod copies;
 #[path = "bundle/fields.rs"]
 mod fields;
