@@ -40,6 +40,8 @@ const LETTERS_MAX: usize = 24;
 const LIFT_MIN: f64 = 8.0;
 /// The share of the rarer word's uses that the phrase has, at least.
 const BOUND_SHARE: f64 = 0.15;
+/// The share of the more frequent word's uses from which on two words are a phrase, however few titles there are.
+const ALWAYS_SHARE: f64 = 0.7;
 
 /// Words of measure, trade and praise: they are in titles of all kinds, and tell nothing to a shopper.
 const SAY_NOTHING: &[&str] = &[
@@ -276,8 +278,10 @@ impl Counted {
         let together = *self.pairs.get(&(a, b))?;
         let [a, b] = [a, b].map(|word| f64::from(self.words[word as usize].titles));
         let lift = f64::from(together) * self.titles as f64 / (a * b);
-        let bound = f64::from(together) >= BOUND_SHARE * a.min(b);
-        (self.is_shared(together) && lift >= LIFT_MIN && bound).then_some(together)
+        let is_bound = |share: f64, uses: f64| f64::from(together) >= share * uses;
+        let bound = lift >= LIFT_MIN && is_bound(BOUND_SHARE, a.min(b));
+        (self.is_shared(together) && (bound || is_bound(ALWAYS_SHARE, a.max(b))))
+            .then_some(together)
     }
 
     fn is_shared(&self, titles: u32) -> bool {

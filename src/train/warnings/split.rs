@@ -42,7 +42,7 @@ pub(super) fn check(examined: &Examined<'_>) -> anyhow::Result<()> {
             if dataset.purchases.is_empty() {
                 "the log has no purchases, so the column of kinds may be read wrongly".to_owned()
             } else {
-                moves(dataset, CASES_MIN).unwrap_or_else(|| few(dataset))
+                moves(examined, CASES_MIN).unwrap_or_else(|| few(dataset))
             }
         );
     }
@@ -74,7 +74,7 @@ pub(super) fn warnings(examined: &Examined<'_>) -> Vec<Warning> {
                 part.name,
                 day(part.from),
                 day(part.until),
-                capital(moves(dataset, CASES_MIN).unwrap_or_else(|| few(dataset)))
+                capital(&moves(examined, CASES_MIN).unwrap_or_else(|| few(dataset)))
             );
             found.push(Warning::new(about, text));
         }
@@ -94,18 +94,19 @@ fn latest_purchases(dataset: &Dataset, from: Timestamp, until: Timestamp) -> Vec
 }
 
 /// The shares with which `most` shoppers buy in the validation and in the test time; `None` if no shares give so many.
-fn moves(dataset: &Dataset, most: usize) -> Option<String> {
+fn moves(examined: &Examined<'_>, most: usize) -> Option<String> {
+    let (dataset, shares) = (examined.dataset, examined.recipe.split);
     let Split { begin, train, test, end, .. } = dataset.split;
     let share = |time: Timestamp| (time - begin) as f64 / (end - 1 - begin).max(1) as f64;
     // Rounded down, so that no shopper falls out again.
     let rounded = |time| (share(time) * 1_000.0).floor() / 1_000.0;
     let at = |share: f64| begin + ((end - 1 - begin) as f64 * share) as i64;
-    let moved = |until, now: Timestamp| {
+    let moved = |until, now: Timestamp, share_now: f64| {
         let last = *latest_purchases(dataset, begin, until).get(most - 1)?;
-        Some(rounded(last.min(now)))
+        Some(if last < now { rounded(last) } else { share_now })
     };
-    let test = moved(end, test)?;
-    let validate = moved(at(test), dataset.split.validate)?;
+    let test = moved(end, test, shares.test)?;
+    let validate = moved(at(test), dataset.split.validate, shares.validate)?;
     (0.0 < validate && validate < test && test < 1.0).then(|| {
         let mut text =
             format!("`split.validate = {validate}` and `split.test = {test}` give {most} to both");
@@ -122,6 +123,6 @@ fn few(dataset: &Dataset) -> String {
 }
 
 /// The text with a capital letter, unless it begins with code.
-fn capital(text: String) -> String {
-    text.strip_prefix('t').map_or(text.clone(), |rest| format!("T{rest}"))
+fn capital(text: &str) -> String {
+    text.strip_prefix('t').map_or_else(|| text.to_owned(), |rest| format!("T{rest}"))
 }
