@@ -12,9 +12,10 @@ use raisonne::nn::rqvae::Quantizer;
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
 use raisonne::scorer::OpenedScorer;
 use raisonne::train::recipe::DecoderSizes;
-use raisonne::train::stages::assign;
+use raisonne::train::stages::{assign, table};
 use raisonne::train::{NoProgress, Recipe, STAGES, Workspace, publish, run};
 use rand::SeedableRng as _;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,7 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
         serde_json::from_slice(&fs::read(out.join(Part::Report.file())).unwrap()).unwrap();
     let figure = &report["next_basket"]["all"]["figures"]["ndcg@10"];
     assert!(figure["scored"]["mean"].as_f64().unwrap() > 0.0, "{report:#}");
+    holds_rivals(&report);
 
     // Vectors of another Rechead are refused.
     let mut bundle = Bundle::open(&out).unwrap();
@@ -101,6 +103,59 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
     assert_eq!(build(&again, &[]).1.version, manifest.version);
     let other = tempfile::tempdir().unwrap();
     assert_ne!(build(&other, &["seed=8"]).1.version, manifest.version);
+}
+
+/// Checks that every table of a report has the plain rules beside the rungs, and what is left beside the
+/// best of them.
+fn holds_rivals(report: &Value) {
+    for task in ["first_purchase", "next_basket"] {
+        let fitted = &report["rules"][task];
+        let best = fitted["best_rule"].as_str().unwrap();
+        let figure = |rule: &Value| rule["validation_ndcg@10"].as_f64().unwrap();
+        let all = fitted["fitted"].as_object().unwrap();
+        assert_eq!(all.len(), 12, "{fitted:#}");
+        assert!(all.values().all(|rule| figure(rule) <= figure(&all[best])), "{fitted:#}");
+        let slices = report[task].as_object().unwrap();
+        let names: Vec<_> = slices.keys().map(String::as_str).collect();
+        assert_eq!(names, ["all", "conditional", "cold_shoppers", "cold_items"]);
+        for (name, slice) in slices.iter().filter(|(_, slice)| slice["cases"] != 0) {
+            assert_eq!(slice["best_rule"], best, "{task} {name}: one choice for all slices");
+            for row in slice["figures"].as_object().unwrap().values() {
+                let mean = |of: &Value| of["mean"].as_f64().unwrap();
+                let top = slice["top_rung"].as_str().unwrap();
+                assert_eq!(row["rules"][best], row["best_rule"]);
+                let difference = |a: &Value, b: &Value, gain: &Value| {
+                    let found = mean(a) - mean(b);
+                    assert!((found - mean(gain)).abs() < 2.1e-5, "{task} {name}: {row:#}");
+                };
+                difference(&row["scored"], &row["given"], &row["gain"]);
+                difference(&row["scored"], &row["best_rule"], &row["over_best_rule"]["scored"]);
+                difference(&row[top], &row["best_rule"], &row["over_best_rule"][top]);
+                difference(&row[top], &row["given"], &row["over_given"][top]);
+                if task == "next_basket" {
+                    let repeats = &row["rules"]["bought_before_first"];
+                    difference(repeats, &row["given"], &row["split"]["repeats_first"]);
+                    difference(&row[top], repeats, &row["split"]["rest"][top]);
+                }
+            }
+            for order in ["given", "best_rule", "scored"] {
+                let beyond = &slice["beyond_accuracy@10"][order];
+                for share in ["coverage", "gini", "repeats"] {
+                    let value = beyond[share].as_f64().unwrap();
+                    assert!((0.0..=1.0).contains(&value), "{task} {name} {order}: {beyond}");
+                }
+                assert!(beyond["novelty"].as_f64().unwrap() > 0.0, "{beyond}");
+            }
+            let first = task == "first_purchase";
+            let repeats = &slice["beyond_accuracy@10"]["given"]["repeats"];
+            assert_eq!(repeats == 0.0, first, "{task} {name}: only baskets repeat");
+        }
+    }
+    let text = table(report);
+    assert!(text.starts_with("What is left beside the best plain rule, NDCG@10: "), "{text}");
+    assert!(!text.contains("-0.0000") && !text.contains("NaN"), "{text}");
+    let blocks = text.lines().filter(|line| line.contains(" cases, ceiling of Recall@10 ")).count();
+    assert_eq!(blocks, 8, "{text}");
 }
 
 #[test]

@@ -284,7 +284,7 @@ impl EvalArgs {
             std::fs::create_dir_all(to.parent().unwrap_or(work.path()))?;
             std::fs::copy(self.bundle.join(&file.name), to)?;
         }
-        let report = evaluate(&mut workspace)?;
+        let report = evaluate(&mut workspace)?.report;
         progress.end();
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -77,6 +77,15 @@ pub struct PurchaseLine {
     pub first: bool,
 }
 
+/// What a user did before a moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past<'a> {
+    /// Their purchases, oldest first.
+    pub bought: &'a [PurchaseLine],
+    /// Their other events, oldest first.
+    pub browsed: &'a [HistoryEvent],
+}
+
 // === impl Dataset ===
 
 impl Dataset {
@@ -128,6 +137,20 @@ impl Dataset {
         Ok(dataset)
     }
 
+    /// Everything that a user did before line `line` of their purchases. Earlier lines of the same basket
+    /// are included only if `within_basket`, and browsing that would reveal the basket is left out.
+    pub fn past(&self, user: usize, line: usize, within_basket: bool) -> Past<'_> {
+        let bought = &self.bought[user];
+        let basket = bought[line].basket;
+        let start = bought[..line].iter().rposition(|b| b.basket != basket).map_or(0, |at| at + 1);
+        let browsed = &self.browsed[user];
+        let seen = browsed.partition_point(|past| past.time < bought[line].time - VISIT_S);
+        Past {
+            bought: &bought[..if within_basket { line } else { start }],
+            browsed: &browsed[..seen],
+        }
+    }
+
     /// The user's last `most` events before line `line` of their purchases, oldest first. Earlier lines of
     /// the same basket are included only if `within_basket`.
     pub fn history(
@@ -137,13 +160,7 @@ impl Dataset {
         within_basket: bool,
         most: usize,
     ) -> Vec<HistoryEvent> {
-        let bought = &self.bought[user];
-        let basket = bought[line].basket;
-        let start = bought[..line].iter().rposition(|b| b.basket != basket).map_or(0, |at| at + 1);
-        let until = if within_basket { line } else { start };
-        let browsed = &self.browsed[user];
-        let seen = browsed.partition_point(|past| past.time < bought[line].time - VISIT_S);
-        let (mut bought, mut browsed) = (&bought[..until], &browsed[..seen]);
+        let Past { mut bought, mut browsed } = self.past(user, line, within_basket);
         let mut history = Vec::with_capacity(most);
         while history.len() < most {
             let take_bought = match (bought.last(), browsed.last()) {

@@ -5,13 +5,16 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 /// Resamples of a bootstrap, enough for two digits of a 95 % interval's ends.
 pub const RESAMPLES: usize = 2_000;
 /// The share of resampled means below an interval, and the share above it.
 const TAIL: f64 = 0.025;
+/// Steck's α: how much of the history's categories is mixed into those shown, so that a category that
+/// is never shown costs a finite amount.
+const CALIBRATION_ALPHA: f64 = 0.01;
 
 /// The share of the relevant items within the first `k`, in `0..=1`.
 ///
@@ -52,6 +55,117 @@ pub fn coverage<'a, T: Eq + Hash + 'a>(
     let shown: HashSet<&T> =
         rankings.into_iter().flat_map(|ranking| ranking.iter().take(k)).collect();
     if items == 0 { 0.0 } else { shown.len() as f64 / items as f64 }
+}
+
+/// How surprising the first `k` of a ranking are: the mean of `−log₂(buyers of the item ÷ shoppers)`, in
+/// bits (Vargas and Castells 2011). An item without a buyer counts as one with one buyer. `None` for an
+/// empty ranking.
+pub fn novelty<T>(
+    ranking: &[T],
+    k: usize,
+    buyers: impl Fn(&T) -> u32,
+    shoppers: usize,
+) -> Option<f64> {
+    let bits = |item: &T| -(f64::from(buyers(item).max(1)) / shoppers.max(1) as f64).log2();
+    mean_of(ranking.iter().take(k).map(bits))
+}
+
+/// How alike the first `k` of a ranking are: the mean over their pairs of the cosine of their vectors
+/// (Ziegler 2005). A vector of zeros is like nothing. `None` for fewer than two items.
+pub fn intra_list_similarity<'a, T>(
+    ranking: &[T],
+    k: usize,
+    vector: impl Fn(&T) -> &'a [f32],
+) -> Option<f64> {
+    let unit = |item: &T| -> Vec<f64> {
+        let vector: Vec<f64> = vector(item).iter().map(|&value| f64::from(value)).collect();
+        let length = vector.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let length = if length > 0.0 { length } else { 1.0 };
+        vector.into_iter().map(|value| value / length).collect()
+    };
+    let vectors: Vec<Vec<f64>> = ranking.iter().take(k).map(unit).collect();
+    let cosine = |a: &Vec<f64>, b: &Vec<f64>| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let pairs = vectors.iter().enumerate();
+    mean_of(pairs.flat_map(|(at, a)| vectors[..at].iter().map(move |b| cosine(a, b))))
+}
+
+/// How unequally a catalogue of `items` is shown in the first `k` of all rankings, in `0..=1`: the Gini
+/// coefficient of the number of rankings that show each item. At 0 all are shown alike, and near 1 one
+/// item is shown alone. Zero if nothing is shown.
+pub fn exposure_gini<'a, T: Eq + Hash + 'a>(
+    rankings: impl IntoIterator<Item = &'a [T]>,
+    k: usize,
+    items: usize,
+) -> f64 {
+    let mut shown: HashMap<&T, usize> = HashMap::new();
+    for item in rankings.into_iter().flat_map(|ranking| ranking.iter().take(k)) {
+        *shown.entry(item).or_default() += 1;
+    }
+    let mut counts: Vec<usize> = shown.into_values().collect();
+    counts.sort_unstable();
+    let all = items.max(counts.len());
+    // Items that are never shown come first in ascending order, and add nothing to the sum.
+    let unseen = all - counts.len();
+    let rank = |at: usize| 2.0 * (unseen + at + 1) as f64 - all as f64 - 1.0;
+    let weighted: f64 = counts.iter().enumerate().map(|(at, &n)| rank(at) * n as f64).sum();
+    let total = counts.iter().sum::<usize>() as f64;
+    if total == 0.0 { 0.0 } else { weighted / (all as f64 * total) }
+}
+
+/// The share of the first `k` of a ranking of which `is_repeat` is true; `None` for an empty ranking.
+pub fn repeats<T>(ranking: &[T], k: usize, is_repeat: impl Fn(&T) -> bool) -> Option<f64> {
+    mean_of(ranking.iter().take(k).map(|item| f64::from(u8::from(is_repeat(item)))))
+}
+
+/// How far the categories of what is shown are from those of the history (Steck 2018, *Calibrated
+/// recommendations*): `Σ_g p(g) · ln(p(g) ÷ q̃(g))` in nats, where `p` are the shares of the history's
+/// categories, `q` those of what is shown, and `q̃ = (1 − α) · q + α · p` with Steck's α = 0.01. Zero
+/// is the best. `None` if either is empty.
+pub fn calibration<G: Eq + Hash>(
+    history: impl IntoIterator<Item = G>,
+    shown: impl IntoIterator<Item = G>,
+) -> Option<f64> {
+    let (history, of_history) = counted(history);
+    let (shown, of_shown) = counted(shown);
+    if of_history == 0 || of_shown == 0 {
+        return None;
+    }
+    let mut terms: Vec<f64> = history
+        .iter()
+        .map(|(category, &count)| {
+            let p = count as f64 / of_history as f64;
+            let q = shown.get(category).copied().unwrap_or(0) as f64 / of_shown as f64;
+            p * (p / ((1.0 - CALIBRATION_ALPHA) * q + CALIBRATION_ALPHA * p)).ln()
+        })
+        .collect();
+    // A map has no order, and the last bits of a sum depend on it.
+    terms.sort_by(f64::total_cmp);
+    Some(terms.iter().sum())
+}
+
+/// How often each value comes, and how many there are.
+fn counted<G: Eq + Hash>(values: impl IntoIterator<Item = G>) -> (HashMap<G, usize>, usize) {
+    let (mut counts, mut all) = (HashMap::new(), 0);
+    for value in values {
+        *counts.entry(value).or_insert(0_usize) += 1;
+        all += 1;
+    }
+    (counts, all)
+}
+
+/// The mean of some values; `None` if there are none.
+pub fn mean_of(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0_usize);
+    for value in values {
+        sum += value;
+        count += 1;
+    }
+    (count > 0).then(|| sum / count as f64)
+}
+
+/// To five digits, for reports. Never a negative zero.
+pub fn rounded(value: f64) -> f64 {
+    (value * 1e5).round() / 1e5 + 0.0
 }
 
 /// The share of pairs (given, ranked) whose two orders are equal.
@@ -124,6 +238,64 @@ pub fn compare(before: &[f64], after: &[f64], resamples: usize, seed: u64) -> Op
         gain: interval(|[before, after]| after - before),
         relative: divisible.then(|| interval(|[before, after]| after / before - 1.0)),
     })
+}
+
+/// The figures of many systems on the same shoppers, and their means in many resamples of the shoppers.
+///
+/// Every system is measured on the same draws, so that each difference of two is paired, and a table
+/// of many systems costs one bootstrap. The draws are those of [`compare`] with the same seed.
+#[derive(Clone, Debug)]
+pub struct Resampled {
+    means: Vec<f64>,
+    /// (resamples, columns).
+    resampled: Vec<f64>,
+}
+
+impl Resampled {
+    /// Resamples shoppers. `columns` holds one figure of one system for each shopper; `None` without
+    /// shoppers, columns or resamples, or if the columns differ in length.
+    pub fn new(columns: &[Vec<f64>], resamples: usize, seed: u64) -> Option<Self> {
+        let (width, shoppers) = (columns.len(), columns.first()?.len());
+        let ragged = columns.iter().any(|column| column.len() != shoppers);
+        if shoppers == 0 || resamples == 0 || ragged {
+            return None;
+        }
+        // By shopper, so that a draw reads one piece of memory.
+        let rows: Vec<f64> =
+            (0..shoppers).flat_map(|at| columns.iter().map(move |column| column[at])).collect();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut resampled = vec![0.0; resamples * width];
+        for sums in resampled.chunks_exact_mut(width) {
+            for _ in 0..shoppers {
+                let row = &rows[random.random_range(0..shoppers) * width..][..width];
+                sums.iter_mut().zip(row).for_each(|(sum, figure)| *sum += figure);
+            }
+            sums.iter_mut().for_each(|sum| *sum /= shoppers as f64);
+        }
+        Some(Self { means: columns.iter().map(|column| mean(column)).collect(), resampled })
+    }
+
+    /// The mean of a column.
+    pub fn mean(&self, column: usize) -> Interval {
+        self.interval(|means| means[column])
+    }
+
+    /// The mean of `after − before`.
+    pub fn gain(&self, before: usize, after: usize) -> Interval {
+        self.interval(|means| means[after] - means[before])
+    }
+
+    /// `after ÷ before − 1`; `None` if the mean of `before` is zero in some resample.
+    pub fn relative(&self, before: usize, after: usize) -> Option<Interval> {
+        let mut all = self.resampled.chunks_exact(self.means.len()).chain([&self.means[..]]);
+        let divisible = all.all(|means| means[before] != 0.0);
+        divisible.then(|| self.interval(|means| means[after] / means[before] - 1.0))
+    }
+
+    fn interval(&self, figure: impl Fn(&[f64]) -> f64) -> Interval {
+        let resampled = self.resampled.chunks_exact(self.means.len()).map(&figure).collect();
+        percentiles(figure(&self.means), resampled)
+    }
 }
 
 fn resampled_means(before: &[f64], after: &[f64], random: &mut ChaCha8Rng) -> [f64; 2] {

@@ -6,6 +6,7 @@
 //! give a useless rung that gain in at most one shop of ten. A useless rung costs milliseconds, and a
 //! useful one that is left out costs better orders.
 
+pub use super::measure::rounded;
 use super::measure::{self, Interval, RESAMPLES};
 use serde_json::{Value, json};
 
@@ -117,11 +118,6 @@ impl FittedWeight {
             "gain": gain,
         })
     }
-}
-
-/// To five digits.
-pub fn rounded(value: f64) -> f64 {
-    (value * 1e5).round() / 1e5
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod traces;
 mod weigh;
 mod write;
 
-pub use evaluate::{evaluate, table};
+pub use crate::train::evaluation::{evaluate, table};
 pub use reward_model::examples;
 pub use semantic_ids::assign;
 

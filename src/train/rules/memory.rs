@@ -1,0 +1,118 @@
+//! What rules read: the sales of every item, and all that one shopper did.
+
+use crate::domain::Timestamp;
+use crate::train::cases::{Case, PredictionTask};
+use crate::train::dataset::{DAY_S, Dataset, Past};
+use rustc_hash::FxHashMap;
+
+/// Days in which a purchase loses most of its weight among a shopper's favourites.
+pub const FAVOURITE_DAYS: f64 = 90.0;
+
+/// The log by item: when each was sold.
+#[derive(Debug)]
+pub struct SalesLog<'a> {
+    dataset: &'a Dataset,
+    /// By item, ascending.
+    sales: Vec<Vec<Timestamp>>,
+}
+
+/// What was known at the moment of a case: events strictly before it. Where days are the finest time,
+/// these are the events of earlier days.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    log: &'a SalesLog<'a>,
+    now: Timestamp,
+    own: FxHashMap<u32, OwnPast>,
+}
+
+/// What one shopper did with one item, over their whole history.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OwnPast {
+    /// How often they bought it.
+    pub bought: u32,
+    /// How often they looked at it or put it into the cart.
+    pub browsed: u32,
+    /// `Σ e^(−days ÷ 90)` over their purchases of it.
+    pub favour: f64,
+}
+
+// === impl SalesLog ===
+
+impl<'a> SalesLog<'a> {
+    /// Sorts the purchases of a log by item, for a catalogue of so many.
+    pub fn new(dataset: &'a Dataset, items: usize) -> Self {
+        let mut sales = vec![Vec::new(); items];
+        // The log is in time order, so each item's times are, too.
+        for sale in &dataset.purchases {
+            sales[sale.item as usize].push(sale.time);
+        }
+        Self { dataset, sales }
+    }
+
+    /// All that a shopper did before their last case of this task, as the task allows: earlier lines of
+    /// the basket are known to a first purchase, and not to a basket.
+    pub fn past(&self, task: PredictionTask, case: &Case) -> Past<'a> {
+        let within_basket = task == PredictionTask::FirstPurchase;
+        line_of(self.dataset, task, case)
+            .map(|line| self.dataset.past(case.user as usize, line, within_basket))
+            .unwrap_or_default()
+    }
+
+    /// The moment of a shopper's last case of this task.
+    pub fn moment(&self, task: PredictionTask, case: &Case) -> Moment<'_> {
+        let past = self.past(task, case);
+        let mut own: FxHashMap<u32, OwnPast> = FxHashMap::default();
+        for bought in past.bought {
+            let days = (case.now - bought.time) as f64 / DAY_S as f64;
+            let own = own.entry(bought.item).or_default();
+            own.bought += 1;
+            own.favour += (-days / FAVOURITE_DAYS).exp();
+        }
+        for browsed in past.browsed {
+            own.entry(browsed.item).or_default().browsed += 1;
+        }
+        Moment { log: self, now: case.now, own }
+    }
+
+    /// The sales of an item in `from..until`.
+    fn between(&self, item: u32, from: Timestamp, until: Timestamp) -> usize {
+        let before = |moment| self.sales[item as usize].partition_point(|&time| time < moment);
+        before(until) - before(from)
+    }
+}
+
+/// The line that a shopper's last case predicts: the first purchase itself, or a line of the basket.
+fn line_of(dataset: &Dataset, task: PredictionTask, case: &Case) -> Option<usize> {
+    let bought = &dataset.bought[case.user as usize];
+    match task {
+        PredictionTask::FirstPurchase => {
+            let wanted = case.relevant.first()?;
+            bought.iter().position(|line| line.item == *wanted)
+        }
+        // Of the baskets of that moment, the last is the case.
+        PredictionTask::NextBasket => bought.iter().rposition(|line| line.time == case.now),
+    }
+}
+
+// === impl Moment ===
+
+impl Moment<'_> {
+    /// The purchase lines of an item in the last so many days.
+    pub fn sales(&self, item: u32, days: i64) -> f64 {
+        self.log.between(item, self.now - days * DAY_S, self.now) as f64
+    }
+
+    /// What the shopper did with an item.
+    pub fn own(&self, item: u32) -> OwnPast {
+        self.own.get(&item).copied().unwrap_or_default()
+    }
+}
+
+// === impl OwnPast ===
+
+impl OwnPast {
+    /// Whether the shopper knows the item.
+    pub fn seen(self) -> bool {
+        self.bought > 0 || self.browsed > 0
+    }
+}
