@@ -1,19 +1,15 @@
 //! The table of one task: every order of its cases, by slice and figure.
 
-use super::beyond::Beyond;
-use super::whole_catalogue;
-use crate::domain::Quality;
-use crate::reranker::ScoredOrder;
+use super::beyond::{Beyond, SHOWN};
+use super::orders::{Ranker, TaskOrders};
+use super::{BEST_RULE, GIVEN, whole_catalogue};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::measure::{self, Interval, Resampled, rounded};
-use crate::train::offline_ladder::{OfflineClimb, RungOrders};
 use crate::train::rules::{BOUGHT_BEFORE_FIRST, FittedRules, SalesLog};
 use crate::train::training_data::TrainingData;
-use rayon::prelude::*;
 use serde_json::{Map, Value, json};
+use std::ops::Range;
 
-/// The name of the order given.
-pub(super) const GIVEN: &str = Quality::Given.as_str();
 /// The figures of a table, by name.
 pub(super) const FIGURES: [(&str, Figure); 6] = [
     ("recall@1", |order, relevant| measure::recall(order, relevant, 1)),
@@ -35,56 +31,27 @@ type Figure = fn(&[u32], &[u32]) -> f64;
 /// Whether a case belongs to a slice of the table.
 type Slice = fn(&TrainingData, &Case) -> bool;
 
-/// One way to order the slates of all cases.
-pub(super) struct Ranker {
-    /// Its name.
-    pub(super) name: String,
-    /// An order for each case: items, best first.
-    pub(super) orders: Vec<Vec<u32>>,
-}
-
-/// The cases of a task with the orders of each rung and rule.
+/// The orders of a task, and what they are judged by.
 pub(super) struct JudgedTask<'a> {
-    task: PredictionTask,
-    data: &'a TrainingData,
-    log: &'a SalesLog<'a>,
-    cases: &'a [Case],
-    rules: &'a FittedRules,
-    /// The order given, the rules, the rungs from the lowest, then orders that are no rung's.
-    rankers: Vec<Ranker>,
-    /// How many of the rankers are rungs.
-    rungs: usize,
+    pub(super) orders: &'a TaskOrders,
+    pub(super) data: &'a TrainingData,
+    pub(super) log: &'a SalesLog<'a>,
+    pub(super) rules: &'a FittedRules,
 }
 
 /// The positions of some rankers.
 struct Positions {
-    rules: std::ops::Range<usize>,
+    rules: Range<usize>,
     best_rule: Option<usize>,
-    rungs: std::ops::Range<usize>,
-    parts: std::ops::Range<usize>,
+    rungs: Range<usize>,
+    parts: Range<usize>,
+    /// The rule that splits a gain, if the task's gains are split.
     repeats_first: Option<usize>,
 }
 
 // === impl JudgedTask ===
 
-impl<'a> JudgedTask<'a> {
-    /// Orders every case by every rule, beside the orders of the rungs.
-    pub(super) fn new(
-        task: PredictionTask,
-        data: &'a TrainingData,
-        log: &'a SalesLog<'a>,
-        cases: &'a [Case],
-        climb: &OfflineClimb,
-        rules: &'a FittedRules,
-    ) -> Self {
-        let given = cases.iter().map(|case| case.slate.clone()).collect();
-        let mut rankers = vec![Ranker { name: GIVEN.into(), orders: given }];
-        rankers.extend(by_rules(task, log, cases, rules));
-        let climbed = climb.rungs.iter().chain(&climb.parts);
-        rankers.extend(climbed.map(|rung| Ranker::of_rung(rung, cases)));
-        Self { task, data, log, cases, rules, rankers, rungs: climb.rungs.len() }
-    }
-
+impl JudgedTask<'_> {
     /// The table: by slice, then by figure.
     pub(super) fn table(
         &self,
@@ -93,24 +60,17 @@ impl<'a> JudgedTask<'a> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Value {
         let at = self.positions();
-        let shown = std::iter::once(0).chain(at.best_rule).chain(at.rungs.clone());
-        let beyond: Vec<(usize, Beyond)> = shown
-            .map(|ranker| {
-                let orders = &self.rankers[ranker].orders;
-                (ranker, Beyond::new(self.data, self.log, self.task, self.cases, orders))
-            })
-            .collect();
+        let cases = &self.orders.cases;
+        let beyond = self.beyond(&at);
         let mut table = Map::new();
         for (done, (name, belongs)) in (0..).zip(SLICES) {
             progress(done, SLICES.len() as u64);
             let chosen: Vec<usize> =
-                (0..self.cases.len()).filter(|&at| belongs(self.data, &self.cases[at])).collect();
+                (0..cases.len()).filter(|&case| belongs(self.data, &cases[case])).collect();
             let mut slice = self.slice(&at, &chosen, resamples, seed);
-            let beyond = beyond.iter().map(|(ranker, beyond)| {
-                let is_best = at.best_rule == Some(*ranker);
-                let name = if is_best { "best_rule" } else { &self.rankers[*ranker].name };
-                let orders = &self.rankers[*ranker].orders;
-                (name.to_owned(), beyond.to_json(&chosen, orders, self.data.catalog.len()))
+            let items = self.data.catalog.len();
+            let beyond = beyond.iter().map(|(name, ranker, beyond)| {
+                (name.clone(), beyond.to_json(&chosen, &self.orders.rankers[*ranker].orders, items))
             });
             slice["beyond_accuracy@10"] = Value::Object(beyond.collect());
             table.insert(name.into(), slice);
@@ -118,26 +78,41 @@ impl<'a> JudgedTask<'a> {
         Value::Object(table)
     }
 
+    /// What the order given, the best rule and the rungs do beside hitting.
+    fn beyond(&self, at: &Positions) -> Vec<(String, usize, Beyond)> {
+        let TaskOrders { task, cases, rankers, .. } = self.orders;
+        let named = |ranker: usize| (rankers[ranker].name.clone(), ranker);
+        let best = at.best_rule.map(|best| (BEST_RULE.to_owned(), best));
+        let all = std::iter::once(named(0)).chain(best).chain(at.rungs.clone().map(named));
+        all.map(|(name, ranker)| {
+            let orders = &rankers[ranker].orders;
+            (name, ranker, Beyond::new(self.data, self.log, *task, cases, orders))
+        })
+        .collect()
+    }
+
     fn positions(&self) -> Positions {
-        let rules = 1..1 + self.rules.rules.len();
-        let rungs = rules.end..rules.end + self.rungs;
-        let named = |name: &str| self.rankers.iter().position(|ranker| ranker.name == name);
+        let orders = self.orders;
+        let mut rules = orders.rules();
         // No item of a first purchase's slate was bought before.
-        let splits = self.task == PredictionTask::NextBasket;
+        let splits = orders.task == PredictionTask::NextBasket;
         Positions {
             best_rule: self.rules.best.map(|best| rules.start + best),
-            parts: rungs.end..self.rankers.len(),
-            repeats_first: named(BOUGHT_BEFORE_FIRST).filter(|_| splits),
-            rules,
-            rungs,
+            repeats_first: rules
+                .find(|&rule| orders.rankers[rule].name == BOUGHT_BEFORE_FIRST)
+                .filter(|_| splits),
+            rules: orders.rules(),
+            rungs: orders.rungs(),
+            parts: orders.parts(),
         }
     }
 
     fn slice(&self, at: &Positions, chosen: &[usize], resamples: usize, seed: u64) -> Value {
-        let relevant = |case: usize| &self.cases[case].relevant;
+        let TaskOrders { task, cases, rankers, .. } = self.orders;
+        let relevant = |case: usize| &cases[case].relevant;
         let columns: Vec<Vec<f64>> = FIGURES
             .iter()
-            .flat_map(|(_, figure)| self.rankers.iter().map(move |ranker| (figure, ranker)))
+            .flat_map(|(_, figure)| rankers.iter().map(move |ranker| (figure, ranker)))
             .map(|(figure, ranker)| {
                 chosen.iter().map(|&case| figure(&ranker.orders[case], relevant(case))).collect()
             })
@@ -145,26 +120,26 @@ impl<'a> JudgedTask<'a> {
         let mut figures = Map::new();
         if let Some(resampled) = Resampled::new(&columns, resamples, seed) {
             for (number, (name, _)) in FIGURES.iter().enumerate() {
-                let row = FigureRow { first: number * self.rankers.len(), resampled: &resampled };
-                figures.insert((*name).into(), row.to_json(at, &self.rankers));
+                let row = FigureRow { first: number * rankers.len(), resampled: &resampled };
+                figures.insert((*name).into(), row.to_json(at, rankers));
             }
         }
-        let first = &self.rankers[at.rungs.start];
-        let pairs = chosen.iter().map(|&at| (&*self.cases[at].slate, &*first.orders[at]));
+        let first = &rankers[at.rungs.start];
+        let pairs = chosen.iter().map(|&at| (&*cases[at].slate, &*first.orders[at]));
         let coverage = |ranker: &Ranker| {
             let orders = chosen.iter().map(|&at| &*ranker.orders[at]);
-            measure::coverage(orders, 10, self.data.catalog.len())
+            measure::coverage(orders, SHOWN, self.data.catalog.len())
         };
         json!({
             "cases": chosen.len(),
             "ceiling": self.ceiling(chosen),
             "order_kept": measure::identity_rate(pairs),
-            "coverage@10": { GIVEN: coverage(&self.rankers[0]), &*first.name: coverage(first) },
-            "best_rule": self.rules.best().map(|rule| rule.name()),
-            "top_rung": self.rankers[at.rungs.end - 1].name,
+            "coverage@10": { GIVEN: coverage(&rankers[0]), &*first.name: coverage(first) },
+            BEST_RULE: self.rules.best().map(|rule| rule.name()),
+            "top_rung": rankers[at.rungs.end - 1].name,
             "figures": figures,
             "whole_catalogue": whole_catalogue::figures(
-                self.data, self.task, chosen.iter().map(|&at| &self.cases[at])
+                self.data, *task, chosen.iter().map(|&at| &cases[at])
             ),
         })
     }
@@ -172,48 +147,11 @@ impl<'a> JudgedTask<'a> {
     /// Recall@10 of the best order that these slates allow.
     fn ceiling(&self, chosen: &[usize]) -> f64 {
         let best = chosen.iter().map(|&at| {
-            let case = &self.cases[at];
+            let case = &self.orders.cases[at];
             let held = case.slate.iter().filter(|item| case.relevant.contains(item)).count();
             held.min(10) as f64 / case.relevant.len().min(10) as f64
         });
         measure::mean_of(best).unwrap_or(0.0)
-    }
-}
-
-/// Every rule's order of every case.
-fn by_rules(
-    task: PredictionTask,
-    log: &SalesLog<'_>,
-    cases: &[Case],
-    rules: &FittedRules,
-) -> Vec<Ranker> {
-    let of_case = |case: &Case| -> Vec<Vec<u32>> {
-        let moment = log.moment(task, case);
-        rules.rules.iter().map(|rule| items(&rule.order(&moment, case), case)).collect()
-    };
-    let by_case: Vec<Vec<Vec<u32>>> = cases.par_iter().map(of_case).collect();
-    let mut rankers: Vec<Ranker> = rules
-        .rules
-        .iter()
-        .map(|rule| Ranker { name: rule.name(), orders: Vec::with_capacity(cases.len()) })
-        .collect();
-    for orders in by_case {
-        rankers.iter_mut().zip(orders).for_each(|(ranker, order)| ranker.orders.push(order));
-    }
-    rankers
-}
-
-/// The items of a case in this order.
-fn items(order: &ScoredOrder, case: &Case) -> Vec<u32> {
-    order.iter().map(|&(place, _)| case.slate[place]).collect()
-}
-
-// === impl Ranker ===
-
-impl Ranker {
-    fn of_rung(rung: &RungOrders, cases: &[Case]) -> Self {
-        let orders = rung.orders.iter().zip(cases).map(|(order, case)| items(order, case));
-        Self { name: rung.name.into(), orders: orders.collect() }
     }
 }
 
@@ -251,7 +189,7 @@ impl FigureRow<'_> {
         };
         row["over_given"] = over(0);
         if let Some(best) = at.best_rule {
-            row["best_rule"] = self.mean(best);
+            row[BEST_RULE] = self.mean(best);
             row["best_rule_gain"] = self.gain(0, best);
             row["over_best_rule"] = over(best);
         }

@@ -5,19 +5,30 @@
 
 mod beyond;
 mod judged;
+mod orders;
 mod text;
 mod whole_catalogue;
 
 pub use text::{summary, table};
 
+use super::case_results::CaseResult;
 use super::cases::PredictionTask;
 use super::offline_ladder::OfflineLadder;
 use super::offline_scorer::rechead;
 use super::rules::{FittedRules, SalesLog};
 use super::training_data::TrainingData;
 use super::workspace::Workspace;
+use crate::bundle::Catalog;
+use crate::domain::{Quality, UserId};
 use judged::JudgedTask;
+use orders::TaskOrders;
 use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// The name of the order given.
+const GIVEN: &str = Quality::Given.as_str();
+/// The key of the rule that is best on validation slates.
+const BEST_RULE: &str = "best_rule";
 
 /// The key of the report's sentence.
 const SUMMARY: &str = "summary";
@@ -29,8 +40,24 @@ const TASKS: [PredictionTask; 2] = [PredictionTask::FirstPurchase, PredictionTas
 /// What an evaluation found.
 #[derive(Debug)]
 pub struct Evaluation {
-    /// The report: by task, then by slice, then by figure.
+    /// The report: by task, then by slice, then by figure. `docs/evaluation.md` lists its keys.
     pub report: Value,
+    tasks: Vec<TaskOrders>,
+    catalog: Arc<Catalog>,
+    users: Vec<UserId>,
+}
+
+// === impl Evaluation ===
+
+impl Evaluation {
+    /// Each test case with the orders of every rung and rule, so that anybody can apply their own metric.
+    /// They are made one by one, because all ids of all orders together take much memory.
+    pub fn cases(&self) -> impl Iterator<Item = CaseResult> + '_ {
+        self.tasks.iter().flat_map(|task| {
+            let cases = 0..task.cases.len();
+            cases.map(|at| task.result(at, &self.catalog, &self.users))
+        })
+    }
 }
 
 /// Measures the workspace's models on the test time of the workspace's shop.
@@ -43,25 +70,28 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
     let ladder = OfflineLadder::read(workspace, &data)?;
     let log = SalesLog::new(&data.dataset, data.catalog.len());
     let recipe = workspace.recipe.clone();
-    let mut report = Map::new();
+    let (mut report, mut judged_tasks) = (Map::new(), Vec::new());
     let tasks = data.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
     for ((task, mut cases), rules) in tasks.into_iter().zip(&fitted) {
         let (what, of) = (format!("evaluating {}", task.as_str()), cases.len() as u64);
         workspace.progress.show(&what, 0, of);
         let show = &mut |done| workspace.progress.show(&what, done as u64, of);
         let climb = ladder.climb(&data, &mut cases, show)?;
-        let judged = JudgedTask::new(task, &data, &log, &cases, &climb, rules);
+        let orders = TaskOrders::new(task, cases, climb, &log, rules);
         let what = format!("resampling {}", task.as_str());
         let show = &mut |done: u64, of: u64| workspace.progress.show(&what, done, of);
+        let judged = JudgedTask { orders: &orders, data: &data, log: &log, rules };
         let table = judged.table(recipe.evaluate.resamples, recipe.seed, show);
         report.insert(task.as_str().into(), table);
+        judged_tasks.push(orders);
     }
     let fitted = TASKS.iter().zip(&fitted);
     let fitted = fitted.map(|(task, rules)| (task.as_str().to_owned(), rules.to_json()));
     report.insert(RULES.into(), Value::Object(fitted.collect()));
     let mut report = Value::Object(report);
     report[SUMMARY] = summary(&report).into();
-    Ok(Evaluation { report })
+    let (catalog, users) = (data.catalog.clone(), data.dataset.users.clone());
+    Ok(Evaluation { report, tasks: judged_tasks, catalog, users })
 }
 
 /// Fits the rules of each task on the slates of the validation time.

@@ -1,7 +1,8 @@
 //! The report as text for people.
 
-use super::TASKS;
-use super::judged::{FIGURES, GIVEN};
+use super::judged::{FIGURES, gain_of};
+use super::{BEST_RULE, GIVEN, TASKS};
+use crate::reranker::RUNGS;
 use crate::train::cases::PredictionTask;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -46,7 +47,7 @@ fn left(report: &Value, task: PredictionTask) -> String {
         return format!("on {tasks}, no validation slate could choose a rule");
     }
     let clear = if clear_of_zero(gain) { "" } else { ", not clear of zero," };
-    format!("{top} {}{clear} over {} on {tasks}", with_interval(gain), text(&slice["best_rule"]))
+    format!("{top} {}{clear} over {} on {tasks}", with_interval(gain), text(&slice[BEST_RULE]))
 }
 
 /// The report as lines of tables, for people: one block for each task and slice.
@@ -93,19 +94,19 @@ fn block(out: &mut String, task: &str, name: &str, slice: &Value) {
 /// The rungs of a slice, lowest first.
 fn rungs(slice: &Value) -> Vec<String> {
     let over = &slice["figures"][MAIN_FIGURE]["over_given"];
-    let named = crate::reranker::RUNGS.iter().map(|rung| rung.name().to_owned());
+    let named = RUNGS.iter().map(|rung| rung.name().to_owned());
     named.filter(|name| over.get(name).is_some()).collect()
 }
 
 /// A row for each order: the order given, rules, rungs, and orders that are no rung's.
 fn figures(slice: &Value) -> Vec<Vec<String>> {
     let of = |figure: &str| &slice["figures"][figure];
-    let best = text(&slice["best_rule"]);
+    let best = text(&slice[BEST_RULE]);
     let rules = of(MAIN_FIGURE)["rules"].as_object().into_iter().flatten();
     let rules = rules.map(|(name, _)| (name.clone(), true));
     let rungs = rungs(slice);
     let is_part = |name: &String| {
-        let own = [GIVEN, "best_rule", "gain", "relative"].contains(&name.as_str());
+        let own = [GIVEN, BEST_RULE, "gain", "relative"].contains(&name.as_str());
         !own && !name.ends_with("_gain") && !rungs.contains(name)
     };
     let named = of(MAIN_FIGURE).as_object().into_iter().flatten();
@@ -153,7 +154,7 @@ fn gains(slice: &Value) -> Vec<Vec<String>> {
     for (name, _) in FIGURES {
         let of = &slice["figures"][name];
         let cells = keys.iter().map(|[over, rung]| match *over {
-            "" => with_interval(&of[super::judged::gain_of(rung)]),
+            "" => with_interval(&of[gain_of(rung)]),
             over => with_interval(&of[over][rung]),
         });
         rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
@@ -182,7 +183,7 @@ fn splits(slice: &Value) -> Vec<Vec<String>> {
 /// A row for each order that is measured beyond accuracy.
 fn beyond(slice: &Value) -> Vec<Vec<String>> {
     let of = &slice["beyond_accuracy@10"];
-    let orders = [GIVEN.to_owned(), "best_rule".to_owned()].into_iter().chain(rungs(slice));
+    let orders = [GIVEN.to_owned(), BEST_RULE.to_owned()].into_iter().chain(rungs(slice));
     let heading = std::iter::once("first ten").chain(BEYOND.iter().map(|(_, heading)| *heading));
     let mut rows = vec![heading.map(str::to_owned).collect::<Vec<_>>()];
     for name in orders.filter(|name| of.get(name).is_some()) {

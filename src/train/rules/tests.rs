@@ -141,7 +141,7 @@ fn habits(repeat: bool) -> (Dataset, Vec<Case>) {
     let mut purchases = Vec::new();
     let (before, lately) = (1, 2);
     let shoppers = 20;
-    purchases.extend((0..shoppers).map(|user| (user, before, 30, user)));
+    purchases.extend((0..shoppers).map(|user| (user, before, 5, user)));
     purchases.extend((0..5).map(|at| (shoppers, lately, 98, 100 + at)));
     let taken = if repeat { before } else { lately };
     purchases.extend((0..shoppers).map(|user| (user, taken, 100, 200 + user)));
