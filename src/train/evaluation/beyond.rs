@@ -2,7 +2,7 @@
 //! ten items are.
 
 use crate::domain::Timestamp;
-use crate::train::cases::{Case, PredictionTask};
+use crate::train::cases::Case;
 use crate::train::dataset::Dataset;
 use crate::train::measure::{self, rounded};
 use crate::train::rules::SalesLog;
@@ -36,7 +36,6 @@ impl Beyond {
     pub(super) fn new(
         data: &TrainingData,
         log: &SalesLog<'_>,
-        task: PredictionTask,
         cases: &[Case],
         orders: &[Vec<u32>],
     ) -> Self {
@@ -46,7 +45,7 @@ impl Beyond {
         let of_case = |(case, order): (&Case, &Vec<u32>)| {
             let cards = &data.snapshots[case.snapshot].cards;
             let width = cards.item_vectors.len() / catalog.len().max(1);
-            let past = log.past(task, case);
+            let past = log.past(case);
             let bought: FxHashSet<u32> = past.bought.iter().map(|line| line.item).collect();
             let category = |item: u32| catalog.item(item).category;
             let history = past.bought.iter().map(|line| category(line.item));

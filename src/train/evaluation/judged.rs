@@ -5,6 +5,7 @@ use super::orders::{Ranker, TaskOrders};
 use super::{BEST_RULE, GIVEN, whole_catalogue};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::measure::{self, Interval, Resampled, rounded};
+use crate::train::reason_share;
 use crate::train::rules::{BOUGHT_BEFORE_FIRST, FittedRules, SalesLog};
 use crate::train::training_data::TrainingData;
 use serde_json::{Map, Value, json};
@@ -80,13 +81,13 @@ impl JudgedTask<'_> {
 
     /// What the order given, the best rule and the rungs do beside hitting.
     fn beyond(&self, at: &Positions) -> Vec<(String, usize, Beyond)> {
-        let TaskOrders { task, cases, rankers, .. } = self.orders;
+        let TaskOrders { cases, rankers, .. } = self.orders;
         let named = |ranker: usize| (rankers[ranker].name.clone(), ranker);
         let best = at.best_rule.map(|best| (BEST_RULE.to_owned(), best));
         let all = std::iter::once(named(0)).chain(best).chain(at.rungs.clone().map(named));
         all.map(|(name, ranker)| {
             let orders = &rankers[ranker].orders;
-            (name, ranker, Beyond::new(self.data, self.log, *task, cases, orders))
+            (name, ranker, Beyond::new(self.data, self.log, cases, orders))
         })
         .collect()
     }
@@ -130,11 +131,16 @@ impl JudgedTask<'_> {
             let orders = chosen.iter().map(|&at| &*ranker.orders[at]);
             measure::coverage(orders, SHOWN, self.data.catalog.len())
         };
+        let reasons = |ranker: &Ranker| {
+            let shown = chosen.iter().map(|&at| (&cases[at], &*ranker.orders[at]));
+            reason_share(self.data, shown, SHOWN)
+        };
         json!({
             "cases": chosen.len(),
             "ceiling": self.ceiling(chosen),
             "order_kept": measure::identity_rate(pairs),
             "coverage@10": { GIVEN: coverage(&rankers[0]), &*first.name: coverage(first) },
+            "with_reason@10": { GIVEN: reasons(&rankers[0]), &*first.name: reasons(first) },
             BEST_RULE: self.rules.best().map(|rule| rule.name()),
             "top_rung": rankers[at.rungs.end - 1].name,
             "figures": figures,

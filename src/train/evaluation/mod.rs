@@ -103,9 +103,9 @@ fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<Vec<FittedRules>> 
     let (size, currency) = (recipe.slates.size, &recipe.shop.currency);
     let tasks = data.last_cases(size, currency, split.validate, split.test);
     let mut fitted = Vec::with_capacity(tasks.len());
-    for (at, (task, cases)) in tasks.iter().enumerate() {
+    for (at, (_, cases)) in tasks.iter().enumerate() {
         workspace.progress.show("fitting the rules", at as u64, tasks.len() as u64);
-        fitted.push(FittedRules::fit(&log, *task, cases));
+        fitted.push(FittedRules::fit(&log, cases));
     }
     Ok(fitted)
 }

@@ -49,7 +49,7 @@ impl TaskOrders {
     ) -> Self {
         let given = cases.iter().map(|case| case.slate.clone()).collect();
         let mut rankers = vec![Ranker { name: GIVEN.into(), orders: given, scores: Vec::new() }];
-        rankers.extend(by_rules(task, log, &cases, rules));
+        rankers.extend(by_rules(log, &cases, rules));
         let rungs = climb.rungs.len();
         let climbed = climb.rungs.into_iter().chain(climb.parts);
         rankers.extend(climbed.map(|rung| Ranker::of_rung(rung, &cases)));
@@ -101,14 +101,9 @@ impl TaskOrders {
 }
 
 /// Every rule's order of every case.
-fn by_rules(
-    task: PredictionTask,
-    log: &SalesLog<'_>,
-    cases: &[Case],
-    rules: &FittedRules,
-) -> Vec<Ranker> {
+fn by_rules(log: &SalesLog<'_>, cases: &[Case], rules: &FittedRules) -> Vec<Ranker> {
     let of_case = |case: &Case| -> Vec<Vec<u32>> {
-        let moment = log.moment(task, case);
+        let moment = log.moment(case);
         rules.rules.iter().map(|rule| items(&rule.order(&moment, case), case)).collect()
     };
     let by_case: Vec<Vec<Vec<u32>>> = cases.par_iter().map(of_case).collect();

@@ -2,7 +2,7 @@
 
 use super::{AND_PLACE, Moment, RULES, Rule, SalesLog, order};
 use crate::reranker::ScoredOrder;
-use crate::train::cases::{Case, PredictionTask};
+use crate::train::cases::Case;
 use crate::train::measure::{self, rounded};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -56,8 +56,8 @@ impl FittedRule {
 
 impl FittedRules {
     /// Fits every rule on a task's validation cases.
-    pub fn fit(log: &SalesLog<'_>, task: PredictionTask, cases: &[Case]) -> Self {
-        let values = values(log, task, cases);
+    pub fn fit(log: &SalesLog<'_>, cases: &[Case]) -> Self {
+        let values = values(log, cases);
         let mut rules = Vec::with_capacity(2 * RULES.len());
         for (at, rule) in RULES.iter().enumerate() {
             let ndcg = |weight: f64| mean_ndcg(cases, &values, at, weight);
@@ -105,9 +105,9 @@ fn formula(rule: &FittedRule) -> String {
 }
 
 /// Every rule's values of every case: (cases, rules, candidates).
-fn values(log: &SalesLog<'_>, task: PredictionTask, cases: &[Case]) -> Vec<Vec<Vec<f64>>> {
+fn values(log: &SalesLog<'_>, cases: &[Case]) -> Vec<Vec<Vec<f64>>> {
     let of_case = |case: &Case| {
-        let moment = log.moment(task, case);
+        let moment = log.moment(case);
         RULES.iter().map(|rule| rule.values(&moment, &case.slate)).collect()
     };
     cases.par_iter().map(of_case).collect()

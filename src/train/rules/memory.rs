@@ -49,18 +49,18 @@ impl<'a> SalesLog<'a> {
         Self { dataset, sales }
     }
 
-    /// All that a shopper did before their last case of this task, as the task allows: earlier lines of
+    /// All that a shopper did before their last case of its task, as the task allows: earlier lines of
     /// the basket are known to a first purchase, and not to a basket.
-    pub fn past(&self, task: PredictionTask, case: &Case) -> Past<'a> {
-        let within_basket = task == PredictionTask::FirstPurchase;
-        line_of(self.dataset, task, case)
+    pub fn past(&self, case: &Case) -> Past<'a> {
+        let within_basket = case.task == PredictionTask::FirstPurchase;
+        line_of(self.dataset, case)
             .map(|line| self.dataset.past(case.user as usize, line, within_basket))
             .unwrap_or_default()
     }
 
-    /// The moment of a shopper's last case of this task.
-    pub fn moment(&self, task: PredictionTask, case: &Case) -> Moment<'_> {
-        let past = self.past(task, case);
+    /// The moment of a shopper's last case of its task.
+    pub fn moment(&self, case: &Case) -> Moment<'_> {
+        let past = self.past(case);
         let mut own: FxHashMap<u32, OwnPast> = FxHashMap::default();
         for bought in past.bought {
             let days = (case.now - bought.time) as f64 / DAY_S as f64;
@@ -82,9 +82,9 @@ impl<'a> SalesLog<'a> {
 }
 
 /// The line that a shopper's last case predicts: the first purchase itself, or a line of the basket.
-fn line_of(dataset: &Dataset, task: PredictionTask, case: &Case) -> Option<usize> {
+fn line_of(dataset: &Dataset, case: &Case) -> Option<usize> {
     let bought = &dataset.bought[case.user as usize];
-    match task {
+    match case.task {
         PredictionTask::FirstPurchase => {
             let wanted = case.relevant.first()?;
             bought.iter().position(|line| line.item == *wanted)

@@ -34,6 +34,7 @@ fn shop(purchases: &[(u32, u32, i64, u32)]) -> Dataset {
 fn case(user: u32, slate: &[u32], relevant: &[u32]) -> Case {
     Case {
         user,
+        task: PredictionTask::NextBasket,
         now: NOW,
         history: Vec::new(),
         pattern: None,
@@ -47,7 +48,7 @@ fn case(user: u32, slate: &[u32], relevant: &[u32]) -> Case {
 
 fn ordered(log: &SalesLog<'_>, rule: &str, weight: f64, case: &Case) -> Vec<u32> {
     let rule = RULES.iter().find(|known| known.name == rule).unwrap();
-    let moment = log.moment(PredictionTask::NextBasket, case);
+    let moment = log.moment(case);
     let fitted = FittedRule { rule, place_weight: weight, ndcg: 0.0 };
     fitted.order(&moment, case).iter().map(|&(place, _)| case.slate[place]).collect()
 }
@@ -111,7 +112,7 @@ fn a_count_ends_at_the_moment_and_begins_a_whole_number_of_days_before_it() {
     let mut shop = shop;
     shop.purchases.sort_by_key(|sale| sale.time);
     let log = SalesLog::new(&shop, 1);
-    let moment = log.moment(PredictionTask::NextBasket, &case(0, &[0], &[0]));
+    let moment = log.moment(&case(0, &[0], &[0]));
     for (days, expected) in [(7, 1.0), (8, 2.0), (28, 3.0), (29, 4.0), (90, 4.0)] {
         assert_eq!(moment.sales(0, days), expected, "{days} days");
     }
@@ -126,13 +127,13 @@ fn a_shopper_is_known_over_their_whole_history() {
     let shop = shop(&purchases);
     let log = SalesLog::new(&shop, 10);
     let basket = case(0, &[9, 3, 2], &[2, 3]);
-    let moment = log.moment(PredictionTask::NextBasket, &basket);
+    let moment = log.moment(&basket);
     assert_eq!(moment.own(9).bought, 1);
     assert_eq!(moment.own(1).bought, 98);
     assert_eq!(moment.own(2), memory::OwnPast::default(), "a basket does not know its own lines");
     // A first purchase knows the earlier lines of its basket, and not the later ones.
-    let first = case(0, &[9, 3, 2], &[3]);
-    let moment = log.moment(PredictionTask::FirstPurchase, &first);
+    let first = Case { task: PredictionTask::FirstPurchase, ..case(0, &[9, 3, 2], &[3]) };
+    let moment = log.moment(&first);
     assert_eq!([9, 2, 3].map(|item| moment.own(item).bought), [1, 1, 0]);
 }
 
@@ -153,7 +154,7 @@ fn habits(repeat: bool) -> (Dataset, Vec<Case>) {
 fn weights_and_the_best_rule_come_from_the_slates_that_they_are_fitted_on() {
     let fit = |repeat| {
         let (shop, cases) = habits(repeat);
-        FittedRules::fit(&SalesLog::new(&shop, 3), PredictionTask::NextBasket, &cases)
+        FittedRules::fit(&SalesLog::new(&shop, 3), &cases)
     };
     let (repeats, lately) = (fit(true), fit(false));
     let best = |rules: &FittedRules| rules.best().unwrap().name();
@@ -183,7 +184,7 @@ fn the_weight_of_the_place_is_fitted() {
         cases.push(case(user, slate, &[taken]));
     }
     let shop = shop(&purchases);
-    let fitted = FittedRules::fit(&SalesLog::new(&shop, 9), PredictionTask::NextBasket, &cases);
+    let fitted = FittedRules::fit(&SalesLog::new(&shop, 9), &cases);
     let best = fitted.best().unwrap();
     assert_eq!((best.name().as_str(), best.ndcg), ("popular_7d_and_place", 1.0));
     assert!((0.1..=2.0).contains(&best.place_weight), "{best:?}");
@@ -194,7 +195,7 @@ fn the_weight_of_the_place_is_fitted() {
 #[test]
 fn nothing_is_chosen_without_slates() {
     let shop = small_shop();
-    let fitted = FittedRules::fit(&SalesLog::new(&shop, 7), PredictionTask::NextBasket, &[]);
+    let fitted = FittedRules::fit(&SalesLog::new(&shop, 7), &[]);
     assert!(fitted.best().is_none());
     assert_eq!(fitted.to_json()["best_rule"], serde_json::Value::Null);
     assert_eq!(
