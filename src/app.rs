@@ -8,7 +8,7 @@ pub use signals::{HangupSignals, shutdown_signal};
 
 use crate::api::{
     ApiLimits, ApiListener, BindError, Readiness, ReadinessState, RerankHandler, ShutdownTimeout,
-    router,
+    WallClock, router, wall_clock,
 };
 use crate::config::{self, Config, Quantize};
 use crate::engine;
@@ -128,6 +128,15 @@ fn gpu_limits(config: &config::ScorerConfig) -> Option<scorer::GpuLimits> {
 impl App {
     /// Binds the port and serves on it.
     pub async fn start(config: &config::ApiConfig, services: Services) -> Result<Self, BindError> {
+        Self::start_with_clock(config, services, wall_clock).await
+    }
+
+    /// Binds the port and serves on it, with another clock for the moments of requests.
+    pub async fn start_with_clock(
+        config: &config::ApiConfig,
+        services: Services,
+        clock: WallClock,
+    ) -> Result<Self, BindError> {
         let Services { live, canary, metrics, samples } = services;
         let listener = ApiListener::bind(config.listen).await?;
         let readiness = Arc::new(Readiness::starting().await);
@@ -138,6 +147,7 @@ impl App {
         };
         let samples = samples.map(|samples| samples.to_string().into());
         let handler = RerankHandler::new(live, metrics.clone(), readiness.clone(), limits, samples);
+        let handler = handler.with_clock(clock);
         tokio::spawn(watch_canary(canary, readiness.clone()));
         tokio::spawn(run_upkeep(metrics, readiness.clone()));
         let (address, grace) = (listener.address(), config.shutdown_grace.0);

@@ -113,6 +113,7 @@ fn query(user: &UserId, items: &[ItemId], now: i64) -> Query {
         criticality: Criticality::Default,
         bundle: None,
         now,
+        is_replay: false,
         deadline: Deadline::after(Instant::now(), PATIENCE),
     }
 }

@@ -31,6 +31,7 @@ fn query(budget_ms: u64) -> Query {
         criticality: Criticality::Default,
         bundle: None,
         now: 1_800_000_000,
+        is_replay: false,
         deadline: Deadline::after(Instant::now(), Duration::from_millis(budget_ms)),
     }
 }

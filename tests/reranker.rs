@@ -127,6 +127,7 @@ fn query_of(bundle: &Bundle, candidates: usize, effort: Effort) -> Query {
         criticality: Criticality::Default,
         bundle: None,
         now: bundle.cards.as_of,
+        is_replay: false,
         deadline: Deadline::after(Instant::now(), Duration::from_mins(1)),
     }
 }

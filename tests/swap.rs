@@ -290,6 +290,7 @@ fn golden_query(ladder: &Ladder) -> Query {
         criticality: Criticality::Default,
         bundle: None,
         now: golden.now,
+        is_replay: false,
         deadline: Deadline::after(Instant::now(), PATIENCE),
     }
 }

@@ -156,6 +156,15 @@ impl ApiError {
     }
 }
 
+/// The public message.
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let ApiError { kind, message, violations, resource } = error;

@@ -6,7 +6,8 @@ use super::error::ApiError;
 use super::pb;
 use super::readiness::Readiness;
 use super::wire::{self, RequestContext, ResponseContext};
-use crate::rank::{LiveLadder, Update};
+use crate::domain::Timestamp;
+use crate::rank::{ClimbAnswer, LiveLadder, Update};
 use crate::telemetry::Metrics;
 use async_stream::stream;
 use axum::body::Bytes;
@@ -23,7 +24,11 @@ pub struct RerankHandler {
     metrics: Arc<Metrics>,
     admission: AdmissionControl,
     samples: Option<Bytes>,
+    clock: WallClock,
 }
+
+/// Tells the present, in Unix seconds.
+pub type WallClock = fn() -> Timestamp;
 
 impl RerankHandler {
     /// A handler for the ladder that is live. `samples` is a JSON document of ready-made requests.
@@ -34,7 +39,13 @@ impl RerankHandler {
         limits: ApiLimits,
         samples: Option<Bytes>,
     ) -> Self {
-        Self { live, metrics, admission: AdmissionControl::new(limits, readiness), samples }
+        let admission = AdmissionControl::new(limits, readiness);
+        Self { live, metrics, admission, samples, clock: wall_clock }
+    }
+
+    /// The same handler with another clock.
+    pub fn with_clock(self, clock: WallClock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The best ranking that the deadline allows.
@@ -44,16 +55,9 @@ impl RerankHandler {
         request: pb::RerankRequest,
     ) -> Result<pb::RerankResponse, ApiError> {
         let (context, climb) = self.climb(&call, request)?;
-        let mut climb = pin!(climb);
-        let mut answer = None;
-        while let Some(update) = climb.next().await {
-            if let Update::Answer(better) = update {
-                answer = Some(better);
-            }
-        }
-        let answer = answer.expect("a climb is never empty");
+        let answer = last_answer(climb).await;
         call.record.record(&answer);
-        Ok(context.response(*answer))
+        Ok(context.response(answer))
     }
 
     /// Every ranking of the climb as it is reached.
@@ -89,7 +93,7 @@ impl RerankHandler {
         call: Call,
         request: pb::ExplainRequest,
     ) -> Result<pb::ExplainResponse, ApiError> {
-        let query = wire::explain_query(request, request_context(&call))?;
+        let query = wire::explain_query(request, self.request_context(&call))?;
         let ladder = self.live.ladder();
         self.admission.check(&call, &query, ladder.version())?;
         let context = ResponseContext::of(&query);
@@ -119,16 +123,32 @@ impl RerankHandler {
         call: &Call,
         request: pb::RerankRequest,
     ) -> Result<(ResponseContext, impl Stream<Item = Update> + Send + use<>), ApiError> {
-        let query = wire::rerank_query(request, request_context(call))?;
+        let query = wire::rerank_query(request, self.request_context(call))?;
         let ladder = self.live.ladder();
         self.admission.check(call, &query, ladder.version())?;
         Ok((ResponseContext::of(&query), ladder.climb(query)))
     }
+
+    /// What a call states outside its message. The clock is read here, once per call.
+    fn request_context(&self, call: &Call) -> RequestContext {
+        let (request_id, deadline) = (call.record.id(), call.climb_deadline);
+        RequestContext { request_id, now: (self.clock)(), is_replay: false, deadline }
+    }
 }
 
-/// What a call states outside its message. The wall clock is read here, once per call.
-fn request_context(call: &Call) -> RequestContext {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (request_id, deadline) = (call.record.id(), call.climb_deadline);
-    RequestContext { request_id, now: now.as_secs() as i64, deadline }
+/// The last answer of a climb.
+pub(super) async fn last_answer(climb: impl Stream<Item = Update>) -> ClimbAnswer {
+    let mut climb = pin!(climb);
+    let mut answer = None;
+    while let Some(update) = climb.next().await {
+        if let Update::Answer(better) = update {
+            answer = Some(better);
+        }
+    }
+    *answer.expect("a climb is never empty")
+}
+
+/// The present by the system's clock.
+pub fn wall_clock() -> Timestamp {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64
 }

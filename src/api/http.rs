@@ -108,7 +108,12 @@ fn decode<M: DeserializeOwned>(body: Body) -> Result<M, ApiError> {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(BODY_BYTES_MAX),
         _ => ApiError::field("", format!("the body cannot be read: {rejection}")),
     })?;
-    let mut json = serde_json::Deserializer::from_slice(&body);
+    decode_json(&body)
+}
+
+/// Decodes a message from JSON, as [`decode`] does.
+pub(super) fn decode_json<M: DeserializeOwned>(body: &[u8]) -> Result<M, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
     let message: M = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let path = if path == "." { String::new() } else { path };

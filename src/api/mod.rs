@@ -12,13 +12,16 @@ mod handler;
 mod http;
 mod layers;
 mod listen;
+mod offline;
 mod readiness;
 mod validator;
 mod wire;
 
 pub use admission::ApiLimits;
-pub use handler::RerankHandler;
+pub use error::ApiError;
+pub use handler::{RerankHandler, WallClock, wall_clock};
 pub use listen::{ApiListener, BindError, ShutdownTimeout};
+pub use offline::{OfflineAnswer, OfflineRequest, OfflineTerms, check_time};
 pub use readiness::{Readiness, ReadinessState};
 
 use axum::Router;

@@ -25,15 +25,17 @@ const REASONS_PER_ITEM_DEFAULT: usize = 3;
 /// Bytes of a language tag.
 const LOCALE_BYTES_MAX: usize = 35;
 /// The first second that a protobuf timestamp can express: the year 1.
-const TIME_MIN: Timestamp = -62_135_596_800;
+pub(super) const TIME_MIN: Timestamp = -62_135_596_800;
 
 /// What a call states outside its message.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     /// The request's id, if the message gives none.
     pub request_id: Arc<str>,
-    /// When the request arrived, by the wall clock.
+    /// When the request arrived, by the wall clock; of a replay, its moment in the past.
     pub now: Timestamp,
+    /// Whether it is a replay: of every history, only the events before `now` are read.
+    pub is_replay: bool,
     /// When the climb must end.
     pub deadline: Deadline,
 }
@@ -67,7 +69,7 @@ pub fn rerank_query(
         seed: _, // This release draws no random numbers while it ranks.
     } = request;
     let mut validator = Validator::default();
-    let (user, history, profile) = shopper(&mut validator, user, context.now);
+    let (user, history, profile) = shopper(&mut validator, user, &context);
     validator.bytes("query", &query, QUERY_BYTES_MAX);
     validator.bytes("locale", &locale, LOCALE_BYTES_MAX);
     pairs(&mut validator, "labels", &labels, LABELS_MAX, ID_BYTES_MAX);
@@ -88,6 +90,7 @@ pub fn rerank_query(
         criticality: validator.enum_value::<pb::Criticality>("criticality", criticality).into(),
         bundle: pinned_bundle(&mut validator, bundle),
         now: context.now,
+        is_replay: context.is_replay,
         deadline: context.deadline,
     };
     validator.finish(query)
@@ -101,7 +104,7 @@ pub fn explain_query(
     let pb::ExplainRequest { request_id, user, item_ids, reasons_per_item, locale, bundle } =
         request;
     let mut validator = Validator::default();
-    let (user, history, _) = shopper(&mut validator, user, context.now);
+    let (user, history, _) = shopper(&mut validator, user, &context);
     validator.bytes("locale", &locale, LOCALE_BYTES_MAX);
     distinct(&mut validator, "item_ids", "", item_ids.iter().map(String::as_str));
     let bare = |item: String| Candidate { item: item.into(), prior_score: None, inline: None };
@@ -119,6 +122,7 @@ pub fn explain_query(
         criticality: Criticality::Default,
         bundle: pinned_bundle(&mut validator, bundle),
         now: context.now,
+        is_replay: context.is_replay,
         deadline: context.deadline,
     };
     validator.finish(query)
@@ -213,9 +217,11 @@ fn reasons_per_item(validator: &mut Validator, per_item: u32) -> usize {
 fn shopper(
     validator: &mut Validator,
     user: Option<pb::User>,
-    now: Timestamp,
+    context: &RequestContext,
 ) -> (UserId, Option<Vec<Event>>, Option<Arc<str>>) {
     let pb::User { user_id, history, profile } = user.unwrap_or_default();
+    // A replay does not read later events, so they are allowed.
+    let latest = if context.is_replay { Timestamp::MAX } else { context.now };
     validator.id("user.user_id", &user_id);
     validator.bytes("user.profile", &profile, QUERY_BYTES_MAX);
     validator.count("user.history", history.len(), HISTORY_MAX);
@@ -223,7 +229,7 @@ fn shopper(
         .into_iter()
         .take(HISTORY_MAX)
         .enumerate()
-        .map(|(i, event)| self::event(validator, i, event, now))
+        .map(|(i, event)| self::event(validator, i, event, latest))
         .collect();
     events.sort_by_key(|event| event.time);
     let profile = (!profile.is_empty()).then(|| profile.into());

@@ -59,6 +59,7 @@ fn query(golden: GoldenRequest) -> Query {
         criticality: Criticality::Critical,
         bundle: None,
         now: golden.now,
+        is_replay: false,
         deadline: Deadline::after(Instant::now(), CANARY_TIMEOUT),
     }
 }

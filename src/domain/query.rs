@@ -33,8 +33,10 @@ pub struct Query {
     pub criticality: Criticality,
     /// The only version that may answer, if the caller pins one.
     pub bundle: Option<Version>,
-    /// When the request arrived.
+    /// When the request arrived; of a replay, its moment in the past.
     pub now: Timestamp,
+    /// Whether it is a replay: of every history, only the events before `now` are read.
+    pub is_replay: bool,
     /// When the answer must be sent.
     pub deadline: Deadline,
 }

@@ -2,7 +2,7 @@
 //! store, or from the bundle's cards.
 
 use crate::bundle::{HISTORY_LEN, HistoryEvent, UserCard};
-use crate::domain::{Event, EventKind, Query, UserId};
+use crate::domain::{Event, EventKind, Query, Timestamp, UserId};
 use crate::evidence;
 use crate::scorer::{ScorerModel, ShopperTexts};
 use crate::store::{Store, StoreTable};
@@ -61,24 +61,39 @@ impl UserCards {
     }
 
     /// The card of the query's user: never an error, at worst an empty card.
+    ///
+    /// The card of a replay is written from the events before its moment alone. What a language model expected of the user
+    /// later is no part of it.
     pub async fn of(&self, query: &Query) -> Arc<UserCard> {
+        let is_read = |time: Timestamp| !query.is_replay || time < query.now;
         if let Some(history) = &query.history {
             self.metrics.cards("inline", 1);
-            return Arc::new(self.write(self.known(history.iter()), None));
+            let events = history.iter().filter(|event| is_read(event.time));
+            return Arc::new(self.write(self.known(events), None));
         }
-        if let Some(card) = self.cache.get(&query.user) {
+        let card = self.latest(&query.user).await;
+        if card.history.iter().all(|event| is_read(event.time)) {
+            return card;
+        }
+        let before = card.history.iter().filter(|event| is_read(event.time));
+        Arc::new(self.write(before.copied().collect(), None))
+    }
+
+    /// The card of a user as it is now.
+    async fn latest(&self, user: &UserId) -> Arc<UserCard> {
+        if let Some(card) = self.cache.get(user) {
             self.metrics.cards("memory", 1);
             return card;
         }
-        let (card, source) = match self.stored(&query.user).await {
+        let (card, source) = match self.stored(user).await {
             Some(card) => (Arc::new(card), "store"),
-            None => match self.model.cards.users.get(&query.user) {
+            None => match self.model.cards.users.get(user) {
                 Some(card) => (self.with_head(card), "bundle"),
                 None => (Arc::default(), "missing"),
             },
         };
         self.metrics.cards(source, 1);
-        self.cache.insert(query.user.clone(), card.clone());
+        self.cache.insert(user.clone(), card.clone());
         card
     }
 
