@@ -10,7 +10,7 @@
 //! | 3 | [`reranker`] | prompts and answers of the language model |
 //! | 4 | [`rank`] [`train`] | serving a climb, training a bundle |
 //! | 5 | [`api`] | gRPC and HTTP |
-//! | 6 | [`app`] [`config`] [`mod@bench`] [`cli`] | wiring, configuration, command line |
+//! | 6 | [`app`] [`config`] [`mod@bench`] [`rank_file`] [`cli`] | wiring, configuration, files of requests, command line |
 
 pub mod api;
 pub mod app;
@@ -25,6 +25,7 @@ pub mod language;
 pub mod nn;
 pub mod overlay;
 pub mod rank;
+pub mod rank_file;
 pub mod regular_file;
 pub mod reranker;
 pub mod scorer;

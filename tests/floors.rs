@@ -21,7 +21,7 @@ const FLOORS: &[&[&str]] = &[
     &["reranker"],
     &["rank", "train"],
     &["api"],
-    &["app", "bench", "cli", "config", "main", "lib"],
+    &["app", "bench", "cli", "config", "main", "lib", "rank_file"],
 ];
 
 /// Where `unsafe` may stand: folders and files below `src`.

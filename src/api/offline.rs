@@ -110,8 +110,17 @@ impl OfflineRequest {
     }
 }
 
+/// Parses a moment as a request writes it: `2026-06-01T00:00:00Z`.
+pub fn parse_time(text: &str) -> Result<Timestamp, String> {
+    let time = pbjson_types::Timestamp::deserialize(text.into_deserializer());
+    let time = time.map_err(|error: serde::de::value::Error| {
+        format!("{error}; a moment is written like 2026-06-01T00:00:00Z")
+    })?;
+    check_time(time.seconds).map(|()| time.seconds)
+}
+
 /// Checks that a moment is one that a protobuf timestamp can express.
-pub fn check_time(time: Timestamp) -> Result<(), String> {
+fn check_time(time: Timestamp) -> Result<(), String> {
     if (TIME_MIN..=TIME_MAX).contains(&time) {
         return Ok(());
     }

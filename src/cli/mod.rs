@@ -9,6 +9,7 @@ mod generate;
 mod interrupt;
 mod model;
 mod progress;
+mod rank;
 mod serve;
 mod shop;
 
@@ -54,6 +55,12 @@ enum Command {
     ///
     /// Example: raisonne import --items items.csv --events events.parquet --out data/shop
     Import(shop::ImportArgs),
+    /// Rank a file of requests without a server.
+    ///
+    /// The order, the scores and the reasons are those of a server with the same configuration, bit by bit.
+    ///
+    /// Example: raisonne rank --bundle models/demo --requests requests.jsonl --out rankings.parquet
+    Rank(rank::RankArgs),
     /// Run one training stage.
     ///
     /// Example: raisonne stage reward_model --recipe models/demo.toml --work data/demo
@@ -90,6 +97,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Simulate(simulate) => simulate.run(),
         Command::Import(import) => import.run(),
+        Command::Rank(rank) => rank.run(),
         Command::Stage(stage) => stage.run(),
         Command::Export(export) => export.run(),
         Command::Bundle(bundle) => bundle.run(),

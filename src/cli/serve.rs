@@ -82,7 +82,7 @@ impl CheckArgs {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> anyhow::Result<Config> {
+    pub(super) fn load(&self) -> anyhow::Result<Config> {
         self.load_over(Table::new())
     }
 

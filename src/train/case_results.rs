@@ -2,6 +2,7 @@
 //!
 //! The file is JSON Lines, one case a line, plain or compressed with zstd (a name that ends in `.zst`).
 
+use super::aside_file::AsideFile;
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,16 +68,12 @@ impl CaseResult {
     }
 }
 
-/// Writes case results to `path`, through a temporary file beside it: it is whole, or not there.
+/// Writes case results to `path`: whole, or not at all.
 pub fn write_cases(path: &Path, cases: &[CaseResult]) -> anyhow::Result<()> {
     let writing = || format!("writing the case results {}", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut aside =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(writing)?;
-    write_lines(path, aside.as_file_mut(), cases).with_context(writing)?;
-    aside.as_file().sync_all().with_context(writing)?;
-    aside.persist(path).with_context(writing)?;
-    Ok(())
+    let aside = AsideFile::create(path).with_context(writing)?;
+    write_lines(path, aside.handle().with_context(writing)?, cases).with_context(writing)?;
+    aside.publish().with_context(writing)
 }
 
 /// Reads case results, and checks each.
@@ -107,7 +104,7 @@ pub fn read_cases(path: &Path) -> anyhow::Result<Vec<CaseResult>> {
     Ok(cases)
 }
 
-fn write_lines(path: &Path, file: &mut File, cases: &[CaseResult]) -> anyhow::Result<()> {
+fn write_lines(path: &Path, file: File, cases: &[CaseResult]) -> anyhow::Result<()> {
     let mut plain = BufWriter::new(file);
     if is_zstd(path) {
         let mut packed = zstd::Encoder::new(&mut plain, ZSTD_LEVEL)?;

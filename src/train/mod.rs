@@ -4,6 +4,7 @@
 //! a shop's log to a bundle that can be served.
 
 mod answer_log;
+pub mod aside_file;
 pub mod batch;
 pub mod case_results;
 pub mod cases;
