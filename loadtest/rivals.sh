@@ -45,6 +45,9 @@ case "$shop" in
     exit 2
     ;;
 esac
+if [ "$shop.$retriever" = retail.blended ]; then # chosen on validation slates: its customers buy the same again
+  set+=("slates.blend={ bought_before = 4.0 }")
+fi
 if [ "$shop" = ml1m-sasrec ]; then # the slates of a published SASRec are what is evaluated
   set+=("slates.given=$data/llmrank-candidates/ml-1m.sasrec.tsv.zst")
 fi

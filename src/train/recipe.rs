@@ -97,7 +97,7 @@ pub struct SlatesRecipe {
     /// The retriever that stands for the shop's ranker, in training and evaluation alike.
     #[serde(default)]
     pub retriever: RetrieverKind,
-    /// How much each list of the blended retriever counts. By default, all count the same.
+    /// How much each list of the blended retriever counts, if not the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blend: Option<BlendWeights>,
 }

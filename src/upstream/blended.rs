@@ -32,6 +32,9 @@ const WEEK_DAYS: i64 = 7;
 const MONTH_DAYS: i64 = 28;
 
 /// How much each list counts when they are merged. 0 leaves a list out.
+///
+/// By default, all count the same, and the two windows of popularity are one list. On validation slates of two shops,
+/// popularity as two whole lists is worse. A shop whose customers buy the same again gains by a higher `bought_before`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BlendWeights {
@@ -81,8 +84,8 @@ impl Default for BlendWeights {
     fn default() -> Self {
         Self {
             co_purchases: 1.0,
-            popular_week: 1.0,
-            popular_month: 1.0,
+            popular_week: 0.5,
+            popular_month: 0.5,
             titles: 1.0,
             bought_before: 1.0,
         }
