@@ -264,7 +264,29 @@ def row(shop, task, of):
             f"| {mean('scored')} | {mean('lambdamart')} | {gain('given')} | {gain('lambdamart')} |")
 
 
-def main():
+def report(file, names, models, about, options):
+    """Measures the test cases, and writes and prints what came out."""
+    results, tasks = read_cases(options.cases), {}
+    for task in models:
+        cases = Cases(file, f"test/{task}")
+        if len(cases):
+            tasks[task] = measure(add_orders(models, task, cases, names, results), options)
+    columns = names["features"] + ["task", "place"]
+    importance = {task: sorted(zip(model.model.feature_importance("gain").tolist(), columns), reverse=True)
+                  for task, model in models.items()}
+    written = dict(shop=options.shop, **about, settings=GRID[about["chosen"]["grid"]], tasks=tasks,
+                   importance={task: [name for _, name in best[:8]] for task, best in importance.items()})
+    pathlib.Path(options.out).write_text(json.dumps(written, indent=1))
+    if options.cases_out:
+        lines = (json.dumps(result, ensure_ascii=False) for result in results.values())
+        pathlib.Path(options.cases_out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n| shop | task | cases | ceiling | given | scored | LambdaMART | scored − given | scored − LambdaMART |")
+    print("|---|---|--:|--:|--:|--:|--:|---|---|")
+    for task, of in tasks.items():
+        print(row(options.shop, task, of))
+
+
+def options_of(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("examples", help="what `raisonne export --features` wrote")
     parser.add_argument("cases", help="what `raisonne eval --cases` wrote")
@@ -276,9 +298,12 @@ def main():
     parser.add_argument("--patience", type=int, default=50, help="trees without a better validation")
     parser.add_argument("--resamples", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args(arguments)
 
+
+def main():
+    options = options_of()
     with safe_open(options.examples, "np") as file:
         names = {name: json.loads(text) for name, text in file.metadata().items()}
         train = Cases(file, "train")
@@ -288,25 +313,7 @@ def main():
               f"{[len(cases) for cases in validate.values()]} validation cases", flush=True)
         models, tried, chosen = tune(train, validate, options)
         del train, validate
-        results, report = read_cases(options.cases), {}
-        for task in models:
-            cases = Cases(file, f"test/{task}")
-            if len(cases):
-                report[task] = measure(add_orders(models, task, cases, names, results), options)
-    importance = {task: sorted(zip(model.model.feature_importance("gain").tolist(),
-                                   names["features"] + ["task", "place"]), reverse=True)[:8]
-                  for task, model in models.items()}
-    written = dict(shop=options.shop, chosen=chosen, tried=tried, tasks=report,
-                   settings=GRID[chosen["grid"]],
-                   importance={task: [name for _, name in best] for task, best in importance.items()})
-    pathlib.Path(options.out).write_text(json.dumps(written, indent=1))
-    if options.cases_out:
-        lines = (json.dumps(result, ensure_ascii=False) for result in results.values())
-        pathlib.Path(options.cases_out).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n| shop | task | cases | ceiling | given | scored | LambdaMART | scored − given | scored − LambdaMART |")
-    print("|---|---|--:|--:|--:|--:|--:|---|---|")
-    for task, of in report.items():
-        print(row(options.shop, task, of))
+        report(file, names, models, dict(chosen=chosen, tried=tried), options)
 
 
 if __name__ == "__main__":
