@@ -408,6 +408,19 @@ async fn a_language_model_that_does_not_fit_its_bundle_is_refused() {
     let told = says(&home).await;
     assert!(told.contains("weighs") && told.contains("not 99"), "{told}");
 
+    // No golden request covers the language model.
+    let home = bundle();
+    let path = home.path().join(Part::Golden.file());
+    let golden = fs::read_to_string(&path).unwrap();
+    let mut golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    for request in golden.as_array_mut().unwrap() {
+        request["weighed"] = serde_json::json!([]);
+    }
+    fs::write(&path, golden.to_string()).unwrap();
+    Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
+    let told = says(&home).await;
+    assert!(told.contains("`weighed` is in 0 requests, expected in at least one"), "{told}");
+
     // A tokenizer with more tokens than the model's vocabulary.
     let home = bundle();
     let decoder = home.path().join("decoder");

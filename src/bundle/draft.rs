@@ -77,12 +77,12 @@ impl<'a> Draft<'a> {
     }
 
     fn begin_with(out: &Path, mut operations: Operations<'a>) -> Result<Self, BundleError> {
-        // A link stays, and the folder behind it is replaced.
-        let out = if out.is_symlink() {
-            fs::canonicalize(out).map_err(|source| io_error(out, source))?
-        } else {
-            out.to_owned()
-        };
+        // Without a slash at its end, which would hide a link.
+        let mut out: PathBuf = out.components().collect();
+        if out.is_symlink() {
+            // The link stays, and the folder behind it is replaced.
+            out = fs::canonicalize(&out).map_err(|source| io_error(&out, source))?;
+        }
         let home = home_of(&out);
         if !home.is_dir() {
             operations.tell(FileOperation::MakeFolder, home)?;

@@ -1,6 +1,6 @@
 //! Reading and writing the parts of a bundle.
 
-use super::lines::{LINES_MAX, at_most, read_lines};
+use super::lines::{at_most, read_lines};
 use super::{
     Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, GoldenRequest,
     HISTORY_LEN, HistoryEvent, ItemCard, ItemStats, Manifest, NO_NEIGHBOUR, NeighbourTable,
@@ -91,7 +91,7 @@ impl Bundle {
 
 /// Reads the catalogue in `dir`, with its items' semantic ids if there are any.
 pub fn read_catalog(dir: &Path) -> Result<Catalog, BundleError> {
-    let catalog = Catalog::new(read_lines::<CatalogRow>(dir, Part::Catalog, LINES_MAX)?);
+    let catalog = Catalog::new(read_lines::<CatalogRow>(dir, Part::Catalog, None)?);
     let ids = SemanticIds::read(dir, catalog.len())?;
     Ok(catalog.with_semantic_ids(ids))
 }
@@ -337,7 +337,7 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
     let as_of = as_of
         .and_then(|as_of| as_of.parse().ok())
         .ok_or_else(|| wrong_tensor("as_of", found, "a time in Unix seconds"))?;
-    let rows = read_lines::<ItemCardRow>(dir, Part::ItemCards, catalog.len())?;
+    let rows = read_lines::<ItemCardRow>(dir, Part::ItemCards, Some(catalog.len()))?;
     let mut first_reason = 0;
     let mut items = Vec::with_capacity(catalog.len());
     for (row, line) in rows.into_iter().zip(1..) {
@@ -346,7 +346,7 @@ fn read_cards(dir: &Path, catalog: &Catalog) -> Result<Cards, BundleError> {
         first_reason += card.reasons.len() as u32;
         items.push(card);
     }
-    let rows = read_lines::<UserCardRow>(dir, Part::UserCards, LINES_MAX)?;
+    let rows = read_lines::<UserCardRow>(dir, Part::UserCards, None)?;
     let [item_vectors, reason_vectors, patterns] =
         [("items", items.len()), ("reasons", first_reason as usize), ("patterns", rows.len())]
             .map(|(name, rows)| read_vectors(&tensors, name, rows));

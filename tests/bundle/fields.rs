@@ -363,6 +363,19 @@ fn lines_and_their_lists_are_bounded() {
         assert!(error.starts_with(message), "{what}: {error}");
         fs::write(dir.join(part.file()), before).unwrap();
     }
+    // A few compressed bytes that become a huge text.
+    let row = |number: usize| {
+        let title = "x".repeat(6 << 20);
+        json!({"id": number.to_string(), "title": title, "category": "", "attributes": [], "price": null})
+    };
+    let rows: Vec<String> = (0..14).map(|number| format!("{}\n", row(number))).collect();
+    let path = dir.join(Part::Catalog.file());
+    let before = fs::read(&path).unwrap();
+    fs::write(&path, zstd::encode_all(rows.concat().as_bytes(), 1).unwrap()).unwrap();
+    Manifest::of(&dir, "demo").unwrap().write(&dir).unwrap();
+    let error = Bundle::open(&dir).unwrap_err().to_string();
+    assert!(error.contains("all lines together are longer than"), "{error}");
+    fs::write(&path, before).unwrap();
     // More lines than the catalogue has items are not even kept.
     let path = dir.join(Part::ItemCards.file());
     let twice = fs::read(&path).unwrap().repeat(2);
