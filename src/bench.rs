@@ -20,6 +20,7 @@ use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]
 use crate::engine::ComputeDeviceError;
 use crate::nn::{Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, softmax_loss};
+use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use crate::scorer::network_shape;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -71,7 +72,8 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
         return compare_with_gpu(options, ordinal, out);
     }
     let case = if let Some(path) = &options.case {
-        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+        let bytes = regular_file::read(path, Links::Followed, DATA_BYTES_MAX)
+            .with_context(|| path.display().to_string())?;
         BenchCase::read(&bytes).with_context(|| path.display().to_string())?
     } else {
         let shape = network_shape(ITEMS);

@@ -9,6 +9,7 @@ use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
+use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use crate::scorer::{
     RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
 };
@@ -224,7 +225,8 @@ fn read_slates(
     catalog: &Catalog,
 ) -> anyhow::Result<FxHashMap<u32, Vec<u32>>> {
     let reading = || format!("reading the slates {}", path.display());
-    let mut text = std::fs::read(path).with_context(reading)?;
+    let mut text =
+        regular_file::read(path, Links::Followed, DATA_BYTES_MAX).with_context(reading)?;
     if path.extension().is_some_and(|ending| ending == "zst") {
         text = zstd::decode_all(&text[..]).with_context(reading)?;
     }
