@@ -170,7 +170,7 @@ fn every_codec_page_and_encoding_of_parquet_is_read() {
         let report = folder.import(&spec).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!(report.ignored[1].columns, ["note"], "{file}");
         let shop = Shop::open(&folder.dir.path().join("shop")).unwrap();
-        let found: Vec<_> = shop.events.iter().map(|event| {
+        let found = shop.events.iter().map(|event| {
             let (user, item) = (&shop.users[event.user as usize], &shop.items[event.item as usize]);
             (user.as_str().to_owned(), item.id.as_str().to_owned(), event.time, event.price)
         });
@@ -187,7 +187,7 @@ fn lists_and_maps_are_categories_and_attributes() {
         spec.attributes = ["tags", "sizes"].map(str::to_owned).to_vec();
         folder.import(&spec).unwrap();
         let shop = Shop::open(&folder.dir.path().join("shop")).unwrap();
-        let shown: Vec<_> = shop.items.iter().map(|item| {
+        let shown = shop.items.iter().map(|item| {
             let pairs = item.attributes.iter().map(|(name, value)| format!("{name}={value}"));
             (item.category.as_str(), pairs.collect::<Vec<_>>().join(" "))
         });
