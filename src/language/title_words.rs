@@ -169,8 +169,9 @@ pub fn shared_words(titles: &[&str], config: &TitleWordsConfig) -> Vec<Vec<Strin
     let chosen: Vec<Vec<Chosen<'_>>> =
         titles.iter().map(|title| counted.choose(title, config.per_title)).collect();
     let spelled = spellings(&chosen);
-    let name = |chosen: &Chosen<'_>| spelled[&chosen.key].to_owned();
-    chosen.iter().map(|title| title.iter().map(name).collect()).collect()
+    // A word that all other titles have in a phrase is shared no more.
+    let name = |chosen: &Chosen<'_>| spelled.get(&chosen.key).map(|&name| name.to_owned());
+    chosen.iter().map(|title| title.iter().filter_map(name).collect()).collect()
 }
 
 /// A word of a title.
@@ -360,7 +361,7 @@ fn words_of(title: &str) -> impl Iterator<Item = TitleWord<'_>> {
     words.take(TITLE_WORDS_MAX)
 }
 
-/// The most frequent spelling of each word and phrase; equals by the alphabet.
+/// The most frequent spelling of each word and phrase of several titles; equals by the alphabet.
 fn spellings<'a>(chosen: &[Vec<Chosen<'a>>]) -> FxHashMap<(u32, Option<u32>), &'a str> {
     let mut uses: FxHashMap<(u32, Option<u32>), FxHashMap<&'a str, usize>> = FxHashMap::default();
     for chosen in chosen.iter().flatten() {
@@ -370,7 +371,8 @@ fn spellings<'a>(chosen: &[Vec<Chosen<'a>>]) -> FxHashMap<(u32, Option<u32>), &'
         let most = uses.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0)));
         most.map_or("", |(spelling, _)| spelling)
     };
-    uses.into_iter().map(|(key, uses)| (key, best(uses))).collect()
+    let shared = uses.into_iter().filter(|(_, uses)| uses.values().sum::<usize>() > 1);
+    shared.map(|(key, uses)| (key, best(uses))).collect()
 }
 
 #[cfg(test)]
@@ -439,6 +441,12 @@ mod tests {
         let titles: Vec<String> = (0..100).map(|n| format!("Common {}", letters(n))).collect();
         let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
         assert!(of(&titles).iter().all(String::is_empty), "every title has the word");
+    }
+
+    #[test]
+    fn each_word_and_phrase_is_of_several_titles() {
+        check("Halo", ["Halo Wars", "Halo Wars", "Halo Wars"], "");
+        check("Halo", ["Halo", "Halo Wars", "Halo Wars"], "Halo");
     }
 
     #[test]
