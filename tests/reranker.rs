@@ -29,6 +29,8 @@ use tokio::time::Instant;
 
 /// Candidates that are weighed.
 const WEIGHED: usize = 20;
+/// The golden requests of these bundles.
+static GOLDEN: OnceLock<Vec<u8>> = OnceLock::new();
 
 /// The demo bundle with another language model.
 fn bundle_with(file: RerankerFile) -> TempDir {
@@ -66,7 +68,6 @@ fn bundle_with(file: RerankerFile) -> TempDir {
     fs::write(home.path().join(Part::Reranker.file()), file).unwrap();
     Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();
     // Its logits depend on the model alone, not on the rungs.
-    static GOLDEN: OnceLock<Vec<u8>> = OnceLock::new();
     let golden = GOLDEN.get_or_init(|| golden_text(&publish::golden(home.path()).unwrap()));
     fs::write(home.path().join(Part::Golden.file()), golden).unwrap();
     Manifest::of(home.path(), "noise").unwrap().write(home.path()).unwrap();

@@ -7,6 +7,29 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
+/// What is wrong, the change that makes it so, and a part of the error.
+type FieldCase = (&'static str, Box<dyn Fn(&mut Manifest)>, String);
+type LineCase = (&'static str, Part, Box<dyn Fn(&mut Value)>, &'static str);
+
+/// What a hash must be, in errors.
+const HASH_FORM: &str = "64 hexadecimal digits in lower case";
+
+/// The hash of a file.
+fn hash(of: &Manifest, name: &str) -> String {
+    of.file.iter().find(|file| file.name == name).unwrap().blake3.clone()
+}
+
+/// Each changed manifest of the folder is refused with its message.
+fn are_refused(dir: &Path, sound: &Manifest, cases: Vec<FieldCase>) {
+    for (what, change, message) in cases {
+        let mut changed = sound.clone();
+        change(&mut changed);
+        changed.write(dir).unwrap();
+        let error = Manifest::read(dir).unwrap().verify(dir).unwrap_err();
+        assert!(whole(&error).contains(&message), "{what}: {error}\nexpected: {message}");
+    }
+}
+
 #[test]
 fn the_demo_verifies_and_has_no_lineage() {
     let found = Manifest::read(&demo()).unwrap();
@@ -16,19 +39,14 @@ fn the_demo_verifies_and_has_no_lineage() {
 }
 
 #[test]
-fn each_field_of_a_manifest_is_checked() {
+fn each_field_of_a_manifest_and_of_its_files_is_checked() {
     let folder = folder();
     let dir = folder.path();
     let sound = manifest(dir);
     sound.verify(dir).unwrap();
-    let hash =
-        |name: &str| sound.file.iter().find(|file| file.name == name).unwrap().blake3.clone();
-    let (catalog, text, zeros) =
-        (hash("catalog.jsonl.zst"), hash("text.safetensors"), "0".repeat(64));
+    let (catalog, zeros) = (hash(&sound, "catalog.jsonl.zst"), "0".repeat(64));
     let (whole_hash, space) = (sound.version.trim_start_matches("small-"), &sound.space);
-    let hash_form = "64 hexadecimal digits in lower case";
-    let found_hash = |change: &str| format!("`lineage.{change}`");
-    let cases: Vec<(&str, Box<dyn Fn(&mut Manifest)>, String)> = vec![
+    let cases: Vec<FieldCase> = vec![
         (
             "another version",
             Box::new(|of| of.version = "small-000000000000".into()),
@@ -86,7 +104,7 @@ fn each_field_of_a_manifest_is_checked() {
         (
             "a hash in upper case",
             Box::new(|of| of.file[0].blake3 = of.file[0].blake3.to_uppercase()),
-            format!("of catalog.jsonl.zst, expected {hash_form}"),
+            format!("of catalog.jsonl.zst, expected {HASH_FORM}"),
         ),
         (
             "half a pair",
@@ -112,6 +130,19 @@ fn each_field_of_a_manifest_is_checked() {
             }),
             "lacks decoder/config.json".into(),
         ),
+    ];
+    are_refused(dir, &sound, cases);
+}
+
+#[test]
+fn each_field_of_a_lineage_is_checked() {
+    let folder = folder();
+    let dir = folder.path();
+    let sound = manifest(dir);
+    sound.verify(dir).unwrap();
+    let [catalog, text] = ["catalog.jsonl.zst", "text.safetensors"].map(|name| hash(&sound, name));
+    let zeros = "0".repeat(64);
+    let cases: Vec<FieldCase> = vec![
         (
             "a part without lineage",
             Box::new(|of| of.lineage.retain(|record| record.part != "text.safetensors")),
@@ -135,7 +166,7 @@ fn each_field_of_a_manifest_is_checked() {
         (
             "another data snapshot",
             Box::new(|of| of.lineage[3].data = "c".repeat(64)),
-            found_hash("data") + " is \"cccc",
+            "`lineage.data` is \"cccc".into(),
         ),
         (
             "an input that is another part's",
@@ -167,16 +198,10 @@ fn each_field_of_a_manifest_is_checked() {
         (
             "a recipe's hash that is none",
             Box::new(|of| of.lineage[1].recipe = "none".into()),
-            format!("`lineage.recipe` is \"none\" of tokenizer.json, expected {hash_form}"),
+            format!("`lineage.recipe` is \"none\" of tokenizer.json, expected {HASH_FORM}"),
         ),
     ];
-    for (what, change, message) in cases {
-        let mut changed = sound.clone();
-        change(&mut changed);
-        changed.write(dir).unwrap();
-        let error = Manifest::read(dir).unwrap().verify(dir).unwrap_err();
-        assert!(whole(&error).contains(&message), "{what}: {error}\nexpected: {message}");
-    }
+    are_refused(dir, &sound, cases);
 }
 
 #[test]
@@ -308,7 +333,7 @@ fn with_line(dir: &Path, part: Part, change: &dyn Fn(&mut Value)) {
 #[test]
 fn lines_and_their_lists_are_bounded() {
     let reason = json!({"text": "t", "kind": "recent", "count": 1, "of": 1, "strength": 0.5});
-    let cases: [(&str, Part, Box<dyn Fn(&mut Value)>, &str); 6] = [
+    let cases: [LineCase; 6] = [
         (
             "a history",
             Part::UserCards,

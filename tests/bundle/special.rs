@@ -11,6 +11,7 @@ use raisonne::nn::text::TextEncoder;
 use raisonne::train::Recipe;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -23,7 +24,8 @@ const HANGS_AFTER: Duration = Duration::from_mins(2);
 /// What a call says, or a failure if it hangs.
 fn in_time(call: impl FnOnce() -> String + Send + 'static) -> String {
     let (send, answer) = mpsc::channel();
-    std::thread::spawn(move || send.send(call()));
+    let call = std::thread::Builder::new().spawn(move || send.send(call()));
+    drop(call.unwrap());
     answer.recv_timeout(HANGS_AFTER).expect("it should not wait")
 }
 
@@ -31,8 +33,11 @@ fn make_pipe(at: &Path) {
     mkfifoat(CWD, at, Mode::RUSR | Mode::WUSR).unwrap();
 }
 
-/// Puts something in the place of a file, which is kept beside the bundle.
-const KINDS: [(&str, fn(&Path, &Path), &str); 6] = [
+/// Puts something in the first place. The file that was there is kept in the second.
+type Make = fn(&Path, &Path);
+
+/// What may lie in the place of a file, and what the error says.
+const KINDS: [(&str, Make, &str); 6] = [
     ("a pipe", |at, _| make_pipe(at), "it is a pipe, and must be a regular file"),
     ("a folder", |at, _| fs::create_dir(at).unwrap(), "it is a folder, and must be a regular file"),
     (
@@ -92,7 +97,8 @@ fn a_file_above_its_parts_limit_is_not_read() {
         let before = fs::read(&path).unwrap();
         // A file with a hole takes no space on the disk.
         if File::options().write(true).open(&path).unwrap().set_len(most + 1).is_err() {
-            writeln_skipped(most);
+            let mut err = std::io::stderr().lock();
+            writeln!(err, "skipped: the file system has no files of {most} bytes").unwrap();
             continue;
         }
         let (bundle, name) = (dir.clone(), "demo");
@@ -101,11 +107,6 @@ fn a_file_above_its_parts_limit_is_not_read() {
         assert!(error.contains(&message), "{error}");
         fs::write(&path, before).unwrap();
     }
-}
-
-fn writeln_skipped(most: u64) {
-    use std::io::Write as _;
-    writeln!(std::io::stderr(), "skipped: the file system has no files of {most} bytes").unwrap();
 }
 
 #[test]
