@@ -7,7 +7,9 @@ scored orders are those of `raisonne eval --cases` for the same test cases. Ever
 NDCG@10 on the validation cases, as the mean over the tasks: the number of trees (early stopping),
 the settings of the trees (GRID), whether the trees see the place, whether one model serves both
 tasks or each has its own, and the weight of `ln(place)` that is taken off the trees' scores
-(WEIGHTS; 0 is among them). Then the test cases are measured once.
+(WEIGHTS; 0 is among them). All that is tried learns from the first training slates
+(`--tried-slates-max`), and what is chosen once more from all of them (`--slates-max`); validation says
+which of the two is kept. Then the test cases are measured once.
 """
 
 import argparse
@@ -99,13 +101,16 @@ class Validation:
         self.cases = {task: cases.with_hits() for task, cases in by_task.items()}
 
     def ndcg(self, scores, weight=0.0):
-        means, start = [], 0
+        return float(np.mean(list(self.by_task(scores, weight).values())))
+
+    def by_task(self, scores, weight):
+        means, start = {}, 0
         for task, cases in self.cases.items():
             count = int(cases.groups().sum())
             of_task = cases.ndcg(cases.fused(scores[start:start + count], weight))
-            means.append(of_task.sum() / max(1, self.counts[task]))
+            means[task] = float(of_task.sum() / max(1, self.counts[task]))
             start += count
-        return float(np.mean(means))
+        return means
 
     def rows(self, with_place):
         return np.concatenate([cases.rows(with_place) for cases in self.cases.values()])
@@ -140,6 +145,7 @@ class Trained:
         scores = self.model.predict(rows)
         self.weight = validation.weight(scores)
         self.alone = validation.ndcg(scores)
+        self.validation_of = validation.by_task(scores, self.weight)
         self.ndcg = validation.ndcg(scores, self.weight)
         self.seconds = time.time() - begun
 
@@ -164,25 +170,38 @@ def tune(train, by_task, options):
         print(f"  {name:<28} {json.dumps(tried[name])}", flush=True)
         return made
 
-    joint = {name: try_it(f"{name}, both tasks", train, validation, settings, True)
+    few = train.where(np.arange(len(train)) < options.tried_slates_max)
+    joint = {name: try_it(f"{name}, both tasks", few, validation, settings, True)
              for name, settings in GRID.items()}
     name = max(joint, key=lambda name: joint[name].ndcg)
     best = joint[name]
-    blind = try_it(f"{name}, both tasks, no place", train, validation, GRID[name], False)
+    blind = try_it(f"{name}, both tasks, no place", few, validation, GRID[name], False)
     if blind.ndcg > best.ndcg:
         best = blind
-    models = {task: best for task in tasks}
-    own = {}
-    for task in tasks if len(tasks) > 1 else []:
-        of_task = train.where(train.task == TASKS.index(task))
-        if not len(of_task):
-            continue
-        own[task] = try_it(f"{name}, {task} alone", of_task, Validation({task: by_task[task]}),
-                           GRID[name], best.with_place)
-    if len(own) == len(tasks):
-        if np.mean([model.ndcg for model in own.values()]) > best.ndcg:
-            models = own
-    return models, tried, dict(grid=name, own_models=models is own, place=best.with_place)
+
+    def each_its_own(slates, about):
+        of_task = {task: slates.where(slates.task == TASKS.index(task)) for task in tasks}
+        return {task: try_it(f"{name}, {task} alone{about}", of_task[task],
+                             Validation({task: by_task[task]}), GRID[name], best.with_place)
+                for task in tasks if len(tasks) > 1 and len(of_task[task])}
+
+    chosen = [({task: best for task in tasks}, False)]
+    own = each_its_own(few, "")
+    if len(own) == len(tasks) and mean_ndcg(own) > best.ndcg:
+        chosen = [(own, True)]
+    if len(few) < len(train):
+        if chosen[0][1]:
+            chosen.append((each_its_own(train, ", all slates"), True))
+        else:
+            again = try_it(f"{name}, both tasks, all slates", train, validation, GRID[name], best.with_place)
+            chosen.append(({task: again for task in tasks}, False))
+    models, own_models = max(chosen, key=lambda of: mean_ndcg(of[0]))
+    return models, tried, dict(grid=name, own_models=own_models, place=best.with_place,
+                               all_slates=models is chosen[-1][0])
+
+
+def mean_ndcg(models):
+    return float(np.mean([model.validation_of[task] for task, model in models.items()]))
 
 
 def ndcg(order, relevant):
@@ -294,6 +313,7 @@ def options_of(arguments=None):
     parser.add_argument("--out", default="lambdamart.json")
     parser.add_argument("--cases-out", help="the cases again, with the order `lambdamart`")
     parser.add_argument("--slates-max", type=int, default=20_000, help="training slates, at most")
+    parser.add_argument("--tried-slates-max", type=int, default=4_000, help="of them, those that choose")
     parser.add_argument("--trees-max", type=int, default=1_000)
     parser.add_argument("--patience", type=int, default=50, help="trees without a better validation")
     parser.add_argument("--resamples", type=int, default=1_000)
