@@ -419,7 +419,7 @@ fn encodings_are_read_as_stated_and_named_if_they_are_not() {
     let cut = little[..little.len() - 1].to_vec();
     let windows = &[
         "i.csv:2: title: found",
-        "expected text in UTF-8; it is \"Café – €5\" in Windows-1252",
+        "expected text in UTF-8; these bytes are text in Windows-1252",
         "--encoding windows-1252",
     ][..];
     let le = &["i.csv: its text is UTF-16, not UTF-8: state --encoding utf-16le"][..];
@@ -447,7 +447,7 @@ fn encodings_are_read_as_stated_and_named_if_they_are_not() {
             b"item_id,title,pri\xe7o\n1,A,2\n".to_vec(),
             &[
                 "i.csv: line 1: the heading is not text in UTF-8",
-                "priço",
+                "Windows-1252",
                 "--encoding windows-1252",
             ],
         ),
@@ -559,11 +559,11 @@ fn json_that_is_no_json_lines_is_named() {
         ),
         (
             format!("{good}\n{}\n", good.replace('}', ",\"item_id\":2}")),
-            &["e.jsonl:2: ", "expected an object without \"item_id\" twice"],
+            &["e.jsonl:2: ", "found \"item_id\", expected an object that has this name once"],
         ),
         (
             format!("{good}\n{}\n", good.replace('}', ",\"x\":1,\"\\u0078\":1}")),
-            &["e.jsonl:2: ", "expected an object without \"x\" twice"],
+            &["e.jsonl:2: ", "found \"x\", expected an object that has this name once"],
         ),
         (
             format!("{good}\n{}\n", good.replace("\"ann\"", "[\"ann\"]")),
@@ -596,7 +596,7 @@ fn json_that_is_no_json_lines_is_named() {
     let narrow = [&narrow[..], b"{\"user_id\":\"Caf\xe9\",\"item_id\":1,\"time\":5}\n"].concat();
     assert_error(
         events_of("e.jsonl", "", narrow),
-        &["e.jsonl:2: found", "Café", "--encoding windows-1252"],
+        &["e.jsonl:2: found", "Caf\u{fffd}", "--encoding windows-1252"],
         "Windows-1252",
     );
 }

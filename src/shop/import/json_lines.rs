@@ -19,8 +19,8 @@ use std::io::{BufReader, Read};
 
 /// A line as it should be.
 const OBJECT: &str = "a JSON object, such as {\"item_id\": \"1\"}";
-/// How an error of the parser begins if the rest is a sentence of ours.
-const TWICE: &str = "twice";
+/// How the error of an object begins that has a name twice. The name follows.
+const TWICE: &str = "twice ";
 
 /// The rows of a JSON Lines file.
 pub(super) struct JsonLinesReader {
@@ -89,7 +89,8 @@ impl JsonLinesReader {
             }
             Err(error) => {
                 let expected = self.expected(text, &error);
-                Ok(NextRow::Wrong(RowFault { column: None, value: text.to_owned(), expected }))
+                let value = twice(&error).unwrap_or_else(|| text.to_owned());
+                Ok(NextRow::Wrong(RowFault { column: None, value, expected }))
             }
         }
     }
@@ -117,9 +118,8 @@ impl JsonLinesReader {
     fn expected(&self, text: &str, error: &serde_json::Error) -> String {
         // The error's line number is always 1.
         let at = error.to_string().replace(" at line 1 column", ", column");
-        if let Some(name) = at.strip_prefix(TWICE) {
-            let name = name.rsplit_once(", column").map_or(name, |(name, _)| name);
-            return format!("an object without{name} twice");
+        if at.starts_with(TWICE) {
+            return "an object that has this name once".to_owned();
         }
         match error.classify() {
             Category::Eof if self.lines.is_last() => {
@@ -142,6 +142,13 @@ impl JsonLinesReader {
     pub(super) fn bytes_read(&self) -> u64 {
         self.read.get()
     }
+}
+
+/// The name that an object has twice, if that is the error.
+fn twice(error: &serde_json::Error) -> Option<String> {
+    let text = error.to_string();
+    let (name, _place) = text.strip_prefix(TWICE)?.rsplit_once(" at line ")?;
+    Some(name.to_owned())
 }
 
 /// Fills the cells of a row from an object.
@@ -208,7 +215,7 @@ impl<'de> Visitor<'de> for RawObjectVisitor {
         let mut names: Vec<&str> = pairs.iter().map(|(name, _)| &**name).collect();
         names.sort_unstable();
         if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
-            return Err(A::Error::custom(format!("{TWICE} {name:?}")));
+            return Err(A::Error::custom(format!("{TWICE}{name}")));
         }
         Ok(RawObject(pairs))
     }
