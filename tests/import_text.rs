@@ -337,8 +337,8 @@ fn a_heading_that_is_none_is_named() {
         ("i.csv", "", "", &["i.csv: the file is empty"]),
         ("i.csv", "", "\n\r\n\n", &["i.csv: the file is empty"]),
         ("i.csv", "", "\u{feff}", &["i.csv: the file is empty"]),
-        ("i.csv", "", "item_id,title\n", &["i.csv has no rows to import"]),
-        ("i.csv", "", "item_id,title", &["i.csv has no rows to import"]),
+        ("i.csv", "", "item_id,title\n", &["i.csv: has no rows to import"]),
+        ("i.csv", "", "item_id,title", &["i.csv: has no rows to import"]),
         (
             "i.csv",
             "--delimiter ; --quote ;",
@@ -587,7 +587,7 @@ fn json_that_is_no_json_lines_is_named() {
             format!("{good}\nuser_id,item_id\n"),
             &["e.jsonl:2: found \"user_id,item_id\", expected a JSON object"],
         ),
-        (String::new(), &["e.jsonl has no rows to import"]),
+        (String::new(), &["e.jsonl: has no rows to import"]),
         ("{\"a\":1}\n".to_owned(), &["has no column for user_id", "it has a"]),
     ] {
         assert_error(events_of("e.jsonl", "", &text), words, &text[..text.len().min(200)]);
@@ -803,7 +803,7 @@ fn folders_that_are_no_table_are_named() {
         ),
         ("e", &[("e/a.csv", EVENTS), ("e/_temporary/0/x", "")], &["e: holds a _temporary folder"]),
         ("e", &[("e/a.csv", ""), ("e/b.csv", "")], &["e: its 2 files are empty"]),
-        ("e", &[("e/a.csv", heading), ("e/b.csv", heading)], &["e has no rows to import"]),
+        ("e", &[("e/a.csv", heading), ("e/b.csv", heading)], &["e: has no rows to import"]),
         (
             "e",
             &[("e/a.csv", "user_id,item_id,time,price\nann,1,5,2\n"), ("e/b.csv", EVENTS)],

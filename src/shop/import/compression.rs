@@ -4,6 +4,8 @@ use super::byte_meter::ByteMeter;
 use flate2::bufread::GzDecoder;
 use std::io::{self, BufRead, BufReader, Read};
 
+const GZIP_FIRST_BYTE: u8 = 0x1f;
+
 /// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
@@ -42,7 +44,7 @@ impl Compression {
         match first {
             // The second is a frame to skip: pzstd begins with one.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Self::Zstd,
-            [0x1f, 0x8b, ..] => Self::Gzip,
+            [GZIP_FIRST_BYTE, 0x8b, ..] => Self::Gzip,
             _ => Self::Plain,
         }
     }
@@ -87,6 +89,10 @@ impl<R: Read> GzipReader<R> {
                 return Ok(false);
             }
             let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+            if zeros == 0 && bytes[0] != GZIP_FIRST_BYTE {
+                let why = "what follows its last member is not gzip";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
             if zeros == 0 {
                 self.member = Some(GzDecoder::new(file));
                 return Ok(true);

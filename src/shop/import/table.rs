@@ -26,6 +26,8 @@ pub(super) struct ImportTable<'a> {
     first: Option<Rc<Path>>,
     /// Bytes of the files that were read to their ends.
     bytes_done: u64,
+    /// Whether there was any row, valid or not.
+    has_rows: bool,
 }
 
 /// A file that is being read.
@@ -49,7 +51,15 @@ impl<'a> ImportTable<'a> {
     /// Opens the first file of a table, and looks for `columns` in it.
     pub(super) fn open(files: &'a TableFiles, columns: ColumnSpecs) -> Result<Self, ImportError> {
         let (heading, first) = (Heading::new(columns), None);
-        let mut table = Self { files, opened: 0, heading, current: None, first, bytes_done: 0 };
+        let mut table = Self {
+            files,
+            opened: 0,
+            heading,
+            current: None,
+            first,
+            bytes_done: 0,
+            has_rows: false,
+        };
         table.open_next()?;
         if table.current.is_none() {
             return Err(match &files.files[..] {
@@ -79,11 +89,18 @@ impl<'a> ImportTable<'a> {
                 row.file = file.path.clone();
                 row.line = 0;
             }
-            match file.next(row, &mut self.heading)? {
+            let next = file.next(row, &mut self.heading)?;
+            self.has_rows |= !matches!(next, NextRow::End);
+            match next {
                 NextRow::Row => return Ok(NextRow::Row),
                 NextRow::Wrong(fault) => return Ok(NextRow::Wrong(self.reject_row(row, fault))),
                 NextRow::End => self.open_next()?,
             }
+        }
+        if !self.has_rows {
+            // Without items, every event would be wrong, and that would not be the reason.
+            let why = "has no rows to import".to_owned();
+            return Err(FileFault::Stated(why).at(&self.files.named, 0));
         }
         Ok(NextRow::End)
     }
