@@ -88,6 +88,11 @@ fn mapped(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(ours, theirs)| ((*ours).to_owned(), (*theirs).to_owned())).collect()
 }
 
+/// A CSV file of a heading and rows.
+fn lines(heading: &str, rows: impl Iterator<Item = String>) -> String {
+    std::iter::once(heading.to_owned()).chain(rows).map(|row| row + "\n").collect()
+}
+
 /// The lines of the rows that have no value.
 fn refused<T>(file: &str, values: &[Option<T>]) -> Vec<u64> {
     let first =
@@ -103,8 +108,8 @@ fn an_item_has_one_id_in_every_type_of_every_format() {
     for IdCase { file, column, ids } in cases {
         let (folder, at) = (Folder::new(), format!("{column} of {file}"));
         let kept: Vec<&str> = ids.iter().flatten().map(String::as_str).collect();
-        let events: String = kept.iter().map(|id| format!("ann,{id},2020-01-01\n")).collect();
-        let events = folder.file("events.csv", format!("user_id,item_id,time\n{events}"));
+        let rows = kept.iter().map(|id| format!("ann,{id},2020-01-01"));
+        let events = folder.file("events.csv", lines("user_id,item_id,time", rows));
         let mut spec = ImportSpec::new(fixture(&file), events, NOW);
         spec.columns = mapped(&[("item_id", &column)]);
         let (wrong, shop) = folder.import_most(spec);
@@ -127,8 +132,8 @@ fn a_user_has_one_id_in_every_type_of_every_format() {
     for IdCase { file, column, ids } in expected().ids {
         let (folder, at) = (Folder::new(), format!("{column} of {file}"));
         let kept: Vec<&str> = ids.iter().flatten().map(String::as_str).collect();
-        let items: String = kept.iter().map(|id| format!("{id},Teapot\n")).collect();
-        let items = folder.file("items.csv", format!("item_id,title\n{items}other,Cup\n"));
+        let rows = kept.iter().chain(&["other"]).map(|id| format!("{id},Teapot"));
+        let items = folder.file("items.csv", lines("item_id,title", rows));
         let mut spec = ImportSpec::new(items, fixture(&file), NOW);
         spec.columns = mapped(&[("item_id", &column), ("user_id", &column), ("basket", &column)]);
         let (wrong, shop) = folder.import_most(spec);

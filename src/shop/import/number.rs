@@ -99,7 +99,7 @@ impl Number {
         }
         let (mut whole, fraction) = written.plain()?;
         if written.exponent.is_none() {
-            whole = written.whole.to_owned();
+            written.whole.clone_into(&mut whole);
         }
         if whole.is_empty() {
             whole.push('0');

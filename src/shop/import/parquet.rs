@@ -128,11 +128,11 @@ impl ParquetReader {
         self.done += 1;
         row.line = self.done;
         self.advance_nested()?;
-        let taken: Vec<Option<usize>> = self.flat.iter_mut().map(FlatColumn::next).collect();
+        self.flat.iter_mut().for_each(FlatColumn::advance);
         for (column, place) in self.places.iter().enumerate() {
             let Some(place) = *place else { continue };
             let (spec, cell) = (&heading.columns[column], &mut row.cells[column]);
-            if let Some(fault) = self.write(place, &taken, spec, cell) {
+            if let Some(fault) = self.write(place, spec, cell) {
                 return Ok(NextRow::Wrong(RowFault { column: Some(column), ..fault }));
             }
         }
@@ -140,26 +140,25 @@ impl ParquetReader {
     }
 
     /// Writes the text of a value into a cell, or says why there is none.
-    fn write(
-        &self,
-        place: Place,
-        taken: &[Option<usize>],
-        spec: &ColumnSpec,
-        cell: &mut String,
-    ) -> Option<RowFault> {
-        let (value, written) = match place {
+    fn write(&self, place: Place, spec: &ColumnSpec, cell: &mut String) -> Option<RowFault> {
+        match place {
             Place::Flat(at) => {
                 let column = &self.flat[at];
-                let value = column.value(taken[at]?)?;
-                (value.shown(), column.kind.write(value, spec.id, cell))
+                let value = column.value()?;
+                let expected = column.kind.write(value, spec.id, cell).err()?.into_owned();
+                Some(RowFault { column: None, value: value.shown(), expected })
             }
-            Place::Nested(at) => {
-                let nested = self.nested.as_ref()?.value(at);
-                (String::new(), nested.map(|value| from_json(&value, cell)))
-            }
-        };
-        let expected = written.err()?.into_owned();
-        Some(RowFault { column: None, value, expected })
+            Place::Nested(at) => match self.nested.as_ref()?.value(at) {
+                Ok(value) => {
+                    from_json(&value, cell);
+                    None
+                }
+                Err(expected) => {
+                    let (value, expected) = (String::new(), expected.into_owned());
+                    Some(RowFault { column: None, value, expected })
+                }
+            },
+        }
     }
 
     /// Begins the next row group. Whether there is one.
@@ -203,12 +202,10 @@ impl ParquetReader {
     fn advance_nested(&mut self) -> Result<(), FileFault> {
         let Some(nested) = &mut self.nested else { return Ok(()) };
         let advanced = caught(|| nested.advance());
-        match self.at_group(advanced, None)? {
-            true => Ok(()),
-            false => {
-                self.at_group(Some(Err(ParquetError::EOF("a nested column ends".into()))), None)
-            }
+        if self.at_group(advanced, None)? {
+            return Ok(());
         }
+        self.at_group(Some(Err(ParquetError::EOF("a nested column ends".into()))), None)
     }
 
     /// A result of the decoder, with the row group and the column in its error. No result means that it panicked.

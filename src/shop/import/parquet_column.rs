@@ -16,9 +16,11 @@ pub(super) struct FlatColumn {
     values: Values,
     /// For each row that was read, 1 if it has a value; empty if each has.
     levels: Vec<i16>,
-    rows: usize,
+    /// Rows and values that were taken.
     row: usize,
     value: usize,
+    /// The value of the row that was taken last; none if it has none.
+    current: Option<usize>,
 }
 
 /// Values that were read, without the missing ones.
@@ -39,7 +41,7 @@ enum Values {
 impl FlatColumn {
     pub(super) fn new(name: String, kind: ValueKind, leaf: usize, is_optional: bool) -> Self {
         let (values, levels) = (Values::None, Vec::new());
-        Self { name, kind, leaf, is_optional, values, levels, rows: 0, row: 0, value: 0 }
+        Self { name, kind, leaf, is_optional, values, levels, row: 0, value: 0, current: None }
     }
 
     /// Reads the next `rows` of a row group. Fewer are read only at its end.
@@ -50,7 +52,7 @@ impl FlatColumn {
     ) -> Result<usize, ParquetError> {
         self.levels.clear();
         (self.row, self.value) = (0, 0);
-        self.rows = match reader {
+        match reader {
             ColumnReader::BoolColumnReader(reader) => self.fill_as(reader, rows, Values::Boolean),
             ColumnReader::Int32ColumnReader(reader) => self.fill_as(reader, rows, Values::Int32),
             ColumnReader::Int64ColumnReader(reader) => self.fill_as(reader, rows, Values::Int64),
@@ -63,8 +65,7 @@ impl FlatColumn {
             ColumnReader::FixedLenByteArrayColumnReader(reader) => {
                 self.fill_as(reader, rows, Values::FixedBytes)
             }
-        }?;
-        Ok(self.rows)
+        }
     }
 
     fn fill_as<T: DataType>(
@@ -96,20 +97,18 @@ impl FlatColumn {
         Ok(read)
     }
 
-    /// Takes the value of the next row; none if it is missing.
-    pub(super) fn next(&mut self) -> Option<usize> {
-        let is_there =
+    /// Takes the value of the next row.
+    pub(super) fn advance(&mut self) {
+        let has_value =
             !self.is_optional || self.levels.get(self.row).is_some_and(|level| *level > 0);
         self.row += 1;
-        if !is_there {
-            return None;
-        }
-        self.value += 1;
-        Some(self.value - 1)
+        self.current = has_value.then_some(self.value);
+        self.value += usize::from(has_value);
     }
 
-    /// A value that was taken.
-    pub(super) fn value(&self, at: usize) -> Option<Value<'_>> {
+    /// The value that was taken; none if the row has none.
+    pub(super) fn value(&self) -> Option<Value<'_>> {
+        let at = self.current?;
         Some(match &self.values {
             Values::None => return None,
             Values::Boolean(values) => Value::Boolean(*values.get(at)?),

@@ -6,7 +6,7 @@ use super::id::{
     decimal_text, float_text, uuid_text,
 };
 use half::f16;
-use jiff::civil::{Date, DateTime, Time};
+use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as PhysicalType};
@@ -17,7 +17,8 @@ use std::fmt::Write as _;
 /// Bytes of the largest decimal that is read: 38 digits.
 const DECIMAL_BYTES: usize = 16;
 const EPOCH: Date = jiff::civil::date(1970, 1, 1);
-const NANOSECONDS_A_SECOND: i128 = 1_000_000_000;
+const NANOSECONDS_A_SECOND: i64 = 1_000_000_000;
+const SECONDS_A_DAY: i64 = 24 * 60 * 60;
 
 /// What the values of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +64,14 @@ impl ValueKind {
     /// The kind of a column that is not nested; none if there is no text of its values.
     pub(super) fn of(column: &Type) -> Option<Self> {
         let info = column.get_basic_info();
-        if let Some(logical) = info.logical_type_ref()
-            && let Some(kind) = Self::of_logical(logical)
-        {
-            return Some(kind);
+        if info.converted_type() == ConvertedType::INTERVAL {
+            return None;
         }
-        Self::of_converted(info.converted_type(), column.get_scale())
-            .or_else(|| Self::of_physical(column.get_physical_type()))
-            .filter(|_| info.converted_type() != ConvertedType::INTERVAL)
+        let logical = info.logical_type_ref().and_then(Self::of_logical);
+        let kind = logical
+            .or_else(|| Self::of_converted(info.converted_type(), column.get_scale()))
+            .unwrap_or_else(|| Self::of_physical(column.get_physical_type()));
+        Some(kind)
     }
 
     fn of_logical(logical: &LogicalType) -> Option<Self> {
@@ -84,11 +85,11 @@ impl ValueKind {
             LogicalType::Decimal(decimal) => Some(Self::Decimal(decimal.scale)),
             LogicalType::Integer(integer) if integer.is_signed => Some(Self::Integer),
             LogicalType::Integer(_) => Some(Self::Unsigned),
-            LogicalType::Time(time) => Some(Self::TimeOfDay(nanoseconds(&time.unit))),
+            LogicalType::Time(time) => Some(Self::TimeOfDay(nanoseconds(time.unit))),
             LogicalType::Timestamp(time) if time.is_adjusted_to_u_t_c => {
-                Some(Self::Instant(nanoseconds(&time.unit)))
+                Some(Self::Instant(nanoseconds(time.unit)))
             }
-            LogicalType::Timestamp(time) => Some(Self::Civil(nanoseconds(&time.unit))),
+            LogicalType::Timestamp(time) => Some(Self::Civil(nanoseconds(time.unit))),
             _ => None,
         }
     }
@@ -98,10 +99,10 @@ impl ValueKind {
         match converted {
             ConvertedType::DECIMAL => Some(Self::Decimal(scale)),
             ConvertedType::DATE => Some(Self::Date),
-            ConvertedType::TIME_MILLIS => Some(Self::TimeOfDay(nanoseconds(&TimeUnit::MILLIS))),
-            ConvertedType::TIME_MICROS => Some(Self::TimeOfDay(nanoseconds(&TimeUnit::MICROS))),
-            ConvertedType::TIMESTAMP_MILLIS => Some(Self::Instant(nanoseconds(&TimeUnit::MILLIS))),
-            ConvertedType::TIMESTAMP_MICROS => Some(Self::Instant(nanoseconds(&TimeUnit::MICROS))),
+            ConvertedType::TIME_MILLIS => Some(Self::TimeOfDay(nanoseconds(TimeUnit::MILLIS))),
+            ConvertedType::TIME_MICROS => Some(Self::TimeOfDay(nanoseconds(TimeUnit::MICROS))),
+            ConvertedType::TIMESTAMP_MILLIS => Some(Self::Instant(nanoseconds(TimeUnit::MILLIS))),
+            ConvertedType::TIMESTAMP_MICROS => Some(Self::Instant(nanoseconds(TimeUnit::MICROS))),
             ConvertedType::UINT_8
             | ConvertedType::UINT_16
             | ConvertedType::UINT_32
@@ -110,15 +111,15 @@ impl ValueKind {
         }
     }
 
-    fn of_physical(physical: PhysicalType) -> Option<Self> {
-        Some(match physical {
+    fn of_physical(physical: PhysicalType) -> Self {
+        match physical {
             PhysicalType::BOOLEAN => Self::Boolean,
             PhysicalType::INT32 | PhysicalType::INT64 => Self::Integer,
             PhysicalType::INT96 => Self::Int96,
             PhysicalType::FLOAT => Self::Float,
             PhysicalType::DOUBLE => Self::Double,
             PhysicalType::BYTE_ARRAY | PhysicalType::FIXED_LEN_BYTE_ARRAY => Self::Text,
-        })
+        }
     }
 
     /// Adds the text of a value to a cell, or says what would be valid.
@@ -152,36 +153,33 @@ impl ValueKind {
             (Self::Decimal(scale), value) => {
                 cell.push_str(&decimal_text(&unscaled(value)?, scale, is_id)?);
             }
-            (kind, value) => push(cell, kind.moment(value).ok_or("a time of the calendar")?),
+            (kind, value) => kind.write_moment(value, cell).ok_or("a time of the calendar")?,
         }
         Ok(())
     }
 
-    /// The text of a date, a time of day or a timestamp; none if it is beyond the calendar.
-    fn moment(self, value: Value<'_>) -> Option<String> {
+    /// Adds the text of a date, a time of day or a timestamp; none if it is beyond the calendar.
+    fn write_moment(self, value: Value<'_>, cell: &mut String) -> Option<()> {
         match (self, value) {
             (Self::Date, Value::Integer(days)) => {
-                let span = SignedDuration::from_hours(days.checked_mul(24)?);
-                Some(EPOCH.checked_add(span).ok()?.to_string())
+                let span = SignedDuration::from_secs(days.checked_mul(SECONDS_A_DAY)?);
+                push(cell, EPOCH.checked_add(span).ok()?);
             }
             (Self::TimeOfDay(unit), Value::Integer(count)) => {
                 let since = SignedDuration::from_nanos(count.checked_mul(unit)?);
-                Some(Time::midnight().checked_add(since).ok()?.to_string())
+                push(cell, Time::midnight().checked_add(since).ok()?);
             }
-            (Self::Instant(unit), Value::Integer(count)) => {
-                Some(instant(i128::from(count) * i128::from(unit))?.to_string())
-            }
+            (Self::Instant(unit), Value::Integer(count)) => push(cell, instant(count, unit)?),
             (Self::Civil(unit), Value::Integer(count)) => {
-                let time = instant(i128::from(count) * i128::from(unit))?;
-                let civil: DateTime = TimeZone::UTC.to_datetime(time);
-                Some(civil.to_string())
+                push(cell, TimeZone::UTC.to_datetime(instant(count, unit)?));
             }
+            // The crate's nanoseconds wrap around in 2262, its seconds do not.
             (Self::Int96, Value::Int96(value)) => {
-                // The crate's nanoseconds wrap around in 2262, its seconds do not.
-                Some(Timestamp::from_second(value.to_seconds()).ok()?.to_string())
+                push(cell, Timestamp::from_second(value.to_seconds()).ok()?);
             }
-            _ => None,
+            _ => return None,
         }
+        Some(())
     }
 }
 
@@ -228,14 +226,13 @@ fn unscaled(value: Value<'_>) -> Result<String, Expected> {
     Err("a decimal of at most 38 digits".into())
 }
 
-fn instant(nanoseconds: i128) -> Option<Timestamp> {
-    // A shop's times are in whole seconds, rounded down.
-    let seconds = nanoseconds.div_euclid(NANOSECONDS_A_SECOND);
-    Timestamp::from_second(i64::try_from(seconds).ok()?).ok()
+/// A moment in whole seconds, rounded down: a shop's times are.
+fn instant(count: i64, unit: i64) -> Option<Timestamp> {
+    Timestamp::from_second(count.div_euclid(NANOSECONDS_A_SECOND / unit)).ok()
 }
 
 /// The nanoseconds of a unit.
-fn nanoseconds(unit: &TimeUnit) -> i64 {
+fn nanoseconds(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::MILLIS => 1_000_000,
         TimeUnit::MICROS => 1_000,

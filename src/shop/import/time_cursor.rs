@@ -77,7 +77,7 @@ impl<'a> Cursor<'a> {
         }
         let after = &self.rest[1..];
         let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b':';
-        &self.rest[..1 + after.bytes().take_while(is_part).count()]
+        &self.rest[..=after.bytes().take_while(is_part).count()]
     }
 
     /// The digits that follow, which are skipped.

@@ -131,7 +131,7 @@ fn position(names: &[&str], word: &str) -> Option<usize> {
             || word.len() == SHORT_LETTERS && name.starts_with(&word)
             || word.len() == SEPT_LETTERS && word == "sept" && name.starts_with(&word)
     };
-    names.iter().position(|name| is_name(name))
+    names.iter().position(is_name)
 }
 
 fn month(word: &str) -> Option<i8> {
@@ -288,11 +288,11 @@ fn time_begins(cursor: &mut Cursor<'_>) -> bool {
 fn time(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
     let is_compact = matches!(cursor.peek_digits(), 4 | 6);
     let hour = if is_compact { cursor.number(2) } else { cursor.number_up_to(2) };
-    let mut part = |is_bound: bool| match is_compact {
-        true if cursor.peek_digits() >= 2 => cursor.number(2),
-        true => None,
-        false if is_bound && cursor.take(b':') => Some(cursor.number(2).unwrap_or(i16::MAX)),
-        false => None,
+    let mut part = |may_follow: bool| {
+        if is_compact {
+            return cursor.number(2);
+        }
+        (may_follow && cursor.take(b':')).then(|| cursor.number(2).unwrap_or(i16::MAX))
     };
     let minute = part(true);
     let second = part(minute.is_some());
@@ -330,7 +330,8 @@ fn fraction(cursor: &mut Cursor<'_>) -> Result<i32, Expected> {
         return Err(time_hint::unknown());
     }
     let kept = &digits[..digits.len().min(FRACTION_DIGITS)];
-    format!("{kept:0<FRACTION_DIGITS$}").parse().map_err(|_| time_hint::unknown())
+    let value: i32 = kept.parse().map_err(|_| time_hint::unknown())?;
+    Ok(value * 10_i32.pow((FRACTION_DIGITS - kept.len()) as u32))
 }
 
 /// Whether `pm` follows, or `am`; none if neither does.
