@@ -22,6 +22,9 @@ const BATCH_ROWS: usize = 1_024;
 /// The last bytes of a Parquet file.
 const END: &[u8; 4] = b"PAR1";
 
+/// What to do about a column that can't be decoded.
+const DAMAGED: &str = "It is damaged, cut or encrypted: write the file again";
+
 /// The rows of a Parquet file.
 pub(super) struct ParquetReader {
     file: SerializedFileReader<File>,
@@ -214,14 +217,15 @@ impl ParquetReader {
         result: Option<Result<T, ParquetError>>,
         column: Option<&str>,
     ) -> Result<T, FileFault> {
-        let why = match result {
+        let (why, advice) = match result {
             Some(Ok(found)) => return Ok(found),
-            Some(Err(error)) => reason(&error),
-            None => "the decoder gave up".to_owned(),
+            Some(Err(ParquetError::NYI(why))) => (why, "Write the file in another way"),
+            Some(Err(error)) => (reason(&error), DAMAGED),
+            None => ("the decoder gave up".to_owned(), DAMAGED),
         };
         let column = column.map(|name| format!(", column {name:?}")).unwrap_or_default();
         FileFault::stated(format!(
-            "row group {} of {}{column}: {why}. It is damaged, cut or encrypted: write the file again",
+            "row group {} of {}{column}: {why}. {advice}",
             self.groups,
             self.file.metadata().num_row_groups()
         ))
