@@ -138,10 +138,13 @@ fn unclear(digits: &str) -> Expected {
         6 | 8 => ": a date of another order is read with --time-format, such as %d%m%Y",
         _ => "",
     };
+    let count = match digits.len() {
+        1 => "1 digit".to_owned(),
+        count => format!("{count} digits"),
+    };
     format!(
-        "a time: a number of {} digits is not evidently one{guess}; say --time-unit s, ms, us or ns if it counts \
-         them since 1970",
-        digits.len()
+        "a time: a number of {count} is not evidently one{guess}; say --time-unit s, ms, us or ns if it counts them \
+         since 1970"
     )
     .into()
 }
