@@ -395,6 +395,116 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_is_measured_beyond_hits() {
+        let slate = [0_u32, 1, 2, 3];
+        // One of two buyers in eight shoppers: 2 bits; eight of eight: 0 bits; nobody counts as one: 3 bits.
+        let buyers = |item: &u32| [2, 8, 0, 4][*item as usize];
+        close(novelty(&slate, 3, buyers, 8).unwrap(), (2.0 + 0.0 + 3.0) / 3.0);
+        assert_eq!(novelty(&[], 3, buyers, 8), None);
+
+        // Cosines of the three pairs: 1/√2, 0 and 1/√2; a vector of zeros is like nothing.
+        let vectors: [[f32; 2]; 4] = [[1.0, 0.0], [2.0, 2.0], [0.0, 3.0], [0.0, 0.0]];
+        let vector = |item: &u32| &vectors[*item as usize][..];
+        close(intra_list_similarity(&slate, 3, vector).unwrap(), 2.0_f64.sqrt() / 3.0);
+        close(intra_list_similarity(&slate, 4, vector).unwrap(), 2.0_f64.sqrt() / 6.0);
+        assert_eq!(intra_list_similarity(&slate, 1, vector), None);
+
+        // All alike, one alone, and shares of 0, 0, 1 and 3.
+        let lists: [&[u32]; 4] = [&[0], &[1], &[2], &[3]];
+        close(exposure_gini(lists, 1, 4), 0.0);
+        close(exposure_gini([&slate[..1]; 3], 1, 4), 0.75);
+        let lists: [&[u32]; 4] = [&[0, 9], &[0, 9], &[0, 9], &[1, 9]];
+        close(exposure_gini(lists, 1, 4), (3.0 * 3.0 + 1.0) / 16.0);
+        close(exposure_gini(std::iter::empty::<&[u32]>(), 1, 4), 0.0);
+
+        close(repeats(&slate, 4, |item| *item == 3).unwrap(), 0.25);
+        close(repeats(&slate, 3, |item| *item == 3).unwrap(), 0.0);
+        assert_eq!(repeats(&slate[..0], 3, |_| true), None);
+    }
+
+    #[test]
+    fn calibration_compares_categories_with_the_history() {
+        close(calibration(["a", "b"], ["b", "a", "a", "b"]).unwrap(), 0.0);
+        // All of the history is `a`, and nothing that is shown: ln(1 ÷ 0.01).
+        close(calibration(["a"], ["b", "c"]).unwrap(), 100_f64.ln());
+        // p = (3/4, 1/4), q = (1/2, 1/2), q̃ = (0.5025, 0.4975).
+        let expected = 0.75 * (0.75 / 0.5025_f64).ln() + 0.25 * (0.25 / 0.4975_f64).ln();
+        close(calibration(["a", "a", "b", "a"], ["a", "b"]).unwrap(), expected);
+        assert_eq!(calibration([], ["a"]), None);
+        assert_eq!(calibration(["a"], []), None);
+    }
+
+    /// `tests/fixtures/evaluation/make.py` computed the expected figures with numpy.
+    #[test]
+    fn figures_beyond_accuracy_are_those_of_numpy() {
+        let text = include_str!("../../tests/fixtures/evaluation/beyond.json");
+        let fixture: serde_json::Value = serde_json::from_str(text).unwrap();
+        let numbers = |value: &serde_json::Value| -> Vec<usize> {
+            value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+        };
+        let lists = |key: &str| -> Vec<Vec<usize>> {
+            fixture[key].as_array().unwrap().iter().map(numbers).collect()
+        };
+        let vector = |value: &serde_json::Value| -> Vec<f32> {
+            value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+        };
+        let vectors: Vec<Vec<f32>> =
+            fixture["vectors"].as_array().unwrap().iter().map(vector).collect();
+        let (orders, histories) = (lists("orders"), lists("histories"));
+        let (buyers, categories) = (numbers(&fixture["buyers"]), numbers(&fixture["categories"]));
+        let [items, shoppers] =
+            ["items", "shoppers"].map(|key| fixture[key].as_u64().unwrap() as usize);
+        let expected = &fixture["expected"];
+        let all = || orders.iter().map(Vec::as_slice);
+        close(coverage(all(), 10, items), expected["coverage"].as_f64().unwrap());
+        close(exposure_gini(all(), 10, items), expected["gini"].as_f64().unwrap());
+        assert_eq!(orders.len(), 12);
+        for (at, (order, history)) in orders.iter().zip(&histories).enumerate() {
+            let category = |item: &usize| categories[*item];
+            let shown = order.iter().take(10).map(category);
+            let found = [
+                ("novelty", novelty(order, 10, |&item| buyers[item] as u32, shoppers)),
+                ("similarity", intra_list_similarity(order, 10, |&item| &vectors[item][..])),
+                ("repeats", repeats(order, 10, |item| history.contains(item))),
+                ("calibration", calibration(history.iter().map(category), shown)),
+            ];
+            for (name, found) in found {
+                let expected = expected[name][at].as_f64();
+                assert_eq!(found.is_some(), expected.is_some(), "{name} of case {at}");
+                close(found.unwrap_or(0.0), expected.unwrap_or(0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn many_systems_are_resampled_as_two_are() {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let mut column = || -> Vec<f64> { (0..60).map(|_| random.random::<f64>()).collect() };
+        let columns = [column(), column(), column()];
+        let resampled = Resampled::new(&columns, 200, 9).unwrap();
+        for [before, after] in [[0, 1], [0, 2], [2, 1]] {
+            let two = compare(&columns[before], &columns[after], 200, 9).unwrap();
+            assert_eq!(resampled.mean(before), two.before);
+            assert_eq!(resampled.mean(after), two.after);
+            assert_eq!(resampled.gain(before, after), two.gain);
+            assert_eq!(resampled.relative(before, after), two.relative);
+        }
+        assert!(Resampled::new(&[], 200, 9).is_none());
+        assert!(Resampled::new(&[vec![]], 200, 9).is_none());
+        assert!(Resampled::new(&[vec![1.0], vec![1.0, 2.0]], 200, 9).is_none());
+        let nothing = Resampled::new(&[vec![0.0; 4], vec![1.0; 4]], 20, 9).unwrap();
+        assert_eq!(nothing.relative(0, 1), None);
+    }
+
+    #[test]
+    fn a_rounded_figure_is_never_a_negative_zero() {
+        for value in [-0.000_001, -0.0, 0.0, 0.000_001] {
+            assert!(rounded(value).is_sign_positive(), "{value}");
+        }
+        assert_eq!([rounded(-0.123_456), rounded(0.123_454)], [-0.123_46, 0.123_45]);
+    }
+
+    #[test]
     fn an_interval_covers_the_true_mean_about_as_often_as_it_says() {
         let mut random = ChaCha8Rng::seed_from_u64(7);
         let covered = (0..200)

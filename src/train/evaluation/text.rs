@@ -241,3 +241,95 @@ fn four_digits(value: f64) -> f64 {
 fn clear_of_zero(gain: &Value) -> bool {
     number(&gain["low"]) > 0.0 || number(&gain["high"]) < 0.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A report with one slice of one task.
+    fn report(over_best: &Value, best: Option<&str>) -> Value {
+        let mean = |mean: f64| json!({ "mean": mean, "low": mean - 0.01, "high": mean + 0.01 });
+        let gain = json!({ "mean": -0.00001, "low": -0.00002, "high": 0.3 });
+        let mut figures = json!({});
+        for (name, _) in FIGURES {
+            figures[name] = json!({
+                "given": mean(0.1), "scored": mean(0.3), "gain": gain, "relative": Value::Null,
+                "without_rechead": mean(0.25),
+                "rules": { "popular_7d": mean(0.2), "own_favourites_and_place": mean(0.15) },
+                "over_given": { "scored": gain },
+            });
+            if best.is_some() {
+                figures[name]["best_rule"] = mean(0.2);
+                figures[name]["over_best_rule"] = json!({ "scored": over_best });
+            }
+        }
+        let beyond = json!({
+            "coverage": 0.5, "gini": 0.25, "novelty": 3.0, "similarity": -0.0, "repeats": 0.125,
+            "calibration": Value::Null,
+        });
+        let slice = json!({
+            "cases": 20, "ceiling": 0.5, "order_kept": 0.1, "top_rung": "scored",
+            "best_rule": best, "figures": figures, "beyond_accuracy@10": { "given": beyond },
+            "whole_catalogue": { "popularity": { "recall@10": 0.5, "ndcg@10": -0.0 } },
+        });
+        let empty = json!({ "cases": 0, "ceiling": 0.0, "order_kept": 0.0, "figures": {} });
+        let mut report = json!({ "next_basket": { "all": slice, "cold_items": empty } });
+        report["summary"] = summary(&report).into();
+        report
+    }
+
+    #[test]
+    fn the_first_sentence_says_what_is_left() {
+        let gain = |low: f64| json!({ "mean": 0.02, "low": low, "high": 0.03 });
+        let begin = "What is left beside the best plain rule, NDCG@10:";
+        let table = [
+            (
+                report(&gain(0.01), Some("popular_7d")),
+                "scored +0.0200 [+0.0100, +0.0300] over popular_7d on next baskets.",
+            ),
+            (
+                report(&gain(-0.01), Some("popular_7d")),
+                "scored +0.0200 [-0.0100, +0.0300], not clear of zero, over popular_7d on next baskets.",
+            ),
+            (
+                report(&Value::Null, None),
+                "on next baskets, no validation slate could choose a rule.",
+            ),
+        ];
+        for (report, expected) in table {
+            assert_eq!(summary(&report), format!("{begin} {expected}"));
+        }
+        assert_eq!(summary(&json!({})), "The test time holds no slate to judge.");
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_has_no_negative_zero() {
+        let gain = json!({ "mean": 0.02, "low": 0.01, "high": 0.03 });
+        let text = table(&report(&gain, Some("popular_7d")));
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("What is left"), "{text}");
+        assert!(!text.contains("-0.0000") && !text.contains("NaN"), "{text}");
+        let row = |start: &str| {
+            let found = lines.iter().find(|line| line.trim_start().starts_with(start));
+            *found.unwrap_or_else(|| panic!("no {start:?} in {text}"))
+        };
+        let width = |start: &str| row(start).chars().count();
+        let orders = [
+            "order ",
+            "given ",
+            "popular_7d *",
+            "own_favourites_and_place ",
+            "scored ",
+            "without_rechead ",
+        ];
+        assert!(orders.iter().all(|order| width(order) == width("order ")), "{text}");
+        assert!(row("ndcg@10 ").contains("+0.0000 [+0.0000, +0.3000]"), "{text}");
+        assert!(row("ndcg@10 ").ends_with("+0.0200 [+0.0100, +0.0300]"), "{text}");
+        assert!(row("first ten").ends_with("calibration"), "{text}");
+        assert!(row("next basket, cold items: 0 cases").contains("order kept"), "{text}");
+        assert!(
+            text.contains("popularity over the whole catalogue, not the slate: recall@10 0.5000")
+        );
+    }
+}
