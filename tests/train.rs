@@ -11,8 +11,14 @@ use raisonne::nn::decoder::TrainableDecoder;
 use raisonne::nn::rqvae::Quantizer;
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
 use raisonne::scorer::OpenedScorer;
+use raisonne::train::case_results::CaseResult;
+use raisonne::train::cases::{Case, PredictionTask};
+use raisonne::train::evaluation::{Evaluation, evaluate, table};
+use raisonne::train::measure::ndcg;
 use raisonne::train::recipe::DecoderSizes;
-use raisonne::train::stages::{assign, table};
+use raisonne::train::rules::{FittedRules, SalesLog};
+use raisonne::train::stages::assign;
+use raisonne::train::training_data::TrainingData;
 use raisonne::train::{NoProgress, Recipe, STAGES, Workspace, publish, run};
 use rand::SeedableRng as _;
 use serde_json::Value;
@@ -84,8 +90,8 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
         reasoned: Some(compared(6)),
     };
     fs::write(workspace.path(Part::Reranker), toml::to_string(&file).unwrap()).unwrap();
-    let report = run(*STAGES.last().unwrap(), &mut workspace).unwrap();
-    let figure = &report["measured"]["next_basket"]["all"]["figures"]["ndcg@10"];
+    let evaluation = evaluate(&mut workspace).unwrap();
+    let figure = &evaluation.report["next_basket"]["all"]["figures"]["ndcg@10"];
     let rungs = ["given", "scored", "weighed", "reranked", "reasoned"];
     for rung in rungs.into_iter().chain([
         "without_rechead",
@@ -97,6 +103,9 @@ fn a_shop_becomes_a_bundle_that_opens_and_is_the_same_again() {
         assert!((0.0..=1.0).contains(&mean), "{rung}: {figure}");
     }
     assert!(figure["reasoned_gain"]["low"].as_f64() <= figure["reasoned_gain"]["high"].as_f64());
+    holds_rivals(&evaluation.report);
+    figures_come_from_the_cases(&evaluation);
+    rules_are_fitted_on_validation(&mut workspace, &evaluation.report["rules"]);
 
     // The same seed gives the same models: the version is a hash of everything in a bundle.
     let again = tempfile::tempdir().unwrap();
@@ -156,6 +165,53 @@ fn holds_rivals(report: &Value) {
     assert!(!text.contains("-0.0000") && !text.contains("NaN"), "{text}");
     let blocks = text.lines().filter(|line| line.contains(" cases, ceiling of Recall@10 ")).count();
     assert_eq!(blocks, 8, "{text}");
+}
+
+/// Checks that the orders of each case give the figures of the report.
+fn figures_come_from_the_cases(evaluation: &Evaluation) {
+    for task in ["first_purchase", "next_basket"] {
+        let slice = &evaluation.report[task]["all"];
+        let cases: Vec<CaseResult> = evaluation.cases().filter(|case| case.task == task).collect();
+        assert_eq!(slice["cases"], cases.len());
+        for case in &cases {
+            case.check().unwrap();
+            assert_eq!(case.case, format!("{task}/{}", case.user));
+            assert!(case.scores["reasoned"].is_sorted_by(|a, b| a >= b));
+        }
+        let row = &slice["figures"]["ndcg@10"];
+        let check = |name: &str, expected: &Value| {
+            let order = |case: &CaseResult| match name {
+                "given" => ndcg(&case.given, &case.relevant, 10),
+                _ => ndcg(&case.orders[name], &case.relevant, 10),
+            };
+            let mean = cases.iter().map(order).sum::<f64>() / cases.len() as f64;
+            let expected = expected["mean"].as_f64().unwrap();
+            assert!((mean - expected).abs() < 1e-5, "{task} {name}: {mean} is not {expected}");
+        };
+        for name in ["given", "scored", "weighed", "reranked", "reasoned", "rechead_alone"] {
+            check(name, &row[name]);
+        }
+        for (rule, of) in row["rules"].as_object().unwrap() {
+            check(&format!("rule:{rule}"), of);
+        }
+    }
+}
+
+/// Checks that weights and the best rule are those of the validation time, which the test time would not give.
+fn rules_are_fitted_on_validation(workspace: &mut Workspace<'_>, reported: &Value) {
+    let split = workspace.dataset(&workspace.catalog().unwrap()).unwrap().split;
+    let mut fitted = |from, until| -> Value {
+        let data = TrainingData::open(workspace, from, until).unwrap();
+        let log = SalesLog::new(&data.dataset, data.catalog.len());
+        let recipe = &workspace.recipe;
+        let cases = data.last_cases(recipe.slates.size, &recipe.shop.currency, from, until);
+        let of_task = |(task, cases): &(PredictionTask, Vec<Case>)| {
+            (task.as_str().to_owned(), FittedRules::fit(&log, cases).to_json())
+        };
+        Value::Object(cases.iter().map(of_task).collect())
+    };
+    assert_eq!(fitted(split.validate, split.test), *reported);
+    assert_ne!(fitted(split.test, split.end), *reported);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 /// The weights of `ln(1 + place)` that are tried.
-pub const PLACE_WEIGHTS: [f64; 12] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0];
+pub const PLACE_WEIGHTS: [f64; 14] =
+    [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0];
 /// The weight where there is no validation slate to fit it on.
 const PLACE_WEIGHT_UNFITTED: f64 = 1.0;
 /// The figure that rules are fitted by: NDCG at this cut.
