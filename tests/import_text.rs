@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
@@ -768,6 +769,64 @@ fn folders_and_patterns_are_one_table() {
     assert_eq!(folder.events(&folder.spec("items.csv", "e")).unwrap(), ROWS);
 }
 
+/// A Parquet file of these events.
+fn parquet(rows: &[(&str, &str, i64)]) -> Vec<u8> {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = "message events {
+        REQUIRED BYTE_ARRAY user_id (UTF8); REQUIRED BYTE_ARRAY item_id (UTF8); REQUIRED INT64 time;
+    }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
+    let mut group = file.next_row_group().unwrap();
+    let users: Vec<ByteArray> = rows.iter().map(|row| row.0.into()).collect();
+    let items: Vec<ByteArray> = rows.iter().map(|row| row.1.into()).collect();
+    for column in [users, items] {
+        let mut writer = group.next_column().unwrap().unwrap();
+        writer.typed::<ByteArrayType>().write_batch(&column, None, None).unwrap();
+        writer.close().unwrap();
+    }
+    let times: Vec<i64> = rows.iter().map(|row| row.2).collect();
+    let mut writer = group.next_column().unwrap().unwrap();
+    writer.typed::<Int64Type>().write_batch(&times, None, None).unwrap();
+    writer.close().unwrap();
+    group.close().unwrap();
+    file.close().unwrap();
+    bytes
+}
+
+#[test]
+fn a_folder_of_parquet_is_one_table() {
+    let folder = Folder::new();
+    folder.file("e/_SUCCESS", "");
+    folder.file("e/_metadata", "PAR1");
+    folder.file("e/part-00000-c000.snappy.parquet", parquet(&[("ann", "1", 1_600_000_000)]));
+    folder.file("e/part-00001-c000.snappy.parquet", parquet(&[]));
+    folder.file("e/part-00002-c000.snappy.parquet", parquet(&[("bob", "2", 1_600_000_001)]));
+    let spec = folder.spec("items.csv", "e");
+    assert_eq!(folder.events(&spec).unwrap(), ROWS);
+
+    folder.file(
+        "e/part-00003-c000.snappy.parquet",
+        parquet(&[("cid", "1", 1_600_000_002), ("cid", "9", 1_600_000_002)]),
+    );
+    assert_error(
+        folder.events(&spec),
+        &["part-00003-c000.snappy.parquet:2: item_id: found \"9\""],
+        "a row",
+    );
+    let cut = parquet(&[("cid", "1", 1_600_000_002)]);
+    folder.file("e/part-00003-c000.snappy.parquet", &cut[..cut.len() - 9]);
+    assert_error(
+        folder.events(&spec),
+        &["part-00003-c000.snappy.parquet: "],
+        "a footer that is cut",
+    );
+    folder.file("e/part-00003-c000.snappy.parquet", "");
+    assert_eq!(folder.events(&spec).unwrap(), ROWS, "an empty file is passed over");
+}
+
 #[test]
 fn folders_that_are_no_table_are_named() {
     let whole = [("e/a.csv", EVENTS)];
@@ -1041,6 +1100,7 @@ fn a_file_that_changes_while_it_is_read_is_refused() {
             ("e.csv.gz", gzip(&text)),
             ("e.csv.zst", zstd(&text)),
             ("e.jsonl", objects.clone().into_bytes()),
+            ("e.parquet", parquet(&vec![("ann", "1", 1_600_000_000); 40_000])),
         ] {
             let folder = Folder::new();
             let path = folder.file(name, bytes);
