@@ -659,8 +659,9 @@ fn compressed_files_are_read_whole_or_named() {
                 format!("the file is cut: its {kind} data stops in the middle, at byte {cut}");
             assert_error(events_of(name, "", &whole[..cut]), &[name, &expected], name);
         }
-        let half = events_of(name, "", &whole[..whole.len() / 2]);
-        assert_error(half, &["after line "], "the last line that was read is named");
+        // Half of the zstd file holds no whole block, and so no line. All but a byte holds many.
+        let most = events_of(name, "", &whole[..whole.len() - 1]);
+        assert_error(most, &["after line "], "the last line that was read is named");
         let more = [&whole[..], b"and more"].concat();
         assert_error(
             events_of(name, "", more),
