@@ -509,7 +509,7 @@ fn a_damaged_shop_is_not_opened() {
     fs::write(&path, text.replace("\"events\": 5", "\"events\": 6")).unwrap();
     assert!(matches!(Shop::open(&folder.path("shop")), Err(ShopError::Damaged { .. })));
     fs::remove_file(&path).unwrap();
-    assert!(matches!(Shop::open(&folder.path("shop")), Err(ShopError::Missing(_))));
+    assert!(matches!(Shop::open(&folder.path("shop")), Err(ShopError::Missing { .. })));
 }
 
 /// `shop.json` of this folder, changed.

@@ -110,15 +110,63 @@ pub fn run(cli: Cli) -> ExitCode {
         // A reader may stop early: `raisonne … | head` is not a failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", told(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// The error and its causes in one line, or more if a cause shows a part of a file. What was said is not said again: some
+/// errors repeat their causes.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let cause = cause.trim_end();
+        if text.contains(cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause);
+    }
+    text
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        let json =
+            cause.downcast_ref::<serde_json::Error>().and_then(|error| error.io_error_kind());
+        json.or_else(|| Some(cause.downcast_ref::<std::io::Error>()?.kind()))
+    };
+    error.chain().filter_map(kind).any(|kind| kind == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        for (error, expected) in [
+            (anyhow!("no"), "no"),
+            (anyhow!("no\n\n"), "no"),
+            (anyhow!("a is lost").context("reading b"), "reading b: a is lost"),
+            (anyhow!("a is lost").context("b: a is lost").context("c"), "c: b: a is lost"),
+            (anyhow!("line 1\n  ^\n").context("b"), "b: line 1\n  ^"),
+        ] {
+            assert_eq!(told(&error), expected);
+        }
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_no_failure() {
+        let left = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&anyhow::Error::from(left()).context("writing")));
+        assert!(is_broken_pipe(&serde_json::Error::io(left()).into()));
+        assert!(!is_broken_pipe(&std::io::Error::from(std::io::ErrorKind::NotFound).into()));
+        assert!(!is_broken_pipe(&anyhow!("broken pipe")));
+    }
 }

@@ -28,9 +28,22 @@ const COLUMNS: [&str; 7] = ["time", "user_id", "item_id", "kind", "quantity", "p
 /// Why a shop's folder can't be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ShopError {
-    /// The folder holds no shop.
-    #[error("{path} is not a shop: it has no {MANIFEST}", path = .0.display())]
-    Missing(PathBuf),
+    /// A path leads to no shop: it is missing, a file, or a folder of something else.
+    #[error("{path} is not a shop: {why}", path = path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        why: &'static str,
+    },
+    /// The system refuses to make a folder.
+    #[error("can't write a shop into {path}: {source}", path = path.display())]
+    Folder {
+        /// The folder that it was to be made in.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// A file can't be read or written.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -141,37 +154,39 @@ impl ShopLog<'_> {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        fs::create_dir_all(parent).map_err(at(parent))?;
+        let refused = |source| ShopError::Folder { path: parent.to_owned(), source };
+        fs::create_dir_all(parent).map_err(refused)?;
         // A sibling, so that the rename stays within one file system. The shop is written one level
         // deeper, because only its owner may read the staging folder.
         let staging = tempfile::Builder::new().prefix(".shop-").tempdir_in(parent);
-        let staging = staging.map_err(at(parent))?;
+        let staging = staging.map_err(refused)?;
         let draft = staging.path().join("draft");
-        fs::create_dir(&draft).map_err(at(&draft))?;
-        self.write_files(&draft, name_of(dir), events)?;
+        fs::create_dir(&draft).map_err(refused)?;
+        self.write_files(&draft, dir, events)?;
         fs::rename(&draft, dir).map_err(at(dir))
     }
 
+    /// Writes the files of the shop `dir` into the folder `draft`. Errors name them as they will be called.
     fn write_files(
         &self,
+        draft: &Path,
         dir: &Path,
-        name: String,
         events: impl Iterator<Item = ShopEvent>,
     ) -> Result<(), ShopError> {
-        let (items, log) = (dir.join(ITEMS), dir.join(EVENTS));
-        let hashes = [
-            (ITEMS, write_packed(&items, |to| self.write_items(to)).map_err(at(&items))?),
-            (EVENTS, write_packed(&log, |to| self.write_events(to, events)).map_err(at(&log))?),
-        ];
-        let files = hashes.map(|(name, hash)| (name.to_owned(), hash)).into();
-        let path = dir.join(MANIFEST);
+        let named = |name: &str| at(&dir.join(name));
+        let items = write_packed(&draft.join(ITEMS), |to| self.write_items(to));
+        let items = items.map_err(named(ITEMS))?;
+        let log = write_packed(&draft.join(EVENTS), |to| self.write_events(to, events));
+        let log = log.map_err(named(EVENTS))?;
+        let files = [(ITEMS, items), (EVENTS, log)].map(|(name, hash)| (name.to_owned(), hash));
+        let manifest = ShopManifest::of(self, name_of(dir), files.into());
         let written = || {
-            let mut to = File::create(&path)?;
-            serde_json::to_writer_pretty(&mut to, &ShopManifest::of(self, name, files))?;
+            let mut to = File::create(draft.join(MANIFEST))?;
+            serde_json::to_writer_pretty(&mut to, &manifest)?;
             to.write_all(b"\n")?;
             to.sync_all()
         };
-        written().map_err(at(&path))
+        written().map_err(named(MANIFEST))
     }
 
     fn write_items(&self, to: &mut impl Write) -> io::Result<()> {
@@ -215,8 +230,8 @@ impl ShopManifest {
     fn read(dir: &Path) -> Result<Self, ShopError> {
         let path = dir.join(MANIFEST);
         let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ShopError::Missing(dir.to_owned()));
+            Err(error) if is_absent(&error) => {
+                return Err(ShopError::Missing { path: dir.to_owned(), why: instead_of_shop(dir) });
             }
             text => text.map_err(at(&path))?,
         };
@@ -305,12 +320,34 @@ pub(super) fn refuse_existing(dir: &Path) -> Result<(), ShopError> {
     if is_free { Ok(()) } else { Err(ShopError::Exists(dir.to_owned())) }
 }
 
+/// Whether there is no such file: nothing, or a file where a folder should be.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What there is in place of a shop.
+fn instead_of_shop(path: &Path) -> &'static str {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "there is no such folder",
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            "it is a file; `raisonne import` makes a shop of tables"
+        }
+        Err(_) => "it can't be listed",
+        Ok(_) if path.join("manifest.toml").exists() => {
+            "it is a bundle, which `raisonne bundle make` wrote"
+        }
+        Ok(mut entries) if entries.next().is_none() => "the folder is empty",
+        Ok(_) => "it has no shop.json, which `raisonne import` writes",
+    }
+}
+
 fn name_of(dir: &Path) -> String {
     dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> ShopError {
-    move |source| ShopError::Io { path: path.to_owned(), source }
+fn at(path: &Path) -> impl Fn(io::Error) -> ShopError + use<> {
+    let path = path.to_owned();
+    move |source| ShopError::Io { path: path.clone(), source }
 }
 
 fn damaged(path: &Path, why: String) -> ShopError {
