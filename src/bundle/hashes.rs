@@ -43,7 +43,9 @@ pub(super) fn hash_opened(
 /// `name` in `dir` can't be read, or is not there.
 pub(super) fn no_file(dir: &Path, name: &str, source: std::io::Error) -> BundleError {
     match source.kind() {
-        std::io::ErrorKind::NotFound => BundleError::Missing { file: name.into(), dir: dir.into() },
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+            BundleError::Missing { file: name.into(), dir: dir.into() }
+        }
         _ => BundleError::Io { path: dir.join(name), source },
     }
 }

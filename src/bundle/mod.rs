@@ -30,7 +30,7 @@ pub use part::Part;
 pub use semantic_ids::{PrefixFull, SemanticIds};
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The manifest's own file.
 pub const MANIFEST: &str = "manifest.toml";
@@ -39,7 +39,7 @@ pub const MANIFEST: &str = "manifest.toml";
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// A file is missing.
-    #[error("the bundle in {} lacks {file}", dir.display())]
+    #[error("{}", lacking(dir, file))]
     Missing {
         /// The file.
         file: String,
@@ -87,6 +87,25 @@ pub enum BundleError {
         /// The system's error.
         source: std::io::Error,
     },
+}
+
+/// A bundle that lacks a file, or what there is instead of a bundle.
+fn lacking(dir: &Path, file: &str) -> String {
+    let path = dir.display();
+    if file != MANIFEST {
+        return format!("the bundle in {path} lacks {file}");
+    }
+    let why = match dir.metadata() {
+        Err(_) => "there is no such folder".to_owned(),
+        Ok(found) if !found.is_dir() => format!("it is a file, not a folder with a {MANIFEST}"),
+        Ok(_) if dir.join("shop.json").exists() => {
+            format!(
+                "it has no {MANIFEST}; it is a shop, of which `raisonne bundle make` makes a bundle"
+            )
+        }
+        Ok(_) => format!("it has no {MANIFEST}"),
+    };
+    format!("{path} is not a bundle: {why}")
 }
 
 impl BundleError {

@@ -336,7 +336,7 @@ fn instead_of_shop(path: &Path) -> &'static str {
         Ok(_) if path.join("manifest.toml").exists() => {
             "it is a bundle, which `raisonne bundle make` wrote"
         }
-        Ok(mut entries) if entries.next().is_none() => "the folder is empty",
+        Ok(entries) if entries.count() == 0 => "the folder is empty",
         Ok(_) => "it has no shop.json, which `raisonne import` writes",
     }
 }
