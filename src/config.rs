@@ -187,7 +187,7 @@ pub enum ConfigError {
     #[error("the variable {0} does not name a section and a key, as RAISONNE__API__LISTEN does")]
     Variable(String),
     /// A key is unknown, or its value has the wrong type.
-    #[error("invalid configuration: {0}")]
+    #[error("invalid configuration: {}", one_line(.0))]
     Wrong(Box<toml::de::Error>),
     /// A source gives a key under its old name and under its new one.
     #[error(
@@ -239,6 +239,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The message and the key of a wrong value, which stand on two lines.
+fn one_line(error: &toml::de::Error) -> String {
+    error.to_string().trim_end().replace('\n', ", ")
 }
 
 // === impl ConfigError ===

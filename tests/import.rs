@@ -610,7 +610,8 @@ fn the_report_is_a_page() {
     let log = "user_id,item_id,time\n".to_owned()
         + &(0..12)
             .map(|n| format!("ann,{},2020-01-{:02}\n", n % 2 + 1, n / 2 + 1))
-            .collect::<String>()
+            .collect::<Vec<_>>()
+            .concat()
         + "bob,1,2020-01-06\nbob,1,2020-01-06\neve,9,2020-01-06\n";
     folder.file("events.csv", log);
     let mut spec = ImportSpec::new(folder.path("items.csv"), folder.path("events.csv"), NOW);

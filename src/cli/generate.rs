@@ -29,7 +29,7 @@ pub(super) struct GenerateArgs {
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     greedy: bool,
     /// Temperature: logits are divided by it.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
     /// Sample from this many of the most probable tokens; 0 for all.
     #[arg(long, default_value_t = 0)]

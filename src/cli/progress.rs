@@ -145,12 +145,11 @@ fn line(
     };
     let (step, of) = (update.step, update.of);
     // The end of a pipe is not known: so far, all of it was read.
-    let mut text = match step < of {
-        true => {
-            let percent = step * 100 / of;
-            format!("{}: {percent} % ({} of {})", update.task, whole(step), whole(of))
-        }
-        false => format!("{}: {}", update.task, whole(step)),
+    let mut text = if step < of {
+        let percent = step * 100 / of;
+        format!("{}: {percent} % ({} of {})", update.task, whole(step), whole(of))
+    } else {
+        format!("{}: {}", update.task, whole(step))
     };
     if let Some(rate) = rate {
         let _ = write!(text, ", {}/s", count(rate));

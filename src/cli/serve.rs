@@ -1,7 +1,7 @@
 //! `raisonne serve` and `raisonne check`.
 
 use crate::app::{self, App, HangupSignals};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::telemetry::{TraceFormat, start_tracing};
 use anyhow::Context as _;
 use clap::Args;
@@ -88,7 +88,15 @@ impl ConfigArgs {
 
     /// The configuration, with other `defaults` for some keys.
     pub(super) fn load_over(&self, defaults: Table) -> anyhow::Result<Config> {
-        let mut config = Config::load_over(defaults, self.config.as_deref())?;
+        let mut config = Config::load_over(defaults, self.config.as_deref()).map_err(|error| {
+            let is_value = matches!(error, ConfigError::Wrong(_) | ConfigError::Range { .. });
+            match self.config.as_deref().filter(|_| is_value) {
+                Some(path) => {
+                    anyhow::Error::new(error).context(format!("reading {}", path.display()))
+                }
+                None => error.into(),
+            }
+        })?;
         if let Some(bundle) = &self.bundle {
             config.bundle.path.clone_from(bundle);
         }

@@ -311,13 +311,22 @@ impl From<ItemLine<'_>> for ShopItem {
     }
 }
 
-/// Fails if the folder exists, unless it is empty.
+/// Fails if the folder exists, unless it is empty, and if it would be in a file.
 pub(super) fn refuse_existing(dir: &Path) -> Result<(), ShopError> {
     let is_free = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Err(_) => !dir.exists(),
     };
-    if is_free { Ok(()) } else { Err(ShopError::Exists(dir.to_owned())) }
+    if !is_free {
+        return Err(ShopError::Exists(dir.to_owned()));
+    }
+    match dir.ancestors().skip(1).find(|above| above.exists()) {
+        Some(above) if !above.is_dir() => {
+            let source = io::ErrorKind::NotADirectory.into();
+            Err(ShopError::Folder { path: above.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether there is no such file: nothing, or a file where a folder should be.

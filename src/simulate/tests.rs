@@ -77,7 +77,7 @@ fn an_existing_folder_and_an_impossible_size_are_refused() {
     let refused = |config: &SimulationConfig, out: &Path| {
         simulate(config, out, &mut |_, _| ()).unwrap_err().to_string()
     };
-    assert!(refused(&small(), folder.path()).contains("already exists"));
+    assert!(refused(&small(), folder.path()).contains("exists already"));
     let out = folder.path().join("shop");
     let nobody = SimulationConfig { shoppers: 0, ..small() };
     assert_eq!(refused(&nobody, &out), "shoppers must be from 1 to 100000000, not 0");

@@ -51,7 +51,11 @@ pub struct EventLog {
 impl OutputFolder {
     /// A folder that will become `out`, which must not exist.
     pub fn create(out: &Path) -> anyhow::Result<Self> {
-        ensure!(!out.exists(), "{} already exists", out.display());
+        ensure!(
+            !out.exists(),
+            "{} exists already: remove it, or name another folder",
+            out.display()
+        );
         let parent = match out.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),

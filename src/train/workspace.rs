@@ -64,8 +64,7 @@ impl<'a> Workspace<'a> {
     /// The shop's log, split in time.
     pub fn dataset(&self, catalog: &Catalog) -> anyhow::Result<Dataset> {
         let dir = self.shop_dir();
-        let shop =
-            Shop::open(&dir).with_context(|| format!("opening the shop {}", dir.display()))?;
+        let shop = Shop::open(&dir)?;
         Dataset::read(&shop, catalog, self.recipe.split, self.recipe.seed)
     }
 

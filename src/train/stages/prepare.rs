@@ -44,8 +44,7 @@ impl Stage for Prepare {
             simulated_shop(workspace, simulated)?;
         }
         let dir = workspace.shop_dir();
-        let shop =
-            Shop::open(&dir).with_context(|| format!("opening the shop {}", dir.display()))?;
+        let shop = Shop::open(&dir)?;
         let mut rows: Vec<CatalogRow> = shop.items.iter().map(row).collect();
         let mined = mined(&workspace.recipe, &rows);
         match mined {

@@ -134,9 +134,12 @@ fn write_table(f: &mut Formatter<'_>, table: &TableReport) -> fmt::Result {
     if table.reasons.further_rows > 0 {
         writeln!(f, "    {} for further reasons", counted(table.reasons.further_rows, "row"))?;
     }
-    let columns = table.columns.iter().map(|column| match column.ours == column.theirs {
-        true => column.ours.clone(),
-        false => format!("{} ← {}", column.ours, column.theirs),
+    let columns = table.columns.iter().map(|column| {
+        if column.ours == column.theirs {
+            column.ours.clone()
+        } else {
+            format!("{} ← {}", column.ours, column.theirs)
+        }
     });
     write_columns(f, "columns read", columns.collect())?;
     write_columns(f, "columns ignored", table.ignored.clone())?;
@@ -146,10 +149,13 @@ fn write_table(f: &mut Formatter<'_>, table: &TableReport) -> fmt::Result {
 fn write_reason(f: &mut Formatter<'_>, table: &TableReport, reason: &RejectReason) -> fmt::Result {
     let column = reason.column.as_ref().map_or_else(String::new, |column| format!("{column}: "));
     writeln!(f, "    {}: {column}expected {}", counted(reason.rows, "row"), reason.expected)?;
-    let is_dir = table.rejected > 0 && reason.examples.iter().any(|e| e.file != table.file);
-    let place = |example: &Reject| match is_dir {
-        true => format!("{}:{}", example.file.display(), example.line),
-        false => format!("line {}", example.line),
+    let is_folder = reason.examples.iter().any(|e| e.file != table.file);
+    let place = |example: &Reject| {
+        if is_folder {
+            format!("{}:{}", example.file.display(), example.line)
+        } else {
+            format!("line {}", example.line)
+        }
     };
     let examples = reason
         .examples

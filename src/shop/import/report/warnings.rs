@@ -115,9 +115,12 @@ fn kinds(report: &ImportReport) -> Option<String> {
     let (kind, _) = report.log.kinds.first_key_value()?;
     let is_single = report.log.kinds.len() == 1 && report.events > 1;
     let is_given = !report.tables.iter().any(|t| t.missing.iter().any(|name| name == "kind"));
-    is_single.then(|| match is_given {
-        true => format!("every event is of the kind {kind}"),
-        false => format!("there is no column `kind`: every event counts as a {kind}"),
+    is_single.then(|| {
+        if is_given {
+            format!("every event is of the kind {kind}")
+        } else {
+            format!("there is no column `kind`: every event counts as a {kind}")
+        }
     })
 }
 
