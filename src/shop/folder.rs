@@ -345,8 +345,10 @@ fn instead_of_shop(path: &Path) -> &'static str {
         Ok(_) if path.join("manifest.toml").exists() => {
             "it is a bundle, which `raisonne bundle make` wrote"
         }
-        Ok(entries) if entries.count() == 0 => "the folder is empty",
-        Ok(_) => "it has no shop.json, which `raisonne import` writes",
+        Ok(mut entries) => match entries.next() {
+            None => "the folder is empty",
+            Some(_) => "it has no shop.json, which `raisonne import` writes",
+        },
     }
 }
 
