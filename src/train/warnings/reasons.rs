@@ -2,7 +2,7 @@
 
 use super::{Examined, Warning, day, is_share, percent};
 use crate::domain::Timestamp;
-use crate::train::dataset::Dataset;
+use crate::train::dataset::{DAY_S, Dataset};
 use crate::train::recipe::RetrieverKind;
 use crate::train::snapshot::Snapshot;
 use crate::train::training_data;
@@ -43,7 +43,7 @@ fn slates(examined: &Examined<'_>, upstream: &ItemKnn) -> Option<Warning> {
     if recipe.slates.given.is_some() {
         return None;
     }
-    let cases = sample(dataset);
+    let cases = sample(dataset, recipe.slates.refresh_days);
     let size = recipe.slates.size;
     let found = match recipe.slates.retriever {
         RetrieverKind::ItemKnn => {
@@ -67,7 +67,7 @@ fn slates(examined: &Examined<'_>, upstream: &ItemKnn) -> Option<Warning> {
         return None;
     }
     let text = format!(
-        "The slates of {size} hold the item that was bought in {} of {} validation cases, and no order can do better. Take \
+        "The slates of {size} hold the item that was bought in about {} of {} validation cases, and no order can do better. Take \
          a larger `slates.size`, your own ranker's slates (`slates.given`), or `slates.retriever = \"blended\"`.",
         percent(found, cases.len()),
         cases.len()
@@ -75,11 +75,13 @@ fn slates(examined: &Examined<'_>, upstream: &ItemKnn) -> Option<Warning> {
     Some(Warning::new("slates_miss", text))
 }
 
-/// Each shopper's last first purchase of the validation time, as (user, line), for some of them, by time.
-fn sample(dataset: &Dataset) -> Vec<(usize, usize)> {
+/// Each shopper's last first purchase of the validation time's first `days`, as (user, line), for some of them, by time.
+/// For later ones, the retriever of another snapshot makes the slates.
+fn sample(dataset: &Dataset, days: i64) -> Vec<(usize, usize)> {
     let split = &dataset.split;
+    let until = split.test.min(split.validate + days * DAY_S);
     let last = |user: usize| {
-        let lines = dataset.baskets(user, split.validate, split.test).rev().flat_map(Iterator::rev);
+        let lines = dataset.baskets(user, split.validate, until).rev().flat_map(Iterator::rev);
         lines.into_iter().find(|&line| dataset.bought[user][line].first).map(|line| (user, line))
     };
     let all: Vec<_> = (0..dataset.users.len()).filter_map(last).collect();
