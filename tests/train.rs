@@ -122,7 +122,7 @@ fn holds_rivals(report: &Value) {
         let best = fitted["best_rule"].as_str().unwrap();
         let figure = |rule: &Value| rule["validation_ndcg@10"].as_f64().unwrap();
         let all = fitted["fitted"].as_object().unwrap();
-        assert_eq!(all.len(), 12, "{fitted:#}");
+        assert_eq!(all.len(), 14, "{fitted:#}");
         assert!(all.values().all(|rule| figure(rule) <= figure(&all[best])), "{fitted:#}");
         let slices = report[task].as_object().unwrap();
         let names: Vec<_> = slices.keys().map(String::as_str).collect();

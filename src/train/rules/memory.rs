@@ -2,7 +2,7 @@
 
 use crate::domain::Timestamp;
 use crate::train::cases::{Case, PredictionTask};
-use crate::train::dataset::{DAY_S, Dataset, Past};
+use crate::train::dataset::{DAY_S, Dataset, Past, PurchaseLine};
 use rustc_hash::FxHashMap;
 
 /// Days in which a purchase loses most of its weight among a shopper's favourites.
@@ -25,13 +25,15 @@ pub struct Moment<'a> {
     own: FxHashMap<u32, OwnPast>,
 }
 
-/// What one shopper did with one item, over their whole history.
+/// What one shopper did with one item before the moment, over their whole history.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct OwnPast {
     /// How often they bought it.
     pub bought: u32,
     /// How often they looked at it or put it into the cart.
     pub browsed: u32,
+    /// Whether it is an earlier line of the basket of the moment.
+    pub in_basket: bool,
     /// `Σ e^(−days ÷ 90)` over their purchases of it.
     pub favour: f64,
 }
@@ -49,18 +51,25 @@ impl<'a> SalesLog<'a> {
         Self { dataset, sales }
     }
 
-    /// All that a shopper did before their last case of its task, as the task allows: earlier lines of
-    /// the basket are known to a first purchase, and not to a basket.
+    /// All that a shopper did strictly before their last case of its task.
     pub fn past(&self, case: &Case) -> Past<'a> {
+        self.known(case).0
+    }
+
+    /// The shopper's past, and the earlier lines of the basket: they are of the same moment, and known to
+    /// a first purchase alone.
+    fn known(&self, case: &Case) -> (Past<'a>, &'a [PurchaseLine]) {
         let within_basket = case.task == PredictionTask::FirstPurchase;
-        line_of(self.dataset, case)
-            .map(|line| self.dataset.past(case.user as usize, line, within_basket))
-            .unwrap_or_default()
+        let Some(line) = line_of(self.dataset, case) else { return Default::default() };
+        let past = self.dataset.past(case.user as usize, line, within_basket);
+        let before = past.bought.partition_point(|bought| bought.time < case.now);
+        let (bought, at_once) = past.bought.split_at(before);
+        (Past { bought, ..past }, if within_basket { at_once } else { &[] })
     }
 
     /// The moment of a shopper's last case of its task.
     pub fn moment(&self, case: &Case) -> Moment<'_> {
-        let past = self.past(case);
+        let (past, at_once) = self.known(case);
         let mut own: FxHashMap<u32, OwnPast> = FxHashMap::default();
         for bought in past.bought {
             let days = (case.now - bought.time) as f64 / DAY_S as f64;
@@ -70,6 +79,9 @@ impl<'a> SalesLog<'a> {
         }
         for browsed in past.browsed {
             own.entry(browsed.item).or_default().browsed += 1;
+        }
+        for line in at_once {
+            own.entry(line.item).or_default().in_basket = true;
         }
         Moment { log: self, now: case.now, own }
     }
@@ -111,7 +123,7 @@ impl Moment<'_> {
 // === impl OwnPast ===
 
 impl OwnPast {
-    /// Whether the shopper knows the item.
+    /// Whether the shopper met the item before the moment.
     pub fn seen(self) -> bool {
         self.bought > 0 || self.browsed > 0
     }

@@ -30,7 +30,7 @@ pub struct Rule {
 }
 
 /// Every rule.
-pub static RULES: [Rule; 6] = [
+pub static RULES: [Rule; 7] = [
     Rule {
         name: "popular_7d",
         about: "ln(1 + sales of the last 7 days)",
@@ -60,6 +60,15 @@ pub static RULES: [Rule; 6] = [
         name: "seen_before_last",
         about: "−1 if the shopper bought, put into the cart or looked at the item before, else 0",
         value: |moment, item| -f64::from(u8::from(moment.own(item).seen())),
+    },
+    // The scorer reads the earlier lines of the basket, so a rival may.
+    Rule {
+        name: "seen_or_in_basket_last",
+        about: "−1 if the shopper met the item before, or earlier in the basket, else 0",
+        value: |moment, item| {
+            let own = moment.own(item);
+            -f64::from(u8::from(own.seen() || own.in_basket))
+        },
     },
 ];
 

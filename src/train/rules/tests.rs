@@ -131,10 +131,14 @@ fn a_shopper_is_known_over_their_whole_history() {
     assert_eq!(moment.own(9).bought, 1);
     assert_eq!(moment.own(1).bought, 98);
     assert_eq!(moment.own(2), memory::OwnPast::default(), "a basket does not know its own lines");
-    // A first purchase knows the earlier lines of its basket, and not the later ones.
-    let first = Case { task: PredictionTask::FirstPurchase, ..case(0, &[9, 3, 2], &[3]) };
+    // A first purchase knows the earlier lines of its basket, and not the later ones. They are no past.
+    let first = Case { task: PredictionTask::FirstPurchase, ..case(0, &[9, 3, 2, 4], &[3]) };
     let moment = log.moment(&first);
-    assert_eq!([9, 2, 3].map(|item| moment.own(item).bought), [1, 1, 0]);
+    assert_eq!([9, 2, 3].map(|item| moment.own(item).bought), [1, 0, 0]);
+    assert_eq!([9, 2, 3].map(|item| moment.own(item).in_basket), [false, true, false]);
+    assert_eq!(log.past(&first).bought.len(), 99);
+    assert_eq!(ordered(&log, "seen_before_last", 0.0, &first), [3, 2, 4, 9]);
+    assert_eq!(ordered(&log, "seen_or_in_basket_last", 0.0, &first), [3, 4, 9, 2]);
 }
 
 /// Shoppers who buy again what they bought before, or what sold last week.
