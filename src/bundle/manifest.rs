@@ -336,7 +336,7 @@ mod tests {
             fs::write(&path, bytes).unwrap();
         }
         // A file that is no model of the space changes its own hash, and not the space.
-        fs::write(dir.join(Part::ScorerShape.file()), "another shape").unwrap();
+        fs::write(dir.join(Part::ScorerShape.file()), "scorer.TOML").unwrap();
         assert_eq!(Manifest::of(dir, "small").unwrap().space, right);
         assert!(matches!(sound.verify(dir), Err(BundleError::Changed { .. })));
     }
