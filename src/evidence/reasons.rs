@@ -164,11 +164,12 @@ impl EvidenceWriter<'_> {
                 && !value.is_empty()
                 && owners.repeaters(attribute) as usize >= BUYERS_MIN
         });
-        // Words that come back in a basket more often are the better line; equals by the more buyers.
+        // Common words come back by chance, so the lift ranks them. A reason that no single shopper makes is better.
         let best = shared.max_by(|&a, &b| {
-            let share = |attribute| owners.strength(attribute);
-            let by_buyers = owners.buyers(a).cmp(&owners.buyers(b));
-            share(a).total_cmp(&share(b)).then(by_buyers).then(b.cmp(&a))
+            let stands = |attribute| owners.repeaters(attribute) as usize > BUYERS_MIN;
+            let lift =
+                |attribute| owners.strength(attribute) / owners.buyers(attribute).max(1) as f32;
+            stands(a).cmp(&stands(b)).then(lift(a).total_cmp(&lift(b))).then(b.cmp(&a))
         })?;
         let (name, value) = self.catalog.attribute(best);
         let evidence = Evidence {

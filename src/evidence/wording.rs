@@ -97,8 +97,8 @@ fn chosen_again(name: &str, value: &str, count: u32, of: u32) -> Vec<String> {
         return Vec::new();
     }
     vec![
-        format!("Also “{value}”: {count} of the {of} shoppers who chose it chose several."),
-        format!("Of the {of} shoppers who chose “{value}” things, {count} chose several."),
+        format!("Also “{value}”: {of} shoppers chose it, and {count} of them chose several."),
+        format!("{of} shoppers chose “{value}” things, and {count} of them chose several."),
     ]
 }
 

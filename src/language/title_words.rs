@@ -36,6 +36,8 @@ const LETTERS_MIN: usize = 4;
 const PHRASE_LETTERS_MIN: usize = 2;
 /// Letters of any word, at most: longer ones are codes.
 const LETTERS_MAX: usize = 24;
+/// Letters of a word that a full stop shortens, at most: "Dr. Scholl's".
+const SHORTENED_LETTERS_MAX: usize = 3;
 /// How much more often than by chance two words stand side by side, to be a phrase.
 const LIFT_MIN: f64 = 8.0;
 /// The share of the rarer word's uses that the phrase has, at least.
@@ -115,6 +117,7 @@ const SAY_NOTHING: &[&str] = &[
     "other",
     "ounce",
     "oz",
+    "package",
     "packaging",
     "pcs",
     "per",
@@ -334,23 +337,28 @@ fn is_fit(key: &str, letters_min: usize, lexicon: &Lexicon) -> bool {
         && !SAY_NOTHING.contains(&key)
 }
 
-/// The first words of a title. Marks of trade and full stops stand for nothing.
+/// The first words of a title. Marks of trade, and full stops after short words, stand for nothing.
 fn words_of(title: &str) -> impl Iterator<Item = TitleWord<'_>> {
     let is_letter = |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '\'' | '’');
-    let (mut from, mut broken) = (0, true);
+    let (mut from, mut broken, mut letters) = (0, true, 0);
     let words = std::iter::from_fn(move || {
         loop {
             let start = from + title[from..].find(is_letter)?;
             let length = title[start..].find(|letter| !is_letter(letter));
             let end = length.map_or(title.len(), |length| start + length);
             let gap = &title[from..start];
-            broken |=
-                !gap.chars().all(|mark| mark.is_whitespace() || matches!(mark, '.' | '®' | '™'));
+            let is_nothing = |mark: char| {
+                mark.is_whitespace()
+                    || matches!(mark, '®' | '™')
+                    || mark == '.' && letters <= SHORTENED_LETTERS_MAX
+            };
+            broken |= !gap.chars().all(is_nothing);
             from = end;
             let marks = |mark| matches!(mark, '-' | '\'' | '’');
             let word = title[start..end].trim_matches(marks);
             // A dash that stands alone ends a phrase.
             let joined = !std::mem::replace(&mut broken, word.is_empty());
+            letters = word.chars().count();
             if !word.is_empty() {
                 let start = end - title[start..end].trim_start_matches(marks).len();
                 let key = singular(&word.to_lowercase());
@@ -451,6 +459,7 @@ mod tests {
 
     #[test]
     fn a_dash_or_a_comma_ends_a_phrase() {
+        check("Women. Parfum", ["Women. Parfum", "Women, Parfum", "Women; Parfum"], "Women|Parfum");
         check("Halo - Reach", ["Halo - Reach", "Halo, Reach", "Halo/Reach"], "Halo|Reach");
     }
 
