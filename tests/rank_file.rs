@@ -38,7 +38,7 @@ const NOW: i64 = 1_900_000_000;
 /// Requests that both get.
 const REQUESTS: usize = 1_000;
 /// One request in so many may climb to the language model.
-const CLIMBERS: usize = 12;
+const CLIMBERS: usize = 40;
 /// Requests in flight.
 const IN_FLIGHT: usize = 16;
 /// Longer than any request here takes on a slow machine.
@@ -66,14 +66,14 @@ fn all_rungs(home: &Path) -> PathBuf {
     let compared = |thought_tokens_max| ComparedFile {
         weight: 0.7,
         rechead_weight: 0.5,
-        offered_max: 5,
+        offered_max: 4,
         thought_tokens_max,
         grounded: true,
     };
     let file = RerankerFile {
-        weighed: Some(WeighedFile { weight: 0.8, candidates_max: 8 }),
+        weighed: Some(WeighedFile { weight: 0.8, candidates_max: 5 }),
         reranked: Some(compared(0)),
-        reasoned: Some(compared(16)),
+        reasoned: Some(compared(8)),
     };
     fs::write(dir.join(Part::Reranker.file()), toml::to_string(&file).unwrap()).unwrap();
     Manifest::of(&dir, "all-rungs").unwrap().write(&dir).unwrap();
@@ -102,7 +102,7 @@ impl Mixer {
     }
 
     fn request(&mut self, number: usize) -> pb::RerankRequest {
-        let size = *[1, 2, 7, 20, 50].choose(&mut self.rng);
+        let size = *[1, 2, 5, 9, 24].choose(&mut self.rng);
         let climbs = number % CLIMBERS == 0;
         let effort = if climbs { [0, 1, 3, 4, 5][number / CLIMBERS % 5] } else { 2 };
         let words = |this: &mut Self, text: &str| {
@@ -292,12 +292,12 @@ async fn a_file_gets_the_answers_of_the_server_bit_by_bit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_does_not_depend_on_how_many_requests_are_in_flight() {
     let home = tempfile::tempdir().unwrap();
-    let requests = Mixer::of(&Bundle::open(&demo()).unwrap()).requests(60);
+    let requests = Mixer::of(&Bundle::open(&demo()).unwrap()).requests(24);
     let from = home.path().join("requests.jsonl");
     fs::write(&from, lines(&requests)).unwrap();
     let services = services(&demo()).await;
     let mut files = Vec::new();
-    for in_flight in [1, 3, 64] {
+    for in_flight in [1, 16] {
         let to = home.path().join(format!("rankings-{in_flight}.jsonl"));
         ranked(&services, &RankFile { in_flight, ..rank_file(&from, &to) }).await.unwrap();
         files.push(fs::read(to).unwrap());
@@ -331,7 +331,7 @@ async fn a_replay_reads_only_what_was_before_its_moment() {
         .cloned()
         .collect();
     assert!(!before.is_empty() && before.len() < past.len());
-    let candidates = mixer.slate(20);
+    let candidates = mixer.slate(12);
     let request = |history: &[pb::Event], time: Option<i64>| {
         let message = pb::RerankRequest {
             request_id: "r".into(),
@@ -393,7 +393,7 @@ async fn a_server_refuses_a_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_holds_what_the_lines_hold() {
     let home = tempfile::tempdir().unwrap();
-    let requests = Mixer::of(&Bundle::open(&demo()).unwrap()).requests(40);
+    let requests = Mixer::of(&Bundle::open(&demo()).unwrap()).requests(15);
     let services = services(&demo()).await;
     let lines = by_file(&services, home.path(), &lines(&requests)).await;
     let to = home.path().join("rankings.parquet");

@@ -1,12 +1,12 @@
-//! `raisonne stage`, `export`, `bundle` and `eval`: train the models of a recipe and evaluate them.
+//! `raisonne stage`, `export` and `bundle`: train the models of a recipe.
 
 use super::interrupt::{stop_on_interrupt, with_hint};
 use super::progress::{JsonProgress, TerminalProgress};
 use super::serve::runtime;
 use crate::app;
-use crate::bundle::{Manifest, Part};
+use crate::bundle::Manifest;
 use crate::config::Config;
-use crate::train::stages::{evaluate, table};
+use crate::train::evaluation::table;
 use crate::train::{self, ProgressObserver, Recipe, STAGES, Workspace, export, publish, warnings};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -100,20 +100,6 @@ pub struct MakeArgs {
 pub struct VerifyArgs {
     /// Folder of the bundle.
     bundle: PathBuf,
-}
-
-/// Arguments of `raisonne eval`.
-#[derive(Args, Debug)]
-pub struct EvalArgs {
-    /// Folder that `raisonne import` wrote. By default, the shop of the bundle's recipe is simulated again.
-    #[arg(long)]
-    data: Option<PathBuf>,
-    /// Bundle to evaluate.
-    #[arg(long, default_value = "models/demo")]
-    bundle: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs `work` with its progress on stderr: a bar, or JSON Lines.
@@ -260,39 +246,5 @@ fn lineage_text(manifest: &Manifest) -> String {
         None => "it has no lineage: it was made before bundles had one, and nothing shows that its parts were \
                  made from one another"
             .to_owned(),
-    }
-}
-
-impl EvalArgs {
-    pub(super) fn run(self) -> anyhow::Result<()> {
-        let manifest = Manifest::read(&self.bundle)?;
-        manifest.verify(&self.bundle)?;
-        let mut recipe = Recipe::read(&self.bundle.join(Part::Recipe.file()), &[])?;
-        let work = tempfile::tempdir().context("creating a temporary folder")?;
-        let mut progress = TerminalProgress::new();
-        if let Some(data) = self.data {
-            recipe.shop.imported = Some(std::path::absolute(data)?);
-            recipe.shop.simulated = None;
-        }
-        let mut workspace = Workspace::new(work.path(), recipe, &mut progress)?;
-        if workspace.recipe.shop.simulated.is_some() {
-            train::run(STAGES[0], &mut workspace)?;
-        }
-        // The bundle's parts, its catalogue among them, replace those that were just made.
-        for file in &manifest.file {
-            let to = work.path().join(&file.name);
-            std::fs::create_dir_all(to.parent().unwrap_or(work.path()))?;
-            std::fs::copy(self.bundle.join(&file.name), to)?;
-        }
-        let report = evaluate(&mut workspace)?.report;
-        progress.end();
-        let mut out = std::io::stdout().lock();
-        if self.json {
-            serde_json::to_writer_pretty(&mut out, &report)?;
-            writeln!(out)?;
-        } else {
-            writeln!(out, "{}", table(&report))?;
-        }
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 mod bench;
 mod bundle;
 mod demo;
+mod eval;
 mod generate;
 mod interrupt;
 mod model;
@@ -74,10 +75,10 @@ enum Command {
     /// Example: raisonne bundle make --recipe models/demo.toml --out models/demo
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
-    /// Evaluate each rung of a bundle on a shop's test slates.
+    /// Evaluate each rung of a bundle on a shop's test slates, or measure TREC runs.
     ///
     /// Example: raisonne eval --data data/shop --bundle models/demo --json
-    Eval(bundle::EvalArgs),
+    Eval(eval::EvalArgs),
     /// Generate text from a prompt, to check that a language model loads.
     ///
     /// Example: raisonne generate --model models/qwen3 --prompt "A red mug" --greedy

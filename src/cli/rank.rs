@@ -72,7 +72,10 @@ impl RankArgs {
         let threads = self.threads.unwrap_or(cores);
         let config = self.config(threads)?;
         let runtime = runtime(threads)?;
-        let mut progress = TerminalProgress::new();
+        // The length of a pipe is not known, so its requests are counted instead.
+        let is_pipe = self.requests == Path::new("-");
+        let mut progress =
+            if is_pipe { TerminalProgress::new() } else { TerminalProgress::of_bytes() };
         let ranked = runtime.block_on(async {
             let (services, _) = app::open_services(&config).await?;
             let (ladder, file) = (services.live.ladder(), self.file());

@@ -87,7 +87,7 @@ impl RankFile {
         let begun = Instant::now();
         let lines = RequestLines::open(&self.requests)?;
         let mut out = RankingsFile::create(&self.out)?;
-        let (name, bytes, read) = (lines.name.clone(), lines.bytes, lines.read.clone());
+        let (name, bytes, read) = (lines.name.clone(), lines.bytes, lines.lines.read.clone());
         let lines = ReceiverStream::new(lines.read_ahead(self.in_flight)?);
         let answers = lines.map(|line| answer(line, ladder.clone(), self.terms));
         let mut answers = answers.buffered(self.in_flight);
@@ -156,7 +156,7 @@ async fn answer(
 ) -> anyhow::Result<AnsweredLine> {
     let RequestLine { number, text } = line?;
     let answering = async move {
-        let text = text.ok_or_else(requests::too_long)?;
+        let text = text?;
         let request = OfflineRequest::decode(&text).map_err(|error| refused(&error, &text))?;
         request.answer(ladder, terms, number).await.map_err(|error| error.to_string())
     };

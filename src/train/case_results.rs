@@ -3,12 +3,13 @@
 //! The file is JSON Lines, one case a line, plain or compressed with zstd (a name that ends in `.zst`).
 
 use super::aside_file::AsideFile;
+use super::packed_lines::{PackedLine, PackedLines};
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
-use std::path::Path;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 /// Bytes of the longest line that is read: a slate of 2,000 items in some hundred orders.
 pub const LINE_BYTES_MAX: u64 = 64 << 20;
@@ -68,60 +69,85 @@ impl CaseResult {
     }
 }
 
-/// Writes case results to `path`: whole, or not at all.
-pub fn write_cases(path: &Path, cases: &[CaseResult]) -> anyhow::Result<()> {
-    let writing = || format!("writing the case results {}", path.display());
-    let aside = AsideFile::create(path).with_context(writing)?;
-    write_lines(path, aside.handle().with_context(writing)?, cases).with_context(writing)?;
-    aside.publish().with_context(writing)
+/// A file of case results that is being written: it is whole, or not there.
+pub struct CaseFile {
+    aside: AsideFile,
+    writer: CaseWriter,
+    path: PathBuf,
+}
+
+enum CaseWriter {
+    Plain(BufWriter<File>),
+    Packed(BufWriter<zstd::Encoder<'static, File>>),
+}
+
+// === impl CaseFile ===
+
+impl CaseFile {
+    /// Begins the file `path`.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        let begin = || -> std::io::Result<Self> {
+            let aside = AsideFile::create(path)?;
+            let file = aside.handle()?;
+            let writer = if is_zstd(path) {
+                CaseWriter::Packed(BufWriter::new(zstd::Encoder::new(file, ZSTD_LEVEL)?))
+            } else {
+                CaseWriter::Plain(BufWriter::new(file))
+            };
+            Ok(Self { aside, writer, path: path.to_owned() })
+        };
+        begin().with_context(|| format!("writing the case results {}", path.display()))
+    }
+
+    /// Writes one case.
+    pub fn write(&mut self, case: &CaseResult) -> anyhow::Result<()> {
+        let written = match &mut self.writer {
+            CaseWriter::Plain(out) => write_line(out, case),
+            CaseWriter::Packed(out) => write_line(out, case),
+        };
+        written.with_context(|| format!("writing the case results {}", self.path.display()))
+    }
+
+    /// Completes the file, and gives it its name.
+    pub fn finish(self) -> anyhow::Result<()> {
+        let Self { aside, writer, path } = self;
+        let finish = || -> std::io::Result<()> {
+            match writer {
+                CaseWriter::Plain(mut out) => out.flush()?,
+                CaseWriter::Packed(out) => {
+                    out.into_inner().map_err(std::io::IntoInnerError::into_error)?.finish()?;
+                }
+            }
+            aside.publish()
+        };
+        finish().with_context(|| format!("writing the case results {}", path.display()))
+    }
+}
+
+impl std::fmt::Debug for CaseFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CaseFile").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// Reads case results, and checks each.
 pub fn read_cases(path: &Path) -> anyhow::Result<Vec<CaseResult>> {
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let reader: Box<dyn Read> =
-        if is_zstd(path) { Box::new(zstd::Decoder::new(file)?) } else { Box::new(file) };
-    let mut reader = BufReader::new(reader);
-    let (mut cases, mut line) = (Vec::new(), Vec::new());
-    for number in 1.. {
+    let reading = || format!("reading the case results {}", path.display());
+    let mut lines = PackedLines::open(path, LINE_BYTES_MAX).with_context(reading)?;
+    let mut cases = Vec::new();
+    while let Some(PackedLine { number, text }) = lines.next().with_context(reading)? {
         let at = || format!("{}:{number}", path.display());
-        line.clear();
-        let bytes = (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
-        let bytes = bytes.with_context(at)? as u64;
-        if bytes == 0 {
-            break;
-        }
-        if bytes == LINE_BYTES_MAX && !line.ends_with(b"\n") {
-            bail!("{}: the line is longer than {LINE_BYTES_MAX} bytes", at());
-        }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let case: CaseResult = serde_json::from_slice(&line).with_context(at)?;
+        let Some(text) = text else { bail!("{}: {}", at(), lines.too_long()) };
+        let case: CaseResult = serde_json::from_slice(&text).with_context(at)?;
         case.check().with_context(at)?;
         cases.push(case);
     }
     Ok(cases)
 }
 
-fn write_lines(path: &Path, file: File, cases: &[CaseResult]) -> anyhow::Result<()> {
-    let mut plain = BufWriter::new(file);
-    if is_zstd(path) {
-        let mut packed = zstd::Encoder::new(&mut plain, ZSTD_LEVEL)?;
-        lines(&mut packed, cases)?;
-        packed.finish()?;
-    } else {
-        lines(&mut plain, cases)?;
-    }
-    Ok(plain.flush()?)
-}
-
-fn lines(out: &mut impl Write, cases: &[CaseResult]) -> anyhow::Result<()> {
-    for case in cases {
-        serde_json::to_writer(&mut *out, case)?;
-        out.write_all(b"\n")?;
-    }
-    Ok(())
+fn write_line(out: &mut impl Write, case: &CaseResult) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *out, case)?;
+    out.write_all(b"\n")
 }
 
 fn is_zstd(path: &Path) -> bool {
@@ -159,7 +185,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for name in ["cases.jsonl", "cases.jsonl.zst"] {
             let path = folder.path().join(name);
-            write_cases(&path, &[case(), case()]).unwrap();
+            let mut file = CaseFile::create(&path).unwrap();
+            file.write(&case()).unwrap();
+            file.write(&case()).unwrap();
+            assert!(!path.exists(), "it is not there before it is whole");
+            file.finish().unwrap();
             assert_eq!(read_cases(&path).unwrap(), [case(), case()]);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);

@@ -205,7 +205,12 @@ fn stale(part: Part, why: &str) -> StalePart {
 
 /// The hash of the shop that the workspace's recipe names.
 fn data_snapshot(workspace: &Workspace<'_>) -> anyhow::Result<String> {
-    let path = workspace.shop_dir().join(SHOP);
+    shop_hash(&workspace.shop_dir())
+}
+
+/// The hash of the shop in a folder, by which lineages name their data snapshot.
+pub fn shop_hash(shop: &Path) -> anyhow::Result<String> {
+    let path = shop.join(SHOP);
     let bytes = regular_file::read(&path, Links::Followed, SHOP_BYTES_MAX)
         .with_context(|| format!("reading {}", path.display()))?;
     Ok(blake3::hash(&bytes).to_hex().to_string())

@@ -24,6 +24,7 @@ pub mod measure;
 pub mod offline_ladder;
 mod offline_reranker;
 mod offline_scorer;
+pub mod packed_lines;
 mod progress;
 pub mod publish;
 mod reason_share;
@@ -37,6 +38,7 @@ mod teachers;
 mod trace;
 pub mod trainer;
 pub mod training_data;
+pub mod trec;
 pub mod warnings;
 mod weight;
 pub mod workspace;
@@ -44,7 +46,9 @@ mod writer;
 
 pub use learner::Learner;
 pub use lesson::Lesson;
-pub use lineage::{StalePart, check as check_lineage, check_before as check_lineage_before, maker};
+pub use lineage::{
+    StalePart, check as check_lineage, check_before as check_lineage_before, maker, shop_hash,
+};
 pub use progress::{Metric, NoProgress, ProgressObserver, ProgressUpdate};
 pub use reason_share::reason_share;
 pub use recipe::Recipe;
