@@ -52,7 +52,7 @@ fn config(bundle: &Path) -> Config {
     let mut config = Config::default();
     config.api.listen = "127.0.0.1:0".parse().unwrap();
     config.api.deadline_default = HumanDuration(PATIENCE);
-    config.bundle.path = bundle.to_owned();
+    bundle.clone_into(&mut config.bundle.path);
     config
 }
 
@@ -103,13 +103,17 @@ impl Mixer {
 
     fn request(&mut self, number: usize) -> pb::RerankRequest {
         let size = *[1, 2, 5, 9, 24].choose(&mut self.rng);
-        let climbs = number % CLIMBERS == 0;
+        let climbs = number.is_multiple_of(CLIMBERS);
         let effort = if climbs { [0, 1, 3, 4, 5][number / CLIMBERS % 5] } else { 2 };
         let words = |this: &mut Self, text: &str| {
             if this.rng.random_bool(0.2) { text.to_owned() } else { String::new() }
         };
         pb::RerankRequest {
-            request_id: if number % 7 == 0 { String::new() } else { format!("r-{number}") },
+            request_id: if number.is_multiple_of(7) {
+                String::new()
+            } else {
+                format!("r-{number}")
+            },
             user: Some(pb::User { profile: words(self, "buys presents"), ..self.user(number) }),
             query: words(self, "something warm"),
             candidates: self.slate(size),
@@ -185,10 +189,8 @@ impl<T> Choose<T> for [T] {
 }
 
 fn lines(requests: &[pb::RerankRequest]) -> String {
-    requests
-        .iter()
-        .map(|request| format!("{}\n", serde_json::to_string(request).unwrap()))
-        .collect()
+    let each = requests.iter().map(|request| serde_json::to_string(request).unwrap());
+    each.flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
 // === Two ways to an answer ===

@@ -143,10 +143,10 @@ impl<'de> Visitor<'de> for OfflineVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OfflineRequest, A::Error> {
-        let mut time = None;
-        let rest = WithoutTime { map, time: &mut time };
+        let mut moment = Moment::default();
+        let rest = WithoutTime { map, moment: &mut moment };
         let message = pb::RerankRequest::deserialize(MapAccessDeserializer::new(rest))?;
-        let time = time.flatten().map(|time| time.seconds);
+        let time = moment.time.map(|time| time.seconds);
         Ok(OfflineRequest { message, time })
     }
 }
@@ -154,7 +154,14 @@ impl<'de> Visitor<'de> for OfflineVisitor {
 /// The fields of a request, without its moment, which is kept apart.
 struct WithoutTime<'t, A> {
     map: A,
-    time: &'t mut Option<Option<pbjson_types::Timestamp>>,
+    moment: &'t mut Moment,
+}
+
+/// The moment of a request, and whether its field was there.
+#[derive(Default)]
+struct Moment {
+    is_said: bool,
+    time: Option<pbjson_types::Timestamp>,
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutTime<'_, A> {
@@ -168,10 +175,10 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutTime<'_, A> {
             if name != TIME {
                 return seed.deserialize(name.into_deserializer()).map(Some);
             }
-            if self.time.is_some() {
+            if self.moment.is_said {
                 return Err(A::Error::duplicate_field(TIME));
             }
-            *self.time = Some(self.map.next_value()?);
+            *self.moment = Moment { is_said: true, time: self.map.next_value()? };
         }
         Ok(None)
     }
@@ -190,7 +197,7 @@ mod tests {
     #[test]
     fn a_line_is_the_message_of_a_call_with_perhaps_a_moment() {
         let table = [
-            ("".to_owned(), None),
+            (String::new(), None),
             (r#""time":"2024-03-01T00:00:00Z","#.into(), Some(1_709_251_200)),
             (r#""time":"2024-03-01T02:00:00+02:00","#.into(), Some(1_709_251_200)),
             (r#""time":"2024-03-01T00:00:00.75Z","#.into(), Some(1_709_251_200)),

@@ -253,18 +253,19 @@ fn check_shop(manifest: &Manifest, shop: &Path, work: &Path) -> anyhow::Result<(
 /// The means of a run, for people.
 fn figures_text(path: &Path, figures: &RunFigures) -> String {
     let RunFigures { queries, missing, unjudged, mean, queries_each: _ } = figures;
-    let mut text = format!("{}: {queries} queries", path.display());
+    let mut head = vec![format!("{}: {queries} queries", path.display())];
     if *missing > 0 {
-        text.push_str(&format!(", {missing} of them missing in the run (they count as zero)"));
+        head.push(format!("{missing} of them missing in the run (they count as zero)"));
     }
     if *unjudged > 0 {
-        text.push_str(&format!(", {unjudged} more without judgements (not measured)"));
+        head.push(format!("{unjudged} more without judgements (not measured)"));
     }
+    let mut lines = vec![head.join(", ")];
     for names in [FIGURES.map(|(name, _)| name).as_slice(), &STANDARD_FIGURES.map(|(name, _)| name)]
     {
         let cells: Vec<String> =
             names.iter().map(|name| format!("{name} {:.4}", mean[name])).collect();
-        text.push_str(&format!("\n  {}", cells.join("  ")));
+        lines.push(format!("  {}", cells.join("  ")));
     }
-    text
+    lines.join("\n")
 }

@@ -66,7 +66,7 @@ impl RequestLines {
     }
 
     fn next(&mut self) -> anyhow::Result<Option<RequestLine>> {
-        let line = self.lines.next();
+        let line = self.lines.next_line();
         let line = line
             .with_context(|| format!("reading {} after line {}", self.name, self.lines.number))?;
         Ok(line.map(|PackedLine { number, text }| RequestLine {

@@ -297,7 +297,9 @@ fn list<const N: usize>(
     records: impl ExactSizeIterator<Item = [ByteArray; N]>,
 ) {
     if records.len() == 0 {
-        columns.iter_mut().for_each(|column| column.level(0, 0, None));
+        for column in columns.iter_mut() {
+            column.level(0, 0, None);
+        }
     }
     for (nth, record) in records.enumerate() {
         for (column, cell) in columns.iter_mut().zip(record) {

@@ -135,7 +135,7 @@ pub fn read_cases(path: &Path) -> anyhow::Result<Vec<CaseResult>> {
     let reading = || format!("reading the case results {}", path.display());
     let mut lines = PackedLines::open(path, LINE_BYTES_MAX).with_context(reading)?;
     let mut cases = Vec::new();
-    while let Some(PackedLine { number, text }) = lines.next().with_context(reading)? {
+    while let Some(PackedLine { number, text }) = lines.next_line().with_context(reading)? {
         let at = || format!("{}:{number}", path.display());
         let Some(text) = text else { bail!("{}: {}", at(), lines.too_long()) };
         let case: CaseResult = serde_json::from_slice(&text).with_context(at)?;

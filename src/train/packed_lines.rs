@@ -60,7 +60,7 @@ impl PackedLines {
     }
 
     /// The next line that is not blank. The rest of a line that is too long is skipped.
-    pub fn next(&mut self) -> io::Result<Option<PackedLine>> {
+    pub fn next_line(&mut self) -> io::Result<Option<PackedLine>> {
         loop {
             let mut text = Vec::new();
             let bytes = (&mut self.reader).take(self.bytes_max).read_until(b'\n', &mut text)?;
@@ -143,16 +143,12 @@ mod tests {
     fn lines(bytes: &[u8]) -> io::Result<Vec<(u64, Option<String>)>> {
         let mut lines = PackedLines::of(io::Cursor::new(bytes.to_vec()), BYTES_MAX)?;
         let mut found = Vec::new();
-        while let Some(PackedLine { number, text }) = lines.next()? {
+        while let Some(PackedLine { number, text }) = lines.next_line()? {
             let text = text.map(|text| String::from_utf8(text).unwrap().trim_end().to_owned());
             found.push((number, text));
         }
         assert_eq!(lines.read.load(Ordering::Relaxed), bytes.len() as u64);
         Ok(found)
-    }
-
-    fn some(text: &str) -> Option<String> {
-        Some(text.to_owned())
     }
 
     #[test]
@@ -168,7 +164,8 @@ mod tests {
         let members = [packed(&text[..4]), packed(&text[4..])].concat();
         let marked = [BOM, text].concat();
         for bytes in [text.to_vec(), zstd.clone(), skippable, packed(text), members, marked] {
-            let expected = [(1, some("a")), (4, some("b")), (5, some("c"))];
+            let expected = [(1, "a"), (4, "b"), (5, "c")];
+            let expected = expected.map(|(number, text)| (number, Some(text.to_owned())));
             assert_eq!(lines(&bytes).unwrap(), expected);
         }
         assert_eq!(lines(b"").unwrap(), []);
@@ -184,7 +181,8 @@ mod tests {
     fn a_line_that_is_too_long_is_skipped_and_not_held() {
         let long = vec![b'x'; 30 * BYTES_MAX as usize + 5];
         let text = [b"a\n", &long[..], b"\nb\n", &long[..]].concat();
-        let expected = [(1, some("a")), (2, None), (3, some("b")), (4, None)];
+        let expected = [(1, Some("a")), (2, None), (3, Some("b")), (4, None)];
+        let expected = expected.map(|(number, text)| (number, text.map(ToOwned::to_owned)));
         assert_eq!(lines(&text).unwrap(), expected);
     }
 }

@@ -65,7 +65,7 @@ fn for_each_line<const N: usize>(
 ) -> anyhow::Result<()> {
     let reading = || format!("reading {}", path.display());
     let mut lines = PackedLines::open(path, LINE_BYTES_MAX).with_context(reading)?;
-    while let Some(PackedLine { number, text }) = lines.next().with_context(reading)? {
+    while let Some(PackedLine { number, text }) = lines.next_line().with_context(reading)? {
         let at = || format!("{}:{number}", path.display());
         let Some(text) = text else { bail!("{}: {}", at(), lines.too_long()) };
         let text = std::str::from_utf8(&text).with_context(at)?;
