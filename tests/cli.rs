@@ -6,6 +6,7 @@
 mod bundle;
 
 use bundle::{copied_bundle, flip};
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
@@ -301,7 +302,7 @@ fn mistakes_of_serving() -> Vec<Mistake> {
         ("check --bundle DIR/file".into(), 1, no_bundle("file", "it is a file, not a folder with a manifest.toml")),
         ("check --bundle DIR/shop".into(), 1, no_bundle("shop", shop_instead)),
         ("serve --bundle DIR/shop".into(), 1, no_bundle("shop", shop_instead)),
-        ("bundle verify DIR/shop".into(), 1, no_bundle("shop", shop_instead)),
+        ("bundle verify DIR/shop".into(), 1, format!("DIR/shop is not a bundle: {shop_instead}")),
         ("eval --bundle DIR/shop".into(), 1, format!("DIR/shop is not a bundle: {shop_instead}")),
         ("eval --bundle DIR/file".into(), 1, "DIR/file is not a bundle: it is a file, not a folder with a manifest.toml".into()),
         ("eval --data DIR/nope".into(), 1, "DIR/nope is not a shop: there is no such folder".into()),
@@ -398,8 +399,9 @@ fn an_import_that_is_refused_shows_its_page_and_writes_nothing() {
 fn a_disk_that_fills_is_named_and_nothing_is_left() {
     let home = Home::new();
     let mut events = String::from("user_id,item_id,time\n");
-    for row in 0_u32..200_000 {
-        events += &format!("u{},a,{}\n", row.wrapping_mul(2_654_435_761), 1_600_000_000 + row);
+    for row in 0_u32..60_000 {
+        let user = row.wrapping_mul(2_654_435_761);
+        writeln!(events, "u{user},a,{}", 1_600_000_000 + row).unwrap();
     }
     fs::write(home.path("many.csv"), events).unwrap();
     let run = "trap '' XFSZ; ulimit -f 200; exec \"$0\" import --items items.csv --events many.csv --out new";

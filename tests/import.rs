@@ -713,8 +713,11 @@ fn what_is_odd_about_a_shop_is_said() {
     }
 }
 
+/// The column of a reason, its rows, and its examples.
+type ReasonRows<'r> = (&'r str, u64, usize);
+
 /// The rows of a table of the report: its name, those read, kept and wrong, and its reasons with their rows.
-fn rows(report: &ImportReport, at: usize) -> (&str, [u64; 3], Vec<(&str, u64, usize)>) {
+fn rows(report: &ImportReport, at: usize) -> (&str, [u64; 3], Vec<ReasonRows<'_>>) {
     let table = &report.tables[at];
     let reasons = table.reasons.reasons.iter();
     let reasons = reasons.map(|r| (r.column.as_deref().unwrap_or(""), r.rows, r.examples.len()));

@@ -138,7 +138,7 @@ fn told(error: &anyhow::Error) -> String {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |cause: &(dyn std::error::Error + 'static)| {
         let json =
-            cause.downcast_ref::<serde_json::Error>().and_then(|error| error.io_error_kind());
+            cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
         json.or_else(|| Some(cause.downcast_ref::<std::io::Error>()?.kind()))
     };
     error.chain().filter_map(kind).any(|kind| kind == std::io::ErrorKind::BrokenPipe)

@@ -63,7 +63,9 @@ impl Default for EventIds {
 fn fingerprint(id: &str) -> u128 {
     let half = |begin: Option<u64>| {
         let mut hasher = DefaultHasher::new();
-        begin.into_iter().for_each(|begin| hasher.write_u64(begin));
+        if let Some(begin) = begin {
+            hasher.write_u64(begin);
+        }
         hasher.write(id.as_bytes());
         u128::from(hasher.finish())
     };

@@ -87,9 +87,8 @@ impl<'a> EventsBuilder<'a> {
     pub(super) fn take(&mut self, row: &ImportRow) -> Result<(), CellFault> {
         let user = row.read(USER, cell::id)?;
         let item = row.read(ITEM, cell::id)?;
-        let item = match self.items.find(item.as_bytes()) {
-            Some(item) => item,
-            None => return Err(self.gaps.unknown_item(item)),
+        let Some(item) = self.items.find(item.as_bytes()) else {
+            return Err(self.gaps.unknown_item(item));
         };
         let time = row.read(TIME, |text| self.times.read(text))?;
         let kind = row.read_if_any(KIND, cell::kind)?.unwrap_or(EventKind::Purchase);

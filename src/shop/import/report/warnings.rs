@@ -35,8 +35,12 @@ pub(super) fn warnings(
 
 fn float_ids(report: &ImportReport, items: &[ShopItem], log: &EventRecords) -> Vec<String> {
     let (mut of_users, mut of_items) = (FloatIds::default(), FloatIds::default());
-    (0..report.users as u32).for_each(|user| of_users.add(log.user(user)));
-    items.iter().for_each(|item| of_items.add(item.id.as_str()));
+    for user in 0..report.users as u32 {
+        of_users.add(log.user(user));
+    }
+    for item in items {
+        of_items.add(item.id.as_str());
+    }
     let ids = [("user_id", report.users, of_users), ("item_id", items.len(), of_items)];
     let are_many = ids.into_iter().filter(|(_, count, _)| *count >= IDS_MIN);
     are_many.filter_map(|(column, _, ids)| ids.warning(column)).collect()
