@@ -21,7 +21,7 @@ pub(super) const FIGURES: [(&str, Figure); 6] = [
     ("mrr", |order, relevant| measure::reciprocal_rank(order, relevant)),
 ];
 /// The slices of a table, by name.
-const SLICES: [(&str, Slice); 4] = [
+pub(super) const SLICES: [(&str, Slice); 4] = [
     ("all", |_, _| true),
     ("conditional", |_, case| holds(case)),
     ("cold_shoppers", |_, case| case.is_cold()),

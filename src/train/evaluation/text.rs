@@ -1,6 +1,6 @@
 //! The report as text for people.
 
-use super::judged::{FIGURES, gain_of};
+use super::judged::{FIGURES, SLICES, gain_of};
 use super::{BEST_RULE, GIVEN, TASKS};
 use crate::reranker::RUNGS;
 use crate::train::cases::PredictionTask;
@@ -55,8 +55,10 @@ pub fn table(report: &Value) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}", text(&report["summary"]));
     for task in TASKS {
-        for (slice, of) in report[task.as_str()].as_object().into_iter().flatten() {
-            block(&mut out, task.as_str(), slice, of);
+        for (slice, _) in SLICES {
+            if let Some(of) = report[task.as_str()].get(slice) {
+                block(&mut out, task.as_str(), slice, of);
+            }
         }
     }
     out
@@ -66,10 +68,11 @@ pub fn table(report: &Value) -> String {
 fn block(out: &mut String, task: &str, name: &str, slice: &Value) {
     let _ = writeln!(
         out,
-        "\n{}, {}: {} cases, ceiling of Recall@10 {:.3}, order kept {:.1} %",
+        "\n{}, {}: {} {}, ceiling of Recall@10 {:.3}, order kept {:.1} %",
         task.replace('_', " "),
         name.replace('_', " "),
         slice["cases"],
+        if slice["cases"] == 1 { "case" } else { "cases" },
         number(&slice["ceiling"]),
         100.0 * number(&slice["order_kept"]),
     );
