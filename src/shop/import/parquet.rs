@@ -11,6 +11,7 @@ use super::source::SourceFile;
 use parquet::basic::Repetition;
 use parquet::column::reader::ColumnReader;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 use std::fs::File;
@@ -70,6 +71,7 @@ impl ParquetReader {
             FileFault::Stated(format!("its footer can't be read: {}", reason(&error)))
         };
         let file = SerializedFileReader::new(source.file).map_err(footer)?;
+        check_chunks(file.metadata(), bytes)?;
         let metadata = file.metadata().file_metadata();
         let (total, schema) = (metadata.num_rows().max(0) as u64, metadata.schema_descr());
         let roots = schema.root_schema().get_fields();
@@ -249,6 +251,35 @@ fn check_end(file: &mut File) -> Result<(), FileFault> {
     FileFault::stated(
         "does not end as a Parquet file does, with its footer: it is cut, or still being written",
     )
+}
+
+/// Fails if the footer names rows or bytes that the file does not have.
+fn check_chunks(metadata: &ParquetMetaData, bytes: u64) -> Result<(), FileFault> {
+    let mut rows = 0_i64;
+    for (index, group) in metadata.row_groups().iter().enumerate() {
+        rows = rows.saturating_add(group.num_rows());
+        for chunk in group.columns() {
+            let begin = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            let (begin, length) = (u64::try_from(begin), u64::try_from(chunk.compressed_size()));
+            let end =
+                begin.ok().zip(length.ok()).and_then(|(begin, length)| begin.checked_add(length));
+            if end.is_none_or(|end| end > bytes) {
+                return FileFault::stated(format!(
+                    "row group {} of {}, column {:?} lies beyond the file's {bytes} bytes. {DAMAGED}",
+                    index + 1,
+                    metadata.num_row_groups(),
+                    chunk.column_path().string()
+                ));
+            }
+        }
+    }
+    let total = metadata.file_metadata().num_rows();
+    if rows == total {
+        return Ok(());
+    }
+    FileFault::stated(format!(
+        "its row groups have {rows} rows, and its footer counts {total}. {DAMAGED}"
+    ))
 }
 
 /// Whether a column holds lists or objects.
