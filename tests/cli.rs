@@ -72,7 +72,11 @@ fn misuse_and_failure_have_codes_of_their_own() {
     assert_fails(&["serve", "--no-such-flag"], 2, &["--no-such-flag"]);
     assert_fails(&["no-such-command"], 2, &["no-such-command"]);
     assert_fails(&["stage", "no-such-stage"], 1, &["no-such-stage", "reward_model"]);
-    assert_fails(&["eval", "--bundle", "no/such/bundle"], 1, &["no/such/bundle", "manifest.toml"]);
+    assert_fails(
+        &["eval", "--bundle", "no/such/bundle"],
+        1,
+        &["no/such/bundle", "there is no such folder"],
+    );
 }
 
 #[test]

@@ -221,6 +221,10 @@ impl EvalFiles {
 /// is older than lineages.
 fn check_shop(manifest: &Manifest, shop: &Path, work: &Path) -> anyhow::Result<()> {
     let another = || format!("{} is not the shop that the bundle was made from", shop.display());
+    if !shop.join("shop.json").exists() {
+        // It says what there is instead of a shop.
+        Shop::open(shop)?;
+    }
     if let Some(first) = manifest.lineage.first() {
         let found = shop_hash(shop)?;
         let short = |hash: &str| hash.get(..HASH_DIGITS).unwrap_or(hash).to_owned();
@@ -233,8 +237,7 @@ fn check_shop(manifest: &Manifest, shop: &Path, work: &Path) -> anyhow::Result<(
         );
         return Ok(());
     }
-    let opened =
-        Shop::open(shop).with_context(|| format!("opening the shop {}", shop.display()))?;
+    let opened = Shop::open(shop)?;
     let catalog = read_catalog(work)?;
     let of_shop: BTreeSet<&str> = opened.items.iter().map(|item| item.id.as_str()).collect();
     let of_bundle: BTreeSet<&str> = catalog.items().iter().map(|item| item.id.as_str()).collect();
