@@ -286,8 +286,9 @@ fn a_decimal_comma_is_read_in_prices_and_quantities() {
     let (items, events) = (folder.file("items.csv", ITEMS), folder.file("events.csv", events));
     let mut spec = ImportSpec::new(items, events, NOW);
     spec.events_spec.delimiter = Some(";".parse().unwrap());
-    let error = folder.import(&spec).unwrap_err().to_string();
-    assert!(error.contains("events.csv"), "{error}");
+    let error = folder.import(&spec).unwrap_err();
+    let reject = &error.report().unwrap().rejects.first[0];
+    assert!(reject.expected.contains("--decimal-comma"), "{reject}");
     spec.decimal = DecimalMark::Comma;
     folder.import(&spec).unwrap();
     let shop = Shop::open(&folder.dir.path().join("shop")).unwrap();
