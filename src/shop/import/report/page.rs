@@ -45,8 +45,11 @@ impl ImportReport {
         let (log, catalog) = (&self.log, &self.catalog);
         let [items, users, events] = [self.items, self.users, self.events].map(|n| n as u64);
         let of_users = share(log.users_with_few_events as u64, users);
-        let kinds: Vec<_> =
+        let mut kinds: Vec<_> =
             log.kinds.iter().map(|(kind, count)| format!("{} {kind}", grouped(*count))).collect();
+        if kinds.is_empty() {
+            kinds.push("none".to_owned());
+        }
         let cold = match log.training_end {
             Some(end) => format!(
                 "items, and {}, without an event in the first 80 % of the span, before {}",
