@@ -270,7 +270,9 @@ impl Resampled {
                 let row = &rows[random.random_range(0..shoppers) * width..][..width];
                 sums.iter_mut().zip(row).for_each(|(sum, figure)| *sum += figure);
             }
-            sums.iter_mut().for_each(|sum| *sum /= shoppers as f64);
+            for sum in sums {
+                *sum /= shoppers as f64;
+            }
         }
         Some(Self { means: columns.iter().map(|column| mean(column)).collect(), resampled })
     }

@@ -6,7 +6,7 @@ use super::{BEST_RULE, GIVEN, whole_catalogue};
 use crate::train::cases::{Case, PredictionTask};
 use crate::train::measure::{self, Interval, Resampled, rounded};
 use crate::train::reason_share;
-use crate::train::rules::{BOUGHT_BEFORE_FIRST, FittedRules, SalesLog};
+use crate::train::rules::{BOUGHT_BEFORE_FIRST, FittedRule, FittedRules, SalesLog};
 use crate::train::training_data::TrainingData;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
@@ -141,7 +141,7 @@ impl JudgedTask<'_> {
             "order_kept": measure::identity_rate(pairs),
             "coverage@10": { GIVEN: coverage(&rankers[0]), &*first.name: coverage(first) },
             "with_reason@10": { GIVEN: reasons(&rankers[0]), &*first.name: reasons(first) },
-            BEST_RULE: self.rules.best().map(|rule| rule.name()),
+            BEST_RULE: self.rules.best().map(FittedRule::name),
             "top_rung": rankers[at.rungs.end - 1].name,
             "figures": figures,
             "whole_catalogue": whole_catalogue::figures(

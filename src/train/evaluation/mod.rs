@@ -77,7 +77,7 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
         workspace.progress.show(&what, 0, of);
         let show = &mut |done| workspace.progress.show(&what, done as u64, of);
         let climb = ladder.climb(&data, &mut cases, show)?;
-        let orders = TaskOrders::new(task, cases, climb, &log, rules);
+        let orders = TaskOrders::new(task, cases, &climb, &log, rules);
         let what = format!("resampling {}", task.as_str());
         let show = &mut |done: u64, of: u64| workspace.progress.show(&what, done, of);
         let judged = JudgedTask { orders: &orders, data: &data, log: &log, rules };

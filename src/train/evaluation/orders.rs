@@ -43,7 +43,7 @@ impl TaskOrders {
     pub(super) fn new(
         task: PredictionTask,
         cases: Vec<Case>,
-        climb: OfflineClimb,
+        climb: &OfflineClimb,
         log: &SalesLog<'_>,
         rules: &FittedRules,
     ) -> Self {
@@ -51,7 +51,7 @@ impl TaskOrders {
         let mut rankers = vec![Ranker { name: GIVEN.into(), orders: given, scores: Vec::new() }];
         rankers.extend(by_rules(log, &cases, rules));
         let rungs = climb.rungs.len();
-        let climbed = climb.rungs.into_iter().chain(climb.parts);
+        let climbed = climb.rungs.iter().chain(&climb.parts);
         rankers.extend(climbed.map(|rung| Ranker::of_rung(rung, &cases)));
         Self { task, cases, rankers, rules: rules.rules.len(), rungs }
     }
@@ -123,7 +123,7 @@ fn items(order: &ScoredOrder, case: &Case) -> Vec<u32> {
 // === impl Ranker ===
 
 impl Ranker {
-    fn of_rung(rung: RungOrders, cases: &[Case]) -> Self {
+    fn of_rung(rung: &RungOrders, cases: &[Case]) -> Self {
         let orders = rung.orders.iter().zip(cases).map(|(order, case)| items(order, case));
         let scores =
             rung.orders.iter().map(|order| order.iter().map(|&(_, score)| score).collect());

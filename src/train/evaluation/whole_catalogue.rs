@@ -23,11 +23,13 @@ pub(super) fn figures<'a>(
         let figures = each.map(|(order, case)| figure(order, &case.relevant, CUT));
         rounded(measure::mean_of(figures).unwrap_or(0.0))
     };
-    let of = |orders: Vec<Vec<u32>>| json!({ "recall@10": mean(&orders, measure::recall), "ndcg@10": mean(&orders, measure::ndcg) });
-    json!({
-        "recency_weighted_frequency": of(cases.clone().map(|case| favourites(data, case)).collect()),
-        "popularity": of(cases.clone().map(|case| popular(data, task, case)).collect()),
-    })
+    let of = |orders: &[Vec<u32>]| {
+        let [recall, ndcg] = [measure::recall, measure::ndcg].map(|figure| mean(orders, figure));
+        json!({ "recall@10": recall, "ndcg@10": ndcg })
+    };
+    let favourites: Vec<_> = cases.clone().map(|case| favourites(data, case)).collect();
+    let popular: Vec<_> = cases.clone().map(|case| popular(data, task, case)).collect();
+    json!({ "recency_weighted_frequency": of(&favourites), "popularity": of(&popular) })
 }
 
 /// The items that this user bought before, by how often and how lately.
