@@ -8,8 +8,7 @@ mod rankings;
 mod requests;
 mod table;
 
-use crate::api::{ApiError, OfflineAnswer, OfflineRequest, OfflineTerms, pb};
-use crate::domain::Quality;
+use crate::api::{ApiError, OfflineAnswer, OfflineRequest, OfflineTerms};
 use crate::rank::Ladder;
 use crate::train::ProgressObserver;
 use anyhow::{Context as _, bail, ensure};
@@ -28,9 +27,6 @@ use tokio_stream::wrappers::ReceiverStream;
 pub const IN_FLIGHT: usize = 32;
 /// Requests in flight, at most.
 pub const IN_FLIGHT_MAX: usize = 1_024;
-/// The qualities that an answer may have.
-const QUALITIES: [Quality; 5] =
-    [Quality::Given, Quality::Scored, Quality::Weighed, Quality::Reranked, Quality::Reasoned];
 /// Refused lines that are listed. More are only counted.
 pub const REJECTS_LISTED_MAX: usize = 100;
 
@@ -61,7 +57,7 @@ pub struct RankFileReport {
     /// Requests of which a rung fell short.
     pub fell_short: u64,
     /// Requests by the rung that they reached.
-    pub qualities: BTreeMap<&'static str, u64>,
+    pub qualities: BTreeMap<String, u64>,
     /// Seconds that it took.
     pub seconds: f64,
     /// The first refused lines: file, line and field.
@@ -180,10 +176,7 @@ impl RankFileReport {
         self.requests += 1;
         self.items += response.results.len() as u64;
         self.fell_short += u64::from(!response.shortfalls.is_empty());
-        let is_reached = |quality: &&Quality| pb::Quality::from(**quality) == response.quality();
-        let reached =
-            QUALITIES.iter().find(is_reached).map_or("unknown", |quality| quality.as_str());
-        *self.qualities.entry(reached).or_default() += 1;
+        *self.qualities.entry(table::quality_word(response.quality)).or_default() += 1;
     }
 
     fn reject(&mut self, why: String) {

@@ -158,7 +158,7 @@ impl Rows {
         } = response;
         let [request_id, user, bundle, rationale] =
             [request_id, user, bundle, rationale].map(|text| ByteArray::from(text.as_str()));
-        let quality = quality_word(*quality);
+        let quality = quality_cell(*quality);
         for result in results {
             self.count += 1;
             self.request_id.one(request_id.clone());
@@ -169,8 +169,8 @@ impl Rows {
             self.push_result(result);
             let cells = |shortfall: &pb::Shortfall| {
                 let why = pb::Why::try_from(shortfall.why).unwrap_or_default();
-                let why = word(why.as_str_name(), "WHY_");
-                [quality_word(shortfall.quality), why, shortfall.missing.as_str().into()]
+                let why = word_cell(why.as_str_name(), "WHY_");
+                [quality_cell(shortfall.quality), why, shortfall.missing.as_str().into()]
             };
             list(&mut self.shortfalls, shortfalls.iter().map(cells));
             self.rationale.one(rationale.clone());
@@ -227,7 +227,7 @@ impl ReasonColumns {
         for (nth, reason) in reasons.iter().enumerate() {
             let again = i16::from(nth > 0);
             self.text.level(again, 1, Some(reason.text.as_str().into()));
-            self.source.level(again, 1, Some(word(reason.source().as_str_name(), "SOURCE_")));
+            self.source.level(again, 1, Some(word_cell(reason.source().as_str_name(), "SOURCE_")));
             self.weight.level(again, 1, Some(reason.weight));
             if reason.evidence.is_empty() {
                 self.no_evidence(again, 1);
@@ -244,7 +244,7 @@ impl ReasonColumns {
     }
 
     fn evidence(&mut self, repetition: i16, evidence: &pb::Evidence) {
-        let kind = word(evidence.kind().as_str_name(), "EVIDENCE_KIND_");
+        let kind = word_cell(evidence.kind().as_str_name(), "EVIDENCE_KIND_");
         let pb::Evidence { kind: _, item_id, attribute, value, count, of } = evidence;
         let texts = [item_id, attribute, value].map(|text| ByteArray::from(text.as_str()));
         let [item_id, attribute, value] = texts;
@@ -308,12 +308,21 @@ fn list<const N: usize>(
     }
 }
 
-fn quality_word(quality: i32) -> ByteArray {
+/// The word of a quality: `scored` for `QUALITY_SCORED`.
+pub(super) fn quality_word(quality: i32) -> String {
     let quality = pb::Quality::try_from(quality).unwrap_or_default();
     word(quality.as_str_name(), "QUALITY_")
 }
 
-/// The word of a name of the contract: `scored` for `QUALITY_SCORED`.
-fn word(name: &str, prefix: &str) -> ByteArray {
-    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase().into_bytes().into()
+fn quality_cell(quality: i32) -> ByteArray {
+    quality_word(quality).into_bytes().into()
+}
+
+fn word_cell(name: &str, prefix: &str) -> ByteArray {
+    word(name, prefix).into_bytes().into()
+}
+
+/// The word of a name of the contract, without its prefix.
+fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
 }

@@ -1,6 +1,6 @@
 //! Finds our columns in a file by their names.
 
-use super::{ImportError, ImportSpec, TableReport};
+use super::{ImportError, ImportSpec};
 use std::collections::BTreeSet;
 
 /// A column of ours.
@@ -87,15 +87,14 @@ pub(super) fn check_names(spec: &ImportSpec, known: &BTreeSet<&str>) -> Result<(
     }
 }
 
-/// Fails if no file has a column that was mapped. `read` are the columns that were read.
-pub(super) fn check_mapped(
+/// Fails if no file has a column that was mapped. `read` are the columns that were read, `ignored` the others.
+pub(super) fn check_mapped<'t>(
     spec: &ImportSpec,
-    read: &BTreeSet<String>,
-    tables: &[TableReport],
+    read: &'t BTreeSet<String>,
+    ignored: impl Iterator<Item = &'t String>,
 ) -> Result<(), ImportError> {
     match spec.columns.iter().find(|(_, theirs)| !read.contains(theirs)).cloned() {
         Some((ours, theirs)) => {
-            let ignored = tables.iter().flat_map(|table| &table.ignored);
             let found: BTreeSet<_> = ignored.chain(read).cloned().collect();
             Err(ImportError::Unmapped { ours, theirs, found: found.into_iter().collect() })
         }

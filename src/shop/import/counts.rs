@@ -1,7 +1,7 @@
 //! Counts of a log that say what a model can learn from it.
 
+use super::event_gaps::EventGaps;
 use super::event_records::{EventRecord, EventRecords};
-use super::events::EventGaps;
 use crate::domain::{EventKind, Timestamp};
 use serde::Serialize;
 use std::collections::BTreeMap;

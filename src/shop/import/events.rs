@@ -3,6 +3,7 @@
 use super::ImportSpec;
 use super::cell::{self, CellFault, DecimalMark};
 use super::columns::{ColumnSpecs, KnownColumn};
+use super::event_gaps::EventGaps;
 use super::event_ids::EventIds;
 use super::event_records::{BASKET_UNNAMED, EventRecord, EventRecords};
 use super::numbering::IdNumbers;
@@ -30,9 +31,6 @@ const PRICE: usize = 5;
 const BASKET: usize = 6;
 const EVENT: usize = 7;
 
-/// Ids of unknown items that are told apart. A whole other shop's log has more, and needs no exact count.
-pub(super) const UNKNOWN_IDS_MAX: usize = 1 << 20;
-
 /// The columns to look for in a table of events.
 pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
     COLUMNS.iter().map(|column| column.spec(spec)).collect()
@@ -50,19 +48,6 @@ pub(super) struct EventsBuilder<'a> {
     ids: EventIds,
     records: Vec<EventRecord>,
     gaps: EventGaps,
-}
-
-/// What the rows of a log lack.
-#[derive(Debug, Default)]
-pub(super) struct EventGaps {
-    /// Rows of items that the table of items does not have.
-    pub unknown_rows: u64,
-    /// Their ids, up to [`UNKNOWN_IDS_MAX`].
-    pub unknown_ids: IdNumbers,
-    pub without_quantity: u64,
-    pub with_event_id: bool,
-    /// What a reader should know about the times.
-    pub time_warnings: Vec<String>,
 }
 
 // === impl EventsBuilder ===
@@ -88,7 +73,9 @@ impl<'a> EventsBuilder<'a> {
         let user = row.read(USER, cell::id)?;
         let item = row.read(ITEM, cell::id)?;
         let Some(item) = self.items.find(item.as_bytes()) else {
-            return Err(self.gaps.unknown_item(item));
+            self.gaps.count_unknown(item);
+            let expected = "the id of an item in the table of items".into();
+            return Err(CellFault { column: ITEM, expected });
         };
         let time = row.read(TIME, |text| self.times.read(text))?;
         let kind = row.read_if_any(KIND, cell::kind)?.unwrap_or(EventKind::Purchase);
@@ -125,18 +112,5 @@ impl<'a> EventsBuilder<'a> {
         // The largest tables are not needed while the records are sorted.
         drop((baskets, ids));
         (EventRecords::new(records, users, named), gaps)
-    }
-}
-
-// === impl EventGaps ===
-
-impl EventGaps {
-    /// Counts a row of an item that is not there.
-    fn unknown_item(&mut self, id: &str) -> CellFault {
-        self.unknown_rows += 1;
-        if self.unknown_ids.len() < UNKNOWN_IDS_MAX {
-            self.unknown_ids.number(id.as_bytes());
-        }
-        CellFault { column: ITEM, expected: "the id of an item in the table of items".into() }
     }
 }

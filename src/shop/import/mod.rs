@@ -12,6 +12,7 @@ mod counts;
 mod delimited;
 mod dialect;
 mod encoding;
+mod event_gaps;
 mod event_ids;
 mod event_records;
 mod events;
@@ -202,7 +203,8 @@ pub fn import(
     let mut events = events::EventsBuilder::new(&item_ids, spec);
     state.read_table("events", &events_files, events::columns(spec), |row| events.take(row))?;
     let (log, gaps) = events.finish();
-    columns::check_mapped(spec, &state.read, &state.tables)?;
+    let ignored = state.tables.iter().flat_map(|table| &table.ignored);
+    columns::check_mapped(spec, &state.read, ignored)?;
 
     let ImportState { rejects, tables, .. } = state;
     let found = ImportedTables { spec, items: &items, log: &log, gaps: &gaps, tables, rejects };

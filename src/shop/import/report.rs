@@ -4,8 +4,8 @@ mod page;
 mod warnings;
 
 use super::counts::LogCounts;
+use super::event_gaps::EventGaps;
 use super::event_records::EventRecords;
-use super::events::EventGaps;
 use super::rejects::{RejectReasons, Rejects};
 use super::row::Heading;
 use super::{EventSpan, ImportSpec, ShopItem};
@@ -145,7 +145,7 @@ impl ImportReport {
             unknown_items: UnknownItems {
                 events: gaps.unknown_rows,
                 ids: gaps.unknown_ids.len(),
-                more: gaps.unknown_ids.len() == super::events::UNKNOWN_IDS_MAX,
+                more: gaps.unknown_ids.len() == super::event_gaps::UNKNOWN_IDS_MAX,
             },
             catalog: CatalogCounts::of(items),
             log: LogCounts::of(log, gaps, items.len()),
