@@ -302,7 +302,7 @@ fn mistakes_of_serving() -> Vec<Mistake> {
         "it has no manifest.toml; it is a shop, of which `raisonne bundle make` makes a bundle";
     vec![
         ("check --config DIR/nope.toml".into(), 1, "cannot read the configuration DIR/nope.toml: No such file or directory (os error 2)".into()),
-        ("check --config DIR/empty".into(), 1, "cannot read the configuration DIR/empty: Is a directory (os error 21)".into()),
+        ("check --config DIR/empty".into(), 1, "cannot read the configuration DIR/empty: it is a folder, and must be a regular file".into()),
         ("check --config DIR/type.toml".into(), 1, "reading DIR/type.toml: invalid configuration: invalid type: integer `5`, expected socket address, in `api.listen`".into()),
         ("check --config DIR/range.toml".into(), 1, "reading DIR/range.toml: invalid configuration: scorer.threads is 0, but must be at least 1".into()),
         ("check --bundle DIR/nope".into(), 1, no_bundle("nope", "there is no such folder")),

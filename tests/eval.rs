@@ -36,9 +36,9 @@ fn copied(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copied(&entry.path(), &to)
+            copied(&entry.path(), &to);
         } else {
-            drop(fs::copy(entry.path(), to))
+            drop(fs::copy(entry.path(), to));
         }
     }
 }

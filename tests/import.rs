@@ -289,7 +289,7 @@ fn wrong_rows_are_named_and_nothing_is_imported() {
         let folder = Folder::new();
         folder.file("items.csv", ITEMS);
         folder.file("events.csv", EVENTS);
-        for content in [content.clone(), content.replace('\n', "\r\n")] {
+        for content in [content.clone(), content.replace('\r', "").replace('\n', "\r\n")] {
             folder.file(file, content.replace("\"a\r\nb\"", "\"a\nb\""));
             let error = folder.import(&folder.spec("items.csv", "events.csv")).unwrap_err();
             assert!(matches!(error, ImportError::Rejected(_)), "{error:?}");
@@ -635,7 +635,7 @@ fn the_report_is_a_page() {
       columns read: user_id, item_id, time
       columns missing: kind, quantity, price, basket, event_id
 
-    users                  2  1 with fewer than three events: 50 %
+    users                  2  50 % with fewer than three events (1)
     items                  3  1 never bought, 1 without any event; missing: category in 3, attributes in 3, description in 3, price in 3
     events                14  14 purchase; missing: quantity in 14, price in 14
     baskets                7
@@ -682,8 +682,8 @@ fn what_is_odd_about_a_shop_is_said() {
         ),
         (
             ITEMS,
-            log(&[&mixed[..], &bob[..1]].concat()),
-            vec!["user \"ann\" has 75 % of all events"],
+            log(&[&mixed[..], &bob[..1], &["eve,2,1600000102,cart"]].concat()),
+            vec!["user \"ann\" has 60 % of all events"],
         ),
         (
             ITEMS,

@@ -343,7 +343,7 @@ fn what_no_bundle_can_come_of_is_an_error() {
             "nobody buys in the validation time",
             |shop| {
                 shop.events
-                    .retain(|event| !(BEGIN + 310 * DAY..BEGIN + 370 * DAY).contains(&event.time))
+                    .retain(|event| !(BEGIN + 310 * DAY..BEGIN + 370 * DAY).contains(&event.time));
             },
             &[],
             &["nobody buys in the validation time", "`split.validate = 0."],
@@ -352,7 +352,7 @@ fn what_no_bundle_can_come_of_is_an_error() {
             "nobody buys in the training time",
             |shop| {
                 shop.events
-                    .retain(|event| event.time < BEGIN + DAY || event.time > BEGIN + 350 * DAY)
+                    .retain(|event| event.time < BEGIN + DAY || event.time > BEGIN + 350 * DAY);
             },
             &[],
             &["nobody buys in the training time"],

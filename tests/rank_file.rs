@@ -289,7 +289,7 @@ async fn a_file_gets_the_answers_of_the_server_bit_by_bit() {
         moved += usize::from(file.results.iter().any(is_moved));
         reasons += file.results.iter().map(|result| result.reasons.len()).sum::<usize>();
     }
-    assert_eq!(qualities.len(), 4, "every rung was reached: {qualities:?}");
+    assert_eq!(qualities.len(), 5, "every rung was reached: {qualities:?}");
     assert!(moved > REQUESTS / 4 && reasons > REQUESTS, "{moved} moved, {reasons} reasons");
 }
 
@@ -468,7 +468,7 @@ async fn a_wrong_line_is_named_and_leaves_no_file() {
             "candidates[0].prior_score is NaN, but must be finite",
         ),
         (r#"{"user":{"userId":7}}"#, "user.userId cannot be decoded"),
-        (r#"{"slate":[]}"#, "slate cannot be decoded: unknown field `slate`"),
+        (r#"{"slate":[]}"#, "cannot be decoded: unknown field `slate`"),
         (r#"{"time":"soon"}"#, "time cannot be decoded"),
         (
             r#"{"user":{"userId":"u"},"candidates":[{"itemId":"a"}],"bundle":"other-1"}"#,

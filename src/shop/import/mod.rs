@@ -1,4 +1,4 @@
-//! Imports the tables of a shop as a [`Shop`]: all of it, or nothing.
+//! Imports the tables of a shop as a [`Shop`](super::Shop): all of it, or nothing.
 //!
 //! Every format is read as rows of text cells. One set of rules checks them all, and errors name a cell
 //! in the same way.
@@ -28,9 +28,6 @@ mod names;
 mod number;
 mod numbering;
 mod parquet;
-mod parquet_column;
-mod parquet_nested;
-mod parquet_value;
 mod records;
 mod rejects;
 mod report;
@@ -38,14 +35,6 @@ mod row;
 mod source;
 mod table;
 mod time;
-mod time_cursor;
-mod time_digits;
-mod time_format;
-mod time_hint;
-mod time_options;
-mod time_span;
-mod time_text;
-mod time_zone;
 
 pub use cell::DecimalMark;
 pub use counts::LogCounts;
@@ -54,8 +43,7 @@ pub use rejects::{Reject, RejectReason, RejectReasons, Rejects};
 pub use report::{
     CatalogCounts, FoundColumn, IgnoredColumns, ImportReport, TableReport, UnknownItems,
 };
-pub use time_options::{TimeForm, TimeOptions, TimeOptionsError, TimeUnit};
-pub use time_span::{EventSpan, SpanWarning};
+pub use time::{EventSpan, SpanWarning, TimeForm, TimeOptions, TimeOptionsError, TimeUnit};
 
 use super::ShopItem;
 use super::folder::{ShopError, ShopLog, refuse_existing};

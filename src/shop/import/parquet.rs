@@ -1,11 +1,15 @@
 //! Parquet: only the columns that are looked for are decoded, some rows at a time.
 
+mod column;
+mod nested;
+mod value;
+
+use self::column::FlatColumn;
+use self::nested::NestedColumns;
+use self::value::ValueKind;
 use super::cell::{NESTED_EXPECTED, from_json};
 use super::columns::ColumnSpec;
 use super::file_fault::FileFault;
-use super::parquet_column::FlatColumn;
-use super::parquet_nested::NestedColumns;
-use super::parquet_value::ValueKind;
 use super::row::{Heading, ImportRow, NextRow, RowFault};
 use super::source::SourceFile;
 use parquet::basic::Repetition;

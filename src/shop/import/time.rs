@@ -1,13 +1,22 @@
 //! The time of an event: text is taken by its form, and what could be two things is refused.
 
+mod cursor;
+mod digits;
+mod format;
+mod hint;
+mod options;
+mod span;
+mod text;
+mod zone;
+
+pub use options::{TimeForm, TimeOptions, TimeOptionsError, TimeUnit};
+pub use span::{EventSpan, SpanWarning};
+
 use super::cell::Expected;
 use super::number::Number;
-use super::time_digits::{self, NumberForm};
-use super::time_format;
-use super::time_options::{TimeForm, TimeOptions};
-use super::time_text;
-use super::time_zone::{self, LocalHour};
 use crate::domain::Timestamp;
+use digits::NumberForm;
+use zone::LocalHour;
 
 const DAY_S: i64 = 24 * 60 * 60;
 /// Words that tools write for a missing value.
@@ -46,21 +55,21 @@ pub(super) fn read(
     }
     let number = Number::parse(text);
     let (moment, form) = match (&options.form, &number) {
-        (TimeForm::Format(format), _) => (time_format::strptime(format, text)?, None),
-        (TimeForm::Excel1900, _) => (time_format::excel(text, time_format::DAYS_1900)?, None),
-        (TimeForm::Excel1904, _) => (time_format::excel(text, time_format::DAYS_1904)?, None),
-        (TimeForm::Unit(unit), Some(number)) => (time_digits::count(number, *unit)?, None),
+        (TimeForm::Format(format), _) => (format::strptime(format, text)?, None),
+        (TimeForm::Excel1900, _) => (format::excel(text, format::DAYS_1900)?, None),
+        (TimeForm::Excel1904, _) => (format::excel(text, format::DAYS_1904)?, None),
+        (TimeForm::Unit(unit), Some(number)) => (digits::count(number, *unit)?, None),
         (TimeForm::Evident, Some(number)) => {
-            let (moment, form) = time_digits::by_magnitude(number)?;
+            let (moment, form) = digits::by_magnitude(number)?;
             (moment, Some(form))
         }
-        (TimeForm::Evident | TimeForm::Unit(_), None) => (time_text::parse(text)?, None),
+        (TimeForm::Evident | TimeForm::Unit(_), None) => (text::parse(text)?, None),
     };
     let (time, hour) = moment.resolve(&options.zone)?;
     if (0..=now.saturating_add(DAY_S)).contains(&time) {
         return Ok(FoundTime { time, number: form, hour });
     }
-    Err(format!("a time from 1970 to tomorrow, not {}", time_zone::shown(time)).into())
+    Err(format!("a time from 1970 to tomorrow, not {}", zone::shown(time)).into())
 }
 
 // === impl TimeReader ===
@@ -94,7 +103,7 @@ impl TimeReader {
 
     /// What a reader of the report should know about the times.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let zone = time_zone::name(&self.options.zone);
+        let zone = zone::name(&self.options.zone);
         let mut warnings = Vec::new();
         if self.repeated > 0 {
             warnings.push(format!(
@@ -115,7 +124,7 @@ impl TimeReader {
 
 #[cfg(test)]
 mod tests {
-    use super::super::time_options::TimeUnit;
+    use super::options::TimeUnit;
     use super::*;
 
     /// 2023-11-14T22:13:20Z.

@@ -145,7 +145,7 @@ impl JudgedTask<'_> {
             "top_rung": rankers[at.rungs.end - 1].name,
             "figures": figures,
             "whole_catalogue": whole_catalogue::figures(
-                self.data, *task, chosen.iter().map(|&at| &cases[at])
+                self.data, *task, &chosen.iter().map(|&at| &cases[at])
             ),
         })
     }

@@ -16,7 +16,7 @@ const CUT: usize = 10;
 pub(super) fn figures<'a>(
     data: &TrainingData,
     task: PredictionTask,
-    cases: impl Iterator<Item = &'a Case> + Clone,
+    cases: &(impl Iterator<Item = &'a Case> + Clone),
 ) -> Value {
     let mean = |orders: &[Vec<u32>], figure: fn(&[u32], &[u32], usize) -> f64| {
         let each = orders.iter().zip(cases.clone());

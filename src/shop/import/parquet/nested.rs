@@ -1,7 +1,7 @@
 //! Columns of a Parquet file that hold lists or objects, as JSON.
 
-use super::cell::Expected;
-use super::id::bytes_text;
+use crate::shop::import::cell::Expected;
+use crate::shop::import::id::bytes_text;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;

@@ -1,9 +1,9 @@
 //! Bare numbers as times: by how many digits they have, or by a stated unit.
 
-use super::cell::Expected;
-use super::number::Number;
-use super::time_options::TimeUnit;
-use super::time_zone::Moment;
+use super::options::TimeUnit;
+use super::zone::Moment;
+use crate::shop::import::cell::Expected;
+use crate::shop::import::number::Number;
 use jiff::civil::DateTime;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -25,7 +25,7 @@ const SECOND_DIGITS: usize = 14;
 
 /// What a bare number is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NumberForm {
+pub(in crate::shop::import) enum NumberForm {
     /// A count since 1970.
     Count(TimeUnit),
     /// The digits of a date.

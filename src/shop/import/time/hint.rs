@@ -1,7 +1,7 @@
 //! Why a text is no evident time, and the option that says what it is.
 
-use super::cell::Expected;
-use super::time_cursor::Cursor;
+use super::cursor::Cursor;
+use crate::shop::import::cell::Expected;
 
 /// Letters of a zone's abbreviation that are shown.
 const ABBREVIATION_LETTERS: usize = 8;

@@ -1,7 +1,7 @@
 //! Times in a format that the user states.
 
-use super::cell::Expected;
-use super::time_zone::{Moment, floor};
+use super::zone::{Moment, floor};
+use crate::shop::import::cell::Expected;
 use jiff::civil::date;
 use jiff::fmt::strtime::{self, BrokenDownTime};
 use jiff::tz::TimeZone;

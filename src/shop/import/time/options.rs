@@ -1,7 +1,7 @@
 //! How the times of a table are written, as far as a user has to say it.
 
-use super::time_format;
-use super::time_zone;
+use super::format;
+use super::zone;
 use jiff::tz::TimeZone;
 use std::fmt;
 use std::str::FromStr;
@@ -74,13 +74,13 @@ impl TimeOptions {
             (None, Some("excel")) => TimeForm::Excel1900,
             (None, Some("excel-1904")) => TimeForm::Excel1904,
             (None, Some(format)) => {
-                time_format::check(format).map_err(TimeOptionsError)?;
+                format::check(format).map_err(TimeOptionsError)?;
                 TimeForm::Format(format.to_owned())
             }
             (None, None) => TimeForm::Evident,
         };
         let zone = match zone {
-            Some(zone) => time_zone::parse(zone).map_err(TimeOptionsError)?,
+            Some(zone) => zone::parse(zone).map_err(TimeOptionsError)?,
             None => TimeZone::UTC,
         };
         Ok(Self { form, zone })

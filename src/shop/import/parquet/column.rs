@@ -1,6 +1,6 @@
 //! A column of a Parquet file that is not nested, read some rows at a time.
 
-use super::parquet_value::{Value, ValueKind};
+use super::value::{Value, ValueKind};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, FixedLenByteArray, Int96};
 use parquet::errors::ParquetError;

@@ -1,7 +1,7 @@
 //! The text of a Parquet value, by its column's type.
 
-use super::cell::Expected;
-use super::id::{
+use crate::shop::import::cell::Expected;
+use crate::shop::import::id::{
     DOUBLE_WHOLE_END, FLOAT_WHOLE_END, HALF_WHOLE_END, UUID_BYTES, boolean_text, bytes_text,
     decimal_text, float_text, uuid_text,
 };

@@ -1,9 +1,9 @@
 //! Dates and times in text: every form that has one meaning.
 
-use super::cell::Expected;
-use super::time_cursor::Cursor;
-use super::time_hint::{self, NumericDate};
-use super::time_zone::{self, Moment};
+use super::cursor::Cursor;
+use super::hint::{self, NumericDate};
+use super::zone::{self, Moment};
+use crate::shop::import::cell::Expected;
 use jiff::civil::{Date, DateTime, ISOWeekDate, Time, Weekday};
 use jiff::tz::{Offset, TimeZone};
 
@@ -66,7 +66,7 @@ pub(super) fn parse(text: &str) -> Result<Moment, Expected> {
         zone(&mut cursor, &mut parts)?;
     }
     if !cursor.is_done() {
-        return Err(time_hint::unknown());
+        return Err(hint::unknown());
     }
     parts.moment()
 }
@@ -75,40 +75,37 @@ pub(super) fn parse(text: &str) -> Result<Moment, Expected> {
 
 impl Parts {
     fn moment(self) -> Result<Moment, Expected> {
-        let date = self.date.ok_or_else(time_hint::unknown)?;
+        let date = self.date.ok_or_else(hint::unknown)?;
         let date =
-            if self.is_day_end { date.tomorrow().map_err(|_| time_hint::unknown())? } else { date };
+            if self.is_day_end { date.tomorrow().map_err(|_| hint::unknown())? } else { date };
         let civil = date.to_datetime(self.time.unwrap_or(Time::midnight()));
         match (self.offset, self.zone) {
             (None, None) => Ok(Moment::Civil(civil)),
             (None, Some(zone)) => Ok(Moment::Zoned(civil, zone)),
             (Some(offset), None) => instant(civil, offset),
             (Some(offset), Some(zone)) => {
-                let Ok(time) = offset.to_timestamp(civil) else { return Err(time_hint::unknown()) };
+                let Ok(time) = offset.to_timestamp(civil) else { return Err(hint::unknown()) };
                 // `Z[Europe/London]` gives the instant in UTC; another offset must be the zone's.
                 if offset == Offset::UTC || zone.to_offset(time) == offset {
                     return instant(civil, offset);
                 }
-                Err(format!(
-                    "a time of one meaning: {} is never at {offset}",
-                    time_zone::name(&zone)
-                )
-                .into())
+                Err(format!("a time of one meaning: {} is never at {offset}", zone::name(&zone))
+                    .into())
             }
         }
     }
 }
 
 fn instant(civil: DateTime, offset: Offset) -> Result<Moment, Expected> {
-    let time = offset.to_timestamp(civil).map_err(|_| time_hint::unknown())?;
-    Ok(Moment::Instant(time_zone::floor(time)))
+    let time = offset.to_timestamp(civil).map_err(|_| hint::unknown())?;
+    Ok(Moment::Instant(zone::floor(time)))
 }
 
 /// A date of .NET's JSON: `/Date(1259653500000+0100)/`. The offset only says how to show it.
 fn dotnet_date(text: &str) -> Option<Moment> {
     let inner = text.strip_prefix(DOTNET_DATE.0)?.strip_suffix(DOTNET_DATE.1)?;
     let end = inner.rfind(['+', '-']).filter(|at| *at > 0).unwrap_or(inner.len());
-    let is_offset = end == inner.len() || time_zone::offset(&inner[end..]).is_some();
+    let is_offset = end == inner.len() || zone::offset(&inner[end..]).is_some();
     let milliseconds: i64 = inner[..end].parse().ok()?;
     is_offset.then_some(Moment::Instant(milliseconds.div_euclid(1_000)))
 }
@@ -150,13 +147,13 @@ fn date(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<Date, Expected> {
             valid(year, month, day)
         }
         1 | 2 => day_first(cursor),
-        _ => Err(time_hint::unknown()),
+        _ => Err(hint::unknown()),
     }
 }
 
 fn valid(year: Option<i16>, month: Option<i16>, day: Option<i16>) -> Result<Date, Expected> {
     let (Some(year), Some(month), Some(day)) = (year, month, day) else {
-        return Err(time_hint::unknown());
+        return Err(hint::unknown());
     };
     Date::new(year, month as i8, day as i8)
         .map_err(|_| format!("a date of the calendar: {year}-{month:02}-{day:02} is none").into())
@@ -168,7 +165,7 @@ fn year_first(cursor: &mut Cursor<'_>) -> Result<Date, Expected> {
     if cursor.take(b'W') || cursor.peek_is(b"-W") && cursor.skip(2) {
         return week(cursor, year);
     }
-    let Some(separator) = cursor.take_any(b"-/.") else { return Err(time_hint::unknown()) };
+    let Some(separator) = cursor.take_any(b"-/.") else { return Err(hint::unknown()) };
     if separator == b'-' && cursor.peek_digits() == 3 {
         return ordinal(year, cursor.number(3));
     }
@@ -193,7 +190,7 @@ fn week(cursor: &mut Cursor<'_>, year: Option<i16>) -> Result<Date, Expected> {
     }
     cursor.take(b'-');
     let (Some(year), Some(week), Some(day)) = (year, week, cursor.number(1)) else {
-        return Err(time_hint::unknown());
+        return Err(hint::unknown());
     };
     let weekday = Weekday::from_monday_one_offset(day as i8);
     let date = weekday.and_then(|weekday| ISOWeekDate::new(year, week as i8, weekday));
@@ -201,11 +198,11 @@ fn week(cursor: &mut Cursor<'_>, year: Option<i16>) -> Result<Date, Expected> {
 }
 
 fn ordinal(year: Option<i16>, day: Option<i16>) -> Result<Date, Expected> {
-    let (Some(year), Some(day)) = (year, day) else { return Err(time_hint::unknown()) };
-    let first = Date::new(year, 1, 1).map_err(|_| time_hint::unknown())?;
+    let (Some(year), Some(day)) = (year, day) else { return Err(hint::unknown()) };
+    let first = Date::new(year, 1, 1).map_err(|_| hint::unknown())?;
     if (1..=first.days_in_year()).contains(&day) {
         let days = jiff::Span::new().days(i64::from(day) - 1);
-        return first.checked_add(days).map_err(|_| time_hint::unknown());
+        return first.checked_add(days).map_err(|_| hint::unknown());
     }
     Err(format!("a date of the calendar: {year} has no day {day}").into())
 }
@@ -229,7 +226,7 @@ fn day_first(cursor: &mut Cursor<'_>) -> Result<Date, Expected> {
     }
     let word = cursor.peek_word();
     let Some(month) = month(word) else {
-        return Err(NumericDate::parse(whole).map_or_else(time_hint::unknown, NumericDate::refused));
+        return Err(NumericDate::parse(whole).map_or_else(hint::unknown, NumericDate::refused));
     };
     cursor.skip(word.len());
     year_last(cursor, i16::from(month), day)
@@ -238,7 +235,7 @@ fn day_first(cursor: &mut Cursor<'_>) -> Result<Date, Expected> {
 /// `Jan 31, 2020`, `January 31st 2020`, `Jan 31 07:45:00 UTC 2020`.
 fn month_first(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<Date, Expected> {
     let word = cursor.peek_word();
-    let month = month(word).ok_or_else(time_hint::unknown)?;
+    let month = month(word).ok_or_else(hint::unknown)?;
     cursor.skip(word.len());
     parting(cursor);
     let day = cursor.number_up_to(2);
@@ -258,8 +255,8 @@ fn year_last(cursor: &mut Cursor<'_>, month: i16, day: Option<i16>) -> Result<Da
     parting(cursor);
     match cursor.peek_digits() {
         4 => valid(cursor.number(4), Some(month), day),
-        2 => Err(time_hint::short_year()),
-        _ => Err(time_hint::unknown()),
+        2 => Err(hint::short_year()),
+        _ => Err(hint::unknown()),
     }
 }
 
@@ -298,7 +295,7 @@ fn time(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
     let second = part(minute.is_some());
     let nanosecond = if second.is_some() { fraction(cursor)? } else { 0 };
     let half = meridiem(cursor);
-    let Some(hour) = hour else { return Err(time_hint::unknown()) };
+    let Some(hour) = hour else { return Err(hint::unknown()) };
     if minute.is_none() && half.is_none() {
         return Err("a time with its minutes".into());
     }
@@ -327,10 +324,10 @@ fn fraction(cursor: &mut Cursor<'_>) -> Result<i32, Expected> {
     cursor.skip(1);
     let digits = cursor.digits();
     if digits.is_empty() {
-        return Err(time_hint::unknown());
+        return Err(hint::unknown());
     }
     let kept = &digits[..digits.len().min(FRACTION_DIGITS)];
-    let value: i32 = kept.parse().map_err(|_| time_hint::unknown())?;
+    let value: i32 = kept.parse().map_err(|_| hint::unknown())?;
     Ok(value * 10_i32.pow((FRACTION_DIGITS - kept.len()) as u32))
 }
 
@@ -356,11 +353,11 @@ fn zone(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
         cursor.skip(name.len());
         parts.zone = Some(named(name)?);
     } else if !name.is_empty() {
-        return Err(time_hint::abbreviation(name));
+        return Err(hint::abbreviation(name));
     }
     let offset = cursor.peek_offset();
     if !offset.is_empty() {
-        let offset_or = time_zone::offset(offset).ok_or("an offset such as +01:00")?;
+        let offset_or = zone::offset(offset).ok_or("an offset such as +01:00")?;
         cursor.skip(offset.len());
         parts.offset = Some(offset_or);
         cursor.blanks();
@@ -374,5 +371,5 @@ fn zone(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
 }
 
 fn named(name: &str) -> Result<TimeZone, Expected> {
-    time_zone::parse(name).map_err(|_| format!("a time zone that is known: {name} is not").into())
+    zone::parse(name).map_err(|_| format!("a time zone that is known: {name} is not").into())
 }

@@ -1,7 +1,7 @@
 //! Moments that may lack a zone, and what a zone makes of them.
 
-use super::cell::Expected;
 use crate::domain::Timestamp;
+use crate::shop::import::cell::Expected;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 
@@ -21,7 +21,7 @@ pub(super) enum Moment {
 
 /// Whether the clocks of a zone showed a time once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LocalHour {
+pub(in crate::shop::import) enum LocalHour {
     /// Once.
     Plain,
     /// Twice: the clocks went back. The first time is taken.
