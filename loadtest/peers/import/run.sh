@@ -13,15 +13,16 @@ work=${WORK:-$(mktemp -d)}
 rounds=${ROUNDS:-3}
 games=../shared/data/amazon-video-games-2018
 
-compare() { # name, items, events, columns
+compare() { # name, items, events, columns, options of ours
   echo "== $1"
   "$python" "$here/measure.py" --rounds "$rounds" \
-    "$raisonne import --items $2 --events $3 $4 --out OUT" \
+    "$raisonne import --items $2 --events $3 $4 ${5:-} --out OUT" \
     "$python $here/polars_import.py --items $2 --events $3 $4 --out OUT"
 }
 
 if [ -d "$games" ]; then
-  compare amazon-video-games-2018 "$games/items.csv.zst" "$games/interactions.csv.zst" "--column time=timestamp"
+  # Three of its titles are longer than a title may be.
+  compare amazon-video-games-2018 "$games/items.csv.zst" "$games/interactions.csv.zst" "--column time=timestamp" --skip-rejects
 else
   echo "skipped: there is no $games"
 fi
