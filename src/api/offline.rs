@@ -143,7 +143,7 @@ impl<'de> Visitor<'de> for OfflineVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OfflineRequest, A::Error> {
-        let mut moment = Moment::default();
+        let mut moment = SaidMoment::default();
         let rest = WithoutTime { map, moment: &mut moment };
         let message = pb::RerankRequest::deserialize(MapAccessDeserializer::new(rest))?;
         let time = moment.time.map(|time| time.seconds);
@@ -154,12 +154,12 @@ impl<'de> Visitor<'de> for OfflineVisitor {
 /// The fields of a request, without its moment, which is kept apart.
 struct WithoutTime<'t, A> {
     map: A,
-    moment: &'t mut Moment,
+    moment: &'t mut SaidMoment,
 }
 
 /// The moment of a request, and whether its field was there.
 #[derive(Default)]
-struct Moment {
+struct SaidMoment {
     is_said: bool,
     time: Option<pbjson_types::Timestamp>,
 }
@@ -178,7 +178,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutTime<'_, A> {
             if self.moment.is_said {
                 return Err(A::Error::duplicate_field(TIME));
             }
-            *self.moment = Moment { is_said: true, time: self.map.next_value()? };
+            *self.moment = SaidMoment { is_said: true, time: self.map.next_value()? };
         }
         Ok(None)
     }

@@ -11,12 +11,12 @@ use std::fs::File;
 use std::mem;
 use std::sync::Arc;
 
-/// Rows that are held before they are written as a row group.
+/// WaitingRows that are held before they are written as a row group.
 const GROUP_ROWS: usize = 1 << 14;
 /// Milliseconds of a second.
 const MS: i64 = 1_000;
 
-/// The columns, in the order in which [`Rows::write`] writes them.
+/// The columns, in the order in which [`WaitingRows::write`] writes them.
 const SCHEMA: &str = "
 message ranking {
   required binary request_id (STRING);
@@ -69,7 +69,7 @@ message ranking {
 /// A Parquet file of rankings that is being written.
 pub(super) struct RankingTable {
     file: SerializedFileWriter<File>,
-    rows: Rows,
+    rows: WaitingRows,
 }
 
 /// The values of a column, and where they stand: levels as Parquet defines them, none for a column with one value a row.
@@ -82,7 +82,7 @@ struct Column<T> {
 
 /// The rows that wait to be written, by column.
 #[derive(Default)]
-struct Rows {
+struct WaitingRows {
     count: usize,
     request_id: Column<ByteArray>,
     user_id: Column<ByteArray>,
@@ -119,7 +119,7 @@ impl RankingTable {
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .build();
         let file = SerializedFileWriter::new(file, schema, Arc::new(properties))?;
-        Ok(Self { file, rows: Rows::default() })
+        Ok(Self { file, rows: WaitingRows::default() })
     }
 
     pub(super) fn write(&mut self, answer: &OfflineAnswer) -> Result<()> {
@@ -142,9 +142,9 @@ impl RankingTable {
     }
 }
 
-// === impl Rows ===
+// === impl WaitingRows ===
 
-impl Rows {
+impl WaitingRows {
     fn push(&mut self, answer: &OfflineAnswer) {
         let OfflineAnswer { user, time, response } = answer;
         let pb::RerankResponse {

@@ -19,7 +19,7 @@ pub(super) struct Written<'a> {
 
 /// A number's value, and what its text shows beside it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Number {
+pub(super) struct WrittenNumber {
     pub negative: bool,
     /// The digits before the point, without leading zeros unless the text has some; at least one.
     pub whole: String,
@@ -83,9 +83,9 @@ impl<'a> Written<'a> {
     }
 }
 
-// === impl Number ===
+// === impl WrittenNumber ===
 
-impl Number {
+impl WrittenNumber {
     /// Reads a number; none if the text is no number, or one of far too many digits.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if !text.bytes().next()?.is_ascii_digit() && !text.starts_with(['+', '-', '.']) {
@@ -155,7 +155,7 @@ mod tests {
             ("inf", None),
             ("٣", None),
         ] {
-            let found = Number::parse(text);
+            let found = WrittenNumber::parse(text);
             let found =
                 found.as_ref().map(|n| (n.negative, &*n.whole, n.has_fraction, n.shortened));
             assert_eq!(found, expected, "{text}");

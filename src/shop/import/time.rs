@@ -13,7 +13,7 @@ pub use options::{TimeForm, TimeOptions, TimeOptionsError, TimeUnit};
 pub use span::{EventSpan, SpanWarning};
 
 use super::cell::Expected;
-use super::number::Number;
+use super::number::WrittenNumber;
 use crate::domain::Timestamp;
 use digits::NumberForm;
 use zone::LocalHour;
@@ -53,7 +53,7 @@ pub(super) fn read(
     if text.is_empty() || NULL_WORDS.iter().any(|word| word.eq_ignore_ascii_case(text)) {
         return Err("a time, not an empty value".into());
     }
-    let number = Number::parse(text);
+    let number = WrittenNumber::parse(text);
     let (moment, form) = match (&options.form, &number) {
         (TimeForm::Format(format), _) => (format::strptime(format, text)?, None),
         (TimeForm::Excel1900, _) => (format::excel(text, format::DAYS_1900)?, None),

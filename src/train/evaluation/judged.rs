@@ -33,7 +33,7 @@ type Figure = fn(&[u32], &[u32]) -> f64;
 type Slice = fn(&TrainingData, &Case) -> bool;
 
 /// The orders of a task, and what they are judged by.
-pub(super) struct JudgedTask<'a> {
+pub(super) struct EvaluatedTask<'a> {
     pub(super) orders: &'a TaskOrders,
     pub(super) data: &'a TrainingData,
     pub(super) log: &'a SalesLog<'a>,
@@ -50,9 +50,9 @@ struct Positions {
     repeats_first: Option<usize>,
 }
 
-// === impl JudgedTask ===
+// === impl EvaluatedTask ===
 
-impl JudgedTask<'_> {
+impl EvaluatedTask<'_> {
     /// The table: by slice, then by figure.
     pub(super) fn table(
         &self,

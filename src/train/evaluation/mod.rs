@@ -20,7 +20,7 @@ use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::{Quality, UserId};
-use judged::JudgedTask;
+use judged::EvaluatedTask;
 use orders::TaskOrders;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
         let orders = TaskOrders::new(task, cases, &climb, &log, rules);
         let what = format!("resampling {}", task.as_str());
         let show = &mut |done: u64, of: u64| workspace.progress.show(&what, done, of);
-        let judged = JudgedTask { orders: &orders, data: &data, log: &log, rules };
+        let judged = EvaluatedTask { orders: &orders, data: &data, log: &log, rules };
         let table = judged.table(recipe.evaluate.resamples, recipe.seed, show);
         report.insert(task.as_str().into(), table);
         judged_tasks.push(orders);

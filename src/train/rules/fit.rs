@@ -1,6 +1,6 @@
 //! Fits the weight of the place in the order given, and chooses the best rule, on validation slates.
 
-use super::{AND_PLACE, Moment, RULES, Rule, SalesLog, order};
+use super::{AND_PLACE, RULES, Rule, SalesLog, SalesMoment, order};
 use crate::reranker::ScoredOrder;
 use crate::train::cases::Case;
 use crate::train::measure::{self, rounded};
@@ -48,7 +48,7 @@ impl FittedRule {
     }
 
     /// Its order of a case's slate.
-    pub fn order(&self, moment: &Moment<'_>, case: &Case) -> ScoredOrder {
+    pub fn order(&self, moment: &SalesMoment<'_>, case: &Case) -> ScoredOrder {
         order(&self.rule.values(moment, &case.slate), self.place_weight)
     }
 }

@@ -19,7 +19,7 @@ pub struct SalesLog<'a> {
 /// What was known at the moment of a case: events strictly before it. Where days are the finest time,
 /// these are the events of earlier days.
 #[derive(Debug)]
-pub struct Moment<'a> {
+pub struct SalesMoment<'a> {
     log: &'a SalesLog<'a>,
     now: Timestamp,
     own: FxHashMap<u32, OwnPast>,
@@ -68,7 +68,7 @@ impl<'a> SalesLog<'a> {
     }
 
     /// The moment of a shopper's last case of its task.
-    pub fn moment(&self, case: &Case) -> Moment<'_> {
+    pub fn moment(&self, case: &Case) -> SalesMoment<'_> {
         let (past, at_once) = self.known(case);
         let mut own: FxHashMap<u32, OwnPast> = FxHashMap::default();
         for bought in past.bought {
@@ -83,7 +83,7 @@ impl<'a> SalesLog<'a> {
         for line in at_once {
             own.entry(line.item).or_default().in_basket = true;
         }
-        Moment { log: self, now: case.now, own }
+        SalesMoment { log: self, now: case.now, own }
     }
 
     /// The sales of an item in `from..until`.
@@ -106,9 +106,9 @@ fn line_of(dataset: &Dataset, case: &Case) -> Option<usize> {
     }
 }
 
-// === impl Moment ===
+// === impl SalesMoment ===
 
-impl Moment<'_> {
+impl SalesMoment<'_> {
     /// The purchase lines of an item in the last so many days.
     pub fn sales(&self, item: u32, days: i64) -> f64 {
         self.log.between(item, self.now - days * DAY_S, self.now) as f64

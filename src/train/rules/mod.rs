@@ -9,7 +9,7 @@ mod fit;
 mod memory;
 
 pub use fit::{FittedRule, FittedRules, PLACE_WEIGHTS};
-pub use memory::{FAVOURITE_DAYS, Moment, SalesLog};
+pub use memory::{FAVOURITE_DAYS, SalesLog, SalesMoment};
 
 use crate::reranker::{ScoredOrder, order_by_score};
 
@@ -26,7 +26,7 @@ pub struct Rule {
     /// Its formula.
     pub about: &'static str,
     /// The value of an item at a moment: more is better.
-    value: fn(&Moment<'_>, u32) -> f64,
+    value: fn(&SalesMoment<'_>, u32) -> f64,
 }
 
 /// Every rule.
@@ -76,7 +76,7 @@ pub static RULES: [Rule; 7] = [
 
 impl Rule {
     /// The value of each item of a slate.
-    pub fn values(&self, moment: &Moment<'_>, slate: &[u32]) -> Vec<f64> {
+    pub fn values(&self, moment: &SalesMoment<'_>, slate: &[u32]) -> Vec<f64> {
         slate.iter().map(|&item| (self.value)(moment, item)).collect()
     }
 }

@@ -16,12 +16,12 @@ pub struct JudgedOrder<'a> {
     grades: &'a HashMap<String, i32>,
 }
 
-type Figure = fn(JudgedOrder<'_>) -> f64;
+type TrecFigure = fn(JudgedOrder<'_>) -> f64;
 
 /// Our figures, as in the report of an evaluation. Relevant is what has a grade of one or more.
 ///
 /// `recall@k` divides the hits by `min(k, relevant)`: of each query, it is the greater one of `P@k` and `R@k`.
-pub const FIGURES: [(&str, Figure); 6] = [
+pub const FIGURES: [(&str, TrecFigure); 6] = [
     ("recall@1", |judged| measure::recall(judged.order, judged.relevant, 1)),
     ("recall@5", |judged| measure::recall(judged.order, judged.relevant, 5)),
     ("recall@10", |judged| measure::recall(judged.order, judged.relevant, 10)),
@@ -32,7 +32,7 @@ pub const FIGURES: [(&str, Figure); 6] = [
 
 /// The standard figures, by the names of `ir_measures`. `R@k` divides by all relevant documents, and the gain of `nDCG@k`
 /// is the grade.
-pub const STANDARD_FIGURES: [(&str, Figure); 12] = [
+pub const STANDARD_FIGURES: [(&str, TrecFigure); 12] = [
     ("P@1", |judged| judged.hits(1) / 1.0),
     ("P@5", |judged| judged.hits(5) / 5.0),
     ("P@10", |judged| judged.hits(10) / 10.0),

@@ -11,7 +11,7 @@ pub const CASES_MIN: usize = 200;
 pub const BASKETS_MIN: usize = 1_000;
 
 /// A part of the log's time, by the recipe's name of its first moment.
-struct Part {
+struct SplitPart {
     name: &'static str,
     key: &'static str,
     from: Timestamp,
@@ -19,8 +19,8 @@ struct Part {
 }
 
 /// The three parts, in the order of time.
-fn parts(split: &Split) -> [Part; 3] {
-    let part = |name, key, from, until| Part { name, key, from, until };
+fn parts(split: &Split) -> [SplitPart; 3] {
+    let part = |name, key, from, until| SplitPart { name, key, from, until };
     [
         part("training", "train", split.train, split.validate),
         part("validation", "validate", split.validate, split.test),
@@ -32,7 +32,7 @@ fn parts(split: &Split) -> [Part; 3] {
 pub(super) fn check(examined: &Examined<'_>) -> anyhow::Result<()> {
     let dataset = examined.dataset;
     for part in parts(&dataset.split) {
-        let Part { name, key, from, until } = part;
+        let SplitPart { name, key, from, until } = part;
         let bought = latest_purchases(dataset, from, until).len();
         anyhow::ensure!(
             bought > 0,

@@ -13,7 +13,7 @@ pub(super) struct FlatColumn {
     pub leaf: usize,
     /// Whether a value may be missing.
     is_optional: bool,
-    values: Values,
+    values: ColumnValues,
     /// For each row that was read, 1 if it has a value; empty if each has.
     levels: Vec<i16>,
     /// Rows and values that were taken.
@@ -23,8 +23,8 @@ pub(super) struct FlatColumn {
     current: Option<usize>,
 }
 
-/// Values that were read, without the missing ones.
-enum Values {
+/// ColumnValues that were read, without the missing ones.
+enum ColumnValues {
     None,
     Boolean(Vec<bool>),
     Int32(Vec<i32>),
@@ -40,7 +40,7 @@ enum Values {
 
 impl FlatColumn {
     pub(super) fn new(name: String, kind: ValueKind, leaf: usize, is_optional: bool) -> Self {
-        let (values, levels) = (Values::None, Vec::new());
+        let (values, levels) = (ColumnValues::None, Vec::new());
         Self { name, kind, leaf, is_optional, values, levels, row: 0, value: 0, current: None }
     }
 
@@ -53,17 +53,29 @@ impl FlatColumn {
         self.levels.clear();
         (self.row, self.value) = (0, 0);
         match reader {
-            ColumnReader::BoolColumnReader(reader) => self.fill_as(reader, rows, Values::Boolean),
-            ColumnReader::Int32ColumnReader(reader) => self.fill_as(reader, rows, Values::Int32),
-            ColumnReader::Int64ColumnReader(reader) => self.fill_as(reader, rows, Values::Int64),
-            ColumnReader::Int96ColumnReader(reader) => self.fill_as(reader, rows, Values::Int96),
-            ColumnReader::FloatColumnReader(reader) => self.fill_as(reader, rows, Values::Float),
-            ColumnReader::DoubleColumnReader(reader) => self.fill_as(reader, rows, Values::Double),
+            ColumnReader::BoolColumnReader(reader) => {
+                self.fill_as(reader, rows, ColumnValues::Boolean)
+            }
+            ColumnReader::Int32ColumnReader(reader) => {
+                self.fill_as(reader, rows, ColumnValues::Int32)
+            }
+            ColumnReader::Int64ColumnReader(reader) => {
+                self.fill_as(reader, rows, ColumnValues::Int64)
+            }
+            ColumnReader::Int96ColumnReader(reader) => {
+                self.fill_as(reader, rows, ColumnValues::Int96)
+            }
+            ColumnReader::FloatColumnReader(reader) => {
+                self.fill_as(reader, rows, ColumnValues::Float)
+            }
+            ColumnReader::DoubleColumnReader(reader) => {
+                self.fill_as(reader, rows, ColumnValues::Double)
+            }
             ColumnReader::ByteArrayColumnReader(reader) => {
-                self.fill_as(reader, rows, Values::Bytes)
+                self.fill_as(reader, rows, ColumnValues::Bytes)
             }
             ColumnReader::FixedLenByteArrayColumnReader(reader) => {
-                self.fill_as(reader, rows, Values::FixedBytes)
+                self.fill_as(reader, rows, ColumnValues::FixedBytes)
             }
         }
     }
@@ -72,7 +84,7 @@ impl FlatColumn {
         &mut self,
         reader: &mut ColumnReaderImpl<T>,
         rows: usize,
-        wrap: impl FnOnce(Vec<T::T>) -> Values,
+        wrap: impl FnOnce(Vec<T::T>) -> ColumnValues,
     ) -> Result<usize, ParquetError> {
         let mut values = Vec::with_capacity(rows);
         let mut read = 0;
@@ -110,19 +122,19 @@ impl FlatColumn {
     pub(super) fn value(&self) -> Option<Value<'_>> {
         let at = self.current?;
         Some(match &self.values {
-            Values::None => return None,
-            Values::Boolean(values) => Value::Boolean(*values.get(at)?),
-            Values::Int32(values) => {
+            ColumnValues::None => return None,
+            ColumnValues::Boolean(values) => Value::Boolean(*values.get(at)?),
+            ColumnValues::Int32(values) => {
                 let value = *values.get(at)?;
                 let is_unsigned = self.kind == ValueKind::Unsigned;
                 Value::Integer(if is_unsigned { i64::from(value as u32) } else { value.into() })
             }
-            Values::Int64(values) => Value::Integer(*values.get(at)?),
-            Values::Int96(values) => Value::Int96(*values.get(at)?),
-            Values::Float(values) => Value::Float((*values.get(at)?).into()),
-            Values::Double(values) => Value::Float(*values.get(at)?),
-            Values::Bytes(values) => Value::Bytes(values.get(at)?.data()),
-            Values::FixedBytes(values) => Value::Bytes(values.get(at)?.data()),
+            ColumnValues::Int64(values) => Value::Integer(*values.get(at)?),
+            ColumnValues::Int96(values) => Value::Int96(*values.get(at)?),
+            ColumnValues::Float(values) => Value::Float((*values.get(at)?).into()),
+            ColumnValues::Double(values) => Value::Float(*values.get(at)?),
+            ColumnValues::Bytes(values) => Value::Bytes(values.get(at)?.data()),
+            ColumnValues::FixedBytes(values) => Value::Bytes(values.get(at)?.data()),
         })
     }
 }

@@ -1,13 +1,13 @@
 //! A place in a text that names a time.
 
 /// What is left of a text.
-pub(super) struct Cursor<'a> {
+pub(super) struct TimeCursor<'a> {
     rest: &'a str,
 }
 
-// === impl Cursor ===
+// === impl TimeCursor ===
 
-impl<'a> Cursor<'a> {
+impl<'a> TimeCursor<'a> {
     pub(super) fn new(text: &'a str) -> Self {
         Self { rest: text }
     }

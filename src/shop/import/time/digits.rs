@@ -1,9 +1,9 @@
 //! Bare numbers as times: by how many digits they have, or by a stated unit.
 
 use super::options::TimeUnit;
-use super::zone::Moment;
+use super::zone::LocalMoment;
 use crate::shop::import::cell::Expected;
-use crate::shop::import::number::Number;
+use crate::shop::import::number::WrittenNumber;
 use jiff::civil::DateTime;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -44,20 +44,20 @@ impl fmt::Display for NumberForm {
 }
 
 /// A count of `unit` since 1970.
-pub(super) fn count(number: &Number, unit: TimeUnit) -> Result<Moment, Expected> {
+pub(super) fn count(number: &WrittenNumber, unit: TimeUnit) -> Result<LocalMoment, Expected> {
     if number.negative && !number.is_zero() {
         return Err("a time from 1970 to tomorrow, not a number below 0".into());
     }
     let seconds = number.whole.parse::<u128>().ok().map(|whole| whole / unit.per_second());
     let seconds = seconds.and_then(|seconds| i64::try_from(seconds).ok());
-    seconds.map(Moment::Instant).ok_or_else(|| {
+    seconds.map(LocalMoment::Instant).ok_or_else(|| {
         format!("a time from 1970 to tomorrow: as {unit} this number is too large").into()
     })
 }
 
 /// A number without a stated unit: what it is shows by how many digits it has. A number that could be two
 /// things is refused.
-pub(super) fn by_magnitude(number: &Number) -> Result<(Moment, NumberForm), Expected> {
+pub(super) fn by_magnitude(number: &WrittenNumber) -> Result<(LocalMoment, NumberForm), Expected> {
     if number.negative {
         return Err("a time from 1970 to tomorrow, not a number below 0".into());
     }
@@ -68,7 +68,7 @@ pub(super) fn by_magnitude(number: &Number) -> Result<(Moment, NumberForm), Expe
     if let Some(date) = compact(digits).filter(|_| !number.has_fraction) {
         return match digits.len() {
             MINUTE_DIGITS => Err(two_things(TimeUnit::Milliseconds, "%Y%m%d%H%M")),
-            _ => Ok((Moment::Civil(date), NumberForm::Date)),
+            _ => Ok((LocalMoment::Civil(date), NumberForm::Date)),
         };
     }
     let unit = match digits.len() {

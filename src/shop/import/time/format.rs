@@ -1,6 +1,6 @@
 //! Times in a format that the user states.
 
-use super::zone::{Moment, floor};
+use super::zone::{LocalMoment, floor};
 use crate::shop::import::cell::Expected;
 use jiff::civil::date;
 use jiff::fmt::strtime::{self, BrokenDownTime};
@@ -29,38 +29,38 @@ pub(super) fn check(format: &str) -> Result<(), String> {
 }
 
 /// A time in a format of strptime.
-pub(super) fn strptime(format: &str, text: &str) -> Result<Moment, Expected> {
+pub(super) fn strptime(format: &str, text: &str) -> Result<LocalMoment, Expected> {
     let parsed = strtime::parse(format, text).and_then(|parsed| moment(&parsed));
     parsed.map_err(|_| format!("a time in the format {format:?}").into())
 }
 
-fn moment(parsed: &BrokenDownTime) -> Result<Moment, jiff::Error> {
+fn moment(parsed: &BrokenDownTime) -> Result<LocalMoment, jiff::Error> {
     if parsed.iana_time_zone().is_some() {
-        return Ok(Moment::Instant(floor(parsed.to_zoned()?.timestamp())));
+        return Ok(LocalMoment::Instant(floor(parsed.to_zoned()?.timestamp())));
     }
     if parsed.offset().is_some() || parsed.timestamp().is_some() {
-        return Ok(Moment::Instant(floor(parsed.to_timestamp()?)));
+        return Ok(LocalMoment::Instant(floor(parsed.to_timestamp()?)));
     }
-    Ok(Moment::Civil(parsed.to_datetime()?))
+    Ok(LocalMoment::Civil(parsed.to_datetime()?))
 }
 
 /// A time as Excel's days; `days_1970` of them are before 1970. It is rounded to a second, because the
 /// fraction of a day is.
-pub(super) fn excel(text: &str, days_1970: f64) -> Result<Moment, Expected> {
+pub(super) fn excel(text: &str, days_1970: f64) -> Result<LocalMoment, Expected> {
     let days: Option<f64> = text.parse().ok();
     let days = days.filter(|days| (0.0..EXCEL_DAY_MAX).contains(days));
     let days = days.ok_or("a number of Excel's days, such as 45235.5")?;
     let seconds = ((days - days_1970) * DAY_S).round() as i64;
     let time = jiff::Timestamp::from_second(seconds).map_err(|_| "a number of Excel's days")?;
     // Excel knows no zones.
-    Ok(Moment::Civil(TimeZone::UTC.to_datetime(time)))
+    Ok(LocalMoment::Civil(TimeZone::UTC.to_datetime(time)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn seconds(found: Result<Moment, Expected>) -> Option<i64> {
+    fn seconds(found: Result<LocalMoment, Expected>) -> Option<i64> {
         Some(found.ok()?.resolve(&TimeZone::UTC).unwrap().0)
     }
 

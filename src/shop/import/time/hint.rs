@@ -1,6 +1,6 @@
 //! Why a text is no evident time, and the option that says what it is.
 
-use super::cursor::Cursor;
+use super::cursor::TimeCursor;
 use crate::shop::import::cell::Expected;
 
 /// Letters of a zone's abbreviation that are shown.
@@ -20,7 +20,7 @@ pub(super) struct NumericDate<'a> {
 impl<'a> NumericDate<'a> {
     /// Takes `03/04/2020 12:30` apart; none if the text is another thing.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
-        let mut cursor = Cursor::new(text);
+        let mut cursor = TimeCursor::new(text);
         let first = cursor.number_up_to(2)?;
         let separator = cursor.take_any(b"/.-")?;
         let second = cursor.number_up_to(2)?;
@@ -65,7 +65,7 @@ impl<'a> NumericDate<'a> {
 /// The format of strptime that the end of a text may have: a time of day and a zone.
 fn time_format(rest: &str) -> String {
     let mut format = String::new();
-    let mut cursor = Cursor::new(rest);
+    let mut cursor = TimeCursor::new(rest);
     let mut directives = ["%H", "%M", "%S"].into_iter();
     let end = rest.trim_end().to_ascii_lowercase();
     let has_half = end.ends_with("am") || end.ends_with("pm");

@@ -1,8 +1,8 @@
 //! Dates and times in text: every form that has one meaning.
 
-use super::cursor::Cursor;
+use super::cursor::TimeCursor;
 use super::hint::{self, NumericDate};
-use super::zone::{self, Moment};
+use super::zone::{self, LocalMoment};
 use crate::shop::import::cell::Expected;
 use jiff::civil::{Date, DateTime, ISOWeekDate, Time, Weekday};
 use jiff::tz::{Offset, TimeZone};
@@ -45,13 +45,13 @@ struct Parts {
 }
 
 /// Reads a time that is not a bare number.
-pub(super) fn parse(text: &str) -> Result<Moment, Expected> {
+pub(super) fn parse(text: &str) -> Result<LocalMoment, Expected> {
     if let Some(found) = dotnet_date(text) {
         return Ok(found);
     }
     // Logs of web servers put a time into brackets.
     let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let mut cursor = Cursor::new(text);
+    let mut cursor = TimeCursor::new(text);
     let mut parts = Parts::default();
     let weekday = weekday(&mut cursor);
     let date = date(&mut cursor, &mut parts)?;
@@ -74,14 +74,14 @@ pub(super) fn parse(text: &str) -> Result<Moment, Expected> {
 // === impl Parts ===
 
 impl Parts {
-    fn moment(self) -> Result<Moment, Expected> {
+    fn moment(self) -> Result<LocalMoment, Expected> {
         let date = self.date.ok_or_else(hint::unknown)?;
         let date =
             if self.is_day_end { date.tomorrow().map_err(|_| hint::unknown())? } else { date };
         let civil = date.to_datetime(self.time.unwrap_or(Time::midnight()));
         match (self.offset, self.zone) {
-            (None, None) => Ok(Moment::Civil(civil)),
-            (None, Some(zone)) => Ok(Moment::Zoned(civil, zone)),
+            (None, None) => Ok(LocalMoment::Civil(civil)),
+            (None, Some(zone)) => Ok(LocalMoment::Zoned(civil, zone)),
             (Some(offset), None) => instant(civil, offset),
             (Some(offset), Some(zone)) => {
                 let Ok(time) = offset.to_timestamp(civil) else { return Err(hint::unknown()) };
@@ -96,22 +96,22 @@ impl Parts {
     }
 }
 
-fn instant(civil: DateTime, offset: Offset) -> Result<Moment, Expected> {
+fn instant(civil: DateTime, offset: Offset) -> Result<LocalMoment, Expected> {
     let time = offset.to_timestamp(civil).map_err(|_| hint::unknown())?;
-    Ok(Moment::Instant(zone::floor(time)))
+    Ok(LocalMoment::Instant(zone::floor(time)))
 }
 
 /// A date of .NET's JSON: `/Date(1259653500000+0100)/`. The offset only says how to show it.
-fn dotnet_date(text: &str) -> Option<Moment> {
+fn dotnet_date(text: &str) -> Option<LocalMoment> {
     let inner = text.strip_prefix(DOTNET_DATE.0)?.strip_suffix(DOTNET_DATE.1)?;
     let end = inner.rfind(['+', '-']).filter(|at| *at > 0).unwrap_or(inner.len());
     let is_offset = end == inner.len() || zone::offset(&inner[end..]).is_some();
     let milliseconds: i64 = inner[..end].parse().ok()?;
-    is_offset.then_some(Moment::Instant(milliseconds.div_euclid(1_000)))
+    is_offset.then_some(LocalMoment::Instant(milliseconds.div_euclid(1_000)))
 }
 
 /// A weekday before a date, with what parts them.
-fn weekday(cursor: &mut Cursor<'_>) -> Option<Weekday> {
+fn weekday(cursor: &mut TimeCursor<'_>) -> Option<Weekday> {
     let word = cursor.peek_word();
     let number = position(&WEEKDAYS, word)?;
     cursor.skip(word.len());
@@ -136,7 +136,7 @@ fn month(word: &str) -> Option<i8> {
 }
 
 /// A date in one of its forms. A date of Unix' `date` has its time and zone before the year.
-fn date(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<Date, Expected> {
+fn date(cursor: &mut TimeCursor<'_>, parts: &mut Parts) -> Result<Date, Expected> {
     if !cursor.peek_word().is_empty() {
         return month_first(cursor, parts);
     }
@@ -160,7 +160,7 @@ fn valid(year: Option<i16>, month: Option<i16>, day: Option<i16>) -> Result<Date
 }
 
 /// `2020-01-31`, `2020/1/31`, `2020.01.31`, `2020-Jan-31`, `2020-031`, `2020-W05-3`, `2020W053`.
-fn year_first(cursor: &mut Cursor<'_>) -> Result<Date, Expected> {
+fn year_first(cursor: &mut TimeCursor<'_>) -> Result<Date, Expected> {
     let year = cursor.number(4);
     if cursor.take(b'W') || cursor.peek_is(b"-W") && cursor.skip(2) {
         return week(cursor, year);
@@ -183,7 +183,7 @@ fn year_first(cursor: &mut Cursor<'_>) -> Result<Date, Expected> {
     valid(year, month, day)
 }
 
-fn week(cursor: &mut Cursor<'_>, year: Option<i16>) -> Result<Date, Expected> {
+fn week(cursor: &mut TimeCursor<'_>, year: Option<i16>) -> Result<Date, Expected> {
     let week = cursor.number(2);
     if cursor.is_done() && week.is_some() {
         return Err("a time: a week alone is none".into());
@@ -209,7 +209,7 @@ fn ordinal(year: Option<i16>, day: Option<i16>) -> Result<Date, Expected> {
 
 /// `31 Jan 2020`, `31-Jan-2020`, `31/Jan/2020`, `31JAN2020`, `31st of January, 2020`. Without a name for the month it
 /// is refused, because a column may hold both orders.
-fn day_first(cursor: &mut Cursor<'_>) -> Result<Date, Expected> {
+fn day_first(cursor: &mut TimeCursor<'_>) -> Result<Date, Expected> {
     let whole = cursor.rest();
     let day = cursor.number_up_to(2);
     if cursor.peek_is(b":") {
@@ -233,7 +233,7 @@ fn day_first(cursor: &mut Cursor<'_>) -> Result<Date, Expected> {
 }
 
 /// `Jan 31, 2020`, `January 31st 2020`, `Jan 31 07:45:00 UTC 2020`.
-fn month_first(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<Date, Expected> {
+fn month_first(cursor: &mut TimeCursor<'_>, parts: &mut Parts) -> Result<Date, Expected> {
     let word = cursor.peek_word();
     let month = month(word).ok_or_else(hint::unknown)?;
     cursor.skip(word.len());
@@ -251,7 +251,7 @@ fn month_first(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<Date, Expec
     year_last(cursor, i16::from(month), day)
 }
 
-fn year_last(cursor: &mut Cursor<'_>, month: i16, day: Option<i16>) -> Result<Date, Expected> {
+fn year_last(cursor: &mut TimeCursor<'_>, month: i16, day: Option<i16>) -> Result<Date, Expected> {
     parting(cursor);
     match cursor.peek_digits() {
         4 => valid(cursor.number(4), Some(month), day),
@@ -261,13 +261,13 @@ fn year_last(cursor: &mut Cursor<'_>, month: i16, day: Option<i16>) -> Result<Da
 }
 
 /// What stands between the day, the month's name and the year.
-fn parting(cursor: &mut Cursor<'_>) {
+fn parting(cursor: &mut TimeCursor<'_>) {
     cursor.take_any(b"-/.,");
     cursor.blanks();
 }
 
 /// Skips what stands between a date and its time.
-fn time_begins(cursor: &mut Cursor<'_>) -> bool {
+fn time_begins(cursor: &mut TimeCursor<'_>) -> bool {
     if cursor.peek_is(b"T") || cursor.peek_is(b"t") || cursor.peek_is(b"_") || cursor.peek_is(b":")
     {
         return cursor.skip(1);
@@ -282,7 +282,7 @@ fn time_begins(cursor: &mut Cursor<'_>) -> bool {
 }
 
 /// `07:45`, `07:45:00.5`, `07:45:00,5`, `0745`, `074500`, `7:45 pm`, `7 pm`, `24:00`.
-fn time(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
+fn time(cursor: &mut TimeCursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
     let is_compact = matches!(cursor.peek_digits(), 4 | 6);
     let hour = if is_compact { cursor.number(2) } else { cursor.number_up_to(2) };
     let mut part = |may_follow: bool| {
@@ -317,7 +317,7 @@ fn time(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
 }
 
 /// The nanoseconds of a fraction of a second, which may have more digits.
-fn fraction(cursor: &mut Cursor<'_>) -> Result<i32, Expected> {
+fn fraction(cursor: &mut TimeCursor<'_>) -> Result<i32, Expected> {
     if !(cursor.peek_is(b".") || cursor.peek_is(b",")) {
         return Ok(0);
     }
@@ -332,7 +332,7 @@ fn fraction(cursor: &mut Cursor<'_>) -> Result<i32, Expected> {
 }
 
 /// Whether `pm` follows, or `am`; none if neither does.
-fn meridiem(cursor: &mut Cursor<'_>) -> Option<bool> {
+fn meridiem(cursor: &mut TimeCursor<'_>) -> Option<bool> {
     let rest = cursor.rest().trim_start();
     let blanks = cursor.rest().len() - rest.len();
     let forms = [("a.m.", false), ("p.m.", true), ("am", false), ("pm", true)];
@@ -343,7 +343,7 @@ fn meridiem(cursor: &mut Cursor<'_>) -> Option<bool> {
 }
 
 /// A zone after a time: `Z`, `UTC`, `GMT+0100 (a comment)`, `+01:00`, `[Europe/London]`, `Europe/London`.
-fn zone(cursor: &mut Cursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
+fn zone(cursor: &mut TimeCursor<'_>, parts: &mut Parts) -> Result<(), Expected> {
     cursor.blanks();
     let name = cursor.peek_zone_name();
     if ["Z", "UTC", "GMT", "UT"].iter().any(|utc| name.eq_ignore_ascii_case(utc)) {

@@ -10,7 +10,7 @@ const OFFSET_S_MAX: i32 = 18 * 3_600;
 
 /// What a text says about a time.
 #[derive(Clone, Debug)]
-pub(super) enum Moment {
+pub(super) enum LocalMoment {
     /// Unix seconds.
     Instant(Timestamp),
     /// A date and a time of day without a zone.
@@ -30,9 +30,9 @@ pub(in crate::shop::import) enum LocalHour {
     LeftOut,
 }
 
-// === impl Moment ===
+// === impl LocalMoment ===
 
-impl Moment {
+impl LocalMoment {
     /// Unix seconds, rounded down. Without a zone of its own, a moment is in `zone`.
     pub(super) fn resolve(&self, zone: &TimeZone) -> Result<(Timestamp, LocalHour), Expected> {
         let (time, zone) = match self {
@@ -149,7 +149,7 @@ mod tests {
             ("2023-10-29T02:59:59", "2023-10-29T00:59:59Z", LocalHour::Repeated),
             ("2023-10-29T03:00:00", "2023-10-29T02:00:00Z", LocalHour::Plain),
         ] {
-            let (time, found) = Moment::Civil(text.parse().unwrap()).resolve(&berlin).unwrap();
+            let (time, found) = LocalMoment::Civil(text.parse().unwrap()).resolve(&berlin).unwrap();
             assert_eq!((shown(time), found), (utc.to_owned(), hour), "{text}");
         }
     }
