@@ -231,7 +231,8 @@ mod tests {
             let call = decode_json::<pb::RerankRequest>(json.as_bytes()).unwrap_err().to_string();
             // A file's unknown field is named once, a call's twice.
             let call = call.strip_prefix("nonsense ").unwrap_or(&call);
-            assert_eq!(offline.to_string(), call, "{json}");
+            let words = |text: &str| text.split(" at line ").next().unwrap().to_owned();
+            assert_eq!(words(&offline.to_string()), words(call), "{json}");
         }
     }
 
