@@ -181,6 +181,7 @@ fn twin(
         expected_item,
         slate,
         relevant: Vec::new(),
+        live: Vec::new(),
         snapshot: 0,
     };
     Twin { query, case }

@@ -190,7 +190,14 @@ fn large_slates_are_served_from_a_gpu() {
         let known = (0..count).map(|row| SlateItem::Known((at as u32 * 31 + row * 7) % 3_000));
         let entries: Vec<SlateItem> = known.chain([inline()]).collect();
         let (user, card) = (user.clone(), card.clone());
-        ScoreRequest { user, now: 1_500_000_000, card, counts: None, items: entries.into() }
+        ScoreRequest {
+            user,
+            now: 1_500_000_000,
+            card,
+            counts: None,
+            live: Arc::default(),
+            items: entries.into(),
+        }
     };
     let requests: Vec<ScoreRequest> =
         model.cards.users.iter().take(12).enumerate().map(request).collect();

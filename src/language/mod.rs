@@ -6,6 +6,7 @@ mod mining;
 mod semantic_tokens;
 mod text_tokenizer;
 mod title_words;
+mod word_weights;
 mod words;
 
 pub use lm_tokenizer::{END, IncrementalDetokenizer, LmTokenizer, LmTokenizerError};
@@ -13,3 +14,4 @@ pub use mining::{MiningConfig, mine};
 pub use semantic_tokens::{SemanticTokens, SemanticTokensError, read_id, write_id};
 pub use text_tokenizer::{TEXT_TOKENS_MAX, TextTokenizer, TextTokenizerError};
 pub use title_words::{TITLE_WORDS, TitleWordsConfig, shared_words};
+pub use word_weights::{WeightedWord, WordWeights};

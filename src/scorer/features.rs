@@ -2,8 +2,13 @@
 //! serving. [`FEATURES`] lists them; [`FeatureContext`] counts a history, from which they are computed.
 
 mod catalogue;
+mod live_catalogue;
 
 pub use catalogue::{FEATURE_COUNT, FEATURES, Feature, FeatureId, FeatureVector};
+pub use live_catalogue::{
+    ItemFigures, LIVE_COUNT, LIVE_FEATURES, LiveFeature, LiveInput, LiveVector, PastFigures,
+    TogetherFigures, WordFigures,
+};
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};

@@ -23,7 +23,7 @@ pub use open::{OpenedScorer, ScorerFile, score_golden};
 pub use reader::TextReader;
 pub use rechead::{RecheadFile, RecheadScorer, ShopperTexts, history_vector, predicted_next_item};
 
-use self::features::HistoryCounts;
+use self::features::{HistoryCounts, LiveVector};
 use crate::bundle::{HISTORY_LEN, UserCard};
 use crate::domain::{Timestamp, UserId};
 use crate::telemetry::Metrics;
@@ -83,6 +83,8 @@ pub struct ScoreRequest {
     pub card: Arc<UserCard>,
     /// The counts of the card's history, if they were made before.
     pub counts: Option<Arc<HistoryCounts>>,
+    /// The candidates' live features, in their order; empty where nothing is counted live.
+    pub live: Arc<[LiveVector]>,
     /// The candidates.
     pub items: Arc<[SlateItem]>,
 }
@@ -249,7 +251,7 @@ impl ScoreJob {
 impl ScoreRequest {
     /// The slate to score.
     pub fn slate(&self) -> ScorerSlate<'_> {
-        let Self { user, now, card, counts, items } = self;
+        let Self { user, now, card, counts, live, items } = self;
         ScorerSlate {
             user,
             now: *now,
@@ -258,6 +260,7 @@ impl ScoreRequest {
             rechead: Some(&card.rechead_vector),
             expected_item: card.expected_item,
             counts: counts.as_ref(),
+            live,
             candidates: items,
         }
     }

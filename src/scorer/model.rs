@@ -2,6 +2,7 @@
 
 use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
+    LiveVector,
 };
 use super::rechead::{RecheadScorer, ShopperTexts};
 use super::{PositionPenalty, TextReader};
@@ -50,6 +51,8 @@ pub struct ScorerSlate<'a> {
     pub expected_item: Option<u32>,
     /// The counts of the history, if they were made before.
     pub counts: Option<&'a Arc<HistoryCounts>>,
+    /// The candidates' live features, in their order; empty where nothing is counted live.
+    pub live: &'a [LiveVector],
     /// The items to score.
     pub candidates: &'a [SlateItem],
 }

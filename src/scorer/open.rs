@@ -192,6 +192,7 @@ fn with_golden<T>(
         rechead: Some(&card.rechead_vector),
         expected_item: card.expected_item,
         counts: None,
+        live: &[],
         candidates: &candidates,
     }))
 }

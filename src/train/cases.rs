@@ -7,6 +7,7 @@ use crate::bundle::{Catalog, HISTORY_LEN, HistoryEvent};
 use crate::domain::Timestamp;
 use crate::evidence;
 use crate::reranker::{self, OfferedItem, ShopperContext};
+use crate::scorer::features::LiveVector;
 use crate::scorer::{ShopperTexts, TextReader, is_cold};
 use crate::upstream::Blended;
 use rand::Rng;
@@ -47,6 +48,8 @@ pub struct Case {
     pub slate: Vec<u32>,
     /// The items that were then bought: one, or those of a basket.
     pub relevant: Vec<u32>,
+    /// The live features of each candidate, as of the moment.
+    pub live: Vec<LiveVector>,
     /// The index of the snapshot that it was built from.
     pub snapshot: usize,
 }
@@ -241,6 +244,7 @@ impl CaseBuilder<'_> {
             expected_item: None,
             slate,
             relevant,
+            live: Vec::new(),
             snapshot,
         }
     }

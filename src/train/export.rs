@@ -196,6 +196,7 @@ mod tests {
             expected_item: None,
             slate: vec![2, 0],
             relevant: vec![0, 9],
+            live: Vec::new(),
             snapshot: 0,
         };
         let columns = ExportedCases { name: "test", cases: &[case], size: 3 }.columns();

@@ -200,6 +200,7 @@ impl TrainingData {
             rechead: card.map(|card| &*card.rechead_vector),
             expected_item: case.expected_item,
             counts: None,
+            live: &case.live,
             candidates: &candidates,
         };
         model.score(&slate, scratch)

@@ -42,6 +42,7 @@ fn case(user: u32, slate: &[u32], relevant: &[u32]) -> Case {
         expected_item: None,
         slate: slate.to_vec(),
         relevant: relevant.to_vec(),
+        live: Vec::new(),
         snapshot: 0,
     }
 }

@@ -199,6 +199,7 @@ mod tests {
             expected_item: None,
             slate: vec![1, 2],
             relevant: vec![1],
+            live: Vec::new(),
             snapshot: 0,
         };
         then(&SlateQuestion {
