@@ -182,6 +182,7 @@ fn twin(
         slate,
         relevant: Vec::new(),
         live: Vec::new(),
+        line: 0,
         snapshot: 0,
     };
     Twin { query, case }

@@ -16,6 +16,9 @@ use catalogue::{FeatureInput, Occurrences, PriceGap, SalesFigures, SumAndMax};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
+/// Numbers that the direct path may read of a candidate: every feature, then every live feature.
+pub const DIRECT_INPUTS: usize = FEATURE_COUNT + LIVE_COUNT;
+
 /// Buckets of an event's age.
 pub const AGE_BUCKETS: usize = 24;
 /// Buckets per doubling of an event's age.
@@ -329,6 +332,12 @@ impl HistoryCounts {
             self.basket_items += u32::from(in_basket);
         }
     }
+}
+
+/// The names of the direct path's inputs, in their order.
+pub fn direct_names() -> impl Iterator<Item = &'static str> {
+    let features = FEATURES.iter().map(|feature| feature.name);
+    features.chain(LIVE_FEATURES.iter().map(|feature| feature.name))
 }
 
 /// The events that the network reads.

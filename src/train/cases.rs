@@ -48,8 +48,11 @@ pub struct Case {
     pub slate: Vec<u32>,
     /// The items that were then bought: one, or those of a basket.
     pub relevant: Vec<u32>,
-    /// The live features of each candidate, as of the moment.
+    /// The live features of each candidate, as of the moment. Empty until
+    /// [`TrainingData::count_live`](super::training_data::TrainingData::count_live) reads them.
     pub live: Vec<LiveVector>,
+    /// The purchase line of the user that it was built from.
+    pub line: usize,
     /// The index of the snapshot that it was built from.
     pub snapshot: usize,
 }
@@ -245,12 +248,18 @@ impl CaseBuilder<'_> {
             slate,
             relevant,
             live: Vec::new(),
+            line,
             snapshot,
         }
     }
 }
 
 impl Case {
+    /// Whether earlier lines of the basket are part of the past.
+    pub fn is_within_basket(&self) -> bool {
+        self.task == PredictionTask::FirstPurchase
+    }
+
     /// The shopper, as a language model's prompts read them.
     pub fn shopper(&self) -> ShopperContext<'_> {
         ShopperContext {

@@ -161,7 +161,7 @@ impl Dataset {
         most: usize,
     ) -> Vec<HistoryEvent> {
         let Past { mut bought, mut browsed } = self.past(user, line, within_basket);
-        let mut history = Vec::with_capacity(most);
+        let mut history = Vec::with_capacity(most.min(bought.len() + browsed.len()));
         while history.len() < most {
             let take_bought = match (bought.last(), browsed.last()) {
                 (None, None) => break,

@@ -8,7 +8,7 @@ use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::{Catalog, HISTORY_LEN, month};
 use crate::domain::UserId;
-use crate::scorer::features::{FEATURE_COUNT, FEATURES, FeatureContext};
+use crate::scorer::features::{DIRECT_INPUTS, FeatureContext, direct_names};
 use anyhow::Context as _;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -41,7 +41,7 @@ struct ExportedCases<'a> {
 /// (cases), the number of items bought; `task` (cases), 0 for a first purchase and 1 for a next basket;
 /// `user` (cases), from 1; and `time` (cases), in Unix seconds. `categories` (items + 1) holds each item's
 /// category. With `features`, there is also `features` (cases, candidates, features): the numbers that the
-/// scorer reads of each candidate.
+/// scorer's direct path reads of each candidate.
 ///
 /// The metadata has JSON lists: `items` and `users` with the ids of number 1, 2, …, and `features` with the
 /// names of the features.
@@ -80,7 +80,7 @@ pub fn export(workspace: &mut Workspace<'_>, features: bool, out: &Path) -> anyh
 fn names(data: &TrainingData) -> anyhow::Result<HashMap<String, String>> {
     let items: Vec<&str> = data.catalog.items().iter().map(|item| item.id.as_str()).collect();
     let users: Vec<&str> = data.dataset.users.iter().map(UserId::as_str).collect();
-    let features: Vec<&str> = FEATURES.iter().map(|feature| feature.name).collect();
+    let features: Vec<&str> = direct_names().collect();
     [("items", items), ("users", users), ("features", features)]
         .into_iter()
         .map(|(name, list)| Ok((name.to_owned(), serde_json::to_string(&list)?)))
@@ -145,16 +145,17 @@ impl ExportedCases<'_> {
             let cards = &data.snapshots[case.snapshot].cards;
             let month = month(case.now);
             let context = FeatureContext::new(&data.catalog, cards, &case.history, case.now, month);
-            let mut row: Vec<u8> = Vec::with_capacity(self.size * FEATURE_COUNT * size_of::<f32>());
-            for &item in self.shown(case) {
+            let mut row: Vec<u8> = Vec::with_capacity(self.size * DIRECT_INPUTS * size_of::<f32>());
+            for (&item, live) in self.shown(case).iter().zip(&case.live) {
                 let (_, features) = read_candidate(&context, item, &cards.items[item as usize]);
-                row.extend(features.as_slice().iter().flat_map(|number| number.to_le_bytes()));
+                let numbers = features.as_slice().iter().chain(live.as_slice());
+                row.extend(numbers.flat_map(|number| number.to_le_bytes()));
             }
-            row.resize(self.size * FEATURE_COUNT * size_of::<f32>(), 0);
+            row.resize(self.size * DIRECT_INPUTS * size_of::<f32>(), 0);
             row
         };
         let bytes = self.cases.par_iter().flat_map_iter(row).collect();
-        let shape = vec![self.cases.len(), self.size, FEATURE_COUNT];
+        let shape = vec![self.cases.len(), self.size, DIRECT_INPUTS];
         ExportTensor { name: self.tensor("features"), dtype: Dtype::F32, shape, bytes }
     }
 
@@ -197,6 +198,7 @@ mod tests {
             slate: vec![2, 0],
             relevant: vec![0, 9],
             live: Vec::new(),
+            line: 0,
             snapshot: 0,
         };
         let columns = ExportedCases { name: "test", cases: &[case], size: 3 }.columns();

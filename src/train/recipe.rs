@@ -401,6 +401,14 @@ pub struct EvaluateRecipe {
     /// shoppers are personal data.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_test: bool,
+    /// Hours by which live counts lag behind each case, to see how the order suffers. 0 by default: as served.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub counts_age_hours: f64,
+}
+
+/// Whether a number is zero, so that it need not be written.
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 // === impl Recipe ===

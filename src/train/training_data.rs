@@ -8,8 +8,10 @@ use super::snapshot::{Snapshot, moments};
 use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
+use crate::language::WordWeights;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
+use crate::scorer::features::LiveVector;
 use crate::scorer::{
     RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
 };
@@ -22,6 +24,9 @@ use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Seconds of an hour.
+const HOUR_S: f64 = 3_600.0;
+
 /// The log, its items, the text encoder and the snapshots of the shop.
 #[derive(Debug)]
 pub struct TrainingData {
@@ -33,6 +38,10 @@ pub struct TrainingData {
     pub reader: Arc<TextReader>,
     /// In time order.
     pub snapshots: Vec<Snapshot>,
+    /// The weighted words of the items.
+    words: Arc<WordWeights>,
+    /// Seconds by which live counts lag behind a case.
+    counts_age_s: i64,
     /// Slates of another ranker, by user, if the recipe names some.
     given: Option<FxHashMap<u32, Vec<u32>>>,
     /// The retriever whose slates replace those of the snapshots, if the recipe asks for it.
@@ -76,7 +85,9 @@ impl TrainingData {
                 Some(blended(&dataset, &catalog, recipe.slates.blend.unwrap_or_default()))
             }
         };
-        Ok(Self { catalog, dataset, reader, snapshots, given, blended })
+        let words = Arc::new(WordWeights::of(&texts));
+        let counts_age_s = (recipe.evaluate.counts_age_hours * HOUR_S) as i64;
+        Ok(Self { catalog, dataset, reader, snapshots, words, counts_age_s, given, blended })
     }
 
     /// Data that was read elsewhere, with the shop's own slates.
@@ -86,7 +97,10 @@ impl TrainingData {
         reader: Arc<TextReader>,
         snapshots: Vec<Snapshot>,
     ) -> Self {
-        Self { catalog, dataset, reader, snapshots, given: None, blended: None }
+        let texts = (0..catalog.len() as u32).map(|item| catalog.text(item));
+        let words = Arc::new(WordWeights::of(texts));
+        let (counts_age_s, given, blended) = (0, None, None);
+        Self { catalog, dataset, reader, snapshots, words, counts_age_s, given, blended }
     }
 
     /// The same data, with cards as a bundle keeps them: vectors in half precision, those of items in the
@@ -127,13 +141,12 @@ impl TrainingData {
         let cases = self.cases(size, currency);
         [PredictionTask::FirstPurchase, PredictionTask::NextBasket].map(|task| {
             let last = cases.last(task, from, until);
-            (
-                task,
-                match &self.given {
-                    Some(given) => self.with_given(last, task, given),
-                    None => last,
-                },
-            )
+            let mut last = match &self.given {
+                Some(given) => self.with_given(last, task, given),
+                None => last,
+            };
+            self.count_live(&mut last);
+            (task, last)
         })
     }
 
@@ -151,6 +164,13 @@ impl TrainingData {
         };
         let with_slate = |case: Case| Some(Case { slate: given.get(&case.user)?.clone(), ..case });
         cases.into_iter().filter(is_last).filter_map(with_slate).collect()
+    }
+
+    /// Reads the live features of each case as of its moment.
+    pub fn count_live(&self, cases: &mut [Case]) {
+        for case in cases {
+            case.live = vec![LiveVector::default(); case.slate.len()];
+        }
     }
 
     /// Scores each case's slate by the serving path, with a Rechead of this weight if there is one.

@@ -43,6 +43,7 @@ fn case(user: u32, slate: &[u32], relevant: &[u32]) -> Case {
         slate: slate.to_vec(),
         relevant: relevant.to_vec(),
         live: Vec::new(),
+        line: 0,
         snapshot: 0,
     }
 }

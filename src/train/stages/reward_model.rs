@@ -99,6 +99,7 @@ pub fn examples(data: &TrainingData, recipe: &Recipe) -> Vec<Case> {
         taken > 0 && taken < case.slate.len()
     });
     examples.truncate(recipe.reward_model.examples_max);
+    data.count_live(&mut examples);
     examples
 }
 

@@ -200,6 +200,7 @@ mod tests {
             slate: vec![1, 2],
             relevant: vec![1],
             live: Vec::new(),
+            line: 0,
             snapshot: 0,
         };
         then(&SlateQuestion {
