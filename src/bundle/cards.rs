@@ -14,6 +14,8 @@ pub const PARTNERS: usize = 40;
 pub const COMPANIONS: usize = 20;
 /// Events of a user's history that a model reads, at most.
 pub const HISTORY_LEN: usize = 50;
+/// Events of a user's past before those, at most: the latest are kept. They are counted, but no model reads them.
+pub const EARLIER_EVENTS_MAX: usize = 10_000;
 
 /// The cards of one bundle, and the vectors of their texts.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +123,8 @@ pub struct UserCard {
     pub vector: Vec<f32>,
     /// Their last events, oldest first: at most [`HISTORY_LEN`].
     pub history: Vec<HistoryEvent>,
+    /// Their events before those, oldest first: at most [`EARLIER_EVENTS_MAX`].
+    pub earlier: Arc<[HistoryEvent]>,
     /// The number of the item that a language model predicts, if the recipe has it predict one.
     pub expected_item: Option<u32>,
     /// Their vector by the Rechead. Empty without a Rechead, and if the card was written without it: then
@@ -137,6 +141,22 @@ pub struct HistoryEvent {
     pub time: Timestamp,
     /// What the user did.
     pub kind: EventKind,
+}
+
+// === impl UserCard ===
+
+impl UserCard {
+    /// Splits a past, oldest first, into the events before the last [`HISTORY_LEN`], and those.
+    pub fn split_past(mut past: Vec<HistoryEvent>) -> (Arc<[HistoryEvent]>, Vec<HistoryEvent>) {
+        let history = past.split_off(past.len().saturating_sub(HISTORY_LEN));
+        let earlier = &past[past.len().saturating_sub(EARLIER_EVENTS_MAX)..];
+        (earlier.into(), history)
+    }
+
+    /// Every event that is known of the user, oldest first.
+    pub fn past(&self) -> impl Iterator<Item = HistoryEvent> + '_ {
+        self.earlier.iter().chain(&self.history).copied()
+    }
 }
 
 // === impl Cards ===

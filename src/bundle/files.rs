@@ -2,9 +2,9 @@
 
 use super::lines::{at_most, read_lines};
 use super::{
-    Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, GoldenRequest,
-    HISTORY_LEN, HistoryEvent, ItemCard, ItemStats, Manifest, NO_NEIGHBOUR, NeighbourTable,
-    PARTNERS, Part, REASONS_MAX, SemanticIds, UserCard, golden,
+    Backing, BundleError, COMPANIONS, CardReason, Cards, Catalog, CatalogRow, EARLIER_EVENTS_MAX,
+    GoldenRequest, HISTORY_LEN, HistoryEvent, ItemCard, ItemStats, Manifest, NO_NEIGHBOUR,
+    NeighbourTable, PARTNERS, Part, REASONS_MAX, SemanticIds, UserCard, golden,
 };
 use crate::domain::{EventKind, Evidence, EvidenceKind, ReasonSource, Timestamp, UserId};
 use crate::regular_file::{self, Links};
@@ -164,6 +164,9 @@ struct ReasonRow {
     supporters: Vec<String>,
 }
 
+/// An event: (number of the item, time, index in [`EventKind::ALL`]).
+type EventRow = (u32, Timestamp, u8);
+
 /// A line of `user_cards.jsonl.zst`.
 #[derive(Serialize, Deserialize)]
 struct UserCardRow {
@@ -171,7 +174,11 @@ struct UserCardRow {
     pattern: String,
     /// (number of the item, time, index in [`EventKind::ALL`]), oldest first.
     #[serde(deserialize_with = "at_most::<HISTORY_LEN, _, _>")]
-    history: Vec<(u32, Timestamp, u8)>,
+    history: Vec<EventRow>,
+    /// Those before the history, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "at_most::<EARLIER_EVENTS_MAX, _, _>")]
+    earlier: Vec<EventRow>,
     /// The number of the item that a language model predicts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expects: Option<u32>,
@@ -266,12 +273,12 @@ impl ReasonRow {
 
 impl UserCardRow {
     fn of(user: &str, card: &UserCard) -> Self {
-        let history = card.history.iter();
-        let history = history.map(|event| (event.item, event.time, event.kind as u8));
+        let row = |event: &HistoryEvent| (event.item, event.time, event.kind as u8);
         Self {
             user: user.into(),
             pattern: card.pattern.to_string(),
-            history: history.collect(),
+            history: card.history.iter().map(row).collect(),
+            earlier: card.earlier.iter().map(row).collect(),
             expects: card.expected_item,
         }
     }
@@ -284,7 +291,7 @@ impl UserCardRow {
         rechead_vector: &[f32],
         items: usize,
     ) -> Result<(UserId, Arc<UserCard>), FieldError> {
-        let event = |(item, time, kind): (u32, Timestamp, u8)| {
+        let event = |(item, time, kind): EventRow| {
             if item as usize >= items {
                 let expected = format!("the number of one of {items} items");
                 return Err(FieldError::new("history.item", &item.to_string(), &expected));
@@ -296,10 +303,11 @@ impl UserCardRow {
             Ok(HistoryEvent { item, time, kind })
         };
         let history = self.history.into_iter().map(event).collect::<Result<_, _>>()?;
+        let earlier = self.earlier.into_iter().map(event).collect::<Result<_, _>>()?;
         let expected_item = self.expects.filter(|item| (*item as usize) < items);
         let (vector, rechead_vector) = (vector.to_vec(), rechead_vector.to_vec());
         let pattern = self.pattern.into();
-        let card = UserCard { pattern, vector, history, expected_item, rechead_vector };
+        let card = UserCard { pattern, vector, history, earlier, expected_item, rechead_vector };
         Ok((self.user.into(), Arc::new(card)))
     }
 }

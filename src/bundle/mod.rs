@@ -16,8 +16,8 @@ mod part;
 mod semantic_ids;
 
 pub use cards::{
-    Backing, COMPANIONS, CardReason, Cards, HISTORY_LEN, HistoryEvent, ItemCard, ItemStats,
-    NO_NEIGHBOUR, NeighbourTable, PARTNERS, REASONS_MAX, UserCard, month,
+    Backing, COMPANIONS, CardReason, Cards, EARLIER_EVENTS_MAX, HISTORY_LEN, HistoryEvent,
+    ItemCard, ItemStats, NO_NEIGHBOUR, NeighbourTable, PARTNERS, REASONS_MAX, UserCard, month,
 };
 pub use catalog::{Catalog, CatalogItem, CatalogRow, inline_text};
 pub use draft::{Draft, FileOperation, LEFTOVER_PREFIX, Observer};

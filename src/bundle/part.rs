@@ -38,6 +38,8 @@ pub enum Part {
     UserCards,
     /// The vectors of the cards' texts, and the items' neighbours.
     CardVectors,
+    /// The counts of the shop's events as of the cards' moment, which a server goes on counting.
+    Statistics,
     /// Golden requests: requests with the scores that they must get.
     Golden,
     /// Ready-made requests, to try the bundle with.
@@ -64,7 +66,7 @@ pub enum Part {
 
 impl Part {
     /// All parts of a bundle.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
@@ -77,6 +79,7 @@ impl Part {
         Self::ItemCards,
         Self::UserCards,
         Self::CardVectors,
+        Self::Statistics,
         Self::Golden,
         Self::Samples,
         Self::Recipe,
@@ -101,6 +104,7 @@ impl Part {
             Self::ItemCards => "item_cards.jsonl.zst",
             Self::UserCards => "user_cards.jsonl.zst",
             Self::CardVectors => "cards.safetensors",
+            Self::Statistics => "statistics.bin",
             Self::Golden => "golden.json",
             Self::Samples => "samples.json",
             Self::Recipe => "recipe.toml",
@@ -122,6 +126,7 @@ impl Part {
                 | Self::SemanticIds
                 | Self::Rechead
                 | Self::RecheadShape
+                | Self::Statistics
                 | Self::Test
                 | Self::Decoder
                 | Self::Reranker

@@ -1,7 +1,7 @@
 //! What is known about the shopper of a query: from the query's own history, from the cache, from the
 //! store, or from the bundle's cards.
 
-use crate::bundle::{HISTORY_LEN, HistoryEvent, UserCard};
+use crate::bundle::{HistoryEvent, UserCard};
 use crate::domain::{Event, EventKind, Query, Timestamp, UserId};
 use crate::evidence;
 use crate::scorer::{ScorerModel, ShopperTexts};
@@ -75,8 +75,8 @@ impl UserCards {
         if card.history.iter().all(|event| is_read(event.time)) {
             return card;
         }
-        let before = card.history.iter().filter(|event| is_read(event.time));
-        Arc::new(self.write(before.copied().collect(), None))
+        let before = card.past().filter(|event| is_read(event.time));
+        Arc::new(self.write(before.collect(), None))
     }
 
     /// The card of a user as it is now.
@@ -152,14 +152,15 @@ impl UserCards {
     }
 
     /// Makes the card of a history: its pattern, and the vectors of both spaces.
-    fn write(&self, mut history: Vec<HistoryEvent>, expects: Option<u32>) -> UserCard {
-        history.drain(..history.len().saturating_sub(HISTORY_LEN));
+    fn write(&self, past: Vec<HistoryEvent>, expects: Option<u32>) -> UserCard {
+        let (earlier, history) = UserCard::split_past(past);
         let ScorerModel { catalog, cards, .. } = &*self.model;
         let pattern = evidence::pattern_text(catalog, &cards.items, &history, &self.currency);
         let vector =
             if pattern.is_empty() { Vec::new() } else { self.model.reader.vector(&pattern) };
         let (pattern, rechead_vector) = (pattern.into(), Vec::new());
-        let card = UserCard { pattern, vector, history, expected_item: expects, rechead_vector };
+        let expected_item = expects;
+        let card = UserCard { pattern, vector, history, earlier, expected_item, rechead_vector };
         UserCard { rechead_vector: self.head(&card), ..card }
     }
 }
@@ -188,6 +189,7 @@ impl StoredCard {
 /// Roughly how many bytes of memory a card takes.
 fn bytes(card: &UserCard) -> u32 {
     let numbers = card.vector.len() + card.rechead_vector.len();
-    let bytes = card.pattern.len() + numbers * 4 + std::mem::size_of_val(&*card.history);
+    let events = card.history.len() + card.earlier.len();
+    let bytes = card.pattern.len() + numbers * 4 + events * size_of::<HistoryEvent>();
     bytes as u32 + 128
 }

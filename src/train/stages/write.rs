@@ -77,8 +77,9 @@ impl Stage for Write {
         let as_of =
             workspace.recipe.cards.as_of.map_or(dataset.split.end, jiff::Timestamp::as_second);
         let mut snapshot = Snapshot::take(&dataset, &catalog, &reader, &vectors, as_of, currency);
-        let histories: Vec<Vec<HistoryEvent>> =
-            (0..dataset.users.len()).map(|user| latest_events(&dataset, user, as_of)).collect();
+        let (earlier, histories): (Vec<_>, Vec<_>) = (0..dataset.users.len())
+            .map(|user| UserCard::split_past(past(&dataset, user, as_of)))
+            .unzip();
         let shoppers: Vec<ShopperContext<'_>> =
             histories.iter().map(|history| ShopperContext::of(history, as_of)).collect();
         let items = &snapshot.cards.items;
@@ -114,17 +115,18 @@ impl Stage for Write {
             .map(|(network, weight)| RecheadScorer::from_cards(network, weight, &cards));
         cards.rechead_vectors =
             head.as_ref().map(|head| head.item_vectors().clone()).unwrap_or_default();
-        let shoppers = dataset.users.iter().zip(histories).zip(patterns).zip(expected);
-        for (((user, history), pattern), expects) in shoppers {
+        let pasts = earlier.into_iter().zip(histories);
+        let shoppers = dataset.users.iter().zip(pasts).zip(patterns).zip(expected);
+        for (((user, (earlier, history)), pattern), expected_item) in shoppers {
             let Some(pattern) = pattern else { continue };
             let vector = reader.vector(&pattern);
             let written =
-                ShopperTexts { history: &history, thought: Some(&vector), answer: expects };
-            let head =
+                ShopperTexts { history: &history, thought: Some(&vector), answer: expected_item };
+            let rechead_vector =
                 head.as_ref().map_or(Vec::new(), |head| head.shopper_vector(written, &cards));
             let pattern = pattern.into();
             let card =
-                UserCard { pattern, vector, history, expected_item: expects, rechead_vector: head };
+                UserCard { pattern, vector, history, earlier, expected_item, rechead_vector };
             cards.users.insert(user.clone(), Arc::new(card));
         }
         write_cards(&workspace.dir, &cards)?;
@@ -204,8 +206,8 @@ fn samples(
     users.into_iter().step_by(stride).take(SAMPLES).map(request).collect()
 }
 
-/// A user's latest events before a moment, at most `HISTORY_LEN`, oldest first.
-fn latest_events(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<HistoryEvent> {
+/// A user's events before a moment, oldest first.
+fn past(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<HistoryEvent> {
     let bought = dataset.bought[user].iter().map(|b| HistoryEvent {
         item: b.item,
         time: b.time,
@@ -214,5 +216,5 @@ fn latest_events(dataset: &Dataset, user: usize, as_of: Timestamp) -> Vec<Histor
     let all = dataset.browsed[user].iter().copied().chain(bought);
     let mut all: Vec<HistoryEvent> = all.filter(|event| event.time < as_of).collect();
     all.sort_by_key(|event| event.time);
-    all.split_off(all.len().saturating_sub(HISTORY_LEN))
+    all
 }
