@@ -5,7 +5,7 @@
 //! | floor | modules | |
 //! |--:|---|---|
 //! | 0 | [`domain`] [`overlay`] [`regular_file`] [`telemetry`] | common types, settings, files, metrics |
-//! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] | threads, files, tokens, networks, data |
+//! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] [`statistics`] | threads, files, tokens, networks, data, counts |
 //! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | inference, reasons, simulated shops |
 //! | 3 | [`reranker`] | prompts and answers of the language model |
 //! | 4 | [`rank`] [`train`] | serving a climb, training a bundle |
@@ -31,6 +31,7 @@ pub mod reranker;
 pub mod scorer;
 pub mod shop;
 pub mod simulate;
+pub mod statistics;
 pub mod store;
 pub mod telemetry;
 pub mod train;

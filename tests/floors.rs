@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// other. The top floor is the exception: there, everything is put together.
 const FLOORS: &[&[&str]] = &[
     &["domain", "overlay", "regular_file", "telemetry"],
-    &["worker", "store", "bundle", "language", "nn", "shop"],
+    &["worker", "store", "bundle", "language", "nn", "shop", "statistics"],
     &["engine", "scorer", "evidence", "upstream", "simulate"],
     &["reranker"],
     &["rank", "train"],
