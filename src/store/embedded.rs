@@ -2,11 +2,19 @@
 //!
 //! A get reads a few pages, usually from redb's cache, so it runs on the caller's thread. Puts wait for the disk and scans may
 //! be long, so they run on the blocking pool.
+//!
+//! After an error of the system, redb refuses everything until its file is opened again: what is on the disk may differ from
+//! what it remembers. So the next operation opens the file again. A full disk is an error only until there is room.
 
-use super::{SCAN_ENTRIES_MAX, Store, StoreEntry, StoreError, StoreFuture, StoreTable, check_size};
+use super::{
+    BatchStore, SCAN_ENTRIES_MAX, Store, StoreEntry, StoreError, StoreFuture, StoreTable,
+    check_size,
+};
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition};
 use std::io;
+use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +30,8 @@ pub struct EmbeddedStore {
 
 struct File {
     path: PathBuf,
-    database: Database,
+    /// None after an error of the system, until the next operation.
+    database: ArcSwapOption<Database>,
 }
 
 // === impl EmbeddedStore ===
@@ -34,25 +43,15 @@ impl EmbeddedStore {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(not_writable)?;
         }
-        let create = || Database::builder().set_cache_size(CACHE_BYTES_MAX).create(path);
-        let database = catch_panic(path, create)?.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-            DatabaseError::Storage(StorageError::Io(source))
-                if source.kind() != io::ErrorKind::InvalidData =>
-            {
-                not_writable(source)
-            }
-            other => StoreError::Corrupt { path: path.to_owned(), why: other.to_string() },
-        })?;
-        let file = File { path: path.to_owned(), database };
-        file.run(File::make_tables)?;
+        let file = File { path: path.to_owned(), database: ArcSwapOption::empty() };
+        file.database()?;
         Ok(Self { file: Arc::new(file) })
     }
 
     /// Runs `work` on the blocking pool.
     async fn run_blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&File) -> Result<T, redb::Error> + Send + 'static,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
         let file = self.file.clone();
         let done = tokio::task::spawn_blocking(move || file.run(work));
@@ -71,14 +70,15 @@ impl std::fmt::Debug for EmbeddedStore {
 
 impl Store for EmbeddedStore {
     fn get<'a>(&'a self, table: StoreTable, key: &'a [u8]) -> StoreFuture<'a, Option<Bytes>> {
-        Box::pin(async move { self.file.run(|file| file.get(table, key)) })
+        Box::pin(async move { self.file.run(|database| get(database, table, key)) })
     }
 
     fn put<'a>(&'a self, table: StoreTable, key: &'a [u8], value: Bytes) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             check_size(key, &value)?;
             let key = key.to_owned();
-            self.run_blocking(move |file| file.put(table, &key, &value)).await
+            let entry = (Bytes::from(key), value);
+            self.run_blocking(move |database| change(database, table, &[entry], &[])).await
         })
     }
 
@@ -90,9 +90,40 @@ impl Store for EmbeddedStore {
     ) -> StoreFuture<'a, Vec<StoreEntry>> {
         Box::pin(async move {
             let prefix = prefix.to_owned();
-            self.run_blocking(move |file| file.scan(table, &prefix, limit.min(SCAN_ENTRIES_MAX)))
-                .await
+            self.run_blocking(move |database| {
+                scan(database, table, Bound::Included(&prefix), &prefix, limit)
+            })
+            .await
         })
+    }
+}
+
+impl BatchStore for EmbeddedStore {
+    fn get_many(
+        &self,
+        table: StoreTable,
+        keys: &[Bytes],
+    ) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.file.run(|database| get_many(database, table, keys))
+    }
+
+    fn change(
+        &self,
+        table: StoreTable,
+        put: &[StoreEntry],
+        remove: &[Bytes],
+    ) -> Result<(), StoreError> {
+        put.iter().try_for_each(|(key, value)| check_size(key, value))?;
+        self.file.run(|database| change(database, table, put, remove))
+    }
+
+    fn scan_from(
+        &self,
+        table: StoreTable,
+        from: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<StoreEntry>, StoreError> {
+        self.file.run(|database| scan(database, table, from, b"", limit))
     }
 }
 
@@ -100,47 +131,45 @@ impl Store for EmbeddedStore {
 
 impl File {
     /// Runs `work`, and converts its errors.
-    fn run<T>(&self, work: impl FnOnce(&Self) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let done = catch_panic(&self.path, || work(self))?;
-        done.map_err(|error| self.store_error(error))
-    }
-
-    fn make_tables(&self) -> Result<(), redb::Error> {
-        let change = self.database.begin_write()?;
-        for table in StoreTable::ALL {
-            change.open_table(definition(table))?;
-        }
-        Ok(change.commit()?)
-    }
-
-    fn get(&self, table: StoreTable, key: &[u8]) -> Result<Option<Bytes>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(definition(table))?;
-        Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
-    }
-
-    fn put(&self, table: StoreTable, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
-        let change = self.database.begin_write()?;
-        change.open_table(definition(table))?.insert(key, value)?;
-        Ok(change.commit()?)
-    }
-
-    fn scan(
+    fn run<T>(
         &self,
-        table: StoreTable,
-        prefix: &[u8],
-        limit: usize,
-    ) -> Result<Vec<StoreEntry>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(definition(table))?;
-        let mut entries = Vec::new();
-        for fact in table.range(prefix..)?.take(limit) {
-            let (key, value) = fact?;
-            if !key.value().starts_with(prefix) {
-                break;
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let database = self.database()?;
+        let done = catch_panic(&self.path, || work(&database))?;
+        done.map_err(|error| {
+            if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                // Another thread may have opened it again.
+                self.database.compare_and_swap(&Some(database), None);
             }
-            let copy = Bytes::copy_from_slice;
-            entries.push((copy(key.value()), copy(value.value())));
+            self.store_error(error)
+        })
+    }
+
+    /// The open database. Opens it if an error closed it.
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        if let Some(database) = self.database.load_full() {
+            return Ok(database);
         }
-        Ok(entries)
+        let opened = Arc::new(self.open()?);
+        let made = catch_panic(&self.path, || make_tables(&opened))?;
+        made.map_err(|error| self.store_error(error))?;
+        self.database.store(Some(opened.clone()));
+        Ok(opened)
+    }
+
+    fn open(&self) -> Result<Database, StoreError> {
+        let path = self.path.clone();
+        let create = || Database::builder().set_cache_size(CACHE_BYTES_MAX).create(&self.path);
+        catch_panic(&self.path, create)?.map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path },
+            DatabaseError::Storage(StorageError::Io(source))
+                if source.kind() != io::ErrorKind::InvalidData =>
+            {
+                StoreError::NotWritable { path, source }
+            }
+            other => StoreError::Corrupt { path, why: other.to_string() },
+        })
     }
 
     /// An error of an open database as a store's error.
@@ -157,6 +186,71 @@ impl File {
             other => StoreError::Failed { path, why: other.to_string() },
         }
     }
+}
+
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let change = database.begin_write()?;
+    for table in StoreTable::ALL {
+        change.open_table(definition(table))?;
+    }
+    Ok(change.commit()?)
+}
+
+fn get(database: &Database, table: StoreTable, key: &[u8]) -> Result<Option<Bytes>, redb::Error> {
+    let table = database.begin_read()?.open_table(definition(table))?;
+    Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
+}
+
+fn get_many(
+    database: &Database,
+    table: StoreTable,
+    keys: &[Bytes],
+) -> Result<Vec<Option<Bytes>>, redb::Error> {
+    let table = database.begin_read()?.open_table(definition(table))?;
+    let get = |key: &Bytes| {
+        Ok(table.get(&**key)?.map(|value| Bytes::copy_from_slice(value.value())))
+    };
+    keys.iter().map(get).collect()
+}
+
+fn change(
+    database: &Database,
+    table: StoreTable,
+    put: &[StoreEntry],
+    remove: &[Bytes],
+) -> Result<(), redb::Error> {
+    let change = database.begin_write()?;
+    {
+        let mut table = change.open_table(definition(table))?;
+        for (key, value) in put {
+            table.insert(&**key, &**value)?;
+        }
+        for key in remove {
+            table.remove(&**key)?;
+        }
+    }
+    Ok(change.commit()?)
+}
+
+/// The first entries from a key on, as long as their keys begin with `prefix`.
+fn scan(
+    database: &Database,
+    table: StoreTable,
+    from: Bound<&[u8]>,
+    prefix: &[u8],
+    limit: usize,
+) -> Result<Vec<StoreEntry>, redb::Error> {
+    let table = database.begin_read()?.open_table(definition(table))?;
+    let mut entries = Vec::new();
+    for fact in table.range::<&[u8]>((from, Bound::Unbounded))?.take(limit.min(SCAN_ENTRIES_MAX)) {
+        let (key, value) = fact?;
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        let copy = Bytes::copy_from_slice;
+        entries.push((copy(key.value()), copy(value.value())));
+    }
+    Ok(entries)
 }
 
 fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'static [u8]> {

@@ -1,8 +1,12 @@
 //! A store in memory, for tests.
 
-use super::{SCAN_ENTRIES_MAX, Store, StoreEntry, StoreFuture, StoreTable, check_size};
+use super::{
+    BatchStore, SCAN_ENTRIES_MAX, Store, StoreEntry, StoreError, StoreFuture, StoreTable,
+    check_size,
+};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A store whose entries are lost when it is dropped.
@@ -48,5 +52,43 @@ impl Store for MemoryStore {
             let copy = |(key, value): (&Bytes, &Bytes)| (key.clone(), value.clone());
             Ok(found.take(limit.min(SCAN_ENTRIES_MAX)).map(copy).collect())
         })
+    }
+}
+
+impl BatchStore for MemoryStore {
+    fn get_many(
+        &self,
+        table: StoreTable,
+        keys: &[Bytes],
+    ) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let entries = self.entries(table);
+        Ok(keys.iter().map(|key| entries.get(key).cloned()).collect())
+    }
+
+    fn change(
+        &self,
+        table: StoreTable,
+        put: &[StoreEntry],
+        remove: &[Bytes],
+    ) -> Result<(), StoreError> {
+        put.iter().try_for_each(|(key, value)| check_size(key, value))?;
+        let mut entries = self.entries(table);
+        entries.extend(put.iter().cloned());
+        for key in remove {
+            entries.remove(key);
+        }
+        Ok(())
+    }
+
+    fn scan_from(
+        &self,
+        table: StoreTable,
+        from: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<StoreEntry>, StoreError> {
+        let entries = self.entries(table);
+        let found = entries.range::<[u8], _>((from, Bound::Unbounded));
+        let copy = |(key, value): (&Bytes, &Bytes)| (key.clone(), value.clone());
+        Ok(found.take(limit.min(SCAN_ENTRIES_MAX)).map(copy).collect())
     }
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::fmt::Debug;
 use std::io;
+use std::ops::Bound;
 use std::path::PathBuf;
 
 /// Bytes of a key, at most.
@@ -39,6 +40,33 @@ pub trait Store: Send + Sync + Debug {
     ) -> StoreFuture<'a, Vec<StoreEntry>>;
 }
 
+/// Many values at a time, for an owner thread. Every operation blocks.
+pub trait BatchStore: Send + Sync + Debug {
+    /// The value of each key, if it has one.
+    fn get_many(
+        &self,
+        table: StoreTable,
+        keys: &[Bytes],
+    ) -> Result<Vec<Option<Bytes>>, StoreError>;
+
+    /// Sets the entries of `put` and removes the keys of `remove`. All of it is durable on return; after an error, all of it
+    /// or nothing is.
+    fn change(
+        &self,
+        table: StoreTable,
+        put: &[StoreEntry],
+        remove: &[Bytes],
+    ) -> Result<(), StoreError>;
+
+    /// The first `limit` entries from a key on, sorted by key. At most [`SCAN_ENTRIES_MAX`].
+    fn scan_from(
+        &self,
+        table: StoreTable,
+        from: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<StoreEntry>, StoreError>;
+}
+
 /// The future result of an operation.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
@@ -52,6 +80,8 @@ pub enum StoreTable {
     UserCards,
     /// Cards of items that changed after the bundle was made.
     ItemCards,
+    /// Events of shoppers, by user and event.
+    ShopperEvents,
 }
 
 /// Why an operation failed.
@@ -103,13 +133,14 @@ pub enum StoreError {
 
 impl StoreTable {
     /// Every table, in the order of their discriminants.
-    pub const ALL: [Self; 2] = [Self::UserCards, Self::ItemCards];
+    pub const ALL: [Self; 3] = [Self::UserCards, Self::ItemCards, Self::ShopperEvents];
 
     /// The table's name in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UserCards => "user_cards",
             Self::ItemCards => "item_cards",
+            Self::ShopperEvents => "shopper_events",
         }
     }
 }
@@ -207,7 +238,65 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_names_of_their_own() {
-        assert_ne!(StoreTable::ALL[0].as_str(), StoreTable::ALL[1].as_str());
+    fn tables_have_names_and_places_of_their_own() {
+        for (index, table) in StoreTable::ALL.into_iter().enumerate() {
+            assert_eq!(table as usize, index);
+            let same = StoreTable::ALL.into_iter().filter(|other| other.as_str() == table.as_str());
+            assert_eq!(same.count(), 1);
+        }
+    }
+
+    /// Runs a check against every implementation that changes many entries at a time.
+    fn each_batch(check: impl Fn(&dyn BatchStore)) {
+        check(&MemoryStore::default());
+        let dir = tempfile::tempdir().unwrap();
+        check(&EmbeddedStore::open(&dir.path().join("facts.redb")).unwrap());
+    }
+
+    #[test]
+    fn many_entries_change_at_once() {
+        each_batch(|store| {
+            let (table, other) = (StoreTable::ShopperEvents, StoreTable::UserCards);
+            let entry = |text: &'static str| (bytes(text), bytes(text));
+            store.change(table, &["a", "b", "c"].map(entry), &[]).unwrap();
+            store.change(table, &[(bytes("b"), bytes("new")), entry("d")], &[bytes("a")]).unwrap();
+            let keys = ["a", "b", "c", "d", "e"].map(bytes);
+            let found = store.get_many(table, &keys).unwrap();
+            let expected = [None, Some("new"), Some("c"), Some("d"), None];
+            assert_eq!(found, expected.map(|value| value.map(bytes)));
+            assert_eq!(store.get_many(other, &keys).unwrap(), vec![None; 5]);
+        });
+    }
+
+    #[test]
+    fn entries_are_scanned_page_by_page() {
+        each_batch(|store| {
+            let table = StoreTable::ShopperEvents;
+            let entry = |text: &'static str| (bytes(text), bytes("x"));
+            store.change(table, &["a", "b", "ba", "c"].map(entry), &[]).unwrap();
+            for (from, limit, expected) in [
+                (Bound::Unbounded, 9, vec!["a", "b", "ba", "c"]),
+                (Bound::Included(&b"b"[..]), 2, vec!["b", "ba"]),
+                (Bound::Excluded(&b"b"[..]), 2, vec!["ba", "c"]),
+                (Bound::Excluded(&b"c"[..]), 2, vec![]),
+                (Bound::Unbounded, 0, vec![]),
+            ] {
+                let found = store.scan_from(table, from, limit).unwrap();
+                let keys: Vec<_> = found.into_iter().map(|(key, _)| key).collect();
+                let expected: Vec<_> = expected.into_iter().map(bytes).collect();
+                assert_eq!(keys, expected, "{from:?} {limit}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_change_with_an_entry_beyond_the_limits_changes_nothing() {
+        each_batch(|store| {
+            let table = StoreTable::ShopperEvents;
+            let put = [(bytes("a"), bytes("x")), (Bytes::from(vec![7; KEY_BYTES_MAX + 1]), bytes("x"))];
+            let error = store.change(table, &put, &[]).unwrap_err();
+            assert!(matches!(error, StoreError::TooLarge { what: "key", .. }), "{error}");
+            assert_eq!(store.get_many(table, &[bytes("a")]).unwrap(), [None]);
+        });
     }
 }
