@@ -6,7 +6,7 @@ use super::groups::ItemGroups;
 use super::item::{GroupCounts, GroupState, ItemCounts, ItemState};
 use super::pairs::{Link, PairCounts, PairRow};
 use super::past::ShopperPast;
-use super::windows::Moment;
+use super::windows::{Moment, bounded};
 use crate::domain::Timestamp;
 use std::sync::Arc;
 
@@ -76,6 +76,7 @@ impl Statistics {
 
     /// Counts an event, and records it in its shopper's past. An event of an unknown item is recorded only.
     pub fn apply(&mut self, past: &mut ShopperPast, event: ShopEvent) {
+        let event = ShopEvent { time: bounded(event.time), ..event };
         let recorded = past.record(event);
         let moment = Moment::of(event.time);
         let Some(item) = self.items.get_mut(event.item as usize) else { return };

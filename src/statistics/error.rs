@@ -13,23 +13,11 @@ pub enum StatisticsError {
         /// What there is.
         value: usize,
     },
-    /// A number of an item's category or attribute, a partner or an event that cannot be.
-    #[error("item {item}: `{field}` is {value}, and must be {rule}")]
-    Item {
-        /// The number of the item.
-        item: usize,
-        /// The wrong field.
-        field: &'static str,
-        /// What the field must be.
-        rule: String,
-        /// What it is.
-        value: String,
-    },
-    /// A value of a category or attribute that cannot be.
-    #[error("{group} {number}: `{field}` is {value}, and must be {rule}")]
-    Group {
-        /// `category` or `attribute`.
-        group: &'static str,
+    /// A value of an item, a category or an attribute that cannot be.
+    #[error("{of} {number}: `{field}` is {value}, and must be {rule}")]
+    Value {
+        /// `item`, `category` or `attribute`.
+        of: &'static str,
         /// Its number.
         number: usize,
         /// The wrong field.
@@ -38,6 +26,16 @@ pub enum StatisticsError {
         rule: String,
         /// What it is.
         value: String,
+    },
+    /// A time of the latest event that cannot be.
+    #[error(
+        "`as_of` is {value} (known: {known}), and must be a time within five million years (known: 0 or 1)"
+    )]
+    AsOf {
+        /// Whether there is an event.
+        known: u8,
+        /// Its time.
+        value: i64,
     },
     /// Bytes that are no statistics.
     #[error("these are no statistics: the first 8 bytes are not `RAISTATS`")]

@@ -64,8 +64,8 @@ impl ItemGroups {
             if (number as usize) < limit {
                 return Ok(());
             }
-            let rule = format!("below {limit}");
-            Err(StatisticsError::Item { item, field, rule, value: number.to_string() })
+            let (rule, value) = (format!("below {limit}"), number.to_string());
+            Err(StatisticsError::Value { of: "item", number: item, field, rule, value })
         };
         category.map_or(Ok(()), |number| check("category", number, self.categories))?;
         for &number in attributes {

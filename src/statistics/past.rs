@@ -2,7 +2,7 @@
 
 use super::ShopEvent;
 use super::basket::{Baskets, Place, VISIT_S};
-use super::windows::{DAY_S, Novelty};
+use super::windows::{DAY_S, Novelty, bounded};
 use crate::domain::{EventKind, Timestamp};
 
 /// Items of one shopper that are remembered.
@@ -79,10 +79,10 @@ impl ShopperPast {
 
     /// Records an event that nothing else counts.
     pub fn apply(&mut self, event: ShopEvent) {
-        self.record(event);
+        self.record(ShopEvent { time: bounded(event.time), ..event });
     }
 
-    /// Records an event, and says what is new about it.
+    /// Records an event of a time that counts, and says what is new about it.
     pub(super) fn record(&mut self, event: ShopEvent) -> Recorded {
         if !event.kind.is_read() {
             return Recorded::default();

@@ -19,7 +19,15 @@ const REPEAT_WINDOW: usize = 3;
 /// Seconds of a day.
 pub(super) const DAY_S: i64 = 86_400;
 
-/// A day of UTC: days since 1970-01-01. Moments beyond five million years count as the last day that fits.
+/// Times count up to five million years from 1970, before and after; a time beyond counts as the last of these.
+const TIME_MAX: Timestamp = i32::MAX as i64 * DAY_S;
+
+/// The nearest time that counts.
+pub(super) fn bounded(time: Timestamp) -> Timestamp {
+    time.clamp(-TIME_MAX, TIME_MAX)
+}
+
+/// A day of UTC: days since 1970-01-01.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Day(pub(super) i32);
 
@@ -28,14 +36,12 @@ impl Day {
     pub(super) const NEVER: Self = Self(i32::MIN);
 
     pub(super) fn of(time: Timestamp) -> Self {
-        let day = time.div_euclid(DAY_S);
-        Self(day.clamp(i64::from(i32::MIN) + 1, i64::from(i32::MAX)) as i32)
+        Self(bounded(time).div_euclid(DAY_S) as i32)
     }
 
     /// Days from this day's start until `time`; negative before it.
     pub(super) fn days_until(self, time: Timestamp) -> f64 {
-        let whole = i64::from(Self::of(time).0) - i64::from(self.0);
-        whole as f64 + time.rem_euclid(DAY_S) as f64 / DAY_S as f64
+        (bounded(time) - i64::from(self.0) * DAY_S) as f64 / DAY_S as f64
     }
 }
 
