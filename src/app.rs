@@ -11,7 +11,9 @@ use crate::api::{
     WallClock, router, wall_clock,
 };
 use crate::config::{self, Config, Quantize};
+use crate::domain::ItemId;
 use crate::engine;
+use crate::items::{ItemWriter, NewItems};
 use crate::rank::{self, CardCacheLimits, LadderOptions, LiveLadder};
 use crate::reranker::RerankerOptions;
 use crate::scorer::{self, OpenedScorer};
@@ -42,6 +44,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Ready-made requests, in `raisonne demo` only.
     pub samples: Option<serde_json::Value>,
+    /// What puts items, if there is a store.
+    pub items: Option<Arc<ItemWriter>>,
 }
 
 /// A server that runs.
@@ -66,7 +70,7 @@ pub enum StopError {
 /// Opens the store and the bundle that a configuration names, and builds the ladder.
 pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<OpenedScorer>)> {
     let store = match &config.store.path {
-        Some(path) => Some(Arc::new(EmbeddedStore::open(path)?) as Arc<dyn Store>),
+        Some(path) => Some(Arc::new(EmbeddedStore::open(path)?)),
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
@@ -74,8 +78,10 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
     let nonzero = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let engine = &config.engine;
+    let new_items = NewItems::default();
     let options = LadderOptions {
-        store,
+        store: store.clone().map(|store| store as Arc<dyn Store>),
+        new_items: new_items.clone(),
         card_cache: CardCacheLimits {
             bytes: config.rank.profile_cache.0,
             ttl: config.rank.profile_ttl.0,
@@ -108,9 +114,17 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
     let (ladder, opened) = rank::open(dir, &options)
         .await
         .with_context(|| format!("opening the bundle {}", dir.display()))?;
+    let items = match store {
+        Some(store) => {
+            let is_in_bundle = |item: &ItemId| opened.model.catalog.number(item).is_some();
+            let writer = ItemWriter::open(store, new_items, is_in_bundle, wall_clock());
+            Some(Arc::new(writer?))
+        }
+        None => None,
+    };
     let live = Arc::new(LiveLadder::start(ladder, options, config.bundle.swap.manner()));
     let canary = canary::golden_canary(live.clone());
-    Ok((Services { live, canary, metrics, samples: None }, opened))
+    Ok((Services { live, canary, metrics, samples: None, items }, opened))
 }
 
 /// The GPU for large slates, if the configuration names one.
@@ -137,7 +151,7 @@ impl App {
         services: Services,
         clock: WallClock,
     ) -> Result<Self, BindError> {
-        let Services { live, canary, metrics, samples } = services;
+        let Services { live, canary, metrics, samples, items } = services;
         let listener = ApiListener::bind(config.listen).await?;
         let readiness = Arc::new(Readiness::starting().await);
         let limits = ApiLimits {
@@ -147,7 +161,7 @@ impl App {
         };
         let samples = samples.map(|samples| samples.to_string().into());
         let handler = RerankHandler::new(live, metrics.clone(), readiness.clone(), limits, samples);
-        let handler = handler.with_clock(clock);
+        let handler = handler.with_items(items).with_clock(clock);
         tokio::spawn(watch_canary(canary, readiness.clone()));
         tokio::spawn(run_upkeep(metrics, readiness.clone()));
         let (address, grace) = (listener.address(), config.shutdown_grace.0);

@@ -21,6 +21,7 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod evidence;
+pub mod items;
 pub mod language;
 pub mod nn;
 pub mod overlay;

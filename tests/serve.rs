@@ -78,6 +78,7 @@ impl Server {
             }),
             metrics,
             samples: Some(json!([rerank_json()])),
+            items: None,
         };
         let app = App::start(&config, services).await.unwrap();
         let http = Client::builder(TokioExecutor::new()).build_http();
@@ -585,6 +586,7 @@ async fn a_port_in_use_is_named() {
         canary: Arc::new(|| Box::pin(async { Ok(()) })),
         metrics,
         samples: None,
+        items: None,
     };
     let error = App::start(&config, services).await.unwrap_err();
     assert!(matches!(error, BindError::InUse(_)));

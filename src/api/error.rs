@@ -41,6 +41,8 @@ enum ApiErrorKind {
     Busy,
     Draining,
     Late,
+    NotEnabled,
+    StoreFailed,
     Internal,
 }
 
@@ -68,12 +70,16 @@ impl ApiErrorKind {
             Self::Busy => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "overloaded"),
             Self::Draining => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Late => (Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            Self::NotEnabled => (Code::Unimplemented, StatusCode::NOT_IMPLEMENTED, "not_enabled"),
+            Self::StoreFailed => {
+                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             Self::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         }
     }
 
     fn is_retryable(self) -> bool {
-        matches!(self, Self::Busy | Self::Draining)
+        matches!(self, Self::Busy | Self::Draining | Self::StoreFailed)
     }
 }
 
@@ -131,6 +137,19 @@ impl ApiError {
     /// The deadline passed before there was any answer.
     pub fn late() -> Self {
         Self::new(ApiErrorKind::Late, "the deadline passed before there was any answer")
+    }
+
+    /// The server has no store, and the call needs one.
+    pub fn no_store() -> Self {
+        let message = "this server keeps nothing: it has no store (`store.path` names one)";
+        Self::new(ApiErrorKind::NotEnabled, message)
+    }
+
+    /// The store can't be written, so that nothing of the call is kept. `private` goes to the log only.
+    pub fn store_failed(private: &dyn std::fmt::Display) -> Self {
+        tracing::error!(error = %private, "the store failed");
+        let message = "the store cannot be written: nothing of this call is kept";
+        Self::new(ApiErrorKind::StoreFailed, message)
     }
 
     /// A bug or a fault of the server. `private` goes to the log only.

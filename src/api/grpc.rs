@@ -74,6 +74,14 @@ impl RerankService for GrpcService {
         let (call, request) = split(request)?;
         Ok(Response::new(self.0.explain(call, request).await?))
     }
+
+    async fn put_items(
+        &self,
+        request: Request<pb::PutItemsRequest>,
+    ) -> Result<Response<pb::PutItemsResponse>, Status> {
+        let (call, request) = split(request)?;
+        Ok(Response::new(self.0.put_items(call, request).await?))
+    }
 }
 
 /// Splits a request into the call that the middleware attached and its message.

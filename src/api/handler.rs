@@ -1,4 +1,4 @@
-//! The three calls of the contract, in its messages. Both protocols end here.
+//! The calls of the contract that rank and explain, in its messages. Both protocols end here.
 
 use super::admission::{AdmissionControl, ApiLimits};
 use super::call::Call;
@@ -7,7 +7,8 @@ use super::pb;
 use super::readiness::Readiness;
 use super::wire::{self, RequestContext, ResponseContext};
 use crate::domain::Timestamp;
-use crate::rank::{ClimbAnswer, LiveLadder, Update};
+use crate::items::ItemWriter;
+use crate::rank::{ClimbAnswer, Ladder, LiveLadder, Update};
 use crate::telemetry::Metrics;
 use async_stream::stream;
 use axum::body::Bytes;
@@ -24,6 +25,7 @@ pub struct RerankHandler {
     metrics: Arc<Metrics>,
     admission: AdmissionControl,
     samples: Option<Bytes>,
+    items: Option<Arc<ItemWriter>>,
     clock: WallClock,
 }
 
@@ -40,7 +42,12 @@ impl RerankHandler {
         samples: Option<Bytes>,
     ) -> Self {
         let admission = AdmissionControl::new(limits, readiness);
-        Self { live, metrics, admission, samples, clock: wall_clock }
+        Self { live, metrics, admission, samples, items: None, clock: wall_clock }
+    }
+
+    /// The same handler, which puts items by this writer.
+    pub fn with_items(self, items: Option<Arc<ItemWriter>>) -> Self {
+        Self { items, ..self }
     }
 
     /// The same handler with another clock.
@@ -129,8 +136,18 @@ impl RerankHandler {
         Ok((ResponseContext::of(&query), ladder.climb(query)))
     }
 
+    /// What puts items, if the server has a store.
+    pub(super) fn items(&self) -> Option<&ItemWriter> {
+        self.items.as_deref()
+    }
+
+    /// The ladder that is live.
+    pub(super) fn ladder(&self) -> Arc<Ladder> {
+        self.live.ladder()
+    }
+
     /// What a call states outside its message. The clock is read here, once per call.
-    fn request_context(&self, call: &Call) -> RequestContext {
+    pub(super) fn request_context(&self, call: &Call) -> RequestContext {
         let (request_id, deadline) = (call.record.id(), call.climb_deadline);
         RequestContext { request_id, now: (self.clock)(), is_replay: false, deadline }
     }

@@ -49,6 +49,15 @@ pub async fn explain(
     Ok(Json(handler.explain(call, decode(body)?).await?).into_response())
 }
 
+/// `POST /api/v1/items`.
+pub async fn put_items(
+    State(handler): State<Arc<RerankHandler>>,
+    Extension(call): Extension<Call>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    Ok(Json(handler.put_items(call, decode(body)?).await?).into_response())
+}
+
 /// `GET /livez`: the process answers.
 pub async fn live() -> &'static str {
     "live\n"

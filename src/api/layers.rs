@@ -47,6 +47,7 @@ enum Method {
     Rerank,
     StreamRerank,
     Explain,
+    PutItems,
     Unknown,
 }
 
@@ -217,6 +218,7 @@ impl Method {
             "/api/v1/rerank" | "/raisonne.v1.RerankService/Rerank" => Self::Rerank,
             "/raisonne.v1.RerankService/StreamRerank" => Self::StreamRerank,
             "/api/v1/explain" | "/raisonne.v1.RerankService/Explain" => Self::Explain,
+            "/api/v1/items" | "/raisonne.v1.RerankService/PutItems" => Self::PutItems,
             _ => Self::Unknown,
         }
     }
@@ -226,6 +228,7 @@ impl Method {
             Self::Rerank => "Rerank",
             Self::StreamRerank => "StreamRerank",
             Self::Explain => "Explain",
+            Self::PutItems => "PutItems",
             Self::Unknown => "unknown",
         }
     }

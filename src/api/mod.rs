@@ -10,6 +10,7 @@ mod error;
 mod grpc;
 mod handler;
 mod http;
+mod items;
 mod layers;
 mod listen;
 mod offline;
@@ -49,6 +50,7 @@ pub fn router(handler: Arc<RerankHandler>) -> Router {
     let calls = grpc::calls(handler.clone())
         .route("/api/v1/rerank", post(http::rerank))
         .route("/api/v1/explain", post(http::explain))
+        .route("/api/v1/items", post(http::put_items))
         .with_state(handler.clone())
         .layer(http::body_limit())
         .route_layer(from_fn_with_state(handler.clone(), layers::observe));

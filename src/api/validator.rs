@@ -66,6 +66,14 @@ impl Validator {
         }
     }
 
+    /// Checks that a number that must be finite is not negative either.
+    pub fn not_negative(&mut self, field: impl Display, number: Option<f32>) {
+        if let Some(number) = number.filter(|number| number.is_finite() && *number < 0.0) {
+            self.reject(&field, format_args!("is {number}, but must not be negative"));
+        }
+        self.finite(field, number);
+    }
+
     /// Decodes an enum, and checks that the contract names this number.
     pub fn enum_value<E: TryFrom<i32> + Default>(&mut self, field: impl Display, number: i32) -> E {
         E::try_from(number).unwrap_or_else(|_| {

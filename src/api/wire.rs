@@ -2,6 +2,10 @@
 //!
 //! Conversions destructure every field, so that a new one cannot be forgotten.
 
+mod items;
+
+pub use items::{ItemsPut, item_puts};
+
 use super::error::ApiError;
 use super::pb;
 use super::validator::Validator;
@@ -106,7 +110,8 @@ pub fn explain_query(
     let mut validator = Validator::default();
     let (user, history, _) = shopper(&mut validator, user, &context);
     validator.bytes("locale", &locale, LOCALE_BYTES_MAX);
-    distinct(&mut validator, "item_ids", "", item_ids.iter().map(String::as_str));
+    let ids = item_ids.iter().map(String::as_str);
+    distinct(&mut validator, "item_ids", "", ids, CANDIDATES_MAX);
     let bare = |item: String| Candidate { item: item.into(), prior_score: None, inline: None };
     let query = Query {
         request_id: self::request_id(&mut validator, request_id, context.request_id),
@@ -273,7 +278,7 @@ fn event(validator: &mut Validator, i: usize, event: pb::Event, now: Timestamp) 
 
 fn candidates(validator: &mut Validator, candidates: Vec<pb::Candidate>) -> Vec<Candidate> {
     let ids = candidates.iter().map(|candidate| candidate.item_id.as_str());
-    distinct(validator, "candidates", ".item_id", ids);
+    distinct(validator, "candidates", ".item_id", ids, CANDIDATES_MAX);
     candidates
         .into_iter()
         .take(CANDIDATES_MAX)
@@ -281,7 +286,8 @@ fn candidates(validator: &mut Validator, candidates: Vec<pb::Candidate>) -> Vec<
         .map(|(i, candidate)| {
             let pb::Candidate { item_id, prior_score, item } = candidate;
             validator.finite(format_args!("candidates[{i}].prior_score"), prior_score);
-            let inline = item.map(|item| item_text(validator, i, item));
+            let inline =
+                item.map(|item| item_text(validator, format_args!("candidates[{i}].item"), item));
             Candidate { item: item_id.into(), prior_score, inline }
         })
         .collect()
@@ -293,14 +299,15 @@ fn distinct<'a>(
     list: &str,
     field: &str,
     ids: impl ExactSizeIterator<Item = &'a str>,
+    max: usize,
 ) {
     let count = ids.len();
     if count == 0 {
-        validator.reject(list, format_args!("is empty; 1 to {CANDIDATES_MAX} are allowed"));
+        validator.reject(list, format_args!("is empty; 1 to {max} are allowed"));
     }
-    validator.count(list, count, CANDIDATES_MAX);
-    let mut first = HashMap::with_capacity(count.min(CANDIDATES_MAX));
-    for (i, id) in ids.take(CANDIDATES_MAX).enumerate() {
+    validator.count(list, count, max);
+    let mut first = HashMap::with_capacity(count.min(max));
+    for (i, id) in ids.take(max).enumerate() {
         validator.id(format_args!("{list}[{i}]{field}"), id);
         match first.entry(id) {
             Entry::Vacant(free) => {
@@ -315,11 +322,12 @@ fn distinct<'a>(
     }
 }
 
-fn item_text(validator: &mut Validator, i: usize, item: pb::Item) -> ItemText {
+/// Checks the texts of the item in this `field`.
+fn item_text(validator: &mut Validator, field: impl Display, item: pb::Item) -> ItemText {
     let pb::Item { title, category, attributes } = item;
-    validator.bytes(format_args!("candidates[{i}].item.title"), &title, TITLE_BYTES_MAX);
-    validator.bytes(format_args!("candidates[{i}].item.category"), &category, TITLE_BYTES_MAX);
-    let field = format_args!("candidates[{i}].item.attributes");
+    validator.bytes(format_args!("{field}.title"), &title, TITLE_BYTES_MAX);
+    validator.bytes(format_args!("{field}.category"), &category, TITLE_BYTES_MAX);
+    let field = format_args!("{field}.attributes");
     pairs(validator, field, &attributes, ATTRIBUTES_MAX, ATTRIBUTE_BYTES_MAX);
     ItemText { title, category, attributes: attributes.into_iter().collect() }
 }
@@ -466,6 +474,8 @@ impl From<&Evidence> for pb::Evidence {
             EvidenceKind::Recency => pb::EvidenceKind::Recency,
             EvidenceKind::Repeat => pb::EvidenceKind::Repeat,
             EvidenceKind::AttributeBuyers => pb::EvidenceKind::AttributeBuyers,
+            EvidenceKind::SoldSince => pb::EvidenceKind::SoldSince,
+            EvidenceKind::NewSince => pb::EvidenceKind::NewSince,
         };
         Self {
             kind: kind.into(),

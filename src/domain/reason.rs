@@ -69,6 +69,10 @@ pub enum EvidenceKind {
     /// The item has `attribute` = `value`; `of` shoppers bought an item with it, and `count` of them
     /// bought several.
     AttributeBuyers,
+    /// From live counts: `count` purchases were counted on the `of` days (UTC) since `value`, that day included.
+    SoldSince,
+    /// The shop put it on the day `value` (UTC), `count` days ago. It is told within `of` days.
+    NewSince,
 }
 
 impl EvidenceKind {
@@ -82,10 +86,12 @@ impl EvidenceKind {
             Self::Recency => "recency",
             Self::Repeat => "repeat",
             Self::AttributeBuyers => "attribute_buyers",
+            Self::SoldSince => "sold_since",
+            Self::NewSince => "new_since",
         }
     }
 
-    /// Reads its word in files.
+    /// Reads its word in files. What is counted while a bundle serves stands in none.
     pub fn parse(word: &str) -> Option<Self> {
         let all = [
             Self::CoPurchase,

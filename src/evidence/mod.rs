@@ -5,11 +5,13 @@
 //! there is no sentence.
 
 mod counts;
+mod live;
 mod pattern;
 mod reasons;
 mod wording;
 
 pub use counts::{Purchase, PurchaseCounts};
+pub use live::{LiveClaim, LiveFacts, NEW_DAYS, SOLD_SINCE_DAYS, SOLD_SINCE_MIN};
 pub use pattern::{PATTERN_LIKES_MAX, Pattern, common_attributes, liked_attributes, pattern_text};
 pub use reasons::{BUYERS_MIN, SimilarItem, item_cards};
 pub use wording::{MONTHS, can_be_said, is_descriptive, phrasings};

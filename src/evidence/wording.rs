@@ -3,8 +3,9 @@
 //! Each claim has a few phrasings, each of which claims just what the evidence shows. The evidence writer varies them, so
 //! that a slate does not repeat itself; a language model chooses.
 
-use crate::domain::{Evidence, EvidenceKind};
+use crate::domain::{Evidence, EvidenceKind, Timestamp};
 use crate::language::TITLE_WORDS;
+use jiff::tz::TimeZone;
 use std::fmt::Write as _;
 
 /// Attributes that name the kind of an item.
@@ -53,7 +54,27 @@ pub fn phrasings(evidence: &Evidence, category: &str, currency: &str) -> Vec<Str
             format!("Bought again by {count} of its {of} buyers."),
         ],
         EvidenceKind::AttributeBuyers => chosen_again(attribute, value, *count, *of),
+        EvidenceKind::SoldSince => vec![format!("Sold {count} times since yesterday.")],
+        EvidenceKind::NewSince => {
+            day_in_words(value, *count).map(|day| format!("New since {day}.")).into_iter().collect()
+        }
     }
+}
+
+/// A moment's day in UTC, as evidence names it: "2026-11-03". Empty for a moment that no calendar knows.
+pub(super) fn day(time: Timestamp) -> String {
+    let time = jiff::Timestamp::from_second(time).ok();
+    time.map_or_else(String::new, |time| time.to_zoned(TimeZone::UTC).date().to_string())
+}
+
+/// A day of evidence, so many days ago, as a sentence names it: "yesterday", "3 November".
+fn day_in_words(day: &str, ago: u32) -> Option<String> {
+    let date: jiff::civil::Date = day.parse().ok()?;
+    Some(match ago {
+        0 => "today".into(),
+        1 => "yesterday".into(),
+        _ => format!("{} {}", date.day(), MONTHS[date.month() as usize - 1]),
+    })
 }
 
 /// `count` of the item's `of` buyers bought another item with this attribute.

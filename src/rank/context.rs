@@ -2,7 +2,8 @@
 
 use super::{Shortfall, UserCards};
 use crate::bundle::{UserCard, month};
-use crate::domain::{ItemId, Query};
+use crate::domain::{Candidate, ItemId, Query};
+use crate::items::{NewItem, NewItems};
 use crate::scorer::ScorerModel;
 use crate::scorer::features::{FeatureContext, HistoryCounts};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct ResolvedQuery {
     pub card: Arc<UserCard>,
     /// The catalogue's number of each candidate; `None` for those that it does not hold.
     pub numbers: Vec<Option<u32>>,
+    /// The candidates that were put while the service runs and that the catalogue does not hold.
+    pub new_items: Vec<Option<Arc<NewItem>>>,
     /// The shopper's history, counted for the features of every candidate.
     pub counts: Arc<HistoryCounts>,
 }
@@ -35,6 +38,7 @@ pub struct ResolvedQuery {
 pub struct Resolver {
     model: Arc<ScorerModel>,
     user_cards: UserCards,
+    new_items: NewItems,
 }
 
 // === impl ClimbContext ===
@@ -69,9 +73,9 @@ impl ResolvedQuery {
 // === impl Resolver ===
 
 impl Resolver {
-    /// Looks up candidates in the model's catalogue, and shoppers in `user_cards`.
-    pub fn new(model: Arc<ScorerModel>, user_cards: UserCards) -> Self {
-        Self { model, user_cards }
+    /// Looks up candidates in the model's catalogue and then in `new_items`, and shoppers in `user_cards`.
+    pub fn new(model: Arc<ScorerModel>, user_cards: UserCards, new_items: NewItems) -> Self {
+        Self { model, user_cards, new_items }
     }
 
     async fn resolve(&self, query: &Query) -> Result<ResolvedQuery, Shortfall> {
@@ -79,13 +83,25 @@ impl Resolver {
         let number = |item: &ItemId| catalog.number(item);
         let numbers: Vec<Option<u32>> =
             query.candidates.iter().map(|candidate| number(&candidate.item)).collect();
-        let inline = query.candidates.iter().any(|candidate| candidate.inline.is_some());
-        if !inline && numbers.iter().all(Option::is_none) {
+        let new_items = self.new_items(query, &numbers);
+        let texts = query.candidates.iter().zip(&new_items);
+        let any_text = texts.into_iter().any(|(c, put)| c.inline.is_some() || put.is_some());
+        if !any_text && numbers.iter().all(Option::is_none) {
             return Err(Shortfall::Missing("items"));
         }
         let card = self.user_cards.of(query).await;
         let (history, now) = (&card.history, query.now);
         let counts = HistoryCounts::of(catalog, cards, history, now, month(now));
-        Ok(ResolvedQuery { card, numbers, counts: Arc::new(counts) })
+        Ok(ResolvedQuery { card, numbers, new_items, counts: Arc::new(counts) })
+    }
+
+    /// The candidates that the bundle does not hold and that were put. A replay knows none: what was put may be later
+    /// than its moment.
+    fn new_items(&self, query: &Query, numbers: &[Option<u32>]) -> Vec<Option<Arc<NewItem>>> {
+        let put = |(candidate, number): (&Candidate, &Option<u32>)| {
+            let is_asked = number.is_none() && !query.is_replay;
+            self.new_items.get(&candidate.item).filter(|_| is_asked)
+        };
+        query.candidates.iter().zip(numbers).map(put).collect()
     }
 }

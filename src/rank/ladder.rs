@@ -2,7 +2,7 @@
 
 use super::background_drop::{BackgroundDrop, DropSignal};
 use super::{ClimbContext, Receipt, Rung, RungOutcome, RungPace, Shortfall, ThoughtSender};
-use crate::bundle::GoldenRequest;
+use crate::bundle::{Catalog, GoldenRequest};
 use crate::domain::{Effort, ItemId, Quality, Query, Ranking, Reason, Version};
 use crate::reranker::RungSpec;
 use crate::telemetry::Metrics;
@@ -18,6 +18,7 @@ pub struct Ladder {
     /// The rungs of its bundle that it does without, and why.
     missing: Vec<(Quality, Shortfall)>,
     golden: Option<GoldenRequest>,
+    catalog: Option<Arc<Catalog>>,
     version: Version,
     metrics: Arc<Metrics>,
 }
@@ -57,7 +58,7 @@ impl Ladder {
     pub fn new(rungs: Vec<Arc<dyn Rung>>, version: Version, metrics: Arc<Metrics>) -> Self {
         let rungs = rungs.into_iter().map(|rung| TimedRung { rung, pace: RungPace::default() });
         let rungs = BackgroundDrop::new(rungs.collect());
-        Self { rungs, missing: Vec::new(), golden: None, version, metrics }
+        Self { rungs, missing: Vec::new(), golden: None, catalog: None, version, metrics }
     }
 
     /// The same ladder, which reports a shortfall for each of these rungs that its bundle has and it
@@ -69,6 +70,16 @@ impl Ladder {
     /// The same ladder, with a golden request for its canary.
     pub fn with_golden(self, golden: Option<GoldenRequest>) -> Self {
         Self { golden, ..self }
+    }
+
+    /// The same ladder, whose bundle holds these items.
+    pub fn with_catalog(self, catalog: Arc<Catalog>) -> Self {
+        Self { catalog: Some(catalog), ..self }
+    }
+
+    /// Whether its bundle holds this item.
+    pub fn holds(&self, item: &ItemId) -> bool {
+        self.catalog.as_ref().is_some_and(|catalog| catalog.number(item).is_some())
     }
 
     /// The version of the bundle behind the rungs.

@@ -4,6 +4,7 @@ use super::user_cards::{CardCacheLimits, UserCards};
 use super::{Compared, Ladder, Resolver, Rung, Scored, Shortfall, Weighed};
 use crate::bundle::{Bundle, BundleError, Part, check_language_model};
 use crate::domain::{Quality, Version};
+use crate::items::NewItems;
 use crate::reranker::{
     Reranker, RerankerError, RerankerFile, RerankerOptions, RungSettings, RungSpec,
 };
@@ -19,6 +20,8 @@ use tokio::task::{JoinError, spawn_blocking};
 pub struct LadderOptions {
     /// The store of users' cards, if there is one.
     pub store: Option<Arc<dyn Store>>,
+    /// Items that were put while the service runs.
+    pub new_items: NewItems,
     /// Limits of the cache of users' cards.
     pub card_cache: CardCacheLimits,
     /// Limits of the scorer.
@@ -104,7 +107,8 @@ impl LowerRungs {
             options.card_cache,
             options.metrics.clone(),
         );
-        let resolver = Arc::new(Resolver::new(opened.model.clone(), user_cards));
+        let resolver =
+            Arc::new(Resolver::new(opened.model.clone(), user_cards, options.new_items.clone()));
         let scored = scored(&opened, &resolver, &version, &reranker, &options)?;
         Ok(Self { scored: Arc::new(scored), opened, resolver, reranker, decoder, version, options })
     }
@@ -132,7 +136,8 @@ impl LowerRungs {
         rungs.extend(upper);
         let golden = self.opened.golden().first().cloned();
         let (version, metrics) = (self.version.clone(), self.options.metrics.clone());
-        Ladder::new(rungs, version, metrics).with_golden(golden)
+        let catalog = self.opened.model.catalog.clone();
+        Ladder::new(rungs, version, metrics).with_golden(golden).with_catalog(catalog)
     }
 
     /// Loads the language model and opens its rungs.

@@ -124,16 +124,18 @@ impl Scored {
     }
 }
 
-/// The candidates that can be scored, with their positions: those of the catalogue, and those that
-/// come with a text.
+/// The candidates that can be scored, with their positions: those of the catalogue, those that come
+/// with a text, and those that were put.
 fn entries<'q>(
     query: &'q Query,
     resolved: &'q ResolvedQuery,
 ) -> impl Iterator<Item = (usize, SlateItem)> + 'q {
-    let candidates = query.candidates.iter().zip(&resolved.numbers).enumerate();
-    candidates.filter_map(|(position, (candidate, number))| {
+    let found = resolved.numbers.iter().zip(&resolved.new_items);
+    let candidates = query.candidates.iter().zip(found).enumerate();
+    candidates.filter_map(|(position, (candidate, (number, put)))| {
         let known = number.map(SlateItem::Known);
-        Some((position, known.or_else(|| candidate.inline.clone().map(SlateItem::Inline))?))
+        let text = || candidate.inline.clone().or_else(|| Some(put.as_ref()?.text.clone()));
+        Some((position, known.or_else(|| text().map(SlateItem::Inline))?))
     })
 }
 

@@ -207,9 +207,8 @@ fn get_many(
     keys: &[Bytes],
 ) -> Result<Vec<Option<Bytes>>, redb::Error> {
     let table = database.begin_read()?.open_table(definition(table))?;
-    let get = |key: &Bytes| {
-        Ok(table.get(&**key)?.map(|value| Bytes::copy_from_slice(value.value())))
-    };
+    let get =
+        |key: &Bytes| Ok(table.get(&**key)?.map(|value| Bytes::copy_from_slice(value.value())));
     keys.iter().map(get).collect()
 }
 

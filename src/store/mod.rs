@@ -43,11 +43,8 @@ pub trait Store: Send + Sync + Debug {
 /// Many values at a time, for an owner thread. Every operation blocks.
 pub trait BatchStore: Send + Sync + Debug {
     /// The value of each key, if it has one.
-    fn get_many(
-        &self,
-        table: StoreTable,
-        keys: &[Bytes],
-    ) -> Result<Vec<Option<Bytes>>, StoreError>;
+    fn get_many(&self, table: StoreTable, keys: &[Bytes])
+    -> Result<Vec<Option<Bytes>>, StoreError>;
 
     /// Sets the entries of `put` and removes the keys of `remove`. All of it is durable on return; after an error, all of it
     /// or nothing is.
@@ -82,6 +79,8 @@ pub enum StoreTable {
     ItemCards,
     /// Events of shoppers, by user and event.
     ShopperEvents,
+    /// Items that were put while the service ran, by id.
+    Items,
 }
 
 /// Why an operation failed.
@@ -133,7 +132,7 @@ pub enum StoreError {
 
 impl StoreTable {
     /// Every table, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::UserCards, Self::ItemCards, Self::ShopperEvents];
+    pub const ALL: [Self; 4] = [Self::UserCards, Self::ItemCards, Self::ShopperEvents, Self::Items];
 
     /// The table's name in the file.
     pub fn as_str(self) -> &'static str {
@@ -141,6 +140,7 @@ impl StoreTable {
             Self::UserCards => "user_cards",
             Self::ItemCards => "item_cards",
             Self::ShopperEvents => "shopper_events",
+            Self::Items => "items",
         }
     }
 }
@@ -293,7 +293,8 @@ mod tests {
     fn a_change_with_an_entry_beyond_the_limits_changes_nothing() {
         each_batch(|store| {
             let table = StoreTable::ShopperEvents;
-            let put = [(bytes("a"), bytes("x")), (Bytes::from(vec![7; KEY_BYTES_MAX + 1]), bytes("x"))];
+            let put =
+                [(bytes("a"), bytes("x")), (Bytes::from(vec![7; KEY_BYTES_MAX + 1]), bytes("x"))];
             let error = store.change(table, &put, &[]).unwrap_err();
             assert!(matches!(error, StoreError::TooLarge { what: "key", .. }), "{error}");
             assert_eq!(store.get_many(table, &[bytes("a")]).unwrap(), [None]);

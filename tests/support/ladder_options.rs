@@ -1,6 +1,7 @@
 //! Options for ladders in tests: small limits, on the CPU.
 
 use raisonne::engine;
+use raisonne::items::NewItems;
 use raisonne::rank::{CardCacheLimits, LadderOptions};
 use raisonne::reranker::RerankerOptions;
 use raisonne::scorer;
@@ -14,6 +15,7 @@ pub fn ladder_options(metrics: Arc<Metrics>) -> LadderOptions {
     let nonzero = |count| NonZeroUsize::new(count).unwrap();
     LadderOptions {
         store: None,
+        new_items: NewItems::default(),
         card_cache: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
         scorer: scorer::ScorerLimits {
             threads: nonzero(1),
