@@ -2,6 +2,8 @@
 //! serving. [`FEATURES`] lists them; [`FeatureContext`] counts a history, from which they are computed.
 
 mod catalogue;
+#[cfg(test)]
+mod document;
 mod live_catalogue;
 
 pub use catalogue::{FEATURE_COUNT, FEATURES, Feature, FeatureId, FeatureVector};

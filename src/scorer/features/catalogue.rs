@@ -391,32 +391,4 @@ mod tests {
             assert!(FEATURES[..place].iter().all(|earlier| earlier.name != feature.name));
         }
     }
-
-    /// `docs/features.md` is written by this test where `UPDATE_DOCS` is set, and checked otherwise.
-    #[test]
-    fn the_documented_table_is_that_of_the_catalogue() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/features.md");
-        let row = |(place, feature): (usize, &Feature)| {
-            let Feature { name, unit, meaning, .. } = feature;
-            format!("| {place} | `{name}` | {} | {meaning} |\n", unit.replace('|', "\\|"))
-        };
-        let rows: String = FEATURES.iter().enumerate().map(row).collect();
-        let table = format!("{DOCUMENT_HEAD}{rows}");
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, &table).unwrap();
-        }
-        let documented = std::fs::read_to_string(path).unwrap();
-        assert_eq!(documented, table, "`UPDATE_DOCS=1 cargo test documented_table` writes it anew");
-    }
-
-    const DOCUMENT_HEAD: &str = "\
-# The scorer's features
-
-The network reads these numbers of each candidate, beside ids, texts and reasons. `src/scorer/features/catalogue.rs`
-defines them, for training and serving alike, and one of its tests writes this table. The order is that of the network's
-input and never changes. A feature is 0 where the history or the card does not know.
-
-| place | name | unit | meaning |
-|--:|---|---|---|
-";
 }

@@ -218,3 +218,93 @@ impl Index<&str> for LiveVector {
         &self.0[place.expect("a live feature has this name")]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A candidate of whom everything is known.
+    fn known() -> LiveInput {
+        LiveInput {
+            counts: ItemFigures {
+                buyers: [0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
+                purchases: [4.5, 10.0],
+                repeats: 6.0,
+                browses: 9.0,
+                days_since_sale: Some(1.0),
+                days_known: Some(99.0),
+            },
+            category_buyers: 7.0,
+            together: TogetherFigures { same: 0.5, same_max: 0.25, next: 0.125, recent: 3.0 },
+            words: WordFigures { last: 0.1, mean: 0.2, best: 0.3 },
+            past: Some(PastFigures {
+                events: 4.0,
+                purchases: 2.0,
+                days_since_seen: 6.389_056,
+                basket_share: 0.4,
+                basket_decay: 1.8,
+                day_decay: 0.9,
+                due: -0.7,
+            }),
+            repeat_share: 0.6,
+            days_per_basket: 19.085_537,
+        }
+    }
+
+    /// Calculated by hand.
+    const EXPECTED: [(&str, f32); LIVE_COUNT] = [
+        ("buyers_1d", 0.0),
+        ("buyers_3d", std::f32::consts::LN_2),
+        ("buyers_7d", 1.098_612),
+        ("buyers_28d", 1.386_294),
+        ("buyers_90d", 1.609_438),
+        ("buyers_365d", 1.791_759),
+        ("days_since_sale", std::f32::consts::LN_2),
+        ("days_known", 4.605_17),          // ln 100
+        ("trend", 0.510_826),              // ln (5 / 3)
+        ("repeats_28d", 1.945_91),         // ln 7
+        ("browses_7d", 2.302_585),         // ln 10
+        ("category_buyers_7d", 2.079_442), // ln 8
+        ("together_sum", 0.5),
+        ("together_max", 0.25),
+        ("next_sum", 0.125),
+        ("together_90d", 1.386_294), // ln 4
+        ("words_last", 0.1),
+        ("words_mean", 0.2),
+        ("words_best", 0.3),
+        ("seen_before", 1.609_438),   // ln 5
+        ("seen_recency", 0.333_333),  // 1 / (1 + ln e²)
+        ("bought_before", 1.098_612), // ln 3
+        ("basket_share", 0.4),
+        ("basket_decay", 1.8),
+        ("day_decay", 0.9),
+        ("due", -0.7),
+        ("repeat_share", 0.6),
+        ("days_per_basket", 3.0), // ln e³
+    ];
+
+    #[test]
+    fn each_live_feature_has_the_value_that_its_formula_gives() {
+        let vector = LiveVector::compute(&known());
+        for (feature, (name, expected)) in LIVE_FEATURES.iter().zip(EXPECTED) {
+            assert_eq!(feature.name, name, "the table has the catalogue's order");
+            let value = (feature.compute)(&known());
+            assert!((value - expected).abs() < 1e-5, "{name}: {value}, not {expected}");
+            assert_eq!(vector[name].to_bits(), value.to_bits(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_item_without_events_never_sold_and_the_rest_is_zero() {
+        for (feature, value) in LIVE_FEATURES.iter().zip(LiveVector::default().as_slice()) {
+            let expected = if feature.name == "days_since_sale" { 8.202_756 } else { 0.0 };
+            assert!((value - expected).abs() < 1e-5, "{}: {value}", feature.name);
+        }
+    }
+
+    #[test]
+    fn names_are_unique_among_all_inputs() {
+        let names: std::collections::BTreeSet<_> = super::super::direct_names().collect();
+        assert_eq!(names.len(), super::super::DIRECT_INPUTS);
+    }
+}

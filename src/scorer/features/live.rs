@@ -1,0 +1,231 @@
+//! The live features of candidates for one shopper at one moment, from the statistics as they are then.
+
+use super::live_catalogue::{
+    ItemFigures, LiveInput, LiveVector, PastFigures, TogetherFigures, WordFigures,
+};
+use crate::bundle::Catalog;
+use crate::domain::{EventKind, Timestamp};
+use crate::language::{WeightedWord, WordWeights};
+use crate::statistics::{ShopperPast, Statistics};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// Latest distinct items whose partners and words are compared with a candidate's.
+const LATEST_ITEMS: usize = 20;
+/// Of them, those whose partners are looked at.
+const PARTNER_ITEMS: usize = 10;
+/// Of them, those that count in sums.
+const SUM_ITEMS: usize = 5;
+/// What each step back in the past multiplies by.
+const STEP_DECAY: f32 = 0.8;
+/// Added to an item's buyers, so that few buyers make no large share.
+const BUYERS_OFFSET: f32 = 8.0;
+/// Indices of the windows of 7 and 28 days.
+const WEEK: usize = 2;
+const MONTH: usize = 3;
+/// Seconds of a day.
+const DAY_S: f32 = 86_400.0;
+
+/// What is counted live for one shopper at one moment, once for every candidate.
+#[derive(Debug)]
+pub struct LiveCounts {
+    now: Timestamp,
+    statistics: Arc<Statistics>,
+    words: Arc<WordWeights>,
+    past: Arc<ShopperPast>,
+    together: FxHashMap<u32, TogetherFigures>,
+    latest_words: LatestWords,
+    repeat_share: f32,
+    days_per_basket: f32,
+}
+
+/// A candidate, as live features are computed of it.
+#[derive(Clone, Copy, Debug)]
+pub enum LiveItem<'a> {
+    /// An item of the catalogue, by number.
+    Known(u32),
+    /// An item whose text came with the request, or after the bundle was made.
+    New {
+        /// Its number in the statistics, if events of it are counted.
+        number: Option<u32>,
+        /// The number of its category, if the catalogue has it.
+        category: Option<u32>,
+        /// Its text: title and attributes.
+        text: &'a str,
+    },
+}
+
+/// The words of the latest items, by word.
+#[derive(Debug, Default)]
+struct LatestWords {
+    /// For each word, where it is: (steps back, weight).
+    holders: FxHashMap<u32, Vec<(usize, f32)>>,
+    /// The length of the weighted sum of the vectors of the items that count in sums.
+    mean_length: f32,
+}
+
+// === impl LiveCounts ===
+
+impl LiveCounts {
+    /// Counts a shopper's past for the candidates of a request at `now`.
+    pub fn of(
+        statistics: Arc<Statistics>,
+        words: Arc<WordWeights>,
+        past: Arc<ShopperPast>,
+        now: Timestamp,
+    ) -> Self {
+        let latest: Vec<u32> = past.latest().take(LATEST_ITEMS).collect();
+        let together = together(&statistics, &latest, now);
+        let latest_words = LatestWords::of(&words, &latest);
+        let purchases = past.purchases() as f32;
+        let repeat_share = past.repeat_purchases() as f32 / purchases.max(1.0);
+        let days_per_basket = match (past.first_purchase(), past.last_purchase()) {
+            (Some(first), Some(last)) if past.baskets() > 1 => {
+                days_between(first, last) / (past.baskets() - 1) as f32
+            }
+            _ => 0.0,
+        };
+        Self { now, statistics, words, past, together, latest_words, repeat_share, days_per_basket }
+    }
+
+    /// The moment.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The statistics that it reads.
+    pub fn statistics(&self) -> &Arc<Statistics> {
+        &self.statistics
+    }
+
+    /// The live features of a candidate.
+    pub fn vector(&self, catalog: &Catalog, item: LiveItem<'_>) -> LiveVector {
+        let weighed;
+        let (number, category, words) = match item {
+            LiveItem::Known(number) => {
+                (Some(number), Some(catalog.item(number).category), self.words.text(number))
+            }
+            LiveItem::New { number, category, text } => {
+                weighed = self.words.weigh(text);
+                (number, category, weighed.as_slice())
+            }
+        };
+        LiveVector::compute(&LiveInput {
+            counts: number.map_or_else(ItemFigures::default, |number| self.figures(number)),
+            category_buyers: category.map_or(0.0, |category| {
+                self.statistics.category(category, self.now).buyers[WEEK]
+            }),
+            together: number
+                .and_then(|number| self.together.get(&number).copied())
+                .unwrap_or_default(),
+            words: self.latest_words.compare(words),
+            past: number.and_then(|number| self.past_figures(number)),
+            repeat_share: self.repeat_share,
+            days_per_basket: self.days_per_basket,
+        })
+    }
+
+    fn figures(&self, number: u32) -> ItemFigures {
+        let counts = self.statistics.item(number, self.now);
+        let purchases = counts.events[EventKind::Purchase as usize];
+        let clicks = counts.events[EventKind::Click as usize];
+        let carts = counts.events[EventKind::Cart as usize];
+        ItemFigures {
+            buyers: counts.buyers,
+            purchases: [purchases[WEEK], purchases[MONTH]],
+            repeats: counts.repeats,
+            browses: clicks[WEEK] + carts[WEEK],
+            days_since_sale: counts.last_sale.map(|last| days_between(last, self.now)),
+            days_known: counts.first_event.map(|first| days_between(first, self.now)),
+        }
+    }
+
+    fn past_figures(&self, number: u32) -> Option<PastFigures> {
+        let past = self.past.item(number)?;
+        let gaps = past.purchases.saturating_sub(1);
+        let due = match (past.first_purchase, past.last_purchase) {
+            (Some(first), Some(last)) if gaps > 0 => {
+                let mean_gap = days_between(first, last) / gaps as f32;
+                ((days_between(last, self.now) + 1.0) / (mean_gap + 1.0)).ln()
+            }
+            _ => 0.0,
+        };
+        Some(PastFigures {
+            events: (past.purchases + past.browses) as f32,
+            purchases: past.purchases as f32,
+            days_since_seen: days_between(past.last_seen, self.now),
+            basket_share: past.baskets as f32 / self.past.baskets().max(1) as f32,
+            basket_decay: self.past.basket_decay(past),
+            day_decay: past.day_decay(self.now),
+            due,
+        })
+    }
+}
+
+/// How often baskets of the latest items (latest first) went with each of their partners.
+fn together(
+    statistics: &Statistics,
+    latest: &[u32],
+    now: Timestamp,
+) -> FxHashMap<u32, TogetherFigures> {
+    let mut together: FxHashMap<u32, TogetherFigures> = FxHashMap::default();
+    for (step, &item) in latest.iter().take(PARTNER_ITEMS).enumerate() {
+        let buyers = statistics.item(item, now).buyers_ever as f32 + BUYERS_OFFSET;
+        let weight = if step < SUM_ITEMS { STEP_DECAY.powi(step as i32) } else { 0.0 };
+        for pair in statistics.pairs(item, now) {
+            let of = together.entry(pair.partner).or_default();
+            of.same += weight * pair.same / buyers;
+            of.same_max = of.same_max.max(pair.same / buyers);
+            of.next += weight * pair.next / buyers;
+            of.recent += weight * pair.recent;
+        }
+    }
+    together
+}
+
+// === impl LatestWords ===
+
+impl LatestWords {
+    fn of(words: &WordWeights, latest: &[u32]) -> Self {
+        let mut holders: FxHashMap<u32, Vec<(usize, f32)>> = FxHashMap::default();
+        for (step, &item) in latest.iter().enumerate() {
+            for &(word, weight) in words.text(item) {
+                holders.entry(word).or_default().push((step, weight));
+            }
+        }
+        let mut squares: Vec<(u32, f32)> = holders
+            .iter()
+            .map(|(&word, holders)| {
+                let summed = holders.iter().filter(|&&(step, _)| step < SUM_ITEMS);
+                let sum: f32 =
+                    summed.map(|&(step, weight)| STEP_DECAY.powi(step as i32) * weight).sum();
+                (word, sum * sum)
+            })
+            .collect();
+        // A hash map's order must not decide how a sum is rounded.
+        squares.sort_unstable_by_key(|&(word, _)| word);
+        let mean_length = squares.iter().map(|&(_, square)| square).sum::<f32>().sqrt();
+        Self { holders, mean_length }
+    }
+
+    fn compare(&self, words: &[WeightedWord]) -> WordFigures {
+        let mut cosines = [0.0_f32; LATEST_ITEMS];
+        for &(word, weight) in words {
+            for &(step, theirs) in self.holders.get(&word).map_or(&[][..], |holders| holders) {
+                cosines[step] += weight * theirs;
+            }
+        }
+        let summed = cosines[..SUM_ITEMS].iter().enumerate();
+        let sum: f32 = summed.map(|(step, cosine)| STEP_DECAY.powi(step as i32) * cosine).sum();
+        WordFigures {
+            last: cosines[0],
+            mean: if self.mean_length > 0.0 { sum / self.mean_length } else { 0.0 },
+            best: cosines.iter().copied().fold(0.0, f32::max),
+        }
+    }
+}
+
+/// Days from one moment to another, 0 if it is not later.
+fn days_between(from: Timestamp, to: Timestamp) -> f32 {
+    to.saturating_sub(from).max(0) as f32 / DAY_S
+}

@@ -1,0 +1,107 @@
+//! Replays a shop's log through the statistics, so that each case reads what a server would have known at its moment.
+
+use super::dataset::Dataset;
+use crate::bundle::{Catalog, HistoryEvent};
+use crate::domain::{EventKind, Timestamp};
+use crate::language::WordWeights;
+use crate::scorer::features::{LiveCounts, LiveItem, LiveVector};
+use crate::statistics::{ItemGroups, ShopEvent, ShopperPast, Statistics};
+use std::sync::Arc;
+
+/// A shop's log in time order, to be counted from its beginning.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    catalog: &'a Catalog,
+    words: Arc<WordWeights>,
+    /// (user, event), in time order.
+    events: Vec<(u32, ShopEvent)>,
+    next: usize,
+    pasts: Vec<ShopperPast>,
+    statistics: Arc<Statistics>,
+    /// Seconds by which the counts lag behind the moment of a case.
+    age_s: i64,
+}
+
+/// A case whose live features are read.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveCase<'a> {
+    /// Its moment.
+    pub now: Timestamp,
+    /// The shopper's whole past, oldest first.
+    pub past: &'a [HistoryEvent],
+    /// The candidates.
+    pub slate: &'a [u32],
+}
+
+// === impl Replay ===
+
+impl<'a> Replay<'a> {
+    /// Begins before the first event of the log. Counts lag `age_s` seconds behind; 0 is live.
+    pub fn new(
+        dataset: &Dataset,
+        catalog: &'a Catalog,
+        words: Arc<WordWeights>,
+        age_s: i64,
+    ) -> Self {
+        Self {
+            catalog,
+            words,
+            events: events(dataset),
+            next: 0,
+            pasts: vec![ShopperPast::default(); dataset.users.len()],
+            statistics: Arc::new(Statistics::new(item_groups(catalog))),
+            age_s,
+        }
+    }
+
+    /// Counts every event before a moment. Moments must not go back.
+    pub fn advance(&mut self, moment: Timestamp) {
+        let statistics = Arc::make_mut(&mut self.statistics);
+        while let Some(&(user, event)) =
+            self.events.get(self.next).filter(|(_, event)| event.time < moment)
+        {
+            statistics.apply(&mut self.pasts[user as usize], event);
+            self.next += 1;
+        }
+    }
+
+    /// The counts so far.
+    pub fn statistics(&self) -> &Arc<Statistics> {
+        &self.statistics
+    }
+
+    /// The live features of each candidate of a case. Cases must come in time order.
+    pub fn read(&mut self, case: LiveCase<'_>) -> Vec<LiveVector> {
+        self.advance(case.now.saturating_sub(self.age_s));
+        let past = Arc::new(past_of(case.past));
+        let counts =
+            LiveCounts::of(self.statistics.clone(), self.words.clone(), past, case.now);
+        let vector = |&item: &u32| counts.vector(self.catalog, LiveItem::Known(item));
+        case.slate.iter().map(vector).collect()
+    }
+}
+
+/// A shopper's past, from their events, oldest first.
+pub fn past_of(events: &[HistoryEvent]) -> ShopperPast {
+    ShopperPast::of(events.iter().map(|&HistoryEvent { item, time, kind }| ShopEvent { item, time, kind }))
+}
+
+/// The groups of a catalogue's items.
+pub fn item_groups(catalog: &Catalog) -> ItemGroups {
+    todo!()
+}
+
+fn events(dataset: &Dataset) -> Vec<(u32, ShopEvent)> {
+    let mut events = Vec::new();
+    for (user, (bought, browsed)) in (0..).zip(dataset.bought.iter().zip(&dataset.browsed)) {
+        let browsed = browsed.iter().map(|&HistoryEvent { item, time, kind }| ShopEvent { item, time, kind });
+        let bought = bought.iter().map(|line| ShopEvent {
+            item: line.item,
+            time: line.time,
+            kind: EventKind::Purchase,
+        });
+        events.extend(browsed.chain(bought).map(|event| (user, event)));
+    }
+    events.sort_by_key(|&(user, event)| (event.time, user));
+    events
+}
