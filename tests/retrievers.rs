@@ -33,7 +33,7 @@ fn workspace<'a>(home: &Path, retriever: &str, progress: &'a mut NoProgress) -> 
 fn test_cases(workspace: &mut Workspace<'_>) -> (TrainingData, Vec<(PredictionTask, Vec<Case>)>) {
     let split = workspace.dataset(&workspace.catalog().unwrap()).unwrap().split;
     let data = TrainingData::open(workspace, split.test, split.end).unwrap();
-    let cases = data.last_cases(SIZE, "", split.test, split.end).into_iter().collect();
+    let cases = data.last_cases(SIZE, "", split.test, split.end).unwrap().into_iter().collect();
     (data, cases)
 }
 

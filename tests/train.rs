@@ -207,7 +207,8 @@ fn rules_are_fitted_on_validation(workspace: &mut Workspace<'_>, reported: &Valu
         let data = TrainingData::open(workspace, from, until).unwrap();
         let log = SalesLog::new(&data.dataset, data.catalog.len());
         let recipe = &workspace.recipe;
-        let cases = data.last_cases(recipe.slates.size, &recipe.shop.currency, from, until);
+        let cases =
+            data.last_cases(recipe.slates.size, &recipe.shop.currency, from, until).unwrap();
         let of_task = |(task, cases): &(PredictionTask, Vec<Case>)| {
             (task.as_str().to_owned(), FittedRules::fit(&log, cases).to_json())
         };

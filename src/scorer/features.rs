@@ -4,9 +4,11 @@
 mod catalogue;
 #[cfg(test)]
 mod document;
+mod live;
 mod live_catalogue;
 
 pub use catalogue::{FEATURE_COUNT, FEATURES, Feature, FeatureId, FeatureVector};
+pub use live::{LiveCounts, LiveItem, item_groups, past_of};
 pub use live_catalogue::{
     ItemFigures, LIVE_COUNT, LIVE_FEATURES, LiveFeature, LiveInput, LiveVector, PastFigures,
     TogetherFigures, WordFigures,

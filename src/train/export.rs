@@ -59,13 +59,13 @@ pub fn export(workspace: &mut Workspace<'_>, features: bool, out: &Path) -> anyh
         }
     };
     let data = TrainingData::open(workspace, split.train, split.test)?;
-    add(&data, "train", &examples(&data, &recipe), recipe.slates.train_size);
-    for (task, cases) in data.last_cases(size, currency, split.validate, split.test) {
+    add(&data, "train", &examples(&data, &recipe)?, recipe.slates.train_size);
+    for (task, cases) in data.last_cases(size, currency, split.validate, split.test)? {
         add(&data, &format!("validate/{}", task.as_str()), &cases, size);
     }
     // As in the evaluation, test cases read the numbers that serving reads.
     let data = TrainingData::open(workspace, split.test, split.end)?.with_cards_as_kept(None);
-    for (task, cases) in data.last_cases(size, currency, split.test, split.end) {
+    for (task, cases) in data.last_cases(size, currency, split.test, split.end)? {
         add(&data, &format!("test/{}", task.as_str()), &cases, size);
     }
     let views = tensors.iter().map(|tensor| {

@@ -4,8 +4,8 @@ use super::dataset::Dataset;
 use crate::bundle::{Catalog, HistoryEvent};
 use crate::domain::{EventKind, Timestamp};
 use crate::language::WordWeights;
-use crate::scorer::features::{LiveCounts, LiveItem, LiveVector};
-use crate::statistics::{ItemGroups, ShopEvent, ShopperPast, Statistics};
+use crate::scorer::features::{LiveCounts, LiveItem, LiveVector, item_groups, past_of};
+use crate::statistics::{ShopEvent, ShopperPast, Statistics, StatisticsError};
 use std::sync::Arc;
 
 /// A shop's log in time order, to be counted from its beginning.
@@ -42,16 +42,16 @@ impl<'a> Replay<'a> {
         catalog: &'a Catalog,
         words: Arc<WordWeights>,
         age_s: i64,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, StatisticsError> {
+        Ok(Self {
             catalog,
             words,
             events: events(dataset),
             next: 0,
             pasts: vec![ShopperPast::default(); dataset.users.len()],
-            statistics: Arc::new(Statistics::new(item_groups(catalog))),
+            statistics: Arc::new(Statistics::new(item_groups(catalog)?)),
             age_s,
-        }
+        })
     }
 
     /// Counts every event before a moment. Moments must not go back.
@@ -73,28 +73,18 @@ impl<'a> Replay<'a> {
     /// The live features of each candidate of a case. Cases must come in time order.
     pub fn read(&mut self, case: LiveCase<'_>) -> Vec<LiveVector> {
         self.advance(case.now.saturating_sub(self.age_s));
-        let past = Arc::new(past_of(case.past));
-        let counts =
-            LiveCounts::of(self.statistics.clone(), self.words.clone(), past, case.now);
+        let past = Arc::new(past_of(case.past.iter().copied()));
+        let counts = LiveCounts::of(self.statistics.clone(), self.words.clone(), past, case.now);
         let vector = |&item: &u32| counts.vector(self.catalog, LiveItem::Known(item));
         case.slate.iter().map(vector).collect()
     }
 }
 
-/// A shopper's past, from their events, oldest first.
-pub fn past_of(events: &[HistoryEvent]) -> ShopperPast {
-    ShopperPast::of(events.iter().map(|&HistoryEvent { item, time, kind }| ShopEvent { item, time, kind }))
-}
-
-/// The groups of a catalogue's items.
-pub fn item_groups(catalog: &Catalog) -> ItemGroups {
-    todo!()
-}
-
 fn events(dataset: &Dataset) -> Vec<(u32, ShopEvent)> {
     let mut events = Vec::new();
     for (user, (bought, browsed)) in (0..).zip(dataset.bought.iter().zip(&dataset.browsed)) {
-        let browsed = browsed.iter().map(|&HistoryEvent { item, time, kind }| ShopEvent { item, time, kind });
+        let browsed =
+            browsed.iter().map(|&HistoryEvent { item, time, kind }| ShopEvent { item, time, kind });
         let bought = bought.iter().map(|line| ShopEvent {
             item: line.item,
             time: line.time,

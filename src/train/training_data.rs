@@ -4,6 +4,7 @@
 use super::cases::{Case, CaseBuilder, PredictionTask};
 use super::dataset::Dataset;
 use super::recipe::RetrieverKind;
+use super::replay::{LiveCase, Replay};
 use super::snapshot::{Snapshot, moments};
 use super::workspace::Workspace;
 use crate::bundle::Catalog;
@@ -11,7 +12,6 @@ use crate::domain::Timestamp;
 use crate::language::WordWeights;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
-use crate::scorer::features::LiveVector;
 use crate::scorer::{
     RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
 };
@@ -137,17 +137,19 @@ impl TrainingData {
         currency: &str,
         from: Timestamp,
         until: Timestamp,
-    ) -> [(PredictionTask, Vec<Case>); 2] {
+    ) -> anyhow::Result<Vec<(PredictionTask, Vec<Case>)>> {
         let cases = self.cases(size, currency);
-        [PredictionTask::FirstPurchase, PredictionTask::NextBasket].map(|task| {
+        let tasks = [PredictionTask::FirstPurchase, PredictionTask::NextBasket];
+        let of_task = |task| {
             let last = cases.last(task, from, until);
             let mut last = match &self.given {
                 Some(given) => self.with_given(last, task, given),
                 None => last,
             };
-            self.count_live(&mut last);
-            (task, last)
-        })
+            self.count_live(&mut last)?;
+            Ok((task, last))
+        };
+        tasks.into_iter().map(of_task).collect()
     }
 
     /// The cases that the other ranker's slates are for, each user's very last purchase, with those
@@ -166,11 +168,20 @@ impl TrainingData {
         cases.into_iter().filter(is_last).filter_map(with_slate).collect()
     }
 
-    /// Reads the live features of each case as of its moment.
-    pub fn count_live(&self, cases: &mut [Case]) {
-        for case in cases {
-            case.live = vec![LiveVector::default(); case.slate.len()];
+    /// Reads the live features of each case as of its moment, by a replay of the log from its beginning.
+    pub fn count_live(&self, cases: &mut [Case]) -> anyhow::Result<()> {
+        let mut replay =
+            Replay::new(&self.dataset, &self.catalog, self.words.clone(), self.counts_age_s)?;
+        let mut in_time: Vec<usize> = (0..cases.len()).collect();
+        in_time.sort_by_key(|&at| cases[at].now);
+        for at in in_time {
+            let case = &mut cases[at];
+            let within_basket = case.is_within_basket();
+            let past =
+                self.dataset.history(case.user as usize, case.line, within_basket, usize::MAX);
+            case.live = replay.read(LiveCase { now: case.now, past: &past, slate: &case.slate });
         }
+        Ok(())
     }
 
     /// Scores each case's slate by the serving path, with a Rechead of this weight if there is one.

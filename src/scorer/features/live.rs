@@ -3,10 +3,12 @@
 use super::live_catalogue::{
     ItemFigures, LiveInput, LiveVector, PastFigures, TogetherFigures, WordFigures,
 };
-use crate::bundle::Catalog;
+use crate::bundle::{Catalog, HistoryEvent};
 use crate::domain::{EventKind, Timestamp};
 use crate::language::{WeightedWord, WordWeights};
-use crate::statistics::{ShopperPast, Statistics};
+use crate::statistics::{
+    ITEM_GROUPS_MAX, ItemGroups, ShopEvent, ShopperPast, Statistics, StatisticsError,
+};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -112,9 +114,8 @@ impl LiveCounts {
         };
         LiveVector::compute(&LiveInput {
             counts: number.map_or_else(ItemFigures::default, |number| self.figures(number)),
-            category_buyers: category.map_or(0.0, |category| {
-                self.statistics.category(category, self.now).buyers[WEEK]
-            }),
+            category_buyers: category
+                .map_or(0.0, |category| self.statistics.category(category, self.now).buyers[WEEK]),
             together: number
                 .and_then(|number| self.together.get(&number).copied())
                 .unwrap_or_default(),
@@ -142,8 +143,8 @@ impl LiveCounts {
 
     fn past_figures(&self, number: u32) -> Option<PastFigures> {
         let past = self.past.item(number)?;
-        let gaps = past.purchases.saturating_sub(1);
-        let due = match (past.first_purchase, past.last_purchase) {
+        let gaps = past.baskets.saturating_sub(1);
+        let due = match (past.first_purchase(), past.last_purchase()) {
             (Some(first), Some(last)) if gaps > 0 => {
                 let mean_gap = days_between(first, last) / gaps as f32;
                 ((days_between(last, self.now) + 1.0) / (mean_gap + 1.0)).ln()
@@ -155,8 +156,8 @@ impl LiveCounts {
             purchases: past.purchases as f32,
             days_since_seen: days_between(past.last_seen, self.now),
             basket_share: past.baskets as f32 / self.past.baskets().max(1) as f32,
-            basket_decay: self.past.basket_decay(past),
-            day_decay: past.day_decay(self.now),
+            basket_decay: past.recent_baskets(self.past.baskets()) as f32,
+            day_decay: past.recent_days(self.now) as f32,
             due,
         })
     }
@@ -223,6 +224,22 @@ impl LatestWords {
             best: cosines.iter().copied().fold(0.0, f32::max),
         }
     }
+}
+
+/// A shopper's past, from their events, oldest first.
+pub fn past_of(events: impl IntoIterator<Item = HistoryEvent>) -> ShopperPast {
+    let event = |HistoryEvent { item, time, kind }| ShopEvent { item, time, kind };
+    ShopperPast::of(events.into_iter().map(event))
+}
+
+/// The groups of a catalogue's items. Attributes past the bound of an item are not counted.
+pub fn item_groups(catalog: &Catalog) -> Result<ItemGroups, StatisticsError> {
+    let mut groups = ItemGroups::new(catalog.categories_len(), catalog.attributes_len())?;
+    for item in catalog.items() {
+        let counted = item.attributes.len().min(ITEM_GROUPS_MAX);
+        groups.push(Some(item.category), &item.attributes[..counted])?;
+    }
+    Ok(groups)
 }
 
 /// Days from one moment to another, 0 if it is not later.

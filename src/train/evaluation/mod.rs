@@ -71,7 +71,8 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
     let log = SalesLog::new(&data.dataset, data.catalog.len());
     let recipe = workspace.recipe.clone();
     let (mut report, mut judged_tasks) = (Map::new(), Vec::new());
-    let tasks = data.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end);
+    let tasks =
+        data.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end)?;
     for ((task, mut cases), rules) in tasks.into_iter().zip(&fitted) {
         let (what, of) = (format!("evaluating {}", task.as_str()), cases.len() as u64);
         workspace.progress.show(&what, 0, of);
@@ -101,7 +102,7 @@ fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<Vec<FittedRules>> 
     let log = SalesLog::new(&data.dataset, data.catalog.len());
     let recipe = &workspace.recipe;
     let (size, currency) = (recipe.slates.size, &recipe.shop.currency);
-    let tasks = data.last_cases(size, currency, split.validate, split.test);
+    let tasks = data.last_cases(size, currency, split.validate, split.test)?;
     let mut fitted = Vec::with_capacity(tasks.len());
     for (at, (_, cases)) in tasks.iter().enumerate() {
         workspace.progress.show("fitting the rules", at as u64, tasks.len() as u64);

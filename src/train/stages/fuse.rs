@@ -87,7 +87,7 @@ impl Stage for Fuse {
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut judged = Vec::new();
         for (task, mut cases) in
-            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)
+            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)?
         {
             cases.shuffle(&mut rng);
             cases.truncate(of.judged_max);

@@ -70,7 +70,7 @@ impl Stage for RecheadStage {
         let split = workspace.dataset(&*workspace.catalog()?)?.split;
         let data = TrainingData::open(workspace, split.train, split.test)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ 4);
-        let mut training_cases = examples(&data, &recipe);
+        let mut training_cases = examples(&data, &recipe)?;
         training_cases.shuffle(&mut rng);
         training_cases.truncate(rechead.examples_max);
         ensure!(
@@ -78,7 +78,7 @@ impl Stage for RecheadStage {
             "no slate of the training time holds an item that was bought"
         );
         let mut validation =
-            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
+            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)?;
         let mut answers = Value::Null;
         if rechead.answers {
             let model = OfflineReranker::start(&workspace.path(Part::Decoder), &data.catalog)?;

@@ -51,13 +51,13 @@ impl Stage for RewardModel {
         let split = workspace.dataset(&*workspace.catalog()?)?.split;
         let data = TrainingData::open(workspace, split.train, split.test)?;
         let recipe = workspace.recipe.clone();
-        let examples = examples(&data, &recipe);
+        let examples = examples(&data, &recipe)?;
         anyhow::ensure!(
             !examples.is_empty(),
             "no slate of the training time holds an item that was bought"
         );
         let validation =
-            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test);
+            data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)?;
         let shape = shape(&data, &recipe);
         let trained =
             ScorerTraining { data: &data, recipe: &recipe, shape: &shape, validation: &validation }
@@ -85,7 +85,7 @@ impl Stage for RewardModel {
 }
 
 /// Slates of the training time with an item that was taken and one that was not. Others teach no order.
-pub fn examples(data: &TrainingData, recipe: &Recipe) -> Vec<Case> {
+pub fn examples(data: &TrainingData, recipe: &Recipe) -> anyhow::Result<Vec<Case>> {
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
     let split = data.dataset.split;
     let mut examples = data.cases(recipe.slates.train_size, &recipe.shop.currency).many(
@@ -99,8 +99,8 @@ pub fn examples(data: &TrainingData, recipe: &Recipe) -> Vec<Case> {
         taken > 0 && taken < case.slate.len()
     });
     examples.truncate(recipe.reward_model.examples_max);
-    data.count_live(&mut examples);
-    examples
+    data.count_live(&mut examples)?;
+    Ok(examples)
 }
 
 fn shape(data: &TrainingData, recipe: &Recipe) -> DinShape {

@@ -61,7 +61,7 @@ impl Stage for Traces {
         let of = recipe.compare().context("the recipe has no `language_model.compare`")?;
         let split = workspace.dataset(&*workspace.catalog()?)?.split;
         let data = TrainingData::open(workspace, split.train, split.test)?;
-        let mut examples = examples(&data, &recipe);
+        let mut examples = examples(&data, &recipe)?;
         examples.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed ^ 3));
         examples.truncate(of.examples_max);
         let scored = OfflineScorer::without_head(workspace)?.scores(&data, &examples)?;

@@ -69,7 +69,7 @@ impl Stage for Weigh {
         let (from, to) = (workspace.path(from), workspace.path(Part::Decoder));
         let prompts = Prompts::open(&from, &data.catalog)?;
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
-        let mut examples = examples(&data, &recipe);
+        let mut examples = examples(&data, &recipe)?;
         examples.shuffle(&mut rng);
         examples.truncate(of.examples_max);
         let synthetic_query_share = recipe.language_model()?.synthetic_query_share;

@@ -40,7 +40,7 @@ impl LmCardWriter<'_> {
         let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
         let mut cases = Vec::new();
         for (_, mut of_task) in
-            data.last_cases(recipe.slates.size, self.currency, split.validate, until)
+            data.last_cases(recipe.slates.size, self.currency, split.validate, until)?
         {
             of_task.shuffle(&mut rng);
             of_task.truncate(self.recipe.judged_max);
