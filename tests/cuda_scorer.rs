@@ -195,7 +195,7 @@ fn large_slates_are_served_from_a_gpu() {
             now: 1_500_000_000,
             card,
             counts: None,
-            live: Arc::default(),
+            live: None,
             items: entries.into(),
         }
     };

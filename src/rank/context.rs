@@ -5,7 +5,7 @@ use crate::bundle::{UserCard, month};
 use crate::domain::{Candidate, ItemId, Query};
 use crate::items::{NewItem, NewItems};
 use crate::scorer::ScorerModel;
-use crate::scorer::features::{FeatureContext, HistoryCounts};
+use crate::scorer::features::{FeatureContext, HistoryCounts, LiveCounts};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -31,6 +31,8 @@ pub struct ResolvedQuery {
     pub new_items: Vec<Option<Arc<NewItem>>>,
     /// The shopper's history, counted for the features of every candidate.
     pub counts: Arc<HistoryCounts>,
+    /// What is counted live for the shopper, if the bundle counts anything live.
+    pub live: Option<Arc<LiveCounts>>,
 }
 
 /// Looks up what queries refer to.
@@ -92,7 +94,8 @@ impl Resolver {
         let card = self.user_cards.of(query).await;
         let (history, now) = (&card.history, query.now);
         let counts = HistoryCounts::of(catalog, cards, history, now, month(now));
-        Ok(ResolvedQuery { card, numbers, new_items, counts: Arc::new(counts) })
+        let live = self.model.live_counts(&card, now).map(Arc::new);
+        Ok(ResolvedQuery { card, numbers, new_items, counts: Arc::new(counts), live })
     }
 
     /// The candidates that the bundle does not hold and that were put. A replay knows none: what was put may be later

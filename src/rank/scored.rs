@@ -58,7 +58,7 @@ impl Scored {
             now: query.now,
             card: resolved.card.clone(),
             counts: Some(resolved.counts.clone()),
-            live: Arc::default(),
+            live: resolved.live.clone(),
             items: entries.into(),
         };
         let reply = self.scorer.score(request.clone()).await.map_err(|error| match error {

@@ -18,12 +18,15 @@ mod rechead;
 
 pub use fusion::{Fusion, PositionPenalty, is_cold};
 pub use gpu::{Gpu, GpuError};
-pub use model::{ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, network_shape};
+pub use model::{
+    LiveModel, LiveRows, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores,
+    network_shape,
+};
 pub use open::{OpenedScorer, ScorerFile, score_golden};
 pub use reader::TextReader;
 pub use rechead::{RecheadFile, RecheadScorer, ShopperTexts, history_vector, predicted_next_item};
 
-use self::features::{HistoryCounts, LiveVector};
+use self::features::{HistoryCounts, LiveCounts};
 use crate::bundle::{HISTORY_LEN, UserCard};
 use crate::domain::{Timestamp, UserId};
 use crate::telemetry::Metrics;
@@ -83,8 +86,8 @@ pub struct ScoreRequest {
     pub card: Arc<UserCard>,
     /// The counts of the card's history, if they were made before.
     pub counts: Option<Arc<HistoryCounts>>,
-    /// The candidates' live features, in their order; empty where nothing is counted live.
-    pub live: Arc<[LiveVector]>,
+    /// What is counted live for the shopper, if anything is.
+    pub live: Option<Arc<LiveCounts>>,
     /// The candidates.
     pub items: Arc<[SlateItem]>,
 }
@@ -260,7 +263,7 @@ impl ScoreRequest {
             rechead: Some(&card.rechead_vector),
             expected_item: card.expected_item,
             counts: counts.as_ref(),
-            live,
+            live: live.as_deref().map_or(LiveRows::None, LiveRows::Count),
             candidates: items,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
-    LiveVector,
+    LiveCounts, LiveItem, LiveVector, past_of,
 };
 use super::rechead::{RecheadScorer, ShopperTexts};
 use super::{PositionPenalty, TextReader};
@@ -10,11 +10,13 @@ use crate::bundle::{
     CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, REASONS_MAX, UserCard, inline_text,
 };
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};
+use crate::language::WordWeights;
 use crate::nn::text::TEXT_WIDTH;
 use crate::nn::{
     self, CandidateRow, DinShape, FusedDin, FusedShapeError, HistoryRow, InlineItem, ItemRef,
     ItemTable, ReasonTable, Rechead,
 };
+use crate::statistics::Statistics;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,6 +34,17 @@ pub struct ScorerModel {
     pub(super) rechead: Option<RecheadScorer>,
     pub(super) items: Arc<ItemTable>,
     pub(super) reasons: Arc<ReasonTable>,
+    /// What live features are counted from, if the bundle holds statistics.
+    pub live: Option<LiveModel>,
+}
+
+/// What live features are counted from.
+#[derive(Clone, Debug)]
+pub struct LiveModel {
+    /// The weighted words of the catalogue's items.
+    pub words: Arc<WordWeights>,
+    /// The counts of the shop's events as of the bundle's cards.
+    pub statistics: Arc<Statistics>,
 }
 
 /// A slate to be scored.
@@ -51,10 +64,22 @@ pub struct ScorerSlate<'a> {
     pub expected_item: Option<u32>,
     /// The counts of the history, if they were made before.
     pub counts: Option<&'a Arc<HistoryCounts>>,
-    /// The candidates' live features, in their order; empty where nothing is counted live.
-    pub live: &'a [LiveVector],
+    /// Where the candidates' live features come from.
+    pub live: LiveRows<'a>,
     /// The items to score.
     pub candidates: &'a [SlateItem],
+}
+
+/// Where live features come from.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum LiveRows<'a> {
+    /// Nothing is counted live.
+    #[default]
+    None,
+    /// They are computed from counts.
+    Count(&'a LiveCounts),
+    /// They were computed before, in the order of the candidates.
+    Given(&'a [LiveVector]),
 }
 
 /// A candidate as the scorer knows it.
@@ -92,6 +117,8 @@ pub struct ScoringScratch {
 pub(super) struct NetworkInputs {
     history: Vec<HistoryRow<'static>>,
     features: Vec<FeatureVector>,
+    /// Empty where nothing is counted live.
+    live: Vec<LiveVector>,
     /// (candidates, [`REASONS_MAX`])
     overlaps: Vec<[f32; REASONS_MAX]>,
     /// The rows of inline candidates, `None` for the others.
@@ -124,13 +151,28 @@ impl ScorerModel {
     ) -> Result<Self, FusedShapeError> {
         let items = Arc::new(network.items(&cards.item_vectors)?);
         let reasons = Arc::new(network.reasons(&cards.reason_vectors)?);
-        Ok(Self { catalog, cards, reader, network, rechead: None, items, reasons })
+        Ok(Self { catalog, cards, reader, network, rechead: None, items, reasons, live: None })
     }
 
     /// The same model with a Rechead, whose score has this weight.
     pub fn with_rechead(mut self, network: Rechead, weight: f32) -> Self {
         self.rechead = Some(RecheadScorer::from_cards(network, weight, &self.cards));
         self
+    }
+
+    /// The same model, which counts live features from these statistics on.
+    pub fn with_statistics(mut self, statistics: Arc<Statistics>) -> Self {
+        let texts = (0..self.catalog.len() as u32).map(|item| self.catalog.text(item));
+        let words = Arc::new(WordWeights::of(texts));
+        self.live = Some(LiveModel { words, statistics });
+        self
+    }
+
+    /// What is counted live at `now` for the user of a card, by the bundle's own statistics. `None` if the bundle holds
+    /// none.
+    pub fn live_counts(&self, card: &UserCard, now: Timestamp) -> Option<LiveCounts> {
+        let LiveModel { words, statistics } = self.live.clone()?;
+        Some(LiveCounts::of(statistics, words, Arc::new(past_of(card.past())), now))
     }
 
     /// The vector of a shopper in the Rechead's space, empty where there is no Rechead.
@@ -248,7 +290,8 @@ impl ScorerModel {
             let month = crate::bundle::month(slate.now);
             FeatureContext::new(catalog, &self.cards, history, slate.now, month)
         };
-        let NetworkInputs { history, features, overlaps: slate_overlaps, inline } = inputs;
+        self.fill_live(slate, &mut inputs.live);
+        let NetworkInputs { history, features, overlaps: slate_overlaps, inline, .. } = inputs;
         history.clear();
         history.extend(context.history().iter().map(|event| HistoryRow {
             item: ItemRef::Row(event.item),
@@ -278,6 +321,30 @@ impl ScorerModel {
                 }
             }
             slate_overlaps.push(overlaps);
+        }
+    }
+
+    /// Fills in the live features of every candidate.
+    fn fill_live(&self, slate: &ScorerSlate<'_>, live: &mut Vec<LiveVector>) {
+        live.clear();
+        match slate.live {
+            LiveRows::None => {}
+            LiveRows::Given(rows) => live.extend_from_slice(rows),
+            LiveRows::Count(counts) => {
+                let vector = |item: &SlateItem| self.live_vector(counts, item);
+                live.extend(slate.candidates.iter().map(vector));
+            }
+        }
+    }
+
+    fn live_vector(&self, counts: &LiveCounts, item: &SlateItem) -> LiveVector {
+        match item {
+            SlateItem::Known(number) => counts.vector(&self.catalog, LiveItem::Known(*number)),
+            SlateItem::Inline(text) => {
+                let category = self.catalog.category_number(&text.category);
+                let text = &inline_text(text);
+                counts.vector(&self.catalog, LiveItem::New { number: None, category, text })
+            }
         }
     }
 

@@ -3,12 +3,14 @@
 use super::features::FEATURE_COUNT;
 use super::rechead::RecheadFile;
 use super::{
-    Fusion, Gpu, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
+    Fusion, Gpu, LiveRows, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores,
+    TextReader,
 };
 use crate::bundle::{Bundle, BundleError, GoldenRequest, Part};
 use crate::language::TextTokenizer;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
+use crate::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -66,6 +68,7 @@ impl OpenedScorer {
             TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
         let reader = Arc::new(TextReader { tokens, encoder });
+        let statistics = open_statistics(&bundle)?;
         let rechead = open_rechead(&bundle)?;
         if let Some((network, _)) = &rechead {
             let found = bundle.cards.rechead_vectors.len();
@@ -81,6 +84,9 @@ impl OpenedScorer {
         let mut model = model.map_err(wrong(Part::CardVectors))?;
         if let Some((network, weight)) = rechead {
             model = model.with_rechead(network, weight);
+        }
+        if let Some(statistics) = statistics {
+            model = model.with_statistics(Arc::new(statistics));
         }
         let model = Arc::new(model);
         Ok(Self { model, file, version: bundle.manifest.version, golden: bundle.golden })
@@ -140,6 +146,24 @@ fn wrong_golden(why: &str) -> BundleError {
     BundleError::malformed(Part::Golden.file(), why)
 }
 
+/// The bundle's statistics, if it has some.
+fn open_statistics(bundle: &Bundle) -> Result<Option<Statistics>, BundleError> {
+    if !bundle.has(Part::Statistics) {
+        return Ok(None);
+    }
+    let wrong = |why: String| BundleError::malformed(Part::Statistics.file(), &why);
+    let statistics = Statistics::from_bytes(&bundle.read(Part::Statistics)?)
+        .map_err(|error| wrong(error.to_string()))?;
+    if statistics.len() != bundle.catalog.len() {
+        return Err(wrong(format!(
+            "it counts {} items, and the catalogue has {}",
+            statistics.len(),
+            bundle.catalog.len()
+        )));
+    }
+    Ok(Some(statistics))
+}
+
 /// The bundle's Rechead and its weight, if it has one.
 fn open_rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
     if !bundle.has(Part::RecheadShape) {
@@ -184,6 +208,7 @@ fn with_golden<T>(
         number.map(SlateItem::Known).ok_or_else(|| unknown(item))
     };
     let candidates = golden.items.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+    let live = model.live_counts(card, golden.now);
     Ok(use_it(&ScorerSlate {
         user: &user,
         now: golden.now,
@@ -192,7 +217,7 @@ fn with_golden<T>(
         rechead: Some(&card.rechead_vector),
         expected_item: card.expected_item,
         counts: None,
-        live: &[],
+        live: live.as_ref().map_or(LiveRows::None, LiveRows::Count),
         candidates: &candidates,
     }))
 }

@@ -13,7 +13,8 @@ use crate::language::WordWeights;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use crate::scorer::{
-    RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
+    LiveRows, RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores,
+    TextReader,
 };
 use crate::upstream::{BlendWeights, Blended};
 use anyhow::Context as _;
@@ -231,7 +232,7 @@ impl TrainingData {
             rechead: card.map(|card| &*card.rechead_vector),
             expected_item: case.expected_item,
             counts: None,
-            live: &case.live,
+            live: LiveRows::Given(&case.live),
             candidates: &candidates,
         };
         model.score(&slate, scratch)

@@ -5,15 +5,18 @@
 use crate::bundle::{Cards, Catalog, HISTORY_LEN, HistoryEvent, Part, UserCard, write_cards};
 use crate::domain::{EventKind, Timestamp};
 use crate::evidence::Pattern;
+use crate::language::WordWeights;
 use crate::reranker::ShopperContext;
 use crate::scorer::{RecheadScorer, ShopperTexts};
 use crate::train::dataset::Dataset;
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::rechead;
+use crate::train::replay::Replay;
 use crate::train::snapshot::Snapshot;
 use crate::train::writer::{self, CONCURRENCY, LmCardWriter};
 use crate::train::{Stage, Workspace};
 use crate::upstream::ItemKnn;
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +68,7 @@ impl Stage for Write {
     }
 
     fn outputs(&self) -> &'static [Part] {
-        &[Part::ItemCards, Part::UserCards, Part::CardVectors, Part::Samples]
+        &[Part::ItemCards, Part::UserCards, Part::CardVectors, Part::Statistics, Part::Samples]
     }
 
     fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
@@ -130,6 +133,12 @@ impl Stage for Write {
             cards.users.insert(user.clone(), Arc::new(card));
         }
         write_cards(&workspace.dir, &cards)?;
+        let words = Arc::new(WordWeights::default());
+        let mut replay = Replay::new(&dataset, &catalog, words, 0)?;
+        replay.advance(as_of);
+        let statistics = replay.statistics().to_bytes();
+        std::fs::write(workspace.path(Part::Statistics), statistics)
+            .context("writing the statistics")?;
         writer::remove_answer_logs(workspace)?;
         let samples = samples(&dataset, &catalog, &upstream, as_of, workspace.recipe.slates.size);
         std::fs::write(workspace.path(Part::Samples), serde_json::to_vec_pretty(&samples)?)?;
