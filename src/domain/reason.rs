@@ -12,7 +12,7 @@ pub struct Reason {
     pub source: ReasonSource,
     /// The claims that it makes, which a program can check.
     pub evidence: Arc<[Evidence]>,
-    /// The scorer's attention to it for this shopper, in `0..=1`.
+    /// The scorer's attention to it for this shopper, in `0..=1`. 0 for a reason from live counts.
     pub weight: f32,
     /// The bundle that it belongs to.
     pub bundle: Version,

@@ -159,3 +159,188 @@ fn insert(table: &mut ItemTable, id: ItemId, item: NewItem) -> (PutOutcome, Arc<
     table.insert(id, item.clone());
     (before.map_or(PutOutcome::New, |_| PutOutcome::Replaced), item)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ItemText;
+    use crate::items::KEPT_DAYS;
+    use crate::store::{EmbeddedStore, MemoryStore, StoreEntry};
+    use bytes::Bytes;
+    use std::ops::Bound;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const NOW: Timestamp = 1_793_880_000;
+
+    fn item(id: &str, title: &str, put_at: Timestamp) -> (ItemId, NewItem) {
+        let attributes = vec![("colour".to_owned(), "red".to_owned())];
+        let text = ItemText { title: title.into(), category: "kitchen".into(), attributes };
+        (id.into(), NewItem { text, price: Some(2.5), put_at })
+    }
+
+    fn open(store: Arc<dyn BatchStore>, readers: &NewItems) -> ItemWriter {
+        ItemWriter::open(store, readers.clone(), |_| false, NOW).unwrap()
+    }
+
+    fn stored(path: &Path) -> Arc<dyn BatchStore> {
+        Arc::new(EmbeddedStore::open(path).unwrap())
+    }
+
+    fn title(readers: &NewItems, id: &str) -> Option<String> {
+        Some(readers.get(&id.into())?.text.title.clone())
+    }
+
+    #[tokio::test]
+    async fn an_acknowledged_item_outlives_the_process_and_the_later_title_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("facts.redb");
+        let readers = NewItems::default();
+        let writer = open(stored(&path), &readers);
+        let first = writer.put(vec![item("m", "Mug", NOW), item("b", "Bowl", NOW)]).await;
+        assert_eq!(first.unwrap(), [PutOutcome::New, PutOutcome::New]);
+        let again = writer.put(vec![item("m", "Red Mug", NOW + 60)]).await.unwrap();
+        assert_eq!(again, [PutOutcome::Replaced]);
+        let same = writer.put(vec![item("m", "Red Mug", NOW + 60)]).await.unwrap();
+        assert_eq!(same, [PutOutcome::Replaced], "a put may be repeated");
+        drop(writer);
+        let later = NewItems::default();
+        let writer = open(stored(&path), &later);
+        for seen in [&readers, &later] {
+            assert_eq!((seen.len(), title(seen, "m").as_deref()), (2, Some("Red Mug")));
+            assert_eq!(*seen.get(&"m".into()).unwrap(), item("m", "Red Mug", NOW).1);
+        }
+        drop(writer);
+    }
+
+    #[tokio::test]
+    async fn what_readers_see_last_is_what_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("facts.redb");
+        let readers = NewItems::default();
+        let writer = Arc::new(open(stored(&path), &readers));
+        let puts = (0..100).map(|n| {
+            let writer = writer.clone();
+            tokio::spawn(async move { writer.put(vec![item("m", &n.to_string(), NOW)]).await })
+        });
+        let outcomes = futures_util::future::join_all(puts).await;
+        let new = outcomes.into_iter().map(|outcome| outcome.unwrap().unwrap()[0]);
+        assert_eq!(new.filter(|outcome| *outcome == PutOutcome::New).count(), 1);
+        let seen = title(&readers, "m");
+        drop(writer);
+        let later = NewItems::default();
+        drop(open(stored(&path), &later));
+        assert_eq!(title(&later, "m"), seen);
+    }
+
+    /// A store that refuses to write while its disk is full.
+    #[derive(Debug, Default)]
+    struct FullDisk {
+        inner: MemoryStore,
+        is_full: AtomicBool,
+    }
+
+    impl BatchStore for FullDisk {
+        fn get_many(
+            &self,
+            table: StoreTable,
+            keys: &[Bytes],
+        ) -> Result<Vec<Option<Bytes>>, StoreError> {
+            self.inner.get_many(table, keys)
+        }
+
+        fn change(
+            &self,
+            table: StoreTable,
+            put: &[StoreEntry],
+            remove: &[Bytes],
+        ) -> Result<(), StoreError> {
+            if self.is_full.load(Ordering::Relaxed) {
+                let source = std::io::ErrorKind::StorageFull.into();
+                return Err(StoreError::NotWritable { path: "facts.redb".into(), source });
+            }
+            self.inner.change(table, put, remove)
+        }
+
+        fn scan_from(
+            &self,
+            table: StoreTable,
+            from: Bound<&[u8]>,
+            limit: usize,
+        ) -> Result<Vec<StoreEntry>, StoreError> {
+            self.inner.scan_from(table, from, limit)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_put_that_cannot_be_written_changes_nothing() {
+        let (disk, readers) = (Arc::new(FullDisk::default()), NewItems::default());
+        let writer = open(disk.clone(), &readers);
+        writer.put(vec![item("m", "Mug", NOW)]).await.unwrap();
+        disk.is_full.store(true, Ordering::Relaxed);
+        let refused = writer.put(vec![item("m", "Red Mug", NOW), item("b", "Bowl", NOW)]).await;
+        let error = refused.unwrap_err();
+        assert!(matches!(error, PutError::Store(_)) && error.to_string().contains("facts.redb"));
+        assert_eq!((readers.len(), title(&readers, "m").as_deref()), (1, Some("Mug")));
+        disk.is_full.store(false, Ordering::Relaxed);
+        let outcomes = writer.put(vec![item("b", "Bowl", NOW)]).await.unwrap();
+        assert_eq!(outcomes, [PutOutcome::New]);
+    }
+
+    #[tokio::test]
+    async fn items_beyond_the_limit_are_refused_and_known_ones_may_change() {
+        let readers = NewItems::default();
+        let writer = open(Arc::new(MemoryStore::default()), &readers);
+        let all = (0..NEW_ITEMS_MAX - 1).map(|n| item(&n.to_string(), "Mug", NOW));
+        writer.put(all.collect()).await.unwrap();
+        let two = writer.put(vec![item("a", "Bowl", NOW), item("b", "Bowl", NOW)]).await;
+        let count = NEW_ITEMS_MAX + 1;
+        let is_refused = |error: &PutError| matches!(error, PutError::TooMany { count: c, max: NEW_ITEMS_MAX } if *c == count);
+        assert!(two.is_err_and(|error| is_refused(&error)));
+        writer.put(vec![item("a", "Bowl", NOW), item("0", "Cup", NOW)]).await.unwrap();
+        assert_eq!((readers.len(), title(&readers, "b")), (NEW_ITEMS_MAX, None));
+        assert!(writer.put(vec![item("b", "Bowl", NOW)]).await.is_err());
+        writer.put(vec![item("1", "Cup", NOW)]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_item_that_a_bundle_holds_is_kept_for_some_days() {
+        let store: Arc<dyn BatchStore> = Arc::new(MemoryStore::default());
+        let writer = open(store.clone(), &NewItems::default());
+        let old = NOW - KEPT_DAYS * 86_400 - 1;
+        let puts = [("held old", old), ("held new", old + 2), ("other", old)];
+        let puts = puts.map(|(id, put_at)| item(id, "Mug", put_at));
+        writer.put(puts.into()).await.unwrap();
+        for _ in 0..2 {
+            let readers = NewItems::default();
+            let is_held = |id: &ItemId| id.as_str().starts_with("held");
+            drop(ItemWriter::open(store.clone(), readers.clone(), is_held, NOW).unwrap());
+            assert_eq!(
+                ["held old", "held new", "other"].map(|id| readers.get(&id.into()).is_some()),
+                [false, true, true]
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_entry_is_left_out_and_kept() {
+        let store: Arc<dyn BatchStore> = Arc::new(MemoryStore::default());
+        let entry = |key: &'static [u8], value: &'static str| {
+            (Bytes::from_static(key), Bytes::from_static(value.as_bytes()))
+        };
+        let whole = r#"{"title":"Mug","category":"","attributes":[],"price":null,"put_at":7}"#;
+        let entries = [
+            entry(b"a", "not JSON"),
+            entry(b"b", r#"{"title":"Mug"}"#),
+            entry(b"c", ""),
+            entry(b"\xff", whole),
+            entry(b"whole", whole),
+        ];
+        store.change(StoreTable::Items, &entries, &[]).unwrap();
+        let readers = NewItems::default();
+        drop(open(store.clone(), &readers));
+        assert_eq!((readers.len(), title(&readers, "whole").as_deref()), (1, Some("Mug")));
+        let kept = store.scan_from(StoreTable::Items, Bound::Unbounded, 9).unwrap();
+        assert_eq!(kept.len(), entries.len());
+    }
+}

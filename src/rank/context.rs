@@ -3,6 +3,7 @@
 use super::{Shortfall, UserCards};
 use crate::bundle::{UserCard, month};
 use crate::domain::{Candidate, ItemId, Query};
+use crate::evidence::LiveFacts;
 use crate::items::{NewItem, NewItems};
 use crate::scorer::ScorerModel;
 use crate::scorer::features::{FeatureContext, HistoryCounts, LiveCounts};
@@ -29,6 +30,8 @@ pub struct ResolvedQuery {
     pub numbers: Vec<Option<u32>>,
     /// The candidates that were put while the service runs and that the catalogue does not hold.
     pub new_items: Vec<Option<Arc<NewItem>>>,
+    /// What can be claimed of each candidate from live counts.
+    pub facts: Vec<LiveFacts>,
     /// The shopper's history, counted for the features of every candidate.
     pub counts: Arc<HistoryCounts>,
     /// What is counted live for the shopper, if the bundle counts anything live.
@@ -91,11 +94,16 @@ impl Resolver {
         if !any_text && numbers.iter().all(Option::is_none) {
             return Err(Shortfall::Missing("items"));
         }
+        let facts = new_items.iter().map(|put| LiveFacts {
+            put_at: put.as_ref().map(|put| put.put_at),
+            ..LiveFacts::default()
+        });
+        let facts = facts.collect();
         let card = self.user_cards.of(query).await;
         let (history, now) = (&card.history, query.now);
         let counts = HistoryCounts::of(catalog, cards, history, now, month(now));
         let live = self.model.live_counts(&card, now).map(Arc::new);
-        Ok(ResolvedQuery { card, numbers, new_items, counts: Arc::new(counts), live })
+        Ok(ResolvedQuery { card, numbers, new_items, facts, counts: Arc::new(counts), live })
     }
 
     /// The candidates that the bundle does not hold and that were put. A replay knows none: what was put may be later

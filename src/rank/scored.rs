@@ -5,8 +5,9 @@ use super::{
     ClimbContext, Receipt, ResolvedQuery, Resolver, Rung, RungOutcome, Shortfall, ThoughtSender,
 };
 use crate::domain::{
-    Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, Scores, Version,
+    Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, ReasonSource, Scores, Version,
 };
+use crate::evidence::{LiveClaim, LiveFacts};
 use crate::reranker::scored_order;
 use crate::scorer::{
     Fusion, ScoreReply, ScoreRequest, Scorer, ScorerError, ScorerModel, SlateItem,
@@ -31,6 +32,8 @@ pub struct Scored {
 struct ScoredSlate {
     /// The position of each in the slate, in the rows of the reply.
     positions: Vec<usize>,
+    /// What can be claimed of each from live counts.
+    facts: Vec<LiveFacts>,
     request: ScoreRequest,
     reply: ScoreReply,
 }
@@ -65,11 +68,12 @@ impl Scored {
             ScorerError::Full => Shortfall::Busy,
             ScorerError::Gone => Shortfall::Broken,
         })?;
-        Ok(ScoredSlate { positions, request, reply })
+        let facts = positions.iter().map(|&position| resolved.facts[position]).collect();
+        Ok(ScoredSlate { positions, facts, request, reply })
     }
 
     fn rank(&self, query: &Query, slate: &ScoredSlate) -> Ranking {
-        let ScoredSlate { positions, request, reply } = slate;
+        let ScoredSlate { positions, request, reply, .. } = slate;
         let prior = self.fusion.position_penalty(&request.card.history);
         let order = scored_order(&reply.scores, prior, positions, query.candidates.len());
         let mut row_of = vec![None; query.candidates.len()];
@@ -106,13 +110,17 @@ impl Scored {
         }
     }
 
-    /// The reasons of one candidate that the scorer attended to most.
+    /// The reasons of one candidate that the scorer attended to most, then those that follow from live counts. These
+    /// take the last place where there are too many, and never the only one.
     fn reasons(&self, slate: &ScoredSlate, row: usize, most: usize) -> Arc<[Reason]> {
         let card = self.model.reasons(&slate.request.items[row]);
         let attention = slate.reply.scores.attention(row);
         let mut order: Vec<usize> = (0..card.len()).filter(|&m| attention[m] > 0.0).collect();
         order.sort_by(|&a, &b| attention[b].total_cmp(&attention[a]).then(a.cmp(&b)));
-        let reasons = order.into_iter().take(most).map(|m| Reason {
+        let free = most.saturating_sub(order.len().min(most.saturating_sub(1).max(1)));
+        let mut live = slate.facts[row].claims(slate.request.now);
+        live.truncate(free);
+        let reasons = order.into_iter().take(most - live.len()).map(|m| Reason {
             text: card[m].text.clone(),
             source: card[m].source,
             evidence: card[m].evidence.clone(),
@@ -120,7 +128,19 @@ impl Scored {
             bundle: self.version.clone(),
             written_at: self.model.cards.as_of,
         });
-        reasons.collect()
+        reasons.chain(live.into_iter().map(|claim| self.live_reason(claim, slate))).collect()
+    }
+
+    /// A claim from live counts as a reason. The scorer attends to none of them.
+    fn live_reason(&self, claim: LiveClaim, slate: &ScoredSlate) -> Reason {
+        Reason {
+            text: claim.text,
+            source: ReasonSource::Evidence,
+            evidence: [claim.evidence].into(),
+            weight: 0.0,
+            bundle: self.version.clone(),
+            written_at: slate.request.now,
+        }
     }
 }
 

@@ -1,0 +1,244 @@
+//! Items that are put while the demo bundle serves, over both protocols.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use raisonne::api::pb;
+use raisonne::api::pb::rerank_service_client::RerankServiceClient;
+use raisonne::app::{App, open_services};
+use raisonne::config::{Config, HumanDuration};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// The clock of these servers, so that scores do not depend on the second: 2026-11-05T12:00:00Z.
+const NOON: i64 = 1_793_880_000;
+
+struct Server {
+    app: App,
+    grpc: RerankServiceClient<Channel>,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Server {
+    /// Serves the demo bundle with this store.
+    async fn start(store: Option<PathBuf>) -> Self {
+        let mut config = Config::default();
+        config.api.listen = "127.0.0.1:0".parse().unwrap();
+        config.api.deadline_default = HumanDuration(Duration::from_secs(20));
+        config.bundle.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        config.store.path = store;
+        let (services, _) = open_services(&config).await.unwrap();
+        let app = App::start_with_clock(&config.api, services, || NOON).await.unwrap();
+        let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
+        let grpc = RerankServiceClient::new(channel.connect().await.unwrap());
+        Self { app, grpc, http: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn post(&self, path: &str, body: impl Into<Bytes>) -> (StatusCode, Value) {
+        let uri = format!("http://{}{path}", self.app.address());
+        let request = Request::post(uri).body(Full::new(body.into())).unwrap();
+        let (head, body) = self.http.request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status, serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn put(&mut self, items: Vec<pb::NewItem>) -> Result<Vec<pb::PutOutcome>, Status> {
+        let request = pb::PutItemsRequest { request_id: "p-1".into(), items };
+        let response = self.grpc.put_items(request).await?.into_inner();
+        assert_eq!(response.request_id, "p-1");
+        Ok(response.items.iter().map(pb::ItemPut::outcome).collect())
+    }
+
+    /// The scorer's answer for some candidates of a shopper.
+    async fn rerank(&mut self, candidates: Vec<pb::Candidate>) -> pb::RerankResponse {
+        let request = pb::RerankRequest {
+            user: Some(pb::User { user_id: "U005552".into(), ..Default::default() }),
+            candidates,
+            effort: pb::Effort::Scored.into(),
+            ..Default::default()
+        };
+        self.grpc.rerank(request).await.unwrap().into_inner()
+    }
+}
+
+fn board(title: &str) -> pb::Item {
+    pb::Item {
+        title: title.into(),
+        category: "kitchen".into(),
+        attributes: [("material".to_owned(), "walnut".to_owned())].into(),
+    }
+}
+
+fn new_item(id: &str, title: &str) -> pb::NewItem {
+    pb::NewItem { item_id: id.into(), item: Some(board(title)), price: Some(24.5) }
+}
+
+fn bare(id: &str) -> pb::Candidate {
+    pb::Candidate { item_id: id.into(), ..Default::default() }
+}
+
+fn slate(first: pb::Candidate) -> Vec<pb::Candidate> {
+    vec![first, bare("P00295"), bare("P02168")]
+}
+
+/// The score of an item by the small models.
+fn score(response: &pb::RerankResponse, id: &str) -> Option<f32> {
+    let result = response.results.iter().find(|result| result.item_id == id).unwrap();
+    result.scores.and_then(|scores| scores.scorer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_was_put_is_scored_by_its_text_also_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("facts.redb");
+    let mut server = Server::start(Some(path.clone())).await;
+    let unknown = server.rerank(slate(bare("board"))).await;
+    assert_eq!(score(&unknown, "board"), None);
+    assert_eq!(unknown.shortfalls[0].missing, "items");
+
+    let first = server.put(vec![new_item("board", "Walnut Board")]).await.unwrap();
+    assert_eq!(first, [pb::PutOutcome::New]);
+    let second = server.put(vec![new_item("board", "Walnut Serving Board")]).await.unwrap();
+    assert_eq!(second, [pb::PutOutcome::Replaced]);
+    let mut scores = Vec::new();
+    for title in ["Walnut Board", "Walnut Serving Board"] {
+        let inline = pb::Candidate { item: Some(board(title)), ..bare("inline") };
+        scores.push(score(&server.rerank(slate(inline)).await, "inline").unwrap());
+    }
+    assert_ne!(scores[0], scores[1], "the titles are told apart");
+    let put = server.rerank(slate(bare("board"))).await;
+    assert_eq!(score(&put, "board"), Some(scores[1]), "the later title is read");
+    assert!(put.shortfalls.is_empty());
+    let found = put.results.iter().find(|result| result.item_id == "board").unwrap();
+    let reason = &found.reasons[0];
+    assert_eq!(reason.text, "New since today.");
+    assert_eq!(
+        (reason.evidence[0].kind(), &*reason.evidence[0].value),
+        (pb::EvidenceKind::NewSince, "2026-11-05")
+    );
+    let inline = pb::Candidate { item: Some(board("Walnut Board")), ..bare("board") };
+    let given = server.rerank(slate(inline)).await;
+    assert_eq!(score(&given, "board"), Some(scores[0]), "a request's own text wins");
+    let only = server.rerank(vec![bare("board")]).await;
+    assert_eq!(only.quality(), pb::Quality::Scored);
+
+    server.app.stop().await.unwrap();
+    let mut server = Server::start(Some(path)).await;
+    assert_eq!(score(&server.rerank(slate(bare("board"))).await, "board"), Some(scores[1]));
+    server.app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bundle_holds_wins_over_what_was_put() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    let before = server.rerank(slate(bare("P02570"))).await;
+    let items = vec![new_item("P02570", "Something Else"), new_item("board", "Walnut Board")];
+    let outcomes = server.put(items).await.unwrap();
+    assert_eq!(outcomes, [pb::PutOutcome::InBundle, pb::PutOutcome::New]);
+    let after = server.rerank(slate(bare("P02570"))).await;
+    assert_eq!(before.results, after.results);
+    server.app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_items_are_named_with_their_limits_and_none_is_put() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    let whole = || new_item("board", "Walnut Board");
+    let with = |change: fn(&mut pb::NewItem)| {
+        let mut item = new_item("other", "Oak Board");
+        change(&mut item);
+        vec![whole(), item]
+    };
+    let many = |count: usize| (0..count).map(|n| new_item(&n.to_string(), "Mug")).collect();
+    let text = |change: fn(&mut pb::Item)| {
+        let mut item = new_item("other", "Oak Board");
+        change(item.item.as_mut().unwrap());
+        vec![whole(), item]
+    };
+    let cases: Vec<(Vec<pb::NewItem>, &str, &str)> = vec![
+        (vec![], "items", "is empty; 1 to 1000 are allowed"),
+        (many(1_001), "items", "has 1001 entries; the limit is 1000"),
+        (with(|i| i.item_id = "board".into()), "items[1].item_id", "is the same as items[0]"),
+        (with(|i| i.item_id.clear()), "items[1].item_id", "is empty, but required"),
+        (with(|i| i.item_id = "x".repeat(129)), "items[1].item_id", "is 129 bytes"),
+        (with(|i| i.item = None), "items[1].item.title", "is empty, but required"),
+        (text(|t| t.title.clear()), "items[1].item.title", "is empty, but required"),
+        (text(|t| t.title = "é".repeat(300)), "items[1].item.title", "is 600 bytes"),
+        (text(|t| t.category = "x".repeat(513)), "items[1].item.category", "the limit is 512"),
+        (
+            text(|t| t.attributes = (0..33).map(|n| (n.to_string(), String::new())).collect()),
+            "items[1].item.attributes",
+            "has 33 entries; the limit is 32",
+        ),
+        (
+            text(|t| t.attributes = [("colour".into(), "x".repeat(129))].into()),
+            "items[1].item.attributes[\"colour\"]",
+            "is 129 bytes",
+        ),
+        (with(|i| i.price = Some(-0.5)), "items[1].price", "is -0.5, but must not be negative"),
+        (with(|i| i.price = Some(f32::NAN)), "items[1].price", "is NaN, but must be finite"),
+        (with(|i| i.price = Some(f32::INFINITY)), "items[1].price", "is inf"),
+    ];
+    for (items, field, problem) in cases {
+        let request = pb::PutItemsRequest { items: items.clone(), ..Default::default() };
+        let json = serde_json::to_vec(&request).ok();
+        let json = json.filter(|json| {
+            serde_json::from_slice(json).is_ok_and(|again: pb::PutItemsRequest| again == request)
+        });
+        let status = server.put(items).await.expect_err(field);
+        assert_eq!(status.code(), Code::InvalidArgument, "{field}");
+        let listed = status.get_details_bad_request().unwrap().field_violations;
+        let named = listed.iter().any(|v| v.field == field && v.description.contains(problem));
+        assert!(named, "{field} {problem}: {listed:?}");
+        if let Some(json) = json {
+            let (status, body) = server.post("/api/v1/items", json).await;
+            assert_eq!((status, &body["error"]["param"]), (StatusCode::BAD_REQUEST, &field.into()));
+        }
+    }
+    let all = server.rerank(slate(bare("board"))).await;
+    assert_eq!(score(&all, "board"), None, "nothing of a refused put is kept");
+    assert_eq!(server.put(many(1_000)).await.unwrap().len(), 1_000);
+    server.app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_are_put_as_json_too() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    let body = r#"{"requestId":"p-2","items":[
+        {"itemId":"board","item":{"title":"Walnut Board","category":"kitchen"},"price":24.5}]}"#;
+    let (status, answer) = server.post("/api/v1/items", body).await;
+    assert_eq!((status, answer["requestId"].as_str()), (StatusCode::OK, Some("p-2")));
+    assert_eq!(answer["items"][0]["itemId"], "board");
+    assert_eq!(answer["items"][0]["outcome"], "PUT_OUTCOME_NEW");
+    assert!(score(&server.rerank(slate(bare("board"))).await, "board").is_some());
+    let (status, answer) = server.post("/api/v1/items", r#"{"items":[{"id":"board"}]}"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    server.app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_store_puts_nothing() {
+    let mut server = Server::start(None).await;
+    let status = server.put(vec![new_item("board", "Walnut Board")]).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("store.path"), "{}", status.message());
+    let (status, answer) = server.post("/api/v1/items", r#"{"items":[]}"#).await;
+    assert_eq!((status, &answer["error"]["param"]), (StatusCode::BAD_REQUEST, &"items".into()));
+    let whole = r#"{"items":[{"itemId":"b","item":{"title":"Board"}}]}"#;
+    let (status, answer) = server.post("/api/v1/items", whole).await;
+    assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(answer["error"]["code"], "UNIMPLEMENTED");
+    server.app.stop().await.unwrap();
+}
