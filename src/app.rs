@@ -13,11 +13,12 @@ use crate::api::{
 use crate::config::{self, Config, Quantize};
 use crate::domain::ItemId;
 use crate::engine;
+use crate::events::{EventRecorder, EventsOptions};
 use crate::items::{ItemWriter, NewItems};
 use crate::rank::{self, CardCacheLimits, LadderOptions, LiveLadder};
 use crate::reranker::RerankerOptions;
 use crate::scorer::{self, OpenedScorer};
-use crate::store::{EmbeddedStore, Store};
+use crate::store::{BatchStore, EmbeddedStore, Store};
 use crate::telemetry::Metrics;
 use crate::worker;
 use anyhow::Context as _;
@@ -42,6 +43,8 @@ pub struct Services {
     pub canary: Canary,
     /// The metrics that the ladder records to.
     pub metrics: Arc<Metrics>,
+    /// Takes events, if there is a store.
+    pub events: Option<EventRecorder>,
     /// Ready-made requests, in `raisonne demo` only.
     pub samples: Option<serde_json::Value>,
     /// What puts items, if there is a store.
@@ -74,6 +77,10 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
+    let events = match &store {
+        Some(store) => Some(open_events(store.clone(), &config.events, &metrics)?),
+        None => None,
+    };
     // `Config::check` has refused zeros.
     let nonzero = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -82,6 +89,7 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
     let options = LadderOptions {
         store: store.clone().map(|store| store as Arc<dyn Store>),
         new_items: new_items.clone(),
+        events: events.clone(),
         card_cache: CardCacheLimits {
             bytes: config.rank.profile_cache.0,
             ttl: config.rank.profile_ttl.0,
@@ -124,7 +132,22 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
     };
     let live = Arc::new(LiveLadder::start(ladder, options, config.bundle.swap.manner()));
     let canary = canary::golden_canary(live.clone());
-    Ok((Services { live, canary, metrics, samples: None, items }, opened))
+    Ok((Services { live, canary, metrics, samples: None, items, events }, opened))
+}
+
+/// Starts the owner of a store's events.
+fn open_events(
+    store: Arc<dyn BatchStore>,
+    config: &config::EventsConfig,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<EventRecorder> {
+    let calls = NonZeroUsize::new(config.calls_waiting_max).unwrap_or(NonZeroUsize::MIN);
+    let options = EventsOptions {
+        keep_days: config.keep_days as u32,
+        calls_waiting_max: calls,
+        cache_bytes: config.cache.0,
+    };
+    EventRecorder::open(store, options, metrics.clone()).context("opening the stored events")
 }
 
 /// The GPU for large slates, if the configuration names one.
@@ -151,7 +174,7 @@ impl App {
         services: Services,
         clock: WallClock,
     ) -> Result<Self, BindError> {
-        let Services { live, canary, metrics, samples, items } = services;
+        let Services { live, canary, metrics, samples, items, events } = services;
         let listener = ApiListener::bind(config.listen).await?;
         let readiness = Arc::new(Readiness::starting().await);
         let limits = ApiLimits {
@@ -161,7 +184,7 @@ impl App {
         };
         let samples = samples.map(|samples| samples.to_string().into());
         let handler = RerankHandler::new(live, metrics.clone(), readiness.clone(), limits, samples);
-        let handler = handler.with_items(items).with_clock(clock);
+        let handler = handler.with_items(items).with_events(events).with_clock(clock);
         tokio::spawn(watch_canary(canary, readiness.clone()));
         tokio::spawn(run_upkeep(metrics, readiness.clone()));
         let (address, grace) = (listener.address(), config.shutdown_grace.0);

@@ -18,6 +18,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Days for which events can be kept: a hundred years.
+const KEEP_DAYS_MAX: usize = 36_500;
+
 /// The whole configuration. Every key has a default.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -32,6 +35,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Facts that change while the server runs.
     pub store: StoreConfig,
+    /// What shoppers do while the server runs.
+    pub events: EventsConfig,
     /// The bundle to serve.
     pub bundle: BundleConfig,
 }
@@ -141,6 +146,18 @@ pub struct StoreConfig {
     pub path: Option<PathBuf>,
 }
 
+/// `[events]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventsConfig {
+    /// Days for which events are kept. Older ones are refused and removed.
+    pub keep_days: usize,
+    /// Calls with events that may wait to be stored. More are refused at once.
+    pub calls_waiting_max: usize,
+    /// Memory of the cache of shoppers' events.
+    pub cache: ByteSize,
+}
+
 /// `[bundle]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -217,17 +234,23 @@ pub enum ConfigError {
 
 impl Config {
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { api, scorer, engine, .. } = self;
+        let Self { api, scorer, engine, events, .. } = self;
         for (key, value) in [
             ("api.requests_max", api.requests_max),
             ("scorer.threads", scorer.threads),
             ("scorer.slates_max", scorer.slates_max),
             ("engine.running_max", engine.running_max),
             ("engine.prefill_chunk_max", engine.prefill_chunk_max),
+            ("events.keep_days", events.keep_days),
+            ("events.calls_waiting_max", events.calls_waiting_max),
         ] {
             if value == 0 {
                 return Err(ConfigError::range(key, value, "at least 1"));
             }
+        }
+        if events.keep_days > KEEP_DAYS_MAX {
+            let expected = format!("at most {KEEP_DAYS_MAX}");
+            return Err(ConfigError::range("events.keep_days", events.keep_days, expected));
         }
         if api.deadline_default.0.is_zero() {
             return Err(ConfigError::range("api.deadline_default", 0, "longer than 0"));
@@ -336,6 +359,13 @@ impl Default for EngineConfig {
             running_max: 16,
             waiting_max: 64,
         }
+    }
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        // A year is the longest window of the counts.
+        Self { keep_days: 400, calls_waiting_max: 64, cache: ByteSize(64 << 20) }
     }
 }
 
@@ -483,6 +513,9 @@ mod tests {
         check("[rank]\nprofile_cache = \"64MB\"", &[], "KiB");
         check("[api]\nrequests_max = 0", &[], "api.requests_max is 0, but must be at least 1");
         check("[engine]\nmax_batched_tokens = 9", &[], "more than engine.running_max, which is 16");
+        check("[events]\nkeep_days = 0", &[], "events.keep_days is 0, but must be at least 1");
+        check("[events]\nkeep_days = 36501", &[], "is 36501, but must be at most 36500");
+        check("[events]\ncalls_waiting_max = 0", &[], "events.calls_waiting_max is 0");
         check("[bundle]\nswap = \"at_once\"", &[], "one_at_a_time");
         check("[engine]\ndevice = \"gpu\"", &[], "\"gpu\" is no device");
         check("[api", &[], "is not valid TOML");

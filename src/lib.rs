@@ -6,7 +6,7 @@
 //! |--:|---|---|
 //! | 0 | [`domain`] [`overlay`] [`regular_file`] [`telemetry`] | common types, settings, files, metrics |
 //! | 1 | [`worker`] [`store`] [`bundle`] [`language`] [`nn`] [`shop`] [`statistics`] | threads, files, tokens, networks, data, counts |
-//! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] | inference, reasons, simulated shops |
+//! | 2 | [`engine`] [`scorer`] [`evidence`] [`upstream`] [`simulate`] [`events`] | inference, reasons, simulated shops |
 //! | 3 | [`reranker`] | prompts and answers of the language model |
 //! | 4 | [`rank`] [`train`] | serving a climb, training a bundle |
 //! | 5 | [`api`] | gRPC and HTTP |
@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod events;
 pub mod evidence;
 pub mod items;
 pub mod language;

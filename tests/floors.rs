@@ -18,7 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &["domain", "overlay", "regular_file", "telemetry"],
     &["worker", "store", "bundle", "language", "nn", "shop", "statistics"],
     &["items"],
-    &["engine", "scorer", "evidence", "upstream", "simulate"],
+    &["engine", "scorer", "evidence", "upstream", "simulate", "events"],
     &["reranker"],
     &["rank", "train"],
     &["api"],

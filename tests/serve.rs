@@ -77,6 +77,7 @@ impl Server {
                 Box::pin(async move { beats.then_some(()).ok_or("no heart") })
             }),
             metrics,
+            events: None,
             samples: Some(json!([rerank_json()])),
             items: None,
         };
@@ -585,6 +586,7 @@ async fn a_port_in_use_is_named() {
         live: live(Ladder::new(vec![], "test-1".into(), metrics.clone()), &metrics),
         canary: Arc::new(|| Box::pin(async { Ok(()) })),
         metrics,
+        events: None,
         samples: None,
         items: None,
     };

@@ -63,10 +63,19 @@ impl AdmissionControl {
         if let Some(other) = query.bundle.as_ref().filter(|version| *version != serving) {
             return Err(ApiError::not_found("bundle", other.as_str()));
         }
+        self.check_capacity(call, query.criticality)
+    }
+
+    /// Refuses a call without a query that is too late, or not critical enough: it is as critical as ordinary requests.
+    pub fn check_default(&self, call: &Call) -> Result<(), ApiError> {
+        self.check_capacity(call, Criticality::Default)
+    }
+
+    fn check_capacity(&self, call: &Call, criticality: Criticality) -> Result<(), ApiError> {
         if call.response_deadline.passed(Instant::now()) {
             return Err(ApiError::late());
         }
-        let reserved = match query.criticality {
+        let reserved = match criticality {
             Criticality::Critical => 0,
             Criticality::Default => self.limits.requests_max / CRITICAL_SHARE,
             Criticality::Sheddable => self.limits.requests_max / UNSHEDDABLE_SHARE,

@@ -129,6 +129,11 @@ impl ApiError {
         Self::new(ApiErrorKind::Busy, "too many requests are in flight")
     }
 
+    /// As many calls with events wait as may.
+    pub fn events_busy() -> Self {
+        Self::new(ApiErrorKind::Busy, "too many calls with events wait to be stored")
+    }
+
     /// The server is shutting down.
     pub fn draining() -> Self {
         Self::new(ApiErrorKind::Draining, "the server is shutting down")

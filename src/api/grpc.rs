@@ -82,6 +82,14 @@ impl RerankService for GrpcService {
         let (call, request) = split(request)?;
         Ok(Response::new(self.0.put_items(call, request).await?))
     }
+
+    async fn record_events(
+        &self,
+        request: Request<pb::RecordEventsRequest>,
+    ) -> Result<Response<pb::RecordEventsResponse>, Status> {
+        let (call, request) = split(request)?;
+        Ok(Response::new(self.0.record_events(call, request).await?))
+    }
 }
 
 /// Splits a request into the call that the middleware attached and its message.

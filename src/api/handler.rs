@@ -7,6 +7,7 @@ use super::pb;
 use super::readiness::Readiness;
 use super::wire::{self, RequestContext, ResponseContext};
 use crate::domain::Timestamp;
+use crate::events::EventRecorder;
 use crate::items::ItemWriter;
 use crate::rank::{ClimbAnswer, Ladder, LiveLadder, Update};
 use crate::telemetry::Metrics;
@@ -26,6 +27,7 @@ pub struct RerankHandler {
     admission: AdmissionControl,
     samples: Option<Bytes>,
     items: Option<Arc<ItemWriter>>,
+    events: Option<EventRecorder>,
     clock: WallClock,
 }
 
@@ -42,12 +44,17 @@ impl RerankHandler {
         samples: Option<Bytes>,
     ) -> Self {
         let admission = AdmissionControl::new(limits, readiness);
-        Self { live, metrics, admission, samples, items: None, clock: wall_clock }
+        Self { live, metrics, admission, samples, items: None, events: None, clock: wall_clock }
     }
 
     /// The same handler, which puts items by this writer.
     pub fn with_items(self, items: Option<Arc<ItemWriter>>) -> Self {
         Self { items, ..self }
+    }
+
+    /// The same handler, which takes events if there is a recorder.
+    pub fn with_events(self, events: Option<EventRecorder>) -> Self {
+        Self { events, ..self }
     }
 
     /// The same handler with another clock.
@@ -139,6 +146,11 @@ impl RerankHandler {
     /// What puts items, if the server has a store.
     pub(super) fn items(&self) -> Option<&ItemWriter> {
         self.items.as_deref()
+    }
+
+    /// What takes events, if the server has a store.
+    pub(super) fn events(&self) -> Option<&EventRecorder> {
+        self.events.as_ref()
     }
 
     /// The ladder that is live.

@@ -58,6 +58,15 @@ pub async fn put_items(
     Ok(Json(handler.put_items(call, decode(body)?).await?).into_response())
 }
 
+/// `POST /api/v1/events`.
+pub async fn record_events(
+    State(handler): State<Arc<RerankHandler>>,
+    Extension(call): Extension<Call>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    Ok(Json(handler.record_events(call, decode(body)?).await?).into_response())
+}
+
 /// `GET /livez`: the process answers.
 pub async fn live() -> &'static str {
     "live\n"

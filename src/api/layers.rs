@@ -20,6 +20,8 @@ use tracing::{Instrument as _, Span, info_span};
 
 /// The longest deadline that a caller may set.
 const DEADLINE_MAX: Duration = Duration::from_mins(1);
+/// Deadline of a call with events that states none: a disk may be slow, and a page does not wait for it.
+const EVENTS_DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// How long after its deadline a call may hold its permit. A body that is still not read then is given up.
 const STALL_GRACE: Duration = Duration::from_millis(250);
 /// Digits of a `grpc-timeout`.
@@ -48,6 +50,7 @@ enum Method {
     StreamRerank,
     Explain,
     PutItems,
+    RecordEvents,
     Unknown,
 }
 
@@ -80,7 +83,11 @@ fn admit(
 ) -> Result<Call, ApiError> {
     let permit = handler.admission().admit()?;
     let limits = handler.admission().limits();
-    let budget = timeout(headers)?.unwrap_or(limits.deadline_default).min(DEADLINE_MAX);
+    let default = match observer.method {
+        Method::RecordEvents => EVENTS_DEADLINE_DEFAULT,
+        _ => limits.deadline_default,
+    };
+    let budget = timeout(headers)?.unwrap_or(default).min(DEADLINE_MAX);
     if budget.is_zero() {
         return Err(ApiError::late());
     }
@@ -219,6 +226,7 @@ impl Method {
             "/raisonne.v1.RerankService/StreamRerank" => Self::StreamRerank,
             "/api/v1/explain" | "/raisonne.v1.RerankService/Explain" => Self::Explain,
             "/api/v1/items" | "/raisonne.v1.RerankService/PutItems" => Self::PutItems,
+            "/api/v1/events" | "/raisonne.v1.RerankService/RecordEvents" => Self::RecordEvents,
             _ => Self::Unknown,
         }
     }
@@ -229,6 +237,7 @@ impl Method {
             Self::StreamRerank => "StreamRerank",
             Self::Explain => "Explain",
             Self::PutItems => "PutItems",
+            Self::RecordEvents => "RecordEvents",
             Self::Unknown => "unknown",
         }
     }

@@ -7,6 +7,7 @@
 mod admission;
 mod call;
 mod error;
+mod events;
 mod grpc;
 mod handler;
 mod http;
@@ -51,6 +52,7 @@ pub fn router(handler: Arc<RerankHandler>) -> Router {
         .route("/api/v1/rerank", post(http::rerank))
         .route("/api/v1/explain", post(http::explain))
         .route("/api/v1/items", post(http::put_items))
+        .route("/api/v1/events", post(http::record_events))
         .with_state(handler.clone())
         .layer(http::body_limit())
         .route_layer(from_fn_with_state(handler.clone(), layers::observe));

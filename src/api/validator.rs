@@ -82,10 +82,19 @@ impl Validator {
         })
     }
 
+    /// The first violation.
+    pub fn into_first(self) -> Option<Violation> {
+        self.violations.into_iter().next()
+    }
+
     /// `value`, if there is no violation.
     pub fn finish<T>(self, value: T) -> Result<T, ApiError> {
-        let Self { violations, more } = self;
-        if violations.is_empty() { Ok(value) } else { Err(ApiError::invalid(violations, more)) }
+        if self.violations.is_empty() { Ok(value) } else { Err(self.into_error()) }
+    }
+
+    /// All violations.
+    pub fn into_error(self) -> ApiError {
+        ApiError::invalid(self.violations, self.more)
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Conversions destructure every field, so that a new one cannot be forgotten.
 
+mod events;
 mod items;
 
+pub use events::record_call;
 pub use items::{ItemsPut, item_puts};
 
 use super::error::ApiError;
@@ -260,8 +262,12 @@ fn event(validator: &mut Validator, i: usize, event: pb::Event, now: Timestamp) 
         }
         Some(_) => {}
     }
-    let field = format_args!("user.history[{i}].kind");
-    let kind = match validator.enum_value::<pb::EventKind>(field, kind) {
+    let kind = event_kind(validator, format_args!("user.history[{i}].kind"), kind);
+    Event { item: item_id.into(), time: time.unwrap_or_default(), kind }
+}
+
+fn event_kind(validator: &mut Validator, field: std::fmt::Arguments<'_>, kind: i32) -> EventKind {
+    match validator.enum_value::<pb::EventKind>(field, kind) {
         // An unknown number was rejected already.
         pb::EventKind::Unspecified if kind == 0 => {
             validator.reject(field, "is missing, but required");
@@ -272,8 +278,7 @@ fn event(validator: &mut Validator, i: usize, event: pb::Event, now: Timestamp) 
         pb::EventKind::Cart => EventKind::Cart,
         pb::EventKind::Purchase => EventKind::Purchase,
         pb::EventKind::Dismissal => EventKind::Dismissal,
-    };
-    Event { item: item_id.into(), time: time.unwrap_or_default(), kind }
+    }
 }
 
 fn candidates(validator: &mut Validator, candidates: Vec<pb::Candidate>) -> Vec<Candidate> {

@@ -39,6 +39,8 @@ pub mod limits {
     pub const REASONS_PER_ITEM_MAX: usize = 10;
     /// Experiment labels on a request.
     pub const LABELS_MAX: usize = 16;
+    /// Events of one call that records them: so few that the longest ids fit into a body of JSON.
+    pub const EVENTS_MAX: usize = 5_000;
     /// Seconds by which an event may be ahead of our clock before it is refused.
     pub const CLOCK_SKEW_S_MAX: i64 = 300;
 }

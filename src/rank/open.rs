@@ -4,6 +4,7 @@ use super::user_cards::{CardCacheLimits, UserCards};
 use super::{Compared, Ladder, Resolver, Rung, Scored, Shortfall, Weighed};
 use crate::bundle::{Bundle, BundleError, Part, check_language_model};
 use crate::domain::{Quality, Version};
+use crate::events::EventRecorder;
 use crate::items::NewItems;
 use crate::reranker::{
     Reranker, RerankerError, RerankerFile, RerankerOptions, RungSettings, RungSpec,
@@ -22,6 +23,8 @@ pub struct LadderOptions {
     pub store: Option<Arc<dyn Store>>,
     /// Items that were put while the service runs.
     pub new_items: NewItems,
+    /// The events since the bundle was made, if there is a store.
+    pub events: Option<EventRecorder>,
     /// Limits of the cache of users' cards.
     pub card_cache: CardCacheLimits,
     /// Limits of the scorer.

@@ -33,6 +33,9 @@ pub struct Metrics {
     scorer_seconds: MetricFamily<Histogram, 0>,
     cards: MetricFamily<Counter, 1>,
     swaps: MetricFamily<Counter, 1>,
+    events: MetricFamily<Counter, 1>,
+    events_waiting: MetricFamily<Gauge, 0>,
+    events_stored: MetricFamily<Histogram, 0>,
     engine: EngineInstruments,
 }
 
@@ -163,6 +166,24 @@ impl Metrics {
                 "Swaps of the bundle, by outcome.",
                 ["outcome"],
             ),
+            events: MetricFamily::new(
+                r,
+                "raisonne_events_total",
+                "Events of shoppers that were reported, by outcome. Those uncounted are also taken.",
+                ["outcome"],
+            ),
+            events_waiting: MetricFamily::new(
+                r,
+                "raisonne_events_waiting",
+                "Calls with events that wait to be stored.",
+                [],
+            ),
+            events_stored: MetricFamily::new(
+                r,
+                "raisonne_events_stored_seconds",
+                "Duration of storing the events of one turn durably.",
+                [],
+            ),
             engine: EngineInstruments::new(r),
             recorder,
         }
@@ -203,6 +224,23 @@ impl Metrics {
     /// Counts cards by their `source`: memory, store, bundle, inline or missing.
     pub fn cards(&self, source: &'static str, count: u64) {
         self.cards.at(&self.recorder, [source], |c| c.increment(count));
+    }
+
+    /// Counts events by their `outcome`: taken, known, refused, uncounted or failed.
+    pub fn events(&self, outcome: &'static str, count: u64) {
+        if count > 0 {
+            self.events.at(&self.recorder, [outcome], |c| c.increment(count));
+        }
+    }
+
+    /// Sets the number of calls with events that wait.
+    pub fn events_waiting(&self, calls: usize) {
+        self.events_waiting.at(&self.recorder, [], |g| g.set(calls as f64));
+    }
+
+    /// Records that the events of one turn were stored in `took`.
+    pub fn events_stored(&self, took: Duration) {
+        self.events_stored.at(&self.recorder, [], |h| h.record(took));
     }
 
     /// Records a step of the engine.

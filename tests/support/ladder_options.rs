@@ -16,6 +16,7 @@ pub fn ladder_options(metrics: Arc<Metrics>) -> LadderOptions {
     LadderOptions {
         store: None,
         new_items: NewItems::default(),
+        events: None,
         card_cache: CardCacheLimits { bytes: 1 << 20, ttl: Duration::from_mins(1) },
         scorer: scorer::ScorerLimits {
             threads: nonzero(1),
