@@ -277,7 +277,7 @@ impl Din {
 }
 
 /// Drops a share of the values and scales the rest up, when there is a dropout.
-fn drop(dropout: Option<&mut Dropout>, xs: Tensor) -> Result<Tensor> {
+pub(super) fn drop(dropout: Option<&mut Dropout>, xs: Tensor) -> Result<Tensor> {
     let Some(dropout) = dropout.filter(|dropout| dropout.rate > 0.0) else { return Ok(xs) };
     let keep = 1.0 - dropout.rate;
     let draw = |_| if dropout.rng.random::<f32>() < keep { keep.recip() } else { 0.0 };

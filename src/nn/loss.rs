@@ -15,6 +15,19 @@ pub fn softmax_loss(logits: &Tensor, mask: &Tensor) -> Result<Tensor> {
     (total - logits.narrow(1, 0, 1)?.squeeze(1)?)?.mean_all()
 }
 
+/// Listwise softmax cross-entropy of whole slates with any number of positives.
+///
+/// `mean over slates of logsumexp(y) - Σ target · y`, over the candidates whose `mask` (batch, candidates) is 1. The
+/// `targets` (batch, candidates) of a slate sum to 1, and are 0 where the mask is.
+pub fn listwise_loss(logits: &Tensor, targets: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let logits = ((logits * mask)? + mask.affine(-FAR, FAR)?)?;
+    let top = logits.max_keepdim(D::Minus1)?.detach();
+    let logits = logits.broadcast_sub(&top)?;
+    let total = logits.exp()?.sum(D::Minus1)?.log()?;
+    let taken = ((logits * mask)? * targets)?.sum(D::Minus1)?;
+    (total - taken)?.mean_all()
+}
+
 /// Binary cross-entropy of each candidate with its `labels` (batch, candidates), 0 or 1.
 ///
 /// `mean over mask = 1 of max(y, 0) - y * label + ln(1 + exp(-|y|))`, the form that neither
@@ -43,6 +56,17 @@ mod tests {
         let logits = row(&[0.5, 0.5, 0.5, 90.0]);
         let loss = value(&softmax_loss(&logits, &row(&[1.0, 1.0, 1.0, 0.0])).unwrap());
         assert!((loss - 3_f32.ln()).abs() < 1e-6, "{loss}");
+    }
+
+    #[test]
+    fn listwise_is_softmax_for_one_positive_and_the_mean_of_several() {
+        let (logits, mask) = (row(&[0.5, -1.0, 2.0, 90.0]), row(&[1.0, 1.0, 1.0, 0.0]));
+        let listwise =
+            |targets: &[f32]| value(&listwise_loss(&logits, &row(targets), &mask).unwrap());
+        let first = value(&softmax_loss(&logits, &mask).unwrap());
+        assert!((listwise(&[1.0, 0.0, 0.0, 0.0]) - first).abs() < 1e-6);
+        let both = (listwise(&[1.0, 0.0, 0.0, 0.0]) + listwise(&[0.0, 0.0, 1.0, 0.0])) / 2.0;
+        assert!((listwise(&[0.5, 0.0, 0.5, 0.0]) - both).abs() < 1e-6);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! [`Din`] is the scorer's network for training with candle; [`FusedDin`] is the same network for serving. Both read the
 //! same named tensors, [`Weights`], and `tests/numbers.rs` compares them with each other and with a PyTorch copy.
+//! [`direct`] is the scorer's direct path, which reads features alone.
 //! [`decoder`] is a language model's wiring: [`packed`] serves it on a CPU, and [`ops`] and [`optim`] train it.
 //! [`simd`] holds the vector code of both serving forms and of the training loops.
 
@@ -9,6 +10,7 @@
 pub mod cuda;
 pub mod decoder;
 mod din;
+pub mod direct;
 mod fused;
 mod layers;
 mod loss;
@@ -29,7 +31,7 @@ pub use fused::{
     CandidateRow, FusedDin, FusedScores, FusedScratch, FusedShapeError, FusedSlate, HistoryRow,
     InlineItem, ItemRef, ItemTable, MASKED_OVERLAP, ReasonTable,
 };
-pub use loss::{bce_loss, softmax_loss};
+pub use loss::{bce_loss, listwise_loss, softmax_loss};
 pub use rechead::{Rechead, RecheadBatch, RecheadNetwork, RecheadScratch, RecheadShape};
 pub use shape::{Ablation, DinShape};
 pub use targets::{BranchTargets, RowTargets, TokenTargets};

@@ -8,12 +8,12 @@ use crate::nn::simd::{LANES, Lanes, VectorKernel, VectorLevel};
 
 /// Rows of a tile. With two vectors per row its ten sums hide the latency of a fused multiply-add, and fit 32
 /// registers with what is multiplied; with one vector per row they fit sixteen. Five divides the longest history.
-pub(super) const ROWS: usize = 5;
+pub(in crate::nn) const ROWS: usize = 5;
 /// Added to the variance by a layer norm; PyTorch's default.
 const NORM_EPSILON: f32 = 1e-5;
 
 /// A computation over panels of `V` vectors of `L`.
-pub(super) trait PanelKernel {
+pub(in crate::nn) trait PanelKernel {
     /// The result.
     type Output;
     /// Computes it. Every function that it calls must be `#[inline(always)]`.
@@ -21,7 +21,7 @@ pub(super) trait PanelKernel {
 }
 
 /// Runs a kernel with panels as wide as the registers of a level allow.
-pub(super) fn run<K: PanelKernel>(level: VectorLevel, kernel: K) -> K::Output {
+pub(in crate::nn) fn run<K: PanelKernel>(level: VectorLevel, kernel: K) -> K::Output {
     struct WithWidth<K>(K);
     impl<K: PanelKernel> VectorKernel for WithWidth<K> {
         type Output = K::Output;
@@ -55,7 +55,7 @@ pub(super) fn padded(level: VectorLevel, columns: usize) -> usize {
 
 /// A view of rows: `count` rows of `inner` numbers, `stride` apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowsView<'a> {
+pub(in crate::nn) struct RowsView<'a> {
     pub values: &'a [f32],
     pub stride: usize,
     pub inner: usize,
@@ -77,7 +77,7 @@ impl<'a> RowsView<'a> {
 
 /// How a product is written to its output.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Epilogue {
+pub(in crate::nn) enum Epilogue {
     Set,
     SetRelu,
     Add,
@@ -86,7 +86,7 @@ pub(super) enum Epilogue {
 
 /// A linear layer `x W + b`, with its columns in panels: panel by panel, row by row.
 #[derive(Debug)]
-pub(super) struct PanelLinear {
+pub(in crate::nn) struct PanelLinear {
     pub inner: usize,
     pub panels: Vec<f32>,
     /// One number per column of the panels.
@@ -229,7 +229,7 @@ pub(super) fn vectors_mut(values: &mut [f32]) -> &mut [[f32; LANES]] {
 
 /// `Σ a·b`
 #[inline(always)]
-pub(super) fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+pub(in crate::nn) fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks(), b.as_chunks());
     let mut sum = L::splat(0.0);
     for (a, b) in a.iter().zip(b) {
@@ -257,7 +257,7 @@ pub(super) fn add_scaled<L: Lanes>(weight: f32, row: &[f32], out: &mut [f32]) {
 
 /// A layer norm's scale and shift.
 #[derive(Debug)]
-pub(super) struct FusedLayerNorm {
+pub(in crate::nn) struct FusedLayerNorm {
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
 }

@@ -21,11 +21,13 @@ mod target;
 
 use super::DinShape;
 use super::simd::VectorLevel;
-use kernels::PanelLinear;
 use std::ops::Range;
 
 #[cfg(feature = "cuda")]
 pub(super) use row_major::PaddedWidths;
+pub(super) use kernels::{
+    Epilogue, FusedLayerNorm, PanelKernel, PanelLinear, ROWS, RowsView, dot, run,
+};
 pub use score::{FusedScores, FusedScratch};
 pub use shape_error::FusedShapeError;
 pub use tables::{InlineItem, ItemTable, ReasonTable};
