@@ -172,7 +172,7 @@ fn a_recipe_asks_for_the_parts_of_its_enabled_stages() {
 #[test]
 fn stages_name_sections_that_a_recipe_has() {
     let home = tempfile::tempdir().unwrap();
-    let recipe = small::recipe(home.path(), &[]);
+    let recipe = small::recipe(home.path(), &["direct.seeds=1".into()]);
     let table = toml::Table::try_from(&recipe).unwrap();
     for stage in STAGES {
         for section in stage.recipe_sections() {

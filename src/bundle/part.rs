@@ -28,6 +28,8 @@ pub enum Part {
     Scorer,
     /// The scorer's shape, and the weights that fuse its score with the order given.
     ScorerShape,
+    /// The weights of the scorer's direct path.
+    Direct,
     /// The Rechead's weights.
     Rechead,
     /// The Rechead's shape, and the weight of its score.
@@ -74,6 +76,7 @@ impl Part {
         Self::SemanticIds,
         Self::Scorer,
         Self::ScorerShape,
+        Self::Direct,
         Self::Rechead,
         Self::RecheadShape,
         Self::ItemCards,
@@ -99,6 +102,7 @@ impl Part {
             Self::SemanticIds => "semantic_ids.safetensors",
             Self::Scorer => "scorer.safetensors",
             Self::ScorerShape => "scorer.toml",
+            Self::Direct => "direct.safetensors",
             Self::Rechead => "rechead.safetensors",
             Self::RecheadShape => "rechead.toml",
             Self::ItemCards => "item_cards.jsonl.zst",
@@ -124,6 +128,7 @@ impl Part {
             self,
             Self::Quantizer
                 | Self::SemanticIds
+                | Self::Direct
                 | Self::Rechead
                 | Self::RecheadShape
                 | Self::Statistics

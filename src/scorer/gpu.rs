@@ -1,5 +1,6 @@
 //! Scoring slates on a GPU.
 
+use super::direct::DirectBuffers;
 use super::model::NetworkInputs;
 use super::{GpuLimits, ScorerModel, ScorerSlate, SlateItem, SlateScores};
 use crate::nn::CandidateRow;
@@ -18,6 +19,7 @@ pub struct Gpu {
     scorer: CudaScorer,
     inputs: Vec<NetworkInputs>,
     scores: Vec<CudaScores>,
+    direct: DirectBuffers,
 }
 
 impl ScorerModel {
@@ -39,16 +41,17 @@ impl ScorerModel {
             rechead_items,
         };
         let scorer = CudaScorer::load(self.network.clone(), tables, limits, ordinal)?;
-        Ok(Gpu { scorer, inputs: Vec::new(), scores: Vec::new() })
+        let (inputs, scores) = (Vec::new(), Vec::new());
+        Ok(Gpu { scorer, inputs, scores, direct: DirectBuffers::default() })
     }
 
-    /// Scores slates in one batch, each as [`ScorerModel::score`] does.
+    /// Scores slates in one batch, each as [`ScorerModel::score`] does. The processor adds the direct path's logits.
     pub fn score_on(
         &self,
         slates: &[ScorerSlate<'_>],
         gpu: &mut Gpu,
     ) -> Result<Vec<SlateScores>, GpuError> {
-        let Gpu { scorer, inputs, scores } = gpu;
+        let Gpu { scorer, inputs, scores, direct } = gpu;
         let count = slates.len().max(inputs.len());
         inputs.resize_with(count, NetworkInputs::default);
         scores.resize_with(count, CudaScores::default);
@@ -66,8 +69,8 @@ impl ScorerModel {
             CudaSlate { slate: self.network_slate(slate, inputs_of_slate, candidates), shopper }
         });
         scorer.score(&cuda_slates.collect::<Vec<_>>(), scores)?;
-        let scored = slates.iter().zip(&shoppers).zip(scores);
-        let scored = scored.map(|((slate, shopper), scores)| {
+        let scored = slates.iter().zip(&*inputs).zip(&shoppers).zip(scores);
+        let scored = scored.map(|(((slate, inputs_of_slate), shopper), scores)| {
             let mut rechead = Vec::new();
             if let Some(head) = &self.rechead {
                 rechead.extend_from_slice(&scores.rechead);
@@ -77,7 +80,7 @@ impl ScorerModel {
                     }
                 }
             }
-            self.slate_scores(&scores.scores, slate.candidates.len(), rechead)
+            self.slate_scores(slate, inputs_of_slate, &scores.scores, rechead, direct)
         });
         Ok(scored.collect())
     }

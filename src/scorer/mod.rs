@@ -4,6 +4,7 @@
 //! takes all waiting slates and scores one after the other. A GPU has a thread of its own, which takes large slates and
 //! scores all waiting ones as one batch.
 
+mod direct;
 pub mod features;
 mod fusion;
 #[cfg(feature = "cuda")]
@@ -16,6 +17,7 @@ mod open;
 mod reader;
 mod rechead;
 
+pub use direct::{DirectColumns, DirectError, DirectFile, DirectScorer};
 pub use fusion::{Fusion, PositionPenalty, is_cold};
 pub use gpu::{Gpu, GpuError};
 pub use model::{

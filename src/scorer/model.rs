@@ -1,5 +1,6 @@
 //! The scorer's model: a catalogue, its cards and the network, ready to score slates.
 
+use super::direct::{DirectBuffers, DirectScorer};
 use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
     LiveCounts, LiveItem, LiveVector, past_of,
@@ -31,6 +32,7 @@ pub struct ScorerModel {
     /// The encoder of texts.
     pub reader: Arc<TextReader>,
     pub(super) network: Arc<FusedDin>,
+    pub(super) direct: Option<Arc<DirectScorer>>,
     pub(super) rechead: Option<RecheadScorer>,
     pub(super) items: Arc<ItemTable>,
     pub(super) reasons: Arc<ReasonTable>,
@@ -110,6 +112,7 @@ pub struct ScoringScratch {
     network: nn::FusedScratch,
     scores: nn::FusedScores,
     inputs: NetworkInputs,
+    direct: DirectBuffers,
 }
 
 /// The network's inputs for one slate.
@@ -151,7 +154,8 @@ impl ScorerModel {
     ) -> Result<Self, FusedShapeError> {
         let items = Arc::new(network.items(&cards.item_vectors)?);
         let reasons = Arc::new(network.reasons(&cards.reason_vectors)?);
-        Ok(Self { catalog, cards, reader, network, rechead: None, items, reasons, live: None })
+        let (direct, rechead, live) = (None, None, None);
+        Ok(Self { catalog, cards, reader, network, direct, rechead, items, reasons, live })
     }
 
     /// The same model with a Rechead, whose score has this weight.
@@ -173,6 +177,17 @@ impl ScorerModel {
     pub fn live_counts(&self, card: &UserCard, now: Timestamp) -> Option<LiveCounts> {
         let LiveModel { words, statistics } = self.live.clone()?;
         Some(LiveCounts::of(statistics, words, Arc::new(past_of(card.past())), now))
+    }
+
+    /// The same model with a direct path, whose logits are added to the network's.
+    pub fn with_direct(mut self, direct: Arc<DirectScorer>) -> Self {
+        self.direct = Some(direct);
+        self
+    }
+
+    /// The direct path, if the bundle has one.
+    pub fn direct(&self) -> Option<&DirectScorer> {
+        self.direct.as_deref()
     }
 
     /// The vector of a shopper in the Rechead's space, empty where there is no Rechead.
@@ -197,6 +212,7 @@ impl ScorerModel {
             network: self.network.scratch(),
             scores: nn::FusedScores::default(),
             inputs: NetworkInputs::default(),
+            direct: DirectBuffers::default(),
         }
     }
 
@@ -208,16 +224,17 @@ impl ScorerModel {
         }
     }
 
-    /// Scores a slate. A candidate's score depends neither on the order of the slate nor on the other candidates.
+    /// Scores a slate. A candidate's score does not depend on the order of the slate. Without a direct path, it does not
+    /// depend on the other candidates either.
     pub fn score(&self, slate: &ScorerSlate<'_>, scratch: &mut ScoringScratch) -> SlateScores {
-        let ScoringScratch { network, scores, inputs } = scratch;
+        let ScoringScratch { network, scores, inputs, direct } = scratch;
         self.fill_inputs(slate, inputs);
         let candidates = self.candidate_rows(slate, inputs);
         let rechead = self.rechead_scores(slate);
         self.network
             .score(&self.network_slate(slate, inputs, &candidates), network, scores)
             .expect("rows made from the model's own tables fit its network");
-        self.slate_scores(scores, candidates.len(), rechead)
+        self.slate_scores(slate, inputs, scores, rechead, direct)
     }
 
     /// The slate in the network's form.
@@ -236,15 +253,22 @@ impl ScorerModel {
         }
     }
 
-    /// Copies the network's scores of `count` candidates out of the buffers.
+    /// Copies a slate's scores by the network out of the buffers, and joins them with the direct path's.
     pub(super) fn slate_scores(
         &self,
+        slate: &ScorerSlate<'_>,
+        inputs: &NetworkInputs,
         scores: &nn::FusedScores,
-        count: usize,
         rechead: Vec<f32>,
+        buffers: &mut DirectBuffers,
     ) -> SlateScores {
+        let count = slate.candidates.len();
+        let mut logits = scores.logits[..count].to_vec();
+        if let Some(direct) = &self.direct {
+            direct.join(&inputs.features, &inputs.live, buffers, &mut logits);
+        }
         SlateScores {
-            logits: scores.logits[..count].to_vec(),
+            logits,
             rechead,
             rechead_weight: self.rechead.as_ref().map_or(0.0, RecheadScorer::weight),
             attention: scores.attention[..count * REASONS_MAX].to_vec(),

@@ -1,5 +1,6 @@
 //! Opens the scorer's model of a bundle, and checks it by its golden requests.
 
+use super::direct::{DirectError, DirectFile, DirectScorer};
 use super::features::FEATURE_COUNT;
 use super::rechead::RecheadFile;
 use super::{
@@ -28,6 +29,9 @@ pub struct ScorerFile {
     pub fusion: Fusion,
     /// The network's shape.
     pub shape: DinShape,
+    /// The direct path. A bundle without one has the logits of the network alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectFile>,
 }
 
 /// The scorer's model of an opened bundle.
@@ -64,6 +68,7 @@ impl OpenedScorer {
             let why = format!("it knows {} items, not the catalogue's", file.shape.items);
             return Err(BundleError::malformed(Part::Scorer.file(), &why));
         }
+        let direct = open_direct(&bundle, &file)?;
         let tokens =
             TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
@@ -82,6 +87,9 @@ impl OpenedScorer {
         let catalog = Arc::new(bundle.catalog);
         let model = ScorerModel::new(catalog, bundle.cards, reader, Arc::new(network));
         let mut model = model.map_err(wrong(Part::CardVectors))?;
+        if let Some(direct) = direct {
+            model = model.with_direct(Arc::new(direct));
+        }
         if let Some((network, weight)) = rechead {
             model = model.with_rechead(network, weight);
         }
@@ -162,6 +170,31 @@ fn open_statistics(bundle: &Bundle) -> Result<Option<Statistics>, BundleError> {
         )));
     }
     Ok(Some(statistics))
+}
+
+/// The bundle's direct path, if it has one. Its section in the scorer's file and its weights come together.
+fn open_direct(bundle: &Bundle, file: &ScorerFile) -> Result<Option<DirectScorer>, BundleError> {
+    let part = Part::Direct;
+    let Some(direct) = &file.direct else {
+        if bundle.has(part) {
+            let (shape, found) = (Part::ScorerShape.file(), "missing");
+            let expected = format!("a section, for {}", part.file());
+            return Err(BundleError::field(shape, "direct", found, expected));
+        }
+        return Ok(None);
+    };
+    if !bundle.has(part) {
+        let expected = format!("none without {}", part.file());
+        return Err(BundleError::field(Part::ScorerShape.file(), "direct", "a section", expected));
+    }
+    let malformed =
+        |part: Part, error: &dyn Display| BundleError::malformed(part.file(), &error.to_string());
+    let weights = Weights::from_bytes(&bundle.read(part)?).map_err(|e| malformed(part, &e))?;
+    let opened = DirectScorer::new(&weights, direct).map_err(|error| match &error {
+        DirectError::Weights(_) => malformed(part, &error),
+        _ => malformed(Part::ScorerShape, &error),
+    })?;
+    Ok(Some(opened))
 }
 
 /// The bundle's Rechead and its weight, if it has one.

@@ -60,15 +60,20 @@ pub fn read_candidate(
 // === impl Batcher ===
 
 impl Batcher<'_> {
-    /// A batch of these cases. Each example is one item that was taken, then others of its slate. They
+    /// A batch of these cases, and the items that each shows: one that was taken, then others of its slate. They
     /// are drawn in each call.
-    pub fn batch(&self, cases: &[&Case], rng: &mut ChaCha8Rng) -> Result<DinBatch> {
-        let mut columns = BatchColumns::default();
+    pub fn batch(
+        &self,
+        cases: &[&Case],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<(DinBatch, Vec<Vec<u32>>)> {
+        let (mut columns, mut all_shown) = (BatchColumns::default(), Vec::new());
         for case in cases {
             let shown = self.draw(case, rng);
             self.example(case, &shown, rng, &mut columns);
+            all_shown.push(shown);
         }
-        columns.batch(cases.len(), self.candidates, &self.shape)
+        Ok((columns.batch(cases.len(), self.candidates, &self.shape)?, all_shown))
     }
 
     /// One item taken, then others that were not. They repeat only if the slate is short.

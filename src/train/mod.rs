@@ -10,10 +10,13 @@ pub mod case_results;
 pub mod cases;
 pub mod checkpoint;
 pub mod dataset;
+pub mod direct;
+pub mod direct_recipe;
 pub mod evaluation;
 pub mod export;
 mod finetune;
 pub mod fit;
+pub mod fusion_fit;
 mod gpu;
 mod gradients;
 pub mod learner;
@@ -70,6 +73,7 @@ const RECIPE_SECTIONS: &[&str] = &[
     "text_encoder",
     "semantic_ids",
     "reward_model",
+    "direct",
     "language_model",
     "rechead",
     "cards",

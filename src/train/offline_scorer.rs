@@ -1,20 +1,24 @@
 //! The small models of a workspace, which score the slates of many cases.
 
 use super::cases::Case;
-use super::training_data::TrainingData;
+use super::training_data::{ScorerParts, TrainingData};
 use super::workspace::Workspace;
 use crate::bundle::Part;
 use crate::nn::{Rechead, Weights};
 use crate::reranker::{ScoredOrder, scored_order};
-use crate::scorer::{PositionPenalty, RecheadFile, ScorerFile, SlateScores};
+use crate::scorer::{
+    DirectFile, DirectScorer, PositionPenalty, RecheadFile, ScorerFile, SlateScores,
+};
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 
-/// The scorer of a workspace, with its Rechead.
+/// The scorer of a workspace, with its direct path and its Rechead.
 #[derive(Debug)]
 pub struct OfflineScorer {
     weights: Weights,
     file: ScorerFile,
+    direct: Option<Arc<DirectScorer>>,
     head: Option<(Rechead, f32)>,
 }
 
@@ -29,7 +33,15 @@ impl OfflineScorer {
     /// Reads the scorer alone, for stages that come before the Rechead is there.
     pub fn without_head(workspace: &Workspace<'_>) -> anyhow::Result<Self> {
         let weights = weights(workspace, Part::Scorer)?;
-        Ok(Self { weights, file: shape(workspace, Part::ScorerShape)?, head: None })
+        let file: ScorerFile = shape(workspace, Part::ScorerShape)?;
+        let direct = match &file.direct {
+            Some(direct) => Some(
+                self::weights(workspace, Part::Direct)
+                    .and_then(|weights| Ok(Arc::new(DirectScorer::new(&weights, direct)?)))?,
+            ),
+            None => None,
+        };
+        Ok(Self { weights, file, direct, head: None })
     }
 
     /// The Rechead.
@@ -39,7 +51,9 @@ impl OfflineScorer {
 
     /// The same scorer without the Rechead.
     pub fn alone(&self) -> Self {
-        Self { weights: self.weights.clone(), file: self.file.clone(), head: None }
+        let Self { weights, file, direct, .. } = self;
+        let (weights, file, direct) = (weights.clone(), file.clone(), direct.clone());
+        Self { weights, file, direct, head: None }
     }
 
     /// The scored rung's order of each case's slate.
@@ -63,13 +77,25 @@ impl OfflineScorer {
         cases: &[Case],
         fuse: impl Fn(&SlateScores, PositionPenalty, usize) -> T,
     ) -> anyhow::Result<Vec<T>> {
-        let network = (&self.weights, &self.file.shape);
-        let scores = data.score(network, self.head.as_ref(), cases)?;
+        let parts = ScorerParts {
+            deep: (&self.weights, &self.file.shape),
+            direct: self.direct.as_ref(),
+            head: self.head.as_ref(),
+        };
+        let scores = data.score(&parts, cases)?;
         let fused = cases.iter().zip(&scores).map(|(case, scores)| {
             fuse(scores, self.file.fusion.position_penalty(&case.history), case.slate.len())
         });
         Ok(fused.collect())
     }
+}
+
+/// The weights of a workspace's direct path, and its section of the scorer's file.
+pub fn direct(workspace: &Workspace<'_>) -> anyhow::Result<(Weights, DirectFile)> {
+    let file: ScorerFile = shape(workspace, Part::ScorerShape)?;
+    let of = Part::ScorerShape.file();
+    let file = file.direct.with_context(|| format!("{of} has no section `direct` to keep"))?;
+    Ok((weights(workspace, Part::Direct)?, file))
 }
 
 /// The Rechead of a workspace and the weight of its scores, if there is one.

@@ -1,6 +1,7 @@
 //! The recipe of a bundle: one TOML file.
 
 use super::dataset::SplitShares;
+use super::direct_recipe::DirectRecipe;
 use super::learner_config::ComputeDtype;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::bundle::Part;
@@ -35,6 +36,9 @@ pub struct Recipe {
     pub semantic_ids: rqvae::RqVaeConfig,
     /// The scorer.
     pub reward_model: RewardRecipe,
+    /// The direct path of the scorer. A bundle without one has the logits of the deep network alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectRecipe>,
     /// The language model. A bundle without one has the scored rung only.
     #[serde(default)]
     pub language_model: Option<LanguageModelRecipe>,
@@ -428,6 +432,7 @@ impl Recipe {
     /// which an earlier run with another recipe left.
     pub fn asks_for(&self, part: Part) -> bool {
         match part {
+            Part::Direct => self.direct.is_some(),
             Part::Rechead | Part::RecheadShape => self.rechead.is_some(),
             Part::Midtrained | Part::Decoder | Part::Reranker => self.language_model.is_some(),
             Part::Traces | Part::Compared => self.compare().is_some(),
@@ -460,6 +465,9 @@ impl Recipe {
             recipe.shop.imported.is_some() != recipe.shop.simulated.is_some(),
             "shop: exactly one of `imported` and `simulated` must be given"
         );
+        if let Some(direct) = &recipe.direct {
+            direct.check()?;
+        }
         let home = path.parent().unwrap_or(Path::new("."));
         let (begin, compare) = match &mut recipe.language_model {
             Some(LanguageModelRecipe { begin, compare, .. }) => (Some(begin), compare.as_mut()),

@@ -13,8 +13,8 @@ use crate::language::WordWeights;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use crate::scorer::{
-    LiveRows, RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores,
-    TextReader,
+    DirectScorer, LiveRows, RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem,
+    SlateScores, TextReader,
 };
 use crate::upstream::{BlendWeights, Blended};
 use anyhow::Context as _;
@@ -47,6 +47,17 @@ pub struct TrainingData {
     given: Option<FxHashMap<u32, Vec<u32>>>,
     /// The retriever whose slates replace those of the snapshots, if the recipe asks for it.
     blended: Option<Blended>,
+}
+
+/// The parts of a scorer that scores cases.
+#[derive(Clone, Copy, Debug)]
+pub struct ScorerParts<'a> {
+    /// The deep network.
+    pub deep: (&'a Weights, &'a DinShape),
+    /// The direct path, if there is one.
+    pub direct: Option<&'a Arc<DirectScorer>>,
+    /// A Rechead and its weight, if there is one.
+    pub head: Option<&'a (Rechead, f32)>,
 }
 
 // === impl TrainingData ===
@@ -185,13 +196,13 @@ impl TrainingData {
         Ok(())
     }
 
-    /// Scores each case's slate by the serving path, with a Rechead of this weight if there is one.
+    /// Scores each case's slate by the serving path.
     pub fn score(
         &self,
-        (weights, shape): (&Weights, &DinShape),
-        head: Option<&(Rechead, f32)>,
+        parts: &ScorerParts<'_>,
         cases: &[Case],
     ) -> anyhow::Result<Vec<SlateScores>> {
+        let (weights, shape) = parts.deep;
         let network = Arc::new(FusedDin::new(weights, shape)?);
         let mut scores = vec![SlateScores::default(); cases.len()];
         for (at, snapshot) in self.snapshots.iter().enumerate() {
@@ -203,7 +214,10 @@ impl TrainingData {
             let (catalog, reader) = (self.catalog.clone(), self.reader.clone());
             let mut model =
                 ScorerModel::new(catalog, snapshot.cards.clone(), reader, network.clone())?;
-            if let Some((network, weight)) = head {
+            if let Some(direct) = parts.direct {
+                model = model.with_direct(direct.clone());
+            }
+            if let Some((network, weight)) = parts.head {
                 model = model.with_rechead(network.clone(), *weight);
             }
             let mut scratch = model.scratch();

@@ -102,9 +102,7 @@ impl FusedDirect {
         let mean = |k: usize| members().map(|m| of(m, "linear.weight")[k]).sum::<f32>() * share;
         let first: Vec<&[f32]> = members().map(|m| of(m, "hidden.weight")).collect();
         let bias: Vec<f32> = members().flat_map(|m| of(m, "hidden.bias")).copied().collect();
-        let weight = |column: usize, k: usize| {
-            first[column / hidden][column % hidden * inputs + k]
-        };
+        let weight = |column: usize, k: usize| first[column / hidden][column % hidden * inputs + k];
         let norm = |m| FusedLayerNorm {
             scale: of(m, "norm.weight").to_vec(),
             shift: of(m, "norm.bias").to_vec(),

@@ -45,9 +45,8 @@ fn on_grid(value: f64) -> f64 {
 impl Standardiser {
     /// Takes `mean` and `deviation` from checked weights. Refuses a negative deviation.
     pub(super) fn of(weights: &Weights) -> Result<Self, WeightsError> {
-        let values = |name: &str| {
-            weights.get(name).ok_or_else(|| WeightsError::Missing(name.to_owned()))
-        };
+        let values =
+            |name: &str| weights.get(name).ok_or_else(|| WeightsError::Missing(name.to_owned()));
         let (mean, deviation) = (values("mean")?, values("deviation")?);
         if let Some(at) = deviation.iter().position(|&deviation| deviation < 0.0) {
             let why = format!("`deviation[{at}]` is {}, not at least 0", deviation[at]);

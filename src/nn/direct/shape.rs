@@ -83,9 +83,15 @@ mod tests {
         good.check().unwrap();
         for (wrong, says) in [
             (DirectShape { inputs: 0, ..good }, "`inputs` of the direct path is 0, not 1 to 512"),
-            (DirectShape { inputs: 513, ..good }, "`inputs` of the direct path is 513, not 1 to 512"),
+            (
+                DirectShape { inputs: 513, ..good },
+                "`inputs` of the direct path is 513, not 1 to 512",
+            ),
             (DirectShape { hidden: 0, ..good }, "`hidden` of the direct path is 0, not 1 to 1024"),
-            (DirectShape { members: 17, ..good }, "`members` of the direct path is 17, not 1 to 16"),
+            (
+                DirectShape { members: 17, ..good },
+                "`members` of the direct path is 17, not 1 to 16",
+            ),
         ] {
             assert_eq!(wrong.check().unwrap_err().to_string(), says);
         }

@@ -23,11 +23,11 @@ use super::DinShape;
 use super::simd::VectorLevel;
 use std::ops::Range;
 
-#[cfg(feature = "cuda")]
-pub(super) use row_major::PaddedWidths;
 pub(super) use kernels::{
     Epilogue, FusedLayerNorm, PanelKernel, PanelLinear, ROWS, RowsView, dot, run,
 };
+#[cfg(feature = "cuda")]
+pub(super) use row_major::PaddedWidths;
 pub use score::{FusedScores, FusedScratch};
 pub use shape_error::FusedShapeError;
 pub use tables::{InlineItem, ItemTable, ReasonTable};

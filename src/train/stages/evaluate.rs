@@ -24,7 +24,14 @@ impl Stage for Evaluate {
     }
 
     fn may_read(&self) -> &'static [Part] {
-        &[Part::SemanticIds, Part::Decoder, Part::Rechead, Part::RecheadShape, Part::Reranker]
+        &[
+            Part::SemanticIds,
+            Part::Direct,
+            Part::Decoder,
+            Part::Rechead,
+            Part::RecheadShape,
+            Part::Reranker,
+        ]
     }
 
     fn outputs(&self) -> &'static [Part] {

@@ -52,7 +52,7 @@ impl Stage for Fuse {
     }
 
     fn may_read(&self) -> &'static [Part] {
-        &[Part::SemanticIds, Part::Rechead, Part::RecheadShape]
+        &[Part::SemanticIds, Part::Direct, Part::Rechead, Part::RecheadShape]
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {

@@ -49,7 +49,7 @@ impl Stage for RecheadStage {
     }
 
     fn may_read(&self) -> &'static [Part] {
-        &[Part::SemanticIds, Part::Decoder]
+        &[Part::SemanticIds, Part::Direct, Part::Decoder]
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {

@@ -1,14 +1,19 @@
 //! CURec's reward model: a recommender that reads reasons. It is the bundle's scorer.
 
 use crate::bundle::Part;
+use crate::nn::direct::FusedDirect;
 use crate::nn::{self, Din, DinShape, Dropout, Weights};
-use crate::scorer::{Fusion, PositionPenalty, ScorerFile, network_shape};
+use crate::scorer::{DirectColumns, DirectFile, Fusion, ScorerFile, network_shape};
 use crate::train::batch::Batcher;
 use crate::train::cases::{Case, PredictionTask};
+use crate::train::direct::{self, DirectTraining, TrainedDirect};
+use crate::train::direct_recipe::DirectRecipe;
 use crate::train::fit::{self, FitConfig};
-use crate::train::measure;
+use crate::train::fusion_fit::{TaskLogits, ValidationCases};
+use crate::train::measure::rounded;
+use crate::train::offline_scorer;
 use crate::train::recipe::{Loss, Recipe};
-use crate::train::training_data::TrainingData;
+use crate::train::training_data::{ScorerParts, TrainingData};
 use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use candle_core::{DType, Device, Tensor};
@@ -17,10 +22,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// Weights of the position penalty that are tried when the fusion is fitted.
-const PRIOR_WEIGHTS: [f32; 12] = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
-/// The cut of the NDCG that the best epoch and the fusion are chosen by.
-const CUT: usize = 10;
+/// What the report says of a deep network that validation gives no weight.
+const NO_DEEP: &str = "the deep network adds nothing on validation: its logit has weight 0, and it is served for its \
+                       attention over the reasons alone";
 
 /// Trains the scorer.
 #[derive(Debug)]
@@ -40,11 +44,11 @@ impl Stage for RewardModel {
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {
-        &["seed", "shop", "split", "slates", "reward_model"]
+        &["seed", "shop", "split", "slates", "reward_model", "direct"]
     }
 
     fn outputs(&self) -> &'static [Part] {
-        &[Part::Scorer, Part::ScorerShape]
+        &[Part::Scorer, Part::ScorerShape, Part::Direct]
     }
 
     fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
@@ -59,28 +63,108 @@ impl Stage for RewardModel {
         let validation =
             data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)?;
         let shape = shape(&data, &recipe);
-        let trained =
-            ScorerTraining { data: &data, recipe: &recipe, shape: &shape, validation: &validation }
-                .run(&examples, workspace)?;
+        let validation = ValidationCases(&validation);
+        let base = match &recipe.direct {
+            Some(direct) => Some(direct_path(&data, direct, &examples, validation, workspace)?),
+            None => None,
+        };
+        let training = ScorerTraining {
+            data: &data,
+            recipe: &recipe,
+            shape: &shape,
+            validation,
+            base: base.as_ref(),
+        };
+        let trained = training.run(&examples, workspace)?;
+        let (fusion, deep_weight) = (trained.fusion, trained.deep_weight);
+        let direct = base.as_ref().map(|base| DirectFile { deep_weight, ..base.path.file.clone() });
         std::fs::write(workspace.path(Part::Scorer), trained.weights.to_bytes()?)
             .context("writing the scorer")?;
-        let file =
-            ScorerFile { currency: recipe.shop.currency.clone(), fusion: trained.fusion, shape };
+        write_direct(workspace, base.as_ref())?;
+        let file = ScorerFile { currency: recipe.shop.currency.clone(), fusion, shape, direct };
         std::fs::write(workspace.path(Part::ScorerShape), toml::to_string(&file)?)
             .context("writing the scorer's shape")?;
-        Ok(json!({
+        let mut report = json!({
             "examples": examples.len(),
-            "validation_cases": validation.iter().map(|(task, cases)| (task.as_str(), cases.len())).collect::<std::collections::BTreeMap<_, _>>(),
+            "validation_cases": validation.0.iter().map(|(task, cases)| (task.as_str(), cases.len())).collect::<std::collections::BTreeMap<_, _>>(),
             "epochs": trained.epochs.iter().map(|epoch| json!({
                 "loss": epoch.loss,
                 "validation_ndcg@10": epoch.metric,
             })).collect::<Vec<_>>(),
-            "given_ndcg@10": ndcg(&validation, |case, _| case.slate.clone()),
+            "given_ndcg@10": validation.given(),
             "fused_ndcg@10": trained.best,
-            "prior_weight": trained.fusion.prior_weight,
-            "cold_prior_weight": trained.fusion.cold_prior_weight,
+            "prior_weight": fusion.prior_weight,
+            "cold_prior_weight": fusion.cold_prior_weight,
             "steps": trained.steps,
-        }))
+        });
+        if let Some(base) = &base {
+            report["direct"] = base.path.report.clone();
+            report["deep_weight"] = json!({
+                "chosen": rounded(f64::from(deep_weight)),
+                "tried": trained.tried,
+                "note": (deep_weight == 0.0).then_some(NO_DEEP),
+            });
+        }
+        Ok(report)
+    }
+}
+
+/// The direct path, and its logits, which the deep network adds to.
+struct DirectBase {
+    path: TrainedDirect,
+    /// The logits of each example's whole slate.
+    examples: Vec<Vec<f32>>,
+    validation: TaskLogits,
+}
+
+/// Trains the direct path, or keeps that of the workspace, and computes its logits.
+fn direct_path(
+    data: &TrainingData,
+    recipe: &DirectRecipe,
+    examples: &[Case],
+    validation: ValidationCases<'_>,
+    workspace: &mut Workspace<'_>,
+) -> anyhow::Result<DirectBase> {
+    let kept = (recipe.epochs == 0).then(|| offline_scorer::direct(workspace)).transpose()?;
+    let names = match &kept {
+        Some((_, file)) => file.inputs.clone(),
+        None => recipe.names()?,
+    };
+    let columns = DirectColumns::of(&names)?;
+    let slates = direct::slates(data, &columns, examples);
+    let validation_slates = direct::slates_by_task(data, &columns, validation.0);
+    let path = if let Some((weights, file)) = kept {
+        TrainedDirect { weights, file, report: json!("kept") }
+    } else {
+        let training = DirectTraining {
+            recipe,
+            seed: workspace.recipe.seed,
+            examples: &slates,
+            validation,
+            validation_slates: &validation_slates,
+        };
+        training.run(workspace.progress)?
+    };
+    let network = FusedDirect::new(&path.weights, &path.file.shape())?;
+    Ok(DirectBase {
+        examples: direct::logits(&network, &slates)?,
+        validation: direct::logits_by_task(&network, &validation_slates)?,
+        path,
+    })
+}
+
+/// Writes the direct path's weights, or removes those of an earlier recipe.
+fn write_direct(workspace: &Workspace<'_>, base: Option<&DirectBase>) -> anyhow::Result<()> {
+    let path = workspace.path(Part::Direct);
+    if let Some(base) = base {
+        return std::fs::write(path, base.path.weights.to_bytes()?)
+            .context("writing the direct path");
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("removing the direct path of an earlier recipe")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -116,16 +200,30 @@ struct ScorerTraining<'a> {
     data: &'a TrainingData,
     recipe: &'a Recipe,
     shape: &'a DinShape,
-    validation: &'a [(PredictionTask, Vec<Case>)],
+    validation: ValidationCases<'a>,
+    /// The direct path, if the recipe has one. The network learns what it leaves over.
+    base: Option<&'a DirectBase>,
 }
 
 /// The best weights of a training, and the fusion for them.
 struct TrainedScorer {
     weights: Weights,
     fusion: Fusion,
+    /// The weight of its logits beside those of the direct path; 1 without one.
+    deep_weight: f32,
+    /// The weights that were tried, for the report.
+    tried: Vec<Value>,
     best: f64,
     epochs: Vec<fit::Epoch>,
     steps: usize,
+}
+
+/// The best weight of the deep network, with its metric and fusion.
+struct DeepWeight {
+    weight: f32,
+    best: f64,
+    fusion: Fusion,
+    tried: Vec<Value>,
 }
 
 impl ScorerTraining<'_> {
@@ -160,21 +258,24 @@ impl ScorerTraining<'_> {
             patience: recipe.patience,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.seed ^ 1);
-        let mut best: Option<(f64, Fusion, Weights)> = None;
+        let mut best: Option<(f64, Weights)> = None;
         let seen = seen_items(examples, self.data.catalog.len());
         let loss_of = |step: usize| -> anyhow::Result<Tensor> {
             let start = step % steps * recipe.batch;
-            let cases: Vec<&Case> =
-                examples[start..examples.len().min(start + recipe.batch)].iter().collect();
-            let batch = batcher.batch(&cases, &mut rng)?;
-            let logits = network.forward_train(&batch, &mut dropout)?.logits;
+            let chosen = start..examples.len().min(start + recipe.batch);
+            let cases: Vec<&Case> = examples[chosen.clone()].iter().collect();
+            let (batch, shown) = batcher.batch(&cases, &mut rng)?;
+            let mut logits = network.forward_train(&batch, &mut dropout)?.logits;
+            if let Some(base) = self.base {
+                logits = (logits + base_logits(&cases, &base.examples[chosen], &shown)?)?;
+            }
             Ok(loss(&logits, recipe.loss)?)
         };
         let validate = |_| -> anyhow::Result<f64> {
             let weights = replace_untrained(Weights::from_varmap(&variables)?, &seen, self.shape);
-            let (metric, fusion) = self.validate(&weights)?;
+            let metric = self.validate(&weights)?;
             if best.as_ref().is_none_or(|best| metric > best.0) {
-                best = Some((metric, fusion, weights));
+                best = Some((metric, weights));
             }
             Ok(metric)
         };
@@ -182,58 +283,96 @@ impl ScorerTraining<'_> {
         let epochs = fit::fit(&variables, config, loss_of, validate, |loss, step| {
             workspace.progress.show_losses("reward model", step as u64, of, &[("loss", loss)]);
         })?;
-        let (best, fusion, weights) = best.context("the recipe allows no epoch")?;
+        let (_, weights) = best.context("the recipe allows no epoch")?;
         let steps = steps * epochs.len();
-        Ok(TrainedScorer { weights, fusion, best, epochs, steps })
-    }
-
-    /// The NDCG of these weights on validation slates, as the mean over both tasks, with the position
-    /// penalty that is best for all shoppers; and the best fusion.
-    fn validate(&self, weights: &Weights) -> anyhow::Result<(f64, Fusion)> {
-        let mut logits: Vec<Vec<Vec<f32>>> = Vec::new();
-        for (_, cases) in self.validation {
-            let scores = self.data.score((weights, self.shape), None, cases)?;
-            logits.push(scores.into_iter().map(|scores| scores.logits).collect());
-        }
-        let (ndcg, prior) = self.best_prior(&logits, |_| true);
-        // Without cold cases, every weight is equally good, and the first one is 0.
-        let cold = self.validation.iter().flat_map(|(_, cases)| cases).any(Case::is_cold);
-        let cold = if cold { self.best_prior(&logits, Case::is_cold).1 } else { prior };
-        let fusion = Fusion { prior_weight: prior.weight, cold_prior_weight: cold.weight };
-        Ok((ndcg, fusion))
-    }
-
-    /// The best position penalty for the cases that `counts` selects, and its NDCG.
-    fn best_prior(
-        &self,
-        logits: &[Vec<Vec<f32>>],
-        counts: fn(&Case) -> bool,
-    ) -> (f64, PositionPenalty) {
-        let scored = PRIOR_WEIGHTS.map(|weight| {
-            let prior = PositionPenalty { weight };
-            let of_task = |(at, (_, cases)): (usize, &(PredictionTask, Vec<Case>))| {
-                let cases = cases.iter().zip(&logits[at]).filter(|(case, _)| counts(case));
-                let each = cases.map(|(case, logits)| {
-                    let order: Vec<u32> =
-                        prior.order(logits).into_iter().map(|index| case.slate[index]).collect();
-                    measure::ndcg(&order, &case.relevant, CUT)
-                });
-                mean(each)
-            };
-            (mean(self.validation.iter().enumerate().map(of_task)), prior)
-        });
-        let first = scored[0];
-        scored.into_iter().fold(first, |best, next| if next.0 > best.0 { next } else { best })
+        self.finish(weights, epochs, steps)
     }
 
     /// Keeps the weights of the scorer in the workspace, and only fits its fusion.
     fn refit(&self, workspace: &Workspace<'_>) -> anyhow::Result<TrainedScorer> {
         let bytes = std::fs::read(workspace.path(Part::Scorer))
             .context("reading the scorer whose fusion is to be fitted")?;
-        let weights = Weights::from_bytes(&bytes)?;
-        let (best, fusion) = self.validate(&weights)?;
-        Ok(TrainedScorer { weights, fusion, best, epochs: Vec::new(), steps: 0 })
+        self.finish(Weights::from_bytes(&bytes)?, Vec::new(), 0)
     }
+
+    /// Chooses the weight of the trained network, and its fusion.
+    fn finish(
+        &self,
+        weights: Weights,
+        epochs: Vec<fit::Epoch>,
+        steps: usize,
+    ) -> anyhow::Result<TrainedScorer> {
+        let chosen = self.deep_weight(&weights)?;
+        let DeepWeight { weight: deep_weight, best, fusion, tried } = chosen;
+        Ok(TrainedScorer { weights, fusion, deep_weight, tried, best, epochs, steps })
+    }
+
+    /// The NDCG of these weights on validation slates, as the mean over both tasks.
+    fn validate(&self, weights: &Weights) -> anyhow::Result<f64> {
+        let deep = self.deep_logits(weights)?;
+        let logits = self.base.map_or_else(|| deep.clone(), |base| joined(base, &deep, 1.0));
+        Ok(self.validation.fit(&logits).0)
+    }
+
+    /// The weight of these weights' logits that is best on validation slates; the lowest of those that are equal.
+    fn deep_weight(&self, weights: &Weights) -> anyhow::Result<DeepWeight> {
+        let deep = self.deep_logits(weights)?;
+        let direct = self.recipe.direct.as_ref();
+        let (Some(base), Some(recipe)) = (self.base, direct) else {
+            let (best, fusion) = self.validation.fit(&deep);
+            return Ok(DeepWeight { weight: 1.0, best, fusion, tried: Vec::new() });
+        };
+        let mut weights = recipe.deep_weights.clone();
+        weights.sort_by(f32::total_cmp);
+        let fits = weights.iter().map(|&weight| {
+            let (best, fusion) = self.validation.fit(&joined(base, &deep, weight));
+            (weight, best, fusion)
+        });
+        let fits: Vec<(f32, f64, Fusion)> = fits.collect();
+        let tried = fits.iter().map(|(weight, ndcg, _)| {
+            json!({ "weight": rounded(f64::from(*weight)), "ndcg@10": rounded(*ndcg) })
+        });
+        let tried = tried.collect();
+        let best = fits.into_iter().reduce(|best, next| if next.1 > best.1 { next } else { best });
+        let (weight, best, fusion) = best.context("`direct.deep_weights` is empty")?;
+        Ok(DeepWeight { weight, best, fusion, tried })
+    }
+
+    /// The network's own logits on validation slates.
+    fn deep_logits(&self, weights: &Weights) -> anyhow::Result<TaskLogits> {
+        let parts = ScorerParts { deep: (weights, self.shape), direct: None, head: None };
+        let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
+            let scores = self.data.score(&parts, cases)?;
+            anyhow::Ok(scores.into_iter().map(|scores| scores.logits).collect())
+        };
+        self.validation.0.iter().map(of_task).collect()
+    }
+}
+
+/// The direct path's logits and the deep network's with this weight, on validation slates.
+fn joined(base: &DirectBase, deep: &TaskLogits, weight: f32) -> TaskLogits {
+    let case = |(direct, deep): (&Vec<f32>, &Vec<f32>)| -> Vec<f32> {
+        direct.iter().zip(deep).map(|(direct, deep)| direct + weight * deep).collect()
+    };
+    let tasks = base.validation.iter().zip(deep);
+    tasks.map(|(direct, deep)| direct.iter().zip(deep).map(case).collect()).collect()
+}
+
+/// The direct path's logits of the items that were shown, (B, N), from those of the whole slates.
+fn base_logits(
+    cases: &[&Case],
+    logits: &[Vec<f32>],
+    shown: &[Vec<u32>],
+) -> candle_core::Result<Tensor> {
+    let mut values = Vec::new();
+    for ((case, logits), shown) in cases.iter().zip(logits).zip(shown) {
+        values.extend(shown.iter().map(|item| {
+            let place = case.slate.iter().position(|other| other == item);
+            place.map_or(0.0, |place| logits[place])
+        }));
+    }
+    let candidates = values.len() / cases.len().max(1);
+    Tensor::from_vec(values, (cases.len(), candidates), &Device::Cpu)
 }
 
 fn loss(logits: &Tensor, loss: Loss) -> candle_core::Result<Tensor> {
@@ -270,23 +409,4 @@ fn replace_untrained(mut weights: Weights, seen: &[bool], shape: &DinShape) -> W
     }
     weights.insert(nn::ITEM_IDS, &[shape.items + 1, shape.width], rows);
     weights
-}
-
-fn ndcg(
-    validation: &[(PredictionTask, Vec<Case>)],
-    order: impl Fn(&Case, usize) -> Vec<u32>,
-) -> f64 {
-    let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
-        let each = cases
-            .iter()
-            .enumerate()
-            .map(|(at, case)| measure::ndcg(&order(case, at), &case.relevant, CUT));
-        mean(each)
-    };
-    mean(validation.iter().map(of_task))
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0_usize), |(sum, count), value| (sum + value, count + 1));
-    sum / count.max(1) as f64
 }

@@ -44,6 +44,10 @@ impl Stage for Traces {
         &[Part::Catalog, Part::Tokenizer, Part::Text, Part::Scorer, Part::ScorerShape]
     }
 
+    fn may_read(&self) -> &'static [Part] {
+        &[Part::Direct]
+    }
+
     fn recipe_sections(&self) -> &'static [&'static str] {
         &["seed", "shop", "split", "slates", "reward_model", "language_model.compare"]
     }

@@ -48,6 +48,7 @@ impl Stage for Write {
             Part::SemanticIds,
             Part::Scorer,
             Part::ScorerShape,
+            Part::Direct,
             Part::Decoder,
             Part::Rechead,
             Part::RecheadShape,

@@ -1,0 +1,167 @@
+//! The direct path of the scorer: which features it reads, and how its logits join those of the deep network.
+
+use super::features::{DIRECT_INPUTS, FEATURE_COUNT, FeatureVector, LiveVector, direct_names};
+use crate::nn::direct::{DirectScratch, DirectShape, FusedDirect};
+use crate::nn::{Weights, WeightsError};
+use serde::{Deserialize, Serialize};
+
+/// The largest weight of the deep network's logit.
+const DEEP_WEIGHT_MAX: f32 = 10.0;
+
+/// The section `direct` of the scorer's file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectFile {
+    /// The weight of the deep network's logit: `logit = direct + deep_weight · deep`. At 0 the deep network is kept
+    /// for its attention over the reasons alone.
+    pub deep_weight: f32,
+    /// Width of the hidden layer.
+    pub hidden: usize,
+    /// Networks whose logits are averaged.
+    pub members: usize,
+    /// The names of the features that it reads, in their order.
+    pub inputs: Vec<String>,
+}
+
+/// The features that a direct path reads: places among those that the program knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectColumns(Vec<usize>);
+
+/// A direct path that scores slates.
+#[derive(Debug)]
+pub struct DirectScorer {
+    network: FusedDirect,
+    columns: DirectColumns,
+    deep_weight: f32,
+}
+
+/// Why a direct path is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectError {
+    /// It reads no feature.
+    #[error("`direct.inputs` is empty, expected 1 to {DIRECT_INPUTS} names")]
+    NoInput,
+    /// It reads a feature that this program doesn't know.
+    #[error("`direct.inputs[{index}]` is `{name}`, which is no feature of this program")]
+    UnknownInput {
+        /// Its place in the list.
+        index: usize,
+        /// Its name.
+        name: String,
+    },
+    /// It reads a feature twice.
+    #[error("`direct.inputs[{index}]` is `{name}` again, which is `direct.inputs[{first}]`")]
+    DoubleInput {
+        /// Its place in the list.
+        index: usize,
+        /// Its earlier place.
+        first: usize,
+        /// Its name.
+        name: String,
+    },
+    /// The weight of the deep logit is out of its range.
+    #[error("`direct.deep_weight` is {0}, expected 0 to {DEEP_WEIGHT_MAX}")]
+    DeepWeight(f32),
+    /// The weights don't fit.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+// === impl DirectColumns ===
+
+impl DirectColumns {
+    /// Looks these names up. Refuses a name that is unknown or comes twice.
+    pub fn of<T: AsRef<str>>(names: &[T]) -> Result<Self, DirectError> {
+        let mut columns: Vec<usize> = Vec::with_capacity(names.len());
+        for (index, name) in names.iter().map(AsRef::as_ref).enumerate() {
+            let owned = || name.to_owned();
+            let column = direct_names().position(|known| known == name);
+            let column =
+                column.ok_or_else(|| DirectError::UnknownInput { index, name: owned() })?;
+            if let Some(first) = columns.iter().position(|&earlier| earlier == column) {
+                return Err(DirectError::DoubleInput { index, first, name: owned() });
+            }
+            columns.push(column);
+        }
+        if columns.is_empty() { Err(DirectError::NoInput) } else { Ok(Self(columns)) }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none: never.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Appends a candidate's row.
+    pub fn push_row(&self, features: &FeatureVector, live: &LiveVector, rows: &mut Vec<f32>) {
+        let (features, live) = (features.as_slice(), live.as_slice());
+        rows.extend(self.0.iter().map(|&column| match column.checked_sub(FEATURE_COUNT) {
+            None => features[column],
+            Some(column) => live[column],
+        }));
+    }
+}
+
+// === impl DirectFile ===
+
+impl DirectFile {
+    /// The network's sizes.
+    pub fn shape(&self) -> DirectShape {
+        DirectShape { inputs: self.inputs.len(), hidden: self.hidden, members: self.members }
+    }
+}
+
+// === impl DirectScorer ===
+
+impl DirectScorer {
+    /// Packs a direct path, after a check that names, sizes and weights fit together.
+    pub fn new(weights: &Weights, file: &DirectFile) -> Result<Self, DirectError> {
+        let deep_weight = file.deep_weight;
+        if !(0.0..=DEEP_WEIGHT_MAX).contains(&deep_weight) {
+            return Err(DirectError::DeepWeight(deep_weight));
+        }
+        let columns = DirectColumns::of(&file.inputs)?;
+        let network = FusedDirect::new(weights, &file.shape())?;
+        Ok(Self { network, columns, deep_weight })
+    }
+
+    /// The weight of the deep network's logit.
+    pub fn deep_weight(&self) -> f32 {
+        self.deep_weight
+    }
+
+    /// Joins the deep network's logits with the direct ones. Candidates without live features read those of an item
+    /// of which nothing is known. The direct logits stay in `direct`.
+    pub(super) fn join(
+        &self,
+        features: &[FeatureVector],
+        live: &[LiveVector],
+        scratch: &mut DirectBuffers,
+        logits: &mut [f32],
+    ) {
+        let DirectBuffers { network, direct } = scratch;
+        let rows = network.rows_mut();
+        rows.clear();
+        let unknown = LiveVector::default();
+        for (row, features) in features.iter().enumerate() {
+            self.columns.push_row(features, live.get(row).unwrap_or(&unknown), rows);
+        }
+        self.network
+            .score(network, direct)
+            .expect("rows are whole, and a request's slate is shorter than the network's");
+        for (logit, direct) in logits.iter_mut().zip(direct.iter()) {
+            *logit = direct + self.deep_weight * *logit;
+        }
+    }
+}
+
+/// Buffers of one thread.
+#[derive(Debug, Default)]
+pub(super) struct DirectBuffers {
+    network: DirectScratch,
+    direct: Vec<f32>,
+}
