@@ -68,7 +68,7 @@ pub enum Part {
 
 impl Part {
     /// All parts of a bundle.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
