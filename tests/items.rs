@@ -10,11 +10,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use raisonne::api::pb;
 use raisonne::api::pb::rerank_service_client::RerankServiceClient;
-use raisonne::app::{App, open_services};
+use raisonne::app::{App, Services, open_services};
 use raisonne::config::{Config, HumanDuration};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -36,11 +37,24 @@ impl Server {
         config.api.deadline_default = HumanDuration(Duration::from_secs(20));
         config.bundle.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
         config.store.path = store;
-        let (services, _) = open_services(&config).await.unwrap();
+        let services = Self::services(&config).await;
         let app = App::start_with_clock(&config.api, services, || NOON).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
         let grpc = RerankServiceClient::new(channel.connect().await.unwrap());
         Self { app, grpc, http: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    /// Opens the services. The tasks of a server that has stopped hold its store for some seconds.
+    async fn services(config: &Config) -> Services {
+        for _ in 0..100 {
+            match open_services(config).await {
+                Ok((services, _)) => return services,
+                Err(error) if error.to_string().contains("in use") => {}
+                Err(error) => panic!("{error:#}"),
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        panic!("the store is still in use");
     }
 
     async fn post(&self, path: &str, body: impl Into<Bytes>) -> (StatusCode, Value) {
