@@ -95,3 +95,58 @@ fn events(dataset: &Dataset) -> Vec<(u32, ShopEvent)> {
     events.sort_by_key(|&(user, event)| (event.time, user));
     events
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::CatalogRow;
+    use crate::train::dataset::{PurchaseLine, Split};
+
+    const DAY: Timestamp = 86_400;
+
+    fn catalog() -> Catalog {
+        Catalog::new(["mug", "bowl"].map(|id| CatalogRow {
+            id: id.into(),
+            title: id.into(),
+            category: String::new(),
+            attributes: Vec::new(),
+            price: None,
+        }))
+    }
+
+    /// Each of four shoppers buys the mug, a day after the one before.
+    fn dataset() -> Dataset {
+        let line = |day| PurchaseLine { item: 0, time: day * DAY, basket: day as u32, first: true };
+        Dataset {
+            users: (0..4).map(|user| format!("u{user}").as_str().into()).collect(),
+            bought: (1..=4).map(|day| vec![line(day)]).collect(),
+            browsed: vec![Vec::new(); 4],
+            purchases: Vec::new(),
+            split: Split { begin: 0, train: 0, validate: 0, test: 0, end: 9 * DAY },
+        }
+    }
+
+    fn buyers(age_s: i64, moments: &[Timestamp]) -> Vec<u32> {
+        let catalog = catalog();
+        let words = Arc::new(WordWeights::default());
+        let mut replay = Replay::new(&dataset(), &catalog, words, age_s).unwrap();
+        let read = |&now: &Timestamp| {
+            let vectors = replay.read(LiveCase { now, past: &[], slate: &[0, 1] });
+            assert_eq!(vectors.len(), 2);
+            let counts = replay.statistics().item(0, now);
+            assert_eq!(vectors[0]["buyers_365d"], counts.buyers[5].ln_1p());
+            counts.buyers_ever
+        };
+        moments.iter().map(read).collect()
+    }
+
+    #[test]
+    fn no_case_sees_an_event_of_its_own_moment_or_later() {
+        assert_eq!(buyers(0, &[0, DAY, DAY + 1, 3 * DAY, 9 * DAY]), [0, 0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn old_counts_lag_behind() {
+        assert_eq!(buyers(2 * DAY, &[3 * DAY, 3 * DAY + 1, 5 * DAY, 9 * DAY]), [0, 1, 2, 4]);
+    }
+}

@@ -246,3 +246,109 @@ pub fn item_groups(catalog: &Catalog) -> Result<ItemGroups, StatisticsError> {
 fn days_between(from: Timestamp, to: Timestamp) -> f32 {
     to.saturating_sub(from).max(0) as f32 / DAY_S
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::CatalogRow;
+
+    const DAY: Timestamp = 86_400;
+    const NOW: Timestamp = 1_000 * DAY;
+
+    fn catalog() -> Catalog {
+        let row = |(id, title): (&str, &str)| CatalogRow {
+            id: id.into(),
+            title: title.into(),
+            category: "kitchen".into(),
+            attributes: Vec::new(),
+            price: None,
+        };
+        let titles = [("mug", "porcelain mug"), ("bowl", "porcelain bowl"), ("lamp", "oak lamp")];
+        Catalog::new(titles.into_iter().chain((0..9).map(|_| ("x", "shelf"))).map(row))
+    }
+
+    fn bought(item: u32, days_ago: i64) -> ShopEvent {
+        ShopEvent { item, time: NOW - days_ago * DAY, kind: EventKind::Purchase }
+    }
+
+    /// Three shoppers bought the mug and the bowl together; one of them bought the lamp after that.
+    fn statistics() -> Statistics {
+        let mut statistics = Statistics::new(item_groups(&catalog()).unwrap());
+        for shopper in 0..3 {
+            let mut past = ShopperPast::default();
+            for event in [bought(0, 30), bought(1, 30)] {
+                statistics.apply(&mut past, event);
+            }
+            if shopper == 0 {
+                statistics.apply(&mut past, bought(2, 20));
+            }
+        }
+        statistics
+    }
+
+    fn counts(past: &[ShopEvent]) -> LiveCounts {
+        let catalog = catalog();
+        let texts = (0..catalog.len() as u32).map(|item| catalog.text(item));
+        let words = Arc::new(WordWeights::of(texts));
+        let past = Arc::new(ShopperPast::of(past.iter().copied()));
+        LiveCounts::of(Arc::new(statistics()), words, past, NOW)
+    }
+
+    fn close(found: f32, expected: f32, what: &str) {
+        assert!((found - expected).abs() < 1e-4, "{what}: {found}, not {expected}");
+    }
+
+    #[test]
+    fn what_was_bought_together_is_near() {
+        let counts = counts(&[bought(0, 3)]);
+        let of = |item| counts.vector(&catalog(), LiveItem::Known(item));
+        let (bowl, lamp) = (of(1), of(2));
+        close(bowl["together_sum"], 3.0 / 11.0, "three baskets, three buyers and 8");
+        close(bowl["together_max"], 3.0 / 11.0, "the only item");
+        close(lamp["together_sum"], 0.0, "never in one basket");
+        close(lamp["next_sum"], 1.0 / 11.0, "once in the next one");
+        close(lamp["together_90d"], (-20.0_f32 / 90.0).exp().ln_1p(), "twenty days ago");
+        assert!(bowl["words_last"] > 0.3 && lamp["words_last"] == 0.0, "both are of porcelain");
+        close(bowl["words_best"], bowl["words_last"], "the only item");
+        close(bowl["words_mean"], bowl["words_last"] / of(0)["words_last"].sqrt(), "its length");
+    }
+
+    #[test]
+    fn the_past_counts_however_long_ago_it_was() {
+        let counts = counts(&[bought(2, 900), bought(2, 800), bought(0, 1)]);
+        let of = |item| counts.vector(&catalog(), LiveItem::Known(item));
+        let lamp = of(2);
+        close(lamp["bought_before"], 3.0_f32.ln(), "twice");
+        close(lamp["seen_recency"], 1.0 / (1.0 + 801.0_f32.ln()), "long ago");
+        close(lamp["basket_share"], 2.0 / 3.0, "two of three baskets");
+        close(lamp["basket_decay"], 0.8 + 0.64, "one and two baskets ago");
+        close(lamp["due"], (801.0_f32 / 101.0).ln(), "800 days since, 100 between");
+        close(lamp["repeat_share"], 1.0 / 3.0, "one of three purchases");
+        close(lamp["days_per_basket"], (899.0_f32 / 2.0).ln_1p(), "two gaps");
+        close(of(1)["bought_before"], 0.0, "never");
+        close(of(1)["repeat_share"], 1.0 / 3.0, "it is the shopper's");
+    }
+
+    #[test]
+    fn a_new_item_is_known_by_its_words_and_its_category() {
+        let counts = counts(&[bought(0, 3)]);
+        let new = LiveItem::New { number: None, category: Some(0), text: "porcelain jug" };
+        let vector = counts.vector(&catalog(), new);
+        assert!(vector["words_last"] > 0.3, "{vector:?}");
+        assert!(vector["category_buyers_7d"] > 0.0);
+        close(vector["buyers_365d"], 0.0, "nobody bought it");
+        let known = LiveItem::New { number: Some(1), category: Some(0), text: "porcelain bowl" };
+        let bowl = counts.vector(&catalog(), LiveItem::Known(1));
+        assert_eq!(counts.vector(&catalog(), known)["together_sum"], bowl["together_sum"]);
+    }
+
+    #[test]
+    fn without_a_past_only_the_item_counts() {
+        let vector = counts(&[]).vector(&catalog(), LiveItem::Known(0));
+        for name in ["together_sum", "words_best", "words_mean", "seen_before", "repeat_share"] {
+            close(vector[name], 0.0, name);
+        }
+        close(vector["buyers_90d"], (3.0 * (-30.0_f32 / 90.0).exp()).ln_1p(), "three buyers");
+        close(vector["days_since_sale"], 31.0_f32.ln(), "thirty days");
+    }
+}
