@@ -141,7 +141,11 @@ impl Din {
         let (items, events) = self.items_and_events(batch)?;
         let events = drop(dropout.as_deref_mut(), events)?;
         let events = self.encode(events, &batch.history_mask)?;
-        let interest = self.target_attention(&items, &events, &batch.history_mask)?;
+        let interest = if self.shape.ablation.history {
+            self.target_attention(&items, &events, &batch.history_mask)?
+        } else {
+            items.zeros_like()?
+        };
         let pattern = self.shopper_pattern(batch)?;
         let (reasons, attention) = self.reasons(batch, &pattern)?;
         let features = if self.shape.ablation.features {

@@ -64,6 +64,9 @@ impl Default for DinShape {
 pub struct Ablation {
     /// The reasons; off, every item has the vector of an item without reasons.
     pub reasons: bool,
+    /// The target attention over the history; off, its result reads as zero.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub history: bool,
     /// The id embeddings; off, an item is its text alone.
     pub ids: bool,
     /// The history's Transformer; off, events do not see each other.
@@ -74,10 +77,11 @@ pub struct Ablation {
 
 impl Ablation {
     /// Each input switched off in turn.
-    pub fn each() -> [Self; 4] {
+    pub fn each() -> [Self; 5] {
         let all = Self::default();
         [
             Self { reasons: false, ..all },
+            Self { history: false, ..all },
             Self { ids: false, ..all },
             Self { transformer: false, ..all },
             Self { features: false, ..all },
@@ -87,7 +91,7 @@ impl Ablation {
 
 impl Default for Ablation {
     fn default() -> Self {
-        Self { reasons: true, ids: true, transformer: true, features: true }
+        Self { reasons: true, history: true, ids: true, transformer: true, features: true }
     }
 }
 
@@ -193,6 +197,16 @@ mod tests {
         assert!(odd.check().is_err_and(|why| why.contains("5 heads")));
         assert!(DinShape { ffn: 0, ..DinShape::default() }.check().is_err());
         assert!(DinShape { layers: 0, ..DinShape::default() }.check().is_ok());
+    }
+
+    #[test]
+    fn an_ablation_without_the_switch_of_the_history_is_written_and_read_as_before() {
+        let old = "reasons = true\nids = false\ntransformer = true\nfeatures = true\n";
+        let read: Ablation = toml::from_str(old).unwrap();
+        assert_eq!(read, Ablation { ids: false, ..Ablation::default() });
+        assert_eq!(toml::to_string(&read).unwrap(), old);
+        let off = Ablation { history: false, ..read };
+        assert_eq!(toml::from_str::<Ablation>(&toml::to_string(&off).unwrap()).unwrap(), off);
     }
 
     #[test]

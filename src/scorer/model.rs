@@ -237,6 +237,13 @@ impl ScorerModel {
         self.slate_scores(slate, inputs, scores, rechead, direct)
     }
 
+    /// Whether any score depends on the network's view of the history. A deep network of weight 0 is kept for its
+    /// attention over the reasons, which reads the pattern alone: then most of its work is left out.
+    fn reads_history(&self) -> bool {
+        let weight = self.direct.as_ref().map_or(1.0, |direct| direct.deep_weight());
+        weight > 0.0 && self.network.shape().ablation.history
+    }
+
     /// The slate in the network's form.
     pub(super) fn network_slate<'a>(
         &'a self,
@@ -247,7 +254,7 @@ impl ScorerModel {
         nn::FusedSlate {
             items: &self.items,
             reasons: &self.reasons,
-            history: &inputs.history,
+            history: if self.reads_history() { &inputs.history } else { &[] },
             pattern: slate.pattern.filter(|pattern| !pattern.is_empty()),
             candidates,
         }

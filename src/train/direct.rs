@@ -293,3 +293,121 @@ impl SlateBatch {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::NoProgress;
+    use crate::train::synthetic_query::SyntheticQuery;
+    use rand::Rng as _;
+
+    const SLATE: usize = 12;
+    const NAMES: [&str; 3] = ["sales", "trend", "price_rank"];
+
+    /// Slates whose taken candidate has the most of the first feature within its slate. A slate's level hides that from
+    /// whoever looks at one candidate alone.
+    fn learnable(count: usize, seed: u64) -> Vec<DirectSlate> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut slate = || {
+            let level = rng.random_range(-20.0_f32..20.0);
+            let values: Vec<f32> = (0..SLATE).map(|_| level + rng.random_range(0.0..1.0)).collect();
+            let most = values.iter().copied().fold(f32::MIN, f32::max);
+            let taken = values.iter().map(|&value| value >= most).collect();
+            let rows = values.iter().flat_map(|&value| [value, rng.random(), 7.0]).collect();
+            DirectSlate { rows, taken }
+        };
+        (0..count).map(|_| slate()).collect()
+    }
+
+    /// A case for each slate, whose items are numbered by their places.
+    fn cases(slates: &[DirectSlate]) -> Vec<Case> {
+        let case = |slate: &DirectSlate| Case {
+            user: 0,
+            task: PredictionTask::NextBasket,
+            now: 0,
+            history: Vec::new(),
+            pattern: None,
+            synthetic_query: SyntheticQuery::default(),
+            expected_item: None,
+            slate: (0..slate.taken.len() as u32).collect(),
+            relevant: (0..)
+                .zip(&slate.taken)
+                .filter(|(_, taken)| **taken)
+                .map(|(at, _)| at)
+                .collect(),
+            live: Vec::new(),
+            line: 0,
+            snapshot: 0,
+        };
+        slates.iter().map(case).collect()
+    }
+
+    fn recipe() -> DirectRecipe {
+        DirectRecipe {
+            inputs: NAMES.map(str::to_owned).to_vec(),
+            hidden: 16,
+            batch: 16,
+            epochs: 6,
+            learning_rate: 1e-2,
+            seeds: 2,
+            ..DirectRecipe::default()
+        }
+    }
+
+    /// The trained path, and the NDCG of the orders given.
+    fn train(seed: u64, recipe: &DirectRecipe) -> (TrainedDirect, f64) {
+        let (examples, held_out) = (learnable(320, 1), learnable(100, 2));
+        let cases = [(PredictionTask::NextBasket, cases(&held_out))];
+        let validation = ValidationCases(&cases);
+        let training = DirectTraining {
+            recipe,
+            seed,
+            examples: &examples,
+            validation,
+            validation_slates: &[held_out],
+        };
+        (training.run(&mut NoProgress).unwrap(), validation.given())
+    }
+
+    #[test]
+    fn an_order_within_the_slate_is_learned() {
+        let (trained, given) = train(1, &recipe());
+        let best = trained.report["averaged_ndcg@10"].as_f64().unwrap();
+        assert!(given < 0.5 && best > 0.9, "{given} given, {}", trained.report);
+        assert_eq!(trained.report["constant_inputs"], json!(["price_rank"]));
+        assert_eq!(trained.file.inputs, NAMES);
+        let network = FusedDirect::new(&trained.weights, &trained.file.shape()).unwrap();
+        for slate in learnable(5, 3) {
+            let logits = &logits(&network, &[slate]).unwrap()[0];
+            assert!(logits.iter().all(|logit| logit.is_finite()));
+        }
+    }
+
+    #[test]
+    fn the_seed_decides_the_weights() {
+        let short = DirectRecipe { epochs: 1, seeds: 1, ..recipe() };
+        let weights = |seed| train(seed, &short).0.weights.to_bytes().unwrap();
+        assert_eq!(weights(1), weights(1));
+        assert_ne!(weights(1), weights(2));
+    }
+
+    #[test]
+    fn a_batch_pads_short_slates_and_shares_one_among_those_taken() {
+        let standardiser = Standardiser::new(&[0.0; 2], &[1.0; 2]);
+        let slates = [
+            DirectSlate { rows: vec![1.0, 2.0], taken: vec![true] },
+            DirectSlate {
+                rows: vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
+                taken: vec![true, false, true],
+            },
+        ];
+        let batch = SlateBatch::of(&standardiser, &slates.iter().collect::<Vec<_>>()).unwrap();
+        assert_eq!(batch.inputs.dims(), [6, 4]);
+        assert_eq!(batch.mask.to_vec2::<f32>().unwrap(), [[1.0, 0.0, 0.0], [1.0; 3]]);
+        assert_eq!(batch.targets.to_vec2::<f32>().unwrap(), [[1.0, 0.0, 0.0], [0.5, 0.0, 0.5]]);
+        let inputs = batch.inputs.to_vec2::<f32>().unwrap();
+        assert_eq!(inputs[0], [1.0, 2.0, 0.0, 0.0]);
+        assert_eq!(inputs[1..3], [[0.0; 4], [0.0; 4]]);
+        assert_eq!(inputs[4][..2], [2.0, 3.0]);
+    }
+}

@@ -209,12 +209,14 @@ impl FusedLoader<'_> {
             values.resize(padded(self.level, values.len()), 0.0);
             values
         };
-        let features = if self.shape.ablation.features { 1.0 } else { 0.0 };
+        let on = |switch: bool| if switch { 1.0 } else { 0.0 };
+        let ablation = self.shape.ablation;
+        let (history, features) = (on(ablation.history), on(ablation.features));
         let outputs = vec![0.0; layer.bias.len()];
         let inputs = 3 * d + self.shape.features;
         let candidate = PanelLinear::new(self.level, inputs, &outputs, |o, k| match k / d {
-            0 => layer.at(o, k),
-            1 => layer.at(o, k + d),
+            0 => layer.at(o, k) * history,
+            1 => layer.at(o, k + d) * history,
             2 => out.at(o, k - 2 * d),
             _ => layer.at(o, k + 2 * d) * features,
         });

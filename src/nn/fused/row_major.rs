@@ -17,11 +17,6 @@ struct RowMajorWriter<'a> {
 }
 
 impl FusedDin {
-    /// The sizes of the network.
-    pub(in crate::nn) fn shape(&self) -> &DinShape {
-        &self.shape
-    }
-
     /// The weights that are applied to a slate's events and its pattern.
     pub(in crate::nn) fn plain_history(&self, columns: PaddedWidths) -> Vec<f32> {
         let (shape, mut rows) = (&self.shape, RowMajorWriter::of(self));

@@ -6,7 +6,7 @@
 
 use super::kernels::{Epilogue, PanelKernel, PanelLinear, ROWS, RowsView, add_scaled, dot, run};
 use super::shape_error::FusedShapeError;
-use super::{CandidateRow, FusedDin, FusedSlate, HistoryRow, history, reasons, target};
+use super::{CandidateRow, DinShape, FusedDin, FusedSlate, HistoryRow, history, reasons, target};
 use crate::nn::simd::Lanes;
 
 /// The last part of the network: `MLP([h; v; h*v; c; x_p; f])`, with its first layer split by inputs.
@@ -59,6 +59,11 @@ impl FusedScratch {
 }
 
 impl FusedDin {
+    /// The sizes of the network.
+    pub fn shape(&self) -> &DinShape {
+        &self.shape
+    }
+
     /// Buffers for [`Self::score`].
     pub fn scratch(&self) -> FusedScratch {
         let (shape, level) = (&self.shape, self.level);

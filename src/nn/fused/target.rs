@@ -73,6 +73,9 @@ impl TargetAttention {
         out: &mut [f32],
     ) {
         out.fill(0.0);
+        if events.count == 0 {
+            return;
+        }
         self.fold::<L, V>(item.vector, &mut scratch.folded);
         for first in (0..events.count).step_by(ROWS) {
             let rows = events.tile(first);
@@ -82,7 +85,7 @@ impl TargetAttention {
                 add_scaled::<L>(weight, row, out);
             }
         }
-        let scale = (events.count.max(1) as f32).sqrt().recip();
+        let scale = (events.count as f32).sqrt().recip();
         for value in out {
             *value *= scale;
         }
