@@ -10,6 +10,7 @@ use crate::api::{
     ApiLimits, ApiListener, BindError, Readiness, ReadinessState, RerankHandler, ShutdownTimeout,
     WallClock, router, wall_clock,
 };
+use crate::bundle::read_catalog;
 use crate::config::{self, Config, Quantize};
 use crate::domain::ItemId;
 use crate::engine;
@@ -23,8 +24,10 @@ use crate::telemetry::Metrics;
 use crate::worker;
 use anyhow::Context as _;
 use canary::{CANARY_LATE, CANARY_TIMEOUT};
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
@@ -77,6 +80,7 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
+    let new_items = NewItems::default();
     let events = match &store {
         Some(store) => Some(open_events(store.clone(), &config.events, &metrics)?),
         None => None,
@@ -85,10 +89,14 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
     let nonzero = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let engine = &config.engine;
-    let new_items = NewItems::default();
+    // Before the bundle, whose counts include the events of these items.
+    let items = match &store {
+        Some(store) => Some(open_items(store.clone(), &new_items, &config.bundle.path)?),
+        None => None,
+    };
     let options = LadderOptions {
         store: store.clone().map(|store| store as Arc<dyn Store>),
-        new_items: new_items.clone(),
+        new_items,
         events: events.clone(),
         card_cache: CardCacheLimits {
             bytes: config.rank.profile_cache.0,
@@ -122,17 +130,25 @@ pub async fn open_services(config: &Config) -> anyhow::Result<(Services, Arc<Ope
     let (ladder, opened) = rank::open(dir, &options)
         .await
         .with_context(|| format!("opening the bundle {}", dir.display()))?;
-    let items = match store {
-        Some(store) => {
-            let is_in_bundle = |item: &ItemId| opened.model.catalog.number(item).is_some();
-            let writer = ItemWriter::open(store, new_items, is_in_bundle, wall_clock());
-            Some(Arc::new(writer?))
-        }
-        None => None,
-    };
     let live = Arc::new(LiveLadder::start(ladder, options, config.bundle.swap.manner()));
     let canary = canary::golden_canary(live.clone());
     Ok((Services { live, canary, metrics, samples: None, items, events }, opened))
+}
+
+/// Reads the items that were put, and starts the thread that puts more. The catalogue is read only if items are so old that
+/// those which the bundle holds are removed.
+fn open_items(
+    store: Arc<dyn BatchStore>,
+    readers: &NewItems,
+    bundle: &Path,
+) -> anyhow::Result<Arc<ItemWriter>> {
+    let catalog = OnceCell::new();
+    let is_in_bundle = |item: &ItemId| {
+        // Whoever opens the bundle says why it can't be read.
+        let catalog = catalog.get_or_init(|| read_catalog(bundle).unwrap_or_default());
+        catalog.number(item).is_some()
+    };
+    Ok(Arc::new(ItemWriter::open(store, readers.clone(), is_in_bundle, wall_clock())?))
 }
 
 /// Starts the owner of a store's events.

@@ -5,6 +5,7 @@ use super::error::ApiError;
 use super::handler::RerankHandler;
 use super::pb;
 use super::wire::{self, ItemsPut};
+use crate::events::PutItem;
 use crate::items::PutError;
 use tokio::time::timeout_at;
 
@@ -22,8 +23,13 @@ impl RerankHandler {
         let writer = self.items().ok_or_else(ApiError::no_store)?;
         let ItemsPut { request_id, items } = put;
         let ids: Vec<_> = items.iter().map(|(id, _)| id.clone()).collect();
+        let counted = items.iter().map(|(id, item)| (id.clone(), item.text.clone()));
+        let counted = counted.map(|(id, text)| PutItem { id, text }).collect();
         let outcomes = timeout_at(call.climb_deadline.instant(), writer.put(items)).await;
         let outcomes = outcomes.map_err(|_| ApiError::late())?.map_err(refusal)?;
+        if let Some(events) = self.events() {
+            events.put_items(counted).await.map_err(|_| ApiError::events_busy())?;
+        }
         let ladder = self.ladder();
         let outcomes = ids.into_iter().zip(outcomes);
         let holds = |item: &_| ladder.holds(item);

@@ -2,7 +2,7 @@
 
 use super::decide::Uncounted;
 use super::event::StoredEvent;
-use crate::domain::{ItemId, Timestamp, UserId};
+use crate::domain::{ItemId, ItemText, Timestamp, UserId};
 use crate::statistics::{ShopEvent, ShopperPast, Statistics, UNKNOWN_ITEM};
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
@@ -23,17 +23,18 @@ pub trait CountsBase: Send + Sync + Debug {
 
     /// What a shopper did before that moment.
     fn past(&self, user: &UserId) -> ShopperPast;
+
+    /// The numbers of the category and the attributes of an item that the bundle does not hold.
+    fn groups(&self, item: &ItemText) -> (Option<u32>, Vec<u32>);
 }
 
-/// An item that the bundle does not hold, and what it shares with those that it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An item that was put after a bundle was made.
+#[derive(Clone, Debug, PartialEq)]
 pub struct PutItem {
     /// Its id.
     pub id: ItemId,
-    /// The number of its category in the bundle.
-    pub category: Option<u32>,
-    /// The numbers of its attributes in the bundle.
-    pub attributes: Vec<u32>,
+    /// Its texts.
+    pub text: ItemText,
 }
 
 /// The counts of one bundle's items, up to date with every acknowledged event. Readers never wait.
@@ -136,7 +137,8 @@ impl Counting {
         if published.base.number(&item.id).is_some() || self.new_items.contains_key(&item.id) {
             return;
         }
-        let number = self.statistics.push_item(item.category, &item.attributes);
+        let (category, attributes) = published.base.groups(&item.text);
+        let number = self.statistics.push_item(category, &attributes);
         if number != UNKNOWN_ITEM {
             self.new_items.insert(item.id.clone(), number);
         }

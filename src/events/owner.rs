@@ -33,8 +33,8 @@ pub(super) enum Message {
     Open(Weak<()>, oneshot::Sender<u64>),
     /// The bundle of that token is open and has counted up to there: go on.
     Join(Arc<()>, Box<Counting>, oneshot::Sender<Result<(), EventsError>>),
-    /// Number an item that the bundles do not hold.
-    Put(PutItem, oneshot::Sender<()>),
+    /// Number the items that the bundles do not hold.
+    Put(Vec<PutItem>, oneshot::Sender<()>),
     /// Nobody reads the counts of some bundle any more.
     Left,
 }
@@ -102,8 +102,8 @@ impl Owner {
                 Message::Join(token, counting, reply) => {
                     let _ = reply.send(self.join(&token, *counting));
                 }
-                Message::Put(item, reply) => {
-                    self.put(&item);
+                Message::Put(items, reply) => {
+                    self.put(&items);
                     let _ = reply.send(());
                 }
                 Message::Left => {}
@@ -233,13 +233,13 @@ impl Owner {
         }
     }
 
-    fn put(&mut self, item: &PutItem) {
+    fn put(&mut self, items: &[PutItem]) {
         for counting in &mut self.counted {
-            counting.put(item);
+            items.iter().for_each(|item| counting.put(item));
             counting.publish();
         }
         for opening in &mut self.opening {
-            opening.items.push(item.clone());
+            opening.items.extend_from_slice(items);
         }
     }
 

@@ -88,10 +88,10 @@ impl EventRecorder {
         answer.await.unwrap_or(Err(RecordError::Gone))
     }
 
-    /// Gives an item a number in the counts of each bundle that does not hold it.
-    pub async fn put_item(&self, item: PutItem) -> Result<(), RecordError> {
+    /// Gives items a number in the counts of each bundle that does not hold them, so that their events count.
+    pub async fn put_items(&self, items: Vec<PutItem>) -> Result<(), RecordError> {
         let (reply, answer) = oneshot::channel();
-        self.owner.inbox.try_post(Message::Put(item, reply)).map_err(|error| match error {
+        self.owner.inbox.try_post(Message::Put(items, reply)).map_err(|error| match error {
             PostError::Full(_) => RecordError::Full,
             PostError::Closed(_) => RecordError::Gone,
         })?;

@@ -46,6 +46,14 @@ impl NewItems {
         self.0.load().get(id).cloned()
     }
 
+    /// Every item that was put, sorted by id.
+    pub fn all(&self) -> Vec<(ItemId, Arc<NewItem>)> {
+        let table = self.0.load();
+        let mut all: Vec<_> = table.iter().map(|(id, item)| (id.clone(), item.clone())).collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
     /// How many items were put.
     pub fn len(&self) -> usize {
         self.0.load().len()

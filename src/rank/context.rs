@@ -1,12 +1,14 @@
 //! What one climb lends to its rungs: the query, and what it refers to, looked up once.
 
-use super::{Shortfall, UserCards};
+use super::{KnownShopper, Shortfall, UserCards};
 use crate::bundle::{UserCard, month};
 use crate::domain::{Candidate, ItemId, Query};
+use crate::events::LiveStatistics;
 use crate::evidence::LiveFacts;
 use crate::items::{NewItem, NewItems};
 use crate::scorer::ScorerModel;
 use crate::scorer::features::{FeatureContext, HistoryCounts, LiveCounts};
+use crate::statistics::Statistics;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -36,6 +38,10 @@ pub struct ResolvedQuery {
     pub counts: Arc<HistoryCounts>,
     /// What is counted live for the shopper, if the bundle counts anything live.
     pub live: Option<Arc<LiveCounts>>,
+    /// The counts of the bundle's items and of those that were put, up to date with every acknowledged event.
+    pub statistics: Arc<Statistics>,
+    /// The number of each candidate in these counts: the catalogue's, or that of an item that was put.
+    pub counted: Vec<Option<u32>>,
 }
 
 /// Looks up what queries refer to.
@@ -44,6 +50,7 @@ pub struct Resolver {
     model: Arc<ScorerModel>,
     user_cards: UserCards,
     new_items: NewItems,
+    live: LiveStatistics,
 }
 
 // === impl ClimbContext ===
@@ -78,9 +85,15 @@ impl ResolvedQuery {
 // === impl Resolver ===
 
 impl Resolver {
-    /// Looks up candidates in the model's catalogue and then in `new_items`, and shoppers in `user_cards`.
-    pub fn new(model: Arc<ScorerModel>, user_cards: UserCards, new_items: NewItems) -> Self {
-        Self { model, user_cards, new_items }
+    /// Looks up candidates in the model's catalogue and then in `new_items`, shoppers in `user_cards`, and counts in
+    /// `live`.
+    pub fn new(
+        model: Arc<ScorerModel>,
+        user_cards: UserCards,
+        new_items: NewItems,
+        live: LiveStatistics,
+    ) -> Self {
+        Self { model, user_cards, new_items, live }
     }
 
     async fn resolve(&self, query: &Query) -> Result<ResolvedQuery, Shortfall> {
@@ -99,11 +112,25 @@ impl Resolver {
             ..LiveFacts::default()
         });
         let facts = facts.collect();
-        let card = self.user_cards.of(query).await;
+        let KnownShopper { card, past } = self.user_cards.of(query).await;
         let (history, now) = (&card.history, query.now);
         let counts = HistoryCounts::of(catalog, cards, history, now, month(now));
-        let live = self.model.live_counts(&card, now).map(Arc::new);
-        Ok(ResolvedQuery { card, numbers, new_items, facts, counts: Arc::new(counts), live })
+        let statistics = self.statistics(query);
+        let live = self.model.live.as_ref().map(|live| {
+            let (statistics, words) = (statistics.clone(), live.words.clone());
+            Arc::new(LiveCounts::of(statistics, words, past, now))
+        });
+        let counted = query.candidates.iter().map(|candidate| self.live.number(&candidate.item));
+        let (counted, counts) = (counted.collect(), Arc::new(counts));
+        Ok(ResolvedQuery { card, numbers, new_items, facts, counts, live, statistics, counted })
+    }
+
+    /// The counts as of now. A replay reads those of the bundle, because what came since is later than its moment.
+    fn statistics(&self, query: &Query) -> Arc<Statistics> {
+        match &self.model.live {
+            Some(live) if query.is_replay => live.statistics.clone(),
+            _ => self.live.load(),
+        }
     }
 
     /// The candidates that the bundle does not hold and that were put. A replay knows none: what was put may be later

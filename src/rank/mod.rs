@@ -6,6 +6,7 @@
 mod background_drop;
 mod compared;
 mod context;
+mod followed;
 mod ladder;
 mod language_model;
 mod live;
@@ -25,7 +26,7 @@ pub use open::{LadderOptions, OpenError, open};
 pub use pace::RungPace;
 pub use scored::Scored;
 pub use swap::{SwapError, SwapOutcome, SwapStrategy};
-pub use user_cards::{CardCacheLimits, StoredCard, UserCards};
+pub use user_cards::{CardCacheLimits, KnownShopper, StoredCard, UserCards};
 pub use weighed::Weighed;
 
 use crate::domain::{ItemId, Quality, Ranking, Reason};

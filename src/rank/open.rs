@@ -1,15 +1,17 @@
 //! From a bundle on disk to a ladder that can serve.
 
+use super::followed::follow;
 use super::user_cards::{CardCacheLimits, UserCards};
 use super::{Compared, Ladder, Resolver, Rung, Scored, Shortfall, Weighed};
 use crate::bundle::{Bundle, BundleError, Part, check_language_model};
 use crate::domain::{Quality, Version};
-use crate::events::EventRecorder;
+use crate::events::{EventRecorder, EventsError};
 use crate::items::NewItems;
 use crate::reranker::{
     Reranker, RerankerError, RerankerFile, RerankerOptions, RungSettings, RungSpec,
 };
 use crate::scorer::{self, GpuError, OpenedScorer, Scorer};
+use crate::statistics::StatisticsError;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,12 @@ pub enum OpenError {
     /// Its language model can't be used.
     #[error("the bundle's language model")]
     Reranker(#[from] RerankerError),
+    /// Its counts can't be brought up to date.
+    #[error("the events since the bundle was made")]
+    Events(#[from] EventsError),
+    /// Its catalogue is too large to be counted.
+    #[error("counting for the bundle's catalogue")]
+    Statistics(#[from] StatisticsError),
     /// The thread that opened it has panicked, or the process is ending.
     #[error("opening the bundle was broken off")]
     BrokenOff(#[from] JoinError),
@@ -103,6 +111,7 @@ impl LowerRungs {
         let opened = Arc::new(OpenedScorer::of(bundle)?);
         opened.check_golden()?;
         let version = Version::from(opened.version.as_str());
+        let live = follow(&opened.model, options.events.as_ref(), &options.new_items)?;
         let user_cards = UserCards::new(
             opened.model.clone(),
             opened.file.currency.clone(),
@@ -110,8 +119,9 @@ impl LowerRungs {
             options.card_cache,
             options.metrics.clone(),
         );
-        let resolver =
-            Arc::new(Resolver::new(opened.model.clone(), user_cards, options.new_items.clone()));
+        let user_cards = user_cards.with_events(options.events.clone(), live.clone());
+        let (model, new_items) = (opened.model.clone(), options.new_items.clone());
+        let resolver = Arc::new(Resolver::new(model, user_cards, new_items, live));
         let scored = scored(&opened, &resolver, &version, &reranker, &options)?;
         Ok(Self { scored: Arc::new(scored), opened, resolver, reranker, decoder, version, options })
     }

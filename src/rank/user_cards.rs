@@ -3,8 +3,10 @@
 
 use crate::bundle::{HistoryEvent, UserCard};
 use crate::domain::{Event, EventKind, Query, Timestamp, UserId};
+use crate::events::{EventRecorder, LiveStatistics, StoredEvent};
 use crate::evidence;
 use crate::scorer::{ScorerModel, ShopperTexts};
+use crate::statistics::{ItemPast, ShopEvent, ShopperPast};
 use crate::store::{Store, StoreTable};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
@@ -12,13 +14,33 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Bytes of one item of a past.
+const PAST_ITEM_BYTES: usize = size_of::<ItemPast>() + size_of::<u32>();
+
 /// Looks up users' cards, and caches those of recent users.
 pub struct UserCards {
     model: Arc<ScorerModel>,
     currency: String,
     store: Option<Arc<dyn Store>>,
-    cache: Cache<UserId, Arc<UserCard>>,
+    events: Option<(EventRecorder, LiveStatistics)>,
+    cache: Cache<UserId, CachedShopper>,
     metrics: Arc<Metrics>,
+}
+
+/// What is known about the shopper of a query.
+#[derive(Clone, Debug, Default)]
+pub struct KnownShopper {
+    /// Their card.
+    pub card: Arc<UserCard>,
+    /// Their whole past, if the bundle counts anything live.
+    pub past: Arc<ShopperPast>,
+}
+
+/// A shopper in the cache, as they were known with these events.
+#[derive(Clone)]
+struct CachedShopper {
+    known: KnownShopper,
+    since: Arc<[StoredEvent]>,
 }
 
 /// A user card in the store: JSON, with items by id, since item numbers change from bundle to bundle.
@@ -54,36 +76,44 @@ impl UserCards {
     ) -> Self {
         let cache = Cache::builder()
             .max_capacity(limits.bytes)
-            .weigher(|_: &UserId, card: &Arc<UserCard>| bytes(card))
+            .weigher(|_: &UserId, cached: &CachedShopper| bytes(&cached.known))
             .time_to_live(limits.ttl)
             .build();
-        Self { model, currency, store, cache, metrics }
+        Self { model, currency, store, events: None, cache, metrics }
     }
 
-    /// The card of the query's user: never an error, at worst an empty card.
+    /// The same cards, with the events that are stored since the bundle was made; items that were put have the numbers of
+    /// `live`.
+    pub fn with_events(self, events: Option<EventRecorder>, live: LiveStatistics) -> Self {
+        Self { events: events.map(|events| (events, live)), ..self }
+    }
+
+    /// What is known about the query's user: never an error, at worst nothing.
     ///
     /// The card of a replay is written from the events before its moment alone. What a language model expected of the user
     /// later is no part of it.
-    pub async fn of(&self, query: &Query) -> Arc<UserCard> {
+    pub async fn of(&self, query: &Query) -> KnownShopper {
         let is_read = |time: Timestamp| !query.is_replay || time < query.now;
         if let Some(history) = &query.history {
             self.metrics.cards("inline", 1);
             let events = history.iter().filter(|event| is_read(event.time));
-            return Arc::new(self.write(self.known(events), None));
+            return self.shopper(self.write(self.known(events), None), &[]);
         }
-        let card = self.latest(&query.user).await;
-        if card.history.iter().all(|event| is_read(event.time)) {
-            return card;
+        let known = self.latest(&query.user).await;
+        if known.card.history.iter().all(|event| is_read(event.time)) {
+            return known;
         }
-        let before = card.past().filter(|event| is_read(event.time));
-        Arc::new(self.write(before.collect(), None))
+        let before = known.card.past().filter(|event| is_read(event.time));
+        self.shopper(self.write(before.collect(), None), &[])
     }
 
-    /// The card of a user as it is now.
-    async fn latest(&self, user: &UserId) -> Arc<UserCard> {
-        if let Some(card) = self.cache.get(user) {
+    /// What is known about a user now.
+    async fn latest(&self, user: &UserId) -> KnownShopper {
+        let since = self.since(user).await;
+        let cached = self.cache.get(user);
+        if let Some(cached) = cached.filter(|cached| *cached.since == *since) {
             self.metrics.cards("memory", 1);
-            return card;
+            return cached.known;
         }
         let (card, source) = match self.stored(user).await {
             Some(card) => (Arc::new(card), "store"),
@@ -92,9 +122,55 @@ impl UserCards {
                 None => (Arc::default(), "missing"),
             },
         };
+        let with_since = self.with_since(&card, &since).map(|card| (card, "events"));
+        let (card, source) = with_since.unwrap_or((card, source));
         self.metrics.cards(source, 1);
-        self.cache.insert(user.clone(), card.clone());
-        card
+        let known = self.shopper(card, &since);
+        self.cache.insert(user.clone(), CachedShopper { known: known.clone(), since });
+        known
+    }
+
+    /// The stored events of a user since the bundle was made, by time.
+    async fn since(&self, user: &UserId) -> Arc<[StoredEvent]> {
+        let Some((events, _)) = &self.events else { return Arc::from([]) };
+        let stored = events.of(user).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a shopper's events can't be read: only the bundle's are used");
+            Arc::from([])
+        });
+        let as_of = self.model.cards.as_of;
+        match stored.iter().position(|stored| stored.event.time >= as_of) {
+            Some(0) => stored,
+            first => stored[first.unwrap_or(stored.len())..].into(),
+        }
+    }
+
+    /// The card with the events since the bundle was made; `None` if they add nothing that a model reads.
+    fn with_since(&self, card: &UserCard, since: &[StoredEvent]) -> Option<Arc<UserCard>> {
+        let new = self.known(since.iter().map(|stored| &stored.event));
+        if new.is_empty() {
+            return None;
+        }
+        let mut past: Vec<HistoryEvent> = card.past().collect();
+        past.extend(new);
+        past.sort_by_key(|event| event.time);
+        Some(Arc::new(self.write(past, card.expected_item)))
+    }
+
+    /// The shopper of a card. Events of items that were put are part of their past alone: no model reads those items.
+    fn shopper(&self, card: impl Into<Arc<UserCard>>, since: &[StoredEvent]) -> KnownShopper {
+        let card = card.into();
+        if self.model.live.is_none() {
+            return KnownShopper { card, past: Arc::default() };
+        }
+        let shop_event = |HistoryEvent { item, time, kind }| ShopEvent { item, time, kind };
+        let put = since.iter().filter_map(|StoredEvent { event, .. }| {
+            let (_, live) = self.events.as_ref()?;
+            let is_put = self.model.catalog.number(&event.item).is_none();
+            let item = live.number(&event.item).filter(|_| is_put)?;
+            Some(ShopEvent { item, time: event.time, kind: event.kind })
+        });
+        let past = ShopperPast::of(card.past().map(shop_event).chain(put));
+        KnownShopper { card, past: Arc::new(past) }
     }
 
     async fn stored(&self, user: &UserId) -> Option<UserCard> {
@@ -186,10 +262,10 @@ impl StoredCard {
     }
 }
 
-/// Roughly how many bytes of memory a card takes.
-fn bytes(card: &UserCard) -> u32 {
+/// Roughly how many bytes of memory a shopper takes.
+fn bytes(KnownShopper { card, past }: &KnownShopper) -> u32 {
     let numbers = card.vector.len() + card.rechead_vector.len();
     let events = card.history.len() + card.earlier.len();
     let bytes = card.pattern.len() + numbers * 4 + events * size_of::<HistoryEvent>();
-    bytes as u32 + 128
+    (bytes + past.items().len() * PAST_ITEM_BYTES) as u32 + 128
 }
