@@ -11,11 +11,11 @@ use crate::domain::Timestamp;
 use std::sync::Arc;
 
 /// Items whose counts lie in one chunk.
-const ITEM_CHUNK: usize = 64;
+const ITEM_CHUNK: usize = 16;
 /// Items whose rows of pairs are listed in one chunk. A row itself is copied alone.
-const ROW_CHUNK: usize = 64;
+const ROW_CHUNK: usize = 16;
 /// Categories or attributes whose counts lie in one chunk.
-const GROUP_CHUNK: usize = 16;
+const GROUP_CHUNK: usize = 8;
 
 /// The catalogue's counts at a moment. `Clone` is cheap: clones share chunks of items until one of them writes.
 #[derive(Clone, Debug)]

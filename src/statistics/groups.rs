@@ -10,7 +10,7 @@ pub const GROUPS_MAX: usize = 1 << 22;
 /// Attributes of one item that are counted.
 pub const ITEM_GROUPS_MAX: usize = 256;
 /// Items whose groups lie in one chunk.
-const CHUNK: usize = 64;
+const CHUNK: usize = 32;
 /// The number of no category.
 const NONE: u32 = u32::MAX;
 
