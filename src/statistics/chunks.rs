@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn values_that_nobody_wrote_take_no_memory_of_their_own() {
-        let list: Chunked<[u64; 100], 16> = Chunked::new(10_000);
+        let list: Chunked<u64, 16> = Chunked::new(10_000);
         assert!(
             list.nodes.iter().flat_map(|node| node.iter()).all(|c| Arc::ptr_eq(c, &list.blank))
         );

@@ -13,6 +13,8 @@ mod groups;
 mod item;
 mod pairs;
 mod past;
+#[cfg(test)]
+mod tests;
 mod windows;
 
 pub use basket::{BASKET_ITEMS_MAX, VISIT_S};

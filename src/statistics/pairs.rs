@@ -1,9 +1,8 @@
 //! Which items are bought together, or one in the basket after the other: the best partners of each item.
 //!
-//! A row holds [`PARTNERS_MAX`] partners. A partner that a full row doesn't hold takes the place of the one with the
-//! lowest recent strength and inherits that strength (Space-Saving: Metwally, Agrawal, El Abbadi, ICDT 2005). So a row
-//! keeps every partner with more than 1/[`PARTNERS_MAX`] of all recent pairs of its item. Its counts begin at zero, so
-//! they err downwards only.
+//! A row holds [`PARTNERS_MAX`] partners. A partner that a full row doesn't hold takes the place of the weakest, and its
+//! counts begin at zero. The strength of a partner is its recent pairs and a quarter of all its pairs. So counts err downwards only: by what was counted before the
+//! partner was last dropped. `docs/statistics.md` compares other rules.
 
 use super::windows::Day;
 use crate::domain::Timestamp;
@@ -12,6 +11,9 @@ use crate::domain::Timestamp;
 pub const PARTNERS_MAX: usize = 64;
 /// The length of the window of recent pairs.
 pub const PAIR_DAYS: u16 = 90;
+
+/// What a pair of long ago adds to the strength of a partner, relative to a pair of now.
+const PAST_WEIGHT: f32 = 0.25;
 
 /// How often an item and a partner were bought, since the partner was last taken into the item's row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,7 +41,7 @@ pub(super) struct Pair {
     pub(super) partner: u32,
     pub(super) same: u16,
     pub(super) next: u16,
-    /// Recent strength as of the start of the row's day, what it inherited included.
+    /// Recent pairs as of the start of the row's day.
     pub(super) recent: f32,
 }
 
@@ -53,6 +55,11 @@ pub(super) struct PairRow {
 // === impl Pair ===
 
 impl Pair {
+    /// What decides who is dropped.
+    fn strength(&self) -> f32 {
+        self.recent + PAST_WEIGHT * (f32::from(self.same) + f32::from(self.next))
+    }
+
     fn count(&mut self, link: Link, weight: f64) {
         let count = match link {
             Link::Same => &mut self.same,
@@ -80,20 +87,21 @@ impl PairRow {
         self.pairs[at].count(link, weight);
     }
 
-    /// Gives a partner a place: a new one, or that of the weakest. The earliest of equals is the weakest.
+    /// Gives a partner a place: a new one, or that of the weakest. Of equals, it is the one that stands first.
     fn take_in(&mut self, partner: u32) -> usize {
+        let newcomer = Pair { partner, same: 0, next: 0, recent: 0.0 };
         if self.pairs.len() < PARTNERS_MAX {
-            self.pairs.push(Pair { partner, same: 0, next: 0, recent: 0.0 });
+            self.pairs.push(newcomer);
             return self.pairs.len() - 1;
         }
-        let strengths = self.pairs.iter().map(|pair| pair.recent).enumerate();
+        let strengths = self.pairs.iter().map(|pair| pair.strength()).enumerate();
         let weakest = strengths.min_by(|a, b| a.1.total_cmp(&b.1));
-        let (at, recent) = weakest.expect("a full row has partners");
-        self.pairs[at] = Pair { partner, same: 0, next: 0, recent };
+        let (at, _) = weakest.expect("a full row has partners");
+        self.pairs[at] = newcomer;
         at
     }
 
-    /// Keeps the strengths as of the start of `day`, unless theirs is as late.
+    /// Keeps recent pairs as of the start of `day`, unless theirs is as late.
     fn move_to(&mut self, day: Day) {
         if day <= self.day {
             return;
@@ -107,13 +115,13 @@ impl PairRow {
         self.day = day;
     }
 
-    /// The pairs at a moment. What a strength inherited is left out as far as the counts show it.
+    /// The pairs at a moment.
     pub(super) fn read(&self, now: Timestamp) -> impl Iterator<Item = PairCounts> + '_ {
         let factor = growth(-self.day.days_until(now).max(0.0));
         self.pairs.iter().map(move |pair| {
             let (same, next) = (f32::from(pair.same), f32::from(pair.next));
             let recent = (f64::from(pair.recent) * factor) as f32;
-            PairCounts { partner: pair.partner, same, next, recent: recent.min(same + next) }
+            PairCounts { partner: pair.partner, same, next, recent }
         })
     }
 }
