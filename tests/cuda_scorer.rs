@@ -183,7 +183,7 @@ fn large_slates_are_served_from_a_gpu() {
     let scorer = scorer::Scorer::start(model, Some(on_gpu), limits, &Arc::new(Metrics::new()));
     let inline = || {
         let text = ItemText { title: "A blue teapot".into(), ..ItemText::default() };
-        SlateItem::Inline(text)
+        SlateItem::Inline { text, number: None }
     };
     let request = |(at, (user, card)): (usize, (&UserId, &Arc<UserCard>))| {
         let count = if at % 4 == 0 { 1 } else { 30 };

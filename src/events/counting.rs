@@ -47,7 +47,7 @@ pub(super) struct Published {
     new_items: ArcSwap<FxHashMap<ItemId, u32>>,
     base: Arc<dyn CountsBase>,
     /// Tells the owner of the events when nobody reads any more.
-    _reading: Option<Box<dyn Any + Send + Sync>>,
+    reading: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// The working state of the owner of the events for one bundle.
@@ -81,7 +81,7 @@ impl LiveStatistics {
     ) -> Self {
         let (statistics, new_items) =
             (ArcSwap::from_pointee(statistics), ArcSwap::from_pointee(FxHashMap::default()));
-        Self(Arc::new(Published { statistics, new_items, base, _reading: reading }))
+        Self(Arc::new(Published { statistics, new_items, base, reading }))
     }
 
     /// The counts as of now.
@@ -92,6 +92,11 @@ impl LiveStatistics {
     /// The number of an item: the bundle's, or that of an item that was put since. `None` if it is neither.
     pub fn number(&self, item: &ItemId) -> Option<u32> {
         self.0.number(item)
+    }
+
+    /// Whether they go on counting what comes.
+    pub fn is_followed(&self) -> bool {
+        self.0.reading.is_some()
     }
 
     pub(super) fn published(&self) -> &Arc<Published> {

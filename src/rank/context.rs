@@ -2,15 +2,18 @@
 
 use super::{KnownShopper, Shortfall, UserCards};
 use crate::bundle::{UserCard, month};
-use crate::domain::{Candidate, ItemId, Query};
+use crate::domain::{Candidate, ItemId, Query, Timestamp};
 use crate::events::LiveStatistics;
 use crate::evidence::LiveFacts;
 use crate::items::{NewItem, NewItems};
 use crate::scorer::ScorerModel;
 use crate::scorer::features::{FeatureContext, HistoryCounts, LiveCounts};
-use crate::statistics::Statistics;
+use crate::statistics::{DaySales, Statistics};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
+
+/// Seconds of a day.
+const DAY_S: i64 = 86_400;
 
 /// What one climb lends to its rungs.
 ///
@@ -32,8 +35,6 @@ pub struct ResolvedQuery {
     pub numbers: Vec<Option<u32>>,
     /// The candidates that were put while the service runs and that the catalogue does not hold.
     pub new_items: Vec<Option<Arc<NewItem>>>,
-    /// What can be claimed of each candidate from live counts.
-    pub facts: Vec<LiveFacts>,
     /// The shopper's history, counted for the features of every candidate.
     pub counts: Arc<HistoryCounts>,
     /// What is counted live for the shopper, if the bundle counts anything live.
@@ -42,6 +43,8 @@ pub struct ResolvedQuery {
     pub statistics: Arc<Statistics>,
     /// The number of each candidate in these counts: the catalogue's, or that of an item that was put.
     pub counted: Vec<Option<u32>>,
+    /// The moment from which on every event is in these counts; `None` if what came lately is not.
+    counted_since: Option<Timestamp>,
 }
 
 /// Looks up what queries refer to.
@@ -80,6 +83,27 @@ impl ResolvedQuery {
     pub fn features<'a>(&'a self, model: &'a ScorerModel) -> FeatureContext<'a> {
         FeatureContext::with_counts(&model.catalog, &self.card.history, self.counts.clone())
     }
+
+    /// What can be claimed of the candidate at this position from the counts as of `now`.
+    pub fn facts(&self, position: usize, now: Timestamp) -> LiveFacts {
+        let put = self.new_items[position].as_ref();
+        LiveFacts {
+            sold_since_yesterday: self.sold_since_yesterday(position, now),
+            put_at: put.map(|put| put.put_at),
+        }
+    }
+
+    fn sold_since_yesterday(&self, position: usize, now: Timestamp) -> Option<u32> {
+        let number = self.counted[position]?;
+        let today = now.div_euclid(DAY_S);
+        let yesterday = (today - 1).saturating_mul(DAY_S);
+        self.counted_since.filter(|&since| since <= yesterday)?;
+        let counts = self.statistics.item(number, now);
+        // The counts of two days are those around the last sale. A clock ahead of ours may have put it past today.
+        counts.last_sale.filter(|sale| sale.div_euclid(DAY_S) <= today)?;
+        let DaySales { today, yesterday } = counts.sales_by_day;
+        Some(today.saturating_add(yesterday))
+    }
 }
 
 // === impl Resolver ===
@@ -107,11 +131,6 @@ impl Resolver {
         if !any_text && numbers.iter().all(Option::is_none) {
             return Err(Shortfall::Missing("items"));
         }
-        let facts = new_items.iter().map(|put| LiveFacts {
-            put_at: put.as_ref().map(|put| put.put_at),
-            ..LiveFacts::default()
-        });
-        let facts = facts.collect();
         let KnownShopper { card, past } = self.user_cards.of(query).await;
         let (history, now) = (&card.history, query.now);
         let counts = HistoryCounts::of(catalog, cards, history, now, month(now));
@@ -122,7 +141,27 @@ impl Resolver {
         });
         let counted = query.candidates.iter().map(|candidate| self.live.number(&candidate.item));
         let (counted, counts) = (counted.collect(), Arc::new(counts));
-        Ok(ResolvedQuery { card, numbers, new_items, facts, counts, live, statistics, counted })
+        let counted_since = self.counted_since(query);
+        Ok(ResolvedQuery {
+            card,
+            numbers,
+            new_items,
+            counts,
+            live,
+            statistics,
+            counted,
+            counted_since,
+        })
+    }
+
+    /// The moment from which on every event is counted: the bundle's counts begin with its log, and those of a bundle
+    /// without counts where its log ends. `None` for a replay, and for a server that takes no events.
+    fn counted_since(&self, query: &Query) -> Option<Timestamp> {
+        let begin = match self.model.live {
+            Some(_) => Timestamp::MIN,
+            None => self.model.cards.as_of,
+        };
+        (!query.is_replay && self.live.is_followed()).then_some(begin)
     }
 
     /// The counts as of now. A replay reads those of the bundle, because what came since is later than its moment.

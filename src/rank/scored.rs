@@ -7,7 +7,7 @@ use super::{
 use crate::domain::{
     Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, ReasonSource, Scores, Version,
 };
-use crate::evidence::{LiveClaim, LiveFacts};
+use crate::evidence::LiveClaim;
 use crate::reranker::scored_order;
 use crate::scorer::{
     Fusion, ScoreReply, ScoreRequest, Scorer, ScorerError, ScorerModel, SlateItem,
@@ -29,11 +29,10 @@ pub struct Scored {
 }
 
 /// The scorer's answer for the candidates of a slate that it can score.
-struct ScoredSlate {
+struct ScoredSlate<'c> {
     /// The position of each in the slate, in the rows of the reply.
     positions: Vec<usize>,
-    /// What can be claimed of each from live counts.
-    facts: Vec<LiveFacts>,
+    resolved: &'c ResolvedQuery,
     request: ScoreRequest,
     reply: ScoreReply,
 }
@@ -52,7 +51,7 @@ impl Scored {
         Self { model, scorer, resolver, fusion, version, movable }
     }
 
-    async fn score(&self, climb: &ClimbContext) -> Result<ScoredSlate, Shortfall> {
+    async fn score<'c>(&self, climb: &'c ClimbContext) -> Result<ScoredSlate<'c>, Shortfall> {
         let query = climb.query();
         let resolved = climb.resolve(&self.resolver).await?;
         let (positions, entries): (Vec<usize>, Vec<SlateItem>) = entries(query, resolved).unzip();
@@ -68,11 +67,10 @@ impl Scored {
             ScorerError::Full => Shortfall::Busy,
             ScorerError::Gone => Shortfall::Broken,
         })?;
-        let facts = positions.iter().map(|&position| resolved.facts[position]).collect();
-        Ok(ScoredSlate { positions, facts, request, reply })
+        Ok(ScoredSlate { positions, resolved, request, reply })
     }
 
-    fn rank(&self, query: &Query, slate: &ScoredSlate) -> Ranking {
+    fn rank(&self, query: &Query, slate: &ScoredSlate<'_>) -> Ranking {
         let ScoredSlate { positions, request, reply, .. } = slate;
         let prior = self.fusion.position_penalty(&request.card.history);
         let order = scored_order(&reply.scores, prior, positions, query.candidates.len());
@@ -112,13 +110,14 @@ impl Scored {
 
     /// The reasons of one candidate that the scorer attended to most, then those that follow from live counts. These
     /// take the last place where there are too many, and never the only one.
-    fn reasons(&self, slate: &ScoredSlate, row: usize, most: usize) -> Arc<[Reason]> {
+    fn reasons(&self, slate: &ScoredSlate<'_>, row: usize, most: usize) -> Arc<[Reason]> {
         let card = self.model.reasons(&slate.request.items[row]);
         let attention = slate.reply.scores.attention(row);
         let mut order: Vec<usize> = (0..card.len()).filter(|&m| attention[m] > 0.0).collect();
         order.sort_by(|&a, &b| attention[b].total_cmp(&attention[a]).then(a.cmp(&b)));
         let free = most.saturating_sub(order.len().min(most.saturating_sub(1).max(1)));
-        let mut live = slate.facts[row].claims(slate.request.now);
+        let (resolved, now) = (slate.resolved, slate.request.now);
+        let mut live = resolved.facts(slate.positions[row], now).claims(now);
         live.truncate(free);
         let reasons = order.into_iter().take(most - live.len()).map(|m| Reason {
             text: card[m].text.clone(),
@@ -132,7 +131,7 @@ impl Scored {
     }
 
     /// A claim from live counts as a reason. The scorer attends to none of them.
-    fn live_reason(&self, claim: LiveClaim, slate: &ScoredSlate) -> Reason {
+    fn live_reason(&self, claim: LiveClaim, slate: &ScoredSlate<'_>) -> Reason {
         Reason {
             text: claim.text,
             source: ReasonSource::Evidence,
@@ -150,12 +149,13 @@ fn entries<'q>(
     query: &'q Query,
     resolved: &'q ResolvedQuery,
 ) -> impl Iterator<Item = (usize, SlateItem)> + 'q {
-    let found = resolved.numbers.iter().zip(&resolved.new_items);
-    let candidates = query.candidates.iter().zip(found).enumerate();
-    candidates.filter_map(|(position, (candidate, (number, put)))| {
-        let known = number.map(SlateItem::Known);
-        let text = || candidate.inline.clone().or_else(|| Some(put.as_ref()?.text.clone()));
-        Some((position, known.or_else(|| text().map(SlateItem::Inline))?))
+    query.candidates.iter().enumerate().filter_map(|(position, candidate)| {
+        if let Some(number) = resolved.numbers[position] {
+            return Some((position, SlateItem::Known(number)));
+        }
+        let put = resolved.new_items[position].as_ref();
+        let text = candidate.inline.clone().or_else(|| put.map(|put| put.text.clone()))?;
+        Some((position, SlateItem::Inline { text, number: resolved.counted[position] }))
     })
 }
 

@@ -75,7 +75,7 @@ impl ScorerModel {
             if let Some(head) = &self.rechead {
                 rechead.extend_from_slice(&scores.rechead);
                 for (item, score) in slate.candidates.iter().zip(&mut rechead) {
-                    if let SlateItem::Inline(text) = item {
+                    if let SlateItem::Inline { text, .. } = item {
                         *score = self.rechead_score_inline(head, shopper, text);
                     }
                 }

@@ -89,8 +89,13 @@ pub enum LiveRows<'a> {
 pub enum SlateItem {
     /// An item of the catalogue, by number.
     Known(u32),
-    /// An item whose text came with the request.
-    Inline(ItemText),
+    /// An item whose text came with the request, or after the bundle was made.
+    Inline {
+        /// Its text.
+        text: ItemText,
+        /// Its number in the statistics, if events of it are counted.
+        number: Option<u32>,
+    },
 }
 
 /// The scores of a slate.
@@ -220,7 +225,7 @@ impl ScorerModel {
     pub fn reasons(&self, item: &SlateItem) -> &[CardReason] {
         match item {
             SlateItem::Known(number) => &self.cards.items[*number as usize].reasons,
-            SlateItem::Inline(_) => &[],
+            SlateItem::Inline { .. } => &[],
         }
     }
 
@@ -288,7 +293,7 @@ impl ScorerModel {
         let shopper = self.shopper_vector_of(slate);
         let score = |item: &SlateItem| match item {
             SlateItem::Known(number) => rechead.score(&shopper, *number),
-            SlateItem::Inline(text) => self.rechead_score_inline(rechead, &shopper, text),
+            SlateItem::Inline { text, .. } => self.rechead_score_inline(rechead, &shopper, text),
         };
         slate.candidates.iter().map(score).collect()
     }
@@ -343,7 +348,7 @@ impl ScorerModel {
                 SlateItem::Known(number) => {
                     CandidateItem::Known(*number, &self.cards.items[*number as usize])
                 }
-                SlateItem::Inline(text) => CandidateItem::Inline(text),
+                SlateItem::Inline { text, .. } => CandidateItem::Inline(text),
             };
             features.push(context.features(candidate, &overlaps[..reasons.len()]));
             for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
@@ -371,10 +376,10 @@ impl ScorerModel {
     fn live_vector(&self, counts: &LiveCounts, item: &SlateItem) -> LiveVector {
         match item {
             SlateItem::Known(number) => counts.vector(&self.catalog, LiveItem::Known(*number)),
-            SlateItem::Inline(text) => {
+            SlateItem::Inline { text, number } => {
                 let category = self.catalog.category_number(&text.category);
                 let text = &inline_text(text);
-                counts.vector(&self.catalog, LiveItem::New { number: None, category, text })
+                counts.vector(&self.catalog, LiveItem::New { number: *number, category, text })
             }
         }
     }
@@ -388,8 +393,10 @@ impl ScorerModel {
         let row = |(row, candidate): (usize, &SlateItem)| {
             let item = match (candidate, &inputs.inline[row]) {
                 (SlateItem::Known(number), _) => ItemRef::Row(*number),
-                (SlateItem::Inline(_), Some(item)) => ItemRef::Inline(item),
-                (SlateItem::Inline(_), None) => unreachable!("every inline item was given a row"),
+                (SlateItem::Inline { .. }, Some(item)) => ItemRef::Inline(item),
+                (SlateItem::Inline { .. }, None) => {
+                    unreachable!("every inline item was given a row")
+                }
             };
             let overlaps = &inputs.overlaps[row][..self.reasons(candidate).len()];
             let (reasons, overlap) = self.unmasked_reasons(candidate, overlaps);
@@ -399,7 +406,7 @@ impl ScorerModel {
     }
 
     fn inline_row(&self, item: &SlateItem) -> Option<InlineItem> {
-        let SlateItem::Inline(text) = item else { return None };
+        let SlateItem::Inline { text, .. } = item else { return None };
         let vector = self.reader.vector(&inline_text(text));
         let row = self.network.item_inline(&vector);
         Some(row.expect("the encoder's vectors are as wide as the network's texts"))
