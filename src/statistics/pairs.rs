@@ -94,7 +94,7 @@ impl PairRow {
             self.pairs.push(newcomer);
             return self.pairs.len() - 1;
         }
-        let strengths = self.pairs.iter().map(|pair| pair.strength()).enumerate();
+        let strengths = self.pairs.iter().map(Pair::strength).enumerate();
         let weakest = strengths.min_by(|a, b| a.1.total_cmp(&b.1));
         let (at, _) = weakest.expect("a full row has partners");
         self.pairs[at] = newcomer;

@@ -17,7 +17,9 @@ pub(super) fn write(groups: &ItemGroups, out: &mut Writer) {
         let (category, attributes) = groups.of(item);
         out.put(category.unwrap_or(NONE).to_le_bytes());
         out.put((attributes.len() as u16).to_le_bytes());
-        attributes.iter().for_each(|number| out.put(number.to_le_bytes()));
+        for number in attributes {
+            out.put(number.to_le_bytes());
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn fault(
     (of, number): Whose,
     field: &'static str,
     rule: &str,
-    value: impl ToString,
+    value: impl std::fmt::Display,
 ) -> StatisticsError {
     StatisticsError::Value { of, number, field, rule: rule.to_owned(), value: value.to_string() }
 }

@@ -26,7 +26,9 @@ fn an_unknown_item_counts_nowhere_and_is_remembered() {
 
 #[test]
 fn a_pushed_item_counts_like_any_other() {
-    let rows: [(&str, Option<u32>, &[u32], Option<u32>, &[u32]); 5] = [
+    /// Groups that are given, and those that are kept.
+    type Row<'a> = (&'a str, Option<u32>, &'a [u32], Option<u32>, &'a [u32]);
+    let rows: [Row<'_>; 5] = [
         ("no groups", None, &[], None, &[]),
         ("known groups", Some(2), &[1, 2], Some(2), &[1, 2]),
         ("an unknown category", Some(3), &[0], None, &[0]),
@@ -55,7 +57,9 @@ fn a_clone_does_not_change_when_the_original_is_written() {
     let (before, after) = events.split_at(2_000);
     let mut counted = Counted::all(100, before);
     let (clone, bytes) = (counted.statistics.clone(), counted.statistics.to_bytes());
-    after.iter().for_each(|&(user, event)| counted.apply(user, event));
+    for &(user, event) in after {
+        counted.apply(user, event);
+    }
     counted.statistics.push_item(Some(0), &[]);
     assert_eq!(clone.to_bytes(), bytes);
     assert_eq!(clone.len(), 100);

@@ -50,7 +50,9 @@ impl Counted {
 
     fn all(items: u32, events: &[(u32, ShopEvent)]) -> Self {
         let mut counted = Self::of(items);
-        events.iter().for_each(|&(user, event)| counted.apply(user, event));
+        for &(user, event) in events {
+            counted.apply(user, event);
+        }
         counted
     }
 }

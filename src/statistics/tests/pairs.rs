@@ -13,7 +13,9 @@ fn pairs_are_within_a_basket_and_with_the_next() {
     // Baskets of one shopper: {0, 1}, a day later {1, 2} with two lines of 2, then {3}.
     let baskets: [(Timestamp, &[u32]); 3] = [(0, &[0, 1]), (DAY, &[1, 2, 2]), (2 * DAY, &[3])];
     for (time, items) in baskets {
-        items.iter().for_each(|&item| counted.apply(0, bought(item, NOON + time)));
+        for &item in items {
+            counted.apply(0, bought(item, NOON + time));
+        }
     }
     // Another shopper's purchases make no pairs with them; clicks make none at all.
     counted.apply(1, bought(5, NOON));
@@ -54,7 +56,7 @@ fn recent_pairs_fade_in_ninety_days() {
 
 #[test]
 fn late_purchases_make_pairs_in_the_latest_basket_only() {
-    let rows: [(&str, [Timestamp; 2], Option<(u32, u32)>); 4] = [
+    let rows = [
         ("an hour late", [3_600, 0], Some((1, 0))),
         ("more than an hour late", [3_601, 0], None),
         ("days late", [9 * DAY, 0], None),

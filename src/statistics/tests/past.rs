@@ -20,7 +20,9 @@ fn purchases_at_most_an_hour_apart_are_one_basket() {
     ];
     for (name, times, baskets) in rows {
         let mut past = ShopperPast::default();
-        times.iter().for_each(|time| past.apply(bought(1, NOON + time)));
+        for time in times {
+            past.apply(bought(1, NOON + time));
+        }
         assert_eq!(past.baskets(), baskets, "{name}");
         assert_eq!(past.purchases() as usize, times.len(), "{name}");
         let (first, last) = (times.iter().min(), times.iter().max());
@@ -32,7 +34,9 @@ fn purchases_at_most_an_hour_apart_are_one_basket() {
 /// Purchases of item 1 by one shopper: who buys for the first time, and who again.
 #[test]
 fn first_purchases_and_repeats() {
-    let rows: [(&str, &[Timestamp], (u32, u32, u32)); 7] = [
+    /// Times, and the buyers, repeats and baskets that they make.
+    type Row<'a> = (&'a str, &'a [Timestamp], (u32, u32, u32));
+    let rows: [Row<'_>; 7] = [
         ("once", &[0], (1, 0, 1)),
         ("two lines of one basket", &[0, 0], (1, 0, 1)),
         ("two baskets", &[0, DAY], (1, 1, 2)),
@@ -43,7 +47,9 @@ fn first_purchases_and_repeats() {
     ];
     for (name, times, (buyers, repeats, baskets)) in rows {
         let mut counted = Counted::of(2);
-        times.iter().for_each(|time| counted.apply(0, bought(1, NOON + time)));
+        for time in times {
+            counted.apply(0, bought(1, NOON + time));
+        }
         let (past, now) = (&counted.pasts[&0], NOON + 2 * DAY + 5);
         let counts = counted.statistics.item(1, now);
         assert_eq!(counts.buyers_ever, buyers, "{name}");
@@ -54,7 +60,9 @@ fn first_purchases_and_repeats() {
         assert_eq!(counts.repeats > 0.0, repeats > 0, "{name}: {}", counts.repeats);
     }
     let mut counted = Counted::of(2);
-    [0, DAY, 3 * DAY].iter().for_each(|time| counted.apply(0, bought(1, NOON + time)));
+    for time in [0, DAY, 3 * DAY] {
+        counted.apply(0, bought(1, NOON + time));
+    }
     let expected = (-2.0_f64 / 28.0).exp() + 1.0;
     near(counted.statistics.item(1, NOON + 3 * DAY).repeats, expected, "repeats of 28 days");
 }
@@ -112,7 +120,7 @@ fn only_what_is_read_as_history_is_remembered() {
 
 #[test]
 fn the_latest_items_are_distinct_and_newest_first() {
-    let rows: [(&str, Vec<(u32, Timestamp)>, Vec<u32>); 5] = [
+    let rows = [
         ("in order", vec![(1, 0), (2, 1), (3, 2)], vec![3, 2, 1]),
         ("seen again", vec![(1, 0), (2, 1), (1, 2)], vec![1, 2]),
         ("late", vec![(1, 5), (2, 9), (3, 7)], vec![2, 3, 1]),
@@ -121,7 +129,9 @@ fn the_latest_items_are_distinct_and_newest_first() {
     ];
     for (name, seen, expected) in rows {
         let mut past = ShopperPast::default();
-        seen.iter().for_each(|&(item, time)| past.apply(event(item, NOON + time, Click)));
+        for (item, time) in seen {
+            past.apply(event(item, NOON + time, Click));
+        }
         assert_eq!(past.latest().collect::<Vec<_>>(), expected, "{name}");
     }
 }
@@ -132,7 +142,9 @@ fn a_past_of_events_is_the_past_in_time_order() {
     let mut sorted = events.clone();
     sorted.sort_by_key(|event| event.time);
     let mut past = ShopperPast::default();
-    sorted.into_iter().for_each(|event| past.apply(event));
+    for event in sorted {
+        past.apply(event);
+    }
     assert_eq!(ShopperPast::of(events), past);
 }
 

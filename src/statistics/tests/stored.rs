@@ -85,7 +85,9 @@ impl Bytes {
     /// What a file begins with: no event, and so many categories, attributes and items.
     fn head(counts: [u32; 3]) -> Self {
         let mut bytes = [&b"RAISTATS"[..], &1_u32.to_le_bytes(), &[0; 9]].concat();
-        counts.iter().for_each(|count| bytes.extend(count.to_le_bytes()));
+        for count in counts {
+            bytes.extend(count.to_le_bytes());
+        }
         Self(bytes)
     }
 
@@ -129,7 +131,9 @@ fn values_that_no_events_make_are_refused() {
     let (good, day) = ([1, 2, 1, 1], 9 * DAY);
     let ok =
         [Bytes::sold(1.0, day, day, good).and([0, 0, 0]), Bytes::paired(1, &[(1, [1, 0], 0.5)])];
-    ok.iter().for_each(|bytes| drop(Statistics::from_bytes(&bytes.0).unwrap()));
+    for Bytes(bytes) in ok {
+        Statistics::from_bytes(&bytes).unwrap();
+    }
     let rows = [
         ("`categories` is 4294967295, above the limit", Bytes::head([u32::MAX, 0, 0])),
         ("`attributes` is 4194305, above the limit", Bytes::head([0, 4_194_305, 0])),
