@@ -8,6 +8,7 @@ mod learner;
 mod logits;
 mod process;
 mod service;
+mod statistics;
 
 pub use case::{BenchCase, PreparedRows, PreparedSlate, SlateFill};
 pub use engine::{EngineOptions, engine};
@@ -15,6 +16,7 @@ pub use learner::{LearnerOptions, learner};
 pub use logits::{LogitsOptions, logits};
 pub use process::memory_bytes;
 pub use service::{ServiceOptions, service};
+pub use statistics::{StatisticsOptions, statistics};
 
 use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]

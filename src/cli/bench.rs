@@ -31,6 +31,29 @@ pub(super) enum BenchCommand {
     ///
     /// Example: raisonne bench logits --model models/qwen3 --tokens tokens.json --out logits.safetensors
     Logits(LogitsBench),
+    /// Measure the catalogue's counts: memory, time to load, events per second on one core.
+    ///
+    /// Example: raisonne bench statistics --items 300000 --pairs 10000000
+    Statistics(StatisticsBench),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StatisticsBench {
+    /// Items of the random catalogue.
+    #[arg(long, default_value_t = 300_000)]
+    items: usize,
+    /// Pairs of items that are kept before anything is measured.
+    #[arg(long, default_value_t = 10_000_000)]
+    pairs: usize,
+    /// Events that are applied to measure their rate.
+    #[arg(long, default_value_t = 1_000_000)]
+    events: usize,
+    /// Events after which the counts are published.
+    #[arg(long, default_value_t = 100)]
+    turn: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -202,7 +225,16 @@ impl BenchCommand {
             Self::Engine(engine) => engine.run(),
             Self::Learner(learner) => learner.run(),
             Self::Logits(logits) => logits.run(),
+            Self::Statistics(statistics) => statistics.run(),
         }
+    }
+}
+
+impl StatisticsBench {
+    fn run(self) -> anyhow::Result<()> {
+        let Self { items, pairs, events, turn, json } = self;
+        let options = bench::StatisticsOptions { items, pairs, events, turn, json };
+        bench::statistics(&options, &mut std::io::stdout().lock())
     }
 }
 
