@@ -1,4 +1,4 @@
-//! Items that are put while the demo bundle serves, over both protocols.
+//! Items that are put while the demo bundle serves, over both protocols, and reasons from live counts.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -254,5 +254,106 @@ async fn a_server_without_a_store_puts_nothing() {
     let (status, answer) = server.post("/api/v1/items", whole).await;
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     assert_eq!(answer["error"]["code"], "UNIMPLEMENTED");
+    server.app.stop().await.unwrap();
+}
+
+// === Reasons from live counts ===
+
+const DAY: i64 = 86_400;
+/// The first second of the day of [`NOON`].
+const MIDNIGHT: i64 = NOON - DAY / 2;
+
+/// So many events of a kind at a moment, each of another shopper.
+type Sales = (u32, pb::EventKind, i64);
+
+/// The events of one item, with ids of their own.
+fn events(item: &str, sales: &[Sales]) -> Vec<pb::ShopperEvent> {
+    let each = sales.iter().flat_map(|&(count, kind, time)| (0..count).map(move |_| (kind, time)));
+    each.enumerate()
+        .map(|(n, (kind, time))| pb::ShopperEvent {
+            event_id: format!("{item}-{n}"),
+            user_id: format!("buyer-{n}"),
+            item_id: item.into(),
+            time: Some(pbjson_types::Timestamp { seconds: time, nanos: 0 }),
+            kind: kind.into(),
+        })
+        .collect()
+}
+
+/// The purchases yesterday and today, counted anew in the plainest way.
+fn recount(events: &[pb::ShopperEvent]) -> u32 {
+    let counts = |event: &&pb::ShopperEvent| {
+        event.kind() == pb::EventKind::Purchase && event.time.unwrap().seconds >= MIDNIGHT - DAY
+    };
+    events.iter().filter(counts).count() as u32
+}
+
+impl Server {
+    async fn record(&mut self, events: &[pb::ShopperEvent]) {
+        let events = events.to_vec();
+        let request = pb::RecordEventsRequest { events, ..Default::default() };
+        self.grpc.record_events(request).await.unwrap();
+    }
+
+    /// The reasons of an item, at most so many.
+    async fn reasons(&mut self, item: &str, most: u32) -> Vec<pb::Reason> {
+        let request = pb::ExplainRequest {
+            user: Some(pb::User { user_id: "U005552".into(), ..Default::default() }),
+            item_ids: vec![item.into()],
+            reasons_per_item: most,
+            ..Default::default()
+        };
+        let mut answer = self.grpc.explain(request).await.unwrap().into_inner();
+        answer.items.remove(0).reasons
+    }
+}
+
+fn sold(reasons: &[pb::Reason]) -> Option<&pb::Reason> {
+    reasons.iter().find(|reason| reason.evidence[0].kind() == pb::EvidenceKind::SoldSince)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sold_since_yesterday_is_told_as_it_is_counted() {
+    use pb::EventKind::{Click, Purchase};
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    server.put(vec![new_item("board", "Walnut Board")]).await.unwrap();
+    let cases: [(&str, &[Sales], Option<u32>); 10] = [
+        ("P00295", &[(9, Purchase, NOON)], None),
+        ("P02168", &[(10, Purchase, NOON)], Some(10)),
+        ("P02570", &[(4, Purchase, NOON - DAY), (7, Purchase, NOON)], Some(11)),
+        ("P00001", &[(40, Purchase, NOON - 2 * DAY), (9, Purchase, NOON)], None),
+        ("P00002", &[(9, Purchase, NOON), (40, Click, NOON)], None),
+        ("P00003", &[(10, Purchase, MIDNIGHT - DAY)], Some(10)),
+        ("P00004", &[(10, Purchase, MIDNIGHT - DAY - 1)], None),
+        ("P00005", &[(1, Purchase, NOON), (12, Purchase, NOON - DAY)], Some(13)),
+        ("P00006", &[(14, Purchase, NOON + 300)], Some(14)),
+        ("board", &[(3, Click, NOON), (12, Purchase, NOON)], Some(12)),
+    ];
+    for (item, sales, told) in cases {
+        let events = events(item, sales);
+        server.record(&events).await;
+        // Sent again, they are not counted again.
+        server.record(&events).await;
+        let reasons = server.reasons(item, 3).await;
+        assert!(reasons.len() <= 3);
+        let found = sold(&reasons);
+        assert_eq!(found.map(|reason| reason.evidence[0].count), told, "{item}: {reasons:?}");
+        let Some(reason) = found else { continue };
+        let evidence = &reason.evidence[0];
+        assert_eq!(evidence.count, recount(&events), "{item}");
+        assert_eq!(reason.text, format!("Sold {} times since yesterday.", evidence.count));
+        assert_eq!((&*evidence.value, evidence.of, reason.weight), ("2026-11-04", 2, 0.0));
+        assert_eq!(reason.written_at.unwrap().seconds, NOON);
+        let cached = reasons.iter().filter(|reason| reason.weight > 0.0).count();
+        let alone = server.reasons(item, 1).await;
+        assert_eq!(sold(&alone).is_some(), cached == 0, "a card's reason is not displaced: {item}");
+    }
+    let board = server.reasons("board", 3).await;
+    let texts: Vec<_> = board.iter().map(|reason| reason.text.as_str()).collect();
+    assert_eq!(texts, ["Sold 12 times since yesterday.", "New since today."]);
+    let ranked = server.rerank(slate(bare("board"))).await;
+    let found = ranked.results.iter().find(|result| result.item_id == "board").unwrap();
+    assert_eq!(found.reasons, board, "a ranking tells the same");
     server.app.stop().await.unwrap();
 }

@@ -1,12 +1,14 @@
 //! `raisonne demo`: serves the demo bundle and shows what it does.
 
 use super::serve::{ConfigArgs, runtime};
+use super::shopping::{Shopping, TREND_AFTER};
 use crate::api::pb::rerank_service_client::RerankServiceClient;
 use crate::api::pb::{
     Explain, Quality, RerankRequest, RerankResponse, Source, StreamRerankRequest,
 };
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
+use crate::config::Config;
 use crate::regular_file::{self, Links};
 use crate::reranker::{RUNGS, RungSpec};
 use crate::scorer::OpenedScorer;
@@ -16,6 +18,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use toml::Table;
 use tonic::transport::Channel;
@@ -45,6 +49,10 @@ pub struct DemoArgs {
     /// Exit after the requests, instead of serving on.
     #[arg(long)]
     once: bool,
+    /// Let simulated shoppers go on shopping while the demo serves, until a product begins to trend. Without a configured
+    /// store, what they do is kept in a temporary one.
+    #[arg(long, conflicts_with = "once")]
+    shopping: bool,
 }
 
 impl DemoArgs {
@@ -56,6 +64,8 @@ impl DemoArgs {
         let start = Instant::now();
         let mut config = self.config.load_over(demo_defaults())?;
         config.api.listen = self.listen.unwrap_or(config.api.listen);
+        // Dropped last: it removes the folder.
+        let home = if self.shopping { Some(temporary_store(&mut config)?) } else { None };
         let (mut services, opened) = app::open_services(&config).await?;
         let samples = samples(&config.bundle.path)?;
         services.samples = Some(serde_json::to_value(&samples)?);
@@ -84,6 +94,13 @@ impl DemoArgs {
         if self.once {
             return Ok(app.stop().await?);
         }
+        let mut shoppers = JoinSet::new();
+        if self.shopping {
+            let users = opened.model.cards.users.keys().map(ToString::to_string);
+            let shopping = Shopping::prepare(client.clone(), &samples, users).await?;
+            print_shopping(&mut out, &opened, &shopping)?;
+            shoppers.spawn(shopping.run());
+        }
         writeln!(out, "\nServing until Ctrl-C:")?;
         writeln!(out, "  gRPC     {} (raisonne.v1.RerankService, with reflection)", app.address())?;
         writeln!(out, "  HTTP     POST {endpoint}/api/v1/rerank")?;
@@ -94,8 +111,29 @@ impl DemoArgs {
             "Try: curl -s {endpoint}/api/v1/samples | jq '.[0]' | curl -s {endpoint}/api/v1/rerank -d @-"
         )?;
         app::shutdown_signal().await?;
-        Ok(app.stop().await?)
+        shoppers.shutdown().await;
+        let stopped = app.stop().await;
+        drop(home);
+        Ok(stopped?)
     }
+}
+
+/// Names a store in a new temporary folder, unless one is configured.
+fn temporary_store(config: &mut Config) -> anyhow::Result<TempDir> {
+    let home = tempfile::tempdir().context("creating a folder for the store")?;
+    config.store.path.get_or_insert_with(|| home.path().join("facts.redb"));
+    Ok(home)
+}
+
+fn print_shopping(
+    out: &mut impl Write,
+    opened: &OpenedScorer,
+    shopping: &Shopping,
+) -> anyhow::Result<()> {
+    let trending = shopping.trending();
+    let (title, after) = (title(&opened.model.catalog, trending), TREND_AFTER.as_secs());
+    writeln!(out, "\nShoppers go on shopping. In {after} s, {trending} begins to trend: {title}")?;
+    Ok(())
 }
 
 /// The defaults that differ from those of `serve`: this machine only, and the demo bundle.

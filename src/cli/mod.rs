@@ -13,6 +13,7 @@ mod progress;
 mod rank;
 mod serve;
 mod shop;
+mod shopping;
 
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
@@ -31,6 +32,8 @@ enum Command {
     /// Serve the demo bundle, send it a few requests, and show the answers.
     ///
     /// Takes the same configuration as `serve`, but listens on 127.0.0.1:8080 and serves the demo bundle by default.
+    ///
+    /// With `--shopping`, simulated shoppers go on shopping while it serves, and a product begins to trend.
     ///
     /// Example: raisonne demo --once
     Demo(demo::DemoArgs),
