@@ -21,13 +21,15 @@ pub use statistics::{StatisticsOptions, statistics};
 use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]
 use crate::engine::ComputeDeviceError;
+use crate::nn::direct::{DirectScratch, DirectShape, FusedDirect};
 use crate::nn::{Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, softmax_loss};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
+use crate::scorer::features::DIRECT_INPUTS;
 use crate::scorer::network_shape;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -37,6 +39,9 @@ use tokio::time::Instant;
 
 /// Passes before the first that is timed, which fill caches and page tables.
 const WARM_UPS: usize = 3;
+/// The direct path's hidden width and members, as a recipe trains them by default.
+const DIRECT_HIDDEN: usize = 64;
+const DIRECT_MEMBERS: usize = 3;
 /// Items of a random case's catalogue.
 const ITEMS: usize = 5_000;
 
@@ -88,6 +93,9 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
     if options.candle > 0 {
         report.insert("candle", candle(&case, options.candle)?);
     }
+    if options.fused > 0 && options.case.is_none() {
+        report.insert("direct", direct(options.candidates, options.fused)?);
+    }
     if options.json {
         serde_json::to_writer(&mut *out, &report)?;
         writeln!(out)?;
@@ -95,6 +103,12 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
     }
     let (DinShape { features, reasons, history, .. }, (_, candidates)) =
         (&case.shape, case.sizes());
+    if let Some(timed) = report.remove("direct") {
+        let us = timed.median_us;
+        let sizes =
+            format!("{DIRECT_INPUTS} features, {DIRECT_MEMBERS} members of {DIRECT_HIDDEN}");
+        writeln!(out, "direct: {candidates} candidates in {us:.0} us ({sizes})")?;
+    }
     for (name, timed) in report {
         writeln!(
             out,
@@ -121,6 +135,23 @@ fn fused(case: &BenchCase, repetitions: usize) -> Result<Timed> {
     })?;
     let FusedScores { logits, attention } = scores;
     Ok(Timed { median_us, logits, attention })
+}
+
+/// Times the direct path in the sizes that are served, on random features and initial weights.
+fn direct(candidates: usize, repetitions: usize) -> Result<Timed> {
+    let shape =
+        DirectShape { inputs: DIRECT_INPUTS, hidden: DIRECT_HIDDEN, members: DIRECT_MEMBERS };
+    let fused = FusedDirect::new(&shape.random(0), &shape)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let rows: Vec<f32> = (0..candidates * DIRECT_INPUTS).map(|_| rng.random()).collect();
+    let (mut scratch, mut logits) = (DirectScratch::default(), Vec::new());
+    let median_us = median_us(repetitions, || {
+        let buffer = scratch.rows_mut();
+        buffer.clear();
+        buffer.extend_from_slice(&rows);
+        Ok(fused.score(&mut scratch, &mut logits)?)
+    })?;
+    Ok(Timed { median_us, logits, attention: Vec::new() })
 }
 
 fn candle(case: &BenchCase, repetitions: usize) -> Result<Timed> {

@@ -130,10 +130,7 @@ fn random(shape: &DirectShape, seed: u64) -> Weights {
     }
     for member in 0..shape.members {
         let of_member = shape.random_member(seed + member as u64);
-        for (name, dims) in shape.member_tensors() {
-            let full = format!("{}.{name}", DirectShape::member(member));
-            weights.insert(&full, &dims, of_member.get(&name).unwrap().to_vec());
-        }
+        weights.insert_all(&DirectShape::member(member), &of_member);
     }
     weights
 }
@@ -208,16 +205,17 @@ fn a_slate_that_does_not_fit_is_refused_with_its_numbers() {
     let shape = DirectShape { inputs: 4, hidden: 8, members: 1 };
     let fused = FusedDirect::new(&random(&shape, 5), &shape).unwrap();
     let mut scratch = DirectScratch::default();
-    for (numbers, expected) in [
-        (7, DirectSlateError::Features { found: 7, expected: 4 }),
-        (4 * DIRECT_SLATE_MAX + 4, DirectSlateError::Candidates(DIRECT_SLATE_MAX + 1)),
-    ] {
+    for numbers in [1, 3, 7, 4 * DIRECT_SLATE_MAX + 1] {
         scratch.rows_mut().clear();
         scratch.rows_mut().resize(numbers, 0.5);
         let mut logits = vec![1.0, 2.0];
+        let expected = DirectSlateError::Features { found: numbers, expected: 4 };
         assert_eq!(fused.score(&mut scratch, &mut logits), Err(expected));
         assert_eq!(logits, [1.0, 2.0], "unchanged");
     }
+    let longest = random_rows(DIRECT_SLATE_MAX + 1, 4, 1);
+    let logits = served(&fused, &mut scratch, &longest);
+    assert!(logits.len() > DIRECT_SLATE_MAX && logits.iter().all(|logit| logit.is_finite()));
 }
 
 #[test]
@@ -322,6 +320,48 @@ fn a_direct_path_is_added_to_the_deep_logits() {
     }
     let distinct = alone.iter().filter(|&&logit| (logit - alone[0]).abs() > 1e-6).count();
     assert!(distinct > alone.len() / 2, "{alone:?}");
+}
+
+#[test]
+fn a_direct_path_of_zeros_leaves_every_score_as_it_was_to_the_bit() {
+    let homes = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let plain = open(&copied_bundle(homes[0].path(), "plain")).unwrap();
+    let names: Vec<&str> = direct_names().collect();
+    let zeros = |file: &mut DirectFile, weights: &mut Weights| {
+        file.deep_weight = 1.0;
+        for (name, dims) in file.shape().tensors() {
+            weights.insert(&name, &dims, vec![0.0; dims.iter().product()]);
+        }
+    };
+    let zeros = with_direct(homes[1].path(), &names, zeros).unwrap();
+    let (mut scratch, mut other) = (plain.model.scratch(), zeros.model.scratch());
+    for golden in plain.golden() {
+        let expected = score_golden(&plain.model, golden, &mut scratch).unwrap();
+        let got = score_golden(&zeros.model, golden, &mut other).unwrap();
+        let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&got.logits), bits(&expected.logits));
+        for row in 0..golden.items.len() {
+            assert_eq!(bits(got.attention(row)), bits(expected.attention(row)));
+        }
+    }
+}
+
+#[test]
+fn a_deep_network_without_weight_still_attends_to_the_reasons() {
+    let homes = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let plain = open(&copied_bundle(homes[0].path(), "plain")).unwrap();
+    let alone = with_direct(homes[1].path(), &["sales"], |file, _| file.deep_weight = 0.0).unwrap();
+    let (mut scratch, mut other) = (plain.model.scratch(), alone.model.scratch());
+    let mut attended = 0.0;
+    for golden in plain.golden() {
+        let expected = score_golden(&plain.model, golden, &mut scratch).unwrap();
+        let got = score_golden(&alone.model, golden, &mut other).unwrap();
+        for row in 0..golden.items.len() {
+            assert_eq!(got.attention(row), expected.attention(row));
+            attended += got.attention(row).iter().sum::<f32>();
+        }
+    }
+    assert!(attended > 0.0);
 }
 
 #[test]

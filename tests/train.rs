@@ -41,7 +41,8 @@ fn build(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
     for stage in STAGES {
         run(*stage, &mut workspace).unwrap();
         for part in stage.outputs() {
-            assert!(workspace.path(*part).exists(), "{} writes {part:?}", stage.name());
+            let is_asked = workspace.recipe.asks_for(*part);
+            assert!(workspace.has(*part) || !is_asked, "{} writes {part:?}", stage.name());
         }
         assert!(home.path().join("work").join(format!("{}.report.json", stage.name())).exists());
     }
@@ -216,6 +217,83 @@ fn rules_are_fitted_on_validation(workspace: &mut Workspace<'_>, reported: &Valu
     };
     assert_eq!(fitted(split.validate, split.test), *reported);
     assert_ne!(fitted(split.test, split.end), *reported);
+}
+
+/// A small recipe with the small models alone.
+fn small_models(home: &Path, set: &[&str]) -> Recipe {
+    Recipe { language_model: None, rechead: None, ..recipe(home, set) }
+}
+
+/// Runs the stage of the scorer, and gives its measurements.
+fn train_scorer(home: &TempDir, set: &[&str]) -> Value {
+    let mut progress = NoProgress;
+    let recipe = small_models(home.path(), set);
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
+    let stage = STAGES.iter().find(|stage| stage.name() == "reward_model").unwrap();
+    run(*stage, &mut workspace).unwrap()["measured"].clone()
+}
+
+const DIRECT: [&str; 4] =
+    ["direct.seeds=2", "direct.epochs=2", "direct.hidden=8", "direct.without=[\"sales\"]"];
+
+#[test]
+fn a_direct_path_is_trained_published_and_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let recipe = small_models(home.path(), &DIRECT);
+    let text = toml::to_string(&recipe).unwrap();
+    let mut progress = NoProgress;
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
+    for stage in STAGES {
+        if stage.is_enabled(&workspace.recipe) {
+            run(*stage, &mut workspace).unwrap();
+        }
+    }
+    let out = home.path().join("bundle");
+    publish::publish(&workspace, &text, &out).unwrap();
+    let opened = OpenedScorer::of(Bundle::open(&out).unwrap()).unwrap();
+    opened.check_golden().unwrap();
+    let file = opened.file.direct.clone().unwrap();
+    assert!(!file.inputs.contains(&"sales".to_owned()) && file.hidden == 8);
+    assert_eq!(opened.model.direct().unwrap().deep_weight().to_bits(), file.deep_weight.to_bits());
+
+    // What is published is what the stage chose.
+    let report: Value =
+        serde_json::from_slice(&fs::read(workspace.dir.join("reward_model.report.json")).unwrap())
+            .unwrap();
+    let (direct, deep) = (&report["measured"]["direct"], &report["measured"]["deep_weight"]);
+    assert_eq!(direct["members"], file.members);
+    assert_eq!(direct["seeds"].as_array().unwrap().len(), 2);
+    assert!((deep["chosen"].as_f64().unwrap() - f64::from(file.deep_weight)).abs() < 1e-6);
+    let figure = |tried: &Value| tried["ndcg@10"].as_f64().unwrap();
+    let best = deep["tried"].as_array().unwrap().iter().map(figure).fold(0.0, f64::max);
+    let chosen = report["measured"]["fused_ndcg@10"].as_f64().unwrap();
+    assert!((best - chosen).abs() < 1e-5, "{report:#}");
+
+    // The same seed trains the same weights, and without an epoch they are kept.
+    let weights = |part: Part| fs::read(home.path().join("work").join(part.file())).unwrap();
+    let before = [Part::Direct, Part::Scorer, Part::ScorerShape].map(weights);
+    train_scorer(&home, &DIRECT);
+    assert!([Part::Direct, Part::Scorer, Part::ScorerShape].map(weights) == before);
+    let kept = [&DIRECT[..], &["direct.epochs=0", "reward_model.epochs=0"]].concat();
+    let measured = train_scorer(&home, &kept);
+    assert_eq!(measured["direct"], "kept");
+    assert!([Part::Direct, Part::Scorer, Part::ScorerShape].map(weights) == before);
+
+    // A deep network without weight is named, and one that must have weight gets it.
+    for (weight, note) in [("0.0", true), ("1.0", false)] {
+        let only = format!("direct.deep_weights=[{weight}]");
+        let set = [&kept[..], &[only.as_str()]].concat();
+        let deep = train_scorer(&home, &set)["deep_weight"].clone();
+        assert_eq!(deep["note"].is_string(), note, "{deep}");
+        assert_eq!(deep["chosen"].as_f64().unwrap().to_string(), weight.trim_end_matches(".0"));
+    }
+
+    // A recipe without the section leaves nothing of it behind.
+    let measured = train_scorer(&home, &[]);
+    assert!(measured.get("direct").is_none() && measured.get("deep_weight").is_none());
+    assert!(!home.path().join("work").join(Part::Direct.file()).exists());
+    let shape = String::from_utf8(weights(Part::ScorerShape)).unwrap();
+    assert!(!shape.contains("direct"), "{shape}");
 }
 
 #[test]

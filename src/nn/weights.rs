@@ -169,6 +169,12 @@ impl Weights {
         self.0.insert(name.into(), Array { dims: dims.into(), values });
     }
 
+    /// Adds or replaces the tensors of `part`, under names that begin with `prefix` and a dot.
+    pub fn insert_all(&mut self, prefix: &str, part: &Self) {
+        let named = |(name, array): (&String, &Array)| (format!("{prefix}.{name}"), array.clone());
+        self.0.extend(part.0.iter().map(named));
+    }
+
     /// The names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

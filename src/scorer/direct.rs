@@ -150,9 +150,7 @@ impl DirectScorer {
         for (row, features) in features.iter().enumerate() {
             self.columns.push_row(features, live.get(row).unwrap_or(&unknown), rows);
         }
-        self.network
-            .score(network, direct)
-            .expect("rows are whole, and a request's slate is shorter than the network's");
+        self.network.score(network, direct).expect("every candidate was given a whole row");
         for (logit, direct) in logits.iter_mut().zip(direct.iter()) {
             *logit = direct + self.deep_weight * *logit;
         }

@@ -242,10 +242,7 @@ impl Moments {
         all.insert("mean", &[shape.inputs], self.mean.clone());
         all.insert("deviation", &[shape.inputs], self.deviation.clone());
         for (at, weights) in members.iter().enumerate() {
-            for (name, dims) in shape.member_tensors() {
-                let values = weights.get(&name).expect("a member has every tensor of its shape");
-                all.insert(&format!("{}.{name}", DirectShape::member(at)), &dims, values.to_vec());
-            }
+            all.insert_all(&DirectShape::member(at), weights);
         }
         all
     }

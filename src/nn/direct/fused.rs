@@ -4,7 +4,7 @@
     reason = "vector code is compiled inside the kernel that switched features on"
 )]
 
-use super::{DIRECT_SLATE_MAX, DirectShape, SlateMoments, Standardiser};
+use super::{DirectShape, SlateMoments, Standardiser};
 use crate::nn::fused::{
     Epilogue, FusedLayerNorm, PanelKernel, PanelLinear, ROWS, RowsView, dot, run,
 };
@@ -44,7 +44,7 @@ pub struct DirectScratch {
     normed: Vec<f32>,
 }
 
-/// Why a slate does not fit the direct path.
+/// A slate does not fit the direct path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DirectSlateError {
     /// The rows are not whole.
@@ -55,9 +55,6 @@ pub enum DirectSlateError {
         /// Features of a row.
         expected: usize,
     },
-    /// There are too many candidates.
-    #[error("the slate has {0} candidates, and the direct path takes {DIRECT_SLATE_MAX} at most")]
-    Candidates(usize),
 }
 
 // === impl DirectScratch ===
@@ -141,9 +138,6 @@ impl FusedDirect {
             return Err(DirectSlateError::Features { found, expected });
         }
         let count = found / expected;
-        if count > DIRECT_SLATE_MAX {
-            return Err(DirectSlateError::Candidates(count));
-        }
         scratch.inputs.resize(ROWS * 2 * expected, 0.0);
         scratch.hidden.resize(ROWS * self.hidden.outer(), 0.0);
         scratch.normed.clear();

@@ -10,7 +10,8 @@ use crate::nn::{Weights, WeightsError};
 pub const CLAMP: f32 = 5.0;
 /// A feature that differs less within a slate, in standard deviations of the training slates, is constant there.
 pub const SPREAD_MIN: f64 = 1e-3;
-/// Candidates of a slate, at most: the sums below are exact up to here.
+/// Candidates of a slate up to which its sums are exact, four times as many as a request may have. A longer slate is
+/// scored as well, but the last bits of its logits may depend on its order.
 pub const DIRECT_SLATE_MAX: usize = 8_192;
 /// Adding 1.5 · 2^19 to an f64 below 2^18 rounds it to a multiple of 2^-33. The sum of 8,192 such numbers, each at
 /// most 100 = (2 · CLAMP)², is below 2^20, so every partial sum is exact.
@@ -239,6 +240,11 @@ mod tests {
             let sign = if at % 2 == 0 { 1.0 } else { -1.0 };
             assert_eq!(row, [sign * 5.0, 5.0, 0.0, sign, 0.0, 0.0]);
         }
+    }
+
+    #[test]
+    fn a_request_has_fewer_candidates_than_are_summed_exactly() {
+        assert!(crate::domain::limits::CANDIDATES_MAX <= DIRECT_SLATE_MAX);
     }
 
     #[test]

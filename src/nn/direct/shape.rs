@@ -67,6 +67,17 @@ impl DirectShape {
         all.0
     }
 
+    /// Initial weights of every member, with a mean of 0 and a deviation of 1 of each feature.
+    pub fn random(&self, seed: u64) -> Weights {
+        let mut weights = Weights::default();
+        weights.insert("mean", &[self.inputs], vec![0.0; self.inputs]);
+        weights.insert("deviation", &[self.inputs], vec![1.0; self.inputs]);
+        for member in 0..self.members {
+            weights.insert_all(&Self::member(member), &self.random_member(seed + member as u64));
+        }
+        weights
+    }
+
     /// Initial weights of one member: the same seed gives the same weights on every machine.
     pub fn random_member(&self, seed: u64) -> Weights {
         Weights::drawn(&self.member_tensors(), seed)

@@ -1,7 +1,7 @@
 //! The network's weights in row-major order, as `kernels/scorer.cu` reads them.
 
 use super::kernels::{FusedLayerNorm, PanelLinear, panel_width};
-use super::{DinShape, FusedDin, ItemRef, ItemTable, ReasonTable};
+use super::{FusedDin, ItemRef, ItemTable, ReasonTable};
 
 /// The padded hidden widths of the target attention.
 #[derive(Debug, Clone, Copy)]
