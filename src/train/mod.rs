@@ -32,7 +32,7 @@ mod progress;
 pub mod publish;
 mod reason_share;
 pub mod recipe;
-mod replay;
+pub mod replay;
 pub mod rules;
 pub mod snapshot;
 pub mod stages;
