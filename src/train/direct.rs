@@ -1,5 +1,6 @@
 //! Trains the direct path of the scorer: on whole slates, from several seeds.
 
+use super::adapt::{Adapted, adapt};
 use super::batch::read_candidate;
 use super::cases::{Case, PredictionTask};
 use super::direct_recipe::DirectRecipe;
@@ -43,6 +44,8 @@ pub struct TrainedDirect {
     pub file: DirectFile,
     /// For the stage's report.
     pub report: Value,
+    /// Where it was adapted to the validation slates: the logits of each, by a network that did not learn from it.
+    pub out_of_fold: Option<TaskLogits>,
 }
 
 /// The inputs of a training.
@@ -58,6 +61,20 @@ pub struct DirectTraining<'a> {
     pub validation: ValidationCases<'a>,
     /// Their slates, by task.
     pub validation_slates: &'a [Vec<DirectSlate>],
+}
+
+/// One run of a member's training.
+pub(super) struct MemberTraining<'a> {
+    pub(super) recipe: &'a DirectRecipe,
+    /// The shape of one member.
+    pub(super) shape: &'a DirectShape,
+    pub(super) moments: &'a Moments,
+    pub(super) examples: Vec<&'a DirectSlate>,
+    /// Slates of a batch.
+    pub(super) batch: usize,
+    pub(super) seed: u64,
+    /// Epochs without a better metric after which it stops.
+    pub(super) patience: usize,
 }
 
 /// One member after its best epoch.
@@ -136,17 +153,26 @@ impl DirectTraining<'_> {
             .fold(&members[0], |best, member| if member.best > best.best { member } else { best });
         let averaged = self.metric(&moments.assemble(&shape, &all), all.len(), &shape)?;
         let kept = if averaged > alone.best { all } else { vec![&alone.weights] };
+        let adapted = match self.recipe.adapt_folds {
+            0 => None,
+            folds => Some(adapt(self, &shape, &moments, &kept, folds, progress)?),
+        };
         let report = json!({
             "inputs": inputs.len(),
             "constant_inputs": moments.constant(&inputs),
             "seeds": members.iter().map(Member::to_json).collect::<Vec<_>>(),
             "averaged_ndcg@10": rounded(averaged),
             "members": kept.len(),
+            "adapted": adapted.as_ref().map(|adapted| adapted.report.clone()),
         });
         let (hidden, members) = (shape.hidden, kept.len());
-        let weights = moments.assemble(&shape, &kept);
+        let (own, out_of_fold) = match adapted {
+            Some(Adapted { members, logits, .. }) => (members, Some(logits)),
+            None => (kept.into_iter().cloned().collect(), None),
+        };
+        let weights = moments.assemble(&shape, &own.iter().collect::<Vec<_>>());
         let file = DirectFile { deep_weight: 1.0, hidden, members, inputs };
-        Ok(TrainedDirect { weights, file, report })
+        Ok(TrainedDirect { weights, file, report, out_of_fold })
     }
 
     /// Trains the network of one seed.
@@ -157,47 +183,28 @@ impl DirectTraining<'_> {
         member: usize,
         progress: &mut dyn ProgressObserver,
     ) -> anyhow::Result<Member> {
-        let (recipe, seed) = (self.recipe, self.seed ^ SEED ^ ((member as u64) << 32));
-        let variables = shape.random_member(seed).to_varmap(&Device::Cpu)?;
-        let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
-        let network = DirectNetwork::new(shape, &built)?;
-        let standardiser = Standardiser::new(&moments.mean, &moments.deviation);
-        let mut dropout =
-            Dropout { rate: recipe.dropout, rng: ChaCha8Rng::seed_from_u64(seed ^ 2) };
-        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 1);
-        let mut order: Vec<usize> = (0..self.examples.len()).collect();
-        let steps = order.len().div_ceil(recipe.batch);
-        let config = FitConfig {
-            epochs: recipe.epochs,
-            steps,
-            learning_rate: recipe.learning_rate,
-            weight_decay: recipe.weight_decay,
+        let recipe = self.recipe;
+        let training = MemberTraining {
+            recipe,
+            shape,
+            moments,
+            examples: self.examples.iter().collect(),
+            batch: recipe.batch,
+            seed: member_seed(self.seed, member),
             patience: recipe.patience,
         };
-        let loss_of = |step: usize| -> anyhow::Result<Tensor> {
-            if step.is_multiple_of(steps) {
-                order.shuffle(&mut rng);
-            }
-            let start = step % steps * recipe.batch;
-            let chosen = &order[start..order.len().min(start + recipe.batch)];
-            let slates: Vec<&DirectSlate> = chosen.iter().map(|&at| &self.examples[at]).collect();
-            let batch = SlateBatch::of(&standardiser, &slates)?;
-            let logits = network.forward_train(&batch.inputs, &mut dropout)?;
-            let logits = logits.reshape(batch.mask.shape())?;
-            Ok(listwise_loss(&logits, &batch.targets, &batch.mask)?)
-        };
         let mut best: Option<(f64, Weights)> = None;
-        let validate = |_| -> anyhow::Result<f64> {
-            let weights = Weights::from_varmap(&variables)?;
+        let validate = |_, weights: Weights| -> anyhow::Result<f64> {
             let metric = self.metric(&moments.assemble(shape, &[&weights]), 1, shape)?;
             if best.as_ref().is_none_or(|best| metric > best.0) {
                 best = Some((metric, weights));
             }
             Ok(metric)
         };
-        let all_steps = config.epochs * steps;
+        let all_steps = recipe.epochs * training.steps();
         let of = (all_steps * recipe.seeds) as u64;
-        let epochs = fit::fit(&variables, config, loss_of, validate, |loss, step| {
+        let begin = shape.random_member(training.seed);
+        let epochs = training.run(&begin, validate, |loss, step| {
             let step = (member * all_steps + step) as u64;
             progress.show_losses("direct path", step, of, &[("loss", loss)]);
         })?;
@@ -217,6 +224,59 @@ impl DirectTraining<'_> {
     }
 }
 
+/// The seed of a member.
+pub(super) fn member_seed(seed: u64, member: usize) -> u64 {
+    seed ^ SEED ^ ((member as u64) << 32)
+}
+
+// === impl MemberTraining ===
+
+impl MemberTraining<'_> {
+    /// Steps of an epoch.
+    pub(super) fn steps(&self) -> usize {
+        self.examples.len().div_ceil(self.batch)
+    }
+
+    /// Trains from these weights on. `validate` gets the number of each epoch, from 0, and its weights.
+    pub(super) fn run(
+        &self,
+        begin: &Weights,
+        mut validate: impl FnMut(usize, Weights) -> anyhow::Result<f64>,
+        progress: impl FnMut(f64, usize),
+    ) -> anyhow::Result<Vec<fit::Epoch>> {
+        let (recipe, steps) = (self.recipe, self.steps());
+        let variables = begin.to_varmap(&Device::Cpu)?;
+        let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let network = DirectNetwork::new(self.shape, &built)?;
+        let standardiser = Standardiser::new(&self.moments.mean, &self.moments.deviation);
+        let mut dropout =
+            Dropout { rate: recipe.dropout, rng: ChaCha8Rng::seed_from_u64(self.seed ^ 2) };
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 1);
+        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        let config = FitConfig {
+            epochs: recipe.epochs,
+            steps,
+            learning_rate: recipe.learning_rate,
+            weight_decay: recipe.weight_decay,
+            patience: self.patience,
+        };
+        let loss_of = |step: usize| -> anyhow::Result<Tensor> {
+            if step.is_multiple_of(steps) {
+                order.shuffle(&mut rng);
+            }
+            let start = step % steps * self.batch;
+            let chosen = &order[start..order.len().min(start + self.batch)];
+            let slates: Vec<&DirectSlate> = chosen.iter().map(|&at| self.examples[at]).collect();
+            let batch = SlateBatch::of(&standardiser, &slates)?;
+            let logits = network.forward_train(&batch.inputs, &mut dropout)?;
+            let logits = logits.reshape(batch.mask.shape())?;
+            Ok(listwise_loss(&logits, &batch.targets, &batch.mask)?)
+        };
+        let validate = |epoch| validate(epoch, Weights::from_varmap(&variables)?);
+        fit::fit(&variables, config, loss_of, validate, progress)
+    }
+}
+
 // === impl Member ===
 
 impl Member {
@@ -230,14 +290,14 @@ impl Member {
 }
 
 /// Means and deviations of the features of the training slates.
-struct Moments {
+pub(super) struct Moments {
     mean: Vec<f32>,
     deviation: Vec<f32>,
 }
 
 impl Moments {
     /// One direct path of several members.
-    fn assemble(&self, shape: &DirectShape, members: &[&Weights]) -> Weights {
+    pub(super) fn assemble(&self, shape: &DirectShape, members: &[&Weights]) -> Weights {
         let mut all = Weights::default();
         all.insert("mean", &[shape.inputs], self.mean.clone());
         all.insert("deviation", &[shape.inputs], self.deviation.clone());

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Seeds of the direct path, at most.
 const SEEDS_MAX: usize = 16;
+/// Folds of an adaptation, at most.
+const FOLDS_MAX: usize = 20;
 /// The largest weight of the deep network that may be tried.
 const DEEP_WEIGHT_MAX: f32 = 10.0;
 
@@ -34,6 +36,9 @@ pub struct DirectRecipe {
     pub patience: usize,
     /// Networks that are trained from different seeds. Their logits are averaged if validation gains by it.
     pub seeds: usize,
+    /// Folds in which it is adapted to the validation slates, where those come from another ranker than the training
+    /// slates; 0 for none.
+    pub adapt_folds: usize,
     /// Weights of the deep network's logit that are tried on validation. At 0, it is served for its attention over
     /// the reasons alone.
     pub deep_weights: Vec<f32>,
@@ -52,6 +57,7 @@ impl Default for DirectRecipe {
             weight_decay: 0.01,
             patience: 2,
             seeds: 3,
+            adapt_folds: 0,
             deep_weights: vec![0.0, 0.25, 0.5, 1.0],
         }
     }
@@ -91,6 +97,11 @@ impl DirectRecipe {
         ensure!(
             (0.0..1.0).contains(&dropout),
             "`direct.dropout` is {dropout}, expected 0 to below 1"
+        );
+        let folds = self.adapt_folds;
+        ensure!(
+            folds != 1 && folds <= FOLDS_MAX,
+            "`direct.adapt_folds` is {folds}, expected 0 or 2 to {FOLDS_MAX}"
         );
         ensure!(!self.deep_weights.is_empty(), "`direct.deep_weights` is empty, expected a weight");
         for (index, weight) in self.deep_weights.iter().enumerate() {

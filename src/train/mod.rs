@@ -3,6 +3,7 @@
 //! A [`Stage`] is a command: parts in, parts out. The stages run in the order of [`STAGES`], from
 //! a shop's log to a bundle that can be served.
 
+mod adapt;
 mod answer_log;
 pub mod aside_file;
 pub mod batch;

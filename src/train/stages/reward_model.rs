@@ -134,7 +134,7 @@ fn direct_path(
     let slates = direct::slates(data, &columns, examples);
     let validation_slates = direct::slates_by_task(data, &columns, validation.0);
     let path = if let Some((weights, file)) = kept {
-        TrainedDirect { weights, file, report: json!("kept") }
+        TrainedDirect { weights, file, report: json!("kept"), out_of_fold: None }
     } else {
         let training = DirectTraining {
             recipe,
@@ -148,7 +148,10 @@ fn direct_path(
     let network = FusedDirect::new(&path.weights, &path.file.shape())?;
     Ok(DirectBase {
         examples: direct::logits(&network, &slates)?,
-        validation: direct::logits_by_task(&network, &validation_slates)?,
+        validation: match &path.out_of_fold {
+            Some(logits) => logits.clone(),
+            None => direct::logits_by_task(&network, &validation_slates)?,
+        },
         path,
     })
 }
