@@ -42,6 +42,7 @@ pub(super) fn adapt(
     shape: &DirectShape,
     moments: &Moments,
     members: &[&Weights],
+    count: usize,
     progress: &mut dyn ProgressObserver,
 ) -> anyhow::Result<Adapted> {
     let fold = |user: u32| user as usize % count;
