@@ -12,6 +12,8 @@ pub const PARTNERS_MAX: usize = 64;
 /// The length of the window of recent pairs.
 pub const PAIR_DAYS: u16 = 90;
 
+/// Places that a row gets when it needs one more. Doubling them would leave a quarter of all places empty.
+const ROW_GROWTH: usize = 8;
 /// What a pair of long ago adds to the strength of a partner, relative to a pair of now.
 const PAST_WEIGHT: f32 = 0.25;
 
@@ -91,6 +93,9 @@ impl PairRow {
     fn take_in(&mut self, partner: u32) -> usize {
         let newcomer = Pair { partner, same: 0, next: 0, recent: 0.0 };
         if self.pairs.len() < PARTNERS_MAX {
+            if self.pairs.len() == self.pairs.capacity() {
+                self.pairs.reserve_exact(ROW_GROWTH);
+            }
             self.pairs.push(newcomer);
             return self.pairs.len() - 1;
         }

@@ -1,7 +1,7 @@
 //! Unknown and pushed items, clones, bounds and bytes.
 
 use super::super::chunks::Chunked;
-use super::super::item::ItemState;
+use super::super::item::{GroupState, ItemState};
 use super::super::pairs::{Pair, PairRow};
 use super::*;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ fn an_item_takes_at_most_200_bytes_and_a_pair_twelve() {
     let item = size_of::<ItemState>() + size_of::<Option<Arc<PairRow>>>() + 2 * size_of::<u32>();
     assert!(item <= 200, "{item} bytes an item");
     assert_eq!(size_of::<Pair>(), 12);
+    assert!(size_of::<GroupState>() <= 320, "{} bytes a group", size_of::<GroupState>());
     let events = log(40, 5_000, 2);
     let counted = Counted::all(40, &events);
     let pairs: usize = (0..40).map(|n| counted.statistics.pairs(n, NOON).count()).sum();
