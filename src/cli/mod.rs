@@ -6,6 +6,7 @@ mod bench;
 mod bundle;
 mod demo;
 mod eval;
+mod events;
 mod generate;
 mod interrupt;
 mod model;
@@ -82,6 +83,11 @@ enum Command {
     ///
     /// Example: raisonne eval --data data/shop --bundle models/demo --json
     Eval(eval::EvalArgs),
+    /// Send events of shoppers to a running server.
+    ///
+    /// Example: raisonne events push events.csv --url http://127.0.0.1:8080
+    #[command(subcommand)]
+    Events(events::EventsCommand),
     /// Generate text from a prompt, to check that a language model loads.
     ///
     /// Example: raisonne generate --model models/qwen3 --prompt "A red mug" --greedy
@@ -106,6 +112,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Export(export) => export.run(),
         Command::Bundle(bundle) => bundle.run(),
         Command::Eval(eval) => eval.run(),
+        Command::Events(events) => events.run(),
         Command::Generate(generate) => generate.run(),
         Command::Bench(bench) => bench.run(),
     };

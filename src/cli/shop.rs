@@ -217,18 +217,18 @@ fn write_json(
     Ok(writeln!(to)?)
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (ours, theirs) =
         text.split_once('=').ok_or("it must be OURS=THEIRS, such as item_id=sku")?;
     Ok((ours.into(), theirs.into()))
 }
 
-fn unit(text: &str) -> Result<shop::TimeUnit, String> {
+pub(super) fn unit(text: &str) -> Result<shop::TimeUnit, String> {
     text.parse()
 }
 
 /// The wall clock is read here.
-fn now() -> anyhow::Result<i64> {
+pub(super) fn now() -> anyhow::Result<i64> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     Ok(since.as_secs() as i64)
 }

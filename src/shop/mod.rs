@@ -9,10 +9,10 @@ mod import;
 
 pub use folder::{FILES, ShopError};
 pub use import::{
-    CatalogCounts, DecimalMark, Delimiter, EventSpan, FileSpec, FoundColumn, IgnoredColumns,
-    ImportError, ImportReport, ImportSpec, LogCounts, Quote, Reject, RejectReason, RejectReasons,
-    Rejects, SpanWarning, TableFormat, TableReport, TextEncoding, TimeForm, TimeOptions,
-    TimeOptionsError, TimeUnit, UnknownItems, import,
+    CatalogCounts, DecimalMark, Delimiter, EventRow, EventRows, EventSpan, FileSpec, FoundColumn,
+    IgnoredColumns, ImportError, ImportReport, ImportSpec, LogCounts, Quote, Reject, RejectReason,
+    RejectReasons, Rejects, SpanWarning, TableFormat, TableReport, TextEncoding, TimeForm,
+    TimeOptions, TimeOptionsError, TimeUnit, UnknownItems, import, read_events,
 };
 
 use crate::domain::{EventKind, ItemId, Timestamp, UserId};

@@ -4,7 +4,7 @@ use super::super::error::{ApiError, Violation};
 use super::super::pb;
 use super::super::validator::Validator;
 use super::{RequestContext, event_kind, request_id};
-use crate::domain::Event;
+use crate::domain::{Event, EventKind};
 use crate::domain::limits::EVENTS_MAX;
 use crate::events::{NewEvent, RecordCall, RecordOutcome, Refusal, Uncounted};
 use std::sync::Arc;
@@ -103,4 +103,16 @@ fn shopper_event(validator: &mut Validator, i: usize, event: pb::ShopperEvent) -
     let kind = event_kind(validator, format_args!("events[{i}].kind"), kind);
     let event = Event { item: item_id.into(), time, kind };
     NewEvent { index: i as u32, id: event_id, user: user_id.into(), event }
+}
+
+impl From<EventKind> for pb::EventKind {
+    fn from(kind: EventKind) -> Self {
+        match kind {
+            EventKind::Impression => Self::Impression,
+            EventKind::Click => Self::Click,
+            EventKind::Cart => Self::Cart,
+            EventKind::Purchase => Self::Purchase,
+            EventKind::Dismissal => Self::Dismissal,
+        }
+    }
 }

@@ -6,6 +6,7 @@ use super::columns::{ColumnSpecs, KnownColumn};
 use super::event_gaps::EventGaps;
 use super::event_ids::EventIds;
 use super::event_records::{BASKET_UNNAMED, EventRecord, EventRecords};
+use super::event_rows::EventRow;
 use super::numbering::IdNumbers;
 use super::row::ImportRow;
 use super::time::TimeReader;
@@ -34,6 +35,22 @@ const EVENT: usize = 7;
 /// The columns to look for in a table of events.
 pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {
     COLUMNS.iter().map(|column| column.spec(spec)).collect()
+}
+
+/// The event of a row, whose item may be any.
+pub(super) fn read_row<'r>(
+    row: &'r ImportRow,
+    times: &mut TimeReader,
+) -> Result<EventRow<'r>, CellFault> {
+    Ok(EventRow {
+        file: &row.file,
+        line: row.line,
+        user: row.read(USER, cell::id)?,
+        item: row.read(ITEM, cell::id)?,
+        time: row.read(TIME, |text| times.read(text))?,
+        kind: row.read_if_any(KIND, cell::kind)?.unwrap_or(EventKind::Purchase),
+        event: row.read_if_any(EVENT, cell::id)?,
+    })
 }
 
 /// Collects the events of a table. Users and named baskets are numbered in the order of the rows.

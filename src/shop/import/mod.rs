@@ -15,6 +15,7 @@ mod encoding;
 mod event_gaps;
 mod event_ids;
 mod event_records;
+mod event_rows;
 mod events;
 mod fifo;
 mod file_fault;
@@ -39,6 +40,7 @@ mod time;
 pub use cell::DecimalMark;
 pub use counts::LogCounts;
 pub use dialect::{Delimiter, FileSpec, Quote, TableFormat, TextEncoding};
+pub use event_rows::{EventRow, EventRows, read_events};
 pub use rejects::{Reject, RejectReason, RejectReasons, Rejects};
 pub use report::{
     CatalogCounts, FoundColumn, IgnoredColumns, ImportReport, TableReport, UnknownItems,
