@@ -49,8 +49,7 @@ pub struct DemoArgs {
     /// Exit after the requests, instead of serving on.
     #[arg(long)]
     once: bool,
-    /// Let simulated shoppers go on shopping while the demo serves, until a product begins to trend. Without a configured
-    /// store, what they do is kept in a temporary one.
+    /// Let simulated shoppers go on shopping while the demo serves, until a product begins to trend.
     #[arg(long, conflicts_with = "once")]
     shopping: bool,
 }
@@ -65,7 +64,7 @@ impl DemoArgs {
         let mut config = self.config.load_over(demo_defaults())?;
         config.api.listen = self.listen.unwrap_or(config.api.listen);
         // Dropped last: it removes the folder.
-        let home = if self.shopping { Some(temporary_store(&mut config)?) } else { None };
+        let home = if self.once { None } else { Some(temporary_store(&mut config)?) };
         let (mut services, opened) = app::open_services(&config).await?;
         let samples = samples(&config.bundle.path)?;
         services.samples = Some(serde_json::to_value(&samples)?);
@@ -118,7 +117,7 @@ impl DemoArgs {
     }
 }
 
-/// Names a store in a new temporary folder, unless one is configured.
+/// Names a store in a new temporary folder, unless one is configured: a demo that serves on takes events.
 fn temporary_store(config: &mut Config) -> anyhow::Result<TempDir> {
     let home = tempfile::tempdir().context("creating a folder for the store")?;
     config.store.path.get_or_insert_with(|| home.path().join("facts.redb"));

@@ -277,7 +277,11 @@ fn is_refusal(kind: io::ErrorKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+    use redb::StorageBackend;
     use std::fs;
+    use std::sync::Mutex;
 
     #[tokio::test]
     async fn facts_outlive_the_process() {
@@ -364,5 +368,155 @@ mod tests {
             }
         }
         assert!(corrupt > 0);
+    }
+
+    /// A disk that loses power: from some operation on everything fails, and of the writes that were not synced only some
+    /// are on the disk afterwards.
+    #[derive(Clone, Debug)]
+    struct FrailDisk(Arc<Mutex<DiskState>>);
+
+    #[derive(Debug, Default)]
+    struct DiskState {
+        /// What reads see.
+        live: Vec<u8>,
+        synced: Vec<u8>,
+        /// Writes and changes of the length since the last sync, in their order.
+        unsynced: Vec<Unsynced>,
+        /// Operations that the disk still carries out.
+        left: usize,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Unsynced {
+        Write(usize, Vec<u8>),
+        Length(usize),
+    }
+
+    impl Unsynced {
+        fn apply(&self, image: &mut Vec<u8>) {
+            match self {
+                Self::Write(at, bytes) => {
+                    let end = at + bytes.len();
+                    image.resize(image.len().max(end), 0);
+                    image[*at..end].copy_from_slice(bytes);
+                }
+                Self::Length(length) => image.resize(*length, 0),
+            }
+        }
+    }
+
+    impl FrailDisk {
+        fn of(image: Vec<u8>, left: usize) -> Self {
+            let (live, synced) = (image.clone(), image);
+            Self(Arc::new(Mutex::new(DiskState { live, synced, left, ..DiskState::default() })))
+        }
+
+        fn operate<T>(&self, work: impl FnOnce(&mut DiskState) -> T) -> io::Result<T> {
+            let mut state = self.0.lock().unwrap();
+            if state.left == 0 {
+                return Err(io::Error::other("the power is off"));
+            }
+            state.left -= 1;
+            Ok(work(&mut state))
+        }
+
+        /// What is on the disk after the power was lost.
+        fn image(&self, rng: &mut ChaCha8Rng) -> Vec<u8> {
+            let state = self.0.lock().unwrap();
+            let mut image = state.synced.clone();
+            for change in state.unsynced.iter().filter(|_| rng.random_bool(0.5)) {
+                change.apply(&mut image);
+            }
+            image
+        }
+    }
+
+    impl StorageBackend for FrailDisk {
+        fn len(&self) -> io::Result<u64> {
+            self.operate(|state| state.live.len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.operate(|state| {
+                let at = offset as usize;
+                out.copy_from_slice(&state.live[at..at + out.len()]);
+            })
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.operate(|state| {
+                let change = Unsynced::Length(len as usize);
+                change.apply(&mut state.live);
+                state.unsynced.push(change);
+            })
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.operate(|state| {
+                state.synced.clone_from(&state.live);
+                state.unsynced.clear();
+            })
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.operate(|state| {
+                let change = Unsynced::Write(offset as usize, data.to_vec());
+                change.apply(&mut state.live);
+                state.unsynced.push(change);
+            })
+        }
+    }
+
+    /// A hundred times, the power goes at a random operation. What was acknowledged is there, and of what was not, all or
+    /// nothing.
+    #[test]
+    fn a_lost_power_loses_nothing_that_was_acknowledged() {
+        const LOSSES: u64 = 100;
+        const TABLE: StoreTable = StoreTable::ShopperEvents;
+        let open = |disk: FrailDisk| Database::builder().create_with_backend(disk);
+        let entry = |change: u32, n: u32| {
+            let mut key = change.to_be_bytes().to_vec();
+            key.extend(n.to_be_bytes());
+            (Bytes::from(key), Bytes::from(vec![change as u8; 40]))
+        };
+        let count = |change: u32| 1 + change % 60;
+        let (mut broken_off, mut halves) = (0, [0; 2]);
+        for seed in 0..LOSSES {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let disk = FrailDisk::of(Vec::new(), usize::MAX);
+            make_tables(&open(disk.clone()).unwrap()).unwrap();
+            let disk =
+                FrailDisk::of(disk.0.lock().unwrap().live.clone(), rng.random_range(40..900));
+            let (mut acknowledged, mut begun) = (0, 0);
+            if let Ok(database) = open(disk.clone()) {
+                while begun < 60 {
+                    let put: Vec<_> = (0..count(begun)).map(|n| entry(begun, n)).collect();
+                    begun += 1;
+                    if change(&database, TABLE, &put, &[]).is_err() {
+                        broken_off += 1;
+                        break;
+                    }
+                    acknowledged = begun;
+                }
+            }
+            let database = open(FrailDisk::of(disk.image(&mut rng), usize::MAX)).unwrap();
+            for change in 0..60 {
+                let keys: Vec<_> = (0..count(change)).map(|n| entry(change, n).0).collect();
+                let found = get_many(&database, TABLE, &keys).unwrap();
+                let there = found.iter().flatten().count();
+                let all = if change < acknowledged {
+                    true
+                } else if change < begun {
+                    halves[usize::from(there > 0)] += 1;
+                    there > 0
+                } else {
+                    false
+                };
+                let expected = if all { keys.len() } else { 0 };
+                assert_eq!(there, expected, "seed {seed}, change {change} of {acknowledged}");
+            }
+        }
+        assert!(broken_off > 50, "the power went in only {broken_off} changes");
+        assert!(halves[0] > 0, "no change was lost: {halves:?}");
     }
 }

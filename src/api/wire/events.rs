@@ -4,8 +4,8 @@ use super::super::error::{ApiError, Violation};
 use super::super::pb;
 use super::super::validator::Validator;
 use super::{RequestContext, event_kind, request_id};
-use crate::domain::{Event, EventKind};
 use crate::domain::limits::EVENTS_MAX;
+use crate::domain::{Event, EventKind};
 use crate::events::{NewEvent, RecordCall, RecordOutcome, Refusal, Uncounted};
 use std::sync::Arc;
 
