@@ -275,15 +275,15 @@ fn a_direct_path_is_trained_published_and_kept() {
     train_scorer(&home, &DIRECT);
     assert!([Part::Direct, Part::Scorer, Part::ScorerShape].map(weights) == before);
     let kept = [&DIRECT[..], &["direct.epochs=0", "reward_model.epochs=0"]].concat();
-    let measured = train_scorer(&home, &kept);
-    assert_eq!(measured["direct"], "kept");
-    assert!([Part::Direct, Part::Scorer, Part::ScorerShape].map(weights) == before);
 
     // A deep network without weight is named, and one that must have weight gets it.
     for (weight, note) in [("0.0", true), ("1.0", false)] {
         let only = format!("direct.deep_weights=[{weight}]");
         let set = [&kept[..], &[only.as_str()]].concat();
-        let deep = train_scorer(&home, &set)["deep_weight"].clone();
+        let measured = train_scorer(&home, &set);
+        assert_eq!(measured["direct"], "kept");
+        assert!([Part::Direct, Part::Scorer].map(weights)[..] == before[..2]);
+        let deep = &measured["deep_weight"];
         assert_eq!(deep["note"].is_string(), note, "{deep}");
         assert_eq!(deep["chosen"].as_f64().unwrap().to_string(), weight.trim_end_matches(".0"));
     }

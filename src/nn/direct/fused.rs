@@ -12,7 +12,7 @@ use crate::nn::simd::{LANES, Lanes, VectorLevel};
 use crate::nn::{Weights, WeightsError};
 
 /// The constants of GELU's form with tanh: `x · σ(2 · √(2/π) · (x + 0.044715 x³))`.
-const GELU: [f32; 2] = [1.595_769_1, 0.044_715];
+const GELU: [f32; 2] = [1.595_769_2, 0.044_715];
 
 /// The network, packed for this processor.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
     reason = "a loop is compiled for the features of the function that it is inlined into"
 )]
 
+use crate::domain::limits::CANDIDATES_MAX;
 use crate::nn::{Weights, WeightsError};
 
 /// Standard deviations beyond which a feature counts as that far.
@@ -13,6 +14,7 @@ pub const SPREAD_MIN: f64 = 1e-3;
 /// Candidates of a slate up to which its sums are exact, four times as many as a request may have. A longer slate is
 /// scored as well, but the last bits of its logits may depend on its order.
 pub const DIRECT_SLATE_MAX: usize = 8_192;
+const _: () = assert!(CANDIDATES_MAX <= DIRECT_SLATE_MAX, "a request's slate is summed exactly");
 /// Adding 1.5 · 2^19 to an f64 below 2^18 rounds it to a multiple of 2^-33. The sum of 8,192 such numbers, each at
 /// most 100 = (2 · CLAMP)², is below 2^20, so every partial sum is exact.
 const GRID: f64 = 786_432.0;
@@ -240,11 +242,6 @@ mod tests {
             let sign = if at % 2 == 0 { 1.0 } else { -1.0 };
             assert_eq!(row, [sign * 5.0, 5.0, 0.0, sign, 0.0, 0.0]);
         }
-    }
-
-    #[test]
-    fn a_request_has_fewer_candidates_than_are_summed_exactly() {
-        assert!(crate::domain::limits::CANDIDATES_MAX <= DIRECT_SLATE_MAX);
     }
 
     #[test]
