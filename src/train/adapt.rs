@@ -5,7 +5,8 @@
 //! learns that long from all folds. What is chosen afterwards, such as the weight of the order given, is chosen by the
 //! scores of networks that did not learn from the slate.
 
-use super::direct::{DirectSlate, DirectTraining, MemberTraining, Moments, logits, member_seed};
+use super::direct_member::{MemberTraining, Moments, member_seed};
+use super::direct_slates::{DirectSlate, DirectTraining, logits};
 use super::fusion_fit::TaskLogits;
 use super::measure::rounded;
 use super::progress::ProgressObserver;

@@ -6,8 +6,9 @@ use crate::nn::{self, Din, DinShape, Dropout, Weights};
 use crate::scorer::{DirectColumns, DirectFile, Fusion, ScorerFile, network_shape};
 use crate::train::batch::Batcher;
 use crate::train::cases::{Case, PredictionTask};
-use crate::train::direct::{self, DirectTraining, TrainedDirect};
+use crate::train::direct::TrainedDirect;
 use crate::train::direct_recipe::DirectRecipe;
+use crate::train::direct_slates::{self, DirectTraining};
 use crate::train::fit::{self, FitConfig};
 use crate::train::fusion_fit::{TaskLogits, ValidationCases};
 use crate::train::measure::rounded;
@@ -131,8 +132,8 @@ fn direct_path(
         None => recipe.names()?,
     };
     let columns = DirectColumns::of(&names)?;
-    let slates = direct::slates(data, &columns, examples);
-    let validation_slates = direct::slates_by_task(data, &columns, validation.0);
+    let slates = direct_slates::slates(data, &columns, examples);
+    let validation_slates = direct_slates::slates_by_task(data, &columns, validation.0);
     let path = if let Some((weights, file)) = kept {
         TrainedDirect { weights, file, report: json!("kept"), out_of_fold: None }
     } else {
@@ -147,10 +148,10 @@ fn direct_path(
     };
     let network = FusedDirect::new(&path.weights, &path.file.shape())?;
     Ok(DirectBase {
-        examples: direct::logits(&network, &slates)?,
+        examples: direct_slates::logits(&network, &slates)?,
         validation: match &path.out_of_fold {
             Some(logits) => logits.clone(),
-            None => direct::logits_by_task(&network, &validation_slates)?,
+            None => direct_slates::logits_by_task(&network, &validation_slates)?,
         },
         path,
     })
