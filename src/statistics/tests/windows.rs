@@ -173,9 +173,9 @@ fn long_sums_err_little() {
 
 #[test]
 fn sales_of_today_and_yesterday_are_exact() {
-    let midnight = NOON - DAY / 2;
     /// Times of sales, the moment of the reading, and the sales of today and yesterday.
     type Row<'a> = (&'a str, &'a [Timestamp], Timestamp, (u32, u32));
+    let midnight = NOON - DAY / 2;
     let rows: [Row<'_>; 10] = [
         ("nothing sold", &[], NOON, (0, 0)),
         ("two today", &[NOON, NOON + 1], NOON + 2, (2, 0)),
