@@ -36,8 +36,8 @@ struct Member {
 // === impl DirectTraining ===
 
 impl DirectTraining<'_> {
-    /// Trains a network from each seed, and averages their logits if that is better on validation than the best
-    /// one alone.
+    /// Trains a network from each seed, and averages their logits if that is better on validation than one of them is
+    /// on average.
     pub fn run(&self, progress: &mut dyn ProgressObserver) -> anyhow::Result<TrainedDirect> {
         let inputs = self.recipe.names()?;
         let shape = DirectShape { inputs: inputs.len(), hidden: self.recipe.hidden, members: 1 };
@@ -47,11 +47,10 @@ impl DirectTraining<'_> {
             .map(|member| self.member(&shape, &moments, member, progress))
             .collect::<anyhow::Result<_>>()?;
         let all: Vec<&Weights> = members.iter().map(|member| &member.weights).collect();
-        let alone = members
-            .iter()
-            .fold(&members[0], |best, member| if member.best > best.best { member } else { best });
+        let alone = members.iter().map(|member| member.best).sum::<f64>() / members.len() as f64;
         let averaged = self.metric(&moments.assemble(&shape, &all), all.len(), &shape)?;
-        let kept = if averaged > alone.best { all } else { vec![&alone.weights] };
+        // The best of several seeds looks better on validation than it is, so the average is held against a usual one.
+        let kept = if averaged > alone { all } else { vec![&members[0].weights] };
         let adapted = match self.recipe.adapt_folds {
             0 => None,
             folds => Some(adapt(self, &shape, &moments, &kept, folds, progress)?),
