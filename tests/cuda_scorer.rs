@@ -14,7 +14,11 @@ use raisonne::nn::{
     Ablation, CandidateRow, DinShape, FusedDin, FusedScores, FusedShapeError, FusedSlate, ItemRef,
     MASKED_OVERLAP, Weights,
 };
-use raisonne::scorer::{self, GpuLimits, OpenedScorer, ScoreRequest, ScorerFile, SlateItem};
+use raisonne::scorer::features::direct_names;
+use raisonne::scorer::{
+    self, DirectFile, DirectScorer, GpuLimits, OpenedScorer, ScoreRequest, ScorerFile, ScorerModel,
+    SlateItem,
+};
 use raisonne::telemetry::Metrics;
 use raisonne::worker;
 use std::collections::HashMap;
@@ -169,16 +173,29 @@ fn the_demo_s_golden_requests_pass() {
     opened.check_golden_on(&mut opened.model.on_gpu(limits, 4).unwrap()).unwrap();
 }
 
+/// The demo's model with a direct path and this weight of the deep network.
+fn with_direct(deep_weight: f32) -> ScorerModel {
+    let inputs = direct_names().map(str::to_owned).collect();
+    let file = DirectFile { deep_weight, hidden: 8, members: 2, inputs };
+    let direct = DirectScorer::new(&file.shape().random(3), &file).unwrap();
+    Arc::into_inner(demo().model).unwrap().with_direct(Arc::new(direct))
+}
+
 #[test]
 fn large_slates_are_served_from_a_gpu() {
     let _device = device();
-    let opened = demo();
+    serves_large_slates(&demo().model);
+    for deep_weight in [0.5, 0.0] {
+        serves_large_slates(&Arc::new(with_direct(deep_weight)));
+    }
+}
+
+fn serves_large_slates(model: &Arc<ScorerModel>) {
     let one = NonZeroUsize::MIN;
     let many = NonZeroUsize::new(64).unwrap();
     let gpu = GpuLimits { ordinal: 0, pairs_min: 200, rows_max: 300 };
     let slates = worker::InboxLimits { waiting_max: many, batch_max: many };
     let limits = scorer::ScorerLimits { threads: one, slates, gpu: Some(gpu) };
-    let model = &opened.model;
     let on_gpu = model.on_gpu(gpu, 64).unwrap();
     let scorer = scorer::Scorer::start(model, Some(on_gpu), limits, &Arc::new(Metrics::new()));
     let inline = || {
