@@ -22,7 +22,9 @@ use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]
 use crate::engine::ComputeDeviceError;
 use crate::nn::direct::{DirectScratch, DirectShape, FusedDirect};
-use crate::nn::{Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, softmax_loss};
+use crate::nn::{
+    Din, DinBatch, DinShape, Dropout, FusedDin, FusedScores, FusedSlate, softmax_loss,
+};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use crate::scorer::features::DIRECT_INPUTS;
 use crate::scorer::network_shape;
@@ -88,7 +90,8 @@ pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
     };
     let mut report = BTreeMap::new();
     if options.fused > 0 {
-        report.insert("fused", fused(&case, options.fused)?);
+        report.insert("fused", fused(&case, options.fused, true)?);
+        report.insert("fused without history", fused(&case, options.fused, false)?);
     }
     if options.candle > 0 {
         report.insert("candle", candle(&case, options.candle)?);
@@ -127,11 +130,15 @@ fn compare_with_gpu(_options: &ScorerOptions, _ordinal: usize, _out: &mut dyn Wr
     Err(ComputeDeviceError::NotBuilt.into())
 }
 
-fn fused(case: &BenchCase, repetitions: usize) -> Result<Timed> {
+/// Times the network as it is served. A network that is kept for its attention over the reasons alone does not read the
+/// history.
+fn fused(case: &BenchCase, repetitions: usize, reads_history: bool) -> Result<Timed> {
     let fused = FusedDin::new(&case.weights, &case.shape)?;
     let (mut scratch, mut scores) = (fused.scratch(), FusedScores::default());
     let median_us = case.prepare(&fused, 0)?.with_slate(|slate| {
-        median_us(repetitions, || Ok(fused.score(slate, &mut scratch, &mut scores)?))
+        let history = if reads_history { slate.history } else { &[] };
+        let slate = FusedSlate { history, ..*slate };
+        median_us(repetitions, || Ok(fused.score(&slate, &mut scratch, &mut scores)?))
     })?;
     let FusedScores { logits, attention } = scores;
     Ok(Timed { median_us, logits, attention })
