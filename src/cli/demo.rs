@@ -97,12 +97,13 @@ impl DemoArgs {
         if self.shopping {
             let users = opened.model.cards.users.keys().map(ToString::to_string);
             let shopping = Shopping::prepare(client.clone(), &samples, users).await?;
-            print_shopping(&mut out, &opened, &shopping)?;
+            print_shopping(&mut out, &opened, &shopping, &endpoint)?;
             shoppers.spawn(shopping.run());
         }
         writeln!(out, "\nServing until Ctrl-C:")?;
         writeln!(out, "  gRPC     {} (raisonne.v1.RerankService, with reflection)", app.address())?;
         writeln!(out, "  HTTP     POST {endpoint}/api/v1/rerank")?;
+        writeln!(out, "  events   POST {endpoint}/api/v1/events, and new items to /api/v1/items")?;
         writeln!(out, "  samples  GET  {endpoint}/api/v1/samples")?;
         writeln!(out, "  metrics  GET  {endpoint}/metrics")?;
         writeln!(
@@ -128,10 +129,17 @@ fn print_shopping(
     out: &mut impl Write,
     opened: &OpenedScorer,
     shopping: &Shopping,
+    endpoint: &str,
 ) -> anyhow::Result<()> {
     let trending = shopping.trending();
     let (title, after) = (title(&opened.model.catalog, trending), TREND_AFTER.as_secs());
     writeln!(out, "\nShoppers go on shopping. In {after} s, {trending} begins to trend: {title}")?;
+    writeln!(
+        out,
+        "Watch its rank: curl -s {endpoint}/api/v1/samples | jq '.[0] + {{topN: 0, effort: \"EFFORT_SCORED\"}}' \
+         | curl -s {endpoint}/api/v1/rerank -d @- \
+         | jq '.results[] | select(.itemId == \"{trending}\") | {{rank, reasons: [.reasons[].text]}}'"
+    )?;
     Ok(())
 }
 

@@ -166,7 +166,49 @@ fn purchase(item: &str) -> Vec<Step> {
 mod tests {
     use super::*;
     use crate::api::pb;
+    use crate::app::{self, App};
+    use crate::config::{Config, HumanDuration};
     use std::collections::BTreeMap;
+    use std::path::Path;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_product_that_many_come_for_gets_a_reason() {
+        let home = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.api.listen = "127.0.0.1:0".parse().unwrap();
+        config.api.deadline_default = HumanDuration(Duration::from_secs(20));
+        config.bundle.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        config.store.path = Some(home.path().join("facts.redb"));
+        let (services, opened) = app::open_services(&config).await.unwrap();
+        let app = App::start(&config.api, services).await.unwrap();
+        let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
+        let mut client = RerankServiceClient::new(channel.connect().await.unwrap());
+        let samples = std::fs::read(config.bundle.path.join("samples.json")).unwrap();
+        let slates: Vec<RerankRequest> = serde_json::from_slice(&samples).unwrap();
+        let users = opened.model.cards.users.keys().map(ToString::to_string);
+        let prepared = Shopping::prepare(client.clone(), &slates, users).await;
+        let mut shopping = prepared.unwrap();
+        let watched = &slates[0].user.as_ref().unwrap().user_id;
+        assert!(!shopping.shoppers.contains(watched));
+
+        let trending = shopping.trending().to_owned();
+        let explained = RerankRequest { explain: Explain::Cached.into(), ..scored(&slates[0]) };
+        let mut told = async || {
+            let answer = client.rerank(explained.clone()).await.unwrap().into_inner();
+            let result = answer.results.into_iter().find(|result| result.item_id == trending);
+            let reasons = result.unwrap().reasons.into_iter();
+            let mut evidence = reasons.flat_map(|reason| reason.evidence);
+            evidence.find(|e| e.kind() == pb::EvidenceKind::SoldSince).map(|e| e.count)
+        };
+        assert_eq!(told().await, None);
+        for _ in 0..40 {
+            shopping.visit(true).await.unwrap();
+        }
+        let count = told().await.expect("about half of forty visits were for the product");
+        assert!((10..=40).contains(&count), "{count}");
+        shopping.visit(false).await.unwrap();
+        app.stop().await.unwrap();
+    }
 
     #[test]
     fn shoppers_take_from_the_top_and_buy_only_what_they_clicked() {
