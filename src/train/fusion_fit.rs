@@ -5,7 +5,8 @@ use super::measure;
 use crate::scorer::{Fusion, PositionPenalty};
 
 /// Weights of the position penalty that are tried.
-const PRIOR_WEIGHTS: [f32; 12] = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5];
+const PRIOR_WEIGHTS: [f32; 15] =
+    [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5, 4.0, 7.0, 12.0];
 /// The cut of the NDCG that epochs and weights are chosen by.
 const CUT: usize = 10;
 

@@ -27,7 +27,7 @@ from safetensors import safe_open
 
 TASKS = ["first_purchase", "next_basket"]
 CUT = 10
-WEIGHTS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5]
+WEIGHTS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5, 4.0, 7.0, 12.0]
 GRID = {
     "small": dict(num_leaves=7, min_data_in_leaf=200, learning_rate=0.1),
     "medium": dict(num_leaves=15, min_data_in_leaf=100, learning_rate=0.05),
