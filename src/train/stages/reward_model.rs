@@ -1,4 +1,5 @@
-//! CURec's reward model: a recommender that reads reasons. It is the bundle's scorer.
+//! The bundle's scorer: a direct path over the features, if the recipe has one, and CURec's reward model, a recommender
+//! that reads reasons. The reward model learns what the direct path leaves over.
 
 use crate::bundle::Part;
 use crate::nn::direct::FusedDirect;
@@ -37,7 +38,7 @@ impl Stage for RewardModel {
     }
 
     fn about(&self) -> &'static str {
-        "Trains the scorer (CURec's reward model: reasons, history, target attention, ids) on slates of the shop's ranker"
+        "Trains the scorer (a direct path over features, and CURec's reward model: reasons, history, target attention, ids) on slates of the shop's ranker"
     }
 
     fn inputs(&self) -> &'static [Part] {
