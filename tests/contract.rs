@@ -152,6 +152,9 @@ fn metrics_have_the_names_that_dashboards_read() {
     metrics.cards("memory", 1);
     metrics.bundle("stable", "demo-1", None);
     metrics.swap("swapped");
+    metrics.events("taken", 1);
+    metrics.events_waiting(0);
+    metrics.events_stored(Duration::from_millis(1));
     metrics.engine_step(&EngineStep {
         rows: 3,
         prefill_tokens: 2,
