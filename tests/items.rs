@@ -328,7 +328,8 @@ async fn what_was_sold_since_yesterday_is_told_as_it_is_counted() {
         ("P00004", &[(10, Purchase, MIDNIGHT - DAY - 1)], None),
         ("P00005", &[(1, Purchase, NOON), (12, Purchase, NOON - DAY)], Some(13)),
         ("P00006", &[(14, Purchase, NOON + 300)], Some(14)),
-        ("board", &[(3, Click, NOON), (12, Purchase, NOON)], Some(12)),
+        // Purchases from before the put may be missing in the counts of an item that was put today.
+        ("board", &[(3, Click, NOON), (12, Purchase, NOON)], None),
     ];
     for (item, sales, told) in cases {
         let events = events(item, sales);
@@ -351,7 +352,7 @@ async fn what_was_sold_since_yesterday_is_told_as_it_is_counted() {
     }
     let board = server.reasons("board", 3).await;
     let texts: Vec<_> = board.iter().map(|reason| reason.text.as_str()).collect();
-    assert_eq!(texts, ["Sold 12 times since yesterday.", "New since today."]);
+    assert_eq!(texts, ["New since today."]);
     let ranked = server.rerank(slate(bare("board"))).await;
     let found = ranked.results.iter().find(|result| result.item_id == "board").unwrap();
     assert_eq!(found.reasons, board, "a ranking tells the same");

@@ -8,12 +8,9 @@ use crate::evidence::LiveFacts;
 use crate::items::{NewItem, NewItems};
 use crate::scorer::ScorerModel;
 use crate::scorer::features::{FeatureContext, HistoryCounts, LiveCounts};
-use crate::statistics::{DaySales, Statistics};
+use crate::statistics::Statistics;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
-
-/// Seconds of a day.
-const DAY_S: i64 = 86_400;
 
 /// What one climb lends to its rungs.
 ///
@@ -86,23 +83,10 @@ impl ResolvedQuery {
 
     /// What can be claimed of the candidate at this position from the counts as of `now`.
     pub fn facts(&self, position: usize, now: Timestamp) -> LiveFacts {
-        let put = self.new_items[position].as_ref();
-        LiveFacts {
-            sold_since_yesterday: self.sold_since_yesterday(position, now),
-            put_at: put.map(|put| put.put_at),
-        }
-    }
-
-    fn sold_since_yesterday(&self, position: usize, now: Timestamp) -> Option<u32> {
-        let number = self.counted[position]?;
-        let today = now.div_euclid(DAY_S);
-        let yesterday = (today - 1).saturating_mul(DAY_S);
-        self.counted_since.filter(|&since| since <= yesterday)?;
-        let counts = self.statistics.item(number, now);
-        // The counts of two days are those around the last sale. A clock ahead of ours may have put it past today.
-        counts.last_sale.filter(|sale| sale.div_euclid(DAY_S) <= today)?;
-        let DaySales { today, yesterday } = counts.sales_by_day;
-        Some(today.saturating_add(yesterday))
+        let put_at = self.new_items[position].as_ref().map(|put| put.put_at);
+        let counts = self.counted[position].map(|number| self.statistics.item(number, now));
+        let since = self.counted_since.filter(|_| counts.is_some());
+        LiveFacts::of(&counts.unwrap_or_default(), since, put_at, now)
     }
 }
 
