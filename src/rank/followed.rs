@@ -1,6 +1,6 @@
 //! The counts of a bundle that is being opened, up to date with the events since it was made.
 
-use super::OpenError;
+use super::open_error::OpenError;
 use crate::domain::{ItemId, ItemText, Timestamp, UserId};
 use crate::events::{CountsBase, EventRecorder, LiveStatistics, PutItem};
 use crate::items::{NewItem, NewItems};

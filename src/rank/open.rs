@@ -1,22 +1,20 @@
 //! From a bundle on disk to a ladder that can serve.
 
 use super::followed::follow;
+use super::open_error::OpenError;
 use super::user_cards::{CardCacheLimits, UserCards};
 use super::{Compared, Ladder, Resolver, Rung, Scored, Shortfall, Weighed};
 use crate::bundle::{Bundle, BundleError, Part, check_language_model};
 use crate::domain::{Quality, Version};
-use crate::events::{EventRecorder, EventsError};
+use crate::events::EventRecorder;
 use crate::items::NewItems;
-use crate::reranker::{
-    Reranker, RerankerError, RerankerFile, RerankerOptions, RungSettings, RungSpec,
-};
-use crate::scorer::{self, GpuError, OpenedScorer, Scorer};
-use crate::statistics::StatisticsError;
+use crate::reranker::{Reranker, RerankerFile, RerankerOptions, RungSettings, RungSpec};
+use crate::scorer::{self, OpenedScorer, Scorer};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 /// What a ladder is built with beside its bundle.
 #[derive(Clone, Debug)]
@@ -35,29 +33,6 @@ pub struct LadderOptions {
     pub engine: RerankerOptions,
     /// The metrics that it records.
     pub metrics: Arc<Metrics>,
-}
-
-/// Why there is no ladder.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The bundle can't be used.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// Its scorer can't be loaded onto a GPU.
-    #[error("the bundle's scorer on a GPU")]
-    Gpu(#[from] GpuError),
-    /// Its language model can't be used.
-    #[error("the bundle's language model")]
-    Reranker(#[from] RerankerError),
-    /// Its counts can't be brought up to date.
-    #[error("the events since the bundle was made")]
-    Events(#[from] EventsError),
-    /// Its catalogue is too large to be counted.
-    #[error("counting for the bundle's catalogue")]
-    Statistics(#[from] StatisticsError),
-    /// The thread that opened it has panicked, or the process is ending.
-    #[error("opening the bundle was broken off")]
-    BrokenOff(#[from] JoinError),
 }
 
 /// The lower rungs of a ladder: those of an open and verified bundle that need no language model. They

@@ -1,30 +1,9 @@
 //! The rows of a table of events one by one, for whoever sends them on instead of keeping them.
 
-use super::events;
+use super::events::{self, EventRow};
 use super::files::TableFiles;
 use super::time::TimeReader;
 use super::{ImportError, ImportSpec, ImportState, Rejects, columns};
-use crate::domain::{EventKind, Timestamp};
-use std::path::Path;
-
-/// A valid row of a table of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventRow<'a> {
-    /// The file that it is in.
-    pub file: &'a Path,
-    /// Its line from 1; for Parquet, its row from 1.
-    pub line: u64,
-    /// The user's id.
-    pub user: &'a str,
-    /// The item's id.
-    pub item: &'a str,
-    /// Its time.
-    pub time: Timestamp,
-    /// What the user did; a purchase if the table does not say.
-    pub kind: EventKind,
-    /// The event's id, if the table has one.
-    pub event: Option<&'a str>,
-}
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq)]

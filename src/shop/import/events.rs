@@ -6,11 +6,11 @@ use super::columns::{ColumnSpecs, KnownColumn};
 use super::event_gaps::EventGaps;
 use super::event_ids::EventIds;
 use super::event_records::{BASKET_UNNAMED, EventRecord, EventRecords};
-use super::event_rows::EventRow;
 use super::numbering::IdNumbers;
 use super::row::ImportRow;
 use super::time::TimeReader;
-use crate::domain::EventKind;
+use crate::domain::{EventKind, Timestamp};
+use std::path::Path;
 
 /// The columns of an event.
 pub(super) const COLUMNS: [KnownColumn; 8] = [
@@ -31,6 +31,25 @@ const QUANTITY: usize = 4;
 const PRICE: usize = 5;
 const BASKET: usize = 6;
 const EVENT: usize = 7;
+
+/// A valid row of a table of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRow<'a> {
+    /// The file that it is in.
+    pub file: &'a Path,
+    /// Its line from 1; for Parquet, its row from 1.
+    pub line: u64,
+    /// The user's id.
+    pub user: &'a str,
+    /// The item's id.
+    pub item: &'a str,
+    /// Its time.
+    pub time: Timestamp,
+    /// What the user did; a purchase if the table does not say.
+    pub kind: EventKind,
+    /// The event's id, if the table has one.
+    pub event: Option<&'a str>,
+}
 
 /// The columns to look for in a table of events.
 pub(super) fn columns(spec: &ImportSpec) -> ColumnSpecs {

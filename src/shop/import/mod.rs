@@ -40,7 +40,8 @@ mod time;
 pub use cell::DecimalMark;
 pub use counts::LogCounts;
 pub use dialect::{Delimiter, FileSpec, Quote, TableFormat, TextEncoding};
-pub use event_rows::{EventRow, EventRows, read_events};
+pub use event_rows::{EventRows, read_events};
+pub use events::EventRow;
 pub use rejects::{Reject, RejectReason, RejectReasons, Rejects};
 pub use report::{
     CatalogCounts, FoundColumn, IgnoredColumns, ImportReport, TableReport, UnknownItems,
