@@ -1,10 +1,11 @@
 //! Adapts a direct path to another ranker's slates, of which only those of the validation time are known.
 //!
-//! The order given counts while the network learns, so that it learns what that order leaves over. The slates are dealt
-//! into folds by shopper. For each fold, the network goes on learning from the other folds, and
+//! The slates are dealt into folds by shopper. For each fold, the network goes on learning from the other folds, and
 //! scores the fold. The number of epochs is the one whose scores are best over all folds; it may be 0. Then the network
 //! learns that long from all folds. What is chosen afterwards, such as the weight of the order given, is chosen by the
 //! scores of networks that did not learn from the slate.
+//!
+//! Tried and dropped: counting the order given as an offset while the network learns. It was worse out of fold at once.
 
 use super::direct_member::{MemberTraining, Moments, member_seed};
 use super::direct_slates::{DirectSlate, DirectTraining, logits};
@@ -13,7 +14,6 @@ use super::measure::rounded;
 use super::progress::ProgressObserver;
 use crate::nn::Weights;
 use crate::nn::direct::{DirectShape, FusedDirect};
-use crate::scorer::PositionPenalty;
 use anyhow::ensure;
 use serde_json::{Value, json};
 
@@ -35,8 +35,6 @@ struct Folds<'a> {
     training: &'a DirectTraining<'a>,
     shape: &'a DirectShape,
     moments: &'a Moments,
-    /// What the order given counts while a member learns.
-    penalty: PositionPenalty,
     /// The fold of each slate, by task.
     of: Vec<Vec<usize>>,
 }
@@ -53,19 +51,13 @@ pub(super) fn adapt(
     let fold = |user: u32| user as usize % count;
     let tasks = training.validation.0.iter();
     let of = tasks.map(|(_, cases)| cases.iter().map(|case| fold(case.user)).collect()).collect();
-    let penalty = PositionPenalty { weight: 0.0 };
-    let mut folds = Folds { training, shape, moments, penalty, of };
+    let folds = Folds { training, shape, moments, of };
     let epochs = training.recipe.epochs;
     let mut sums = vec![folds.zeros(); epochs + 1];
-    for &member in members {
-        (0..count).try_for_each(|fold| folds.score(fold, member, &mut sums[0]))?;
-    }
-    // Sums of several members outweigh the order given by that many times.
-    let fitted = training.validation.fit(&sums[0]).1.prior_weight;
-    folds.penalty.weight = fitted / members.len() as f32;
     for (at, &member) in members.iter().enumerate() {
         for fold in 0..count {
             progress.show("adapting", (at * count + fold) as u64, (members.len() * count) as u64);
+            folds.score(fold, member, &mut sums[0])?;
             folds.learn(Some(fold), at, member, |epoch, weights| {
                 folds.score(fold, &weights, &mut sums[epoch + 1])
             })?;
@@ -90,7 +82,6 @@ pub(super) fn adapt(
     let report = json!({
         "folds": count,
         "epochs": best,
-        "prior_weight": rounded(f64::from(folds.penalty.weight)),
         "out_of_fold_ndcg@10": metrics.iter().map(|&metric| rounded(metric)).collect::<Vec<_>>(),
     });
     let mut logits = sums.swap_remove(best);
@@ -146,7 +137,6 @@ impl Folds<'_> {
             batch: (self.training.recipe.batch / BATCH_SHARE).max(1),
             seed: member_seed(self.training.seed, at),
             patience: usize::MAX,
-            penalty: self.penalty,
         };
         training.run(
             member,

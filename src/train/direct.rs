@@ -9,7 +9,7 @@ use super::measure::rounded;
 use super::progress::ProgressObserver;
 use crate::nn::Weights;
 use crate::nn::direct::{DirectShape, FusedDirect};
-use crate::scorer::{DirectFile, PositionPenalty};
+use crate::scorer::DirectFile;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
@@ -90,7 +90,6 @@ impl DirectTraining<'_> {
             batch: recipe.batch,
             seed: member_seed(self.seed, member),
             patience: recipe.patience,
-            penalty: PositionPenalty::default(),
         };
         let mut best: Option<(f64, Weights)> = None;
         let validate = |_, weights: Weights| -> anyhow::Result<f64> {

@@ -5,7 +5,6 @@ use super::direct_slates::DirectSlate;
 use super::fit::{self, FitConfig};
 use crate::nn::direct::{DirectNetwork, DirectShape, Standardiser};
 use crate::nn::{Dropout, Weights, listwise_loss};
-use crate::scorer::PositionPenalty;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use rand::SeedableRng;
@@ -28,9 +27,6 @@ pub(super) struct MemberTraining<'a> {
     pub(super) seed: u64,
     /// Epochs without a better metric after which it stops.
     pub(super) patience: usize,
-    /// What a candidate's logit loses by its position in the order given while the network learns. So it learns what
-    /// that order leaves over.
-    pub(super) penalty: PositionPenalty,
 }
 
 /// Means and deviations of the features of the training slates.
@@ -60,12 +56,6 @@ impl MemberTraining<'_> {
     /// Steps of an epoch.
     pub(super) fn steps(&self) -> usize {
         self.examples.len().div_ceil(self.batch)
-    }
-
-    /// What the order given adds to the logits of a slate: (1, candidates).
-    fn given(&self, candidates: usize) -> candle_core::Result<Tensor> {
-        let offsets = (0..candidates).map(|position| self.penalty.fuse(0.0, position)).collect();
-        Tensor::from_vec(offsets, (1, candidates), &Device::Cpu)
     }
 
     /// Trains from these weights on. `validate` gets the number of each epoch, from 0, and its weights.
@@ -101,7 +91,6 @@ impl MemberTraining<'_> {
             let batch = SlateBatch::of(&standardiser, &slates)?;
             let logits = network.forward_train(&batch.inputs, &mut dropout)?;
             let logits = logits.reshape(batch.mask.shape())?;
-            let logits = logits.broadcast_add(&self.given(batch.mask.dim(1)?)?)?;
             Ok(listwise_loss(&logits, &batch.targets, &batch.mask)?)
         };
         let validate = |epoch| validate(epoch, Weights::from_varmap(&variables)?);
