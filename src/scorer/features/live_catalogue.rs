@@ -260,10 +260,10 @@ mod tests {
         ("buyers_90d", 1.609_438),
         ("buyers_365d", 1.791_759),
         ("days_since_sale", std::f32::consts::LN_2),
-        ("days_known", 4.605_17),          // ln 100
-        ("trend", 0.510_826),              // ln (5 / 3)
-        ("repeats_28d", 1.945_91),         // ln 7
-        ("browses_7d", 2.302_585),         // ln 10
+        ("days_known", 4.605_17),  // ln 100
+        ("trend", 0.510_826),      // ln (5 / 3)
+        ("repeats_28d", 1.945_91), // ln 7
+        ("browses_7d", std::f32::consts::LN_10),
         ("category_buyers_7d", 2.079_442), // ln 8
         ("together_sum", 0.5),
         ("together_max", 0.25),
