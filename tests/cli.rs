@@ -332,7 +332,7 @@ fn mistakes_of_serving() -> Vec<Mistake> {
 fn mistakes_of_training() -> Vec<Mistake> {
     let recipe = "--recipe models/demo.toml --work DIR/empty";
     let keys = "`name`, `seed`, `shop`, `split`, `slates`, `text_encoder`, `semantic_ids`, `reward_model`, \
-                `language_model`, `rechead`, `cards`, `evaluate`";
+                `direct`, `language_model`, `rechead`, `cards`, `evaluate`";
     vec![
         (format!("stage reward_model {recipe}"), 1, "reward_model needs catalog.jsonl.zst, which DIR/empty does not hold: run the stages before it first".into()),
         (format!("stage reward_model {recipe} --set x"), 1, "\"x\" is not KEY=VALUE".into()),
