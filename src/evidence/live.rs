@@ -65,7 +65,7 @@ impl LiveFacts {
 
     /// What can be claimed of the item at `now`, the more telling first. Empty where the counts are too small.
     pub fn claims(&self, now: Timestamp) -> Vec<LiveClaim> {
-        self.sold(now).into_iter().chain(self.new(now)).filter_map(claim).collect()
+        self.sold(now).into_iter().chain(self.put(now)).filter_map(claim).collect()
     }
 
     fn sold(&self, now: Timestamp) -> Option<Evidence> {
@@ -74,7 +74,7 @@ impl LiveFacts {
         Some(evidence(EvidenceKind::SoldSince, yesterday, count, SOLD_SINCE_DAYS))
     }
 
-    fn new(&self, now: Timestamp) -> Option<Evidence> {
+    fn put(&self, now: Timestamp) -> Option<Evidence> {
         let put_at = self.put_at?;
         let days = now.div_euclid(DAY_S) - put_at.div_euclid(DAY_S);
         let days = u32::try_from(days).ok().filter(|&days| days <= NEW_DAYS)?;
