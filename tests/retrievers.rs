@@ -6,7 +6,9 @@
 mod small;
 
 use raisonne::bundle::month;
-use raisonne::scorer::features::{CandidateItem, FEATURE_COUNT, FEATURES, FeatureContext};
+use raisonne::scorer::features::{
+    CandidateItem, DIRECT_INPUTS, FeatureContext, LiveVector, direct_names,
+};
 use raisonne::train::cases::{Case, PredictionTask};
 use raisonne::train::training_data::TrainingData;
 use raisonne::train::{NoProgress, STAGES, Workspace, export, run};
@@ -83,7 +85,7 @@ fn exported_features_are_those_that_the_scorer_reads() {
                 continue;
             };
             assert!(with_features, "{name} was not asked for");
-            assert_eq!(tensor.shape(), [cases.len(), SIZE, FEATURE_COUNT]);
+            assert_eq!(tensor.shape(), [cases.len(), SIZE, DIRECT_INPUTS]);
             let numbers: Vec<f32> = tensor
                 .data()
                 .as_chunks::<4>()
@@ -98,7 +100,7 @@ fn exported_features_are_those_that_the_scorer_reads() {
         let (_, head) = SafeTensors::read_metadata(&bytes).unwrap();
         let names = head.metadata().as_ref().unwrap();
         let list = |name: &str| serde_json::from_str::<Vec<String>>(&names[name]).unwrap();
-        assert_eq!(list("features"), FEATURES.iter().map(|f| f.name).collect::<Vec<_>>());
+        assert_eq!(list("features"), direct_names().collect::<Vec<_>>());
         assert_eq!(list("items").len(), data.catalog.len());
         assert_eq!(list("users")[0], data.dataset.users[0].as_str());
     }
@@ -109,12 +111,13 @@ fn features(data: &TrainingData, case: &Case) -> Vec<f32> {
     let cards = &data.snapshots[case.snapshot].cards;
     let context =
         FeatureContext::new(&data.catalog, cards, &case.history, case.now, month(case.now));
-    let of_item = |&item: &u32| {
+    let of_item = |(&item, live): (&u32, &LiveVector)| {
         let card = &cards.items[item as usize];
         let overlaps: Vec<f32> = card.reasons.iter().map(|r| context.overlap(r)).collect();
-        context.features(CandidateItem::Known(item, card), &overlaps).as_slice().to_vec()
+        let features = context.features(CandidateItem::Known(item, card), &overlaps);
+        [features.as_slice(), live.as_slice()].concat()
     };
-    case.slate.iter().flat_map(of_item).collect()
+    case.slate.iter().zip(&case.live).flat_map(of_item).collect()
 }
 
 /// A user's `(item, time)` purchases by number, oldest first.

@@ -22,7 +22,7 @@ impl RerankHandler {
         let recorded = timeout_at(call.response_deadline.instant(), recorder.record(events));
         let outcome = recorded.await.map_err(|_| ApiError::late())?;
         let outcome = outcome.map_err(|error| match error {
-            RecordError::Refused(refused) => context.refused(&refused),
+            RecordError::Refused(refused) => wire::RecordContext::refused(&refused),
             RecordError::Full => ApiError::events_busy(),
             RecordError::Gone | RecordError::Failed(_) => ApiError::store_failed(&error),
         })?;

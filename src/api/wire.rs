@@ -5,7 +5,7 @@
 mod events;
 mod items;
 
-pub use events::record_call;
+pub use events::{RecordContext, record_call};
 pub use items::{ItemsPut, item_puts};
 
 use super::error::ApiError;

@@ -235,7 +235,9 @@ impl Owner {
 
     fn put(&mut self, items: &[PutItem]) {
         for counting in &mut self.counted {
-            items.iter().for_each(|item| counting.put(item));
+            for item in items {
+                counting.put(item);
+            }
             counting.publish();
         }
         for opening in &mut self.opening {
@@ -251,7 +253,9 @@ impl Owner {
         if is_overtaken {
             return Err(EventsError::Overtaken(OPENING_EVENTS_MAX));
         }
-        items.iter().for_each(|item| counting.put(item));
+        for item in &items {
+            counting.put(item);
+        }
         for (user, stored) in &events {
             let _ = counting.count(user, stored, || earlier(&self.shoppers, user));
         }

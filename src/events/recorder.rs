@@ -121,11 +121,14 @@ impl EventRecorder {
         let opened = Arc::downgrade(&token);
         let until = self.ask(|reply| Message::Open(opened, reply))?;
         let reading = Box::new(Reading(self.owner.clone()));
-        let live = LiveStatistics::new(statistics, base.clone(), Some(reading));
+        let known = base.clone();
+        let live = LiveStatistics::new(statistics, base, Some(reading));
         let mut counting = Counting::new(&live);
-        items.iter().for_each(|item| counting.put(item));
+        for item in items {
+            counting.put(item);
+        }
         let begun = Instant::now();
-        let found = replay(&*self.store, &mut counting, &*base, until)?;
+        let found = replay(&*self.store, &mut counting, &*known, until)?;
         tracing::info!(?found, seconds = begun.elapsed().as_secs_f64(), "stored events");
         if found.is_of_another_shop() {
             tracing::warn!(

@@ -80,7 +80,9 @@ pub(super) fn replay(
         counting.count_into(past, ShopEvent { item, time, kind });
     }
     for (user, past) in users.into_iter().zip(pasts) {
-        past.into_iter().for_each(|past| counting.keep(user.clone(), past));
+        if let Some(past) = past {
+            counting.keep(user, past);
+        }
     }
     Ok(found)
 }

@@ -282,7 +282,8 @@ async fn what_does_not_count_is_said_and_kept() {
     let more = vec![event(0, "5", "ben", "unheard of", NOW)];
     assert_eq!(recorder.record(call(more)).await.unwrap().uncounted, []);
     assert_eq!(sales(&live, number), 1);
-    assert_eq!(live.load().category(0, NOW).events[EventKind::Purchase as usize][0], 3.0);
+    let counted = live.load().category(0, NOW).events[EventKind::Purchase as usize][0];
+    assert!((counted - 3.0).abs() < 1e-6, "{counted}");
     drop((live, recorder));
     let recorder = open(&store);
     let live = follow_with(&recorder, put()).await;

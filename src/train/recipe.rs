@@ -411,6 +411,7 @@ pub struct EvaluateRecipe {
 }
 
 /// Whether a number is zero, so that it need not be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }

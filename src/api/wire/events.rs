@@ -78,7 +78,7 @@ impl RecordContext {
     }
 
     /// The error of a call that was refused as a whole.
-    pub fn refused(&self, refused: &[(u32, Refusal)]) -> ApiError {
+    pub fn refused(refused: &[(u32, Refusal)]) -> ApiError {
         let mut validator = Validator::default();
         for (index, refusal) in refused {
             validator.reject(refused_field(*index, refusal), refusal);

@@ -92,7 +92,7 @@ impl PushArgs {
         let events_spec = shop::FileSpec { format: self.format, ..shop::FileSpec::default() };
         let spec = ImportSpec::new(PathBuf::new(), self.file.clone(), now()?);
         let (columns, rejects_max) = (self.columns.clone(), self.rejects_max);
-        Ok(ImportSpec { time, events_spec, columns, rejects_max, ..spec })
+        Ok(ImportSpec { events_spec, columns, rejects_max, time, ..spec })
     }
 
     /// Reads the file on a thread of its own, while its events are sent.
@@ -164,6 +164,5 @@ fn content_id(row: &EventRow<'_>) -> String {
         hasher.update(part.as_bytes());
     }
     hasher.update(&row.time.to_le_bytes());
-    let hash = hasher.finalize();
-    hash.as_bytes()[..ID_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher.finalize().to_hex()[..2 * ID_BYTES].to_owned()
 }

@@ -31,17 +31,19 @@ and left out.
 fn the_documented_tables_are_those_of_the_catalogue() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/features.md");
     let cell = |unit: &str| unit.replace('|', "\\|");
-    let rows: String = FEATURES
+    let rows = FEATURES
         .iter()
         .enumerate()
         .map(|(place, of)| {
             format!("| {place} | `{}` | {} | {} |\n", of.name, cell(of.unit), of.meaning)
         })
-        .collect();
-    let live: String = LIVE_FEATURES
+        .collect::<Vec<_>>()
+        .concat();
+    let live = LIVE_FEATURES
         .iter()
         .map(|of| format!("| `{}` | {} | {} |\n", of.name, cell(of.unit), of.meaning))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let tables = format!("{HEAD}{rows}{LIVE_HEAD}{live}");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(path, &tables).unwrap();
