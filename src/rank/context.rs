@@ -119,10 +119,7 @@ impl Resolver {
         let (history, now) = (&card.history, query.now);
         let counts = HistoryCounts::of(catalog, cards, history, now, month(now));
         let statistics = self.statistics(query);
-        let live = self.model.live.as_ref().map(|live| {
-            let (statistics, words) = (statistics.clone(), live.words.clone());
-            Arc::new(LiveCounts::of(statistics, words, past, now))
-        });
+        let live = self.model.live_counts(&statistics, past, now).map(Arc::new);
         let counted = query.candidates.iter().map(|candidate| self.live.number(&candidate.item));
         let (counted, counts) = (counted.collect(), Arc::new(counts));
         let counted_since = self.counted_since(query);

@@ -3,7 +3,7 @@
 use super::direct::{DirectBuffers, DirectScorer};
 use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
-    LiveCounts, LiveItem, LiveVector, past_of,
+    LiveCounts, LiveItem, LiveVector,
 };
 use super::rechead::{RecheadScorer, ShopperTexts};
 use super::{PositionPenalty, TextReader};
@@ -17,7 +17,7 @@ use crate::nn::{
     self, CandidateRow, DinShape, FusedDin, FusedShapeError, HistoryRow, InlineItem, ItemRef,
     ItemTable, ReasonTable, Rechead,
 };
-use crate::statistics::Statistics;
+use crate::statistics::{ShopperPast, Statistics};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -177,11 +177,16 @@ impl ScorerModel {
         self
     }
 
-    /// What is counted live at `now` for the user of a card, by the bundle's own statistics. `None` if the bundle holds
-    /// none.
-    pub fn live_counts(&self, card: &UserCard, now: Timestamp) -> Option<LiveCounts> {
-        let LiveModel { words, statistics } = self.live.clone()?;
-        Some(LiveCounts::of(statistics, words, Arc::new(past_of(card.past())), now))
+    /// What is counted live at `now` for a shopper with this past, by these statistics. `None` where no direct path would
+    /// read it.
+    pub fn live_counts(
+        &self,
+        statistics: &Arc<Statistics>,
+        past: Arc<ShopperPast>,
+        now: Timestamp,
+    ) -> Option<LiveCounts> {
+        let live = self.live.as_ref().filter(|_| self.direct.is_some())?;
+        Some(LiveCounts::of(statistics.clone(), live.words.clone(), past, now))
     }
 
     /// The same model with a direct path, whose logits are added to the network's.

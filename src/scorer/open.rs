@@ -1,7 +1,7 @@
 //! Opens the scorer's model of a bundle, and checks it by its golden requests.
 
 use super::direct::{DirectError, DirectFile, DirectScorer};
-use super::features::FEATURE_COUNT;
+use super::features::{FEATURE_COUNT, past_of};
 use super::rechead::RecheadFile;
 use super::{
     Fusion, Gpu, LiveRows, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores,
@@ -241,7 +241,10 @@ fn with_golden<T>(
         number.map(SlateItem::Known).ok_or_else(|| unknown(item))
     };
     let candidates = golden.items.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-    let live = model.live_counts(card, golden.now);
+    let live = model.live.as_ref().and_then(|live| {
+        let past = Arc::new(past_of(card.past()));
+        model.live_counts(&live.statistics, past, golden.now)
+    });
     Ok(use_it(&ScorerSlate {
         user: &user,
         now: golden.now,
