@@ -20,6 +20,10 @@ pub enum Part {
     Tokenizer,
     /// The text encoder's weights.
     Text,
+    /// The files of a BERT that encodes texts: a folder.
+    TextBert,
+    /// The items' wide vectors, of an encoder that was not trained by the shop.
+    ItemVectors,
     /// The residual quantiser: text vectors to codes.
     Quantizer,
     /// The items' semantic ids.
@@ -68,10 +72,12 @@ pub enum Part {
 
 impl Part {
     /// All parts of a bundle.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
+        Self::TextBert,
+        Self::ItemVectors,
         Self::Quantizer,
         Self::SemanticIds,
         Self::Scorer,
@@ -98,6 +104,8 @@ impl Part {
             Self::Catalog => "catalog.jsonl.zst",
             Self::Tokenizer => "tokenizer.json",
             Self::Text => "text.safetensors",
+            Self::TextBert => "bert",
+            Self::ItemVectors => "item_vectors.safetensors",
             Self::Quantizer => "quantizer.safetensors",
             Self::SemanticIds => "semantic_ids.safetensors",
             Self::Scorer => "scorer.safetensors",
@@ -126,7 +134,9 @@ impl Part {
     pub fn is_optional(self) -> bool {
         matches!(
             self,
-            Self::Quantizer
+            Self::TextBert
+                | Self::ItemVectors
+                | Self::Quantizer
                 | Self::SemanticIds
                 | Self::Direct
                 | Self::Rechead
@@ -153,7 +163,7 @@ impl Part {
     /// The part that a file belongs to, by its name within the bundle.
     pub fn of(file: &str) -> Option<Self> {
         let named = |part: &Self| match part {
-            Self::Decoder | Self::Test => {
+            Self::Decoder | Self::Test | Self::TextBert => {
                 file.split_once('/').is_some_and(|(folder, _)| folder == part.file())
             }
             _ => part.file() == file,

@@ -12,6 +12,7 @@ mod gpu;
 #[cfg(not(feature = "cuda"))]
 #[path = "no_gpu.rs"]
 mod gpu;
+mod item_vectors;
 mod model;
 mod open;
 mod reader;
@@ -20,6 +21,7 @@ mod rechead;
 pub use direct::{DirectColumns, DirectError, DirectFile, DirectScorer};
 pub use fusion::{Fusion, PositionPenalty, is_cold};
 pub use gpu::{Gpu, GpuError};
+pub use item_vectors::{ItemVectors, ItemVectorsError};
 pub use model::{
     LiveModel, LiveRows, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores,
     network_shape,

@@ -6,7 +6,7 @@ use super::features::{
     LiveCounts, LiveItem, LiveVector,
 };
 use super::rechead::{RecheadScorer, ShopperTexts};
-use super::{PositionPenalty, TextReader};
+use super::{ItemVectors, PositionPenalty, TextReader};
 use crate::bundle::{
     CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, REASONS_MAX, UserCard, inline_text,
 };
@@ -31,6 +31,8 @@ pub struct ScorerModel {
     pub cards: Cards,
     /// The encoder of texts.
     pub reader: Arc<TextReader>,
+    /// The items' wide vectors, in the space of [`TextReader::wide`]. `None` where the cards hold no vectors.
+    pub item_vectors: Option<Arc<ItemVectors>>,
     pub(super) network: Arc<FusedDin>,
     pub(super) direct: Option<Arc<DirectScorer>>,
     pub(super) rechead: Option<RecheadScorer>,
@@ -159,8 +161,30 @@ impl ScorerModel {
     ) -> Result<Self, FusedShapeError> {
         let items = Arc::new(network.items(&cards.item_vectors)?);
         let reasons = Arc::new(network.reasons(&cards.reason_vectors)?);
+        // The encoder that a shop trains is no wider than the cards' vectors.
+        let is_kept =
+            reader.width() == TEXT_WIDTH && cards.item_vectors.len() == catalog.len() * TEXT_WIDTH;
+        let item_vectors =
+            is_kept.then(|| Arc::new(ItemVectors::of(&cards.item_vectors, TEXT_WIDTH)));
         let (direct, rechead, live) = (None, None, None);
-        Ok(Self { catalog, cards, reader, network, direct, rechead, items, reasons, live })
+        Ok(Self {
+            catalog,
+            cards,
+            reader,
+            item_vectors,
+            network,
+            direct,
+            rechead,
+            items,
+            reasons,
+            live,
+        })
+    }
+
+    /// The same model with wide vectors of its items, which the reader's encoder made.
+    pub fn with_item_vectors(mut self, vectors: Arc<ItemVectors>) -> Self {
+        self.item_vectors = Some(vectors);
+        self
     }
 
     /// The same model with a Rechead, whose score has this weight.

@@ -4,8 +4,8 @@ use super::direct::{DirectError, DirectFile, DirectScorer};
 use super::features::{FEATURE_COUNT, past_of};
 use super::rechead::RecheadFile;
 use super::{
-    Fusion, Gpu, LiveRows, ScorerModel, ScorerSlate, ScoringScratch, SlateItem, SlateScores,
-    TextReader,
+    Fusion, Gpu, ItemVectors, LiveRows, ScorerModel, ScorerSlate, ScoringScratch, SlateItem,
+    SlateScores, TextReader,
 };
 use crate::bundle::{Bundle, BundleError, GoldenRequest, Part};
 use crate::language::TextTokenizer;
@@ -72,9 +72,10 @@ impl OpenedScorer {
         let tokens =
             TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
-        let reader = Arc::new(TextReader { tokens, encoder });
+        let reader = Arc::new(TextReader::new(tokens, encoder));
         let statistics = open_statistics(&bundle)?;
         let rechead = open_rechead(&bundle)?;
+        let item_vectors = open_item_vectors(&bundle, reader.width())?;
         if let Some((network, _)) = &rechead {
             let found = bundle.cards.rechead_vectors.len();
             let expected = network.width() * bundle.catalog.len();
@@ -92,6 +93,9 @@ impl OpenedScorer {
         }
         if let Some((network, weight)) = rechead {
             model = model.with_rechead(network, weight);
+        }
+        if let Some(vectors) = item_vectors {
+            model = model.with_item_vectors(Arc::new(vectors));
         }
         if let Some(statistics) = statistics {
             model = model.with_statistics(Arc::new(statistics));
@@ -170,6 +174,25 @@ fn open_statistics(bundle: &Bundle) -> Result<Option<Statistics>, BundleError> {
         )));
     }
     Ok(Some(statistics))
+}
+
+/// The items' wide vectors, if the bundle has some of its own. They are as wide as its encoder's.
+fn open_item_vectors(bundle: &Bundle, width: usize) -> Result<Option<ItemVectors>, BundleError> {
+    let part = Part::ItemVectors;
+    if !bundle.has(part) {
+        return Ok(None);
+    }
+    let wrong = |why: String| BundleError::malformed(part.file(), &why);
+    let vectors =
+        ItemVectors::from_bytes(&bundle.read(part)?).map_err(|error| wrong(error.to_string()))?;
+    let (found, expected) = ((vectors.len(), vectors.width()), (bundle.catalog.len(), width));
+    if found != expected {
+        let ((items, width), (of_items, of_width)) = (found, expected);
+        return Err(wrong(format!(
+            "it has {items} vectors of {width} numbers, not {of_items} of {of_width}"
+        )));
+    }
+    Ok(Some(vectors))
 }
 
 /// The bundle's direct path, if it has one. Its section in the scorer's file and its weights come together.

@@ -181,7 +181,10 @@ fn check_part(
 /// The parts that a stage reads here: those that it must, and those that it may and that the recipe makes.
 fn parts_read(stage: &dyn Stage, workspace: &Workspace<'_>) -> Vec<Part> {
     let is_there = |part: &Part| workspace.has(*part);
-    let also = stage.may_read().iter().copied().filter(is_there);
+    // Whoever encodes texts also reads the parts that only some encoders have.
+    let encodes = stage.inputs().contains(&Part::Text);
+    let of_encoder = if encodes { &[Part::TextBert, Part::ItemVectors][..] } else { &[] };
+    let also = stage.may_read().iter().chain(of_encoder).copied().filter(is_there);
     stage.inputs().iter().copied().chain(also).collect()
 }
 

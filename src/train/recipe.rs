@@ -438,6 +438,7 @@ impl Recipe {
             Part::Midtrained | Part::Decoder | Part::Reranker => self.language_model.is_some(),
             Part::Traces | Part::Compared => self.compare().is_some(),
             Part::Test => self.evaluate.keep_test,
+            Part::TextBert | Part::ItemVectors => false,
             _ => true,
         }
     }

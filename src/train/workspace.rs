@@ -7,9 +7,10 @@ use super::stop::StopSignal;
 use crate::bundle::{Catalog, Part, read_catalog};
 use crate::language::TextTokenizer;
 use crate::nn::text::TextEncoder;
-use crate::scorer::TextReader;
+use crate::regular_file::{self, Links};
+use crate::scorer::{ItemVectors, TextReader};
 use crate::shop::Shop;
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +78,32 @@ impl<'a> Workspace<'a> {
     pub fn reader(&self) -> anyhow::Result<Arc<TextReader>> {
         let tokens = TextTokenizer::load(&self.path(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&self.path(Part::Text))?;
-        Ok(Arc::new(TextReader { tokens, encoder }))
+        Ok(Arc::new(TextReader::new(tokens, encoder)))
+    }
+
+    /// The items' wide vectors: those that `text_encoder` wrote, or else as `reader` makes them of the catalogue's texts.
+    pub fn item_vectors(
+        &self,
+        catalog: &Catalog,
+        reader: &TextReader,
+    ) -> anyhow::Result<Arc<ItemVectors>> {
+        let part = Part::ItemVectors;
+        if !self.has(part) {
+            let texts: Vec<String> =
+                (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
+            return Ok(Arc::new(ItemVectors::of(&reader.wides(&texts), reader.width())));
+        }
+        let reading = || format!("reading {}", part.file());
+        let bytes = regular_file::read(&self.path(part), Links::Followed, part.bytes_max())
+            .with_context(reading)?;
+        let vectors = ItemVectors::from_bytes(&bytes).with_context(reading)?;
+        let (found, expected) = ((vectors.len(), vectors.width()), (catalog.len(), reader.width()));
+        ensure!(
+            found == expected,
+            "{} has {found:?} items and numbers, not {expected:?}: run the stages from text_encoder again",
+            part.file()
+        );
+        Ok(Arc::new(vectors))
     }
 }
 

@@ -37,7 +37,7 @@ impl Stage for TextEncoderStage {
     }
 
     fn outputs(&self) -> &'static [Part] {
-        &[Part::Tokenizer, Part::Text]
+        &[Part::Tokenizer, Part::Text, Part::TextBert, Part::ItemVectors]
     }
 
     fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
