@@ -1,8 +1,8 @@
-//! Adapts a direct path to another ranker's slates, of which only those of the validation time are known.
+//! Adapts a direct path to another ranker's slates: those of the validation time, and what there is of the training time.
 //!
-//! The slates are dealt into folds by shopper. For each fold, the network goes on learning from the other folds, and
-//! scores the fold. The number of epochs is the one whose scores are best over all folds; it may be 0. Then the network
-//! learns that long from all folds. What is chosen afterwards, such as the weight of the order given, is chosen by the
+//! The validation slates are dealt into folds by shopper. For each fold, the network goes on learning from the slates of
+//! the training time and the other folds, and scores the fold. The number of epochs is the one whose scores are best over all folds; it may be 0. Then the network
+//! learns that long from all of them. What is chosen afterwards, such as the weight of the order given, is chosen by the
 //! scores of networks that did not learn from the slate.
 //!
 //! Tried and dropped: counting the order given as an offset while the network learns. It was worse out of fold at once.
@@ -81,6 +81,7 @@ pub(super) fn adapt(
     let adapted = adapted.collect::<anyhow::Result<_>>()?;
     let report = json!({
         "folds": count,
+        "slates_of_the_training_time": training.adapted_to.len(),
         "epochs": best,
         "out_of_fold_ndcg@10": metrics.iter().map(|&metric| rounded(metric)).collect::<Vec<_>>(),
     });
@@ -114,7 +115,8 @@ impl Folds<'_> {
         Ok(())
     }
 
-    /// Lets a member go on learning from every slate that has something to tell, but for those of one fold.
+    /// Lets a member go on learning from every slate that has something to tell, but for those of one fold. Slates of the
+    /// training time are in no fold.
     fn learn(
         &self,
         without: Option<usize>,
@@ -123,11 +125,13 @@ impl Folds<'_> {
         mut after_epoch: impl FnMut(usize, Weights) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let slates = self.training.validation_slates.iter().flatten();
-        let examples = slates.zip(self.of.iter().flatten()).filter(|(slate, fold)| {
-            let taken = slate.taken.iter().filter(|taken| **taken).count();
-            taken > 0 && taken < slate.taken.len() && Some(**fold) != without
-        });
-        let examples: Vec<&DirectSlate> = examples.map(|(slate, _)| slate).collect();
+        let others =
+            slates.zip(self.of.iter().flatten()).filter(|(_, fold)| Some(**fold) != without);
+        let examples: Vec<&DirectSlate> = others
+            .map(|(slate, _)| slate)
+            .chain(self.training.adapted_to)
+            .filter(|slate| slate.tells_an_order())
+            .collect();
         ensure!(!examples.is_empty(), "`direct.adapt_folds` leaves a fold nothing to learn from");
         let training = MemberTraining {
             recipe: self.training.recipe,

@@ -208,6 +208,7 @@ mod tests {
             recipe,
             seed,
             examples: &examples,
+            adapted_to: &[],
             validation,
             validation_slates: &[held_out],
         };

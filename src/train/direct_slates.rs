@@ -29,10 +29,21 @@ pub struct DirectTraining<'a> {
     pub seed: u64,
     /// The slates to learn from. Each has a candidate that was taken.
     pub examples: &'a [DirectSlate],
+    /// Slates of the training time by the ranker of the validation slates, where that is another one.
+    pub adapted_to: &'a [DirectSlate],
     /// The cases of the validation time.
     pub validation: ValidationCases<'a>,
     /// Their slates, by task.
     pub validation_slates: &'a [Vec<DirectSlate>],
+}
+
+// === impl DirectSlate ===
+
+impl DirectSlate {
+    /// Whether an item was taken and another was not. Otherwise it teaches no order.
+    pub fn tells_an_order(&self) -> bool {
+        self.taken.contains(&true) && self.taken.contains(&false)
+    }
 }
 
 /// Reads the slates of cases.

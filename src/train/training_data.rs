@@ -164,6 +164,17 @@ impl TrainingData {
         tasks.into_iter().map(of_task).collect()
     }
 
+    /// The cases of the training time whose slates are another ranker's; none if the recipe gives no such slates.
+    pub fn given_cases(&self, currency: &str) -> anyhow::Result<Vec<Case>> {
+        let Some(given) = &self.given else { return Ok(Vec::new()) };
+        let (task, split) = (PredictionTask::FirstPurchase, self.dataset.split);
+        // The slates are replaced, so those that are made for them may be as small as they can be.
+        let last = self.cases(1, currency).last(task, split.train, split.validate);
+        let mut cases = self.with_given(last, task, given);
+        self.count_live(&mut cases)?;
+        Ok(cases)
+    }
+
     /// The cases that the other ranker's slates are for, each user's very last purchase, with those
     /// slates.
     fn with_given(

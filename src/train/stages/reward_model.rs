@@ -138,10 +138,13 @@ fn direct_path(
     let path = if let Some((weights, file)) = kept {
         TrainedDirect { weights, file, report: json!("kept"), out_of_fold: None }
     } else {
+        let earlier = data.given_cases(&workspace.recipe.shop.currency)?;
+        let adapted_to = direct_slates::slates(data, &columns, &earlier);
         let training = DirectTraining {
             recipe,
             seed: workspace.recipe.seed,
             examples: &slates,
+            adapted_to: &adapted_to,
             validation,
             validation_slates: &validation_slates,
         };
