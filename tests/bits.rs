@@ -13,7 +13,7 @@ use raisonne::nn::packed::{
     SimdLevel, WeightDtype,
 };
 use raisonne::nn::simd::VectorLevel;
-use raisonne::nn::{DinShape, FusedDin, Rechead, RecheadScratch, RecheadShape, Weights};
+use raisonne::nn::{DinShape, FusedDin, PaperRechead, RecheadScratch, RecheadShape, Weights};
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -56,7 +56,7 @@ fn the_demo_bundles_rechead_keeps_its_bits() {
     let bytes = fs::read("models/demo/rechead.safetensors").unwrap();
     let weights = Weights::from_bytes(&bytes).unwrap();
     let [width, text] = *weights.dims("history.project.weight").unwrap() else { panic!() };
-    let rechead = Rechead::new(&weights, &RecheadShape::of(text, width, 0.5)).unwrap();
+    let rechead = PaperRechead::new(&weights, &RecheadShape::of(text, width, 0.5)).unwrap();
     let (mut hash, mut scratch) = (Hash::new(), RecheadScratch::default());
     for i in 0..20 {
         let wave = |of: fn(f32) -> f32, a: usize, b: usize| -> Vec<f32> {

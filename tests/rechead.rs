@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use raisonne::nn::{
-    Rechead, RecheadBatch, RecheadNetwork, RecheadScratch, RecheadShape, Weights, softmax_loss,
+    PaperRechead, RecheadBatch, RecheadNetwork, RecheadScratch, RecheadShape, Weights, softmax_loss,
 };
 use std::collections::HashMap;
 
@@ -59,7 +59,7 @@ fn network(weights: &Weights, shape: &RecheadShape) -> RecheadNetwork {
 }
 
 /// (shoppers, scores) as the service computes them.
-fn served(rechead: &Rechead, batch: &RecheadBatch) -> (Vec<f32>, Vec<f32>) {
+fn served(rechead: &PaperRechead, batch: &RecheadBatch) -> (Vec<f32>, Vec<f32>) {
     let rows = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
     let (history, thought, answer) =
         (rows(&batch.history), rows(&batch.thought), rows(&batch.answer));
@@ -99,7 +99,7 @@ fn candle_and_serving_equal_pytorch() {
     assert_close("candle's shopper", &shoppers, &fixture.shoppers);
     let scores = flat(network.forward(&fixture.batch).unwrap());
     assert_close("candle's score", &scores, &fixture.scores);
-    let rechead = Rechead::new(&fixture.weights, &fixture.shape).unwrap();
+    let rechead = PaperRechead::new(&fixture.weights, &fixture.shape).unwrap();
     let (shoppers, scores) = served(&rechead, &fixture.batch);
     assert_close("the served shopper", &shoppers, &fixture.shoppers);
     assert_close("the served score", &scores, &fixture.scores);
@@ -128,7 +128,7 @@ fn a_thoughts_correction_is_bounded() {
     let mute = RecheadShape { gamma: 0.0, ..fixture.shape.clone() };
     let texts = [vec![0.3; 12], vec![-0.2; 12], vec![0.1; 12]];
     let shopper = |shape: &RecheadShape, thought: &[f32]| {
-        let rechead = Rechead::new(&fixture.weights, shape).unwrap();
+        let rechead = PaperRechead::new(&fixture.weights, shape).unwrap();
         rechead.shopper(&texts[0], thought, None, &mut RecheadScratch::default())
     };
     assert_eq!(shopper(&mute, &texts[1]), shopper(&mute, &texts[2]));
@@ -139,7 +139,7 @@ fn a_thoughts_correction_is_bounded() {
 fn inconsistent_weights_and_sizes_are_named() {
     let fixture = Fixture::read();
     let wrong =
-        |shape: RecheadShape| Rechead::new(&fixture.weights, &shape).unwrap_err().to_string();
+        |shape: RecheadShape| PaperRechead::new(&fixture.weights, &shape).unwrap_err().to_string();
     let odd = wrong(RecheadShape { heads: 5, ..fixture.shape.clone() });
     assert_eq!(odd, "`width` is 16, which `heads`, 5, does not divide");
     let loud = wrong(RecheadShape { gamma: 1.5, ..fixture.shape.clone() });

@@ -1,13 +1,12 @@
 //! The scorer's network as candle trains it: reasons, history, target attention, head.
 
 use super::DinShape;
+use super::dropout::{Dropout, drop};
 use super::layers::{
     AttentionModule, EncoderModule, FAR, LayerNormModule, LinearModule, repeat, softmax,
 };
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
 
 /// A batch of slates. B slates, N candidates, H ≥ 1 events, M reasons.
 ///
@@ -49,15 +48,6 @@ pub struct DinOutput {
     pub logits: Tensor,
     /// (B, N, M): attention over the reasons, mean of the heads; zeros where there is none
     pub attention: Tensor,
-}
-
-/// Dropout with a seeded generator, since candle's cannot be seeded on a CPU.
-#[derive(Debug)]
-pub struct Dropout {
-    /// Dropout probability, below 1.
-    pub rate: f32,
-    /// The generator.
-    pub rng: ChaCha8Rng,
 }
 
 /// The network; its tensors are those of [`DinShape::tensors`].
@@ -278,14 +268,4 @@ impl Din {
         let attention = attention.mean(1)?.reshape((b, n, m))?.mul(&batch.reason_mask)?;
         Ok(((context + null)?, attention))
     }
-}
-
-/// Drops a share of the values and scales the rest up, when there is a dropout.
-pub(super) fn drop(dropout: Option<&mut Dropout>, xs: Tensor) -> Result<Tensor> {
-    let Some(dropout) = dropout.filter(|dropout| dropout.rate > 0.0) else { return Ok(xs) };
-    let keep = 1.0 - dropout.rate;
-    let draw = |_| if dropout.rng.random::<f32>() < keep { keep.recip() } else { 0.0 };
-    let mask: Vec<f32> = (0..xs.elem_count()).map(draw).collect();
-    let mask = Tensor::from_vec(mask, xs.shape(), xs.device())?;
-    xs * mask
 }

@@ -4,6 +4,7 @@
 //! error. Broadcasts over long tensors are products where possible, because candle's strided loops and their sums in the
 //! backward pass dominate a training step.
 
+use super::dropout::{Dropout, drop};
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -11,6 +12,8 @@ use candle_nn::VarBuilder;
 pub(super) const FAR: f64 = -1e9;
 /// Keeps the norm of a constant vector finite; PyTorch's default.
 const NORM_EPSILON: f64 = 1e-5;
+/// The slope of LeakyReLU below zero; PyTorch's default.
+pub(super) const LEAK: f64 = 0.01;
 
 #[derive(Debug)]
 pub(super) struct LinearModule {
@@ -34,7 +37,7 @@ pub(super) struct AttentionModule {
     pub out: LinearModule,
 }
 
-/// A pre-norm Transformer layer, as PyTorch's `norm_first`.
+/// A Transformer layer, with its norms before each part (PyTorch's `norm_first`) or after it.
 #[derive(Debug)]
 pub(super) struct EncoderModule {
     heads: usize,
@@ -114,12 +117,31 @@ impl EncoderModule {
 
     /// (B, H, d) → (B, H, d). `far` (B, heads, H, H) is added to the logits: [`FAR`] where attention is masked.
     pub fn forward(&self, rows: &Tensor, far: Option<&Tensor>) -> Result<Tensor> {
-        let rows = (rows + self.attend(&self.norms[0].forward(rows)?, far)?)?;
+        let rows = (rows + self.attend(&self.norms[0].forward(rows)?, far, None)?)?;
         let hidden = self.up.forward(&self.norms[1].forward(&rows)?)?.relu()?;
         rows + self.down.forward(&hidden)?
     }
 
-    fn attend(&self, xs: &Tensor, far: Option<&Tensor>) -> Result<Tensor> {
+    /// The same with norms after each part, PyTorch's default. Dropout is where PyTorch has it: on the attention, on the
+    /// hidden row and on each part's result.
+    pub fn forward_norms_after(
+        &self,
+        rows: &Tensor,
+        mut dropout: Option<&mut Dropout>,
+    ) -> Result<Tensor> {
+        let seen = self.attend(rows, None, dropout.as_deref_mut())?;
+        let rows = self.norms[0].forward(&(rows + drop(dropout.as_deref_mut(), seen)?)?)?;
+        let hidden = drop(dropout.as_deref_mut(), self.up.forward(&rows)?.relu()?)?;
+        let out = drop(dropout, self.down.forward(&hidden)?)?;
+        self.norms[1].forward(&(rows + out)?)
+    }
+
+    fn attend(
+        &self,
+        xs: &Tensor,
+        far: Option<&Tensor>,
+        dropout: Option<&mut Dropout>,
+    ) -> Result<Tensor> {
         let (b, h, d) = xs.dims3()?;
         let heads = |part: usize| -> Result<Tensor> {
             let xs = self.attention.part(part)?.forward(xs)?;
@@ -130,9 +152,14 @@ impl EncoderModule {
         if let Some(far) = far {
             logits = (logits + far)?;
         }
-        let seen = softmax(&logits)?.matmul(&heads(2)?)?;
+        let seen = drop(dropout, softmax(&logits)?)?.matmul(&heads(2)?)?;
         self.attention.out.forward(&seen.transpose(1, 2)?.reshape((b, h, d))?)
     }
+}
+
+/// `x` where it is positive, and a hundredth of it elsewhere (PyTorch's default slope).
+pub(super) fn leaky_relu(xs: &Tensor) -> Result<Tensor> {
+    (xs.relu()? * (1.0 - LEAK))? + (xs * LEAK)?
 }
 
 /// Repeats a vector (d) to `dims` (…, d).

@@ -11,6 +11,7 @@ pub mod cuda;
 pub mod decoder;
 mod din;
 pub mod direct;
+mod dropout;
 mod fused;
 mod layers;
 mod loss;
@@ -24,15 +25,20 @@ pub mod simd;
 pub mod softmax;
 mod targets;
 pub mod text;
+pub mod token_table;
 mod weights;
 
-pub use din::{Din, DinBatch, DinOutput, Dropout};
+pub use din::{Din, DinBatch, DinOutput};
+pub use dropout::Dropout;
 pub use fused::{
     CandidateRow, FusedDin, FusedScores, FusedScratch, FusedShapeError, FusedSlate, HistoryRow,
     InlineItem, ItemRef, ItemTable, MASKED_OVERLAP, ReasonTable,
 };
 pub use loss::{bce_loss, listwise_loss, softmax_loss};
-pub use rechead::{Rechead, RecheadBatch, RecheadNetwork, RecheadScratch, RecheadShape};
+pub use rechead::{
+    PaperRechead, PublishedNetwork, PublishedRechead, Rechead, RecheadBatch, RecheadNetwork, RecheadScratch,
+    RecheadShape, RecheadTokens, RecheadWiring,
+};
 pub use shape::{Ablation, DinShape};
 pub use targets::{BranchTargets, RowTargets, TokenTargets};
 pub use weights::{Weights, WeightsError};

@@ -1,7 +1,7 @@
 //! One member of the direct path as candle trains it.
 
 use super::DirectShape;
-use crate::nn::din::{Dropout, drop};
+use crate::nn::dropout::{Dropout, drop};
 use crate::nn::layers::{LayerNormModule, LinearModule};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;

@@ -4,6 +4,7 @@
 //! would cost ten times as much, and candle would split them over threads that spin while they wait.
 
 use super::{SQUARE_MIN, TEXT_WIDTH, TextEncoder};
+use crate::nn::token_table::{StepSize, TrainedTable, token_counts};
 use candle_core::{D, DType, Device, Error, Result, Tensor, Var};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -15,8 +16,6 @@ use rustc_hash::FxHashMap;
 const COMMON_SHARE: f64 = 1e-3;
 /// Added to a masked pair's logit; its `exp` is zero in f32.
 const MASKED: f32 = -1e4;
-/// Adam's β1, β2 and ε.
-const ADAM: (f32, f32, f32) = (0.9, 0.999, 1e-8);
 
 /// The tokens of two related texts.
 type Pair = (Vec<u32>, Vec<u32>);
@@ -104,21 +103,10 @@ impl PairBatch {
         let mut tokens = sides.concat().concat();
         tokens.sort_unstable();
         tokens.dedup();
-        let counts = [counts(&sides[0], &tokens)?, counts(&sides[1], &tokens)?];
+        let counts = [token_counts(&sides[0], &tokens)?, token_counts(&sides[1], &tokens)?];
         let masks = [mask(chosen, identities, 0)?, mask(chosen, identities, 1)?];
         Ok(Self { tokens, counts, masks })
     }
-}
-
-/// `(texts, tokens)`: how often each of the ascending `tokens` occurs in each text.
-fn counts(texts: &[&[u32]], tokens: &[u32]) -> Result<Tensor> {
-    let mut counts = vec![0.0_f32; texts.len() * tokens.len()];
-    for (text, row) in texts.iter().zip(counts.chunks_exact_mut(tokens.len())) {
-        for token in *text {
-            row[tokens.partition_point(|known| known < token)] += 1.0;
-        }
-    }
-    Tensor::from_vec(counts, (texts.len(), tokens.len()), &Device::Cpu)
 }
 
 fn mask(chosen: &[usize], identities: &[[u32; 2]], side: usize) -> Result<Tensor> {
@@ -211,7 +199,7 @@ impl Network {
 
     /// The three factors as one table.
     fn folded(&self) -> Result<TextEncoder> {
-        let all: Vec<u32> = (0..self.weights.values.len() as u32).collect();
+        let all: Vec<u32> = (0..self.weights.values().len() as u32).collect();
         let leaves = self.leaves(&all)?;
         Ok(TextEncoder { rows: leaves.rows()?.flatten_all()?.to_vec1()? })
     }
@@ -239,58 +227,6 @@ impl Leaves {
         let leftward = (logits.t()?.contiguous()? + &batch.masks[0])?;
         let rightward = candle_nn::loss::cross_entropy(&rightward, &targets)?;
         (rightward + candle_nn::loss::cross_entropy(&leftward, &targets)?)? / 2.0
-    }
-}
-
-/// A trained table with Adam's two moments of each number.
-struct TrainedTable {
-    values: Vec<f32>,
-    width: usize,
-    first: Vec<f32>,
-    second: Vec<f32>,
-}
-
-/// Adam's learning rate and bias corrections at one step.
-struct StepSize {
-    rate: f32,
-    first: f32,
-    second: f32,
-}
-
-impl StepSize {
-    fn new(rate: f64, step: usize) -> Self {
-        let correction = |decay: f32| 1.0 / (1.0 - decay.powi(step.min(i32::MAX as usize) as i32));
-        Self { rate: rate as f32, first: correction(ADAM.0), second: correction(ADAM.1) }
-    }
-}
-
-impl TrainedTable {
-    fn new(values: Vec<f32>, width: usize) -> Self {
-        let zeros = vec![0.0; values.len()];
-        Self { first: zeros.clone(), second: zeros, values, width }
-    }
-
-    /// `(rows, width)`: a copy of selected rows.
-    fn leaf(&self, rows: &[u32]) -> Result<Var> {
-        let start = |&row: &u32| row as usize * self.width;
-        let values = rows.iter().flat_map(|row| &self.values[start(row)..][..self.width]);
-        Var::from_vec(values.copied().collect(), (rows.len(), self.width), &Device::Cpu)
-    }
-
-    /// Updates the `touched` rows by their `(touched, width)` gradient.
-    fn update(&mut self, touched: &[u32], gradient: &[f32], pace: &StepSize) {
-        let (keep_first, keep_second, epsilon) = ADAM;
-        for (&row, gradient) in touched.iter().zip(gradient.chunks_exact(self.width)) {
-            let start = row as usize * self.width;
-            for (at, gradient) in (start..).zip(gradient) {
-                let first = keep_first * self.first[at] + (1.0 - keep_first) * gradient;
-                let second =
-                    keep_second * self.second[at] + (1.0 - keep_second) * gradient * gradient;
-                let size = (second * pace.second).sqrt() + epsilon;
-                self.values[at] -= pace.rate * first * pace.first / size;
-                (self.first[at], self.second[at]) = (first, second);
-            }
-        }
     }
 }
 
@@ -431,7 +367,7 @@ mod tests {
         for length in 1..40 {
             let text: Vec<u32> =
                 (0..length).map(|_| random.random_range(0..VOCABULARY as u32)).collect();
-            let slow = leaves.encode(&counts(&[&text], &all).unwrap()).unwrap();
+            let slow = leaves.encode(&token_counts(&[&text], &all).unwrap()).unwrap();
             let slow: Vec<f32> = slow.flatten_all().unwrap().to_vec1().unwrap();
             for (fast, slow) in encoded(&fast, &text).into_iter().zip(slow) {
                 assert!((fast - slow).abs() < 1e-6, "{fast} is not {slow}");
