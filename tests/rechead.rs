@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
 
+#[path = "rechead/published.rs"]
+mod published;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use raisonne::nn::{
@@ -27,7 +30,6 @@ impl Fixture {
         let (_, header) = safetensors::SafeTensors::read_metadata(bytes).unwrap();
         let shape = &header.metadata().as_ref().unwrap()["shape"];
         let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).unwrap();
-        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let mut weights = Weights::default();
         for (name, tensor) in &tensors {
             if let Some(name) = name.strip_prefix("weights.") {
@@ -50,6 +52,10 @@ impl Fixture {
             scores: flat(&tensors["expected.scores"]),
         }
     }
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn network(weights: &Weights, shape: &RecheadShape) -> RecheadNetwork {
@@ -94,10 +100,9 @@ fn assert_close(what: &str, got: &[f32], expected: &[f32]) {
 fn candle_and_serving_equal_pytorch() {
     let fixture = Fixture::read();
     let network = network(&fixture.weights, &fixture.shape);
-    let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let shoppers = flat(network.shoppers(&fixture.batch).unwrap());
+    let shoppers = flat(&network.shoppers(&fixture.batch).unwrap());
     assert_close("candle's shopper", &shoppers, &fixture.shoppers);
-    let scores = flat(network.forward(&fixture.batch).unwrap());
+    let scores = flat(&network.forward(&fixture.batch).unwrap());
     assert_close("candle's score", &scores, &fixture.scores);
     let rechead = PaperRechead::new(&fixture.weights, &fixture.shape).unwrap();
     let (shoppers, scores) = served(&rechead, &fixture.batch);

@@ -265,7 +265,9 @@ impl RecheadShape {
         let Self { text, width, vocabulary, item_length, .. } = *self;
         let wrong = |why: String| Err(WeightsError::Shape(why));
         if text != width {
-            return wrong(format!("`text` is {text}, and is to be `width`, {width}: items never move"));
+            return wrong(format!(
+                "`text` is {text}, and is to be `width`, {width}: items never move"
+            ));
         }
         if !(1..=VOCABULARY_MAX).contains(&vocabulary) {
             return wrong(format!("`vocabulary` is {vocabulary}, not 1 to {VOCABULARY_MAX}"));

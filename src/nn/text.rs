@@ -33,6 +33,11 @@ impl TextEncoder {
         self.rows.len() / TEXT_WIDTH
     }
 
+    /// The row of each token: (vocabulary, `TEXT_WIDTH`).
+    pub fn rows(&self) -> &[f32] {
+        &self.rows
+    }
+
     /// Writes a text's unit vector into `out`, `TEXT_WIDTH` long.
     ///
     /// Unknown tokens are skipped. A text without a known token is the zero vector, as is a missing text.

@@ -92,10 +92,9 @@ impl Compared {
 
     /// The Rechead's score of each candidate of an answer; empty if the bundle has no Rechead.
     fn rechead(&self, resolved: &ResolvedQuery, answer: &reranker::ComparedAnswer) -> Vec<f32> {
-        let ScorerModel { reader, cards, .. } = &*self.model;
-        let history = &resolved.card.history;
+        let (from, history) = (self.model.text_sources(), &resolved.card.history);
         let head = self.model.rechead();
-        head.map(|head| rechead_scores(head, reader, cards, history, answer)).unwrap_or_default()
+        head.map(|head| rechead_scores(head, from, history, answer)).unwrap_or_default()
     }
 
     /// The thought, if every claim in it can be proved.

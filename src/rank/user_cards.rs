@@ -219,10 +219,11 @@ impl UserCards {
     }
 
     fn head(&self, card: &UserCard) -> Vec<f32> {
-        let UserCard { history, vector, expected_item, .. } = card;
+        let UserCard { history, vector, expected_item, pattern, .. } = card;
         self.model.shopper_vector(ShopperTexts {
             history,
             thought: Some(vector),
+            thought_text: pattern,
             answer: *expected_item,
         })
     }

@@ -5,8 +5,8 @@
 
 use super::file::{ComparedFile, WeighedFile};
 use super::model::ComparedAnswer;
-use crate::bundle::{Cards, HistoryEvent};
-use crate::scorer::{PositionPenalty, RecheadScorer, ShopperTexts, SlateScores, TextReader};
+use crate::bundle::HistoryEvent;
+use crate::scorer::{PositionPenalty, RecheadScorer, ShopperTexts, SlateScores, TextSources};
 
 /// Candidates by their positions in the slate, best first, each with its score.
 pub type ScoredOrder = Vec<(usize, f32)>;
@@ -61,18 +61,21 @@ fn sort(order: &mut [(usize, f32)]) {
 /// thought and the answer. Empty if the model did not think.
 pub fn rechead_scores(
     head: &RecheadScorer,
-    reader: &TextReader,
-    cards: &Cards,
+    from: TextSources<'_>,
     history: &[HistoryEvent],
     answer: &ComparedAnswer,
 ) -> Vec<f32> {
     if answer.thought.is_empty() {
         return Vec::new();
     }
-    let thought = reader.vector(&answer.thought);
-    let first = answer.order.first().copied();
-    let shopper = head
-        .shopper_vector(ShopperTexts { history, thought: Some(&thought), answer: first }, cards);
+    let thought = from.reader.vector(&answer.thought);
+    let written = ShopperTexts {
+        history,
+        thought: Some(&thought),
+        thought_text: &answer.thought,
+        answer: answer.order.first().copied(),
+    };
+    let shopper = head.shopper_vector(written, from);
     answer.order.iter().map(|&item| head.score(&shopper, item)).collect()
 }
 

@@ -23,7 +23,11 @@ pub struct DirectFile {
     pub inputs: Vec<String>,
 }
 
-/// The features that a direct path reads: places among those that the program knows.
+/// The name of the Rechead's score among the direct path's inputs. Only a recipe that names it has it read.
+pub const RECHEAD_INPUT: &str = "rechead";
+
+/// The features that a direct path reads: places among those that the program knows. The Rechead's score comes after
+/// all features.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectColumns(Vec<usize>);
 
@@ -75,7 +79,7 @@ impl DirectColumns {
         let mut columns: Vec<usize> = Vec::with_capacity(names.len());
         for (index, name) in names.iter().map(AsRef::as_ref).enumerate() {
             let owned = || name.to_owned();
-            let column = direct_names().position(|known| known == name);
+            let column = direct_names().chain([RECHEAD_INPUT]).position(|known| known == name);
             let column =
                 column.ok_or_else(|| DirectError::UnknownInput { index, name: owned() })?;
             if let Some(first) = columns.iter().position(|&earlier| earlier == column) {
@@ -96,12 +100,23 @@ impl DirectColumns {
         self.0.is_empty()
     }
 
-    /// Appends a candidate's row.
-    pub fn push_row(&self, features: &FeatureVector, live: &LiveVector, rows: &mut Vec<f32>) {
+    /// Whether the Rechead's score is one of them.
+    pub fn reads_rechead(&self) -> bool {
+        self.0.contains(&DIRECT_INPUTS)
+    }
+
+    /// Appends a candidate's row. `rechead` is its score by the Rechead, which is not read unless it was asked for.
+    pub fn push_row(
+        &self,
+        features: &FeatureVector,
+        live: &LiveVector,
+        rechead: f32,
+        rows: &mut Vec<f32>,
+    ) {
         let (features, live) = (features.as_slice(), live.as_slice());
         rows.extend(self.0.iter().map(|&column| match column.checked_sub(FEATURE_COUNT) {
             None => features[column],
-            Some(column) => live[column],
+            Some(column) => live.get(column).copied().unwrap_or(rechead),
         }));
     }
 }
@@ -134,12 +149,18 @@ impl DirectScorer {
         self.deep_weight
     }
 
+    /// Whether it reads the Rechead's score.
+    pub fn reads_rechead(&self) -> bool {
+        self.columns.reads_rechead()
+    }
+
     /// Joins the deep network's logits with the direct ones. Candidates without live features read those of an item
-    /// of which nothing is known. The direct logits stay in `direct`.
+    /// of which nothing is known, and those without a score of the Rechead read 0. The direct logits stay in `direct`.
     pub(super) fn join(
         &self,
         features: &[FeatureVector],
         live: &[LiveVector],
+        rechead: &[f32],
         scratch: &mut DirectBuffers,
         logits: &mut [f32],
     ) {
@@ -148,7 +169,8 @@ impl DirectScorer {
         rows.clear();
         let unknown = LiveVector::default();
         for (row, features) in features.iter().enumerate() {
-            self.columns.push_row(features, live.get(row).unwrap_or(&unknown), rows);
+            let rechead = rechead.get(row).copied().unwrap_or(0.0);
+            self.columns.push_row(features, live.get(row).unwrap_or(&unknown), rechead, rows);
         }
         self.network.score(network, direct).expect("every candidate was given a whole row");
         for (logit, direct) in logits.iter_mut().zip(direct.iter()) {

@@ -34,7 +34,7 @@ impl ScorerModel {
             cards_max: rows_max,
         };
         let rechead_items =
-            self.rechead.as_ref().map_or_else(|| [].into(), |head| head.item_vectors().clone());
+            self.rechead.as_ref().map_or_else(|| [].into(), |head| head.item_rows());
         let tables = CudaScorerTables {
             items: self.items.clone(),
             reasons: self.reasons.clone(),

@@ -18,7 +18,7 @@ mod open;
 mod reader;
 mod rechead;
 
-pub use direct::{DirectColumns, DirectError, DirectFile, DirectScorer};
+pub use direct::{DirectColumns, DirectError, DirectFile, DirectScorer, RECHEAD_INPUT};
 pub use fusion::{Fusion, PositionPenalty, is_cold};
 pub use gpu::{Gpu, GpuError};
 pub use item_vectors::{ItemVectors, ItemVectorsError};
@@ -28,7 +28,10 @@ pub use model::{
 };
 pub use open::{OpenedScorer, ScorerFile, score_golden};
 pub use reader::TextReader;
-pub use rechead::{RecheadFile, RecheadScorer, ShopperTexts, history_vector, predicted_next_item};
+pub use rechead::{
+    RecheadFile, RecheadScorer, ShopperTexts, ShopperTokens, TextSources, history_vector,
+    predicted_next_item,
+};
 
 use self::features::{HistoryCounts, LiveCounts};
 use crate::bundle::{HISTORY_LEN, UserCard};
@@ -264,6 +267,7 @@ impl ScoreRequest {
             now: *now,
             history: &card.history,
             pattern: Some(&card.vector),
+            pattern_text: &card.pattern,
             rechead: Some(&card.rechead_vector),
             expected_item: card.expected_item,
             counts: counts.as_ref(),

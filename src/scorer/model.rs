@@ -5,7 +5,7 @@ use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
     LiveCounts, LiveItem, LiveVector,
 };
-use super::rechead::{RecheadScorer, ShopperTexts};
+use super::rechead::{RecheadScorer, ShopperTexts, TextSources};
 use super::{ItemVectors, PositionPenalty, TextReader};
 use crate::bundle::{
     CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, REASONS_MAX, UserCard, inline_text,
@@ -62,6 +62,8 @@ pub struct ScorerSlate<'a> {
     pub history: &'a [HistoryEvent],
     /// The vector of their pattern, if they have one.
     pub pattern: Option<&'a [f32]>,
+    /// That pattern; empty if they have none.
+    pub pattern_text: &'a str,
     /// The shopper's vector in the Rechead's space, if it was computed before.
     pub rechead: Option<&'a [f32]>,
     /// The item that a language model expects the shopper to want, if one was asked.
@@ -189,7 +191,8 @@ impl ScorerModel {
 
     /// The same model with a Rechead, whose score has this weight.
     pub fn with_rechead(mut self, network: Rechead, weight: f32) -> Self {
-        self.rechead = Some(RecheadScorer::from_cards(network, weight, &self.cards));
+        let vectors = self.item_vectors.as_ref();
+        self.rechead = Some(RecheadScorer::new(network, weight, &self.cards, vectors));
         self
     }
 
@@ -227,12 +230,19 @@ impl ScorerModel {
     /// The vector of a shopper in the Rechead's space, empty where there is no Rechead.
     pub fn shopper_vector(&self, texts: ShopperTexts<'_>) -> Vec<f32> {
         let rechead = self.rechead.as_ref();
-        rechead.map_or_else(Vec::new, |rechead| rechead.shopper_vector(texts, &self.cards))
+        rechead.map_or_else(Vec::new, |rechead| rechead.shopper_vector(texts, self.text_sources()))
     }
 
     /// Whether the vectors of this user's card are those of this model's Rechead.
     pub fn matches_rechead_vectors(&self, user: &UserCard) -> bool {
-        self.rechead.as_ref().is_none_or(|rechead| rechead.matches_vectors(user, &self.cards))
+        self.rechead
+            .as_ref()
+            .is_none_or(|rechead| rechead.matches_vectors(user, self.text_sources()))
+    }
+
+    /// What the texts of its items are read from.
+    pub fn text_sources(&self) -> TextSources<'_> {
+        TextSources { catalog: &self.catalog, cards: &self.cards, reader: &self.reader }
     }
 
     /// The Rechead, if the bundle has one.
@@ -306,7 +316,7 @@ impl ScorerModel {
         let count = slate.candidates.len();
         let mut logits = scores.logits[..count].to_vec();
         if let Some(direct) = &self.direct {
-            direct.join(&inputs.features, &inputs.live, buffers, &mut logits);
+            direct.join(&inputs.features, &inputs.live, &rechead, buffers, &mut logits);
         }
         SlateScores {
             logits,
@@ -334,15 +344,16 @@ impl ScorerModel {
         shopper: &[f32],
         text: &ItemText,
     ) -> f32 {
-        rechead.score_text(shopper, &self.reader.vector(&inline_text(text)))
+        rechead.score_text(shopper, &inline_text(text), &self.reader)
     }
 
     /// The vector of a slate's shopper, computed now unless it was before.
     pub(super) fn shopper_vector_of<'a>(&self, slate: &ScorerSlate<'a>) -> Cow<'a, [f32]> {
         let known = slate.rechead.filter(|vector| !vector.is_empty()).map(Cow::Borrowed);
         known.unwrap_or_else(|| {
-            let ScorerSlate { history, pattern: thought, expected_item: answer, .. } = *slate;
-            Cow::Owned(self.shopper_vector(ShopperTexts { history, thought, answer }))
+            let ScorerSlate { history, pattern: thought, pattern_text: thought_text, .. } = *slate;
+            let answer = slate.expected_item;
+            Cow::Owned(self.shopper_vector(ShopperTexts { history, thought, thought_text, answer }))
         })
     }
 

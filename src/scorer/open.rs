@@ -10,7 +10,7 @@ use super::{
 use crate::bundle::{Bundle, BundleError, GoldenRequest, Part};
 use crate::language::TextTokenizer;
 use crate::nn::text::{TEXT_WIDTH, TextEncoder};
-use crate::nn::{DinShape, FusedDin, Rechead, Weights};
+use crate::nn::{DinShape, FusedDin, Rechead, RecheadWiring, Weights};
 use crate::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
@@ -74,7 +74,12 @@ impl OpenedScorer {
         let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
         let reader = Arc::new(TextReader::new(tokens, encoder));
         let statistics = open_statistics(&bundle)?;
-        let rechead = open_rechead(&bundle)?;
+        let rechead = open_rechead(&bundle, &reader)?;
+        if rechead.is_none() && direct.as_ref().is_some_and(DirectScorer::reads_rechead) {
+            let expected = format!("none without {}", Part::Rechead.file());
+            let (shape, field) = (Part::ScorerShape.file(), "direct.inputs");
+            return Err(BundleError::field(shape, field, "`rechead`", expected));
+        }
         let item_vectors = open_item_vectors(&bundle, reader.width())?;
         if let Some((network, _)) = &rechead {
             let found = bundle.cards.rechead_vectors.len();
@@ -91,11 +96,11 @@ impl OpenedScorer {
         if let Some(direct) = direct {
             model = model.with_direct(Arc::new(direct));
         }
-        if let Some((network, weight)) = rechead {
-            model = model.with_rechead(network, weight);
-        }
         if let Some(vectors) = item_vectors {
             model = model.with_item_vectors(Arc::new(vectors));
+        }
+        if let Some((network, weight)) = rechead {
+            model = model.with_rechead(network, weight);
         }
         if let Some(statistics) = statistics {
             model = model.with_statistics(Arc::new(statistics));
@@ -221,7 +226,10 @@ fn open_direct(bundle: &Bundle, file: &ScorerFile) -> Result<Option<DirectScorer
 }
 
 /// The bundle's Rechead and its weight, if it has one.
-fn open_rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> {
+fn open_rechead(
+    bundle: &Bundle,
+    reader: &TextReader,
+) -> Result<Option<(Rechead, f32)>, BundleError> {
     if !bundle.has(Part::RecheadShape) {
         return Ok(None);
     }
@@ -234,8 +242,17 @@ fn open_rechead(bundle: &Bundle) -> Result<Option<(Rechead, f32)>, BundleError> 
     let network = Weights::from_bytes(&bytes)
         .and_then(|weights| Rechead::new(&weights, &file.shape))
         .map_err(|error| wrong(Part::Rechead, &error))?;
-    if network.text_width() != TEXT_WIDTH {
-        let why = format!("it reads texts of width {}, not {TEXT_WIDTH}", network.text_width());
+    let width = match file.shape.wiring {
+        RecheadWiring::Paper => TEXT_WIDTH,
+        RecheadWiring::Published => reader.width(),
+    };
+    if network.text_width() != width {
+        let why = format!("it reads texts of width {}, not {width}", network.text_width());
+        return Err(wrong(Part::Rechead, &why));
+    }
+    let (found, expected) = (file.shape.vocabulary, reader.vocabulary());
+    if file.shape.wiring == RecheadWiring::Published && found != expected {
+        let why = format!("its tables have {found} tokens, not the tokenizer's {expected}");
         return Err(wrong(Part::Rechead, &why));
     }
     Ok(Some((network, file.weight)))
@@ -273,6 +290,7 @@ fn with_golden<T>(
         now: golden.now,
         history: &card.history,
         pattern: Some(&card.vector),
+        pattern_text: &card.pattern,
         rechead: Some(&card.rechead_vector),
         expected_item: card.expected_item,
         counts: None,

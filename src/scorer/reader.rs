@@ -32,6 +32,22 @@ impl TextReader {
         texts.par_iter().flat_map_iter(|text| self.vector(text.as_ref())).collect()
     }
 
+    /// The tokens of a text, each below [`Self::vocabulary`].
+    pub fn tokens(&self, text: &str) -> Vec<u32> {
+        self.tokens.encode(text)
+    }
+
+    /// How many tokens there are.
+    pub fn vocabulary(&self) -> usize {
+        self.tokens.vocabulary()
+    }
+
+    /// The rows whose sum has the direction of a text's wide vector, one for each token: (vocabulary, [`Self::width`]).
+    /// `None` for an encoder that is no table.
+    pub fn token_rows(&self) -> Option<&[f32]> {
+        Some(self.encoder.rows())
+    }
+
     /// Numbers in a wide vector.
     pub fn width(&self) -> usize {
         TEXT_WIDTH

@@ -1,18 +1,14 @@
 //! Scores items by the Rechead: a vector of a shopper's texts times a vector of an item's text.
 
-use crate::bundle::{Cards, HistoryEvent, UserCard};
-use crate::domain::EventKind;
-use crate::nn::{Rechead, RecheadScratch, RecheadShape};
-use rustc_hash::FxHashMap;
+mod texts;
+
+pub use texts::{ShopperTexts, ShopperTokens, TextSources, history_vector, predicted_next_item};
+
+use super::{ItemVectors, TextReader};
+use crate::bundle::{Cards, UserCard};
+use crate::nn::{PaperRechead, Rechead, RecheadScratch, RecheadShape, RecheadTokens};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// Latest events of a history whose items' texts stand for it (RPORec, c).
-const HISTORY_ITEMS: usize = 20;
-/// Latest purchases whose partners, items with similar buyers, predict the next item.
-const PREDICTING_PURCHASES: usize = 5;
-/// What each step back in the history multiplies a partner's closeness by.
-const DECAY: f32 = 0.8;
 
 /// The largest distance between a stored vector and the same one computed again, as a share of its
 /// length.
@@ -23,7 +19,7 @@ const STORED_TOLERANCE: f32 = 0.01;
 #[serde(deny_unknown_fields)]
 pub struct RecheadFile {
     /// The weight of its score beside the scorer's logit, fitted on validation slates; 0 where it did not improve
-    /// them.
+    /// them, and where the direct path reads the score.
     pub weight: f32,
     /// The network's shape.
     pub shape: RecheadShape,
@@ -34,61 +30,89 @@ pub struct RecheadFile {
 pub struct RecheadScorer {
     network: Rechead,
     weight: f32,
-    /// (items, d)
-    items: Arc<[f32]>,
+    items: HeadItems,
 }
 
-/// A shopper's texts (RPORec: context, thought and answer).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ShopperTexts<'a> {
-    /// Their history, oldest first, whose items' texts are the context.
-    pub history: &'a [HistoryEvent],
-    /// The vector of a thought about them, or of their pattern where there is none.
-    pub thought: Option<&'a [f32]>,
-    /// The item that a language model expects them to want, by number. Without one,
-    /// [`predicted_next_item`] stands in.
-    pub answer: Option<u32>,
+/// The vectors of the catalogue's items.
+#[derive(Debug)]
+enum HeadItems {
+    /// (items, d): the paper's wiring has made them.
+    Made(Arc<[f32]>),
+    /// The vectors of the items' texts, which the published wiring does not move.
+    Fixed(Arc<ItemVectors>),
 }
 
 // === impl RecheadScorer ===
 
 impl RecheadScorer {
-    /// Computes the vectors of all items from those of their texts: (items, e).
-    pub fn new(network: Rechead, weight: f32, item_texts: &[f32]) -> Self {
-        let mut room = RecheadScratch::default();
-        let texts = item_texts.chunks_exact(network.text_width());
-        let items = texts.flat_map(|text| network.item(text, &mut room)).collect();
+    /// A Rechead of this weight. The paper's wiring takes the vectors of all items from the cards, and computes them
+    /// where the cards have none. The published one takes the items' wide vectors as they are.
+    pub fn new(
+        network: Rechead,
+        weight: f32,
+        cards: &Cards,
+        vectors: Option<&Arc<ItemVectors>>,
+    ) -> Self {
+        let items = match &network {
+            Rechead::Paper(_) if !cards.rechead_vectors.is_empty() => {
+                HeadItems::Made(cards.rechead_vectors.clone())
+            }
+            Rechead::Paper(paper) => HeadItems::Made(made(paper, &cards.item_vectors)),
+            Rechead::Published(_) => HeadItems::Fixed(match vectors {
+                Some(vectors) => vectors.clone(),
+                None => Arc::new(ItemVectors::of(&[], network.width())),
+            }),
+        };
         Self { network, weight, items }
     }
 
-    /// Takes the vectors of all items from the cards, and computes them where the cards have none.
-    pub fn from_cards(network: Rechead, weight: f32, cards: &Cards) -> Self {
-        if cards.rechead_vectors.is_empty() {
-            return Self::new(network, weight, &cards.item_vectors);
-        }
-        Self { network, weight, items: cards.rechead_vectors.clone() }
+    /// The same, which reads each text of a shopper as if it were the next one.
+    pub fn with_texts_swapped(self) -> Self {
+        Self { network: self.network.with_texts_swapped(), ..self }
     }
 
     /// Whether the cards' vectors were made by this very network, within the precision of their storage. Only the
     /// vectors of `user` and of the last item in their history are recomputed.
-    pub fn matches_vectors(&self, user: &UserCard, cards: &Cards) -> bool {
-        let UserCard { history, vector, expected_item, rechead_vector, .. } = user;
+    pub fn matches_vectors(&self, user: &UserCard, from: TextSources<'_>) -> bool {
+        let UserCard { history, vector, expected_item, rechead_vector, pattern, .. } = user;
+        let cards = from.cards;
         if rechead_vector.is_empty() && cards.rechead_vectors.is_empty() {
             return true;
         }
-        let written = ShopperTexts { history, thought: Some(vector), answer: *expected_item };
+        let written = ShopperTexts {
+            history,
+            thought: Some(vector),
+            thought_text: pattern,
+            answer: *expected_item,
+        };
         let texts = cards.item_vectors.chunks_exact(self.network.text_width());
         let mut both = texts.zip(cards.rechead_vectors.chunks_exact(self.network.width()));
         let met = history.last().and_then(|past| both.nth(past.item as usize));
         let is_of_text = |(text, of_item): (&[f32], &[f32])| {
             near(of_item, &self.network.item(text, &mut RecheadScratch::default()))
         };
-        near(rechead_vector, &self.shopper_vector(written, cards)) && met.is_none_or(is_of_text)
+        near(rechead_vector, &self.shopper_vector(written, from)) && met.is_none_or(is_of_text)
+    }
+
+    /// The vectors that the network has made of the catalogue's items, for the cards: (items, d). Empty where it takes
+    /// those of their texts.
+    pub fn made_vectors(&self) -> Arc<[f32]> {
+        match &self.items {
+            HeadItems::Made(items) => items.clone(),
+            HeadItems::Fixed(_) => [].into(),
+        }
     }
 
     /// The vectors of the catalogue's items: (items, d).
-    pub fn item_vectors(&self) -> &Arc<[f32]> {
-        &self.items
+    pub fn item_rows(&self) -> Arc<[f32]> {
+        match &self.items {
+            HeadItems::Made(items) => items.clone(),
+            HeadItems::Fixed(vectors) => {
+                let mut room = RecheadScratch::default();
+                let row = |item| self.network.item(&vectors.vector(item), &mut room);
+                (0..vectors.len() as u32).flat_map(row).collect()
+            }
+        }
     }
 
     /// The weight of its score.
@@ -96,65 +120,64 @@ impl RecheadScorer {
         self.weight
     }
 
-    /// The vector of a shopper. The vectors of the texts of items come from the cards.
-    pub fn shopper_vector(&self, of: ShopperTexts<'_>, cards: &Cards) -> Vec<f32> {
-        let item_texts = &cards.item_vectors;
-        let width = self.network.text_width();
+    /// The vector of a shopper.
+    pub fn shopper_vector(&self, of: ShopperTexts<'_>, from: TextSources<'_>) -> Vec<f32> {
+        let mut room = RecheadScratch::default();
+        let paper = match &self.network {
+            Rechead::Paper(paper) => paper,
+            Rechead::Published(network) => {
+                let texts = ShopperTokens::of(of, from);
+                return network.shopper(texts.borrowed(), &mut room);
+            }
+        };
+        let (width, item_texts) = (paper.text_width(), &from.cards.item_vectors);
         let nothing = vec![0.0; width];
         let thought = of.thought.filter(|thought| thought.len() == width).unwrap_or(&nothing);
-        let answer = of.answer.or_else(|| predicted_next_item(of.history, cards));
+        let answer = of.answer.or_else(|| predicted_next_item(of.history, from.cards));
         let answer = answer.and_then(|item| item_texts.chunks_exact(width).nth(item as usize));
         let history = history_vector(of.history, item_texts, width);
-        self.network.shopper(&history, thought, answer, &mut RecheadScratch::default())
+        paper.shopper(&history, thought, answer, &mut room)
     }
 
     /// `h_u · h_v` of a shopper and an item of the catalogue (RPORec).
     pub fn score(&self, shopper: &[f32], item: u32) -> f32 {
-        let width = self.network.width();
-        dot(shopper, &self.items[item as usize * width..][..width])
+        match (&self.items, &self.network) {
+            (HeadItems::Fixed(vectors), Rechead::Published(network)) => {
+                network.shape().item_length * vectors.dot(item, shopper)
+            }
+            (HeadItems::Fixed(vectors), Rechead::Paper(_)) => vectors.dot(item, shopper),
+            (HeadItems::Made(items), _) => {
+                let width = self.network.width();
+                dot(shopper, &items[item as usize * width..][..width])
+            }
+        }
     }
 
-    /// The same of an inline item, whose text has this vector.
-    pub fn score_text(&self, shopper: &[f32], text: &[f32]) -> f32 {
-        dot(shopper, &self.network.item(text, &mut RecheadScratch::default()))
+    /// The same of an inline item with this text.
+    pub fn score_text(&self, shopper: &[f32], text: &str, reader: &TextReader) -> f32 {
+        let text = match &self.network {
+            Rechead::Paper(_) => reader.vector(text),
+            Rechead::Published(_) => reader.wide(text),
+        };
+        dot(shopper, &self.network.item(&text, &mut RecheadScratch::default()))
     }
 }
 
-/// The vector of a history's text: the normalised sum of the vectors of its latest items' texts.
-pub fn history_vector(history: &[HistoryEvent], item_texts: &[f32], width: usize) -> Vec<f32> {
-    let mut text = vec![0.0; width];
-    for past in history.iter().rev().take(HISTORY_ITEMS) {
-        let of_it = &item_texts[past.item as usize * width..][..width];
-        for (sum, value) in text.iter_mut().zip(of_it) {
-            *sum += value;
-        }
+// === impl ShopperTokens ===
+
+impl ShopperTokens {
+    /// The same, as the network reads them.
+    pub fn borrowed(&self) -> RecheadTokens<'_> {
+        let Self { history, thought, answer } = self;
+        RecheadTokens { history, thought, answer: answer.as_deref() }
     }
-    let length = dot(&text, &text).sqrt();
-    if length > 0.0 {
-        for value in &mut text {
-            *value /= length;
-        }
-    }
-    text
 }
 
-/// The first guess of an item-kNN: of the partners of a shopper's latest purchases, the closest one
-/// that they have not bought. It stands in where no language model was asked.
-pub fn predicted_next_item(history: &[HistoryEvent], cards: &Cards) -> Option<u32> {
-    let bought = || history.iter().rev().filter(|past| past.kind == EventKind::Purchase);
-    let mut backed: FxHashMap<u32, f32> = FxHashMap::default();
-    let mut share = 1.0;
-    for past in bought().take(PREDICTING_PURCHASES) {
-        for (partner, closeness) in cards.partners.of(past.item) {
-            *backed.entry(partner).or_default() += share * closeness;
-        }
-        share *= DECAY;
-    }
-    for past in bought() {
-        backed.remove(&past.item);
-    }
-    let best = backed.into_iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-    best.map(|(item, _)| item)
+/// The vectors that the network makes of all items' texts (items, e): (items, d).
+fn made(network: &PaperRechead, item_texts: &[f32]) -> Arc<[f32]> {
+    let mut room = RecheadScratch::default();
+    let texts = item_texts.chunks_exact(network.text_width());
+    texts.flat_map(|text| network.item(text, &mut room)).collect()
 }
 
 /// Whether a vector stored in half precision is, within rounding, the one computed again.
@@ -166,22 +189,4 @@ fn near(stored: &[f32], computed: &[f32]) -> bool {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_latest_items_make_up_the_text_of_a_history() {
-        let past = |item| HistoryEvent { item, time: 0, kind: EventKind::Purchase };
-        let texts = [1.0, 0.0, 0.0, 1.0];
-        assert_eq!(history_vector(&[], &texts, 2), [0.0, 0.0]);
-        assert_eq!(history_vector(&[past(1)], &texts, 2), [0.0, 1.0]);
-        let mut long = vec![past(1); 9];
-        long.extend([past(0); HISTORY_ITEMS]);
-        assert_eq!(history_vector(&long, &texts, 2), [1.0, 0.0]);
-        let even = history_vector(&[past(0), past(1)], &texts, 2);
-        assert!(even.iter().all(|value| (value - 0.5_f32.sqrt()).abs() < 1e-6));
-    }
 }

@@ -40,6 +40,8 @@ pub struct Case {
     pub history: Vec<HistoryEvent>,
     /// The vector of the user's pattern at that moment, if there is a history.
     pub pattern: Option<Vec<f32>>,
+    /// That pattern; empty if there is no history.
+    pub pattern_text: String,
     /// A synthetic query; empty unless a stage generates one.
     pub synthetic_query: SyntheticQuery,
     /// The item that a language model predicts, if a stage has it predict one.
@@ -51,6 +53,8 @@ pub struct Case {
     /// The live features of each candidate, as of the moment. Empty until
     /// [`TrainingData::count_live`](super::training_data::TrainingData::count_live) reads them.
     pub live: Vec<LiveVector>,
+    /// The Rechead's score of each candidate, where the direct path reads it; empty elsewhere.
+    pub rechead: Vec<f32>,
     /// The purchase line of the user that it was built from.
     pub line: usize,
     /// The index of the snapshot that it was built from.
@@ -229,25 +233,21 @@ impl CaseBuilder<'_> {
             }
         };
         let cards = &self.snapshots[snapshot].cards.items;
-        let pattern = (!history.is_empty()).then(|| {
-            self.reader.vector(&evidence::pattern_text(
-                self.catalog,
-                cards,
-                &history,
-                self.currency,
-            ))
-        });
+        let pattern_text = evidence::pattern_text(self.catalog, cards, &history, self.currency);
+        let pattern = (!history.is_empty()).then(|| self.reader.vector(&pattern_text));
         Case {
             user: user as u32,
             task,
             now: self.now(picked),
             history,
             pattern,
+            pattern_text,
             synthetic_query: SyntheticQuery::default(),
             expected_item: None,
             slate,
             relevant,
             live: Vec::new(),
+            rechead: Vec::new(),
             line,
             snapshot,
         }
@@ -274,6 +274,7 @@ impl Case {
         ShopperTexts {
             history: &self.history,
             thought: self.pattern.as_deref(),
+            thought_text: &self.pattern_text,
             answer: self.expected_item,
         }
     }

@@ -172,6 +172,7 @@ mod tests {
             now: 0,
             history: Vec::new(),
             pattern: None,
+            pattern_text: String::new(),
             synthetic_query: SyntheticQuery::default(),
             expected_item: None,
             slate: (0..slate.taken.len() as u32).collect(),
@@ -181,6 +182,7 @@ mod tests {
                 .map(|(at, _)| at)
                 .collect(),
             live: Vec::new(),
+            rechead: Vec::new(),
             line: 0,
             snapshot: 0,
         };

@@ -59,7 +59,8 @@ fn slate(data: &TrainingData, columns: &DirectColumns, case: &Case) -> DirectSla
     let unknown = LiveVector::default();
     for (at, &item) in case.slate.iter().enumerate() {
         let (_, features) = read_candidate(&context, item, &cards.items[item as usize]);
-        columns.push_row(&features, case.live.get(at).unwrap_or(&unknown), &mut rows);
+        let rechead = case.rechead.get(at).copied().unwrap_or(0.0);
+        columns.push_row(&features, case.live.get(at).unwrap_or(&unknown), rechead, &mut rows);
     }
     let taken = case.slate.iter().map(|item| case.relevant.contains(item)).collect();
     DirectSlate { rows, taken }

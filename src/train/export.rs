@@ -193,11 +193,13 @@ mod tests {
             now: 1,
             history: vec![past],
             pattern: None,
+            pattern_text: String::new(),
             synthetic_query: SyntheticQuery::default(),
             expected_item: None,
             slate: vec![2, 0],
             relevant: vec![0, 9],
             live: Vec::new(),
+            rechead: Vec::new(),
             line: 0,
             snapshot: 0,
         };

@@ -118,7 +118,7 @@ impl OfflineLadder {
         parts: &mut Vec<RungOrders>,
     ) -> anyhow::Result<Vec<ScoredOrder>> {
         if let Some(network) = self.scorer.head() {
-            let orders = self.scorer.alone().orders(data, cases)?;
+            let orders = self.scorer.without_late_sum().orders(data, cases)?;
             parts.push(RungOrders { name: WITHOUT_RECHEAD, orders });
             let judge = RecheadJudge::new(network, data);
             let orders = cases.iter().map(|case| order_by_score(&judge.scores(case))).collect();
@@ -221,24 +221,30 @@ impl<'a> RecheadJudge<'a> {
     pub fn new(network: &Rechead, data: &'a TrainingData) -> Self {
         // The texts of items are the same in every snapshot.
         let cards = &data.snapshots[0].cards;
-        Self { head: RecheadScorer::from_cards(network.clone(), 0.0, cards), data }
+        let vectors = Some(&data.item_vectors);
+        Self { head: RecheadScorer::new(network.clone(), 0.0, cards, vectors), data }
+    }
+
+    /// The same Rechead, which reads each text of a shopper as if it were the next one.
+    pub fn with_texts_swapped(self) -> Self {
+        Self { head: self.head.with_texts_swapped(), ..self }
     }
 
     /// The score of each candidate of a case's slate.
     pub fn scores(&self, case: &Case) -> Vec<f32> {
-        let shopper = self.shopper(case, case.written());
+        self.scores_of(case, case.written())
+    }
+
+    /// The same, if these were the shopper's texts.
+    pub fn scores_of(&self, case: &Case, written: ShopperTexts<'_>) -> Vec<f32> {
+        let shopper = self.head.shopper_vector(written, self.data.text_sources(case));
         case.slate.iter().map(|&item| self.head.score(&shopper, item)).collect()
     }
 
     /// The Rechead's score of each candidate of an answer, in the answer's order, after it has read the
     /// thought and the answer. Empty if the model did not think.
     pub fn answered(&self, case: &Case, answer: &ComparedAnswer) -> Vec<f32> {
-        let cards = &self.data.snapshots[case.snapshot].cards;
-        rechead_scores(&self.head, &self.data.reader, cards, &case.history, answer)
-    }
-
-    fn shopper(&self, case: &Case, written: ShopperTexts<'_>) -> Vec<f32> {
-        self.head.shopper_vector(written, &self.data.snapshots[case.snapshot].cards)
+        rechead_scores(&self.head, self.data.text_sources(case), &case.history, answer)
     }
 }
 

@@ -49,11 +49,12 @@ impl OfflineScorer {
         self.head.as_ref().map(|(network, _)| network)
     }
 
-    /// The same scorer without the Rechead.
-    pub fn alone(&self) -> Self {
-        let Self { weights, file, direct, .. } = self;
+    /// The same scorer without the Rechead's part of the sum. A direct path may read its score all the same.
+    pub fn without_late_sum(&self) -> Self {
+        let Self { weights, file, direct, head } = self;
         let (weights, file, direct) = (weights.clone(), file.clone(), direct.clone());
-        Self { weights, file, direct, head: None }
+        let head = head.as_ref().map(|(network, _)| (network.clone(), 0.0));
+        Self { weights, file, direct, head }
     }
 
     /// The scored rung's order of each case's slate.

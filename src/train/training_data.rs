@@ -13,8 +13,8 @@ use crate::language::WordWeights;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use crate::scorer::{
-    DirectScorer, LiveRows, RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch, SlateItem,
-    SlateScores, TextReader,
+    DirectScorer, ItemVectors, LiveRows, RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch,
+    SlateItem, SlateScores, TextReader, TextSources,
 };
 use crate::upstream::{BlendWeights, Blended};
 use anyhow::Context as _;
@@ -37,6 +37,8 @@ pub struct TrainingData {
     pub dataset: Dataset,
     /// The text encoder.
     pub reader: Arc<TextReader>,
+    /// The items' wide vectors.
+    pub item_vectors: Arc<ItemVectors>,
     /// In time order.
     pub snapshots: Vec<Snapshot>,
     /// The weighted words of the items.
@@ -72,6 +74,7 @@ impl TrainingData {
         let catalog = workspace.catalog()?;
         let dataset = workspace.dataset(&catalog)?;
         let reader = workspace.reader()?;
+        let item_vectors = workspace.item_vectors(&catalog, &reader)?;
         let recipe = &workspace.recipe;
         let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
         let vectors = reader.vectors(&texts);
@@ -99,7 +102,17 @@ impl TrainingData {
         };
         let words = Arc::new(WordWeights::of(&texts));
         let counts_age_s = (recipe.evaluate.counts_age_hours * HOUR_S) as i64;
-        Ok(Self { catalog, dataset, reader, snapshots, words, counts_age_s, given, blended })
+        Ok(Self {
+            catalog,
+            dataset,
+            reader,
+            item_vectors,
+            snapshots,
+            words,
+            counts_age_s,
+            given,
+            blended,
+        })
     }
 
     /// Data that was read elsewhere, with the shop's own slates.
@@ -109,10 +122,20 @@ impl TrainingData {
         reader: Arc<TextReader>,
         snapshots: Vec<Snapshot>,
     ) -> Self {
-        let texts = (0..catalog.len() as u32).map(|item| catalog.text(item));
+        let texts: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
+        let item_vectors = Arc::new(ItemVectors::of(&reader.wides(&texts), reader.width()));
         let words = Arc::new(WordWeights::of(texts));
-        let (counts_age_s, given, blended) = (0, None, None);
-        Self { catalog, dataset, reader, snapshots, words, counts_age_s, given, blended }
+        Self {
+            catalog,
+            dataset,
+            reader,
+            item_vectors,
+            snapshots,
+            words,
+            counts_age_s: 0,
+            given: None,
+            blended: None,
+        }
     }
 
     /// The same data, with cards as a bundle keeps them: vectors in half precision, those of items in the
@@ -121,8 +144,8 @@ impl TrainingData {
         for snapshot in &mut self.snapshots {
             let cards = &mut snapshot.cards;
             if let Some(network) = rechead {
-                let scorer = RecheadScorer::from_cards(network.clone(), 0.0, cards);
-                cards.rechead_vectors = scorer.item_vectors().clone();
+                let scorer = RecheadScorer::new(network.clone(), 0.0, cards, None);
+                cards.rechead_vectors = scorer.made_vectors();
             }
             cards.round_as_kept();
         }
@@ -207,6 +230,12 @@ impl TrainingData {
         Ok(())
     }
 
+    /// What the texts of a case's items are read from.
+    pub fn text_sources(&self, case: &Case) -> TextSources<'_> {
+        let cards = &self.snapshots[case.snapshot].cards;
+        TextSources { catalog: &self.catalog, cards, reader: &self.reader }
+    }
+
     /// Scores each case's slate by the serving path.
     pub fn score(
         &self,
@@ -224,7 +253,8 @@ impl TrainingData {
             }
             let (catalog, reader) = (self.catalog.clone(), self.reader.clone());
             let mut model =
-                ScorerModel::new(catalog, snapshot.cards.clone(), reader, network.clone())?;
+                ScorerModel::new(catalog, snapshot.cards.clone(), reader, network.clone())?
+                    .with_item_vectors(self.item_vectors.clone());
             if let Some(direct) = parts.direct {
                 model = model.with_direct(direct.clone());
             }
@@ -254,6 +284,7 @@ impl TrainingData {
             now: case.now,
             history: &case.history,
             pattern: case.pattern.as_deref(),
+            pattern_text: &case.pattern_text,
             rechead: card.map(|card| &*card.rechead_vector),
             expected_item: case.expected_item,
             counts: None,

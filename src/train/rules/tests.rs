@@ -38,11 +38,13 @@ fn case(user: u32, slate: &[u32], relevant: &[u32]) -> Case {
         now: NOW,
         history: Vec::new(),
         pattern: None,
+        pattern_text: String::new(),
         synthetic_query: SyntheticQuery::default(),
         expected_item: None,
         slate: slate.to_vec(),
         relevant: relevant.to_vec(),
         live: Vec::new(),
+        rechead: Vec::new(),
         line: 0,
         snapshot: 0,
     }

@@ -7,7 +7,7 @@ use crate::domain::{EventKind, Timestamp};
 use crate::evidence::Pattern;
 use crate::language::WordWeights;
 use crate::reranker::ShopperContext;
-use crate::scorer::{RecheadScorer, ShopperTexts};
+use crate::scorer::{RecheadScorer, ShopperTexts, TextSources};
 use crate::train::dataset::Dataset;
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::rechead;
@@ -116,18 +116,22 @@ impl Stage for Write {
         }
         let Snapshot { upstream, mut cards } = snapshot;
         let head = rechead(workspace)?
-            .map(|(network, weight)| RecheadScorer::from_cards(network, weight, &cards));
-        cards.rechead_vectors =
-            head.as_ref().map(|head| head.item_vectors().clone()).unwrap_or_default();
+            .map(|(network, weight)| RecheadScorer::new(network, weight, &cards, None));
+        cards.rechead_vectors = head.as_ref().map(RecheadScorer::made_vectors).unwrap_or_default();
         let pasts = earlier.into_iter().zip(histories);
         let shoppers = dataset.users.iter().zip(pasts).zip(patterns).zip(expected);
         for (((user, (earlier, history)), pattern), expected_item) in shoppers {
             let Some(pattern) = pattern else { continue };
             let vector = reader.vector(&pattern);
-            let written =
-                ShopperTexts { history: &history, thought: Some(&vector), answer: expected_item };
+            let written = ShopperTexts {
+                history: &history,
+                thought: Some(&vector),
+                thought_text: &pattern,
+                answer: expected_item,
+            };
+            let from = TextSources { catalog: &catalog, cards: &cards, reader: &reader };
             let rechead_vector =
-                head.as_ref().map_or(Vec::new(), |head| head.shopper_vector(written, &cards));
+                head.as_ref().map_or(Vec::new(), |head| head.shopper_vector(written, from));
             let pattern = pattern.into();
             let card =
                 UserCard { pattern, vector, history, earlier, expected_item, rechead_vector };

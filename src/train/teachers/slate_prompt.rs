@@ -195,11 +195,13 @@ mod tests {
             now: NOW,
             history: vec![event(0, 40, EventKind::Purchase), event(2, 1, EventKind::Click)],
             pattern: None,
+            pattern_text: String::new(),
             synthetic_query: SyntheticQuery::default(),
             expected_item: None,
             slate: vec![1, 2],
             relevant: vec![1],
             live: Vec::new(),
+            rechead: Vec::new(),
             line: 0,
             snapshot: 0,
         };

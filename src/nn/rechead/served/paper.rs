@@ -1,7 +1,8 @@
 //! The paper's wiring for serving.
 
 use super::layers::{
-    NormPlace, ROWS, RecheadLayer, RecheadLayerNorm, RecheadLinear, RecheadLoader, RecheadScratch, add_feed_forward,
+    NormPlace, ROWS, RecheadLayer, RecheadLayerNorm, RecheadLinear, RecheadLoader, RecheadScratch,
+    add_feed_forward,
 };
 use crate::nn::rechead::{RecheadShape, TEXTS};
 use crate::nn::simd::{exp, vectorised};

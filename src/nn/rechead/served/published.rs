@@ -1,6 +1,8 @@
 //! The published wiring for serving: the tokens of a shopper's texts become one vector.
 
-use super::layers::{NormPlace, RecheadLayer, RecheadLayerNorm, RecheadLinear, RecheadLoader, RecheadScratch};
+use super::layers::{
+    NormPlace, RecheadLayer, RecheadLayerNorm, RecheadLinear, RecheadLoader, RecheadScratch,
+};
 use crate::nn::layers::LEAK;
 use crate::nn::rechead::{MLP_LAYERS, MLPS, RecheadShape, TABLES};
 use crate::nn::simd::{exp, vectorised};
@@ -137,7 +139,10 @@ fn leak(row: &mut [f32]) {
 impl NormedMlp {
     fn load(load: &RecheadLoader<'_>, text: &str) -> Self {
         Self(std::array::from_fn(|layer| {
-            (load.norm(&format!("{text}.norms.{layer}")), load.linear(&format!("{text}.layers.{layer}")))
+            (
+                load.norm(&format!("{text}.norms.{layer}")),
+                load.linear(&format!("{text}.layers.{layer}")),
+            )
         }))
     }
 
