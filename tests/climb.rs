@@ -177,11 +177,13 @@ fn twin(
         now,
         history,
         pattern,
+        pattern_text: String::new(),
         synthetic_query,
         expected_item,
         slate,
         relevant: Vec::new(),
         live: Vec::new(),
+        rechead: Vec::new(),
         line: 0,
         snapshot: 0,
     };
