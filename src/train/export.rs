@@ -25,7 +25,7 @@ struct ExportTensor {
 
 /// Some cases to export.
 struct ExportedCases<'a> {
-    /// `train`, `validate/TASK` or `test/TASK`.
+    /// `train`, `given`, `validate/TASK` or `test/TASK`.
     name: &'a str,
     cases: &'a [Case],
     /// Candidates of a slate.
@@ -35,7 +35,8 @@ struct ExportedCases<'a> {
 /// Writes the training examples, the validation cases and the test cases of the workspace's recipe
 /// into one safetensors file. Items count from 1, and 0 is padding.
 ///
-/// `train`, `validate/TASK` and `test/TASK` each have these tensors: `history` (cases, events), oldest
+/// `train`, `validate/TASK` and `test/TASK`, and `given` for the slates of the training time by another ranker if the
+/// recipe names one, each have these tensors: `history` (cases, events), oldest
 /// first; `slate` (cases, candidates), in the order given; `place` (cases, candidates), the candidate's
 /// place in that order from 1; `taken` (cases, candidates), 1 for an item that was then bought; `relevant`
 /// (cases), the number of items bought; `task` (cases), 0 for a first purchase and 1 for a next basket;
@@ -60,6 +61,10 @@ pub fn export(workspace: &mut Workspace<'_>, features: bool, out: &Path) -> anyh
     };
     let data = TrainingData::open(workspace, split.train, split.test)?;
     add(&data, "train", &examples(&data, &recipe)?, recipe.slates.train_size);
+    let given = data.given_cases(currency)?;
+    if !given.is_empty() {
+        add(&data, "given", &given, size);
+    }
     for (task, cases) in data.last_cases(size, currency, split.validate, split.test)? {
         add(&data, &format!("validate/{}", task.as_str()), &cases, size);
     }

@@ -14,6 +14,10 @@ tasks or each has its own, and the weight of `ln(place)` that is taken off the t
 (WEIGHTS; 0 is among them). All that is tried learns from the first training slates
 (`--tried-slates-max`), and what is chosen once more from all of them (`--slates-max`); validation says
 which of the two is kept. Then the test cases are measured once.
+
+Where the examples hold slates of the evaluated ranker itself (`given`), one model with the setting `--quick` (or
+"usual") learns from the training slates, from the given ones, or from both, as validation says. Then it learns once
+more from those and the validation slates, with the number of trees and the weight that were chosen.
 """
 
 import argparse
@@ -69,6 +73,18 @@ class Cases:
         for name in ("slate", "taken", "place", "features"):
             setattr(self, name, getattr(self, name)[:, :size])
         return self
+
+    def joined(self, other):
+        """These cases and others, with slates as wide as the wider ones."""
+        size = max(self.slate.shape[1], other.slate.shape[1])
+        both = object.__new__(Cases)
+        for name, own in vars(self).items():
+            parts = [own, getattr(other, name)]
+            if own.ndim > 1:
+                parts = [np.pad(part, [(0, 0), (0, size - part.shape[1])] + [(0, 0)] * (part.ndim - 2))
+                         for part in parts]
+            setattr(both, name, np.concatenate(parts))
+        return both
 
     def with_hits(self):
         """Only a slate that holds an item that was bought has an order that matters."""
@@ -169,6 +185,16 @@ class Trained:
                     seconds=round(self.seconds, 1))
 
 
+class Refitted(Trained):
+    """A chosen model once more, from the validation slates as well. What was chosen stays."""
+
+    def __init__(self, chosen, slates, settings, options):
+        self.weight, self.trees, self.with_place = chosen.weight, chosen.trees, True
+        data = lightgbm.Dataset(slates.rows(True), slates.labels(), group=slates.groups())
+        settings = COMMON | settings | dict(seed=options.seed, num_threads=options.threads)
+        self.model = lightgbm.train(settings, data, num_boost_round=chosen.trees)
+
+
 class Quick(Trained):
     """A model with one setting, whose number of trees is chosen among every 25th: for a busy machine."""
 
@@ -203,6 +229,22 @@ def quick(train, by_task, options):
     print(f"  {name:<28} {json.dumps(made.report())}", flush=True)
     chosen = dict(grid=name, own_models=False, place=True, all_slates=True)
     return {task: made for task in tasks}, {name: made.report()}, chosen
+
+
+def adapt(train, given, by_task, options):
+    """One model for all tasks, adapted to the ranker whose slates are given."""
+    tasks = [task for task in TASKS if len(by_task[task])]
+    validation, settings = Validation({task: by_task[task] for task in tasks}), GRID[options.quick or "usual"]
+    sets = dict(train=train, given=given, both=train.joined(given))
+    tried = {name: Quick(slates, validation, settings, options) for name, slates in sets.items()}
+    name = max(tried, key=lambda name: tried[name].ndcg)
+    slates = sets[name]
+    for task in tasks:
+        slates = slates.joined(validation.cases[task])
+    made = Refitted(tried[name], slates, settings, options)
+    reports = {name: model.report() for name, model in tried.items()}
+    print(json.dumps(reports), flush=True)
+    return {task: made for task in tasks}, reports, dict(grid=options.quick or "usual", slates=name, place=True)
 
 
 def tune(train, by_task, options):
@@ -379,7 +421,11 @@ def main():
         train = train.where(np.arange(len(train)) < options.slates_max)
         print(f"{options.shop}: {len(train)} training slates, "
               f"{[len(cases) for cases in validate.values()]} validation cases", flush=True)
-        models, tried, chosen = (quick if options.quick else tune)(train, validate, options)
+        given = Cases(file, "given").with_hits() if "given/slate" in file.keys() else None
+        if given is not None:
+            models, tried, chosen = adapt(train, given, validate, options)
+        else:
+            models, tried, chosen = (quick if options.quick else tune)(train, validate, options)
         del train, validate
         report(file, names, models, dict(chosen=chosen, tried=tried), options)
 
