@@ -106,8 +106,8 @@ impl<'a> PlainCounts<'a> {
                 let owned: Vec<usize> = owned.filter(|&items| items > 0).collect();
                 (owned.iter().filter(|&&items| items > 1).count(), owned.len())
             }
-            EvidenceKind::SoldSince | EvidenceKind::NewSince => {
-                panic!("a card, which stands in a bundle, has no reason from live counts")
+            EvidenceKind::SoldSince | EvidenceKind::NewSince | EvidenceKind::Asked => {
+                panic!("a card, which stands in a bundle, claims nothing about a request")
             }
         };
         (count as u32, of as u32)

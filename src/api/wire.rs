@@ -481,6 +481,7 @@ impl From<&Evidence> for pb::Evidence {
             EvidenceKind::AttributeBuyers => pb::EvidenceKind::AttributeBuyers,
             EvidenceKind::SoldSince => pb::EvidenceKind::SoldSince,
             EvidenceKind::NewSince => pb::EvidenceKind::NewSince,
+            EvidenceKind::Asked => pb::EvidenceKind::Asked,
         };
         Self {
             kind: kind.into(),

@@ -12,7 +12,8 @@ pub struct Reason {
     pub source: ReasonSource,
     /// The claims that it makes, which a program can check.
     pub evidence: Arc<[Evidence]>,
-    /// The scorer's attention to it for this shopper, in `0..=1`. 0 for a reason from live counts.
+    /// The scorer's attention to it for this shopper, in `0..=1`. 0 for a reason from live counts, and for one that
+    /// answers the query.
     pub weight: f32,
     /// The bundle that it belongs to.
     pub bundle: Version,
@@ -73,6 +74,9 @@ pub enum EvidenceKind {
     SoldSince,
     /// The shop put it on the day `value` (UTC), `count` days ago. It is told within `of` days.
     NewSince,
+    /// The item has `attribute` = `value`, and the request's query asks for it: `count` of the value's `of` words stand
+    /// in the query.
+    Asked,
 }
 
 impl EvidenceKind {
@@ -88,10 +92,11 @@ impl EvidenceKind {
             Self::AttributeBuyers => "attribute_buyers",
             Self::SoldSince => "sold_since",
             Self::NewSince => "new_since",
+            Self::Asked => "asked",
         }
     }
 
-    /// Reads its word in files. What is counted while a bundle serves stands in none.
+    /// Reads its word in files. What a bundle claims only while it serves stands in none.
     pub fn parse(word: &str) -> Option<Self> {
         let all = [
             Self::CoPurchase,

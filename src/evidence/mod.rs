@@ -4,12 +4,16 @@
 //! card's as-of time, and carries those counts, so that a program can check every claim. Where the data shows nothing,
 //! there is no sentence.
 
+mod answer;
+mod choice;
 mod counts;
 mod live;
 mod pattern;
 mod reasons;
 mod wording;
 
+pub use answer::{Answer, answer};
+pub use choice::{ChoiceWeights, ReasonChoice, ReasonSignals, form};
 pub use counts::{Purchase, PurchaseCounts};
 pub use live::{LiveClaim, LiveFacts, NEW_DAYS, SOLD_SINCE_DAYS, SOLD_SINCE_MIN};
 pub use pattern::{PATTERN_LIKES_MAX, Pattern, common_attributes, liked_attributes, pattern_text};

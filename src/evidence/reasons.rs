@@ -129,13 +129,16 @@ impl EvidenceWriter<'_> {
                 // Common attributes are shared by chance, so the lift ranks them.
                 let share = also.len() as f32 / self.buyers().len() as f32;
                 let lift = share / owners.share(attribute).max(1e-3);
-                found.push((lift, attribute, also));
+                found.push((&**name == TITLE_WORDS, lift, attribute, also));
             }
         }
-        found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        // Words of titles say less than what the shop itself says of an item.
+        found.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
         found.truncate(ATTRIBUTES_MAX);
         let shared = found.into_iter();
-        shared.filter_map(|(_, attribute, also)| self.attribute_reason(attribute, &also)).collect()
+        shared
+            .filter_map(|(_, _, attribute, also)| self.attribute_reason(attribute, &also))
+            .collect()
     }
 
     fn attribute_reason(&self, attribute: u32, also: &[u32]) -> Option<CardReason> {
@@ -155,7 +158,7 @@ impl EvidenceWriter<'_> {
     }
 
     /// A claim about all buyers of the words that the item's title shares with others, for an item whose own buyers
-    /// show nothing. Only shops whose items have nothing but titles have such attributes.
+    /// show nothing. Shops whose items have few other attributes have such ones.
     fn title_words(&self, owners: &AttributeOwners) -> Option<CardReason> {
         let attributes = self.catalog.item(self.item).attributes.iter().copied();
         let shared = attributes.filter(|&attribute| {

@@ -55,10 +55,26 @@ pub fn phrasings(evidence: &Evidence, category: &str, currency: &str) -> Vec<Str
         ],
         EvidenceKind::AttributeBuyers => chosen_again(attribute, value, *count, *of),
         EvidenceKind::SoldSince => vec![format!("Sold {count} times since yesterday.")],
+        EvidenceKind::Asked => vec![answer(&[(&**attribute, &**value)])],
         EvidenceKind::NewSince => {
             day_in_words(value, *count).map(|day| format!("New since {day}.")).into_iter().collect()
         }
     }
+}
+
+/// What an item has of what a query asks for: names and values of attributes.
+pub(super) fn answer(asked: &[(&str, &str)]) -> String {
+    let values: Vec<String> = asked.iter().map(|&(name, value)| quoted(name, value)).collect();
+    let values = list(values.iter().map(String::as_str));
+    let mut letters = values.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    let sentence: String = first.chain(letters).collect();
+    format!("{sentence}, as you asked.")
+}
+
+/// A value as a sentence names it: words of a title stand in quotes.
+fn quoted(name: &str, value: &str) -> String {
+    if name == TITLE_WORDS { format!("“{value}”") } else { value.into() }
 }
 
 /// A moment's day in UTC, as evidence names it: "2026-11-03". Empty for a moment that no calendar knows.

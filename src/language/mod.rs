@@ -1,5 +1,6 @@
 //! How do texts become tokens, and tokens texts? What does a product's title say about it?
 
+mod asked;
 mod lexicon;
 mod lm_tokenizer;
 mod mining;
@@ -9,6 +10,7 @@ mod title_words;
 mod word_weights;
 mod words;
 
+pub use asked::{ASKED_WORDS_MAX, AskedWords};
 pub use lm_tokenizer::{END, IncrementalDetokenizer, LmTokenizer, LmTokenizerError};
 pub use mining::{MiningConfig, mine};
 pub use semantic_tokens::{SemanticTokens, SemanticTokensError, read_id, write_id};

@@ -31,7 +31,7 @@ pub const TITLE_WORDS: &str = "title words";
 /// Words of one title that are read: later ones are mostly praise.
 const TITLE_WORDS_MAX: usize = 32;
 /// Letters of a word that stands alone: shorter ones are abbreviations.
-const LETTERS_MIN: usize = 4;
+pub(super) const LETTERS_MIN: usize = 4;
 /// Letters of a word within a phrase: "Le Creuset".
 const PHRASE_LETTERS_MIN: usize = 2;
 /// Letters of any word, at most: longer ones are codes.
@@ -178,13 +178,13 @@ pub fn shared_words(titles: &[&str], config: &TitleWordsConfig) -> Vec<Vec<Strin
 }
 
 /// A word of a title.
-struct TitleWord<'a> {
+pub(super) struct TitleWord<'a> {
     /// In the singular and lower case.
-    key: String,
+    pub key: String,
     /// Its place in the title: bytes.
-    span: (usize, usize),
+    pub span: (usize, usize),
     /// Whether nothing but a space is between it and the word before.
-    joined: bool,
+    pub joined: bool,
     title: &'a str,
 }
 
@@ -328,7 +328,7 @@ impl Counted {
 }
 
 /// Whether a word tells a shopper something, if enough titles share it.
-fn is_fit(key: &str, letters_min: usize, lexicon: &Lexicon) -> bool {
+pub(super) fn is_fit(key: &str, letters_min: usize, lexicon: &Lexicon) -> bool {
     let letters = key.chars().count();
     (letters_min..=LETTERS_MAX).contains(&letters)
         && key.chars().all(|letter| letter.is_alphabetic() || matches!(letter, '-' | '\'' | '’'))
@@ -337,11 +337,16 @@ fn is_fit(key: &str, letters_min: usize, lexicon: &Lexicon) -> bool {
         && !SAY_NOTHING.contains(&key)
 }
 
-/// The first words of a title. Marks of trade, and full stops after short words, stand for nothing.
-fn words_of(title: &str) -> impl Iterator<Item = TitleWord<'_>> {
+/// The first words of a title.
+pub(super) fn words_of(title: &str) -> impl Iterator<Item = TitleWord<'_>> {
+    all_words_of(title).take(TITLE_WORDS_MAX)
+}
+
+/// The words of a text. Marks of trade, and full stops after short words, stand for nothing.
+pub(super) fn all_words_of(title: &str) -> impl Iterator<Item = TitleWord<'_>> {
     let is_letter = |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '\'' | '’');
     let (mut from, mut broken, mut letters) = (0, true, 0);
-    let words = std::iter::from_fn(move || {
+    std::iter::from_fn(move || {
         loop {
             let start = from + title[from..].find(is_letter)?;
             let length = title[start..].find(|letter| !is_letter(letter));
@@ -365,8 +370,7 @@ fn words_of(title: &str) -> impl Iterator<Item = TitleWord<'_>> {
                 return Some(TitleWord { key, span: (start, start + word.len()), joined, title });
             }
         }
-    });
-    words.take(TITLE_WORDS_MAX)
+    })
 }
 
 /// The most frequent spelling of each word and phrase of several titles; equals by the alphabet.

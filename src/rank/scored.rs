@@ -1,5 +1,5 @@
-//! The rung of the small models: the reward model scores every candidate, and gives the reasons on its
-//! card that it attended to most.
+//! The rung of the small models: the reward model scores every candidate, and the reasons on its card that say most
+//! to this shopper are told.
 
 use super::{
     ClimbContext, Receipt, ResolvedQuery, Resolver, Rung, RungOutcome, Shortfall, ThoughtSender,
@@ -7,8 +7,8 @@ use super::{
 use crate::domain::{
     Effort, Explain, ItemId, Quality, Query, Ranked, Ranking, Reason, ReasonSource, Scores, Version,
 };
-use crate::evidence::LiveClaim;
-use crate::reranker::scored_order;
+use crate::evidence::{Answer, ChoiceWeights, LiveClaim};
+use crate::reranker::{Teller, Told, ToldItem, scored_order};
 use crate::scorer::{
     Fusion, ScoreReply, ScoreRequest, Scorer, ScorerError, ScorerModel, SlateItem,
 };
@@ -83,9 +83,10 @@ impl Scored {
             (_, Effort::Scored) => query.top_n,
             _ => query.top_n.max(self.movable),
         };
+        let mut teller = (shown > 0).then(|| self.teller(query, slate));
         let ranked = order.into_iter().enumerate().map(|(place, (input, score))| {
             let row = row_of[input];
-            let reasons = row.filter(|_| place < shown);
+            let told = row.filter(|_| place < shown).zip(teller.as_mut());
             Ranked {
                 input,
                 score,
@@ -95,8 +96,8 @@ impl Scored {
                     rechead: row.and_then(|row| reply.scores.rechead.get(row).copied()),
                     ..Scores::default()
                 },
-                reasons: reasons
-                    .map(|row| self.reasons(slate, row, query.reasons_per_item))
+                reasons: told
+                    .map(|(row, teller)| self.reasons(slate, teller, row, query.reasons_per_item))
                     .unwrap_or_default(),
             }
         });
@@ -108,18 +109,41 @@ impl Scored {
         }
     }
 
-    /// The reasons of one candidate that the scorer attended to most, then those that follow from live counts. These
-    /// take the last place where there are too many, and never the only one.
-    fn reasons(&self, slate: &ScoredSlate<'_>, row: usize, most: usize) -> Arc<[Reason]> {
-        let card = self.model.reasons(&slate.request.items[row]);
-        let attention = slate.reply.scores.attention(row);
-        let mut order: Vec<usize> = (0..card.len()).filter(|&m| attention[m] > 0.0).collect();
-        order.sort_by(|&a, &b| attention[b].total_cmp(&attention[a]).then(a.cmp(&b)));
-        let free = most.saturating_sub(order.len().min(most.saturating_sub(1).max(1)));
+    /// Chooses what is told of a slate's candidates.
+    fn teller<'a>(&'a self, query: &Query, slate: &'a ScoredSlate<'_>) -> Teller<'a> {
+        let context = slate.resolved.features(&self.model);
+        Teller::new(
+            &self.model.catalog,
+            context,
+            query.query_text.as_deref(),
+            ChoiceWeights::CHOSEN,
+        )
+    }
+
+    /// The reasons of one candidate that say most to this shopper, then those that follow from live counts. These take
+    /// the last place where there are too many, and never the only one.
+    fn reasons(
+        &self,
+        slate: &ScoredSlate<'_>,
+        teller: &mut Teller<'_>,
+        row: usize,
+        most: usize,
+    ) -> Arc<[Reason]> {
+        let item = &slate.request.items[row];
+        let number = match item {
+            SlateItem::Known(number) => Some(*number),
+            SlateItem::Inline { .. } => None,
+        };
+        let (card, attention) = (self.model.reasons(item), slate.reply.scores.attention(row));
         let (resolved, now) = (slate.resolved, slate.request.now);
         let mut live = resolved.facts(slate.positions[row], now).claims(now);
-        live.truncate(free);
-        let reasons = order.into_iter().take(most - live.len()).map(|m| Reason {
+        let kept = if live.is_empty() { most } else { most.saturating_sub(1).max(most.min(1)) };
+        let Told { answer, reasons } =
+            teller.tell(ToldItem { number, reasons: card, attention }, kept);
+        let told = usize::from(answer.is_some()) + reasons.len();
+        live.truncate(most - told.min(most));
+        let answer = answer.into_iter().map(|answer| self.answer(answer, slate));
+        let reasons = reasons.into_iter().map(|m| Reason {
             text: card[m].text.clone(),
             source: card[m].source,
             evidence: card[m].evidence.clone(),
@@ -127,7 +151,20 @@ impl Scored {
             bundle: self.version.clone(),
             written_at: self.model.cards.as_of,
         });
-        reasons.chain(live.into_iter().map(|claim| self.live_reason(claim, slate))).collect()
+        let live = live.into_iter().map(|claim| self.live_reason(claim, slate));
+        answer.chain(reasons).chain(live).collect()
+    }
+
+    /// An answer to the query as a reason. The scorer attends to none of them.
+    fn answer(&self, answer: Answer, slate: &ScoredSlate<'_>) -> Reason {
+        Reason {
+            text: answer.text,
+            source: ReasonSource::Evidence,
+            evidence: answer.evidence,
+            weight: 0.0,
+            bundle: self.version.clone(),
+            written_at: slate.request.now,
+        }
     }
 
     /// A claim from live counts as a reason. The scorer attends to none of them.
@@ -195,8 +232,9 @@ impl Rung for Scored {
         async move {
             let query = climb.query();
             let Ok(slate) = self.score(climb).await else { return Vec::new() };
+            let mut teller = self.teller(query, &slate);
             let explained = slate.positions.iter().enumerate().map(|(row, &position)| {
-                let reasons = self.reasons(&slate, row, query.reasons_per_item);
+                let reasons = self.reasons(&slate, &mut teller, row, query.reasons_per_item);
                 (query.candidates[position].item.clone(), reasons)
             });
             explained.collect()

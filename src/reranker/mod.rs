@@ -14,6 +14,7 @@ mod rungs;
 mod shopper;
 mod thought;
 mod thought_text;
+mod told;
 
 pub use facts::{DEGREES, FACTS, Facts, OfferedItem, offers, offers_in};
 pub use file::{ComparedFile, RerankerFile, WeighedFile};
@@ -28,3 +29,4 @@ pub use rungs::{RUNGS, RungKind, RungSettings, RungSpec};
 pub use shopper::{ShopperContext, ShopperWords};
 pub use thought::{Because, Proof, Thought};
 pub use thought_text::ThoughtText;
+pub use told::{Teller, Told, ToldItem, own_backing};

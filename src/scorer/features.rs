@@ -6,6 +6,7 @@ mod catalogue;
 mod document;
 mod live;
 mod live_catalogue;
+mod relevance;
 
 pub use catalogue::{FEATURE_COUNT, FEATURES, Feature, FeatureId, FeatureVector};
 pub use live::{LiveCounts, LiveItem, item_groups, past_of};
@@ -13,6 +14,7 @@ pub use live_catalogue::{
     ItemFigures, LIVE_COUNT, LIVE_FEATURES, LiveFeature, LiveInput, LiveVector, PastFigures,
     TogetherFigures, WordFigures,
 };
+pub use relevance::{Relevance, RelevanceWeights};
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};

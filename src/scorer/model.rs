@@ -135,6 +135,8 @@ pub(super) struct NetworkInputs {
     overlaps: Vec<[f32; REASONS_MAX]>,
     /// The rows of inline candidates, `None` for the others.
     inline: Vec<Option<InlineItem>>,
+    /// Which reasons of each candidate are left out, a bit for each. Empty where none is.
+    left_out: Vec<u16>,
 }
 
 /// The sizes of the network that training makes, and that is served, for a catalogue of this many items.
@@ -281,6 +283,20 @@ impl ScorerModel {
         self.slate_scores(slate, inputs, scores, rechead, direct)
     }
 
+    /// Scores a slate as if some reasons were on no card: of each candidate, those whose bit is set. An evaluation asks
+    /// what a reason is worth to the scorer.
+    pub fn score_without(
+        &self,
+        slate: &ScorerSlate<'_>,
+        left_out: &[u16],
+        scratch: &mut ScoringScratch,
+    ) -> SlateScores {
+        scratch.inputs.left_out.extend_from_slice(left_out);
+        let scores = self.score(slate, scratch);
+        scratch.inputs.left_out.clear();
+        scores
+    }
+
     /// Whether any score depends on the network's view of the history. A deep network of weight 0 is kept for its
     /// attention over the reasons, which reads the pattern alone: then most of its work is left out.
     fn reads_history(&self) -> bool {
@@ -367,7 +383,8 @@ impl ScorerModel {
             FeatureContext::new(catalog, &self.cards, history, slate.now, month)
         };
         self.fill_live(slate, &mut inputs.live);
-        let NetworkInputs { history, features, overlaps: slate_overlaps, inline, .. } = inputs;
+        let NetworkInputs { history, features, overlaps: slate_overlaps, inline, left_out, .. } =
+            inputs;
         history.clear();
         history.extend(context.history().iter().map(|event| HistoryRow {
             item: ItemRef::Row(event.item),
@@ -378,11 +395,13 @@ impl ScorerModel {
         inline.extend(slate.candidates.iter().map(|item| self.inline_row(item)));
         features.clear();
         slate_overlaps.clear();
-        for item in slate.candidates {
+        for (row, item) in slate.candidates.iter().enumerate() {
             let mut overlaps = [0.0; REASONS_MAX];
             let reasons = self.reasons(item);
-            for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
-                *overlap = context.overlap(reason);
+            let left_out = left_out.get(row).copied().unwrap_or(0);
+            let is_left_out = |m: usize| left_out >> m & 1 == 1;
+            for (m, (overlap, reason)) in overlaps.iter_mut().zip(reasons).enumerate() {
+                *overlap = if is_left_out(m) { 0.0 } else { context.overlap(reason) };
             }
             let candidate = match item {
                 SlateItem::Known(number) => {
@@ -391,8 +410,8 @@ impl ScorerModel {
                 SlateItem::Inline { text, .. } => CandidateItem::Inline(text),
             };
             features.push(context.features(candidate, &overlaps[..reasons.len()]));
-            for (overlap, reason) in overlaps.iter_mut().zip(reasons) {
-                if FeatureContext::is_supported_by(reason, slate.user) {
+            for (m, (overlap, reason)) in overlaps.iter_mut().zip(reasons).enumerate() {
+                if is_left_out(m) || FeatureContext::is_supported_by(reason, slate.user) {
                     *overlap = nn::MASKED_OVERLAP;
                 }
             }

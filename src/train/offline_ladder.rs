@@ -82,6 +82,11 @@ impl OfflineLadder {
         })
     }
 
+    /// The small models.
+    pub fn scorer(&self) -> &OfflineScorer {
+        &self.scorer
+    }
+
     /// Climbs with every case, as the served ladder does with every request: the orders of each rung,
     /// and of its parts.
     pub fn climb(

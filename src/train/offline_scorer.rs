@@ -72,18 +72,37 @@ impl OfflineScorer {
         })
     }
 
+    /// Hands each case a scorer of its slate, which leaves out some reasons of each candidate.
+    pub fn score_each(
+        &self,
+        data: &TrainingData,
+        cases: &[Case],
+        judge: impl FnMut(usize, &mut dyn FnMut(&[u16]) -> SlateScores),
+    ) -> anyhow::Result<()> {
+        data.score_each(&self.parts(), cases, judge)
+    }
+
+    /// The scored rung's score of each candidate of a case's slate.
+    pub fn fused(&self, case: &Case, scores: &SlateScores) -> Vec<f32> {
+        let prior = self.file.fusion.position_penalty(&case.history);
+        (0..case.slate.len()).map(|position| scores.fused(position, prior, position)).collect()
+    }
+
+    fn parts(&self) -> ScorerParts<'_> {
+        ScorerParts {
+            deep: (&self.weights, &self.file.shape),
+            direct: self.direct.as_ref(),
+            head: self.head.as_ref(),
+        }
+    }
+
     fn each<T>(
         &self,
         data: &TrainingData,
         cases: &[Case],
         fuse: impl Fn(&SlateScores, PositionPenalty, usize) -> T,
     ) -> anyhow::Result<Vec<T>> {
-        let parts = ScorerParts {
-            deep: (&self.weights, &self.file.shape),
-            direct: self.direct.as_ref(),
-            head: self.head.as_ref(),
-        };
-        let scores = data.score(&parts, cases)?;
+        let scores = data.score(&self.parts(), cases)?;
         let fused = cases.iter().zip(&scores).map(|(case, scores)| {
             fuse(scores, self.file.fusion.position_penalty(&case.history), case.slate.len())
         });

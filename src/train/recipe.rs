@@ -66,7 +66,8 @@ pub struct ShopRecipe {
     #[serde(default)]
     pub currency: String,
     /// Whether attributes are mined from titles by the lexicon of household goods: colour, material, motif and type.
-    /// Without this key, a shop whose items have only titles gets the words that titles share as attributes. `false`
+    /// Without this key, a shop where fewer than half of the items have an attribute gets the words that titles share as
+    /// attributes. `false`
     /// leaves the catalogue as it is.
     #[serde(default)]
     pub mine_attributes: Option<bool>,
@@ -408,6 +409,22 @@ pub struct EvaluateRecipe {
     /// Hours by which live counts lag behind each case, to see how the order suffers. 0 by default: as served.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub counts_age_hours: f64,
+    /// Cases of each task whose told reasons are judged, at most; [`REASON_CASES`] by default.
+    #[serde(default = "reason_cases", skip_serializing_if = "is_default_of_reasons")]
+    pub reason_cases: usize,
+}
+
+/// Cases whose told reasons are judged, if a recipe does not say how many.
+pub const REASON_CASES: usize = 500;
+
+fn reason_cases() -> usize {
+    REASON_CASES
+}
+
+/// Whether a number of cases is the default, so that it need not be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_default_of_reasons(cases: &usize) -> bool {
+    *cases == REASON_CASES
 }
 
 /// Whether a number is zero, so that it need not be written.

@@ -242,9 +242,21 @@ impl TrainingData {
         parts: &ScorerParts<'_>,
         cases: &[Case],
     ) -> anyhow::Result<Vec<SlateScores>> {
+        let mut scores = vec![SlateScores::default(); cases.len()];
+        self.score_each(parts, cases, |index, score| scores[index] = score(&[]))?;
+        Ok(scores)
+    }
+
+    /// Hands each case a scorer of its slate, by the serving path. It scores the slate without some reasons of each
+    /// candidate: those whose bit is set.
+    pub fn score_each(
+        &self,
+        parts: &ScorerParts<'_>,
+        cases: &[Case],
+        mut judge: impl FnMut(usize, &mut dyn FnMut(&[u16]) -> SlateScores),
+    ) -> anyhow::Result<()> {
         let (weights, shape) = parts.deep;
         let network = Arc::new(FusedDin::new(weights, shape)?);
-        let mut scores = vec![SlateScores::default(); cases.len()];
         for (at, snapshot) in self.snapshots.iter().enumerate() {
             let mut of_it =
                 cases.iter().enumerate().filter(|(_, case)| case.snapshot == at).peekable();
@@ -263,16 +275,17 @@ impl TrainingData {
             }
             let mut scratch = model.scratch();
             for (index, case) in of_it {
-                scores[index] = self.score_case(&model, case, &mut scratch);
+                judge(index, &mut |left_out| self.score_case(&model, case, left_out, &mut scratch));
             }
         }
-        Ok(scores)
+        Ok(())
     }
 
     fn score_case(
         &self,
         model: &ScorerModel,
         case: &Case,
+        left_out: &[u16],
         scratch: &mut ScoringScratch,
     ) -> SlateScores {
         let candidates: Vec<SlateItem> = case.slate.iter().copied().map(SlateItem::Known).collect();
@@ -291,7 +304,7 @@ impl TrainingData {
             live: LiveRows::Given(&case.live),
             candidates: &candidates,
         };
-        model.score(&slate, scratch)
+        model.score_without(&slate, left_out, scratch)
     }
 }
 

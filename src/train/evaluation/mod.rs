@@ -6,6 +6,7 @@
 mod beyond;
 mod judged;
 mod orders;
+mod reasons;
 mod text;
 mod whole_catalogue;
 
@@ -22,6 +23,7 @@ use crate::bundle::Catalog;
 use crate::domain::{Quality, UserId};
 use judged::EvaluatedTask;
 use orders::TaskOrders;
+use reasons::{JudgedReasons, fact_cases, weights_tried};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -34,6 +36,8 @@ const BEST_RULE: &str = "best_rule";
 const SUMMARY: &str = "summary";
 /// The key of what was fitted on validation slates.
 const RULES: &str = "rules";
+/// The key of what is told of the items that are shown.
+const REASONS: &str = "reasons";
 /// Both tasks, in the order of a report.
 const TASKS: [PredictionTask; 2] = [PredictionTask::FirstPurchase, PredictionTask::NextBasket];
 
@@ -62,7 +66,7 @@ impl Evaluation {
 
 /// Measures the workspace's models on the test time of the workspace's shop.
 pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
-    let fitted = fit_rules(workspace)?;
+    let (fitted, weights_tried) = fit_rules(workspace)?;
     let split = workspace.dataset(&*workspace.catalog()?)?.split;
     let rechead = rechead(workspace)?.map(|(network, _)| network);
     let data = TrainingData::open(workspace, split.test, split.end)?;
@@ -71,6 +75,16 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
     let log = SalesLog::new(&data.dataset, data.catalog.len());
     let recipe = workspace.recipe.clone();
     let (mut report, mut judged_tasks) = (Map::new(), Vec::new());
+    let mut reasons = Map::from_iter([("validation".to_owned(), weights_tried)]);
+    let judged_reasons = JudgedReasons {
+        data: &data,
+        scorer: ladder.scorer(),
+        cases_max: recipe.evaluate.reason_cases,
+        resamples: recipe.evaluate.resamples,
+        seed: recipe.seed,
+    };
+    let facts = fact_cases(&data, split.test, split.end, recipe.evaluate.reason_cases);
+    reasons.insert("facts".into(), judged_reasons.facts(&facts));
     let tasks =
         data.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end)?;
     for ((task, mut cases), rules) in tasks.into_iter().zip(&fitted) {
@@ -84,19 +98,21 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
         let judged = EvaluatedTask { orders: &orders, data: &data, log: &log, rules };
         let table = judged.table(recipe.evaluate.resamples, recipe.seed, show);
         report.insert(task.as_str().into(), table);
+        reasons.insert(task.as_str().into(), judged_reasons.told(&orders.cases)?);
         judged_tasks.push(orders);
     }
     let fitted = TASKS.iter().zip(&fitted);
     let fitted = fitted.map(|(task, rules)| (task.as_str().to_owned(), rules.to_json()));
     report.insert(RULES.into(), Value::Object(fitted.collect()));
+    report.insert(REASONS.into(), Value::Object(reasons));
     let mut report = Value::Object(report);
     report[SUMMARY] = summary(&report).into();
     let (catalog, users) = (data.catalog.clone(), data.dataset.users.clone());
     Ok(Evaluation { report, tasks: judged_tasks, catalog, users })
 }
 
-/// Fits the rules of each task on the slates of the validation time.
-fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<Vec<FittedRules>> {
+/// Fits the rules of each task on the slates of the validation time, and tries weights of what a shopper cares about.
+fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<(Vec<FittedRules>, Value)> {
     let split = workspace.dataset(&*workspace.catalog()?)?.split;
     let data = TrainingData::open(workspace, split.validate, split.test)?;
     let log = SalesLog::new(&data.dataset, data.catalog.len());
@@ -108,5 +124,6 @@ fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<Vec<FittedRules>> 
         workspace.progress.show("fitting the rules", at as u64, tasks.len() as u64);
         fitted.push(FittedRules::fit(&log, cases));
     }
-    Ok(fitted)
+    let facts = fact_cases(&data, split.validate, split.test, recipe.evaluate.reason_cases);
+    Ok((fitted, weights_tried(&data, &facts)))
 }

@@ -94,7 +94,7 @@ enum Mined {
     Nothing,
     /// Attributes of the lexicon, since the recipe asks for them.
     Lexicon,
-    /// The words that titles share, since there are only titles.
+    /// The words that titles share, since few items have an attribute.
     TitleWords,
 }
 
@@ -104,17 +104,18 @@ impl Mined {
         match self {
             Self::Nothing => "nothing",
             Self::Lexicon => "attributes of the lexicon, as the recipe asks",
-            Self::TitleWords => "title words, since the items have no attribute and no category",
+            Self::TitleWords => "title words, since fewer than half of the items have an attribute",
         }
     }
 }
 
 /// What to mine from the titles of these items.
 fn mined(recipe: &Recipe, rows: &[CatalogRow]) -> Mined {
-    let is_bare = |row: &CatalogRow| row.category.is_empty() && row.attributes.is_empty();
+    let described = rows.iter().filter(|row| !row.attributes.is_empty()).count();
     match recipe.shop.mine_attributes {
         Some(true) => Mined::Lexicon,
-        None if rows.iter().all(is_bare) => Mined::TitleWords,
+        // A category says too little: without attributes, a third of what was shown on two shops had no reason.
+        None if described * 2 < rows.len() => Mined::TitleWords,
         Some(false) | None => Mined::Nothing,
     }
 }
