@@ -32,6 +32,9 @@ pub struct CaseResult {
     pub relevant: Vec<String>,
     /// The slate's ids, in the order given.
     pub given: Vec<String>,
+    /// The slices of the report that the case belongs to, besides the whole: `conditional`, `cold_shoppers`, `cold_items`.
+    #[serde(default)]
+    pub slices: Vec<String>,
     /// The slate's ids in each other order, best first, by the order's name: `scored`, `rule:seen_before_last`.
     #[serde(default)]
     pub orders: BTreeMap<String, Vec<String>>,
@@ -175,6 +178,7 @@ mod tests {
             time: 1_700_000_000,
             relevant: ids(&["c", "elsewhere"]),
             given: ids(&["a", "b", "c"]),
+            slices: ids(&["conditional"]),
             orders: [("scored".to_owned(), ids(&["c", "a", "b"]))].into(),
             scores: [("scored".to_owned(), vec![0.1, -0.25, -3.0])].into(),
         }

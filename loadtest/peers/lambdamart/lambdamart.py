@@ -360,7 +360,18 @@ def measure(results, options):
     gains = {name: {figure: interval(each["scored"][figure] - values, options.resamples, options.seed)
                     for figure, values in figures.items()}
              for name, figures in each.items() if name != "scored"} if "scored" in each else {}
-    return dict(cases=len(results), ceiling=round(float(ceiling), 5), figures=table, scored_minus=gains)
+    return dict(cases=len(results), ceiling=round(float(ceiling), 5), figures=table, scored_minus=gains,
+                slices={name: of_slice(name, results, each, options) for name in ("cold_shoppers", "cold_items")})
+
+
+def of_slice(name, results, each, options):
+    """NDCG@10 of every order in a slice, and the paired differences of scored and LambdaMART."""
+    inside = np.array([name in result.get("slices", []) for result in results])
+    if not inside.any() or "scored" not in each:
+        return dict(cases=int(inside.sum()))
+    ndcg = {order: of["ndcg@10"][inside] for order, of in each.items()}
+    return dict(cases=int(inside.sum()), ndcg={order: round(float(of.mean()), 5) for order, of in ndcg.items()},
+                scored_minus_lambdamart=interval(ndcg["scored"] - ndcg["lambdamart"], options.resamples, options.seed))
 
 
 def row(shop, task, of):

@@ -28,6 +28,12 @@ pub(super) const SLICES: [(&str, Slice); 4] = [
     ("cold_items", |data, case| is_new(data, case)),
 ];
 
+/// The slices that a case belongs to, besides the whole.
+pub(super) fn slices_of(data: &TrainingData, case: &Case) -> Vec<&'static str> {
+    let others = SLICES[1..].iter().filter(|(_, holds)| holds(data, case));
+    others.map(|&(name, _)| name).collect()
+}
+
 type Figure = fn(&[u32], &[u32]) -> f64;
 /// Whether a case belongs to a slice of the table.
 type Slice = fn(&TrainingData, &Case) -> bool;

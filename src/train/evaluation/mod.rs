@@ -21,7 +21,7 @@ use super::training_data::TrainingData;
 use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::{Quality, UserId};
-use judged::EvaluatedTask;
+use judged::{EvaluatedTask, slices_of};
 use orders::TaskOrders;
 use reasons::{JudgedReasons, fact_cases, weights_tried};
 use serde_json::{Map, Value};
@@ -92,7 +92,8 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
         workspace.progress.show(&what, 0, of);
         let show = &mut |done| workspace.progress.show(&what, done as u64, of);
         let climb = ladder.climb(&data, &mut cases, show)?;
-        let orders = TaskOrders::new(task, cases, &climb, &log, rules);
+        let slices = cases.iter().map(|case| slices_of(&data, case)).collect();
+        let orders = TaskOrders::new(task, cases, slices, &climb, &log, rules);
         let what = format!("resampling {}", task.as_str());
         let show = &mut |done: u64, of: u64| workspace.progress.show(&what, done, of);
         let judged = EvaluatedTask { orders: &orders, data: &data, log: &log, rules };

@@ -19,6 +19,8 @@ const RULE_PREFIX: &str = "rule:";
 pub(super) struct TaskOrders {
     pub(super) task: PredictionTask,
     pub(super) cases: Vec<Case>,
+    /// The slices of the table that each case belongs to.
+    slices: Vec<Vec<&'static str>>,
     /// The order given, the rules, the rungs from the lowest, then orders that are no rung's.
     pub(super) rankers: Vec<Ranker>,
     rules: usize,
@@ -43,6 +45,7 @@ impl TaskOrders {
     pub(super) fn new(
         task: PredictionTask,
         cases: Vec<Case>,
+        slices: Vec<Vec<&'static str>>,
         climb: &OfflineClimb,
         log: &SalesLog<'_>,
         rules: &FittedRules,
@@ -53,7 +56,7 @@ impl TaskOrders {
         let rungs = climb.rungs.len();
         let climbed = climb.rungs.iter().chain(&climb.parts);
         rankers.extend(climbed.map(|rung| Ranker::of_rung(rung, &cases)));
-        Self { task, cases, rankers, rules: rules.rules.len(), rungs }
+        Self { task, cases, slices, rankers, rules: rules.rules.len(), rungs }
     }
 
     /// The positions of the rules among the rankers.
@@ -86,6 +89,7 @@ impl TaskOrders {
             time: case.now,
             relevant: ids(&case.relevant),
             given: ids(&case.slate),
+            slices: self.slices[at].iter().map(|&name| name.to_owned()).collect(),
             ..CaseResult::default()
         };
         for (number, ranker) in self.rankers.iter().enumerate().skip(1) {
