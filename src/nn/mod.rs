@@ -36,8 +36,8 @@ pub use fused::{
 };
 pub use loss::{bce_loss, listwise_loss, softmax_loss};
 pub use rechead::{
-    PaperRechead, PublishedNetwork, PublishedRechead, Rechead, RecheadBatch, RecheadNetwork,
-    RecheadScratch, RecheadShape, RecheadTokens, RecheadWiring,
+    PUBLISHED_GAMMA, PaperRechead, PublishedNetwork, PublishedRechead, Rechead, RecheadBatch,
+    RecheadNetwork, RecheadScratch, RecheadShape, RecheadTokens, RecheadWiring,
 };
 pub use shape::{Ablation, DinShape};
 pub use targets::{BranchTargets, RowTargets, TokenTargets};

@@ -18,6 +18,9 @@ const DEEP_WEIGHT_MAX: f32 = 10.0;
 pub struct DirectRecipe {
     /// The names of the features that it reads. Empty: all that the program knows.
     pub inputs: Vec<String>,
+    /// Names that are read besides those, such as `rechead`, which is in no default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// Names among them that it does not read.
     pub without: Vec<String>,
     /// Width of the hidden layer.
@@ -48,6 +51,7 @@ impl Default for DirectRecipe {
     fn default() -> Self {
         Self {
             inputs: Vec::new(),
+            also: Vec::new(),
             without: Vec::new(),
             hidden: 64,
             dropout: 0.1,
@@ -68,10 +72,11 @@ impl Default for DirectRecipe {
 impl DirectRecipe {
     /// The names of the features that it reads, in order. Refuses a name that is unknown or comes twice.
     pub fn names(&self) -> anyhow::Result<Vec<String>> {
-        let all: Vec<String> = match &self.inputs[..] {
+        let mut all: Vec<String> = match &self.inputs[..] {
             [] => direct_names().map(str::to_owned).collect(),
             names => names.to_vec(),
         };
+        all.extend_from_slice(&self.also);
         for (index, name) in self.without.iter().enumerate() {
             ensure!(
                 all.contains(name),
@@ -82,6 +87,13 @@ impl DirectRecipe {
             all.into_iter().filter(|name| !self.without.contains(name)).collect();
         DirectColumns::of(&names).context("in the recipe")?;
         Ok(names)
+    }
+
+    /// Whether it reads the input of this name.
+    pub fn reads(&self, name: &str) -> bool {
+        let named = |names: &[String]| names.iter().any(|known| known == name);
+        let by_default = self.inputs.is_empty() && direct_names().any(|known| known == name);
+        (by_default || named(&self.inputs) || named(&self.also)) && !named(&self.without)
     }
 
     /// Checks every setting; the error names the one that is wrong.

@@ -2,6 +2,7 @@
 //! validation metric after each epoch.
 
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarMap};
 
 /// How long and how fast to train.
@@ -31,14 +32,63 @@ pub struct Epoch {
 /// Steps over which the learning rate rises.
 const WARM_UP_STEPS: usize = 100;
 
+/// A model in training.
+pub trait FitModel {
+    /// The loss of a step.
+    fn loss(&mut self, step: usize) -> anyhow::Result<Tensor>;
+
+    /// Learns what the optimiser does not hold: `step` counts from 1.
+    fn update(
+        &mut self,
+        _gradients: &GradStore,
+        _learning_rate: f64,
+        _step: usize,
+    ) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// The metric after an epoch. The model keeps its best weights.
+    fn validate(&mut self, epoch: usize) -> anyhow::Result<f64>;
+}
+
+/// A model whose weights are all in the optimiser.
+struct Functions<L, V> {
+    loss_of: L,
+    validate: V,
+}
+
+impl<L, V> FitModel for Functions<L, V>
+where
+    L: FnMut(usize) -> anyhow::Result<Tensor>,
+    V: FnMut(usize) -> anyhow::Result<f64>,
+{
+    fn loss(&mut self, step: usize) -> anyhow::Result<Tensor> {
+        (self.loss_of)(step)
+    }
+
+    fn validate(&mut self, epoch: usize) -> anyhow::Result<f64> {
+        (self.validate)(epoch)
+    }
+}
+
 /// Trains until the metric has not improved for `patience` epochs. `loss_of` computes the loss of a
 /// step. `validate` computes the metric after each epoch, and keeps the best weights. `progress` receives
 /// the loss and the number of steps done.
 pub fn fit(
     variables: &VarMap,
     config: FitConfig,
-    mut loss_of: impl FnMut(usize) -> anyhow::Result<Tensor>,
-    mut validate: impl FnMut(usize) -> anyhow::Result<f64>,
+    loss_of: impl FnMut(usize) -> anyhow::Result<Tensor>,
+    validate: impl FnMut(usize) -> anyhow::Result<f64>,
+    progress: impl FnMut(f64, usize),
+) -> anyhow::Result<Vec<Epoch>> {
+    fit_model(variables, config, &mut Functions { loss_of, validate }, progress)
+}
+
+/// Trains a model that also learns outside of the optimiser, in the same way.
+pub fn fit_model(
+    variables: &VarMap,
+    config: FitConfig,
+    model: &mut impl FitModel,
     mut progress: impl FnMut(f64, usize),
 ) -> anyhow::Result<Vec<Epoch>> {
     let parameters = ParamsAdamW { weight_decay: config.weight_decay, ..ParamsAdamW::default() };
@@ -55,15 +105,18 @@ pub fn fit(
     for epoch in 0..config.epochs {
         let mut sum = 0.0;
         for step in epoch * config.steps..(epoch + 1) * config.steps {
-            optimizer.set_learning_rate(config.learning_rate * schedule(step, total));
-            let loss = loss_of(step)?;
-            optimizer.backward_step(&loss)?;
+            let rate = config.learning_rate * schedule(step, total);
+            optimizer.set_learning_rate(rate);
+            let loss = model.loss(step)?;
+            let gradients = loss.backward()?;
+            optimizer.step(&gradients)?;
+            model.update(&gradients, rate, step + 1)?;
             let loss = f64::from(loss.to_scalar::<f32>()?);
             anyhow::ensure!(loss.is_finite(), "the loss is {loss} at step {step}");
             sum += loss;
             progress(loss, step + 1);
         }
-        let metric = validate(epoch)?;
+        let metric = model.validate(epoch)?;
         epochs.push(Epoch { loss: sum / config.steps.max(1) as f64, metric });
         since_best = if metric > best { 0 } else { since_best + 1 };
         best = best.max(metric);

@@ -116,12 +116,13 @@ pub fn check(workspace: &Workspace<'_>, parts: &[Part]) -> anyhow::Result<Vec<Pa
     for stage in STAGES.iter().filter(|stage| stage.is_enabled(&workspace.recipe)) {
         let recipe = recipe_hash(*stage, &workspace.recipe)?;
         for &part in stage.outputs().iter().filter(|part| needed.contains(part)) {
-            let record = check_part(workspace, &records, part, (&data, &recipe))?;
+            let record = check_part(workspace, &records, part, (&data, &recipe))
+                .map_err(|error| made_by(*stage, error))?;
             for (input, read) in &record.inputs {
                 if checked.get(input.as_str()).map(|input| &input.blake3) != Some(read) {
                     let why =
                         format!("was made from another {input} than the one that is here now");
-                    return Err(stale(part, &why).into());
+                    return Err(made_by(*stage, stale(part, &why).into()));
                 }
             }
             checked.insert(part.file(), record);
@@ -134,6 +135,7 @@ pub fn check(workspace: &Workspace<'_>, parts: &[Part]) -> anyhow::Result<Vec<Pa
 /// would be in vain.
 pub fn check_before(workspace: &Workspace<'_>, stage: &dyn Stage) -> anyhow::Result<()> {
     let before = STAGES.iter().take_while(|earlier| earlier.name() != stage.name());
+    let before = before.filter(|earlier| earlier.is_enabled(&workspace.recipe));
     let made: Vec<Part> = before.flat_map(|stage| stage.outputs()).copied().collect();
     if made.is_empty() {
         return Ok(());
@@ -184,7 +186,9 @@ fn parts_read(stage: &dyn Stage, workspace: &Workspace<'_>) -> Vec<Part> {
     // Whoever encodes texts also reads the parts that only some encoders have.
     let encodes = stage.inputs().contains(&Part::Text);
     let of_encoder = if encodes { &[Part::TextBert, Part::ItemVectors][..] } else { &[] };
-    let also = stage.may_read().iter().chain(of_encoder).copied().filter(is_there);
+    let by_recipe = stage.reads_by(&workspace.recipe);
+    let also = stage.may_read().iter().chain(of_encoder).chain(by_recipe);
+    let also = also.copied().filter(is_there);
     stage.inputs().iter().copied().chain(also).collect()
 }
 
@@ -204,6 +208,14 @@ fn check_data(record: &PartLineage, part: Part, data: &str) -> Result<(), StaleP
 fn stale(part: Part, why: &str) -> StalePart {
     let stage = maker(part).map_or("prepare", Stage::name);
     StalePart { part: part.file(), why: why.to_owned(), stage }
+}
+
+/// The same error, which names this stage: recipes differ in which one makes a part.
+fn made_by(stage: &dyn Stage, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<StalePart>() {
+        Ok(stale) => StalePart { stage: stage.name(), ..stale }.into(),
+        Err(error) => error,
+    }
 }
 
 /// The hash of the shop that the workspace's recipe names.

@@ -34,6 +34,9 @@ pub mod packed_lines;
 mod progress;
 pub mod publish;
 mod reason_share;
+mod rechead_checks;
+mod rechead_fit;
+pub mod rechead_recipe;
 pub mod recipe;
 pub mod replay;
 pub mod rules;
@@ -96,6 +99,11 @@ pub trait Stage: Sync {
 
     /// Further parts that it reads where the recipe asks for them and an earlier stage has made them.
     fn may_read(&self) -> &'static [Part] {
+        &[]
+    }
+
+    /// Parts that it reads by this recipe, and that not every recipe with these parts has it read.
+    fn reads_by(&self, _recipe: &Recipe) -> &'static [Part] {
         &[]
     }
 

@@ -3,6 +3,7 @@
 use super::dataset::SplitShares;
 use super::direct_recipe::DirectRecipe;
 use super::learner_config::ComputeDtype;
+use super::rechead_recipe::RecheadRecipe;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 use crate::bundle::Part;
 use crate::engine::ComputeDevice;
@@ -182,35 +183,6 @@ pub enum Loss {
     Softmax,
     /// Binary cross-entropy of each candidate.
     Bce,
-}
-
-/// The Rechead.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecheadRecipe {
-    /// Whether the language model predicts an item for each shopper.
-    #[serde(default)]
-    pub answers: bool,
-    /// Width of a shopper's and of an item's vector.
-    pub width: usize,
-    /// The weight of the thought's correction (RPORec's γ).
-    pub gamma: f32,
-    /// Examples, at most.
-    pub examples_max: usize,
-    /// Candidates of an example from the slate, without the one that was taken.
-    pub candidates: usize,
-    /// Random candidates from the catalogue.
-    pub sampled: usize,
-    /// Examples of a batch.
-    pub batch: usize,
-    /// Epochs, at most.
-    pub epochs: usize,
-    /// The highest learning rate; it falls along a cosine.
-    pub learning_rate: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-    /// Epochs without a better validation metric after which training stops.
-    pub patience: usize,
 }
 
 /// The language model, and its training.
@@ -486,6 +458,11 @@ impl Recipe {
         );
         if let Some(direct) = &recipe.direct {
             direct.check()?;
+        }
+        if let Some(rechead) = &recipe.rechead {
+            rechead.check(recipe.direct.as_ref())?;
+        } else if let Some(direct) = &recipe.direct {
+            RecheadRecipe::check_absent(direct)?;
         }
         let home = path.parent().unwrap_or(Path::new("."));
         let (begin, compare) = match &mut recipe.language_model {

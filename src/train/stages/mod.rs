@@ -24,6 +24,7 @@ pub static STAGES: &[&dyn Stage] = &[
     &prepare::Prepare,
     &text_encoder::TextEncoderStage,
     &semantic_ids::SemanticIdsStage,
+    &rechead::EarlyRechead,
     &reward_model::RewardModel,
     &midtrain::Midtrain,
     &traces::Traces,

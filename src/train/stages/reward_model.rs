@@ -2,6 +2,7 @@
 //! that reads reasons. The reward model learns what the direct path leaves over.
 
 use crate::bundle::Part;
+use crate::domain::Timestamp;
 use crate::nn::direct::FusedDirect;
 use crate::nn::{self, Din, DinShape, Dropout, Weights};
 use crate::scorer::{DirectColumns, DirectFile, Fusion, ScorerFile, network_shape};
@@ -13,6 +14,7 @@ use crate::train::direct_slates::{self, DirectTraining};
 use crate::train::fit::{self, FitConfig};
 use crate::train::fusion_fit::{TaskLogits, ValidationCases};
 use crate::train::measure::rounded;
+use crate::train::offline_ladder::RecheadJudge;
 use crate::train::offline_scorer;
 use crate::train::recipe::{Loss, Recipe};
 use crate::train::training_data::{ScorerParts, TrainingData};
@@ -22,6 +24,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 /// What the report says of a deep network that validation gives no weight.
@@ -49,6 +52,11 @@ impl Stage for RewardModel {
         &["seed", "shop", "split", "slates", "reward_model", "direct"]
     }
 
+    fn reads_by(&self, recipe: &Recipe) -> &'static [Part] {
+        let is_early = recipe.rechead.is_some_and(|rechead| rechead.before_scorer.is_some());
+        if is_early { &[Part::Rechead, Part::RecheadShape] } else { &[] }
+    }
+
     fn outputs(&self) -> &'static [Part] {
         &[Part::Scorer, Part::ScorerShape, Part::Direct]
     }
@@ -57,13 +65,18 @@ impl Stage for RewardModel {
         let split = workspace.dataset(&*workspace.catalog()?)?.split;
         let data = TrainingData::open(workspace, split.train, split.test)?;
         let recipe = workspace.recipe.clone();
-        let examples = examples(&data, &recipe)?;
+        let begin = scorer_begins(&data, &recipe);
+        let mut examples = examples_between(&data, &recipe, begin, split.validate)?;
         anyhow::ensure!(
             !examples.is_empty(),
             "no slate of the training time holds an item that was bought"
         );
-        let validation =
+        let mut validation =
             data.last_cases(recipe.slates.size, &recipe.shop.currency, split.validate, split.test)?;
+        if !self.reads_by(&recipe).is_empty() {
+            let cases = validation.iter_mut().flat_map(|(_, cases)| cases).chain(&mut examples);
+            read_rechead(workspace, &data, cases)?;
+        }
         let shape = shape(&data, &recipe);
         let validation = ValidationCases(&validation);
         let base = match &recipe.direct {
@@ -176,13 +189,45 @@ fn write_direct(workspace: &Workspace<'_>, base: Option<&DirectBase>) -> anyhow:
     }
 }
 
+/// The moment from which on slates teach the scorer: the beginning of the training time, or where the Rechead's part of
+/// it ends. So no slate that the scorer learns from has taught the Rechead.
+pub fn scorer_begins(data: &TrainingData, recipe: &Recipe) -> Timestamp {
+    let split = data.dataset.split;
+    let share = recipe.rechead.and_then(|rechead| rechead.before_scorer).unwrap_or(0.0);
+    split.train + ((split.validate - split.train) as f64 * share) as Timestamp
+}
+
+/// Scores the slates of cases by the workspace's Rechead, for the direct path to read.
+fn read_rechead<'a>(
+    workspace: &Workspace<'_>,
+    data: &TrainingData,
+    cases: impl Iterator<Item = &'a mut Case>,
+) -> anyhow::Result<()> {
+    let rechead = offline_scorer::rechead(workspace)?;
+    let (network, _) = rechead.context("the direct path reads a Rechead that is not there")?;
+    let judge = RecheadJudge::new(&network, data);
+    let cases: Vec<&mut Case> = cases.collect();
+    cases.into_par_iter().for_each(|case| case.rechead = judge.scores(case));
+    Ok(())
+}
+
 /// Slates of the training time with an item that was taken and one that was not. Others teach no order.
 pub fn examples(data: &TrainingData, recipe: &Recipe) -> anyhow::Result<Vec<Case>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
     let split = data.dataset.split;
+    examples_between(data, recipe, split.train, split.validate)
+}
+
+/// The same of a part of the training time.
+pub fn examples_between(
+    data: &TrainingData,
+    recipe: &Recipe,
+    from: Timestamp,
+    until: Timestamp,
+) -> anyhow::Result<Vec<Case>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
     let mut examples = data.cases(recipe.slates.train_size, &recipe.shop.currency).many(
-        split.train,
-        split.validate,
+        from,
+        until,
         recipe.reward_model.per_basket,
         &mut rng,
     );
