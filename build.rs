@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, error::Error, fs};
 
+/// The contract's package, and the stem of the files that are generated from it.
+const PACKAGE: &str = "raisonne.v1";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     contract(&out)?;
@@ -70,11 +73,70 @@ fn contract(out: &Path) -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
-        .compile_fds(descriptors)?;
+        .compile_fds(descriptors.clone())?;
+    let own = descriptors.file.iter().filter(|file| file.package() == PACKAGE);
+    let enums: Vec<_> = own.flat_map(|file| &file.enum_type).collect();
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .btree_map(["."])
         .emit_fields()
-        .build(&[".raisonne.v1"])?;
+        .exclude(enums.iter().map(|listed| format!(".{PACKAGE}.{}", listed.name())))
+        .build(&[format!(".{PACKAGE}")])?;
+    let json = out.join(PACKAGE).with_added_extension("serde.rs");
+    fs::write(&json, null_is_absent(fs::read_to_string(&json)?)?)?;
+    let enums = enums.iter().map(|listed| {
+        let values = listed.value.iter().map(|value| (value.name(), value.number()));
+        enum_json(listed.name(), &values.collect::<Vec<_>>())
+    });
+    let enums: String = enums.collect();
+    fs::write(out.join(PACKAGE).with_added_extension("enums.rs"), enums)?;
     Ok(())
+}
+
+/// Lets the generated code read `null` as an absent field, as JSON of proto3 demands. `pbjson-build` does so for
+/// messages and optional fields only.
+fn null_is_absent(mut code: String) -> Result<String, Box<dyn Error>> {
+    const NUMBER: &str = "::pbjson::private::NumberDeserialize<_>";
+    const MAP: &str = "std::collections::BTreeMap<_, _>";
+    let reads = [
+        (
+            "Some(map_.next_value()?)".to_owned(),
+            "map_.next_value::<::std::option::Option<_>>()?".to_owned(),
+        ),
+        (
+            format!("Some(map_.next_value::<{NUMBER}>()?.0)"),
+            format!("map_.next_value::<::std::option::Option<{NUMBER}>>()?.map(|x| x.0)"),
+        ),
+        (
+            format!("map_.next_value::<{MAP}>()?"),
+            format!("map_.next_value::<::std::option::Option<{MAP}>>()?.unwrap_or_default()"),
+        ),
+    ];
+    for (given, wanted) in reads {
+        if !code.contains(&given) {
+            return Err(format!("pbjson-build no longer writes `{given}`").into());
+        }
+        code = code.replace(&given, &wanted);
+    }
+    Ok(code)
+}
+
+/// The JSON of an enum: written with its prefix, read as `api/enum_names.rs` says.
+fn enum_json(name: &str, values: &[(&str, i32)]) -> String {
+    format!(
+        "impl serde::Serialize for {name} {{
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {{
+        serializer.serialize_str(self.as_str_name())
+    }}
+}}
+impl<'de> serde::Deserialize<'de> for {name} {{
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {{
+        let number = super::enum_names::number(deserializer, &{values:?})?;
+        Ok(Self::try_from(number).unwrap_or_default())
+    }}
+}}
+"
+    )
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "serve/enum_names.rs"]
+mod enum_names;
 #[path = "support/ladder_options.rs"]
 mod ladder_options;
 mod support;

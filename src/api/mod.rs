@@ -6,6 +6,7 @@
 
 mod admission;
 mod call;
+mod enum_names;
 mod error;
 mod events;
 mod grpc;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 pub mod pb {
     tonic::include_proto!("raisonne.v1");
     include!(concat!(env!("OUT_DIR"), "/raisonne.v1.serde.rs"));
+    include!(concat!(env!("OUT_DIR"), "/raisonne.v1.enums.rs"));
 
     /// An encoded `FileDescriptorSet` of the contract, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -2,12 +2,21 @@
 
 use super::error::{ApiError, Violation};
 use crate::domain::limits::ID_BYTES_MAX;
+use std::borrow::Cow;
 use std::fmt::Display;
 
 /// Violations that one error lists. More are only counted.
 const VIOLATIONS_MAX: usize = 16;
 /// Characters of an invalid value that an error quotes.
 const ECHO_CHARS_MAX: usize = 40;
+
+/// An invalid value as an error quotes it: its start, if it is long.
+pub fn echo(value: &str) -> Cow<'_, str> {
+    match value.char_indices().nth(ECHO_CHARS_MAX) {
+        None => value.into(),
+        Some((end, _)) => format!("{}…", &value[..end]).into(),
+    }
+}
 
 /// Collects violations. A field's path is formatted only if the field is invalid.
 #[derive(Debug, Default)]
@@ -39,9 +48,8 @@ impl Validator {
     /// Checks that a text has at most `max` bytes.
     pub fn bytes(&mut self, field: impl Display, text: &str, max: usize) {
         if text.len() > max {
-            let start = text.chars().take(ECHO_CHARS_MAX).collect::<String>();
-            let length = text.len();
-            self.reject(field, format_args!("is {length} bytes (`{start}…`); the limit is {max}"));
+            let (length, start) = (text.len(), echo(text));
+            self.reject(field, format_args!("is {length} bytes (`{start}`); the limit is {max}"));
         }
     }
 
