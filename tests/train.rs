@@ -7,10 +7,11 @@ mod small;
 
 use raisonne::bundle::{Bundle, BundleError, Manifest, Part};
 use raisonne::language::LmTokenizer;
+use raisonne::nn::Ablation;
 use raisonne::nn::decoder::TrainableDecoder;
 use raisonne::nn::rqvae::Quantizer;
 use raisonne::reranker::{ComparedFile, Prompts, RerankerFile, WeighedFile};
-use raisonne::scorer::OpenedScorer;
+use raisonne::scorer::{OpenedScorer, ScorerFile, SlateItem, score_golden};
 use raisonne::train::case_results::CaseResult;
 use raisonne::train::cases::{Case, PredictionTask};
 use raisonne::train::evaluation::{Evaluation, evaluate, table};
@@ -294,6 +295,74 @@ fn a_direct_path_is_trained_published_and_kept() {
     assert!(!home.path().join("work").join(Part::Direct.file()).exists());
     let shape = String::from_utf8(weights(Part::ScorerShape)).unwrap();
     assert!(!shape.contains("direct"), "{shape}");
+}
+
+#[test]
+fn without_a_trained_deep_network_the_direct_path_scores_and_reasons_follow_their_backing() {
+    let home = tempfile::tempdir().unwrap();
+    let work = home.path().join("work");
+    let untrained = [&DIRECT[..], &["reward_model.epochs=0"]].concat();
+    let recipe = small_models(home.path(), &untrained);
+    let text = toml::to_string(&recipe).unwrap();
+    let mut progress = NoProgress;
+    let mut workspace = Workspace::new(&work, recipe, &mut progress).unwrap();
+    for stage in STAGES {
+        if stage.is_enabled(&workspace.recipe) {
+            run(*stage, &mut workspace).unwrap();
+        }
+    }
+    let out = home.path().join("bundle");
+    publish::publish(&workspace, &text, &out).unwrap();
+    let opened = OpenedScorer::of(Bundle::open(&out).unwrap()).unwrap();
+    opened.check_golden().unwrap();
+    let deep_weight = opened.file.direct.as_ref().unwrap().deep_weight;
+    assert_eq!((deep_weight, opened.file.shape.layers), (0.0, 0));
+
+    // Every item with reasons has some to tell, and their attention sums to 1.
+    let mut told = 0;
+    for golden in opened.golden() {
+        let scores = score_golden(&opened.model, golden, &mut opened.model.scratch()).unwrap();
+        for (row, item) in golden.items.iter().enumerate() {
+            let number = opened.model.catalog.number(&item.as_str().into()).unwrap();
+            let sum: f32 = scores.attention(row).iter().sum();
+            let reasons = opened.model.reasons(&SlateItem::Known(number)).len();
+            assert!(sum == 0.0 || (sum - 1.0).abs() < 1e-5, "{sum}");
+            assert!(reasons > 0 || sum == 0.0, "{item}");
+            told += usize::from(sum > 0.0);
+        }
+    }
+    assert!(told > 0);
+
+    // Weights that are all 0 skip the training as well, over whatever was there.
+    let weights = |part: Part| fs::read(work.join(part.file())).unwrap();
+    let parts = [Part::Direct, Part::Scorer, Part::ScorerShape];
+    let before = parts.map(weights);
+    let no_weight = [&DIRECT[..], &["direct.deep_weights=[0.0]"]].concat();
+    for set in [&untrained, &no_weight] {
+        let measured = train_scorer(&home, set);
+        assert!(parts.map(weights) == before);
+        assert!(measured["deep_weight"]["note"].as_str().unwrap().contains("backing"));
+        assert_eq!(measured["steps"], 0);
+    }
+
+    // A network that is trained later takes its place, with each of its inputs off and without layers.
+    let with = [&DIRECT[..], &["direct.epochs=0", "direct.deep_weights=[1.0]"]].concat();
+    let inputs = ["ids", "history", "reasons", "transformer", "features"];
+    let off = inputs.map(|input| format!("reward_model.ablation={{ {input} = false }}"));
+    for set in off.iter().map(String::as_str).chain(["reward_model.layers=0"]) {
+        let measured = train_scorer(&home, &[&with[..], &[set]].concat());
+        assert_eq!(measured["deep_weight"]["chosen"], 1.0, "{set}");
+        let shape = toml::from_slice::<ScorerFile>(&weights(Part::ScorerShape)).unwrap().shape;
+        let expected = match set.split_once("{ ") {
+            Some((_, off)) => {
+                let off: Ablation = toml::from_str(off.trim_end_matches(" }")).unwrap();
+                assert_ne!(off, Ablation::default());
+                (1, off)
+            }
+            None => (0, Ablation::default()),
+        };
+        assert_eq!((shape.layers, shape.ablation), expected, "{set}");
+    }
 }
 
 #[test]

@@ -76,6 +76,10 @@ pub struct Ablation {
 }
 
 impl Ablation {
+    /// Every input switched off.
+    pub const ALL_OFF: Self =
+        Self { reasons: false, history: false, ids: false, transformer: false, features: false };
+
     /// Each input switched off in turn.
     pub fn each() -> [Self; 5] {
         let all = Self::default();

@@ -72,7 +72,17 @@ impl Weights {
         Ok(Self::drawn(&shape.tensors(), seed))
     }
 
-    /// The same for tensors of these names and dimensions.
+    /// Zeros: weights whose logits are 0.
+    pub fn zeros(shape: &DinShape) -> Result<Self, WeightsError> {
+        shape.check().map_err(WeightsError::Shape)?;
+        let mut weights = Self::default();
+        for (name, dims) in shape.tensors() {
+            weights.insert(&name, &dims, vec![0.0; dims.iter().product()]);
+        }
+        Ok(weights)
+    }
+
+    /// The same as [`Self::random`] for tensors of these names and dimensions.
     pub(super) fn drawn(tensors: &[(String, Vec<usize>)], seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut weights = Self::default();

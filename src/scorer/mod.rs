@@ -4,6 +4,7 @@
 //! takes all waiting slates and scores one after the other. A GPU has a thread of its own, which takes large slates and
 //! scores all waiting ones as one batch.
 
+mod backed;
 mod direct;
 pub mod features;
 mod fusion;

@@ -1,5 +1,6 @@
 //! The scorer's model: a catalogue, its cards and the network, ready to score slates.
 
+use super::backed::backed_attention;
 use super::direct::{DirectBuffers, DirectScorer};
 use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
@@ -338,8 +339,26 @@ impl ScorerModel {
             logits,
             rechead,
             rechead_weight: self.rechead.as_ref().map_or(0.0, RecheadScorer::weight),
-            attention: scores.attention[..count * REASONS_MAX].to_vec(),
+            attention: self.attention(slate, inputs, scores),
         }
+    }
+
+    /// The network's attention over the reasons of every candidate, or their backing where it does not read reasons.
+    fn attention(
+        &self,
+        slate: &ScorerSlate<'_>,
+        inputs: &NetworkInputs,
+        scores: &nn::FusedScores,
+    ) -> Vec<f32> {
+        if self.network.shape().ablation.reasons {
+            return scores.attention[..slate.candidates.len() * REASONS_MAX].to_vec();
+        }
+        let candidates = slate.candidates.iter().zip(&inputs.overlaps);
+        let backed = candidates.map(|(item, overlaps)| {
+            let reasons = self.reasons(item);
+            backed_attention(reasons, &overlaps[..reasons.len()])
+        });
+        backed.flatten().collect()
     }
 
     /// The Rechead's score of each candidate, empty where there is no Rechead.

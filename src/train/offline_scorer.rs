@@ -33,7 +33,7 @@ impl OfflineScorer {
     /// Reads the scorer alone, for stages that come before the Rechead is there.
     pub fn without_head(workspace: &Workspace<'_>) -> anyhow::Result<Self> {
         let weights = weights(workspace, Part::Scorer)?;
-        let file: ScorerFile = shape(workspace, Part::ScorerShape)?;
+        let file = file(workspace)?;
         let direct = match &file.direct {
             Some(direct) => Some(
                 self::weights(workspace, Part::Direct)
@@ -110,9 +110,14 @@ impl OfflineScorer {
     }
 }
 
+/// The scorer's file of a workspace.
+pub fn file(workspace: &Workspace<'_>) -> anyhow::Result<ScorerFile> {
+    shape(workspace, Part::ScorerShape)
+}
+
 /// The weights of a workspace's direct path, and its section of the scorer's file.
 pub fn direct(workspace: &Workspace<'_>) -> anyhow::Result<(Weights, DirectFile)> {
-    let file: ScorerFile = shape(workspace, Part::ScorerShape)?;
+    let file = file(workspace)?;
     let of = Part::ScorerShape.file();
     let file = file.direct.with_context(|| format!("{of} has no section `direct` to keep"))?;
     Ok((weights(workspace, Part::Direct)?, file))

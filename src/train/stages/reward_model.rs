@@ -4,7 +4,7 @@
 use crate::bundle::Part;
 use crate::domain::Timestamp;
 use crate::nn::direct::FusedDirect;
-use crate::nn::{self, Din, DinShape, Dropout, Weights};
+use crate::nn::{self, Ablation, Din, DinShape, Dropout, Weights};
 use crate::scorer::{DirectColumns, DirectFile, Fusion, ScorerFile, network_shape};
 use crate::train::batch::Batcher;
 use crate::train::cases::{Case, PredictionTask};
@@ -30,6 +30,13 @@ use serde_json::{Value, json};
 /// What the report says of a deep network that validation gives no weight.
 const NO_DEEP: &str = "the deep network adds nothing on validation: its logit has weight 0, and it is served for its \
                        attention over the reasons alone";
+
+/// What the report says of a deep network that could get no weight.
+const NO_WEIGHTS: &str = "every weight in `direct.deep_weights` is 0: the deep network was not trained, and reasons are \
+                          told by their backing";
+/// What the report says of a deep network that no epoch trained.
+const NO_EPOCHS: &str = "`reward_model.epochs` is 0, and the workspace holds no trained network: the deep network has \
+                         weight 0, and reasons are told by their backing";
 
 /// Trains the scorer.
 #[derive(Debug)]
@@ -96,7 +103,8 @@ impl Stage for RewardModel {
         std::fs::write(workspace.path(Part::Scorer), trained.weights.to_bytes()?)
             .context("writing the scorer")?;
         write_direct(workspace, base.as_ref())?;
-        let file = ScorerFile { currency: recipe.shop.currency.clone(), fusion, shape, direct };
+        let (shape, currency) = (trained.shape, recipe.shop.currency.clone());
+        let file = ScorerFile { currency, fusion, shape, direct };
         std::fs::write(workspace.path(Part::ScorerShape), toml::to_string(&file)?)
             .context("writing the scorer's shape")?;
         let mut report = json!({
@@ -117,7 +125,7 @@ impl Stage for RewardModel {
             report["deep_weight"] = json!({
                 "chosen": rounded(f64::from(deep_weight)),
                 "tried": trained.tried,
-                "note": (deep_weight == 0.0).then_some(NO_DEEP),
+                "note": trained.untrained.or((deep_weight == 0.0).then_some(NO_DEEP)),
             });
         }
         Ok(report)
@@ -248,6 +256,20 @@ fn shape(data: &TrainingData, recipe: &Recipe) -> DinShape {
     }
 }
 
+/// The shape of a network that was not trained: it reads nothing, so that the reasons are told by their backing.
+fn untrained_shape(items: usize) -> DinShape {
+    DinShape { layers: 0, ablation: Ablation::ALL_OFF, ..network_shape(items) }
+}
+
+/// Whether the workspace holds a scorer whose deep network was trained.
+fn holds_trained(workspace: &Workspace<'_>) -> anyhow::Result<bool> {
+    if ![Part::Scorer, Part::ScorerShape].iter().all(|part| workspace.path(*part).exists()) {
+        return Ok(false);
+    }
+    let shape = offline_scorer::file(workspace)?.shape;
+    Ok(shape != untrained_shape(shape.items))
+}
+
 /// The inputs of a training.
 struct ScorerTraining<'a> {
     data: &'a TrainingData,
@@ -261,6 +283,9 @@ struct ScorerTraining<'a> {
 /// The best weights of a training, and the fusion for them.
 struct TrainedScorer {
     weights: Weights,
+    shape: DinShape,
+    /// Why the network was not trained, if it was not.
+    untrained: Option<&'static str>,
     fusion: Fusion,
     /// The weight of its logits beside those of the direct path; 1 without one.
     deep_weight: f32,
@@ -286,6 +311,9 @@ impl ScorerTraining<'_> {
         workspace: &mut Workspace<'_>,
     ) -> anyhow::Result<TrainedScorer> {
         let recipe = &self.recipe.reward_model;
+        if let (Some(base), Some(why)) = (self.base, self.why_untrained(workspace)?) {
+            return self.untrained(base, why);
+        }
         if recipe.epochs == 0 {
             return self.refit(workspace);
         }
@@ -341,6 +369,32 @@ impl ScorerTraining<'_> {
         self.finish(weights, epochs, steps)
     }
 
+    /// Why the deep network is not trained, if nothing asks for it. Without a direct path, it is all that scores.
+    fn why_untrained(&self, workspace: &Workspace<'_>) -> anyhow::Result<Option<&'static str>> {
+        let Some(direct) = &self.recipe.direct else { return Ok(None) };
+        if self.recipe.reward_model.epochs == 0 {
+            return Ok((!holds_trained(workspace)?).then_some(NO_EPOCHS));
+        }
+        Ok(direct.deep_weights.iter().all(|weight| *weight == 0.0).then_some(NO_WEIGHTS))
+    }
+
+    /// A network of zeros with weight 0 beside the direct path.
+    fn untrained(&self, base: &DirectBase, why: &'static str) -> anyhow::Result<TrainedScorer> {
+        let shape = untrained_shape(self.shape.items);
+        let (best, fusion) = self.validation.fit(&base.validation);
+        Ok(TrainedScorer {
+            weights: Weights::zeros(&shape)?,
+            shape,
+            untrained: Some(why),
+            fusion,
+            deep_weight: 0.0,
+            tried: Vec::new(),
+            best,
+            epochs: Vec::new(),
+            steps: 0,
+        })
+    }
+
     /// Keeps the weights of the scorer in the workspace, and only fits its fusion.
     fn refit(&self, workspace: &Workspace<'_>) -> anyhow::Result<TrainedScorer> {
         let bytes = std::fs::read(workspace.path(Part::Scorer))
@@ -357,7 +411,18 @@ impl ScorerTraining<'_> {
     ) -> anyhow::Result<TrainedScorer> {
         let chosen = self.deep_weight(&weights)?;
         let DeepWeight { weight: deep_weight, best, fusion, tried } = chosen;
-        Ok(TrainedScorer { weights, fusion, deep_weight, tried, best, epochs, steps })
+        let (shape, untrained) = (self.shape.clone(), None);
+        Ok(TrainedScorer {
+            weights,
+            shape,
+            untrained,
+            fusion,
+            deep_weight,
+            tried,
+            best,
+            epochs,
+            steps,
+        })
     }
 
     /// The NDCG of these weights on validation slates, as the mean over both tasks.
