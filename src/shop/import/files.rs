@@ -169,3 +169,36 @@ fn is_beside(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with(['.', '_']) || name.ends_with(".crc")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_as_many_files_as_the_bound_and_not_one_more() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("events");
+        fs::create_dir(&folder).unwrap();
+        let add = |name: &str| fs::write(folder.join(name), "").unwrap();
+        (0..FILES_MAX).for_each(|number| add(&format!("{number:05}.csv")));
+        // What lies beside the files of a table does not count.
+        add("_SUCCESS");
+        add(".hidden.csv");
+        add("00000.csv.crc");
+        let pattern = folder.join("*.csv");
+        for named in [&folder, &pattern] {
+            let files = list(named).unwrap();
+            assert_eq!(files.len(), FILES_MAX, "{}", named.display());
+            assert!(files.is_sorted());
+        }
+        add("99999.csv");
+        for named in [&folder, &pattern] {
+            let error = list(named).unwrap_err().to_string();
+            let words = format!(".csv: is one too many: a table has at most {FILES_MAX} files");
+            assert!(error.contains(&words), "{}: {error}", named.display());
+        }
+        // A pattern's files are read by name, so that the last one is named.
+        let error = list(&pattern).unwrap_err().to_string();
+        assert!(error.contains("99999.csv"), "{error}");
+    }
+}
