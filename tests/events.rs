@@ -7,19 +7,14 @@
 #[expect(dead_code, reason = "nothing is flipped here")]
 #[path = "support/bundle.rs"]
 mod bundle;
+#[path = "support/server.rs"]
+mod server;
 
 use bundle::copied_bundle;
-use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::StatusCode;
 use raisonne::api::pb::rerank_service_client::RerankServiceClient;
 use raisonne::api::{ReadinessState, pb};
-use raisonne::app::{App, Services, open_services};
 use raisonne::bundle::{Manifest, Part};
-use raisonne::config::{Config, HumanDuration};
 use raisonne::domain::{ItemId, ItemText, Timestamp, UserId};
 use raisonne::events::{CountsBase, EventRecorder, EventsOptions};
 use raisonne::statistics::{ItemGroups, ShopperPast, Statistics};
@@ -28,6 +23,7 @@ use raisonne::telemetry::Metrics;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
+use server::{NOON, PATIENCE, Server};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::num::NonZeroUsize;
@@ -36,21 +32,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-
-/// The clock of these servers: 2026-11-05T12:00:00Z, later than the demo's log.
-const NOON: i64 = 1_793_880_000;
-/// Longer than any request here takes on a slow machine.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-struct Server {
-    app: App,
-    grpc: RerankServiceClient<Channel>,
-    http: Client<HttpConnector, Full<Bytes>>,
-}
 
 /// The demo bundle with the small models alone, which opens fast.
 fn small_models(home: &Path) -> PathBuf {
@@ -62,41 +46,6 @@ fn small_models(home: &Path) -> PathBuf {
 }
 
 impl Server {
-    async fn start(bundle: &Path, store: Option<PathBuf>) -> Self {
-        let mut config = Config::default();
-        config.api.listen = "127.0.0.1:0".parse().unwrap();
-        config.api.deadline_default = HumanDuration(PATIENCE);
-        bundle.clone_into(&mut config.bundle.path);
-        config.store.path = store;
-        let services = Self::services(&config).await;
-        let app = App::start_with_clock(&config.api, services, || NOON).await.unwrap();
-        let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
-        let grpc = RerankServiceClient::new(channel.connect().await.unwrap());
-        Self { app, grpc, http: Client::builder(TokioExecutor::new()).build_http() }
-    }
-
-    /// Opens the services. The tasks of a server that has stopped hold its store for some seconds.
-    async fn services(config: &Config) -> Services {
-        for _ in 0..300 {
-            match open_services(config).await {
-                Ok((services, _)) => return services,
-                Err(error) if error.to_string().contains("in use") => {}
-                Err(error) => panic!("{error:#}"),
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-        panic!("the store is still in use");
-    }
-
-    async fn post(&self, path: &str, body: impl Into<Bytes>) -> (StatusCode, Value) {
-        let request = Request::post(format!("http://{}{path}", self.app.address()));
-        let request = request.header("x-request-timeout-ms", "60000");
-        let reply = self.http.request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-        let (head, body) = reply.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        (head.status, serde_json::from_slice(&body).unwrap())
-    }
-
     async fn record(
         &self,
         request: pb::RecordEventsRequest,

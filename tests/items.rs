@@ -2,69 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+#[path = "support/server.rs"]
+mod server;
+
+use http::StatusCode;
 use raisonne::api::pb;
-use raisonne::api::pb::rerank_service_client::RerankServiceClient;
-use raisonne::app::{App, Services, open_services};
-use raisonne::config::{Config, HumanDuration};
-use serde_json::Value;
+use server::{NOON, Server};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::time::sleep;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// The clock of these servers, so that scores do not depend on the second: 2026-11-05T12:00:00Z.
-const NOON: i64 = 1_793_880_000;
-
-struct Server {
-    app: App,
-    grpc: RerankServiceClient<Channel>,
-    http: Client<HttpConnector, Full<Bytes>>,
+/// Serves the demo bundle with this store.
+async fn demo_server(store: Option<PathBuf>) -> Server {
+    Server::start(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo"), store).await
 }
 
 impl Server {
-    /// Serves the demo bundle with this store.
-    async fn start(store: Option<PathBuf>) -> Self {
-        let mut config = Config::default();
-        config.api.listen = "127.0.0.1:0".parse().unwrap();
-        config.api.deadline_default = HumanDuration(Duration::from_secs(20));
-        config.bundle.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-        config.store.path = store;
-        let services = Self::services(&config).await;
-        let app = App::start_with_clock(&config.api, services, || NOON).await.unwrap();
-        let channel = Channel::from_shared(format!("http://{}", app.address())).unwrap();
-        let grpc = RerankServiceClient::new(channel.connect().await.unwrap());
-        Self { app, grpc, http: Client::builder(TokioExecutor::new()).build_http() }
-    }
-
-    /// Opens the services. The tasks of a server that has stopped hold its store for some seconds.
-    async fn services(config: &Config) -> Services {
-        for _ in 0..100 {
-            match open_services(config).await {
-                Ok((services, _)) => return services,
-                Err(error) if error.to_string().contains("in use") => {}
-                Err(error) => panic!("{error:#}"),
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-        panic!("the store is still in use");
-    }
-
-    async fn post(&self, path: &str, body: impl Into<Bytes>) -> (StatusCode, Value) {
-        let uri = format!("http://{}{path}", self.app.address());
-        let request = Request::post(uri).body(Full::new(body.into())).unwrap();
-        let (head, body) = self.http.request(request).await.unwrap().into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        (head.status, serde_json::from_slice(&body).unwrap())
-    }
-
     async fn put(&mut self, items: Vec<pb::NewItem>) -> Result<Vec<pb::PutOutcome>, Status> {
         let request = pb::PutItemsRequest { request_id: "p-1".into(), items };
         let response = self.grpc.put_items(request).await?.into_inner();
@@ -114,7 +67,7 @@ fn score(response: &pb::RerankResponse, id: &str) -> Option<f32> {
 async fn an_item_that_was_put_is_scored_by_its_text_also_after_a_restart() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("facts.redb");
-    let mut server = Server::start(Some(path.clone())).await;
+    let mut server = demo_server(Some(path.clone())).await;
     let unknown = server.rerank(slate(bare("board"))).await;
     assert_eq!(score(&unknown, "board"), None);
     assert_eq!(unknown.shortfalls[0].missing, "items");
@@ -146,7 +99,7 @@ async fn an_item_that_was_put_is_scored_by_its_text_also_after_a_restart() {
     assert_eq!(only.quality(), pb::Quality::Scored);
 
     server.app.stop().await.unwrap();
-    let mut server = Server::start(Some(path)).await;
+    let mut server = demo_server(Some(path)).await;
     assert_eq!(score(&server.rerank(slate(bare("board"))).await, "board"), Some(scores[1]));
     server.app.stop().await.unwrap();
 }
@@ -154,7 +107,7 @@ async fn an_item_that_was_put_is_scored_by_its_text_also_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_bundle_holds_wins_over_what_was_put() {
     let home = tempfile::tempdir().unwrap();
-    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    let mut server = demo_server(Some(home.path().join("facts.redb"))).await;
     let before = server.rerank(slate(bare("P02570"))).await;
     let items = vec![new_item("P02570", "Something Else"), new_item("board", "Walnut Board")];
     let outcomes = server.put(items).await.unwrap();
@@ -167,7 +120,7 @@ async fn what_the_bundle_holds_wins_over_what_was_put() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_items_are_named_with_their_limits_and_none_is_put() {
     let home = tempfile::tempdir().unwrap();
-    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    let mut server = demo_server(Some(home.path().join("facts.redb"))).await;
     let whole = || new_item("board", "Walnut Board");
     let with = |change: fn(&mut pb::NewItem)| {
         let mut item = new_item("other", "Oak Board");
@@ -229,7 +182,7 @@ async fn wrong_items_are_named_with_their_limits_and_none_is_put() {
 #[tokio::test(flavor = "multi_thread")]
 async fn items_are_put_as_json_too() {
     let home = tempfile::tempdir().unwrap();
-    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    let mut server = demo_server(Some(home.path().join("facts.redb"))).await;
     let body = r#"{"requestId":"p-2","items":[
         {"itemId":"board","item":{"title":"Walnut Board","category":"kitchen"},"price":24.5}]}"#;
     let (status, answer) = server.post("/api/v1/items", body).await;
@@ -244,7 +197,7 @@ async fn items_are_put_as_json_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_a_store_puts_nothing() {
-    let mut server = Server::start(None).await;
+    let mut server = demo_server(None).await;
     let status = server.put(vec![new_item("board", "Walnut Board")]).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("store.path"), "{}", status.message());
@@ -316,7 +269,7 @@ fn sold(reasons: &[pb::Reason]) -> Option<&pb::Reason> {
 async fn what_was_sold_since_yesterday_is_told_as_it_is_counted() {
     use pb::EventKind::{Click, Purchase};
     let home = tempfile::tempdir().unwrap();
-    let mut server = Server::start(Some(home.path().join("facts.redb"))).await;
+    let mut server = demo_server(Some(home.path().join("facts.redb"))).await;
     server.put(vec![new_item("board", "Walnut Board")]).await.unwrap();
     let cases: [(&str, &[Sales], Option<u32>); 10] = [
         ("P00295", &[(9, Purchase, NOON)], None),

@@ -3,15 +3,11 @@
 use super::*;
 use crate::domain::{Event, EventKind, ItemId, ItemText, Timestamp, UserId};
 use crate::statistics::{ItemGroups, ShopperPast, Statistics};
-use crate::store::{BatchStore, MemoryStore, StoreEntry, StoreError, StoreTable};
+use crate::store::{BatchStore as _, FaultyStore, StoreTable, WriteFault};
 use crate::telemetry::Metrics;
 use bytes::Bytes;
-use std::io;
 use std::num::NonZeroUsize;
-use std::ops::Bound;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -47,65 +43,6 @@ impl CountsBase for SmallBundle {
     }
 }
 
-/// What a store does to writes.
-const WORKS: u8 = 0;
-const FULL: u8 = 1;
-/// The write is on the disk, and an error is reported.
-const WRITES_AND_FAILS: u8 = 2;
-
-/// A store that can be full, and whose writes can be held.
-#[derive(Debug, Default)]
-struct TestStore {
-    inner: MemoryStore,
-    state: AtomicU8,
-    gate: Option<std::sync::Mutex<mpsc::Receiver<()>>>,
-}
-
-impl TestStore {
-    fn set(&self, state: u8) {
-        self.state.store(state, Ordering::SeqCst);
-    }
-}
-
-impl BatchStore for TestStore {
-    fn get_many(
-        &self,
-        table: StoreTable,
-        keys: &[Bytes],
-    ) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.inner.get_many(table, keys)
-    }
-
-    fn change(
-        &self,
-        table: StoreTable,
-        put: &[StoreEntry],
-        remove: &[Bytes],
-    ) -> Result<(), StoreError> {
-        if let Some(gate) = &self.gate {
-            gate.lock().unwrap().recv().ok();
-        }
-        let state = self.state.load(Ordering::SeqCst);
-        if state != FULL {
-            self.inner.change(table, put, remove)?;
-        }
-        if state == WORKS {
-            return Ok(());
-        }
-        let source = io::ErrorKind::StorageFull.into();
-        Err(StoreError::NotWritable { path: PathBuf::from("facts.redb"), source })
-    }
-
-    fn scan_from(
-        &self,
-        table: StoreTable,
-        from: Bound<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<StoreEntry>, StoreError> {
-        self.inner.scan_from(table, from, limit)
-    }
-}
-
 fn event(index: u32, id: &str, user: &str, item: &str, time: Timestamp) -> NewEvent {
     let event = Event { item: item.into(), time, kind: EventKind::Purchase };
     NewEvent { index, id: id.into(), user: user.into(), event }
@@ -115,7 +52,7 @@ fn call(events: Vec<NewEvent>) -> RecordCall {
     RecordCall { events, take_valid: false, now: NOW }
 }
 
-fn open(store: &Arc<TestStore>) -> EventRecorder {
+fn open(store: &Arc<FaultyStore>) -> EventRecorder {
     let options = EventsOptions {
         keep_days: KEEP_DAYS,
         calls_waiting_max: NonZeroUsize::new(2).unwrap(),
@@ -310,11 +247,11 @@ async fn a_shoppers_past_is_the_bundles_and_what_is_stored() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_and_loses_nothing() {
-    let store: Arc<TestStore> = Arc::default();
+    let store: Arc<FaultyStore> = Arc::default();
     let recorder = open(&store);
     let live = follow(&recorder).await;
     recorder.record(call(vec![event(0, "1", "ann", "a", NOW)])).await.unwrap();
-    for (state, id) in [(FULL, "2"), (WRITES_AND_FAILS, "3")] {
+    for (state, id) in [(WriteFault::Full, "2"), (WriteFault::WrittenAndReported, "3")] {
         store.set(state);
         let one = || vec![event(0, id, "ann", "b", NOW)];
         let before = sales(&live, 1);
@@ -323,7 +260,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
         assert!(error.to_string().contains("facts.redb"), "{error}");
         assert_eq!(sales(&live, 1), before, "what was not acknowledged is not counted");
         // The caller tries again, and then for good measure once more.
-        store.set(WORKS);
+        store.set(WriteFault::None);
         let again = recorder.record(call(one())).await.unwrap();
         assert_eq!((again.taken, again.known), (1, 0), "{id}");
         let again = recorder.record(call(one())).await.unwrap();
@@ -341,7 +278,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
 #[tokio::test]
 async fn a_call_beyond_those_that_wait_is_refused_at_once() {
     let (open_gate, gate) = mpsc::channel();
-    let store = TestStore { gate: Some(std::sync::Mutex::new(gate)), ..TestStore::default() };
+    let store = FaultyStore::behind(gate);
     let recorder = open(&Arc::new(store));
     let send = |n: u32| {
         let (recorder, id) = (recorder.clone(), n.to_string());
@@ -377,7 +314,7 @@ async fn a_call_beyond_those_that_wait_is_refused_at_once() {
 
 #[tokio::test]
 async fn old_events_are_removed_and_a_clock_ahead_removes_nothing() {
-    let store: Arc<TestStore> = Arc::default();
+    let store: Arc<FaultyStore> = Arc::default();
     let recorder = open(&store);
     let live = follow(&recorder).await;
     let old = vec![event(0, "1", "ann", "a", NOW - 399 * DAY_S)];
@@ -403,7 +340,7 @@ async fn old_events_are_removed_and_a_clock_ahead_removes_nothing() {
 
 #[tokio::test]
 async fn a_bundle_that_is_opened_meanwhile_counts_every_event_once() {
-    let store: Arc<TestStore> = Arc::default();
+    let store: Arc<FaultyStore> = Arc::default();
     let recorder = open(&store);
     let first = follow(&recorder).await;
     let writer = recorder.clone();
@@ -430,7 +367,7 @@ async fn a_bundle_that_is_opened_meanwhile_counts_every_event_once() {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_read_is_named() {
-    let store: Arc<TestStore> = Arc::default();
+    let store: Arc<FaultyStore> = Arc::default();
     let recorder = open(&store);
     recorder.record(call(vec![event(0, "1", "ann", "a", NOW)])).await.unwrap();
     drop(recorder);

@@ -165,11 +165,10 @@ mod tests {
     use super::*;
     use crate::domain::ItemText;
     use crate::items::KEPT_DAYS;
-    use crate::store::{EmbeddedStore, MemoryStore, StoreEntry};
+    use crate::store::{EmbeddedStore, FaultyStore, MemoryStore, WriteFault};
     use bytes::Bytes;
     use std::ops::Bound;
     use std::path::Path;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     const NOW: Timestamp = 1_793_880_000;
 
@@ -233,56 +232,17 @@ mod tests {
         assert_eq!(title(&later, "m"), seen);
     }
 
-    /// A store that refuses to write while its disk is full.
-    #[derive(Debug, Default)]
-    struct FullDisk {
-        inner: MemoryStore,
-        is_full: AtomicBool,
-    }
-
-    impl BatchStore for FullDisk {
-        fn get_many(
-            &self,
-            table: StoreTable,
-            keys: &[Bytes],
-        ) -> Result<Vec<Option<Bytes>>, StoreError> {
-            self.inner.get_many(table, keys)
-        }
-
-        fn change(
-            &self,
-            table: StoreTable,
-            put: &[StoreEntry],
-            remove: &[Bytes],
-        ) -> Result<(), StoreError> {
-            if self.is_full.load(Ordering::Relaxed) {
-                let source = std::io::ErrorKind::StorageFull.into();
-                return Err(StoreError::NotWritable { path: "facts.redb".into(), source });
-            }
-            self.inner.change(table, put, remove)
-        }
-
-        fn scan_from(
-            &self,
-            table: StoreTable,
-            from: Bound<&[u8]>,
-            limit: usize,
-        ) -> Result<Vec<StoreEntry>, StoreError> {
-            self.inner.scan_from(table, from, limit)
-        }
-    }
-
     #[tokio::test]
     async fn a_put_that_cannot_be_written_changes_nothing() {
-        let (disk, readers) = (Arc::new(FullDisk::default()), NewItems::default());
+        let (disk, readers) = (Arc::new(FaultyStore::default()), NewItems::default());
         let writer = open(disk.clone(), &readers);
         writer.put(vec![item("m", "Mug", NOW)]).await.unwrap();
-        disk.is_full.store(true, Ordering::Relaxed);
+        disk.set(WriteFault::Full);
         let refused = writer.put(vec![item("m", "Red Mug", NOW), item("b", "Bowl", NOW)]).await;
         let error = refused.unwrap_err();
         assert!(matches!(error, PutError::Store(_)) && error.to_string().contains("facts.redb"));
         assert_eq!((readers.len(), title(&readers, "m").as_deref()), (1, Some("Mug")));
-        disk.is_full.store(false, Ordering::Relaxed);
+        disk.set(WriteFault::None);
         let outcomes = writer.put(vec![item("b", "Bowl", NOW)]).await.unwrap();
         assert_eq!(outcomes, [PutOutcome::New]);
     }

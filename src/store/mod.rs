@@ -4,9 +4,13 @@
 //! A put returns once it is durable.
 
 mod embedded;
+#[cfg(test)]
+mod faulty;
 mod memory;
 
 pub use embedded::EmbeddedStore;
+#[cfg(test)]
+pub use faulty::{FaultyStore, WriteFault};
 pub use memory::MemoryStore;
 
 use bytes::Bytes;
