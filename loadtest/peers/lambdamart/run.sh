@@ -19,15 +19,11 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do
 done
 [ $# -gt 0 ] && shift
 
-venv="${VENV:-$here/.venv}"
-if [ ! -x "$venv/bin/python" ]; then
-  python3 -m venv "$venv"
-fi
-"$venv/bin/python" -c 'import lightgbm, numpy, safetensors' 2>/dev/null ||
-  "$venv/bin/pip" install --quiet -r "$here/requirements.txt"
+. "$here/../environment.sh"
+environment "$here" 'lightgbm, numpy, safetensors'
 
 examples="$(mktemp --suffix=.safetensors)"
 trap 'rm -f "$examples"' EXIT
 ${RAISONNE:-cargo run --quiet --release --} export --features --recipe "$recipe" --work "$work" \
   --out "$examples" "${sets[@]}"
-"$venv/bin/python" "$here/lambdamart.py" "$examples" "$cases" "$@"
+"$python" "$here/lambdamart.py" "$examples" "$cases" "$@"

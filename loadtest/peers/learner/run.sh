@@ -5,9 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p work
 
-[ -d work/venv ] || python3 -m venv work/venv
-. work/venv/bin/activate
-pip install --quiet --requirement requirements.txt
+. ../environment.sh
+VENV="${VENV:-$PWD/work/venv}" environment "$PWD" 'numpy, safetensors, torch, transformers'
+export PATH="$(dirname "$python"):$PATH"
 [ -f work/lessons.safetensors ] || python make.py work
 
 cargo build --release --quiet

@@ -6,9 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p work
 
-[ -d work/venv ] || python3 -m venv work/venv
-. work/venv/bin/activate
-pip install --quiet --requirement requirements.txt
+. ../environment.sh
+VENV="${VENV:-$PWD/work/venv}" environment "$PWD" 'cmake, gguf, ninja, numpy, scikit_build_core'
+export PATH="$(dirname "$python"):$PATH"
 
 # The source package of llama-cpp-python carries llama.cpp.
 if [ ! -d work/llama_cpp_python-0.3.36 ]; then

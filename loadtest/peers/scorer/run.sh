@@ -6,15 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-venv="${VENV:-$PWD/.venv}"
-if [ ! -x "$venv/bin/python" ]; then
-  python3 -m venv "$venv"
-fi
-"$venv/bin/python" -c 'import torch, numpy, safetensors, onnx, onnxscript, onnxruntime' 2>/dev/null ||
-  "$venv/bin/pip" install --quiet -r requirements.txt
+. ../environment.sh
+environment "$PWD" 'torch, numpy, safetensors, onnx, onnxscript, onnxruntime'
 
 bench=${BENCH:-$(cargo bench --bench scorer --no-run --message-format=json 2>/dev/null |
-  "$venv/bin/python" -c '
+  "$python" -c '
 import json, sys
 for line in sys.stdin:
     made = json.loads(line)
@@ -24,4 +20,4 @@ for line in sys.stdin:
 # One core for all engines, where the system can pin them.
 pin=()
 if command -v taskset >/dev/null; then pin=(taskset -c "$(($(nproc) - 1))"); fi
-exec "${pin[@]}" "$venv/bin/python" compare.py "$bench" "$@"
+exec "${pin[@]}" "$python" compare.py "$bench" "$@"

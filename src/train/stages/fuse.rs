@@ -56,16 +56,7 @@ impl Stage for Fuse {
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {
-        &[
-            "seed",
-            "shop",
-            "split",
-            "slates",
-            "reward_model",
-            "language_model.compare",
-            "language_model.fuse",
-            "rechead",
-        ]
+        scorer_sections!["language_model.compare", "language_model.fuse", "rechead"]
     }
 
     fn outputs(&self) -> &'static [Part] {

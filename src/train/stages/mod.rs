@@ -1,5 +1,12 @@
 //! The commands of the pipeline, in the order in which they run.
 
+/// The sections of the recipe that the scorer and its slates come from, and more of them.
+macro_rules! scorer_sections {
+    ($($more:literal),*) => {
+        &["seed", "shop", "split", "slates", "reward_model", $($more),*]
+    };
+}
+
 mod evaluate;
 mod fuse;
 mod midtrain;

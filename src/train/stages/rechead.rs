@@ -67,7 +67,7 @@ impl Stage for RecheadStage {
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {
-        &["seed", "shop", "split", "slates", "reward_model", "rechead"]
+        scorer_sections!["rechead"]
     }
 
     fn outputs(&self) -> &'static [Part] {

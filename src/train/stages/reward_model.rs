@@ -56,7 +56,7 @@ impl Stage for RewardModel {
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {
-        &["seed", "shop", "split", "slates", "reward_model", "direct"]
+        scorer_sections!["direct"]
     }
 
     fn reads_by(&self, recipe: &Recipe) -> &'static [Part] {

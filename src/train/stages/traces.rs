@@ -49,7 +49,7 @@ impl Stage for Traces {
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {
-        &["seed", "shop", "split", "slates", "reward_model", "language_model.compare"]
+        scorer_sections!["language_model.compare"]
     }
 
     fn outputs(&self) -> &'static [Part] {

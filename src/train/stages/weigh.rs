@@ -38,16 +38,11 @@ impl Stage for Weigh {
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {
-        &[
-            "seed",
-            "shop",
-            "split",
-            "slates",
-            "reward_model",
+        scorer_sections![
             "language_model.synthetic_query_share",
             "language_model.compare",
             "language_model.write",
-            "language_model.weigh",
+            "language_model.weigh"
         ]
     }
 

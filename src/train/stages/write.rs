@@ -56,16 +56,7 @@ impl Stage for Write {
     }
 
     fn recipe_sections(&self) -> &'static [&'static str] {
-        &[
-            "seed",
-            "shop",
-            "split",
-            "slates",
-            "reward_model",
-            "language_model.write",
-            "rechead",
-            "cards",
-        ]
+        scorer_sections!["language_model.write", "rechead", "cards"]
     }
 
     fn outputs(&self) -> &'static [Part] {
