@@ -200,7 +200,7 @@ fn serves_large_slates(model: &Arc<ScorerModel>) {
     let scorer = scorer::Scorer::start(model, Some(on_gpu), limits, &Arc::new(Metrics::new()));
     let inline = || {
         let text = ItemText { title: "A blue teapot".into(), ..ItemText::default() };
-        SlateItem::Inline { text, number: None }
+        SlateItem::Inline { text, number: None, price: None }
     };
     let request = |(at, (user, card)): (usize, (&UserId, &Arc<UserCard>))| {
         let count = if at % 4 == 0 { 1 } else { 30 };

@@ -45,6 +45,10 @@ fn board(title: &str) -> pb::Item {
     }
 }
 
+fn without_price(id: &str, title: &str) -> pb::NewItem {
+    pb::NewItem { price: None, ..new_item(id, title) }
+}
+
 fn new_item(id: &str, title: &str) -> pb::NewItem {
     pb::NewItem { item_id: id.into(), item: Some(board(title)), price: Some(24.5) }
 }
@@ -72,9 +76,9 @@ async fn an_item_that_was_put_is_scored_by_its_text_also_after_a_restart() {
     assert_eq!(score(&unknown, "board"), None);
     assert_eq!(unknown.shortfalls[0].missing, "items");
 
-    let first = server.put(vec![new_item("board", "Walnut Board")]).await.unwrap();
+    let first = server.put(vec![without_price("board", "Walnut Board")]).await.unwrap();
     assert_eq!(first, [pb::PutOutcome::New]);
-    let second = server.put(vec![new_item("board", "Walnut Serving Board")]).await.unwrap();
+    let second = server.put(vec![without_price("board", "Walnut Serving Board")]).await.unwrap();
     assert_eq!(second, [pb::PutOutcome::Replaced]);
     let mut scores = Vec::new();
     for title in ["Walnut Board", "Walnut Serving Board"] {
@@ -101,6 +105,32 @@ async fn an_item_that_was_put_is_scored_by_its_text_also_after_a_restart() {
     server.app.stop().await.unwrap();
     let mut server = demo_server(Some(path)).await;
     assert_eq!(score(&server.rerank(slate(bare("board"))).await, "board"), Some(scores[1]));
+    server.app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_was_put_is_scored_by_its_price() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = demo_server(Some(home.path().join("facts.redb"))).await;
+    let prices = [None, Some(0.0), Some(2.0), Some(24.5), Some(f32::MAX)];
+    let id = |n: usize| format!("board {n}");
+    let items = prices
+        .iter()
+        .enumerate()
+        .map(|(n, &price)| pb::NewItem { price, ..new_item(&id(n), "Walnut Board") });
+    server.put(items.collect()).await.unwrap();
+    let slate = (0..prices.len()).map(|n| bare(&id(n)));
+    let put = server.rerank(slate.collect()).await;
+    let scores: Vec<f32> = (0..prices.len()).map(|n| score(&put, &id(n)).unwrap()).collect();
+    assert!(scores.iter().all(|score| score.is_finite()), "{scores:?}");
+    for (n, score) in scores.iter().enumerate() {
+        assert!(!scores[..n].contains(score), "{prices:?} give {scores:?}");
+    }
+    // The price is read beside a request's own text as well.
+    let inline = |n: usize| pb::Candidate { item: Some(board("Walnut Board")), ..bare(&id(n)) };
+    let given = server.rerank((0..prices.len()).map(inline).collect()).await;
+    let of_given: Vec<f32> = (0..prices.len()).map(|n| score(&given, &id(n)).unwrap()).collect();
+    assert_eq!(of_given, scores);
     server.app.stop().await.unwrap();
 }
 

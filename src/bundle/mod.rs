@@ -13,6 +13,7 @@ mod lineage;
 mod lines;
 mod manifest;
 mod part;
+mod prices;
 mod semantic_ids;
 
 pub use cards::{
@@ -27,6 +28,7 @@ pub use lineage::{PartLineage, hash_of_part};
 pub use lines::{LINE_BYTES_MAX, LINES_MAX, TEXT_BYTES_MAX};
 pub use manifest::{FileEntry, Manifest, SPACE_PARTS};
 pub use part::Part;
+pub use prices::CategoryPrices;
 pub use semantic_ids::{PrefixFull, SemanticIds};
 
 use std::fmt::Display;

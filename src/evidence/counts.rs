@@ -1,6 +1,6 @@
 //! Counts of purchases, on which every claim rests.
 
-use crate::bundle::{self, Catalog, ItemStats};
+use crate::bundle::{self, Catalog, CategoryPrices, ItemStats};
 use crate::domain::Timestamp;
 
 /// The days that count as recent.
@@ -110,16 +110,8 @@ impl ItemStats {
 
 /// Sets each item's price rank: the share of its category's priced items that cost less.
 fn rank_prices(catalog: &Catalog, stats: &mut [ItemStats]) {
-    let mut prices = vec![Vec::new(); catalog.categories_len()];
-    for (item, stats) in catalog.items().iter().zip(&*stats) {
-        prices[item.category as usize].extend(stats.price);
-    }
-    for prices in &mut prices {
-        prices.sort_by(f32::total_cmp);
-    }
+    let prices = CategoryPrices::of(catalog, stats.iter().map(|stats| stats.price));
     for (item, stats) in catalog.items().iter().zip(stats) {
-        let prices = &prices[item.category as usize];
-        let cheaper = stats.price.map_or(0, |price| prices.partition_point(|&p| p < price));
-        stats.price_rank = cheaper as f32 / prices.len().max(1) as f32;
+        stats.price_rank = prices.rank(Some(item.category), stats.price);
     }
 }

@@ -192,7 +192,8 @@ fn entries<'q>(
         }
         let put = resolved.new_items[position].as_ref();
         let text = candidate.inline.clone().or_else(|| put.map(|put| put.text.clone()))?;
-        Some((position, SlateItem::Inline { text, number: resolved.counted[position] }))
+        let (number, price) = (resolved.counted[position], put.and_then(|put| put.price));
+        Some((position, SlateItem::Inline { text, number, price }))
     })
 }
 

@@ -81,8 +81,17 @@ pub struct HistoryCounts {
 pub enum CandidateItem<'a> {
     /// An item of the catalogue, by number, and its card.
     Known(u32, &'a ItemCard),
-    /// An item whose text came with the request.
-    Inline(&'a ItemText),
+    /// An item whose text came with the request or a put, and its price, if it is known.
+    Inline(&'a ItemText, Option<RankedPrice>),
+}
+
+/// A candidate's price, and the share of its category's priced items that cost less.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RankedPrice {
+    /// In the shop's currency.
+    pub price: f32,
+    /// In `0..=1`.
+    pub rank: f32,
 }
 
 /// Events of one sort in a history.
@@ -163,7 +172,7 @@ impl<'a> FeatureContext<'a> {
     pub fn features(&self, candidate: CandidateItem<'_>, overlaps: &[f32]) -> FeatureVector {
         FeatureVector::compute(&match candidate {
             CandidateItem::Known(number, card) => self.known_input(number, card, overlaps),
-            CandidateItem::Inline(text) => self.inline_input(text),
+            CandidateItem::Inline(text, price) => self.inline_input(text, price),
         })
     }
 
@@ -183,7 +192,7 @@ impl<'a> FeatureContext<'a> {
             purchases: self.occurrences(own.purchases),
             browses: self.occurrences(own.browses),
             sales: self.sales(card),
-            price_gap: self.price_gap(card),
+            price_gap: self.price_gap(RankedPrice::of(card)),
             category_share: self.share(&self.counts.categories, item.category),
             attribute_share: shares / item.attributes.len().max(1) as f32,
             backing,
@@ -196,11 +205,17 @@ impl<'a> FeatureContext<'a> {
         }
     }
 
-    /// Of an item that the shop does not know, only the category says something.
-    fn inline_input(&self, text: &ItemText) -> FeatureInput {
+    /// Of an item that the shop does not know, only the category and the price say something.
+    fn inline_input(&self, text: &ItemText, price: Option<RankedPrice>) -> FeatureInput {
         let category = self.catalog.category_number(&text.category);
         let share = category.map_or(0.0, |number| self.share(&self.counts.categories, number));
-        FeatureInput { category_share: share, ..FeatureInput::default() }
+        let price_rank = price.map_or(0.0, |price| price.rank);
+        FeatureInput {
+            category_share: share,
+            sales: SalesFigures { price_rank, ..SalesFigures::default() },
+            price_gap: self.price_gap(price),
+            ..FeatureInput::default()
+        }
     }
 
     fn sales(&self, card: &ItemCard) -> SalesFigures {
@@ -214,11 +229,11 @@ impl<'a> FeatureContext<'a> {
         }
     }
 
-    fn price_gap(&self, card: &ItemCard) -> Option<PriceGap> {
-        let (price, usual) = card.stats.price.zip(self.counts.usual_price)?;
+    fn price_gap(&self, price: Option<RankedPrice>) -> Option<PriceGap> {
+        let (RankedPrice { price, rank }, usual) = price.zip(self.counts.usual_price)?;
         Some(PriceGap {
             log_price: price.max(PRICE_MIN).ln() - usual.log_price,
-            rank: card.stats.price_rank - usual.rank,
+            rank: rank - usual.rank,
         })
     }
 
@@ -256,6 +271,15 @@ impl<'a> FeatureContext<'a> {
 
     fn days_since(&self, time: Timestamp) -> f32 {
         (self.counts.now - time).max(0) as f32 / DAY_S
+    }
+}
+
+// === impl RankedPrice ===
+
+impl RankedPrice {
+    /// The price on a card, if it is known.
+    fn of(card: &ItemCard) -> Option<Self> {
+        card.stats.price.map(|price| Self { price, rank: card.stats.price_rank })
     }
 }
 
@@ -483,6 +507,51 @@ mod tests {
         assert!(clicked[Id::Purchases] == 0.0 && clicked[Id::Browses] > 0.0);
         let bought = features(&[past(1, 86_400, EventKind::Purchase)], 1);
         assert!(bought[Id::Purchases] > 0.0 && bought[Id::Browses] == 0.0);
+    }
+
+    #[test]
+    fn the_price_of_a_new_item_counts_as_that_of_a_known_one() {
+        const PRICE_FEATURES: [&str; 5] = [
+            "price_rank",
+            "price_distance",
+            "price_difference",
+            "price_rank_difference",
+            "price_rank_distance",
+        ];
+        let catalog = catalog();
+        let mut cards = cards();
+        for (item, (price, rank)) in
+            cards.items.iter_mut().zip([(2.0, 0.5), (8.0, 0.75), (0.0, 0.0)])
+        {
+            (item.stats.price, item.stats.price_rank) = (Some(price), rank);
+        }
+        let text = ItemText { title: "cup".into(), category: "kitchen".into(), attributes: vec![] };
+        let history = [past(0, 5_000, EventKind::Purchase)];
+        let context = FeatureContext::new(&catalog, &cards, &history, NOW, 0);
+        let values = |of: CandidateItem<'_>| {
+            let features = context.features(of, &[]);
+            let named = FEATURES.iter().zip(features.as_slice());
+            let priced = named.filter(|(feature, _)| PRICE_FEATURES.contains(&feature.name));
+            priced.map(|(_, value)| *value).collect::<Vec<f32>>()
+        };
+        for number in 0..3 {
+            let card = &cards.items[number as usize];
+            let known = values(CandidateItem::Known(number, card));
+            let price =
+                RankedPrice { price: card.stats.price.unwrap(), rank: card.stats.price_rank };
+            assert_eq!(values(CandidateItem::Inline(&text, Some(price))), known, "{price:?}");
+            assert_eq!(known.len(), PRICE_FEATURES.len());
+        }
+        assert_eq!(values(CandidateItem::Inline(&text, None)), [0.0; 5], "no price says nothing");
+        let free = RankedPrice { price: 0.0, rank: 0.0 };
+        assert!(
+            values(CandidateItem::Inline(&text, Some(free))).iter().all(|value| value.is_finite())
+        );
+        // Without a price in the history, only the rank is known.
+        let context = FeatureContext::new(&catalog, &cards, &[], NOW, 0);
+        let price = RankedPrice { price: 8.0, rank: 0.75 };
+        let features = context.features(CandidateItem::Inline(&text, Some(price)), &[]);
+        assert_eq!(features.as_slice().iter().filter(|value| **value != 0.0).count(), 1);
     }
 
     #[test]

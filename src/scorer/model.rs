@@ -4,12 +4,13 @@ use super::backed::backed_attention;
 use super::direct::{DirectBuffers, DirectScorer};
 use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
-    LiveCounts, LiveItem, LiveVector,
+    LiveCounts, LiveItem, LiveVector, RankedPrice,
 };
 use super::rechead::{RecheadScorer, ShopperTexts, TextSources};
 use super::{ItemVectors, PositionPenalty, TextReader};
 use crate::bundle::{
-    CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, REASONS_MAX, UserCard, inline_text,
+    CardReason, Cards, Catalog, CategoryPrices, HISTORY_LEN, HistoryEvent, REASONS_MAX, UserCard,
+    inline_text,
 };
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};
 use crate::language::WordWeights;
@@ -39,6 +40,7 @@ pub struct ScorerModel {
     pub(super) rechead: Option<RecheadScorer>,
     pub(super) items: Arc<ItemTable>,
     pub(super) reasons: Arc<ReasonTable>,
+    prices: CategoryPrices,
     /// What live features are counted from, if the bundle holds statistics.
     pub live: Option<LiveModel>,
 }
@@ -100,6 +102,8 @@ pub enum SlateItem {
         text: ItemText,
         /// Its number in the statistics, if events of it are counted.
         number: Option<u32>,
+        /// Its price, if it was put with one.
+        price: Option<f32>,
     },
 }
 
@@ -171,6 +175,8 @@ impl ScorerModel {
             reader.width() == TEXT_WIDTH && cards.item_vectors.len() == catalog.len() * TEXT_WIDTH;
         let item_vectors =
             is_kept.then(|| Arc::new(ItemVectors::of(&cards.item_vectors, TEXT_WIDTH)));
+        let prices = cards.items.iter().map(|card| card.stats.price);
+        let prices = CategoryPrices::of(&catalog, prices);
         let (direct, rechead, live) = (None, None, None);
         Ok(Self {
             catalog,
@@ -182,6 +188,7 @@ impl ScorerModel {
             rechead,
             items,
             reasons,
+            prices,
             live,
         })
     }
@@ -426,7 +433,9 @@ impl ScorerModel {
                 SlateItem::Known(number) => {
                     CandidateItem::Known(*number, &self.cards.items[*number as usize])
                 }
-                SlateItem::Inline { text, .. } => CandidateItem::Inline(text),
+                SlateItem::Inline { text, price, .. } => {
+                    CandidateItem::Inline(text, self.ranked_price(text, *price))
+                }
             };
             features.push(context.features(candidate, &overlaps[..reasons.len()]));
             for (m, (overlap, reason)) in overlaps.iter_mut().zip(reasons).enumerate() {
@@ -436,6 +445,12 @@ impl ScorerModel {
             }
             slate_overlaps.push(overlaps);
         }
+    }
+
+    /// The price of an inline candidate, ranked among those on the cards of its category.
+    fn ranked_price(&self, text: &ItemText, price: Option<f32>) -> Option<RankedPrice> {
+        let category = self.catalog.category_number(&text.category);
+        price.map(|price| RankedPrice { price, rank: self.prices.rank(category, Some(price)) })
     }
 
     /// Fills in the live features of every candidate.
@@ -454,7 +469,7 @@ impl ScorerModel {
     fn live_vector(&self, counts: &LiveCounts, item: &SlateItem) -> LiveVector {
         match item {
             SlateItem::Known(number) => counts.vector(&self.catalog, LiveItem::Known(*number)),
-            SlateItem::Inline { text, number } => {
+            SlateItem::Inline { text, number, .. } => {
                 let category = self.catalog.category_number(&text.category);
                 let text = &inline_text(text);
                 counts.vector(&self.catalog, LiveItem::New { number: *number, category, text })
