@@ -24,7 +24,7 @@ pub use admission::ApiLimits;
 pub use error::ApiError;
 pub use handler::{RerankHandler, WallClock, wall_clock};
 pub use listen::{ApiListener, BindError, ShutdownTimeout};
-pub use offline::{OfflineAnswer, OfflineRequest, OfflineTerms, parse_time};
+pub use offline::{OfflineAnswer, OfflineRequest, OfflineTerms, parse_time, requests_of};
 pub use readiness::{Readiness, ReadinessState};
 
 use axum::Router;

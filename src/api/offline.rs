@@ -110,6 +110,11 @@ impl OfflineRequest {
     }
 }
 
+/// Decodes the requests of a JSON list, as a call's are decoded.
+pub fn requests_of(json: &[u8]) -> Result<Vec<pb::RerankRequest>, ApiError> {
+    decode_json(json)
+}
+
 /// Parses a moment as a request writes it: `2026-06-01T00:00:00Z`.
 pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     let time = pbjson_types::Timestamp::deserialize(text.into_deserializer());

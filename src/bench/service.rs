@@ -3,6 +3,7 @@
 use super::process::cpu_s;
 use crate::api::pb::rerank_service_client::RerankServiceClient;
 use crate::api::pb::{Candidate, Effort, Quality, RerankRequest};
+use crate::api::requests_of;
 use crate::bundle::Part;
 use crate::regular_file::{self, Links};
 use crate::reranker::RungSpec;
@@ -139,7 +140,7 @@ fn requests(options: &ServiceOptions) -> Result<Vec<RerankRequest>> {
     let path = options.bundle.join(Part::Samples.file());
     let text = regular_file::read(&path, Links::Refused, Part::Samples.bytes_max())
         .with_context(|| format!("reading {}", path.display()))?;
-    let samples: Vec<RerankRequest> = serde_json::from_slice(&text)?;
+    let samples = requests_of(&text)?;
     anyhow::ensure!(!samples.is_empty(), "the bundle has no samples");
     let others: Vec<Candidate> = samples.iter().flat_map(|s| s.candidates.clone()).collect();
     let fill = |sample: &RerankRequest| {

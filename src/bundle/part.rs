@@ -204,6 +204,6 @@ fn list(name: &str, path: &Path) -> Result<Vec<String>, BundleError> {
         let expected = format!("{FOLDER_FILES_MAX} at most");
         return Err(BundleError::field(name, "files", "a folder of more", expected));
     }
-    files.sort();
+    files.sort_unstable();
     Ok(files)
 }

@@ -6,6 +6,7 @@ use crate::api::pb::rerank_service_client::RerankServiceClient;
 use crate::api::pb::{
     Explain, Quality, RerankRequest, RerankResponse, Source, StreamRerankRequest,
 };
+use crate::api::requests_of;
 use crate::app::{self, App};
 use crate::bundle::{Catalog, Part};
 use crate::config::Config;
@@ -163,7 +164,7 @@ fn samples(bundle: &Path) -> anyhow::Result<Vec<RerankRequest>> {
     let path = bundle.join(Part::Samples.file());
     let text = regular_file::read(&path, Links::Refused, Part::Samples.bytes_max())
         .with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+    requests_of(&text).with_context(|| format!("reading {}", path.display()))
 }
 
 /// The stream that answered a request.

@@ -81,7 +81,7 @@ impl WordWeights {
         let rare = words.iter().copied().filter(|&word| self.is_rare[word as usize]);
         let mut kept: Vec<WeightedWord> = rare.map(|word| (word, idf(word) / length)).collect();
         if kept.len() > WORDS_MAX {
-            kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             kept.truncate(WORDS_MAX);
             kept.sort_unstable_by_key(|&(word, _)| word);
         }

@@ -121,7 +121,7 @@ impl<'a> Shelf<'a> {
     /// The partners of a product that are still sold, most frequent first.
     pub fn bought_with(&self, item: u32) -> Vec<u32> {
         let mut partners = self.together[item as usize];
-        partners.sort_by_key(|&(other, count)| (std::cmp::Reverse(count), other));
+        partners.sort_unstable_by_key(|&(other, count)| (std::cmp::Reverse(count), other));
         let sold = |other: u32| self.catalogue.items[other as usize].sold(self.day);
         let counted = partners.iter().filter(|&&(other, count)| count > 0 && sold(other));
         counted.map(|&(other, _)| other).collect()

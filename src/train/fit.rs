@@ -79,17 +79,17 @@ pub fn fit(
     config: FitConfig,
     loss_of: impl FnMut(usize) -> anyhow::Result<Tensor>,
     validate: impl FnMut(usize) -> anyhow::Result<f64>,
-    progress: impl FnMut(f64, usize),
+    mut progress: impl FnMut(f64, usize),
 ) -> anyhow::Result<Vec<Epoch>> {
-    fit_model(variables, config, &mut Functions { loss_of, validate }, progress)
+    fit_model(variables, config, &mut Functions { loss_of, validate }, &mut progress)
 }
 
 /// Trains a model that also learns outside of the optimiser, in the same way.
 pub fn fit_model(
     variables: &VarMap,
     config: FitConfig,
-    model: &mut impl FitModel,
-    mut progress: impl FnMut(f64, usize),
+    model: &mut dyn FitModel,
+    progress: &mut dyn FnMut(f64, usize),
 ) -> anyhow::Result<Vec<Epoch>> {
     let parameters = ParamsAdamW { weight_decay: config.weight_decay, ..ParamsAdamW::default() };
     // Sorted by name, so that nothing depends on the order of a hash map.
@@ -97,7 +97,7 @@ pub fn fit_model(
         let data = variables.data().lock().expect("no holder of the variables panics");
         data.iter().map(|(name, variable)| (name.clone(), variable.clone())).collect()
     };
-    by_name.sort_by(|a, b| a.0.cmp(&b.0));
+    by_name.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     let by_name = by_name.into_iter().map(|(_, variable)| variable).collect();
     let mut optimizer = AdamW::new(by_name, parameters)?;
     let total = config.epochs * config.steps;

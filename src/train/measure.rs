@@ -139,7 +139,7 @@ pub fn calibration<G: Eq + Hash>(
         })
         .collect();
     // A map has no order, and the last bits of a sum depend on it.
-    terms.sort_by(f64::total_cmp);
+    terms.sort_unstable_by(f64::total_cmp);
     Some(terms.iter().sum())
 }
 
@@ -316,7 +316,7 @@ fn mean(values: &[f64]) -> f64 {
 
 /// The interval between the tails of `resampled`, which is not empty.
 fn percentiles(mean: f64, mut resampled: Vec<f64>) -> Interval {
-    resampled.sort_by(f64::total_cmp);
+    resampled.sort_unstable_by(f64::total_cmp);
     let last = (resampled.len() - 1) as f64;
     let at = |share: f64| resampled[(share * last).round() as usize];
     Interval { mean, low: at(TAIL), high: at(1.0 - TAIL) }

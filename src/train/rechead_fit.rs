@@ -115,7 +115,7 @@ impl PublishedTraining<'_> {
             best: None,
         };
         let total = (config.epochs * steps) as u64;
-        let epochs = fit::fit_model(&variables, config, &mut model, |loss, step| {
+        let epochs = fit::fit_model(&variables, config, &mut model, &mut |loss, step| {
             workspace.progress.show_losses("rechead", step as u64, total, &[("loss", loss)]);
         })?;
         let (best, weights, network) = model.best.context("the recipe allows no epoch")?;

@@ -115,7 +115,7 @@ impl Blended {
         }
         sales.sort_unstable();
         for of_item in &mut buyers {
-            of_item.sort_by_key(|&(user, time)| (time, user));
+            of_item.sort_unstable_by_key(|&(user, time)| (time, user));
         }
         let titles = TitleNeighbours::build(titles, NEIGHBOURS);
         Self { bought, buyers, sales, titles, weights }

@@ -143,7 +143,7 @@ pub(super) fn tally(mut votes: Vec<(u32, f32)>) -> Vec<(u32, f32)> {
         }
         same
     });
-    votes.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
+    votes.sort_unstable_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
     votes
 }
 
@@ -207,7 +207,7 @@ fn keep_closest(mut found: Vec<Neighbour>, most: usize) -> Vec<Neighbour> {
 fn by_popularity(popularity: &[(u32, u32)]) -> Vec<u32> {
     let bought = |item: &u32| popularity[*item as usize].1 > 0;
     let mut popular: Vec<u32> = (0..popularity.len() as u32).filter(bought).collect();
-    popular.sort_by_key(|&item| (std::cmp::Reverse(popularity[item as usize]), item));
+    popular.sort_unstable_by_key(|&item| (std::cmp::Reverse(popularity[item as usize]), item));
     popular
 }
 

@@ -193,7 +193,7 @@ fn files_ending(dir: &Path, ending: &str) -> Result<Vec<PathBuf>, CheckpointErro
     let paths = entries.map(|entry| Ok(entry.map_err(failed)?.path()));
     let mut paths = paths.collect::<Result<Vec<_>, CheckpointError>>()?;
     paths.retain(|path| path.extension().is_some_and(|found| found == ending) && path.is_file());
-    paths.sort();
+    paths.sort_unstable();
     Ok(paths)
 }
 

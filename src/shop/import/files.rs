@@ -114,7 +114,7 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
             add(&mut files, path)?;
         }
     }
-    files.sort();
+    files.sort_unstable();
     Ok(files)
 }
 
@@ -136,7 +136,7 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>, ImportError> {
             add(&mut files, path)?;
         }
     }
-    files.sort();
+    files.sort_unstable();
     Ok(files)
 }
 

@@ -104,7 +104,7 @@ fn question<'a>(
     rng: &mut ChaCha8Rng,
 ) -> Option<(Vec<u32>, LabelledQuestion<'a>)> {
     let mut indices: Vec<usize> = (0..case.slate.len()).collect();
-    indices.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    indices.sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
     let order = indices.into_iter().map(|index| case.slate[index]);
     let (taken, others): (Vec<u32>, Vec<u32>) =
         order.partition(|item| case.relevant.contains(item));

@@ -123,7 +123,7 @@ impl JudgedOrder<'_> {
         };
         let mut best: Vec<f64> =
             self.relevant.iter().map(|document| self.grade(document)).collect();
-        best.sort_by(|a, b| b.total_cmp(a));
+        best.sort_unstable_by(|a, b| b.total_cmp(a));
         let found: Vec<f64> = self.order.iter().take(k).map(|item| self.grade(item)).collect();
         let ideal = gain(&best);
         if ideal == 0.0 { 0.0 } else { gain(&found) / ideal }

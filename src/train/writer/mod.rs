@@ -354,7 +354,7 @@ fn folder_hash(folder: &Path) -> anyhow::Result<String> {
     let reading = || format!("reading the language model {}", folder.display());
     let entries = fs::read_dir(folder).with_context(reading)?;
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    files.sort();
+    files.sort_unstable();
     let mut hash = blake3::Hasher::new();
     for file in files {
         // The name without the folder, which may be moved.
