@@ -9,6 +9,7 @@ mod text_tokenizer;
 mod title_words;
 mod word_weights;
 mod words;
+mod words_of_shop;
 
 pub use asked::{ASKED_WORDS_MAX, AskedWords};
 pub use lm_tokenizer::{END, IncrementalDetokenizer, LmTokenizer, LmTokenizerError};
@@ -17,3 +18,4 @@ pub use semantic_tokens::{SemanticTokens, SemanticTokensError, read_id, write_id
 pub use text_tokenizer::{TEXT_TOKENS_MAX, TextTokenizer, TextTokenizerError};
 pub use title_words::{TITLE_WORDS, TitleWordsConfig, shared_words};
 pub use word_weights::{WeightedWord, WordWeights};
+pub use words_of_shop::{ShopVocabulary, ShopVocabularyLimits};

@@ -1,4 +1,4 @@
-//! The tokenizer of the text encoder: a byte-level BPE learned from the shop's own texts.
+//! The tokenizer of the text encoder: a byte-level BPE learned from the shop's own texts, or that of a pretrained encoder.
 
 use crate::regular_file::{self, JSON_BYTES_MAX, Links};
 use std::path::Path;
@@ -6,12 +6,14 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::unicode::NFKC;
 use tokenizers::normalizers::utils::{Lowercase, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{NormalizerWrapper, Tokenizer, TokenizerBuilder};
+use tokenizers::{ModelWrapper, NormalizerWrapper, Tokenizer, TokenizerBuilder, TruncationParams};
 
 /// Tokens of one text, at most. A reason has about thirty, a description about eighty.
 pub const TEXT_TOKENS_MAX: usize = 128;
 /// Bytes of one text that are read, so that a huge text costs no more than a long one.
 const TEXT_BYTES_MAX: usize = 4 << 10;
+/// Tokens of a text with special tokens around it, at least: the two, and one of its own.
+const FRAMED_TOKENS_MIN: usize = 3;
 /// Occurrences that a pair of pieces needs to become a token.
 const PAIR_COUNT_MIN: u64 = 2;
 
@@ -19,6 +21,8 @@ const PAIR_COUNT_MIN: u64 = 2;
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
+    /// Whether the special tokens around a text are added.
+    is_framed: bool,
 }
 
 /// Why a tokenizer could not be trained, read or written.
@@ -30,7 +34,7 @@ pub struct TextTokenizerError {
 }
 
 impl TextTokenizerError {
-    fn when(action: &'static str) -> impl Fn(tokenizers::Error) -> Self {
+    pub(super) fn when(action: &'static str) -> impl Fn(tokenizers::Error) -> Self {
         move |source| Self { action, source }
     }
 }
@@ -46,15 +50,85 @@ impl TextTokenizer {
         let pieces = ByteLevel::default().add_prefix_space(true);
         let normalizer = Sequence::new(vec![NFKC.into(), Lowercase.into()]);
         let tokenizer = train_bpe(texts, vocabulary, pieces, normalizer);
-        Ok(Self { tokenizer: tokenizer.map_err(TextTokenizerError::when("trained"))? })
+        let tokenizer = tokenizer.map_err(TextTokenizerError::when("trained"))?;
+        Ok(Self { tokenizer, is_framed: false })
     }
 
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`. Its padding and its truncation are left out: a text ends where its tokens do, or at
+    /// [`TEXT_TOKENS_MAX`].
     pub fn load(path: &Path) -> Result<Self, TextTokenizerError> {
         let bytes = regular_file::read(path, Links::Followed, JSON_BYTES_MAX)
             .map_err(|error| TextTokenizerError::when("read")(error.into()))?;
-        let tokenizer = Tokenizer::from_bytes(bytes).map_err(TextTokenizerError::when("read"))?;
-        Ok(Self { tokenizer })
+        Self::from_json(&bytes).map_err(TextTokenizerError::when("read"))
+    }
+
+    /// Reads the text of a `tokenizer.json`.
+    pub(super) fn from_json(json: &[u8]) -> tokenizers::Result<Self> {
+        let mut tokenizer = Tokenizer::from_bytes(json)?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None)?;
+        Ok(Self { tokenizer, is_framed: false })
+    }
+
+    /// The tokenizer as the text of a `tokenizer.json`.
+    pub(super) fn to_json(&self) -> tokenizers::Result<String> {
+        self.tokenizer.to_string(false)
+    }
+
+    /// The same tokenizer, which adds its special tokens around a text: BERT's `[CLS]` and `[SEP]`. They count among
+    /// the `tokens_max` that a text has at most.
+    pub fn framed(mut self, tokens_max: usize) -> Result<Self, TextTokenizerError> {
+        let most = tokens_max.min(TEXT_TOKENS_MAX);
+        let cut = TruncationParams {
+            max_length: most.max(FRAMED_TOKENS_MIN),
+            ..TruncationParams::default()
+        };
+        self.tokenizer.with_truncation(Some(cut)).map_err(TextTokenizerError::when("read"))?;
+        Ok(Self { is_framed: true, ..self })
+    }
+
+    /// The words of a text, each with the number of its tokens. A word with an unknown piece is `None`.
+    pub(super) fn words(&self, text: &str) -> Vec<Option<(String, usize)>> {
+        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+        let Ok(encoding) = self.tokenizer.encode(text, false) else { return Vec::new() };
+        let unknown = self.unknown();
+        let pieces =
+            encoding.get_word_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_ids());
+        let pieces: Vec<_> = pieces.map(|((word, piece), id)| (*word, piece, *id)).collect();
+        let word = |pieces: &[(Option<u32>, &String, u32)]| {
+            let is_known = pieces.iter().all(|(_, _, id)| Some(*id) != unknown);
+            let text: String = pieces
+                .iter()
+                .map(|(_, piece, _)| piece.strip_prefix("##").unwrap_or(piece))
+                .collect();
+            is_known.then_some((text, pieces.len()))
+        };
+        pieces.chunk_by(|a, b| a.0 == b.0).map(word).collect()
+    }
+
+    /// The token that stands for whatever is unknown, if the tokenizer has one.
+    pub fn unknown(&self) -> Option<u32> {
+        let name = match self.tokenizer.get_model() {
+            ModelWrapper::BPE(model) => model.unk_token.clone(),
+            ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
+            ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
+            ModelWrapper::Unigram(_) => Some("<unk>".to_owned()),
+        };
+        name.and_then(|name| self.tokenizer.token_to_id(&name))
+    }
+
+    /// A token's piece of text, with its marks, if there is such a token.
+    pub fn piece(&self, token: u32) -> Option<String> {
+        self.tokenizer.id_to_token(token)
+    }
+
+    /// The special tokens, which stand for no text.
+    pub fn special(&self) -> Vec<u32> {
+        let decoder = self.tokenizer.get_added_tokens_decoder();
+        let mut special: Vec<u32> =
+            decoder.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        special.sort_unstable();
+        special
     }
 
     /// Writes a `tokenizer.json` in Hugging Face's format.
@@ -62,16 +136,21 @@ impl TextTokenizer {
         self.tokenizer.save(path, false).map_err(TextTokenizerError::when("written"))
     }
 
-    /// How many tokens there are.
+    /// The number above its largest token.
     pub fn vocabulary(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        let largest = self.tokenizer.get_vocab(true).into_values().max();
+        largest.map_or(0, |token| token as usize + 1)
     }
 
     /// The tokens of a text, at most [`TEXT_TOKENS_MAX`] of them.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        // Every byte is a token, so encoding cannot fail. If it did, the text would count as empty.
-        let encoding = self.tokenizer.encode_fast(text, false);
+        // A text of nothing but white space has no vector, and special tokens would give it one.
+        if self.is_framed && text.trim().is_empty() {
+            return Vec::new();
+        }
+        // Where every byte is a token, encoding cannot fail. If it does elsewhere, the text counts as empty.
+        let encoding = self.tokenizer.encode_fast(text, self.is_framed);
         let mut tokens = encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
         tokens.truncate(TEXT_TOKENS_MAX);
         tokens

@@ -68,6 +68,11 @@ impl ItemVectors {
         self.scales.len()
     }
 
+    /// Bytes that an item takes.
+    pub fn bytes_an_item(&self) -> usize {
+        self.width + size_of::<f16>()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.scales.is_empty()

@@ -28,7 +28,7 @@ pub use model::{
     network_shape,
 };
 pub use open::{OpenedScorer, ScorerFile, score_golden};
-pub use reader::TextReader;
+pub use reader::{TextReader, TextReaderError, open_bert, open_pretrained, open_static};
 pub use rechead::{
     RecheadFile, RecheadScorer, ShopperTexts, ShopperTokens, TextSources, history_vector,
     predicted_next_item,

@@ -71,8 +71,9 @@ impl OpenedScorer {
         let direct = open_direct(&bundle, &file)?;
         let tokens =
             TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
-        let encoder = TextEncoder::load(&bundle.path(Part::Text)).map_err(wrong(Part::Text))?;
-        let reader = Arc::new(TextReader::new(tokens, encoder));
+        let encoder = TextEncoder::load(&bundle.path(Part::Text), &bundle.path(Part::TextBert))
+            .map_err(wrong(Part::Text))?;
+        let reader = Arc::new(TextReader::new(tokens, encoder).map_err(wrong(Part::Tokenizer))?);
         let statistics = open_statistics(&bundle)?;
         let rechead = open_rechead(&bundle, &reader)?;
         if rechead.is_none() && direct.as_ref().is_some_and(DirectScorer::reads_rechead) {

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 const RECORDS: &str = "lineage.toml";
 /// The file of a shop's folder that holds the hashes of all others.
 const SHOP: &str = "shop.json";
+/// Files of an encoder's folder, at most.
+const ENCODER_FILES_MAX: usize = 200;
 /// Bytes of `shop.json`, at most.
 const SHOP_BYTES_MAX: u64 = 1 << 20;
 
@@ -238,6 +240,11 @@ fn recipe_hash(stage: &dyn Stage, recipe: &Recipe) -> anyhow::Result<String> {
     // The data snapshot stands for the shop, and the hash for the slates.
     recipe.shop.imported = None;
     recipe.slates.given = given.map(PathBuf::from);
+    if stage.recipe_sections().contains(&"text_encoder") {
+        for folder in recipe.text_encoder.folders_mut() {
+            *folder = folder_hash(folder)?.into();
+        }
+    }
     if let Some(model) = &mut recipe.language_model {
         if let BaseModel::Folder(folder) = &mut model.begin {
             *folder = last_step(folder);
@@ -262,6 +269,39 @@ fn recipe_hash(stage: &dyn Stage, recipe: &Recipe) -> anyhow::Result<String> {
 
 fn last_step(path: &Path) -> PathBuf {
     path.file_name().map(PathBuf::from).unwrap_or_default()
+}
+
+/// The hash of the files of an encoder's folder, and of the folders in it, wherever it lies.
+fn folder_hash(folder: &Path) -> anyhow::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut files = Vec::new();
+    files_below(folder, 1, &mut files).with_context(|| format!("reading {}", folder.display()))?;
+    files.sort();
+    for file in files {
+        let name = file.strip_prefix(folder).unwrap_or(&file);
+        hasher.update(name.as_os_str().as_encoded_bytes()).update(b"\n");
+        hasher.update(file_hash(&file)?.as_bytes()).update(b"\n");
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Adds the files of a folder, and of the folders in it, so many deep. Hidden ones are left out.
+fn files_below(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_hidden =
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        match (is_hidden, path.is_dir(), depth) {
+            (true, ..) | (_, true, 0) => {}
+            (_, true, _) => files_below(&path, depth - 1, files)?,
+            _ if files.len() >= ENCODER_FILES_MAX => {
+                let why = format!("it holds more than {ENCODER_FILES_MAX} files");
+                return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+            }
+            _ => files.push(path),
+        }
+    }
+    Ok(())
 }
 
 fn file_hash(path: &Path) -> anyhow::Result<String> {

@@ -45,6 +45,7 @@ pub mod stages;
 mod stop;
 pub mod synthetic_query;
 mod teachers;
+mod text_recipe;
 mod trace;
 pub mod trainer;
 pub mod training_data;

@@ -5,6 +5,7 @@ use super::direct_recipe::DirectRecipe;
 use super::learner_config::ComputeDtype;
 use super::rechead_recipe::RecheadRecipe;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
+pub use super::text_recipe::{DistilRecipe, TextEncoderRecipe, TrainedTextRecipe};
 use crate::bundle::Part;
 use crate::engine::ComputeDevice;
 use crate::nn::decoder::{DecoderConfig, RopeScaling};
@@ -30,8 +31,8 @@ pub struct Recipe {
     pub split: SplitShares,
     /// The slates that models are trained and evaluated on.
     pub slates: SlatesRecipe,
-    /// The static text encoder.
-    pub text_encoder: TextRecipe,
+    /// The text encoder.
+    pub text_encoder: TextEncoderRecipe,
     /// The semantic ids. Recipes of bundles older than semantic ids lack this section.
     #[serde(default)]
     pub semantic_ids: rqvae::RqVaeConfig,
@@ -118,24 +119,6 @@ pub enum RetrieverKind {
     /// Co-purchases, recent popularity, alike titles and earlier purchases, merged by reciprocal rank, with counts of
     /// the day before.
     Blended,
-}
-
-/// The static text encoder.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TextRecipe {
-    /// The vocabulary size of the tokenizer.
-    pub vocabulary: usize,
-    /// Epochs over the pairs.
-    pub epochs: usize,
-    /// Pairs of a batch. Each is a negative of the others.
-    pub batch: usize,
-    /// The learning rate.
-    pub learning_rate: f64,
-    /// The temperature: cosines are divided by it.
-    pub temperature: f64,
-    /// Training pairs, at most.
-    pub pairs_max: usize,
 }
 
 /// The scorer.
@@ -427,7 +410,8 @@ impl Recipe {
             Part::Midtrained | Part::Decoder | Part::Reranker => self.language_model.is_some(),
             Part::Traces | Part::Compared => self.compare().is_some(),
             Part::Test => self.evaluate.keep_test,
-            Part::TextBert | Part::ItemVectors => false,
+            Part::TextBert => matches!(self.text_encoder, TextEncoderRecipe::Bert(_)),
+            Part::ItemVectors => !self.text_encoder.is_trained(),
             _ => true,
         }
     }
@@ -464,6 +448,7 @@ impl Recipe {
         } else if let Some(direct) = &recipe.direct {
             RecheadRecipe::check_absent(direct)?;
         }
+        recipe.text_encoder.check()?;
         let home = path.parent().unwrap_or(Path::new("."));
         let (begin, compare) = match &mut recipe.language_model {
             Some(LanguageModelRecipe { begin, compare, .. }) => (Some(begin), compare.as_mut()),
@@ -475,7 +460,8 @@ impl Recipe {
         };
         let teacher = compare.and_then(|compare| compare.teacher.path_mut());
         let paths = [recipe.shop.imported.as_mut(), recipe.slates.given.as_mut(), begin, teacher];
-        for relative in paths.into_iter().flatten() {
+        let encoders = recipe.text_encoder.folders_mut();
+        for relative in paths.into_iter().flatten().chain(encoders) {
             *relative = home.join(&*relative);
         }
         Ok(recipe)

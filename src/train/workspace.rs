@@ -77,8 +77,8 @@ impl<'a> Workspace<'a> {
     /// The text encoder that `text_encoder` trained.
     pub fn reader(&self) -> anyhow::Result<Arc<TextReader>> {
         let tokens = TextTokenizer::load(&self.path(Part::Tokenizer))?;
-        let encoder = TextEncoder::load(&self.path(Part::Text))?;
-        Ok(Arc::new(TextReader::new(tokens, encoder)))
+        let encoder = TextEncoder::load(&self.path(Part::Text), &self.path(Part::TextBert))?;
+        Ok(Arc::new(TextReader::new(tokens, encoder)?))
     }
 
     /// The items' wide vectors: those that `text_encoder` wrote, or else as `reader` makes them of the catalogue's texts.

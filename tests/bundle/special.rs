@@ -117,7 +117,7 @@ fn whoever_reads_a_file_by_itself_does_not_wait_either() {
         ("serve.toml", |at| whole(&Config::load(Some(at)).unwrap_err())),
         ("tokenizer.json", |at| whole(&LmTokenizer::load(at.parent().unwrap()).unwrap_err())),
         ("tokenizer.json", |at| whole(&TextTokenizer::load(at).unwrap_err())),
-        ("text.safetensors", |at| whole(&TextEncoder::load(at).unwrap_err())),
+        ("text.safetensors", |at| whole(&TextEncoder::load(at, Path::new("bert")).unwrap_err())),
         ("quantizer.safetensors", |at| whole(&Quantizer::load(at).unwrap_err())),
         ("model.gguf", |at| whole(&Checkpoint::open(at).unwrap_err())),
         ("config.json", |at| whole(&Checkpoint::open(at.parent().unwrap()).unwrap_err())),

@@ -3,7 +3,8 @@
 //! A step reads some hundred tokens, so only their rows become tensors and are updated. Dense updates of the whole table
 //! would cost ten times as much, and candle would split them over threads that spin while they wait.
 
-use super::{SQUARE_MIN, TEXT_WIDTH, TextEncoder};
+use super::table::TokenTable;
+use super::{SQUARE_MIN, TEXT_WIDTH};
 use crate::nn::token_table::{StepSize, TrainedTable, token_counts};
 use candle_core::{D, DType, Device, Error, Result, Tensor, Var};
 use rand::SeedableRng;
@@ -61,7 +62,7 @@ pub fn fit(
     vocabulary: usize,
     plan: &TextEncoderConfig,
     progress: &mut dyn FnMut(TextEncoderProgress),
-) -> Result<TextEncoder> {
+) -> Result<TokenTable> {
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let mut network = Network::new(&token_weights(pairs, vocabulary)?, &mut random)?;
     let identities = identities(pairs);
@@ -198,10 +199,11 @@ impl Network {
     }
 
     /// The three factors as one table.
-    fn folded(&self) -> Result<TextEncoder> {
+    fn folded(&self) -> Result<TokenTable> {
         let all: Vec<u32> = (0..self.weights.values().len() as u32).collect();
         let leaves = self.leaves(&all)?;
-        Ok(TextEncoder { rows: leaves.rows()?.flatten_all()?.to_vec1()? })
+        let rows = leaves.rows()?.flatten_all()?.to_vec1()?;
+        TokenTable::new(rows, TEXT_WIDTH).map_err(Error::wrap)
     }
 }
 
@@ -257,6 +259,7 @@ fn token_weights(pairs: &[Pair], vocabulary: usize) -> Result<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::text::EncodeTokens as _;
     use rand::Rng;
 
     const VOCABULARY: usize = 120;
@@ -282,11 +285,11 @@ mod tests {
         }
     }
 
-    fn train(pairs: &[Pair], plan: &TextEncoderConfig) -> TextEncoder {
+    fn train(pairs: &[Pair], plan: &TextEncoderConfig) -> TokenTable {
         fit(pairs, VOCABULARY, plan, &mut |_| ()).unwrap()
     }
 
-    fn encoded(encoder: &TextEncoder, tokens: &[u32]) -> [f32; TEXT_WIDTH] {
+    fn encoded(encoder: &TokenTable, tokens: &[u32]) -> [f32; TEXT_WIDTH] {
         let mut out = [f32::NAN; TEXT_WIDTH];
         encoder.encode(tokens, &mut out);
         out

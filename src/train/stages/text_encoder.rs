@@ -1,21 +1,22 @@
-//! Trains the text encoder: texts that belong together get similar vectors.
+//! Makes the text encoder: texts that belong together get similar vectors.
 
-use crate::bundle::{Catalog, HISTORY_LEN, Part};
-use crate::evidence;
-use crate::language::TextTokenizer;
-use crate::nn::text::{self, TextEncoderConfig};
-use crate::train::dataset::Dataset;
+mod bert;
+mod distil;
+mod pretrained;
+mod trained;
+
+use crate::bundle::{Catalog, Part};
+use crate::train::recipe::TextEncoderRecipe;
 use crate::train::snapshot::Snapshot;
 use crate::train::{Stage, Workspace};
+use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Value, json};
+use serde_json::Value;
+use std::fs;
+use std::io::ErrorKind;
 
-/// Patterns and reasons that the tokenizer learns from, beside the items' texts.
-const TOKENIZED_MAX: usize = 20_000;
-
-/// Trains the tokenizer and the static text encoder.
+/// Trains the tokenizer and the text encoder, or takes pretrained ones.
 #[derive(Debug)]
 pub struct TextEncoderStage;
 
@@ -25,7 +26,7 @@ impl Stage for TextEncoderStage {
     }
 
     fn about(&self) -> &'static str {
-        "Trains a BPE tokenizer and a static text encoder on patterns, reasons and titles that belong together"
+        "Trains a tokenizer and a static text encoder on texts that belong together, takes pretrained ones, or distils a BERT"
     }
 
     fn inputs(&self) -> &'static [Part] {
@@ -41,91 +42,51 @@ impl Stage for TextEncoderStage {
     }
 
     fn run(&self, workspace: &mut Workspace<'_>) -> anyhow::Result<Value> {
-        let (catalog, recipe) = (workspace.catalog()?, workspace.recipe.clone());
-        let dataset = workspace.dataset(&catalog)?;
-        let texts = TextPairs::gather(
-            &dataset,
-            &catalog,
-            &recipe.shop.currency,
-            recipe.text_encoder.pairs_max,
-            recipe.seed,
-        );
-        let tokens = TextTokenizer::fit(texts.all(), recipe.text_encoder.vocabulary)?;
-        tokens.save(&workspace.path(Part::Tokenizer))?;
-        let pairs: Vec<_> =
-            texts.pairs.iter().map(|(a, b)| (tokens.encode(a), tokens.encode(b))).collect();
-        let plan = TextEncoderConfig {
-            epochs: recipe.text_encoder.epochs,
-            batch: recipe.text_encoder.batch,
-            learning_rate: recipe.text_encoder.learning_rate,
-            temperature: recipe.text_encoder.temperature,
-            seed: recipe.seed,
-        };
-        let mut losses = Vec::new();
-        let encoder = text::fit(&pairs, tokens.vocabulary(), &plan, &mut |step| {
-            let (done, of) = (step.done as u64, step.of as u64);
-            let loss = [("loss", f64::from(step.loss))];
-            workspace.progress.show_losses("text encoder", done, of, &loss);
-            if step.done % (step.of / 20).max(1) == 0 {
-                losses.push((f64::from(step.loss) * 1e4).round() / 1e4);
-            }
-        })?;
-        encoder.save(&workspace.path(Part::Text))?;
-        Ok(json!({ "vocabulary": tokens.vocabulary(), "pairs": pairs.len(), "losses": losses }))
+        remove_leftovers(workspace)?;
+        match workspace.recipe.text_encoder.clone() {
+            TextEncoderRecipe::Train(recipe) => trained::run(workspace, &recipe),
+            TextEncoderRecipe::Static(folder) => pretrained::run_static(workspace, &folder),
+            TextEncoderRecipe::Bert(folder) => bert::run(workspace, &folder),
+            TextEncoderRecipe::Distil(recipe) => distil::run(workspace, &recipe),
+        }
     }
 }
 
-/// Texts of the training time, and the pairs that belong together.
-struct TextPairs {
+/// Removes the parts that only some encoders have, which another recipe's run may have left.
+fn remove_leftovers(workspace: &Workspace<'_>) -> std::io::Result<()> {
+    let bert = fs::remove_dir_all(workspace.path(Part::TextBert));
+    let vectors = fs::remove_file(workspace.path(Part::ItemVectors));
+    for removed in [bert, vectors] {
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The texts of all items, and reasons on cards as of the start of validation, in random order.
+struct ShopTexts {
     items: Vec<String>,
-    pairs: Vec<(String, String)>,
+    reasons: Vec<String>,
 }
 
-impl TextPairs {
-    /// Collects the texts. Events at or after the start of validation are not read.
-    fn gather(
-        dataset: &Dataset,
-        catalog: &Catalog,
-        currency: &str,
-        most: usize,
-        seed: u64,
-    ) -> Self {
-        let items: Vec<String> = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
-        let until = dataset.split.validate;
-        let mut pairs = Vec::new();
-        let (_, cards) = Snapshot::write(dataset, catalog, until, currency);
-        for (card, item) in cards.items.iter().zip(&items) {
-            pairs.extend(card.reasons.iter().map(|reason| (reason.text.to_string(), item.clone())));
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        pairs.shuffle(&mut rng);
-        pairs.truncate(most / 4);
-        let mut lines: Vec<(usize, usize)> = dataset
-            .bought
-            .iter()
-            .enumerate()
-            .flat_map(|(user, bought)| {
-                (1..bought.partition_point(|b| b.time < until)).map(move |line| (user, line))
-            })
-            .collect();
-        lines.shuffle(&mut rng);
-        lines.truncate(most - pairs.len());
-        for (user, line) in lines {
-            let bought = &dataset.bought[user];
-            let taken = items[bought[line].item as usize].clone();
-            let partner = if rng.random_bool(0.5) {
-                let history = dataset.history(user, line, true, HISTORY_LEN);
-                evidence::pattern_text(catalog, &cards.items, &history, currency)
-            } else {
-                items[bought[line - 1].item as usize].clone()
-            };
-            pairs.push((partner, taken));
-        }
-        Self { items, pairs }
-    }
+// === impl ShopTexts ===
 
-    fn all(&self) -> impl Iterator<Item = &str> {
-        let patterns = self.pairs.iter().map(|(partner, _)| partner.as_str());
-        self.items.iter().map(String::as_str).chain(patterns.take(TOKENIZED_MAX))
+impl ShopTexts {
+    fn of(
+        workspace: &Workspace<'_>,
+        catalog: &Catalog,
+        reasons_max: usize,
+    ) -> anyhow::Result<Self> {
+        let dataset = workspace.dataset(catalog)?;
+        let currency = &workspace.recipe.shop.currency;
+        let (_, cards) = Snapshot::write(&dataset, catalog, dataset.split.validate, currency);
+        let reasons = cards.items.iter().flat_map(|card| &card.reasons);
+        let mut reasons: Vec<String> = reasons.map(|reason| reason.text.to_string()).collect();
+        reasons.shuffle(&mut ChaCha8Rng::seed_from_u64(workspace.recipe.seed));
+        reasons.truncate(reasons_max);
+        let items = (0..catalog.len() as u32).map(|item| catalog.text(item)).collect();
+        Ok(Self { items, reasons })
     }
 }
