@@ -38,8 +38,9 @@ fn build(home: &TempDir, set: &[&str]) -> (PathBuf, Manifest) {
     let recipe = recipe(home.path(), set);
     let text = toml::to_string(&recipe).unwrap();
     let mut progress = NoProgress;
-    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
-    for stage in STAGES {
+    let work = home.path().join("work");
+    let mut workspace = Workspace::new(&work, recipe.clone(), &mut progress).unwrap();
+    for stage in STAGES.iter().filter(|stage| stage.is_enabled(&recipe)) {
         run(*stage, &mut workspace).unwrap();
         for part in stage.outputs() {
             let is_asked = workspace.recipe.asks_for(*part);
@@ -295,6 +296,103 @@ fn a_direct_path_is_trained_published_and_kept() {
     assert!(!home.path().join("work").join(Part::Direct.file()).exists());
     let shape = String::from_utf8(weights(Part::ScorerShape)).unwrap();
     assert!(!shape.contains("direct"), "{shape}");
+}
+
+const PUBLISHED_RECHEAD: [&str; 16] = [
+    "rechead.answers=false",
+    "rechead.wiring=published",
+    "rechead.width=0",
+    "rechead.gamma=0.1",
+    "rechead.layers=2",
+    "rechead.heads=4",
+    "rechead.ffn=32",
+    "rechead.before_scorer=0.6",
+    "rechead.checks=true",
+    "rechead.candidates=0",
+    "rechead.examples_max=400",
+    "rechead.epochs=2",
+    "direct.also=[\"rechead\"]",
+    "direct.seeds=1",
+    "direct.epochs=1",
+    "direct.hidden=8",
+];
+
+#[test]
+fn a_published_rechead_reads_its_texts_and_the_direct_path_reads_its_score() {
+    let home = tempfile::tempdir().unwrap();
+    let recipe = Recipe { language_model: None, ..recipe(home.path(), &PUBLISHED_RECHEAD) };
+    let text = toml::to_string(&recipe).unwrap();
+    let mut progress = NoProgress;
+    let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
+    for stage in STAGES {
+        if stage.is_enabled(&workspace.recipe) {
+            run(*stage, &mut workspace).unwrap();
+        }
+    }
+    let report = fs::read(workspace.dir.join("rechead_early.report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let split = workspace.dataset(&workspace.catalog().unwrap()).unwrap().split;
+    let begins = report["measured"]["scorer_begins"].as_i64().unwrap();
+    assert!(split.train < begins && begins < split.validate, "{report:#}");
+    for task in ["first_purchase", "next_basket"] {
+        let checks = &report["measured"]["checks"][task];
+        let ndcg = |check: &str| checks[check]["ndcg@10"].as_f64().unwrap();
+        let change = |check: &str, end: &str| checks[check]["change"][end].as_f64().unwrap();
+        assert!(ndcg("true_answer") > 2.0 * ndcg("as_trained"), "{checks:#}");
+        assert!(change("true_answer", "low") > 0.1, "{checks:#}");
+        assert!(change("other_shoppers_texts", "high") < 0.0, "{checks:#}");
+        assert!(ndcg("swapped_texts") < ndcg("true_answer"), "{checks:#}");
+    }
+
+    let out = home.path().join("bundle");
+    publish::publish(&workspace, &text, &out).unwrap();
+    let opened = OpenedScorer::of(Bundle::open(&out).unwrap()).unwrap();
+    opened.check_golden().unwrap();
+    assert!(opened.golden().iter().all(|golden| !golden.rechead.is_empty()));
+    assert!(opened.model.direct().unwrap().reads_rechead());
+    assert!(opened.model.cards.rechead_vectors.is_empty(), "items are the encoder's own");
+    let rechead = opened.model.rechead().unwrap();
+    assert_eq!(rechead.weight().to_bits(), 0.0_f32.to_bits(), "the score counts once");
+}
+
+#[test]
+fn a_recipe_whose_rechead_and_scorer_do_not_fit_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let refused = |changes: &[&str]| {
+        let set: Vec<String> =
+            [&PUBLISHED_RECHEAD[..], changes].concat().iter().map(ToString::to_string).collect();
+        small::try_recipe(home.path(), &set).unwrap_err().to_string()
+    };
+    for (changes, says) in [
+        (
+            &["direct.also=[]"][..],
+            "`rechead.before_scorer` is 0.6, and the direct path does not read `rechead`: add it to `direct.also`",
+        ),
+        (
+            &["rechead.answers=true"],
+            "`rechead.before_scorer` and `rechead.answers` exclude each other: the language model is trained after the \
+             scorer",
+        ),
+        (&["rechead.before_scorer=0.0"], "`rechead.before_scorer` is 0, expected 0.05 to 0.95"),
+        (&["rechead.before_scorer=1.0"], "`rechead.before_scorer` is 1, expected 0.05 to 0.95"),
+        (&["rechead.dropout=1.0"], "`rechead.dropout` is 1, expected 0 to below 1"),
+        (
+            &["rechead.sampled=0"],
+            "`rechead.candidates` and `rechead.sampled` are 0 together, expected 1 to 4096",
+        ),
+        (
+            &["rechead.sampled=5000"],
+            "`rechead.candidates` and `rechead.sampled` are 5000 together, expected 1 to 4096",
+        ),
+        (&["rechead.layers=0"], "`rechead.layers` is 0, expected 1 to 32"),
+        (&["rechead.ffn=20000"], "`rechead.ffn` is 20000, expected 1 to 16384"),
+        (
+            &["rechead.wiring=paper"],
+            "`rechead.width` is 0, expected at least 1 in the paper's wiring",
+        ),
+    ] {
+        assert_eq!(refused(changes), says);
+    }
 }
 
 #[test]

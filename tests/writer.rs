@@ -38,8 +38,9 @@ impl Room {
         let room = Self { home: tempfile::tempdir().unwrap() };
         let recipe = room.recipe(&[]);
         let mut progress = NoProgress;
-        let mut workspace = Workspace::new(&room.work(), recipe, &mut progress).unwrap();
-        for stage in STAGES.iter().take_while(|stage| stage.name() != "write") {
+        let mut workspace = Workspace::new(&room.work(), recipe.clone(), &mut progress).unwrap();
+        let enabled = STAGES.iter().filter(|stage| stage.is_enabled(&recipe));
+        for stage in enabled.take_while(|stage| stage.name() != "write") {
             run(*stage, &mut workspace).unwrap();
         }
         room

@@ -151,7 +151,7 @@ pub fn check_before(workspace: &Workspace<'_>, stage: &dyn Stage) -> anyhow::Res
 fn with_inputs(workspace: &Workspace<'_>, parts: &[Part]) -> Vec<Part> {
     let mut needed = parts.to_vec();
     // What a stage reads was made by stages before it.
-    for stage in STAGES.iter().rev() {
+    for stage in STAGES.iter().rev().filter(|stage| stage.is_enabled(&workspace.recipe)) {
         if stage.outputs().iter().any(|part| needed.contains(part)) {
             needed.extend(parts_read(*stage, workspace));
         }
@@ -196,7 +196,7 @@ fn parts_read(stage: &dyn Stage, workspace: &Workspace<'_>) -> Vec<Part> {
 
 /// The stage that makes a part.
 pub fn maker(part: Part) -> Option<&'static dyn Stage> {
-    STAGES.iter().copied().find(|stage| stage.outputs().contains(&part))
+    STAGES.iter().rev().copied().find(|stage| stage.outputs().contains(&part))
 }
 
 /// Refuses a part that was made from another shop.

@@ -6,12 +6,17 @@ use std::path::Path;
 
 /// Writes the demo's recipe to `home`, and reads it with small values and the overrides in `set`.
 pub fn recipe(home: &Path, set: &[String]) -> Recipe {
+    try_recipe(home, set).unwrap()
+}
+
+/// The same, or why it is refused.
+pub fn try_recipe(home: &Path, set: &[String]) -> anyhow::Result<Recipe> {
     let path = home.join("recipe.toml");
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.toml");
     fs::copy(demo, &path).unwrap();
     let small = SMALL.iter().map(|&setting| setting.to_owned());
     let set: Vec<String> = small.chain(set.iter().cloned()).collect();
-    Recipe::read(&path, &set).unwrap()
+    Recipe::read(&path, &set)
 }
 
 const SMALL: [&str; 37] = [
