@@ -9,6 +9,7 @@ mod logits;
 mod process;
 mod service;
 mod statistics;
+mod text;
 
 pub use case::{BenchCase, PreparedRows, PreparedSlate, SlateFill};
 pub use engine::{EngineOptions, engine};
@@ -17,6 +18,7 @@ pub use logits::{LogitsOptions, logits};
 pub use process::memory_bytes;
 pub use service::{ServiceOptions, service};
 pub use statistics::{StatisticsOptions, statistics};
+pub use text::{TextOptions, text};
 
 use crate::engine::ComputeDevice;
 #[cfg(not(feature = "cuda"))]

@@ -35,6 +35,26 @@ pub(super) enum BenchCommand {
     ///
     /// Example: raisonne bench statistics --items 300000 --pairs 10000000
     Statistics(StatisticsBench),
+    /// Measure a text encoder: titles per second on all cores, and the time of one title on one core.
+    ///
+    /// Example: raisonne bench text --encoder models/demo --titles titles.txt
+    Text(TextBench),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct TextBench {
+    /// Folder of the encoder: a pretrained one, a bundle or a workspace.
+    #[arg(long)]
+    encoder: PathBuf,
+    /// File with a title in each line.
+    #[arg(long)]
+    titles: PathBuf,
+    /// Titles to read, at most.
+    #[arg(long, default_value_t = 5_000)]
+    titles_max: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -226,6 +246,7 @@ impl BenchCommand {
             Self::Learner(learner) => learner.run(),
             Self::Logits(logits) => logits.run(),
             Self::Statistics(statistics) => statistics.run(),
+            Self::Text(text) => text.run(),
         }
     }
 }
@@ -235,6 +256,14 @@ impl StatisticsBench {
         let Self { items, pairs, events, turn, json } = self;
         let options = bench::StatisticsOptions { items, pairs, events, turn, json };
         bench::statistics(&options, &mut std::io::stdout().lock())
+    }
+}
+
+impl TextBench {
+    fn run(self) -> anyhow::Result<()> {
+        let Self { encoder, titles, titles_max, json } = self;
+        let options = bench::TextOptions { encoder, titles, titles_max, json };
+        bench::text(&options, &mut std::io::stdout().lock())
     }
 }
 

@@ -103,15 +103,13 @@ impl TextReader {
 
     /// The wide vector of a text: ([`Self::width`]), of length one or all zeros.
     pub fn wide(&self, text: &str) -> Vec<f32> {
-        self.encoder.wide().encode_all(&[self.encode(text, TextRole::Document)])
+        self.wide_as(text, TextRole::Document)
     }
 
     /// The wide vector of a shopper's query, in the space of the items' [`Self::wide`] ones. Where a BERT makes it, a
     /// bounded cache keeps it.
     pub fn query(&self, text: &str) -> Arc<[f32]> {
-        let make = || -> Arc<[f32]> {
-            self.encoder.wide().encode_all(&[self.encode(text, TextRole::Query)]).into()
-        };
+        let make = || -> Arc<[f32]> { self.wide_as(text, TextRole::Query).into() };
         match &self.queries {
             Some(kept) if text.len() <= QUERY_KEPT_BYTES_MAX => kept.get_with_by_ref(text, make),
             _ => make(),
@@ -143,6 +141,16 @@ impl TextReader {
     /// The encoder.
     pub fn encoder(&self) -> &TextEncoder {
         &self.encoder
+    }
+
+    fn wide_as(&self, text: &str, role: TextRole) -> Vec<f32> {
+        let tokens = self.encode(text, role);
+        let Some(table) = self.encoder.table() else {
+            return self.encoder.wide().encode_all(&[tokens]);
+        };
+        let mut vector = vec![0.0; table.width()];
+        table.encode(&tokens, &mut vector);
+        vector
     }
 
     fn encode(&self, text: &str, role: TextRole) -> Vec<u32> {

@@ -139,6 +139,10 @@ impl IdsReport<'_> {
             // An upper bound for every quantiser: some items have equal texts.
             "different_texts": share(self.different_texts(), self.ids.len()),
             // Distinct prefixes over items, by the number of codes; the last code was drawn.
+            // Items that shoppers bought one after the other, by the number of leading codes that they share.
+            "pairs_with_common_prefix": (1..=levels).map(|depth| self.pairs_alike(depth)).collect::<Vec<_>>(),
+            // The same of two items drawn at random.
+            "random_with_common_prefix": (1..=levels).map(|depth| self.random_alike(depth)).collect::<Vec<_>>(),
             "unique": depths[levels - 1],
             "unique_with_last": depths[levels],
             "unique_by_depth": depths,
@@ -158,6 +162,19 @@ impl IdsReport<'_> {
             *alike.entry(&id[..depth]).or_default() += 1;
         }
         alike
+    }
+
+    /// The share of co-purchased pairs whose ids begin with the same `depth` codes.
+    fn pairs_alike(&self, depth: usize) -> f64 {
+        let prefix = |index: u32| &self.ids.of(self.known.items[index as usize])[..depth];
+        let alike = self.known.pairs.iter().filter(|(one, other)| prefix(*one) == prefix(*other));
+        share(alike.count(), self.known.pairs.len())
+    }
+
+    /// The probability that two items, drawn with replacement, begin with the same `depth` codes.
+    fn random_alike(&self, depth: usize) -> f64 {
+        let part = |&items: &usize| (items as f64 / self.ids.len().max(1) as f64).powi(2);
+        rounded(self.by_prefix(depth).values().map(part).sum(), 5)
     }
 
     fn different_texts(&self) -> usize {
