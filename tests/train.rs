@@ -444,7 +444,8 @@ fn without_a_trained_deep_network_the_direct_path_scores_and_reasons_follow_thei
     }
 
     // A network that is trained later takes its place, with each of its inputs off and without layers.
-    let with = [&DIRECT[..], &["direct.epochs=0", "direct.deep_weights=[1.0]"]].concat();
+    let few = ["direct.epochs=0", "direct.deep_weights=[1.0]", "reward_model.examples_max=32"];
+    let with = [&DIRECT[..], &few].concat();
     let inputs = ["ids", "history", "reasons", "transformer", "features"];
     let off = inputs.map(|input| format!("reward_model.ablation={{ {input} = false }}"));
     for set in off.iter().map(String::as_str).chain(["reward_model.layers=0"]) {
