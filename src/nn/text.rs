@@ -9,6 +9,7 @@ mod bert;
 mod distil;
 mod eigen;
 mod error;
+mod files;
 mod fit;
 mod folder;
 mod projection;

@@ -1,7 +1,7 @@
 //! A BERT that encodes texts on the processor (Devlin et al. 2019; Reimers and Gurevych 2019 for the pooling).
 
 use super::error::TextEncoderError;
-use super::folder::{WEIGHTS, floats, json};
+use super::files::{WEIGHTS, floats, json};
 use super::{EncodeTokens, to_unit_length};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use candle_core::{DType, Device, Result as CandleResult, Tensor};

@@ -2,9 +2,9 @@
 
 use super::bert::{BertSettings, Pooling};
 use super::error::TextEncoderError;
+use super::files::{WEIGHTS, floats, json, read};
 use super::table::TokenTable;
-use crate::regular_file::{self, DATA_BYTES_MAX, Links, SETTINGS_BYTES_MAX};
-use half::{bf16, f16};
+use crate::regular_file::DATA_BYTES_MAX;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -14,8 +14,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The weights of a folder.
-pub(super) const WEIGHTS: &str = "model.safetensors";
 /// The tokenizer of a folder.
 const TOKENIZER: &str = "tokenizer.json";
 /// The folder of sentence-transformers' static module within a model's.
@@ -264,36 +262,6 @@ fn mapped(rows: &[f32], width: usize, mapping: &TensorView<'_>) -> Result<Vec<f3
         }
     }
     Ok(out)
-}
-
-/// A tensor's numbers in single precision.
-pub(super) fn floats(view: &TensorView<'_>) -> Result<Vec<f32>, String> {
-    let bytes = view.data();
-    Ok(match view.dtype() {
-        Dtype::F64 => {
-            bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect()
-        }
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        Dtype::F16 => {
-            bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()
-        }
-        Dtype::BF16 => {
-            bytes.as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()
-        }
-        Dtype::I8 => bytes.iter().map(|byte| f32::from(byte.cast_signed())).collect(),
-        other => return Err(format!("a tensor is {other:?}, not of floating point")),
-    })
-}
-
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, TextEncoderError> {
-    regular_file::read(path, Links::Followed, most)
-        .map_err(|source| TextEncoderError::Read { path: path.into(), source })
-}
-
-pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, TextEncoderError> {
-    let bytes = read(path, SETTINGS_BYTES_MAX)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| TextEncoderError::Tensors(format!("{}: {error}", path.display())))
 }
 
 fn json_or_default<T: DeserializeOwned + Default>(path: &Path) -> Result<T, TextEncoderError> {
