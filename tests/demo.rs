@@ -120,6 +120,59 @@ async fn a_scorers_logit_depends_on_neither_order_nor_batch() {
     assert!(all.contains(&alone[0]));
 }
 
+/// A query whose words stand beside each other in an item's material is answered first, and none of its words is
+/// echoed. What a query refuses is no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_that_answers_the_query_comes_first() {
+    let mut demo = Demo::start().await;
+    let bundle = Bundle::open(&demo_bundle()).unwrap();
+    let catalog = &bundle.catalog;
+    let material = |id: &str| {
+        let item = catalog.item(catalog.number(&id.into()).unwrap());
+        let mut all = catalog.attributes_of(item);
+        all.find(|(name, _)| &***name == "material").map(|(_, value)| value.to_string())
+    };
+    let sample = demo.samples[0].clone();
+    let ids: Vec<String> = sample.candidates.iter().map(|of| of.item_id.clone()).collect();
+    let wanted = ids.iter().find_map(|id| material(id)).unwrap();
+    let ask = |text: String| RerankRequest {
+        query: text,
+        top_n: 0,
+        effort: pb::Effort::Scored.into(),
+        reasons_per_item: 2,
+        ..sample.clone()
+    };
+    let answer = demo.rerank(&ask(format!("QXZZY {} qxzzy", wanted.to_uppercase()))).await;
+    let mut answered = 0;
+    for result in &answer.results {
+        let first = result.reasons.first();
+        let asked = first.filter(|reason| reason.evidence[0].kind() == EvidenceKind::Asked);
+        assert_eq!(
+            asked.is_some(),
+            material(&result.item_id).as_ref() == Some(&wanted),
+            "{result:?}"
+        );
+        if let Some(reason) = asked {
+            let evidence = &reason.evidence[0];
+            assert_eq!((&*evidence.attribute, &evidence.value), ("material", &wanted));
+            assert!(reason.text.ends_with(", as you asked.") && !reason.text.contains("QXZZY"));
+            answered += 1;
+        }
+        assert!(result.reasons.len() <= 2);
+        let rest = result.reasons.iter().skip(1);
+        assert!(rest.flat_map(|reason| &reason.evidence).all(|e| e.kind() != EvidenceKind::Asked));
+    }
+    assert!(answered > 0);
+    for refused in [format!("no {wanted}"), String::new(), "🎁".into(), "โต๊ะไม้".into()]
+    {
+        let answer = demo.rerank(&ask(refused.clone())).await;
+        let reasons = answer.results.iter().flat_map(|result| &result.reasons);
+        let mut evidence = reasons.flat_map(|reason| &reason.evidence);
+        assert!(evidence.all(|evidence| evidence.kind() != EvidenceKind::Asked), "{refused}");
+    }
+    demo.app.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_histories_give_two_orders_and_other_reasons() {
     let mut demo = Demo::start().await;

@@ -111,13 +111,9 @@ impl Scored {
 
     /// Chooses what is told of a slate's candidates.
     fn teller<'a>(&'a self, query: &Query, slate: &'a ScoredSlate<'_>) -> Teller<'a> {
-        let context = slate.resolved.features(&self.model);
-        Teller::new(
-            &self.model.catalog,
-            context,
-            query.query_text.as_deref(),
-            ChoiceWeights::CHOSEN,
-        )
+        let (model, context) = (&*self.model, slate.resolved.features(&self.model));
+        let query_text = query.query_text.as_deref();
+        Teller::new(&model.catalog, &model.fact_sales, context, query_text, ChoiceWeights::CHOSEN)
     }
 
     /// The reasons of one candidate that say most to this shopper, then those that follow from live counts. These take

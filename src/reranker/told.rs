@@ -4,7 +4,8 @@ use crate::bundle::{Backing, CardReason, Catalog};
 use crate::domain::{Evidence, EvidenceKind};
 use crate::evidence::{self, Answer, ChoiceWeights, ReasonChoice, ReasonSignals};
 use crate::language::AskedWords;
-use crate::scorer::features::{FeatureContext, Relevance, RelevanceWeights};
+use crate::scorer::features::{Fact, FactSales, FeatureContext, Relevance, RelevanceWeights};
+use std::sync::Arc;
 
 /// Chooses what is told of the items of one list, from the first item on.
 #[derive(Debug)]
@@ -39,14 +40,15 @@ pub struct Told {
 // === impl Teller ===
 
 impl<'a> Teller<'a> {
-    /// For a shopper in this context, with this query text.
+    /// For a shopper in this context, with this query text, where this was bought by everybody.
     pub fn new(
         catalog: &'a Catalog,
+        sales: &Arc<FactSales>,
         context: FeatureContext<'a>,
         query_text: Option<&str>,
         weights: ChoiceWeights,
     ) -> Self {
-        let relevance = context.relevance(RelevanceWeights::CHOSEN);
+        let relevance = context.relevance(sales.clone(), RelevanceWeights::CHOSEN);
         let asked = query_text.map(AskedWords::of).unwrap_or_default();
         Self { catalog, context, relevance, asked, choice: ReasonChoice::new(weights) }
     }
@@ -72,7 +74,8 @@ impl<'a> Teller<'a> {
     pub fn signals(&self, item: Option<u32>, reason: &CardReason, attention: f32) -> ReasonSignals {
         ReasonSignals {
             backing: own_backing(&self.context, item, reason),
-            relevance: self.relevance.of(reason.backing),
+            // The strength of a reason about a companion is its closeness.
+            relevance: self.relevance.of(Fact { about: reason.backing, closeness: reason.strength }),
             attention,
         }
     }

@@ -14,7 +14,7 @@ pub use live_catalogue::{
     ItemFigures, LIVE_COUNT, LIVE_FEATURES, LiveFeature, LiveInput, LiveVector, PastFigures,
     TogetherFigures, WordFigures,
 };
-pub use relevance::{Relevance, RelevanceWeights};
+pub use relevance::{Fact, FactSales, Relevance, RelevanceWeights};
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};

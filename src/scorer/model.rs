@@ -3,8 +3,8 @@
 use super::backed::backed_attention;
 use super::direct::{DirectBuffers, DirectScorer};
 use super::features::{
-    AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FeatureContext, FeatureVector, HistoryCounts,
-    LiveCounts, LiveItem, LiveVector, RankedPrice,
+    AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FactSales, FeatureContext, FeatureVector,
+    HistoryCounts, LiveCounts, LiveItem, LiveVector, RankedPrice,
 };
 use super::rechead::{RecheadScorer, ShopperTexts, TextSources};
 use super::{ItemVectors, PositionPenalty, TextReader};
@@ -43,6 +43,8 @@ pub struct ScorerModel {
     prices: CategoryPrices,
     /// What live features are counted from, if the bundle holds statistics.
     pub live: Option<LiveModel>,
+    /// How often what reasons rest on was bought.
+    pub fact_sales: Arc<FactSales>,
 }
 
 /// What live features are counted from.
@@ -178,7 +180,9 @@ impl ScorerModel {
         let prices = cards.items.iter().map(|card| card.stats.price);
         let prices = CategoryPrices::of(&catalog, prices);
         let (direct, rechead, live) = (None, None, None);
+        let fact_sales = Arc::new(FactSales::of(&catalog, &cards));
         Ok(Self {
+            fact_sales,
             catalog,
             cards,
             reader,

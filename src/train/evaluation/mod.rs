@@ -23,7 +23,7 @@ use crate::bundle::Catalog;
 use crate::domain::{Quality, UserId};
 use judged::{EvaluatedTask, slices_of};
 use orders::TaskOrders;
-use reasons::{JudgedReasons, fact_cases, weights_tried};
+use reasons::{JudgedReasons, fact_cases, fact_sales};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl Evaluation {
 
 /// Measures the workspace's models on the test time of the workspace's shop.
 pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
-    let (fitted, weights_tried) = fit_rules(workspace)?;
+    let fitted = fit_rules(workspace)?;
     let split = workspace.dataset(&*workspace.catalog()?)?.split;
     let rechead = rechead(workspace)?.map(|(network, _)| network);
     let data = TrainingData::open(workspace, split.test, split.end)?;
@@ -75,9 +75,10 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
     let log = SalesLog::new(&data.dataset, data.catalog.len());
     let recipe = workspace.recipe.clone();
     let (mut report, mut judged_tasks) = (Map::new(), Vec::new());
-    let mut reasons = Map::from_iter([("validation".to_owned(), weights_tried)]);
+    let (mut reasons, sales) = (Map::new(), fact_sales(&data));
     let judged_reasons = JudgedReasons {
         data: &data,
+        sales: &sales,
         scorer: ladder.scorer(),
         cases_max: recipe.evaluate.reason_cases,
         resamples: recipe.evaluate.resamples,
@@ -112,8 +113,8 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
     Ok(Evaluation { report, tasks: judged_tasks, catalog, users })
 }
 
-/// Fits the rules of each task on the slates of the validation time, and tries weights of what a shopper cares about.
-fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<(Vec<FittedRules>, Value)> {
+/// Fits the rules of each task on the slates of the validation time.
+fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<Vec<FittedRules>> {
     let split = workspace.dataset(&*workspace.catalog()?)?.split;
     let data = TrainingData::open(workspace, split.validate, split.test)?;
     let log = SalesLog::new(&data.dataset, data.catalog.len());
@@ -125,6 +126,5 @@ fn fit_rules(workspace: &mut Workspace<'_>) -> anyhow::Result<(Vec<FittedRules>,
         workspace.progress.show("fitting the rules", at as u64, tasks.len() as u64);
         fitted.push(FittedRules::fit(&log, cases));
     }
-    let facts = fact_cases(&data, split.validate, split.test, recipe.evaluate.reason_cases);
-    Ok((fitted, weights_tried(&data, &facts)))
+    Ok(fitted)
 }

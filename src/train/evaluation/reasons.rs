@@ -5,16 +5,19 @@ mod facts;
 mod fidelity;
 mod told;
 
-pub(super) use facts::{fact_cases, weights_tried};
+pub(super) use facts::fact_cases;
 
 use crate::evidence::ChoiceWeights;
+use crate::scorer::features::FactSales;
 use crate::train::cases::Case;
 use crate::train::measure::{self, Interval, rounded};
 use crate::train::offline_scorer::OfflineScorer;
+use crate::train::snapshot::Snapshot;
 use crate::train::training_data::TrainingData;
 use facts::FactCase;
 use fidelity::Fidelity;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use told::{CaseTold, ToldFigures};
 
 /// Reasons that are told of an item.
@@ -28,6 +31,8 @@ const CHOICES: [(&str, ChoiceWeights); 2] =
 /// What reasons are judged by.
 pub(super) struct JudgedReasons<'a> {
     pub(super) data: &'a TrainingData,
+    /// What was bought before each snapshot.
+    pub(super) sales: &'a [Arc<FactSales>],
     pub(super) scorer: &'a OfflineScorer,
     pub(super) cases_max: usize,
     pub(super) resamples: usize,
@@ -39,7 +44,7 @@ pub(super) struct JudgedReasons<'a> {
 impl JudgedReasons<'_> {
     /// The figures of what the shoppers of these cases care about.
     pub(super) fn facts(&self, cases: &[FactCase]) -> Value {
-        facts::figures(self.data, cases, self.resamples, self.seed)
+        facts::figures(self.data, self.sales, cases, self.resamples, self.seed)
     }
 
     /// The figures of some cases' told reasons.
@@ -51,7 +56,8 @@ impl JudgedReasons<'_> {
         self.scorer.score_each(self.data, &cases, |index, score| {
             let case = &cases[index];
             for (at, (_, weights)) in CHOICES.iter().enumerate() {
-                let of_case = CaseTold::new(self.data, self.scorer, case, &score(&[]), *weights);
+                let chosen_by = (&self.sales[case.snapshot], *weights);
+                let of_case = CaseTold::new(self.data, self.scorer, case, &score(&[]), chosen_by);
                 told[at].add(self.data, case, &of_case);
                 moved[at].add(self.scorer, case, &of_case, score, self.seed);
             }
@@ -65,6 +71,12 @@ impl JudgedReasons<'_> {
         }
         Ok(Value::Object(report))
     }
+}
+
+/// What was bought before each snapshot.
+pub(super) fn fact_sales(data: &TrainingData) -> Vec<Arc<FactSales>> {
+    let of = |snapshot: &Snapshot| Arc::new(FactSales::of(&data.catalog, &snapshot.cards));
+    data.snapshots.iter().map(of).collect()
 }
 
 /// The step that spreads at most `most` of so many cases evenly.

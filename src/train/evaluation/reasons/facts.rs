@@ -5,23 +5,22 @@ use super::{interval, step};
 use crate::bundle::{Backing, HISTORY_LEN, HistoryEvent};
 use crate::domain::Timestamp;
 use crate::evidence::can_be_said;
-use crate::scorer::features::{FeatureContext, Relevance, RelevanceWeights};
+use crate::scorer::features::{Fact, FactSales, FeatureContext, RelevanceWeights};
 use crate::train::measure::{self, Resampled, rounded};
 use crate::train::training_data::TrainingData;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 /// Companions of an item that are facts of it, at most.
 const COMPANIONS_MAX: usize = 12;
 /// The cut of the figure.
 const CUT: usize = 10;
-/// The rankings of facts, by name. The last two break ties by the popularity among all.
+/// The rankings of facts, by name. The last two break ties by popularity.
 const RANKINGS: [&str; 4] = ["random", "popularity", "own_popularity", "chosen"];
-/// Weights of what is close to the shopper's items that are tried on validation cases.
-const NEAR_WEIGHTS: [f32; 7] = [0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0];
 
 /// A purchase, and what the shopper bought with it and later.
 #[derive(Debug)]
@@ -29,8 +28,8 @@ pub(in crate::train::evaluation) struct FactCase {
     now: Timestamp,
     history: Vec<HistoryEvent>,
     snapshot: usize,
-    facts: Vec<Backing>,
-    relevant: Vec<Backing>,
+    facts: Vec<Fact>,
+    relevant: Vec<Fact>,
 }
 
 /// Each shopper's first purchase in `from..until` that others follow, if some and not all facts of its item hold for
@@ -61,20 +60,20 @@ fn fact_case(
     let history = data.dataset.history(user, line, false, HISTORY_LEN);
     let snapshot = data.snapshots.partition_point(|s| s.cards.as_of <= now).saturating_sub(1);
     let facts = facts_of(data, snapshot, item);
-    let holds = |fact: &Backing| match *fact {
+    let holds = |fact: &Fact| match fact.about {
         Backing::Item(companion) => then.contains(&companion),
         Backing::Attribute(attribute) => {
             then.iter().any(|&item| data.catalog.item(item).attributes.contains(&attribute))
         }
         Backing::Nothing => false,
     };
-    let relevant: Vec<Backing> = facts.iter().copied().filter(holds).collect();
+    let relevant: Vec<Fact> = facts.iter().copied().filter(holds).collect();
     (!history.is_empty() && !relevant.is_empty() && relevant.len() < facts.len())
         .then_some(FactCase { now, history, snapshot, facts, relevant })
 }
 
 /// The attributes of an item that can be said, and the items that go with it.
-fn facts_of(data: &TrainingData, snapshot: usize, item: u32) -> Vec<Backing> {
+fn facts_of(data: &TrainingData, snapshot: usize, item: u32) -> Vec<Fact> {
     let catalog = &data.catalog;
     let sayable = |&attribute: &u32| {
         let (name, value) = catalog.attribute(attribute);
@@ -85,28 +84,32 @@ fn facts_of(data: &TrainingData, snapshot: usize, item: u32) -> Vec<Backing> {
     attributes.sort_unstable();
     attributes.dedup();
     let companions = data.snapshots[snapshot].cards.partners.of(item).take(COMPANIONS_MAX);
-    let companions = companions.map(|(companion, _)| Backing::Item(companion));
-    attributes.into_iter().map(Backing::Attribute).chain(companions).collect()
+    let companions = companions
+        .map(|(companion, closeness)| Fact { about: Backing::Item(companion), closeness });
+    let attributes = attributes.into_iter();
+    let attributes =
+        attributes.map(|attribute| Fact { about: Backing::Attribute(attribute), closeness: 0.0 });
+    attributes.chain(companions).collect()
 }
 
 /// NDCG@10 of each ranking, and what the served one gains over the shopper's own popularity.
 pub(super) fn figures(
     data: &TrainingData,
+    sales: &[Arc<FactSales>],
     cases: &[FactCase],
     resamples: usize,
     seed: u64,
 ) -> Value {
-    let mut popularity = Popularity::new(data);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut columns: Vec<Vec<f64>> = RANKINGS.iter().map(|_| Vec::new()).collect();
     for case in cases {
         let mut random = case.facts.clone();
         random.shuffle(&mut rng);
-        let popular = popularity.of_facts(case);
-        let by = |weights| case.ranked(data, &popular, weights);
+        let sales = &sales[case.snapshot];
+        let by = |weights| case.ranked(data, sales, weights);
         let ranked = [
             random,
-            by_value(&case.facts, |at| (0.0, popular[at])),
+            by_value(&case.facts, |fact| (0.0, sales.share(fact.about))),
             by(RelevanceWeights::OWN),
             by(RelevanceWeights::CHOSEN),
         ];
@@ -127,23 +130,6 @@ pub(super) fn figures(
     Value::Object(report)
 }
 
-/// NDCG@10 on validation cases with each weight of what is close to the shopper's items.
-pub(in crate::train::evaluation) fn weights_tried(
-    data: &TrainingData,
-    cases: &[FactCase],
-) -> Value {
-    let mut popularity = Popularity::new(data);
-    let popular: Vec<Vec<f64>> = cases.iter().map(|case| popularity.of_facts(case)).collect();
-    let tried = NEAR_WEIGHTS.iter().map(|&near| {
-        let weights = RelevanceWeights { own: 1.0, near };
-        let figures = cases.iter().zip(&popular).map(|(case, popular)| {
-            measure::ndcg(&case.ranked(data, popular, weights), &case.relevant, CUT)
-        });
-        (near.to_string(), json!(measure::mean_of(figures).map(rounded)))
-    });
-    json!({ "cases": cases.len(), "near": Value::Object(tried.collect()) })
-}
-
 // === impl FactCase ===
 
 impl FactCase {
@@ -151,59 +137,23 @@ impl FactCase {
     fn ranked(
         &self,
         data: &TrainingData,
-        popular: &[f64],
+        sales: &Arc<FactSales>,
         weights: RelevanceWeights,
-    ) -> Vec<Backing> {
+    ) -> Vec<Fact> {
         let cards = &data.snapshots[self.snapshot].cards;
         let month = crate::bundle::month(self.now);
         let context = FeatureContext::new(&data.catalog, cards, &self.history, self.now, month);
-        let relevance: Relevance = context.relevance(weights);
-        by_value(&self.facts, |at| (relevance.of(self.facts[at]), popular[at]))
+        let relevance = context.relevance(sales.clone(), weights);
+        by_value(&self.facts, |fact| (relevance.of(fact), sales.share(fact.about)))
     }
 }
 
 /// Facts by a value, highest first, ties by the second value and then in their order.
-fn by_value(facts: &[Backing], value: impl Fn(usize) -> (f32, f64)) -> Vec<Backing> {
-    let mut order: Vec<usize> = (0..facts.len()).collect();
-    let values: Vec<(f32, f64)> = order.iter().map(|&at| value(at)).collect();
-    order.sort_by(|&a, &b| {
-        let (a, b) = (values[a], values[b]);
-        b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1))
-    });
-    order.into_iter().map(|at| facts[at]).collect()
-}
-
-/// How often facts were bought before each snapshot.
-struct Popularity<'a> {
-    data: &'a TrainingData,
-    known: FxHashMap<(usize, u32), f64>,
-}
-
-// === impl Popularity ===
-
-impl<'a> Popularity<'a> {
-    fn new(data: &'a TrainingData) -> Self {
-        Self { data, known: FxHashMap::default() }
-    }
-
-    fn of_facts(&mut self, case: &FactCase) -> Vec<f64> {
-        case.facts.iter().map(|&fact| self.of(case.snapshot, fact)).collect()
-    }
-
-    /// The sales of an item, or of all items with an attribute.
-    fn of(&mut self, snapshot: usize, fact: Backing) -> f64 {
-        let cards = &self.data.snapshots[snapshot].cards.items;
-        let sales = |item: u32| f64::from(cards[item as usize].stats.sales);
-        match fact {
-            Backing::Item(item) => sales(item),
-            Backing::Attribute(attribute) => {
-                *self.known.entry((snapshot, attribute)).or_insert_with(|| {
-                    self.data.catalog.items_with(attribute).iter().map(|&item| sales(item)).sum()
-                })
-            }
-            Backing::Nothing => 0.0,
-        }
-    }
+fn by_value(facts: &[Fact], value: impl Fn(Fact) -> (f32, f32)) -> Vec<Fact> {
+    let mut valued: Vec<(Fact, (f32, f32))> =
+        facts.iter().map(|&fact| (fact, value(fact))).collect();
+    valued.sort_by(|(_, a), (_, b)| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    valued.into_iter().map(|(fact, _)| fact).collect()
 }
 
 #[cfg(test)]
@@ -212,9 +162,13 @@ mod tests {
 
     #[test]
     fn facts_are_ordered_by_value_then_popularity_then_place() {
-        let facts: Vec<Backing> = (0..4).map(Backing::Attribute).collect();
+        let fact = |number| Fact { about: Backing::Attribute(number), closeness: 0.0 };
         let values = [(0.2, 1.0), (0.5, 1.0), (0.5, 3.0), (0.2, 1.0)];
-        let numbers: Vec<Backing> = [2, 1, 0, 3].map(Backing::Attribute).to_vec();
-        assert_eq!(by_value(&facts, |at| values[at]), numbers);
+        let value = |of: Fact| match of.about {
+            Backing::Attribute(number) => values[number as usize],
+            _ => (0.0, 0.0),
+        };
+        let facts: Vec<Fact> = (0..4).map(fact).collect();
+        assert_eq!(by_value(&facts, value), [2, 1, 0, 3].map(fact));
     }
 }

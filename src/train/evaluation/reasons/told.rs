@@ -5,13 +5,14 @@ use crate::bundle::{Backing, CardReason};
 use crate::evidence::{self, ChoiceWeights};
 use crate::reranker::{Teller, ToldItem, own_backing};
 use crate::scorer::SlateScores;
-use crate::scorer::features::FeatureContext;
+use crate::scorer::features::{FactSales, FeatureContext};
 use crate::train::cases::Case;
 use crate::train::measure::{mean_of, rounded};
 use crate::train::offline_scorer::OfflineScorer;
 use crate::train::training_data::TrainingData;
 use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// What is told of one case's first items.
 pub(super) struct CaseTold {
@@ -45,10 +46,10 @@ impl CaseTold {
         scorer: &OfflineScorer,
         case: &Case,
         scores: &SlateScores,
-        weights: ChoiceWeights,
+        (sales, weights): (&Arc<FactSales>, ChoiceWeights),
     ) -> Self {
         let cards = &data.snapshots[case.snapshot].cards.items;
-        let mut teller = Teller::new(&data.catalog, context(data, case), None, weights);
+        let mut teller = Teller::new(&data.catalog, sales, context(data, case), None, weights);
         let fused = scorer.fused(case, scores);
         let mut order: Vec<usize> = (0..case.slate.len()).collect();
         order.sort_by(|&a, &b| fused[b].total_cmp(&fused[a]).then(a.cmp(&b)));
