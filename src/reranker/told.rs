@@ -75,7 +75,9 @@ impl<'a> Teller<'a> {
         ReasonSignals {
             backing: own_backing(&self.context, item, reason),
             // The strength of a reason about a companion is its closeness.
-            relevance: self.relevance.of(Fact { about: reason.backing, closeness: reason.strength }),
+            relevance: self
+                .relevance
+                .of(Fact { about: reason.backing, closeness: reason.strength }),
             attention,
         }
     }

@@ -207,9 +207,8 @@ mod tests {
         let event = |item| HistoryEvent { item, time: 0, kind: EventKind::Purchase };
         let history = [event(0), event(2)];
         let context = FeatureContext::new(&catalog, &cards, &history, 86_400, 0);
-        let attribute = |value: &str| {
-            Backing::Attribute(catalog.attribute_number("colour", value).unwrap())
-        };
+        let attribute =
+            |value: &str| Backing::Attribute(catalog.attribute_number("colour", value).unwrap());
         let none = RelevanceWeights { own: 0.0, ..RelevanceWeights::OWN };
         let own = RelevanceWeights { own: 1.0, ..none };
         let near = RelevanceWeights { near: 1.0, ..none };
@@ -221,7 +220,12 @@ mod tests {
             ("red is one of two events", own, fact(attribute("red"), 0.0), root(0.5)),
             ("the mug as well", own, fact(Backing::Item(0), 0.0), root(0.5)),
             ("black is none", own, fact(attribute("black"), 0.0), 0.0),
-            ("blue is three quarters of what is close", near, fact(attribute("blue"), 0.0), root(0.75)),
+            (
+                "blue is three quarters of what is close",
+                near,
+                fact(attribute("blue"), 0.0),
+                root(0.75),
+            ),
             ("the pan is a quarter", near, fact(Backing::Item(3), 0.0), 0.5),
             ("blue sold 50 of 100", sold, fact(attribute("blue"), 0.0), 0.50001_f32.ln()),
             ("the pan sold 40", sold, fact(Backing::Item(3), 0.0), 0.40001_f32.ln()),
@@ -247,7 +251,8 @@ mod tests {
         let sales = Arc::new(FactSales::of(&catalog, &cards));
         let context = FeatureContext::new(&catalog, &cards, &[], 0, 0);
         let relevance = context.relevance(sales, RelevanceWeights::CHOSEN);
-        for about in [Backing::Attribute(0), Backing::Item(3), Backing::Item(99), Backing::Nothing] {
+        for about in [Backing::Attribute(0), Backing::Item(3), Backing::Item(99), Backing::Nothing]
+        {
             let found = relevance.of(fact(about, f32::MIN));
             assert!((0.0..=1.0).contains(&found), "{about:?}: {found}");
         }
