@@ -171,13 +171,15 @@ fn twin(
         ..query(&user, &items, now)
     };
     let (history, pattern, expected_item) = case_of;
+    let pattern_text =
+        evidence::pattern_text(catalog, &cards.items, &history, &opened.file.currency);
     let case = Case {
         user: number as u32,
         task: PredictionTask::FirstPurchase,
         now,
         history,
         pattern,
-        pattern_text: String::new(),
+        pattern_text,
         synthetic_query,
         expected_item,
         slate,

@@ -334,11 +334,13 @@ fn a_published_rechead_reads_its_texts_and_the_direct_path_reads_its_score() {
     let split = workspace.dataset(&workspace.catalog().unwrap()).unwrap().split;
     let begins = report["measured"]["scorer_begins"].as_i64().unwrap();
     assert!(split.train < begins && begins < split.validate, "{report:#}");
-    for task in ["first_purchase", "next_basket"] {
+    // A basket may hold several items, and the answer is one of them.
+    for (task, share) in [("first_purchase", 0.8), ("next_basket", 0.5)] {
         let checks = &report["measured"]["checks"][task];
         let ndcg = |check: &str| checks[check]["ndcg@10"].as_f64().unwrap();
         let change = |check: &str, end: &str| checks[check]["change"][end].as_f64().unwrap();
-        assert!(ndcg("true_answer") > 2.0 * ndcg("as_trained"), "{checks:#}");
+        let best = ndcg("best_order_of_the_slates");
+        assert!(ndcg("true_answer") > share * best && best > ndcg("as_trained"), "{checks:#}");
         assert!(change("true_answer", "low") > 0.1, "{checks:#}");
         assert!(change("other_shoppers_texts", "high") < 0.0, "{checks:#}");
         assert!(ndcg("swapped_texts") < ndcg("true_answer"), "{checks:#}");
