@@ -127,106 +127,110 @@ fn set_number(file: &Path, tensor: &str, at: usize, value: f32) {
     fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
+/// Spoils a folder.
+type Spoil = fn(&Path);
+
+/// Fixtures, what is done to them, and what the error says.
+const SPOILT: [(&str, Spoil, &str); 17] = [
+    (
+        "static_table",
+        |at| fs::remove_file(at.join("model.safetensors")).unwrap(),
+        "has no model.safetensors",
+    ),
+    (
+        "static_table",
+        |at| fs::remove_file(at.join("tokenizer.json")).unwrap(),
+        "has no tokenizer.json",
+    ),
+    (
+        "static_table",
+        |at| fs::rename(at.join("model.safetensors"), at.join("pytorch_model.bin")).unwrap(),
+        "only as a pickle, pytorch_model.bin",
+    ),
+    (
+        "bert_mean",
+        |at| fs::rename(at.join("model.safetensors"), at.join("weights.pt")).unwrap(),
+        "only as a pickle, weights.pt",
+    ),
+    (
+        "static_table",
+        |at| {
+            set_number(&at.join("model.safetensors"), "embedding.weight", 24 * 7 + 3, f32::NAN);
+        },
+        "row 7 of the table of tokens",
+    ),
+    (
+        "bert_mean",
+        |at| {
+            let tensor = "embeddings.word_embeddings.weight";
+            set_number(&at.join("model.safetensors"), tensor, 32 * 5, f32::INFINITY);
+        },
+        "row 5 of `embeddings.word_embeddings.weight`",
+    ),
+    (
+        "static_table",
+        |at| replace(&at.join("tokenizer.json"), "\"wood\": 41", "\"wood\": 400"),
+        "401 tokens, and the encoder's table has 43 rows",
+    ),
+    (
+        "bert_mean",
+        |at| replace(&at.join("tokenizer.json"), "\"wood\": 41", "\"wood\": 400"),
+        "401 tokens, and the encoder's table has 46 rows",
+    ),
+    (
+        "bert_mean",
+        |at| {
+            replace(
+                &at.join("config.json"),
+                "\"model_type\": \"bert\"",
+                "\"model_type\": \"roberta\"",
+            );
+        },
+        "`model_type` roberta, not bert",
+    ),
+    ("bert_mean", |at| fs::write(at.join("config.json"), "{").unwrap(), "config.json"),
+    (
+        "bert_mean",
+        |at| replace(&at.join("config.json"), "\"hidden_size\": 32", "\"hidden_size\": 40"),
+        "tensor library",
+    ),
+    (
+        "bert_mean",
+        |at| {
+            replace(
+                &at.join("config.json"),
+                "\"hidden_act\": \"gelu\"",
+                "\"hidden_act\": \"swish\"",
+            );
+        },
+        "`hidden_act` is swish",
+    ),
+    (
+        "bert_mean",
+        |at| replace(&at.join("1_Pooling/config.json"), "\"mean\"", "\"lasttoken\""),
+        "`pooling_mode` is lasttoken, not mean or cls",
+    ),
+    (
+        "bert_mean",
+        |at| replace(&at.join("modules.json"), "normalize.Normalize", "dense.Dense"),
+        "Dense, not Transformer, Pooling or Normalize",
+    ),
+    ("static_table", |at| fs::write(at.join("tokenizer.json"), "{}").unwrap(), "tokenizer"),
+    (
+        "static_table",
+        |at| fs::write(at.join("model.safetensors"), "no").unwrap(),
+        "model.safetensors",
+    ),
+    (
+        "static_mapped",
+        |at| set_mapping_beyond(&at.join("model.safetensors")),
+        "`mapping` leads token 2 to row",
+    ),
+];
+
 #[test]
 fn folders_that_are_wrong_are_refused_by_what_is_wrong() {
-    type Spoil = fn(&Path);
-    let cases: [(&str, Spoil, &str); 17] = [
-        (
-            "static_table",
-            |at| fs::remove_file(at.join("model.safetensors")).unwrap(),
-            "has no model.safetensors",
-        ),
-        (
-            "static_table",
-            |at| fs::remove_file(at.join("tokenizer.json")).unwrap(),
-            "has no tokenizer.json",
-        ),
-        (
-            "static_table",
-            |at| fs::rename(at.join("model.safetensors"), at.join("pytorch_model.bin")).unwrap(),
-            "only as a pickle, pytorch_model.bin",
-        ),
-        (
-            "bert_mean",
-            |at| fs::rename(at.join("model.safetensors"), at.join("weights.pt")).unwrap(),
-            "only as a pickle, weights.pt",
-        ),
-        (
-            "static_table",
-            |at| {
-                set_number(&at.join("model.safetensors"), "embedding.weight", 24 * 7 + 3, f32::NAN)
-            },
-            "row 7 of the table of tokens",
-        ),
-        (
-            "bert_mean",
-            |at| {
-                let tensor = "embeddings.word_embeddings.weight";
-                set_number(&at.join("model.safetensors"), tensor, 32 * 5, f32::INFINITY);
-            },
-            "row 5 of `embeddings.word_embeddings.weight`",
-        ),
-        (
-            "static_table",
-            |at| replace(&at.join("tokenizer.json"), "\"wood\": 41", "\"wood\": 400"),
-            "401 tokens, and the encoder's table has 43 rows",
-        ),
-        (
-            "bert_mean",
-            |at| replace(&at.join("tokenizer.json"), "\"wood\": 41", "\"wood\": 400"),
-            "401 tokens, and the encoder's table has 46 rows",
-        ),
-        (
-            "bert_mean",
-            |at| {
-                replace(
-                    &at.join("config.json"),
-                    "\"model_type\": \"bert\"",
-                    "\"model_type\": \"roberta\"",
-                )
-            },
-            "`model_type` roberta, not bert",
-        ),
-        ("bert_mean", |at| fs::write(at.join("config.json"), "{").unwrap(), "config.json"),
-        (
-            "bert_mean",
-            |at| replace(&at.join("config.json"), "\"hidden_size\": 32", "\"hidden_size\": 40"),
-            "tensor library",
-        ),
-        (
-            "bert_mean",
-            |at| {
-                replace(
-                    &at.join("config.json"),
-                    "\"hidden_act\": \"gelu\"",
-                    "\"hidden_act\": \"swish\"",
-                )
-            },
-            "`hidden_act` is swish",
-        ),
-        (
-            "bert_mean",
-            |at| replace(&at.join("1_Pooling/config.json"), "\"mean\"", "\"lasttoken\""),
-            "`pooling_mode` is lasttoken, not mean or cls",
-        ),
-        (
-            "bert_mean",
-            |at| replace(&at.join("modules.json"), "normalize.Normalize", "dense.Dense"),
-            "Dense, not Transformer, Pooling or Normalize",
-        ),
-        ("static_table", |at| fs::write(at.join("tokenizer.json"), "{}").unwrap(), "tokenizer"),
-        (
-            "static_table",
-            |at| fs::write(at.join("model.safetensors"), "no").unwrap(),
-            "model.safetensors",
-        ),
-        (
-            "static_mapped",
-            |at| set_mapping_beyond(&at.join("model.safetensors")),
-            "`mapping` leads token 2 to row",
-        ),
-    ];
-    for (name, spoil, expected) in cases {
+    for (name, spoil, expected) in SPOILT {
         let folder = copied(name);
         let open = |at: &Path| -> Result<(), Box<dyn Error>> {
             if name.starts_with("bert") {

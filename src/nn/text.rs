@@ -240,12 +240,13 @@ mod tests {
         let zeros = |shape: (usize, usize)| {
             Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap()
         };
-        let cases: [(&[(&str, (usize, usize))], &str); 5] = [
+        type Shapes<'a> = &'a [(&'a str, (usize, usize))];
+        let cases: [(Shapes<'_>, &str); 5] = [
             (&[(TRAINED_TABLE, (3, 5))], "5 wide"),
             (&[], "neither"),
             (&[(PROJECTION, (63, 96))], "63 numbers"),
             (&[(PROJECTION, (64, 96)), (WIDE_TABLE, (3, 95))], "gives 95"),
-            (&[(PROJECTION, (64, 96))], "config.json"),
+            (&[(PROJECTION, (64, 96))], "encoder.json"),
         ];
         for (tensors, expected) in cases {
             let tensors: HashMap<&str, Tensor> =

@@ -30,8 +30,9 @@ fn is_diagonal(matrix: &[f64], size: usize) -> bool {
     let square = |value: &f64| value * value;
     let on: f64 = matrix.iter().step_by(size + 1).map(square).sum();
     let all: f64 = matrix.iter().map(square).sum();
-    // Written so that a matrix with NaN ends the rotations.
-    !(all - on > on * OFF_DIAGONAL)
+    // A matrix with NaN ends the rotations, too.
+    let off = all - on;
+    off.is_nan() || off <= on * OFF_DIAGONAL
 }
 
 /// Rotates two rows and columns so that the numbers where they cross become zero (Golub and Van Loan, section 8.5).

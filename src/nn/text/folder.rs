@@ -75,7 +75,9 @@ pub fn static_table(folder: &Path) -> Result<StaticFolder, TextEncoderError> {
             )));
         }
         for (row, weight) in rows.chunks_exact_mut(width).zip(weights) {
-            row.iter_mut().for_each(|value| *value *= weight);
+            for value in row {
+                *value *= weight;
+            }
         }
     }
     let drops_unknown = name == "embeddings";
@@ -230,8 +232,9 @@ fn file_in(folder: &Path, name: &'static str) -> Result<PathBuf, TextEncoderErro
 /// The table among a file's tensors: by its name, or the only one of two dimensions.
 fn table_of<'a>(file: &SafeTensors<'a>) -> Result<(String, TensorView<'a>), String> {
     let tables = || file.iter().filter(|(_, view)| view.shape().len() == 2);
-    let named = ["embeddings", "embedding.weight"].into_iter();
-    let named = named.filter_map(|name| tables().find(|(found, _)| *found == name)).next();
+    let named = ["embeddings", "embedding.weight"]
+        .into_iter()
+        .find_map(|name| tables().find(|(found, _)| *found == name));
     let count = tables().count();
     let (name, _) = match (named, count) {
         (Some(table), _) => table,

@@ -146,6 +146,6 @@ mod tests {
         projection.project(&[0.5; 80], &mut out);
         assert!(out.iter().all(|value| value.is_finite()));
         projection.project(&[0.0; 80], &mut out);
-        assert_eq!(out, [0.0; TEXT_WIDTH]);
+        assert!(out.iter().all(|value| value.abs() < 1e-9));
     }
 }
