@@ -159,7 +159,7 @@ fn a_recipe_asks_for_the_parts_of_its_enabled_stages() {
                 // Two stages may make a part, each for other recipes.
                 let makes =
                     |stage: &&dyn Stage| stage.is_enabled(recipe) && stage.outputs().contains(part);
-                let (asks, is_enabled) = (recipe.asks_for(*part), STAGES.iter().any(|s| makes(s)));
+                let (asks, is_enabled) = (recipe.asks_for(*part), STAGES.iter().any(makes));
                 // The stage of the scorer makes its direct path only for a recipe with one.
                 let is_enabled = is_enabled && (*part != Part::Direct || recipe.direct.is_some());
                 assert_eq!(asks, is_enabled, "{} {part:?}", stage.name());

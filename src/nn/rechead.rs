@@ -144,7 +144,7 @@ fn one() -> f32 {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_one(number: &f32) -> bool {
-    *number == one()
+    number.to_bits() == one().to_bits()
 }
 
 // === impl RecheadShape ===

@@ -41,7 +41,7 @@ impl TrainedTable {
     /// A table that starts with these values: (rows, width).
     pub fn new(values: Vec<f32>, width: usize) -> Self {
         let (first, second) = (vec![0.0; values.len()], vec![0.0; values.len()]);
-        Self { first, second, values, width }
+        Self { values, width, first, second }
     }
 
     /// The values as they are now: (rows, width).

@@ -97,7 +97,7 @@ fn published_dropout() -> f32 {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_published_dropout(rate: &f32) -> bool {
-    *rate == published_dropout()
+    rate.to_bits() == published_dropout().to_bits()
 }
 
 // === impl RecheadRecipe ===
