@@ -103,7 +103,7 @@ pub struct CardReason {
 }
 
 /// The part of a shopper's history that backs a reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backing {
     /// A purchase of this item.

@@ -1,13 +1,14 @@
 //! Which reasons of an item are told, and in which order?
 //!
 //! A reason that rests on the shopper's own history comes before one about the item alone, and one about what shoppers
-//! like this one went on to buy before the rest. A sentence form that was told often in the same list gives way.
+//! like this one went on to buy before the rest. A form of sentence, and a fact, that was told often in the same list gives
+//! way.
 
-use crate::bundle::CardReason;
+use crate::bundle::{Backing, CardReason};
 use crate::domain::EvidenceKind;
 use rustc_hash::FxHashMap;
 
-/// Times that a form counts as told, at most. So the penalty is bounded, and a strong reason still stands.
+/// Times that a form or a fact counts as told, at most. So the penalty is bounded, and a strong reason still stands.
 const TOLD_MAX: u32 = 3;
 /// Words at the beginning of a sentence that make its form.
 const FORM_WORDS: usize = 2;
@@ -32,7 +33,7 @@ pub struct ChoiceWeights {
     pub relevance: f32,
     /// Of the attention.
     pub attention: f32,
-    /// Taken off for each time that its form was told.
+    /// Taken off for each time that its form was told, and for each time that the fact was that it rests on.
     pub repetition: f32,
 }
 
@@ -41,7 +42,20 @@ pub struct ChoiceWeights {
 pub struct ReasonChoice {
     weights: ChoiceWeights,
     /// How often each form was told.
-    told: FxHashMap<(EvidenceKind, String), u32>,
+    forms: FxHashMap<Form, u32>,
+    /// How often each attribute and each companion was.
+    facts: FxHashMap<Backing, u32>,
+}
+
+/// The kind of a claim, and the first words of its sentence without values and figures.
+pub type Form = (EvidenceKind, String);
+
+/// A reason that may be told: its place on the card, its value without repetition, its form and what it rests on.
+struct Fit {
+    place: usize,
+    value: f32,
+    form: Form,
+    fact: Backing,
 }
 
 // === impl ChoiceWeights ===
@@ -72,7 +86,7 @@ impl Default for ChoiceWeights {
 impl ReasonChoice {
     /// A choice for a list of which nothing was told yet.
     pub fn new(weights: ChoiceWeights) -> Self {
-        Self { weights, told: FxHashMap::default() }
+        Self { weights, forms: FxHashMap::default(), facts: FxHashMap::default() }
     }
 
     /// The places of the reasons that are told of the next item, most telling first. `signals` belong to the reasons,
@@ -83,32 +97,38 @@ impl ReasonChoice {
         signals: &[Option<ReasonSignals>],
         most: usize,
     ) -> Vec<usize> {
-        let fit = reasons.iter().zip(signals).enumerate();
-        let mut left: Vec<(usize, f32, (EvidenceKind, String))> = fit
-            .filter_map(|(at, (reason, signals))| {
-                Some((at, self.weights.value((*signals)?), form(reason)?))
-            })
-            .collect();
+        let fit = |(place, (reason, signals)): (usize, (&CardReason, &Option<ReasonSignals>))| {
+            let value = self.weights.value((*signals)?);
+            Some(Fit { place, value, form: form(reason)?, fact: reason.backing })
+        };
+        let mut left: Vec<Fit> = reasons.iter().zip(signals).enumerate().filter_map(fit).collect();
         let mut chosen = Vec::with_capacity(most.min(left.len()));
         while chosen.len() < most && !left.is_empty() {
-            let value = |(_, value, form): &(usize, f32, _)| {
-                let told = self.told.get(form).copied().unwrap_or(0).min(TOLD_MAX);
-                value - self.weights.repetition * told as f32
-            };
+            let values: Vec<f32> = left.iter().map(|fit| self.value(fit)).collect();
             let best = (1..left.len()).fold(0, |best, at| {
-                if value(&left[at]).total_cmp(&value(&left[best])).is_gt() { at } else { best }
+                if values[at].total_cmp(&values[best]).is_gt() { at } else { best }
             });
-            let (at, _, form) = left.remove(best);
-            *self.told.entry(form).or_default() += 1;
-            chosen.push(at);
+            let Fit { place, form, fact, .. } = left.remove(best);
+            *self.forms.entry(form).or_default() += 1;
+            if fact != Backing::Nothing {
+                *self.facts.entry(fact).or_default() += 1;
+            }
+            chosen.push(place);
         }
         chosen
+    }
+
+    /// What a reason is worth after what was told.
+    fn value(&self, fit: &Fit) -> f32 {
+        let times = |told: Option<&u32>| told.copied().unwrap_or(0).min(TOLD_MAX) as f32;
+        let told = times(self.forms.get(&fit.form)) + times(self.facts.get(&fit.fact));
+        fit.value - self.weights.repetition * told
     }
 }
 
 /// The form of a sentence: the kind of its claim, and its first words without values and figures. `None` for a reason
 /// without evidence, which no card has.
-pub fn form(reason: &CardReason) -> Option<(EvidenceKind, String)> {
+pub fn form(reason: &CardReason) -> Option<Form> {
     let evidence = reason.evidence.first()?;
     let words = reason.text.split_whitespace().take(FORM_WORDS);
     let names_value = evidence.kind != EvidenceKind::CoPurchase;
@@ -206,6 +226,22 @@ mod tests {
         }
         let alone = [signals(0.0, 0.0, 0.1), None, None, None];
         assert_eq!(next(&alone), [0], "nothing else is there");
+    }
+
+    #[test]
+    fn a_fact_that_was_told_gives_way() {
+        let about = |attribute, text: &str| CardReason {
+            backing: Backing::Attribute(attribute),
+            ..reason(EvidenceKind::Attribute, text, "")
+        };
+        let mut choice = ReasonChoice::new(ChoiceWeights::CHOSEN);
+        let given = [signals(0.5, 0.0, 0.0), signals(0.4, 0.0, 0.0)];
+        let first = [about(1, "For those who like red."), about(2, "Made for a birthday.")];
+        assert_eq!(choice.choose(&first, &given, 1), [0]);
+        let next = [about(1, "More of red."), about(3, "Chosen for a wedding.")];
+        assert_eq!(choice.choose(&next, &given, 1), [1], "red was told in another form");
+        let alone = [about(1, "More of red."), about(3, "Chosen for a wedding.")];
+        assert_eq!(choice.choose(&alone[..1], &given[..1], 1), [0], "nothing else is there");
     }
 
     #[test]
