@@ -248,7 +248,8 @@ async fn a_server_without_a_store_and_one_that_leaves_refuse() {
     request.set_timeout(PATIENCE);
     // The connection may be closed before the answer.
     let status = channel.clone().record_events(request).await.unwrap_err();
-    assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}");
+    let is_closed = status.code() == Code::Internal && status.message().contains("http2 error");
+    assert!(is_closed || matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}");
 }
 
 // === The real binary ===
