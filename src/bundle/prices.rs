@@ -17,7 +17,9 @@ impl CategoryPrices {
         for (item, price) in catalog.items().iter().zip(prices) {
             categories[item.category as usize].extend(price);
         }
-        categories.iter_mut().for_each(|prices| prices.sort_unstable_by(f32::total_cmp));
+        for prices in &mut categories {
+            prices.sort_unstable_by(f32::total_cmp);
+        }
         Self { categories }
     }
 

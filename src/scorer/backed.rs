@@ -15,7 +15,9 @@ pub(super) fn backed_attention(reasons: &[CardReason], overlaps: &[f32]) -> [f32
     }
     let sum: f32 = attention.iter().sum();
     if sum > 0.0 {
-        attention.iter_mut().for_each(|weight| *weight /= sum);
+        for weight in &mut attention {
+            *weight /= sum;
+        }
     }
     attention
 }

@@ -10,8 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// The requests that HTTP takes: path, message, and how the message is read and written again.
-const REQUESTS: [(&str, &str, fn(&Value) -> Value); 4] = [
+/// Reads a message, and writes it again.
+type ReadAgain = fn(&Value) -> Value;
+
+/// The requests that HTTP takes: path, message, and how it is read.
+const REQUESTS: [(&str, &str, ReadAgain); 4] = [
     ("/api/v1/rerank", "RerankRequest", read_again::<pb::RerankRequest>),
     ("/api/v1/explain", "ExplainRequest", read_again::<pb::ExplainRequest>),
     ("/api/v1/items", "PutItemsRequest", read_again::<pb::PutItemsRequest>),
@@ -155,7 +158,7 @@ async fn an_unknown_enum_value_is_refused_with_its_field_and_the_names() {
 #[test]
 fn null_is_an_absent_field() {
     let contract = contract();
-    let messages: [(&str, fn(&Value) -> Value); 6] = [
+    let messages: [(&str, ReadAgain); 6] = [
         ("User", read_again::<pb::User>),
         ("Event", read_again::<pb::Event>),
         ("Candidate", read_again::<pb::Candidate>),
