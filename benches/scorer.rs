@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench scorer -- [CASE] [--fused=PASSES] [--candle=PASSES] [--json] [--training] [--shape]`
 //!
-//! `--training` times a training step instead, and `--shape` only prints the network's sizes as JSON.
+//! `--training` times a training step instead, and `--shape` only prints the network's sizes as JSON. What a query costs
+//! is measured by `raisonne bench scorer --bundle BUNDLE`.
 
 use raisonne::bench::{ScorerOptions, scorer, scorer_shape, training};
 use raisonne::engine::ComputeDevice;
@@ -36,6 +37,7 @@ fn main() -> anyhow::Result<()> {
             fused,
             candle,
             json: has("--json"),
+            bundle: None,
         };
         scorer(&options, &mut stdout())?;
     }

@@ -7,6 +7,7 @@ mod gpu;
 mod learner;
 mod logits;
 mod process;
+mod query;
 mod service;
 mod statistics;
 mod text;
@@ -66,6 +67,8 @@ pub struct ScorerOptions {
     pub candle: usize,
     /// Prints JSON, with the outputs, in place of a line per network.
     pub json: bool,
+    /// A bundle with a query path, whose scorer is timed with and without a query instead.
+    pub bundle: Option<PathBuf>,
 }
 
 /// The median time of one slate, and its outputs.
@@ -79,6 +82,9 @@ struct Timed {
 /// Times the scorer's network, as served and as trained, on the first slate of a case. A random case has the
 /// sizes of the network that is served.
 pub fn scorer(options: &ScorerOptions, out: &mut dyn Write) -> Result<()> {
+    if let Some(bundle) = &options.bundle {
+        return query::query(bundle, options.candidates, options.fused, out);
+    }
     if let ComputeDevice::Gpu(ordinal) = options.device {
         return compare_with_gpu(options, ordinal, out);
     }

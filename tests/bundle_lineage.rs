@@ -10,6 +10,7 @@ mod small;
 
 use raisonne::bundle::{Bundle, Manifest, Part};
 use raisonne::train::direct_recipe::DirectRecipe;
+use raisonne::train::query_recipe::QueryRecipe;
 use raisonne::train::{NoProgress, Recipe, STAGES, Stage, Workspace, publish, run};
 use std::fs;
 use std::path::PathBuf;
@@ -168,6 +169,7 @@ fn a_recipe_asks_for_the_parts_of_its_enabled_stages() {
     };
     check(&recipe);
     recipe.direct = Some(DirectRecipe::default());
+    recipe.query = Some(QueryRecipe::default());
     check(&recipe);
     recipe.rechead = None;
     check(&recipe);
@@ -180,7 +182,7 @@ fn a_recipe_asks_for_the_parts_of_its_enabled_stages() {
 #[test]
 fn stages_name_sections_that_a_recipe_has() {
     let home = tempfile::tempdir().unwrap();
-    let recipe = small::recipe(home.path(), &["direct.seeds=1".into()]);
+    let recipe = small::recipe(home.path(), &["direct.seeds=1".into(), "query.seeds=1".into()]);
     let table = toml::Table::try_from(&recipe).unwrap();
     for stage in STAGES {
         for section in stage.recipe_sections() {

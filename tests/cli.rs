@@ -316,7 +316,7 @@ fn mistakes_of_serving() -> Vec<Mistake> {
         ("eval --data DIR/nope".into(), 1, "DIR/nope is not a shop: there is no such folder".into()),
         ("eval --data DIR/empty".into(), 1, "DIR/empty is not a shop: the folder is empty".into()),
         ("eval --data DIR/file".into(), 1, "DIR/file is not a shop: it is a file; `raisonne import` makes a shop of tables".into()),
-        ("stage nope".into(), 1, "there is no stage \"nope\"; the stages are prepare, text_encoder, semantic_ids, rechead_early, reward_model, midtrain, traces, sft, weigh, rechead, fuse, write, evaluate".into()),
+        ("stage nope".into(), 1, "there is no stage \"nope\"; the stages are prepare, text_encoder, semantic_ids, rechead_early, reward_model, query, midtrain, traces, sft, weigh, rechead, fuse, write, evaluate".into()),
         ("stage prepare --recipe DIR/nope.toml".into(), 1, "reading the recipe DIR/nope.toml: No such file or directory (os error 2)".into()),
         ("bundle make --out DIR/new --from nope".into(), 1, "there is no stage \"nope\"; `raisonne stage --list` shows them".into()),
         ("simulate --out DIR/shop".into(), 1, "DIR/shop exists already: remove it, or name another folder".into()),
@@ -332,7 +332,7 @@ fn mistakes_of_serving() -> Vec<Mistake> {
 fn mistakes_of_training() -> Vec<Mistake> {
     let recipe = "--recipe models/demo.toml --work DIR/empty";
     let keys = "`name`, `seed`, `shop`, `split`, `slates`, `text_encoder`, `semantic_ids`, `reward_model`, \
-                `direct`, `language_model`, `rechead`, `cards`, `evaluate`";
+                `direct`, `query`, `language_model`, `rechead`, `cards`, `evaluate`";
     vec![
         (format!("stage reward_model {recipe}"), 1, "reward_model needs catalog.jsonl.zst, which DIR/empty does not hold: run the stages before it first".into()),
         (format!("stage reward_model {recipe} --set x"), 1, "\"x\" is not KEY=VALUE".into()),

@@ -213,6 +213,7 @@ fn serves_large_slates(model: &Arc<ScorerModel>) {
             card,
             counts: None,
             live: None,
+            query: None,
             items: entries.into(),
         }
     };

@@ -22,7 +22,8 @@ const SHORT_DIGITS: usize = 12;
 /// The file of a shop's folder that holds the hashes of all others.
 const SHOP: &str = "shop.json";
 /// Optional parts of which a bundle has both or neither.
-const PAIRS: [[Part; 2]; 3] = [
+const PAIRS: [[Part; 2]; 4] = [
+    [Part::Query, Part::QueryShape],
     [Part::Rechead, Part::RecheadShape],
     [Part::Quantizer, Part::SemanticIds],
     [Part::Decoder, Part::Reranker],

@@ -34,6 +34,10 @@ pub enum Part {
     ScorerShape,
     /// The weights of the scorer's direct path.
     Direct,
+    /// The weights of the scorer's query path.
+    Query,
+    /// The query path's shape, and the weight of its logit.
+    QueryShape,
     /// The Rechead's weights.
     Rechead,
     /// The Rechead's shape, and the weight of its score.
@@ -72,7 +76,7 @@ pub enum Part {
 
 impl Part {
     /// All parts of a bundle.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Catalog,
         Self::Tokenizer,
         Self::Text,
@@ -83,6 +87,8 @@ impl Part {
         Self::Scorer,
         Self::ScorerShape,
         Self::Direct,
+        Self::Query,
+        Self::QueryShape,
         Self::Rechead,
         Self::RecheadShape,
         Self::ItemCards,
@@ -111,6 +117,8 @@ impl Part {
             Self::Scorer => "scorer.safetensors",
             Self::ScorerShape => "scorer.toml",
             Self::Direct => "direct.safetensors",
+            Self::Query => "query.safetensors",
+            Self::QueryShape => "query.toml",
             Self::Rechead => "rechead.safetensors",
             Self::RecheadShape => "rechead.toml",
             Self::ItemCards => "item_cards.jsonl.zst",
@@ -139,6 +147,8 @@ impl Part {
                 | Self::Quantizer
                 | Self::SemanticIds
                 | Self::Direct
+                | Self::Query
+                | Self::QueryShape
                 | Self::Rechead
                 | Self::RecheadShape
                 | Self::Statistics
@@ -151,9 +161,11 @@ impl Part {
     /// Bytes of its file, or of a file of its folder, at most.
     pub fn bytes_max(self) -> u64 {
         match self {
-            Self::ScorerShape | Self::RecheadShape | Self::Recipe | Self::Reranker => {
-                SETTINGS_BYTES_MAX
-            }
+            Self::ScorerShape
+            | Self::QueryShape
+            | Self::RecheadShape
+            | Self::Recipe
+            | Self::Reranker => SETTINGS_BYTES_MAX,
             Self::Tokenizer | Self::Golden | Self::Samples | Self::Report => JSON_BYTES_MAX,
             Self::Decoder | Self::Midtrained | Self::Compared => DECODER_BYTES_MAX,
             _ => DATA_BYTES_MAX,

@@ -235,6 +235,9 @@ pub(super) struct ScorerBench {
     /// Repetitions of the network for training.
     #[arg(long, default_value_t = 5)]
     candle_repetitions: usize,
+    /// Folder of a bundle with a query path: times its scorer with and without a query instead.
+    #[arg(long)]
+    bundle: Option<PathBuf>,
 }
 
 impl BenchCommand {
@@ -277,6 +280,7 @@ impl ScorerBench {
             fused: self.repetitions,
             candle: self.candle_repetitions,
             json: self.json,
+            bundle: self.bundle,
         };
         bench::scorer(&options, &mut std::io::stdout().lock())
     }

@@ -7,7 +7,7 @@ use crate::events::LiveStatistics;
 use crate::evidence::LiveFacts;
 use crate::items::{NewItem, NewItems};
 use crate::scorer::ScorerModel;
-use crate::scorer::features::{FeatureContext, HistoryCounts, LiveCounts};
+use crate::scorer::features::{FeatureContext, HistoryCounts, LiveCounts, SpokenQuery};
 use crate::statistics::Statistics;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -36,6 +36,8 @@ pub struct ResolvedQuery {
     pub counts: Arc<HistoryCounts>,
     /// What is counted live for the shopper, if the bundle counts anything live.
     pub live: Option<Arc<LiveCounts>>,
+    /// What the query and the profile say, if the bundle's scorer hears them.
+    pub spoken: Option<Arc<SpokenQuery>>,
     /// The counts of the bundle's items and of those that were put, up to date with every acknowledged event.
     pub statistics: Arc<Statistics>,
     /// The number of each candidate in these counts: the catalogue's, or that of an item that was put.
@@ -123,12 +125,14 @@ impl Resolver {
         let counted = query.candidates.iter().map(|candidate| self.live.number(&candidate.item));
         let (counted, counts) = (counted.collect(), Arc::new(counts));
         let counted_since = self.counted_since(query);
+        let spoken = self.model.spoken(query.query_text.as_deref(), query.profile.as_deref());
         Ok(ResolvedQuery {
             card,
             numbers,
             new_items,
             counts,
             live,
+            spoken: spoken.map(Arc::new),
             statistics,
             counted,
             counted_since,

@@ -61,6 +61,7 @@ impl Scored {
             card: resolved.card.clone(),
             counts: Some(resolved.counts.clone()),
             live: resolved.live.clone(),
+            query: resolved.spoken.clone(),
             items: entries.into(),
         };
         let reply = self.scorer.score(request.clone()).await.map_err(|error| match error {

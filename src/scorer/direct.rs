@@ -1,6 +1,9 @@
 //! The direct path of the scorer: which features it reads, and how its logits join those of the deep network.
 
-use super::features::{DIRECT_INPUTS, FEATURE_COUNT, FeatureVector, LiveVector, direct_names};
+use super::features::{
+    DIRECT_INPUTS, FEATURE_COUNT, FeatureVector, LIVE_COUNT, LiveVector, QueryVector,
+    VECTOR_FEATURES, VectorFigures, direct_names, query_path_names,
+};
 use crate::nn::direct::{DirectScratch, DirectShape, FusedDirect};
 use crate::nn::{Weights, WeightsError};
 use serde::{Deserialize, Serialize};
@@ -31,6 +34,18 @@ pub const RECHEAD_INPUT: &str = "rechead";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectColumns(Vec<usize>);
 
+/// Numbers of [`NamedInputs`].
+const NAMED_INPUTS: usize = 4;
+
+/// What a direct path reads of a candidate only if its inputs name it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NamedInputs {
+    /// Its score by the Rechead.
+    pub rechead: f32,
+    /// Its cosines with the history's items.
+    pub vectors: VectorFigures,
+}
+
 /// A direct path that scores slates.
 #[derive(Debug)]
 pub struct DirectScorer {
@@ -43,19 +58,26 @@ pub struct DirectScorer {
 #[derive(Debug, thiserror::Error)]
 pub enum DirectError {
     /// It reads no feature.
-    #[error("`direct.inputs` is empty, expected 1 to {DIRECT_INPUTS} names")]
-    NoInput,
+    #[error("`{of}.inputs` is empty, expected 1 to {DIRECT_INPUTS} names")]
+    NoInput {
+        /// Whose inputs they are: `direct` or `query`.
+        of: &'static str,
+    },
     /// It reads a feature that this program doesn't know.
-    #[error("`direct.inputs[{index}]` is `{name}`, which is no feature of this program")]
+    #[error("`{of}.inputs[{index}]` is `{name}`, which is no feature of this program")]
     UnknownInput {
+        /// Whose inputs they are.
+        of: &'static str,
         /// Its place in the list.
         index: usize,
         /// Its name.
         name: String,
     },
     /// It reads a feature twice.
-    #[error("`direct.inputs[{index}]` is `{name}` again, which is `direct.inputs[{first}]`")]
+    #[error("`{of}.inputs[{index}]` is `{name}` again, which is `{of}.inputs[{first}]`")]
     DoubleInput {
+        /// Whose inputs they are.
+        of: &'static str,
         /// Its place in the list.
         index: usize,
         /// Its earlier place.
@@ -74,20 +96,34 @@ pub enum DirectError {
 // === impl DirectColumns ===
 
 impl DirectColumns {
-    /// Looks these names up. Refuses a name that is unknown or comes twice.
+    /// Looks these names up among those of the direct path. Refuses a name that is unknown or comes twice.
     pub fn of<T: AsRef<str>>(names: &[T]) -> Result<Self, DirectError> {
+        let vectors = || VECTOR_FEATURES.iter().map(|feature| feature.name);
+        Self::among("direct", names, || direct_names().chain([RECHEAD_INPUT]).chain(vectors()))
+    }
+
+    /// Looks these names up among those of the query path, which reads no Rechead.
+    pub fn of_query_path<T: AsRef<str>>(names: &[T]) -> Result<Self, DirectError> {
+        Self::among("query", names, query_path_names)
+    }
+
+    fn among<T: AsRef<str>, I: Iterator<Item = &'static str>>(
+        of: &'static str,
+        names: &[T],
+        all: impl Fn() -> I,
+    ) -> Result<Self, DirectError> {
         let mut columns: Vec<usize> = Vec::with_capacity(names.len());
         for (index, name) in names.iter().map(AsRef::as_ref).enumerate() {
             let owned = || name.to_owned();
-            let column = direct_names().chain([RECHEAD_INPUT]).position(|known| known == name);
+            let column = all().position(|known| known == name);
             let column =
-                column.ok_or_else(|| DirectError::UnknownInput { index, name: owned() })?;
+                column.ok_or_else(|| DirectError::UnknownInput { of, index, name: owned() })?;
             if let Some(first) = columns.iter().position(|&earlier| earlier == column) {
-                return Err(DirectError::DoubleInput { index, first, name: owned() });
+                return Err(DirectError::DoubleInput { of, index, first, name: owned() });
             }
             columns.push(column);
         }
-        if columns.is_empty() { Err(DirectError::NoInput) } else { Ok(Self(columns)) }
+        if columns.is_empty() { Err(DirectError::NoInput { of }) } else { Ok(Self(columns)) }
     }
 
     /// How many there are.
@@ -105,19 +141,50 @@ impl DirectColumns {
         self.0.contains(&DIRECT_INPUTS)
     }
 
-    /// Appends a candidate's row. `rechead` is its score by the Rechead, which is not read unless it was asked for.
+    /// Whether cosines with the history's items are among them.
+    pub fn reads_vectors(&self) -> bool {
+        self.0.iter().any(|&column| column > DIRECT_INPUTS)
+    }
+
+    /// Appends a candidate's row.
     pub fn push_row(
         &self,
         features: &FeatureVector,
         live: &LiveVector,
-        rechead: f32,
+        named: NamedInputs,
         rows: &mut Vec<f32>,
     ) {
-        let (features, live) = (features.as_slice(), live.as_slice());
+        let (features, live, named) = (features.as_slice(), live.as_slice(), named.to_array());
         rows.extend(self.0.iter().map(|&column| match column.checked_sub(FEATURE_COUNT) {
             None => features[column],
-            Some(column) => live.get(column).copied().unwrap_or(rechead),
+            Some(column) => live.get(column).copied().unwrap_or_else(|| named[column - LIVE_COUNT]),
         }));
+    }
+
+    /// Appends a candidate's row of a query path, which does not read the Rechead's score.
+    pub fn push_query_row(
+        &self,
+        features: &FeatureVector,
+        live: &LiveVector,
+        query: &QueryVector,
+        rows: &mut Vec<f32>,
+    ) {
+        let (features, live, query) = (features.as_slice(), live.as_slice(), query.as_slice());
+        rows.extend(self.0.iter().map(|&column| match column {
+            ..FEATURE_COUNT => features[column],
+            FEATURE_COUNT..DIRECT_INPUTS => live[column - FEATURE_COUNT],
+            _ => query[column - DIRECT_INPUTS],
+        }));
+    }
+}
+
+// === impl NamedInputs ===
+
+impl NamedInputs {
+    /// The values, in the order of their columns.
+    fn to_array(self) -> [f32; NAMED_INPUTS] {
+        let [last, mean, best] = self.vectors.to_array();
+        [self.rechead, last, mean, best]
     }
 }
 
@@ -154,13 +221,19 @@ impl DirectScorer {
         self.columns.reads_rechead()
     }
 
+    /// Whether it reads cosines with the history's items.
+    pub fn reads_vectors(&self) -> bool {
+        self.columns.reads_vectors()
+    }
+
     /// Joins the deep network's logits with the direct ones. Candidates without live features read those of an item
-    /// of which nothing is known, and those without a score of the Rechead read 0. The direct logits stay in `direct`.
+    /// of which nothing is known, and those without a score of the Rechead or cosines read 0. The direct logits
+    /// stay in `direct`.
     pub(super) fn join(
         &self,
         features: &[FeatureVector],
         live: &[LiveVector],
-        rechead: &[f32],
+        (rechead, vectors): (&[f32], &[VectorFigures]),
         scratch: &mut DirectBuffers,
         logits: &mut [f32],
     ) {
@@ -169,8 +242,11 @@ impl DirectScorer {
         rows.clear();
         let unknown = LiveVector::default();
         for (row, features) in features.iter().enumerate() {
-            let rechead = rechead.get(row).copied().unwrap_or(0.0);
-            self.columns.push_row(features, live.get(row).unwrap_or(&unknown), rechead, rows);
+            let named = NamedInputs {
+                rechead: rechead.get(row).copied().unwrap_or(0.0),
+                vectors: vectors.get(row).copied().unwrap_or_default(),
+            };
+            self.columns.push_row(features, live.get(row).unwrap_or(&unknown), named, rows);
         }
         self.network.score(network, direct).expect("every candidate was given a whole row");
         for (logit, direct) in logits.iter_mut().zip(direct.iter()) {

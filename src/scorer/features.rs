@@ -6,7 +6,13 @@ mod catalogue;
 mod document;
 mod live;
 mod live_catalogue;
+mod query_catalogue;
+mod query_index;
+mod query_rows;
+mod query_tokens;
+mod query_words;
 mod relevance;
+mod vector_history;
 
 pub use catalogue::{FEATURE_COUNT, FEATURES, Feature, FeatureId, FeatureVector};
 pub use live::{LiveCounts, LiveItem, item_groups, past_of};
@@ -15,6 +21,15 @@ pub use live_catalogue::{
     TogetherFigures, WordFigures,
 };
 pub use relevance::{Fact, FactSales, Relevance, RelevanceWeights};
+
+pub use query_catalogue::{
+    HitsAndMisses, QUERY_COUNT, QUERY_FEATURES, QueryFeature, QueryInput, QueryVector,
+};
+pub use query_index::{NamedValue, QueryIndex};
+pub use query_rows::{QueryItem, QueryView, SpokenQuery};
+pub use query_words::{PriceBounds, QUERY_WORDS_MAX, QueryWords, WISHES_MAX, Wish, is_stop_word};
+
+pub use vector_history::{HistoryVectors, VECTOR_FEATURES, VectorFeature, VectorFigures};
 
 use crate::bundle::{Backing, CardReason, Cards, Catalog, HISTORY_LEN, HistoryEvent, ItemCard};
 use crate::domain::{EventKind, ItemText, Timestamp, UserId};
@@ -368,6 +383,11 @@ impl HistoryCounts {
 pub fn direct_names() -> impl Iterator<Item = &'static str> {
     let features = FEATURES.iter().map(|feature| feature.name);
     features.chain(LIVE_FEATURES.iter().map(|feature| feature.name))
+}
+
+/// The names of the query path's inputs, in their order: the direct path's, then the query features.
+pub fn query_path_names() -> impl Iterator<Item = &'static str> {
+    direct_names().chain(QUERY_FEATURES.iter().map(|feature| feature.name))
 }
 
 /// The events that the network reads.

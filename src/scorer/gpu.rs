@@ -1,7 +1,6 @@
 //! Scoring slates on a GPU.
 
-use super::direct::DirectBuffers;
-use super::model::NetworkInputs;
+use super::model::{NetworkInputs, PathBuffers};
 use super::{GpuLimits, ScorerModel, ScorerSlate, SlateItem, SlateScores};
 use crate::nn::CandidateRow;
 use crate::nn::cuda::{CudaScorer, CudaScorerLimits, CudaScorerTables, CudaScores, CudaSlate};
@@ -19,7 +18,7 @@ pub struct Gpu {
     scorer: CudaScorer,
     inputs: Vec<NetworkInputs>,
     scores: Vec<CudaScores>,
-    direct: DirectBuffers,
+    direct: PathBuffers,
 }
 
 impl ScorerModel {
@@ -42,7 +41,7 @@ impl ScorerModel {
         };
         let scorer = CudaScorer::load(self.network.clone(), tables, limits, ordinal)?;
         let (inputs, scores) = (Vec::new(), Vec::new());
-        Ok(Gpu { scorer, inputs, scores, direct: DirectBuffers::default() })
+        Ok(Gpu { scorer, inputs, scores, direct: PathBuffers::default() })
     }
 
     /// Scores slates in one batch, each as [`ScorerModel::score`] does. The processor adds the direct path's logits.

@@ -16,10 +16,13 @@ mod gpu;
 mod item_vectors;
 mod model;
 mod open;
+mod query;
 mod reader;
 mod rechead;
 
-pub use direct::{DirectColumns, DirectError, DirectFile, DirectScorer, RECHEAD_INPUT};
+pub use direct::{
+    DirectColumns, DirectError, DirectFile, DirectScorer, NamedInputs, RECHEAD_INPUT,
+};
 pub use fusion::{Fusion, PositionPenalty, is_cold};
 pub use gpu::{Gpu, GpuError};
 pub use item_vectors::{ItemVectors, ItemVectorsError};
@@ -28,13 +31,14 @@ pub use model::{
     network_shape,
 };
 pub use open::{OpenedScorer, ScorerFile, score_golden};
+pub use query::{QueryError, QueryFile, QueryScorer};
 pub use reader::{TextReader, TextReaderError, open_bert, open_pretrained, open_static};
 pub use rechead::{
     RecheadFile, RecheadScorer, ShopperTexts, ShopperTokens, TextSources, history_vector,
     predicted_next_item,
 };
 
-use self::features::{HistoryCounts, LiveCounts};
+use self::features::{HistoryCounts, LiveCounts, SpokenQuery};
 use crate::bundle::{HISTORY_LEN, UserCard};
 use crate::domain::{Timestamp, UserId};
 use crate::telemetry::Metrics;
@@ -96,6 +100,8 @@ pub struct ScoreRequest {
     pub counts: Option<Arc<HistoryCounts>>,
     /// What is counted live for the shopper, if anything is.
     pub live: Option<Arc<LiveCounts>>,
+    /// What the request says in words, if the model hears it.
+    pub query: Option<Arc<SpokenQuery>>,
     /// The candidates.
     pub items: Arc<[SlateItem]>,
 }
@@ -262,7 +268,7 @@ impl ScoreJob {
 impl ScoreRequest {
     /// The slate to score.
     pub fn slate(&self) -> ScorerSlate<'_> {
-        let Self { user, now, card, counts, live, items } = self;
+        let Self { user, now, card, counts, live, query, items } = self;
         ScorerSlate {
             user,
             now: *now,
@@ -273,6 +279,7 @@ impl ScoreRequest {
             expected_item: card.expected_item,
             counts: counts.as_ref(),
             live: live.as_deref().map_or(LiveRows::None, LiveRows::Count),
+            query: query.as_deref(),
             candidates: items,
         }
     }

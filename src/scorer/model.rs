@@ -6,6 +6,10 @@ use super::features::{
     AGE_BUCKETS, CandidateItem, FEATURE_COUNT, FactSales, FeatureContext, FeatureVector,
     HistoryCounts, LiveCounts, LiveItem, LiveVector, RankedPrice,
 };
+use super::features::{
+    HistoryVectors, QueryItem, QueryVector, QueryView, SpokenQuery, VectorFigures,
+};
+use super::query::{QueryBuffers, QueryScorer};
 use super::rechead::{RecheadScorer, ShopperTexts, TextSources};
 use super::{ItemVectors, PositionPenalty, TextReader};
 use crate::bundle::{
@@ -37,6 +41,7 @@ pub struct ScorerModel {
     pub item_vectors: Option<Arc<ItemVectors>>,
     pub(super) network: Arc<FusedDin>,
     pub(super) direct: Option<Arc<DirectScorer>>,
+    pub(super) query: Option<Arc<QueryScorer>>,
     pub(super) rechead: Option<RecheadScorer>,
     pub(super) items: Arc<ItemTable>,
     pub(super) reasons: Arc<ReasonTable>,
@@ -77,6 +82,8 @@ pub struct ScorerSlate<'a> {
     pub counts: Option<&'a Arc<HistoryCounts>>,
     /// Where the candidates' live features come from.
     pub live: LiveRows<'a>,
+    /// What the request says in words, if the model hears it.
+    pub query: Option<&'a SpokenQuery>,
     /// The items to score.
     pub candidates: &'a [SlateItem],
 }
@@ -128,7 +135,14 @@ pub struct ScoringScratch {
     network: nn::FusedScratch,
     scores: nn::FusedScores,
     inputs: NetworkInputs,
+    direct: PathBuffers,
+}
+
+/// The buffers of both paths that read features alone.
+#[derive(Debug, Default)]
+pub(super) struct PathBuffers {
     direct: DirectBuffers,
+    query: QueryBuffers,
 }
 
 /// The network's inputs for one slate.
@@ -138,6 +152,10 @@ pub(super) struct NetworkInputs {
     features: Vec<FeatureVector>,
     /// Empty where nothing is counted live.
     live: Vec<LiveVector>,
+    /// Empty where the direct path does not read them.
+    vectors: Vec<VectorFigures>,
+    /// Empty where the request says nothing of the slate.
+    query: Vec<QueryVector>,
     /// (candidates, [`REASONS_MAX`])
     overlaps: Vec<[f32; REASONS_MAX]>,
     /// The rows of inline candidates, `None` for the others.
@@ -179,7 +197,7 @@ impl ScorerModel {
             is_kept.then(|| Arc::new(ItemVectors::of(&cards.item_vectors, TEXT_WIDTH)));
         let prices = cards.items.iter().map(|card| card.stats.price);
         let prices = CategoryPrices::of(&catalog, prices);
-        let (direct, rechead, live) = (None, None, None);
+        let (direct, query, rechead, live) = (None, None, None, None);
         let fact_sales = Arc::new(FactSales::of(&catalog, &cards));
         Ok(Self {
             fact_sales,
@@ -189,6 +207,7 @@ impl ScorerModel {
             item_vectors,
             network,
             direct,
+            query,
             rechead,
             items,
             reasons,
@@ -218,15 +237,16 @@ impl ScorerModel {
         self
     }
 
-    /// What is counted live at `now` for a shopper with this past, by these statistics. `None` where no direct path would
-    /// read it.
+    /// What is counted live at `now` for a shopper with this past, by these statistics. `None` where no path would read
+    /// it.
     pub fn live_counts(
         &self,
         statistics: &Arc<Statistics>,
         past: Arc<ShopperPast>,
         now: Timestamp,
     ) -> Option<LiveCounts> {
-        let live = self.live.as_ref().filter(|_| self.direct.is_some())?;
+        let is_read = self.direct.is_some() || self.query.is_some();
+        let live = self.live.as_ref().filter(|_| is_read)?;
         Some(LiveCounts::of(statistics.clone(), live.words.clone(), past, now))
     }
 
@@ -234,6 +254,24 @@ impl ScorerModel {
     pub fn with_direct(mut self, direct: Arc<DirectScorer>) -> Self {
         self.direct = Some(direct);
         self
+    }
+
+    /// The same model with a query path, whose logits are added for a request in words.
+    pub fn with_query(mut self, query: Arc<QueryScorer>) -> Self {
+        self.query = Some(query);
+        self
+    }
+
+    /// The query path, if the bundle has one.
+    pub fn query(&self) -> Option<&QueryScorer> {
+        self.query.as_deref()
+    }
+
+    /// What a request says in a query and a profile. `None` if they say nothing, and where no query path would hear it.
+    pub fn spoken(&self, query: Option<&str>, profile: Option<&str>) -> Option<SpokenQuery> {
+        let path = self.query.as_ref().filter(|_| query.is_some() || profile.is_some())?;
+        let [query, profile] = [query, profile].map(Option::unwrap_or_default);
+        SpokenQuery::of(&path.index, &self.reader, query, profile)
     }
 
     /// The direct path, if the bundle has one.
@@ -270,7 +308,7 @@ impl ScorerModel {
             network: self.network.scratch(),
             scores: nn::FusedScores::default(),
             inputs: NetworkInputs::default(),
-            direct: DirectBuffers::default(),
+            direct: PathBuffers::default(),
         }
     }
 
@@ -339,12 +377,17 @@ impl ScorerModel {
         inputs: &NetworkInputs,
         scores: &nn::FusedScores,
         rechead: Vec<f32>,
-        buffers: &mut DirectBuffers,
+        buffers: &mut PathBuffers,
     ) -> SlateScores {
         let count = slate.candidates.len();
         let mut logits = scores.logits[..count].to_vec();
         if let Some(direct) = &self.direct {
-            direct.join(&inputs.features, &inputs.live, &rechead, buffers, &mut logits);
+            let named = (&*rechead, &*inputs.vectors);
+            direct.join(&inputs.features, &inputs.live, named, &mut buffers.direct, &mut logits);
+        }
+        if let Some(query) = self.query.as_ref().filter(|_| !inputs.query.is_empty()) {
+            let rows = (&*inputs.features, &*inputs.live, &*inputs.query);
+            query.add(rows, &mut buffers.query, &mut logits);
         }
         SlateScores {
             logits,
@@ -413,6 +456,8 @@ impl ScorerModel {
             FeatureContext::new(catalog, &self.cards, history, slate.now, month)
         };
         self.fill_live(slate, &mut inputs.live);
+        self.fill_query(slate, &mut inputs.query);
+        self.fill_vectors(slate, &mut inputs.vectors);
         let NetworkInputs { history, features, overlaps: slate_overlaps, inline, left_out, .. } =
             inputs;
         history.clear();
@@ -468,6 +513,35 @@ impl ScorerModel {
                 live.extend(slate.candidates.iter().map(vector));
             }
         }
+    }
+
+    /// Fills in the cosines of every candidate with the history's items, if the direct path reads them.
+    fn fill_vectors(&self, slate: &ScorerSlate<'_>, figures: &mut Vec<VectorFigures>) {
+        figures.clear();
+        let is_read = self.direct.as_ref().is_some_and(|direct| direct.reads_vectors());
+        let Some(vectors) = self.item_vectors.as_ref().filter(|_| is_read) else { return };
+        let history = HistoryVectors::of(vectors, slate.history);
+        figures.extend(slate.candidates.iter().map(|item| match item {
+            SlateItem::Known(number) => history.known(*number),
+            SlateItem::Inline { text, .. } => history.inline(&self.reader.wide(&inline_text(text))),
+        }));
+    }
+
+    /// Fills in the query features of every candidate; none where the request says nothing of the slate.
+    fn fill_query(&self, slate: &ScorerSlate<'_>, rows: &mut Vec<QueryVector>) {
+        rows.clear();
+        let Some((spoken, path)) = slate.query.zip(self.query.as_ref()) else { return };
+        let view = QueryView {
+            index: &path.index,
+            cards: &self.cards,
+            reader: &self.reader,
+            vectors: self.item_vectors.as_deref(),
+        };
+        let items = slate.candidates.iter().map(|item| match item {
+            SlateItem::Known(number) => QueryItem::Known(*number),
+            SlateItem::Inline { text, price, .. } => QueryItem::Inline(text, *price),
+        });
+        view.rows(spoken, items, rows);
     }
 
     fn live_vector(&self, counts: &LiveCounts, item: &SlateItem) -> LiveVector {

@@ -4,8 +4,8 @@ use super::direct::{DirectError, DirectFile, DirectScorer};
 use super::features::{FEATURE_COUNT, past_of};
 use super::rechead::RecheadFile;
 use super::{
-    Fusion, Gpu, ItemVectors, LiveRows, ScorerModel, ScorerSlate, ScoringScratch, SlateItem,
-    SlateScores, TextReader,
+    Fusion, Gpu, ItemVectors, LiveRows, QueryError, QueryFile, QueryScorer, ScorerModel,
+    ScorerSlate, ScoringScratch, SlateItem, SlateScores, TextReader,
 };
 use crate::bundle::{Bundle, BundleError, GoldenRequest, Part};
 use crate::language::TextTokenizer;
@@ -69,6 +69,7 @@ impl OpenedScorer {
             return Err(BundleError::malformed(Part::Scorer.file(), &why));
         }
         let direct = open_direct(&bundle, &file)?;
+        let query = open_query(&bundle)?;
         let tokens =
             TextTokenizer::load(&bundle.path(Part::Tokenizer)).map_err(wrong(Part::Tokenizer))?;
         let encoder = TextEncoder::load(&bundle.path(Part::Text), &bundle.path(Part::TextBert))
@@ -96,6 +97,9 @@ impl OpenedScorer {
         let mut model = model.map_err(wrong(Part::CardVectors))?;
         if let Some(direct) = direct {
             model = model.with_direct(Arc::new(direct));
+        }
+        if let Some(query) = query {
+            model = model.with_query(Arc::new(query));
         }
         if let Some(vectors) = item_vectors {
             model = model.with_item_vectors(Arc::new(vectors));
@@ -226,6 +230,26 @@ fn open_direct(bundle: &Bundle, file: &ScorerFile) -> Result<Option<DirectScorer
     Ok(Some(opened))
 }
 
+/// The bundle's query path, if it has one.
+fn open_query(bundle: &Bundle) -> Result<Option<QueryScorer>, BundleError> {
+    if !bundle.has(Part::QueryShape) {
+        return Ok(None);
+    }
+    let wrong =
+        |part: Part, error: &dyn Display| BundleError::malformed(part.file(), &error.to_string());
+    let text = bundle.read_text(Part::QueryShape)?;
+    let file: QueryFile = toml::from_str(&text).map_err(|e| wrong(Part::QueryShape, &e))?;
+    let weights =
+        Weights::from_bytes(&bundle.read(Part::Query)?).map_err(|e| wrong(Part::Query, &e))?;
+    let opened =
+        QueryScorer::new(&weights, &file, &bundle.catalog).map_err(|error| match error {
+            QueryError::Direct(error @ DirectError::Weights(_)) => wrong(Part::Query, &error),
+            QueryError::Direct(error) => wrong(Part::QueryShape, &error),
+            QueryError::Weight(_) => wrong(Part::QueryShape, &error),
+        })?;
+    Ok(Some(opened))
+}
+
 /// The bundle's Rechead and its weight, if it has one.
 fn open_rechead(
     bundle: &Bundle,
@@ -296,6 +320,7 @@ fn with_golden<T>(
         expected_item: card.expected_item,
         counts: None,
         live: live.as_ref().map_or(LiveRows::None, LiveRows::Count),
+        query: None,
         candidates: &candidates,
     }))
 }

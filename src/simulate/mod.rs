@@ -21,6 +21,7 @@ mod season;
 mod shelf;
 mod title;
 mod visit;
+mod wordings;
 mod words;
 mod write;
 
@@ -28,6 +29,7 @@ mod write;
 mod tests;
 
 pub use days::simulate;
+pub use wordings::{SYNONYMS, Synonyms, Wordings};
 
 use crate::domain::Timestamp;
 use serde::Serialize;

@@ -159,7 +159,7 @@ mod tests {
             let most = values.iter().copied().fold(f32::MIN, f32::max);
             let taken = values.iter().map(|&value| value >= most).collect();
             let rows = values.iter().flat_map(|&value| [value, rng.random(), 7.0]).collect();
-            DirectSlate { rows, taken }
+            DirectSlate { rows, taken, offsets: Vec::new() }
         };
         (0..count).map(|_| slate()).collect()
     }

@@ -43,6 +43,8 @@ struct SlateBatch {
     targets: Tensor,
     /// (B, N), 1 where there is a candidate.
     mask: Tensor,
+    /// (B, N): the scores that the logits are added to, if any slate has some.
+    offsets: Option<Tensor>,
 }
 
 /// The seed of a member.
@@ -90,7 +92,10 @@ impl MemberTraining<'_> {
             let slates: Vec<&DirectSlate> = chosen.iter().map(|&at| self.examples[at]).collect();
             let batch = SlateBatch::of(&standardiser, &slates)?;
             let logits = network.forward_train(&batch.inputs, &mut dropout)?;
-            let logits = logits.reshape(batch.mask.shape())?;
+            let mut logits = logits.reshape(batch.mask.shape())?;
+            if let Some(offsets) = &batch.offsets {
+                logits = (logits + offsets)?;
+            }
             Ok(listwise_loss(&logits, &batch.targets, &batch.mask)?)
         };
         let validate = |epoch| validate(epoch, Weights::from_varmap(&variables)?);
@@ -147,7 +152,14 @@ impl SlateBatch {
             }
         }
         let cpu = &Device::Cpu;
+        let mut offsets = vec![0.0_f32; b * n];
+        for (offsets, slate) in offsets.chunks_mut(n.max(1)).zip(slates) {
+            offsets[..slate.offsets.len()].copy_from_slice(&slate.offsets);
+        }
+        let any = slates.iter().any(|slate| !slate.offsets.is_empty());
+        let offsets = any.then(|| Tensor::from_vec(offsets, (b, n), cpu)).transpose()?;
         Ok(Self {
+            offsets,
             inputs: Tensor::from_vec(inputs, (b * n, width), cpu)?,
             targets: Tensor::from_vec(targets, (b, n), cpu)?,
             mask: Tensor::from_vec(mask, (b, n), cpu)?,
@@ -163,14 +175,17 @@ mod tests {
     fn a_batch_pads_short_slates_and_shares_one_among_those_taken() {
         let standardiser = Standardiser::new(&[0.0; 2], &[1.0; 2]);
         let slates = [
-            DirectSlate { rows: vec![1.0, 2.0], taken: vec![true] },
+            DirectSlate { rows: vec![1.0, 2.0], taken: vec![true], offsets: vec![7.0] },
             DirectSlate {
                 rows: vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
                 taken: vec![true, false, true],
+                offsets: Vec::new(),
             },
         ];
         let batch = SlateBatch::of(&standardiser, &slates.iter().collect::<Vec<_>>()).unwrap();
         assert_eq!(batch.inputs.dims(), [6, 4]);
+        let offsets = batch.offsets.unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(offsets, [[7.0, 0.0, 0.0], [0.0; 3]]);
         assert_eq!(batch.mask.to_vec2::<f32>().unwrap(), [[1.0, 0.0, 0.0], [1.0; 3]]);
         assert_eq!(batch.targets.to_vec2::<f32>().unwrap(), [[1.0, 0.0, 0.0], [0.5, 0.0, 0.5]]);
         let inputs = batch.inputs.to_vec2::<f32>().unwrap();

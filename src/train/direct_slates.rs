@@ -7,8 +7,8 @@ use super::fusion_fit::{TaskLogits, ValidationCases};
 use super::training_data::TrainingData;
 use crate::bundle::month;
 use crate::nn::direct::{DirectScratch, FusedDirect};
-use crate::scorer::DirectColumns;
-use crate::scorer::features::{FeatureContext, LiveVector};
+use crate::scorer::features::{FeatureContext, HistoryVectors, LiveVector};
+use crate::scorer::{DirectColumns, NamedInputs};
 use rayon::prelude::*;
 
 /// A slate as the direct path reads it.
@@ -18,6 +18,8 @@ pub struct DirectSlate {
     pub rows: Vec<f32>,
     /// Whether each candidate was taken.
     pub taken: Vec<bool>,
+    /// Scores of each candidate that the network's logits are added to; empty for none.
+    pub offsets: Vec<f32>,
 }
 
 /// The inputs of a training.
@@ -57,13 +59,17 @@ fn slate(data: &TrainingData, columns: &DirectColumns, case: &Case) -> DirectSla
     let context = FeatureContext::new(&data.catalog, cards, &case.history, case.now, month);
     let mut rows = Vec::with_capacity(case.slate.len() * columns.len());
     let unknown = LiveVector::default();
+    let near =
+        columns.reads_vectors().then(|| HistoryVectors::of(&data.item_vectors, &case.history));
     for (at, &item) in case.slate.iter().enumerate() {
         let (_, features) = read_candidate(&context, item, &cards.items[item as usize]);
         let rechead = case.rechead.get(at).copied().unwrap_or(0.0);
-        columns.push_row(&features, case.live.get(at).unwrap_or(&unknown), rechead, &mut rows);
+        let vectors = near.as_ref().map(|near| near.known(item)).unwrap_or_default();
+        let named = NamedInputs { rechead, vectors };
+        columns.push_row(&features, case.live.get(at).unwrap_or(&unknown), named, &mut rows);
     }
     let taken = case.slate.iter().map(|item| case.relevant.contains(item)).collect();
-    DirectSlate { rows, taken }
+    DirectSlate { rows, taken, offsets: Vec::new() }
 }
 
 /// The slates of the cases of each task.

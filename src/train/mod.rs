@@ -6,6 +6,7 @@
 mod adapt;
 mod answer_log;
 pub mod aside_file;
+pub mod asked_query;
 pub mod batch;
 pub mod case_results;
 pub mod cases;
@@ -33,6 +34,9 @@ mod offline_scorer;
 pub mod packed_lines;
 mod progress;
 pub mod publish;
+mod query_cases;
+mod query_path;
+pub mod query_recipe;
 mod reason_share;
 mod rechead_checks;
 mod rechead_fit;
@@ -81,6 +85,7 @@ const RECIPE_SECTIONS: &[&str] = &[
     "semantic_ids",
     "reward_model",
     "direct",
+    "query",
     "language_model",
     "rechead",
     "cards",

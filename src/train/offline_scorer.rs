@@ -7,7 +7,8 @@ use crate::bundle::Part;
 use crate::nn::{Rechead, Weights};
 use crate::reranker::{ScoredOrder, scored_order};
 use crate::scorer::{
-    DirectFile, DirectScorer, PositionPenalty, RecheadFile, ScorerFile, SlateScores,
+    DirectFile, DirectScorer, PositionPenalty, QueryFile, QueryScorer, RecheadFile, ScorerFile,
+    SlateScores,
 };
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
@@ -19,12 +20,34 @@ pub struct OfflineScorer {
     weights: Weights,
     file: ScorerFile,
     direct: Option<Arc<DirectScorer>>,
+    query: Option<Arc<QueryScorer>>,
     head: Option<(Rechead, f32)>,
 }
 
 // === impl OfflineScorer ===
 
 impl OfflineScorer {
+    /// The same scorer with the query path, if the workspace has one.
+    pub fn hearing(self, workspace: &Workspace<'_>, data: &TrainingData) -> anyhow::Result<Self> {
+        if !workspace.has(Part::QueryShape) {
+            return Ok(self);
+        }
+        let file: QueryFile = shape(workspace, Part::QueryShape)?;
+        let weights = weights(workspace, Part::Query)?;
+        let path = Arc::new(QueryScorer::new(&weights, &file, &data.catalog)?);
+        Ok(Self { query: Some(path), ..self })
+    }
+
+    /// The query path, if it has one.
+    pub fn query(&self) -> Option<&QueryScorer> {
+        self.query.as_deref()
+    }
+
+    /// The names of the features that the direct path reads; none without one.
+    pub fn direct_inputs(&self) -> &[String] {
+        self.file.direct.as_ref().map_or(&[], |direct| &direct.inputs)
+    }
+
     /// Reads the scorer, and the Rechead if there is one.
     pub fn read(workspace: &Workspace<'_>) -> anyhow::Result<Self> {
         Ok(Self { head: rechead(workspace)?, ..Self::without_head(workspace)? })
@@ -41,7 +64,7 @@ impl OfflineScorer {
             ),
             None => None,
         };
-        Ok(Self { weights, file, direct, head: None })
+        Ok(Self { weights, file, direct, query: None, head: None })
     }
 
     /// The Rechead.
@@ -51,10 +74,10 @@ impl OfflineScorer {
 
     /// The same scorer without the Rechead's part of the sum. A direct path may read its score all the same.
     pub fn without_late_sum(&self) -> Self {
-        let Self { weights, file, direct, head } = self;
+        let Self { weights, file, direct, head, .. } = self;
         let (weights, file, direct) = (weights.clone(), file.clone(), direct.clone());
         let head = head.as_ref().map(|(network, _)| (network.clone(), 0.0));
-        Self { weights, file, direct, head }
+        Self { weights, file, direct, query: None, head }
     }
 
     /// The scored rung's order of each case's slate.
@@ -92,6 +115,7 @@ impl OfflineScorer {
         ScorerParts {
             deep: (&self.weights, &self.file.shape),
             direct: self.direct.as_ref(),
+            query: self.query.as_ref(),
             head: self.head.as_ref(),
         }
     }

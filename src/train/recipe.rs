@@ -3,6 +3,7 @@
 use super::dataset::SplitShares;
 use super::direct_recipe::DirectRecipe;
 use super::learner_config::ComputeDtype;
+use super::query_recipe::QueryRecipe;
 use super::rechead_recipe::RecheadRecipe;
 pub use super::teachers::{EndpointRecipe, TeacherRecipe};
 pub use super::text_recipe::{DistilRecipe, TextEncoderRecipe, TrainedTextRecipe};
@@ -41,6 +42,9 @@ pub struct Recipe {
     /// The direct path of the scorer. A bundle without one has the logits of the deep network alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct: Option<DirectRecipe>,
+    /// The query path of the scorer. A bundle without one ranks alike with and without a query where it only scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<QueryRecipe>,
     /// The language model. A bundle without one has the scored rung only.
     #[serde(default)]
     pub language_model: Option<LanguageModelRecipe>,
@@ -406,6 +410,7 @@ impl Recipe {
     pub fn asks_for(&self, part: Part) -> bool {
         match part {
             Part::Direct => self.direct.is_some(),
+            Part::Query | Part::QueryShape => self.query.is_some(),
             Part::Rechead | Part::RecheadShape => self.rechead.is_some(),
             Part::Midtrained | Part::Decoder | Part::Reranker => self.language_model.is_some(),
             Part::Traces | Part::Compared => self.compare().is_some(),
@@ -447,6 +452,9 @@ impl Recipe {
             rechead.check(recipe.direct.as_ref())?;
         } else if let Some(direct) = &recipe.direct {
             RecheadRecipe::check_absent(direct)?;
+        }
+        if let Some(query) = &recipe.query {
+            query.check()?;
         }
         recipe.text_encoder.check()?;
         let home = path.parent().unwrap_or(Path::new("."));

@@ -63,7 +63,7 @@ pub fn query_text(catalog: &Catalog, item: u32, rng: &mut ChaCha8Rng) -> String 
 }
 
 /// Attributes of one or two items of a history.
-fn profile(catalog: &Catalog, history: &[HistoryEvent], rng: &mut ChaCha8Rng) -> String {
+pub(super) fn profile(catalog: &Catalog, history: &[HistoryEvent], rng: &mut ChaCha8Rng) -> String {
     let items: Vec<u32> = history.choose_multiple(rng, 2).map(|event| event.item).collect();
     let mut values: Vec<&str> = Vec::new();
     for item in items {

@@ -6,6 +6,7 @@ use super::dataset::Dataset;
 use super::recipe::RetrieverKind;
 use super::replay::{LiveCase, Replay};
 use super::snapshot::{Snapshot, moments};
+use super::synthetic_query::SyntheticQuery;
 use super::workspace::Workspace;
 use crate::bundle::Catalog;
 use crate::domain::Timestamp;
@@ -13,8 +14,8 @@ use crate::language::WordWeights;
 use crate::nn::{DinShape, FusedDin, Rechead, Weights};
 use crate::regular_file::{self, DATA_BYTES_MAX, Links};
 use crate::scorer::{
-    DirectScorer, ItemVectors, LiveRows, RecheadScorer, ScorerModel, ScorerSlate, ScoringScratch,
-    SlateItem, SlateScores, TextReader, TextSources,
+    DirectScorer, ItemVectors, LiveRows, QueryScorer, RecheadScorer, ScorerModel, ScorerSlate,
+    ScoringScratch, SlateItem, SlateScores, TextReader, TextSources,
 };
 use crate::upstream::{BlendWeights, Blended};
 use anyhow::Context as _;
@@ -58,6 +59,8 @@ pub struct ScorerParts<'a> {
     pub deep: (&'a Weights, &'a DinShape),
     /// The direct path, if there is one.
     pub direct: Option<&'a Arc<DirectScorer>>,
+    /// The query path, if there is one.
+    pub query: Option<&'a Arc<QueryScorer>>,
     /// A Rechead and its weight, if there is one.
     pub head: Option<&'a (Rechead, f32)>,
 }
@@ -270,6 +273,9 @@ impl TrainingData {
             if let Some(direct) = parts.direct {
                 model = model.with_direct(direct.clone());
             }
+            if let Some(query) = parts.query {
+                model = model.with_query(query.clone());
+            }
             if let Some((network, weight)) = parts.head {
                 model = model.with_rechead(network.clone(), *weight);
             }
@@ -292,6 +298,8 @@ impl TrainingData {
         let user = &self.dataset.users[case.user as usize];
         // Serving takes the vector from a stored card.
         let card = model.cards.users.get(user).filter(|card| card.history == case.history);
+        let SyntheticQuery { query_text, profile } = &case.synthetic_query;
+        let spoken = model.spoken(Some(query_text), Some(profile));
         let slate = ScorerSlate {
             user,
             now: case.now,
@@ -302,6 +310,7 @@ impl TrainingData {
             expected_item: case.expected_item,
             counts: None,
             live: LiveRows::Given(&case.live),
+            query: spoken.as_ref(),
             candidates: &candidates,
         };
         model.score_without(&slate, left_out, scratch)

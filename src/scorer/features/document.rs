@@ -1,6 +1,6 @@
 //! `docs/features.md` is the catalogue as a table.
 
-use super::{FEATURES, LIVE_FEATURES};
+use super::{FEATURES, LIVE_FEATURES, QUERY_FEATURES, VECTOR_FEATURES};
 
 const HEAD: &str = "\
 # The scorer's features
@@ -26,6 +26,30 @@ and left out.
 |---|---|---|
 ";
 
+const VECTOR_HEAD: &str = "
+## History by the text encoder
+
+A direct path reads these only if the recipe names them in `direct.inputs`, and they are computed only then
+(`src/scorer/features/vector_history.rs`). k counts the history's latest distinct items, latest first.
+
+| name | unit | meaning |
+|---|---|---|
+";
+
+const QUERY_HEAD: &str = "
+## Query features
+
+The query path reads what the direct path reads, and these. They hold each candidate against the request's query and
+profile (`src/scorer/features/query_catalogue.rs`). All are 0 where the request says nothing of the slate. What no item of
+the slate has is left out of every share and sum, so that a wrong or misspelt word takes nothing from the others.
+
+A *value* is a value of an attribute, or a category: in \"walnut mug, not red, under £20\", walnut and mug are wanted, red
+is refused, and £20 is a bound. An item that comes inline has no reasons, and a price only if it was put with one.
+
+| name | unit | meaning |
+|---|---|---|
+";
+
 /// The file is written by this test where `UPDATE_DOCS` is set, and checked otherwise.
 #[test]
 fn the_documented_tables_are_those_of_the_catalogue() {
@@ -44,7 +68,17 @@ fn the_documented_tables_are_those_of_the_catalogue() {
         .map(|of| format!("| `{}` | {} | {} |\n", of.name, cell(of.unit), of.meaning))
         .collect::<Vec<_>>()
         .concat();
-    let tables = format!("{HEAD}{rows}{LIVE_HEAD}{live}");
+    let query = QUERY_FEATURES
+        .iter()
+        .map(|of| format!("| `{}` | {} | {} |\n", of.name, cell(of.unit), of.meaning))
+        .collect::<Vec<_>>()
+        .concat();
+    let vectors = VECTOR_FEATURES
+        .iter()
+        .map(|of| format!("| `{}` | {} | {} |\n", of.name, of.unit, of.meaning))
+        .collect::<Vec<_>>()
+        .concat();
+    let tables = format!("{HEAD}{rows}{LIVE_HEAD}{live}{VECTOR_HEAD}{vectors}{QUERY_HEAD}{query}");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(path, &tables).unwrap();
     }

@@ -228,7 +228,8 @@ pub(super) fn gain_of(rung: &str) -> String {
     format!("{rung}_gain")
 }
 
-fn interval(interval: &Interval) -> Value {
+/// An interval, rounded.
+pub(super) fn interval(interval: &Interval) -> Value {
     json!({
         "mean": rounded(interval.mean), "low": rounded(interval.low), "high": rounded(interval.high),
     })

@@ -6,6 +6,7 @@
 mod beyond;
 mod judged;
 mod orders;
+mod queries;
 mod reasons;
 mod text;
 mod whole_catalogue;
@@ -15,14 +16,15 @@ pub use text::{summary, table};
 use super::case_results::CaseResult;
 use super::cases::PredictionTask;
 use super::offline_ladder::OfflineLadder;
-use super::offline_scorer::rechead;
+use super::offline_scorer::{OfflineScorer, rechead};
 use super::rules::{FittedRules, SalesLog};
 use super::training_data::TrainingData;
 use super::workspace::Workspace;
-use crate::bundle::Catalog;
+use crate::bundle::{Catalog, Part};
 use crate::domain::{Quality, UserId};
 use judged::{EvaluatedTask, slices_of};
 use orders::TaskOrders;
+use queries::QueryEvaluation;
 use reasons::{JudgedReasons, fact_cases, fact_sales};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -38,6 +40,8 @@ const SUMMARY: &str = "summary";
 const RULES: &str = "rules";
 /// The key of what is told of the items that are shown.
 const REASONS: &str = "reasons";
+/// The key of what queries in words change, if the bundle hears them.
+const QUERIES: &str = "queries";
 /// Both tasks, in the order of a report.
 const TASKS: [PredictionTask; 2] = [PredictionTask::FirstPurchase, PredictionTask::NextBasket];
 
@@ -66,7 +70,7 @@ impl Evaluation {
 
 /// Measures the workspace's models on the test time of the workspace's shop.
 pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
-    let fitted = fit_rules(workspace)?;
+    let fitted_rules = fit_rules(workspace)?;
     let split = workspace.dataset(&*workspace.catalog()?)?.split;
     let rechead = rechead(workspace)?.map(|(network, _)| network);
     let data = TrainingData::open(workspace, split.test, split.end)?;
@@ -88,7 +92,7 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
     reasons.insert("facts".into(), judged_reasons.facts(&facts));
     let tasks =
         data.last_cases(recipe.slates.size, &recipe.shop.currency, split.test, split.end)?;
-    for ((task, mut cases), rules) in tasks.into_iter().zip(&fitted) {
+    for ((task, mut cases), rules) in tasks.into_iter().zip(&fitted_rules) {
         let (what, of) = (format!("evaluating {}", task.as_str()), cases.len() as u64);
         workspace.progress.show(&what, 0, of);
         let show = &mut |done| workspace.progress.show(&what, done as u64, of);
@@ -103,10 +107,18 @@ pub fn evaluate(workspace: &mut Workspace<'_>) -> anyhow::Result<Evaluation> {
         reasons.insert(task.as_str().into(), judged_reasons.told(&orders.cases)?);
         judged_tasks.push(orders);
     }
-    let fitted = TASKS.iter().zip(&fitted);
+    let fitted = TASKS.iter().zip(&fitted_rules);
     let fitted = fitted.map(|(task, rules)| (task.as_str().to_owned(), rules.to_json()));
     report.insert(RULES.into(), Value::Object(fitted.collect()));
     report.insert(REASONS.into(), Value::Object(reasons));
+    if workspace.has(Part::QueryShape) {
+        workspace.progress.show("asking", 0, 1);
+        let scorer = OfflineScorer::read(workspace)?.hearing(workspace, &data)?;
+        let asking = QueryEvaluation { recipe: &recipe, data: &data, log: &log, scorer: &scorer };
+        let tasks = judged_tasks.iter().zip(&fitted_rules);
+        let tasks: Vec<_> = tasks.map(|(task, rules)| (&*task.cases, rules.best())).collect();
+        report.insert(QUERIES.into(), asking.report(&tasks)?);
+    }
     let mut report = Value::Object(report);
     report[SUMMARY] = summary(&report).into();
     let (catalog, users) = (data.catalog.clone(), data.dataset.users.clone());

@@ -27,6 +27,8 @@ impl Stage for Evaluate {
         &[
             Part::SemanticIds,
             Part::Direct,
+            Part::Query,
+            Part::QueryShape,
             Part::Decoder,
             Part::Rechead,
             Part::RecheadShape,

@@ -11,6 +11,7 @@ mod evaluate;
 mod fuse;
 mod midtrain;
 mod prepare;
+mod query;
 mod rechead;
 mod reward_model;
 mod semantic_ids;
@@ -33,6 +34,7 @@ pub static STAGES: &[&dyn Stage] = &[
     &semantic_ids::SemanticIdsStage,
     &rechead::EarlyRechead,
     &reward_model::RewardModel,
+    &query::QueryStage,
     &midtrain::Midtrain,
     &traces::Traces,
     &sft::Sft,

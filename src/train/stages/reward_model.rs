@@ -458,7 +458,8 @@ impl ScorerTraining<'_> {
 
     /// The network's own logits on validation slates.
     fn deep_logits(&self, weights: &Weights) -> anyhow::Result<TaskLogits> {
-        let parts = ScorerParts { deep: (weights, self.shape), direct: None, head: None };
+        let parts =
+            ScorerParts { deep: (weights, self.shape), direct: None, query: None, head: None };
         let of_task = |(_, cases): &(PredictionTask, Vec<Case>)| {
             let scores = self.data.score(&parts, cases)?;
             anyhow::Ok(scores.into_iter().map(|scores| scores.logits).collect())
