@@ -275,9 +275,12 @@ mod tests {
             }
             seen.push_str(text);
         }
-        for part in ["red", "crimson", "oak", "fern", "mug", "not blue", "under £"] {
+        for part in ["red", "crimson", "oak", "fern", "mug", "under £"] {
             assert!(seen.contains(part), "{part} never comes");
         }
+        let refusals =
+            ["not ", "without ", "no "].map(|no| ["blue", "tin"].map(|v| format!("{no}{v}")));
+        assert!(refusals.as_flattened().iter().any(|refusal| seen.contains(refusal)));
         assert!(!seen.contains("scarlet"), "a wording of the evaluation");
     }
 

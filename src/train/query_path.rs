@@ -177,12 +177,12 @@ mod tests {
         let recipe = QueryRecipe {
             hidden: 8,
             batch: 16,
-            epochs: 4,
+            epochs: 12,
             learning_rate: 1e-2,
             seeds: 1,
             ..QueryRecipe::default()
         };
-        let (mut examples, validation) = (slates(200, 1), slates(80, 2));
+        let (mut examples, validation) = (slates(400, 1), slates(80, 2));
         examples.retain(|slate| !slate.rows.is_empty());
         let training = QueryTraining {
             recipe: &recipe,
