@@ -99,11 +99,11 @@ impl FeatureContext<'_> {
     /// What the shopper cares about, where this was bought by everybody.
     pub fn relevance(&self, sales: Arc<FactSales>, weights: RelevanceWeights) -> Relevance {
         let (mut near, mut near_all) = (FxHashMap::default(), 0.0);
+        let all = self.counts.neighbours.iter().map(|(&item, near)| (item, near.partner.sum));
+        let mut close: Vec<(u32, f32)> = all.filter(|&(_, closeness)| closeness > 0.0).collect();
         // A map has no order, and the last bits of a sum depend on it.
-        let mut close: Vec<(u32, f32)> =
-            self.counts.neighbours.iter().map(|(&item, near)| (item, near.partner.sum)).collect();
         close.sort_unstable_by_key(|&(item, _)| item);
-        for (item, closeness) in close.into_iter().filter(|&(_, closeness)| closeness > 0.0) {
+        for (item, closeness) in close {
             near_all += closeness;
             for &attribute in &self.catalog.item(item).attributes {
                 *near.entry(attribute).or_default() += closeness;

@@ -6,7 +6,7 @@ use crate::shop::{Shop, ShopItem};
 use crate::simulate;
 use crate::train::dataset::{DAY_S, Dataset};
 use crate::train::warnings::{self, Examined};
-use crate::train::{Recipe, Stage, Workspace};
+use crate::train::{Stage, Workspace};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ impl Stage for Prepare {
         let dir = workspace.shop_dir();
         let shop = Shop::open(&dir)?;
         let mut rows: Vec<CatalogRow> = shop.items.iter().map(row).collect();
-        let mined = mined(&workspace.recipe, &rows);
+        let mined = mined(workspace.recipe.shop.mine_attributes, &rows);
         match mined {
             Mined::Nothing => {}
             Mined::Lexicon => add_mined_attributes(&mut rows),
@@ -89,7 +89,7 @@ impl Stage for Prepare {
 }
 
 /// What is mined from titles.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mined {
     Nothing,
     /// Attributes of the lexicon, since the recipe asks for them.
@@ -109,10 +109,10 @@ impl Mined {
     }
 }
 
-/// What to mine from the titles of these items.
-fn mined(recipe: &Recipe, rows: &[CatalogRow]) -> Mined {
+/// What to mine from the titles of these items, where the recipe says `mine_attributes`.
+fn mined(mine_attributes: Option<bool>, rows: &[CatalogRow]) -> Mined {
     let described = rows.iter().filter(|row| !row.attributes.is_empty()).count();
-    match recipe.shop.mine_attributes {
+    match mine_attributes {
         Some(true) => Mined::Lexicon,
         // A category says too little: without attributes, a third of what was shown on two shops had no reason.
         None if described * 2 < rows.len() => Mined::TitleWords,
@@ -208,5 +208,37 @@ fn add_title_words(rows: &mut [CatalogRow]) {
     let shared = language::shared_words(&titles, &TitleWordsConfig::default());
     for (row, words) in rows.iter_mut().zip(shared) {
         row.attributes.extend(words.into_iter().map(|words| (TITLE_WORDS.to_owned(), words)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn title_words_stand_in_where_few_items_have_attributes() {
+        let row = |category: &str, attributes: usize| CatalogRow {
+            id: "a".into(),
+            title: "OPI Nail Lacquer".into(),
+            category: category.into(),
+            attributes: vec![("brand".into(), "OPI".into()); attributes],
+            price: None,
+        };
+        let rows = |described: usize, bare: usize| -> Vec<CatalogRow> {
+            let described = (0..described).map(|_| row("nails", 1));
+            described.chain((0..bare).map(|_| row("nails", 0))).collect()
+        };
+        for (mine_attributes, rows, expected) in [
+            (None, rows(0, 4), Mined::TitleWords),
+            (None, vec![row("", 0)], Mined::TitleWords),
+            (None, rows(1, 3), Mined::TitleWords),
+            (None, rows(2, 2), Mined::Nothing),
+            (None, rows(4, 0), Mined::Nothing),
+            (Some(false), rows(0, 4), Mined::Nothing),
+            (Some(true), rows(0, 4), Mined::Lexicon),
+            (Some(true), rows(4, 0), Mined::Lexicon),
+        ] {
+            assert_eq!(mined(mine_attributes, &rows), expected, "{mine_attributes:?} {rows:?}");
+        }
     }
 }
