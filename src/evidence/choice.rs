@@ -160,6 +160,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a choice takes optional signals")]
     fn signals(backing: f32, relevance: f32, attention: f32) -> Option<ReasonSignals> {
         Some(ReasonSignals { backing, relevance, attention })
     }

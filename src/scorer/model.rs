@@ -200,7 +200,6 @@ impl ScorerModel {
         let (direct, query, rechead, live) = (None, None, None, None);
         let fact_sales = Arc::new(FactSales::of(&catalog, &cards));
         Ok(Self {
-            fact_sales,
             catalog,
             cards,
             reader,
@@ -213,6 +212,7 @@ impl ScorerModel {
             reasons,
             prices,
             live,
+            fact_sales,
         })
     }
 
