@@ -72,9 +72,8 @@ pub struct ShopRecipe {
     #[serde(default)]
     pub currency: String,
     /// Whether attributes are mined from titles by the lexicon of household goods: colour, material, motif and type.
-    /// Without this key, a shop where fewer than half of the items have an attribute gets the words that titles share as
-    /// attributes. `false`
-    /// leaves the catalogue as it is.
+    /// Without this key, a shop whose items have fewer than two attributes in the mean gets the words that titles share as
+    /// attributes. `false` leaves the catalogue as it is.
     #[serde(default)]
     pub mine_attributes: Option<bool>,
 }

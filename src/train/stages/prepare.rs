@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+/// Attributes of an item, in the mean, from which on the words of titles are not needed.
+const ATTRIBUTES_ENOUGH: usize = 2;
 /// The attribute that replaces a missing category.
 const TYPE: &str = "type";
 
@@ -94,7 +96,7 @@ enum Mined {
     Nothing,
     /// Attributes of the lexicon, since the recipe asks for them.
     Lexicon,
-    /// The words that titles share, since few items have an attribute.
+    /// The words that titles share, since items have few attributes.
     TitleWords,
 }
 
@@ -104,18 +106,20 @@ impl Mined {
         match self {
             Self::Nothing => "nothing",
             Self::Lexicon => "attributes of the lexicon, as the recipe asks",
-            Self::TitleWords => "title words, since fewer than half of the items have an attribute",
+            Self::TitleWords => {
+                "title words, since the items have fewer than two attributes in the mean"
+            }
         }
     }
 }
 
 /// What to mine from the titles of these items, where the recipe says `mine_attributes`.
 fn mined(mine_attributes: Option<bool>, rows: &[CatalogRow]) -> Mined {
-    let described = rows.iter().filter(|row| !row.attributes.is_empty()).count();
+    let attributes: usize = rows.iter().map(|row| row.attributes.len()).sum();
     match mine_attributes {
         Some(true) => Mined::Lexicon,
-        // A category says too little: without attributes, a third of what was shown on two shops had no reason.
-        None if described * 2 < rows.len() => Mined::TitleWords,
+        // A category or a brand says too little: a third of what was shown on two shops had no reason.
+        None if attributes < rows.len() * ATTRIBUTES_ENOUGH => Mined::TitleWords,
         Some(false) | None => Mined::Nothing,
     }
 }
@@ -216,27 +220,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn title_words_stand_in_where_few_items_have_attributes() {
-        let row = |category: &str, attributes: usize| CatalogRow {
+    fn title_words_stand_in_where_items_have_few_attributes() {
+        let row = |attributes: &usize| CatalogRow {
             id: "a".into(),
             title: "OPI Nail Lacquer".into(),
-            category: category.into(),
-            attributes: vec![("brand".into(), "OPI".into()); attributes],
+            category: "nails".into(),
+            attributes: vec![("brand".into(), "OPI".into()); *attributes],
             price: None,
         };
-        let rows = |described: usize, bare: usize| -> Vec<CatalogRow> {
-            let described = (0..described).map(|_| row("nails", 1));
-            described.chain((0..bare).map(|_| row("nails", 0))).collect()
-        };
+        let rows =
+            |attributes: &[usize]| -> Vec<CatalogRow> { attributes.iter().map(row).collect() };
+        let bare = CatalogRow { category: String::new(), ..row(&0) };
         for (mine_attributes, rows, expected) in [
-            (None, rows(0, 4), Mined::TitleWords),
-            (None, vec![row("", 0)], Mined::TitleWords),
-            (None, rows(1, 3), Mined::TitleWords),
-            (None, rows(2, 2), Mined::Nothing),
-            (None, rows(4, 0), Mined::Nothing),
-            (Some(false), rows(0, 4), Mined::Nothing),
-            (Some(true), rows(0, 4), Mined::Lexicon),
-            (Some(true), rows(4, 0), Mined::Lexicon),
+            (None, rows(&[0, 0, 0]), Mined::TitleWords),
+            (None, vec![bare], Mined::TitleWords),
+            (None, rows(&[1, 1, 1]), Mined::TitleWords),
+            (None, rows(&[3, 0, 2]), Mined::TitleWords),
+            (None, rows(&[3, 0, 3]), Mined::Nothing),
+            (None, rows(&[2, 2, 2]), Mined::Nothing),
+            (Some(false), rows(&[0, 0]), Mined::Nothing),
+            (Some(true), rows(&[0, 0]), Mined::Lexicon),
+            (Some(true), rows(&[4, 4]), Mined::Lexicon),
         ] {
             assert_eq!(mined(mine_attributes, &rows), expected, "{mine_attributes:?} {rows:?}");
         }
