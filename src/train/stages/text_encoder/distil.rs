@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// Every so many items are held out of the fit, and only their neighbours are compared.
 const HELD_OUT: usize = 4;
 /// Strengths of the pull towards the teacher's vectors of single tokens that are tried.
-const RIDGES: [f32; 3] = [0.3, 1.0, 4.0];
+const RIDGES: [f32; 4] = [0.03, 0.1, 0.3, 1.0];
 /// Letters of a piece that is ranked among the words of the language.
 const RANKED_LETTERS_MIN: usize = 2;
 
