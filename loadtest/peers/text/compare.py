@@ -55,7 +55,7 @@ def main():
     torch.set_num_threads(given.threads)
     titles = given.titles.read_text().splitlines()[: given.count]
     print("encoder | titles | Raisonné /s | sentence-transformers /s | ratio | Raisonné alone, us")
-    print("--- | ---: | ---: | ---: | ---: | ---:")
+    print("--- | ---: | ---: | ---: | ---: | ---:", flush=True)
     for folder in given.folders:
         own = own_rate(given.program, folder, given.titles, given.count, given.threads)
         library = library_rate(folder, titles)
