@@ -168,6 +168,25 @@ mod tests {
     }
 
     #[test]
+    fn the_score_of_a_rechead_is_read_by_name_alone() {
+        let named = |also: &[&str], without: &[&str]| DirectRecipe {
+            also: also.iter().map(|&name| name.to_owned()).collect(),
+            without: without.iter().map(|&name| name.to_owned()).collect(),
+            ..DirectRecipe::default()
+        };
+        let reads = |recipe: &DirectRecipe| {
+            let columns = DirectColumns::of(&recipe.names().unwrap()).unwrap();
+            assert_eq!(columns.reads_rechead(), recipe.reads("rechead"));
+            recipe.reads("rechead")
+        };
+        assert!(!reads(&named(&[], &[])));
+        assert!(reads(&named(&["rechead"], &[])));
+        assert!(!reads(&named(&["rechead"], &["rechead"])));
+        let twice = named(&["rechead", "rechead"], &[]).names().unwrap_err();
+        assert!(format!("{twice:#}").contains("is `rechead` again"), "{twice:#}");
+    }
+
+    #[test]
     fn settings_that_do_not_fit_are_named() {
         let plain = DirectRecipe::default;
         for (recipe, says) in [
