@@ -161,8 +161,12 @@ fn a_recipe_asks_for_the_parts_of_its_enabled_stages() {
                 let makes =
                     |stage: &&dyn Stage| stage.is_enabled(recipe) && stage.outputs().contains(part);
                 let (asks, is_enabled) = (recipe.asks_for(*part), STAGES.iter().any(makes));
-                // The stage of the scorer makes its direct path only for a recipe with one.
+                // The stage of the scorer makes its direct path only for a recipe with one, and that of the text
+                // encoder these parts only for a pretrained one.
                 let is_enabled = is_enabled && (*part != Part::Direct || recipe.direct.is_some());
+                let of_pretrained = matches!(*part, Part::TextBert | Part::ItemVectors);
+                let is_enabled =
+                    is_enabled && (!of_pretrained || !recipe.text_encoder.is_trained());
                 assert_eq!(asks, is_enabled, "{} {part:?}", stage.name());
             }
         }
