@@ -61,7 +61,7 @@ struct Fit {
 // === impl ChoiceWeights ===
 
 impl ChoiceWeights {
-    /// Chosen on validation slates: `docs/evaluation.md` has the figures.
+    /// Set by hand: `docs/evaluation.md` says what they do.
     pub const CHOSEN: Self =
         Self { backing: 1.0, relevance: 1.0, attention: 0.5, repetition: 0.15 };
     /// The attention alone.

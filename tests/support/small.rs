@@ -19,7 +19,7 @@ pub fn try_recipe(home: &Path, set: &[String]) -> anyhow::Result<Recipe> {
     Recipe::read(&path, &set)
 }
 
-const SMALL: [&str; 37] = [
+const SMALL: [&str; 38] = [
     "name=small",
     "shop.simulated={ shoppers = 400, products = 200, days = 730 }",
     "slates.size=20",
@@ -57,4 +57,5 @@ const SMALL: [&str; 37] = [
     "rechead.sampled=8",
     "rechead.epochs=1",
     "evaluate.resamples=100",
+    "evaluate.reason_cases=10",
 ];
