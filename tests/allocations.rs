@@ -150,11 +150,15 @@ fn a_step_on_a_warm_model_allocates_nothing() {
                 let mut output = ForwardOutput::default();
                 let cold = compute(&mut runner, &mut output, steps, WARM_UP);
                 assert!(cold > 0, "a cold model allocates, so the count works");
-                let mut rounds = (0..ROUNDS).map(|_| compute(&mut runner, &mut output, steps, STEPS));
+                let mut rounds =
+                    (0..ROUNDS).map(|_| compute(&mut runner, &mut output, steps, STEPS));
                 let warm = rounds.find(|&count| count == 0).map_or("some", |_| "no");
                 let name = (kind, precision.as_str(), level.as_str());
                 println!("{name:?}: {cold} allocations, then {warm} in {STEPS} steps");
-                assert_eq!(warm, "no", "allocations in {ROUNDS} times {STEPS} warm steps, {name:?}");
+                assert_eq!(
+                    warm, "no",
+                    "allocations in {ROUNDS} times {STEPS} warm steps, {name:?}"
+                );
             }
         }
     }

@@ -235,12 +235,12 @@ mod tests {
 
     #[test]
     fn files_that_do_not_fit_are_refused_by_what_they_hold() {
+        type Shapes<'a> = &'a [(&'a str, (usize, usize))];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.safetensors");
         let zeros = |shape: (usize, usize)| {
             Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap()
         };
-        type Shapes<'a> = &'a [(&'a str, (usize, usize))];
         let cases: [(Shapes<'_>, &str); 5] = [
             (&[(TRAINED_TABLE, (3, 5))], "5 wide"),
             (&[], "neither"),

@@ -70,7 +70,7 @@ impl QueryCase {
         let (query_text, profile) = (query.query_text, query.profile);
         let synthetic_query = SyntheticQuery { profile, query_text };
         let relevant = vec![asked];
-        let case = Case { slate, live, rechead, relevant, synthetic_query, ..case.clone() };
+        let case = Case { synthetic_query, slate, relevant, live, rechead, ..case.clone() };
         Some(Self { case, class, shared })
     }
 }

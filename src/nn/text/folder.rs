@@ -99,10 +99,12 @@ pub fn bert_folder(folder: &Path) -> Result<BertFolder, TextEncoderError> {
     weights_in(folder)?;
     let prompts: Prompts = json_or_default(&folder.join("config_sentence_transformers.json"))?;
     let lengths: Lengths = json_or_default(&folder.join("sentence_bert_config.json"))?;
+    let tokenizer: TokenizerLengths = json_or_default(&folder.join("tokenizer_config.json"))?;
     let positions = config.max_position_embeddings.unwrap_or(BERT_TOKENS);
+    let most = lengths.max_seq_length.or(tokenizer.tokens_max());
     let settings = BertSettings {
         pooling: pooling_of(folder)?,
-        tokens_max: lengths.max_seq_length.unwrap_or(positions).min(positions),
+        tokens_max: most.unwrap_or(positions).min(positions),
         lowercase: lengths.do_lower_case,
         document_prefix: prompts.first_of(&["document", "passage", "corpus"]),
         query_prefix: prompts.first_of(&["query"]),
@@ -123,11 +125,27 @@ struct Lengths {
     do_lower_case: bool,
 }
 
+/// Where sentence-transformers writes the length since its version 6.
+#[derive(Default, Deserialize)]
+struct TokenizerLengths {
+    /// A float, because 1e30 stands for no bound.
+    model_max_length: Option<f64>,
+}
+
 #[derive(Default, Deserialize)]
 struct Prompts {
     #[serde(default)]
     prompts: BTreeMap<String, Option<String>>,
     default_prompt_name: Option<String>,
+}
+
+// === impl TokenizerLengths ===
+
+impl TokenizerLengths {
+    /// The tokens of a text, at most.
+    fn tokens_max(&self) -> Option<usize> {
+        self.model_max_length.filter(|most| *most >= 1.0).map(|most| most as usize)
+    }
 }
 
 // === impl Prompts ===

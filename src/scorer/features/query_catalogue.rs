@@ -193,12 +193,15 @@ mod tests {
 
     #[test]
     fn prices_are_held_broken_or_not_known() {
-        for (excess, held, broken) in
-            [(None, 0.0, 0.0), (Some(0.0), 1.0, 0.0), (Some(9.0), 0.0, 3.0), (Some(-0.5), 0.0, 0.5)]
-        {
+        for (excess, held, broken) in [
+            (None, 0.0_f32, 0.0_f32),
+            (Some(0.0), 1.0, 0.0),
+            (Some(9.0), 0.0, 3.0),
+            (Some(-0.5), 0.0, 0.5),
+        ] {
             let vector = QueryVector::compute(&QueryInput { price_excess: excess, ..known() });
             let found = [vector["query_price_held"], vector["query_price_broken"]];
-            assert_eq!(found, [held, broken], "{excess:?}");
+            assert_eq!(found.map(f32::to_bits), [held, broken].map(f32::to_bits), "{excess:?}");
         }
     }
 

@@ -88,7 +88,9 @@ impl<'a> HistoryVectors<'a> {
         }
         let length = mean.iter().map(|value| value * value).sum::<f32>().sqrt();
         if length > 0.0 {
-            mean.iter_mut().for_each(|value| *value /= length);
+            for value in &mut mean {
+                *value /= length;
+            }
         }
         Self { vectors, latest, mean }
     }
