@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 mkdir -p work
 
 . ../environment.sh
-VENV="${VENV:-$PWD/work/venv}" environment "$PWD" 'numpy, safetensors, torch, transformers'
+VENV="${VENV:-$(realpath work)/venv}" environment "$PWD" 'numpy, safetensors, torch, transformers'
 export PATH="$(dirname "$python"):$PATH"
 [ -f work/lessons.safetensors ] || python make.py work
 

@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 mkdir -p work
 
 . ../environment.sh
-VENV="${VENV:-$PWD/work/venv}" environment "$PWD" 'cmake, gguf, ninja, numpy, scikit_build_core'
+VENV="${VENV:-$(realpath work)/venv}" environment "$PWD" 'cmake, gguf, ninja, numpy, scikit_build_core'
 export PATH="$(dirname "$python"):$PATH"
 
 # The source package of llama-cpp-python carries llama.cpp.
