@@ -4,7 +4,7 @@
 //! The loss is the softmax of the item that was taken against items that are drawn once.
 
 use super::cases::Case;
-use super::fit::{self, FitConfig, FitModel};
+use super::fit::{self, FitModel};
 use super::rechead_recipe::{RecheadRecipe, TokenTables};
 use super::training_data::TrainingData;
 use super::workspace::Workspace;
@@ -94,13 +94,7 @@ impl PublishedTraining<'_> {
         let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
         let network = PublishedNetwork::new(self.shape, &built)?;
         let steps = examples.len().div_ceil(recipe.batch);
-        let config = FitConfig {
-            epochs: recipe.epochs,
-            steps,
-            learning_rate: recipe.learning_rate,
-            weight_decay: recipe.weight_decay,
-            patience: recipe.patience,
-        };
+        let config = recipe.fit_config(steps);
         let table = self.start_table()?;
         let rng = ChaCha8Rng::seed_from_u64(self.seed ^ 6);
         let mut model = Model {

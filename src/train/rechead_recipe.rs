@@ -1,6 +1,7 @@
 //! The section `rechead` of a recipe.
 
 use super::direct_recipe::DirectRecipe;
+use super::fit::FitConfig;
 use crate::nn::{PUBLISHED_GAMMA, RecheadShape, RecheadWiring};
 use crate::scorer::RECHEAD_INPUT;
 use anyhow::ensure;
@@ -103,6 +104,12 @@ fn is_published_dropout(rate: &f32) -> bool {
 // === impl RecheadRecipe ===
 
 impl RecheadRecipe {
+    /// How long and how fast it learns, in epochs of this many steps.
+    pub(super) fn fit_config(&self, steps: usize) -> FitConfig {
+        let Self { epochs, learning_rate, weight_decay, patience, .. } = *self;
+        FitConfig { epochs, steps, learning_rate, weight_decay, patience }
+    }
+
     /// The sizes, for a text encoder of this many tokens whose vectors have these widths. `item_length` is the length of
     /// an item's vector in the published wiring.
     pub fn shape(

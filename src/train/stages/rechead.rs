@@ -18,7 +18,7 @@ use crate::nn::{
 use crate::reranker::order_by_score;
 use crate::scorer::{RecheadFile, history_vector, predicted_next_item};
 use crate::train::cases::{Case, PredictionTask};
-use crate::train::fit::{self, FitConfig};
+use crate::train::fit;
 use crate::train::offline_ladder::{RecheadJudge, ndcg_at_10};
 use crate::train::offline_reranker::OfflineReranker;
 use crate::train::offline_scorer::OfflineScorer;
@@ -256,13 +256,7 @@ impl RecheadTraining<'_> {
         let built = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
         let network = RecheadNetwork::new(&self.shape, &built)?;
         let steps = examples.len().div_ceil(recipe.batch);
-        let config = FitConfig {
-            epochs: recipe.epochs,
-            steps,
-            learning_rate: recipe.learning_rate,
-            weight_decay: recipe.weight_decay,
-            patience: recipe.patience,
-        };
+        let config = recipe.fit_config(steps);
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 5);
         let mut best: Option<(f64, Weights, Rechead)> = None;
         let loss_of = |step: usize| -> anyhow::Result<Tensor> {
