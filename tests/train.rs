@@ -515,7 +515,7 @@ fn every_item_gets_an_id_of_its_own_and_so_does_one_that_comes_later() {
     let recipe = recipe(home.path(), &["semantic_ids.epochs=60"]);
     let mut workspace = Workspace::new(&home.path().join("work"), recipe, &mut progress).unwrap();
     let mut report = serde_json::Value::Null;
-    for stage in STAGES.iter().take_while(|stage| stage.name() != "reward_model") {
+    for stage in STAGES.iter().take_while(|stage| stage.name() != "rechead_early") {
         report = run(*stage, &mut workspace).unwrap();
     }
     let (catalog, reader) = (workspace.catalog().unwrap(), workspace.reader().unwrap());
